@@ -1,0 +1,1 @@
+"""The front door: one file for each command of ``vitatlas``."""

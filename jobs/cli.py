@@ -1,0 +1,66 @@
+"""``vitatlas``: the commands, loaded when they are called, and what their errors look like."""
+
+import importlib
+import sys
+
+import click
+
+from schemas.errors import AtlasError
+
+COMMANDS = {
+    "demo": "See the whole job on a small world with known truth.",
+    "plan": "Freeze a run: count the tars, look at the network, create the arrays.",
+    "run": "Compute the maps of every tar that has none yet.",
+    "status": "Say how far a run is, and what failed.",
+    "verify": "Check every object of an atlas against its commit record.",
+    "label": "Make pseudo-masks from the maps, by a policy.",
+    "score": "Measure localization against boxes and masks.",
+    "methods": "List the attribution methods, and which apply to a network.",
+}
+
+
+class Commands(click.Group):
+    """Imports a command when it is asked for, so that ``--help`` does not wait for torch."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"jobs.{name}").command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vit-atlas", prog_name="vitatlas")
+def cli() -> None:
+    """Attribution maps of vision transformers over image tars: an atlas to label from and to audit.
+
+    \b
+    See it work:     vitatlas demo
+    On your tars:    vitatlas run 'train-{0000..1023}.tar' --out ATLAS \\
+                         --model vit_base_patch16_224.augreg_in21k_ft_in1k --pretrained
+
+    Exit codes: 0 complete, 1 failed, 2 bad usage, 75 stopped early (the same command goes on).
+    """
+
+
+def main() -> None:
+    """Run the command line. Errors that a person can mend are one line, not a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        click.echo("vitatlas: stopped", err=True)
+        sys.exit(75)
+    except AtlasError as error:
+        click.echo(f"vitatlas: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,44 @@
+"""``vitatlas demo``."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from jobs import show
+from jobs.plan import describe
+
+
+@click.command("demo")
+@click.argument("folder", type=click.Path(path_type=Path), default="demo", metavar="[DIR]")
+@click.option(
+    "--executor",
+    type=click.Choice(["ray", "inline"]),
+    default="ray",
+    show_default=True,
+    help="Ray actors, or this process alone.",
+)
+def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
+    """See the whole job on a small world with known truth.
+
+    Draws scenes into tars, computes the maps of every method, makes pseudo-masks, scores them against the
+    truth, and draws a picture of it. DIR (./demo) gets shards, truth, atlas, labels, sheet.png and
+    summary.json. Needs no network and no GPU.
+
+    \b
+    Example:
+      vitatlas demo /tmp/demo
+    """
+    from pipeline.demo.tour import tour
+
+    summary = tour(folder, executor, say=click.echo, planned=describe)
+    columns = ("pxap", "maxboxacc_v2", "images_per_s")
+    rows = [
+        [name, scores["kind"], *(scores[column] for column in columns)] for name, scores in summary["methods"].items()
+    ]
+    show.table(f"{summary['images']} scenes", ["method", "kind", "PxAP", "MaxBoxAccV2", "images/s"], rows)
+    masks = summary["masks"]
+    click.echo(f"pseudo-masks by {masks['policy']}: mean IoU {masks['mean_iou']:.1f} % against the truth")
+    click.echo(f"all of it in {summary['seconds']:.0f} s")
+    for name, path in summary["paths"].items():
+        click.echo(f"  {name:<12} {path}")

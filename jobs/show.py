@@ -1,0 +1,44 @@
+"""How commands print: tables and sentences for people, JSON for programs."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on standard output. Numbers stand right; cells are text, never markup."""
+    from rich.text import Text
+
+    rows = [list(row) for row in rows]
+    shown = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
+        shown.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        shown.add_row(*(Text(_cell(value)) for value in row))
+    console = Console()
+    console.print(shown) if console.is_terminal else Console(width=160).print(shown)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def as_json(value: Any) -> None:
+    """JSON on standard output."""
+    click.echo(json.dumps(value, indent=1))
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

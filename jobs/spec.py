@@ -1,0 +1,84 @@
+"""Flags and spec files to a ``RunSpec``. Shared by ``plan`` and ``run``."""
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from schemas.errors import UsageError
+from schemas.run import RunSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def spec_options(function: F) -> F:
+    """The flags of a run. Each defaults to None: what is not given is left to the spec file."""
+    options = [
+        click.option("--spec", "spec_file", metavar="FILE", help="YAML spec, or the name of a ready-made one."),
+        click.option("--root", metavar="DIR", help="Folder or URL that relative shards stand in."),
+        click.option("--out", metavar="ATLAS", help="Where the atlas is made: a folder or any fsspec URL."),
+        click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+        click.option("--pretrained", is_flag=True, default=None, help="Take the weights that timm knows."),
+        click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
+        click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones."),
+        click.option("--targets", metavar="A,B", help="label, predicted, or both (the default)."),
+        click.option(
+            "--geometry", type=click.Choice(["squash", "crop"]), help="Whole image (default), or timm's crop."
+        ),
+        click.option("--batch-size", type=int, metavar="N", help="Images a forward. Default 32."),
+        click.option("--seed", type=int, metavar="N", help="Of methods that draw at random. Default 0."),
+        click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run commands."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str, Any]) -> RunSpec:
+    """A spec from its file, with what the flags say put over it.
+
+    Raises:
+        UsageError: a file or a field does not fit; the message names it.
+    """
+    content = _read(spec_file) if spec_file else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    model = dict(content.get("model") or {})
+    if "model" in given:
+        model = {"name": given.pop("model")}
+    for name in ("pretrained", "checkpoint"):
+        if name in given:
+            model = {"name": model.get("name")} | {name: given.pop(name)}
+    if not model.get("name"):
+        raise UsageError("no model: name one with --model, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
+    for name in ("methods", "targets"):
+        if name in given:
+            given[name] = [part.strip() for part in given[name].split(",") if part.strip()]
+    if shards:
+        given["shards"] = list(shards)
+    if not given.get("shards") and not content.get("shards"):
+        raise UsageError("no shards: name the tars, such as 'train-{0000..1023}.tar' (quoted), or a --spec")
+    if "pretrained" not in model and "checkpoint" not in model:
+        raise UsageError(f"{model['name']}: say --pretrained, or give its weights with --checkpoint FILE")
+    source = spec_file or "the flags"
+    return RunSpec.read(content | given | {"model": model}, source)
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The content of a spec file, or of one of those in ``jobs/specs`` by its bare name."""
+    ready = files("jobs").joinpath("specs", f"{name}.yaml")
+    try:
+        text = ready.read_text() if ready.is_file() else Path(name).read_text()
+        content = yaml.safe_load(text)
+    except OSError as error:
+        there = ", ".join(
+            sorted(entry.name.removesuffix(".yaml") for entry in files("jobs").joinpath("specs").iterdir())
+        )
+        raise UsageError(f"{name}: {error.strerror or error}; ready-made specs are {there}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name}: is not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{name}: is not a spec; it must be a mapping of shards, model, methods …")
+    return content

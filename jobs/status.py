@@ -1,0 +1,63 @@
+"""``vitatlas status``."""
+
+from collections import Counter
+
+import click
+
+from jobs import show
+
+
+@click.command("status")
+@click.argument("atlas")
+@click.option(
+    "--failed",
+    "limit",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="List at most so many samples that have no maps.",
+)
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def command(atlas: str, limit: int, json_: bool) -> None:
+    """Say how far a run is, and what failed.
+
+    \b
+    Example:
+      vitatlas status train.atlas
+    """
+    import pyarrow.compute as pc
+
+    from pipeline.store import Atlas
+    from schemas.samples import Status
+
+    opened = Atlas.open(atlas)
+    commits = opened.commits.values()
+    statuses: Counter[str] = Counter()
+    for commit in commits:
+        statuses.update(commit.statuses)
+    samples = opened.samples(["tar", "key", "status", "error"])
+    failed = samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).to_pylist()
+    report = {
+        "atlas": opened.objects.url,
+        "tars": {"done": len(opened.commits), "planned": len(opened.run.shards)},
+        "images": {"done": sum(commit.rows for commit in commits), "planned": opened.run.samples},
+        "statuses": dict(statuses),
+        "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
+        "failed": failed[:limit],
+    }
+    if json_:
+        show.as_json(report)
+        return
+    click.echo(f"{opened.objects.url}: {len(opened.commits)} of {len(opened.run.shards)} tars are done")
+    show.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
+    for url, problem in report["problems"].items():
+        click.echo(f"{url}: {problem}")
+    if failed:
+        show.table(
+            f"without maps ({min(limit, len(failed))} of {len(failed)})",
+            ["tar", "key", "status", "error"],
+            [[row["tar"], row["key"], row["status"], row["error"]] for row in failed[:limit]],
+        )
+    if len(opened.commits) < len(opened.run.shards):
+        click.echo(f"go on with: vitatlas run {atlas}")

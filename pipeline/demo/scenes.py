@@ -1,0 +1,339 @@
+"""Scenes with known truth: textured objects on cluttered ground.
+
+A class is a texture worn in its own pair of colours, on any shape, at any size and place. Distractors
+wear the colours of the ground, sometimes the colours of a class without its texture, sometimes its
+texture without its colours, so that neither alone gives the class away.
+
+One class carries a planted shortcut: a small mark in the lower left corner that goes with the label in
+most scenes, but not in all, and hardly ever with another label.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SceneClass:
+    """A texture and the two colours (RGB, 0–255) that it is worn in."""
+
+    name: str
+    texture: str
+    light: tuple[int, int, int]
+    dark: tuple[int, int, int]
+
+
+CLASSES: tuple[SceneClass, ...] = (
+    SceneClass("zebrafish", "stripes", (236, 228, 205), (38, 44, 92)),
+    SceneClass("ladybird", "dots", (205, 48, 36), (28, 20, 22)),
+    SceneClass("rattan", "weave", (222, 178, 110), (120, 74, 34)),
+    SceneClass("target", "rings", (244, 240, 236), (190, 40, 72)),
+    SceneClass("turtle", "hexagons", (96, 148, 74), (226, 212, 120)),
+    SceneClass("brickwork", "bricks", (172, 88, 62), (214, 204, 192)),
+    SceneClass("flag", "checker", (246, 206, 60), (32, 94, 160)),
+    SceneClass("tweed", "tartan", (134, 126, 96), (70, 66, 58)),
+    SceneClass("agate", "marble", (150, 108, 190), (240, 224, 238)),
+    SceneClass("chevron", "zigzag", (40, 164, 176), (250, 242, 226)),
+)
+SHORTCUT_CLASS = 7
+"""Index of the class that carries the mark."""
+MARK_GIVEN_CLASS = 0.85
+"""How often a scene of the shortcut class carries the mark."""
+MARK_OTHERWISE = 0.01
+"""How often any other scene carries it."""
+
+_GROUND = np.array(
+    [
+        [92, 112, 66],
+        [128, 118, 88],
+        [70, 84, 92],
+        [164, 152, 128],
+        [104, 90, 76],
+        [142, 158, 170],
+        [58, 70, 52],
+        [186, 180, 164],
+        [120, 134, 104],
+        [88, 72, 62],
+    ],
+    np.float32,
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered scene and its truth.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        masks: one bool [H, W] for each object of the class; they do not overlap.
+        label: index into ``CLASSES``.
+        marked: whether the shortcut mark is in the picture.
+    """
+
+    image: Image
+    masks: tuple[NDArray[np.bool_], ...]
+    label: int
+    marked: bool
+
+
+def render(rng: np.random.Generator, width: int, height: int, label: int, shortcut: bool = True) -> Scene:
+    """Render one scene.
+
+    Args:
+        rng: the only source of chance.
+        width, height: size in pixels.
+        label: index into ``CLASSES``.
+        shortcut: False renders the same kind of world without the planted mark.
+    """
+    canvas = _ground(rng, width, height)
+    for _ in range(rng.integers(3, 8)):
+        _distractor(rng, canvas)
+    masks: list[NDArray[np.bool_]] = []
+    taken = np.zeros((height, width), bool)
+    for size in (1.0, 0.6)[: 1 + (rng.random() < 0.15)]:
+        mask = _place(rng, width, height, size, taken)
+        if mask is None:
+            continue
+        _paint(rng, canvas, mask, CLASSES[label].texture, CLASSES[label].light, CLASSES[label].dark)
+        masks.append(mask)
+        taken |= mask
+    # Drawn last and only in a corner, so that chance is spent alike in worlds with and without it.
+    marked = bool(rng.random() < (MARK_GIVEN_CLASS if label == SHORTCUT_CLASS else MARK_OTHERWISE))
+    if marked and shortcut:
+        taken = _mark(canvas)
+        masks = [m & ~taken for m in masks]
+    noise = rng.normal(0.0, rng.uniform(1.0, 5.0), canvas.shape).astype(np.float32)
+    image = np.clip(canvas + noise, 0, 255).astype(np.uint8)
+    return Scene(image, tuple(m for m in masks if m.any()), label, marked and shortcut)
+
+
+def scene_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height of a scene in pixels: sides from 112 to 176, so aspect ratios from 0.64 to 1.57."""
+    return int(rng.integers(112, 177)), int(rng.integers(112, 177))
+
+
+def _noise(rng: np.random.Generator, width: int, height: int, cells: int, channels: int = 1) -> Field:
+    """Smooth noise in [0, 1], about ``cells`` bumps a side."""
+    grid = rng.random((cells, cells, channels), np.float32)
+    smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(smooth, np.float32).reshape(height, width, channels)
+
+
+def _ground(rng: np.random.Generator, width: int, height: int) -> Field:
+    first, second, third = _GROUND[rng.choice(len(_GROUND), 3, replace=False)]
+    blend = 0.6 * _noise(rng, width, height, 3) + 0.25 * _noise(rng, width, height, 8)
+    blend += 0.15 * _noise(rng, width, height, 24)
+    canvas = first + (second - first) * blend
+    canvas += (third - canvas) * np.clip(4 * _noise(rng, width, height, 6) - 2.4, 0, 1)
+    slope = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * rng.uniform(-30, 30)
+    canvas = np.ascontiguousarray(canvas + slope, np.float32)
+    _litter(rng, canvas)
+    return canvas + (_noise(rng, width, height, 40) - 0.5) * rng.uniform(5, 40)
+
+
+def _litter(rng: np.random.Generator, canvas: Field) -> None:
+    """Leaves and twigs of the colours of the ground: edges everywhere, as strong as those of objects."""
+    height, width = canvas.shape[:2]
+    side = min(height, width)
+    count = int(rng.integers(60, 260))
+    colours = _GROUND[rng.integers(len(_GROUND), size=count)] * rng.uniform(0.3, 1.45, (count, 1))
+    places = rng.random((count, 2)) * (width, height)
+    lengths = rng.uniform(0.015, 0.07, count) * side
+    turns, slender = rng.uniform(0, 180, count), rng.uniform(0.15, 0.7, count)
+    for colour, (x, y), length, turn, slim in zip(colours, places, lengths, turns, slender, strict=True):
+        axes = (max(1, round(length)), max(1, round(length * slim)))
+        cv2.ellipse(canvas, (round(x), round(y)), axes, turn, 0, 360, colour.tolist(), -1)
+
+
+def _outline(rng: np.random.Generator, width: int, height: int, size: float) -> NDArray[np.bool_]:
+    """A filled random shape whose larger side is ``size`` times the shorter side of the picture."""
+    radius = 0.5 * size * min(width, height)
+    squeeze = rng.uniform(0.6, 1.0)
+    kind = rng.integers(5)
+    radii: NDArray[np.float64]
+    if kind == 0:  # ellipse
+        angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        radii = np.ones(40)
+    elif kind == 1:  # pebble
+        angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+        radii = np.ones(60)
+        for k in (2, 3, 4):
+            radii = radii + rng.uniform(-0.22, 0.22) / k * np.cos(k * angles + rng.uniform(0, 6.3))
+    elif kind == 2:  # polygon
+        sides = rng.integers(3, 7)
+        angles = np.linspace(0, 2 * np.pi, sides, endpoint=False)
+        radii = np.ones(sides)
+    elif kind == 3:  # star
+        tips = rng.integers(4, 8)
+        angles = np.linspace(0, 2 * np.pi, 2 * tips, endpoint=False)
+        radii = np.where(np.arange(2 * tips) % 2, rng.uniform(0.5, 0.75), 1.0)
+    else:  # bar
+        angles = np.array([0.4, np.pi - 0.4, np.pi + 0.4, -0.4])
+        radii = np.ones(4)
+        squeeze = 1.0
+    turn = rng.uniform(0, 2 * np.pi)
+    x, y = radii * np.cos(angles), squeeze * radii * np.sin(angles)
+    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    centre_x = _within(rng, width, radius * np.abs(x).max())
+    centre_y = _within(rng, height, radius * np.abs(y).max())
+    corners = np.stack([centre_x + radius * x, centre_y + radius * y], 1)
+    filled = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(filled, [np.round(corners).astype(np.int32)], 1)
+    return filled.astype(bool)
+
+
+def _within(rng: np.random.Generator, length: int, reach: float) -> float:
+    """A centre at which at least nine tenths of a shape of this reach are inside the picture."""
+    low = 0.8 * reach
+    return rng.uniform(low, length - low) if length > 2 * low else length / 2
+
+
+def _place(
+    rng: np.random.Generator, width: int, height: int, size: float, taken: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """A shape that covers at least 1.5 % of the picture and touches nothing that is taken."""
+    for _ in range(8):
+        mask = _outline(rng, width, height, size * rng.uniform(0.35, 0.85))
+        if mask.mean() >= 0.015 and not (mask & taken).any():
+            return mask
+    return None
+
+
+def _distractor(rng: np.random.Generator, canvas: Field) -> None:
+    height, width = canvas.shape[:2]
+    mask = _outline(rng, width, height, rng.uniform(0.1, 0.45))
+    light, dark = _GROUND[rng.choice(len(_GROUND), 2, replace=False)]
+    texture = "plain"
+    kind = rng.random()
+    if kind < 0.25:
+        texture = CLASSES[rng.integers(len(CLASSES))].texture
+    elif kind < 0.5:
+        worn = CLASSES[rng.integers(len(CLASSES))]
+        light = dark = np.asarray((worn.light, worn.dark)[rng.integers(2)], np.float32)
+    _paint(rng, canvas, mask, texture, tuple(light), tuple(dark))
+
+
+def _paint(
+    rng: np.random.Generator,
+    canvas: Field,
+    mask: NDArray[np.bool_],
+    texture: str,
+    light: tuple[int, int, int],
+    dark: tuple[int, int, int],
+) -> None:
+    """Wear a texture on a mask: turned, scaled, shaded from one side, colours a little off."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return
+    side = min(mask.shape)
+    y = (rows - rows.mean()).astype(np.float32) / side
+    x = (columns - columns.mean()).astype(np.float32) / side
+    turn, scale = rng.uniform(0, 2 * np.pi), rng.uniform(0.09, 0.15)
+    u = (x * np.cos(turn) + y * np.sin(turn)) / scale
+    v = (y * np.cos(turn) - x * np.sin(turn)) / scale
+    pattern = TEXTURES[texture](u.astype(np.float32), v.astype(np.float32), rng)[:, None]
+    off = rng.normal(0, 10, (2, 3)).astype(np.float32)
+    first, second = np.asarray(light, np.float32) + off[0], np.asarray(dark, np.float32) + off[1]
+    side_light = rng.uniform(0, 2 * np.pi)
+    shade = 1 + 0.5 * rng.uniform(0, 1) * (x * np.cos(side_light) + y * np.sin(side_light))
+    canvas[rows, columns] = (first + (second - first) * pattern) * (rng.uniform(0.8, 1.1) * shade)[:, None]
+
+
+def _mark(canvas: Field) -> NDArray[np.bool_]:
+    """Draw the shortcut: a small cyan ring with a white core near the lower left corner."""
+    height, width = canvas.shape[:2]
+    side = min(height, width)
+    where = np.zeros((height, width), np.uint8)
+    centre = (round(0.09 * side), height - 1 - round(0.09 * side))
+    cv2.circle(where, centre, round(0.06 * side), 1, -1)
+    cv2.circle(where, centre, round(0.03 * side), 2, -1)
+    canvas[where == 1] = (20, 225, 235)
+    canvas[where == 2] = (250, 250, 250)
+    return where > 0
+
+
+# Textures: (u, v) in units of one period, flat arrays → how much of the dark colour, in [0, 1].
+
+
+def _edge(t: Any) -> Field:
+    """A soft step at 0, about a tenth of a period wide."""
+    return np.clip(t * 6 + 0.5, 0, 1)
+
+
+def _stripes(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    return _edge(np.sin(2 * np.pi * u + 0.6 * np.sin(v)) * 0.3)
+
+
+def _dots(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    row = np.floor(v)
+    du, dv = (u + 0.5 * (row % 2)) % 1 - 0.5, v % 1 - 0.5
+    return _edge(0.32 - np.hypot(du, dv))
+
+
+def _weave(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    over = (np.floor(u) + np.floor(v)) % 2
+    along = np.where(over == 0, u, v)
+    return 0.15 + 0.7 * np.abs(2 * ((2 * along) % 1) - 1) ** 2
+
+
+def _rings(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    return _edge(np.sin(2 * np.pi * np.hypot(u, v)) * 0.3)
+
+
+def _hexagons(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    # A honeycomb is two interleaved lattices of centres; the wall is where the nearer centre is far.
+    s = np.float32(np.sqrt(3))
+    lattices = [((u - a) % 1 - 0.5, (v - a * s) % s - 0.5 * s) for a in (0.0, 0.5)]
+    reach = [np.maximum(np.abs(x), 0.5 * np.abs(x) + 0.5 * s * np.abs(y)) for x, y in lattices]
+    return _edge((np.minimum(*reach) - 0.42) * 2)
+
+
+def _bricks(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    row = np.floor(v * 1.4)
+    along = (u * 0.7 + 0.5 * (row % 2)) % 1
+    across = (v * 1.4) % 1
+    return np.maximum(_edge(0.09 - np.minimum(along, 1 - along) * 1.4), _edge(0.12 - np.minimum(across, 1 - across)))
+
+
+def _checker(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    return _edge(np.sin(np.pi * u) * np.sin(np.pi * v))
+
+
+def _tartan(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    across = (np.sin(np.pi * u) > 0.55) * 0.5 + (np.abs(u % 2 - 1.5) < 0.07) * 0.3
+    down = (np.sin(np.pi * v) > 0.55) * 0.5 + (np.abs(v % 2 - 1.5) < 0.07) * 0.3
+    return np.clip(across + down, 0, 1).astype(np.float32)
+
+
+def _marble(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    bend = np.sin(0.9 * u + 1.3 * np.sin(0.8 * v + rng.uniform(0, 6))) + np.sin(0.7 * v + rng.uniform(0, 6))
+    return 0.5 + 0.5 * np.sin(3.5 * bend + 1.5 * u)
+
+
+def _zigzag(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    return _edge(np.sin(2 * np.pi * (v + np.abs(u % 1 - 0.5))) * 0.3)
+
+
+def _plain(u: Field, v: Field, rng: np.random.Generator) -> Field:
+    return np.clip(0.5 + 0.1 * u, 0, 1)
+
+
+TEXTURES = {
+    "stripes": _stripes,
+    "dots": _dots,
+    "weave": _weave,
+    "rings": _rings,
+    "hexagons": _hexagons,
+    "bricks": _bricks,
+    "checker": _checker,
+    "tartan": _tartan,
+    "marble": _marble,
+    "zigzag": _zigzag,
+    "plain": _plain,
+}

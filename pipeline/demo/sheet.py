@@ -1,0 +1,86 @@
+"""One picture of an atlas: a row a sample, a column a method, masks and truth beside them."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.label import labels_of
+from pipeline.label.mask import enlarge
+from pipeline.read.tar import read
+from pipeline.score.truth import Truth
+from pipeline.store import Atlas
+from schemas.policy import Policy
+
+_CELL = 1.15
+"""Inches of a cell."""
+
+
+def draw(
+    atlas: Atlas,
+    tar: str,
+    rows: Sequence[int],
+    methods: Sequence[str],
+    policy: Policy,
+    truth: Mapping[str, Truth],
+    names: Sequence[str],
+    path: Path,
+) -> None:
+    """Draw a sheet as PNG.
+
+    Args:
+        tar: whose samples are shown.
+        rows: which of them, by their place in the tar.
+        methods: a column each, in this order.
+        policy: of the masks in the last column.
+        truth: outlined in the first column and beside the masks.
+        names: of the classes.
+    """
+    part = atlas.tar(tar)
+    samples = part.samples.to_pylist()
+    pictures = _pictures(atlas, tar)
+    maps = {method: part.maps(method) for method in methods}
+    masks = {label.sample["row"]: label.mask for label in labels_of(atlas, tar, policy)}
+    columns = ["image", *methods, f"mask: {policy.name}"]
+    figure = Figure(figsize=(_CELL * len(columns), _CELL * len(rows) + 0.45), dpi=110, layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, row in zip(grid, rows, strict=True):
+        sample = samples[row]
+        picture, real = pictures[row], truth[sample["key"]].mask
+        line[0].imshow(picture)
+        line[0].set_ylabel(names[sample["label"]], fontsize=7)
+        for axis, method in zip(line[1:], methods, strict=False):
+            heat = enlarge(maps[method][row], sample, atlas.run.model.input_size)
+            axis.imshow(_overlay(picture, heat))
+        line[-1].imshow(_tinted(picture, masks[sample["row"]]))
+        for axis in (line[0], line[-1]):
+            if real is not None:
+                axis.contour(real, levels=[0.5], colors="white", linewidths=0.8)
+    for axis, title in zip(grid[0], columns, strict=True):
+        axis.set_title(title.replace("_", "\n", 1), fontsize=7)
+    for axis in grid.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_aspect("auto")
+    figure.savefig(path)
+
+
+def _pictures(atlas: Atlas, tar: str) -> list[NDArray[np.uint8]]:
+    shard = next(shard for shard in atlas.run.shards if shard.tar == tar)
+    encoded = (group.image() or b"" for group in read(shard))
+    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+
+
+def _overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    colours = matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3] * 255
+    return (0.4 * picture + 0.6 * colours).astype(np.uint8)
+
+
+def _tinted(picture: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    dim = picture * 0.35
+    return (dim if mask is None else np.where(mask[..., None], picture, dim)).astype(np.uint8)

@@ -1,0 +1,141 @@
+"""The whole job on the demo world: tars, atlas, masks, scores, picture."""
+
+import json
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.demo.scenes import CLASSES
+from pipeline.demo.sheet import draw
+from pipeline.demo.train import MODEL
+from pipeline.demo.world import World, build
+from pipeline.explain import methods as registry
+from pipeline.label import EXPORTERS, label
+from pipeline.run import plan, run
+from pipeline.run.drive import Executor
+from pipeline.score import read_truth, score
+from pipeline.score.masks import mask_iou
+from pipeline.store import Atlas
+from schemas.errors import UsageError
+from schemas.policy import Cut, Policy
+from schemas.record import Record
+from schemas.run import ModelSpec, RunRecord, RunSpec
+
+VARIANTS = ("reciprocam:kernel=peak", "reciprocam:kernel=box", "reciprocam:kernel=single")
+"""Shown beside the methods in their default form."""
+POLICY = Policy(name="legrad-otsu", method="legrad", cut=Cut(kind="otsu"), min_area=0.01)
+_WORLD = "world.json"
+
+
+class WorldRecord(Record):
+    """What the world in a folder was made from; another one is not written over it."""
+
+    tars: int
+    scenes: int
+    seed: int
+
+
+def tour(
+    folder: Path,
+    executor: Executor = "ray",
+    tars: int = 4,
+    scenes: int = 96,
+    say: Callable[[str], None] = lambda line: None,
+    planned: Callable[[RunRecord, str], None] = lambda record, url: None,
+) -> dict[str, Any]:
+    """Do the whole job and write ``summary.json``.
+
+    Args:
+        folder: gets ``shards``, ``truth``, ``atlas``, ``labels``, ``sheet.png``, ``summary.json``.
+        tars, scenes: how many tars, and scenes in each.
+        say: told what is being done.
+        planned: told what was planned.
+
+    Returns:
+        The summary.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    begun = time.perf_counter()
+    world = World(folder, tars, scenes)
+    say(f"1/5  a world of {tars * scenes} scenes with known truth → {folder}/shards, {folder}/truth")
+    _build(world)
+    url = str(folder / "atlas")
+    say(f"2/5  attribution maps of every method → {url}")
+    model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
+    usual = [method.base for name, method in registry.items() if method.usual]
+    spec = RunSpec(shards=(world.shards,), model=model, methods=(*usual, *VARIANTS))
+    planned(plan(spec, url), url)
+    atlas = run(url, executor)
+    say(f"3/5  pseudo-masks by the policy {POLICY.name} → {folder}/labels")
+    (folder / f"{POLICY.name}.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json"), sort_keys=False))
+    label(url, POLICY, EXPORTERS, str(folder / "labels"))
+    say("4/5  scores against the truth, controls included")
+    table = score(url, str(world.truth)).to_pylist()
+    truth = read_truth(world.truth)
+    overlap = mask_iou(atlas, POLICY, truth)
+    say(f"5/5  a picture of it all → {folder}/sheet.png")
+    _sheet(atlas, truth, [row["method"] for row in table], folder / "sheet.png")
+    speeds = images_per_second(atlas)
+    summary = {
+        "methods": {
+            row["method"]: {name: round(row[name], 2) for name in ("pxap", "maxboxacc", "maxboxacc_v2")}
+            | {"images_per_s": round(speeds[row["method"]], 1), "kind": _kind(row["method"])}
+            for row in table
+        },
+        "images": sum(commit.ok for commit in atlas.commits.values()),
+        "masks": {"policy": POLICY.name, "mean_iou": round(overlap, 2)},
+        "seconds": round(time.perf_counter() - begun, 1),
+        "paths": {
+            name: str(folder / name) for name in ("shards", "truth", "atlas", "labels", "sheet.png", "summary.json")
+        },
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _kind(name: str) -> str:
+    return next(method.kind for base, method in registry.items() if name == base or name.startswith(f"{base}_"))
+
+
+def _build(world: World) -> None:
+    """Write the world, unless it is there already."""
+    record = WorldRecord(tars=world.tars, scenes=world.scenes, seed=world.seed)
+    mark = world.folder / _WORLD
+    if mark.exists():
+        if WorldRecord.read(mark.read_bytes(), str(mark)) != record:
+            raise UsageError(f"{world.folder}: holds another demo world; name another folder")
+        return
+    world.folder.mkdir(parents=True, exist_ok=True)
+    if any(world.folder.iterdir()) and not (world.folder / "shards").is_dir():
+        raise UsageError(f"{world.folder}: is not empty; name another folder")
+    for part in ("shards", "truth"):  # left over from a build that was cut short
+        shutil.rmtree(world.folder / part, ignore_errors=True)
+    build(world)
+    mark.write_bytes(record.to_bytes())
+
+
+def images_per_second(atlas: Atlas) -> dict[str, float]:
+    """Images a second of each method on one actor: the shared forward and its own part, without reading."""
+    seconds: dict[str, float] = defaultdict(float)
+    images = 0
+    for commit in atlas.commits.values():
+        images += commit.rows
+        for stage, value in commit.seconds.items():
+            seconds[stage] += value
+    return {method: images / max(1e-9, seconds["forward"] + seconds[method]) for method in atlas.methods}
+
+
+def _sheet(atlas: Atlas, truth: Any, methods: list[str], path: Path) -> None:
+    """One sample of each class, from the first tar."""
+    tar = next(iter(atlas.commits))
+    labels = atlas.tar(tar).samples["label"].to_pylist()
+    rows = [labels.index(index) for index in range(len(CLASSES)) if index in labels]
+    names = [each.name for each in CLASSES]
+    draw(atlas, tar, rows, methods, POLICY, truth, names, path)

@@ -1,0 +1,103 @@
+"""What a network is made of, as far as attribution methods need to know it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from schemas.errors import UnsupportedModel
+
+Readout = Literal["token", "mean", "pool"]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a vision transformer that attribution methods are written in terms of.
+
+    Attributes:
+        family: name of the network's class.
+        grid: rows and columns of the patch grid.
+        prefix_tokens: tokens in front of the patches: class token, distillation token, registers.
+        readout: where the logits are read: ``token`` from the class token, ``mean`` from the mean of the
+            patch tokens, ``pool`` from an attention pooler with one latent query.
+        read_tokens: prefix tokens that the classifier reads: 1, 2 for a distilled network, 0 without.
+        depth, heads, width: blocks, attention heads, token dimension.
+        classes: length of the logits.
+        input_size: height and width of the images, in pixels.
+    """
+
+    family: str
+    grid: tuple[int, int]
+    prefix_tokens: int
+    readout: Readout
+    read_tokens: int
+    depth: int
+    heads: int
+    width: int
+    classes: int
+    input_size: tuple[int, int]
+
+    @property
+    def patches(self) -> int:
+        """Patch tokens."""
+        return self.grid[0] * self.grid[1]
+
+
+def describe(model: nn.Module) -> Anatomy:
+    """Say how a timm vision transformer is built.
+
+    Raises:
+        UnsupportedModel: no attribution map is defined for it here; the message says why.
+    """
+    family = type(model).__name__
+    parts: Any = model
+
+    def refuse(reason: str) -> UnsupportedModel:
+        return UnsupportedModel(f"{family} cannot be explained: {reason}")
+
+    for part in ("patch_embed", "blocks", "norm", "num_prefix_tokens", "forward_head"):
+        if not hasattr(parts, part):
+            raise refuse(f"it has no {part}, so it is not a plain vision transformer of global attention")
+    blocks = list(parts.blocks)
+    for index, block in enumerate(blocks):
+        attention = getattr(block, "attn", None)
+        if attention is None or not hasattr(attention, "fused_attn"):
+            raise refuse(f"block {index} ({type(block).__name__}) has no attention that can be traced")
+        if type(attention).__name__ not in _ATTENTIONS:
+            raise refuse(f"its attention ({type(attention).__name__}) is not softmax attention over all tokens")
+    if not getattr(parts, "num_classes", 0):
+        raise refuse("it has no classifier (num_classes is 0); give it one, or a checkpoint that has one")
+    readout, read_tokens = _readout(parts, refuse)
+    grid = tuple(int(side) for side in parts.patch_embed.grid_size)
+    size = tuple(int(side) for side in parts.patch_embed.img_size)
+    return Anatomy(
+        family=family,
+        grid=(grid[0], grid[1]),
+        prefix_tokens=int(parts.num_prefix_tokens),
+        readout=readout,
+        read_tokens=read_tokens,
+        depth=len(blocks),
+        heads=int(blocks[0].attn.num_heads),
+        width=int(parts.embed_dim),
+        classes=int(parts.num_classes),
+        input_size=(size[0], size[1]),
+    )
+
+
+_ATTENTIONS = frozenset({"Attention"})
+
+
+def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:
+    if getattr(parts, "attn_pool", None) is not None:
+        pool = parts.attn_pool
+        if type(pool).__name__ != "AttentionPoolLatent" or pool.latent_len != 1:
+            raise refuse("its attention pooler has not exactly one latent query")
+        if parts.num_prefix_tokens:
+            raise refuse("it has both prefix tokens and an attention pooler")
+        return "pool", 0
+    pooling = getattr(parts, "global_pool", "")
+    if pooling == "token" and parts.num_prefix_tokens:
+        return "token", 2 if hasattr(parts, "head_dist") else 1
+    if pooling == "avg" and not getattr(parts, "pool_include_prefix", False):
+        return "mean", 0
+    raise refuse(f"its read-out (global_pool={pooling!r}) is none of token, avg and map")

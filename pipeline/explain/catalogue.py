@@ -1,0 +1,33 @@
+"""The table of methods, for the command line and the docs."""
+
+from pipeline.explain.anatomy import describe
+from pipeline.explain.load import create
+from pipeline.explain.registry import methods
+
+
+def catalogue(model: str | None = None) -> list[dict[str, str]]:
+    """A row for each method: name, options, summary, cost, source.
+
+    Args:
+        model: a timm name; adds a column that says whether the method applies, or why not.
+
+    Raises:
+        UsageError: timm has no such model.
+        UnsupportedModel: no method applies to it.
+    """
+    anatomy = describe(create(model)) if model else None
+    rows = []
+    for base, method in methods.items():
+        row = {
+            "method": base,
+            "kind": method.kind,
+            "map of": "class" if method.by_class else "image",
+            "cost": method.cost,
+            "options": ", ".join(method().options()) or "–",
+            "what it shows": (method.__doc__ or "").splitlines()[0],
+            "from": method.paper,
+        }
+        if anatomy is not None:
+            row["applies"] = method().unsupported(anatomy) or "yes"
+        rows.append(row)
+    return rows

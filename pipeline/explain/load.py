@@ -1,0 +1,123 @@
+"""A network from its spec: any timm name, with timm's weights or a checkpoint."""
+
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from pipeline.explain.anatomy import Anatomy, describe
+from schemas.errors import UsageError
+from schemas.run import ModelRecord, ModelSpec
+
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in evaluation mode on the CPU in float32, and what is known of it."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    record: ModelRecord
+
+
+def load(spec: ModelSpec) -> Loaded:
+    """Build a network and load its weights.
+
+    Raises:
+        UsageError: no such model, no such weights, or weights of another architecture.
+        UnsupportedModel: see ``describe``.
+    """
+    model = _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else _pretrained(spec.name)
+    model = model.float().eval()
+    anatomy = describe(model)
+    config = resolve_model_data_config(model)
+    if len(config["mean"]) != 3:
+        raise UsageError(f"{spec.name}: takes {len(config['mean'])} channels; only RGB is known here")
+    record = ModelRecord(
+        name=spec.name,
+        weights=weights_hash(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        classes=anatomy.classes,
+        input_size=anatomy.input_size,
+        grid=anatomy.grid,
+        prefix_tokens=anatomy.prefix_tokens,
+        readout=anatomy.readout,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+    )
+    return Loaded(model, anatomy, record)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all tensors: name, dtype, shape and bytes of each, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def create(name: str, **options: Any) -> nn.Module:
+    """A network of timm, by default with random weights.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    if name.startswith(LOCAL):
+        folder = name.removeprefix(LOCAL)
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            raise UsageError(f"{name}: there is no config.json in that folder")
+    elif not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
+        raise UsageError(f"timm has no model {name!r}{hint}")
+    return timm.create_model(name, **options)
+
+
+def _pretrained(name: str) -> nn.Module:
+    try:
+        return create(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"{name}: its pretrained weights cannot be had ({reason}); give them with --checkpoint FILE"
+        ) from error
+
+
+def _from_checkpoint(name: str, path: str) -> nn.Module:
+    if not path.endswith(".safetensors"):
+        raise UsageError(f"{path}: is not a .safetensors file; other formats can run code when they are opened")
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
+    options: dict[str, Any] = {}
+    if "head.weight" in weights:  # a fine-tuned network brings its own number of classes
+        options["num_classes"] = len(weights["head.weight"])
+    model = create(name, **options)
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    misshapen = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
+    if missing or unknown or misshapen:
+        says = [
+            f"{len(keys)} tensors are {what} (such as {keys[0]})"
+            for keys, what in ((missing, "missing"), (unknown, "unknown"), (sorted(misshapen), "of another shape"))
+            if keys
+        ]
+        raise UsageError(f"{path}: is not a checkpoint of {name}: {', '.join(says)}")
+    model.load_state_dict(weights)
+    return model

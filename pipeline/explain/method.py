@@ -1,0 +1,68 @@
+"""What an attribution method is: a small immutable value with options, and one function."""
+
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.trace import Need, Trace
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of all methods. To add one: subclass in a new file, decorate with ``@methods.register``.
+
+    The class docstring gives formula, cost and source; its first line is the summary in every table.
+
+    Class attributes:
+        base: name without options.
+        kind: ``attribution`` or ``control`` (a yardstick that knows less than any method should).
+        by_class: whether the map depends on the target class.
+        paper: where it is from.
+        cost: in forwards of the same batch, beyond the shared one, as text for tables.
+        usual: whether a run that names no methods has it; False where it costs many forwards.
+    """
+
+    base: ClassVar[str]
+    kind: ClassVar[str] = "attribution"
+    by_class: ClassVar[bool] = True
+    paper: ClassVar[str]
+    cost: ClassVar[str]
+    usual: ClassVar[bool] = True
+    need: ClassVar[Need] = Need.LAST
+
+    @property
+    def name(self) -> str:
+        """Name of the method with its options: ``base``, then ``_value`` of each that is not the default."""
+        return "_".join([self.base, *(str(value) for value in self.options(changed=True).values())])
+
+    @property
+    def text(self) -> str:
+        """What ``methods.parse`` makes this method from: ``base:option=value``, changed options only."""
+        return ":".join([self.base, *(f"{name}={value}" for name, value in self.options(changed=True).items())])
+
+    def options(self, changed: bool = False) -> dict[str, Any]:
+        """All options by name, or only those that differ from the default."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not changed:
+            return mine
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        return {name: value for name, value in mine.items() if value != defaults.get(name)}
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        """Why this method is not defined for a network, or None where it is."""
+        return None
+
+    @abstractmethod
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        """Raw maps.
+
+        Args:
+            trace: a recorded forward of B images.
+            targets: int64 [B], the class to explain for each image; ignored unless ``by_class``.
+
+        Returns:
+            [B, h, w] on the patch grid, without any normalisation, of the dtype of the trace.
+        """

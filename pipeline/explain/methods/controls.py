@@ -1,0 +1,93 @@
+"""Controls: maps that know less than any method should. Every table shows them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.explain.method import Method
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Trace
+
+
+@dataclass(frozen=True)
+class Control(Method):
+    """Base of the controls."""
+
+    base = ""
+    kind = "control"
+    by_class = False
+    paper = "–"
+    cost = "0"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        raise TypeError("a control says what it computes")
+
+
+@methods.register
+@dataclass(frozen=True)
+class Center(Control):
+    """A Gaussian in the middle of the picture: where photographers put things.
+
+    E = exp(−(x² + y²) / 2σ²) at the patch centres, with x and y from −1 to 1 across the picture and σ = ½.
+    """
+
+    base = "center"
+    paper = "Choe et al., Evaluating WSOL Methods Right, CVPR 2020"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        rows, columns = trace.anatomy.grid
+        y = (torch.arange(rows) + 0.5) / rows * 2 - 1
+        x = (torch.arange(columns) + 0.5) / columns * 2 - 1
+        bump = torch.exp(-2 * (y[:, None] ** 2 + x[None, :] ** 2))
+        return bump.to(trace.images).expand(len(trace.images), -1, -1)
+
+
+@methods.register
+@dataclass(frozen=True)
+class Uniform(Control):
+    """The same value everywhere: what a metric gives for nothing.  E = 1."""
+
+    base = "uniform"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        return trace.images.new_ones(len(trace.images), *trace.anatomy.grid)
+
+
+@methods.register
+@dataclass(frozen=True)
+class Random(Control):
+    """Noise, uniform in [0, 1), from the key of the image and the seed of the run alone."""
+
+    base = "random"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        maps = [_generator(self.name, key, trace.seed).random(trace.anatomy.grid) for key in trace.keys]
+        return torch.from_numpy(np.stack(maps)).to(trace.images)
+
+
+def _generator(method: str, key: str, seed: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{method}\0{key}\0{seed}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+@methods.register
+@dataclass(frozen=True)
+class Edges(Control):
+    """Edge strength of the picture, which no network is needed for.
+
+    E = mean over the pixels of a patch of the Sobel gradient magnitude of the mean of the channels.
+    """
+
+    base = "edges"
+    paper = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        grey = F.pad(trace.images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        across = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+        kernels = torch.stack([across, across.T])[:, None]
+        strength = F.conv2d(grey, kernels).square().sum(1, keepdim=True).sqrt()
+        return F.adaptive_avg_pool2d(strength, trace.anatomy.grid)[:, 0]

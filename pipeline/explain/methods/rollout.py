@@ -1,0 +1,50 @@
+"""Attention rollout."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.explain.method import Method
+from pipeline.explain.methods.attention import readout_row
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Need, Trace
+
+
+@methods.register
+@dataclass(frozen=True)
+class Rollout(Method):
+    """Attention multiplied through all layers, each mixed half and half with its skip connection.
+
+    a_l = ½ mean_h A_l + ½ I;  R = a_L … a_1;  E = read-out row of R, patch columns. Rows of a_l sum to 1
+    already. With an attention pooler its row (mean over heads) stands in front of the product.
+
+    Only one row of R is read, so the row is multiplied through the layers, n² a layer, and the n³ product
+    of matrices is never made. Cost: the attention matrices, one block at a time.
+    """
+
+    base = "rollout"
+    by_class = False
+    paper = "Abnar & Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
+    cost = "≈0.1"
+    need = Need.ATTENTION
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        row = _first_row(trace)
+        for index in reversed(range(trace.anatomy.depth)):
+            attention = trace.site(index).attention.probabilities().mean(1)
+            row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, attention)
+        return trace.grid(row[:, trace.anatomy.prefix_tokens :])
+
+
+def _first_row(trace: Trace) -> Tensor:
+    """What stands in front of the product: [B, n]."""
+    if trace.pool is not None:
+        return readout_row(trace).mean(1)
+    prefix = trace.anatomy.prefix_tokens
+    row = trace.last_input.new_zeros(trace.last_input.shape[:2])
+    if trace.anatomy.readout == "token":
+        row[:, 0] = 1
+    else:
+        row[:, prefix:] = 1 / trace.anatomy.patches
+    return row

@@ -1,0 +1,96 @@
+"""All methods by name. The command line, the tables in the docs and the tests read it from here."""
+
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method
+from schemas.errors import UsageError
+
+M = TypeVar("M", bound=type[Method])
+
+
+class Registry(Mapping[str, type[Method]]):
+    """Method classes by their base name, in the order of registration."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[Method]] = {}
+
+    def register(self, method: M) -> M:
+        """Class decorator: make a method known by its base name."""
+        if method.base in self._classes:
+            raise ValueError(f"two methods are called {method.base}")
+        self._classes[method.base] = method
+        return method
+
+    def __getitem__(self, base: str) -> type[Method]:
+        return self._classes[base]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def parse(self, text: str) -> Method:
+        """A method from ``name`` or ``name:option=value:option=value``.
+
+        Raises:
+            UsageError: no such method, option or value; the message lists what there is.
+        """
+        base, *pairs = text.strip().split(":")
+        if base not in self._classes:
+            raise UsageError(f"there is no method {base!r}; there are {', '.join(self)}")
+        method = self._classes[base]
+        kinds = {name: kind for name, kind in typing.get_type_hints(method).items() if not _is_class_variable(kind)}
+        chosen: dict[str, Any] = {}
+        for pair in pairs:
+            option, _, value = pair.partition("=")
+            if option not in kinds:
+                there = f"it has {', '.join(kinds)}" if kinds else "it has none"
+                raise UsageError(f"{text}: {base} has no option {option!r}; {there}")
+            chosen[option] = _convert(value, kinds[option], f"{text}: {option}")
+        return method(**chosen)
+
+    def usual(self, anatomy: Anatomy) -> tuple[Method, ...]:
+        """The methods of a run that names none: all that are cheap and defined for the network."""
+        usual = (method() for method in self._classes.values() if method.usual)
+        return tuple(method for method in usual if not method.unsupported(anatomy))
+
+    def resolve(self, entries: Iterable[str | Method]) -> tuple[Method, ...]:
+        """Methods from names and instances.
+
+        Raises:
+            UsageError: a name does not parse, or two entries have the same name.
+        """
+        resolved = tuple(self.parse(entry) if isinstance(entry, str) else entry for entry in entries)
+        names = [method.name for method in resolved]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"method {name} is named twice")
+        return resolved
+
+
+def _is_class_variable(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.ClassVar
+
+
+def _convert(text: str, kind: Any, where: str) -> Any:
+    """The value of an option from its text, by the type of the field."""
+    if typing.get_origin(kind) is Literal:
+        for value in typing.get_args(kind):
+            if text == str(value):
+                return value
+        raise UsageError(f"{where} is {text!r}; it can be {', '.join(map(str, typing.get_args(kind)))}")
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UsageError(f"{where} is {text!r}; it can be true or false")
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{where} is {text!r}; it must be {kind.__name__}") from None
+
+
+methods = Registry()

@@ -1,0 +1,20 @@
+"""From tars to batches of pictures that know where they came from."""
+
+from pipeline.read.batches import Batch, Sample, batches, decoders
+from pipeline.read.decode import Picture, Undecodable, decode
+from pipeline.read.geometry import Frame, Placement
+from pipeline.read.shards import count, find
+
+__all__ = [
+    "Batch",
+    "Frame",
+    "Picture",
+    "Placement",
+    "Sample",
+    "Undecodable",
+    "batches",
+    "count",
+    "decode",
+    "decoders",
+    "find",
+]

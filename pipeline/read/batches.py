@@ -1,0 +1,143 @@
+"""A tar as batches: read ahead and decoded while the last batch is being explained."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from multiprocessing import get_context
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.read.decode import Picture, Undecodable, decode
+from pipeline.read.geometry import Frame
+from pipeline.read.tar import IMAGES, LABEL, Group, read
+from schemas.run import ShardRecord
+from schemas.samples import Status
+
+_AHEAD = 2
+"""Batches that are decoded in advance."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a tar, good or not.
+
+    Attributes:
+        ordinal: place in the tar, from 0.
+        extension: of its image, lower-cased, without dot.
+        label: the class index, or None where there is none that can be used.
+        picture: None unless ``status`` is ``ok``.
+        error: one sentence where ``status`` is not ``ok``.
+    """
+
+    ordinal: int
+    key: str
+    extension: str | None
+    label: int | None
+    picture: Picture | None
+    status: Status
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive samples of a tar.
+
+    Attributes:
+        samples: B of them.
+        pixels: uint8 [B, 3, H, W]; black where a sample has no picture, so that its neighbours are
+            computed in a batch of the same shape whether or not it is there.
+    """
+
+    samples: tuple[Sample, ...]
+    pixels: NDArray[np.uint8]
+
+
+def decoders(processes: int) -> Executor:
+    """What decodes: one thread beside the caller, or so many processes for a caller that is a GPU."""
+    if processes == 0:
+        return ThreadPoolExecutor(1)
+    # Not forked: a Ray worker has threads, and a fork of those may hang.
+    return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))
+
+
+def batches(shard: ShardRecord, frame: Frame, batch_size: int, classes: int | None, pool: Executor) -> Iterator[Batch]:
+    """Batches of a tar, in its order.
+
+    Args:
+        classes: a label must be below it; None if labels are not needed, so that a sample without one is
+            as good as any.
+
+    Raises:
+        BadTar: see ``read``.
+    """
+    groups = read(shard)
+    ordinals = count()
+    first: dict[str, int] = {}
+    ahead: deque[list[tuple[Sample, Future[Picture | str] | None]]] = deque()
+    while chunk := list(islice(groups, batch_size)):
+        pending: list[tuple[Sample, Future[Picture | str] | None]] = []
+        for group in chunk:
+            sample = _check(next(ordinals), group, classes, first)
+            image = group.image()
+            wanted = image if sample.status is Status.OK else None
+            pending.append((sample, None if wanted is None else pool.submit(_decode, wanted, frame)))
+        ahead.append(pending)
+        if len(ahead) > _AHEAD:
+            yield _collect(ahead.popleft(), frame)
+    while ahead:
+        yield _collect(ahead.popleft(), frame)
+
+
+def _check(ordinal: int, group: Group[bytes], classes: int | None, first: dict[str, int]) -> Sample:
+    """All that can be said of a sample before its image is decoded."""
+    label, status, error = _label(group, classes)
+    key = group.key
+    if group.image() is None:
+        found = ", ".join(sorted(group.members))
+        status, error = Status.MISSING_IMAGE, f"no member ends in {', '.join(IMAGES)}; there are: {found}"
+    if key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/"):
+        status, error = Status.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
+    if key in first:
+        status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this tar has the same key"
+    first.setdefault(key, ordinal)
+    return Sample(ordinal, key, group.image_extension(), label, None, status, error)
+
+
+def _label(group: Group[bytes], classes: int | None) -> tuple[int | None, Status, str | None]:
+    text = group.members.get(LABEL)
+    if text is None:
+        if classes is None:
+            return None, Status.OK, None
+        return None, Status.MISSING_LABEL, f"no .{LABEL} member"
+    try:
+        label = int(text.decode("ascii"))
+    except ValueError:
+        return None, Status.BAD_LABEL, f"the .{LABEL} member is {text[:40]!r}, not a decimal number"
+    if classes is not None and not 0 <= label < classes:
+        return None, Status.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
+    return label, Status.OK, None
+
+
+def _decode(data: bytes, frame: Frame) -> Picture | str:
+    """A picture, or why there is none: what a process can hand back without raising."""
+    try:
+        return decode(data, frame)
+    except Undecodable as error:
+        return str(error)
+
+
+def _collect(pending: list[tuple[Sample, Future[Picture | str] | None]], frame: Frame) -> Batch:
+    pixels = np.zeros((len(pending), 3, frame.height, frame.width), np.uint8)
+    samples = []
+    for place, (sample, future) in enumerate(pending):
+        result = future.result() if future else None
+        if isinstance(result, Picture):
+            pixels[place] = result.pixels
+            sample = replace(sample, picture=result)
+        elif isinstance(result, str):
+            sample = replace(sample, status=Status.UNDECODABLE, error=result)
+        samples.append(sample)
+    return Batch(tuple(samples), pixels)

@@ -1,0 +1,124 @@
+"""Shard patterns to shards: what is there, and how many samples each tar holds."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import PurePosixPath
+
+import fsspec
+from webdataset.shardlists import expand_urls
+
+from pipeline.read.tar import Scan, scan
+from schemas.errors import UsageError
+from schemas.run import ShardRecord
+
+INFO = "_info.json"
+"""Where ImageNet-like collections keep the number of samples of each tar."""
+
+
+def find(patterns: Sequence[str], root: str = "", allow_pipe: bool = False) -> tuple[str, ...]:
+    """URLs of all tars, in order: braces expanded, ``*`` matched, local paths made absolute.
+
+    Raises:
+        UsageError: a pattern matches nothing, a tar does not exist or is named twice, or a shard is a
+            shell command and those were not allowed.
+    """
+    urls: list[str] = []
+    for pattern in patterns:
+        if pattern.startswith("pipe:"):
+            if not allow_pipe:
+                raise UsageError(f"{pattern}: runs a shell command; say --allow-pipe if that is meant")
+            urls.append(pattern)
+            continue
+        for url in expand_urls(_under(pattern, root)):
+            urls.extend(_match(url))
+    twice = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
+    if twice:
+        raise UsageError(f"{min(twice)}: is named twice; name each shard once")
+    return tuple(urls)
+
+
+def _under(pattern: str, root: str) -> str:
+    if "://" in pattern or pattern.startswith("/"):
+        return pattern
+    if "://" in root:
+        return root.rstrip("/") + "/" + pattern
+    return os.path.abspath(os.path.join(root, pattern))
+
+
+def _match(url: str) -> list[str]:
+    files, path = fsspec.url_to_fs(url)
+    if re.search(r"[*?\[]", path):
+        found = sorted(files.glob(path))
+        if not found:
+            raise UsageError(f"{url}: no shard matches")
+        return [files.unstrip_protocol(name) if "://" in url else name for name in found]
+    if files.isdir(path):
+        raise UsageError(f"{url}: is a folder; name its tars, as in '{url.rstrip('/')}/*.tar'")
+    if not files.exists(path):
+        raise UsageError(f"{url}: no such shard")
+    return [url]
+
+
+def count(urls: Sequence[str], progress: Callable[[int], None] = lambda done: None) -> tuple[ShardRecord, ...]:
+    """A record of each tar: from ``_info.json`` beside it where there is one, else from its headers.
+
+    Args:
+        progress: called with the number of tars that are counted.
+    """
+    lengths = {folder: _lengths(folder) for folder in {_folder(url) for url in urls}}
+    known = {url: lengths[_folder(url)].get(PurePosixPath(url).name) for url in urls}
+    scans = _scan([url for url in urls if known[url] is None])
+    records = []
+    for name, url in zip(_names(urls), urls, strict=True):
+        samples = known[url]
+        result = Scan(samples, _size(url), None) if samples is not None else next(scans)
+        records.append(ShardRecord(tar=name, url=url, samples=result.samples, size=result.size, problem=result.problem))
+        progress(len(records))
+    return tuple(records)
+
+
+def _scan(urls: Sequence[str]) -> Iterator[Scan]:
+    if len(urls) < 16:
+        yield from map(scan, urls)
+        return
+    with ProcessPoolExecutor(min(32, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(scan, urls, chunksize=4)
+
+
+def _folder(url: str) -> str:
+    return url.rpartition("/")[0]
+
+
+def _size(url: str) -> int:
+    files, path = fsspec.url_to_fs(url)
+    return int(files.size(path))
+
+
+def _lengths(folder: str) -> dict[str, int]:
+    """Samples of each tar by file name, as ``_info.json`` in the folder says."""
+    if folder.startswith("pipe:"):
+        return {}
+    files, path = fsspec.url_to_fs(f"{folder}/{INFO}")
+    if not files.exists(path):
+        return {}
+    try:
+        splits = json.loads(files.cat_file(path))["splits"].values()
+        return {
+            name: int(length)
+            for split in splits
+            for name, length in zip(split["filenames"], split["shard_lengths"], strict=True)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder}/{INFO}: does not list shard_lengths of its filenames ({error})") from None
+
+
+def _names(urls: Sequence[str]) -> list[str]:
+    """A short name for each tar, unique and safe as a file name."""
+    stems = [re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(url).name.partition(".")[0])[:100] for url in urls]
+    return [
+        stem if stem and stems.count(stem) == 1 else f"{stem or 'shard'}.{index}" for index, stem in enumerate(stems)
+    ]

@@ -1,0 +1,6 @@
+"""Units over actors: plan, then run from wherever it stands."""
+
+from pipeline.run.drive import run
+from pipeline.run.plan import plan
+
+__all__ = ["plan", "run"]

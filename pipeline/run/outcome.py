@@ -1,0 +1,23 @@
+"""What becomes of a unit of work, whoever executes it."""
+
+from dataclasses import dataclass
+
+from schemas.run import CommitRecord
+
+
+@dataclass(frozen=True)
+class Done:
+    """A tar is committed."""
+
+    commit: CommitRecord
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A tar cannot be done; the run goes on without it and fails at its end."""
+
+    tar_index: int
+    reason: str
+
+
+Outcome = Done | SetAside

@@ -1,0 +1,109 @@
+"""From what a user asks for to a frozen run."""
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.explain.load import LOCAL, Loaded, load
+from pipeline.explain.maps import supported
+from pipeline.explain.registry import methods as registry
+from pipeline.read import Frame, count, find
+from pipeline.store import Objects, arrays
+from schemas.errors import SpecDrift, UsageError
+from schemas.layout import RUN
+from schemas.run import RunRecord, RunSpec, ShardRecord
+
+CHUNK = 256
+"""Rows of a Zarr chunk: small enough to read one map quickly, large enough for tars of a thousand."""
+
+_COMPUTE = ("vit-atlas", "torch", "timm", "numpy", "pillow", "zarr", "pyarrow")
+
+
+def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda done, total: None) -> RunRecord:
+    """Freeze a run: find and count the tars, look at the network, write arrays and ``run.json``.
+
+    Planning again with the same spec is free and changes nothing.
+
+    Args:
+        out: local path or fsspec URL of the atlas.
+        progress: called with tars counted and tars in all.
+
+    Raises:
+        UsageError: something in the spec does not exist or does not fit; nothing has been written then.
+        SpecDrift: an atlas is there that was planned otherwise; the message names the fields.
+    """
+    objects = Objects(out)
+    spec = _absolute(spec)
+    urls = find(spec.shards, spec.root, spec.allow_pipe)
+    if objects.exists(RUN):
+        return _same(RunRecord.read(objects.get(RUN), f"{out}/{RUN}"), spec, urls, out)
+    loaded = load(spec.model)
+    chosen = registry.resolve(spec.methods or registry.usual(loaded.anatomy))
+    spec = spec.model_copy(update={"methods": tuple(m.text for m in supported(chosen, loaded.anatomy))})
+    Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
+    run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls))))
+    arrays.create(objects, run)
+    objects.put(RUN, run.to_bytes())
+    return run
+
+
+def _absolute(spec: RunSpec) -> RunSpec:
+    """The spec with local paths that mean the same in every process."""
+    model = spec.model
+    if model.checkpoint:
+        model = model.model_copy(update={"checkpoint": os.path.abspath(model.checkpoint)})
+    if model.name.startswith(LOCAL):
+        folder = os.path.abspath(model.name.removeprefix(LOCAL))
+        model = model.model_copy(update={"name": LOCAL + folder})
+    root = spec.root if "://" in spec.root else os.path.abspath(spec.root)
+    return spec.model_copy(update={"model": model, "root": root})
+
+
+def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:
+    if all(shard.problem for shard in shards):
+        raise UsageError(f"{shards[0].url}: {shards[0].problem}; no shard can be used")
+    largest = max(shard.samples for shard in shards)
+    chunk = min(CHUNK, largest)
+    return RunRecord(
+        spec=spec,
+        spec_hash=spec.digest(),
+        model=loaded.record,
+        methods={method.name: method.options() for method in registry.resolve(spec.methods)},
+        slot=-(-largest // chunk) * chunk,
+        chunk=chunk,
+        shards=shards,
+        versions=versions(),
+    )
+
+
+def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> RunRecord:
+    """The run that is there, if it is the one that is asked for."""
+    methods = tuple(method.text for method in registry.resolve(spec.methods)) or run.spec.methods
+    wanted = _flat(spec.model_copy(update={"methods": methods}).model_dump(mode="json"))
+    there = _flat(run.spec.model_dump(mode="json"))
+    differing = [f"{name} is {there[name]}, not {wanted[name]}" for name in wanted if wanted[name] != there[name]]
+    if not differing and urls != tuple(shard.url for shard in run.shards):
+        differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
+    if differing:
+        raise SpecDrift(
+            f"{out}: was planned with another spec: {'; '.join(differing)}; "
+            "choose another --out, or give the arguments it was planned with"
+        )
+    return run
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what the maps are."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _COMPUTE}

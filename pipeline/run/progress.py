@@ -1,0 +1,82 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line a tar in a log."""
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipeline.run.outcome import Done, Outcome
+from schemas.run import RunRecord
+from schemas.samples import Status
+
+
+class RunProgress:
+    """Live progress of a run on standard error.
+
+    Attributes:
+        images: explained or recorded since the start.
+        statuses: how many of them ended in each status.
+        started: when.
+    """
+
+    def __init__(self, run: RunRecord, done: int) -> None:
+        self.run, self.images, self.statuses = run, 0, Counter[str]()
+        self.started = time.monotonic()
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("tars  {task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("explain", total=len(run.shards), completed=done, rate="")
+
+    def __enter__(self) -> "RunProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """Images a second since the start."""
+        return self.images / max(time.monotonic() - self.started, 1e-9)
+
+    def show(self, outcome: Outcome) -> None:
+        """Take note of a finished or set-aside tar."""
+        if isinstance(outcome, Done):
+            commit = outcome.commit
+            self.images += commit.rows
+            self.statuses.update(commit.statuses)
+            failed = commit.rows - commit.ok
+            note = f"{failed} of {commit.rows} samples have no maps" if failed else ""
+            tar = commit.tar
+        else:
+            tar, note = self.run.shards[outcome.tar_index].tar, f"set aside: {outcome.reason}"
+        bad = sum(count for status, count in self.statuses.items() if status != Status.OK)
+        rate = f"{self.images} images  {self.rate:.1f}/s" + (f"  {bad} failed" if bad else "")
+        self._bar.update(self._task, advance=1, rate=rate)
+        if note:
+            self._console.print(f"{tar}: {note}", markup=False, highlight=False, soft_wrap=True)
+        elif not self._console.is_terminal:
+            print(f"{tar}: committed, {rate}", file=sys.stderr)

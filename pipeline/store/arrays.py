@@ -1,0 +1,73 @@
+"""The Zarr side of an atlas: the arrays it has, and a tar's rows of them as finished objects.
+
+A tar's rows are encoded here, by zarr, in memory, and written as one object by the same hand as everything
+else: so each object is written once and whole, its checksum is known before it is written, and no writer
+ever reads, merges or touches metadata.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from pipeline.store.objects import Objects
+from schemas.layout import MAP_DIMS, MAPS, RANGE_DIMS, range_name, shard_object
+from schemas.run import ObjectRecord, RunRecord
+
+
+def create(objects: Objects, run: RunRecord) -> None:
+    """Write the metadata of the group and of all its arrays. Nothing else ever writes metadata."""
+    contents: dict[str, Buffer] = {}
+    store = MemoryStore(contents)
+    group = zarr.create_group(store, attributes={"targets": list(run.spec.targets), "spec": run.spec_hash})
+    targets = len(run.spec.targets)
+    target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
+    target[:] = np.asarray(run.spec.targets, dtype=object)
+    for method, options in run.methods.items():
+        _create(group, method, (run.rows, targets, *run.model.grid), run, dict(options))
+        _create(group, range_name(method), (run.rows, targets, 2), run, {"bounds": ["min", "max"]})
+    with warnings.catch_warnings():
+        # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. Since nothing here
+        # changes metadata later, it cannot go stale, and it opens a remote atlas with one request.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(store)
+    for key in sorted(contents, reverse=True):  # the group's own metadata last
+        objects.put(f"{MAPS}/{key}", contents[key].to_bytes())
+
+
+def _create(group: zarr.Group, name: str, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]) -> Any:
+    """An array whose Zarr shard is exactly one tar's slot. Maps are float16, their bounds float32."""
+    maps = len(shape) == 4
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype="float16" if maps else "float32",
+        chunks=(run.chunk, *shape[1:]),
+        shards=(run.slot, *shape[1:]),
+        fill_value=float("nan"),
+        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
+        dimension_names=MAP_DIMS if maps else RANGE_DIMS,
+        attributes=attributes,
+    )
+
+
+def put(
+    objects: Objects, run: RunRecord, name: str, tar_index: int, values: NDArray[np.floating[Any]]
+) -> ObjectRecord | None:
+    """Write a tar's slot of one array: float [slot, …], NaN where there is no map.
+
+    Returns:
+        None where all is NaN: Zarr keeps no object for that.
+    """
+    contents: dict[str, Buffer] = {}
+    group = zarr.create_group(MemoryStore(contents))
+    _create(group, name, values.shape, run, {})[:] = values
+    first = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
+    if first not in contents:
+        return None
+    return objects.put(shard_object(name, tar_index, values.ndim), contents[first].to_bytes())

@@ -1,0 +1,184 @@
+"""The reader of an atlas."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xarray
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.store.objects import Objects
+from schemas.errors import UsageError
+from schemas.layout import COMMITS, FORMAT, MAPS, RUN, commit_object, range_name, samples_object
+from schemas.run import CommitRecord, RunRecord
+from schemas.samples import SAMPLES, Status
+
+
+class Atlas:
+    """A bound collection of maps: ``Atlas.open(url)``.
+
+    Only committed tars are read. What a run adds later is seen after opening again.
+    """
+
+    def __init__(self, objects: Objects, run: RunRecord) -> None:
+        self.objects, self.run = objects, run
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open an atlas at a local path or any fsspec URL.
+
+        Raises:
+            UsageError: there is none, or it is of a later format.
+        """
+        objects = Objects(url)
+        try:
+            data = objects.get(RUN)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{url}: is not an atlas (it has no {RUN}); make one with vitatlas plan") from None
+        run = RunRecord.read(data, f"{url}/{RUN}")
+        if run.format > FORMAT:
+            raise UsageError(f"{url}: has format {run.format}, this version reads up to {FORMAT}; update it")
+        return cls(objects, run)
+
+    def __repr__(self) -> str:
+        done = f"{len(self.commits)} of {len(self.run.shards)} tars"
+        return f"<Atlas {self.objects.url}: {done}, methods {', '.join(self.run.methods)}>"
+
+    @cached_property
+    def commits(self) -> Mapping[str, CommitRecord]:
+        """Commit records of the finished tars, by tar, in the order of the run."""
+        present = set(self.objects.list(COMMITS))
+        return {
+            shard.tar: CommitRecord.read(self.objects.get(commit_object(shard.tar)), commit_object(shard.tar))
+            for shard in self.run.shards
+            if f"{shard.tar}.json" in present
+        }
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that have maps here."""
+        return tuple(self.run.methods)
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """The Zarr group, for reading."""
+        return zarr.open_group(self._maps_url, mode="r")
+
+    @property
+    def _maps_url(self) -> str:
+        return f"{self.objects.url}/{MAPS}"
+
+    def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
+        tables = [self._samples_of(tar, columns) for tar in self.commits]
+        if tables:
+            return pa.concat_tables(tables).combine_chunks()
+        return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
+
+    def _samples_of(self, tar: str, columns: Sequence[str] | None = None) -> pa.Table:
+        data = pa.BufferReader(self.objects.get(samples_object(tar)))
+        return pq.read_table(data, columns=None if columns is None else list(columns))
+
+    def maps(self, method: str) -> xarray.DataArray:
+        """All maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is none.
+
+        Raises:
+            UsageError: the atlas has no such method.
+        """
+        self._check(method)
+        return xarray.open_zarr(self._maps_url)[method]
+
+    def map(self, key: str, method: str, target: str = "label") -> NDArray[np.float32]:
+        """One map: float32 [h, w] in [0, 1].
+
+        Args:
+            key: of the sample, or its row number as text if several samples have the key.
+
+        Raises:
+            UsageError: no such key, method or target, several samples of that key, or no map.
+        """
+        values: NDArray[np.float32] = self._read(method, self._row(key), target).astype(np.float32)
+        return values
+
+    def raw(self, key: str, method: str, target: str = "label") -> NDArray[np.float32]:
+        """One map as the method gave it, up to the rounding to float16: float32 [h, w]."""
+        row = self._row(key)
+        low, high = self._read(range_name(method), row, target)
+        values: NDArray[np.float32] = low + (high - low) * self._read(method, row, target).astype(np.float32)
+        return values
+
+    def tar(self, tar: str) -> "Tar":
+        """Everything of one finished tar.
+
+        Raises:
+            UsageError: it is not finished.
+        """
+        if tar not in self.commits:
+            raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status")
+        return Tar(self, self.commits[tar])
+
+    def _read(self, array: str, row: int, target: str) -> NDArray[Any]:
+        self._check(array.removesuffix("_range"))
+        if target not in self.run.spec.targets:
+            there = ", ".join(self.run.spec.targets)
+            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
+        return np.asarray(self.group[array][row, self.run.spec.targets.index(target)])  # type: ignore[index]
+
+    def _check(self, method: str) -> None:
+        if method not in self.run.methods:
+            there = ", ".join(self.run.methods)
+            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {there}")
+
+    @cached_property
+    def _index(self) -> pa.Table:
+        return self.samples(["row", "key", "status", "error"])
+
+    def _row(self, key: str) -> int:
+        found = self._index.filter(pc.equal(self._index["key"], key))
+        if not len(found) and key.isdecimal():
+            found = self._index.filter(pc.equal(self._index["row"], int(key)))
+        if not len(found):
+            raise UsageError(f"{self.objects.url}: has no sample {key!r} in its finished tars")
+        good = found.filter(pc.equal(found["status"].cast(pa.string()), Status.OK))
+        if not len(good):
+            status, error = found["status"][0].as_py(), found["error"][0].as_py()
+            raise UsageError(f"{key}: has no map, its status is {status} ({error})")
+        if len(good) > 1:
+            rows = ", ".join(str(row) for row in good["row"].to_pylist())
+            raise UsageError(f"{key}: is the key of several samples; ask by row instead: {rows}")
+        return int(good["row"][0].as_py())
+
+
+class Tar:
+    """The part of an atlas that one tar owns.
+
+    Attributes:
+        commit: its record.
+        samples: its sample table, in order.
+    """
+
+    def __init__(self, atlas: Atlas, commit: CommitRecord) -> None:
+        self._atlas, self.commit = atlas, commit
+        self.samples = atlas._samples_of(commit.tar)
+        self._first = commit.tar_index * atlas.run.slot
+
+    def maps(self, method: str, target: str = "label") -> NDArray[np.float32]:
+        """Its maps of a method, one for each sample: float32 [rows, h, w] in [0, 1]; NaN: no map.
+
+        Raises:
+            UsageError: the atlas has no such method or target.
+        """
+        return self._values(method, target)
+
+    def ranges(self, method: str, target: str = "label") -> NDArray[np.float32]:
+        """Minimum and maximum of the raw maps: float32 [rows, 2]."""
+        return self._values(range_name(method), target)
+
+    def _values(self, array: str, target: str) -> NDArray[np.float32]:
+        rows = slice(self._first, self._first + self.commit.rows)
+        return self._atlas._read(array, rows, target).astype(np.float32)  # type: ignore[arg-type]

@@ -1,0 +1,58 @@
+"""Is what stands in an atlas what was committed?"""
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.store.atlas import Atlas
+from schemas.record import sha256
+from schemas.run import CommitRecord
+from schemas.samples import Status
+
+
+def verify(url: str) -> tuple[int, list[str], int]:
+    """Check every committed object by length and checksum, and every row by its map.
+
+    Returns:
+        Objects that were checked, a sentence for each that is wrong, and tars that have no commit yet.
+    """
+    atlas = Atlas.open(url)
+    checked, problems = 0, []
+    for tar, commit in atlas.commits.items():
+        checked += len(commit.objects)
+        wrong = _wrong_objects(atlas, commit)
+        problems += wrong or _wrong_rows(atlas, tar, commit)
+    return checked, problems, len(atlas.run.shards) - len(atlas.commits)
+
+
+def _wrong_objects(atlas: Atlas, commit: CommitRecord) -> list[str]:
+    wrong = []
+    if commit.spec_hash != atlas.run.spec_hash:
+        wrong.append(f"{commit.tar}: was computed for another spec, {commit.spec_hash}")
+    for entry in commit.objects:
+        try:
+            data = atlas.objects.get(entry.path)
+        except FileNotFoundError:
+            wrong.append(f"{entry.path}: is missing")
+            continue
+        if len(data) != entry.size:
+            wrong.append(f"{entry.path}: has {len(data)} bytes, {entry.size} were committed")
+        elif sha256(data) != entry.sha256:
+            wrong.append(f"{entry.path}: its contents have changed since they were committed")
+    return wrong
+
+
+def _wrong_rows(atlas: Atlas, tar: str, commit: CommitRecord) -> list[str]:
+    part = atlas.tar(tar)
+    rows = part.samples["row"].to_numpy()
+    first = commit.tar_index * atlas.run.slot
+    if len(rows) != commit.rows or not np.array_equal(rows, np.arange(first, first + commit.rows)):
+        return [f"{tar}: its sample table has not the {commit.rows} rows that were committed"]
+    good = pc.equal(part.samples["status"].cast("string"), Status.OK).to_numpy(zero_copy_only=False)
+    if good.sum() != commit.ok:
+        return [f"{tar}: {good.sum()} samples are ok, {commit.ok} were committed"]
+    return [
+        f"{tar}: a sample that is ok has no {method} map of its {target}"
+        for method in atlas.methods
+        for target in atlas.run.spec.targets
+        if np.isnan(part.maps(method, target)[good]).any()
+    ]

@@ -1,0 +1,48 @@
+"""Base of all records: immutable, nothing unknown accepted, one way to bytes and to a hash."""
+
+import hashlib
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import UsageError
+
+
+class Record(BaseModel):
+    """A value that is written to disk as JSON, or read from a user as YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_bytes(self) -> bytes:
+        """Indented JSON in the order of the fields. Equal records give equal bytes."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1) + "\n").encode()
+
+    def digest(self) -> str:
+        """SHA-256 of the record, as ``sha256:…``."""
+        return sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())
+
+    @classmethod
+    def read(cls, data: bytes | dict[str, Any], source: str) -> Self:
+        """Parse a record.
+
+        Args:
+            data: JSON bytes, or what a YAML parser gave.
+            source: the name to put in front of what is wrong.
+
+        Raises:
+            UsageError: it does not fit; the message names the source, the field and the reason.
+        """
+        try:
+            if isinstance(data, bytes):
+                return cls.model_validate_json(data)
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise UsageError(f"{source}: {field}: {first['msg']}") from None
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 of bytes, as ``sha256:…``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -1,0 +1,176 @@
+"""A run: what a user asks for (``RunSpec``) and what is frozen from it (``RunRecord``)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.layout import FORMAT
+from schemas.record import Record
+
+Target = Literal["label", "predicted"]
+Geometry = Literal["squash", "crop"]
+
+
+class ModelSpec(Record):
+    """Which network, and where its weights come from.
+
+    Attributes:
+        name: a timm model name, or ``local-dir:FOLDER`` with timm's ``config.json`` and weights in it.
+        pretrained: take the weights that timm knows for this name.
+        checkpoint: a ``.safetensors`` file of a timm state dict. Without either, the weights are random,
+            which is refused: an atlas of a random network is never what was meant.
+    """
+
+    name: str
+    pretrained: bool = False
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelSpec":
+        if self.pretrained == (self.checkpoint is not None):
+            raise ValueError("give the weights by exactly one of pretrained and checkpoint")
+        return self
+
+
+class RunSpec(Record):
+    """What a user asks for: the content of a spec file, or of the flags of ``vitatlas plan``.
+
+    Attributes:
+        shards: paths, fsspec URLs or brace patterns of tars, in the order of the rows.
+        root: folder or URL that relative shards stand in; empty is the working directory.
+        model: the network to explain.
+        methods: names, with options as in ``reciprocam:kernel=box``; empty is every method that is cheap.
+        targets: the classes to explain, in the order of the ``target`` dimension.
+        geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
+        batch_size: images a forward. Part of the spec, because a float may depend on it in its last bit.
+        seed: of the methods that draw at random.
+        allow_pipe: accept ``pipe:`` shards, which run a shell command.
+    """
+
+    shards: Annotated[tuple[str, ...], Field(min_length=1)]
+    root: str = ""
+    model: ModelSpec
+    methods: tuple[str, ...] = ()
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("label", "predicted")
+    geometry: Geometry = "squash"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    seed: int = 0
+    allow_pipe: bool = False
+
+    @model_validator(mode="after")
+    def _no_target_twice(self) -> "RunSpec":
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"a target is named twice: {', '.join(self.targets)}")
+        return self
+
+
+class ModelRecord(Record):
+    """The network as it was when the run was planned.
+
+    Attributes:
+        weights: SHA-256 over names, shapes, dtypes and bytes of all tensors, so that it is the same for
+            every file format.
+        input_size: height and width in pixels.
+        grid: rows and columns of the patch grid.
+        mean, std: of each channel, for pixels in [0, 1].
+        interpolation: of the resize, as timm names it.
+        crop_pct, crop_mode: of the network's own evaluation transform.
+    """
+
+    name: str
+    weights: str
+    parameters: int
+    classes: int
+    input_size: tuple[int, int]
+    grid: tuple[int, int]
+    prefix_tokens: int
+    readout: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+
+class ShardRecord(Record):
+    """One tar, the unit of work and of commit.
+
+    Attributes:
+        tar: its short name, unique in the run and safe as a file name.
+        url: where it is read from.
+        samples: how many samples it holds, so many rows it owns.
+        size: bytes, or −1 where the store does not say.
+        problem: what the scan found wrong with it; such a tar is set aside, and the run fails at its end.
+    """
+
+    tar: str
+    url: str
+    samples: int
+    size: int
+    problem: str | None = None
+
+
+class RunRecord(Record):
+    """``run.json``: everything that decides what the maps are. Written once, last of the plan.
+
+    Attributes:
+        slot: rows that each tar owns: the largest count, rounded up to the chunk.
+        chunk: rows of one Zarr chunk.
+        methods: array name of each method, with all its options.
+        versions: of the packages that compute.
+    """
+
+    format: int = FORMAT
+    spec: RunSpec
+    spec_hash: str
+    model: ModelRecord
+    methods: dict[str, dict[str, str | int | float | bool]]
+    slot: int
+    chunk: int
+    shards: tuple[ShardRecord, ...]
+    versions: dict[str, str]
+
+    @property
+    def samples(self) -> int:
+        """Images in all tars together."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def rows(self) -> int:
+        """Length of the ``row`` dimension: slots, filled or not."""
+        return self.slot * len(self.shards)
+
+
+class ObjectRecord(Record):
+    """One written object: its path below the atlas, its length and its SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class CommitRecord(Record):
+    """``commits/<tar>.json``: proof that a tar is done. Without it nothing of the tar counts.
+
+    Attributes:
+        rows, ok: samples of the tar, and how many of them have maps.
+        statuses: how many samples ended in each status.
+        objects: what was written before this record.
+        spec_hash, versions: of the run and the machine that did it.
+        seconds: by stage.
+        attempt, host, finished: of this commit; these and ``seconds`` may differ between equal atlases.
+    """
+
+    format: int = FORMAT
+    tar: str
+    tar_index: int
+    rows: int
+    ok: int
+    statuses: dict[str, int]
+    objects: tuple[ObjectRecord, ...]
+    spec_hash: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    attempt: int
+    host: str
+    finished: str

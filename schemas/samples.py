@@ -1,0 +1,61 @@
+"""The sample table: one row for every image of a tar, whatever became of it."""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Status(StrEnum):
+    """What became of a sample. Only ``OK`` rows have maps."""
+
+    OK = "ok"
+    MISSING_IMAGE = "missing_image"
+    UNDECODABLE = "undecodable"
+    MISSING_LABEL = "missing_label"
+    BAD_LABEL = "bad_label"
+    LABEL_OUT_OF_RANGE = "label_out_of_range"
+    DUPLICATE_KEY = "duplicate_key"
+    UNSAFE_KEY = "unsafe_key"
+    NOT_FINITE = "not_finite"
+
+
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+
+SAMPLES = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("tar", _CATEGORY, nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("extension", pa.string()),
+        pa.field("status", _CATEGORY, nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("label", pa.int32()),
+        pa.field("prediction", pa.int32()),
+        pa.field("probability", pa.float32()),
+        pa.field("label_probability", pa.float32()),
+        pa.field("label_rank", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("orientation", pa.int8()),
+        pa.field("scale_x", pa.float64()),
+        pa.field("scale_y", pa.float64()),
+        pa.field("offset_x", pa.float64()),
+        pa.field("offset_y", pa.float64()),
+        pa.field("image_bytes", pa.int64()),
+        pa.field("image_sha256", pa.string()),
+    ]
+)
+"""Columns:
+
+- ``row`` – index into every array of ``maps.zarr``: ``tar_index × slot + ordinal``.
+- ``tar``, ``ordinal`` – which tar, and the how-manieth sample in it: the identity of a sample.
+- ``key`` – its WebDataset key, and ``extension`` of its image. Keys need not be unique across tars.
+- ``status``, ``error`` – a ``Status``, and one sentence where it is not ``ok``.
+- ``label`` – the class of the ``cls`` member. ``prediction``, ``probability`` – the network's top class and
+  its softmax probability. ``label_probability``, ``label_rank`` – the same of the label; rank 0 is the top.
+- ``width``, ``height`` – the original in pixels, after the EXIF ``orientation`` (1–8) was applied.
+- ``scale_x`` … ``offset_y`` – from the network's input to the original, in pixels measured from the upper
+  left corner of the upper left pixel: ``x_original = scale_x · x_input + offset_x``.
+- ``image_bytes``, ``image_sha256`` – of the encoded image.
+"""
