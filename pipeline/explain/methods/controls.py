@@ -40,8 +40,8 @@ class Center(Control):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         rows, columns = trace.anatomy.grid
-        y = (torch.arange(rows) + 0.5) / rows * 2 - 1
-        x = (torch.arange(columns) + 0.5) / columns * 2 - 1
+        y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows * 2 - 1
+        x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
         bump = torch.exp(-2 * (y[:, None] ** 2 + x[None, :] ** 2))
         return bump.to(trace.images).expand(len(trace.images), -1, -1)
 

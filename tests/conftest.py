@@ -1,0 +1,79 @@
+"""What many tests share: small networks, tars, and one small atlas that was really computed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
+from torch import nn
+
+from pipeline.demo.world import World, build
+from pipeline.run import plan, run
+from pipeline.store import Atlas
+from schemas.run import ModelSpec, RunSpec
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=FAMILIES, scope="session")
+def family(request: pytest.FixtureRequest) -> nn.Module:
+    """A network of each kind."""
+    return small_vit(**FAMILIES[request.param])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A spec of a tiny registered timm model, with random weights in a checkpoint of ten classes."""
+    torch.manual_seed(1)
+    model = timm.create_model("test_vit", num_classes=10)
+    path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    save_file(model.state_dict(), path)
+    return ModelSpec(name="test_vit", checkpoint=str(path))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    """Three tars of 5, 7 and 4 samples; a brace pattern."""
+    first = 0
+    for index, count in enumerate((5, 7, 4)):
+        write_tar(tmp_path / "shards" / f"part-{index}.tar", samples(count, first))
+        first += count
+    return str(tmp_path / "shards" / "part-{0..2}.tar")
+
+
+@pytest.fixture
+def spec(shards: str, checkpoint: ModelSpec) -> RunSpec:
+    """A run over those tars."""
+    return RunSpec(shards=(shards,), model=checkpoint, methods=FAST, batch_size=4)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A demo world of two tars with 24 scenes each."""
+    world = World(tmp_path_factory.mktemp("world"), tars=2, scenes=24)
+    build(world)
+    return world
+
+
+@pytest.fixture(scope="session")
+def atlas(world: World) -> Atlas:
+    """The atlas of that world, computed in this process."""
+    out = str(world.folder / "atlas")
+    methods = ("attention", "legrad", "reciprocam:kernel=single", "center", "uniform")
+    plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods), out)
+    return run(out, "inline")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Real Ray with two CPUs, for all tests that ask for it."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()

@@ -1,0 +1,205 @@
+"""Each method against another way to compute it: closed forms, naive loops, finite differences."""
+
+import sys
+
+import pytest
+import torch
+from support import FAMILIES, images_for, small_vit
+from torch import nn
+
+from pipeline.explain import LeGrad, ReciproCAM, describe, explain
+from pipeline.explain.methods.reciprocam import _weights
+
+
+def attention_of(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Attention matrices by the other route: fused attention off, hooks on the dropout behind the softmax."""
+    matrices: list[torch.Tensor] = []
+    handles = []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+        handles.append(block.attn.attn_drop.register_forward_hook(lambda _, __, out: matrices.append(out)))
+    with torch.no_grad():
+        model(images)
+    for block, handle in zip(model.blocks, handles, strict=True):
+        block.attn.fused_attn = True
+        handle.remove()
+    return matrices
+
+
+def test_attention_is_the_class_row_of_the_matrix_that_the_unfused_network_uses() -> None:
+    model = small_vit(reg_tokens=3)
+    images = images_for(model)
+    expected = attention_of(model, images)[-1].mean(1)[:, 0, 4:].reshape(-1, 6, 6)
+    found = explain(model, images, torch.zeros(3, 1, dtype=torch.int64), ["attention"])["attention"][:, 0]
+    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["class token", "registers", "mean", "mean beside an idle class token", "distilled"])
+def test_rollout_is_a_row_of_the_product_of_matrices(kind: str) -> None:
+    model = small_vit(**FAMILIES[kind])
+    anatomy, images = describe(model), images_for(model)
+    product = torch.eye(anatomy.patches + anatomy.prefix_tokens, dtype=torch.float64)
+    for matrix in attention_of(model, images):
+        product = (0.5 * matrix.mean(1) + 0.5 * torch.eye(product.shape[-1])) @ product
+    assert torch.allclose(product.sum(-1), torch.ones(1, dtype=torch.float64))
+    row = product[:, 0] if anatomy.readout == "token" else product[:, anatomy.prefix_tokens :].mean(1)
+    found = explain(model, images, torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"][:, 0]
+    assert torch.allclose(found.flatten(1), row[:, anatomy.prefix_tokens :], rtol=0, atol=1e-14)
+
+
+def test_rollout_of_uniform_attention_has_its_closed_form() -> None:
+    model = small_vit()
+    for block in model.blocks:
+        block.attn.qkv.weight.data[:64] = 0  # queries and keys
+        block.attn.qkv.bias.data[:64] = 0
+    found = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"]
+    assert torch.allclose(found, torch.full_like(found, (1 - 2**-3) / 37), rtol=0, atol=1e-15)
+
+
+def score_of_block(model: nn.Module, tokens: torch.Tensor, target: int) -> torch.Tensor:
+    return model.head(model.fc_norm(model.norm(tokens.mean(1))))[:, target]
+
+
+def test_legrad_is_the_gradient_that_autograd_gives_for_the_attention_matrix_itself() -> None:
+    model = small_vit(init_values=0.3, reg_tokens=2)
+    images = images_for(model, 2)
+    tokens = model.norm_pre(model._pos_embed(model.patch_embed(images)))
+    total = torch.zeros(2, 39, dtype=torch.float64)
+    for block in model.blocks:
+        caught: list[torch.Tensor] = []
+        block.attn.fused_attn = False
+        handle = block.attn.attn_drop.register_forward_hook(lambda _, __, out, caught=caught: caught.append(out))
+        after = block(tokens)
+        (gradient,) = torch.autograd.grad(score_of_block(model, after, 5).sum(), caught[0])
+        handle.remove()
+        block.attn.fused_attn = True
+        total += gradient.relu().mean((1, 2)) / 3
+        tokens = after.detach()
+    found = explain(model, images, torch.full((2, 1), 5), ["legrad"])["legrad"][:, 0]
+    assert torch.allclose(found.flatten(1), total[:, 3:], rtol=1e-10, atol=1e-15)
+
+
+def test_legrad_has_its_closed_form_where_block_and_norm_are_linear() -> None:
+    """MLP silenced, final norm the identity: the gradient at (h, i, j) is v_hj · W_h w_c / n, for every i."""
+    model = small_vit()
+    model.norm = nn.Identity()
+    for block in model.blocks:
+        block.mlp.fc2.weight.data[:] = 0
+    images = images_for(model, 1)
+    tokens = model._pos_embed(model.patch_embed(images))
+    expected = torch.zeros(37, dtype=torch.float64)
+    for block in model.blocks:
+        value = block.attn.qkv(block.norm1(tokens))[0, :, 64:].reshape(37, 4, 8)
+        direction = (model.head.weight[7] @ block.attn.proj.weight).reshape(4, 8)
+        expected += torch.einsum("jhd,hd->hj", value, direction).relu().mean(0) / 37 / 3
+        tokens = block(tokens)
+    found = explain(model, images, torch.tensor([[7]]), ["legrad"])["legrad"].flatten()
+    assert torch.allclose(found, expected[1:], rtol=1e-10, atol=1e-15)
+
+
+def test_legrad_of_all_layers_is_the_mean_of_its_parts() -> None:
+    """Three blocks are the two first ones and the last; the two first ones are a shorter network."""
+    model, targets = small_vit(), torch.tensor([[1], [2], [3]])
+    images = images_for(model)
+    every, last, last2 = explain(model, images, targets, ["legrad", LeGrad("last1"), LeGrad("last2")]).values()
+    model.blocks = model.blocks[:2]
+    first2 = explain(model, images, targets, ["legrad"])["legrad"]
+    assert torch.allclose(3 * every, 2 * first2 + last, rtol=1e-12, atol=0)
+    assert torch.allclose(explain(model, images, targets, [LeGrad("last2")])["legrad_last2"], first2)
+    assert not torch.allclose(last2, first2)
+
+
+def test_legrad_grows_with_the_classifier_and_vanishes_without_it() -> None:
+    model, images = small_vit(), images_for(small_vit())
+    targets = torch.full((3, 1), 2)
+    before = explain(model, images, targets, ["legrad"])["legrad"]
+    model.head.weight.data[2] *= 3
+    assert torch.allclose(explain(model, images, targets, ["legrad"])["legrad"], 3 * before)
+    model.head.weight.data[2] = 0
+    assert not explain(model, images, targets, ["legrad"])["legrad"].any()
+
+
+def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str) -> torch.Tensor:
+    """Logits [N, C]: the network run once for each mask, written out."""
+    anatomy = describe(model)
+    prefix = anatomy.prefix_tokens
+    tokens = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))
+    for block in model.blocks[:-1]:
+        tokens = block(tokens)
+    last, logits = model.blocks[-1], []
+    for row in _weights(kernel, anatomy.grid):  # type: ignore[arg-type]
+        mask = torch.cat([torch.ones(prefix, dtype=torch.float64), row])[None, :, None]
+        if anatomy.readout == "pool":
+            final = model.norm(last(tokens)) * mask
+        else:
+            skip = tokens * mask if anatomy.readout == "mean" else tokens
+            middle = skip + last.ls1(last.attn(last.norm1(tokens) * mask))
+            final = model.norm(middle + last.ls2(last.mlp(last.norm2(middle))))
+        logits.append(model.forward_head(final)[0])
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "peak", "box", "single"])
+@pytest.mark.parametrize("kind", FAMILIES)
+@torch.no_grad()
+def test_reciprocam_equals_one_forward_for_each_mask(kind: str, kernel: str) -> None:
+    model = small_vit(**FAMILIES[kind])
+    images = images_for(model, 2)
+    targets = torch.tensor([[3], [8]])
+    names = [f"reciprocam:kernel={kernel}", f"reciprocam:kernel={kernel}:score=logit"]
+    softmax, logit = explain(model, images, targets, names).values()
+    for place, target in enumerate((3, 8)):
+        naive = naive_reciprocam(model, images[place], kernel)
+        assert torch.allclose(logit[place, 0].flatten(), naive[:, target], rtol=0, atol=1e-12)
+        assert torch.allclose(softmax[place, 0].flatten(), naive.softmax(-1)[:, target], rtol=0, atol=1e-13)
+
+
+def test_the_kernel_is_cut_at_the_border_and_not_renormalised() -> None:
+    sums = _weights("gaussian", (4, 5)).sum(1).reshape(4, 5)
+    assert sums[0, 0] == sums[3, 4] == 0.5625
+    assert sums[0, 2] == sums[2, 0] == 0.75
+    assert sums[1, 1] == sums[2, 3] == 1.0
+    assert torch.equal(_weights("single", (3, 2)), torch.eye(6, dtype=torch.float64))
+
+
+def test_reciprocam_is_constant_where_attention_has_no_effect() -> None:
+    model = small_vit()
+    model.blocks[-1].attn.proj.weight.data[:] = 0
+    maps = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
+    assert torch.allclose(maps, maps[:, :, :1, :1].expand_as(maps), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 10**6])
+def test_the_chunk_of_masked_copies_does_not_matter(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_vit(**FAMILIES["mean"])
+    expected = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
+    monkeypatch.setattr(sys.modules[ReciproCAM.__module__], "_TOKENS_AT_ONCE", tokens)
+    found = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
+    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_a_flipped_picture_gives_a_flipped_map() -> None:
+    """Patch embedding and positions flipped along; the Gaussian is symmetric."""
+    model, flipped = small_vit(), small_vit()
+    flipped.patch_embed.proj.weight.data = model.patch_embed.proj.weight.data.flip(-1)
+    positions = model.pos_embed.data[:, 1:].reshape(1, 6, 6, -1).flip(2).reshape(1, 36, -1)
+    flipped.pos_embed.data = torch.cat([model.pos_embed.data[:, :1], positions], 1)
+    images, targets = images_for(model), torch.tensor([[1], [2], [3]])
+    names = ["attention", "rollout", "legrad", "reciprocam", "center", "edges", "uniform"]
+    before = explain(model, images, targets, names)
+    after = explain(flipped, images.flip(-1), targets, names)
+    for name in names:
+        assert torch.allclose(after[name], before[name].flip(-1), rtol=0, atol=1e-12), name
+
+
+def test_the_random_control_depends_on_key_and_seed_alone() -> None:
+    model, images = small_vit(), images_for(small_vit(), 2)
+    targets = torch.zeros(2, 1, dtype=torch.int64)
+
+    def noise(seed: int, *keys: str) -> torch.Tensor:
+        return explain(model, images, targets, ["random"], keys=keys, seed=seed)["random"]
+
+    assert torch.equal(noise(0, "a", "b"), noise(0, "b", "a").flip(0))
+    assert not torch.equal(noise(0, "a", "b"), noise(1, "a", "b"))
+    assert not torch.equal(noise(0, "a", "b")[0], noise(0, "a", "b")[1])
+    assert 0 <= noise(0, "a", "b").min() <= noise(0, "a", "b").max() < 1

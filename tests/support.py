@@ -1,0 +1,108 @@
+"""What tests build their worlds from: small networks, pictures and tars."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.demo.train import MODEL
+from schemas.run import ModelSpec
+
+DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "class token": {},
+    "registers": {"reg_tokens": 3},
+    "mean": {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    "mean, fc_norm": {"class_token": False, "global_pool": "avg"},
+    "mean beside an idle class token": {"global_pool": "avg"},
+    "attention pool": {"class_token": False, "global_pool": "map"},
+    "layer scale": {"init_values": 0.1},
+    "q/k norm": {"qk_norm": True},
+    "not square": {"img_size": (48, 32)},
+    "distilled": {"distilled": True},
+}
+"""Kinds of networks that every method is tried on; each an option of timm's VisionTransformer."""
+
+
+def small_vit(**options: Any) -> nn.Module:
+    """A random vision transformer in float64: 48 px, patches of 8, 3 blocks, 4 heads, 10 classes."""
+    torch.manual_seed(0)
+    distilled = options.pop("distilled", False)
+    shape = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 10}
+    name = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224"
+    model = timm.create_model(name, **(shape | options))
+    for name, parameter in model.named_parameters():  # timm's initial weights make attention almost uniform
+        if parameter.ndim >= 2 or "bias" in name or "token" in name:
+            nn.init.normal_(parameter, std=0.25)
+    return model.double().eval()
+
+
+def images_for(model: nn.Module, count: int = 3, seed: int = 0) -> torch.Tensor:
+    """Random images of a network's size, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, *model.patch_embed.img_size, generator=generator, dtype=torch.float64)
+
+
+def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
+    """A small JPEG of random blocks; size is width, height."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return encode(Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST), "JPEG", **options)
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    """A tar of these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def samples(count: int, first: int = 0, classes: int = 10) -> list[tuple[str, bytes]]:
+    """Members of so many good samples: jpg, cls, json."""
+    members = []
+    for number in range(first, first + count):
+        members += [
+            (f"s{number:04d}.jpg", jpeg(number, (40 + number % 7, 30 + number % 5))),
+            (f"s{number:04d}.cls", str(number % classes).encode()),
+            (f"s{number:04d}.json", json.dumps({"filename": f"s{number}.JPEG"}).encode()),
+        ]
+    return members
+
+
+FAST = ("attention", "legrad", "random")
+"""Methods of runs in which the maps do not matter: by image, by class, and at random."""
+
+
+def same_bytes(first: Path, second: Path) -> None:
+    """Assert that two atlases are equal, byte for byte; commit records but for when, where and how often."""
+    names = [sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) for root in (first, second)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        one, other = (first / name).read_bytes(), (second / name).read_bytes()
+        if name.startswith("commits/"):
+            records = [json.loads(data) for data in (one, other)]
+            for record in records:
+                for free in ("seconds", "attempt", "host", "finished"):
+                    del record[free]
+            assert records[0] == records[1], name
+        else:
+            assert one == other, name
