@@ -64,3 +64,7 @@ def main() -> None:
     except AtlasError as error:
         click.echo(f"vitatlas: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -98,6 +98,9 @@ class Explainer:
         self.lap("forward")
         wanted = targets(trace.logits) if callable(targets) else targets
         wanted = wanted.to(images.device)
+        if not wanted.shape[1]:
+            empty = images.new_empty(len(images), 0, *self.anatomy.grid)
+            return {method.name: empty for method in self.methods}, trace.logits
         columns = [self._column(trace, wanted[:, 0], self.methods)]
         by_class = tuple(method for method in self.methods if method.by_class)
         for k in range(1, wanted.shape[1]):

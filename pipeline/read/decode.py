@@ -54,7 +54,7 @@ def decode(data: bytes, frame: Frame) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "PPM", "BMP", "MPO"))
+            image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "PPM", "BMP"))
         if image.width * image.height > MAX_PIXELS:
             raise Undecodable(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         image.load()

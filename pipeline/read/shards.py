@@ -8,9 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import PurePosixPath
 
-import fsspec
 from webdataset.shardlists import expand_urls
 
+from pipeline.files import locate
 from pipeline.read.tar import Scan, scan
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
@@ -50,7 +50,7 @@ def _under(pattern: str, root: str) -> str:
 
 
 def _match(url: str) -> list[str]:
-    files, path = fsspec.url_to_fs(url)
+    files, path = locate(url)
     if re.search(r"[*?\[]", path):
         found = sorted(files.glob(path))
         if not found:
@@ -94,7 +94,7 @@ def _folder(url: str) -> str:
 
 
 def _size(url: str) -> int:
-    files, path = fsspec.url_to_fs(url)
+    files, path = locate(url)
     return int(files.size(path))
 
 
@@ -102,7 +102,7 @@ def _lengths(folder: str) -> dict[str, int]:
     """Samples of each tar by file name, as ``_info.json`` in the folder says."""
     if folder.startswith("pipe:"):
         return {}
-    files, path = fsspec.url_to_fs(f"{folder}/{INFO}")
+    files, path = locate(f"{folder}/{INFO}")
     if not files.exists(path):
         return {}
     try:

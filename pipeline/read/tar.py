@@ -126,7 +126,7 @@ def scan(url: str) -> Scan:
     count, size = 0, -1
     try:
         with _open(url) as stream:
-            seekable = stream.seekable()
+            seekable = not url.startswith("pipe:")
             if seekable:
                 size = stream.seek(0, io.SEEK_END)
                 stream.seek(0)

@@ -4,9 +4,7 @@ import os
 import tempfile
 from typing import Any
 
-import fsspec
-
-from schemas.errors import UsageError
+from pipeline.files import locate
 from schemas.record import sha256
 from schemas.run import ObjectRecord
 
@@ -19,10 +17,7 @@ class Objects:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self.files, self.root = fsspec.url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise UsageError(f"{url}: {error}") from None
+        self.files, self.root = locate(url)
         self.local = "file" in (
             self.files.protocol if isinstance(self.files.protocol, tuple) else (self.files.protocol,)
         )

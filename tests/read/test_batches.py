@@ -1,0 +1,84 @@
+"""Every sample of a tar comes out, in order, good or with what is wrong with it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import jpeg, samples, write_tar
+
+from pipeline.read import Batch, Frame, batches, decoders
+from pipeline.read.tar import scan
+from schemas.run import ShardRecord
+from schemas.samples import Status
+
+FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
+
+
+def read(path: Path, size: int = 4, classes: int | None = 10, processes: int = 0) -> list[Batch]:
+    shard = ShardRecord(tar="x", url=str(path), samples=scan(str(path)).samples, size=-1)
+    with decoders(processes) as pool:
+        return list(batches(shard, FRAME, size, classes, pool))
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 100])
+def test_samples_come_in_order_whatever_the_batch(tmp_path: Path, size: int) -> None:
+    found = read(write_tar(tmp_path / "a.tar", samples(10)), size)
+    assert [len(batch.samples) for batch in found][:-1] == [size] * (len(found) - 1)
+    flat = [sample for batch in found for sample in batch.samples]
+    assert [(s.ordinal, s.key, s.label, s.status) for s in flat] == [
+        (i, f"s{i:04d}", i, Status.OK) for i in range(10)
+    ]  # fmt: skip
+    assert all(
+        np.array_equal(batch.pixels[i], s.picture.pixels) for batch in found for i, s in enumerate(batch.samples)
+    )
+
+
+def test_processes_decode_as_a_thread_does(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [*samples(6), ("bad.jpg", b"x"), ("bad.cls", b"1")])
+    one, many = read(path), read(path, processes=2)
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(one, many, strict=True))
+    assert [s.status for b in one for s in b.samples] == [s.status for b in many for s in b.samples]
+
+
+BAD = {
+    "missing image": ([("b.cls", b"1")], Status.MISSING_IMAGE, "there are: cls"),
+    "image after two dots": ([("b.v2.jpg", jpeg()), ("b.cls", b"1")], Status.MISSING_IMAGE, "there are: cls, v2.jpg"),
+    "broken image": ([("b.jpg", b"junk"), ("b.cls", b"1")], Status.UNDECODABLE, "4 bytes that are no JPEG"),
+    "empty image": ([("b.jpg", b""), ("b.cls", b"1")], Status.UNDECODABLE, "0 bytes"),
+    "no label": ([("b.jpg", jpeg())], Status.MISSING_LABEL, "no .cls member"),
+    "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], Status.BAD_LABEL, "b'dog', not a decimal number"),
+    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], Status.BAD_LABEL, "not a decimal number"),
+    "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], Status.BAD_LABEL, "not a decimal number"),
+    "label too large": (
+        [("b.jpg", jpeg()), ("b.cls", b"10")],
+        Status.LABEL_OUT_OF_RANGE,
+        "label 10 is outside of 0 … 9",
+    ),
+    "label too small": ([("b.jpg", jpeg()), ("b.cls", b"-1")], Status.LABEL_OUT_OF_RANGE, "outside of 0 … 9"),
+    "same key again": ([("s0001.jpg", jpeg()), ("s0001.cls", b"1")], Status.DUPLICATE_KEY, "sample 1 of this tar"),
+    "key that climbs": ([("../../b.jpg", jpeg()), ("../../b.cls", b"1")], Status.UNSAFE_KEY, "would leave the folder"),
+    "absolute key": ([("/etc/b.jpg", jpeg()), ("/etc/b.cls", b"1")], Status.UNSAFE_KEY, "would leave the folder"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_sample_is_a_row_with_its_reason_and_its_neighbours_are_unharmed(tmp_path: Path, kind: str) -> None:
+    members, status, reason = BAD[kind]
+    clean = samples(6)
+    with_bad = read(write_tar(tmp_path / "a.tar", [*clean[:9], *members, *clean[9:]]), 7)
+    flat = [sample for batch in with_bad for sample in batch.samples]
+    assert len(flat) == 7
+    assert (flat[3].status, flat[3].picture, flat[3].ordinal) == (status, None, 3)
+    assert reason in (flat[3].error or "")
+    assert not with_bad[0].pixels[3].any()
+    (without,) = read(write_tar(tmp_path / "b.tar", clean), 7)
+    others = [0, 1, 2, 4, 5, 6]
+    assert [flat[i].status for i in others] == [Status.OK] * 6
+    assert np.array_equal(with_bad[0].pixels[others], without.pixels)
+
+
+def test_labels_that_are_not_needed_may_be_missing_or_large(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg()), ("b.cls", b" 4711\n")])
+    ((first, second),) = (batch.samples for batch in read(path, classes=None))
+    assert (first.label, first.status) == (None, Status.OK)
+    assert (second.label, second.status) == (4711, Status.OK)

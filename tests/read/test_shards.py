@@ -1,0 +1,98 @@
+"""Patterns to tars, and how many samples each holds."""
+
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+from support import samples, write_tar
+
+from pipeline.read import count, find
+from schemas.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(3):
+        write_tar(tmp_path / f"t-{index:02d}.tar", samples(index + 1))
+    return tmp_path
+
+
+def names(urls: tuple[str, ...]) -> list[str]:
+    return [url.rpartition("/")[2] for url in urls]
+
+
+ALL = ["t-00.tar", "t-01.tar", "t-02.tar"]
+
+
+@pytest.mark.parametrize("pattern", ["t-{00..02}.tar", "t-*.tar", "t-0[0-2].tar"])
+def test_patterns_under_a_root(folder: Path, pattern: str) -> None:
+    assert names(find([pattern], str(folder))) == ALL
+    assert names(find([f"{folder}/{pattern}"])) == ALL
+
+
+def test_relative_paths_become_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert find([f"{folder.name}/t-01.tar"]) == (str(folder / "t-01.tar"),)
+
+
+def test_tars_on_any_file_system(folder: Path) -> None:
+    files = fsspec.filesystem("memory")
+    for name in ALL:
+        files.pipe_file(f"/bucket/{name}", (folder / name).read_bytes())
+    urls = find(["memory://bucket/t-{00..02}.tar"])
+    assert [(each.tar, each.samples, each.problem) for each in count(urls)] == [
+        ("t-00", 1, None), ("t-01", 2, None), ("t-02", 3, None)
+    ]  # fmt: skip
+    assert names(find(["memory://bucket/*.tar"])) == names(find(["*.tar"], "memory://bucket")) == ALL
+    files.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "says"),
+    [
+        (["t-{00..03}.tar"], "t-03.tar: no such shard"),
+        (["x*.tar"], r"x\*.tar: no shard matches"),
+        (["."], "is a folder; name its tars"),
+        (["t-00.tar", "t-*.tar"], "t-00.tar: is named twice"),
+        (["pipe:cat t-00.tar"], "runs a shell command; say --allow-pipe"),
+        (["nosuch://x/a.tar"], "nosuch"),
+    ],
+)
+def test_what_is_wrong_is_named(folder: Path, patterns: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        find(patterns, str(folder))
+
+
+def info(folder: Path, names: list[str], lengths: list[int]) -> None:
+    split = {"name": "x", "filenames": names, "shard_lengths": lengths, "num_samples": sum(lengths)}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"x": split}}))
+
+
+def test_counts_are_taken_from_info_json_and_the_rest_is_scanned(folder: Path) -> None:
+    info(folder, ALL[:2], [10, 20])
+    assert [each.samples for each in count(find(["t-*.tar"], str(folder)))] == [10, 20, 3]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"splits": {"x": {"filenames": ["a"], "shard_lengths": []}}}', "{}"])
+def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> None:
+    (folder / "_info.json").write_text(content)
+    with pytest.raises(UsageError, match=r"_info.json: does not list shard_lengths"):
+        count(find(["t-00.tar"], str(folder)))
+
+
+def test_short_names_are_unique_and_safe(tmp_path: Path) -> None:
+    paths = ["a/x.tar", "b/x.tar", "c/..y z.tar", "c/ünï.tar.gz", "d/.tar"]
+    for path in paths:
+        write_tar(tmp_path / path, samples(1))
+    short = [each.tar for each in count(tuple(str(tmp_path / path) for path in paths))]
+    assert short == ["x.0", "x.1", "shard.2", "_n_", "shard.4"]
+
+
+def test_many_tars_are_counted_in_processes_and_in_order(tmp_path: Path) -> None:
+    for index in range(20):
+        write_tar(tmp_path / f"m-{index:02d}.tar", samples(index % 4 + 1))
+    done: list[int] = []
+    records = count(find(["m-*.tar"], str(tmp_path)), done.append)
+    assert [each.samples for each in records] == [index % 4 + 1 for index in range(20)]
+    assert done == list(range(1, 21))

@@ -1,0 +1,142 @@
+"""Members to samples: what is one, what a scan finds wrong, and that a read never ends silently."""
+
+import gzip
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from support import jpeg, samples, write_tar
+
+from pipeline.read.tar import group, read, scan
+from schemas.errors import BadTar
+from schemas.run import ShardRecord
+
+
+def shard(path: Path, count: int) -> ShardRecord:
+    return ShardRecord(tar="x", url=str(path), samples=count, size=-1)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.jpg", "a.cls", "b.cls", "b.jpg"], [("a", {"jpg", "cls"}), ("b", {"cls", "jpg"})]),
+        (["a.JPEG", "a.Cls"], [("a", {"jpeg", "cls"})]),
+        (["n01/a.b.jpg", "n01/a.cls"], [("n01/a", {"b.jpg", "cls"})]),
+        (["v1.0/a.jpg"], [("v1.0/a", {"jpg"})]),
+        (["a.jpg", "a.jpg"], [("a", {"jpg"}), ("a", {"jpg"})]),
+        (["a.jpg", "b.jpg", "a.cls"], [("a", {"jpg"}), ("b", {"jpg"}), ("a", {"cls"})]),
+        (["README", "notes.txt", "__meta__/x.jpg", "a.png"], [("a", {"png"})]),
+        (["a.npy", "a.cls"], [("a", {"npy", "cls"})]),
+    ],
+)
+def test_members_are_grouped_by_webdatasets_rule(names: list[str], expected: list) -> None:
+    assert [(each.key, set(each.members)) for each in group((name, None) for name in names)] == expected
+
+
+def test_a_scan_counts_what_a_read_yields(tmp_path: Path) -> None:
+    members = [*samples(5), ("x.cls", b"1"), ("notes.txt", b"no sample"), ("y.v2.jpg", b""), *samples(2, 7)]
+    path = write_tar(tmp_path / "a.tar", members)
+    found = scan(str(path))
+    assert (found.samples, found.size, found.problem) == (9, path.stat().st_size, None)
+    assert [each.key for each in read(shard(path, 9))][5:7] == ["x", "y"]
+
+
+def test_a_compressed_tar_is_read_like_any_other(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(3))
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert scan(str(packed)).samples == 3
+    assert scan(str(packed)).problem is None
+    assert len(list(read(shard(packed, 3)))) == 3
+
+
+def test_links_and_folders_are_no_members(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in (("d", tarfile.DIRTYPE), ("s.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"abc"))
+    assert scan(str(tmp_path / "a.tar")).samples == 1
+    assert [each.key for each in read(shard(tmp_path / "a.tar", 1))] == ["a"]
+
+
+def broken(data: bytes, how: str) -> bytes:
+    member = data.index(b"s0003.jpg")
+    return {
+        "empty file": b"",
+        "no tar": b"these are no blocks of a tar" * 100,
+        "cut in a member": data[: member + 600],
+        "cut in a header": data[: member + 100],
+        "cut between members": data[:member],
+        "broken header": data[:member] + b"\xff" * 512 + data[member + 512 :],
+        "two tars in one": data + data,
+        "garbage behind": data + b"x" * 40000,
+    }[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("empty file", "it is empty"),
+        ("no tar", "could not be opened|not a tar|file could not"),
+        ("cut in a member", "it is truncated"),
+        ("cut in a header", "truncated|header"),
+        ("cut between members", "truncated: it ends at byte"),
+        ("broken header", "header at byte .* is broken"),
+        ("two tars in one", "bytes follow the mark of its end"),
+        ("garbage behind", "bytes follow the mark of its end"),
+    ],
+)
+def test_a_scan_says_what_is_wrong_and_never_raises(tmp_path: Path, how: str, says: str) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(6))
+    path.write_bytes(broken(path.read_bytes(), how))
+    found = scan(str(path))
+    assert found.problem
+    assert re.search(says, found.problem), found.problem
+    assert found.samples <= 6
+
+
+def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
+    assert scan(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).problem == "it holds no samples"
+
+
+@pytest.mark.parametrize(
+    "how", ["empty file", "no tar", "cut in a member", "cut in a header", "cut between members", "broken header"]
+)
+def test_a_read_of_a_broken_tar_raises(tmp_path: Path, how: str) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(6))
+    path.write_bytes(broken(path.read_bytes(), how))
+    with pytest.raises(BadTar, match=r"cannot be read|only"):
+        list(read(shard(path, 6)))
+
+
+def test_a_tar_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(4))
+    with pytest.raises(BadTar, match="3 samples were planned, but it holds more"):
+        list(read(shard(path, 3)))
+    with pytest.raises(BadTar, match="5 samples were planned, but it holds only 4"):
+        list(read(shard(path, 5)))
+    with pytest.raises(BadTar, match="cannot be read past sample 0"):
+        list(read(shard(tmp_path / "gone.tar", 5)))
+
+
+def test_workers_of_other_frameworks_in_the_environment_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "WORKER": "2", "NUM_WORKERS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    path = write_tar(tmp_path / "a.tar", samples(4))
+    assert len(list(read(shard(path, 4)))) == 4
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("a.cls", b"3")])
+    url = f"pipe:cat {path}"
+    assert scan(url).samples == 1
+    ((only),) = read(ShardRecord(tar="x", url=url, samples=1, size=-1))
+    assert only.image() == jpeg()

@@ -1,0 +1,119 @@
+"""Real Ray, real actors, real kills: the atlas is the one that an undisturbed run makes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from support import same_bytes
+
+from pipeline.run import plan, run
+from pipeline.run.pool import capacity
+from pipeline.run.worker import Worker
+from pipeline.store import Atlas
+from schemas.errors import RunFailed, SpecDrift
+from schemas.run import RunSpec
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def finished(spec: RunSpec, tmp_path: Path) -> Path:
+    out = tmp_path / "undisturbed"
+    plan(spec, str(out))
+    run(str(out), "inline")
+    return out
+
+
+def test_actors_give_the_bytes_of_this_process(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    atlas = run(str(out), "ray")
+    same_bytes(finished, out)
+    assert all(commit.attempt == 1 for commit in atlas.commits.values())
+
+
+def actors() -> list[int]:
+    """Process ids of the living actors."""
+    found = subprocess.run(["pgrep", "-f", "ray::_Actor"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_actors_are_replaced_and_lose_nothing(finished: Path, spec: RunSpec, tmp_path: Path, seed: int) -> None:
+    out, chance = tmp_path / "atlas", random.Random(seed)
+    plan(spec, str(out))
+    killed: list[int] = []
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(chance.uniform(0.1, 1.0)) and len(killed) < 2:
+            for pid in actors()[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        run(str(out), "ray")
+    finally:
+        stop.set()
+        thread.join()
+    assert killed
+    same_bytes(finished, out)
+
+
+def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) -> None:
+    plan(spec, str(tmp_path / "atlas"))
+    broken = tmp_path / "shards" / "part-1.tar"
+    broken.write_bytes(broken.read_bytes()[:6000])
+    with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: cannot be read past sample"):
+        run(str(tmp_path / "atlas"), "ray")
+    assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
+
+
+def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    path = tmp_path / "mine.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
+    plan(
+        spec.model_copy(update={"model": spec.model.model_copy(update={"checkpoint": str(path)})}), str(tmp_path / "a")
+    )
+    save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
+    with pytest.raises(SpecDrift, match="the weights of test_vit were"):
+        run(str(tmp_path / "a"), "ray")
+
+
+def test_the_driver_can_be_killed_and_the_same_command_goes_on(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "jobs.cli", "run", str(out), "--address", address, "--actors", "1"]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "commits").exists() or not any((out / "commits").iterdir()):
+        assert driver.poll() is None, driver.stderr.read()
+        time.sleep(0.05)
+    driver.kill()
+    driver.communicate()
+    run(str(out), "ray")
+    same_bytes(finished, out)
+
+
+def test_one_actor_for_each_core_or_gpu() -> None:
+    assert capacity() == (2, False)
+
+
+def test_workers_compute_in_one_thread(spec: RunSpec, tmp_path: Path) -> None:
+    import torch
+
+    plan(spec, str(tmp_path / "atlas"))
+    Worker(str(tmp_path / "atlas"))
+    assert torch.get_num_threads() == 1

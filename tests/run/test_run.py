@@ -1,0 +1,212 @@
+"""A run in this process: what it finishes, what it sets aside, and that it goes on to the same bytes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import jpeg, same_bytes, samples, write_tar
+
+from pipeline.run import plan, run
+from pipeline.run.worker import Worker
+from pipeline.store import Atlas, Objects, Sink
+from schemas.errors import RunFailed, SpecDrift, StoppedEarly
+from schemas.run import RunSpec
+from schemas.samples import Status
+
+
+@pytest.fixture
+def finished(spec: RunSpec, tmp_path: Path) -> Path:
+    """The undisturbed atlas."""
+    out = tmp_path / "undisturbed"
+    plan(spec, str(out))
+    run(str(out), "inline")
+    return out
+
+
+def test_every_sample_has_its_maps(finished: Path) -> None:
+    atlas = Atlas.open(str(finished))
+    samples = atlas.samples()
+    assert samples["row"].to_pylist() == [*range(5), *range(7, 14), *range(14, 18)]
+    assert set(samples["status"].to_pylist()) == {Status.OK}
+    for method in atlas.methods:
+        maps = atlas.maps(method).values
+        assert np.isfinite(maps[samples["row"].to_numpy()]).all()
+        assert np.isnan(maps[[5, 6, 18, 19, 20]]).all()
+
+
+def test_two_runs_give_the_same_bytes(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    plan(spec, str(tmp_path / "again"))
+    run(str(tmp_path / "again"), "inline")
+    same_bytes(finished, tmp_path / "again")
+
+
+class Crash(BaseException):
+    """The process is gone: nothing may catch this."""
+
+
+def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every k: crash at the k-th write of plan or run, start again, compare all bytes."""
+    put, k = Objects.put, 0
+    while True:
+        k += 1
+        left = k
+
+        def crashing(self: Objects, name: str, data: bytes):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Crash
+            return put(self, name, data)
+
+        out = tmp_path / f"crash-{k}"
+        monkeypatch.setattr(Objects, "put", crashing)
+        try:
+            plan(spec, str(out))
+            run(str(out), "inline")
+            break
+        except Crash:
+            monkeypatch.setattr(Objects, "put", put)
+            plan(spec, str(out))
+            run(str(out), "inline")
+            same_bytes(finished, out)
+    assert k > 30  # metadata of 3 methods, run.json, and 8 objects for each of 3 tars
+
+
+def test_a_torn_object_without_commit_is_written_over(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "torn"
+    plan(spec, str(out))
+    torn = out / "maps.zarr" / "legrad" / "c" / "1" / "0" / "0" / "0"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"half a shard")
+    run(str(out), "inline")
+    same_bytes(finished, out)
+
+
+def test_a_finished_run_is_left_alone(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Worker, "__init__", never)
+    assert len(run(str(finished), "inline").commits) == 3
+
+
+def test_a_broken_tar_is_set_aside_and_the_others_are_finished(spec: RunSpec, tmp_path: Path) -> None:
+    broken = tmp_path / "shards" / "part-1.tar"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:5000])
+    plan(spec, str(tmp_path / "atlas"))
+    with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n.*part-1.tar: it is truncated"):
+        run(str(tmp_path / "atlas"), "inline")
+    assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
+
+
+def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
+    finished: Path, spec: RunSpec, tmp_path: Path
+) -> None:
+    out, broken = tmp_path / "atlas", tmp_path / "shards" / "part-1.tar"
+    plan(spec, str(out))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:6000])
+    with pytest.raises(RunFailed, match=r"part-1.tar: cannot be read past sample"):
+        run(str(out), "inline")
+    assert not list((out / "maps.zarr" / "legrad" / "c").glob("1"))
+    broken.write_bytes(whole)
+    run(str(out), "inline")
+    same_bytes(finished, out)
+
+
+def test_bad_samples_are_rows_and_their_neighbours_keep_their_maps(
+    finished: Path, spec: RunSpec, tmp_path: Path
+) -> None:
+    """One image of the second tar is replaced by junk: same shape of batch, same bytes for all others."""
+    members = samples(7, 5)
+    members[9] = (members[9][0], b"junk")
+    write_tar(tmp_path / "shards" / "part-1.tar", members)
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    atlas, good = run(str(out), "inline"), Atlas.open(str(finished))
+    assert atlas.commits["part-1"].statuses == {"ok": 6, "undecodable": 1}
+    row = atlas.tar("part-1").samples.slice(3, 1).to_pylist()[0]
+    assert (row["key"], row["row"], row["status"], row["width"]) == ("s0008", 10, "undecodable", None)
+    assert "4 bytes" in row["error"]
+    for method in atlas.methods:
+        found, expected = atlas.maps(method).values, good.maps(method).values
+        assert np.isnan(found[10]).all()
+        others = [i for i in range(21) if i != 10]
+        assert np.array_equal(found[others], expected[others], equal_nan=True)
+
+
+def test_weights_that_changed_since_the_plan_are_refused(spec: RunSpec, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    path = tmp_path / "mine.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"checkpoint": str(path)})})
+    plan(spec, str(tmp_path / "atlas"))
+    save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
+    with pytest.raises(SpecDrift, match="the weights of test_vit were sha256:"):
+        run(str(tmp_path / "atlas"), "inline")
+
+
+def test_an_interrupt_stops_early_and_says_how_to_go_on(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, commit = tmp_path / "atlas", Sink.commit
+    plan(spec, str(out))
+
+    def interrupted(self: Sink, *arguments: object):
+        if self.tar_index == 1:
+            raise KeyboardInterrupt
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(Sink, "commit", interrupted)
+    with pytest.raises(StoppedEarly, match=f"go on with: vitatlas run {out}"):
+        run(str(out), "inline")
+    monkeypatch.undo()
+    assert list(Atlas.open(str(out)).commits) == ["part-0"]
+    run(str(out), "inline")
+    same_bytes(finished, out)
+
+
+def test_labels_are_not_needed_for_predicted_targets(spec: RunSpec, tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "bare.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg(1)), ("b.cls", b"9999")])
+    spec = spec.model_copy(update={"shards": (str(shard),), "targets": ("predicted",)})
+    plan(spec, str(tmp_path / "atlas"))
+    atlas = run(str(tmp_path / "atlas"), "inline")
+    rows = atlas.samples(["status", "label", "label_rank", "prediction"]).to_pylist()
+    assert [(row["status"], row["label"], row["label_rank"]) for row in rows] == [
+        ("ok", None, None),
+        ("ok", 9999, None),
+    ]
+    assert atlas.maps("legrad").shape[1] == 1
+
+
+def test_a_map_that_is_not_finite_is_a_row_with_its_status(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.explain.methods.attention import Attention
+
+    compute = Attention.compute
+
+    def poisoned(self: Attention, trace, targets):
+        maps = compute(self, trace, targets).clone()
+        maps[[key == "s0002" for key in trace.keys]] = float("nan")
+        return maps
+
+    monkeypatch.setattr(Attention, "compute", poisoned)
+    plan(spec, str(tmp_path / "atlas"))
+    atlas = run(str(tmp_path / "atlas"), "inline")
+    assert atlas.commits["part-0"].statuses == {"not_finite": 1, "ok": 4}
+    row = atlas.samples().to_pylist()[2]
+    assert (row["status"], row["error"]) == ("not_finite", "NaN or infinity in the maps of attention")
+    assert np.isnan(atlas.maps("attention")[2].values).all()
+
+
+def test_the_commit_says_how_long_each_stage_took(finished: Path) -> None:
+    record = json.loads((finished / "commits" / "part-0.json").read_text())
+    assert {"read", "forward", "attention", "legrad", "random", "collect", "total"} <= set(record["seconds"])
+    assert sum(v for stage, v in record["seconds"].items() if stage != "total") <= record["seconds"]["total"] + 0.01

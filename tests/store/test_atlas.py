@@ -1,0 +1,180 @@
+"""An atlas as others read it: xarray, zarr, DuckDB, and ``Atlas`` itself."""
+
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import xarray
+import zarr
+from PIL import Image
+
+from pipeline.demo.train import MEAN, SIDE, STD
+from pipeline.demo.world import DEMO, World, scene
+from pipeline.explain import explain
+from pipeline.explain.load import load
+from pipeline.store import Atlas
+from pipeline.store.sink import normalise
+from pipeline.store.verify import verify
+from schemas.errors import UsageError
+from schemas.samples import SAMPLES
+
+
+def test_xarray_opens_it_with_named_dimensions(atlas: Atlas) -> None:
+    data = xarray.open_zarr(f"{atlas.objects.url}/maps.zarr")
+    assert data["legrad"].dims == ("row", "target", "y", "x")
+    assert data["legrad"].shape == (48, 2, 8, 8)
+    assert data["legrad"].dtype == np.float16
+    assert data["legrad_range"].dims == ("row", "target", "bound")
+    assert list(data["target"].values) == ["label", "predicted"]
+    one = data["legrad"].sel(target="label").isel(row=30).values
+    assert (one.min(), one.max()) == (0, 1)
+
+
+def test_duckdb_joins_samples_to_maps_on_row(atlas: Atlas) -> None:
+    maps = zarr.open_group(f"{atlas.objects.url}/maps.zarr", mode="r")["legrad"][:, 0]
+    strongest = pa.table({"row": np.arange(len(maps)), "peak": maps.reshape(len(maps), -1).argmax(1)})
+    query = f"""
+        select s.key, s.label, m.peak from '{atlas.objects.url}/samples/*.parquet' s
+        join strongest m using (row) where s.status = 'ok' order by row
+    """
+    rows = duckdb.sql(query).fetchall()
+    assert len(rows) == 48
+    assert rows[25][0] == "scene_000025"
+    assert strongest.num_rows == 48
+
+
+def test_the_sample_table_has_its_schema_and_says_where_it_is_from(atlas: Atlas) -> None:
+    samples = atlas.samples()
+    assert samples.schema.remove_metadata() == SAMPLES
+    assert samples.schema.metadata[b"spec"].decode() == atlas.run.spec_hash
+    assert samples["row"].to_pylist() == list(range(48))
+    assert samples["key"].to_pylist() == [f"scene_{i:06d}" for i in range(48)]
+    accuracy = np.mean(np.array(samples["label"]) == np.array(samples["prediction"]))
+    assert accuracy > 0.9
+    ranks, right = np.array(samples["label_rank"]), np.array(samples["label"]) == np.array(samples["prediction"])
+    assert ((ranks == 0) == right).all()
+
+
+def test_maps_are_those_of_explain(atlas: Atlas, world: World) -> None:
+    """From the tar's bytes, decoded here by other means, through the public function."""
+    import io
+    import tarfile
+
+    loaded = load(atlas.run.spec.model)
+    with tarfile.open(world.folder / "shards" / "demo-validation-01.tar") as archive:
+        member = archive.extractfile("scene_000030.jpg")
+        assert member is not None
+        image = Image.open(io.BytesIO(member.read())).convert("RGB")
+    assert image.size == scene(DEMO, 0, 30).image.shape[1::-1]
+    small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
+    pixels = torch.from_numpy((small / 255 - MEAN) / STD).permute(2, 0, 1)[None]
+    label = scene(DEMO, 0, 30).label
+    expected = explain(loaded.model, pixels, torch.tensor([[label]]), ["legrad"])["legrad"][0, 0].numpy()
+    raw = atlas.raw("scene_000030", "legrad", "label")
+    assert np.abs(raw - expected).max() < 1e-3 * np.ptp(expected)
+    scaled = atlas.map("scene_000030", "legrad")
+    assert np.abs(scaled - (expected - expected.min()) / np.ptp(expected)).max() < 1e-3
+
+
+def test_lazy_maps_and_one_map_agree(atlas: Atlas) -> None:
+    lazy = atlas.maps("attention")
+    assert np.array_equal(lazy[7, 1].values.astype(np.float32), atlas.map("scene_000007", "attention", "predicted"))
+    part = atlas.tar("demo-validation-01")
+    assert np.array_equal(part.maps("attention")[3], atlas.map("scene_000027", "attention"))
+    assert np.array_equal(atlas.map("27", "attention"), atlas.map("scene_000027", "attention"))
+
+
+def test_a_constant_map_is_zero_and_its_range_keeps_the_value(atlas: Atlas) -> None:
+    assert not atlas.map("scene_000000", "uniform").any()
+    assert (atlas.raw("scene_000000", "uniform") == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda a: a.map("nobody", "legrad"), "has no sample 'nobody'"),
+        (lambda a: a.map("scene_000000", "gradcam"), "has no maps of 'gradcam'; it has attention, legrad"),
+        (lambda a: a.map("scene_000000", "legrad", "top5"), "has no target 'top5'; it has label, predicted"),
+        (lambda a: a.maps("gradcam"), "has no maps of 'gradcam'"),
+        (lambda a: a.tar("demo-validation-09"), "is not finished"),
+        (lambda a: Atlas.open(a.objects.url + "/samples"), "is not an atlas"),
+        (lambda a: Atlas.open("/nowhere/at/all"), "is not an atlas"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(atlas: Atlas, call, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        call(atlas)
+
+
+def test_a_later_format_is_refused(atlas: Atlas, tmp_path: Path) -> None:
+    record = json.loads(atlas.objects.get("run.json")) | {"format": 99}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="has format 99"):
+        Atlas.open(str(tmp_path))
+
+
+@pytest.fixture
+def copy(atlas: Atlas, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
+
+
+def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
+    checked, problems, missing = verify(str(copy))
+    assert (checked, problems, missing) == (2 * (2 * 5 + 1), [], 0)
+
+
+def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
+    for name in json.loads((copy / "commits" / "demo-validation-01.json").read_text())["objects"]:
+        path = copy / name["path"]
+        whole = path.read_bytes()
+        for broken in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1]):
+            path.write_bytes(broken)
+            assert [problem.partition(":")[0] for problem in verify(str(copy))[1]] == [name["path"]]
+        path.unlink()
+        assert verify(str(copy))[1] == [f"{name['path']}: is missing"]
+        path.write_bytes(whole)
+
+
+def test_verify_counts_what_is_not_committed(copy: Path) -> None:
+    (copy / "commits" / "demo-validation-00.json").unlink()
+    assert verify(str(copy))[1:] == ([], 1)
+
+
+def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
+    """Also where the commit record itself says that all is well: a missing Zarr object reads as NaN."""
+    path = copy / "commits" / "demo-validation-00.json"
+    record = json.loads(path.read_text())
+    record["objects"] = [each for each in record["objects"] if "/legrad/" not in each["path"]]
+    path.write_text(json.dumps(record))
+    shutil.rmtree(copy / "maps.zarr" / "legrad" / "c" / "0")
+    problems = verify(str(copy))[1]
+    assert problems == [
+        f"demo-validation-00: a sample that is ok has no legrad map of its {t}" for t in ("label", "predicted")
+    ]
+
+
+def test_normalising_keeps_maps_within_the_unit_interval_and_reversible() -> None:
+    rng = np.random.default_rng(0)
+    for scale in (1e-20, 1e-3, 1.0, 1e12):
+        raw = rng.normal(size=(2, 5, 5)) * scale
+        scaled, bounds = normalise(raw)
+        assert scaled.min() == 0
+        assert scaled.max() == 1
+        back = bounds[:, :1, None] + (bounds[:, 1:, None] - bounds[:, :1, None]) * scaled
+        assert np.abs(back - raw).max() < 1e-3 * np.ptp(raw)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_not_finite_is_no_map(poison: float) -> None:
+    raw = np.ones((2, 3, 3))
+    raw[1, 2, 2] = poison
+    scaled, bounds = normalise(raw)
+    assert np.isnan(scaled[1]).all()
+    assert np.isnan(bounds[1]).all()
+    assert not scaled[0].any()
+    assert (bounds[0] == 1).all()

@@ -1,0 +1,64 @@
+"""An object is written whole or not at all."""
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline.store import Objects
+from schemas.errors import UsageError
+from schemas.record import sha256
+
+
+@pytest.fixture(params=["local", "memory"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path):
+    if request.param == "local":
+        yield Objects(str(tmp_path / "atlas"))
+    else:
+        yield Objects("memory://objects-test")
+        fsspec.filesystem("memory").rm("/objects-test", recursive=True)
+
+
+def test_what_is_put_is_there(objects: Objects) -> None:
+    record = objects.put("a/b.bin", b"one")
+    assert (record.path, record.size, record.sha256) == ("a/b.bin", 3, sha256(b"one"))
+    objects.put("a/b.bin", b"other")
+    assert objects.get("a/b.bin") == b"other"
+    objects.put("a/c.bin", b"")
+    assert objects.list("a") == ["b.bin", "c.bin"]
+    assert objects.exists("a/c.bin")
+    assert not objects.exists("a/d.bin")
+    assert objects.list("nowhere") == []
+    with pytest.raises(FileNotFoundError):
+        objects.get("a/d.bin")
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = Objects(str(tmp_path))
+    objects.put("a.bin", b"before")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space"):
+        objects.put("a.bin", b"after")
+    monkeypatch.undo()
+    assert objects.get("a.bin") == b"before"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_files_can_be_read_by_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        Objects(str(tmp_path)).put("a.bin", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_unknown_protocol_is_a_users_mistake() -> None:
+    with pytest.raises(UsageError, match="nosuch"):
+        Objects("nosuch://bucket/atlas")
