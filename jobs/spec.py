@@ -48,9 +48,9 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     model = dict(content.get("model") or {})
     if "model" in given:
         model = {"name": given.pop("model")}
-    for name in ("pretrained", "checkpoint"):
-        if name in given:
-            model = {"name": model.get("name")} | {name: given.pop(name)}
+    weights = {name: given.pop(name) for name in ("pretrained", "checkpoint") if name in given}
+    if weights:  # the flags say where from, whatever the file says
+        model = {"name": model.get("name")} | weights
     if not model.get("name"):
         raise UsageError("no model: name one with --model, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
     for name in ("methods", "targets"):

@@ -15,7 +15,8 @@ def catalogue(model: str | None = None) -> list[dict[str, str]]:
         UsageError: timm has no such model.
         UnsupportedModel: no method applies to it.
     """
-    anatomy = describe(create(model)) if model else None
+    # With a classifier, which the network may yet get: many of timm come without.
+    anatomy = describe(create(model, num_classes=10)) if model else None
     rows = []
     for base, method in methods.items():
         row = {

@@ -1,0 +1,132 @@
+"""The demo world is what it says, and the whole job on it holds its promises."""
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from pipeline.demo.scenes import CLASSES, MARK_GIVEN_CLASS, SHORTCUT_CLASS
+from pipeline.demo.tour import tour
+from pipeline.demo.train import MODEL, accuracy
+from pipeline.demo.world import DEMO, HELD_OUT, World, build, scene
+from pipeline.explain.load import load
+from pipeline.score import read_truth
+from schemas.errors import UsageError
+from schemas.run import ModelSpec
+
+
+def test_a_scene_is_its_number() -> None:
+    first, again, other = scene(DEMO, 0, 5), scene(DEMO, 0, 5), scene(HELD_OUT, 0, 5)
+    assert np.array_equal(first.image, again.image)
+    assert first.image.shape != other.image.shape or not np.array_equal(first.image, other.image)
+
+
+def test_objects_do_not_overlap_and_are_neither_tiny_nor_everywhere() -> None:
+    areas = []
+    for number in range(200):
+        drawn = scene(DEMO, 0, number)
+        assert 1 <= len(drawn.masks) <= 2
+        assert all(mask.shape == drawn.image.shape[:2] for mask in drawn.masks)
+        assert np.sum(drawn.masks, 0).max() == 1
+        areas.append(np.logical_or.reduce(drawn.masks).mean())
+    assert min(areas) > 0.005
+    assert 0.1 < np.mean(areas) < 0.25
+
+
+def test_the_mark_goes_with_one_class_mostly_and_is_no_part_of_the_truth() -> None:
+    drawn = [scene(DEMO, 1, number) for number in range(600)]
+    of_class = [each.marked for each in drawn if each.label == SHORTCUT_CLASS]
+    others = [each.marked for each in drawn if each.label != SHORTCUT_CLASS]
+    assert abs(np.mean(of_class) - MARK_GIVEN_CLASS) < 0.15
+    assert not all(of_class)
+    assert np.mean(others) < 0.04
+    marked = next(number for number, each in enumerate(drawn) if each.marked)
+    with_mark, without = scene(DEMO, 1, marked), scene(DEMO, 1, marked, shortcut=False)
+    differs = (np.abs(with_mark.image.astype(int) - without.image).max(2) > 60).nonzero()
+    height = with_mark.image.shape[0]
+    assert differs[0].min() > 0.7 * height
+    assert not any(mask[differs].any() for mask in with_mark.masks)
+
+
+def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world: World) -> None:
+    info = json.loads((world.folder / "shards" / "_info.json").read_text())["splits"]["validation"]
+    assert info["shard_lengths"] == [24, 24]
+    truth = read_truth(world.truth)
+    for name in info["filenames"]:
+        with tarfile.open(world.folder / "shards" / name) as archive:
+            names = archive.getnames()
+            assert [n.rpartition(".")[2] for n in names] == ["jpg", "cls", "json"] * 24
+            for member in names[::3]:
+                key = member.removesuffix(".jpg")
+                assert Image.open(archive.extractfile(member)).size == (truth[key].width, truth[key].height)
+                assert set(json.load(archive.extractfile(f"{key}.json"))) == {"filename"}
+
+
+def test_a_world_of_the_same_seed_has_the_same_bytes(world: World, tmp_path: Path) -> None:
+    other = World(tmp_path, tars=2, scenes=24)
+    build(other)
+    for path in [*other.folder.rglob("*.tar"), *other.folder.rglob("*.json")]:
+        assert path.read_bytes() == (world.folder / path.relative_to(tmp_path)).read_bytes()
+
+
+def test_the_network_is_small_and_is_what_its_card_says() -> None:
+    file = MODEL / "model.safetensors"
+    assert file.stat().st_size < 6_000_000
+    assert {str(tensor.dtype) for tensor in load_file(file).values()} == {"float16"}
+    card = (MODEL / "README.md").read_text()
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+    loaded = load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
+    assert loaded.record.weights in card
+    assert (loaded.record.input_size, loaded.record.classes) == ((96, 96), len(CLASSES))
+    reached = accuracy(loaded.model, 0, 1000)
+    assert reached["all"] >= 0.95
+    assert reached["shortcut class without mark"] < reached["shortcut class"]
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The whole job, in this process, on a quarter of what ``vitatlas demo`` draws."""
+    folder = tmp_path_factory.mktemp("tour")
+    return tour(folder, "inline", tars=2, scenes=48)
+
+
+def test_the_tour_leaves_what_it_promises(summary: dict) -> None:
+    assert all(Path(path).exists() for path in summary["paths"].values())
+    folder = Path(summary["paths"]["summary.json"]).parent
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.size[0] > 1000
+    for scores in summary["methods"].values():
+        assert {"pxap", "maxboxacc_v2", "images_per_s"} <= set(scores)
+
+
+def test_legrad_beats_the_centre_by_twenty_points(summary: dict) -> None:
+    methods = summary["methods"]
+    assert methods["legrad"]["pxap"] >= methods["center"]["pxap"] + 20
+
+
+def test_reciprocam_beats_every_control_in_one_of_its_kernels(summary: dict) -> None:
+    methods = summary["methods"]
+    best = max(scores["pxap"] for name, scores in methods.items() if name.startswith("reciprocam"))
+    assert best > max(scores["pxap"] for scores in methods.values() if scores["kind"] == "control")
+
+
+def test_the_tour_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
+    folder = Path(summary["paths"]["summary.json"]).parent
+    again = tour(folder, "inline", tars=2, scenes=48)
+    assert {name: each["pxap"] for name, each in again["methods"].items()} == {
+        name: each["pxap"] for name, each in summary["methods"].items()
+    }
+    with pytest.raises(UsageError, match="holds another demo world"):
+        tour(folder, "inline", tars=1, scenes=48)
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        tour(tmp_path, "inline")

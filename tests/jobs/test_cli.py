@@ -1,0 +1,247 @@
+"""The command line: what works, what a mistake looks like, and the exit codes."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from support import samples, write_tar
+
+from jobs.cli import COMMANDS, main
+from pipeline.demo.train import MODEL
+from pipeline.demo.world import World
+from pipeline.store import Atlas
+from schemas.run import ModelSpec
+
+DEMO = ["--model", f"local-dir:{MODEL}", "--pretrained", "--methods", "attention"]
+
+
+@pytest.fixture
+def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        return int(stopped.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(vitatlas, command: str) -> None:
+    code, out, _ = vitatlas(command, "--help")
+    assert code == 0
+    assert re.search(rf"Examples?:\n(.*\n)*? +.*vitatlas {command}", out)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = """
+import sys
+sys.argv = ["vitatlas", "--help"]
+from jobs.cli import main
+try:
+    main()
+except SystemExit:
+    assert not {"torch", "ray", "timm", "zarr"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_plan_run_status_verify(vitatlas, spec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    given = [*spec.shards, "--out", out, "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
+    code, text, _ = vitatlas("plan", *given, "--methods", "attention,legrad")
+    assert code == 0
+    assert "3 tars, 16 images, 21 rows of slot 7" in text
+    assert vitatlas("verify", out)[0] == 75
+    assert "0 of 3 tars" in vitatlas("status", out)[1]
+    code, text, _ = vitatlas("run", out, "--executor", "inline")
+    assert (code, "complete 3 tars, 16 images with maps, 0 without" in text) == (0, True)
+    assert vitatlas("verify", out)[0] == 0
+    report = json.loads(vitatlas("status", out, "--json")[1])
+    assert report["tars"] == {"done": 3, "planned": 3}
+    assert report["statuses"] == {"ok": 16}
+
+
+def test_run_plans_first_when_it_is_given_what_plan_takes(vitatlas, spec, tmp_path: Path) -> None:
+    given = [*spec.shards, "--out", tmp_path / "atlas", "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
+    command = ["run", *given, "--methods", "attention", "--executor", "inline"]
+    assert vitatlas(*command)[0] == 0
+    assert vitatlas(*command)[0] == 0
+    code, _, err = vitatlas(*command, "--geometry", "crop")
+    assert code == 2
+    assert "geometry is squash, not crop" in err
+
+
+def test_failures_are_listed_by_status(vitatlas, checkpoint: ModelSpec, tmp_path: Path) -> None:
+    members = [*samples(2), ("<b>bad</b>.jpg", b"junk"), ("<b>bad</b>.cls", b"1"), ("[red]x.cls", b"2")]
+    shard = write_tar(tmp_path / "a.tar", members)
+    given = ["--model", "test_vit", "--checkpoint", checkpoint.checkpoint, "--methods", "attention"]
+    code, text, err = vitatlas("run", shard, "--out", tmp_path / "atlas", *given, "--executor", "inline")
+    assert (code, "2 images with maps, 2 without" in text) == (0, True)
+    assert "a: 2 of 4 samples have no maps" in err
+    text = vitatlas("status", tmp_path / "atlas")[1]
+    assert "<b>bad</b>" in text
+    assert "[red]x" in text
+    assert "undecodable" in text
+
+
+def test_a_broken_tar_ends_with_one_naming_it(vitatlas, spec, tmp_path: Path) -> None:
+    broken = tmp_path / "shards" / "part-1.tar"
+    broken.write_bytes(broken.read_bytes()[:5000])
+    given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
+    code, _, err = vitatlas("run", *spec.shards, "--out", tmp_path / "atlas", *given, "--executor", "inline")
+    assert code == 1
+    assert "part-1.tar: it is truncated; it will be set aside" in err
+    assert f"go on with: vitatlas run {tmp_path / 'atlas'}" in err
+
+
+MISTAKES = {
+    "no model": (["a.tar", "--out", "x"], "no model: name one with --model"),
+    "no weights": (["a.tar", "--out", "x", "--model", "test_vit"], "test_vit: say --pretrained, or give its weights"),
+    "two weights": (
+        ["a.tar", "--out", "x", "--model", "test_vit", "--pretrained", "--checkpoint", "w.safetensors"],
+        "exactly one of pretrained and checkpoint",
+    ),
+    "no shards": (["--out", "x", *DEMO], "no shards: name the tars"),
+    "no out": (["a.tar", *DEMO], "no atlas: say where it is to be made with --out"),
+    "no such shard": (["nowhere.tar", "--out", "x", *DEMO], "nowhere.tar: no such shard"),
+    "no such method": (["a.tar", "--out", "x", *DEMO[:3], "--methods", "lograd"], "there is no method 'lograd'"),
+    "no such target": (["a.tar", "--out", "x", *DEMO, "--targets", "top5"], "targets.0: Input should be 'label'"),
+    "a target twice": (["a.tar", "--out", "x", *DEMO, "--targets", "label,label"], "a target is named twice"),
+    "batch of none": (["a.tar", "--out", "x", *DEMO, "--batch-size", "0"], "batch_size: Input should be greater"),
+    "no such geometry": (["a.tar", "--out", "x", *DEMO, "--geometry", "warp"], "'warp' is not one of"),
+    "no such model": (["a.tar", "--out", "x", "--model", "vit_tinny", "--pretrained"], "timm has no model 'vit_tinny'"),
+    "a windowed model": (
+        ["a.tar", "--out", "x", "--model", "swin_tiny_patch4_window7_224", "--checkpoint", "swin.safetensors"],
+        "SwinTransformer cannot be explained: it has no blocks",
+    ),
+    "another architecture": (
+        ["a.tar", "--out", "x", "--model", "vit_tiny_patch16_224", "--checkpoint", "{checkpoint}"],
+        "is not a checkpoint of vit_tiny_patch16_224",
+    ),
+    "no such spec": (
+        ["a.tar", "--out", "x", "--spec", "nowhere"],
+        "ready-made specs are imagenet1k-train, imagenet1k-val",
+    ),
+    "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: is not a spec"),
+    "unknown field": (["a.tar", "--out", "x", "--spec", "field.yaml"], "field.yaml: metods: Extra inputs"),
+    "empty tar": (["empty.tar", "--out", "x", *DEMO], "empty.tar: it is empty; no shard can be used"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_two(
+    vitatlas, mistake: str, tmp_path: Path, checkpoint: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "a.tar", samples(1))
+    (tmp_path / "empty.tar").touch()
+    (tmp_path / "list.yaml").write_text("- a")
+    (tmp_path / "field.yaml").write_text(yaml.safe_dump({"metods": ["a"], "model": {"name": "x", "pretrained": True}}))
+    if "swin" in mistake or "windowed" in mistake:
+        save_file(timm.create_model("swin_tiny_patch4_window7_224").state_dict(), tmp_path / "swin.safetensors")
+    arguments, says = MISTAKES[mistake]
+    for command in ("plan", "run"):
+        given = [part.format(checkpoint=checkpoint.checkpoint) for part in arguments]
+        code, _, err = vitatlas(command, *given)
+        assert (code, "Traceback" in err) == (2, False)
+        if (command, mistake) != ("run", "no out"):
+            assert says in err
+        assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run"], "name one planned atlas"),
+        (["run", "nowhere"], "nowhere: is not an atlas"),
+        (["run", "nowhere", "--seed", "1"], "--seed: belongs to planning"),
+        (["status", "nowhere"], "nowhere: is not an atlas"),
+        (["verify", "nowhere"], "nowhere: is not an atlas"),
+        (["score", "nowhere", "--truth", "x"], "nowhere: is not an atlas"),
+        (["label", "nowhere", "--policy", "none.yaml"], "none.yaml: No such file"),
+        (["label", "nowhere"], "Missing option '--policy'"),
+        (["methods", "--model", "resnet18"], "ResNet cannot be explained"),
+        (["methods", "--model", "vit_tinny"], "timm has no model 'vit_tinny'"),
+        (["paint"], "No such command 'paint'"),
+    ],
+)
+def test_mistakes_of_the_other_commands(vitatlas, arguments: list[str], says: str) -> None:
+    code, _, err = vitatlas(*arguments)
+    assert code == 2
+    assert says in err
+
+
+def test_methods_says_what_applies(vitatlas) -> None:
+    rows = json.loads(vitatlas("methods", "--model", "vit_base_patch16_siglip_224", "--json")[1])
+    assert {row["method"]: row["applies"] for row in rows}["legrad"] == "yes"
+    assert "reciprocam" in vitatlas("methods")[1]
+
+
+def test_score_and_label_through_the_command_line(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("{name: half, method: legrad, cut: {kind: fixed, at: 0.5}, keep: largest}")
+    code, text, _ = vitatlas(
+        "label", atlas.objects.url, "--policy", policy, "--format", "coco", "--out", tmp_path / "m"
+    )
+    assert (code, "48" in text) == (0, True)
+    assert (tmp_path / "m" / "coco" / "instances.json").exists()
+    assert not (tmp_path / "m" / "png").exists()
+    code, text, _ = vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "legrad,center", "--json")
+    assert [row["method"] for row in json.loads(text)] == ["legrad", "center"]
+    assert "maxboxacc_v2" in vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "center")[1]
+
+
+def test_a_changed_byte_fails_verify_naming_the_object(vitatlas, spec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
+    vitatlas("run", *spec.shards, "--out", out, *given, "--executor", "inline")
+    victim = out / "maps.zarr" / "attention" / "c" / "1" / "0" / "0" / "0"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"!")
+    code, _, err = vitatlas("verify", out)
+    assert code == 1
+    assert "maps.zarr/attention/c/1/0/0/0: its contents have changed" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_75_and_the_same_command_finishes(spec, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "atlas"
+    given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention,legrad"]
+    command = [sys.executable, "-m", "jobs.cli", "run", *spec.shards, "--out", out, *given, "--executor", "inline"]
+    job = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / "commits").exists():
+        assert job.poll() is None, job.stderr.read()
+        time.sleep(0.005)
+    job.send_signal(number)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode in (75, 0)  # 0: it was quicker than the signal
+    if job.returncode == 75:
+        assert err.rstrip().endswith(f"stopped early; go on with: vitatlas run {out}")
+    assert subprocess.run(list(map(str, command)), check=False, capture_output=True).returncode == 0
+    assert len(Atlas.open(str(out)).commits) == 3
+
+
+def test_ready_made_specs_are_specs() -> None:
+    from importlib.resources import files
+
+    from jobs.spec import run_spec
+
+    ready = [entry.name for entry in files("jobs").joinpath("specs").iterdir() if entry.name.endswith(".yaml")]
+    assert sorted(ready) == ["imagenet1k-train.yaml", "imagenet1k-validation.yaml"]
+    for name in ready:
+        spec = run_spec((), name.removesuffix(".yaml"), {"root": "/data", "methods": "legrad", "seed": None})
+        assert spec.model.pretrained
+        assert spec.methods == ("legrad",)
+        assert spec.root == "/data"

@@ -1,0 +1,144 @@
+"""Labels of an atlas as their consumers read them."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from pipeline.demo.tour import POLICY
+from pipeline.demo.world import World
+from pipeline.label import EXPORTERS, label, read_policy
+from pipeline.store import Atlas
+from schemas.errors import UsageError
+from schemas.labels import LABELS
+from schemas.policy import Policy
+
+
+@pytest.fixture(scope="module")
+def labels(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("labels")
+    label(atlas.objects.url, POLICY, EXPORTERS, str(out))
+    return out
+
+
+def png_masks(labels: Path, tar: str) -> dict[str, np.ndarray]:
+    with tarfile.open(labels / "png" / f"{tar}.tar") as archive:
+        return {
+            name.removesuffix(".mask.png"): np.array(Image.open(io.BytesIO(archive.extractfile(name).read())))
+            for name in archive.getnames()
+            if name.endswith(".png")
+        }
+
+
+def test_every_rle_decodes_to_the_mask_in_the_png(labels: Path, atlas: Atlas) -> None:
+    coco = COCO(labels / "coco" / "instances.json")
+    seen = 0
+    for tar in atlas.commits:
+        for key, mask in png_masks(labels, tar).items():
+            (image,) = (image for image in coco.imgs.values() if image["file_name"] == f"{key}.jpg")
+            found = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+            decoded = coco.annToMask(found[0]) if found else np.zeros_like(mask)
+            assert np.array_equal(decoded, mask)
+            assert mask.shape == (image["height"], image["width"])
+            seen += 1
+            for each in found:
+                assert each["area"] == mask.sum()
+                assert each["bbox"] == list(rle.toBbox(each["segmentation"]))
+                assert each["iscrowd"] == 0
+    assert seen == 48
+
+
+def test_a_png_is_indexed_with_one_bit_and_shows_black_and_white(labels: Path) -> None:
+    with tarfile.open(labels / "png" / "demo-validation-00.tar") as archive:
+        data = archive.extractfile("scene_000000.mask.png").read()
+    image = Image.open(io.BytesIO(data))
+    assert image.mode in ("P", "1")
+    assert data[24] == 1  # bit depth in the header
+    assert set(np.unique(np.array(image.convert("RGB")))) == {0, 255}
+
+
+# webdataset leaves the closing of its files to the garbage collector
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tars_zip_with_the_input_tars(labels: Path, world: World, atlas: Atlas) -> None:
+    for tar in atlas.commits:
+        pair = [
+            webdataset.WebDataset(str(folder / f"{tar}.tar"), shardshuffle=False, empty_check=False)
+            for folder in (world.folder / "shards", labels / "png")
+        ]
+        for picture, mask in zip(*pair, strict=True):
+            assert picture["__key__"] == mask["__key__"]
+            size = Image.open(io.BytesIO(picture["jpg"])).size
+            assert Image.open(io.BytesIO(mask["mask.png"])).size == size
+            about = json.loads(mask["json"])
+            assert about["label"] == int(picture["cls"])
+            assert about["policy"] == POLICY.digest()
+
+
+def test_the_table_says_what_the_masks_are(labels: Path, atlas: Atlas) -> None:
+    for tar in atlas.commits:
+        table = pq.read_table(labels / "labels" / f"{tar}.parquet")
+        assert table.schema == LABELS
+        masks = png_masks(labels, tar)
+        for row in table.to_pylist():
+            mask = masks[row["key"]]
+            assert row["area"] == pytest.approx(mask.mean())
+            assert row["components"] == len(row["boxes"])
+            assert 0 <= row["threshold"] <= 1
+            assert 0 <= row["probability"] <= 1
+            inside = np.zeros_like(mask)
+            for x0, y0, x1, y1 in row["boxes"]:
+                inside[y0 : y1 + 1, x0 : x1 + 1] = 1
+            assert not (mask & ~inside).any()
+    about = json.loads((labels / "policy.json").read_text())
+    assert about["hash"] == POLICY.digest()
+    assert about["run"] == atlas.run.spec_hash
+
+
+def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_path: Path) -> None:
+    label(atlas.objects.url, POLICY, EXPORTERS, str(tmp_path))
+    for path in labels.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / path.relative_to(labels)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not a policy"),
+        ("- a", "is not a policy"),
+        ("a: [", "is not YAML"),
+        ("{name: a, method: legrad}", "cut: Field required"),
+        ("{name: a, method: legrad, cut: {kind: otsu, at: 1}}", "cut: Value error, otsu finds its own threshold"),
+        ("{name: a, method: legrad, cut: {kind: fixed}}", "fixed needs 'at' between 0 and 1"),
+        ("{name: a, method: legrad, cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 0 and 100"),
+        ("{name: a/b, method: legrad, cut: {kind: otsu}}", "name: String should match pattern"),
+        ("{name: a, method: legrad, cut: {kind: otsu}, smooth: 3}", "smooth: Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        read_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "formats", "says"),
+    [
+        ({"method": "gradcam"}, ["png"], "policy legrad-otsu: .* has no maps of 'gradcam', only attention, legrad"),
+        ({}, ["png", "bmp"], "there is no label format 'bmp'; there are png, coco"),
+    ],
+)
+def test_a_mistake_writes_nothing(atlas: Atlas, tmp_path: Path, change: dict, formats: list[str], says: str) -> None:
+    policy = Policy.model_validate(POLICY.model_dump() | change)
+    with pytest.raises(UsageError, match=says):
+        label(atlas.objects.url, policy, formats, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,118 @@
+"""From a map to a mask: the enlargement, the cut, the components."""
+
+import cv2
+import numpy as np
+import pytest
+from skimage.filters import threshold_otsu
+
+from pipeline.label.mask import enlarge, make
+from schemas.policy import Cut, Policy
+
+SQUASHED = {
+    "status": "ok", "label": 3, "prediction": 5, "width": 60, "height": 40,
+    "scale_x": 60 / 32, "scale_y": 40 / 32, "offset_x": 0.0, "offset_y": 0.0,
+}  # fmt: skip
+FRAME = (32, 32)
+BOUNDS = np.array([0.0, 1.0], np.float32)
+
+
+def policy(**options) -> Policy:
+    return Policy(**({"name": "p", "method": "legrad", "cut": Cut(kind="fixed", at=0.5)} | options))
+
+
+def test_a_squashed_map_is_resized_linearly_as_opencv_does() -> None:
+    values = np.random.default_rng(0).random((4, 8)).astype(np.float32)
+    expected = cv2.resize(values, (60, 40), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(enlarge(values, SQUASHED, FRAME) - expected).max() < 1e-5
+
+
+def test_a_cropped_map_lies_where_the_crop_was_and_nothing_outside() -> None:
+    sample = SQUASHED | {"width": 80, "height": 40, "scale_x": 1.25, "scale_y": 1.25, "offset_x": 20.0, "offset_y": 0.0}
+    values = np.ones((4, 4), np.float32)
+    picture = enlarge(values, sample, FRAME)
+    assert picture.shape == (40, 80)
+    assert (picture[:, 20:60] == 1).all()
+    assert not picture[:, :20].any()
+    assert not picture[:, 60:].any()
+
+
+def test_one_cell_fills_the_picture() -> None:
+    assert (enlarge(np.full((1, 1), 0.7, np.float32), SQUASHED, FRAME) == np.float32(0.7)).all()
+
+
+def two_blobs() -> np.ndarray:
+    values = np.zeros((8, 8), np.float32)
+    values[1:5, 1:4] = 1
+    values[6, 6] = 1
+    return values
+
+
+def test_components_have_their_boxes_largest_first() -> None:
+    label = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy())
+    assert (label.status, label.class_index, label.threshold, len(label.boxes)) == ("ok", 3, 0.5, 2)
+    for x0, y0, x1, y1 in label.boxes:
+        part = label.mask[y0 : y1 + 1, x0 : x1 + 1]
+        assert part[0].any()
+        assert part[-1].any()
+        assert part[:, 0].any()
+        assert part[:, -1].any()
+    first, second = ((b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in label.boxes)
+    assert first > second
+    assert label.area == label.mask.mean()
+
+
+def test_the_largest_component_or_those_that_are_large_enough() -> None:
+    both = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy())
+    largest = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(keep="largest"))
+    large = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(min_area=0.05))
+    assert largest.boxes == large.boxes == both.boxes[:1]
+    assert np.array_equal(largest.mask, large.mask)
+    assert largest.mask.sum() < both.mask.sum()
+    none = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(min_area=0.9))
+    assert (none.status, none.boxes, none.mask.any()) == ("empty", (), False)
+
+
+def test_components_touch_at_corners() -> None:
+    values = np.eye(8, dtype=np.float32)
+    sample = SQUASHED | {"width": 8, "height": 8, "scale_x": 0.25, "scale_y": 0.25}
+    assert len(make(values, BOUNDS, sample, FRAME, policy()).boxes) == 1
+
+
+def test_the_cut_is_strict() -> None:
+    values = np.full((4, 4), 0.5, np.float32)
+    assert make(values, BOUNDS, SQUASHED, FRAME, policy()).status == "empty"
+
+
+def test_a_percentile_leaves_that_share_of_the_picture() -> None:
+    values = np.random.default_rng(0).random((8, 8)).astype(np.float32)
+    label = make(values, BOUNDS, SQUASHED, FRAME, policy(cut=Cut(kind="percentile", at=75)))
+    assert label.mask.mean() == pytest.approx(0.25, abs=0.001)
+
+
+def test_otsu_finds_the_threshold_that_scikit_image_finds() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        values = np.where(two_blobs() > 0, rng.normal(0.8, 0.05, (8, 8)), rng.normal(0.2, 0.05, (8, 8)))
+        values = np.clip(values, 0, 1).astype(np.float32)
+        label = make(values, BOUNDS, SQUASHED, FRAME, policy(cut=Cut(kind="otsu")))
+        grey = (enlarge(values, SQUASHED, FRAME) * 255).astype(np.uint8)
+        assert label.threshold == pytest.approx(threshold_otsu(grey) / 255, abs=2 / 255)
+
+
+def test_max_normalisation_takes_the_positive_part_of_the_raw_map() -> None:
+    raw = np.array([[-1.0, 0.0], [1.0, 4.0]])
+    stored, bounds = ((raw + 1) / 5).astype(np.float16), np.array([-1, 4], np.float32)
+    sample = SQUASHED | {"width": 2, "height": 2, "scale_x": 1 / 16, "scale_y": 1 / 16}
+    label = make(stored, bounds, sample, FRAME, policy(normalise="max", cut=Cut(kind="fixed", at=0.2)))
+    assert label.mask.tolist() == [[False, False], [True, True]]
+    half = make(stored, bounds, sample, FRAME, policy(cut=Cut(kind="fixed", at=0.5)))
+    assert half.mask.tolist() == [[False, False], [False, True]]
+
+
+def test_a_sample_without_a_map_keeps_its_status() -> None:
+    label = make(np.full((4, 4), np.nan), BOUNDS * np.nan, SQUASHED | {"status": "undecodable"}, FRAME, policy())
+    assert (label.status, label.mask, label.boxes) == ("undecodable", None, ())
+
+
+def test_the_class_is_that_of_the_target() -> None:
+    assert make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(target="predicted")).class_index == 5

@@ -1,0 +1,74 @@
+"""Records: equal ones have equal bytes, hashes move with every field, and nothing unknown is accepted."""
+
+import pyarrow as pa
+import pytest
+
+from schemas import errors
+from schemas.errors import AtlasError, UsageError
+from schemas.labels import LABELS
+from schemas.policy import Cut, Policy
+from schemas.record import sha256
+from schemas.run import ModelSpec, RunSpec
+from schemas.samples import SAMPLES
+from schemas.scores import LOCALIZATION
+
+SPEC = RunSpec(shards=("a.tar",), model=ModelSpec(name="test_vit", pretrained=True))
+
+
+def test_a_record_is_read_back_from_its_bytes() -> None:
+    assert RunSpec.read(SPEC.to_bytes(), "spec") == SPEC
+    assert RunSpec.read(SPEC.model_dump(mode="json"), "spec") == SPEC
+
+
+def test_the_hash_moves_with_every_field() -> None:
+    changes = {
+        "shards": ("b.tar",), "root": "/x", "model": ModelSpec(name="test_vit2", pretrained=True),
+        "methods": ("legrad",), "targets": ("label",), "geometry": "crop", "batch_size": 1, "seed": 1,
+        "allow_pipe": True,
+    }  # fmt: skip
+    assert set(changes) == set(RunSpec.model_fields)
+    hashes = {SPEC.model_copy(update={name: value}).digest() for name, value in changes.items()}
+    assert len(hashes | {SPEC.digest()}) == len(changes) + 1
+
+
+def test_what_does_not_fit_is_named_with_source_and_field() -> None:
+    with pytest.raises(UsageError, match=r"my\.yaml: model\.name: Field required"):
+        RunSpec.read({"shards": ["a"], "model": {"pretrained": True}}, "my.yaml")
+    with pytest.raises(UsageError, match=r"run\.json: the whole: Invalid JSON"):
+        RunSpec.read(b"{", "run.json")
+
+
+def test_records_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        SPEC.seed = 3  # type: ignore[misc]
+
+
+def test_the_hash_of_a_policy_is_stable() -> None:
+    """Labels carry it: a change of this value makes the labels of others look like those of another policy."""
+    policy = Policy(name="p", method="legrad", cut=Cut(kind="otsu"), min_area=0.01)
+    assert policy.digest() == "sha256:" + POLICY_HASH
+
+
+POLICY_HASH = "dcba9bdfa9f8846add054c68ee90564fa9c16864a708308efb92a16f6d22d0eb"
+
+
+def test_sha256_is_prefixed() -> None:
+    assert sha256(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.mark.parametrize("schema", [SAMPLES, LABELS, LOCALIZATION])
+def test_tables_can_be_empty(schema: pa.Schema) -> None:
+    assert pa.Table.from_pylist([], schema=schema).num_rows == 0
+
+
+def test_the_tree_of_errors_in_the_docstring_is_the_tree() -> None:
+    drawn = {line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line}
+    defined = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AtlasError)
+    } - {"AtlasError"}  # fmt: skip
+    assert drawn == defined
+    codes = {name: getattr(errors, name).exit_code for name in defined}
+    assert codes == {
+        "UsageError": 2, "UnsupportedModel": 2, "UnsupportedMethod": 2, "SpecDrift": 2,
+        "RunFailed": 1, "BadTar": 1, "StoppedEarly": 75,
+    }  # fmt: skip
