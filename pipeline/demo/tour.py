@@ -81,7 +81,8 @@ def tour(
     truth = read_truth(world.truth)
     overlap = mask_iou(atlas, POLICY, truth)
     say(f"5/5  a picture of it all → {folder}/sheet.png")
-    _sheet(atlas, truth, [row["method"] for row in table], folder / "sheet.png")
+    by_score = [row["method"] for row in table]
+    _sheet(atlas, truth, sorted(by_score, key=lambda name: _kind(name) == "control"), folder / "sheet.png")
     speeds = images_per_second(atlas)
     summary = {
         "methods": {

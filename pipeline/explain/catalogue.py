@@ -32,3 +32,15 @@ def catalogue(model: str | None = None) -> list[dict[str, str]]:
             row["applies"] = method().unsupported(anatomy) or "yes"
         rows.append(row)
     return rows
+
+
+def markdown() -> str:
+    """The table of methods for the README, between its two marks. A test holds the README to it."""
+    lines = [BEGIN, "| method | map of | what it shows | cost, in forwards | from |", "|---|---|---|---|---|"]
+    for row in catalogue():
+        cells = [f"`{row['method']}`", row["map of"], row["what it shows"], row["cost"], row["from"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, END])
+
+
+BEGIN, END = "<!-- methods: made from the registry -->", "<!-- end of methods -->"
