@@ -52,7 +52,7 @@ class ReciproCAM(Method):
 
     base = "reciprocam"
     paper = "Byun & Lee, ViT-ReciproCAM, arXiv 2310.02588"
-    cost = "≈0.15; mean read-out ≈N/L"
+    cost = "≈0.25; mean read-out ≈N/L"
 
     kernel: Kernel = "gaussian"
     score: Literal["softmax", "logit"] = "softmax"
