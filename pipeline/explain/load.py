@@ -36,7 +36,7 @@ def load(spec: ModelSpec) -> Loaded:
         UsageError: no such model, no such weights, or weights of another architecture.
         UnsupportedModel: see ``describe``.
     """
-    model = _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else _pretrained(spec.name)
+    model = _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else create(spec.name, pretrained=True)
     model = model.float().eval()
     anatomy = describe(model)
     config = resolve_model_data_config(model)
@@ -73,7 +73,7 @@ def create(name: str, **options: Any) -> nn.Module:
     """A network of timm, by default with random weights.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or it cannot be built, or its weights cannot be had.
     """
     if name.startswith(LOCAL):
         folder = name.removeprefix(LOCAL)
@@ -83,16 +83,15 @@ def create(name: str, **options: Any) -> nn.Module:
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise UsageError(f"timm has no model {name!r}{hint}")
-    return timm.create_model(name, **options)
-
-
-def _pretrained(name: str) -> nn.Module:
     try:
-        return create(name, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
+        return timm.create_model(name, **options)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
+        if not options.get("pretrained"):
+            raise UsageError(f"{name}: timm cannot build it ({type(error).__name__}: {reason})") from error
         raise UsageError(
-            f"{name}: its pretrained weights cannot be had ({reason}); give them with --checkpoint FILE"
+            f"{name}: its pretrained weights cannot be had ({type(error).__name__}: {reason}); "
+            "give them with --checkpoint FILE"
         ) from error
 
 
@@ -106,7 +105,9 @@ def _from_checkpoint(name: str, path: str) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
     options: dict[str, Any] = {}
-    if "head.weight" in weights:  # a fine-tuned network brings its own number of classes
+    if (
+        "head.weight" in weights and weights["head.weight"].ndim == 2
+    ):  # a fine-tuned network brings its own number of classes
         options["num_classes"] = len(weights["head.weight"])
     model = create(name, **options)
     expected = model.state_dict()

@@ -1,5 +1,6 @@
 """A tar as batches: read ahead and decoded while the last batch is being explained."""
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pipeline.read.tar import IMAGES, LABEL, Group, read
 from schemas.run import ShardRecord
 from schemas.samples import Status
 
+_DECIMAL = re.compile(rb"\s*[+-]?[0-9]{1,9}\s*")
 _AHEAD = 2
 """Batches that are decoded in advance."""
 
@@ -98,12 +100,24 @@ def _check(ordinal: int, group: Group[bytes], classes: int | None, first: dict[s
     if group.image() is None:
         found = ", ".join(sorted(group.members))
         status, error = Status.MISSING_IMAGE, f"no member ends in {', '.join(IMAGES)}; there are: {found}"
-    if key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/"):
+    if not _is_utf8(key):
+        key = key.encode("utf-8", "backslashreplace").decode()
+        status, error = Status.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
+    elif key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/"):
         status, error = Status.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if key in first:
         status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this tar has the same key"
     first.setdefault(key, ordinal)
     return Sample(ordinal, key, group.image_extension(), label, None, status, error)
+
+
+def _is_utf8(key: str) -> bool:
+    """Whether a name of a tar was UTF-8; Python keeps other bytes as lone surrogates."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _label(group: Group[bytes], classes: int | None) -> tuple[int | None, Status, str | None]:
@@ -112,10 +126,9 @@ def _label(group: Group[bytes], classes: int | None) -> tuple[int | None, Status
         if classes is None:
             return None, Status.OK, None
         return None, Status.MISSING_LABEL, f"no .{LABEL} member"
-    try:
-        label = int(text.decode("ascii"))
-    except ValueError:
-        return None, Status.BAD_LABEL, f"the .{LABEL} member is {text[:40]!r}, not a decimal number"
+    if not _DECIMAL.fullmatch(text):
+        return None, Status.BAD_LABEL, f"the .{LABEL} member is {text[:40]!r}, not a decimal number of up to 9 digits"
+    label = int(text)
     if classes is not None and not 0 <= label < classes:
         return None, Status.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
     return label, Status.OK, None

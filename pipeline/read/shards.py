@@ -15,6 +15,7 @@ from pipeline.read.tar import Scan, scan
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
+_BLOCK = 512
 INFO = "_info.json"
 """Where ImageNet-like collections keep the number of samples of each tar."""
 
@@ -33,7 +34,11 @@ def find(patterns: Sequence[str], root: str = "", allow_pipe: bool = False) -> t
                 raise UsageError(f"{pattern}: runs a shell command; say --allow-pipe if that is meant")
             urls.append(pattern)
             continue
-        for url in expand_urls(_under(pattern, root)):
+        try:
+            expanded = expand_urls(_under(pattern, root))
+        except ValueError as error:
+            raise UsageError(f"{pattern}: its braces do not match ({error})") from None
+        for url in expanded:
             urls.extend(_match(url))
     twice = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
     if twice:
@@ -75,10 +80,17 @@ def count(urls: Sequence[str], progress: Callable[[int], None] = lambda done: No
     records = []
     for name, url in zip(_names(urls), urls, strict=True):
         samples = known[url]
-        result = Scan(samples, _size(url), None) if samples is not None else next(scans)
+        result = _listed(samples, _size(url)) if samples is not None else next(scans)
         records.append(ShardRecord(tar=name, url=url, samples=result.samples, size=result.size, problem=result.problem))
         progress(len(records))
     return tuple(records)
+
+
+def _listed(samples: int, size: int) -> Scan:
+    """What ``_info.json`` says of a tar, if that can be: a sample takes two blocks at least."""
+    if samples * 2 * _BLOCK > size:
+        return Scan(0, size, f"{INFO} says {samples} samples, more than its {size} bytes can hold")
+    return Scan(samples, size, None if samples > 0 else f"{INFO} says it holds {samples} samples")
 
 
 def _scan(urls: Sequence[str]) -> Iterator[Scan]:

@@ -64,7 +64,7 @@ def _absolute(spec: RunSpec) -> RunSpec:
 def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:
     if all(shard.problem for shard in shards):
         raise UsageError(f"{shards[0].url}: {shards[0].problem}; no shard can be used")
-    largest = max(shard.samples for shard in shards)
+    largest = max(1, *(shard.samples for shard in shards))
     chunk = min(CHUNK, largest)
     return RunRecord(
         spec=spec,

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.store.objects import Objects
-from schemas.errors import UsageError
+from schemas.errors import RunFailed, UsageError
 from schemas.layout import COMMITS, FORMAT, MAPS, RUN, commit_object, range_name, samples_object
 from schemas.run import CommitRecord, RunRecord
 from schemas.samples import SAMPLES, Status
@@ -127,7 +127,12 @@ class Atlas:
         if target not in self.run.spec.targets:
             there = ", ".join(self.run.spec.targets)
             raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
-        return np.asarray(self.group[array][row, self.run.spec.targets.index(target)])  # type: ignore[index]
+        try:
+            return np.asarray(self.group[array][row, self.run.spec.targets.index(target)])  # type: ignore[index]
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise RunFailed(
+                f"{self.objects.url}: {array} cannot be read ({error}); vitatlas verify says what is damaged"
+            ) from error
 
     def _check(self, method: str) -> None:
         if method not in self.run.methods:

@@ -159,6 +159,18 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
         load(ModelSpec(name="test_vit", checkpoint=str(tmp_path / "weights.safetensors")))
 
 
+def test_a_folder_that_timm_cannot_read_is_refused(tmp_path: Path) -> None:
+    spec = ModelSpec(name=f"local-dir:{tmp_path}", pretrained=True)
+    for content, says in (
+        ("{}", "KeyError"),
+        ("{", "JSONDecodeError"),
+        ('{"architecture": "test_vit"}', "cannot be had"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UsageError, match=says):
+            load(spec)
+
+
 def test_describe_changes_nothing() -> None:
     for options in FAMILIES.values():
         model = small_vit(**options)

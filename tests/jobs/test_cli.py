@@ -233,6 +233,29 @@ def test_a_signal_ends_with_75_and_the_same_command_finishes(spec, tmp_path: Pat
     assert len(Atlas.open(str(out)).commits) == 3
 
 
+def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
+    code, _, err = vitatlas("plan", *spec.shards, "--out", tmp_path / "file", *given)
+    assert code == 1
+    assert err.strip() == f"vitatlas: {tmp_path}/file/maps.zarr: Not a directory"
+
+
+def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
+    victim = copy / "maps.zarr" / "center" / "c" / "0" / "0" / "0" / "0"
+    victim.write_bytes(victim.read_bytes()[:-9] + b"damaged!!")
+    code, _, err = vitatlas("score", copy, "--truth", world.truth, "--methods", "center")
+    assert code == 1
+    assert "vitatlas verify says what is damaged" in err
+    (copy / "samples" / "demo-validation-01.parquet").unlink()
+    code, _, err = vitatlas("status", copy)
+    assert code == 1
+    assert "samples/demo-validation-01.parquet: No such file" in err
+
+
 def test_ready_made_specs_are_specs() -> None:
     from importlib.resources import files
 

@@ -49,6 +49,17 @@ BAD = {
     "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], Status.BAD_LABEL, "b'dog', not a decimal number"),
     "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], Status.BAD_LABEL, "not a decimal number"),
     "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], Status.BAD_LABEL, "not a decimal number"),
+    "label in Python's own spelling": (
+        [("b.jpg", jpeg()), ("b.cls", b"1_0")],
+        Status.BAD_LABEL,
+        "not a decimal number",
+    ),
+    "label beyond any class": ([("b.jpg", jpeg()), ("b.cls", b"9" * 30)], Status.BAD_LABEL, "of up to 9 digits"),
+    "key of other bytes": (
+        [("caf\udce9.jpg", jpeg()), ("caf\udce9.cls", b"1")],
+        Status.UNSAFE_KEY,
+        "the key is not UTF-8",
+    ),
     "label too large": (
         [("b.jpg", jpeg()), ("b.cls", b"10")],
         Status.LABEL_OUT_OF_RANGE,

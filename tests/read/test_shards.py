@@ -57,6 +57,7 @@ def test_tars_on_any_file_system(folder: Path) -> None:
         (["t-00.tar", "t-*.tar"], "t-00.tar: is named twice"),
         (["pipe:cat t-00.tar"], "runs a shell command; say --allow-pipe"),
         (["nosuch://x/a.tar"], "nosuch"),
+        (["t-{00..02.tar"], "its braces do not match"),
     ],
 )
 def test_what_is_wrong_is_named(folder: Path, patterns: list[str], says: str) -> None:
@@ -70,8 +71,8 @@ def info(folder: Path, names: list[str], lengths: list[int]) -> None:
 
 
 def test_counts_are_taken_from_info_json_and_the_rest_is_scanned(folder: Path) -> None:
-    info(folder, ALL[:2], [10, 20])
-    assert [each.samples for each in count(find(["t-*.tar"], str(folder)))] == [10, 20, 3]
+    info(folder, ALL[:2], [4, 5])
+    assert [each.samples for each in count(find(["t-*.tar"], str(folder)))] == [4, 5, 3]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"splits": {"x": {"filenames": ["a"], "shard_lengths": []}}}', "{}"])
@@ -79,6 +80,15 @@ def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> Non
     (folder / "_info.json").write_text(content)
     with pytest.raises(UsageError, match=r"_info.json: does not list shard_lengths"):
         count(find(["t-00.tar"], str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("length", "says"), [(10**12, "more than its 10240 bytes can hold"), (0, "0 samples"), (-3, "-3")]
+)
+def test_counts_that_cannot_be_are_a_problem_of_the_tar(folder: Path, length: int, says: str) -> None:
+    info(folder, ALL[:1], [length])
+    (only,) = count(find(["t-00.tar"], str(folder)))
+    assert says in only.problem
 
 
 def test_short_names_are_unique_and_safe(tmp_path: Path) -> None:
