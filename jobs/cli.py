@@ -1,6 +1,7 @@
 """``vitatlas``: the commands, loaded when they are called, and what their errors look like."""
 
 import importlib
+import signal
 import sys
 
 import click
@@ -52,6 +53,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Errors that a person can mend are one line, not a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that has to go stops like Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -59,7 +61,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except click.Abort:
-        click.echo("vitatlas: stopped", err=True)
+        click.echo("vitatlas: stopped early; the same command goes on", err=True)
         sys.exit(75)
     except AtlasError as error:
         click.echo(f"vitatlas: {error}", err=True)

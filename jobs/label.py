@@ -31,6 +31,7 @@ def command(atlas: str, policy_file: str, formats: str, out: str | None) -> None
 
     policy = read_policy(policy_file)
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
+    show.note_partial(atlas)
     table = label(atlas, policy, [name.strip() for name in formats.split(",")], out)
     statuses = Counter(table["status"].to_pylist())
     show.table(f"labels by {policy.name} in {out}", ["status", "count"], [[k, v] for k, v in statuses.items()])

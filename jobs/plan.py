@@ -23,7 +23,7 @@ def command(shards: tuple[str, ...], spec_file: str | None, out: str | None, **f
       vitatlas plan 'shards/train-{0000..1023}.tar' --out train.atlas \\
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --methods legrad,reciprocam
     """
-    if out is None:
+    if not out:
         raise UsageError("no atlas: say where it is to be made with --out")
     planned(run_spec(shards, spec_file, flags), out)
 

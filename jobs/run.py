@@ -58,7 +58,7 @@ def command(
         if len(places) != 1:
             raise UsageError("name one planned atlas; or shards, and --out for the atlas to make of them")
         out = places[0]
-    elif out is None:
+    elif not out:
         raise UsageError("no atlas: say where it is to be made with --out")
     else:
         planned(run_spec(places, spec_file, flags), out)

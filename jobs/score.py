@@ -31,6 +31,7 @@ def command(atlas: str, truth: str, target: Literal["label", "predicted"], metho
     from pipeline.score import score
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    show.note_partial(atlas)
     table = score(atlas, truth, target, chosen)
     if json_:
         show.as_json(table.to_pylist())

@@ -42,3 +42,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def note_partial(url: str) -> None:
+    """Say so, on standard error, where an atlas is not complete."""
+    from pipeline.store import Atlas
+
+    atlas = Atlas.open(url)
+    if len(atlas.commits) < len(atlas.run.shards):
+        click.echo(f"note     only {len(atlas.commits)} of {len(atlas.run.shards)} tars of {url} are done", err=True)

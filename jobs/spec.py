@@ -45,7 +45,9 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     """
     content = _read(spec_file) if spec_file else {}
     given = {name: value for name, value in flags.items() if value is not None}
-    model = dict(content.get("model") or {})
+    model = content.get("model") or {}
+    if not isinstance(model, dict):
+        raise UsageError(f"{spec_file}: model: must be a mapping of name and pretrained or checkpoint")
     if "model" in given:
         model = {"name": given.pop("model")}
     weights = {name: given.pop(name) for name in ("pretrained", "checkpoint") if name in given}
@@ -72,6 +74,8 @@ def _read(name: str) -> dict[str, Any]:
     try:
         text = ready.read_text() if ready.is_file() else Path(name).read_text()
         content = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: is not a text file") from None
     except OSError as error:
         there = ", ".join(
             sorted(entry.name.removesuffix(".yaml") for entry in files("jobs").joinpath("specs").iterdir())

@@ -22,7 +22,10 @@ def command(atlas: str) -> None:
     checked, problems, missing = verify(atlas)
     if problems:
         listed = "\n  ".join(problems)
-        raise RunFailed(f"{atlas}: {len(problems)} of {checked} objects are not as committed:\n  {listed}")
+        raise RunFailed(
+            f"{atlas}: {len(problems)} of {checked} objects are not as committed:\n  {listed}\n"
+            f"to mend it, remove the commits/TAR.json of the tars they belong to, and: vitatlas run {atlas}"
+        )
     click.echo(f"{atlas}: {checked} objects are as committed")
     if missing:
         raise StoppedEarly(f"{missing} tars are not done yet; go on with: vitatlas run {atlas}")

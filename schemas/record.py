@@ -40,7 +40,8 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the whole"
-            raise UsageError(f"{source}: {field}: {first['msg']}") from None
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{source}: {field}: {reason}") from None
 
 
 def sha256(data: bytes) -> str:

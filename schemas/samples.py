@@ -27,7 +27,7 @@ SAMPLES = pa.schema(
         pa.field("tar", _CATEGORY, nullable=False),
         pa.field("ordinal", pa.int32(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        pa.field("extension", pa.string()),
+        pa.field("member", pa.string()),
         pa.field("status", _CATEGORY, nullable=False),
         pa.field("error", pa.string()),
         pa.field("label", pa.int32()),
@@ -50,8 +50,8 @@ SAMPLES = pa.schema(
 
 - ``row`` – index into every array of ``maps.zarr``: ``tar_index × slot + ordinal``.
 - ``tar``, ``ordinal`` – which tar, and the how-manieth sample in it: the identity of a sample.
-- ``key`` – its WebDataset key, and ``extension`` of its image. Keys need not be unique across tars.
-- ``status``, ``error`` – a ``Status``, and one sentence where it is not ``ok``.
+- ``key`` – its WebDataset key; keys need not be unique across tars. ``member`` – name of its image in the tar.
+- ``status``, ``error`` – a ``Status``, and one sentence where something is wrong.
 - ``label`` – the class of the ``cls`` member. ``prediction``, ``probability`` – the network's top class and
   its softmax probability. ``label_probability``, ``label_rank`` – the same of the label; rank 0 is the top.
 - ``width``, ``height`` – the original in pixels, after the EXIF ``orientation`` (1–8) was applied.

@@ -72,7 +72,7 @@ def draw(
 
 def _pictures(atlas: Atlas, tar: str) -> list[NDArray[np.uint8]]:
     shard = next(shard for shard in atlas.run.shards if shard.tar == tar)
-    encoded = (group.image() or b"" for group in read(shard))
+    encoded = (group.image() or b"" for group in read(shard, atlas.run.slot))
     return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
 
 

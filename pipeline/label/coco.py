@@ -31,7 +31,7 @@ class Coco:
             images.append(
                 {
                     "id": sample["row"],
-                    "file_name": f"{sample['key']}.{sample['extension']}",
+                    "file_name": sample["member"],
                     "width": sample["width"],
                     "height": sample["height"],
                 }

@@ -33,6 +33,8 @@ def read_policy(path: str | Path) -> Policy:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not a text file") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):

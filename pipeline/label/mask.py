@@ -104,7 +104,8 @@ def _normalise(values: NDArray[np.floating], bounds: NDArray[np.floating], polic
 def _threshold(picture: NDArray[np.float32], cut: Cut) -> float:
     if cut.kind == "otsu":
         grey = np.clip(picture * 255, 0, 255).astype(np.uint8)
-        return cv2.threshold(grey, 0, 1, cv2.THRESH_OTSU)[0] / 255
+        # Foreground is above the last grey level of the background, so above where the next one begins.
+        return (cv2.threshold(grey, 0, 1, cv2.THRESH_OTSU)[0] + 1) / 255
     assert cut.at is not None
     return float(np.percentile(picture, cut.at)) if cut.kind == "percentile" else cut.at
 

@@ -9,13 +9,14 @@ from PIL import Image
 
 from pipeline.label.exporter import dumps
 from pipeline.label.mask import Label, Mask
+from schemas.samples import Status
 
 
 class Png:
     """``<key>.mask.png`` and ``<key>.json`` for each sample; a zip-join with the input tars pairs them.
 
     The PNG is indexed, one bit deep: 0 background, 1 object, shown black and white. A sample without a map
-    has a JSON that says why, and no PNG.
+    has a JSON that says why, and no PNG; one whose key is unsafe or not its own has neither.
     """
 
     def name(self, tar: str) -> str:
@@ -25,6 +26,8 @@ class Png:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for label in labels:
+                if label.status in (Status.UNSAFE_KEY, Status.DUPLICATE_KEY):
+                    continue  # no name of its own to be written under; the label table has it
                 if label.mask is not None:
                     _add(archive, f"{label.sample['key']}.mask.png", encode_mask(label.mask))
                 _add(archive, f"{label.sample['key']}.json", dumps(_about(label, policy_hash)))

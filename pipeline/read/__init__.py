@@ -3,7 +3,7 @@
 from pipeline.read.batches import Batch, Sample, batches, decoders
 from pipeline.read.decode import Picture, Undecodable, decode
 from pipeline.read.geometry import Frame, Placement
-from pipeline.read.shards import count, find
+from pipeline.read.shards import absolute, count, find
 
 __all__ = [
     "Batch",
@@ -12,6 +12,7 @@ __all__ = [
     "Placement",
     "Sample",
     "Undecodable",
+    "absolute",
     "batches",
     "count",
     "decode",

@@ -28,15 +28,15 @@ class Sample:
 
     Attributes:
         ordinal: place in the tar, from 0.
-        extension: of its image, lower-cased, without dot.
+        member: name of its image in the tar.
         label: the class index, or None where there is none that can be used.
         picture: None unless ``status`` is ``ok``.
-        error: one sentence where ``status`` is not ``ok``.
+        error: one sentence where ``status`` is not ``ok``, or where a label that is not needed is wrong.
     """
 
     ordinal: int
     key: str
-    extension: str | None
+    member: str | None
     label: int | None
     picture: Picture | None
     status: Status
@@ -65,17 +65,20 @@ def decoders(processes: int) -> Executor:
     return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))
 
 
-def batches(shard: ShardRecord, frame: Frame, batch_size: int, classes: int | None, pool: Executor) -> Iterator[Batch]:
+def batches(
+    shard: ShardRecord, room: int, frame: Frame, batch_size: int, classes: int | None, pool: Executor
+) -> Iterator[Batch]:
     """Batches of a tar, in its order.
 
     Args:
+        room: rows that the tar owns.
         classes: a label must be below it; None if labels are not needed, so that a sample without one is
             as good as any.
 
     Raises:
         BadTar: see ``read``.
     """
-    groups = read(shard)
+    groups = read(shard, room)
     ordinals = count()
     first: dict[str, int] = {}
     ahead: deque[list[tuple[Sample, Future[Picture | str] | None]]] = deque()
@@ -108,7 +111,7 @@ def _check(ordinal: int, group: Group[bytes], classes: int | None, first: dict[s
     if key in first:
         status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this tar has the same key"
     first.setdefault(key, ordinal)
-    return Sample(ordinal, key, group.image_extension(), label, None, status, error)
+    return Sample(ordinal, key, group.image_name(), label, None, status, error)
 
 
 def _is_utf8(key: str) -> bool:
@@ -121,17 +124,22 @@ def _is_utf8(key: str) -> bool:
 
 
 def _label(group: Group[bytes], classes: int | None) -> tuple[int | None, Status, str | None]:
+    """The label, and what is wrong with it. Where none is needed, a wrong one is only remarked on."""
     text = group.members.get(LABEL)
+    label, status, error = None, Status.OK, None
     if text is None:
-        if classes is None:
-            return None, Status.OK, None
-        return None, Status.MISSING_LABEL, f"no .{LABEL} member"
-    if not _DECIMAL.fullmatch(text):
-        return None, Status.BAD_LABEL, f"the .{LABEL} member is {text[:40]!r}, not a decimal number of up to 9 digits"
-    label = int(text)
-    if classes is not None and not 0 <= label < classes:
-        return None, Status.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
-    return label, Status.OK, None
+        if classes is not None:
+            status, error = Status.MISSING_LABEL, f"no .{LABEL} member"
+    elif not _DECIMAL.fullmatch(text):
+        status, error = (
+            Status.BAD_LABEL,
+            f"the .{LABEL} member is {text[:40]!r}, not a number of up to 9 digits",
+        )
+    else:
+        label = int(text)
+        if classes is not None and not 0 <= label < classes:
+            status, error = Status.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
+    return label, Status.OK if classes is None else status, error
 
 
 def _decode(data: bytes, frame: Frame) -> Picture | str:

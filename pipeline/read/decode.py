@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.read.geometry import Frame, Placement
 
@@ -16,6 +16,16 @@ MAX_PIXELS = 100_000_000
 """Larger pictures are not decoded: one would take more memory than a batch."""
 
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each EXIF orientation upright."""
 
 
 class Undecodable(Exception):
@@ -59,7 +69,14 @@ def decode(data: bytes, frame: Frame) -> Picture:
             raise Undecodable(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         image.load()
         orientation = _orientation(image)
-        image = _rgb(ImageOps.exif_transpose(image) if orientation != 1 else image)
+        image = _rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation]))
+        placement = frame.place(image.width, image.height)
+        resized_width, resized_height = placement.size
+        if resized_width * resized_height > MAX_PIXELS:  # much longer than wide, and to be cropped
+            raise Undecodable(f"{image.width}×{image.height} become {resized_width}×{resized_height} before the crop")
+        resized = image.resize(placement.size, Image.Resampling[frame.interpolation.upper()])
+        box = (placement.left, placement.top, placement.left + frame.width, placement.top + frame.height)
+        pixels = np.asarray(resized.crop(box)).transpose(2, 0, 1)
     except Undecodable:
         raise
     except Image.DecompressionBombError:
@@ -68,10 +85,6 @@ def decode(data: bytes, frame: Frame) -> Picture:
         raise Undecodable(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, OverflowError, MemoryError) as error:
         raise Undecodable(f"{type(error).__name__}: {error}") from None
-    placement = frame.place(image.width, image.height)
-    filtered = image.resize(placement.size, Image.Resampling[frame.interpolation.upper()])
-    box = (placement.left, placement.top, placement.left + frame.width, placement.top + frame.height)
-    pixels = np.asarray(filtered.crop(box)).transpose(2, 0, 1)
     return Picture(
         pixels=np.ascontiguousarray(pixels),
         width=image.width,

@@ -16,12 +16,13 @@ from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
 _BLOCK = 512
+_SUFFIX = re.compile(r"\.(tar(\.\w+)?|tgz)$")
 INFO = "_info.json"
 """Where ImageNet-like collections keep the number of samples of each tar."""
 
 
-def find(patterns: Sequence[str], root: str = "", allow_pipe: bool = False) -> tuple[str, ...]:
-    """URLs of all tars, in order: braces expanded, ``*`` matched, local paths made absolute.
+def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
+    """URLs of all tars, in order: braces expanded and ``*`` matched, unless a file has that very name.
 
     Raises:
         UsageError: a pattern matches nothing, a tar does not exist or is named twice, or a shard is a
@@ -33,39 +34,45 @@ def find(patterns: Sequence[str], root: str = "", allow_pipe: bool = False) -> t
             if not allow_pipe:
                 raise UsageError(f"{pattern}: runs a shell command; say --allow-pipe if that is meant")
             urls.append(pattern)
-            continue
-        try:
-            expanded = expand_urls(_under(pattern, root))
-        except ValueError as error:
-            raise UsageError(f"{pattern}: its braces do not match ({error})") from None
-        for url in expanded:
-            urls.extend(_match(url))
+        elif os.path.isfile(pattern):
+            urls.append(pattern)
+        else:
+            for url in _expand(pattern):
+                urls.extend(_match(url))
     twice = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
     if twice:
         raise UsageError(f"{min(twice)}: is named twice; name each shard once")
     return tuple(urls)
 
 
-def _under(pattern: str, root: str) -> str:
-    if "://" in pattern or pattern.startswith("/"):
+def absolute(pattern: str, root: str = "") -> str:
+    """A pattern that means the same in every process. ``root`` is what a relative one stands in."""
+    if "://" in pattern or pattern.startswith(("/", "pipe:")):
         return pattern
     if "://" in root:
         return root.rstrip("/") + "/" + pattern
     return os.path.abspath(os.path.join(root, pattern))
 
 
+def _expand(pattern: str) -> list[str]:
+    try:
+        return list(expand_urls(pattern))
+    except ValueError as error:
+        raise UsageError(f"{pattern}: its braces do not match ({error})") from None
+
+
 def _match(url: str) -> list[str]:
     files, path = locate(url)
-    if re.search(r"[*?\[]", path):
-        found = sorted(files.glob(path))
-        if not found:
-            raise UsageError(f"{url}: no shard matches")
-        return [files.unstrip_protocol(name) if "://" in url else name for name in found]
     if files.isdir(path):
         raise UsageError(f"{url}: is a folder; name its tars, as in '{url.rstrip('/')}/*.tar'")
-    if not files.exists(path):
+    if files.exists(path):
+        return [url]
+    if not re.search(r"[*?\[]", path):
         raise UsageError(f"{url}: no such shard")
-    return [url]
+    found = sorted(files.glob(path))
+    if not found:
+        raise UsageError(f"{url}: no shard matches")
+    return [files.unstrip_protocol(name) if "://" in url else name for name in found]
 
 
 def count(urls: Sequence[str], progress: Callable[[int], None] = lambda done: None) -> tuple[ShardRecord, ...]:
@@ -119,18 +126,21 @@ def _lengths(folder: str) -> dict[str, int]:
         return {}
     try:
         splits = json.loads(files.cat_file(path))["splits"].values()
-        return {
-            name: int(length)
+        lengths = {
+            name: length
             for split in splits
             for name, length in zip(split["filenames"], split["shard_lengths"], strict=True)
         }
+        if not all(isinstance(length, int) for length in lengths.values()):
+            raise ValueError("a length is not a whole number")
+        return lengths
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{folder}/{INFO}: does not list shard_lengths of its filenames ({error})") from None
 
 
 def _names(urls: Sequence[str]) -> list[str]:
     """A short name for each tar, unique and safe as a file name."""
-    stems = [re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(url).name.partition(".")[0])[:100] for url in urls]
+    stems = [re.sub(r"[^A-Za-z0-9_.-]|^\.", "_", _SUFFIX.sub("", PurePosixPath(url).name))[:100] for url in urls]
     return [
         stem if stem and stems.count(stem) == 1 else f"{stem or 'shard'}.{index}" for index, stem in enumerate(stems)
     ]

@@ -6,9 +6,11 @@ another.
 """
 
 import io
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,32 +24,44 @@ from webdataset.tariterators import base_plus_ext, tar_file_expander
 from schemas.errors import BadTar
 from schemas.run import ShardRecord
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
+IMAGES = ("jpg", "jpeg", "jfif", "png", "webp", "ppm", "bmp")
 """Extensions of images, in the order in which one is taken where a sample has several."""
 LABEL = "cls"
+_OTHER_IMAGES = ("gif", "tif", "tiff", "avif", "heic", "jp2")  # not read, but not lost either
 
 _META = re.compile(r"__[^/]*__($|/)")
 _BLOCK = 512
-_SLACK = 2 * tarfile.RECORDSIZE
+# What tarfile and the decompressors under it raise for bytes that are no tar, or not all of one.
+_BROKEN = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+_REASONS = {
+    "empty file": "it is empty",
+    "unexpected end of data": "it is truncated",
+    "could not be opened": "it is not a tar",
+    "not a tar file": "it is not a tar",
+}
 
 T = TypeVar("T")
 
 
 @dataclass
 class Group(Generic[T]):
-    """Members of one sample by lower-cased extension; what they hold is up to the reader."""
+    """Members of one sample by lower-cased extension; what they hold is up to the reader.
+
+    Attributes:
+        names: of the members in the tar, by the same extension.
+    """
 
     key: str
     members: dict[str, T]
-
-    def image_extension(self) -> str | None:
-        """Extension of the image member, if there is one."""
-        return next((extension for extension in IMAGES if extension in self.members), None)
+    names: dict[str, str]
 
     def image(self) -> T | None:
         """The image member, if there is one."""
-        extension = self.image_extension()
-        return None if extension is None else self.members[extension]
+        return next((self.members[extension] for extension in IMAGES if extension in self.members), None)
+
+    def image_name(self) -> str | None:
+        """Its name in the tar."""
+        return next((self.names[extension] for extension in IMAGES if extension in self.names), None)
 
 
 def group(members: Iterable[tuple[str, T]]) -> Iterator[Group[T]]:
@@ -60,33 +74,47 @@ def group(members: Iterable[tuple[str, T]]) -> Iterator[Group[T]]:
     current: Group[T] | None = None
     for name, value in members:
         key, extension = base_plus_ext(name)
-        if key is None or _META.match(name):
-            continue
+        if key is None or _META.match(name) or name.rpartition("/")[2].startswith("."):
+            continue  # hidden files, such as those that macOS puts beside each file
         extension = extension.lower()
         if current is None or key != current.key or extension in current.members:
             if current is not None and _is_sample(current):
                 yield current
-            current = Group(key, {})
+            current = Group(key, {}, {})
         current.members[extension] = value
+        current.names[extension] = name
     if current is not None and _is_sample(current):
         yield current
 
 
 def key_of(name: str) -> str:
-    """The key of a file by WebDataset's rule; its name itself where it has no extension."""
-    return base_plus_ext(name)[0] or name
+    """The key of a file by WebDataset's rule, without a leading ``./``; its name where it has no extension."""
+    return str(base_plus_ext(name)[0] or name).removeprefix("./")
 
 
 def _is_sample(candidate: Group[Any]) -> bool:
-    return any(ext == LABEL or ext.rpartition(".")[2] in IMAGES for ext in candidate.members)
+    return any(ext == LABEL or ext.rpartition(".")[2] in (*IMAGES, *_OTHER_IMAGES) for ext in candidate.members)
 
 
-def read(shard: ShardRecord) -> Iterator[Group[bytes]]:
+def read(shard: ShardRecord, room: int) -> Iterator[Group[bytes]]:
     """Samples of a tar with the bytes of their members. Nothing is decoded here.
+
+    A tar that can be sought in is scanned first, so that one that is damaged, even behind its last sample,
+    yields nothing. One that was damaged when it was planned and is whole now may hold any number of samples
+    that there is room for.
+
+    Args:
+        room: rows that the tar owns.
 
     Raises:
         BadTar: it cannot be read to its end, or does not hold as many samples as were planned.
     """
+    expected = None if shard.problem else shard.samples
+    if _is_local(shard.url):
+        found = scan(shard.url)
+        if found.problem:
+            raise BadTar(f"{shard.url}: {found.problem}")
+        _compare(shard.url, found.samples, expected, room)
     count = 0
     try:
         with _open(shard.url) as stream:
@@ -94,14 +122,18 @@ def read(shard: ShardRecord) -> Iterator[Group[bytes]]:
             files = webdataset.DataPipeline(source, _expand)
             for sample in group((file["fname"], file["data"]) for file in files):
                 count += 1
-                if count > shard.samples:
-                    break
-                yield sample
-    except (tarfile.TarError, EOFError, OSError) as error:
+                if count <= room:
+                    yield sample
+    except _BROKEN as error:
         raise BadTar(f"{shard.url}: cannot be read past sample {count}: {_reason(error)}") from error
-    if count != shard.samples:
-        more = "more" if count > shard.samples else f"only {count}"
-        raise BadTar(f"{shard.url}: {shard.samples} samples were planned, but it holds {more}: plan again")
+    _compare(shard.url, count, expected, room)
+
+
+def _compare(url: str, count: int, expected: int | None, room: int) -> None:
+    if expected is not None and count != expected:
+        raise BadTar(f"{url}: {expected} samples were planned, it holds {count}; restore it, or plan another atlas")
+    if count > room:
+        raise BadTar(f"{url}: it holds {count} samples, but has room for {room}; plan another atlas")
 
 
 def _expand(source: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -123,7 +155,7 @@ def scan(url: str) -> Scan:
 
     Never raises for what is wrong with a tar: the problem is returned, with the samples in front of it.
     """
-    count, size = 0, -1
+    count, size, linked = 0, -1, None
     try:
         with _open(url) as stream:
             seekable = not url.startswith("pipe:")
@@ -131,32 +163,53 @@ def scan(url: str) -> Scan:
                 size = stream.seek(0, io.SEEK_END)
                 stream.seek(0)
             with tarfile.open(fileobj=stream, mode="r:*" if seekable else "r|*") as archive:
-                names = ((member.name, None) for member in archive if member.isreg())
+                names: list[tuple[str, None]] = []
+                for member in archive:
+                    if member.isreg():
+                        names.append((member.name, None))
+                    elif member.islnk() and linked is None:
+                        linked = member.name
                 count = sum(1 for _ in group(names))
-                compressed = archive.fileobj is not stream
-                problem = None if compressed or not seekable else _ending(stream, archive.offset, size)
-    except (tarfile.TarError, EOFError, OSError) as error:
+                problem = _ending(cast(IO[bytes], archive.fileobj), archive.offset) if seekable else None
+    except _BROKEN as error:
         problem = _reason(error)
+    if problem is None and linked is not None:
+        problem = f"{linked} is a hard link, whose contents a stream cannot find; pack it with --hard-dereference"
     if problem is None and count == 0:
         problem = "it holds no samples"
     return Scan(count, size, problem)
 
 
-def _ending(stream: IO[bytes], offset: int, size: int) -> str | None:
-    """What is wrong where the headers end. Python's tarfile takes a broken header for the end, silently."""
+def _ending(stream: IO[bytes], offset: int) -> str | None:
+    """What is wrong where the headers end. Python's tarfile takes a broken header for the end, silently.
+
+    Reading on to the end also makes a compressed stream compare its checksum.
+    """
     stream.seek(offset)
     block = stream.read(_BLOCK)
     if not block:
-        return f"it is truncated: it ends at byte {size} without the mark of its end"
+        return f"it is truncated: it ends at byte {offset} without the mark of its end"
     if block.strip(b"\0"):
         return f"its header at byte {offset} is broken"
-    if size - offset > _SLACK:
-        return f"{size - offset} bytes follow the mark of its end at byte {offset}"
+    while block:
+        block = stream.read(1 << 20)
+        if block.strip(b"\0"):
+            return f"something follows the mark of its end at byte {offset}"
     return None
 
 
 def _reason(error: Exception) -> str:
-    return {"empty file": "it is empty", "unexpected end of data": "it is truncated"}.get(str(error), str(error))
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    text = str(error.args[0] if error.args else error).strip().partition("\n")[0]
+    for says, reason in _REASONS.items():
+        if says in text:
+            return reason
+    return f"{text} ({type(error).__name__})"
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url and not url.startswith("pipe:")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.run.outcome import Outcome, SetAside
 from pipeline.run.progress import RunProgress
 from pipeline.store import Atlas
-from schemas.errors import RunFailed, StoppedEarly
+from schemas.errors import RunFailed, StoppedEarly, UsageError
 
 Executor = Literal["ray", "inline"]
 
@@ -40,7 +40,7 @@ def run(
     if pending:
         aside = []
         try:
-            with RunProgress(atlas.run, len(atlas.run.shards) - len(pending)) as progress, _interruptible():
+            with RunProgress(atlas.run, len(atlas.run.shards) - len(pending)) as progress, interruptible():
                 for outcome in _outcomes(url, pending, executor, address, actors, decode_processes):
                     progress.show(outcome)
                     if isinstance(outcome, SetAside):
@@ -53,7 +53,10 @@ def run(
                 f"{len(aside)} of {len(atlas.run.shards)} tars could not be done:\n  {reasons}\n"
                 f"mend them and go on with: vitatlas run {url}"
             )
-    return Atlas.open(url)
+    finished = Atlas.open(url)
+    if not any(commit.ok for commit in finished.commits.values()):
+        raise RunFailed(f"no image of {url} has maps; vitatlas status {url} says why")
+    return finished
 
 
 def _outcomes(
@@ -64,6 +67,8 @@ def _outcomes(
     actors: int | None,
     decode_processes: int | None,
 ) -> Iterator[Outcome]:
+    if executor == "ray" and url.startswith("memory:"):
+        raise UsageError(f"{url}: is memory of this process, which no actor can see; use --executor inline")
     if executor == "inline":
         from pipeline.run.inline import inline
 
@@ -71,22 +76,22 @@ def _outcomes(
     else:
         from pipeline.run.pool import cluster, pool  # Ray is needed only here
 
-        with cluster(address), _interruptible():  # again: ray.init puts its own handler for SIGTERM
+        with cluster(address), interruptible():  # again: ray.init puts its own handler for SIGTERM
             yield from pool(url, units, actors, decode_processes)
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM, as sent to a job that has to go, is taken like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.explain.load import LOCAL, Loaded, load
 from pipeline.explain.maps import supported
 from pipeline.explain.registry import methods as registry
-from pipeline.read import Frame, count, find
+from pipeline.read import Frame, absolute, count, find
 from pipeline.store import Objects, arrays
 from schemas.errors import SpecDrift, UsageError
 from schemas.layout import RUN
@@ -36,7 +36,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     """
     objects = Objects(out)
     spec = _absolute(spec)
-    urls = find(spec.shards, spec.root, spec.allow_pipe)
+    urls = find(spec.shards, spec.allow_pipe)
     if objects.exists(RUN):
         return _same(RunRecord.read(objects.get(RUN), f"{out}/{RUN}"), spec, urls, out)
     loaded = load(spec.model)
@@ -50,15 +50,15 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 
 
 def _absolute(spec: RunSpec) -> RunSpec:
-    """The spec with local paths that mean the same in every process."""
+    """The spec with paths that mean the same in every process and from every folder."""
     model = spec.model
     if model.checkpoint:
         model = model.model_copy(update={"checkpoint": os.path.abspath(model.checkpoint)})
     if model.name.startswith(LOCAL):
         folder = os.path.abspath(model.name.removeprefix(LOCAL))
         model = model.model_copy(update={"name": LOCAL + folder})
-    root = spec.root if "://" in spec.root else os.path.abspath(spec.root)
-    return spec.model_copy(update={"model": model, "root": root})
+    shards = tuple(absolute(pattern, spec.root) for pattern in spec.shards)
+    return spec.model_copy(update={"model": model, "shards": shards, "root": ""})
 
 
 def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:

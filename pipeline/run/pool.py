@@ -5,6 +5,8 @@ restarted by Ray; the pool replaces them, so that a death is one event with one 
 """
 
 import logging
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +35,7 @@ def cluster(address: str | None) -> Iterator[None]:
     """
     joined = ray.is_initialized()
     if not joined:
+        _reach(address or os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -42,6 +45,17 @@ def cluster(address: str | None) -> Iterator[None]:
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries for many minutes to reach a head that is not there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # local, auto: Ray finds out at once
+    try:
+        socket.create_connection((host, int(port)), timeout=15).close()
+    except (OSError, OverflowError) as error:
+        raise RunFailed(f"no Ray cluster at {address} ({error}); start one, or say --address local") from None
 
 
 def capacity() -> tuple[int, bool]:

@@ -18,7 +18,7 @@ from pipeline.explain.trace import undisturbed
 from pipeline.read import Batch, Frame, Sample, batches, decoders
 from pipeline.run.plan import versions
 from pipeline.store import Atlas, Sink
-from schemas.errors import BadTar, SpecDrift
+from schemas.errors import SpecDrift
 from schemas.run import CommitRecord
 
 
@@ -65,13 +65,11 @@ class Worker:
             BadTar: it cannot be read as planned. Nothing of it has been written.
         """
         shard, spec = self.run.shards[tar_index], self.run.spec
-        if shard.problem:
-            raise BadTar(f"{shard.url}: {shard.problem}; fetch it again, and plan anew if its contents change")
         sink = Sink(self.objects, self.run, tar_index)
         classes = self.run.model.classes if "label" in spec.targets else None
         self.watch.start()
         with undisturbed(self.model):
-            for batch in batches(shard, self.frame, spec.batch_size, classes, self.decoders):
+            for batch in batches(shard, self.run.slot, self.frame, spec.batch_size, classes, self.decoders):
                 self.watch.lap("read")
                 self._explain(batch, sink)
                 self.watch.lap("collect")
@@ -103,14 +101,14 @@ class Worker:
 
 def _usable(label: int | None, classes: int) -> int:
     """A class that can be computed with; where there is none, the result is not kept."""
-    return label if label is not None and label < classes else 0
+    return label if label is not None and 0 <= label < classes else 0
 
 
 def _row(sample: Sample) -> dict[str, Any]:
     row: dict[str, Any] = {
         "ordinal": sample.ordinal,
         "key": sample.key,
-        "extension": sample.extension,
+        "member": sample.member,
         "status": sample.status,
         "error": sample.error,
         "label": sample.label,
@@ -135,7 +133,7 @@ def _predicted(probabilities: NDArray[np.float64], label: int | None) -> dict[st
     """Columns on what the network thinks. probabilities: float64 [C]."""
     prediction = int(probabilities.argmax())
     columns: dict[str, Any] = {"prediction": prediction, "probability": float(probabilities[prediction])}
-    if label is not None and label < len(probabilities):
+    if label is not None and 0 <= label < len(probabilities):
         columns["label_probability"] = float(probabilities[label])
         columns["label_rank"] = int((probabilities > probabilities[label]).sum())
     return columns

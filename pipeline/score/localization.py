@@ -37,6 +37,7 @@ def score_map(
         float64 [224, 224] in [0, 1]; all 0 where the map has a NaN or is constant.
     """
     x0, y0, x1, y1 = (round(SIDE * min(1, max(0, edge))) for edge in window)
+    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)  # of a picture many times longer than wide
     resized = cv2.resize(values.astype(np.float64), (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
     low, high = resized.min(), resized.max()
     scaled = np.zeros((SIDE, SIDE))

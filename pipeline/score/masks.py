@@ -18,7 +18,7 @@ def mask_iou(atlas: Atlas, policy: Policy, truth: Mapping[str, Truth]) -> float:
     overlaps = []
     for tar in atlas.commits:
         for label in labels_of(atlas, tar, policy):
-            known = truth.get(label.sample["key"])
+            known = truth.get(label.sample["key"].removeprefix("./"))
             real = known.mask if known is not None else None
             if label.mask is None or real is None:
                 continue

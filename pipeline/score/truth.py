@@ -1,7 +1,7 @@
 """What really is in the pictures: boxes and masks from a COCO file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from pipeline.read.tar import key_of
-from pipeline.score.localization import Boxes, resize_boxes, resize_mask
+from pipeline.score.localization import Boxes, resize_boxes
 from schemas.errors import UsageError
 
 INSTANCES = "instances.json"
@@ -23,10 +23,12 @@ class Truth:
     """The objects of one picture.
 
     Attributes:
+        key: of the picture, for what is wrong with it.
         width, height: of the picture, in pixels.
         annotations: as COCO has them.
     """
 
+    key: str
     width: int
     height: int
     annotations: tuple[Mapping[str, Any], ...]
@@ -37,15 +39,33 @@ class Truth:
 
     @property
     def boxes(self) -> Boxes:
-        """int [m, 4] on the grid of the protocol: x0, y0, x1, y1, ends inclusive."""
-        corners = np.array([each["bbox"] for each in self._objects], np.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2] - 1
-        return resize_boxes(corners.round().astype(np.int64), self.width, self.height)
+        """int [m, 4] on the grid of the protocol: x0, y0, x1, y1, ends inclusive.
+
+        Raises:
+            UsageError: a box has no area, or none of it lies in the picture.
+        """
+        corners = np.array([self._corners(each) for each in self._objects], np.int64).reshape(-1, 4)
+        return resize_boxes(corners, self.width, self.height)
+
+    def _corners(self, annotation: Mapping[str, Any]) -> list[int]:
+        try:
+            x, y, width, height = (float(side) for side in annotation["bbox"])
+            box = [x, y, x + width - 1, y + height - 1]
+            whole = [round(min(max(side, 0), limit - 1)) for side, limit in zip(box, self._size * 2, strict=True)]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._wrong(annotation, "bbox", error) from None
+        if not (width > 0 and height > 0 and x < self.width and y < self.height and x + width > 0 and y + height > 0):
+            raise self._wrong(annotation, "bbox", "it has no area in the picture")
+        return whole
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.width, self.height
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:
         """bool [height, width], union of the objects; None where one has a box only."""
-        if not all("segmentation" in each for each in self._objects):
+        if not all(each.get("segmentation") for each in self._objects):
             return None
         return self._union(self._objects)
 
@@ -54,22 +74,29 @@ class Truth:
         """bool [height, width]: crowd regions, which COCO leaves out of every count."""
         return self._union([each for each in self.annotations if each.get("iscrowd")])
 
-    def on_grid(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mask of this picture on the grid of the protocol."""
-        return resize_mask(mask)
-
-    def _union(self, annotations: Any) -> NDArray[np.bool_]:
+    def _union(self, annotations: Iterable[Mapping[str, Any]]) -> NDArray[np.bool_]:
         union = np.zeros((self.height, self.width), bool)
         for each in annotations:
-            union |= rle.decode(self._coded(each["segmentation"])).astype(bool)
+            try:
+                union |= rle.decode(self._coded(each["segmentation"])).astype(bool)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise self._wrong(each, "segmentation", error) from None
         return union
 
     def _coded(self, segmentation: Any) -> Any:
         if isinstance(segmentation, list):  # polygons
             return rle.merge(rle.frPyObjects(segmentation, self.height, self.width))
+        if list(segmentation["size"]) != [self.height, self.width]:
+            raise ValueError(f"its size is {segmentation['size']}, not that of the picture")
         if isinstance(segmentation["counts"], list):  # run lengths without compression
             return rle.frPyObjects(segmentation, self.height, self.width)
         return segmentation
+
+    def _wrong(self, annotation: Mapping[str, Any], field: str, why: object) -> UsageError:
+        return UsageError(
+            f"truth of {self.key}: the {field} of annotation {annotation.get('id')} cannot be used "
+            f"({str(annotation.get(field))[:60]}: {why})"
+        )
 
 
 def read_truth(path: str | Path) -> dict[str, Truth]:
@@ -87,10 +114,13 @@ def read_truth(path: str | Path) -> dict[str, Truth]:
         annotations: dict[int, list[Mapping[str, Any]]] = {}
         for each in content["annotations"]:
             annotations.setdefault(each["image_id"], []).append(each)
-        return {
-            key_of(image["file_name"]): Truth(image["width"], image["height"], tuple(annotations.get(image["id"], ())))
-            for image in content["images"]
-        }
+        truth: dict[str, Truth] = {}
+        for image in content["images"]:
+            key = key_of(image["file_name"])
+            if key in truth:
+                raise UsageError(f"{file}: two pictures have the key {key}")
+            truth[key] = Truth(key, image["width"], image["height"], tuple(annotations.get(image["id"], ())))
+        return truth
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:

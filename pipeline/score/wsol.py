@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.parallel import over
-from pipeline.score.localization import BoxCounter, PixelCounter, score_map
+from pipeline.score.localization import BoxCounter, PixelCounter, resize_mask, score_map
 from pipeline.score.truth import Truth, read_truth
 from pipeline.store import Atlas
 from schemas.errors import UsageError
@@ -52,7 +52,7 @@ def score(url: str, truth: str, target: Target = "label", methods: Sequence[str]
         if method not in atlas.methods:
             raise UsageError(f"{url}: has no maps of {method!r}, only {', '.join(atlas.methods)}")
     known = read_truth(truth)
-    chosen = tuple(methods) or atlas.methods
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
     work = partial(_score_tar, url, known, target, chosen)
     totals = {method: Counters() for method in chosen}
     for part in over(work, list(atlas.commits), "score"):
@@ -84,8 +84,8 @@ def _score_tar(
         if not len(boxes):
             continue
         mask = known.mask
-        inside = None if mask is None else known.on_grid(mask)
-        ignored = known.on_grid(known.ignore)
+        inside = None if mask is None else resize_mask(mask)
+        ignored = resize_mask(known.ignore)
         window = _window(atlas.run, sample)
         for method in methods:
             values = score_map(maps[method][place], window)
@@ -99,7 +99,7 @@ def _score_tar(
 
 
 def _truth_of(sample: dict[str, Any], truth: dict[str, Truth]) -> Truth:
-    key = sample["key"]
+    key = sample["key"].removeprefix("./")
     if key not in truth:
         raise UsageError(f"{key}: the truth has no such picture; add it, or score an atlas of its pictures only")
     known = truth[key]

@@ -5,6 +5,7 @@ else: so each object is written once and whole, its checksum is known before it 
 ever reads, merges or touches metadata.
 """
 
+import json
 import warnings
 from typing import Any
 
@@ -22,6 +23,42 @@ from schemas.run import ObjectRecord, RunRecord
 
 def create(objects: Objects, run: RunRecord) -> None:
     """Write the metadata of the group and of all its arrays. Nothing else ever writes metadata."""
+    contents = _metadata(run)
+    for key in sorted(contents, reverse=True):  # the group's own metadata last
+        objects.put(f"{MAPS}/{key}", contents[key].to_bytes())
+
+
+def wrong(objects: Objects, run: RunRecord) -> list[str]:
+    """A sentence for each part of the metadata that is not as it was created."""
+    problems = []
+    for key, value in _metadata(run).items():
+        name = f"{MAPS}/{key}"
+        try:
+            found = objects.get(name)
+        except FileNotFoundError:
+            problems.append(f"{name}: is missing")
+            continue
+        if not _same(found, value.to_bytes()):
+            problems.append(f"{name}: is not what the plan wrote")
+    return problems
+
+
+def _same(found: bytes, expected: bytes) -> bool:
+    """Equal bytes, or equal shapes, chunks, codecs and dimensions as another version of zarr writes them."""
+    if found == expected:
+        return True
+    try:
+        pair = [json.loads(data) for data in (found, expected)]
+    except ValueError:
+        return False
+    return all(pair[0].get(field) == pair[1].get(field) for field in _DECISIVE)
+
+
+_DECISIVE = ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "dimension_names")
+
+
+def _metadata(run: RunRecord) -> dict[str, Buffer]:
+    """All that the plan writes into the Zarr store, by key."""
     contents: dict[str, Buffer] = {}
     store = MemoryStore(contents)
     group = zarr.create_group(store, attributes={"targets": list(run.spec.targets), "spec": run.spec_hash})
@@ -36,8 +73,7 @@ def create(objects: Objects, run: RunRecord) -> None:
         # changes metadata later, it cannot go stale, and it opens a remote atlas with one request.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(store)
-    for key in sorted(contents, reverse=True):  # the group's own metadata last
-        objects.put(f"{MAPS}/{key}", contents[key].to_bytes())
+    return contents
 
 
 def _create(group: zarr.Group, name: str, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """The reader of an atlas."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
@@ -40,10 +41,9 @@ class Atlas:
             data = objects.get(RUN)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); make one with vitatlas plan") from None
-        run = RunRecord.read(data, f"{url}/{RUN}")
-        if run.format > FORMAT:
-            raise UsageError(f"{url}: has format {run.format}, this version reads up to {FORMAT}; update it")
-        return cls(objects, run)
+        if (found := _format(data)) > FORMAT:
+            raise UsageError(f"{url}: has format {found}, this version reads up to {FORMAT}; update it")
+        return cls(objects, RunRecord.read(data, f"{url}/{RUN}"))
 
     def __repr__(self) -> str:
         done = f"{len(self.commits)} of {len(self.run.shards)} tars"
@@ -54,10 +54,20 @@ class Atlas:
         """Commit records of the finished tars, by tar, in the order of the run."""
         present = set(self.objects.list(COMMITS))
         return {
-            shard.tar: CommitRecord.read(self.objects.get(commit_object(shard.tar)), commit_object(shard.tar))
-            for shard in self.run.shards
+            shard.tar: self._commit(index, shard.tar)
+            for index, shard in enumerate(self.run.shards)
             if f"{shard.tar}.json" in present
         }
+
+    def _commit(self, index: int, tar: str) -> CommitRecord:
+        where = f"{self.objects.url}/{commit_object(tar)}"
+        try:
+            record = CommitRecord.read(self.objects.get(commit_object(tar)), where)
+            if (record.tar, record.tar_index) != (tar, index):
+                raise UsageError(f"{where}: is of tar {record.tar}")
+        except UsageError as error:
+            raise RunFailed(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
+        return record
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -82,7 +92,10 @@ class Atlas:
 
     def _samples_of(self, tar: str, columns: Sequence[str] | None = None) -> pa.Table:
         data = pa.BufferReader(self.objects.get(samples_object(tar)))
-        return pq.read_table(data, columns=None if columns is None else list(columns))
+        try:
+            return pq.read_table(data, columns=None if columns is None else list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunFailed(f"{self.objects.url}/{samples_object(tar)}: cannot be read ({error})") from None
 
     def maps(self, method: str) -> xarray.DataArray:
         """All maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is none.
@@ -93,11 +106,11 @@ class Atlas:
         self._check(method)
         return xarray.open_zarr(self._maps_url)[method]
 
-    def map(self, key: str, method: str, target: str = "label") -> NDArray[np.float32]:
+    def map(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
         """One map: float32 [h, w] in [0, 1].
 
         Args:
-            key: of the sample, or its row number as text if several samples have the key.
+            key: of the sample, or its row number.
 
         Raises:
             UsageError: no such key, method or target, several samples of that key, or no map.
@@ -105,7 +118,7 @@ class Atlas:
         values: NDArray[np.float32] = self._read(method, self._row(key), target).astype(np.float32)
         return values
 
-    def raw(self, key: str, method: str, target: str = "label") -> NDArray[np.float32]:
+    def raw(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
         """One map as the method gave it, up to the rounding to float16: float32 [h, w]."""
         row = self._row(key)
         low, high = self._read(range_name(method), row, target)
@@ -143,10 +156,9 @@ class Atlas:
     def _index(self) -> pa.Table:
         return self.samples(["row", "key", "status", "error"])
 
-    def _row(self, key: str) -> int:
-        found = self._index.filter(pc.equal(self._index["key"], key))
-        if not len(found) and key.isdecimal():
-            found = self._index.filter(pc.equal(self._index["row"], int(key)))
+    def _row(self, key: str | int) -> int:
+        column = "row" if isinstance(key, int) else "key"
+        found = self._index.filter(pc.equal(self._index[column], key))
         if not len(found):
             raise UsageError(f"{self.objects.url}: has no sample {key!r} in its finished tars")
         good = found.filter(pc.equal(found["status"].cast(pa.string()), Status.OK))
@@ -157,6 +169,14 @@ class Atlas:
             rows = ", ".join(str(row) for row in good["row"].to_pylist())
             raise UsageError(f"{key}: is the key of several samples; ask by row instead: {rows}")
         return int(good["row"][0].as_py())
+
+
+def _format(data: bytes) -> int:
+    """The format that a ``run.json`` says it has; what else is in it may be of another time."""
+    try:
+        return int(json.loads(data)["format"])
+    except (ValueError, KeyError, TypeError):
+        return FORMAT
 
 
 class Tar:
@@ -177,13 +197,24 @@ class Tar:
 
         Raises:
             UsageError: the atlas has no such method or target.
+            RunFailed: a map that should be there is not.
         """
-        return self._values(method, target)
+        maps = self.values(method, target)
+        if np.isnan(maps[self.good]).any():
+            raise RunFailed(f"{self.commit.tar}: {method} maps of {target} are missing; see vitatlas verify")
+        return maps
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Which samples have maps: bool [rows]."""
+        good: NDArray[np.bool_] = np.array([status == Status.OK for status in self.samples["status"].to_pylist()], bool)
+        return good
 
     def ranges(self, method: str, target: str = "label") -> NDArray[np.float32]:
         """Minimum and maximum of the raw maps: float32 [rows, 2]."""
-        return self._values(range_name(method), target)
+        return self.values(range_name(method), target)
 
-    def _values(self, array: str, target: str) -> NDArray[np.float32]:
+    def values(self, array: str, target: str) -> NDArray[np.float32]:
+        """Its rows of an array, whatever they hold."""
         rows = slice(self._first, self._first + self.commit.rows)
         return self._atlas._read(array, rows, target).astype(np.float32)  # type: ignore[arg-type]

@@ -1,12 +1,12 @@
 """Is what stands in an atlas what was committed?"""
 
 import numpy as np
-import pyarrow.compute as pc
 
+from pipeline.store import arrays
 from pipeline.store.atlas import Atlas
+from schemas.layout import range_name
 from schemas.record import sha256
 from schemas.run import CommitRecord
-from schemas.samples import Status
 
 
 def verify(url: str) -> tuple[int, list[str], int]:
@@ -16,7 +16,10 @@ def verify(url: str) -> tuple[int, list[str], int]:
         Objects that were checked, a sentence for each that is wrong, and tars that have no commit yet.
     """
     atlas = Atlas.open(url)
-    checked, problems = 0, []
+    problems = arrays.wrong(atlas.objects, atlas.run)
+    if problems:  # nothing can be read through such metadata
+        return 0, problems, len(atlas.run.shards) - len(atlas.commits)
+    checked = 0
     for tar, commit in atlas.commits.items():
         checked += len(commit.objects)
         wrong = _wrong_objects(atlas, commit)
@@ -47,12 +50,12 @@ def _wrong_rows(atlas: Atlas, tar: str, commit: CommitRecord) -> list[str]:
     first = commit.tar_index * atlas.run.slot
     if len(rows) != commit.rows or not np.array_equal(rows, np.arange(first, first + commit.rows)):
         return [f"{tar}: its sample table has not the {commit.rows} rows that were committed"]
-    good = pc.equal(part.samples["status"].cast("string"), Status.OK).to_numpy(zero_copy_only=False)
+    good = part.good
     if good.sum() != commit.ok:
         return [f"{tar}: {good.sum()} samples are ok, {commit.ok} were committed"]
     return [
         f"{tar}: a sample that is ok has no {method} map of its {target}"
         for method in atlas.methods
         for target in atlas.run.spec.targets
-        if np.isnan(part.maps(method, target)[good]).any()
+        if any(np.isnan(part.values(name, target)[good]).any() for name in (method, range_name(method)))
     ]

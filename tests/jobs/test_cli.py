@@ -134,6 +134,9 @@ MISTAKES = {
     ),
     "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: is not a spec"),
     "unknown field": (["a.tar", "--out", "x", "--spec", "field.yaml"], "field.yaml: metods: Extra inputs"),
+    "a spec with a word for a model": (["a.tar", "--out", "x", "--spec", "word.yaml"], "model: must be a mapping"),
+    "a spec that is no text": (["a.tar", "--out", "x", "--spec", "bytes.yaml"], "bytes.yaml: is not a text file"),
+    "an atlas without a name": (["a.tar", "--out", "", *DEMO], "no atlas: say where"),
     "empty tar": (["empty.tar", "--out", "x", *DEMO], "empty.tar: it is empty; no shard can be used"),
 }
 
@@ -148,6 +151,8 @@ def test_a_mistake_is_one_sentence_and_exit_two(
     monkeypatch.chdir(tmp_path)
     write_tar(tmp_path / "a.tar", samples(1))
     (tmp_path / "empty.tar").touch()
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "word.yaml").write_text("model: test_vit")
     (tmp_path / "list.yaml").write_text("- a")
     (tmp_path / "field.yaml").write_text(yaml.safe_dump({"metods": ["a"], "model": {"name": "x", "pretrained": True}}))
     if "swin" in mistake or "windowed" in mistake:

@@ -12,14 +12,17 @@ import webdataset
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from support import jpeg, samples, write_tar
 
 from pipeline.demo.tour import POLICY
 from pipeline.demo.world import World
 from pipeline.label import EXPORTERS, label, read_policy
+from pipeline.run import plan, run
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.labels import LABELS
 from schemas.policy import Policy
+from schemas.run import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,18 @@ def test_the_table_says_what_the_masks_are(labels: Path, atlas: Atlas) -> None:
     assert about["run"] == atlas.run.spec_hash
 
 
+def test_a_key_that_is_unsafe_or_not_its_own_is_in_the_table_only(checkpoint, tmp_path: Path) -> None:
+    members = [*samples(2), ("../../evil.jpg", jpeg()), ("../../evil.cls", b"1"), *samples(1)]
+    shard = str(write_tar(tmp_path / "a.tar", members))
+    out = str(tmp_path / "atlas")
+    plan(RunSpec(shards=(shard,), model=checkpoint, methods=("legrad",)), out)
+    run(out, "inline")
+    table = label(out, POLICY, EXPORTERS, str(tmp_path / "labels"))
+    assert table["status"].to_pylist()[2:] == ["unsafe_key", "duplicate_key"]
+    with tarfile.open(tmp_path / "labels" / "png" / "a.tar") as archive:
+        assert archive.getnames() == ["s0000.mask.png", "s0000.json", "s0001.mask.png", "s0001.json"]
+
+
 def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_path: Path) -> None:
     label(atlas.objects.url, POLICY, EXPORTERS, str(tmp_path))
     for path in labels.rglob("*"):
@@ -116,7 +131,7 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
         ("- a", "is not a policy"),
         ("a: [", "is not YAML"),
         ("{name: a, method: legrad}", "cut: Field required"),
-        ("{name: a, method: legrad, cut: {kind: otsu, at: 1}}", "cut: Value error, otsu finds its own threshold"),
+        ("{name: a, method: legrad, cut: {kind: otsu, at: 1}}", "cut: otsu finds its own threshold"),
         ("{name: a, method: legrad, cut: {kind: fixed}}", "fixed needs 'at' between 0 and 1"),
         ("{name: a, method: legrad, cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 0 and 100"),
         ("{name: a/b, method: legrad, cut: {kind: otsu}}", "name: String should match pattern"),

@@ -17,7 +17,7 @@ FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
 def read(path: Path, size: int = 4, classes: int | None = 10, processes: int = 0) -> list[Batch]:
     shard = ShardRecord(tar="x", url=str(path), samples=scan(str(path)).samples, size=-1)
     with decoders(processes) as pool:
-        return list(batches(shard, FRAME, size, classes, pool))
+        return list(batches(shard, 99, FRAME, size, classes, pool))
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 100])
@@ -46,13 +46,13 @@ BAD = {
     "broken image": ([("b.jpg", b"junk"), ("b.cls", b"1")], Status.UNDECODABLE, "4 bytes that are no JPEG"),
     "empty image": ([("b.jpg", b""), ("b.cls", b"1")], Status.UNDECODABLE, "0 bytes"),
     "no label": ([("b.jpg", jpeg())], Status.MISSING_LABEL, "no .cls member"),
-    "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], Status.BAD_LABEL, "b'dog', not a decimal number"),
-    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], Status.BAD_LABEL, "not a decimal number"),
-    "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], Status.BAD_LABEL, "not a decimal number"),
+    "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], Status.BAD_LABEL, "b'dog', not a number"),
+    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], Status.BAD_LABEL, "not a number"),
+    "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], Status.BAD_LABEL, "not a number"),
     "label in Python's own spelling": (
         [("b.jpg", jpeg()), ("b.cls", b"1_0")],
         Status.BAD_LABEL,
-        "not a decimal number",
+        "not a number",
     ),
     "label beyond any class": ([("b.jpg", jpeg()), ("b.cls", b"9" * 30)], Status.BAD_LABEL, "of up to 9 digits"),
     "key of other bytes": (
@@ -88,8 +88,12 @@ def test_a_bad_sample_is_a_row_with_its_reason_and_its_neighbours_are_unharmed(t
     assert np.array_equal(with_bad[0].pixels[others], without.pixels)
 
 
-def test_labels_that_are_not_needed_may_be_missing_or_large(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg()), ("b.cls", b" 4711\n")])
-    ((first, second),) = (batch.samples for batch in read(path, classes=None))
-    assert (first.label, first.status) == (None, Status.OK)
-    assert (second.label, second.status) == (4711, Status.OK)
+def test_labels_that_are_not_needed_may_be_missing_or_wrong(tmp_path: Path) -> None:
+    labels = {"b": b" 4711\n", "c": b"-1", "d": b"dog", "e": b"9" * 30}
+    members = [("a.jpg", jpeg())]
+    for key, text in labels.items():
+        members += [(f"{key}.jpg", jpeg()), (f"{key}.cls", text)]
+    (batch,) = read(write_tar(tmp_path / "a.tar", members), 9, classes=None)
+    assert [sample.label for sample in batch.samples] == [None, 4711, -1, None, None]
+    assert {sample.status for sample in batch.samples} == {Status.OK}
+    assert [bool(sample.error) for sample in batch.samples] == [False, False, False, True, True]

@@ -149,3 +149,10 @@ def test_the_way_back_finds_the_place_in_the_original(geometry: str, size: tuple
 def test_thin_pictures_are_pictures(size: tuple[int, int]) -> None:
     data = encode(Image.new("RGB", size, (9, 9, 9)), "PNG")
     assert decode(data, FRAME).pixels.shape == (3, 32, 32)
+
+
+def test_a_picture_that_would_grow_beyond_all_measure_before_the_crop_is_refused() -> None:
+    data = encode(Image.new("L", (1, 60000)), "PNG")
+    with pytest.raises(Undecodable, match=r"1×60000 become 256×15360000 before the crop"):
+        decode(data, Frame(224, 224, "bicubic", "crop", 0.875, "center"))
+    assert decode(data, Frame(224, 224, "bicubic", "squash", 0.875, "center")).pixels.shape == (3, 224, 224)

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from support import samples, write_tar
 
-from pipeline.read import count, find
+from pipeline.read import absolute, count, find
 from schemas.errors import UsageError
 
 
@@ -27,13 +27,16 @@ ALL = ["t-00.tar", "t-01.tar", "t-02.tar"]
 
 @pytest.mark.parametrize("pattern", ["t-{00..02}.tar", "t-*.tar", "t-0[0-2].tar"])
 def test_patterns_under_a_root(folder: Path, pattern: str) -> None:
-    assert names(find([pattern], str(folder))) == ALL
+    assert names(find([absolute(pattern, str(folder))])) == ALL
     assert names(find([f"{folder}/{pattern}"])) == ALL
 
 
 def test_relative_paths_become_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    assert find([f"{folder.name}/t-01.tar"]) == (str(folder / "t-01.tar"),)
+    assert absolute(f"{folder.name}/t-01.tar") == str(folder / "t-01.tar")
+    assert absolute("t-01.tar", folder.name) == str(folder / "t-01.tar")
+    assert absolute("t.tar", "s3://bucket/x/") == "s3://bucket/x/t.tar"
+    assert absolute("/a/t.tar", "s3://bucket") == "/a/t.tar"
 
 
 def test_tars_on_any_file_system(folder: Path) -> None:
@@ -44,7 +47,7 @@ def test_tars_on_any_file_system(folder: Path) -> None:
     assert [(each.tar, each.samples, each.problem) for each in count(urls)] == [
         ("t-00", 1, None), ("t-01", 2, None), ("t-02", 3, None)
     ]  # fmt: skip
-    assert names(find(["memory://bucket/*.tar"])) == names(find(["*.tar"], "memory://bucket")) == ALL
+    assert names(find(["memory://bucket/*.tar"])) == names(find([absolute("*.tar", "memory://bucket")])) == ALL
     files.rm("/bucket", recursive=True)
 
 
@@ -62,7 +65,13 @@ def test_tars_on_any_file_system(folder: Path) -> None:
 )
 def test_what_is_wrong_is_named(folder: Path, patterns: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        find(patterns, str(folder))
+        find([absolute(pattern, str(folder)) for pattern in patterns])
+
+
+@pytest.mark.parametrize("name", ["br[1].tar", "cur{a,b}.tar", "star*.tar", "a b.tar"])
+def test_a_file_of_that_very_name_is_meant(tmp_path: Path, name: str) -> None:
+    path = str(write_tar(tmp_path / name, samples(1)))
+    assert find([path]) == (path,)
 
 
 def info(folder: Path, names: list[str], lengths: list[int]) -> None:
@@ -72,14 +81,19 @@ def info(folder: Path, names: list[str], lengths: list[int]) -> None:
 
 def test_counts_are_taken_from_info_json_and_the_rest_is_scanned(folder: Path) -> None:
     info(folder, ALL[:2], [4, 5])
-    assert [each.samples for each in count(find(["t-*.tar"], str(folder)))] == [4, 5, 3]
+    assert [each.samples for each in count(find([absolute("t-*.tar", str(folder))]))] == [4, 5, 3]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"splits": {"x": {"filenames": ["a"], "shard_lengths": []}}}', "{}"])
+FRACTION = '{"splits": {"x": {"filenames": ["a"], "shard_lengths": [3.7]}}}'
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"splits": {"x": {"filenames": ["a"], "shard_lengths": []}}}', "{}", FRACTION]
+)
 def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> None:
     (folder / "_info.json").write_text(content)
     with pytest.raises(UsageError, match=r"_info.json: does not list shard_lengths"):
-        count(find(["t-00.tar"], str(folder)))
+        count(find([absolute("t-00.tar", str(folder))]))
 
 
 @pytest.mark.parametrize(
@@ -87,22 +101,22 @@ def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> Non
 )
 def test_counts_that_cannot_be_are_a_problem_of_the_tar(folder: Path, length: int, says: str) -> None:
     info(folder, ALL[:1], [length])
-    (only,) = count(find(["t-00.tar"], str(folder)))
+    (only,) = count(find([absolute("t-00.tar", str(folder))]))
     assert says in only.problem
 
 
 def test_short_names_are_unique_and_safe(tmp_path: Path) -> None:
-    paths = ["a/x.tar", "b/x.tar", "c/..y z.tar", "c/ünï.tar.gz", "d/.tar"]
+    paths = ["a/x.tar", "b/x.tar", "c/..y z.tar", "c/ünï.tar.gz", "c/p-0.1.tar", "c/p-0.2.tar"]
     for path in paths:
         write_tar(tmp_path / path, samples(1))
     short = [each.tar for each in count(tuple(str(tmp_path / path) for path in paths))]
-    assert short == ["x.0", "x.1", "shard.2", "_n_", "shard.4"]
+    assert short == ["x.0", "x.1", "_.y_z", "_n_", "p-0.1", "p-0.2"]
 
 
 def test_many_tars_are_counted_in_processes_and_in_order(tmp_path: Path) -> None:
     for index in range(20):
         write_tar(tmp_path / f"m-{index:02d}.tar", samples(index % 4 + 1))
     done: list[int] = []
-    records = count(find(["m-*.tar"], str(tmp_path)), done.append)
+    records = count(find([absolute("m-*.tar", str(tmp_path))]), done.append)
     assert [each.samples for each in records] == [index % 4 + 1 for index in range(20)]
     assert done == list(range(1, 21))

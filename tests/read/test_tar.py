@@ -1,7 +1,9 @@
 """Members to samples: what is one, what a scan finds wrong, and that a read never ends silently."""
 
+import bz2
 import gzip
 import io
+import lzma
 import re
 import tarfile
 from pathlib import Path
@@ -40,7 +42,7 @@ def test_a_scan_counts_what_a_read_yields(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", members)
     found = scan(str(path))
     assert (found.samples, found.size, found.problem) == (9, path.stat().st_size, None)
-    assert [each.key for each in read(shard(path, 9))][5:7] == ["x", "y"]
+    assert [each.key for each in read(shard(path, 9), 99)][5:7] == ["x", "y"]
 
 
 def test_a_compressed_tar_is_read_like_any_other(tmp_path: Path) -> None:
@@ -49,12 +51,12 @@ def test_a_compressed_tar_is_read_like_any_other(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert scan(str(packed)).samples == 3
     assert scan(str(packed)).problem is None
-    assert len(list(read(shard(packed, 3)))) == 3
+    assert len(list(read(shard(packed, 3), 99))) == 3
 
 
 def test_links_and_folders_are_no_members(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for name, kind in (("d", tarfile.DIRTYPE), ("s.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE)):
+        for name, kind in (("d", tarfile.DIRTYPE), ("s.jpg", tarfile.SYMTYPE)):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
@@ -62,7 +64,7 @@ def test_links_and_folders_are_no_members(tmp_path: Path) -> None:
         info.size = 3
         archive.addfile(info, io.BytesIO(b"abc"))
     assert scan(str(tmp_path / "a.tar")).samples == 1
-    assert [each.key for each in read(shard(tmp_path / "a.tar", 1))] == ["a"]
+    assert [each.key for each in read(shard(tmp_path / "a.tar", 1), 99)] == ["a"]
 
 
 def broken(data: bytes, how: str) -> bytes:
@@ -83,13 +85,13 @@ def broken(data: bytes, how: str) -> bytes:
     ("how", "says"),
     [
         ("empty file", "it is empty"),
-        ("no tar", "could not be opened|not a tar|file could not"),
+        ("no tar", "it is not a tar"),
         ("cut in a member", "it is truncated"),
         ("cut in a header", "truncated|header"),
         ("cut between members", "truncated: it ends at byte"),
         ("broken header", "header at byte .* is broken"),
-        ("two tars in one", "bytes follow the mark of its end"),
-        ("garbage behind", "bytes follow the mark of its end"),
+        ("two tars in one", "something follows the mark of its end"),
+        ("garbage behind", "something follows the mark of its end"),
     ],
 )
 def test_a_scan_says_what_is_wrong_and_never_raises(tmp_path: Path, how: str, says: str) -> None:
@@ -111,18 +113,78 @@ def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
 def test_a_read_of_a_broken_tar_raises(tmp_path: Path, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(broken(path.read_bytes(), how))
-    with pytest.raises(BadTar, match=r"cannot be read|only"):
-        list(read(shard(path, 6)))
+    with pytest.raises(BadTar, match=r"a.tar: it|a.tar: its header"):
+        list(read(shard(path, 6), 99))
 
 
 def test_a_tar_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(4))
-    with pytest.raises(BadTar, match="3 samples were planned, but it holds more"):
-        list(read(shard(path, 3)))
-    with pytest.raises(BadTar, match="5 samples were planned, but it holds only 4"):
-        list(read(shard(path, 5)))
-    with pytest.raises(BadTar, match="cannot be read past sample 0"):
-        list(read(shard(tmp_path / "gone.tar", 5)))
+    with pytest.raises(BadTar, match="3 samples were planned, it holds 4; restore it, or plan another"):
+        list(read(shard(path, 3), 9))
+    with pytest.raises(BadTar, match="5 samples were planned, it holds 4"):
+        list(read(shard(path, 5), 9))
+    with pytest.raises(BadTar, match="there is no such file"):
+        list(read(shard(tmp_path / "gone.tar", 5), 9))
+
+
+def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(4))
+    planned = ShardRecord(tar="x", url=str(path), samples=2, size=-1, problem="it is truncated")
+    assert len(list(read(planned, 4))) == 4
+    with pytest.raises(BadTar, match="holds 4 samples, but has room for 3"):
+        list(read(planned, 3))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("how", ["cut in a member", "cut between members", "broken header", "two tars in one"])
+def test_a_compressed_tar_is_checked_to_its_end(tmp_path: Path, pack, how: str) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(6))
+    path.write_bytes(pack(broken(path.read_bytes(), how)))
+    assert scan(str(path)).problem
+    with pytest.raises(BadTar):
+        list(read(shard(path, 6), 9))
+
+
+def test_a_compressed_tar_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(6))
+    packed = bytearray(gzip.compress(path.read_bytes(), 0))
+    packed[packed.index(b"JFIF") + 300] ^= 1  # within a picture; nothing else would notice
+    path.write_bytes(packed)
+    assert "CRC" in scan(str(path)).problem
+
+
+def test_padding_with_zeros_is_no_damage_and_two_small_tars_in_one_are(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 100_000)
+    assert scan(str(path)).problem is None
+    path.write_bytes(whole.rstrip(b"\0") + b"\0" * 1024 + whole)
+    assert scan(str(path)).problem
+
+
+def test_damage_behind_the_last_sample_is_seen_without_a_scan_by_the_plan(tmp_path: Path) -> None:
+    """As when _info.json gave the count: the label of the last sample is lost."""
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg()), ("b.cls", b"1")])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"b.cls")])
+    with pytest.raises(BadTar, match="it is truncated"):
+        list(read(shard(path, 2), 9))
+
+
+def test_hidden_files_are_not_members_and_other_images_are_not_lost() -> None:
+    names = ["d/._a.jpg", "d/a.jpg", "d/._a.cls", "d/a.cls", ".DS_Store.jpg", "b.gif", "c.tiff"]
+    assert [each.key for each in group((name, None) for name in names)] == ["d/a", "b", "c"]
+
+
+def test_a_hard_link_is_a_problem(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"abc"))
+        info = tarfile.TarInfo("b.jpg")
+        info.type, info.linkname = tarfile.LNKTYPE, "a.jpg"
+        archive.addfile(info)
+    assert "b.jpg is a hard link" in scan(str(tmp_path / "a.tar")).problem
 
 
 def test_workers_of_other_frameworks_in_the_environment_do_not_matter(
@@ -131,12 +193,12 @@ def test_workers_of_other_frameworks_in_the_environment_do_not_matter(
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "WORKER": "2", "NUM_WORKERS": "3"}.items():
         monkeypatch.setenv(name, value)
     path = write_tar(tmp_path / "a.tar", samples(4))
-    assert len(list(read(shard(path, 4)))) == 4
+    assert len(list(read(shard(path, 4), 99))) == 4
 
 
 def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("a.cls", b"3")])
     url = f"pipe:cat {path}"
     assert scan(url).samples == 1
-    ((only),) = read(ShardRecord(tar="x", url=url, samples=1, size=-1))
+    ((only),) = read(ShardRecord(tar="x", url=url, samples=1, size=-1), 9)
     assert only.image() == jpeg()

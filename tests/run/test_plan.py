@@ -41,6 +41,16 @@ def test_planning_again_changes_nothing(spec: RunSpec, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+def test_the_folder_that_one_stands_in_is_no_part_of_the_run(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = plan(spec, str(tmp_path / "atlas"))
+    monkeypatch.chdir(tmp_path)
+    assert plan(spec, str(tmp_path / "atlas")) == run
+    relative = spec.model_copy(update={"shards": ("part-{0..2}.tar",), "root": "shards"})
+    assert plan(relative, "atlas") == run
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -1,16 +1,18 @@
 """A run in this process: what it finishes, what it sets aside, and that it goes on to the same bytes."""
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import jpeg, same_bytes, samples, write_tar
+from PIL import Image
+from support import encode, jpeg, same_bytes, samples, write_tar
 
 from pipeline.run import plan, run
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Objects, Sink
-from schemas.errors import RunFailed, SpecDrift, StoppedEarly
+from schemas.errors import RunFailed, SpecDrift, StoppedEarly, UsageError
 from schemas.run import RunSpec
 from schemas.samples import Status
 
@@ -93,14 +95,16 @@ def test_a_finished_run_is_left_alone(finished: Path, monkeypatch: pytest.Monkey
     assert len(run(str(finished), "inline").commits) == 3
 
 
-def test_a_broken_tar_is_set_aside_and_the_others_are_finished(spec: RunSpec, tmp_path: Path) -> None:
-    broken = tmp_path / "shards" / "part-1.tar"
+def test_a_broken_tar_is_set_aside_and_done_when_it_is_mended(spec: RunSpec, tmp_path: Path) -> None:
+    broken, out = tmp_path / "shards" / "part-0.tar", str(tmp_path / "atlas")
     whole = broken.read_bytes()
     broken.write_bytes(whole[:5000])
-    plan(spec, str(tmp_path / "atlas"))
-    with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n.*part-1.tar: it is truncated"):
-        run(str(tmp_path / "atlas"), "inline")
-    assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
+    plan(spec, out)
+    with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n.*part-0.tar: it is truncated"):
+        run(out, "inline")
+    assert list(Atlas.open(out).commits) == ["part-1", "part-2"]
+    broken.write_bytes(whole)  # only its good part was counted, but there is room for all of it
+    assert run(out, "inline").commits["part-0"].ok == 5
 
 
 def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
@@ -110,7 +114,7 @@ def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
     plan(spec, str(out))
     whole = broken.read_bytes()
     broken.write_bytes(whole[:6000])
-    with pytest.raises(RunFailed, match=r"part-1.tar: cannot be read past sample"):
+    with pytest.raises(RunFailed, match=r"part-1.tar: it is truncated"):
         run(str(out), "inline")
     assert not list((out / "maps.zarr" / "legrad" / "c").glob("1"))
     broken.write_bytes(whole)
@@ -204,6 +208,31 @@ def test_a_map_that_is_not_finite_is_a_row_with_its_status(
     row = atlas.samples().to_pylist()[2]
     assert (row["status"], row["error"]) == ("not_finite", "NaN or infinity in the maps of attention")
     assert np.isnan(atlas.maps("attention")[2].values).all()
+
+
+def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "junk.tar", [("a.jpg", b"junk"), ("a.cls", b"1")])
+    plan(spec.model_copy(update={"shards": (str(shard),)}), str(tmp_path / "atlas"))
+    with pytest.raises(RunFailed, match=r"no image of .* has maps; vitatlas status"):
+        run(str(tmp_path / "atlas"), "inline")
+
+
+def test_memory_is_not_shared_with_actors(spec: RunSpec) -> None:
+    plan(spec, "memory://unshared")
+    with pytest.raises(UsageError, match="use --executor inline"):
+        run("memory://unshared", "ray")
+    assert len(run("memory://unshared", "inline").commits) == 3
+
+
+def test_a_rotated_picture_with_strange_exif_is_a_picture(spec: RunSpec, tmp_path: Path) -> None:
+    """Its resolution is text: libraries that write the EXIF again to turn the picture fail on it."""
+    entries = struct.pack("<HHHIHH", 2, 0x0112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x011A, 2, 3, b"72\0\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<I", 0)
+    image = encode(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
+    shard = write_tar(tmp_path / "exif.tar", [("a.jpg", image), ("a.cls", b"1")])
+    plan(spec.model_copy(update={"shards": (str(shard),)}), str(tmp_path / "atlas"))
+    row = run(str(tmp_path / "atlas"), "inline").samples().to_pylist()[0]
+    assert (row["status"], row["width"], row["height"], row["orientation"]) == ("ok", 20, 30, 6)
 
 
 def test_the_commit_says_how_long_each_stage_took(finished: Path) -> None:

@@ -62,6 +62,16 @@ def change(world: World, tmp_path: Path, how) -> str:
         (lambda c: c["images"][5].update(width=7), r"scene_000005: is \d+×\d+ pixels, but 7×\d+ in the truth"),
         (lambda c: c.pop("annotations"), "is not a COCO file"),
         (lambda c: c["annotations"][0].pop("image_id"), "is not a COCO file"),
+        (lambda c: c["images"].append(dict(c["images"][7], id=99)), "two pictures have the key scene_000007"),
+        (lambda c: c["annotations"][3].update(bbox=[0, 0, 0, 5]), "the bbox of annotation 4 .* no area in the picture"),
+        (lambda c: c["annotations"][3].update(bbox=[5000, 0, 4, 5]), "no area in the picture"),
+        (lambda c: c["annotations"][3].update(bbox=[1, 2, 3]), "the bbox of annotation 4 cannot be used"),
+        (lambda c: c["annotations"][3].update(bbox=["x", 2, 3, 4]), "the bbox of annotation 4 cannot be used"),
+        (lambda c: c["annotations"][3].update(bbox=[float("nan"), 2, 3, 4]), "the bbox of annotation 4 cannot be used"),
+        (lambda c: c["annotations"][3].pop("bbox"), "the bbox of annotation 4 cannot be used"),
+        (lambda c: c["annotations"][3].update(segmentation="x"), "the segmentation of annotation 4 cannot be used"),
+        (lambda c: c["annotations"][3].update(segmentation=[[1, 2, 3, 4]]), "the segmentation of annotation 4"),
+        (lambda c: c["annotations"][3].update(segmentation={"size": [3, 3], "counts": [9]}), "not that of the picture"),
         (lambda c: c.update(annotations=[]), "has no sample with maps and an object"),
     ],
 )
@@ -81,6 +91,15 @@ def test_a_mistake_in_the_truth_is_named(atlas: Atlas, world: World, tmp_path: P
 def test_what_is_not_there_is_named(atlas: Atlas, world: World, arguments: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         score(atlas.objects.url, **({"truth": str(world.truth)} | arguments))
+
+
+def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    def wide(content: dict) -> None:
+        for each in content["annotations"]:
+            each["bbox"] = [-3.5, -2, 1000, 1000]
+
+    row = score(atlas.objects.url, change(world, tmp_path, wide), methods=["uniform"]).to_pylist()[0]
+    assert row["maxboxacc"] == 0  # a constant map has the empty box only
 
 
 def test_truth_of_boxes_alone_has_no_pxap(atlas: Atlas, world: World, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.explain.load import load
 from pipeline.store import Atlas
 from pipeline.store.sink import normalise
 from pipeline.store.verify import verify
-from schemas.errors import UsageError
+from schemas.errors import RunFailed, UsageError
 from schemas.samples import SAMPLES
 
 
@@ -86,7 +86,7 @@ def test_lazy_maps_and_one_map_agree(atlas: Atlas) -> None:
     assert np.array_equal(lazy[7, 1].values.astype(np.float32), atlas.map("scene_000007", "attention", "predicted"))
     part = atlas.tar("demo-validation-01")
     assert np.array_equal(part.maps("attention")[3], atlas.map("scene_000027", "attention"))
-    assert np.array_equal(atlas.map("27", "attention"), atlas.map("scene_000027", "attention"))
+    assert np.array_equal(atlas.map(27, "attention"), atlas.map("scene_000027", "attention"))
 
 
 def test_a_constant_map_is_zero_and_its_range_keeps_the_value(atlas: Atlas) -> None:
@@ -98,6 +98,7 @@ def test_a_constant_map_is_zero_and_its_range_keeps_the_value(atlas: Atlas) -> N
     ("call", "says"),
     [
         (lambda a: a.map("nobody", "legrad"), "has no sample 'nobody'"),
+        (lambda a: a.map(99, "legrad"), "has no sample 99"),
         (lambda a: a.map("scene_000000", "gradcam"), "has no maps of 'gradcam'; it has attention, legrad"),
         (lambda a: a.map("scene_000000", "legrad", "top5"), "has no target 'top5'; it has label, predicted"),
         (lambda a: a.maps("gradcam"), "has no maps of 'gradcam'"),
@@ -112,7 +113,7 @@ def test_what_is_not_there_is_named_with_what_is(atlas: Atlas, call, says: str) 
 
 
 def test_a_later_format_is_refused(atlas: Atlas, tmp_path: Path) -> None:
-    record = json.loads(atlas.objects.get("run.json")) | {"format": 99}
+    record = json.loads(atlas.objects.get("run.json")) | {"format": 99, "new": "field"}
     (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="has format 99"):
         Atlas.open(str(tmp_path))
@@ -153,9 +154,32 @@ def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
     path.write_text(json.dumps(record))
     shutil.rmtree(copy / "maps.zarr" / "legrad" / "c" / "0")
     problems = verify(str(copy))[1]
+    with pytest.raises(RunFailed, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"):
+        Atlas.open(str(copy)).tar("demo-validation-00").maps("legrad")
     assert problems == [
         f"demo-validation-00: a sample that is ok has no legrad map of its {t}" for t in ("label", "predicted")
     ]
+
+
+@pytest.mark.parametrize("how", ["missing", "of another shape", "not JSON"])
+def test_verify_looks_at_the_metadata_too(copy: Path, how: str) -> None:
+    path = copy / "maps.zarr" / "legrad" / "zarr.json"
+    text = path.read_text()
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_text("{" if how == "not JSON" else text.replace("48", "49", 1))
+    (problem,) = verify(str(copy))[1]
+    assert problem.startswith("maps.zarr/legrad/zarr.json: is")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"tar": 1}', "another tar's"])
+def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content: str) -> None:
+    path = copy / "commits" / "demo-validation-01.json"
+    other = (copy / "commits" / "demo-validation-00.json").read_text()
+    path.write_text(other if content.startswith("another") else content)
+    with pytest.raises(RunFailed, match=r"demo-validation-01.json: .*; remove it and go on with: vitatlas run"):
+        verify(str(copy))
 
 
 def test_normalising_keeps_maps_within_the_unit_interval_and_reversible() -> None:
