@@ -52,6 +52,15 @@ def spec(shards: str, checkpoint: ModelSpec) -> RunSpec:
     return RunSpec(shards=(shards,), model=checkpoint, methods=FAST, batch_size=4)
 
 
+@pytest.fixture
+def finished(spec: RunSpec, tmp_path: Path) -> Path:
+    """The atlas of that run, made in this process without disturbance."""
+    out = tmp_path / "undisturbed"
+    plan(spec, str(out))
+    run(str(out), "inline")
+    return out
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A demo world of two tars with 24 scenes each."""

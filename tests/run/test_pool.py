@@ -24,14 +24,6 @@ from schemas.run import RunSpec
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture
-def finished(spec: RunSpec, tmp_path: Path) -> Path:
-    out = tmp_path / "undisturbed"
-    plan(spec, str(out))
-    run(str(out), "inline")
-    return out
-
-
 def test_actors_give_the_bytes_of_this_process(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))

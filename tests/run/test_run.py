@@ -17,15 +17,6 @@ from schemas.run import RunSpec
 from schemas.samples import Status
 
 
-@pytest.fixture
-def finished(spec: RunSpec, tmp_path: Path) -> Path:
-    """The undisturbed atlas."""
-    out = tmp_path / "undisturbed"
-    plan(spec, str(out))
-    run(str(out), "inline")
-    return out
-
-
 def test_every_sample_has_its_maps(finished: Path) -> None:
     atlas = Atlas.open(str(finished))
     samples = atlas.samples()
