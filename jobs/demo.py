@@ -32,11 +32,11 @@ def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
     from pipeline.demo.tour import tour
 
     summary = tour(folder, executor, say=click.echo, planned=describe)
-    columns = ("pxap", "maxboxacc_v2", "images_per_s")
     rows = [
-        [name, scores["kind"], *(scores[column] for column in columns)] for name, scores in summary["methods"].items()
+        [name, each["kind"], each["pxap"], each["maxboxacc_v2"], round(each["images_per_s"])]
+        for name, each in summary["methods"].items()
     ]
-    show.table(f"{summary['images']} scenes", ["method", "kind", "PxAP", "MaxBoxAccV2", "images/s"], rows)
+    show.table(f"{summary['images']} scenes", ["method", "kind", "PxAP %", "MaxBoxAccV2 %", "images/s"], rows)
     masks = summary["masks"]
     click.echo(f"pseudo-masks by {masks['policy']}: mean IoU {masks['mean_iou']:.1f} % against the truth")
     click.echo(f"all of it in {summary['seconds']:.0f} s")

@@ -32,6 +32,11 @@ def command(atlas: str, policy_file: str, formats: str, out: str | None) -> None
     policy = read_policy(policy_file)
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
     show.note_partial(atlas)
-    table = label(atlas, policy, [name.strip() for name in formats.split(",")], out)
+    chosen = [name.strip() for name in formats.split(",")]
+    table = label(atlas, policy, chosen, out)
     statuses = Counter(table["status"].to_pylist())
-    show.table(f"labels by {policy.name} in {out}", ["status", "count"], [[k, v] for k, v in statuses.items()])
+    show.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in statuses.items()])
+    areas = [area for area in table["area"].to_pylist() if area is not None]
+    if areas:
+        click.echo(f"foreground is {100 * sum(areas) / len(areas):.1f} % of a picture, on average")
+    click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json")

@@ -51,7 +51,8 @@ def describe(run: RunRecord, out: str) -> None:
     click.echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
     click.echo(f"methods  {', '.join(run.methods)}")
     click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
-    click.echo(f"units    {len(run.shards)} tars, {run.samples:,} images, {run.rows:,} rows of slot {run.slot}")
+    click.echo(f"tars     {len(run.shards)}, of up to {run.slot:,} rows each")
+    click.echo(f"images   {run.samples:,}")
     click.echo(f"maps     {maps:,}, at most {size(maps * (height * width * 2 + 8))} before compression")
     for shard in run.shards:
         if shard.problem:

@@ -52,9 +52,7 @@ def command(
     if out is None and spec_file is None:
         given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
         if given:
-            raise UsageError(
-                f"{given[0]}: belongs to planning; give --out as well, or leave it out for a planned atlas"
-            )
+            raise UsageError(f"{given[0]} is for a new atlas, which --out must name; a planned one is run without it")
         if len(places) != 1:
             raise UsageError("name one planned atlas; or shards, and --out for the atlas to make of them")
         out = places[0]

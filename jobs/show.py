@@ -1,6 +1,7 @@
 """How commands print: tables and sentences for people, JSON for programs."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,14 +15,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     from rich.text import Text
 
     rows = [list(row) for row in rows]
-    shown = Table(title=title, title_justify="left")
+    shown = Table()
     for place, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
         shown.add_column(column, justify="right" if numeric else "left")
     for row in rows:
         shown.add_row(*(Text(_cell(value)) for value in row))
+    click.echo(title)
+    # Not on a terminal there is no width to know; wide enough for any table here, unless COLUMNS says.
     console = Console()
-    console.print(shown) if console.is_terminal else Console(width=160).print(shown)
+    width = None if console.is_terminal or "COLUMNS" in os.environ else 160
+    Console(width=width).print(shown)
 
 
 def _cell(value: Any) -> str:

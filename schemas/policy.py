@@ -12,7 +12,7 @@ class Cut(Record):
     """Where foreground begins; it is strictly above the threshold.
 
     Attributes:
-        kind: ``fixed`` at ``at`` in [0, 1]; ``percentile`` so that ``at`` % of the picture is below;
+        kind: ``fixed`` at ``at`` in [0, 1]; ``percentile`` so that ``at`` % of the picture (1 to 100) is below;
             ``otsu`` finds its own for each map.
         at: the number that goes with ``fixed`` and ``percentile``.
     """
@@ -24,9 +24,10 @@ class Cut(Record):
     def _number_fits(self) -> "Cut":
         if self.kind == "otsu" and self.at is not None:
             raise ValueError("otsu finds its own threshold, leave out 'at'")
-        limit = {"fixed": 1.0, "percentile": 100.0, "otsu": 0.0}[self.kind]
-        if self.kind != "otsu" and (self.at is None or not 0 <= self.at <= limit):
-            raise ValueError(f"{self.kind} needs 'at' between 0 and {limit:g}")
+        # No percentile below 1, so that a fraction is not taken for one.
+        low, high = {"fixed": (0, 1), "percentile": (1, 100), "otsu": (0, 0)}[self.kind]
+        if self.kind != "otsu" and (self.at is None or not low <= self.at <= high):
+            raise ValueError(f"{self.kind} needs 'at' between {low} and {high}")
         return self
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -41,7 +41,18 @@ class Record(BaseModel):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the whole"
             reason = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                reason = f"there is no such field; there are {', '.join(cls._fields_at(first['loc'][:-1]))}"
             raise UsageError(f"{source}: {field}: {reason}") from None
+
+    @classmethod
+    def _fields_at(cls, path: tuple[int | str, ...]) -> list[str]:
+        """Names of the fields of the record that a path of fields leads to."""
+        record: Any = cls
+        for part in path:
+            kind = record.model_fields[part].annotation
+            record = next(each for each in (kind, *get_args(kind)) if hasattr(each, "model_fields"))
+        return list(record.model_fields)
 
 
 def sha256(data: bytes) -> str:

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.explain.catalogue import BEGIN, END, markdown
+from pipeline.read.tar import IMAGES
 from pipeline.store import Atlas
+from schemas.labels import LABELS
+from schemas.policy import Policy
+from schemas.samples import SAMPLES, Status
+from schemas.scores import LOCALIZATION
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,3 +35,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_every_column_status_and_field_is_explained() -> None:
+    page = (ROOT / "docs" / "formats.md").read_text()
+    names = [*SAMPLES.names, *LABELS.names, *LOCALIZATION.names, *Policy.model_fields, *map(str, Status), *IMAGES]
+    assert [name for name in names if f"`{name}`" not in page] == []

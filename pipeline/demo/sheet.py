@@ -19,6 +19,7 @@ from schemas.policy import Policy
 
 _CELL = 1.15
 """Inches of a cell."""
+_LEGEND = "maps from blue (0) to red (1), best PxAP first, controls last; outlined in white: the truth"
 
 
 def draw(
@@ -47,7 +48,7 @@ def draw(
     maps = {method: part.maps(method) for method in methods}
     masks = {label.sample["row"]: label.mask for label in labels_of(atlas, tar, policy)}
     columns = ["image", *methods, f"mask: {policy.name}"]
-    figure = Figure(figsize=(_CELL * len(columns), _CELL * len(rows) + 0.45), dpi=110, layout="constrained")
+    figure = Figure(figsize=(_CELL * len(columns), _CELL * len(rows) + 0.65), dpi=110, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(grid, rows, strict=True):
         sample = samples[row]
@@ -67,6 +68,7 @@ def draw(
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_aspect("auto")
+    figure.suptitle(_LEGEND, fontsize=8, x=0.01, ha="left")
     figure.savefig(path)
 
 

@@ -21,7 +21,7 @@ from pipeline.run.drive import Executor
 from pipeline.score import read_truth, score
 from pipeline.score.masks import mask_iou
 from pipeline.store import Atlas
-from schemas.errors import UsageError
+from schemas.errors import SpecDrift, UsageError
 from schemas.policy import Cut, Policy
 from schemas.record import Record
 from schemas.run import ModelSpec, RunRecord, RunSpec
@@ -71,7 +71,10 @@ def tour(
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
     usual = [method.base for name, method in registry.items() if method.usual]
     spec = RunSpec(shards=(world.shards,), model=model, methods=(*usual, *VARIANTS))
-    planned(plan(spec, url), url)
+    try:
+        planned(plan(spec, url), url)
+    except SpecDrift:
+        raise UsageError(f"{folder}: holds the demo of another version; remove it, or name another folder") from None
     atlas = run(url, executor)
     say(f"3/5  pseudo-masks by the policy {POLICY.name} → {folder}/labels")
     (folder / f"{POLICY.name}.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json"), sort_keys=False))

@@ -1,7 +1,10 @@
 """The table of methods, for the command line and the docs."""
 
+from typing import get_args, get_type_hints
+
 from pipeline.explain.anatomy import describe
 from pipeline.explain.load import create
+from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 
 
@@ -24,7 +27,7 @@ def catalogue(model: str | None = None) -> list[dict[str, str]]:
             "kind": method.kind,
             "map of": "class" if method.by_class else "image",
             "cost": method.cost,
-            "options": ", ".join(method().options()) or "–",
+            "options": "; ".join(_options(method)) or "–",
             "what it shows": (method.__doc__ or "").splitlines()[0],
             "from": method.paper,
         }
@@ -34,11 +37,26 @@ def catalogue(model: str | None = None) -> list[dict[str, str]]:
     return rows
 
 
+def _options(method: type[Method]) -> list[str]:
+    """Each option with its values, the default first."""
+    kinds = get_type_hints(method)
+    described = []
+    for name, default in method().options().items():
+        values = [str(value) for value in get_args(kinds[name]) if value != default]
+        described.append(f"{name}=" + "|".join([str(default), *values]))
+    return described
+
+
 def markdown() -> str:
     """The table of methods for the README, between its two marks. A test holds the README to it."""
-    lines = [BEGIN, "| method | map of | what it shows | cost, in forwards | from |", "|---|---|---|---|---|"]
+    lines = [
+        BEGIN,
+        "| method | map of | what it shows | options | cost, in forwards | from |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in catalogue():
-        cells = [f"`{row['method']}`", row["map of"], row["what it shows"], row["cost"], row["from"]]
+        options = row["options"].replace("|", ", ")  # a bar would end the cell
+        cells = [f"`{row['method']}`", row["map of"], row["what it shows"], options, row["cost"], row["from"]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, END])
 

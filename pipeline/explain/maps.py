@@ -22,7 +22,7 @@ def explain(
     model: nn.Module,
     images: Tensor,
     targets: Tensor,
-    methods: Iterable[str | Method],
+    methods: str | Method | Iterable[str | Method],
     *,
     keys: Sequence[str] | None = None,
     seed: int = 0,
@@ -33,7 +33,8 @@ def explain(
         model: a timm vision transformer. It comes back as it was: mode, ``requires_grad``, hooks, weights.
         images: [B, 3, H, W], preprocessed, of the model's dtype and device.
         targets: int64 [B, K], the classes to explain. A class that stands twice in a row is computed once.
-        methods: names (``"legrad"``, ``"reciprocam:kernel=box"``) or instances (``LeGrad(layers="last2")``).
+        methods: one or several, by name (``"legrad"``, ``"reciprocam:kernel=box"``) or as instances
+            (``LeGrad(layers="last2")``).
         keys: a name for each image, from which methods that draw at random take their seed. By default
             the images themselves are hashed, so that a map does not depend on its batch.
         seed: the other half of that seed.
@@ -48,7 +49,8 @@ def explain(
         UsageError: a method does not exist, or images, targets or keys do not fit.
     """
     anatomy = describe(model)
-    chosen = supported(registry.resolve(methods), anatomy)
+    entries = [methods] if isinstance(methods, str | Method) else methods
+    chosen = supported(registry.resolve(entries), anatomy)
     _check(anatomy, images, targets, keys)
     if keys is None:
         keys = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in images]

@@ -1,5 +1,6 @@
 """Labels of a whole atlas: every tar by one policy, in every format that is asked for."""
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from schemas.policy import Policy
 from schemas.samples import Status
 
 EXPORTERS: dict[str, Exporter] = {"png": Png(), "coco": Coco()}
+ABOUT = "policy.json"
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -52,7 +54,8 @@ def label(url: str, policy: Policy, formats: Iterable[str], out: str) -> pa.Tabl
         The label table of all tars.
 
     Raises:
-        UsageError: no such format, or the atlas has no such method or target. Nothing is written then.
+        UsageError: no such format, the atlas has no such method or target, or other labels are there.
+            Nothing is written then.
     """
     atlas = Atlas.open(url)
     exporters = choose(formats, EXPORTERS)
@@ -66,16 +69,16 @@ def label(url: str, policy: Policy, formats: Iterable[str], out: str) -> pa.Tabl
     if not atlas.commits:
         raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
     objects = Objects(out)
+    about = {"policy": policy.model_dump(mode="json"), "hash": policy.digest(), "run": atlas.run.spec_hash}
+    if objects.exists(ABOUT) and json.loads(objects.get(ABOUT)) != about:
+        raise UsageError(f"{out}: holds labels of another policy or atlas; name another --out, or remove it")
     work = partial(_label_tar, url, policy, tuple(exporters), objects.url)
     tables = list(over(work, list(atlas.commits), f"label by {policy.name}"))
     for exporter in exporters.values():
         parts = (objects.get(exporter.name(tar)) for tar in atlas.commits)
         for name, data in exporter.merge(parts).items():
             objects.put(name, data)
-    objects.put(
-        "policy.json",
-        dumps({"policy": policy.model_dump(mode="json"), "hash": policy.digest(), "run": atlas.run.spec_hash}),
-    )
+    objects.put(ABOUT, dumps(about))
     return pa.concat_tables(tables)
 
 

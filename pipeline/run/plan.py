@@ -83,7 +83,7 @@ def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> Run
     methods = tuple(method.text for method in registry.resolve(spec.methods)) or run.spec.methods
     wanted = _flat(spec.model_copy(update={"methods": methods}).model_dump(mode="json"))
     there = _flat(run.spec.model_dump(mode="json"))
-    differing = [f"{name} is {there[name]}, not {wanted[name]}" for name in wanted if wanted[name] != there[name]]
+    differing = [f"{name} is {there[name]!r}, not {wanted[name]!r}" for name in wanted if wanted[name] != there[name]]
     if not differing and urls != tuple(shard.url for shard in run.shards):
         differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
     if differing:

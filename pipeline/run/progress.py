@@ -25,13 +25,14 @@ class RunProgress:
     """Live progress of a run on standard error.
 
     Attributes:
+        tars: done, by this run or an earlier one.
         images: explained or recorded since the start.
         statuses: how many of them ended in each status.
         started: when.
     """
 
     def __init__(self, run: RunRecord, done: int) -> None:
-        self.run, self.images, self.statuses = run, 0, Counter[str]()
+        self.run, self.tars, self.images, self.statuses = run, done, 0, Counter[str]()
         self.started = time.monotonic()
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -74,9 +75,10 @@ class RunProgress:
         else:
             tar, note = self.run.shards[outcome.tar_index].tar, f"set aside: {outcome.reason}"
         bad = sum(count for status, count in self.statuses.items() if status != Status.OK)
-        rate = f"{self.images} images  {self.rate:.1f}/s" + (f"  {bad} failed" if bad else "")
+        self.tars += 1
+        rate = f"{self.rate:.1f} images/s" + (f"  {bad} failed" if bad else "")
         self._bar.update(self._task, advance=1, rate=rate)
         if note:
             self._console.print(f"{tar}: {note}", markup=False, highlight=False, soft_wrap=True)
         elif not self._console.is_terminal:
-            print(f"{tar}: committed, {rate}", file=sys.stderr)
+            print(f"{tar}: committed, {self.tars} of {len(self.run.shards)} tars, {rate}", file=sys.stderr)

@@ -22,6 +22,8 @@ def test_names_and_instances_are_alike() -> None:
     model = small_vit()
     maps = explain(model, images_for(model, 1), ONE, ["legrad:layers=last2", LeGrad(), ReciproCAM(score="logit")])
     assert list(maps) == ["legrad_last2", "legrad", "reciprocam_logit"]
+    for one in ("legrad", LeGrad()):
+        assert list(explain(model, images_for(model, 1), ONE, one)) == ["legrad"]
 
 
 @pytest.mark.parametrize(

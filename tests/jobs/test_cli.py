@@ -60,7 +60,7 @@ def test_plan_run_status_verify(vitatlas, spec, tmp_path: Path) -> None:
     given = [*spec.shards, "--out", out, "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
     code, text, _ = vitatlas("plan", *given, "--methods", "attention,legrad")
     assert code == 0
-    assert "3 tars, 16 images, 21 rows of slot 7" in text
+    assert "tars     3, of up to 7 rows each\nimages   16" in text
     assert vitatlas("verify", out)[0] == 75
     assert "0 of 3 tars" in vitatlas("status", out)[1]
     code, text, _ = vitatlas("run", out, "--executor", "inline")
@@ -78,7 +78,7 @@ def test_run_plans_first_when_it_is_given_what_plan_takes(vitatlas, spec, tmp_pa
     assert vitatlas(*command)[0] == 0
     code, _, err = vitatlas(*command, "--geometry", "crop")
     assert code == 2
-    assert "geometry is squash, not crop" in err
+    assert "geometry is 'squash', not 'crop'" in err
 
 
 def test_failures_are_listed_by_status(vitatlas, checkpoint: ModelSpec, tmp_path: Path) -> None:
@@ -133,7 +133,10 @@ MISTAKES = {
         "ready-made specs are imagenet1k-train, imagenet1k-val",
     ),
     "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: is not a spec"),
-    "unknown field": (["a.tar", "--out", "x", "--spec", "field.yaml"], "field.yaml: metods: Extra inputs"),
+    "unknown field": (
+        ["a.tar", "--out", "x", "--spec", "field.yaml"],
+        "metods: there is no such field; there are shards",
+    ),
     "a spec with a word for a model": (["a.tar", "--out", "x", "--spec", "word.yaml"], "model: must be a mapping"),
     "a spec that is no text": (["a.tar", "--out", "x", "--spec", "bytes.yaml"], "bytes.yaml: is not a text file"),
     "an atlas without a name": (["a.tar", "--out", "", *DEMO], "no atlas: say where"),
@@ -172,7 +175,7 @@ def test_a_mistake_is_one_sentence_and_exit_two(
     [
         (["run"], "name one planned atlas"),
         (["run", "nowhere"], "nowhere: is not an atlas"),
-        (["run", "nowhere", "--seed", "1"], "--seed: belongs to planning"),
+        (["run", "nowhere", "--seed", "1"], "--seed is for a new atlas, which --out must name"),
         (["status", "nowhere"], "nowhere: is not an atlas"),
         (["verify", "nowhere"], "nowhere: is not an atlas"),
         (["score", "nowhere", "--truth", "x"], "nowhere: is not an atlas"),

@@ -133,9 +133,17 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
         ("{name: a, method: legrad}", "cut: Field required"),
         ("{name: a, method: legrad, cut: {kind: otsu, at: 1}}", "cut: otsu finds its own threshold"),
         ("{name: a, method: legrad, cut: {kind: fixed}}", "fixed needs 'at' between 0 and 1"),
-        ("{name: a, method: legrad, cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 0 and 100"),
+        ("{name: a, method: legrad, cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 1 and 100"),
+        ("{name: a, method: legrad, cut: {kind: percentile, at: 0.8}}", "percentile needs 'at' between 1 and 100"),
+        (
+            "{name: a, method: legrad, cut: {kind: fixed, value: 1}}",
+            "cut.value: there is no such field; there are kind",
+        ),
         ("{name: a/b, method: legrad, cut: {kind: otsu}}", "name: String should match pattern"),
-        ("{name: a, method: legrad, cut: {kind: otsu}, smooth: 3}", "smooth: Extra inputs are not permitted"),
+        (
+            "{name: a, method: legrad, cut: {kind: otsu}, smooth: 3}",
+            "smooth: there is no such field; there are name",
+        ),
     ],
 )
 def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -143,6 +151,12 @@ def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) ->
     path.write_text(text)
     with pytest.raises(UsageError, match=says):
         read_policy(path)
+
+
+def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atlas) -> None:
+    other = Policy.model_validate(POLICY.model_dump() | {"min_area": 0.02})
+    with pytest.raises(UsageError, match="holds labels of another policy or atlas; name another --out"):
+        label(atlas.objects.url, other, EXPORTERS, str(labels))
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,11 @@ def test_the_folder_that_one_stands_in_is_no_part_of_the_run(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"geometry": "crop"}, "geometry is squash, not crop"),
+        ({"geometry": "crop"}, "geometry is 'squash', not 'crop'"),
         ({"batch_size": 8, "seed": 1}, "batch_size is 4, not 8; seed is 0, not 1"),
         ({"methods": ("attention",)}, r"methods is \['attention', 'legrad', 'random'\], not \['attention'\]"),
         ({"targets": ("label",)}, r"targets is \['label', 'predicted'\], not \['label'\]"),
-        ({"model": ModelSpec(name="test_vit2", pretrained=True)}, r"model.name is test_vit, not test_vit2"),
+        ({"model": ModelSpec(name="test_vit2", pretrained=True)}, "model.name is 'test_vit', not 'test_vit2'"),
     ],
 )
 def test_another_spec_is_refused_with_the_fields_that_differ(spec: RunSpec, tmp_path: Path, change, says: str) -> None:

@@ -49,7 +49,7 @@ class Center(Control):
 @methods.register
 @dataclass(frozen=True)
 class Uniform(Control):
-    """The same value everywhere: what a metric gives for nothing.  E = 1."""
+    """The same value everywhere: what a metric gives for nothing. The map is 1."""
 
     base = "uniform"
 
