@@ -24,6 +24,8 @@ class Anatomy:
         depth, heads, width: blocks, attention heads, token dimension.
         classes: length of the logits.
         input_size: height and width of the images, in pixels.
+        attention, norm, mlp, activation: class names of these parts of a block.
+        rotary: whether queries and keys are rotated by their position.
     """
 
     family: str
@@ -36,6 +38,11 @@ class Anatomy:
     width: int
     classes: int
     input_size: tuple[int, int]
+    attention: str
+    norm: str
+    mlp: str
+    activation: str
+    rotary: bool
 
     @property
     def patches(self) -> int:
@@ -60,11 +67,8 @@ def describe(model: nn.Module) -> Anatomy:
             raise refuse(f"it has no {part}, so it is not a plain vision transformer of global attention")
     blocks = list(parts.blocks)
     for index, block in enumerate(blocks):
-        attention = getattr(block, "attn", None)
-        if attention is None or not hasattr(attention, "fused_attn"):
-            raise refuse(f"block {index} ({type(block).__name__}) has no attention that can be traced")
-        if type(attention).__name__ not in _ATTENTIONS:
-            raise refuse(f"its attention ({type(attention).__name__}) is not softmax attention over all tokens")
+        if reason := _unlike(block):
+            raise refuse(f"block {index} ({type(block).__name__}) {reason}")
     if not getattr(parts, "num_classes", 0):
         raise refuse("it has no classifier (num_classes is 0); give it one, or a checkpoint that has one")
     readout, read_tokens = _readout(parts, refuse)
@@ -81,10 +85,36 @@ def describe(model: nn.Module) -> Anatomy:
         width=int(parts.embed_dim),
         classes=int(parts.num_classes),
         input_size=(size[0], size[1]),
+        attention=type(blocks[0].attn).__name__,
+        norm=type(blocks[0].norm1).__name__,
+        mlp=type(blocks[0].mlp).__name__,
+        activation=type(blocks[0].mlp.act).__name__,
+        rotary=getattr(parts, "rope", None) is not None,
     )
 
 
-_ATTENTIONS = frozenset({"Attention"})
+_BLOCKS = frozenset({"Block", "EvaBlock", "RelPosBlock"})
+"""Blocks that compute y = x + attn(norm1(x)), then y + mlp(norm2(y)), each branch scaled or not."""
+
+_ATTENTIONS = frozenset({"Attention", "AttentionRope", "EvaAttention", "RelPosAttention"})
+"""Softmax attention of every token to every token."""
+
+
+def _unlike(block: Any) -> str | None:
+    """How a block differs from what the definitions are written for, or None."""
+    attention = getattr(block, "attn", None)
+    if attention is None or not hasattr(attention, "fused_attn"):
+        return "has no attention that can be traced"
+    kind = type(attention).__name__
+    if kind not in _ATTENTIONS or hasattr(block, "window_size"):
+        return f"attends by {kind}, which is not softmax attention over all tokens"
+    if getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads:
+        return "shares keys and values among its heads"
+    if type(block).__name__ not in _BLOCKS:
+        return "is not a pre-norm block of attention and MLP"
+    if not hasattr(getattr(block, "mlp", None), "fc2"):
+        return "has an MLP that does not end in a linear layer"
+    return None
 
 
 def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:

@@ -1,8 +1,10 @@
 """A batch of images in, raw attribution maps of every method out."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from enum import IntEnum
+from functools import partial, reduce
 from operator import or_
 
 import torch
@@ -11,11 +13,55 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Need, Trace, record, undisturbed
-from schemas.errors import UnsupportedMethod, UsageError
+from pipeline.explain.trace import Need, Precision, Trace, record, undisturbed
+from schemas.errors import RunFailed, UnsupportedMethod, UsageError
 
 Lap = Callable[[str], None]
 """Called with the name of a stage when that stage is over."""
+
+Targets = Callable[[slice, Tensor], Tensor]
+"""From some rows of a batch and their logits [b, C] to their targets, int64 [b, K]."""
+
+
+class Maps(dict[str, Tensor]):
+    """Maps by the name of their method, and what else is known of them.
+
+    Attributes:
+        logits: [B, C] of the network.
+        figures: numbers that a method gives beside each map, [B, K] by ``<method>_<figure>``.
+    """
+
+    logits: Tensor
+    figures: dict[str, Tensor]
+
+    def flags(self, name: str) -> Tensor:
+        """What is wrong with each map of a method: int8 [B, K] of ``Flag``."""
+        return flags(self[name])
+
+
+class Flag(IntEnum):
+    """Whether a map says anything."""
+
+    OK = 0
+    CONSTANT = 1
+    """the same value everywhere: no patch is set apart from another"""
+    NOT_FINITE = 2
+    """holds NaN or infinity"""
+
+
+def flags(maps: Tensor) -> Tensor:
+    """Flag of each map.
+
+    Args:
+        maps: [..., h, w], raw.
+
+    Returns:
+        int8 [...] of ``Flag``.
+    """
+    patches = maps.flatten(-2)
+    constant = (patches == patches[..., :1]).all(-1)
+    broken = ~patches.isfinite().all(-1)
+    return torch.where(broken, int(Flag.NOT_FINITE), constant.int()).to(torch.int8)
 
 
 def explain(
@@ -26,7 +72,8 @@ def explain(
     *,
     keys: Sequence[str] | None = None,
     seed: int = 0,
-) -> dict[str, Tensor]:
+    precision: Precision = "full",
+) -> Maps:
     """Attribution maps of a batch by several methods, from one shared forward.
 
     Args:
@@ -38,24 +85,27 @@ def explain(
         keys: a name for each image, from which methods that draw at random take their seed. By default
             the images themselves are hashed, so that a map does not depend on its batch.
         seed: the other half of that seed.
+        precision: ``full`` computes in the model's dtype; ``bfloat16`` and ``float16`` run the network under
+            autocast, while what methods make of it stays in float32.
 
     Returns:
         {name: float32 [B, K, h, w]} on the patch grid, raw values; float64 if the model is. Maps that do
-        not depend on the class are repeated over K.
+        not depend on the class are repeated over K. See ``Maps`` for what comes with them.
 
     Raises:
         UnsupportedModel: see ``describe``.
         UnsupportedMethod: a method is not defined for this model. Nothing has been computed then.
         UsageError: a method does not exist, or images, targets or keys do not fit.
+        RunFailed: not even one image fits into memory.
     """
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
     chosen = supported(registry.resolve(entries), anatomy)
     _check(anatomy, images, targets, keys)
     if keys is None:
-        keys = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in images]
+        keys = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in images.detach()]
     with undisturbed(model):
-        return Explainer(model, anatomy, chosen, seed).maps(images, targets, keys)[0]
+        return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: targets[rows], keys)
 
 
 def supported(methods: Iterable[Method], anatomy: Anatomy) -> tuple[Method, ...]:
@@ -75,6 +125,9 @@ class Explainer:
     """Methods bound to a model, for many batches. ``explain`` is one of these used once.
 
     The model must be ``undisturbed`` around every call.
+
+    Attributes:
+        room: images that are known to fit into memory together; found out by halving, and kept.
     """
 
     def __init__(
@@ -83,43 +136,73 @@ class Explainer:
         anatomy: Anatomy,
         methods: tuple[Method, ...],
         seed: int,
+        precision: Precision = "full",
         lap: Lap = lambda stage: None,
     ) -> None:
         self.model, self.anatomy, self.methods, self.seed, self.lap = model, anatomy, methods, seed, lap
-        self.need = reduce(or_, (method.need for method in methods), Need.LAST)
+        self.precision = precision
+        self.need = reduce(or_, (method.needs(anatomy) for method in methods), Need.LAST)
+        self.room = sys.maxsize
 
-    def maps(
-        self, images: Tensor, targets: Tensor | Callable[[Tensor], Tensor], keys: Sequence[str]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Maps as ``explain`` returns them, and the logits [B, C].
+    def maps(self, images: Tensor, targets: Targets, keys: Sequence[str]) -> Maps:
+        """Maps as ``explain`` returns them. All tensors are of the images' device.
 
         Args:
-            targets: int64 [B, K], or a function that makes them from the logits.
+            targets: gives int64 [b, K] for the logits [b, C] of so many rows.
+
+        Raises:
+            RunFailed: not even one image fits into memory.
         """
+        parts: list[Maps] = []
+        first = 0
+        while first < len(images) or not parts:
+            rows = slice(first, min(len(images), first + self.room))
+            try:
+                parts.append(self._part(images[rows], partial(targets, rows), keys[rows]))
+            except torch.OutOfMemoryError as error:
+                if rows.stop - first <= 1:
+                    raise RunFailed(
+                        f"not even one image fits into memory ({str(error).splitlines()[0]}); "
+                        "choose fewer methods, half precision, or another device"
+                    ) from None
+                self.room = (rows.stop - first) // 2
+                continue
+            first = rows.stop
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _part(self, images: Tensor, targets: Callable[[Tensor], Tensor], keys: Sequence[str]) -> Maps:
+        """Maps of so many images as fit."""
         trace = self._record(images, keys)
         self.lap("forward")
-        wanted = targets(trace.logits) if callable(targets) else targets
-        wanted = wanted.to(images.device)
+        wanted = targets(trace.logits).to(images.device)
         if not wanted.shape[1]:
             empty = images.new_empty(len(images), 0, *self.anatomy.grid)
-            return {method.name: empty for method in self.methods}, trace.logits
-        columns = [self._column(trace, wanted[:, 0], self.methods)]
-        by_class = tuple(method for method in self.methods if method.by_class)
+            return _bound({method.name: empty for method in self.methods}, self.methods, trace.logits)
+        each = tuple(method for method in self.methods if method.by_class and not method.at_once)
+        once = tuple(method for method in self.methods if method not in each)
+        found = self._compute(trace, wanted, once)
+        columns = [self._compute(trace, wanted[:, :1], each)]
         for k in range(1, wanted.shape[1]):
-            columns.append(self._next_column(trace, wanted[:, : k + 1], columns, by_class))
-        stacked = {method.name: torch.stack([column[method.name] for column in columns], 1) for method in self.methods}
-        return stacked, trace.logits
+            columns.append(self._next_column(trace, wanted[:, : k + 1], columns, each))
+        found |= {name: torch.cat([column[name] for column in columns], 1) for name in columns[0]}
+        count = wanted.shape[1]
+        whole = {name: v if v.shape[1] == count else v.expand(-1, count, *v.shape[2:]) for name, v in found.items()}
+        return _bound(whole, self.methods, trace.logits)
 
     def _record(self, images: Tensor, keys: Sequence[str]) -> Trace:
-        return record(self.model, self.anatomy, images, self.need, tuple(keys), self.seed)
+        return record(self.model, self.anatomy, images, self.need, tuple(keys), self.seed, self.precision)
 
-    def _column(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
-        """Maps [B, h, w] of one target for each image."""
-        column = {}
+    def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
+        """Maps [B, K, h, w] of methods, and their figures [B, K]."""
+        found = {}
+        dtype = torch.float64 if trace.images.dtype == torch.float64 else torch.float32
         for method in methods:
-            column[method.name] = method.compute(trace, targets).detach()
+            with torch.no_grad():
+                found[method.name] = method.compute(trace, targets).to(dtype)
+            found |= {f"{method.name}_{figure}": value for figure, value in trace.figures.items()}
+            trace.figures.clear()
             self.lap(method.name)
-        return column
+        return found
 
     def _next_column(
         self, trace: Trace, targets: Tensor, before: list[dict[str, Tensor]], methods: tuple[Method, ...]
@@ -129,8 +212,8 @@ class Explainer:
         Where only some images have a new target, only these are traced again: for a label and a
         prediction that mostly agree, that is far less than a second backward of the whole batch.
         """
-        earlier, now = targets[:, :-1], targets[:, -1]
-        same = earlier == now[:, None]
+        earlier, now = targets[:, :-1], targets[:, -1:]
+        same = earlier == now
         source = same.int().argmax(1)
         column = {
             name: torch.stack([c[name] for c in before])[source, torch.arange(len(now), device=now.device)]
@@ -142,9 +225,23 @@ class Explainer:
                 rows = fresh.nonzero()[:, 0]
                 trace = self._record(trace.images[rows], [trace.keys[i] for i in rows.tolist()])
                 self.lap("forward")
-            for name, maps in self._column(trace, now[fresh], methods).items():
+            for name, maps in self._compute(trace, now[fresh], methods).items():
                 column[name][fresh] = maps
         return column
+
+
+def _bound(found: dict[str, Tensor], methods: tuple[Method, ...], logits: Tensor) -> Maps:
+    """Maps in the order of the methods, apart from their figures."""
+    maps = Maps({method.name: found.pop(method.name) for method in methods})
+    maps.logits, maps.figures = logits, found
+    return maps
+
+
+def _joined(parts: list[Maps]) -> Maps:
+    maps = Maps({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    maps.logits = torch.cat([part.logits for part in parts])
+    maps.figures = {name: torch.cat([part.figures[name] for part in parts]) for name in parts[0].figures}
+    return maps
 
 
 def _check(anatomy: Anatomy, images: Tensor, targets: Tensor, keys: Sequence[str] | None) -> None:

@@ -20,23 +20,29 @@ class Method(ABC):
         base: name without options.
         kind: ``attribution`` or ``control`` (a yardstick that knows less than any method should).
         by_class: whether the map depends on the target class.
+        at_once: whether one computation gives the maps of any number of classes.
         paper: where it is from.
         cost: in forwards of the same batch, beyond the shared one, as text for tables.
         usual: whether a run that names no methods has it; False where it costs many forwards.
+        presets: options that belong together, by name.
     """
 
     base: ClassVar[str]
     kind: ClassVar[str] = "attribution"
     by_class: ClassVar[bool] = True
+    at_once: ClassVar[bool] = False
     paper: ClassVar[str]
     cost: ClassVar[str]
     usual: ClassVar[bool] = True
-    need: ClassVar[Need] = Need.LAST
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @property
     def name(self) -> str:
-        """Name of the method with its options: ``base``, then ``_value`` of each that is not the default."""
-        return "_".join([self.base, *(str(value) for value in self.options(changed=True).values())])
+        """Name of the method with its options: ``base``, then ``_value`` of each that is not the default.
+
+        A number follows the name of its option, and a switch is the name of its option.
+        """
+        return "_".join([self.base, *(_suffix(*option) for option in self.options(changed=True).items())])
 
     @property
     def text(self) -> str:
@@ -51,18 +57,28 @@ class Method(ABC):
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
         return {name: value for name, value in mine.items() if value != defaults.get(name)}
 
+    def needs(self, anatomy: Anatomy) -> Need:
+        """What the trace must record for this method."""
+        return Need.LAST
+
     def unsupported(self, anatomy: Anatomy) -> str | None:
         """Why this method is not defined for a network, or None where it is."""
         return None
 
     @abstractmethod
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        """Raw maps.
+        """Raw maps. Runs without gradient mode.
 
         Args:
             trace: a recorded forward of B images.
-            targets: int64 [B], the class to explain for each image; ignored unless ``by_class``.
+            targets: int64 [B, K], the classes to explain. K is 1 unless ``at_once``; ignored unless ``by_class``.
 
         Returns:
-            [B, h, w] on the patch grid, without any normalisation, of the dtype of the trace.
+            [B, K, h, w] on the patch grid, without any normalisation; K is 1 unless ``by_class``.
         """
+
+
+def _suffix(option: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return option if isinstance(value, bool) else f"{option}{value}"

@@ -34,7 +34,7 @@ class Registry(Mapping[str, type[Method]]):
         return len(self._classes)
 
     def parse(self, text: str) -> Method:
-        """A method from ``name`` or ``name:option=value:option=value``.
+        """A method from ``name``, ``name:preset`` or ``name:option=value:option=value``.
 
         Raises:
             UsageError: no such method, option or value; the message lists what there is.
@@ -46,6 +46,9 @@ class Registry(Mapping[str, type[Method]]):
         kinds = {name: kind for name, kind in typing.get_type_hints(method).items() if not _is_class_variable(kind)}
         chosen: dict[str, Any] = {}
         for pair in pairs:
+            if pair in method.presets:
+                chosen |= method.presets[pair]
+                continue
             option, _, value = pair.partition("=")
             if option not in kinds:
                 there = f"it has {', '.join(kinds)}" if kinds else "it has none"

@@ -9,8 +9,8 @@ The mode belongs to the thread, so traces in several threads do not meet.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from enum import Flag, auto
-from typing import Any
+from enum import Flag
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +18,29 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.rules import Switchable
+
+Precision = Literal["full", "bfloat16", "float16"]
 
 
 class Need(Flag):
     """What a method needs recorded beside the last attention before the read-out."""
 
     LAST = 0
-    ATTENTION = auto()
-    """queries and keys of every block"""
-    TAILS = auto()
-    """outputs of every block with a graph back to the attention output of that block, and no further"""
-    TOKENS = auto()
-    """outputs of every block"""
+    ATTENTION = 1
+    """queries, keys and values of every block"""
+    TOKENS = 2
+    """inputs and outputs of every block"""
+    GRAPH = 4
+    """a graph from the images to the logits; also what ``mean_output`` is made from"""
+    TO_LAST = 8 | GRAPH
+    """the gradient of the target with respect to what the last block attends to and by"""
+    TO_ATTENTION = 16 | TO_LAST | ATTENTION
+    """the same of every block"""
+    TO_IMAGES = 32 | GRAPH
+    """the gradient with respect to the images"""
+    CONSERVING = 64 | GRAPH
+    """a conserving backward beside the ordinary one"""
 
 
 @dataclass
@@ -38,7 +49,7 @@ class Attention:
 
     Attributes:
         query: [B, H, m, d].  key, value: [B, H, n, d].
-        output: [B, H, m, d]; a leaf of the graph where the trace records tails.
+        output: [B, H, m, d], with a graph where the trace has one.
         bias: what is added to the scores, broadcastable to [B, H, m, n], or None.
         scale: factor of the scores.
     """
@@ -50,13 +61,32 @@ class Attention:
     bias: Tensor | None
     scale: float
 
-    def probabilities(self, queries: slice = slice(None)) -> Tensor:
-        """The attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
-        scores = self.query[:, :, queries] @ self.key.transpose(-1, -2) * self.scale
+    def scores(self, queries: slice = slice(None)) -> Tensor:
+        """What the softmax is taken of, or some rows of it: [B, H, m, n], at least float32."""
+        scores = _full(self.query[:, :, queries]) @ _full(self.key).transpose(-1, -2) * self.scale
         if self.bias is not None:
             bias = self.bias.expand(-1, -1, self.query.shape[2], -1)
             scores = scores + bias[:, :, queries]
-        return scores.softmax(-1)
+        return scores
+
+    def probabilities(self, queries: slice = slice(None)) -> Tensor:
+        """The attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
+        return self.scores(queries).softmax(-1)
+
+    def gradient(self, of_output: Tensor, queries: slice = slice(None)) -> Tensor:
+        """The gradient with respect to the attention matrix A, or some rows of it: [B, H, m, n].
+
+        Attention is linear in A: output = A · value. So ∂s/∂A[h, i, j] = ⟨∂s/∂output[h, i], value[h, j]⟩.
+
+        Args:
+            of_output: ∂s/∂output, [B, H, m, d].
+        """
+        return _full(of_output[:, :, queries]) @ _full(self.value).transpose(-1, -2)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """A tensor of autocast's half precision in float32: sums over many tokens are made there."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 @dataclass
@@ -77,106 +107,233 @@ class Site:
 
 
 @dataclass
+class Gradients:
+    """Gradients of each image's target logit y.
+
+    Attributes:
+        attention: ∂y/∂(attention output) of each block, [B, H, n, d]; None where it was not asked for.
+        pool: the same of the attention pooler, [B, H, 1, d].
+        last_tokens: ∂y/∂(``norm1`` output of the last block), [B, n, D].
+        images: ∂y/∂(images).
+    """
+
+    attention: list[Tensor | None]
+    pool: Tensor | None = None
+    last_tokens: Tensor | None = None
+    images: Tensor | None = None
+
+
+@dataclass
 class Trace:
     """A recorded forward.
 
     Attributes:
         model, anatomy: the network.
         images: [B, 3, H, W], preprocessed.
-        logits: [B, C].
-        blocks: the attention of each block; all but the last are empty without ``Need.ATTENTION`` or
-            ``Need.TAILS``.
-        last_input: [B, n, D], input of the last block.
-        outputs: [B, n, D] of each block, where asked for.
-        pool: the attention pooler, where the read-out is one.
+        need: what was recorded.
         keys: a name for each image, from which methods that draw at random take their seed.
         seed: of the run, likewise.
+        precision: see ``explain``.
+        figures: what methods report beside their map, [B, K] by name.
+        logits: [B, C].
+        embedding: [B, N, D], output of the patch embedding.
+        blocks: the attention of each block; all but the last are None without ``Need.ATTENTION``.
+        inputs: [B, n, D], of each block; all but the last are None without ``Need.TOKENS``.
+        options: keyword arguments that each block was called with.
+        last_output: [B, n, D] of the last block.
+        pool: the attention pooler, where the read-out is one.
     """
 
     model: Any
     anatomy: Anatomy
     images: Tensor
+    need: Need
     keys: tuple[str, ...]
     seed: int
+    precision: Precision
+    figures: dict[str, Tensor] = field(default_factory=dict)
     logits: Tensor = field(init=False)
-    last_input: Tensor = field(init=False)
+    embedding: Tensor = field(init=False)
+    last_output: Tensor = field(init=False)
     blocks: list[Site | None] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
+    inputs: list[Tensor | None] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)
     pool: Site | None = None
+    rules: Switchable = field(default_factory=Switchable)
+    _middles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _scores: Tensor = field(init=False)
+    _gradients: tuple[Tensor, Gradients] | None = None
 
     @property
     def last(self) -> Site:
         """The last block's attention."""
-        site = self.blocks[-1]
-        assert site is not None
-        return site
+        return self.site(-1)
 
     def site(self, block: int) -> Site:
-        """A block's attention; only where the trace was asked for it."""
+        """A block's attention."""
         site = self.blocks[block]
-        assert site is not None, "the method did not declare this need"
+        assert site is not None, "the method did not declare that it needs the attention of every block"
         return site
 
+    def input(self, block: int) -> Tensor:
+        """Input of a block: [B, n, D]."""
+        tokens = self.inputs[block]
+        assert tokens is not None, "the method did not declare that it needs the tokens of every block"
+        return tokens
+
+    def output(self, block: int) -> Tensor:
+        """Output of a block: [B, n, D]."""
+        return self.last_output if block == self.anatomy.depth - 1 else self.input(block + 1)
+
     def grid(self, patches: Tensor) -> Tensor:
-        """[B, N] → [B, h, w]."""
-        return patches.reshape(-1, *self.anatomy.grid)
+        """[B, N] or [B, K, N] → [B, K, h, w]; K is 1 where there is none."""
+        return patches.reshape(len(patches), -1, *self.anatomy.grid)
 
-    def classify(self, vector: Tensor) -> Tensor:
-        """Logits [B, C] of one token vector [B, D]: final norm, ``fc_norm``, classifier.
+    def network(self) -> torch.autocast:
+        """The context that the network's own modules run in. What methods compute stays outside."""
+        return autocast(self.images, self.precision)
 
-        A distilled network has two classifiers; their mean is taken, as it does in evaluation.
+    def features(self, vector: Tensor) -> Tensor:
+        """What the classifier sees of token vectors [..., D]: final norm, then ``fc_norm``."""
+        with self.network():
+            return self.model.fc_norm(self.model.norm(vector))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits [..., C] of features [..., D]. Of a distilled network the mean of its two classifiers."""
+        with self.network():
+            logits = [head(features) for head in self.classifiers]
+        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
+
+    @property
+    def classifiers(self) -> list[nn.Linear]:
+        """The classifier; of a distilled network both."""
+        return [getattr(self.model, name) for name in ("head", "head_dist") if hasattr(self.model, name)]
+
+    def mean_output(self, block: int) -> Tensor:
+        """Mean over all n tokens of a block's output, with the graph: [B, D].
+
+        The last layer of the MLP is linear, so its output's mean is its output of the mean: one token
+        goes through it, and in the backward pass, where all n would.
         """
-        vector = self.model.fc_norm(self.model.norm(vector))
-        logits: Tensor = self.model.head(vector)
-        if hasattr(self.model, "head_dist"):
-            logits = (logits + self.model.head_dist(vector)) / 2
-        return logits
+        middle, hidden = self._middles[block]
+        module = self.model.blocks[block]
+        with self.network():
+            branch = module.mlp.fc2(hidden.mean(1))
+        if getattr(module, "gamma_2", None) is not None:
+            branch = module.gamma_2 * branch
+        elif hasattr(module, "ls2"):
+            branch = module.ls2(branch)
+        return middle.mean(1) + branch
+
+    def gradients(self, targets: Tensor) -> Gradients:
+        """Gradients of each image's target logit, all from one backward, which the methods share.
+
+        Args:
+            targets: int64 [B, 1].
+        """
+        if self._gradients is None or not torch.equal(self._gradients[0], targets):
+            self._gradients = targets, self._backward(targets)
+        return self._gradients[1]
+
+    def _backward(self, targets: Tensor) -> Gradients:
+        every = Need.TO_ATTENTION in self.need
+        wanted: dict[str, Tensor] = {}
+        if Need.TO_LAST in self.need:
+            wanted["last_tokens"] = self.last.tokens
+            for index, site in enumerate(self.blocks):
+                if site is not None and (every or index == self.anatomy.depth - 1):
+                    wanted[f"attention {index}"] = site.attention.output
+            if self.pool is not None:
+                wanted["pool"] = self.pool.attention.output
+        if Need.TO_IMAGES in self.need:
+            wanted["images"] = self.images
+        found = dict(zip(wanted, self.backward(self.target(targets), list(wanted.values())), strict=True))
+        attention = [found.get(f"attention {index}") for index in range(self.anatomy.depth)]
+        return Gradients(attention, found.get("pool"), found.get("last_tokens"), found.get("images"))
+
+    def target(self, targets: Tensor) -> Tensor:
+        """Sum of the target logits: an image's logit depends on no other image, so one backward serves all."""
+        with torch.enable_grad():
+            return self._scores.gather(1, targets).sum()
+
+    @staticmethod
+    def backward(score: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients of a scalar; the graph stays."""
+        return torch.autograd.grad(score, inputs, retain_graph=True)
 
 
-def record(model: nn.Module, anatomy: Anatomy, images: Tensor, need: Need, keys: tuple[str, ...], seed: int) -> Trace:
+def autocast(images: Tensor, precision: Precision) -> torch.autocast:
+    """Autocast to a half precision, or to none."""
+    dtype = torch.bfloat16 if precision == "full" else getattr(torch, precision)
+    return torch.autocast(images.device.type, dtype, enabled=precision != "full")
+
+
+def record(
+    model: nn.Module,
+    anatomy: Anatomy,
+    images: Tensor,
+    need: Need,
+    keys: tuple[str, ...],
+    seed: int,
+    precision: Precision = "full",
+) -> Trace:
     """Run one forward and record it. Call it inside ``undisturbed(model)``.
 
     Args:
         images: [B, 3, H, W], preprocessed, of the network's dtype and device.
         need: what the methods ask for, united.
-        keys, seed: see ``Trace``.
+        keys, seed, precision: see ``Trace``.
     """
-    trace = Trace(model, anatomy, images, keys, seed)
+    graph = Need.GRAPH in need
+    images = (images.clone() if images.is_inference() else images.detach()).requires_grad_(graph)
+    trace = Trace(model, anatomy, images, need, keys, seed, precision)
     parts: Any = model
-    blocks = list(parts.blocks)
-    tails = bool(need & Need.TAILS) and anatomy.readout != "pool"
-    keep_all = bool(need & (Need.ATTENTION | Need.TAILS))
-    keep_outputs = bool(need & (Need.TAILS | Need.TOKENS))
+    last = anatomy.depth - 1
 
-    def after_block(index: int) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            if keep_outputs:
-                trace.outputs.append(output)
-            return output.detach()
+    def embedded(module: nn.Module, args: Any, output: Tensor) -> None:
+        trace.embedding = output if output.ndim == 3 else output.flatten(1, 2)
+
+    def before_block(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            trace.inputs.append(args[0] if Need.TOKENS in need or index == last else None)
+            trace.options.append(options)
 
         return hook
 
-    def before_last(module: nn.Module, args: Any) -> None:
-        trace.last_input = args[0]
-
-    def keep(index: int) -> Callable[[Site], None]:
+    def attended(index: int) -> Callable[[Site], None]:
         def take(site: Site) -> None:
-            trace.blocks.append(site if keep_all or index == len(blocks) - 1 else None)
+            trace.blocks.append(site if Need.ATTENTION in need or index == last else None)
 
         return take
 
-    def keep_pool(site: Site) -> None:
+    def pooled(site: Site) -> None:
         trace.pool = site
 
+    def before_mlp(module: nn.Module, args: tuple[Any, ...]) -> None:
+        trace._middles.append((args[0], args[0]))
+
+    def before_fc2(module: nn.Module, args: tuple[Any, ...]) -> None:
+        trace._middles[-1] = (trace._middles[-1][0], args[0])
+
+    def after_last(module: nn.Module, args: Any, output: Tensor) -> None:
+        trace.last_output = output
+
     with ExitStack() as stack:
-        for index, block in enumerate(blocks):
-            stack.enter_context(watch(block.attn, keep(index), leaf=tails))
-            stack.enter_context(_hook(block.register_forward_hook(after_block(index))))
-        stack.enter_context(_hook(blocks[-1].register_forward_pre_hook(before_last)))
+        if Need.CONSERVING in need:
+            stack.enter_context(trace.rules)
+        stack.enter_context(_hook(parts.patch_embed.register_forward_hook(embedded)))
+        for index, block in enumerate(parts.blocks):
+            stack.enter_context(_hook(block.register_forward_pre_hook(before_block(index), with_kwargs=True)))
+            stack.enter_context(watch(block.attn, attended(index)))
+            if graph:
+                stack.enter_context(_hook(block.norm2.register_forward_pre_hook(before_mlp)))
+                stack.enter_context(_hook(block.mlp.fc2.register_forward_pre_hook(before_fc2)))
+        stack.enter_context(_hook(parts.blocks[-1].register_forward_hook(after_last)))
         if anatomy.readout == "pool":
-            stack.enter_context(watch(parts.attn_pool, keep_pool))
-        with torch.set_grad_enabled(tails):
-            trace.logits = model(images).detach()
+            stack.enter_context(watch(parts.attn_pool, pooled))
+        with torch.set_grad_enabled(graph), trace.network():
+            trace._scores = model(images)
+    trace.logits = trace._scores.detach()
     return trace
 
 

@@ -3,7 +3,6 @@
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain.load import load
-from pipeline.explain.maps import Explainer
+from pipeline.explain.maps import Explainer, Targets
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import undisturbed
 from pipeline.read import Batch, Frame, Sample, batches, decoders
@@ -50,7 +49,7 @@ class Worker:
             loaded.anatomy,
             registry.resolve(self.run.spec.methods),
             self.run.spec.seed,
-            self.watch.lap,
+            lap=self.watch.lap,
         )
         self.frame = Frame.of(self.run.model, self.run.spec.geometry)
         self.mean = torch.tensor(self.run.model.mean, device=self.device)[:, None, None]
@@ -81,9 +80,9 @@ class Worker:
         pixels = torch.from_numpy(batch.pixels).to(self.device, non_blocking=True)
         images = (pixels.float() / 255 - self.mean) / self.std
         labels = torch.tensor([_usable(sample.label, self.run.model.classes) for sample in batch.samples])
-        maps, logits = self.explainer.maps(images, self._targets(labels), keys)
+        maps = self.explainer.maps(images, self._targets(labels), keys)
         arrays = {name: values.cpu().numpy() for name, values in maps.items()}
-        scores = logits.double().softmax(-1).cpu().numpy()
+        scores = maps.logits.double().softmax(-1).cpu().numpy()
         for place, sample in enumerate(batch.samples):
             if sample.picture is None:
                 sink.add(_row(sample), None)
@@ -91,9 +90,9 @@ class Worker:
                 row = _row(sample) | _predicted(scores[place], sample.label)
                 sink.add(row, {name: values[place] for name, values in arrays.items()})
 
-    def _targets(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        def targets(logits: Tensor) -> Tensor:
-            choices = {"label": labels.to(logits.device), "predicted": logits.argmax(1)}
+    def _targets(self, labels: Tensor) -> Targets:
+        def targets(rows: slice, logits: Tensor) -> Tensor:
+            choices = {"label": labels[rows].to(logits.device), "predicted": logits.argmax(1)}
             return torch.stack([choices[target] for target in self.run.spec.targets], 1)
 
         return targets

@@ -1,6 +1,5 @@
 """Controls: maps that know less than any method should. Every table shows them."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
+from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
 
 
@@ -43,7 +43,7 @@ class Center(Control):
         y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows * 2 - 1
         x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
         bump = torch.exp(-2 * (y[:, None] ** 2 + x[None, :] ** 2))
-        return bump.to(trace.images).expand(len(trace.images), -1, -1)
+        return bump.to(trace.images).expand(len(trace.images), 1, -1, -1)
 
 
 @methods.register
@@ -54,7 +54,7 @@ class Uniform(Control):
     base = "uniform"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        return trace.images.new_ones(len(trace.images), *trace.anatomy.grid)
+        return trace.images.new_ones(len(trace.images), 1, *trace.anatomy.grid)
 
 
 @methods.register
@@ -65,13 +65,8 @@ class Random(Control):
     base = "random"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        maps = [_generator(self.name, key, trace.seed).random(trace.anatomy.grid) for key in trace.keys]
-        return torch.from_numpy(np.stack(maps)).to(trace.images)
-
-
-def _generator(method: str, key: str, seed: int) -> np.random.Generator:
-    digest = hashlib.sha256(f"{method}\0{key}\0{seed}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+        maps = [generator(self.name, key, trace.seed).random(trace.anatomy.grid) for key in trace.keys]
+        return torch.from_numpy(np.stack(maps)).to(trace.images)[:, None]
 
 
 @methods.register
@@ -90,4 +85,4 @@ class Edges(Control):
         across = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
         kernels = torch.stack([across, across.T])[:, None]
         strength = F.conv2d(grey, kernels).square().sum(1, keepdim=True).sqrt()
-        return F.adaptive_avg_pool2d(strength, trace.anatomy.grid)[:, 0]
+        return F.adaptive_avg_pool2d(strength, trace.anatomy.grid)

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Site, Substitute, Trace, watch
+from pipeline.explain.trace import Attention, Need, Site, Substitute, Trace, watch
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 
@@ -37,37 +38,52 @@ class ReciproCAM(Method):
     Mean read-out (no definition in the paper): the skip connection is masked too, or it would leak the
     whole image. Attention pooler: the tokens after the final norm are masked in front of the pooler.
 
-    Where one query is read (class token or pooler) no masked copy is made: a key depends on its own token
-    and its weight only, so the few weighted versions of each key and value are computed once, and every
-    mask picks among them. This is exact, and holds with q/k norm and rotary embedding. The mean read-out
-    takes the general form: N masked copies through the last block, in chunks.
+    Where one query is read (class token or pooler) no masked copy is made. A token's key and value depend
+    on that token and its weight w only, and linearly: score and value under a mask lie at w between those
+    of the zeroed and of the plain token (with q/k norm the scores of each weight are computed instead).
+    This is exact. The mean read-out,
+    and any block but the last, take the general form: N masked copies through the rest, in chunks.
 
     Options:
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
             middle, ``box`` all ones, ``single`` the patch alone (the paper's 1×1).
         score: ``softmax`` as in the paper, or the raw ``logit`` (openvino_xai).
+        block: whose input is masked, counted from the end: −1 is the last, as in the paper. Earlier ones
+            cost N copies of every block behind.
 
-    The authors' code masks the second-to-last block instead; openvino_xai takes logits.
+    Presets:
+        authors_code: block −2, as the authors' published code does it. openvino_xai takes logits.
     """
 
     base = "reciprocam"
+    at_once = True
     paper = "Byun & Lee, ViT-ReciproCAM, arXiv 2310.02588"
-    cost = "≈0.25; mean read-out ≈N/L"
+    cost = "≈0.2; mean read-out ≈N/L"
+    presets: ClassVar = {"authors_code": {"block": -2}}
 
     kernel: Kernel = "gaussian"
     score: Literal["softmax", "logit"] = "softmax"
+    block: int = -1
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.LAST if self.block == -1 else Need.TOKENS | Need.ATTENTION
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        if not -anatomy.depth <= self.block <= -1:
+            return f"block {self.block} is none of its {anatomy.depth}, which are −1 (the last) to −{anatomy.depth}"
+        if anatomy.readout == "pool" and self.block != -1:
+            return "with an attention pooler the tokens are masked in front of the pooler, behind every block"
+        return None
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            if trace.anatomy.readout == "mean":
-                logits = _masked_copies(trace, self.kernel)
-            elif trace.pool is not None:
-                logits = _masked_pool(trace, trace.pool, self.kernel)
-            else:
-                logits = _masked_token(trace, self.kernel)
-            values = logits.softmax(-1) if self.score == "softmax" else logits
-        index = targets[:, None, None].expand(-1, values.shape[1], 1)
-        return trace.grid(values.gather(2, index)[:, :, 0])
+        if trace.pool is not None:
+            logits = _masked_pool(trace, trace.pool, self.kernel)
+        elif trace.anatomy.readout == "token" and self.block == -1:
+            logits = _masked_token(trace, self.kernel)
+        else:
+            logits = _masked_copies(trace, self.kernel, self.block)
+        values = logits.softmax(-1) if self.score == "softmax" else logits
+        return trace.grid(values.gather(2, targets[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2))
 
 
 @lru_cache(maxsize=32)
@@ -83,81 +99,94 @@ def _weights(kernel: Kernel, grid: tuple[int, int]) -> Tensor:
     return weights.reshape(rows * columns, rows * columns)
 
 
-def _masked_attention(site: Site, queries: int, prefix: int, kernel: Kernel, grid: tuple[int, int]) -> Tensor:
+def _masked_attention(trace: Trace, site: Site, queries: int, kernel: Kernel) -> Tensor:
     """Attention output of the first queries under each of the N masks: [B, N, H, queries, d].
 
     The queries must not be masked themselves: prefix tokens, or the latent of a pooler.
     """
-    weights = _weights(kernel, grid).to(site.tokens.device)
-    versions: list[Site] = []
-    levels = weights.unique().tolist()
-    with watch(site.module, versions.append):
-        for level in levels:
-            tokens = site.tokens.clone()
-            tokens[:, prefix:] *= level
-            site.module(tokens, **site.options)
-    query, scale, bias = site.attention.query[:, :, :queries], site.attention.scale, site.attention.bias
+    rows = slice(0, queries)
+    shown = site.attention
+    value = shown.value.to(shown.scores(rows))
+    weights = _weights(kernel, trace.anatomy.grid).to(value)
+    prefix = site.tokens.shape[1] - trace.anatomy.patches
+    weights = torch.cat([weights.new_ones(len(weights), prefix), weights], 1)[:, None]  # [N, 1, n]
+    hidden = _at(trace, site, 0.0)
+    if _is_affine(site.module):
+        scores = torch.lerp(hidden.scores(rows)[:, :, None], shown.scores(rows)[:, :, None], weights)
+    else:  # a normalised key is not linear in the weight of its token
+        scores = shown.scores(rows)[:, :, None].expand(-1, -1, len(weights), -1, -1)
+        for level in set(weights.unique().tolist()) - {1.0}:
+            at_level = _at(trace, site, level).scores(rows)[:, :, None]
+            scores = torch.where(weights == level, at_level, scores)
+    attention = scores.softmax(-1)  # [B, H, N, queries, n]
+    nothing = hidden.value.to(value)
+    output = attention.flatten(2, 3) @ nothing + (attention * weights).flatten(2, 3) @ (value - nothing)
+    return output.unflatten(2, (len(weights), queries)).transpose(1, 2)
 
-    def scores(version: Site) -> Tensor:
-        plain = query @ version.attention.key.transpose(-1, -2) * scale
-        return plain if bias is None else plain + bias[..., :queries, :]
 
-    # chosen[v][i, j]: mask i shows token j in version v. Prefix tokens are the same in all versions.
-    chosen = torch.stack([weights == level for level in levels])
-    everywhere = torch.zeros(len(levels), len(weights), prefix, dtype=torch.bool, device=weights.device)
-    everywhere[0] = True
-    chosen = torch.cat([everywhere, chosen], 2)
-    shown = torch.stack([scores(version) for version in versions])  # [V, B, H, queries, n]
-    masked = torch.where(chosen[0][:, None], shown[0][:, :, None], shown.new_zeros(()))
-    for version in range(1, len(levels)):
-        masked = torch.where(chosen[version][:, None], shown[version][:, :, None], masked)
-    attention = masked.softmax(-1)  # [B, H, N, queries, n]
-    outputs = [
-        (attention * chosen[version][:, None]).flatten(2, 3) @ versions[version].attention.value
-        for version in range(len(levels))
-    ]
-    total = torch.stack(outputs).sum(0).unflatten(2, (len(weights), queries))
-    return total.transpose(1, 2)
+def _at(trace: Trace, site: Site, level: float) -> Attention:
+    """The attention of a site where all patch tokens are scaled."""
+    sites: list[Site] = []
+    tokens = site.tokens.clone()
+    tokens[:, tokens.shape[1] - trace.anatomy.patches :] *= level
+    with watch(site.module, sites.append), trace.network():
+        site.module(tokens, **site.options)
+    return sites[0].attention
+
+
+def _is_affine(module: Any) -> bool:
+    """Whether queries and keys are taken as they are projected; rotating them is linear as well."""
+    return all(isinstance(getattr(module, name, None), nn.Identity | None) for name in ("q_norm", "k_norm"))
 
 
 def _masked_token(trace: Trace, kernel: Kernel) -> Tensor:
     """Logits [B, N, C] of a class-token read-out: the tail of the network on the class tokens alone."""
     anatomy, model = trace.anatomy, trace.model
     reads = anatomy.read_tokens
-    output = _masked_attention(trace.last, reads, anatomy.prefix_tokens, kernel, anatomy.grid)
-    tokens = trace.last_input[:, None, :reads].expand(-1, anatomy.patches, -1, -1).flatten(0, 1)
-    with Substitute(output.flatten(0, 1)):
-        tokens = model.blocks[-1](tokens)
-    logits: Tensor = model.forward_head(model.norm(tokens))
+    output = _masked_attention(trace, trace.last, reads, kernel).to(trace.last.attention.output.dtype)
+    tokens = trace.input(-1)[:, None, :reads].expand(-1, anatomy.patches, -1, -1).flatten(0, 1)
+    with trace.network():
+        with Substitute(output.flatten(0, 1)):
+            tokens = model.blocks[-1](tokens)
+        logits: Tensor = model.forward_head(model.norm(tokens))
     return logits.unflatten(0, (-1, anatomy.patches))
 
 
 def _masked_pool(trace: Trace, pool: Site, kernel: Kernel) -> Tensor:
     """Logits [B, N, C] of an attention pooler."""
     anatomy, model = trace.anatomy, trace.model
-    output = _masked_attention(pool, 1, 0, kernel, anatomy.grid)
+    output = _masked_attention(trace, pool, 1, kernel).to(pool.attention.output.dtype)
     # The pooler is called for its projection and MLP; its attention is given, so what it sees is idle.
     idle = pool.tokens[:, None, :1].expand(-1, anatomy.patches, -1, -1).flatten(0, 1)
-    with Substitute(output.flatten(0, 1)):
+    with trace.network(), Substitute(output.flatten(0, 1)):
         logits: Tensor = model.forward_head(idle)
     return logits.unflatten(0, (-1, anatomy.patches))
 
 
-def _masked_copies(trace: Trace, kernel: Kernel) -> Tensor:
-    """Logits [B, N, C] of a mean read-out: N masked copies of the last block's input, in chunks."""
+def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
+    """Logits [B, N, C] by N masked copies of a block's input through the rest of the network, in chunks."""
     anatomy, model = trace.anatomy, trace.model
-    prefix = anatomy.prefix_tokens
-    weights = _weights(kernel, anatomy.grid).to(trace.last_input)
-    weights = torch.cat([weights.new_ones(len(weights), prefix), weights], 1)[:, None, :, None]
-    step = max(1, _TOKENS_AT_ONCE // (trace.last_input.shape[0] * trace.last_input.shape[1]))
+    tokens, normed = trace.input(block), trace.site(block).tokens
+    weights = _weights(kernel, anatomy.grid).to(tokens)
+    weights = torch.cat([weights.new_ones(len(weights), anatomy.prefix_tokens), weights], 1)[:, None, :, None]
+    step = max(1, _TOKENS_AT_ONCE // (tokens.shape[0] * tokens.shape[1]))
     logits = []
     for masks in weights.split(step):
-        masked = (masks * trace.last_input).flatten(0, 1)
-        normed = (masks * trace.last.tokens).flatten(0, 1)
-        handle = model.blocks[-1].attn.register_forward_pre_hook(lambda _, args, x=normed: (x, *args[1:]))
-        try:
-            tokens = model.blocks[-1](masked)
-        finally:
-            handle.remove()
-        logits.append(model.forward_head(model.norm(tokens)).unflatten(0, (len(masks), -1)))
+        skip = masks * tokens if anatomy.readout == "mean" else tokens.expand(len(masks), -1, -1, -1)
+        shown = (masks * normed).flatten(0, 1)
+        with trace.network():
+            copies = _with_attention_input(model.blocks[block], skip.flatten(0, 1), shown, trace.options[block])
+            for behind in range(block + 1, 0):
+                copies = model.blocks[behind](copies, **trace.options[behind])
+            logits.append(model.forward_head(model.norm(copies)).unflatten(0, (len(masks), -1)))
     return torch.cat(logits).transpose(0, 1)
+
+
+def _with_attention_input(block: Any, tokens: Tensor, shown: Tensor, options: dict[str, Any]) -> Tensor:
+    """Output of a block whose attention sees other tokens than the norm of its input."""
+    handle = block.attn.register_forward_pre_hook(lambda _, args: (shown, *args[1:]))
+    try:
+        output: Tensor = block(tokens, **options)
+    finally:
+        handle.remove()
+    return output

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.methods.attention import readout_row
 from pipeline.explain.registry import methods
@@ -27,7 +28,9 @@ class Rollout(Method):
     by_class = False
     paper = "Abnar & Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
     cost = "≈0.1"
-    need = Need.ATTENTION
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         row = _first_row(trace)
@@ -42,7 +45,7 @@ def _first_row(trace: Trace) -> Tensor:
     if trace.pool is not None:
         return readout_row(trace).mean(1)
     prefix = trace.anatomy.prefix_tokens
-    row = trace.last_input.new_zeros(trace.last_input.shape[:2])
+    row = trace.images.new_zeros(trace.last.tokens.shape[:2])
     if trace.anatomy.readout == "token":
         row[:, 0] = 1
     else:
