@@ -8,6 +8,7 @@ from torch import nn
 from schemas.errors import UnsupportedModel
 
 Readout = Literal["token", "mean", "pool"]
+Positions = Literal["absolute", "rotary", "relative"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Anatomy:
         classes: length of the logits.
         input_size: height and width of the images, in pixels.
         attention, norm, mlp, activation: class names of these parts of a block.
-        rotary: whether queries and keys are rotated by their position.
+        positions: how a token's place is known: ``absolute`` is added to the tokens, ``rotary`` turns queries
+            and keys, ``relative`` is added to the scores of attention.
     """
 
     family: str
@@ -42,7 +44,7 @@ class Anatomy:
     norm: str
     mlp: str
     activation: str
-    rotary: bool
+    positions: Positions
 
     @property
     def patches(self) -> int:
@@ -89,7 +91,7 @@ def describe(model: nn.Module) -> Anatomy:
         norm=type(blocks[0].norm1).__name__,
         mlp=type(blocks[0].mlp).__name__,
         activation=type(blocks[0].mlp.act).__name__,
-        rotary=getattr(parts, "rope", None) is not None,
+        positions=_positions(parts),
     )
 
 
@@ -115,6 +117,15 @@ def _unlike(block: Any) -> str | None:
     if not hasattr(getattr(block, "mlp", None), "fc2"):
         return "has an MLP that does not end in a linear layer"
     return None
+
+
+def _positions(parts: Any) -> Positions:
+    if getattr(parts, "rope", None) is not None:
+        return "rotary"
+    attention = parts.blocks[0].attn
+    tables = (getattr(attention, "relative_position_bias_table", None), getattr(parts, "rel_pos_bias", None))
+    biased = type(attention).__name__ == "RelPosAttention" or any(table is not None for table in tables)
+    return "relative" if biased else "absolute"
 
 
 def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:

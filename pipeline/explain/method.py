@@ -24,6 +24,7 @@ class Method(ABC):
         paper: where it is from.
         cost: in forwards of the same batch, beyond the shared one, as text for tables.
         usual: whether a run that names no methods has it; False where it costs many forwards.
+        figures: names of the numbers that it reports beside each map, in ``trace.figures``.
         presets: options that belong together, by name.
     """
 
@@ -34,6 +35,7 @@ class Method(ABC):
     paper: ClassVar[str]
     cost: ClassVar[str]
     usual: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @property

@@ -20,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.rules import Switchable
 
+_AT_ONCE = 32
+"""Images of one batch of ``predict``, where the trace has fewer; changes nothing but speed."""
+
 Precision = Literal["full", "bfloat16", "float16"]
 
 
@@ -41,6 +44,8 @@ class Need(Flag):
     """the gradient with respect to the images"""
     CONSERVING = 64 | GRAPH
     """a conserving backward beside the ordinary one"""
+    LINEARS = 128 | GRAPH
+    """inputs and outputs of the linear layers of every block"""
 
 
 @dataclass
@@ -107,6 +112,15 @@ class Site:
 
 
 @dataclass
+class Linear:
+    """A linear layer with what went in, [..., in], and what came out, [..., out]."""
+
+    module: nn.Linear
+    input: Tensor
+    output: Tensor
+
+
+@dataclass
 class Gradients:
     """Gradients of each image's target logit y.
 
@@ -122,6 +136,12 @@ class Gradients:
     last_tokens: Tensor | None = None
     images: Tensor | None = None
 
+    def of_block(self, block: int) -> Tensor:
+        """∂y/∂(attention output) of a block."""
+        gradient = self.attention[block]
+        assert gradient is not None, "the method did not declare that it needs the gradient to this block"
+        return gradient
+
 
 @dataclass
 class Trace:
@@ -136,11 +156,12 @@ class Trace:
         precision: see ``explain``.
         figures: what methods report beside their map, [B, K] by name.
         logits: [B, C].
-        embedding: [B, N, D], output of the patch embedding.
+        embedding: [B, N, D] or [B, h, w, D], output of the patch embedding.
         blocks: the attention of each block; all but the last are None without ``Need.ATTENTION``.
         inputs: [B, n, D], of each block; all but the last are None without ``Need.TOKENS``.
         options: keyword arguments that each block was called with.
         last_output: [B, n, D] of the last block.
+        linears: of each block, by name, where asked for.
         pool: the attention pooler, where the read-out is one.
     """
 
@@ -158,6 +179,7 @@ class Trace:
     blocks: list[Site | None] = field(default_factory=list)
     inputs: list[Tensor | None] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)
+    linears: list[dict[str, Linear]] = field(default_factory=list)
     pool: Site | None = None
     rules: Switchable = field(default_factory=Switchable)
     _middles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -185,6 +207,10 @@ class Trace:
         """Output of a block: [B, n, D]."""
         return self.last_output if block == self.anatomy.depth - 1 else self.input(block + 1)
 
+    def middle(self, block: int) -> Tensor:
+        """What a block has between attention and MLP: [B, n, D]; only where there is a graph."""
+        return self._middles[block][0]
+
     def grid(self, patches: Tensor) -> Tensor:
         """[B, N] or [B, K, N] → [B, K, h, w]; K is 1 where there is none."""
         return patches.reshape(len(patches), -1, *self.anatomy.grid)
@@ -203,6 +229,24 @@ class Trace:
         with self.network():
             logits = [head(features) for head in self.classifiers]
         return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits [M, C] of other images [M, 3, H, W], a batch at a time."""
+        room = max(len(self.images), _AT_ONCE)
+        with torch.no_grad(), self.network():
+            return torch.cat([self.model(part) for part in images.split(room)]).to(self.images.dtype)
+
+    def gradient_at(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Gradient of the target logit with respect to other images, at these: [B, 3, H, W].
+
+        Args:
+            targets: int64 [B, 1].
+        """
+        images = images.detach().requires_grad_()
+        with torch.enable_grad(), self.network():
+            score = self.model(images).gather(1, targets).sum()
+        (gradient,) = torch.autograd.grad(score, [images])
+        return gradient
 
     @property
     def classifiers(self) -> list[nn.Linear]:
@@ -291,7 +335,7 @@ def record(
     last = anatomy.depth - 1
 
     def embedded(module: nn.Module, args: Any, output: Tensor) -> None:
-        trace.embedding = output if output.ndim == 3 else output.flatten(1, 2)
+        trace.embedding = output
 
     def before_block(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -315,6 +359,12 @@ def record(
     def before_fc2(module: nn.Module, args: tuple[Any, ...]) -> None:
         trace._middles[-1] = (trace._middles[-1][0], args[0])
 
+    def through(index: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
+            trace.linears[index][name] = Linear(module, args[0], output)
+
+        return hook
+
     def after_last(module: nn.Module, args: Any, output: Tensor) -> None:
         trace.last_output = output
 
@@ -328,6 +378,11 @@ def record(
             if graph:
                 stack.enter_context(_hook(block.norm2.register_forward_pre_hook(before_mlp)))
                 stack.enter_context(_hook(block.mlp.fc2.register_forward_pre_hook(before_fc2)))
+            if Need.LINEARS in need:
+                trace.linears.append({})
+                for name in ("qkv", "proj", "fc1", "fc2"):
+                    layer = getattr(block.attn, name, None) or getattr(block.mlp, name)
+                    stack.enter_context(_hook(layer.register_forward_hook(through(index, name))))
         stack.enter_context(_hook(parts.blocks[-1].register_forward_hook(after_last)))
         if anatomy.readout == "pool":
             stack.enter_context(watch(parts.attn_pool, pooled))

@@ -9,18 +9,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.explain import LeGrad, ReciproCAM, explain
+from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, ReciproCAM, explain
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
 METHODS = {
     "attention": "attention",
     "rollout": "rollout",
+    "generic_attention": "generic_attention",
+    "gradcam": "gradcam",
+    "attn_gradcam": "attn_gradcam",
+    "agcam": "agcam",
+    "agcam_fullgrad": AGCAM(full_gradient=True),
     "legrad": "legrad",
     "legrad_last2": LeGrad(layers="last2"),
     "reciprocam": "reciprocam",
     "reciprocam_logit": ReciproCAM(score="logit"),
     "reciprocam_1x1": ReciproCAM(kernel="single"),
+    "grad_input": "grad_input",
+    "integrated_gradients": IntegratedGradients(nodes=64),
+    "cp_lrp": "cp_lrp",
+    "pm": "pm_zs",
+    "transformer_attribution": "transformer_attribution",
 }
 
 
@@ -35,15 +45,18 @@ def golden_model(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", CASES["cases"])
+@pytest.mark.parametrize(
+    ("case", "method"), [(name, method) for name, case in CASES["cases"].items() for method in case["methods"]]
+)
 def test_equals_the_golden_map(case: str, method: str, dtype: torch.dtype) -> None:
+    tolerances = CASES["tolerance"][str(dtype).removeprefix("torch.")]
+    tolerance = tolerances.get(method, tolerances["default"])
+    if tolerance is None:
+        pytest.skip("divides by sums near zero; compared in float64 only, as the reference says")
     data = np.load(GOLDEN / f"{case}.npz")
     model, images = golden_model(case).to(dtype), torch.tensor(data["x"]).to(dtype)
     maps = explain(model, images, torch.tensor(data["targets"]), [METHODS[method]])
     ((_, found),) = maps.items()
     expected = data[f"map_{method}"]
     assert found.dtype == dtype
-    tolerances = CASES["tolerance"][str(dtype).removeprefix("torch.")]
-    tolerance = tolerances.get(method, tolerances["default"])
     assert np.abs(found.numpy() - expected).max() <= tolerance * np.abs(expected).max()

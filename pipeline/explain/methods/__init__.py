@@ -1,10 +1,39 @@
 """One file a method. A new one registers itself, and is named here in the order of the tables."""
 
+# isort: off
 from pipeline.explain.methods.attention import Attention
 from pipeline.explain.methods.rollout import Rollout
+from pipeline.explain.methods.generic_attention import GenericAttention
+from pipeline.explain.methods.transformer_attribution import TransformerAttribution
+from pipeline.explain.methods.gradcam import AttentionGradCAM, GradCAM
+from pipeline.explain.methods.agcam import AGCAM
+from pipeline.explain.methods.legrad import LeGrad
+from pipeline.explain.methods.reciprocam import ReciproCAM
+from pipeline.explain.methods.pm_zs import PatchMaskZeroShot
+from pipeline.explain.methods.grad_input import GradInput
+from pipeline.explain.methods.integrated_gradients import IntegratedGradients
+from pipeline.explain.methods.smoothgrad import SmoothGrad
+from pipeline.explain.methods.cp_lrp import CPLRP
+from pipeline.explain.methods.controls import Center, Edges, Random, Uniform
+# isort: on
 
-from pipeline.explain.methods.legrad import LeGrad  # isort: skip
-from pipeline.explain.methods.reciprocam import ReciproCAM  # isort: skip
-from pipeline.explain.methods.controls import Center, Edges, Random, Uniform  # isort: skip
-
-__all__ = ["Attention", "Center", "Edges", "LeGrad", "Random", "ReciproCAM", "Rollout", "Uniform"]
+__all__ = [
+    "AGCAM",
+    "CPLRP",
+    "Attention",
+    "AttentionGradCAM",
+    "Center",
+    "Edges",
+    "GenericAttention",
+    "GradCAM",
+    "GradInput",
+    "IntegratedGradients",
+    "LeGrad",
+    "PatchMaskZeroShot",
+    "Random",
+    "ReciproCAM",
+    "Rollout",
+    "SmoothGrad",
+    "TransformerAttribution",
+    "Uniform",
+]

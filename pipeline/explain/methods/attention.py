@@ -9,6 +9,11 @@ from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 
 
+def readout_rows(trace: Trace) -> slice:
+    """Queries of a block that the read-out reads: the class token, or all patch tokens."""
+    return slice(0, 1) if trace.anatomy.readout == "token" else slice(trace.anatomy.prefix_tokens, None)
+
+
 def readout_row(trace: Trace) -> Tensor:
     """How much the read-out attends to each token of the last layer: [B, H, n], rows sum to 1.
 
@@ -17,10 +22,15 @@ def readout_row(trace: Trace) -> Tensor:
     """
     if trace.pool is not None:
         return trace.pool.attention.probabilities()[:, :, 0]
-    attention = trace.last.attention
-    if trace.anatomy.readout == "token":
-        return attention.probabilities(slice(0, 1))[:, :, 0]
-    return attention.probabilities(slice(trace.anatomy.prefix_tokens, None)).mean(2)
+    return trace.last.attention.probabilities(readout_rows(trace)).mean(2)
+
+
+def first_row(trace: Trace) -> Tensor:
+    """What the read-out takes of the last block's tokens, before any attention: [B, n], rows sum to 1."""
+    row = trace.images.new_zeros(trace.last.tokens.shape[:2])
+    rows = readout_rows(trace)
+    row[:, rows] = 1
+    return row / row.sum(1, keepdim=True)
 
 
 @methods.register

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention import readout_row
+from pipeline.explain.methods.attention import first_row, readout_row
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
 
@@ -33,21 +33,8 @@ class Rollout(Method):
         return Need.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        row = _first_row(trace)
+        row = first_row(trace) if trace.pool is None else readout_row(trace).mean(1)
         for index in reversed(range(trace.anatomy.depth)):
             attention = trace.site(index).attention.probabilities().mean(1)
             row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, attention)
         return trace.grid(row[:, trace.anatomy.prefix_tokens :])
-
-
-def _first_row(trace: Trace) -> Tensor:
-    """What stands in front of the product: [B, n]."""
-    if trace.pool is not None:
-        return readout_row(trace).mean(1)
-    prefix = trace.anatomy.prefix_tokens
-    row = trace.images.new_zeros(trace.last.tokens.shape[:2])
-    if trace.anatomy.readout == "token":
-        row[:, 0] = 1
-    else:
-        row[:, prefix:] = 1 / trace.anatomy.patches
-    return row

@@ -1,0 +1,44 @@
+"""CP-LRP."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Need, Trace
+
+
+@methods.register
+@dataclass(frozen=True)
+class CPLRP(Method):
+    """Relevance that is conserved from the logit down to the patches.
+
+    E_i = Σ_d e_id g_id with e the patch embedding's output [N, D] (before class token and positions) and g the
+    gradient of y_c in a graph with the same values but other derivatives: layer norm divides by a constant
+    standard deviation, attention probabilities are constants (q and k carry no gradient), GELU(x) is x times
+    the constant Φ(x). Signed. In a network without biases the relevance of all inputs, class token and
+    positions among them, sums to the logit. Cost: a backward of its own (≈1 forward) through the shared graph.
+
+    LXT calls this attention rule CP-LRP and combines it for ViTs with zennit's γ-rules; none are used here.
+    """
+
+    base = "cp_lrp"
+    paper = "Ali et al., XAI for Transformers, ICML 2022; rules as in Achtibat et al., AttnLRP, ICML 2024"
+    cost = "≈1"
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.CONSERVING
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        if anatomy.norm != "LayerNorm":
+            return f"its rule is written for LayerNorm, not {anatomy.norm}"
+        if not anatomy.activation.startswith("GELU") or anatomy.mlp != "Mlp":
+            return f"its rule is written for an MLP with GELU, not {anatomy.mlp} with {anatomy.activation}"
+        return None
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        with trace.rules.conserving():
+            (gradient,) = trace.backward(trace.target(targets), [trace.embedding])
+        return trace.grid((trace.embedding * gradient).sum(-1).flatten(1))

@@ -1,0 +1,49 @@
+"""Generic attention explainability."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method
+from pipeline.explain.methods.attention import first_row
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Need, Trace
+
+
+@methods.register
+@dataclass(frozen=True)
+class GenericAttention(Method):
+    """Attention weighted by its gradient, positive part, accumulated through all layers.
+
+    R = I; for l = 1 … L: R ← R + C_l R with C_l = mean_h ReLU(G_l ⊙ A_l), G_l = ∂y_c/∂A_l [H, n, n] the
+    gradient of the class logit; E = read-out row of R = (I + C_L) … (I + C_1), patch columns. Rows are not
+    normalised. With an attention pooler its row, weighted likewise, stands in front of the product.
+
+    Only one row of R is read, so the row is multiplied through the layers. Cost: the shared backward
+    (≈1 forward), and the attention matrices one block at a time.
+
+    The authors' notebook for CLIP takes the last layers only; their ViT notebook, followed here, takes all.
+    """
+
+    base = "generic_attention"
+    paper = "Chefer et al., Generic Attention-model Explainability, ICCV 2021"
+    cost = "≈1.3, of which 1 shared"
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.TO_ATTENTION
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        gradients = trace.gradients(targets)
+        if trace.pool is not None:
+            assert gradients.pool is not None
+            pool = trace.pool.attention
+            row = (pool.gradient(gradients.pool) * pool.probabilities()).relu_().mean(1)[:, 0]
+        else:
+            row = first_row(trace)
+        for block in reversed(range(trace.anatomy.depth)):
+            attention = trace.site(block).attention
+            weighted = attention.gradient(gradients.of_block(block)).mul_(attention.probabilities()).relu_().mean(1)
+            row = row + torch.einsum("bi,bij->bj", row, weighted)
+        return trace.grid(row[:, trace.anatomy.prefix_tokens :])

@@ -1,0 +1,41 @@
+"""Gradient × input."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Need, Trace
+
+
+def per_patch(trace: Trace, pixels: Tensor) -> Tensor:
+    """Sum of pixel values [B, 3, H, W] over the channels and pixels of each patch: [B, 1, h, w]."""
+    rows, columns = trace.anatomy.grid
+    height, width = trace.anatomy.input_size
+    sums = F.adaptive_avg_pool2d(pixels.sum(1, keepdim=True), (rows, columns))
+    return sums * (height // rows * (width // columns))
+
+
+@methods.register
+@dataclass(frozen=True)
+class GradInput(Method):
+    """Image times gradient of the class logit, summed over each patch.
+
+    E = Σ over channels and pixels of a patch of x ⊙ ∂y_c/∂x; signed. x is the normalised image, so a grey
+    of the data set's mean counts nothing. Cost: the shared backward (≈1 forward).
+    """
+
+    base = "grad_input"
+    paper = "Shrikumar et al., Learning Important Features, ICML 2017"
+    cost = "≈1, shared"
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.TO_IMAGES
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        gradient = trace.gradients(targets).images
+        assert gradient is not None
+        return per_patch(trace, trace.images * gradient)

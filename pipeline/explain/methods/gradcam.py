@@ -1,0 +1,72 @@
+"""Grad-CAM on tokens, and on attention."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method
+from pipeline.explain.methods.attention import readout_row, readout_rows
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Need, Trace
+
+
+@methods.register
+@dataclass(frozen=True)
+class GradCAM(Method):
+    """Tokens at the last attention's input, weighted per channel by their mean gradient, positive part.
+
+    F = ``norm1`` output of the last block, patch tokens [N, D]; w = mean over patches of ∂y_c/∂F [D];
+    E = ReLU(F w). Behind the last attention the patch tokens of a class-token read-out have no gradient at
+    all, so this is the last place where Grad-CAM says anything. Cost: a backward through one block.
+
+    Public implementations differ in the layer: pytorch-grad-cam's example, followed here, takes the last
+    ``norm1``; Vision DiffMask's comparison takes ``norm2`` of the block before, smoothed.
+    """
+
+    base = "gradcam"
+    paper = "Selvaraju et al., Grad-CAM, ICCV 2017; on ViT tokens as in pytorch-grad-cam"
+    cost = "≈0.1"
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.TO_LAST
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        gradient = trace.gradients(targets).last_tokens
+        assert gradient is not None
+        prefix = trace.anatomy.prefix_tokens
+        tokens = trace.last.tokens[:, prefix:].to(trace.images.dtype)
+        weights = gradient[:, prefix:].to(tokens).mean(1)
+        return trace.grid(torch.einsum("bnd,bd->bn", tokens, weights).relu_())
+
+
+@methods.register
+@dataclass(frozen=True)
+class AttentionGradCAM(Method):
+    """Read-out row of the last attention, weighted per head by its mean gradient, positive part.
+
+    a_h, g_h = read-out row of A_L and of ∂y_c/∂A_L, patch columns [N] (mean read-out: each the mean over
+    the patch queries); w_h = mean over patches of g_h; E = ReLU(mean_h w_h a_h). With an attention pooler
+    the rows are the pooler's. Cost: a backward through one block.
+    """
+
+    base = "attn_gradcam"
+    paper = "the Grad-CAM baseline of Chefer et al. CVPR 2021"
+    cost = "≈0.1"
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.TO_LAST
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        prefix = trace.anatomy.prefix_tokens
+        gradients = trace.gradients(targets)
+        if trace.pool is not None:
+            assert gradients.pool is not None
+            gradient = trace.pool.attention.gradient(gradients.pool)
+        else:
+            gradient = trace.last.attention.gradient(gradients.of_block(-1), readout_rows(trace))
+        weights = gradient.mean(2)[:, :, prefix:].mean(2)
+        return trace.grid(
+            torch.einsum("bh,bhn->bn", weights, readout_row(trace)[:, :, prefix:]).relu_() / weights.shape[1]
+        )

@@ -1,0 +1,52 @@
+"""Integrated gradients."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.explain.method import Method
+from pipeline.explain.methods.grad_input import per_patch
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Trace
+
+
+@methods.register
+@dataclass(frozen=True)
+class IntegratedGradients(Method):
+    """Image times the mean gradient of the class logit on the straight way from grey to the image.
+
+    E = Σ over channels and pixels of a patch of x ⊙ ∫₀¹ ∂y_c/∂x(αx) dα; signed. The baseline is the zero of the
+    normalised image, the data set's mean colour. The integral is taken at Gauss–Legendre nodes, which need
+    far fewer than the equal steps of most implementations (captum offers both).
+
+    The values should sum to y_c(x) − y_c(0). By how much they do not, as a fraction of that, is the figure
+    ``completeness`` of each map. Cost: a forward and a backward for each node.
+
+    Options:
+        nodes: of the quadrature.
+    """
+
+    base = "integrated_gradients"
+    paper = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017"
+    cost = "≈2.2 · nodes"
+    usual = False
+    figures = ("completeness",)
+
+    nodes: int = 64
+
+    def unsupported(self, anatomy: object) -> str | None:
+        return None if self.nodes > 0 else "it needs at least one node"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        nodes, weights = np.polynomial.legendre.leggauss(self.nodes)  # on [−1, 1]
+        mean = torch.zeros_like(trace.images)
+        for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            mean += float(weight) * trace.gradient_at(float(node) * trace.images, targets)
+        maps = per_patch(trace, trace.images * mean)
+        baseline = trace.predict(torch.zeros_like(trace.images[:1])).expand(len(targets), -1)
+        difference = (trace.logits - baseline).gather(1, targets)
+        missed = (maps.sum((2, 3)) - difference).abs()
+        trace.figures["completeness"] = torch.where(missed == 0, 0.0, missed / difference.abs())
+        return maps
