@@ -28,21 +28,32 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "layer scale": {"init_values": 0.1},
     "q/k norm": {"qk_norm": True},
     "not square": {"img_size": (48, 32)},
-    "distilled": {"distilled": True},
+    "norm in front": {"pre_norm": True, "no_embed_class": True},
+    "distilled": {"name": "deit_tiny_distilled_patch16_224"},
+    "rotary": {"name": "vit_base_patch16_rope_224"},
+    "rotary, registers, mean": {"name": "vit_small_patch16_dinov3"},
+    "rotary per block, not square": {"name": "vit_base_patch16_rope_mixed_224", "img_size": (48, 32)},
+    "SwiGLU": {"name": "eva02_tiny_patch14_224"},
+    "scaled SwiGLU": {"name": "eva02_base_patch14_224"},
+    "attention pool, tanh": {"name": "vit_base_patch32_siglip_256"},
+    "quick GELU": {"name": "vit_base_patch16_clip_quickgelu_224"},
+    "relative bias": {"name": "beit_base_patch16_224"},
+    "relative positions": {"name": "vit_relpos_small_patch16_224"},
+    "RMS norm": {"name": "test_vit4"},
 }
-"""Kinds of networks that every method is tried on; each an option of timm's VisionTransformer."""
+"""Kinds of networks that every method is tried on: a name of timm, and options of its constructor."""
 
 
-def small_vit(**options: Any) -> nn.Module:
+def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:
     """A random vision transformer in float64: 48 px, patches of 8, 3 blocks, 4 heads, 10 classes."""
     torch.manual_seed(0)
-    distilled = options.pop("distilled", False)
     shape = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 10}
-    name = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224"
     model = timm.create_model(name, **(shape | options))
     for name, parameter in model.named_parameters():  # timm's initial weights make attention almost uniform
         if parameter.ndim >= 2 or "bias" in name or "token" in name:
             nn.init.normal_(parameter, std=0.25)
+        elif "gamma" in name:  # layer scale begins at next to nothing
+            nn.init.uniform_(parameter, 0.3, 1.5)
     return model.double().eval()
 
 
@@ -87,6 +98,14 @@ def samples(count: int, first: int = 0, classes: int = 10) -> list[tuple[str, by
         ]
     return members
 
+
+SHORT = {
+    "integrated_gradients": "integrated_gradients:nodes=3",
+    "smoothgrad": "smoothgrad:samples=2",
+    "rise": "rise:masks=6",
+    "tis": "tis:masks=6",
+}
+"""Methods of very many forwards, with fewer."""
 
 FAST = ("attention", "legrad", "random")
 """Methods of runs in which the maps do not matter: by image, by class, and at random."""

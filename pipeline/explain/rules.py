@@ -100,21 +100,18 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, switch: Switch, x: Tensor, approximate: str) -> Tensor:
+        output = torch.ops.aten.gelu(x, approximate=approximate)
         ctx.switch, ctx.approximate = switch, approximate
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu(x, approximate=approximate)
+        ctx.save_for_backward(x, output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
-        (x,) = ctx.saved_tensors
-        if not ctx.switch.conserving:
-            return None, torch.ops.aten.gelu_backward(gradient, x, approximate=ctx.approximate), None
-        if ctx.approximate == "none":
-            gate = torch.special.ndtr(x)
-        else:  # GELU by the hyperbolic tangent, in torch's own constants
-            gate = 0.5 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
-        return None, gradient * gate, None
+        x, output = ctx.saved_tensors
+        if ctx.switch.conserving:
+            return None, gradient * (output / x).masked_fill_(x == 0, 0.5), None
+        return None, torch.ops.aten.gelu_backward(gradient, x, approximate=ctx.approximate), None
 
 
 class _Gate(torch.autograd.Function):

@@ -113,11 +113,15 @@ class Site:
 
 @dataclass
 class Linear:
-    """A linear layer with what went in, [..., in], and what came out, [..., out]."""
+    """A linear layer with what went in, [B, n, in], and what came out, [B, n, out]."""
 
     module: nn.Linear
     input: Tensor
     output: Tensor
+
+    def of(self, tokens: slice) -> "Linear":
+        """The same of some tokens."""
+        return Linear(self.module, self.input[:, tokens], self.output[:, tokens])
 
 
 @dataclass
@@ -306,6 +310,11 @@ class Trace:
         return torch.autograd.grad(score, inputs, retain_graph=True)
 
 
+def at_classes(values: Tensor, targets: Tensor) -> Tensor:
+    """Of values [B, N, C] those of the target classes [B, K]: [B, K, N]."""
+    return values.gather(2, targets[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2)
+
+
 def autocast(images: Tensor, precision: Precision) -> torch.autocast:
     """Autocast to a half precision, or to none."""
     dtype = torch.bfloat16 if precision == "full" else getattr(torch, precision)
@@ -389,7 +398,24 @@ def record(
         with torch.set_grad_enabled(graph), trace.network():
             trace._scores = model(images)
     trace.logits = trace._scores.detach()
+    if graph and anatomy.readout == "token":
+        trace._scores = _scores_of_read_tokens(trace)
     return trace
+
+
+def _scores_of_read_tokens(trace: Trace) -> Tensor:
+    """The logits once more, behind the last attention on the tokens alone that the classifier reads.
+
+    A backward from here does not carry the zeros of all other tokens through the last block.
+    """
+    reads, model = trace.anatomy.read_tokens, trace.model
+    with torch.enable_grad(), trace.network(), ExitStack() as stack:
+        if Need.CONSERVING in trace.need:
+            stack.enter_context(trace.rules)
+        with Substitute(trace.last.attention.output[:, :, :reads]):
+            tokens = model.blocks[-1](trace.input(-1)[:, :reads])
+        scores: Tensor = model.forward_head(model.norm(tokens))
+    return scores
 
 
 @contextmanager
@@ -412,8 +438,6 @@ def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -
         take(Site(module, mode.call[0], mode.call[1], mode.attention))
         mode.call = mode.attention = None
 
-    fused: Any = module
-    was_fused, fused.fused_attn = fused.fused_attn, True
     try:
         with (
             _hook(module.register_forward_pre_hook(before, with_kwargs=True)),
@@ -421,7 +445,6 @@ def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -
         ):
             yield
     finally:
-        fused.fused_attn = was_fused
         if mode.call is not None:  # the module raised in the middle of a call
             mode.__exit__(None, None, None)
 
@@ -468,11 +491,14 @@ class Substitute(TorchFunctionMode):
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without parameter gradients, and everything as it was afterwards."""
+    """Evaluation mode, fused attention, no parameter gradients; and everything as it was afterwards."""
     training = [(module, module.training) for module in model.modules()]
+    fused: list[tuple[Any, bool]] = [(m, m.fused_attn) for m in model.modules() if hasattr(m, "fused_attn")]
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
+        for module, _ in fused:
+            module.fused_attn = True
         for parameter, _ in learning:
             parameter.requires_grad_(False)
         with torch.inference_mode(False):
@@ -480,6 +506,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
+        for module, was_fused in fused:
+            module.fused_attn = was_fused
         for parameter, learns in learning:
             parameter.requires_grad_(learns)
 

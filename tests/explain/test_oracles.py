@@ -7,7 +7,7 @@ import torch
 from support import FAMILIES, images_for, small_vit
 from torch import nn
 
-from pipeline.explain import LeGrad, ReciproCAM, describe, explain
+from pipeline.explain import LeGrad, ReciproCAM, describe, explain, methods
 from pipeline.explain.methods.reciprocam import _weights
 
 
@@ -119,39 +119,56 @@ def test_legrad_grows_with_the_classifier_and_vanishes_without_it() -> None:
     assert not explain(model, images, targets, ["legrad"])["legrad"].any()
 
 
-def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str) -> torch.Tensor:
-    """Logits [N, C]: the network run once for each mask, written out."""
+def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str, block: int = -1) -> torch.Tensor:
+    """Logits [N, C]: the whole network run once for each mask, masked by hooks."""
     anatomy = describe(model)
-    prefix = anatomy.prefix_tokens
-    tokens = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))
-    for block in model.blocks[:-1]:
-        tokens = block(tokens)
-    last, logits = model.blocks[-1], []
+    ones = torch.ones(anatomy.prefix_tokens, dtype=torch.float64)
+    clean: list[torch.Tensor] = []
+    attention = model.blocks[block].attn
+    handle = attention.register_forward_pre_hook(lambda _, args: clean.append(args[0]))
+    model(image[None])
+    handle.remove()
+    logits = []
     for row in _weights(kernel, anatomy.grid):  # type: ignore[arg-type]
-        mask = torch.cat([torch.ones(prefix, dtype=torch.float64), row])[None, :, None]
+        mask = torch.cat([ones, row])[None, :, None]
         if anatomy.readout == "pool":
-            final = model.norm(last(tokens)) * mask
+            handles = [model.attn_pool.register_forward_pre_hook(lambda _, args, m=mask: (args[0] * m,))]
         else:
-            skip = tokens * mask if anatomy.readout == "mean" else tokens
-            middle = skip + last.ls1(last.attn(last.norm1(tokens) * mask))
-            final = model.norm(middle + last.ls2(last.mlp(last.norm2(middle))))
-        logits.append(model.forward_head(final)[0])
+            handles = [attention.register_forward_pre_hook(lambda _, args, m=mask: (clean[0] * m, *args[1:]))]
+        if anatomy.readout == "mean":  # the skip connection as well
+            masked = model.blocks[block]
+            handles.append(masked.register_forward_pre_hook(lambda _, args, m=mask: (args[0] * m, *args[1:])))
+        logits.append(model(image[None])[0])
+        for handle in handles:
+            handle.remove()
     return torch.stack(logits)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "peak", "box", "single"])
-@pytest.mark.parametrize("kind", FAMILIES)
 @torch.no_grad()
-def test_reciprocam_equals_one_forward_for_each_mask(kind: str, kernel: str) -> None:
-    model = small_vit(**FAMILIES[kind])
-    images = images_for(model, 2)
+def test_reciprocam_equals_one_forward_for_each_mask(family: nn.Module, kernel: str) -> None:
+    images = images_for(family, 2)
     targets = torch.tensor([[3], [8]])
     names = [f"reciprocam:kernel={kernel}", f"reciprocam:kernel={kernel}:score=logit"]
-    softmax, logit = explain(model, images, targets, names).values()
+    softmax, logit = explain(family, images, targets, names).values()
     for place, target in enumerate((3, 8)):
-        naive = naive_reciprocam(model, images[place], kernel)
+        naive = naive_reciprocam(family, images[place], kernel)
         assert torch.allclose(logit[place, 0].flatten(), naive[:, target], rtol=0, atol=1e-12)
         assert torch.allclose(softmax[place, 0].flatten(), naive.softmax(-1)[:, target], rtol=0, atol=1e-13)
+
+
+@torch.no_grad()
+def test_the_authors_code_masks_the_block_before_the_last(family: nn.Module) -> None:
+    method = methods.parse("reciprocam:authors_code")
+    assert method == ReciproCAM(block=-2)
+    if method.unsupported(describe(family)):
+        pytest.skip("masked in front of the pooler")
+    images = images_for(family, 1)
+    found = explain(family, images, torch.tensor([[3]]), method)["reciprocam_block-2"].flatten()
+    naive = naive_reciprocam(family, images[0], "gaussian", -2).softmax(-1)[:, 3]
+    assert torch.allclose(found, naive, rtol=0, atol=1e-13)
+    last = explain(family, images, torch.tensor([[3]]), "reciprocam")["reciprocam"].flatten()
+    assert not torch.allclose(found, last, rtol=0.01)
 
 
 def test_the_kernel_is_cut_at_the_border_and_not_renormalised() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention import first_row
+from pipeline.explain.methods.attention import first_row, readout_rows
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
 
@@ -39,11 +39,15 @@ class GenericAttention(Method):
         if trace.pool is not None:
             assert gradients.pool is not None
             pool = trace.pool.attention
-            row = (pool.gradient(gradients.pool) * pool.probabilities()).relu_().mean(1)[:, 0]
+            row = pool.gradient(gradients.pool).mul_(pool.probabilities()).relu_().mean(1)[:, 0]
+            rows = slice(None)
         else:
             row = first_row(trace)
+            rows = readout_rows(trace)
         for block in reversed(range(trace.anatomy.depth)):
             attention = trace.site(block).attention
-            weighted = attention.gradient(gradients.of_block(block)).mul_(attention.probabilities()).relu_().mean(1)
-            row = row + torch.einsum("bi,bij->bj", row, weighted)
+            gradient = attention.gradient(gradients.of_block(block), rows)
+            weighted = gradient.mul_(attention.probabilities(rows)).relu_().mean(1)
+            row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
+            rows = slice(None)  # in front of the last block every row counts
         return trace.grid(row[:, trace.anatomy.prefix_tokens :])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Substitute, Trace
+from pipeline.explain.trace import Substitute, Trace, at_classes
 
 
 def patch_logits(trace: Trace) -> Tensor:
@@ -45,6 +45,5 @@ class PatchMaskZeroShot(Method):
     cost = "≈0.01"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        logits = patch_logits(trace)
-        chosen = logits.gather(2, targets[:, None].expand(-1, logits.shape[1], -1))
-        return trace.grid(chosen.to(trace.images.dtype).sigmoid().transpose(1, 2))
+        probabilities = patch_logits(trace).to(trace.images.dtype).sigmoid()
+        return trace.grid(at_classes(probabilities, targets))

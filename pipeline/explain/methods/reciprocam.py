@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Attention, Need, Site, Substitute, Trace, watch
+from pipeline.explain.trace import Attention, Need, Site, Substitute, Trace, at_classes, watch
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 
@@ -83,7 +83,7 @@ class ReciproCAM(Method):
         else:
             logits = _masked_copies(trace, self.kernel, self.block)
         values = logits.softmax(-1) if self.score == "softmax" else logits
-        return trace.grid(values.gather(2, targets[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2))
+        return trace.grid(at_classes(values, targets))
 
 
 @lru_cache(maxsize=32)

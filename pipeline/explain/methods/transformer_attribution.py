@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
+from pipeline.explain.methods.attention import first_row
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Linear, Need, Trace
 
@@ -53,57 +55,75 @@ class TransformerAttribution(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets)
-        relevance = _of_last_output(trace, targets)
-        row = trace.images.new_zeros(len(targets), trace.last.tokens.shape[1])
-        row[:, 0] = 1
+        relevance = _of_class_token(trace, targets)
+        row = first_row(trace)
         for block in reversed(range(trace.anatomy.depth)):
             of_attention, relevance = _through_block(trace, block, relevance)
-            gradient = trace.site(block).attention.gradient(gradients.of_block(block))
-            row = row + torch.einsum("bi,bij->bj", row, gradient.mul_(of_attention).relu_().mean(1))
+            # Queries without relevance have no rows in of_attention.
+            rows = slice(0, of_attention.shape[2])
+            gradient = trace.site(block).attention.gradient(gradients.of_block(block), rows)
+            weighted = gradient.mul_(of_attention).relu_().mean(1)
+            row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
         return trace.grid(row[:, trace.anatomy.prefix_tokens :])
 
 
-def _of_last_output(trace: Trace, targets: Tensor) -> Tensor:
-    """Relevance of the last block's output [B, n, D], all of it in the class token."""
-    features = trace.features(trace.last_output[:, 0])
-    start = torch.zeros_like(trace.logits).scatter_(1, targets, 1)
-    relevance = torch.zeros_like(trace.last_output)
-    relevance[:, 0] = _through_linear(Linear(trace.model.head, features, trace.logits), start)
-    return relevance
+def _of_class_token(trace: Trace, targets: Tensor) -> Tensor:
+    """Relevance of the class token behind the last block: [B, 1, D]. No other token has any."""
+    features = trace.features(trace.last_output[:, :1])
+    start = torch.zeros_like(trace.logits).scatter_(1, targets, 1)[:, None]
+    return _through_linear(Linear(trace.model.head, features, trace.logits[:, None]), start)
 
 
 def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """From the relevance of a block's output to those of its attention [B, H, n, n] and its input [B, n, D]."""
+    """From the relevance of a block's output to those of its attention and its input.
+
+    Args:
+        relevance: [B, r, D] of the first r tokens; that of the others is 0.
+
+    Returns:
+        [B, H, r, n] and [B, n, D].
+    """
+    rows = slice(0, relevance.shape[1])
     linears, attention = trace.linears[block], trace.site(block).attention
-    before, middle, after = trace.input(block), trace.middle(block), trace.output(block)
+    before, middle, after = trace.input(block)[:, rows], trace.middle(block)[:, rows], trace.output(block)[:, rows]
     skipped, branch = _through_sum(middle, after - middle, relevance)
-    branch = _through_linear(linears["fc1"], _through_linear(linears["fc2"], branch))
+    for name in ("fc2", "fc1"):
+        branch = _through_linear(linears[name].of(rows), branch)
     skipped, branch = _through_sum(before, middle - before, skipped + branch)
-    output = _through_linear(linears["proj"], branch).unflatten(2, (trace.anatomy.heads, -1)).transpose(1, 2)
-    matrix, value = attention.probabilities(), attention.value
-    of_matrix, of_value = _through_product(matrix, value, attention.output, output)
+    output = _through_linear(linears["proj"].of(rows), branch).unflatten(2, (trace.anatomy.heads, -1)).transpose(1, 2)
+    query, key = attention.query[:, :, rows], attention.key.transpose(-1, -2)
+    of_matrix, of_value = _through_product(
+        attention.probabilities(rows), attention.value, attention.output[:, :, rows], output
+    )
     if block == 0:
         return of_matrix, relevance  # nothing is asked of what lies below
-    scores = attention.query @ attention.key.transpose(-1, -2)
-    of_query, of_key = _through_product(attention.query, attention.key.transpose(-1, -2), scores, of_matrix)
-    joined = torch.stack([of_query, of_key.transpose(-1, -2), of_value])  # [3, B, H, n, d]
+    of_query, of_key = _through_product(query, key, query @ key, of_matrix)
+    tokens = attention.key.shape[2]
+    joined = torch.stack([_padded(of_query, tokens), of_key.transpose(-1, -2), of_value])  # [3, B, H, n, d]
     branch = _through_linear(linears["qkv"], joined.permute(1, 3, 0, 2, 4).flatten(2))
-    return of_matrix, skipped + branch
+    return of_matrix, _padded(skipped, tokens) + branch
+
+
+def _padded(tensor: Tensor, tokens: int) -> Tensor:
+    """Zeros for the tokens that are left out: [..., r, D] to [..., n, D]."""
+    return F.pad(tensor, (0, 0, 0, tokens - tensor.shape[-2]))
 
 
 def _through_linear(linear: Linear, relevance: Tensor) -> Tensor:
     """The z⁺ rule: relevance [..., out] of the output to [..., in] of the input."""
     weight, size = linear.module.weight, linear.input.abs()
     magnitude = weight.abs()
-    products = linear.output if linear.module.bias is None else linear.output - linear.module.bias
-    share = _ratio(relevance, (products + size @ magnitude.T) / 2)
-    return (linear.input * (share @ weight) + size * (share @ magnitude)) / 2
+    double = (size @ magnitude.T).add_(linear.output)  # twice the sum of the positive products
+    if linear.module.bias is not None:
+        double.sub_(linear.module.bias)
+    share = _ratio(relevance, double, 2 * _STABILISER)
+    return (share @ weight).mul_(linear.input).add_((share @ magnitude).mul_(size))
 
 
 def _through_product(left: Tensor, right: Tensor, product: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Half to each operand of a matrix product."""
-    share = _ratio(relevance, product)
-    return left * (share @ right.transpose(-1, -2)) / 2, right * (left.transpose(-1, -2) @ share) / 2
+    share = _ratio(relevance, product).div_(2)
+    return (share @ right.transpose(-1, -2)).mul_(left), (left.transpose(-1, -2) @ share).mul_(right)
 
 
 def _through_sum(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,5 +144,6 @@ def _total(tensor: Tensor) -> Tensor:
     return tensor.sum((1, 2), keepdim=True)
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return torch.where(denominator == 0, 0.0, numerator / (denominator + _STABILISER))
+def _ratio(numerator: Tensor, denominator: Tensor, stabiliser: float = _STABILISER) -> Tensor:
+    shifted = denominator + stabiliser
+    return torch.div(numerator, shifted, out=shifted).masked_fill_(denominator == 0, 0)

@@ -1,0 +1,103 @@
+"""The slow other route: the network with attention written out, so that autograd sees its matrices."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.explain import Anatomy, describe
+
+
+@dataclass
+class Call:
+    """One call of attention: scores and probabilities [B, H, m, n], with their graph."""
+
+    scores: Tensor
+    matrix: Tensor
+
+
+@dataclass
+class Forward:
+    """A forward of the written-out network."""
+
+    anatomy: Anatomy
+    logits: Tensor
+    calls: list[Call]
+    inputs: list[Tensor]  # of the attention of each block: norm1 output
+    outputs: list[Tensor]  # of each block
+
+    @property
+    def blocks(self) -> list[Call]:
+        return self.calls[: self.anatomy.depth]
+
+    @property
+    def pool(self) -> Call | None:
+        return self.calls[self.anatomy.depth] if self.anatomy.readout == "pool" else None
+
+    def gradients(self, target: int) -> list[Tensor]:
+        """∂y_c/∂A of every call."""
+        matrices = [call.matrix for call in self.calls]
+        return list(torch.autograd.grad(self.logits[:, target].sum(), matrices, retain_graph=True))
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Read-out row of [..., n, n] of a block, patch columns: [..., N]."""
+        prefix = self.anatomy.prefix_tokens
+        row = rows[..., 0, :] if self.anatomy.readout == "token" else rows[..., prefix:, :].mean(-2)
+        return row[..., prefix:]
+
+
+@contextmanager
+def written_out(calls: list[Call]) -> Iterator[None]:
+    """Attention by its formula instead of the fused kernel, noted in ``calls``."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if attn_mask is not None:
+            scores = scores + attn_mask
+        matrix = scores.softmax(-1)
+        calls.append(Call(scores, matrix))
+        return matrix @ value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", attention)
+        yield
+
+
+def forward(model: nn.Module, images: Tensor, detach_attention: bool = False, detach_blocks: bool = False) -> Forward:
+    """Run the written-out network.
+
+    Args:
+        detach_attention: cut the graph at the input of every block's attention.
+        detach_blocks: cut it at the input of every block.
+    """
+    calls: list[Call] = []
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def attended(_: nn.Module, args: tuple, options: dict) -> tuple:
+        inputs.append(args[0])
+        return ((args[0].detach() if detach_attention else args[0], *args[1:]), options)
+
+    def entered(_: nn.Module, args: tuple, options: dict) -> tuple:
+        return ((args[0].detach() if detach_blocks else args[0], *args[1:]), options)
+
+    handles = [b.attn.register_forward_pre_hook(attended, with_kwargs=True) for b in model.blocks]
+    handles += [b.register_forward_pre_hook(entered, with_kwargs=True) for b in model.blocks]
+    handles += [b.register_forward_hook(lambda _, __, output: outputs.append(output)) for b in model.blocks]
+    try:
+        with written_out(calls):
+            logits = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Forward(describe(model), logits, calls, inputs, outputs)
+
+
+def classify(model: nn.Module, features: Tensor) -> Tensor:
+    """Logits of features, by both classifiers of a distilled network."""
+    logits = model.head(features)
+    return (logits + model.head_dist(features)) / 2 if hasattr(model, "head_dist") else logits
