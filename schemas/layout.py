@@ -1,5 +1,9 @@
 """Where things stand in an atlas. Every path below an atlas is made here and nowhere else."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
 RUN = "run.json"
 MAPS = "maps.zarr"
 SAMPLES = "samples"
@@ -10,13 +14,54 @@ SCORES = "scores"
 FORMAT = 1
 """Version of the layout on disk. Readers refuse a larger one."""
 
-MAP_DIMS = ("row", "target", "y", "x")
-RANGE_DIMS = ("row", "target", "bound")
+
+@dataclass(frozen=True)
+class Kind:
+    """What an array holds for each row.
+
+    Attributes:
+        dims: names of its dimensions.
+        dtype: of NumPy.
+        empty: what stands where there is no map.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    empty: float
+
+
+MAP = Kind(("row", "target", "y", "x"), "float16", float("nan"))
+RANGE = Kind(("row", "target", "bound"), "float32", float("nan"))
+FLAG = Kind(("row", "target"), "uint8", 255)
+FIGURE = Kind(("row", "target"), "float32", float("nan"))
+
+
+class Flag(IntEnum):
+    """Whether a map says anything. A map that is not finite is stored as 0 everywhere, with bounds 0 and 0."""
+
+    OK = 0
+    CONSTANT = 1
+    NOT_FINITE = 2
 
 
 def range_name(method: str) -> str:
     """Name of the array that holds the bounds of a method's maps."""
     return f"{method}_range"
+
+
+def flag_name(method: str) -> str:
+    """Name of the array that holds a ``Flag`` of each of a method's maps."""
+    return f"{method}_flag"
+
+
+def arrays(method: str, figures: Iterable[str]) -> dict[str, Kind]:
+    """All arrays of a method: maps, their bounds, their flags, and one for each figure it reports."""
+    return {
+        method: MAP,
+        range_name(method): RANGE,
+        flag_name(method): FLAG,
+        **{f"{method}_{figure}": FIGURE for figure in figures},
+    }
 
 
 def shard_object(array: str, tar_index: int, dims: int) -> str:

@@ -117,6 +117,7 @@ class RunRecord(Record):
         slot: rows that each tar owns: the largest count, rounded up to the chunk.
         chunk: rows of one Zarr chunk.
         methods: array name of each method, with all its options.
+        figures: names of the numbers that methods report beside each map.
         versions: of the packages that compute.
     """
 
@@ -125,6 +126,7 @@ class RunRecord(Record):
     spec_hash: str
     model: ModelRecord
     methods: dict[str, dict[str, str | int | float | bool]]
+    figures: dict[str, tuple[str, ...]]
     slot: int
     chunk: int
     shards: tuple[ShardRecord, ...]
@@ -155,6 +157,7 @@ class CommitRecord(Record):
     Attributes:
         rows, ok: samples of the tar, and how many of them have maps.
         statuses: how many samples ended in each status.
+        degenerate: how many maps of each method are constant or were not finite, where there are any.
         objects: what was written before this record.
         spec_hash, versions: of the run and the machine that did it.
         seconds: by stage.
@@ -167,6 +170,7 @@ class CommitRecord(Record):
     rows: int
     ok: int
     statuses: dict[str, int]
+    degenerate: dict[str, int]
     objects: tuple[ObjectRecord, ...]
     spec_hash: str
     versions: dict[str, str]

@@ -1,12 +1,13 @@
 """Attribution maps of vision transformers. A library of its own: needs torch and timm, nothing of the rest."""
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.maps import Flag, Maps, explain, flags
+from pipeline.explain.maps import Maps, explain, flags
 from pipeline.explain.method import Method
 from pipeline.explain.methods import *  # noqa: F403 – every method, as methods/__init__.py names them
 from pipeline.explain.methods import __all__ as _methods
 from pipeline.explain.registry import methods  # the registry; the folder of that name holds its entries
 from schemas.errors import UnsupportedMethod, UnsupportedModel
+from schemas.layout import Flag
 
 __all__ = [
     "Anatomy",

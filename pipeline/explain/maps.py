@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
 from functools import partial, reduce
 from operator import or_
 
@@ -15,6 +14,7 @@ from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import Need, Precision, Trace, record, undisturbed
 from schemas.errors import RunFailed, UnsupportedMethod, UsageError
+from schemas.layout import Flag
 
 Lap = Callable[[str], None]
 """Called with the name of a stage when that stage is over."""
@@ -35,22 +35,12 @@ class Maps(dict[str, Tensor]):
     figures: dict[str, Tensor]
 
     def flags(self, name: str) -> Tensor:
-        """What is wrong with each map of a method: int8 [B, K] of ``Flag``."""
+        """Whether each map of a method says anything: int8 [B, K] of ``Flag``."""
         return flags(self[name])
 
 
-class Flag(IntEnum):
-    """Whether a map says anything."""
-
-    OK = 0
-    CONSTANT = 1
-    """the same value everywhere: no patch is set apart from another"""
-    NOT_FINITE = 2
-    """holds NaN or infinity"""
-
-
 def flags(maps: Tensor) -> Tensor:
-    """Flag of each map.
+    """Whether maps say anything.
 
     Args:
         maps: [..., h, w], raw.

@@ -493,7 +493,8 @@ class Substitute(TorchFunctionMode):
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, fused attention, no parameter gradients; and everything as it was afterwards."""
     training = [(module, module.training) for module in model.modules()]
-    fused: list[tuple[Any, bool]] = [(m, m.fused_attn) for m in model.modules() if hasattr(m, "fused_attn")]
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    fused = [(module, module.fused_attn) for module in modules]
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()

@@ -66,11 +66,13 @@ def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> R
         raise UsageError(f"{shards[0].url}: {shards[0].problem}; no shard can be used")
     largest = max(1, *(shard.samples for shard in shards))
     chunk = min(CHUNK, largest)
+    methods = registry.resolve(spec.methods)
     return RunRecord(
         spec=spec,
         spec_hash=spec.digest(),
         model=loaded.record,
-        methods={method.name: method.options() for method in registry.resolve(spec.methods)},
+        methods={method.name: method.options() for method in methods},
+        figures={method.name: method.figures for method in methods if method.figures},
         slot=-(-largest // chunk) * chunk,
         chunk=chunk,
         shards=shards,

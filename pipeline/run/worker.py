@@ -19,6 +19,7 @@ from pipeline.run.plan import versions
 from pipeline.store import Atlas, Sink
 from schemas.errors import SpecDrift
 from schemas.run import CommitRecord
+from schemas.samples import Status
 
 
 class Worker:
@@ -82,13 +83,21 @@ class Worker:
         labels = torch.tensor([_usable(sample.label, self.run.model.classes) for sample in batch.samples])
         maps = self.explainer.maps(images, self._targets(labels), keys)
         arrays = {name: values.cpu().numpy() for name, values in maps.items()}
+        figures = {name: values.cpu().numpy() for name, values in maps.figures.items()}
         scores = maps.logits.double().softmax(-1).cpu().numpy()
         for place, sample in enumerate(batch.samples):
+            row = _row(sample)
             if sample.picture is None:
-                sink.add(_row(sample), None)
+                sink.add(row, {}, {})
+            elif not np.isfinite(scores[place]).all():
+                sink.add(row | {"status": Status.NOT_FINITE, "error": "the logits are NaN or infinite"}, {}, {})
             else:
-                row = _row(sample) | _predicted(scores[place], sample.label)
-                sink.add(row, {name: values[place] for name, values in arrays.items()})
+                row |= _predicted(scores[place], sample.label)
+                sink.add(
+                    row,
+                    {name: values[place] for name, values in arrays.items()},
+                    {name: values[place] for name, values in figures.items()},
+                )
 
     def _targets(self, labels: Tensor) -> Targets:
         def targets(rows: slice, logits: Tensor) -> Tensor:

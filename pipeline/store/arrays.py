@@ -17,7 +17,8 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from pipeline.store.objects import Objects
-from schemas.layout import MAP_DIMS, MAPS, RANGE_DIMS, range_name, shard_object
+from schemas import layout
+from schemas.layout import MAPS, Flag, Kind, shard_object
 from schemas.run import ObjectRecord, RunRecord
 
 
@@ -66,8 +67,9 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
     target[:] = np.asarray(run.spec.targets, dtype=object)
     for method, options in run.methods.items():
-        _create(group, method, (run.rows, targets, *run.model.grid), run, dict(options))
-        _create(group, range_name(method), (run.rows, targets, 2), run, {"bounds": ["min", "max"]})
+        for name, kind in layout.arrays(method, run.figures.get(method, ())).items():
+            attributes = dict(options) if kind is layout.MAP else _ATTRIBUTES.get(kind, {})
+            _create(group, name, kind, (run.rows, *row_shape(kind, run)), run, attributes)
     with warnings.catch_warnings():
         # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. Since nothing here
         # changes metadata later, it cannot go stale, and it opens a remote atlas with one request.
@@ -76,33 +78,54 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     return contents
 
 
-def _create(group: zarr.Group, name: str, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]) -> Any:
-    """An array whose Zarr shard is exactly one tar's slot. Maps are float16, their bounds float32."""
-    maps = len(shape) == 4
+_ATTRIBUTES: dict[Kind, dict[str, Any]] = {
+    layout.RANGE: {"bounds": ["min", "max"]},
+    layout.FLAG: {
+        "flag_values": [int(flag) for flag in Flag],
+        "flag_meanings": " ".join(flag.name.lower() for flag in Flag),
+    },
+}
+
+
+def row_shape(kind: Kind, run: RunRecord) -> tuple[int, ...]:
+    """Shape of what an array holds for one row."""
+    sizes = dict(zip(("target", "y", "x", "bound"), (len(run.spec.targets), *run.model.grid, 2), strict=True))
+    return tuple(sizes[dim] for dim in kind.dims[1:])
+
+
+def empty(kind: Kind, run: RunRecord) -> NDArray[Any]:
+    """A tar's slot of an array, in which no row has a map yet."""
+    return np.full((run.slot, *row_shape(kind, run)), kind.empty, kind.dtype)
+
+
+def _create(
+    group: zarr.Group, name: str, kind: Kind, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
+) -> Any:
+    """An array whose Zarr shard is exactly one tar's slot."""
     return group.create_array(
         name,
         shape=shape,
-        dtype="float16" if maps else "float32",
+        dtype=kind.dtype,
         chunks=(run.chunk, *shape[1:]),
         shards=(run.slot, *shape[1:]),
-        fill_value=float("nan"),
+        fill_value=kind.empty,
         compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
-        dimension_names=MAP_DIMS if maps else RANGE_DIMS,
+        dimension_names=kind.dims,
         attributes=attributes,
     )
 
 
 def put(
-    objects: Objects, run: RunRecord, name: str, tar_index: int, values: NDArray[np.floating[Any]]
+    objects: Objects, run: RunRecord, name: str, kind: Kind, tar_index: int, values: NDArray[Any]
 ) -> ObjectRecord | None:
-    """Write a tar's slot of one array: float [slot, …], NaN where there is no map.
+    """Write a tar's slot of one array: [slot, …], ``kind.empty`` where there is no map.
 
     Returns:
-        None where all is NaN: Zarr keeps no object for that.
+        None where all is empty: Zarr keeps no object for that.
     """
     contents: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(contents))
-    _create(group, name, values.shape, run, {})[:] = values
+    _create(group, name, kind, values.shape, run, {})[:] = values
     first = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
     if first not in contents:
         return None

@@ -14,8 +14,9 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.store.objects import Objects
+from schemas import layout
 from schemas.errors import RunFailed, UsageError
-from schemas.layout import COMMITS, FORMAT, MAPS, RUN, commit_object, range_name, samples_object
+from schemas.layout import COMMITS, FORMAT, MAPS, RUN, Flag, commit_object, flag_name, range_name, samples_object
 from schemas.run import CommitRecord, RunRecord
 from schemas.samples import SAMPLES, Status
 
@@ -135,8 +136,13 @@ class Atlas:
             raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status")
         return Tar(self, self.commits[tar])
 
+    def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
+        """Whether one map says anything."""
+        return Flag(int(self._read(flag_name(method), self._row(key), target)))
+
     def _read(self, array: str, row: int, target: str) -> NDArray[Any]:
-        self._check(array.removesuffix("_range"))
+        if array not in self._arrays:
+            self._check(array)
         if target not in self.run.spec.targets:
             there = ", ".join(self.run.spec.targets)
             raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
@@ -146,6 +152,11 @@ class Atlas:
             raise RunFailed(
                 f"{self.objects.url}: {array} cannot be read ({error}); vitatlas verify says what is damaged"
             ) from error
+
+    @cached_property
+    def _arrays(self) -> frozenset[str]:
+        figures = self.run.figures
+        return frozenset(name for method in self.methods for name in layout.arrays(method, figures.get(method, ())))
 
     def _check(self, method: str) -> None:
         if method not in self.run.methods:
@@ -213,6 +224,14 @@ class Tar:
     def ranges(self, method: str, target: str = "label") -> NDArray[np.float32]:
         """Minimum and maximum of the raw maps: float32 [rows, 2]."""
         return self.values(range_name(method), target)
+
+    def flags(self, method: str, target: str = "label") -> NDArray[np.uint8]:
+        """A ``Flag`` of each map: uint8 [rows]; 255 where there is none."""
+        return self.values(flag_name(method), target).astype(np.uint8)
+
+    def figure(self, method: str, figure: str, target: str = "label") -> NDArray[np.float32]:
+        """A number that the method reports beside each map: float32 [rows], NaN where there is none."""
+        return self.values(f"{method}_{figure}", target)
 
     def values(self, array: str, target: str) -> NDArray[np.float32]:
         """Its rows of an array, whatever they hold."""

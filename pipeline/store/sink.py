@@ -1,6 +1,7 @@
 """One tar's results, gathered in memory and written at its end: arrays, then table, then commit."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.store import arrays
 from pipeline.store.objects import Objects
-from schemas.layout import commit_object, range_name, samples_object
+from schemas import layout
+from schemas.layout import Flag, Kind, commit_object, flag_name, range_name, samples_object
 from schemas.run import CommitRecord, RunRecord
 from schemas.samples import SAMPLES, Status
 
@@ -25,43 +27,43 @@ class Sink:
         objects: of the atlas.
         run: the frozen run.
         tar_index: which of its shards.
-        maps: float16 [slot, K, h, w] of each method, in [0, 1]; NaN where there is none.
-        ranges: float32 [slot, K, 2] of each method: minimum and maximum of the raw map.
+        slots: what goes into each array, [slot, …] by its name.
         rows: the sample table so far.
+        degenerate: maps of each method that are constant or were not finite.
     """
 
     objects: Objects
     run: RunRecord
     tar_index: int
-    maps: dict[str, NDArray[np.float16]] = field(init=False)
-    ranges: dict[str, NDArray[np.float32]] = field(init=False)
+    slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    degenerate: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        run, targets = self.run, len(self.run.spec.targets)
-        self.maps = {name: np.full((run.slot, targets, *run.model.grid), np.nan, np.float16) for name in run.methods}
-        self.ranges = {name: np.full((run.slot, targets, 2), np.nan, np.float32) for name in run.methods}
+        self.slots = {name: arrays.empty(kind, self.run) for name, kind in self._kinds().items()}
 
-    def add(self, row: dict[str, Any], maps: dict[str, NDArray[Any]] | None) -> None:
+    def _kinds(self) -> dict[str, Kind]:
+        every = [layout.arrays(method, self.run.figures.get(method, ())) for method in self.run.methods]
+        return {name: kind for one in every for name, kind in one.items()}
+
+    def add(self, row: dict[str, Any], maps: Mapping[str, NDArray[Any]], figures: Mapping[str, NDArray[Any]]) -> None:
         """Add the next sample.
 
         Args:
             row: its columns of the sample table, but for ``row`` and ``tar``.
-            maps: raw maps [K, h, w] of each method, or None if the sample has none.
+            maps: raw maps [K, h, w] of each method; none if the sample has no maps.
+            figures: numbers [K] by the name of their array.
         """
         ordinal = row["ordinal"]
-        broken = []
-        for name, raw in (maps or {}).items():
-            scaled, bounds = normalise(raw)
-            if np.isnan(bounds).any():
-                broken.append(name)
-            self.maps[name][ordinal] = scaled
-            self.ranges[name][ordinal] = bounds
-        if broken:
-            row = row | {
-                "status": Status.NOT_FINITE,
-                "error": f"NaN or infinity in the maps of {', '.join(broken)}",
-            }
+        for name, raw in maps.items():
+            scaled, bounds, flags = normalise(raw)
+            self.slots[name][ordinal] = scaled
+            self.slots[range_name(name)][ordinal] = bounds
+            self.slots[flag_name(name)][ordinal] = flags
+            if flags.any():
+                self.degenerate[name] += int(np.count_nonzero(flags))
+        for name, values in figures.items():
+            self.slots[name][ordinal] = values
         tar = self.run.shards[self.tar_index].tar
         self.rows.append({"row": self.tar_index * self.run.slot + ordinal, "tar": tar} | row)
 
@@ -69,9 +71,8 @@ class Sink:
         """Write everything. Until the last object is there, nothing of this tar counts."""
         tar = self.run.shards[self.tar_index].tar
         written = []
-        for name in self.run.methods:
-            written.append(arrays.put(self.objects, self.run, name, self.tar_index, self.maps[name]))
-            written.append(arrays.put(self.objects, self.run, range_name(name), self.tar_index, self.ranges[name]))
+        for name, kind in self._kinds().items():
+            written.append(arrays.put(self.objects, self.run, name, kind, self.tar_index, self.slots[name]))
         written.append(self.objects.put(samples_object(tar), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
         record = CommitRecord(
@@ -80,6 +81,7 @@ class Sink:
             rows=len(self.rows),
             ok=statuses[Status.OK],
             statuses=dict(sorted(statuses.items())),
+            degenerate=dict(sorted(self.degenerate.items())),
             objects=tuple(entry for entry in written if entry),
             spec_hash=self.run.spec_hash,
             versions=versions,
@@ -101,22 +103,21 @@ class Sink:
         return bytes(buffer.getvalue().to_pybytes())
 
 
-def normalise(raw: NDArray[Any]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Raw maps to [0, 1] and their bounds.
+def normalise(raw: NDArray[Any]) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]:
+    """Raw maps to [0, 1], their bounds, and whether they say anything.
 
     Args:
         raw: float [K, h, w].
 
     Returns:
-        float16 [K, h, w], ``(raw − min) / (max − min)``, 0 where a map is constant; and float32 [K, 2],
-        minimum and maximum. Both NaN for a map that is not finite.
+        float16 [K, h, w], ``(raw − min) / (max − min)``, 0 where a map is constant or not finite; float32
+        [K, 2], minimum and maximum, 0 where it is not finite; and uint8 [K] of ``Flag``.
     """
     raw = raw.astype(np.float64)
+    finite = np.isfinite(raw).all((1, 2))
+    raw = np.where(finite[:, None, None], raw, 0)
     low, high = raw.min((1, 2)), raw.max((1, 2))
-    finite = np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(finite, low, np.nan), np.where(finite, high, np.nan)
-    span = np.where(high == low, 1.0, high - low)
-    with np.errstate(invalid="ignore"):
-        scaled = (raw - low[:, None, None]) / span[:, None, None]
-    scaled[~finite] = np.nan
-    return scaled.astype(np.float16), np.stack([low, high], 1).astype(np.float32)
+    constant = high == low
+    scaled = (raw - low[:, None, None]) / np.where(constant, 1.0, high - low)[:, None, None]
+    flags = np.where(finite, np.where(constant, Flag.CONSTANT, Flag.OK), Flag.NOT_FINITE)
+    return scaled.astype(np.float16), np.stack([low, high], 1).astype(np.float32), flags.astype(np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.store import arrays
 from pipeline.store.atlas import Atlas
-from schemas.layout import range_name
+from schemas import layout
 from schemas.record import sha256
 from schemas.run import CommitRecord
 
@@ -53,9 +53,13 @@ def _wrong_rows(atlas: Atlas, tar: str, commit: CommitRecord) -> list[str]:
     good = part.good
     if good.sum() != commit.ok:
         return [f"{tar}: {good.sum()} samples are ok, {commit.ok} were committed"]
-    return [
-        f"{tar}: a sample that is ok has no {method} map of its {target}"
-        for method in atlas.methods
-        for target in atlas.run.spec.targets
-        if any(np.isnan(part.values(name, target)[good]).any() for name in (method, range_name(method)))
-    ]
+    problems = []
+    for method in atlas.methods:
+        for name, kind in layout.arrays(method, atlas.run.figures.get(method, ())).items():
+            for target in atlas.run.spec.targets:
+                values = part.values(name, target)[good]
+                missing = np.isnan(values).any() if np.isnan(kind.empty) else (values == kind.empty).any()
+                if missing and kind is not layout.FIGURE:  # a figure may be undefined
+                    what = f"{name} map" if kind is layout.MAP else name
+                    problems.append(f"{tar}: a sample that is ok has no {what} of its {target}")
+    return problems

@@ -29,7 +29,7 @@ def test_run_json_is_all_that_is_needed_to_know_the_run(spec: RunSpec, tmp_path:
     read = RunRecord.read((tmp_path / "atlas" / "run.json").read_bytes(), "run.json")
     assert read == run
     assert read.spec_hash == read.spec.digest()
-    assert read.methods == {"attention": {}, "legrad": {"layers": "all"}, "random": {}}
+    assert read.methods == {"attention": {}, "legrad": {"layers": "all", "score": "logit"}, "random": {}}
     assert read.versions["torch"]
 
 
@@ -109,5 +109,5 @@ def test_no_methods_means_all_that_are_usual(spec: RunSpec, tmp_path: Path) -> N
 def test_options_of_a_method_are_kept_with_its_array(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec.model_copy(update={"methods": ("reciprocam:kernel=box",)}), str(tmp_path / "atlas"))
     metadata = json.loads((tmp_path / "atlas" / "maps.zarr" / "reciprocam_box" / "zarr.json").read_text())
-    assert metadata["attributes"] == {"kernel": "box", "score": "softmax"}
+    assert metadata["attributes"] == {"kernel": "box", "score": "softmax", "block": -1}
     assert metadata["dimension_names"] == ["row", "target", "y", "x"]

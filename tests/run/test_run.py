@@ -12,7 +12,9 @@ from support import encode, jpeg, same_bytes, samples, write_tar
 from pipeline.run import plan, run
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Objects, Sink
+from pipeline.store.verify import verify
 from schemas.errors import RunFailed, SpecDrift, StoppedEarly, UsageError
+from schemas.layout import Flag
 from schemas.run import RunSpec
 from schemas.samples import Status
 
@@ -180,7 +182,7 @@ def test_labels_are_not_needed_for_predicted_targets(spec: RunSpec, tmp_path: Pa
     assert atlas.maps("legrad").shape[1] == 1
 
 
-def test_a_map_that_is_not_finite_is_a_row_with_its_status(
+def test_a_map_that_is_not_finite_is_flagged_and_counted(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.explain.methods.attention import Attention
@@ -190,15 +192,43 @@ def test_a_map_that_is_not_finite_is_a_row_with_its_status(
     def poisoned(self: Attention, trace, targets):
         maps = compute(self, trace, targets).clone()
         maps[[key == "s0002" for key in trace.keys]] = float("nan")
+        maps[[key == "s0003" for key in trace.keys]] = 0.5
         return maps
 
     monkeypatch.setattr(Attention, "compute", poisoned)
     plan(spec, str(tmp_path / "atlas"))
     atlas = run(str(tmp_path / "atlas"), "inline")
+    commit = atlas.commits["part-0"]
+    assert commit.statuses == {"ok": 5}
+    assert commit.degenerate == {"attention": 4}
+    part = atlas.tar("part-0")
+    assert part.flags("attention").tolist() == [0, 0, 2, 1, 0]
+    assert atlas.flag("s0002", "attention", "predicted") == Flag.NOT_FINITE
+    assert not part.maps("attention")[2:4].any()
+    assert part.ranges("attention")[2:4].tolist() == [[0, 0], [0.5, 0.5]]
+    assert verify(str(tmp_path / "atlas"))[1] == []
+
+
+def test_a_network_that_is_not_finite_is_a_row_with_its_status(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.explain.maps import Explainer
+
+    maps_of = Explainer.maps
+
+    def poisoned(self: Explainer, images, targets, keys):
+        maps = maps_of(self, images, targets, keys)
+        maps.logits[[key == "s0002" for key in keys]] = float("nan")
+        return maps
+
+    monkeypatch.setattr(Explainer, "maps", poisoned)
+    plan(spec, str(tmp_path / "atlas"))
+    atlas = run(str(tmp_path / "atlas"), "inline")
     assert atlas.commits["part-0"].statuses == {"not_finite": 1, "ok": 4}
     row = atlas.samples().to_pylist()[2]
-    assert (row["status"], row["error"]) == ("not_finite", "NaN or infinity in the maps of attention")
+    assert (row["status"], row["error"]) == ("not_finite", "the logits are NaN or infinite")
     assert np.isnan(atlas.maps("attention")[2].values).all()
+    assert verify(str(tmp_path / "atlas"))[1] == []
 
 
 def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) -> None:

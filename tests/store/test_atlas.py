@@ -21,6 +21,7 @@ from pipeline.store import Atlas
 from pipeline.store.sink import normalise
 from pipeline.store.verify import verify
 from schemas.errors import RunFailed, UsageError
+from schemas.layout import Flag
 from schemas.samples import SAMPLES
 
 
@@ -126,7 +127,7 @@ def copy(atlas: Atlas, tmp_path: Path) -> Path:
 
 def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
     checked, problems, missing = verify(str(copy))
-    assert (checked, problems, missing) == (2 * (2 * 5 + 1), [], 0)
+    assert (checked, problems, missing) == (2 * (3 * 5 + 1), [], 0)
 
 
 def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
@@ -186,7 +187,8 @@ def test_normalising_keeps_maps_within_the_unit_interval_and_reversible() -> Non
     rng = np.random.default_rng(0)
     for scale in (1e-20, 1e-3, 1.0, 1e12):
         raw = rng.normal(size=(2, 5, 5)) * scale
-        scaled, bounds = normalise(raw)
+        scaled, bounds, flags = normalise(raw)
+        assert not flags.any()
         assert scaled.min() == 0
         assert scaled.max() == 1
         back = bounds[:, :1, None] + (bounds[:, 1:, None] - bounds[:, :1, None]) * scaled
@@ -194,11 +196,11 @@ def test_normalising_keeps_maps_within_the_unit_interval_and_reversible() -> Non
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_a_map_that_is_not_finite_is_no_map(poison: float) -> None:
-    raw = np.ones((2, 3, 3))
+def test_a_map_that_says_nothing_is_zero_and_flagged(poison: float) -> None:
+    raw = np.ones((3, 3, 3))
     raw[1, 2, 2] = poison
-    scaled, bounds = normalise(raw)
-    assert np.isnan(scaled[1]).all()
-    assert np.isnan(bounds[1]).all()
-    assert not scaled[0].any()
-    assert (bounds[0] == 1).all()
+    raw[2, 0, 0] = 2
+    scaled, bounds, flags = normalise(raw)
+    assert flags.tolist() == [Flag.CONSTANT, Flag.NOT_FINITE, Flag.OK]
+    assert not scaled[:2].any()
+    assert bounds.tolist() == [[1, 1], [0, 0], [1, 2]]
