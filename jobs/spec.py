@@ -30,6 +30,11 @@ def spec_options(function: F) -> F:
         ),
         click.option("--batch-size", type=int, metavar="N", help="Images a forward. Default 32."),
         click.option("--seed", type=int, metavar="N", help="Of methods that draw at random. Default 0."),
+        click.option(
+            "--precision",
+            type=click.Choice(["full", "bfloat16", "float16"]),
+            help="Of the network: float32 (default), or half under autocast; the drift is recorded.",
+        ),
         click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run commands."),
     ]
     for option in reversed(options):

@@ -37,12 +37,18 @@ def command(atlas: str, limit: int, json_: bool) -> None:
     for commit in commits:
         statuses.update(commit.statuses)
     samples = opened.samples(["tar", "key", "status", "error"])
+    degenerate: Counter[str] = Counter()
+    for commit in commits:
+        degenerate.update(commit.degenerate)
+    drift = {name: max(c.drift.get(name, 0.0) for c in commits) for c in commits for name in c.drift}
     failed = samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).to_pylist()
     report = {
         "atlas": opened.objects.url,
         "tars": {"done": len(opened.commits), "planned": len(opened.run.shards)},
         "images": {"done": sum(commit.rows for commit in commits), "planned": opened.run.samples},
         "statuses": dict(statuses),
+        "degenerate": dict(degenerate),
+        "drift": drift,
         "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
         "failed": failed[:limit],
     }
@@ -51,6 +57,11 @@ def command(atlas: str, limit: int, json_: bool) -> None:
         return
     click.echo(f"{opened.objects.url}: {len(opened.commits)} of {len(opened.run.shards)} tars are done")
     show.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
+    if degenerate:
+        show.table("maps that say nothing (constant or not finite)", ["method", "maps"], list(degenerate.items()))
+    if drift:
+        rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
+        show.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
     for url, problem in report["problems"].items():
         click.echo(f"{url}: {problem}")
     if failed:

@@ -9,6 +9,7 @@ from schemas.record import Record
 
 Target = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
+Precision = Literal["full", "bfloat16", "float16"]
 
 
 class ModelSpec(Record):
@@ -44,6 +45,8 @@ class RunSpec(Record):
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images a forward. Part of the spec, because a float may depend on it in its last bit.
         seed: of the methods that draw at random.
+        precision: ``full`` is float32; the half ones run the network under autocast, and each tar's record
+            says how far that moves its maps.
         allow_pipe: accept ``pipe:`` shards, which run a shell command.
     """
 
@@ -55,6 +58,7 @@ class RunSpec(Record):
     geometry: Geometry = "squash"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: int = 0
+    precision: Precision = "full"
     allow_pipe: bool = False
 
     @model_validator(mode="after")
@@ -158,6 +162,8 @@ class CommitRecord(Record):
         rows, ok: samples of the tar, and how many of them have maps.
         statuses: how many samples ended in each status.
         degenerate: how many maps of each method are constant or were not finite, where there are any.
+        drift: what half precision changes, by method: the largest difference to float32 as a fraction of the
+            largest value of the map, median over maps of the tar's first images. Empty in full precision.
         objects: what was written before this record.
         spec_hash, versions: of the run and the machine that did it.
         seconds: by stage.
@@ -171,6 +177,7 @@ class CommitRecord(Record):
     ok: int
     statuses: dict[str, int]
     degenerate: dict[str, int]
+    drift: dict[str, float]
     objects: tuple[ObjectRecord, ...]
     spec_hash: str
     versions: dict[str, str]

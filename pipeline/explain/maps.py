@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from operator import or_
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Need, Precision, Trace, record, undisturbed
+from pipeline.explain.trace import Need, Trace, record, undisturbed
 from schemas.errors import RunFailed, UnsupportedMethod, UsageError
 from schemas.layout import Flag
+from schemas.run import Precision
 
 Lap = Callable[[str], None]
 """Called with the name of a stage when that stage is over."""
@@ -52,6 +53,22 @@ def flags(maps: Tensor) -> Tensor:
     constant = (patches == patches[..., :1]).all(-1)
     broken = ~patches.isfinite().all(-1)
     return torch.where(broken, int(Flag.NOT_FINITE), constant.int()).to(torch.int8)
+
+
+def drift(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far maps are from exact ones: max |difference| / max |exact|, median over the maps of a method.
+
+    Args:
+        maps, exact: [B, K, h, w] by method. Maps that are not finite, or zero where exact, are left out.
+    """
+    found = {}
+    for name, values in maps.items():
+        size = exact[name].abs().amax((2, 3))
+        ratio = (values - exact[name]).abs().amax((2, 3)) / size
+        ratio = ratio[ratio.isfinite()]
+        if len(ratio):
+            found[name] = float(ratio.median())
+    return found
 
 
 def explain(
@@ -145,7 +162,7 @@ class Explainer:
         """
         parts: list[Maps] = []
         first = 0
-        while first < len(images) or not parts:
+        while first < len(images):
             rows = slice(first, min(len(images), first + self.room))
             try:
                 parts.append(self._part(images[rows], partial(targets, rows), keys[rows]))
@@ -238,6 +255,8 @@ def _check(anatomy: Anatomy, images: Tensor, targets: Tensor, keys: Sequence[str
     if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != anatomy.input_size:
         height, width = anatomy.input_size
         raise UsageError(f"images have shape {list(images.shape)}; this model takes [B, 3, {height}, {width}]")
+    if not len(images):
+        raise UsageError("there are no images to explain")
     if targets.ndim != 2 or len(targets) != len(images) or targets.dtype != torch.int64:
         raise UsageError(f"targets are {targets.dtype} {list(targets.shape)}; they must be int64 [{len(images)}, K]")
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < anatomy.classes:

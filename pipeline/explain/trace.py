@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Flag
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.rules import Switchable
+from schemas.run import Precision
 
 _AT_ONCE = 32
 """Images of one batch of ``predict``, where the trace has fewer; changes nothing but speed."""
-
-Precision = Literal["full", "bfloat16", "float16"]
 
 
 class Need(Flag):
@@ -68,7 +67,7 @@ class Attention:
 
     def scores(self, queries: slice = slice(None)) -> Tensor:
         """What the softmax is taken of, or some rows of it: [B, H, m, n], at least float32."""
-        scores = _full(self.query[:, :, queries]) @ _full(self.key).transpose(-1, -2) * self.scale
+        scores = full(self.query[:, :, queries]) @ full(self.key).transpose(-1, -2) * self.scale
         if self.bias is not None:
             bias = self.bias.expand(-1, -1, self.query.shape[2], -1)
             scores = scores + bias[:, :, queries]
@@ -86,10 +85,10 @@ class Attention:
         Args:
             of_output: ∂s/∂output, [B, H, m, d].
         """
-        return _full(of_output[:, :, queries]) @ _full(self.value).transpose(-1, -2)
+        return full(of_output[:, :, queries]) @ full(self.value).transpose(-1, -2)
 
 
-def _full(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
     """A tensor of autocast's half precision in float32: sums over many tokens are made there."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
@@ -120,8 +119,8 @@ class Linear:
     output: Tensor
 
     def of(self, tokens: slice) -> "Linear":
-        """The same of some tokens."""
-        return Linear(self.module, self.input[:, tokens], self.output[:, tokens])
+        """The same of some tokens, at least float32."""
+        return Linear(self.module, full(self.input[:, tokens]), full(self.output[:, tokens]))
 
 
 @dataclass

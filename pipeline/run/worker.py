@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain.load import load
-from pipeline.explain.maps import Explainer, Targets
+from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import undisturbed
 from pipeline.read import Batch, Frame, Sample, batches, decoders
@@ -20,6 +20,9 @@ from pipeline.store import Atlas, Sink
 from schemas.errors import SpecDrift
 from schemas.run import CommitRecord
 from schemas.samples import Status
+
+_DRIFT_IMAGES = 8
+"""Images of each tar that are computed in full precision as well, where the run is in half."""
 
 
 class Worker:
@@ -45,13 +48,11 @@ class Worker:
             )
         self.model = loaded.model.to(self.device)
         self.watch = Stopwatch(self.device)
+        methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed
         self.explainer = Explainer(
-            self.model,
-            loaded.anatomy,
-            registry.resolve(self.run.spec.methods),
-            self.run.spec.seed,
-            lap=self.watch.lap,
+            self.model, loaded.anatomy, methods, seed, self.run.spec.precision, lap=self.watch.lap
         )
+        self.exact = Explainer(self.model, loaded.anatomy, methods, seed)
         self.frame = Frame.of(self.run.model, self.run.spec.geometry)
         self.mean = torch.tensor(self.run.model.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(self.run.model.std, device=self.device)[:, None, None]
@@ -81,7 +82,13 @@ class Worker:
         pixels = torch.from_numpy(batch.pixels).to(self.device, non_blocking=True)
         images = (pixels.float() / 255 - self.mean) / self.std
         labels = torch.tensor([_usable(sample.label, self.run.model.classes) for sample in batch.samples])
-        maps = self.explainer.maps(images, self._targets(labels), keys)
+        targets = self._targets(labels)
+        maps = self.explainer.maps(images, targets, keys)
+        if self.run.spec.precision != "full" and not sink.rows:
+            few = slice(0, _DRIFT_IMAGES)
+            exact = self.exact.maps(images[few], lambda rows, _: targets(rows, maps.logits[rows]), keys[few])
+            sink.drift = drift({name: values[few] for name, values in maps.items()}, exact)
+            self.watch.lap("drift")
         arrays = {name: values.cpu().numpy() for name, values in maps.items()}
         figures = {name: values.cpu().numpy() for name, values in maps.figures.items()}
         scores = maps.logits.double().softmax(-1).cpu().numpy()

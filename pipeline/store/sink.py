@@ -30,6 +30,7 @@ class Sink:
         slots: what goes into each array, [slot, …] by its name.
         rows: the sample table so far.
         degenerate: maps of each method that are constant or were not finite.
+        drift: see ``CommitRecord``.
     """
 
     objects: Objects
@@ -38,6 +39,7 @@ class Sink:
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
     degenerate: Counter[str] = field(default_factory=Counter)
+    drift: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.slots = {name: arrays.empty(kind, self.run) for name, kind in self._kinds().items()}
@@ -82,6 +84,7 @@ class Sink:
             ok=statuses[Status.OK],
             statuses=dict(sorted(statuses.items())),
             degenerate=dict(sorted(self.degenerate.items())),
+            drift=self.drift,
             objects=tuple(entry for entry in written if entry),
             spec_hash=self.run.spec_hash,
             versions=versions,

@@ -51,6 +51,7 @@ def test_the_same_method_twice_is_refused() -> None:
     [
         (torch.zeros(1, 3, 32, 32), ONE, r"take.* \[B, 3, 48, 48\]"),
         (torch.zeros(1, 1, 48, 48), ONE, r"take.* \[B, 3, 48, 48\]"),
+        (torch.zeros(0, 3, 48, 48), ONE[:0], "no images"),
         (torch.zeros(2, 3, 48, 48), ONE, r"must be int64 \[2, K\]"),
         (torch.zeros(1, 3, 48, 48), torch.zeros(1, 1), "must be int64"),
         (torch.zeros(1, 3, 48, 48), ONE + 10, "outside of 0 … 9"),

@@ -260,3 +260,16 @@ def test_the_commit_says_how_long_each_stage_took(finished: Path) -> None:
     record = json.loads((finished / "commits" / "part-0.json").read_text())
     assert {"read", "forward", "attention", "legrad", "random", "collect", "total"} <= set(record["seconds"])
     assert sum(v for stage, v in record["seconds"].items() if stage != "total") <= record["seconds"]["total"] + 0.01
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_records_how_far_it_moves_the_maps(spec: RunSpec, tmp_path: Path, precision: str) -> None:
+    half = spec.model_copy(update={"precision": precision, "methods": (*spec.methods, "generic_attention")})
+    plan(half, str(tmp_path / "atlas"))
+    commits = run(str(tmp_path / "atlas"), "inline").commits
+    for commit in commits.values():
+        assert set(commit.drift) == {"attention", "legrad", "random", "generic_attention"}
+        assert commit.drift["random"] == 0  # no network in it
+        assert 0 < commit.drift["legrad"] < 0.05
+    plan(spec, str(tmp_path / "full"))
+    assert not any(commit.drift for commit in run(str(tmp_path / "full"), "inline").commits.values())

@@ -10,7 +10,7 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.methods.attention import first_row
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Linear, Need, Trace
+from pipeline.explain.trace import Linear, Need, Trace, full
 
 _STABILISER = 1e-9
 
@@ -71,7 +71,8 @@ def _of_class_token(trace: Trace, targets: Tensor) -> Tensor:
     """Relevance of the class token behind the last block: [B, 1, D]. No other token has any."""
     features = trace.features(trace.last_output[:, :1])
     start = torch.zeros_like(trace.logits).scatter_(1, targets, 1)[:, None]
-    return _through_linear(Linear(trace.model.head, features, trace.logits[:, None]), start)
+    head = Linear(trace.model.head, features, trace.logits[:, None])
+    return _through_linear(head.of(slice(None)), full(start))
 
 
 def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,22 +86,23 @@ def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor,
     """
     rows = slice(0, relevance.shape[1])
     linears, attention = trace.linears[block], trace.site(block).attention
-    before, middle, after = trace.input(block)[:, rows], trace.middle(block)[:, rows], trace.output(block)[:, rows]
+    stations = (trace.input(block), trace.middle(block), trace.output(block))
+    before, middle, after = (full(tokens[:, rows]) for tokens in stations)
     skipped, branch = _through_sum(middle, after - middle, relevance)
     for name in ("fc2", "fc1"):
         branch = _through_linear(linears[name].of(rows), branch)
     skipped, branch = _through_sum(before, middle - before, skipped + branch)
     output = _through_linear(linears["proj"].of(rows), branch).unflatten(2, (trace.anatomy.heads, -1)).transpose(1, 2)
-    query, key = attention.query[:, :, rows], attention.key.transpose(-1, -2)
+    query, key = full(attention.query[:, :, rows]), full(attention.key).transpose(-1, -2)
     of_matrix, of_value = _through_product(
-        attention.probabilities(rows), attention.value, attention.output[:, :, rows], output
+        attention.probabilities(rows), full(attention.value), full(attention.output[:, :, rows]), output
     )
     if block == 0:
         return of_matrix, relevance  # nothing is asked of what lies below
     of_query, of_key = _through_product(query, key, query @ key, of_matrix)
     tokens = attention.key.shape[2]
     joined = torch.stack([_padded(of_query, tokens), of_key.transpose(-1, -2), of_value])  # [3, B, H, n, d]
-    branch = _through_linear(linears["qkv"], joined.permute(1, 3, 0, 2, 4).flatten(2))
+    branch = _through_linear(linears["qkv"].of(slice(None)), joined.permute(1, 3, 0, 2, 4).flatten(2))
     return of_matrix, _padded(skipped, tokens) + branch
 
 
