@@ -17,6 +17,7 @@ COMMANDS = {
     "label": "Make pseudo-masks from the maps, by a policy.",
     "score": "Measure localization against boxes and masks.",
     "methods": "List the attribution methods, and which apply to a network.",
+    "bench": "Measure what methods cost on a network and a device.",
 }
 
 

@@ -1,11 +1,14 @@
 """``vitatlas plan``."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
 from jobs.show import size
 from jobs.spec import run_spec, spec_options
+from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunRecord, RunSpec
 
@@ -13,19 +16,38 @@ from schemas.run import RunRecord, RunSpec
 @click.command("plan")
 @click.argument("shards", nargs=-1, metavar="SHARD…")
 @spec_options
-def command(shards: tuple[str, ...], spec_file: str | None, out: str | None, **flags: Any) -> None:
+@click.option("--bench", "bench_file", metavar="FILE", help="Of vitatlas bench: say how many hours it will take.")
+@click.option("--gpus", type=click.IntRange(1), metavar="N", help="With --bench: on so many. Default 1.")
+@click.option("--price", type=click.FloatRange(0), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost.")
+def command(
+    shards: tuple[str, ...],
+    spec_file: str | None,
+    out: str | None,
+    bench_file: str | None,
+    gpus: int | None,
+    price: float | None,
+    **flags: Any,
+) -> None:
     """Freeze a run: count the tars, look at the network, create the arrays.
 
     SHARD is a path, an fsspec URL, a brace pattern (quote it) or a glob of WebDataset tars.
 
     \b
-    Example:
+    Examples:
       vitatlas plan 'shards/train-{0000..1023}.tar' --out train.atlas \\
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --methods legrad,reciprocam
+      vitatlas plan --spec imagenet1k-train --root /data/imagenet --out train.atlas \\
+          --bench bench.json --gpus 8 --price 2.50
     """
     if not out:
         raise UsageError("no atlas: say where it is to be made with --out")
-    planned(run_spec(shards, spec_file, flags), out)
+    if not bench_file and (gpus, price) != (None, None):
+        raise UsageError("--gpus and --price need the FILE of vitatlas bench, with --bench FILE")
+    spec = run_spec(shards, spec_file, flags)
+    bench = _bench_of(spec, bench_file) if bench_file else None
+    run = planned(spec, out)
+    if bench:
+        _expect(run, bench, gpus or 1, price)
 
 
 def planned(spec: RunSpec, out: str) -> RunRecord:
@@ -57,3 +79,55 @@ def describe(run: RunRecord, out: str) -> None:
     for shard in run.shards:
         if shard.problem:
             click.echo(f"warning  {shard.url}: {shard.problem}; it will be set aside", err=True)
+
+
+def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
+    """What was measured of the very work that is to be planned.
+
+    Raises:
+        UsageError: there is no such file, or it measures something else; the message says what to do.
+    """
+    from pipeline.explain.bench import absolute
+    from pipeline.explain.load import load
+    from pipeline.explain.registry import methods as registry
+
+    try:
+        bench = BenchRecord.read(Path(file).read_bytes(), file)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
+    anatomy = load(spec.model).anatomy
+    methods = [method.text for method in registry.resolve(spec.methods or registry.usual(anatomy))]
+    pairs = {
+        "model": (bench.model, absolute(spec.model.name)),
+        "classes": (bench.classes, anatomy.classes),
+        "grid": (bench.grid, anatomy.grid),
+        "methods": (sorted(bench.alone), sorted(methods)),
+        "batch": (bench.batch, spec.batch_size),
+        "precision": (bench.precision, spec.precision),
+    }
+    differing = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in pairs.items() if there != here]
+    if differing:
+        again = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
+        again += ["--batch", str(spec.batch_size), "--precision", spec.precision, "--out", file]
+        raise UsageError(
+            f"{file}: measures something else: {'; '.join(differing)}; "
+            f"measure this run with: vitatlas bench {shlex.join(again)}"
+        )
+    return bench
+
+
+def _expect(run: RunRecord, bench: BenchRecord, gpus: int, price: float | None) -> None:
+    """Print how long a run takes and what that costs, as far as the network goes."""
+    hours = run.samples / (bench.together.images_per_s * gpus) / 3600
+    targets = len(run.spec.targets)
+    rate = f"{bench.together.images_per_s:,.2f} images/s"
+    click.echo(f"hours    {_range(hours, targets)} on {gpus} × {bench.device} of {rate}, without reading and writing")
+    if price is not None:
+        click.echo(f"cost     {_range(hours * gpus * price, targets)} at {price:.2f} per GPU hour")
+    if targets > 1:
+        click.echo("         the second target is computed only where the prediction is not the label")
+
+
+def _range(least: float, targets: int) -> str:
+    """An amount, from the least to the most where there are several targets."""
+    return " to ".join(f"{amount:,.2f}" for amount in sorted({least, least * targets}))

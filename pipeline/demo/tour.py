@@ -15,6 +15,7 @@ from pipeline.demo.sheet import draw
 from pipeline.demo.train import MODEL
 from pipeline.demo.world import World, build
 from pipeline.explain import methods as registry
+from pipeline.explain.load import load
 from pipeline.label import EXPORTERS, label
 from pipeline.run import plan, run
 from pipeline.run.drive import Executor
@@ -69,8 +70,8 @@ def tour(
     url = str(folder / "atlas")
     say(f"2/5  attribution maps of every method → {url}")
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
-    usual = [method.base for name, method in registry.items() if method.usual]
-    spec = RunSpec(shards=(world.shards,), model=model, methods=(*usual, *VARIANTS))
+    usual = tuple(method.text for method in registry.usual(load(model).anatomy))
+    spec = RunSpec(shards=(world.shards,), model=model, methods=usual + VARIANTS)
     try:
         planned(plan(spec, url), url)
     except SpecDrift:

@@ -1,4 +1,4 @@
-"""Attribution maps of vision transformers. A library of its own: needs torch and timm, nothing of the rest."""
+"""Attribution maps of vision transformers. A library of its own: needs torch, timm and scipy, nothing of the rest."""
 
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.maps import Maps, explain, flags

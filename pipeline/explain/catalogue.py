@@ -38,13 +38,15 @@ def catalogue(model: str | None = None) -> list[dict[str, str]]:
 
 
 def _options(method: type[Method]) -> list[str]:
-    """Each option with its values, the default first."""
+    """Each option with its values, the default first; then presets."""
     kinds = get_type_hints(method)
     described = []
     for name, default in method().options().items():
-        values = [str(value) for value in get_args(kinds[name]) if value != default]
-        described.append(f"{name}=" + "|".join([str(default), *values]))
-    return described
+        values = [default, *(value for value in get_args(kinds[name]) if value != default)]
+        if kinds[name] is bool:
+            values = [default, not default]
+        described.append(f"{name}=" + "|".join(str(value).lower() for value in values))
+    return [*described, *method.presets]
 
 
 def markdown() -> str:

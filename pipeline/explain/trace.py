@@ -67,7 +67,8 @@ class Attention:
 
     def scores(self, queries: slice = slice(None)) -> Tensor:
         """What the softmax is taken of, or some rows of it: [B, H, m, n], at least float32."""
-        scores = full(self.query[:, :, queries]) @ full(self.key).transpose(-1, -2) * self.scale
+        # The factor goes to the queries, which are few numbers beside the scores.
+        scores = (full(self.query[:, :, queries]) * self.scale) @ full(self.key).transpose(-1, -2)
         if self.bias is not None:
             bias = self.bias.expand(-1, -1, self.query.shape[2], -1)
             scores = scores + bias[:, :, queries]

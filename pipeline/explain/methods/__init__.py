@@ -14,6 +14,9 @@ from pipeline.explain.methods.grad_input import GradInput
 from pipeline.explain.methods.integrated_gradients import IntegratedGradients
 from pipeline.explain.methods.smoothgrad import SmoothGrad
 from pipeline.explain.methods.cp_lrp import CPLRP
+from pipeline.explain.methods.rise import Rise
+from pipeline.explain.methods.vit_cx import ViTCX
+from pipeline.explain.methods.tis import TiS
 from pipeline.explain.methods.controls import Center, Edges, Random, Uniform
 # isort: on
 
@@ -32,8 +35,11 @@ __all__ = [
     "PatchMaskZeroShot",
     "Random",
     "ReciproCAM",
+    "Rise",
     "Rollout",
     "SmoothGrad",
+    "TiS",
     "TransformerAttribution",
     "Uniform",
+    "ViTCX",
 ]

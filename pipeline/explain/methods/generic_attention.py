@@ -46,8 +46,8 @@ class GenericAttention(Method):
             rows = readout_rows(trace)
         for block in reversed(range(trace.anatomy.depth)):
             attention = trace.site(block).attention
-            gradient = attention.gradient(gradients.of_block(block), rows)
-            weighted = gradient.mul_(attention.probabilities(rows)).relu_().mean(1)
+            weighted = attention.probabilities(rows)
+            weighted = weighted.mul_(attention.gradient(gradients.of_block(block), rows)).relu_().mean(1)
             row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
             rows = slice(None)  # in front of the last block every row counts
         return trace.grid(row[:, trace.anatomy.prefix_tokens :])

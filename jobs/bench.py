@@ -1,0 +1,118 @@
+"""``vitatlas bench``."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from jobs import show
+from schemas.bench import BenchRecord, Cost
+from schemas.errors import UsageError
+from schemas.run import Precision
+
+
+@click.command("bench")
+@click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
+@click.option("--classes", type=click.IntRange(1), metavar="N", help="Of the classifier. Default: the model's own.")
+@click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.")
+@click.option(
+    "--batch", type=click.IntRange(1, 4096), default=32, show_default=True, metavar="N", help="Images a forward."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["full", "bfloat16", "float16"]),
+    default="full",
+    show_default=True,
+    help="Of the network.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Numbers are medians of so many.",
+)
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of the CPU. Default: as many as torch takes.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
+)
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def command(
+    name: str,
+    classes: int | None,
+    methods: str | None,
+    batch: int,
+    precision: Precision,
+    device: Literal["cpu", "cuda"] | None,
+    repeats: int,
+    threads: int | None,
+    out: Path | None,
+    json_: bool,
+) -> None:
+    """Measure what methods cost on a network and a device.
+
+    Costs are in F, one plain forward of the same batch, and hold the forward that the methods share: 1.3 is
+    0.3 more than the network alone. Weights and images are random, which changes no time; each image has one
+    target; reading and writing are left out. A CPU does not say how much memory was needed.
+
+    \b
+    Example:
+      vitatlas bench --model vit_base_patch16_224 --methods legrad,reciprocam --out bench.json
+    """
+    if out and not out.parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.parent}")
+
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pipeline.explain.bench import measure
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measure", total=None)
+        record = measure(
+            name,
+            [part.strip() for part in (methods or "").split(",") if part.strip()],
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            batch=batch,
+            classes=classes,
+            precision=precision,
+            repeats=repeats,
+            threads=threads,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if out:
+        out.write_bytes(record.to_bytes())
+    if json_:
+        show.as_json(record.model_dump(mode="json"))
+        return
+    _show(record)
+
+
+def _show(record: BenchRecord) -> None:
+    height, width = record.grid
+    click.echo(f"model    {record.model}, {record.parameters:,} parameters, {height}×{width} patches")
+    click.echo(f"device   {record.device}, threads {record.threads}, precision {record.precision}")
+    click.echo(f"F        {record.forward_seconds:.4g} s for {record.batch} images, median")
+    forward = Cost(
+        forwards=1, images_per_s=record.batch / record.forward_seconds, peak_bytes=record.forward_peak_bytes, stages={}
+    )
+    costs = {"plain forward": forward} | record.alone | {"all together": record.together}
+    show.table(
+        f"each method alone, and all {len(record.alone)} together",
+        ["method", "cost, in F", "images/s", "peak memory"],
+        [_row(method, cost) for method, cost in costs.items()],
+    )
+    show.table(
+        "all together: what a method shares with later ones counts as the first one's",
+        ["stage", "% of the time"],
+        [[stage, 100 * share] for stage, share in record.together.stages.items()],
+    )
+
+
+def _row(method: str, cost: Cost) -> list[Any]:
+    peak = None if cost.peak_bytes is None else show.size(cost.peak_bytes)
+    return [method, cost.forwards, cost.images_per_s, peak]

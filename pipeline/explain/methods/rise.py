@@ -1,0 +1,91 @@
+"""RISE."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method
+from pipeline.explain.registry import methods
+from pipeline.explain.seeds import generator
+from pipeline.explain.trace import Trace
+
+_MASKS_AT_ONCE = 128
+"""Masks that are held as pixels at a time; bounds memory, changes nothing else."""
+
+
+@methods.register
+@dataclass(frozen=True)
+class Rise(Method):
+    """Mean of random masks, each weighted with the probability of the class when only it is shown.
+
+    S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the softmax probability. A mask is an s × s
+    grid of zeros and ones, one with probability p, resized bilinearly to s + 1 cells of ⌈H/s⌉ × ⌈W/s⌉ pixels,
+    of which an H × W window at a random shift of less than a cell is taken. x is the normalised image, so what
+    is hidden becomes the data set's mean colour, as in the authors' code. E = mean of S over the pixels of a
+    patch; S is linear in the masks, so each mask is pooled at once and no pixel map is held.
+
+    The masks depend on key and seed alone, and differ from image to image. Cost: a forward for each mask,
+    whatever the number of classes.
+
+    The authors' code shares one set of masks among all images. It also resizes with scikit-image, which
+    mirrors the grid at its border, where here the outermost half cell is constant (torch's convention).
+    Published settings: 4000 to 8000 masks, 7 or 8 cells, p ½; Transformer Input Sampling compares with p 0.1.
+
+    Options:
+        masks: K, how many are drawn.
+        cells: s, of a mask's grid, down and across.
+        keep: p, the fraction of the image that a mask shows on average.
+    """
+
+    base = "rise"
+    at_once = True
+    paper = "Petsiuk et al., RISE: Randomized Input Sampling for Explanation, BMVC 2018"
+    cost = "masks"
+    usual = False
+
+    masks: int = 4000
+    cells: int = 8
+    keep: float = 0.5
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        if self.masks < 1 or self.cells < 1:
+            return "it needs at least one mask and one cell"
+        return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)
+        for row, classes in enumerate(targets):
+            maps[row] = self._of_image(trace, row, classes)
+        return maps
+
+    def _of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+        """Maps of one image, one for each of its classes: [classes, h, w]."""
+        image = trace.images[row]
+        cell = [-(-side // self.cells) for side in trace.anatomy.input_size]
+        drawn = generator(self.name, trace.keys[row], trace.seed)
+        grids = torch.from_numpy(drawn.random((self.masks, self.cells, self.cells)) < self.keep).to(image)
+        shifts = [torch.from_numpy(drawn.integers(0, side, self.masks)).to(image.device) for side in cell]
+        resizing = [interpolation(self.cells, (self.cells + 1) * side).to(image) for side in cell]
+        total = image.new_zeros(len(classes), *trace.anatomy.grid)
+        for part in torch.arange(self.masks, device=image.device).split(_MASKS_AT_ONCE):
+            down, across = (
+                matrix[shift[part, None] + torch.arange(side, device=image.device)]  # the window: [m, side, s]
+                for matrix, shift, side in zip(resizing, shifts, trace.anatomy.input_size, strict=True)
+            )
+            masks = (down @ grids[part] @ across.mT)[:, None]
+            probabilities = trace.predict(image * masks).softmax(-1)[:, classes]
+            pooled = F.adaptive_avg_pool2d(masks, trace.anatomy.grid)[:, 0]
+            total += torch.einsum("mk,mhw->khw", probabilities, pooled)
+        return total / (self.masks * self.keep)
+
+
+def interpolation(length: int, size: int) -> Tensor:
+    """Linear interpolation as a matrix: float64 [size, length], rows sum to 1.
+
+    Pixels are cells of one width, not points: beyond the middle of the first and the last they are constant.
+    """
+    unit = torch.eye(length, dtype=torch.float64)
+    return F.interpolate(unit[None], size=size, mode="linear", align_corners=False)[0].T

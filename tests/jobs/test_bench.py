@@ -1,0 +1,191 @@
+"""What methods cost: the record that is written, and what a plan makes of it. Never how long anything took."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from schemas.bench import BenchRecord, Cost
+from schemas.run import RunSpec
+
+SMALL = ["--model", "test_vit", "--classes", "10", "--device", "cpu", "--threads", "1"]
+METHODS = ("attention", "reciprocam:kernel=box", "legrad")
+
+
+@pytest.fixture
+def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        return int(stopped.value.code or 0), output.out, output.err
+
+    return call
+
+
+def test_the_record_says_what_was_measured(vitatlas, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    given = [*SMALL, "--methods", ",".join(METHODS), "--batch", 2, "--repeats", 3]
+    code, text, _ = vitatlas("bench", *given, "--out", out, "--json")
+    assert code == 0
+    record = BenchRecord.read(out.read_bytes(), "bench.json")
+    assert BenchRecord.read(json.loads(text), "stdout") == record
+    assert (record.model, record.classes, record.grid, record.input_size) == ("test_vit", 10, (10, 10), (160, 160))
+    assert (record.device, record.threads, record.batch, record.precision) == ("cpu", 1, 2, "full")
+    assert tuple(record.alone) == METHODS
+    for method, cost in record.alone.items():
+        assert set(cost.stages) == {"forward", method}
+    assert set(record.together.stages) == {"forward", *METHODS}
+    assert record.together.forwards > 1
+    for cost in [*record.alone.values(), record.together]:
+        assert sum(cost.stages.values()) == pytest.approx(1)
+        assert min(cost.stages.values()) > 0
+        assert cost.images_per_s == pytest.approx(2 / (cost.forwards * record.forward_seconds))
+        assert cost.peak_bytes is None  # a CPU does not say
+
+
+def test_the_table_has_every_method_the_whole_and_its_stages(vitatlas) -> None:
+    code, text, _ = vitatlas("bench", *SMALL, "--methods", "attention,center", "--batch", 2, "--repeats", 1)
+    assert code == 0
+    for row in ("plain forward", "attention", "center", "all together", "forward"):
+        assert f"│ {row} " in text
+
+
+def test_no_methods_means_those_of_a_run_that_names_none(vitatlas) -> None:
+    record = BenchRecord.read(
+        json.loads(vitatlas("bench", *SMALL, "--batch", 1, "--repeats", 1, "--json")[1]), "stdout"
+    )
+    assert {"attention", "legrad", "reciprocam", "center"} <= set(record.alone)
+    assert "smoothgrad" not in record.alone
+
+
+def test_half_precision_is_measured_in_half_precision(vitatlas) -> None:
+    given = [*SMALL, "--methods", ",".join(METHODS), "--batch", 1, "--repeats", 1, "--precision", "bfloat16", "--json"]
+    assert BenchRecord.read(json.loads(vitatlas("bench", *given)[1]), "stdout").precision == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Missing option '--model'"),
+        (["--model", "vit_tinny"], "timm has no model 'vit_tinny'; did you mean"),
+        (["--model", "resnet18"], "ResNet cannot be explained"),
+        ([*SMALL, "--methods", "lograd"], "there is no method 'lograd'; there are"),
+        ([*SMALL, "--methods", "legrad,legrad"], "method legrad is named twice"),
+        ([*SMALL, "--methods", "reciprocam:block=-99"], "reciprocam_block-99 is not defined for VisionTransformer"),
+        ([*SMALL, "--batch", "0"], "0 is not in the range 1<=x<=4096"),
+        ([*SMALL, "--repeats", "0"], "0 is not in the range x>=1"),
+        ([*SMALL, "--precision", "int8"], "'int8' is not one of"),
+        ([*SMALL, "--out", "nowhere/bench.json"], "nowhere/bench.json: there is no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_two(vitatlas, arguments: list[str], says: str) -> None:
+    code, out, err = vitatlas("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+COST = Cost(forwards=2.5, images_per_s=0.01, peak_bytes=None, stages={"forward": 0.4, "legrad": 0.6})
+BENCH = BenchRecord(
+    model="test_vit",
+    parameters=1,
+    classes=10,
+    grid=(10, 10),
+    input_size=(160, 160),
+    device="NVIDIA H200",
+    threads=1,
+    precision="full",
+    batch=4,
+    repeats=1,
+    versions={},
+    forward_seconds=1,
+    forward_peak_bytes=None,
+    alone={"legrad": COST, "attention": COST},
+    together=COST,
+)
+
+
+@pytest.fixture
+def plan(vitatlas, spec: RunSpec, tmp_path: Path):
+    """Plan 16 images with a bench: (exit code, stdout, stderr)."""
+
+    def call(bench: BenchRecord, *arguments: object) -> tuple[int, str, str]:
+        (tmp_path / "bench.json").write_bytes(bench.to_bytes())
+        given = [
+            *spec.shards,
+            "--out",
+            tmp_path / "atlas",
+            "--model",
+            "test_vit",
+            "--checkpoint",
+            spec.model.checkpoint,
+        ]
+        given += ["--methods", "attention,legrad", "--batch-size", 4, "--bench", tmp_path / "bench.json"]
+        return vitatlas("plan", *given, *arguments)
+
+    return call
+
+
+def test_a_plan_says_hours_and_cost(plan) -> None:
+    code, text, _ = plan(BENCH, "--targets", "label", "--gpus", 2, "--price", 3)
+    assert code == 0
+    # 16 images at 2 × 0.01 images/s are 800 s, on two GPUs: 4/9 of a GPU hour.
+    assert "hours    0.22 on 2 × NVIDIA H200 of 0.01 images/s, without reading and writing" in text
+    assert "cost     1.33 at 3.00 per GPU hour" in text
+    assert "maps     32, at most 6.7 kB" in text
+
+
+def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
+    code, text, _ = plan(BENCH)
+    assert code == 0
+    assert "hours    0.44 to 0.89 on 1 × NVIDIA H200" in text
+    assert "computed only where the prediction is not the label" in text
+    assert "\ncost" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": "deit_tiny"}, "model is 'deit_tiny', not 'test_vit'"),
+        ({"grid": (14, 14)}, "grid is (14, 14), not (10, 10)"),
+        ({"alone": {"legrad": COST}}, "methods is ['legrad'], not ['attention', 'legrad']"),
+        ({"classes": 1000}, "classes is 1000, not 10"),
+        ({"batch": 256, "precision": "bfloat16"}, "batch is 256, not 4; precision is 'bfloat16', not 'full'"),
+    ],
+)
+def test_a_bench_of_something_else_is_refused_before_anything_is_written(plan, tmp_path: Path, change, says) -> None:
+    code, out, err = plan(BENCH.model_copy(update=change))
+    assert (code, out) == (2, "")
+    assert f"measures something else: {says}; measure this run with: " in err
+    again = "vitatlas bench --model test_vit --classes 10 --methods attention,legrad --batch 4 --precision full --out"
+    assert f"{again} {tmp_path}/bench.json" in err
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_the_command_that_a_refusal_names_makes_the_bench_fit(plan, vitatlas, tmp_path: Path) -> None:
+    err = plan(BENCH.model_copy(update={"classes": 1000}))[2]
+    command = err.strip().partition("vitatlas bench ")[2].split()
+    assert vitatlas("bench", *command, "--device", "cpu", "--threads", 1, "--repeats", 1)[0] == 0
+    measured = BenchRecord.read((tmp_path / "bench.json").read_bytes(), "bench.json")
+    assert plan(measured)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--bench", "nowhere.json"], "nowhere.json: No such file"),
+        (["--bench", "{checkpoint}"], "the whole: Invalid JSON"),
+        (["--price", "2"], "--gpus and --price need the FILE of vitatlas bench"),
+    ],
+)
+def test_mistakes_around_the_bench_of_a_plan(vitatlas, spec: RunSpec, tmp_path: Path, arguments, says: str) -> None:
+    given = [*spec.shards, "--out", tmp_path / "atlas", "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
+    code, _, err = vitatlas("plan", *given, *(part.format(checkpoint=spec.model.checkpoint) for part in arguments))
+    assert (code, says in err, "Traceback" in err) == (2, True, False)
+    assert not (tmp_path / "atlas").exists()
