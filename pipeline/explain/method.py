@@ -26,6 +26,7 @@ class Method(ABC):
         usual: whether a run that names no methods has it; False where it costs many forwards.
         figures: names of the numbers that it reports beside each map, in ``trace.figures``.
         presets: options that belong together, by name.
+        unnamed: options that are no part of the name.
     """
 
     base: ClassVar[str]
@@ -37,6 +38,7 @@ class Method(ABC):
     usual: ClassVar[bool] = True
     figures: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    unnamed: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -44,7 +46,8 @@ class Method(ABC):
 
         A number follows the name of its option, and a switch is the name of its option.
         """
-        return "_".join([self.base, *(_suffix(*option) for option in self.options(changed=True).items())])
+        changed = self.options(changed=True).items()
+        return "_".join([self.base, *(_suffix(*option) for option in changed if option[0] not in self.unnamed)])
 
     @property
     def text(self) -> str:

@@ -98,13 +98,16 @@ def test_a_network_that_cannot_be_explained_is_refused_with_the_reason(name: str
 def test_float32_stays_close_to_float64() -> None:
     model = small_vit()
     images, targets = images_for(model), torch.tensor([[1], [2], [3]])
-    names = [SHORT.get(name, name) for name in methods if name not in ROUGH]
+    names = [SHORT.get(name, name) for name in methods if name not in ROUGH | LEARNED]
     double = explain(model, images, targets, names, keys=["a", "b", "c"])
     single = explain(model.float(), images.float(), targets, names, keys=["a", "b", "c"])
     for name, maps in double.items():
         assert single[name].dtype == torch.float32
         assert (single[name].double() - maps).abs().max() <= 1e-4 * maps.abs().max(), name
 
+
+LEARNED = {"diffmask"}
+"""Need a file of their own; see their tests."""
 
 ROUGH = {"transformer_attribution"}
 """Divides by sums near zero."""
@@ -115,7 +118,7 @@ def test_the_catalogue_has_a_full_row_for_every_method(model: str | None) -> Non
     rows = catalogue(model)
     assert [row["method"] for row in rows] == list(methods)
     assert all(all(row.values()) for row in rows)
-    assert all(row.get("applies", "yes") == "yes" for row in rows)
+    assert all(row.get("applies", "yes") == "yes" for row in rows if row["method"] not in LEARNED)
 
 
 def save(tmp_path: Path, model: torch.nn.Module, **change: torch.Tensor) -> str:

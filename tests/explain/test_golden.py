@@ -1,18 +1,12 @@
 """The maps equal the reference maps, which were computed by slow explicit code and checked against others."""
 
-import importlib
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden_models import CASES, GOLDEN, golden_model
 
 from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, ReciproCAM, explain
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-CASES = json.loads((GOLDEN / "cases.json").read_text())
 METHODS = {
     "attention": "attention",
     "rollout": "rollout",
@@ -32,16 +26,6 @@ METHODS = {
     "pm": "pm_zs",
     "transformer_attribution": "transformer_attribution",
 }
-
-
-def golden_model(name: str) -> torch.nn.Module:
-    case = CASES["cases"][name]
-    module, _, constructor = case["constructor"].rpartition(".")
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in case["kwargs"].items()}
-    model = getattr(importlib.import_module(module), constructor)(**options).eval()
-    weights = load_file(GOLDEN / f"{name}.safetensors")
-    model.load_state_dict({key: value for key, value in weights.items() if not key.startswith("diffmask.")})
-    return model
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

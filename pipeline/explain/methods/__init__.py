@@ -10,6 +10,7 @@ from pipeline.explain.methods.agcam import AGCAM
 from pipeline.explain.methods.legrad import LeGrad
 from pipeline.explain.methods.reciprocam import ReciproCAM
 from pipeline.explain.methods.pm_zs import PatchMaskZeroShot
+from pipeline.explain.methods.diffmask import DiffMask
 from pipeline.explain.methods.grad_input import GradInput
 from pipeline.explain.methods.integrated_gradients import IntegratedGradients
 from pipeline.explain.methods.smoothgrad import SmoothGrad
@@ -26,6 +27,7 @@ __all__ = [
     "Attention",
     "AttentionGradCAM",
     "Center",
+    "DiffMask",
     "Edges",
     "GenericAttention",
     "GradCAM",

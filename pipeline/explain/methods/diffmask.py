@@ -1,0 +1,128 @@
+"""Vision DiffMask."""
+
+import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.gates import Gates, keep_probability
+from pipeline.explain.method import Method
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Need, Trace, record, undisturbed
+from schemas.errors import UsageError
+
+
+@methods.register
+@dataclass(frozen=True)
+class DiffMask(Method):
+    """Probability that a patch is kept by gates which learnt to keep as few as the prediction needs.
+
+    A probe for each of L + 2 hidden states h⁰ … h^{L+1} gives a gate logit a_l = 15 tanh(W2 tanh(W1 [h⁰; hˡ] + b1)
+    + b2) + add [N]; E = Π_l P(z_l ≠ 0) with P(z ≠ 0) = σ(a + 0.2 ln 5), the hard concrete distribution's. The mask
+    preserves the whole predicted distribution, so it belongs to the image, not to a class. Cost: the probes,
+    about 5 % of a forward.
+
+    The gates are trained for one network (``vitatlas train diffmask``) and refused for any other.
+
+    Options:
+        artifact: safetensors of the gates.
+    """
+
+    base = "diffmask"
+    by_class = False
+    paper = "Nalmpantis et al., Vision DiffMask, CVPRW 2023 (arXiv 2304.06391)"
+    cost = "≈0.05"
+    usual = False
+    unnamed = ("artifact",)
+
+    artifact: str = ""
+
+    @classmethod
+    def load(cls, file: str | Path) -> Self:
+        """The method with the gates of a file.
+
+        Raises:
+            UsageError: there is no such file, or it holds no gates.
+        """
+        method = cls(artifact=str(Path(file).resolve()))
+        _gates(method.artifact)
+        return method
+
+    def needs(self, anatomy: Anatomy) -> Need:
+        return Need.TOKENS
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        if not self.artifact:
+            return "it needs gates that were trained for the network: diffmask:artifact=FILE"
+        gates = _gates(self.artifact)
+        width, depth = len(gates.placeholder), len(gates.probe) - 2
+        if (width, depth) != (anatomy.width, anatomy.depth):
+            return f"the gates of {self.artifact} are for {depth} blocks of width {width}"
+        return None
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        return trace.grid(self._keep(trace).prod(1))
+
+    def gates(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Keep probability of every probe: [B, L + 2, h, w].
+
+        Args:
+            images: [B, 3, H, W], preprocessed.
+        """
+        anatomy = describe(model)
+        with undisturbed(model), torch.no_grad():
+            trace = record(model, anatomy, images, Need.TOKENS, ("",) * len(images), 0)
+            return trace.grid(self._keep(trace))
+
+    def _keep(self, trace: Trace) -> Tensor:
+        """[B, L + 2, N]."""
+        like = trace.images
+        gates = _placed(self.artifact, like.device, like.dtype)
+        return keep_probability(gates.logits([state.to(like) for state in hidden_states(trace)]))
+
+
+def hidden_states(trace: Trace) -> list[Tensor]:
+    """h⁰ … h^{L+1}, patch tokens [B, N, D]: embedding, the first block's input, the output of every block."""
+    prefix = trace.anatomy.prefix_tokens
+    outputs = [trace.output(block) for block in range(trace.anatomy.depth)]
+    return [trace.embedding.flatten(1, -2), *(tokens[:, prefix:] for tokens in (trace.input(0), *outputs))]
+
+
+def masked_logits(model: nn.Module, gates: Gates, trace: Trace, keep: Tensor) -> Tensor:
+    """Logits [B, C] where patches give way to the placeholder, in front of class token and positions.
+
+    Args:
+        keep: z, [B, N] in [0, 1].
+    """
+    embedding = trace.embedding
+    masked = gates.masked(embedding.flatten(1, -2), keep).reshape(embedding.shape)
+    parts: nn.Module = model.patch_embed  # type: ignore[assignment]
+    handle = parts.register_forward_hook(lambda *_: masked)
+    try:
+        with trace.network():
+            logits: Tensor = model(trace.images)
+    finally:
+        handle.remove()
+    return logits
+
+
+@lru_cache(maxsize=4)
+def _placed(file: str, device: torch.device, dtype: torch.dtype) -> Gates:
+    return copy.deepcopy(_gates(file)).to(device, dtype)
+
+
+@lru_cache(maxsize=4)
+def _gates(file: str) -> Gates:
+    try:
+        return Gates.from_tensors(load_file(file)).requires_grad_(False)
+    except FileNotFoundError:
+        raise UsageError(f"{file}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"{file}: holds no gates of Vision DiffMask ({error})") from None

@@ -1,0 +1,1 @@
+"""The explainers that learn: Vision DiffMask gates, patch-mask fine-tuning."""

@@ -1,0 +1,124 @@
+"""Gates learn to keep as little as the prediction needs, and nothing else is touched."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from support import images_for, small_vit
+from torch import nn
+
+from pipeline.explain import describe
+from pipeline.explain.trace import undisturbed
+from pipeline.train.diffmask import DiffMaskTraining, Settings, ascended
+
+QUICK = Settings(rate=1e-2, placeholder_rate=1e-2, add=3.0)
+
+
+@pytest.fixture
+def model() -> Iterator[nn.Module]:
+    network = small_vit()
+    with undisturbed(network):
+        yield network
+
+
+def training(model: nn.Module, settings: Settings = QUICK, seed: int = 0) -> DiffMaskTraining:
+    return DiffMaskTraining(model, describe(model), settings, seed)
+
+
+@pytest.mark.parametrize(("divergence", "rises"), [(0.5, True), (0.11, True), (0.05, False), (0.0, False)])
+def test_the_multiplier_rises_exactly_where_the_divergence_is_too_large(divergence: float, rises: bool) -> None:
+    before = torch.tensor(20.0)
+    after = ascended(before, divergence, QUICK)
+    assert (after > before) == rises
+    assert after.item() == pytest.approx(20 + 0.3 * (divergence - 0.1))
+
+
+def test_the_multiplier_stays_within_its_bounds() -> None:
+    assert ascended(torch.tensor(200.0), 9.0, QUICK).item() == 200
+    assert ascended(torch.tensor(0.01), 0.0, QUICK).item() == 0
+
+
+def test_a_step_moves_the_multiplier_of_its_depth_alone(model: nn.Module) -> None:
+    trained = training(model)
+    before = trained.alpha.clone()
+    figures = trained.step(images_for(model))
+    moved = (trained.alpha != before).nonzero().flatten().tolist()
+    assert moved == [figures.depth]
+    assert (figures.alpha > 20) == (figures.divergence > 0.1)
+
+
+def test_the_network_is_not_touched(model: nn.Module) -> None:
+    before = copy.deepcopy(model.state_dict())
+    trained = training(model)
+    gates = copy.deepcopy(trained.gates.state_dict())
+    for _ in range(4):
+        trained.step(images_for(model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not torch.equal(trained.gates.placeholder, gates["placeholder"])
+
+
+def test_gates_close_where_nothing_is_asked_of_them(model: nn.Module) -> None:
+    """With the divergence free of charge, only the number of patches is left to lower."""
+    trained = training(model, Settings(rate=5e-2, alpha=0.0, alpha_rate=0.0))
+    kept = [trained.step(images_for(model)).kept for _ in range(60)]
+    assert sum(kept[-10:]) < sum(kept[:10]) / 3
+
+
+def test_training_that_is_resumed_equals_training_that_went_on(model: nn.Module) -> None:
+    images = [images_for(model, seed=number) for number in range(6)]
+    whole = training(model)
+    for batch in images:
+        whole.step(batch)
+    first = training(model)
+    for batch in images[:3]:
+        first.step(batch)
+    second = training(model, seed=0)
+    second.restore(copy.deepcopy(first.state()))
+    for batch in images[3:]:
+        second.step(batch)
+    for name, tensor in whole.gates.state_dict().items():
+        assert torch.equal(tensor, second.gates.state_dict()[name]), name
+    assert torch.equal(whole.alpha, second.alpha)
+
+
+def test_the_depth_is_the_same_on_every_rank_and_the_noise_is_not(model: nn.Module) -> None:
+    one, other = training(model), training(model)
+    for _ in range(5):
+        first, second = one.step(images_for(model), rank=0), other.step(images_for(model), rank=1)
+        assert first.depth == second.depth
+    assert first.divergence != second.divergence
+
+
+def test_a_loss_that_is_not_finite_is_said_and_changes_nothing(model: nn.Module) -> None:
+    trained = training(model)
+    before = copy.deepcopy(trained.gates.state_dict())
+    with pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
+        trained.step(images_for(model) * float("nan"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.gates.state_dict().items())
+    assert trained.step_count == 0
+
+
+@pytest.mark.parametrize("objective", ["distribution", "class"])
+def test_divergence_is_zero_for_equal_predictions_and_positive_else(model: nn.Module, objective: str) -> None:
+    trained = training(model, Settings(objective=objective))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    plain, masked = torch.randn(2, 50, 10, dtype=torch.float64) * 3
+    targets = torch.randint(0, 10, (50,))
+    assert trained.divergence(plain, plain, targets).abs().max() < 1e-12
+    found = trained.divergence(plain, masked, targets)
+    assert (found > 0).all()
+    if objective == "class":
+        p, q = (logits.softmax(-1).gather(1, targets[:, None])[:, 0] for logits in (plain, masked))
+        expected = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    else:
+        p, q = plain.softmax(-1), masked.softmax(-1)
+        expected = (p * (p / q).log()).sum(-1)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_one_class_may_be_all_that_is_kept(model: nn.Module) -> None:
+    trained = training(model, Settings(rate=1e-2, add=3.0, objective="class"))
+    figures = trained.step(images_for(model), torch.tensor([1, 2, 3]))
+    assert figures.divergence >= 0
