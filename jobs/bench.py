@@ -1,5 +1,6 @@
 """``vitatlas bench``."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,12 @@ from schemas.run import Precision
     metavar="N",
     help="Numbers are medians of so many.",
 )
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of the CPU. Default: as many as torch takes.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, os.cpu_count()),
+    metavar="N",
+    help="Of the CPU. Default: as many as torch takes.",
+)
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
 )
@@ -84,12 +90,12 @@ def command(
             threads=threads,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    if out:
-        out.write_bytes(record.to_bytes())
     if json_:
         show.as_json(record.model_dump(mode="json"))
-        return
-    _show(record)
+    else:
+        _show(record)
+    if out:
+        out.write_bytes(record.to_bytes())
 
 
 def _show(record: BenchRecord) -> None:

@@ -3,6 +3,7 @@
 import click
 
 from jobs import show
+from schemas.errors import UsageError
 
 
 @click.command("methods")
@@ -17,6 +18,8 @@ def command(model: str | None, json_: bool) -> None:
     """
     from pipeline.explain.catalogue import catalogue
 
+    if model == "":
+        raise UsageError("--model is empty; name a timm model, such as vit_base_patch16_224")
     rows = catalogue(model)
     if json_:
         show.as_json(rows)

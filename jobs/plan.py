@@ -1,5 +1,6 @@
 """``vitatlas plan``."""
 
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from schemas.run import RunRecord, RunSpec
 @click.argument("shards", nargs=-1, metavar="SHARD…")
 @spec_options
 @click.option("--bench", "bench_file", metavar="FILE", help="Of vitatlas bench: say how many hours it will take.")
-@click.option("--gpus", type=click.IntRange(1), metavar="N", help="With --bench: on so many. Default 1.")
-@click.option("--price", type=click.FloatRange(0), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost.")
+@click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: on so many. Default 1.")
+@click.option(
+    "--price", type=click.FloatRange(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost."
+)
 def command(
     shards: tuple[str, ...],
     spec_file: str | None,
@@ -43,6 +46,8 @@ def command(
         raise UsageError("no atlas: say where it is to be made with --out")
     if not bench_file and (gpus, price) != (None, None):
         raise UsageError("--gpus and --price need the FILE of vitatlas bench, with --bench FILE")
+    if price is not None and not math.isfinite(price):
+        raise UsageError(f"--price is {price}; it must be a number")
     spec = run_spec(shards, spec_file, flags)
     bench = _bench_of(spec, bench_file) if bench_file else None
     run = planned(spec, out)

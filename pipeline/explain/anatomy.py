@@ -18,6 +18,8 @@ class Anatomy:
     Attributes:
         family: name of the network's class.
         grid: rows and columns of the patch grid.
+        patch: height and width of a patch, in pixels. Grid times patch may fall short of the images: timm
+            ignores what is left over at the right and lower edge.
         prefix_tokens: tokens in front of the patches: class token, distillation token, registers.
         readout: where the logits are read: ``token`` from the class token, ``mean`` from the mean of the
             patch tokens, ``pool`` from an attention pooler with one latent query.
@@ -25,13 +27,16 @@ class Anatomy:
         depth, heads, width: blocks, attention heads, token dimension.
         classes: length of the logits.
         input_size: height and width of the images, in pixels.
-        attention, norm, mlp, activation: class names of these parts of a block.
+        attention, norm, mlp, activation: class names of these parts of a block, ``gated`` in front of an
+            attention whose output is gated.
+        classifier: class name of the head.
         positions: how a token's place is known: ``absolute`` is added to the tokens, ``rotary`` turns queries
             and keys, ``relative`` is added to the scores of attention.
     """
 
     family: str
     grid: tuple[int, int]
+    patch: tuple[int, int]
     prefix_tokens: int
     readout: Readout
     read_tokens: int
@@ -44,6 +49,7 @@ class Anatomy:
     norm: str
     mlp: str
     activation: str
+    classifier: str
     positions: Positions
 
     @property
@@ -71,26 +77,36 @@ def describe(model: nn.Module) -> Anatomy:
     for index, block in enumerate(blocks):
         if reason := _unlike(block):
             raise refuse(f"block {index} ({type(block).__name__}) {reason}")
-    if not getattr(parts, "num_classes", 0):
-        raise refuse("it has no classifier (num_classes is 0); give it one, or a checkpoint that has one")
+    head = getattr(parts, "head", None)
+    if head is None or isinstance(head, nn.Identity):
+        raise refuse("it has no classifier; give it a number of classes, or a checkpoint that has one")
+    channels = getattr(getattr(parts.patch_embed, "proj", None), "in_channels", 3)
+    if channels != 3 and not hasattr(parts.patch_embed, "backbone"):
+        raise refuse(f"it takes {channels} channels; only RGB is known here")
     readout, read_tokens = _readout(parts, refuse)
     grid = tuple(int(side) for side in parts.patch_embed.grid_size)
     size = tuple(int(side) for side in parts.patch_embed.img_size)
+    patch = tuple(int(side) for side in parts.patch_embed.patch_size)
+    if hasattr(parts.patch_embed, "backbone"):  # a patch of what the backbone makes of the image
+        patch = tuple(side // count for side, count in zip(size, grid, strict=True))
     return Anatomy(
         family=family,
         grid=(grid[0], grid[1]),
+        patch=(patch[0], patch[1]),
         prefix_tokens=int(parts.num_prefix_tokens),
         readout=readout,
         read_tokens=read_tokens,
         depth=len(blocks),
         heads=int(blocks[0].attn.num_heads),
         width=int(parts.embed_dim),
-        classes=int(parts.num_classes),
+        classes=int(head.out_features if isinstance(head, nn.Linear) else parts.num_classes),
         input_size=(size[0], size[1]),
-        attention=type(blocks[0].attn).__name__,
+        attention=("gated " if getattr(blocks[0].attn, "gate", None) is not None else "")
+        + type(blocks[0].attn).__name__,
         norm=type(blocks[0].norm1).__name__,
         mlp=type(blocks[0].mlp).__name__,
         activation=type(blocks[0].mlp.act).__name__,
+        classifier=type(head).__name__,
         positions=_positions(parts),
     )
 
@@ -141,4 +157,6 @@ def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:
         return "token", 2 if hasattr(parts, "head_dist") else 1
     if pooling == "avg" and not getattr(parts, "pool_include_prefix", False):
         return "mean", 0
+    if pooling == "avg":
+        raise refuse("it pools its prefix tokens along with the patches")
     raise refuse(f"its read-out (global_pool={pooling!r}) is none of token, avg and map")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from operator import or_
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +109,9 @@ def explain(
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
     chosen = supported(registry.resolve(entries), anatomy)
-    _check(anatomy, images, targets, keys)
+    _check(model, anatomy, images, targets, keys, precision)
     if keys is None:
-        keys = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in images.detach()]
+        keys = [hashlib.sha256(_bytes(image)).hexdigest() for image in images.detach()]
     with undisturbed(model):
         return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: targets[rows], keys)
 
@@ -181,7 +182,7 @@ class Explainer:
         """Maps of so many images as fit."""
         trace = self._record(images, keys)
         self.lap("forward")
-        wanted = targets(trace.logits).to(images.device)
+        wanted = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
         if not wanted.shape[1]:
             empty = images.new_empty(len(images), 0, *self.anatomy.grid)
             return _bound({method.name: empty for method in self.methods}, self.methods, trace.logits)
@@ -251,7 +252,27 @@ def _joined(parts: list[Maps]) -> Maps:
     return maps
 
 
-def _check(anatomy: Anatomy, images: Tensor, targets: Tensor, keys: Sequence[str] | None) -> None:
+def _bytes(image: Tensor) -> bytes:
+    return image.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _check(
+    model: nn.Module,
+    anatomy: Anatomy,
+    images: Tensor,
+    targets: Tensor,
+    keys: Sequence[str] | None,
+    precision: Precision,
+) -> None:
+    weights = next(model.parameters())
+    if (images.dtype, images.device) != (weights.dtype, weights.device):
+        raise UsageError(
+            f"images are {images.dtype} on {images.device}, this model is {weights.dtype} on {weights.device}"
+        )
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision is {precision!r}; it can be {', '.join(get_args(Precision))}")
+    if precision != "full" and images.dtype != torch.float32:
+        raise UsageError(f"precision {precision} is for networks in float32, not {images.dtype}")
     if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != anatomy.input_size:
         height, width = anatomy.input_size
         raise UsageError(f"images have shape {list(images.shape)}; this model takes [B, 3, {height}, {width}]")

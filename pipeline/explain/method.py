@@ -1,13 +1,15 @@
 """What an attribution method is: a small immutable value with options, and one function."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.trace import Need, Trace
+from schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,27 @@ class Method(ABC):
     figures: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     unnamed: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse options that are not of their kind.
+
+        Raises:
+            UsageError: one is not; the message says what it can be.
+        """
+        kinds = get_type_hints(type(self))
+        for option, value in self.options().items():
+            kind = kinds[option]
+            if get_origin(kind) is Literal:
+                fits, known = value in get_args(kind), ", ".join(map(str, get_args(kind)))
+            elif kind is float:
+                fits, known = type(value) in (int, float) and math.isfinite(value), "a finite number"
+            else:
+                fits, known = (
+                    type(value) is kind,
+                    {bool: "True or False", int: "a whole number"}.get(kind, kind.__name__),
+                )
+            if not fits:
+                raise UsageError(f"{self.base}: {option} is {value!r}; it can be {known}")
 
     @property
     def name(self) -> str:
@@ -81,6 +104,9 @@ class Method(ABC):
         Returns:
             [B, K, h, w] on the patch grid, without any normalisation; K is 1 unless ``by_class``.
         """
+
+
+_KINDS: dict[Any, str] = {bool: "True or False", int: "a whole number", str: "text"}
 
 
 def _suffix(option: str, value: Any) -> str:

@@ -68,6 +68,9 @@ class Registry(Mapping[str, type[Method]]):
             UsageError: a name does not parse, or two entries have the same name.
         """
         resolved = tuple(self.parse(entry) if isinstance(entry, str) else entry for entry in entries)
+        for method in resolved:
+            if not isinstance(method, Method):
+                raise UsageError(f"{method!r} is neither the name of a method nor a method")
         names = [method.name for method in resolved]
         for name in names:
             if names.count(name) > 1:

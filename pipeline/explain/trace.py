@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Flag
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.rules import Switchable
+from schemas.errors import UnsupportedModel
 from schemas.run import Precision
 
 _AT_ONCE = 32
@@ -222,6 +225,11 @@ class Trace:
     def network(self) -> torch.autocast:
         """The context that the network's own modules run in. What methods compute stays outside."""
         return autocast(self.images, self.precision)
+
+    def patch_means(self, pixels: Tensor) -> Tensor:
+        """Means over the pixels of each patch: [B, M, H, W] → [B, M, h, w]."""
+        (rows, columns), (height, width) = self.anatomy.grid, self.anatomy.patch
+        return F.avg_pool2d(pixels[..., : rows * height, : columns * width], (height, width))
 
     def features(self, vector: Tensor) -> Tensor:
         """What the classifier sees of token vectors [..., D]: final norm, then ``fc_norm``."""
@@ -433,10 +441,11 @@ def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         mode.__exit__(None, None, None)
-        assert mode.call is not None
-        assert mode.attention is not None, "the module attends by other means than fused attention"
-        take(Site(module, mode.call[0], mode.call[1], mode.attention))
+        call, attention = mode.call, mode.attention
         mode.call = mode.attention = None
+        if call is None or attention is None:
+            raise UnsupportedModel(f"{type(module).__name__} attends by other means than fused attention")
+        take(Site(module, call[0], call[1], attention))
 
     try:
         with (
@@ -491,24 +500,42 @@ class Substitute(TorchFunctionMode):
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, fused attention, no parameter gradients; and everything as it was afterwards."""
+    """Evaluation mode, fused attention, no parameter gradients; and everything as it was afterwards.
+
+    Autocast and inference mode of the caller do not reach inside. A second thread that comes with the same
+    model waits; but nothing keeps it from calling the model itself meanwhile.
+    """
+    with _LOCKS.setdefault(model, RLock()), _as_it_was(model):
+        yield
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
     training = [(module, module.training) for module in model.modules()]
     modules: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
     fused = [(module, module.fused_attn) for module in modules]
+    checkpointing = getattr(model, "grad_checkpointing", None)
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
         for module, _ in fused:
             module.fused_attn = True
+        if checkpointing:
+            model.grad_checkpointing = False  # type: ignore[assignment]
         for parameter, _ in learning:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.autocast(learning[0][0].device.type, enabled=False):
             yield
     finally:
         for module, mode in training:
             module.training = mode
         for module, was_fused in fused:
             module.fused_attn = was_fused
+        if checkpointing:
+            model.grad_checkpointing = checkpointing
         for parameter, learns in learning:
             parameter.requires_grad_(learns)
 

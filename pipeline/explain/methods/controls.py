@@ -32,7 +32,7 @@ class Control(Method):
 class Center(Control):
     """A Gaussian in the middle of the picture: where photographers put things.
 
-    E = exp(−(x² + y²) / 2σ²) at the patch centres, with x and y from −1 to 1 across the picture and σ = ½.
+    E = exp(−(x² + y²) / 2σ²) at the patch centres, with x and y from −1 to 1 across the grid and σ = ½.
     """
 
     base = "center"
@@ -85,4 +85,4 @@ class Edges(Control):
         across = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
         kernels = torch.stack([across, across.T])[:, None]
         strength = F.conv2d(grey, kernels).square().sum(1, keepdim=True).sqrt()
-        return F.adaptive_avg_pool2d(strength, trace.anatomy.grid)
+        return trace.patch_means(strength)

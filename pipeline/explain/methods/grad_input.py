@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
@@ -13,10 +12,8 @@ from pipeline.explain.trace import Need, Trace
 
 def per_patch(trace: Trace, pixels: Tensor) -> Tensor:
     """Sum of pixel values [B, 3, H, W] over the channels and pixels of each patch: [B, 1, h, w]."""
-    rows, columns = trace.anatomy.grid
-    height, width = trace.anatomy.input_size
-    sums = F.adaptive_avg_pool2d(pixels.sum(1, keepdim=True), (rows, columns))
-    return sums * (height // rows * (width // columns))
+    height, width = trace.anatomy.patch
+    return trace.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
 
 
 @methods.register

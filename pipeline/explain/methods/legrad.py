@@ -47,6 +47,11 @@ class LeGrad(Method):
     layers: Literal["all", "last1", "last2", "last4"] = "all"
     score: Literal["logit", "cosine"] = "logit"
 
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        if self.score == "cosine" and anatomy.classifier != "Linear":
+            return f"the cosine is taken with the weights of a linear classifier, not {anatomy.classifier}"
+        return None
+
     def needs(self, anatomy: Anatomy) -> Need:
         return Need.TOKENS if anatomy.readout == "pool" else Need.GRAPH | Need.ATTENTION
 

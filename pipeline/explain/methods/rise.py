@@ -77,7 +77,7 @@ class Rise(Method):
             )
             masks = (down @ grids[part] @ across.mT)[:, None]
             probabilities = trace.predict(image * masks).softmax(-1)[:, classes]
-            pooled = F.adaptive_avg_pool2d(masks, trace.anatomy.grid)[:, 0]
+            pooled = trace.patch_means(masks)[:, 0]
             total += torch.einsum("mk,mhw->khw", probabilities, pooled)
         return total / (self.masks * self.keep)
 

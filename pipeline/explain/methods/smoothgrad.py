@@ -39,7 +39,7 @@ class SmoothGrad(Method):
     noise: float = 0.15
 
     def unsupported(self, anatomy: object) -> str | None:
-        return None if self.samples > 0 else "it needs at least one sample"
+        return None if self.samples > 0 and self.noise >= 0 else "it needs at least one sample, and noise of at least 0"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         images = trace.images

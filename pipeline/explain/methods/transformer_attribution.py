@@ -49,8 +49,8 @@ class TransformerAttribution(Method):
             return "it is defined for a class token as the only read-out"
         if anatomy.attention != "Attention" or anatomy.positions != "absolute":
             return f"its rules do not cover {anatomy.attention} with {anatomy.positions} positions"
-        if anatomy.mlp != "Mlp":
-            return f"its rules do not cover {anatomy.mlp}"
+        if anatomy.mlp != "Mlp" or anatomy.classifier != "Linear":
+            return f"its rules do not cover {anatomy.mlp} with a classifier that is {anatomy.classifier}"
         return None
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -113,11 +113,11 @@ def _padded(tensor: Tensor, tokens: int) -> Tensor:
 
 def _through_linear(linear: Linear, relevance: Tensor) -> Tensor:
     """The z⁺ rule: relevance [..., out] of the output to [..., in] of the input."""
-    weight, size = linear.module.weight, linear.input.abs()
+    weight, size = full(linear.module.weight), linear.input.abs()
     magnitude = weight.abs()
     double = (size @ magnitude.T).add_(linear.output)  # twice the sum of the positive products
     if linear.module.bias is not None:
-        double.sub_(linear.module.bias)
+        double.sub_(full(linear.module.bias))
     share = _ratio(relevance, double, 2 * _STABILISER)
     return (share @ weight).mul_(linear.input).add_((share @ magnitude).mul_(size))
 
