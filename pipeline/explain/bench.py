@@ -19,7 +19,8 @@ from pipeline.explain.load import LOCAL, create
 from pipeline.explain.maps import Explainer, supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import autocast, undisturbed
+from pipeline.explain.trace import autocast
+from pipeline.explain.undisturbed import undisturbed
 from schemas.bench import BenchRecord, Cost
 from schemas.errors import UsageError
 from schemas.run import Precision

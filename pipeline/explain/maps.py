@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Need, Trace, record, undisturbed
+from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.undisturbed import undisturbed
 from schemas.errors import RunFailed, UnsupportedMethod, UsageError
 from schemas.layout import Flag
 from schemas.run import Precision

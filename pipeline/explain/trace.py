@@ -1,27 +1,18 @@
-"""One recorded forward of a batch, from which every method takes what it needs.
+"""One recorded forward of a batch, from which every method takes what it needs. Recording does not change it."""
 
-Recording does not change the forward: attention stays fused. A ``TorchFunctionMode`` sees each call of
-``scaled_dot_product_attention`` with the queries, keys and values that the network really used (after q/k
-norm and rotary embedding), and attention matrices are made from them later, only where a method needs one.
-The mode belongs to the thread, so traces in several threads do not meet.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Flag
-from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.rules import Switchable
-from schemas.errors import UnsupportedModel
+from pipeline.explain.watch import Site, Substitute, full, hooked, watch
 from schemas.run import Precision
 
 _AT_ONCE = 32
@@ -48,70 +39,6 @@ class Need(Flag):
     """a conserving backward beside the ordinary one"""
     LINEARS = 128 | GRAPH
     """inputs and outputs of the linear layers of every block"""
-
-
-@dataclass
-class Attention:
-    """One call of attention. m queries, n keys, H heads of d channels.
-
-    Attributes:
-        query: [B, H, m, d].  key, value: [B, H, n, d].
-        output: [B, H, m, d], with a graph where the trace has one.
-        bias: what is added to the scores, broadcastable to [B, H, m, n], or None.
-        scale: factor of the scores.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    output: Tensor
-    bias: Tensor | None
-    scale: float
-
-    def scores(self, queries: slice = slice(None)) -> Tensor:
-        """What the softmax is taken of, or some rows of it: [B, H, m, n], at least float32."""
-        # The factor goes to the queries, which are few numbers beside the scores.
-        scores = (full(self.query[:, :, queries]) * self.scale) @ full(self.key).transpose(-1, -2)
-        if self.bias is not None:
-            bias = self.bias.expand(-1, -1, self.query.shape[2], -1)
-            scores = scores + bias[:, :, queries]
-        return scores
-
-    def probabilities(self, queries: slice = slice(None)) -> Tensor:
-        """The attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
-        return self.scores(queries).softmax(-1)
-
-    def gradient(self, of_output: Tensor, queries: slice = slice(None)) -> Tensor:
-        """The gradient with respect to the attention matrix A, or some rows of it: [B, H, m, n].
-
-        Attention is linear in A: output = A · value. So ∂s/∂A[h, i, j] = ⟨∂s/∂output[h, i], value[h, j]⟩.
-
-        Args:
-            of_output: ∂s/∂output, [B, H, m, d].
-        """
-        return full(of_output[:, :, queries]) @ full(self.value).transpose(-1, -2)
-
-
-def full(tensor: Tensor) -> Tensor:
-    """A tensor of autocast's half precision in float32: sums over many tokens are made there."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
-
-
-@dataclass
-class Site:
-    """A module that attends, the call that it got, and what its attention did.
-
-    Attributes:
-        module: the attention or the pooler.
-        tokens: [B, n, D], what it was called with (a block's ``norm1`` output).
-        options: keyword arguments of that call.
-        attention: the recorded attention.
-    """
-
-    module: nn.Module
-    tokens: Tensor
-    options: dict[str, Any]
-    attention: Attention
 
 
 @dataclass
@@ -388,19 +315,19 @@ def record(
     with ExitStack() as stack:
         if Need.CONSERVING in need:
             stack.enter_context(trace.rules)
-        stack.enter_context(_hook(parts.patch_embed.register_forward_hook(embedded)))
+        stack.enter_context(hooked(parts.patch_embed.register_forward_hook(embedded)))
         for index, block in enumerate(parts.blocks):
-            stack.enter_context(_hook(block.register_forward_pre_hook(before_block(index), with_kwargs=True)))
+            stack.enter_context(hooked(block.register_forward_pre_hook(before_block(index), with_kwargs=True)))
             stack.enter_context(watch(block.attn, attended(index)))
             if graph:
-                stack.enter_context(_hook(block.norm2.register_forward_pre_hook(before_mlp)))
-                stack.enter_context(_hook(block.mlp.fc2.register_forward_pre_hook(before_fc2)))
+                stack.enter_context(hooked(block.norm2.register_forward_pre_hook(before_mlp)))
+                stack.enter_context(hooked(block.mlp.fc2.register_forward_pre_hook(before_fc2)))
             if Need.LINEARS in need:
                 trace.linears.append({})
                 for name in ("qkv", "proj", "fc1", "fc2"):
                     layer = getattr(block.attn, name, None) or getattr(block.mlp, name)
-                    stack.enter_context(_hook(layer.register_forward_hook(through(index, name))))
-        stack.enter_context(_hook(parts.blocks[-1].register_forward_hook(after_last)))
+                    stack.enter_context(hooked(layer.register_forward_hook(through(index, name))))
+        stack.enter_context(hooked(parts.blocks[-1].register_forward_hook(after_last)))
         if anatomy.readout == "pool":
             stack.enter_context(watch(parts.attn_pool, pooled))
         with torch.set_grad_enabled(graph), trace.network():
@@ -424,125 +351,3 @@ def _scores_of_read_tokens(trace: Trace) -> Tensor:
             tokens = model.blocks[-1](trace.input(-1)[:, :reads])
         scores: Tensor = model.forward_head(model.norm(tokens))
     return scores
-
-
-@contextmanager
-def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -> Iterator[None]:
-    """Hand each call of a module that attends to ``take``, as a ``Site``.
-
-    Args:
-        leaf: cut the graph at the attention output and let a new one begin there.
-    """
-    mode = _Capture(leaf)
-
-    def before(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        mode.__enter__()
-        mode.call = (args[0], options)
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        mode.__exit__(None, None, None)
-        call, attention = mode.call, mode.attention
-        mode.call = mode.attention = None
-        if call is None or attention is None:
-            raise UnsupportedModel(f"{type(module).__name__} attends by other means than fused attention")
-        take(Site(module, call[0], call[1], attention))
-
-    try:
-        with (
-            _hook(module.register_forward_pre_hook(before, with_kwargs=True)),
-            _hook(module.register_forward_hook(after)),
-        ):
-            yield
-    finally:
-        if mode.call is not None:  # the module raised in the middle of a call
-            mode.__exit__(None, None, None)
-
-
-class _Capture(TorchFunctionMode):
-    """Sees fused attention while its module runs."""
-
-    def __init__(self, leaf: bool) -> None:
-        super().__init__()
-        self.leaf = leaf
-        self.call: tuple[Tensor, dict[str, Any]] | None = None
-        self.attention: Attention | None = None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is not F.scaled_dot_product_attention:
-            return result
-        query, key, value = args[:3]
-        if self.leaf:
-            result = result.detach().requires_grad_()
-        bias = kwargs.get("attn_mask")
-        scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-        self.attention = Attention(query, key, value, result, bias, scale)
-        return result
-
-
-class Substitute(TorchFunctionMode):
-    """Puts a given tensor in the place of the output of fused attention.
-
-    With it a block runs on the few tokens that a method asks about, while what they attended to was
-    computed elsewhere; projection, residual and MLP stay the network's own code.
-    """
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__()
-        self.output = output
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return self.output
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, fused attention, no parameter gradients; and everything as it was afterwards.
-
-    Autocast and inference mode of the caller do not reach inside. A second thread that comes with the same
-    model waits; but nothing keeps it from calling the model itself meanwhile.
-    """
-    with _LOCKS.setdefault(model, RLock()), _as_it_was(model):
-        yield
-
-
-_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-
-
-@contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    training = [(module, module.training) for module in model.modules()]
-    modules: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
-    fused = [(module, module.fused_attn) for module in modules]
-    checkpointing = getattr(model, "grad_checkpointing", None)
-    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for module, _ in fused:
-            module.fused_attn = True
-        if checkpointing:
-            model.grad_checkpointing = False  # type: ignore[assignment]
-        for parameter, _ in learning:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.autocast(learning[0][0].device.type, enabled=False):
-            yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for module, was_fused in fused:
-            module.fused_attn = was_fused
-        if checkpointing:
-            model.grad_checkpointing = checkpointing
-        for parameter, learns in learning:
-            parameter.requires_grad_(learns)
-
-
-@contextmanager
-def _hook(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

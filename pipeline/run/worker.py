@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.explain.load import load
 from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import undisturbed
+from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Batch, Frame, Sample, batches, decoders
 from pipeline.run.plan import versions
 from pipeline.store import Atlas, Sink

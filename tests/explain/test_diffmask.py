@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain
 from pipeline.explain.gates import Gates, expected_gate, keep_probability, log_keep_probability, sample
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
-from pipeline.explain.trace import Need, Trace, record, undisturbed
+from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.undisturbed import undisturbed
 from pipeline.train.diffmask import initial
 from schemas.errors import UsageError
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.explain import Flag, describe, explain, flags, methods
 from pipeline.explain.maps import Explainer, drift
-from pipeline.explain.trace import undisturbed
+from pipeline.explain.undisturbed import undisturbed
 from schemas.errors import RunFailed
 
 USUAL = [name for name, method in methods.items() if method.usual]

@@ -9,7 +9,7 @@ from support import images_for, small_vit
 from torch import nn
 
 from pipeline.explain import describe
-from pipeline.explain.trace import undisturbed
+from pipeline.explain.undisturbed import undisturbed
 from pipeline.train.diffmask import DiffMaskTraining, Settings, ascended
 
 QUICK = Settings(rate=1e-2, placeholder_rate=1e-2, add=3.0)

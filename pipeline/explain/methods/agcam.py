@@ -10,7 +10,8 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.methods.attention import readout_rows
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Site, Substitute, Trace, watch
+from pipeline.explain.trace import Need, Trace
+from pipeline.explain.watch import Site, Substitute, watch
 
 
 @methods.register

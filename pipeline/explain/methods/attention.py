@@ -6,7 +6,8 @@ from torch import Tensor
 
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace, full
+from pipeline.explain.trace import Trace
+from pipeline.explain.watch import full
 
 
 def readout_rows(trace: Trace) -> slice:

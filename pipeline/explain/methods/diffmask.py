@@ -15,7 +15,8 @@ from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.gates import Gates, keep_probability
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace, record, undisturbed
+from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.undisturbed import undisturbed
 from schemas.errors import UsageError
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Attention, Need, Site, Trace, watch
+from pipeline.explain.trace import Need, Trace
+from pipeline.explain.watch import Attention, Site, watch
 
 
 @methods.register

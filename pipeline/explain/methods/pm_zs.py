@@ -6,7 +6,8 @@ from torch import Tensor
 
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Substitute, Trace, at_classes
+from pipeline.explain.trace import Trace, at_classes
+from pipeline.explain.watch import Substitute
 
 
 def patch_logits(trace: Trace) -> Tensor:

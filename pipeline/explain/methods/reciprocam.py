@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Attention, Need, Site, Substitute, Trace, at_classes, watch
+from pipeline.explain.trace import Need, Trace, at_classes
+from pipeline.explain.watch import Attention, Site, Substitute, watch
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 

@@ -10,7 +10,8 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.methods.attention import first_row
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Linear, Need, Trace, full
+from pipeline.explain.trace import Linear, Need, Trace
+from pipeline.explain.watch import full
 
 _STABILISER = 1e-9
 
