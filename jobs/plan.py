@@ -92,8 +92,7 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
     Raises:
         UsageError: there is no such file, or it measures something else; the message says what to do.
     """
-    from pipeline.explain.bench import absolute
-    from pipeline.explain.load import load
+    from pipeline.explain.load import absolute, load
     from pipeline.explain.registry import methods as registry
 
     try:

@@ -1,6 +1,5 @@
 """What methods cost on a network and a device, each alone and all in one pass."""
 
-import os
 import platform
 import time
 from collections import defaultdict
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.load import LOCAL, create
+from pipeline.explain.load import absolute, create
 from pipeline.explain.maps import Explainer, supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
@@ -90,11 +89,6 @@ def measure(
             alone={method.text: cost for method, cost in zip(chosen, costs[:-1], strict=True)},
             together=costs[-1],
         )
-
-
-def absolute(name: str) -> str:
-    """The name of a model as it means the same from every folder."""
-    return LOCAL + os.path.abspath(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else name
 
 
 @contextmanager

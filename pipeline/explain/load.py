@@ -60,6 +60,11 @@ def load(spec: ModelSpec) -> Loaded:
     return Loaded(model, anatomy, record)
 
 
+def absolute(name: str) -> str:
+    """The name of a model as it means the same from every folder."""
+    return LOCAL + os.path.abspath(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else name
+
+
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 of all tensors: name, dtype, shape and bytes of each, in the order of the names."""
     digest = hashlib.sha256()

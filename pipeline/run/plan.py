@@ -6,7 +6,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from pipeline.explain.load import LOCAL, Loaded, load
+from pipeline.explain.load import Loaded, load
+from pipeline.explain.load import absolute as absolute_name
 from pipeline.explain.maps import supported
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Frame, absolute, count, find
@@ -51,12 +52,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 
 def _absolute(spec: RunSpec) -> RunSpec:
     """The spec with paths that mean the same in every process and from every folder."""
-    model = spec.model
+    model = spec.model.model_copy(update={"name": absolute_name(spec.model.name)})
     if model.checkpoint:
         model = model.model_copy(update={"checkpoint": os.path.abspath(model.checkpoint)})
-    if model.name.startswith(LOCAL):
-        folder = os.path.abspath(model.name.removeprefix(LOCAL))
-        model = model.model_copy(update={"name": LOCAL + folder})
     shards = tuple(absolute(pattern, spec.root) for pattern in spec.shards)
     return spec.model_copy(update={"model": model, "shards": shards, "root": ""})
 

@@ -1,31 +1,15 @@
 """What methods cost: the record that is written, and what a plan makes of it. Never how long anything took."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
 from schemas.bench import BenchRecord, Cost
 from schemas.run import RunSpec
 
 SMALL = ["--model", "test_vit", "--classes", "10", "--device", "cpu", "--threads", "1"]
 METHODS = ("attention", "reciprocam:kernel=box", "legrad")
-
-
-@pytest.fixture
-def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        return int(stopped.value.code or 0), output.out, output.err
-
-    return call
 
 
 def test_the_record_says_what_was_measured(vitatlas, tmp_path: Path) -> None:

@@ -12,27 +12,13 @@ import pytest
 import yaml
 from support import samples, write_tar
 
-from jobs.cli import COMMANDS, main
+from jobs.cli import COMMANDS
 from pipeline.demo.train import MODEL
 from pipeline.demo.world import World
 from pipeline.store import Atlas
 from schemas.run import ModelSpec
 
 DEMO = ["--model", f"local-dir:{MODEL}", "--pretrained", "--methods", "attention"]
-
-
-@pytest.fixture
-def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        return int(stopped.value.code or 0), output.out, output.err
-
-    return call
 
 
 @pytest.mark.parametrize("command", COMMANDS)

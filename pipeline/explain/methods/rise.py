@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method
+from pipeline.explain.methods.sampling import Sampling
 from pipeline.explain.registry import methods
 from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
@@ -18,7 +18,7 @@ _MASKS_AT_ONCE = 128
 
 @methods.register
 @dataclass(frozen=True)
-class Rise(Method):
+class Rise(Sampling):
     """Mean of random masks, each weighted with the probability of the class when only it is shown.
 
     S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the softmax probability. A mask is an s × s
@@ -41,10 +41,8 @@ class Rise(Method):
     """
 
     base = "rise"
-    at_once = True
     paper = "Petsiuk et al., RISE: Randomized Input Sampling for Explanation, BMVC 2018"
     cost = "masks"
-    usual = False
 
     masks: int = 4000
     cells: int = 8
@@ -55,14 +53,7 @@ class Rise(Method):
             return "it needs at least one mask and one cell"
         return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)
-        for row, classes in enumerate(targets):
-            maps[row] = self._of_image(trace, row, classes)
-        return maps
-
-    def _of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
-        """Maps of one image, one for each of its classes: [classes, h, w]."""
+    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image = trace.images[row]
         cell = [-(-side // self.cells) for side in trace.anatomy.input_size]
         drawn = generator(self.name, trace.keys[row], trace.seed)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method
+from pipeline.explain.methods.sampling import Sampling
 from pipeline.explain.registry import methods
 from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Need, Trace
@@ -20,7 +20,7 @@ _ROUNDS = 100
 
 @methods.register
 @dataclass(frozen=True)
-class TiS(Method):
+class TiS(Sampling):
     """Mean probability of the class over samples of the patches, of those samples that a patch is in.
 
     The patch tokens of all L block outputs are L · D feature maps of N values; k-means joins them to K
@@ -43,10 +43,8 @@ class TiS(Method):
     """
 
     base = "tis"
-    at_once = True
     paper = "Englebert et al., Explaining through Transformer Input Sampling, ICCV Workshops 2023"
     cost = "≈masks · keep"
-    usual = False
 
     masks: int = 1024
     keep: float = 0.5
@@ -61,14 +59,7 @@ class TiS(Method):
             return "it needs at least one sample"
         return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)
-        for row, classes in enumerate(targets):
-            maps[row] = self._of_image(trace, row, classes)
-        return maps
-
-    def _of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
-        """Maps of one image, one for each of its classes: [classes, h, w]."""
+    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         anatomy, image = trace.anatomy, trace.images[row]
         outputs = [trace.output(block)[row, anatomy.prefix_tokens :] for block in range(anatomy.depth)]
         features = torch.cat(outputs, 1).T.to(image)

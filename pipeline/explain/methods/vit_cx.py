@@ -8,8 +8,8 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method
 from pipeline.explain.methods.rise import interpolation
+from pipeline.explain.methods.sampling import Sampling
 from pipeline.explain.registry import methods
 from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
@@ -20,7 +20,7 @@ _MAPS_AT_ONCE = 64
 
 @methods.register
 @dataclass(frozen=True)
-class ViTCX(Method):
+class ViTCX(Sampling):
     """Masks made of the network's own feature maps, each weighted with what showing it does to the class.
 
     The D feature maps are the patch tokens in front of the last attention (``norm1`` output), each resized
@@ -46,10 +46,8 @@ class ViTCX(Method):
     """
 
     base = "vit_cx"
-    at_once = True
     paper = "Xie et al., ViT-CX: Causal Explanation of Vision Transformers, IJCAI 2023"
     cost = "2 · clusters"
-    usual = False
 
     distance: float = 0.1
     noise: float = 0.1
@@ -57,14 +55,7 @@ class ViTCX(Method):
     def unsupported(self, anatomy: Anatomy) -> str | None:
         return None if self.distance >= 0 and self.noise >= 0 else "distance and noise cannot be negative"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)
-        for row, classes in enumerate(targets):
-            maps[row] = self._of_image(trace, row, classes)
-        return maps
-
-    def _of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
-        """Maps of one image, one for each of its classes: [classes, h, w]."""
+    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image, anatomy = trace.images[row], trace.anatomy
         tokens = trace.last.tokens[row, anatomy.prefix_tokens :].to(image)
         resizing = _Resizing(anatomy.grid, image)
