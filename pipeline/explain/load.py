@@ -66,9 +66,13 @@ def absolute(name: str) -> str:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all tensors: name, dtype, shape and bytes of each, in the order of the names."""
+    """SHA-256 of all tensors: name, dtype, shape and bytes of each, in the order of the names.
+
+    Floating ones count as float32, so that a network in another precision is the same network.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return "sha256:" + digest.hexdigest()

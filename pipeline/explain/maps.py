@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.load import weights_hash
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import Need, Trace, record
@@ -109,7 +110,7 @@ def explain(
     """
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
-    chosen = supported(registry.resolve(entries), anatomy)
+    chosen = supported(registry.resolve(entries), anatomy, lambda: weights_hash(model))
     _check(model, anatomy, images, targets, keys, precision)
     if keys is None:
         keys = [hashlib.sha256(_bytes(image)).hexdigest() for image in images.detach()]
@@ -117,8 +118,13 @@ def explain(
         return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: targets[rows], keys)
 
 
-def supported(methods: Iterable[Method], anatomy: Anatomy) -> tuple[Method, ...]:
+def supported(
+    methods: Iterable[Method], anatomy: Anatomy, weights: Callable[[], str] | None = None
+) -> tuple[Method, ...]:
     """The methods, if all are defined for the network.
+
+    Args:
+        weights: gives the hash of the network, for methods that were trained on one.
 
     Raises:
         UnsupportedMethod: one is not; the message says why.
@@ -127,6 +133,8 @@ def supported(methods: Iterable[Method], anatomy: Anatomy) -> tuple[Method, ...]
     for method in chosen:
         if reason := method.unsupported(anatomy):
             raise UnsupportedMethod(f"{method.name} is not defined for {anatomy.family}: {reason}")
+        if weights and method.trained_on not in (None, weights()):
+            raise UnsupportedMethod(f"{method.text}: was trained on a network of other weights, {method.trained_on}")
     return chosen
 
 

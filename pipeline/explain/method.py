@@ -85,6 +85,11 @@ class Method(ABC):
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
         return {name: value for name, value in mine.items() if value != defaults.get(name)}
 
+    @property
+    def trained_on(self) -> str | None:
+        """Hash of the network whose artefact this is; None for a method that fits any network."""
+        return None
+
     def needs(self, anatomy: Anatomy) -> Need:
         """What the trace must record for this method."""
         return Need.LAST

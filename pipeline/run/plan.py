@@ -42,7 +42,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
         return _same(RunRecord.read(objects.get(RUN), f"{out}/{RUN}"), spec, urls, out)
     loaded = load(spec.model)
     chosen = registry.resolve(spec.methods or registry.usual(loaded.anatomy))
-    spec = spec.model_copy(update={"methods": tuple(m.text for m in supported(chosen, loaded.anatomy))})
+    spec = spec.model_copy(
+        update={"methods": tuple(m.text for m in supported(chosen, loaded.anatomy, lambda: loaded.record.weights))}
+    )
     Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
     run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls))))
     arrays.create(objects, run)

@@ -12,11 +12,14 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain
+from pipeline.explain.artifacts import read, write
 from pipeline.explain.gates import Gates, expected_gate, keep_probability, log_keep_probability, sample
+from pipeline.explain.load import weights_hash
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
 from pipeline.explain.trace import Need, Trace, record
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.train.diffmask import initial
+from schemas.artifact import Card
 from schemas.errors import UsageError
 
 
@@ -130,8 +133,35 @@ def test_a_file_that_holds_no_gates_is_refused(tmp_path: Path, artifact: Path) -
         with pytest.raises(UsageError, match="holds no gates of Vision DiffMask"):
             DiffMask.load(tmp_path / f"{name}.safetensors")
     (tmp_path / "text.safetensors").write_text("no")
-    with pytest.raises(UsageError, match="holds no gates of Vision DiffMask"):
+    with pytest.raises(UsageError, match="cannot be read as safetensors"):
         DiffMask.load(tmp_path / "text.safetensors")
+
+
+def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path) -> None:
+    model = small_vit()
+    gates = initial(describe(model), 1.0, 0)
+    card = Card(
+        method="diffmask",
+        provenance="Vision DiffMask",
+        model="small",
+        weights=weights_hash(model),
+        settings={"rate": 0.1},
+        data=("train.tar",),
+        steps=3,
+        batch_size=2,
+        seed=0,
+        figures={"kl": 0.1},
+    )
+    write(tmp_path / "gates.safetensors", gates.state_dict(), card)
+    method = DiffMask.load(tmp_path / "gates.safetensors")
+    assert read(method.artifact)[1] == card
+    targets = torch.zeros(3, 1, dtype=torch.int64)
+    double = explain(model, images_for(model), targets, method)["diffmask"]
+    single = explain(model.float(), images_for(model).float(), targets, method)["diffmask"]
+    assert torch.allclose(single.double(), double, atol=1e-5)  # the same network in another precision
+    model.head.bias.data += 1
+    with pytest.raises(UnsupportedMethod, match="was trained on a network of other weights, sha256:"):
+        explain(model, images_for(model).float(), targets, method)
 
 
 def test_where_the_gates_stand_is_no_part_of_the_name(artifact: Path) -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.explain import artifacts
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.gates import Gates, keep_probability
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace, record
 from pipeline.explain.undisturbed import undisturbed
+from schemas.artifact import Card
 from schemas.errors import UsageError
 
 
@@ -55,6 +55,11 @@ class DiffMask(Method):
         method = cls(artifact=str(Path(file).resolve()))
         _gates(method.artifact)
         return method
+
+    @property
+    def trained_on(self) -> str | None:
+        card = _read(self.artifact)[1] if self.artifact else None
+        return card.weights if card else None
 
     def needs(self, anatomy: Anatomy) -> Need:
         return Need.TOKENS
@@ -121,9 +126,13 @@ def _placed(file: str, device: torch.device, dtype: torch.dtype) -> Gates:
 
 @lru_cache(maxsize=4)
 def _gates(file: str) -> Gates:
+    return _read(file)[0]
+
+
+@lru_cache(maxsize=4)
+def _read(file: str) -> tuple[Gates, Card | None]:
+    tensors, card = artifacts.read(file)
     try:
-        return Gates.from_tensors(load_file(file)).requires_grad_(False)
-    except FileNotFoundError:
-        raise UsageError(f"{file}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+        return Gates.from_tensors(tensors).requires_grad_(False), card
+    except ValueError as error:
         raise UsageError(f"{file}: holds no gates of Vision DiffMask ({error})") from None

@@ -1,0 +1,35 @@
+"""What an explainer with weights of its own says of itself, in the metadata of its safetensors file."""
+
+from typing import Literal
+
+from schemas.record import Record
+
+CARD = "card"
+"""Key of the card in the metadata."""
+
+
+class Card(Record):
+    """Where an artefact comes from. Every number in it was measured, none is asked for.
+
+    Attributes:
+        method: which explainer it is for.
+        provenance: which definition it follows.
+        model: name of the network it was trained on.
+        weights: hash of that network's tensors; it is refused for any other.
+        settings: hyper-parameters.
+        data: the shards it learnt from.
+        steps, batch_size, seed: of the training.
+        figures: what it reached on held-out images.
+    """
+
+    format: Literal[1] = 1
+    method: Literal["diffmask", "pm"]
+    provenance: str
+    model: str
+    weights: str
+    settings: dict[str, str | int | float]
+    data: tuple[str, ...]
+    steps: int
+    batch_size: int
+    seed: int
+    figures: dict[str, float]
