@@ -1,6 +1,7 @@
 """Training of Vision DiffMask gates: the fewest patches that keep the prediction."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.gates import Gates, Probe, keep_probability, log_keep_probability, sample
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
 from pipeline.explain.trace import Need, record
+from pipeline.train.stream import Images
 
 _ALPHA_MOST = 200.0
 
@@ -147,6 +149,59 @@ class DiffMaskTraining:
         self.alpha = state["alpha"].clone()
         self.optimizer.load_state_dict(state["optimizer"])
         self.step_count = int(state["step"])
+
+
+class DiffMaskLearner:
+    """``DiffMaskTraining`` as ``fit`` takes it: from pixels to figures.
+
+    Args:
+        mean, std: of each channel, for pixels in [0, 1].
+    """
+
+    def __init__(self, training: DiffMaskTraining, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.training, self.model = training, training.model
+        like = training.gates.placeholder.detach()
+        self.mean, self.std = (like.new_tensor(values)[:, None, None] for values in (mean, std))
+
+    def step(self, images: Images) -> dict[str, float]:
+        targets = None
+        if self.training.settings.objective == "class":  # the stream was asked for labels then
+            targets = torch.tensor([sample.label for sample in images.samples], device=self.mean.device)
+        return asdict(self.training.step(self._normalised(images), targets))
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterator[Images]) -> dict[str, float]:
+        """Mean over images: divergence under the mask, share of patches kept, divergence under shuffled masks."""
+        training = self.training
+        totals = {"kl": 0.0, "kept": 0.0, "kl_shuffled": 0.0}
+        count = 0
+        for images in batches:
+            trace = record(
+                self.model, training.anatomy, self._normalised(images), Need.TOKENS, ("",) * len(images.samples), 0
+            )
+            keep = keep_probability(training.gates.logits(hidden_states(trace))).prod(1)
+            targets = trace.logits.argmax(1)
+            source = _random(training.seed, count)
+            shuffled = torch.stack([row[torch.from_numpy(source.permutation(len(row)))] for row in keep])
+            for name, mask in (("kl", keep), ("kl_shuffled", shuffled)):
+                masked = masked_logits(self.model, training.gates, trace, mask)
+                totals[name] += float(training.divergence(trace.logits, masked, targets).sum())
+            totals["kept"] += float(keep.mean(1).sum())
+            count += len(keep)
+        return {name: total / max(1, count) for name, total in totals.items()}
+
+    def state(self) -> dict[str, Any]:
+        return self.training.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.training.restore(state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().float() for name, tensor in self.training.gates.state_dict().items()}
+
+    def _normalised(self, images: Images) -> Tensor:
+        pixels = torch.from_numpy(images.pixels).to(self.mean.device)
+        return (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def ascended(alpha: Tensor, divergence: float, settings: Settings) -> Tensor:

@@ -17,10 +17,12 @@ class Images:
     """Images of one step.
 
     Attributes:
-        samples: B of them, every one with a picture.
+        number: place in the stream, from 0.
+        samples: B of them, at least one, every one with a picture.
         pixels: uint8 [B, 3, H, W].
     """
 
+    number: int
     samples: tuple[Sample, ...]
     pixels: NDArray[np.uint8]
 
@@ -35,7 +37,8 @@ class Stream:
     Attributes:
         shards: as counted; those with a problem are left out.
         frame: where the network sees a picture.
-        batch_size: samples read at a time; those without a picture are dropped, so a step may have fewer.
+        batch_size: samples read at a time; those without a picture are dropped, so a step may have fewer, and
+            a batch without any is passed over.
         classes: a label must be below it; None if labels are not needed.
         seed: of the order.
         rank, ranks: which part of each epoch.
@@ -64,19 +67,18 @@ class Stream:
         """Batches without end, from the given one on; those before it are not read at all where a tar is skipped.
 
         Args:
-            first: batches that an earlier process has had.
+            first: number of the batch to begin with.
         """
-        epoch = 0
+        epoch = number = 0
         while True:
             for shard in self.order(epoch):
                 count = -(-shard.samples // self.batch_size)
-                if first >= count:
-                    first -= count
+                if number + count <= first:
+                    number += count
                     continue
                 for batch in batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool):
-                    if first:
-                        first -= 1
-                        continue
                     good = [place for place, sample in enumerate(batch.samples) if sample.picture is not None]
-                    yield Images(tuple(batch.samples[place] for place in good), batch.pixels[good])
+                    if number >= first and good:
+                        yield Images(number, tuple(batch.samples[place] for place in good), batch.pixels[good])
+                    number += 1
             epoch += 1
