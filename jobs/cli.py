@@ -18,6 +18,7 @@ COMMANDS = {
     "score": "Measure localization against boxes and masks.",
     "methods": "List the attribution methods, and which apply to a network.",
     "bench": "Measure what methods cost on a network and a device.",
+    "train": "Train an explainer that has weights of its own.",
 }
 
 
