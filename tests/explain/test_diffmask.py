@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support import images_for, small_vit
 from torch import Tensor, nn
 
-from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain
+from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain, methods
 from pipeline.explain.artifacts import read, write
 from pipeline.explain.gates import Gates, expected_gate, keep_probability, log_keep_probability, sample
 from pipeline.explain.load import weights_hash
@@ -164,7 +164,11 @@ def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path)
         explain(model, images_for(model).float(), targets, method)
 
 
-def test_where_the_gates_stand_is_no_part_of_the_name(artifact: Path) -> None:
-    method = DiffMask.load(artifact)
+def test_where_the_gates_stand_is_no_part_of_the_name_and_means_the_same_everywhere(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(artifact.parent)
+    method = DiffMask.load(artifact.name)
+    assert method == methods.parse(f"diffmask:artifact={artifact}")
     assert method.name == "diffmask"
     assert method.text == f"diffmask:artifact={artifact}"

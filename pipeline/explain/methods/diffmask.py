@@ -1,6 +1,7 @@
 """Vision DiffMask."""
 
 import copy
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +46,11 @@ class DiffMask(Method):
 
     artifact: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.artifact:  # the same file from every folder, and in every worker of a run
+            object.__setattr__(self, "artifact", os.path.abspath(self.artifact))
+
     @classmethod
     def load(cls, file: str | Path) -> Self:
         """The method with the gates of a file.
@@ -52,7 +58,7 @@ class DiffMask(Method):
         Raises:
             UsageError: there is no such file, or it holds no gates.
         """
-        method = cls(artifact=str(Path(file).resolve()))
+        method = cls(artifact=str(file))
         _gates(method.artifact)
         return method
 
