@@ -1,11 +1,15 @@
 """``vitatlas train``."""
 
-from pathlib import Path
-from typing import Any, Literal
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from schemas.run import Geometry, ModelSpec
+from schemas.run import ModelSpec
+from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group("train")
@@ -13,50 +17,77 @@ def command() -> None:
     """Train an explainer that has weights of its own.
 
     \b
-    Example:
+    Examples:
       vitatlas train diffmask 'train-{0000..0063}.tar' --held-out 'train-{1000..1003}.tar' \\
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --out gates.safetensors
+      vitatlas train pm 'train-{0000..1279}.tar' --held-out train-1280.tar --masks train-semi-segmentation/ \\
+          --model deit3_base_patch16_224.fb_in1k --pretrained --workers 8 --out pm.safetensors
     """
 
 
+def training_options(function: F) -> F:
+    """What every training has: tars, network, output, length."""
+    options = [
+        click.argument("shards", nargs=-1, required=True, metavar="SHARD…"),
+        click.option("--held-out", multiple=True, required=True, metavar="SHARD", help="Tars to judge by."),
+        click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+        click.option("--pretrained", is_flag=True, help="Take the weights that timm knows."),
+        click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
+        click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE"),
+        click.option("--steps", type=int, default=20_000, show_default=True, metavar="N"),
+        click.option("--batch-size", type=int, default=32, show_default=True, metavar="N", help="Of each worker."),
+        click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash", show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True, metavar="N"),
+        click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True),
+        click.option("--every", type=int, default=500, show_default=True, help="Steps between checkpoints."),
+        click.option("--patience", type=int, metavar="N", help="Stop after N looks at --held-out without improvement."),
+        click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Under Ray, if several."),
+        click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster."),
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+def settings_options(settings: type[DiffMaskSettings | PatchMaskSettings], helps: dict[str, str]) -> Callable[[F], F]:
+    """An option for each hyper-parameter, with its default."""
+
+    def decorate(function: F) -> F:
+        for name, text in reversed(helps.items()):
+            default = settings.model_fields[name].default
+            function = click.option(
+                f"--{name.replace('_', '-')}", type=type(default), default=default, show_default=True, help=text
+            )(function)
+        return function
+
+    return decorate
+
+
+_DIFFMASK = {
+    "objective": "distribution keeps all that is predicted; class the probability of the label alone.",
+    "tolerance": "Divergence that is allowed.",
+    "rate": "Learning rate of the probes.",
+    "placeholder_rate": "And of the placeholder.",
+    "warm_up": "Steps in which both rise to that.",
+    "alpha": "First value of the multipliers.",
+    "alpha_rate": "Step of their ascent.",
+    "add": "First value of a gate logit's shift.",
+    "depths": "uniform, or weighted: less of the depths that have settled.",
+}
+_PM = {
+    "rate": "Learning rate of the head.",
+    "decay": "Of the rate, from each block to the one below.",
+    "weight_decay": "Of the matrices.",
+    "warm_up": "Steps in which the rate rises.",
+    "weight": "Of the patch loss beside the cross-entropy.",
+    "negative_weight": "Of absent classes within the patch loss.",
+    "negatives": "Absent classes of a step.",
+    "crop": "Least area of a training crop.",
+}
+
+
 @command.command("diffmask")
-@click.argument("shards", nargs=-1, required=True, metavar="SHARD…")
-@click.option("--held-out", multiple=True, required=True, metavar="SHARD", help="Tars for the figures in the card.")
-@click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
-@click.option("--pretrained", is_flag=True, help="Take the weights that timm knows.")
-@click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, metavar="FILE")
-@click.option("--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N")
-@click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
-@click.option(
-    "--objective",
-    type=click.Choice(["distribution", "class"]),
-    default="distribution",
-    show_default=True,
-    help="Keep all that is predicted, or the probability of the label alone.",
-)
-@click.option("--tolerance", type=float, default=0.1, show_default=True, help="Divergence that is allowed.")
-@click.option("--rate", type=float, default=2e-5, show_default=True, help="Learning rate of the probes.")
-@click.option("--placeholder-rate", type=float, default=1e-3, show_default=True, help="And of the placeholder.")
-@click.option("--alpha", type=float, default=20.0, show_default=True, help="First value of the multipliers.")
-@click.option("--alpha-rate", type=float, default=0.3, show_default=True, help="Step of their ascent.")
-@click.option("--add", type=float, default=8.0, show_default=True, help="First value of a gate logit's shift.")
-def diffmask(
-    shards: tuple[str, ...],
-    held_out: tuple[str, ...],
-    model: str,
-    pretrained: bool,
-    checkpoint: str | None,
-    out: Path,
-    steps: int,
-    batch_size: int,
-    geometry: Geometry,
-    seed: int,
-    objective: Literal["distribution", "class"],
-    **settings: Any,
-) -> None:
+@training_options
+@settings_options(DiffMaskSettings, _DIFFMASK)
+def diffmask(address: str | None, **flags: Any) -> None:
     """Gates that keep the fewest patches which the prediction needs (Vision DiffMask).
 
     Writes the gates with a card, and their curves as Parquet and PNG. Interrupted, the same command goes on.
@@ -66,36 +97,70 @@ def diffmask(
       vitatlas train diffmask 'train-{0000..0063}.tar' --held-out 'train-{1000..1003}.tar' \\
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --out gates.safetensors
     """
+    spec = _spec("diffmask", _DIFFMASK, flags)
+    reached = _train(spec, "KL {kl_average:.3f}  kept {kept_average:.2f}  α {alpha:.0f}", address)
+    click.echo(f"gates    {spec.out}")
+    click.echo(f"held out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
+    click.echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
+    click.echo(f"use      --artifact {spec.out}")
+
+
+@command.command("pm")
+@training_options
+@click.option("--masks", metavar="FILE|DIR", help="COCO file of masks or boxes, or a folder of PNGs named by key.")
+@click.option("--atlas", metavar="ATLAS", help="Instead: learn from pseudo-masks of its maps, without such labels.")
+@click.option("--policy", metavar="FILE", help="With --atlas: how maps become masks.")
+@click.option("--measure", metavar="FILE|DIR", help="Masks of held-out images, for figures alone.")
+@click.option("--half", is_flag=True, help="Store float16; the figures are of float32.")
+@settings_options(PatchMaskSettings, _PM)
+def pm(
+    address: str | None, masks: str | None, atlas: str | None, policy: str | None, measure: str | None, **flags: Any
+) -> None:
+    """Fine-tune a network to give its classes at each patch (patch-level mask prediction, a design).
+
+    Learns from masks or boxes of a few images, or from pseudo-masks of an atlas; no parameter is added. The paper's
+    text is not public: this is the design pm_design_v1. Interrupted, the same command goes on.
+
+    \b
+    Examples:
+      vitatlas train pm 'train-{0000..1279}.tar' --held-out train-1280.tar --masks train-semi-segmentation/ \\
+          --model deit3_base_patch16_224.fb_in1k --pretrained --workers 8 --out pm.safetensors
+      vitatlas train pm 'train-{0000..1279}.tar' --held-out train-1280.tar --atlas train.atlas \\
+          --policy legrad.yaml --model deit3_base_patch16_224.fb_in1k --pretrained --out pm-wsol.safetensors
+    """
+    where = {"truth": masks, "atlas": atlas, "policy": policy, "measured": measure}
+    spec = _spec("pm", _PM, flags | {"masks": MaskSpec(**where)})
+    reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address)
+    click.echo(f"weights  {spec.out}")
+    for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
+        if name in reached:
+            click.echo(f"held out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
+    click.echo(f"use      --artifact {spec.out}")
+
+
+def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
+    model = {"name": flags.pop("model"), "pretrained": flags.pop("pretrained"), "checkpoint": flags.pop("checkpoint")}
+    chosen = {"method": method} | {name: flags.pop(name) for name in settings}
+    content = flags | {"model": ModelSpec.read(model, "the flags"), "settings": chosen}
+    return TrainSpec.read(content, "the flags")
+
+
+def _train(spec: TrainSpec, line: str, address: str | None) -> dict[str, float]:
+    """Train with a bar that shows the figures of each step."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pipeline.train import start
-    from pipeline.train.diffmask import Settings
+    from pipeline.train.start import train
 
-    network = ModelSpec.read({"name": model, "pretrained": pretrained, "checkpoint": checkpoint}, "the flags")
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("steps", total=steps)
+        task = bar.add_task("steps", total=spec.steps)
 
         def show(step: int, figures: Any) -> None:
-            text = f"KL {figures['divergence']:.3f}  kept {figures['kept']:.2f}  α {figures['alpha']:.1f}"
+            text = line.format(**figures)
             bar.update(task, completed=step, description=text)
+            if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
+                click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        card = start.diffmask(
-            network,
-            shards,
-            held_out,
-            out,
-            settings=Settings(objective=objective, **settings),
-            steps=steps,
-            batch_size=batch_size,
-            geometry=geometry,
-            seed=seed,
-            progress=show,
-        )
-    reached = card.figures
-    click.echo(f"gates    {out}")
-    click.echo(f"held out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
-    click.echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
-    click.echo(f"use      --methods diffmask:artifact={out}")
+        return train(spec, show, address).figures

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from schemas.record import Record
+from schemas.run import Geometry, Precision
 
 CARD = "card"
 """Key of the card in the metadata."""
@@ -17,8 +18,10 @@ class Card(Record):
         model: name of the network it was trained on.
         weights: hash of that network's tensors; it is refused for any other.
         settings: hyper-parameters.
+        supervision: what was given beside the images.
         data: the shards it learnt from.
-        steps, batch_size, seed: of the training.
+        steps, batch_size, workers, precision, geometry, seed: of the training; images of a step are the product of
+            batch size and workers.
         figures: what it reached on held-out images.
     """
 
@@ -28,8 +31,12 @@ class Card(Record):
     model: str
     weights: str
     settings: dict[str, str | int | float]
+    supervision: str = "none"
     data: tuple[str, ...]
     steps: int
     batch_size: int
+    workers: int = 1
+    precision: Precision = "full"
+    geometry: Geometry = "squash"
     seed: int
     figures: dict[str, float]

@@ -1,11 +1,16 @@
-"""The demo world on disk: tars as ImageNet has them in the wild, and the truth beside them."""
+"""The demo world on disk: tars as ImageNet has them in the wild, and the truth beside them.
 
+``python -m pipeline.demo.world DIR --split train --tars 16 --scenes 3000 --truth 400`` writes one to train on.
+"""
+
+import argparse
 import io
 import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -19,6 +24,8 @@ SHARDS, TRUTH = "shards", "truth"
 
 # Scenes are numbered within a stream; training, held-out and demo scenes never share one.
 TRAINING, HELD_OUT, DEMO = 1, 2, 3
+Split = Literal["train", "heldout", "validation"]
+_STREAMS: dict[Split, int] = {"train": TRAINING, "heldout": HELD_OUT, "validation": DEMO}
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class World:
         tars, scenes: how many tars, and scenes in each.
         seed: other seeds make other scenes of the same kind.
         shortcut: whether the mark is planted.
+        split: which stream the scenes are of; ``validation`` is what the demo explains.
+        known: of how many scenes the truth is written down, from the first; None is all.
     """
 
     folder: Path
@@ -37,11 +46,13 @@ class World:
     scenes: int = 96
     seed: int = 0
     shortcut: bool = True
+    split: Split = "validation"
+    known: int | None = None
 
     @property
     def shards(self) -> str:
         """Brace pattern of the tars."""
-        return str(self.folder / SHARDS / f"demo-validation-{{00..{self.tars - 1:02d}}}.tar")
+        return str(self.folder / SHARDS / f"demo-{self.split}-{{00..{self.tars - 1:02d}}}.tar")
 
     @property
     def truth(self) -> Path:
@@ -65,24 +76,25 @@ def build(world: World) -> None:
     (world.folder / SHARDS).mkdir(parents=True, exist_ok=True)
     world.truth.mkdir(parents=True, exist_ok=True)
     truth: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
-    names = [f"demo-validation-{index:02d}.tar" for index in range(world.tars)]
+    names = [f"demo-{world.split}-{index:02d}.tar" for index in range(world.tars)]
     for index, name in enumerate(track(names, "draw scenes", disable=len(names) < 2)):
         with tarfile.open(world.folder / SHARDS / name, "w") as archive:
             for number in range(index * world.scenes, (index + 1) * world.scenes):
-                drawn = scene(DEMO, world.seed, number, world.shortcut)
+                drawn = scene(_STREAMS[world.split], world.seed, number, world.shortcut)
                 key = f"scene_{number:06d}"
                 for member, data in _members(drawn, key):
                     info = tarfile.TarInfo(member)
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
-                _note(truth, drawn, key, number)
+                if world.known is None or number < world.known:
+                    _note(truth, drawn, key, number)
     split = {
-        "name": "validation",
+        "name": world.split,
         "filenames": names,
         "shard_lengths": [world.scenes] * world.tars,
         "num_samples": world.scenes * world.tars,
     }
-    (world.folder / SHARDS / INFO).write_text(json.dumps({"splits": {"validation": split}}, indent=1))
+    (world.folder / SHARDS / INFO).write_text(json.dumps({"splits": {world.split: split}}, indent=1))
     categories = [{"id": index, "name": each.name} for index, each in enumerate(CLASSES)]
     (world.truth / "instances.json").write_text(json.dumps(truth | {"categories": categories}))
 
@@ -113,3 +125,20 @@ def _note(truth: dict[str, list[dict[str, object]]], drawn: Scene, key: str, num
                 "iscrowd": 0,
             }
         )
+
+
+def main() -> None:
+    """Write a world."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--split", choices=list(_STREAMS), default="validation")
+    parser.add_argument("--tars", type=int, default=4)
+    parser.add_argument("--scenes", type=int, default=96, help="in each tar")
+    parser.add_argument("--truth", type=int, help="of how many scenes it is written down; default all")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    build(World(chosen.folder, chosen.tars, chosen.scenes, chosen.seed, split=chosen.split, known=chosen.truth))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,9 @@
 """Files of explainers that have weights of their own: tensors and a card, in safetensors."""
 
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,6 +14,21 @@ from schemas.artifact import CARD, Card
 from schemas.errors import UsageError
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """What such a file holds.
+
+    Attributes:
+        tensors: by name.
+        card: what it says of itself, if it does.
+        digest: SHA-256 of the file.
+    """
+
+    tensors: dict[str, Tensor]
+    card: Card | None
+    digest: str
+
+
 def write(path: Path, tensors: dict[str, Tensor], card: Card) -> None:
     """Write an artefact, whole or not at all."""
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {CARD: card.to_bytes().decode()})
@@ -18,18 +37,27 @@ def write(path: Path, tensors: dict[str, Tensor], card: Card) -> None:
     part.replace(path)
 
 
-def read(path: str) -> tuple[dict[str, Tensor], Card | None]:
-    """Tensors of an artefact, and its card if it has one.
+def read(path: str) -> Artifact:
+    """An artefact; from memory where the file has not changed since.
 
     Raises:
         UsageError: there is no such file, or it is none.
     """
-    if not Path(path).is_file():
-        raise UsageError(f"{path}: no such file")
+    try:
+        known = os.stat(path)
+        return _read(path, known.st_mtime_ns, known.st_size)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, changed: int, size: int) -> Artifact:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(CARD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
-    return tensors, Card.read(text.encode(), path) if text else None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Artifact(tensors, Card.read(text.encode(), path) if text else None, f"sha256:{digest}")

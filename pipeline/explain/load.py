@@ -22,7 +22,7 @@ LOCAL = "local-dir:"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in evaluation mode on the CPU in float32, and what is known of it."""
+    """A network, and what is known of it. ``load`` gives it in evaluation mode, on the CPU, in float32."""
 
     model: nn.Module
     anatomy: Anatomy
@@ -37,13 +37,22 @@ def load(spec: ModelSpec) -> Loaded:
         UnsupportedModel: see ``describe``.
     """
     model = _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else create(spec.name, pretrained=True)
-    model = model.float().eval()
+    return known(spec.name, model.float().eval())
+
+
+def known(name: str, model: nn.Module) -> Loaded:
+    """A network with what is known of it.
+
+    Raises:
+        UsageError: it does not take RGB.
+        UnsupportedModel: see ``describe``.
+    """
     anatomy = describe(model)
     config = resolve_model_data_config(model)
     if len(config["mean"]) != 3:
-        raise UsageError(f"{spec.name}: takes {len(config['mean'])} channels; only RGB is known here")
+        raise UsageError(f"{name}: takes {len(config['mean'])} channels; only RGB is known here")
     record = ModelRecord(
-        name=spec.name,
+        name=name,
         weights=weights_hash(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         classes=anatomy.classes,

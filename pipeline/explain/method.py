@@ -24,6 +24,7 @@ class Method(ABC):
         by_class: whether the map depends on the target class.
         at_once: whether one computation gives the maps of any number of classes.
         paper: where it is from.
+        provenance: name of the design that it follows, where the paper leaves one open; goes into ``run.json``.
         cost: in forwards of the same batch, beyond the shared one, as text for tables.
         usual: whether a run that names no methods has it; False where it costs many forwards.
         figures: names of the numbers that it reports beside each map, in ``trace.figures``.
@@ -36,6 +37,7 @@ class Method(ABC):
     by_class: ClassVar[bool] = True
     at_once: ClassVar[bool] = False
     paper: ClassVar[str]
+    provenance: ClassVar[str] = ""
     cost: ClassVar[str]
     usual: ClassVar[bool] = True
     figures: ClassVar[tuple[str, ...]] = ()

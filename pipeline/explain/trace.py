@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.readout import classifiers, classify
 from pipeline.explain.rules import Switchable
 from pipeline.explain.watch import Site, Substitute, full, hooked, watch
 from schemas.run import Precision
@@ -166,8 +167,7 @@ class Trace:
     def classify(self, features: Tensor) -> Tensor:
         """Logits [..., C] of features [..., D]. Of a distilled network the mean of its two classifiers."""
         with self.network():
-            logits = [head(features) for head in self.classifiers]
-        return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
+            return classify(self.model, features)
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits [M, C] of other images [M, 3, H, W], a batch at a time."""
@@ -189,8 +189,8 @@ class Trace:
 
     @property
     def classifiers(self) -> list[nn.Linear]:
-        """The classifier; of a distilled network both."""
-        return [getattr(self.model, name) for name in ("head", "head_dist") if hasattr(self.model, name)]
+        """See ``readout.classifiers``."""
+        return classifiers(self.model)
 
     def mean_output(self, block: int) -> Tensor:
         """Mean over all n tokens of a block's output, with the graph: [B, D].

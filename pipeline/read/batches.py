@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -66,7 +66,13 @@ def decoders(processes: int) -> Executor:
 
 
 def batches(
-    shard: ShardRecord, room: int, frame: Frame, batch_size: int, classes: int | None, pool: Executor
+    shard: ShardRecord,
+    room: int,
+    frame: Frame,
+    batch_size: int,
+    classes: int | None,
+    pool: Executor,
+    only: Container[str] | None = None,
 ) -> Iterator[Batch]:
     """Batches of a tar, in its order.
 
@@ -74,6 +80,7 @@ def batches(
         room: rows that the tar owns.
         classes: a label must be below it; None if labels are not needed, so that a sample without one is
             as good as any.
+        only: keys of the samples that are wanted; of others no picture is decoded.
 
     Raises:
         BadTar: see ``read``.
@@ -87,7 +94,7 @@ def batches(
         for group in chunk:
             sample = _check(next(ordinals), group, classes, first)
             image = group.image()
-            wanted = image if sample.status is Status.OK else None
+            wanted = image if sample.status is Status.OK and (only is None or sample.key in only) else None
             pending.append((sample, None if wanted is None else pool.submit(_decode, wanted, frame)))
         ahead.append(pending)
         if len(ahead) > _AHEAD:

@@ -44,8 +44,12 @@ class Truth:
         Raises:
             UsageError: a box has no area, or none of it lies in the picture.
         """
-        corners = np.array([self._corners(each) for each in self._objects], np.int64).reshape(-1, 4)
-        return resize_boxes(corners, self.width, self.height)
+        return resize_boxes(self.corners, self.width, self.height)
+
+    @property
+    def corners(self) -> Boxes:
+        """The same in pixels of the picture."""
+        return np.array([self._corners(each) for each in self._objects], np.int64).reshape(-1, 4)
 
     def _corners(self, annotation: Mapping[str, Any]) -> list[int]:
         try:

@@ -1,65 +1,35 @@
 """Training of Vision DiffMask gates: the fewest patches that keep the prediction."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.gates import Gates, Probe, keep_probability, log_keep_probability, sample
+from pipeline.explain.load import Loaded
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
-from pipeline.explain.trace import Need, record
+from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.undisturbed import undisturbed
+from pipeline.train.pixels import Normalise
+from pipeline.train.ranks import mean, rank, shared
 from pipeline.train.stream import Images
+from schemas.run import Precision
+from schemas.training import DiffMaskSettings
 
 _ALPHA_MOST = 200.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters; the defaults are those of the public code's command line.
-
-    Attributes:
-        tolerance: ε, the divergence that is allowed.
-        rate, placeholder_rate: learning rates of the probes and of the placeholder.
-        alpha, alpha_rate: first value and step of the multipliers.
-        add: first value of the learned shift of a gate logit.
-        objective: what must be kept: the predicted ``distribution``, or the probability of the ``class`` alone.
-    """
-
-    tolerance: float = 0.1
-    rate: float = 2e-5
-    placeholder_rate: float = 1e-3
-    alpha: float = 20.0
-    alpha_rate: float = 0.3
-    add: float = 8.0
-    objective: Literal["distribution", "class"] = "distribution"
-
-
-@dataclass(frozen=True)
-class StepFigures:
-    """What one step came to.
-
-    Attributes:
-        depth: k, the last probe that took part.
-        divergence: mean KL over the batch.
-        kept: mean over images and patches of the probability to be kept, by the probes up to k.
-        loss: of gates and placeholder.
-        alpha: multiplier of probe k after the step.
-    """
-
-    depth: int
-    divergence: float
-    kept: float
-    loss: float
-    alpha: float
+_DECAY = 0.9
+"""Of the moving averages of what each depth comes to."""
+_SETTLED = {"agreement": 0.75, "kept": 0.1, "steps": 100}
+"""From where on a depth is drawn less often: above, below, and after so many steps of it."""
 
 
 class DiffMaskTraining:
-    """Gates that learn on a frozen network, one batch at a time.
+    """Gates that learn on a frozen network, one batch at a time. A ``Learner``.
 
     A step draws a depth k, samples gates z = Π_{l≤k} z_l from the probes 0 … k, runs the network on the masked
     embedding and minimises over gates and placeholder
@@ -68,59 +38,114 @@ class DiffMaskTraining:
 
     while α_k takes a step of gradient *ascent*, clipped to [0, 200]: it rises where KL > ε. (In the public code
     the sign of that step is lost under its pinned trainer.) The mean is over patches only; the public code also
-    counts the class token, whose gate has no effect.
+    counts the class token, whose gate has no effect. Gates and placeholder learn by Lookahead over Adam, from
+    one backward.
 
     Depth and noise depend on seed, step and rank alone, so training that is resumed goes on as if it had not
-    stopped. The network must be ``undisturbed`` around every call.
+    stopped; the depth is the same on every rank, and so are the averaged figures that move α.
 
     Source: De Cao et al. 2020 and Nalmpantis et al., Vision DiffMask, CVPRW 2023 (arXiv 2304.06391).
+
+    Args:
+        loaded: the network. It is not changed.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, settings: Settings, seed: int = 0) -> None:
-        self.model, self.anatomy, self.settings, self.seed = model, anatomy, settings, seed
-        parameter = next(model.parameters())
-        self.gates = initial(anatomy, settings.add, seed).to(parameter)
-        self.alpha = torch.full((anatomy.depth + 2,), settings.alpha, dtype=torch.float64)
-        probes = [parameter for name, parameter in self.gates.named_parameters() if name != "placeholder"]
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": probes, "lr": settings.rate},
-                {"params": [self.gates.placeholder], "lr": settings.placeholder_rate},
-            ]
-        )
+    def __init__(
+        self, loaded: Loaded, settings: DiffMaskSettings, seed: int = 0, precision: Precision = "full"
+    ) -> None:
+        self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
+        self.seed, self.precision = seed, precision
+        parameter = next(self.model.parameters())
+        self.normalise = Normalise(loaded.record, parameter)
+        self.gates = initial(self.anatomy.width, self.anatomy.depth, settings.add, seed).to(parameter)
+        self._masking = shared(_Masking(self.gates))
+        depths = self.anatomy.depth + 2
+        self.alpha = torch.full((depths,), settings.alpha, dtype=torch.float64)
+        self.average = {
+            "kl": torch.zeros(depths, dtype=torch.float64),
+            "kept": torch.ones(depths, dtype=torch.float64),
+            "agreement": torch.zeros(depths, dtype=torch.float64),
+            "steps": torch.zeros(depths, dtype=torch.float64),
+        }
+        probes = [each for name, each in self.gates.named_parameters() if name != "placeholder"]
+        self._rates = (settings.rate, settings.placeholder_rate)
+        self._adam = torch.optim.Adam([{"params": probes}, {"params": [self.gates.placeholder]}])
+        self._optimizer = Lookahead(self._adam, alpha=0.5, k=6)
         self.step_count = 0
 
-    def step(self, images: Tensor, targets: Tensor | None = None, rank: int = 0) -> StepFigures:
-        """One step.
+    def session(self) -> AbstractContextManager[None]:
+        return undisturbed(self.model)
+
+    def step(self, images: Images) -> dict[str, float]:
+        """One step; its figures.
+
+        ``depth`` is k; ``kl`` the mean divergence over the batch; ``kept`` the mean over images and patches of
+        the probability to be kept, by the probes up to k; ``agreement`` how many predictions stayed; ``alpha`` the
+        multiplier of k after the step; ``kl_average`` and ``kept_average`` moving averages, over all depths.
+        """
+        targets = None
+        if self.settings.objective == "class":  # the stream was asked for labels then
+            targets = torch.tensor([each.label for each in images.samples], device=self.normalise.device)
+        return self.learn(self.normalise(images.pixels), targets)
+
+    def learn(self, images: Tensor, targets: Tensor | None = None) -> dict[str, float]:
+        """One step on images [B, 3, H, W], preprocessed.
 
         Args:
-            images: [B, 3, H, W], preprocessed.
             targets: int64 [B], the classes to keep; needed for the objective ``class``.
 
         Raises:
             FloatingPointError: the loss is not finite. Nothing has been changed.
         """
-        depth = int(_random(self.seed, self.step_count).integers(self.anatomy.depth + 2))  # the same on every rank
-        with torch.no_grad():
-            trace = record(self.model, self.anatomy, images, Need.TOKENS, ("",) * len(images), 0)
-        states = [state.detach() for state in hidden_states(trace)[: depth + 1]]
-        logits = self.gates.logits(states)
-        noise = _random(self.seed, self.step_count, rank).random(logits.shape)
-        uniform = torch.from_numpy(noise).to(logits).clamp(1e-6, 1 - 1e-6)
-        masked = masked_logits(self.model, self.gates, trace, sample(logits, uniform).prod(1))
+        depth = self.depth()
+        loss, figures = self.loss(images, targets, depth, rank())
+        figures = mean(figures, images.device)
+        if not np.isfinite(figures["loss"]):
+            raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
+        self._adam.zero_grad()
+        loss.backward()
+        warm = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = warm * rate
+        self._optimizer.step()
+        self.alpha[depth] = ascended(self.alpha[depth], figures["kl"], self.settings)
+        self._follow(depth, figures)
+        self.step_count += 1
+        seen = self.average["steps"] > 0
+        averages = {f"{name}_average": float(self.average[name][seen].mean()) for name in ("kl", "kept")}
+        return {"depth": depth, **figures, "alpha": float(self.alpha[depth]), **averages}
+
+    def depth(self) -> int:
+        """k of the next step: the same on every rank."""
+        weights = torch.ones_like(self.alpha)
+        if self.settings.depths == "weighted":
+            average = self.average
+            settled = (average["agreement"] > _SETTLED["agreement"]) & (average["kept"] < _SETTLED["kept"])
+            weights[settled & (average["steps"] > _SETTLED["steps"])] = 0.1
+        chances = (weights / weights.sum()).numpy()
+        return int(_random(self.seed, self.step_count).choice(len(chances), p=chances))
+
+    def loss(self, images: Tensor, targets: Tensor | None, depth: int, rank: int) -> tuple[Tensor, dict[str, float]]:
+        """What gates and placeholder minimise, with its graph, and the figures of it.
+
+        Args:
+            rank: whose noise is drawn.
+        """
+        trace = self._trace(images)
+        states = [state.detach().to(images.dtype) for state in hidden_states(trace)[: depth + 1]]
+        shape = len(images), depth + 1, self.anatomy.patches
+        noise = torch.from_numpy(_random(self.seed, self.step_count, rank).random(shape))
+        masked, logits = self._masking(trace, states, noise.to(images).clamp(1e-6, 1 - 1e-6))
         divergence = self.divergence(trace.logits, masked, targets).mean()
         penalty = log_keep_probability(logits).sum(1).mean()
         loss = float(self.alpha[depth]) * (divergence - self.settings.tolerance) + penalty
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {self.step_count} is {float(loss.detach())}")
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        reached = float(divergence.detach())
-        self.alpha[depth] = ascended(self.alpha[depth], reached, self.settings)
-        self.step_count += 1
-        kept = keep_probability(logits.detach()).prod(1).mean()
-        return StepFigures(depth, reached, float(kept), float(loss.detach()), float(self.alpha[depth]))
+        agreement = (masked.argmax(1) == trace.logits.argmax(1)).float().mean()
+        return loss, {
+            "kl": float(divergence.detach()),
+            "kept": float(keep_probability(logits.detach()).prod(1).mean()),
+            "agreement": float(agreement),
+            "loss": float(loss.detach()),
+        }
 
     def divergence(self, plain: Tensor, masked: Tensor, targets: Tensor | None) -> Tensor:
         """How far the prediction has moved, for each image: [B], ≥ 0.
@@ -128,93 +153,99 @@ class DiffMaskTraining:
         Args:
             plain, masked: logits [B, C] without and with the mask.
         """
+        plain, masked = (logits if logits.dtype == torch.float64 else logits.float() for logits in (plain, masked))
         if self.settings.objective == "distribution":
             return F.kl_div(masked.log_softmax(-1), plain.log_softmax(-1), log_target=True, reduction="none").sum(-1)
         assert targets is not None, "the objective is of a class, so it needs one"
         one, other = (_bernoulli(logits, targets) for logits in (plain, masked))
         return (one.exp() * (one - other)).sum(-1)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on."""
-        return {
-            "gates": self.gates.state_dict(),
-            "alpha": self.alpha,
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step_count,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.gates.load_state_dict(state["gates"])
-        self.alpha = state["alpha"].clone()
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_count = int(state["step"])
-
-
-class DiffMaskLearner:
-    """``DiffMaskTraining`` as ``fit`` takes it: from pixels to figures.
-
-    Args:
-        mean, std: of each channel, for pixels in [0, 1].
-    """
-
-    def __init__(self, training: DiffMaskTraining, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.training, self.model = training, training.model
-        like = training.gates.placeholder.detach()
-        self.mean, self.std = (like.new_tensor(values)[:, None, None] for values in (mean, std))
-
-    def step(self, images: Images) -> dict[str, float]:
-        targets = None
-        if self.training.settings.objective == "class":  # the stream was asked for labels then
-            targets = torch.tensor([sample.label for sample in images.samples], device=self.mean.device)
-        return asdict(self.training.step(self._normalised(images), targets))
-
     @torch.no_grad()
-    def evaluate(self, batches: Iterator[Images]) -> dict[str, float]:
-        """Mean over images: divergence under the mask, share of patches kept, divergence under shuffled masks."""
-        training = self.training
-        totals = {"kl": 0.0, "kept": 0.0, "kl_shuffled": 0.0}
+    def evaluate(self, batches: Iterable[Images]) -> dict[str, float]:
+        """Means over images, under the mask that ``diffmask`` gives.
+
+        ``kl`` is the divergence, ``kept`` the share of patches kept, ``agreement`` how many predictions stayed,
+        ``kl_shuffled`` the divergence where each mask's patches change places at random.
+        """
+        totals = {"kl": 0.0, "kept": 0.0, "agreement": 0.0, "kl_shuffled": 0.0}
         count = 0
         for images in batches:
-            trace = record(
-                self.model, training.anatomy, self._normalised(images), Need.TOKENS, ("",) * len(images.samples), 0
-            )
-            keep = keep_probability(training.gates.logits(hidden_states(trace))).prod(1)
+            trace = self._trace(self.normalise(images.pixels))
+            states = [state.to(trace.images.dtype) for state in hidden_states(trace)]
+            keep = keep_probability(self.gates.logits(states)).prod(1)
             targets = trace.logits.argmax(1)
-            source = _random(training.seed, count)
+            source = _random(self.seed, count)
             shuffled = torch.stack([row[torch.from_numpy(source.permutation(len(row)))] for row in keep])
             for name, mask in (("kl", keep), ("kl_shuffled", shuffled)):
-                masked = masked_logits(self.model, training.gates, trace, mask)
-                totals[name] += float(training.divergence(trace.logits, masked, targets).sum())
+                masked = masked_logits(self.model, self.gates, trace, mask)
+                totals[name] += float(self.divergence(trace.logits, masked, targets).sum())
+                if name == "kl":
+                    totals["agreement"] += float((masked.argmax(1) == targets).sum())
             totals["kept"] += float(keep.mean(1).sum())
             count += len(keep)
         return {name: total / max(1, count) for name, total in totals.items()}
 
+    def shortfall(self, figures: Mapping[str, float]) -> float:
+        """Share of patches kept, and by how many times ε the divergence is beyond it."""
+        excess = figures["kl"] - self.settings.tolerance
+        return figures["kept"] + max(0.0, excess) / self.settings.tolerance
+
     def state(self) -> dict[str, Any]:
-        return self.training.state()
+        return {
+            "gates": self.gates.state_dict(),
+            "alpha": self.alpha,
+            "average": self.average,
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step_count,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.training.restore(state)
+        self.gates.load_state_dict(state["gates"])
+        self.alpha = state["alpha"].clone()
+        self.average = {name: values.clone() for name, values in state["average"].items()}
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step_count = int(state["step"])
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().float() for name, tensor in self.training.gates.state_dict().items()}
+        return {name: tensor.detach().cpu().float().clone() for name, tensor in self.gates.state_dict().items()}
 
-    def _normalised(self, images: Images) -> Tensor:
-        pixels = torch.from_numpy(images.pixels).to(self.mean.device)
-        return (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std
+    def _trace(self, images: Tensor) -> Trace:
+        keys = ("",) * len(images)
+        with torch.no_grad():
+            return record(self.model, self.anatomy, images, Need.TOKENS, keys, 0, self.precision)
+
+    def _follow(self, depth: int, figures: Mapping[str, float]) -> None:
+        """Move the averages of a depth; the first figures are taken as they are."""
+        decay = _DECAY if self.average["steps"][depth] else 0.0
+        for name in ("kl", "kept", "agreement"):
+            self.average[name][depth] = decay * self.average[name][depth] + (1 - decay) * figures[name]
+        self.average["steps"][depth] += 1
 
 
-def ascended(alpha: Tensor, divergence: float, settings: Settings) -> Tensor:
+class _Masking(nn.Module):
+    """All that is learnt, in one forward, as several processes need it to agree on gradients."""
+
+    def __init__(self, gates: Gates) -> None:
+        super().__init__()
+        self.gates = gates
+
+    def forward(self, trace: Trace, states: list[Tensor], uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] under sampled gates, and the logits of the gates [B, states, N]."""
+        logits = self.gates.logits(states)
+        return masked_logits(trace.model, self.gates, trace, sample(logits, uniform).prod(1)), logits
+
+
+def ascended(alpha: Tensor, divergence: float, settings: DiffMaskSettings) -> Tensor:
     """A multiplier after a step of gradient ascent on α (KL − ε), within [0, 200]."""
     return (alpha + settings.alpha_rate * (divergence - settings.tolerance)).clamp(0, _ALPHA_MOST)
 
 
-def initial(anatomy: Anatomy, add: float, seed: int) -> Gates:
+def initial(width: int, depth: int, add: float, seed: int) -> Gates:
     """Gates before training: weights as a linear layer begins, every gate all but open."""
     source = torch.Generator().manual_seed(seed)
-    gates = Gates(anatomy.width, anatomy.depth)
+    gates = Gates(width, depth)
     with torch.no_grad():
-        gates.placeholder.normal_(std=(2 / (1 + anatomy.width)) ** 0.5, generator=source)
+        gates.placeholder.normal_(std=(2 / (1 + width)) ** 0.5, generator=source)
         probe: Probe
         for probe in gates.probe:  # type: ignore[assignment]
             for weight, bias in ((probe.W1, probe.b1), (probe.W2, probe.b2)):

@@ -1,7 +1,9 @@
-"""The loop that every explainer with weights learns in: steps, checkpoints, curves, a card at the end."""
+"""The loop that every explainer with weights learns in: steps, looks at held-out images, checkpoints, a card."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.explain import artifacts
-from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import decoders
+from pipeline.train.ranks import of_first, rank
 from pipeline.train.stream import Images, Stream
 from schemas.artifact import Card
 from schemas.errors import RunFailed, UsageError
@@ -24,19 +26,19 @@ Progress = Callable[[int, Mapping[str, float]], None]
 
 
 class Learner(Protocol):
-    """What learns.
+    """What learns."""
 
-    Attributes:
-        model: the network, which must be ``undisturbed`` around every call.
-    """
-
-    model: Any
+    def session(self) -> AbstractContextManager[None]:
+        """The network as learning needs it, and afterwards as it was; around all of the following."""
 
     def step(self, images: Images) -> Mapping[str, float]:
         """Learn from one batch; its figures. Raises FloatingPointError, with nothing changed, on a bad loss."""
 
-    def evaluate(self, batches: Iterator[Images]) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[Images]) -> dict[str, float]:
         """Figures on images that were held out."""
+
+    def shortfall(self, figures: Mapping[str, float]) -> float:
+        """What held-out figures are judged by; less is better."""
 
     def state(self) -> dict[str, Any]:
         """Everything to go on from: tensors and numbers."""
@@ -48,6 +50,27 @@ class Learner(Protocol):
         """What the artefact holds."""
 
 
+@dataclass
+class Course:
+    """How far a training has come.
+
+    Attributes:
+        steps: figures of each step.
+        looks: figures on the held-out images, with the step they were taken after; the first before any step.
+        best: least shortfall so far, the step it was found after, and what the artefact held then.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    looks: list[dict[str, float]] = field(default_factory=list)
+    best: tuple[float, int, dict[str, Tensor]] | None = None
+
+    def tired(self, patience: int | None) -> bool:
+        """Whether the last looks, as many as patience, have found nothing better."""
+        if patience is None or self.best is None:
+            return False
+        return sum(look["step"] > self.best[1] for look in self.looks) >= patience
+
+
 def fit(
     learner: Learner,
     stream: Stream,
@@ -55,78 +78,114 @@ def fit(
     card: Card,
     out: Path,
     *,
-    every: int = 200,
-    held_out_batches: int = 8,
+    every: int = 500,
+    patience: int | None = None,
     progress: Progress = lambda step, figures: None,
 ) -> Card:
     """Train for ``card.steps`` steps and write the artefact.
 
-    Beside the artefact stand ``<out>.curves.parquet`` and ``<out>.curves.png``; while it runs, ``<out>.checkpoint``,
-    from which the same call goes on. Since order, depth and noise depend on seed and step alone, that gives the
-    same weights as training that was never interrupted.
+    Beside the artefact stand ``<out>.curves.parquet``, ``<out>.held-out.parquet`` and ``<out>.curves.png``; while
+    it runs, ``<out>.checkpoint``, from which the same call goes on. Since order, depth, crops and noise depend on
+    seed and step alone, that gives the same weights as training that was never interrupted. Of several processes
+    the first writes, and the others learn with it.
 
     Args:
         card: all but the figures.
-        every: steps between checkpoints.
-        held_out_batches: how many are evaluated at the end.
+        every: steps between checkpoints, and between looks at the held-out images.
+        patience: stop after so many looks without improvement, and keep the best; None goes to the end and
+            keeps the last.
 
     Returns:
-        The card with its figures.
+        The card with its figures: on the held-out images, before training as ``<figure>_before``.
 
     Raises:
         UsageError: a checkpoint of another training is there.
         RunFailed: the loss was not finite; the last checkpoint is kept.
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    rows = _resume(learner, card, checkpoint)
     pool = decoders(0)
-    with undisturbed(learner.model):
-        begin = int(rows[-1]["batch"]) + 1 if rows else 0
-        for images in islice(stream.read(pool, begin), card.steps - len(rows)):
+    with learner.session():
+        course = _resumed(learner, card, checkpoint)
+        if not course.looks:
+            _look(learner, held_out.epoch(pool), course)
+        begin = int(course.steps[-1]["batch"]) + 1 if course.steps else 0
+        for images in islice(stream.read(pool, begin), card.steps - len(course.steps)):
+            if course.tired(patience):
+                break
             try:
                 figures = dict(learner.step(images))
             except FloatingPointError as error:
                 where = f"; the last good one is {checkpoint}" if checkpoint.exists() else ""
                 raise RunFailed(f"{error}: training stopped{where}; lower the learning rate") from None
-            rows.append({"batch": images.number, **figures})
-            progress(len(rows), figures)
-            if len(rows) % every == 0 and len(rows) < card.steps:
-                _save(learner, card, rows, checkpoint)
-        reached = learner.evaluate(islice(held_out.read(pool), held_out_batches))
-    card = card.model_copy(update={"figures": reached})
-    _curves(rows, out)
-    artifacts.write(out, learner.tensors(), card)
-    checkpoint.unlink(missing_ok=True)
+            course.steps.append({"batch": images.number, **figures})
+            progress(len(course.steps), figures)
+            done = len(course.steps)
+            if done % every == 0 or done == card.steps:
+                _look(learner, held_out.epoch(pool), course)
+                if done < card.steps and rank() == 0:
+                    _save(learner, card, course, checkpoint)
+    return _finished(learner, card, course, out, patience)
+
+
+def _look(learner: Learner, batches: Iterable[Images], course: Course) -> None:
+    reached = of_first(learner.evaluate(batches))
+    course.looks.append({"step": len(course.steps), **reached})
+    shortfall = learner.shortfall(reached)
+    if course.best is None or shortfall < course.best[0]:
+        course.best = shortfall, len(course.steps), learner.tensors()
+
+
+def _finished(learner: Learner, card: Card, course: Course, out: Path, patience: int | None) -> Card:
+    first, last = course.looks[0], course.looks[-1]
+    tensors = learner.tensors()
+    if patience is not None and course.best is not None:
+        tensors = course.best[2]
+        last = next(look for look in course.looks if look["step"] == course.best[1])
+    figures = last | {f"{name}_before": value for name, value in first.items() if name != "step"}
+    card = card.model_copy(update={"figures": figures})
+    if rank() == 0:
+        _curves(course, out)
+        artifacts.write(out, tensors, card)
+        out.with_name(out.name + ".checkpoint").unlink(missing_ok=True)
     return card
 
 
-def _save(learner: Learner, card: Card, rows: list[dict[str, float]], path: Path) -> None:
+def _save(learner: Learner, card: Card, course: Course, path: Path) -> None:
     buffer = io.BytesIO()
-    torch.save({"card": card.to_bytes().decode(), "rows": rows, "state": learner.state()}, buffer)
+    torch.save({"card": card.to_bytes().decode(), "course": asdict(course), "state": learner.state()}, buffer)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(buffer.getvalue())
     part.replace(path)
 
 
-def _resume(learner: Learner, card: Card, path: Path) -> list[dict[str, float]]:
-    """Figures of the steps that a checkpoint has; none without one."""
-    if not path.exists():
-        return []
-    saved = torch.load(path, weights_only=True)  # tensors and numbers: nothing in it can run
+def _resumed(learner: Learner, card: Card, path: Path) -> Course:
+    """The course of a checkpoint; a new one without."""
+    saved = None
+    if rank() == 0 and path.exists():
+        saved = torch.load(path, map_location="cpu", weights_only=True)  # tensors and numbers: nothing in it can run
+    saved = of_first(saved)
+    if saved is None:
+        return Course()
     if saved["card"] != card.to_bytes().decode():
         raise UsageError(f"{path}: is of another training; remove it, or choose another --out")
     learner.restore(saved["state"])
-    return list(saved["rows"])
+    return Course(**saved["course"])
 
 
-def _curves(rows: list[dict[str, float]], out: Path) -> None:
-    """Figures of every step, as a table and as a picture."""
-    table = pa.Table.from_pylist([{"step": step, **row} for step, row in enumerate(rows)])
-    pq.write_table(table, out.with_name(out.name + ".curves.parquet"))
-    names = [name for name in table.column_names if name not in ("step", "batch")]
-    figure = Figure(figsize=(8, 2 * len(names)), dpi=100, layout="constrained")
-    for axis, name in zip(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0], names, strict=True):
-        axis.plot(table[name].to_numpy(), linewidth=0.6)
-        axis.set_ylabel(name)
-    axis.set_xlabel("step")
+def _curves(course: Course, out: Path) -> None:
+    """Figures of every step and of every look, as tables and as a picture."""
+    steps = pa.Table.from_pylist([{"step": step, **row} for step, row in enumerate(course.steps, 1)])
+    looks = pa.Table.from_pylist(course.looks)
+    pq.write_table(steps, out.with_name(out.name + ".curves.parquet"))
+    pq.write_table(looks, out.with_name(out.name + ".held-out.parquet"))
+    panels = [(table, name, style) for table, style in ((steps, "-"), (looks, "o-")) for name in table.column_names]
+    panels = [panel for panel in panels if panel[1] not in ("step", "batch")]
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(12, 2 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
+    for axis, (table, name, style) in zip(axes.T.flat, panels, strict=False):
+        axis.plot(table["step"].to_numpy(), table[name].to_numpy(), style, linewidth=0.6, markersize=3)
+        axis.set_ylabel(name if table is steps else f"{name}, held out")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
     figure.savefig(out.with_name(out.name + ".curves.png"))

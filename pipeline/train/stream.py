@@ -1,14 +1,15 @@
 """The images of tars, over and over, in an order that depends on the seed alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.read import Frame, Sample, batches
-from schemas.errors import UsageError
+from schemas.errors import RunFailed, UsageError
 from schemas.run import ShardRecord
 
 
@@ -18,11 +19,13 @@ class Images:
 
     Attributes:
         number: place in the stream, from 0.
+        tar: that they are of.
         samples: B of them, at least one, every one with a picture.
         pixels: uint8 [B, 3, H, W].
     """
 
     number: int
+    tar: str
     samples: tuple[Sample, ...]
     pixels: NDArray[np.uint8]
 
@@ -68,17 +71,41 @@ class Stream:
 
         Args:
             first: number of the batch to begin with.
+
+        Raises:
+            RunFailed: an epoch has not a single picture.
         """
-        epoch = number = 0
-        while True:
-            for shard in self.order(epoch):
-                count = -(-shard.samples // self.batch_size)
-                if number + count <= first:
-                    number += count
-                    continue
-                for batch in batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool):
-                    good = [place for place, sample in enumerate(batch.samples) if sample.picture is not None]
-                    if number >= first and good:
-                        yield Images(number, tuple(batch.samples[place] for place in good), batch.pixels[good])
-                    number += 1
-            epoch += 1
+        number = 0
+        for epoch in count():
+            begun, found = number, False
+            for images in self.epoch(pool, epoch, begun, first):
+                found = True
+                yield images
+            number = begun + sum(map(self._batches, self.order(epoch)))
+            if number > first and begun >= first and not found:
+                raise RunFailed(f"none of {len(self.order(epoch))} tars has an image that can be learnt from")
+
+    def epoch(
+        self, pool: Executor, epoch: int = 0, begun: int = 0, first: int = 0, only: Container[str] | None = None
+    ) -> Iterator[Images]:
+        """Batches of one epoch.
+
+        Args:
+            begun: number of its first batch.
+            first: number of the first batch that is wanted.
+            only: keys of the samples that are wanted.
+        """
+        number = begun
+        for shard in self.order(epoch):
+            end = number + self._batches(shard)
+            if end > first:
+                read = batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool, only)
+                for place, batch in enumerate(read, number):
+                    good = [index for index, sample in enumerate(batch.samples) if sample.picture is not None]
+                    if place >= first and good:
+                        chosen = tuple(batch.samples[index] for index in good)
+                        yield Images(place, shard.tar, chosen, batch.pixels[good])
+            number = end
+
+    def _batches(self, shard: ShardRecord) -> int:
+        return -(-shard.samples // self.batch_size)

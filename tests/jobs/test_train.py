@@ -24,7 +24,7 @@ def test_gates_are_trained_and_a_run_takes_them(
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
     assert f"--methods diffmask:artifact={out}" in printed
-    card = read(str(out))[1]
+    card = read(str(out)).card
     assert card is not None
     assert (card.steps, card.settings["rate"], len(card.data)) == (3, 1e-3, 3)
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]

@@ -8,11 +8,12 @@ import torch
 from support import images_for, small_vit
 from torch import nn
 
-from pipeline.explain import describe
+from pipeline.explain.load import known
 from pipeline.explain.undisturbed import undisturbed
-from pipeline.train.diffmask import DiffMaskTraining, Settings, ascended
+from pipeline.train.diffmask import DiffMaskTraining, ascended
+from schemas.training import DiffMaskSettings
 
-QUICK = Settings(rate=1e-2, placeholder_rate=1e-2, add=3.0)
+QUICK = DiffMaskSettings(rate=1e-2, placeholder_rate=1e-2, add=3.0, warm_up=0)
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def model() -> Iterator[nn.Module]:
         yield network
 
 
-def training(model: nn.Module, settings: Settings = QUICK, seed: int = 0) -> DiffMaskTraining:
-    return DiffMaskTraining(model, describe(model), settings, seed)
+def training(model: nn.Module, settings: DiffMaskSettings = QUICK, seed: int = 0) -> DiffMaskTraining:
+    return DiffMaskTraining(known("small", model), settings, seed)
 
 
 @pytest.mark.parametrize(("divergence", "rises"), [(0.5, True), (0.11, True), (0.05, False), (0.0, False)])
@@ -42,10 +43,10 @@ def test_the_multiplier_stays_within_its_bounds() -> None:
 def test_a_step_moves_the_multiplier_of_its_depth_alone(model: nn.Module) -> None:
     trained = training(model)
     before = trained.alpha.clone()
-    figures = trained.step(images_for(model))
+    figures = trained.learn(images_for(model))
     moved = (trained.alpha != before).nonzero().flatten().tolist()
-    assert moved == [figures.depth]
-    assert (figures.alpha > 20) == (figures.divergence > 0.1)
+    assert moved == [figures["depth"]]
+    assert (figures["alpha"] > 20) == (figures["kl"] > 0.1)
 
 
 def test_the_network_is_not_touched(model: nn.Module) -> None:
@@ -53,7 +54,7 @@ def test_the_network_is_not_touched(model: nn.Module) -> None:
     trained = training(model)
     gates = copy.deepcopy(trained.gates.state_dict())
     for _ in range(4):
-        trained.step(images_for(model))
+        trained.learn(images_for(model))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not torch.equal(trained.gates.placeholder, gates["placeholder"])
@@ -61,8 +62,8 @@ def test_the_network_is_not_touched(model: nn.Module) -> None:
 
 def test_gates_close_where_nothing_is_asked_of_them(model: nn.Module) -> None:
     """With the divergence free of charge, only the number of patches is left to lower."""
-    trained = training(model, Settings(rate=5e-2, alpha=0.0, alpha_rate=0.0))
-    kept = [trained.step(images_for(model)).kept for _ in range(60)]
+    trained = training(model, DiffMaskSettings(rate=5e-2, warm_up=0, alpha=0.0, alpha_rate=0.0))
+    kept = [trained.learn(images_for(model))["kept"] for _ in range(60)]
     assert sum(kept[-10:]) < sum(kept[:10]) / 3
 
 
@@ -70,39 +71,60 @@ def test_training_that_is_resumed_equals_training_that_went_on(model: nn.Module)
     images = [images_for(model, seed=number) for number in range(6)]
     whole = training(model)
     for batch in images:
-        whole.step(batch)
+        whole.learn(batch)
     first = training(model)
     for batch in images[:3]:
-        first.step(batch)
+        first.learn(batch)
     second = training(model, seed=0)
     second.restore(copy.deepcopy(first.state()))
     for batch in images[3:]:
-        second.step(batch)
+        second.learn(batch)
     for name, tensor in whole.gates.state_dict().items():
         assert torch.equal(tensor, second.gates.state_dict()[name]), name
     assert torch.equal(whole.alpha, second.alpha)
 
 
 def test_the_depth_is_the_same_on_every_rank_and_the_noise_is_not(model: nn.Module) -> None:
-    one, other = training(model), training(model)
-    for _ in range(5):
-        first, second = one.step(images_for(model), rank=0), other.step(images_for(model), rank=1)
-        assert first.depth == second.depth
-    assert first.divergence != second.divergence
+    trained = training(model)
+    losses = {trained.loss(images_for(model), None, trained.depth(), rank)[1]["loss"] for rank in (0, 0, 1, 2)}
+    assert len(losses) == 3
+
+
+def test_a_depth_that_has_settled_is_drawn_less_often(model: nn.Module) -> None:
+    trained = training(model, DiffMaskSettings(depths="weighted"))
+    trained.average["agreement"][:2], trained.average["kept"][:2] = 0.9, 0.05
+    trained.average["steps"][:] = 200
+    trained.average["kept"][2:] = 0.5
+    drawn = []
+    for trained.step_count in range(2000):
+        drawn.append(trained.depth())
+    often = [drawn.count(depth) for depth in range(len(trained.alpha))]
+    assert all(0.05 < few / many < 0.2 for few in often[:2] for many in often[2:])
+
+
+def test_the_averages_follow_each_depth(model: nn.Module) -> None:
+    trained = training(model)
+    seen: dict[int, float] = {}
+    for _ in range(12):
+        figures = trained.learn(images_for(model))
+        depth = figures["depth"]
+        seen[depth] = 0.9 * seen[depth] + 0.1 * figures["kl"] if depth in seen else figures["kl"]
+        assert trained.average["kl"][depth].item() == pytest.approx(seen[depth])
+    assert figures["kl_average"] == pytest.approx(sum(seen.values()) / len(seen))
 
 
 def test_a_loss_that_is_not_finite_is_said_and_changes_nothing(model: nn.Module) -> None:
     trained = training(model)
     before = copy.deepcopy(trained.gates.state_dict())
     with pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
-        trained.step(images_for(model) * float("nan"))
+        trained.learn(images_for(model) * float("nan"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.gates.state_dict().items())
     assert trained.step_count == 0
 
 
 @pytest.mark.parametrize("objective", ["distribution", "class"])
 def test_divergence_is_zero_for_equal_predictions_and_positive_else(model: nn.Module, objective: str) -> None:
-    trained = training(model, Settings(objective=objective))  # type: ignore[arg-type]
+    trained = training(model, DiffMaskSettings(objective=objective))  # type: ignore[arg-type]
     torch.manual_seed(0)
     plain, masked = torch.randn(2, 50, 10, dtype=torch.float64) * 3
     targets = torch.randint(0, 10, (50,))
@@ -119,6 +141,6 @@ def test_divergence_is_zero_for_equal_predictions_and_positive_else(model: nn.Mo
 
 
 def test_one_class_may_be_all_that_is_kept(model: nn.Module) -> None:
-    trained = training(model, Settings(rate=1e-2, add=3.0, objective="class"))
-    figures = trained.step(images_for(model), torch.tensor([1, 2, 3]))
-    assert figures.divergence >= 0
+    trained = training(model, DiffMaskSettings(rate=1e-2, warm_up=0, add=3.0, objective="class"))
+    figures = trained.learn(images_for(model), torch.tensor([1, 2, 3]))
+    assert figures["kl"] >= 0

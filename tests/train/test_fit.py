@@ -7,18 +7,21 @@ import pytest
 import torch
 from support import samples, write_tar
 
-from pipeline.explain import DiffMask, explain
+from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.read import Frame, count, find
-from pipeline.train.diffmask import DiffMaskLearner, DiffMaskTraining, Settings
-from pipeline.train.fit import fit
+from pipeline.train.diffmask import DiffMaskTraining
+from pipeline.train.fit import Learner, fit
+from pipeline.train.patch_mask import PatchMaskTraining
 from pipeline.train.stream import Stream
 from schemas.artifact import Card
 from schemas.errors import RunFailed, UsageError
 from schemas.run import ModelSpec
+from schemas.training import DiffMaskSettings, PatchMaskSettings
 
 STEPS = 7
+METHODS = {"diffmask": DiffMask, "pm": PatchMask}
 
 
 @pytest.fixture
@@ -26,10 +29,15 @@ def loaded(checkpoint: ModelSpec) -> Loaded:
     return load(checkpoint)
 
 
-def card(loaded: Loaded, **change: object) -> Card:
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def card(loaded: Loaded, method: str, **change: object) -> Card:
     content = {
-        "method": "diffmask",
-        "provenance": "Vision DiffMask",
+        "method": method,
+        "provenance": "a test",
         "model": loaded.record.name,
         "weights": loaded.record.weights,
         "settings": {"rate": 1e-3},
@@ -46,84 +54,143 @@ class Interrupted(Exception):
     pass
 
 
-def train(loaded: Loaded, shards: str, out: Path, stop: int | None = None, **change: object) -> Card:
-    learner = DiffMaskLearner(
-        DiffMaskTraining(loaded.model, loaded.anatomy, Settings(rate=1e-3), 0), loaded.record.mean, loaded.record.std
-    )
-    stream = Stream(count(find((shards,))), Frame.of(loaded.record, "squash"), 4, None, 0)
+def learner(method: str, checkpoint: ModelSpec) -> Learner:
+    loaded = load(checkpoint)  # its own, as a later process has
+    if method == "diffmask":
+        return DiffMaskTraining(loaded, DiffMaskSettings(rate=1e-3, warm_up=0))
+    frame = Frame.of(loaded.record, "squash")
+    return PatchMaskTraining(loaded, PatchMaskSettings(rate=1e-3), STEPS, (frame, frame))
+
+
+def train(
+    method: str,
+    checkpoint: ModelSpec,
+    shards: str,
+    out: Path,
+    stop: int | None = None,
+    patience: int | None = None,
+    made: Learner | None = None,
+    **change: object,
+) -> Card:
+    loaded = load(checkpoint)
+    classes = None if method == "diffmask" else loaded.record.classes
+    stream = Stream(count(find((shards,))), Frame.of(loaded.record, "squash"), 4, classes, 0)
 
     def progress(step: int, figures: object) -> None:
         if step == stop:
             raise Interrupted
 
-    return fit(learner, stream, stream, card(loaded, **change), out, every=2, held_out_batches=2, progress=progress)
+    made = made or learner(method, checkpoint)
+    about = card(loaded, method, **change)
+    return fit(made, stream, stream, about, out, every=2, patience=patience, progress=progress)
 
 
-def test_an_artefact_says_what_was_reached_and_explains(loaded: Loaded, shards: str, tmp_path: Path) -> None:
-    out = tmp_path / "gates.safetensors"
-    reached = train(loaded, shards, out)
-    assert set(reached.figures) == {"kl", "kept", "kl_shuffled"}
-    assert read(str(out))[1] == reached
+FIGURES = {
+    "diffmask": ({"kl", "kept", "agreement", "kl_shuffled"}, {"kl", "kept", "alpha", "depth", "loss"}),
+    "pm": ({"accuracy", "ce"}, {"loss", "ce", "patch", "accuracy"}),
+}
+
+
+def test_an_artefact_says_what_was_reached_and_explains(
+    method: str, loaded: Loaded, checkpoint: ModelSpec, shards: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"
+    reached = train(method, checkpoint, shards, out)
+    names, columns = FIGURES[method]
+    assert set(reached.figures) == names | {f"{name}_before" for name in names} | {"step"}
+    assert read(str(out)).card == reached
     images = torch.randn(2, 3, *loaded.anatomy.input_size)
-    maps = explain(loaded.model, images, torch.zeros(2, 1, dtype=torch.int64), DiffMask.load(out))["diffmask"]
+    maps = explain(loaded.model, images, torch.zeros(2, 1, dtype=torch.int64), METHODS[method].load(out))[method]
     assert ((maps > 0) & (maps < 1)).all()
     curves = pq.read_table(f"{out}.curves.parquet")
-    assert curves["step"].to_pylist() == list(range(STEPS))
-    assert {"divergence", "kept", "alpha", "depth", "loss"} < set(curves.column_names)
+    assert curves["step"].to_pylist() == list(range(1, STEPS + 1))
+    assert columns < set(curves.column_names)
+    looks = pq.read_table(f"{out}.held-out.parquet")
+    assert looks["step"].to_pylist() == [0, 2, 4, 6, 7]
+    assert names < set(looks.column_names)
     assert Path(f"{out}.curves.png").stat().st_size > 5000
     assert not Path(f"{out}.checkpoint").exists()
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_training_that_is_interrupted_ends_with_the_same_bytes(
-    loaded: Loaded, shards: str, tmp_path: Path, stop: int
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, stop: int
 ) -> None:
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    train(loaded, shards, whole)
+    train(method, checkpoint, shards, whole)
     with pytest.raises(Interrupted):
-        train(loaded, shards, parts, stop)
+        train(method, checkpoint, shards, parts, stop)
     assert not parts.exists()
-    train(loaded, shards, parts)
+    train(method, checkpoint, shards, parts)
     assert parts.read_bytes() == whole.read_bytes()
-    assert pq.read_table(f"{parts}.curves.parquet") == pq.read_table(f"{whole}.curves.parquet")
+    for table in ("curves", "held-out"):
+        assert pq.read_table(f"{parts}.{table}.parquet") == pq.read_table(f"{whole}.{table}.parquet")
 
 
-def test_a_checkpoint_of_another_training_is_not_gone_on_with(loaded: Loaded, shards: str, tmp_path: Path) -> None:
-    out = tmp_path / "gates.safetensors"
+def test_training_stops_early_and_keeps_the_best(
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out figures get better up to step 4, then worse: after two looks without better, 8 is the end."""
+    made = learner(method, checkpoint)
+    shortfalls = iter([5.0, 4.0, 3.0, 3.5, 3.0, 1.0])
+    monkeypatch.setattr(made, "shortfall", lambda figures: next(shortfalls))
+    kept = {}
+    monkeypatch.setattr(made, "tensors", lambda tensors=made.tensors: kept.setdefault(made.step_count, tensors()))
+    out = tmp_path / "out.safetensors"
+    reached = train(method, checkpoint, shards, out, patience=2, made=made, steps=20)
+    assert reached.figures["step"] == 4
+    assert pq.read_table(f"{out}.curves.parquet").num_rows == 8
+    assert all(torch.equal(tensor, kept[4][name]) for name, tensor in read(str(out)).tensors.items())
+
+
+def test_a_checkpoint_of_another_training_is_not_gone_on_with(
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"
     with pytest.raises(Interrupted):
-        train(loaded, shards, out, stop=3)
+        train(method, checkpoint, shards, out, stop=3)
     with pytest.raises(UsageError, match="checkpoint: is of another training; remove it"):
-        train(loaded, shards, out, seed=1)
+        train(method, checkpoint, shards, out, seed=1)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
-    loaded: Loaded, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path
 ) -> None:
-    normalised = DiffMaskLearner._normalised
-    count_ = 0
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    train(method, checkpoint, shards, whole)
+    made = learner(method, checkpoint)
+    normalise = made.normalise
 
-    def poisoned(self: DiffMaskLearner, images):
-        nonlocal count_
-        count_ += 1
-        return normalised(self, images) * (float("nan") if count_ == 6 else 1)
+    class Poisoned:
+        device = normalise.device
 
-    monkeypatch.setattr(DiffMaskLearner, "_normalised", poisoned)
-    out = tmp_path / "gates.safetensors"
-    with pytest.raises(
-        RunFailed, match=r"the loss of step 5 is nan: .* last good one is .*gates.safetensors.checkpoint"
-    ):
-        train(loaded, shards, out)
-    assert Path(f"{out}.checkpoint").exists()
-    assert not out.exists()
-    train(loaded, shards, out)
+        def __call__(self, pixels):
+            # No weight, label or mask is wrong: only what the network sees.
+            return normalise(pixels) * (float("nan") if made.step_count == 5 else 1)
+
+    made.normalise = Poisoned()
+    says = r"the loss of step 5 is nan: .* last good one is .*parts.safetensors.checkpoint; lower the learning rate"
+    with pytest.raises(RunFailed, match=says):
+        train(method, checkpoint, shards, parts, made=made)
+    assert Path(f"{parts}.checkpoint").exists()
+    assert not parts.exists()
+    train(method, checkpoint, shards, parts)
+    assert parts.read_bytes() == whole.read_bytes()
 
 
-def test_a_batch_without_any_image_is_passed_over(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_path: Path) -> None:
     members = samples(12)
     for place in range(12, 24, 3):  # the second four
         members[place] = (members[place][0], b"junk")
     shard = write_tar(tmp_path / "one.tar", members)
-    reached = train(loaded, str(shard), tmp_path / "gates.safetensors")
+    reached = train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     curves = pq.read_table(tmp_path / "gates.safetensors.curves.parquet")
     assert curves["batch"].to_pylist() == [0, 2, 3, 5, 6, 8, 9]
     assert reached.figures["kept"] > 0
+
+
+def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:
+    members = [(name, b"junk" if name.endswith("jpg") else data) for name, data in samples(6)]
+    shard = write_tar(tmp_path / "one.tar", members)
+    with pytest.raises(RunFailed, match="none of 1 tars has an image that can be learnt from"):
+        train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")

@@ -1,29 +1,24 @@
 """Vision DiffMask."""
 
-import copy
-import os
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain import artifacts
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.artifacts import read
 from pipeline.explain.gates import Gates, keep_probability
-from pipeline.explain.method import Method
+from pipeline.explain.methods.learned import Learned
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace, record
 from pipeline.explain.undisturbed import undisturbed
-from schemas.artifact import Card
 from schemas.errors import UsageError
 
 
 @methods.register
 @dataclass(frozen=True)
-class DiffMask(Method):
+class DiffMask(Learned):
     """Probability that a patch is kept by gates which learnt to keep as few as the prediction needs.
 
     A probe for each of L + 2 hidden states h⁰ … h^{L+1} gives a gate logit a_l = 15 tanh(W2 tanh(W1 [h⁰; hˡ] + b1)
@@ -34,46 +29,25 @@ class DiffMask(Method):
     The gates are trained for one network (``vitatlas train diffmask``) and refused for any other.
 
     Options:
-        artifact: safetensors of the gates.
+        artifact: safetensors file of the gates.
     """
 
     base = "diffmask"
     by_class = False
     paper = "Nalmpantis et al., Vision DiffMask, CVPRW 2023 (arXiv 2304.06391)"
     cost = "≈0.05"
-    usual = False
-    unnamed = ("artifact",)
-
-    artifact: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.artifact:  # the same file from every folder, and in every worker of a run
-            object.__setattr__(self, "artifact", os.path.abspath(self.artifact))
-
-    @classmethod
-    def load(cls, file: str | Path) -> Self:
-        """The method with the gates of a file.
-
-        Raises:
-            UsageError: there is no such file, or it holds no gates.
-        """
-        method = cls(artifact=str(file))
-        _gates(method.artifact)
-        return method
-
-    @property
-    def trained_on(self) -> str | None:
-        card = _read(self.artifact)[1] if self.artifact else None
-        return card.weights if card else None
 
     def needs(self, anatomy: Anatomy) -> Need:
         return Need.TOKENS
 
+    def check(self) -> None:
+        super().check()
+        self._gates(torch.device("cpu"), torch.float32)
+
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        if not self.artifact:
-            return "it needs gates that were trained for the network: diffmask:artifact=FILE"
-        gates = _gates(self.artifact)
+        if reason := super().unsupported(anatomy):
+            return reason
+        gates = self._gates(torch.device("cpu"), torch.float32)
         width, depth = len(gates.placeholder), len(gates.probe) - 2
         if (width, depth) != (anatomy.width, anatomy.depth):
             return f"the gates of {self.artifact} are for {depth} blocks of width {width}"
@@ -96,8 +70,11 @@ class DiffMask(Method):
     def _keep(self, trace: Trace) -> Tensor:
         """[B, L + 2, N]."""
         like = trace.images
-        gates = _placed(self.artifact, like.device, like.dtype)
+        gates = self._gates(like.device, like.dtype)
         return keep_probability(gates.logits([state.to(like) for state in hidden_states(trace)]))
+
+    def _gates(self, device: torch.device, dtype: torch.dtype) -> Gates:
+        return _gates(self.artifact, self.learned.digest, device, dtype)
 
 
 def hidden_states(trace: Trace) -> list[Tensor]:
@@ -126,19 +103,9 @@ def masked_logits(model: nn.Module, gates: Gates, trace: Trace, keep: Tensor) ->
 
 
 @lru_cache(maxsize=4)
-def _placed(file: str, device: torch.device, dtype: torch.dtype) -> Gates:
-    return copy.deepcopy(_gates(file)).to(device, dtype)
-
-
-@lru_cache(maxsize=4)
-def _gates(file: str) -> Gates:
-    return _read(file)[0]
-
-
-@lru_cache(maxsize=4)
-def _read(file: str) -> tuple[Gates, Card | None]:
-    tensors, card = artifacts.read(file)
+def _gates(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> Gates:
+    """Gates where they are used, kept between batches."""
     try:
-        return Gates.from_tensors(tensors).requires_grad_(False), card
+        return Gates.from_tensors(read(file).tensors).requires_grad_(False).to(device, dtype)
     except ValueError as error:
         raise UsageError(f"{file}: holds no gates of Vision DiffMask ({error})") from None

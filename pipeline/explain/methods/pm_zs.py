@@ -1,32 +1,14 @@
-"""The read-out of patch-level mask prediction on untouched weights."""
+"""The read-outs of patch-level mask prediction on untouched weights."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pipeline.explain.method import Method
+from pipeline.explain.readout import DESIGN, patch_logits
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace, at_classes
 from pipeline.explain.watch import Substitute
-
-
-def patch_logits(trace: Trace) -> Tensor:
-    """Logits of every patch token of the last block's output by the network's own classifier: [B, N, C].
-
-    Class token or mean: head(fc_norm(norm(x_i))). Attention pooler: final norm, then each patch alone as a
-    sequence of length one, to which attention is 1, then the head.
-    """
-    tokens = trace.last_output[:, trace.anatomy.prefix_tokens :]
-    if trace.pool is None:
-        return trace.classify(trace.features(tokens))
-    # Of one key and value each, attention gives the value itself.
-    value = trace.pool.attention.value
-    alone = value.transpose(1, 2).flatten(0, 1)[:, :, None]  # [B·N, H, 1, d]
-    with trace.network():
-        with Substitute(alone):
-            pooled = trace.model.attn_pool(trace.pool.tokens.flatten(0, 1)[:, None])
-        features = trace.model.fc_norm(pooled)
-    return trace.classify(features).unflatten(0, (-1, trace.anatomy.patches))
 
 
 @methods.register
@@ -43,8 +25,37 @@ class PatchMaskZeroShot(Method):
     base = "pm_zs"
     at_once = True
     paper = "after Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
+    provenance = DESIGN
     cost = "≈0.01"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        probabilities = patch_logits(trace).to(trace.images.dtype).sigmoid()
-        return trace.grid(at_classes(probabilities, targets))
+        return _map(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets)
+
+
+@methods.register
+@dataclass(frozen=True)
+class PatchMaskValue(Method):
+    """The same where each patch attends to itself alone in the last block, the network as it is.
+
+    E_i = σ(head(fc_norm(norm(x̂_i)))_c) with x̂_i = y_i + mlp(norm2(y_i)), y_i = x_i + proj(v_i): the value
+    takes the place of the attention output, as MaskCLIP reads a network's last layer. Of a class-token
+    network this path was trained, the ordinary one was not. Cost: the MLP of one block.
+    """
+
+    base = "pm_value"
+    at_once = True
+    paper = "after Zhou et al., MaskCLIP, ECCV 2022 (arXiv 2112.01071), and Kang et al., PRL 187, 2025; a design"
+    provenance = DESIGN
+    cost = "≈0.1"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        prefix = trace.anatomy.prefix_tokens
+        with trace.network(), Substitute(trace.last.attention.value[:, :, prefix:].detach()):
+            tokens = trace.model.blocks[-1](trace.input(-1)[:, prefix:].detach())
+        return _map(trace, tokens, targets)
+
+
+def _map(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
+    with trace.network():
+        logits = patch_logits(trace.model, trace.anatomy, tokens)
+    return trace.grid(at_classes(logits.to(trace.images.dtype).sigmoid(), targets))

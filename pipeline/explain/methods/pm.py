@@ -1,0 +1,58 @@
+"""Patch-level mask prediction."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from pipeline.explain.artifacts import read
+from pipeline.explain.methods.learned import Learned
+from pipeline.explain.readout import DESIGN, PatchReadout
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Trace, at_classes
+from schemas.errors import UsageError
+
+
+@methods.register
+@dataclass(frozen=True)
+class PatchMask(Learned):
+    """Probability that a patch shows the class, by a network that was fine-tuned to say so at each patch.
+
+    E_i = σ(head(fc_norm(norm(x_i)))_c): the network's own classifier at the patch tokens x_i behind the last
+    block (see ``pm_zs``), after ``vitatlas train pm`` taught it to answer there with masks of less than 1 % of
+    the images, or with pseudo-masks. No parameter is added. It has weights of its own, so a forward of its own.
+    The paper's full text and code are not public: what it leaves open is the design ``pm_design_v1``.
+
+    Figures:
+        probability: of the class for the image, by the fine-tuned network.
+    """
+
+    base = "pm"
+    at_once = True
+    paper = "Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
+    provenance = DESIGN
+    cost = "1"
+    figures = ("probability",)
+
+    def check(self) -> None:
+        super().check()
+        if self.learned.card is None:
+            raise UsageError(
+                f"{self.artifact}: does not say what network it was trained from; make it with vitatlas train pm"
+            )
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        like = trace.images
+        weights = _weights(self.artifact, self.learned.digest, like.device, like.dtype)
+        with trace.network():
+            logits, patches = functional_call(PatchReadout(trace.model, trace.anatomy), weights, (like.detach(),))
+        trace.figures["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
+        return trace.grid(at_classes(patches.to(like.dtype).sigmoid(), targets))
+
+
+@lru_cache(maxsize=2)
+def _weights(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights where they are used, by their names in a ``PatchReadout``, kept between batches."""
+    return {f"model.{name}": tensor.to(device, dtype) for name, tensor in read(file).tensors.items()}
