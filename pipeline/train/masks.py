@@ -136,7 +136,7 @@ class PngMasks:
                 raise UsageError(f"{file}: has 0 and 255 alone, and 255 means ignored; write the object as 1")
             ignore = values == IGNORE_VOC
         elif mode == "RGB":
-            values = values[..., 0].astype(np.int64) + 256 * values[..., 1]
+            values = values[..., 0].astype(np.int64) + 256 * values[..., 1].astype(np.int64)
             ignore = values == IGNORE_IMAGENET_S
         else:
             raise UsageError(f"{file}: is a PNG of mode {mode}; it can be indexed, grey, RGB or of one bit")
