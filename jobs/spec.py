@@ -24,6 +24,13 @@ def spec_options(function: F) -> F:
         click.option("--pretrained", is_flag=True, default=None, help="Take the weights that timm knows."),
         click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
         click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones."),
+        click.option(
+            "--artifact",
+            "artifacts",
+            multiple=True,
+            metavar="FILE",
+            help="Of vitatlas train: gives diffmask or pm its weights; repeat for both.",
+        ),
         click.option("--targets", metavar="A,B", help="label, predicted, or both (the default)."),
         click.option(
             "--geometry", type=click.Choice(["squash", "crop"]), help="Whole image (default), or timm's crop."
@@ -49,7 +56,7 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
         UsageError: a file or a field does not fit; the message names it.
     """
     content = _read(spec_file) if spec_file else {}
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise UsageError(f"{spec_file}: model: must be a mapping of name and pretrained or checkpoint")

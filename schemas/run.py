@@ -41,6 +41,7 @@ class RunSpec(Record):
         root: folder or URL that relative shards stand in; empty is the working directory.
         model: the network to explain.
         methods: names, with options as in ``reciprocam:kernel=box``; empty is every method that is cheap.
+        artifacts: files of ``vitatlas train``; each joins the method that its card names.
         targets: the classes to explain, in the order of the ``target`` dimension.
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images a forward. Part of the spec, because a float may depend on it in its last bit.
@@ -54,6 +55,7 @@ class RunSpec(Record):
     root: str = ""
     model: ModelSpec
     methods: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
     targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("label", "predicted")
     geometry: Geometry = "squash"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -122,6 +124,8 @@ class RunRecord(Record):
         chunk: rows of one Zarr chunk.
         methods: array name of each method, with all its options.
         figures: names of the numbers that methods report beside each map.
+        artifacts: SHA-256 of the file of each method that has weights of its own.
+        provenance: name of the design that a method follows, where its paper leaves one open.
         versions: of the packages that compute.
     """
 
@@ -131,6 +135,8 @@ class RunRecord(Record):
     model: ModelRecord
     methods: dict[str, dict[str, str | int | float | bool]]
     figures: dict[str, tuple[str, ...]]
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    provenance: dict[str, str] = Field(default_factory=dict)
     slot: int
     chunk: int
     shards: tuple[ShardRecord, ...]

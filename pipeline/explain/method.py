@@ -92,6 +92,11 @@ class Method(ABC):
         """Hash of the network whose artefact this is; None for a method that fits any network."""
         return None
 
+    @property
+    def artifact_hash(self) -> str | None:
+        """SHA-256 of the file whose weights it uses; None for a method that has none."""
+        return None
+
     def needs(self, anatomy: Anatomy) -> Need:
         """What the trace must record for this method."""
         return Need.LAST

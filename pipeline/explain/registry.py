@@ -1,5 +1,6 @@
 """All methods by name. The command line, the tables in the docs and the tests read it from here."""
 
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
@@ -39,7 +40,7 @@ class Registry(Mapping[str, type[Method]]):
         Raises:
             UsageError: no such method, option or value; the message lists what there is.
         """
-        base, *pairs = text.strip().split(":")
+        base, *pairs = _parts(text)
         if base not in self._classes:
             raise UsageError(f"there is no method {base!r}; there are {', '.join(self)}")
         method = self._classes[base]
@@ -76,6 +77,17 @@ class Registry(Mapping[str, type[Method]]):
             if names.count(name) > 1:
                 raise UsageError(f"method {name} is named twice")
         return resolved
+
+
+def _parts(text: str) -> list[str]:
+    """Base and options; a colon within a value, as a path may have it, stays there."""
+    parts: list[str] = []
+    for part in text.strip().split(":"):
+        if len(parts) > 1 and "=" in parts[-1] and not re.match(r"\w+(=|$)", part):
+            parts[-1] += f":{part}"
+        else:
+            parts.append(part)
+    return parts
 
 
 def _is_class_variable(kind: Any) -> bool:

@@ -2,13 +2,15 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any
 
+from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.explain.load import absolute as absolute_name
 from pipeline.explain.maps import supported
+from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Frame, absolute, count, find
 from pipeline.store import Objects, arrays
@@ -41,10 +43,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     if objects.exists(RUN):
         return _same(RunRecord.read(objects.get(RUN), f"{out}/{RUN}"), spec, urls, out)
     loaded = load(spec.model)
-    chosen = registry.resolve(spec.methods or registry.usual(loaded.anatomy))
-    spec = spec.model_copy(
-        update={"methods": tuple(m.text for m in supported(chosen, loaded.anatomy, lambda: loaded.record.weights))}
-    )
+    chosen = _with_artifacts(registry.resolve(spec.methods or registry.usual(loaded.anatomy)), spec.artifacts)
+    chosen = supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
+    spec = spec.model_copy(update={"methods": tuple(method.text for method in chosen), "artifacts": ()})
     Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
     run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls))))
     arrays.create(objects, run)
@@ -73,6 +74,8 @@ def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> R
         model=loaded.record,
         methods={method.name: method.options() for method in methods},
         figures={method.name: method.figures for method in methods if method.figures},
+        artifacts=artifacts(methods),
+        provenance={method.name: method.provenance for method in methods if method.provenance},
         slot=-(-largest // chunk) * chunk,
         chunk=chunk,
         shards=shards,
@@ -80,14 +83,36 @@ def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> R
     )
 
 
+def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Method, ...]:
+    """Methods, of which those with weights of their own have the file whose card names them.
+
+    Raises:
+        UsageError: a file does not say whose it is, or a method has another file already.
+    """
+    chosen = {method.name: method for method in methods}
+    for file in files:
+        card = read(file).card
+        if card is None:
+            raise UsageError(f"{file}: does not say which method it is for; name it, as in diffmask:artifact={file}")
+        method = registry.parse(f"{card.method}:artifact={file}")
+        before = chosen.get(method.name)
+        if before is not None and before.artifact_hash not in (None, method.artifact_hash):
+            raise UsageError(f"{file}: {method.name} has another artefact already, {before.text}")
+        chosen[method.name] = method
+    return tuple(chosen.values())
+
+
 def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> RunRecord:
     """The run that is there, if it is the one that is asked for."""
-    methods = tuple(method.text for method in registry.resolve(spec.methods)) or run.spec.methods
-    wanted = _flat(spec.model_copy(update={"methods": methods}).model_dump(mode="json"))
+    chosen = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
+    methods = tuple(method.text for method in chosen)
+    wanted = _flat(spec.model_copy(update={"methods": methods, "artifacts": ()}).model_dump(mode="json"))
     there = _flat(run.spec.model_dump(mode="json"))
     differing = [f"{name} is {there[name]!r}, not {wanted[name]!r}" for name in wanted if wanted[name] != there[name]]
     if not differing and urls != tuple(shard.url for shard in run.shards):
         differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
+    if not differing:
+        check_artifacts(run, out)
     if differing:
         raise SpecDrift(
             f"{out}: was planned with another spec: {'; '.join(differing)}; "
@@ -104,6 +129,27 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def artifacts(methods: Iterable[Method]) -> dict[str, str]:
+    """Hash of the file of each method that has weights of its own."""
+    hashes = {method.name: method.artifact_hash for method in methods}
+    return {name: digest for name, digest in hashes.items() if digest}
+
+
+def check_artifacts(run: RunRecord, url: str) -> None:
+    """Refuse to go on with other weights than those that the run was planned with.
+
+    Raises:
+        SpecDrift: the file of a method has changed.
+    """
+    now = artifacts(registry.resolve(run.spec.methods))
+    for name, digest in run.artifacts.items():
+        if now.get(name) != digest:
+            raise SpecDrift(
+                f"{url}: the artefact of {name} was {digest} when it was planned and is {now.get(name)} now; "
+                "restore it, or plan another atlas"
+            )
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Batch, Frame, Sample, batches, decoders
-from pipeline.run.plan import versions
+from pipeline.run.plan import check_artifacts, versions
 from pipeline.store import Atlas, Sink
 from schemas.errors import SpecDrift
 from schemas.run import CommitRecord
@@ -46,6 +46,7 @@ class Worker:
                 f"{url}: the weights of {loaded.record.name} were {self.run.model.weights} when it was "
                 f"planned and are {loaded.record.weights} now; restore them, or plan another atlas"
             )
+        check_artifacts(self.run, url)
         self.model = loaded.model.to(self.device)
         self.watch = Stopwatch(self.device)
         methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed

@@ -99,7 +99,10 @@ class DiffMaskTraining:
         """
         depth = self.depth()
         loss, figures = self.loss(images, targets, depth, rank())
-        figures = mean(figures, images.device)
+        return self.apply(loss, depth, mean(figures, images.device))
+
+    def apply(self, loss: Tensor, depth: int, figures: dict[str, float]) -> dict[str, float]:
+        """Step down a loss, and its multiplier up; the figures with what that came to."""
         if not np.isfinite(figures["loss"]):
             raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
         self._adam.zero_grad()

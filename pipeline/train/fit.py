@@ -160,16 +160,23 @@ def _save(learner: Learner, card: Card, course: Course, path: Path) -> None:
 
 def _resumed(learner: Learner, card: Card, path: Path) -> Course:
     """The course of a checkpoint; a new one without."""
-    saved = None
-    if rank() == 0 and path.exists():
-        saved = torch.load(path, map_location="cpu", weights_only=True)  # tensors and numbers: nothing in it can run
-    saved = of_first(saved)
+    saved = of_first(_loaded(path) if rank() == 0 and path.exists() else None)
     if saved is None:
         return Course()
     if saved["card"] != card.to_bytes().decode():
         raise UsageError(f"{path}: is of another training; remove it, or choose another --out")
     learner.restore(saved["state"])
     return Course(**saved["course"])
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        # Tensors and numbers: nothing in it can run.
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no one kind for bytes that are no checkpoint
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path}: cannot be read as a checkpoint ({reason}); remove it to begin anew") from None
+    return saved
 
 
 def _curves(course: Course, out: Path) -> None:

@@ -106,7 +106,10 @@ class PatchMaskTraining:
             FloatingPointError: the loss is not finite. Nothing has been changed.
         """
         loss, figures = self.loss(batch, rank())
-        figures = mean(figures, self.normalise.device)
+        return self.apply(loss, mean(figures, self.normalise.device))
+
+    def apply(self, loss: Tensor, figures: dict[str, float]) -> dict[str, float]:
+        """Step down a loss."""
         if not math.isfinite(figures["loss"]):
             raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
         self._optimizer.zero_grad()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
@@ -43,22 +43,23 @@ def over_workers(prepared: Prepared, progress: Progress, address: str | None = N
         ended: list[Any] = []
         reader = threading.Thread(target=_follow, args=(news, progress, ended), daemon=True)
         reader.start()
+        died = None
         try:
             trainer.fit()
-        except Exception as error:  # Ray has several kinds, of other names in each of its versions
-            raise RunFailed(
-                f"a worker died ({str(error).splitlines()[0]}); run the same command again to go on"
-            ) from error
+        except TrainingFailedError as error:
+            died = f"a worker died ({str(error).strip().splitlines()[-1]})"
         finally:
             news.put(None)
             reader.join(timeout=30)
             news.shutdown()
             shutil.rmtree(storage, ignore_errors=True)
-    if not ended:
-        raise RunFailed("the workers ended without a word; run the same command again to go on")
-    if isinstance(ended[0], AtlasError):
-        raise ended[0]
-    return ended[0]
+    wrong = next((each for each in ended if isinstance(each, AtlasError)), None)
+    if wrong is not None:
+        raise wrong
+    if died or not ended:
+        raise RunFailed(f"{died or 'the workers ended without a word'}; run the same command again to go on")
+    card: Card = ended[0]
+    return card
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -72,7 +73,8 @@ def _work(config: dict[str, Any]) -> None:
     try:
         card = take_part(config["prepared"], str(get_device()), tell)
     except AtlasError as error:
-        news.put(error)  # not raised: nobody should try it again
+        news.put(error)
+        raise  # so that the others, who wait for this one, are stopped
     else:
         if rank() == 0:
             news.put(card)

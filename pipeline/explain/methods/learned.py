@@ -61,6 +61,10 @@ class Learned(Method):
         card = self.learned.card if self.artifact else None
         return card.weights if card else None
 
+    @property
+    def artifact_hash(self) -> str | None:
+        return self.learned.digest if self.artifact else None
+
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if not self.artifact:
             return f"it needs a file that was trained for the network: {self.base}:artifact=FILE, or --artifact FILE"

@@ -1,0 +1,128 @@
+"""Two workers under Ray Train learn as one would from the images of both, on average."""
+
+from concurrent.futures import Executor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import samples, write_tar
+
+from pipeline.explain.artifacts import read
+from pipeline.explain.load import load
+from pipeline.read import Frame, decoders
+from pipeline.train.diffmask import DiffMaskTraining
+from pipeline.train.labelled import Labelled
+from pipeline.train.patch_mask import PatchMaskTraining
+from pipeline.train.start import Prepared, prepare, train
+from pipeline.train.stream import Images, Stream
+from schemas.errors import RunFailed, UsageError
+from schemas.run import ModelSpec
+from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+STEPS = 5
+
+
+@pytest.fixture
+def spec(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> TrainSpec:
+    held_out = write_tar(tmp_path / "held" / "out.tar", samples(6, 100))
+    return TrainSpec(
+        model=checkpoint,
+        shards=(shards,),
+        held_out=(str(held_out),),
+        out=str(tmp_path / "out.safetensors"),
+        settings=DiffMaskSettings(rate=1e-3, warm_up=0),
+        steps=STEPS,
+        batch_size=3,
+        every=2,
+        workers=2,
+    )
+
+
+def streams(prepared: Prepared, pool: Executor, classes: int | None, frame: Frame) -> list[list[Images]]:
+    """What each worker reads."""
+    of = [Stream(prepared.shards, frame, 3, classes, 0, rank, 2) for rank in range(2)]
+    return [list(islice(stream.read(pool), STEPS)) for stream in of]
+
+
+def averaged(parts: list[tuple[torch.Tensor, dict[str, float]]]) -> tuple[torch.Tensor, dict[str, float]]:
+    losses, figures = zip(*parts, strict=True)
+    return sum(losses) / 2, {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+
+
+def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> None:
+    told: list[int] = []
+    card = train(spec, lambda step, figures: told.append(step))
+    assert told == list(range(1, STEPS + 1))
+    assert (card.workers, set(card.figures) >= {"kl", "kept"}) == (2, True)
+    one = DiffMaskTraining(load(spec.model), spec.settings)  # type: ignore[arg-type]
+    read_by = streams(prepare(spec), decoders(0), None, Frame.of(load(spec.model).record, "squash"))
+    with one.session():
+        for images in zip(*read_by, strict=True):
+            depth = one.depth()
+            parts = [one.loss(one.normalise(each.pixels), None, depth, rank) for rank, each in enumerate(images)]
+            loss, figures = averaged(parts)
+            one.apply(loss, depth, figures)
+    _same(one.tensors(), spec.out)
+
+
+def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: TrainSpec, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in range(16):
+        _mask(masks / f"s{number:04d}.png", 40 + number % 7, 30 + number % 5)
+    settings = PatchMaskSettings(rate=1e-3, warm_up=0)
+    asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks), "measured": str(masks)}}
+    spec = TrainSpec(**(spec.model_dump() | asked))
+    train(spec, lambda step, figures: None)
+    loaded = load(spec.model)
+    frame = Frame.of(loaded.record, "squash")
+    learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
+    one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
+    prepared, pool = prepare(spec), decoders(0)
+    from pipeline.train.labelled import Pool
+    from pipeline.train.masks import truth_masks
+
+    pools = [
+        Pool.gather(Stream(prepared.shards, learning, 3, 10, 0, rank, 2), truth_masks(str(masks)), pool)
+        for rank in range(2)
+    ]
+    with one.session():
+        for images in zip(*streams(prepared, pool, 10, learning), strict=True):
+            parts = []
+            for rank, each in enumerate(images):
+                batch = Labelled.of(each.tar, each.samples, each.pixels, None, learning)
+                batch = batch + pools[rank].draw(len(batch), one.step_count, (0, rank))
+                parts.append(one.loss(batch, rank))
+            one.apply(*averaged(parts))
+    _same(one.tensors(), spec.out)
+
+
+def _mask(path: Path, width: int, height: int) -> None:
+    from PIL import Image
+
+    values = np.zeros((height, width), np.uint8)
+    values[5:20, 8:30] = 1
+    Image.fromarray(values).save(path)
+
+
+def _same(expected: dict[str, torch.Tensor], out: str) -> None:
+    found = read(out).tensors
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name
+
+
+def test_more_workers_than_cores_are_refused(spec: TrainSpec) -> None:
+    with pytest.raises(UsageError, match="--workers 3: the cluster has 2 cores"):
+        train(spec.model_copy(update={"workers": 3}), lambda step, figures: None)
+
+
+def test_what_goes_wrong_in_a_worker_comes_back_as_it_is(spec: TrainSpec) -> None:
+    Path(f"{spec.out}.checkpoint").write_bytes(b"junk")
+    with pytest.raises((UsageError, RunFailed), match=r"out.safetensors.checkpoint: cannot be read as a checkpoint"):
+        train(spec, lambda step, figures: None)
+    assert not Path(spec.out).exists()
