@@ -26,7 +26,6 @@ def spec_options(function: F) -> F:
         click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones."),
         click.option(
             "--artifact",
-            "artifacts",
             multiple=True,
             metavar="FILE",
             help="Of vitatlas train: gives diffmask or pm its weights; repeat for both.",
@@ -57,6 +56,8 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     """
     content = _read(spec_file) if spec_file else {}
     given = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "artifact" in given:
+        given["artifacts"] = given.pop("artifact")
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise UsageError(f"{spec_file}: model: must be a mapping of name and pretrained or checkpoint")

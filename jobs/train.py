@@ -34,14 +34,30 @@ def training_options(function: F) -> F:
         click.option("--pretrained", is_flag=True, help="Take the weights that timm knows."),
         click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
         click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE"),
-        click.option("--steps", type=int, default=20_000, show_default=True, metavar="N"),
-        click.option("--batch-size", type=int, default=32, show_default=True, metavar="N", help="Of each worker."),
+        click.option("--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N"),
+        click.option(
+            "--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Of each worker."
+        ),
         click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash", show_default=True),
-        click.option("--seed", type=int, default=0, show_default=True, metavar="N"),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N"),
         click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True),
-        click.option("--every", type=int, default=500, show_default=True, help="Steps between checkpoints."),
-        click.option("--patience", type=int, metavar="N", help="Stop after N looks at --held-out without improvement."),
-        click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Under Ray, if several."),
+        click.option(
+            "--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints."
+        ),
+        click.option(
+            "--patience",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Stop after N looks at --held-out without improvement.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Under Ray, if several.",
+        ),
         click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster."),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)

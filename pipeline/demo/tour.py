@@ -29,6 +29,8 @@ from schemas.run import ModelSpec, RunRecord, RunSpec
 
 VARIANTS = ("reciprocam:kernel=peak", "reciprocam:kernel=box", "reciprocam:kernel=single")
 """Shown beside the methods in their default form."""
+ARTIFACTS = (str(MODEL / "gates.safetensors"), str(MODEL / "pm.safetensors"))
+"""What was trained for the network of the demo."""
 POLICY = Policy(name="legrad-otsu", method="legrad", cut=Cut(kind="otsu"), min_area=0.01)
 _WORLD = "world.json"
 
@@ -71,7 +73,7 @@ def tour(
     say(f"2/5  attribution maps of every method → {url}")
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
     usual = tuple(method.text for method in registry.usual(load(model).anatomy))
-    spec = RunSpec(shards=(world.shards,), model=model, methods=usual + VARIANTS)
+    spec = RunSpec(shards=(world.shards,), model=model, methods=usual + VARIANTS, artifacts=ARTIFACTS)
     try:
         planned(plan(spec, url), url)
     except SpecDrift:

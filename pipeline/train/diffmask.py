@@ -15,6 +15,7 @@ from pipeline.explain.load import Loaded
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
 from pipeline.explain.trace import Need, Trace, record
 from pipeline.explain.undisturbed import undisturbed
+from pipeline.train.finite import finite_gradients
 from pipeline.train.pixels import Normalise
 from pipeline.train.ranks import mean, rank, shared
 from pipeline.train.stream import Images
@@ -107,6 +108,7 @@ class DiffMaskTraining:
             raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
         self._adam.zero_grad()
         loss.backward()
+        finite_gradients(self.gates.parameters(), self.step_count)
         warm = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = warm * rate

@@ -8,10 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain import artifacts
@@ -191,8 +193,20 @@ def _curves(course: Course, out: Path) -> None:
     figure = Figure(figsize=(12, 2 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
     for axis, (table, name, style) in zip(axes.T.flat, panels, strict=False):
-        axis.plot(table["step"].to_numpy(), table[name].to_numpy(), style, linewidth=0.6, markersize=3)
+        x, y = table["step"].to_numpy(), table[name].to_numpy()
+        if table is steps:
+            axis.plot(x, y, ".", markersize=1, alpha=0.3)
+            y = _smooth(y)
+        axis.plot(x, y, style, linewidth=1, markersize=3)
         axis.set_ylabel(name if table is steps else f"{name}, held out")
     for axis in axes[-1]:
         axis.set_xlabel("step")
     figure.savefig(out.with_name(out.name + ".curves.png"))
+
+
+def _smooth(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Means over a fiftieth of all steps around each."""
+    reach = max(1, len(values) // 100)
+    sums = np.concatenate([[0.0], values.cumsum()])
+    low, high = (np.clip(np.arange(len(values)) + shift, 0, len(values)) for shift in (-reach, reach + 1))
+    return (sums[high] - sums[low]) / (high - low)

@@ -17,6 +17,7 @@ from pipeline.explain.trace import at_classes, autocast
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Frame
 from pipeline.score.calibration import Calibration
+from pipeline.train.finite import finite_gradients
 from pipeline.train.labelled import BOXED, MASKED, UNKNOWN, Cut, Labelled, Pool
 from pipeline.train.masks import Masks
 from pipeline.train.pixels import Normalise
@@ -114,7 +115,7 @@ class PatchMaskTraining:
             raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
         self._optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        finite_gradients(self.model.parameters(), self.step_count, most=1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.rate * group.get("lr_scale", 1.0) * self._schedule()
         self._optimizer.step()

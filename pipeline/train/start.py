@@ -14,7 +14,7 @@ from pipeline.train.fit import Learner, Progress, fit
 from pipeline.train.labelled import Pool
 from pipeline.train.masks import PseudoMasks, masks, truth_masks
 from pipeline.train.patch_mask import PatchMaskTraining
-from pipeline.train.ranks import rank, ranks
+from pipeline.train.ranks import mean, rank, ranks
 from pipeline.train.stream import Stream
 from schemas.artifact import Card
 from schemas.errors import UsageError
@@ -69,7 +69,7 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     """
     out = Path(spec.out).absolute()
     if not out.parent.is_dir():
-        raise UsageError(f"{spec.out}: there is no folder {out.parent}")
+        raise UsageError(f"{spec.out}: there is no folder {Path(spec.out).parent}")
     model = spec.model.model_copy(update={"name": absolute(spec.model.name)})
     if model.checkpoint:
         model = model.model_copy(update={"checkpoint": str(Path(model.checkpoint).absolute())})
@@ -104,7 +104,7 @@ def take_part(prepared: Prepared, device: str, progress: Progress = lambda step,
         learning = replace(frame, width=round(_ROOM * frame.width), height=round(_ROOM * frame.height))
     stream = Stream(prepared.shards, learning, spec.batch_size, classes, spec.seed, rank(), ranks())
     held_out = Stream(prepared.held_out, frame, spec.batch_size, classes, spec.seed)
-    learner, about = _learner(spec, loaded, stream, frame)
+    learner, about = _learner(spec, loaded, stream, frame, device)
     card = Card(
         method=spec.settings.method,
         provenance=about.provenance,
@@ -134,7 +134,7 @@ class About:
     supervision: str
 
 
-def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame) -> tuple[Learner, About]:
+def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, device: str) -> tuple[Learner, About]:
     if isinstance(spec.settings, DiffMaskSettings):
         of_class = spec.settings.objective == "class"
         about = About(
@@ -146,11 +146,13 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame) -> t
     measured = truth_masks(asked.measured) if asked.measured else None
     images = sum(shard.samples for shard in stream.shards)
     pool = Pool.gather(stream, source, decoders(0)) if source.local else None
-    if source.keys is None:
+    if pool is None or source.keys is None:
         supervision = f"labels, and pseudo-masks without locality labels: {source.about}"
     else:
-        share = 100 * len(source.keys) / images
-        supervision = f"labels, and {len(source.keys)} masks of {images} images ({share:.2f} %): {source.about}"
+        found = round(mean({"masks": len(pool)}, torch.device(device))["masks"] * ranks())
+        supervision = f"labels, and {found} masks of {images} images ({100 * found / images:.2f} %): {source.about}"
+        if found < len(source.keys):
+            supervision += f", of whose {len(source.keys)} masks the others are of no picture that can be learnt from"
     learner = PatchMaskTraining(
         loaded,
         spec.settings,

@@ -1,12 +1,21 @@
 """``vitatlas train`` from tars to gates that a run takes."""
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
 from support import samples, write_tar
 
+from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read
+from pipeline.explain.load import load
 from pipeline.store import Atlas
+from schemas.errors import UsageError
 from schemas.run import ModelSpec
 
 
@@ -23,17 +32,135 @@ def test_gates_are_trained_and_a_run_takes_them(
     out = tmp_path / "gates.safetensors"
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
-    assert f"--methods diffmask:artifact={out}" in printed
+    assert f"--artifact {out}" in printed
     card = read(str(out)).card
     assert card is not None
     assert (card.steps, card.settings["rate"], len(card.data)) == (3, 1e-3, 3)
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
-    methods = f"legrad,diffmask:artifact={out}"
+    use = ["--methods", "legrad", "--artifact", out, "--executor", "inline"]
     atlas = tmp_path / "atlas"
-    code, _, err = vitatlas("run", shards, "--out", atlas, *model, "--methods", methods, "--executor", "inline")
+    code, _, err = vitatlas("run", shards, "--out", atlas, *model, *use)
     assert code == 0, err
-    assert Atlas.open(str(atlas)).methods == ("legrad", "diffmask")
-    assert 0 < Atlas.open(str(atlas)).raw("s0000", "diffmask").max() < 1
+    opened = Atlas.open(str(atlas))
+    assert opened.methods == ("legrad", "diffmask")
+    assert opened.run.artifacts == {"diffmask": "sha256:" + hashlib.sha256(out.read_bytes()).hexdigest()}
+    assert 0 < opened.raw("s0000", "diffmask").max() < 1
+    assert vitatlas("run", shards, "--out", atlas, *model, *use)[0] == 0  # all is there
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Of two of the images."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for number in (3, 9):
+        values = np.zeros((30 + number % 5, 40 + number % 7), np.uint8)
+        values[5:15, 10:30] = 1
+        Image.fromarray(values).save(folder / f"s{number:04d}.png")
+    return folder
+
+
+def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
+    vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, masks: Path, tmp_path: Path
+) -> None:
+    gates, out = tmp_path / "gates.safetensors", tmp_path / "pm.safetensors"
+    assert vitatlas(*arguments, "--out", gates)[0] == 0
+    arguments[1] = "pm"
+    code, printed, err = vitatlas(*arguments, "--masks", masks, "--measure", masks, "--rate", "1e-3", "--out", out)
+    assert code == 0, err
+    assert "held out accuracy" in printed
+    card = read(str(out)).card
+    assert card is not None
+    assert card.provenance == "pm_design_v1"
+    assert card.supervision == "labels, and 2 masks of 16 images (12.50 %): masks"
+    network = timm.create_model(checkpoint.name, num_classes=10)
+    network.load_state_dict(load_file(out))  # names and shapes are those of timm
+    model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
+    atlas = tmp_path / "atlas"
+    use = ["--methods", "pm_zs", "--artifact", out, "--artifact", gates, "--executor", "inline"]
+    code, _, err = vitatlas("run", shards, "--out", atlas, *model, *use)
+    assert code == 0, err
+    opened = Atlas.open(str(atlas))
+    assert opened.methods == ("pm_zs", "pm", "diffmask")
+    assert opened.run.provenance == {"pm_zs": "pm_design_v1", "pm": "pm_design_v1"}
+    (tar, *_) = opened.commits
+    probability = opened.tar(tar).figure("pm", "probability")
+    assert ((probability > 0) & (probability < 1)).all()
+
+
+def test_pm_maps_are_those_of_its_own_weights(
+    vitatlas, arguments: list[object], checkpoint: ModelSpec, masks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pm.safetensors"
+    arguments[1] = "pm"
+    assert vitatlas(*arguments, "--masks", masks, "--rate", "1e-2", "--out", out)[0] == 0
+    base, tuned = load(checkpoint).model, load(ModelSpec(name=checkpoint.name, checkpoint=str(out))).model
+    images, targets = torch.randn(3, 3, *load(checkpoint).anatomy.input_size), torch.tensor([[0, 4]] * 3)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    maps = explain(base, images, targets, [PatchMask.load(out), "pm_zs"])
+    assert torch.allclose(maps["pm"], explain(tuned, images, targets, "pm_zs")["pm_zs"], atol=1e-6)
+    assert not torch.allclose(maps["pm"], maps["pm_zs"], atol=1e-3)
+    expected = tuned(images).softmax(-1).gather(1, targets)
+    assert torch.allclose(maps.figures["pm_probability"], expected, atol=1e-6)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    with pytest.raises(UsageError, match="is an artefact of pm, not of diffmask"):
+        DiffMask.load(out)
+
+
+def test_a_network_learns_from_pseudo_masks_of_an_atlas(
+    vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, tmp_path: Path
+) -> None:
+    model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
+    atlas, policy = tmp_path / "atlas", tmp_path / "policy.yaml"
+    assert vitatlas("run", shards, "--out", atlas, *model, "--methods", "legrad", "--executor", "inline")[0] == 0
+    policy.write_text("name: p\nmethod: legrad\ncut: {kind: otsu}\n")
+    out = tmp_path / "pm.safetensors"
+    arguments[1] = "pm"
+    code, _, err = vitatlas(*arguments, "--atlas", atlas, "--policy", policy, "--out", out)
+    assert code == 0, err
+    assert read(str(out)).card.supervision.startswith("labels, and pseudo-masks without locality labels: p sha256:")
+
+
+def test_a_run_does_not_go_on_with_other_gates(
+    vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, tmp_path: Path
+) -> None:
+    out, atlas = tmp_path / "gates.safetensors", tmp_path / "atlas"
+    assert vitatlas(*arguments, "--out", out)[0] == 0
+    model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
+    assert vitatlas("plan", shards, "--out", atlas, *model, "--artifact", out)[0] == 0
+    assert "legrad" in Atlas.open(str(atlas)).methods  # beside every cheap one
+    assert vitatlas(*arguments, "--seed", 7, "--out", out)[0] == 0
+    for again in (["run", atlas, "--executor", "inline"], ["plan", shards, "--out", atlas, *model, "--artifact", out]):
+        code, _, err = vitatlas(*again)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "the artefact of diffmask was sha256:" in err
+    assert not Atlas.open(str(atlas)).commits
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ([], "say where the object is: --masks FILE|DIR, or --atlas ATLAS with --policy FILE"),
+        (["--masks", "nowhere"], "nowhere: No such file"),
+        (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
+        (["--masks", "{masks}", "--crop", "2"], "settings.pm.crop: Input should be less than or equal to 1"),
+        (["--masks", "{other}"], "other: none of its pictures is in the tars; are the keys the same?"),
+        (["--masks", "{wrong}"], "s0003: its mask is 7×5 pixels, the picture 43×33"),
+    ],
+)
+def test_masks_that_do_not_fit_are_one_sentence(
+    vitatlas, arguments: list[object], change: list[str], says: str, masks: Path, tmp_path: Path
+) -> None:
+    for folder, name in (("other", "x.png"), ("wrong", "s0003.png")):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (7, 5)).save(tmp_path / folder / name)
+    places = {"masks": masks, "other": tmp_path / "other", "wrong": tmp_path / "wrong"}
+    arguments[1] = "pm"
+    out = tmp_path / "pm.safetensors"
+    code, _, err = vitatlas(*arguments, *(each.format(**places) for each in change), "--out", out)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert says in err
+    assert not out.exists()
 
 
 def test_gates_of_another_network_are_refused_before_anything_is_written(
