@@ -74,7 +74,7 @@ def test_samples_have_the_distribution_that_the_closed_forms_say(logit: float, m
 
 
 def test_gates_begin_all_but_open() -> None:
-    gates = initial(describe(small_vit(depth=12)), 8.0, 0)
+    gates = initial(32, 12, 8.0, 0)
     for probe in gates.probe:
         for parameter in (probe.W1, probe.b1, probe.W2, probe.b2):
             parameter.data[:] = 0
@@ -85,7 +85,7 @@ def test_gates_begin_all_but_open() -> None:
 
 def traced(model: nn.Module) -> tuple[Trace, Gates]:
     anatomy = describe(model)
-    gates = initial(anatomy, 1.0, 0).to(next(model.parameters()))
+    gates = initial(anatomy.width, anatomy.depth, 1.0, 0).to(next(model.parameters()))
     return record(model, anatomy, images_for(model), Need.TOKENS, ("",) * 3, 0), gates
 
 
@@ -139,7 +139,7 @@ def test_a_file_that_holds_no_gates_is_refused(tmp_path: Path, artifact: Path) -
 
 def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path) -> None:
     model = small_vit()
-    gates = initial(describe(model), 1.0, 0)
+    gates = initial(describe(model).width, describe(model).depth, 1.0, 0)
     card = Card(
         method="diffmask",
         provenance="Vision DiffMask",

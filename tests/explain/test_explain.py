@@ -106,7 +106,7 @@ def test_float32_stays_close_to_float64() -> None:
         assert (single[name].double() - maps).abs().max() <= 1e-4 * maps.abs().max(), name
 
 
-LEARNED = {"diffmask"}
+LEARNED = {"diffmask", "pm"}
 """Need a file of their own; see their tests."""
 
 ROUGH = {"transformer_attribution"}
