@@ -114,7 +114,7 @@ def diffmask(address: str | None, **flags: Any) -> None:
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --out gates.safetensors
     """
     spec = _spec("diffmask", _DIFFMASK, flags)
-    reached = _train(spec, "KL {kl_average:.3f}  kept {kept_average:.2f}  α {alpha:.0f}", address)
+    reached = _train(spec, "loss {loss:.2f}  KL {kl_average:.3f}  kept {kept_average:.2f}  α {alpha:.0f}", address)
     click.echo(f"gates    {spec.out}")
     click.echo(f"held out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
     click.echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")

@@ -82,6 +82,7 @@ def fit(
     *,
     every: int = 500,
     patience: int | None = None,
+    decode_processes: int = 0,
     progress: Progress = lambda step, figures: None,
 ) -> Card:
     """Train for ``card.steps`` steps and write the artefact.
@@ -96,17 +97,17 @@ def fit(
         every: steps between checkpoints, and between looks at the held-out images.
         patience: stop after so many looks without improvement, and keep the best; None goes to the end and
             keeps the last.
+        decode_processes: 0 decodes in a thread beside the network.
 
     Returns:
         The card with its figures: on the held-out images, before training as ``<figure>_before``.
 
     Raises:
         UsageError: a checkpoint of another training is there.
-        RunFailed: the loss was not finite; the last checkpoint is kept.
+        RunFailed: the loss was not finite, or a batch does not fit into memory; the last checkpoint is kept.
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    pool = decoders(0)
-    with learner.session():
+    with decoders(decode_processes) as pool, learner.session():
         course = _resumed(learner, card, checkpoint)
         if not course.looks:
             _look(learner, held_out.epoch(pool), course)
@@ -119,6 +120,9 @@ def fit(
             except FloatingPointError as error:
                 where = f"; the last good one is {checkpoint}" if checkpoint.exists() else ""
                 raise RunFailed(f"{error}: training stopped{where}; lower the learning rate") from None
+            except torch.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
+                raise RunFailed(f"a batch does not fit into memory ({reason}); lower --batch-size") from None
             course.steps.append({"batch": images.number, **figures})
             progress(len(course.steps), figures)
             done = len(course.steps)

@@ -122,7 +122,15 @@ def take_part(prepared: Prepared, device: str, progress: Progress = lambda step,
         figures={},
     )
     return fit(
-        learner, stream, held_out, card, Path(spec.out), every=spec.every, patience=spec.patience, progress=progress
+        learner,
+        stream,
+        held_out,
+        card,
+        Path(spec.out),
+        every=spec.every,
+        patience=spec.patience,
+        decode_processes=_decode_processes(device),
+        progress=progress,
     )
 
 
@@ -145,7 +153,10 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
     source, asked = masks(spec.masks or MaskSpec()), spec.masks or MaskSpec()
     measured = truth_masks(asked.measured) if asked.measured else None
     images = sum(shard.samples for shard in stream.shards)
-    pool = Pool.gather(stream, source, decoders(0)) if source.local else None
+    pool = None
+    if source.local:
+        with decoders(_decode_processes(device)) as decoder:
+            pool = Pool.gather(stream, source, decoder)
     if pool is None or source.keys is None:
         supervision = f"labels, and pseudo-masks without locality labels: {source.about}"
     else:
@@ -171,3 +182,8 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
 def _plain(name: str) -> str:
     """The name of a model without the folder that it was in."""
     return name.rpartition("/")[2] if name.startswith("local-dir:") else name
+
+
+def _decode_processes(device: str) -> int:
+    """As in a run: four beside a GPU, else a thread."""
+    return 4 if device.startswith("cuda") else 0
