@@ -1,0 +1,85 @@
+"""What is shipped for the demo network keeps what its cards promise, on scenes it has not seen."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from support import DEMO_MODEL
+from torch.utils.data import DataLoader
+
+from pipeline.demo.tour import ARTIFACTS
+from pipeline.demo.train import Scenes, accuracy, normalised
+from pipeline.demo.world import HELD_OUT, World
+from pipeline.explain import PatchMask, explain
+from pipeline.explain.artifacts import read
+from pipeline.explain.load import Loaded, load
+from pipeline.read import Frame, count, decoders, find
+from pipeline.score.calibration import Calibration
+from pipeline.train.diffmask import DiffMaskTraining
+from pipeline.train.labelled import Cut, Labelled
+from pipeline.train.masks import truth_masks
+from pipeline.train.stream import Images, Stream
+from schemas.run import ModelSpec
+from schemas.training import DiffMaskSettings, PatchMaskSettings
+
+GATES, PM = ARTIFACTS
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load(DEMO_MODEL)
+
+
+def test_they_are_small_and_say_how_they_were_made() -> None:
+    assert sum(Path(file).stat().st_size for file in ARTIFACTS) < 6_000_000
+    guide = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
+    commands = re.findall(r"vitatlas train (\w+) ([^`]*?)--out \S*/(\S+)", guide)
+    assert [Path(file).name for file in ARTIFACTS] == [name for *_, name in commands]
+    for file, (method, flags, _) in zip(ARTIFACTS, commands, strict=True):
+        card = read(file).card
+        assert card is not None
+        assert card.method == method
+        said = dict(re.findall(r"--([a-z-]+) ([0-9.e-]+)", flags))
+        known = {"diffmask": DiffMaskSettings, "pm": PatchMaskSettings}[method]().model_dump() | {
+            "steps": 20_000,
+            "batch_size": 32,
+        }
+        made = card.settings | {"steps": card.steps, "batch_size": card.batch_size}
+        changed = {name: value for name, value in made.items() if value != known[name]}
+        assert {name.replace("_", "-"): float(value) for name, value in changed.items()} == {
+            name: float(value) for name, value in said.items() if name.replace("-", "_") in made
+        }
+
+
+def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded) -> None:
+    training = DiffMaskTraining(loaded, DiffMaskSettings())
+    training.gates.load_state_dict(read(GATES).tensors)
+    scenes = DataLoader(Scenes(HELD_OUT, 1, 400), 100)  # of another seed than those that chose the best look
+    with training.session():
+        reached = training.evaluate(Images(0, "", (), pixels.numpy()) for pixels, _, _ in scenes)
+    assert reached["kl"] <= 0.15
+    assert reached["kept"] <= 0.6
+    assert reached["kl_shuffled"] >= 5 * reached["kl"]
+
+
+def test_the_fine_tuned_network_is_no_worse_a_classifier() -> None:
+    tuned = load(ModelSpec(name=DEMO_MODEL.name, checkpoint=PM))
+    before, after = accuracy(load(DEMO_MODEL).model, 1, 2000), accuracy(tuned.model, 1, 2000)
+    assert after["all"] >= before["all"]
+
+
+def test_its_probabilities_are_what_they_say(loaded: Loaded, world: World) -> None:
+    """Against the share of each patch that the object covers, beside the read-out of untouched weights."""
+    frame = Frame.of(loaded.record, "squash")
+    masks = truth_masks(str(world.truth))
+    found = {"pm": Calibration(), "pm_zs": Calibration()}
+    for images in Stream(count(find((world.shards,))), frame, 24, 10, 0).epoch(decoders(0)):
+        batch = Labelled.of(images.tar, images.samples, images.pixels, masks, frame)
+        covered, _ = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
+        labels = torch.from_numpy(batch.labels)[:, None]
+        maps = explain(loaded.model, normalised(torch.from_numpy(batch.pixels)), labels, [PatchMask.load(PM), "pm_zs"])
+        for name, calibration in found.items():
+            calibration.add(maps[name].flatten().numpy(), covered.flatten().numpy())
+    assert found["pm"].ece < 0.05 < found["pm_zs"].ece
+    assert found["pm"].brier < 0.05 < found["pm_zs"].brier
