@@ -7,7 +7,7 @@ from pydantic import Field
 from schemas.record import Record
 from schemas.run import Geometry, ModelSpec
 
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=1000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -33,7 +33,7 @@ class DiffMaskSettings(Record):
     warm_up: Count = 1200
     alpha: Annotated[float, Field(ge=0, le=200)] = 20.0
     alpha_rate: Rate = 0.3
-    add: float = 8.0
+    add: Annotated[float, Field(ge=-100, le=100)] = 8.0
     depths: Literal["uniform", "weighted"] = "uniform"
     objective: Literal["distribution", "class"] = "distribution"
 
@@ -106,7 +106,7 @@ class TrainSpec(Record):
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     geometry: Geometry = "squash"
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["full", "bfloat16"] = "full"
     every: Annotated[int, Field(ge=1)] = 500
     patience: Annotated[int, Field(ge=1)] | None = None

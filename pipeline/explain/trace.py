@@ -251,9 +251,9 @@ def at_classes(values: Tensor, targets: Tensor) -> Tensor:
 
 
 def autocast(images: Tensor, precision: Precision) -> torch.autocast:
-    """Autocast to a half precision, or to none."""
+    """Autocast to a half precision, or to none. Casts of weights are not kept: in training the weights change."""
     dtype = torch.bfloat16 if precision == "full" else getattr(torch, precision)
-    return torch.autocast(images.device.type, dtype, enabled=precision != "full")
+    return torch.autocast(images.device.type, dtype, enabled=precision != "full", cache_enabled=False)
 
 
 def record(

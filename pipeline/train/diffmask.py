@@ -84,10 +84,7 @@ class DiffMaskTraining:
         the probability to be kept, by the probes up to k; ``agreement`` how many predictions stayed; ``alpha`` the
         multiplier of k after the step; ``kl_average`` and ``kept_average`` moving averages, over all depths.
         """
-        targets = None
-        if self.settings.objective == "class":  # the stream was asked for labels then
-            targets = torch.tensor([each.label for each in images.samples], device=self.normalise.device)
-        return self.learn(self.normalise(images.pixels), targets)
+        return self.learn(self.normalise(images.pixels), self._targets(images))
 
     def learn(self, images: Tensor, targets: Tensor | None = None) -> dict[str, float]:
         """One step on images [B, 3, H, W], preprocessed.
@@ -128,7 +125,7 @@ class DiffMaskTraining:
             settled = (average["agreement"] > _SETTLED["agreement"]) & (average["kept"] < _SETTLED["kept"])
             weights[settled & (average["steps"] > _SETTLED["steps"])] = 0.1
         chances = (weights / weights.sum()).numpy()
-        return int(_random(self.seed, self.step_count).choice(len(chances), p=chances))
+        return int(_random(_DEPTH, self.seed, self.step_count).choice(len(chances), p=chances))
 
     def loss(self, images: Tensor, targets: Tensor | None, depth: int, rank: int) -> tuple[Tensor, dict[str, float]]:
         """What gates and placeholder minimise, with its graph, and the figures of it.
@@ -139,7 +136,7 @@ class DiffMaskTraining:
         trace = self._trace(images)
         states = [state.detach().to(images.dtype) for state in hidden_states(trace)[: depth + 1]]
         shape = len(images), depth + 1, self.anatomy.patches
-        noise = torch.from_numpy(_random(self.seed, self.step_count, rank).random(shape))
+        noise = torch.from_numpy(_random(_NOISE, self.seed, self.step_count, rank).random(shape))
         masked, logits = self._masking(trace, states, noise.to(images).clamp(1e-6, 1 - 1e-6))
         divergence = self.divergence(trace.logits, masked, targets).mean()
         penalty = log_keep_probability(logits).sum(1).mean()
@@ -178,17 +175,17 @@ class DiffMaskTraining:
             trace = self._trace(self.normalise(images.pixels))
             states = [state.to(trace.images.dtype) for state in hidden_states(trace)]
             keep = keep_probability(self.gates.logits(states)).prod(1)
-            targets = trace.logits.argmax(1)
-            source = _random(self.seed, count)
+            targets, before = self._targets(images), trace.logits.argmax(1)
+            source = _random(_SHUFFLE, self.seed, count)
             shuffled = torch.stack([row[torch.from_numpy(source.permutation(len(row)))] for row in keep])
             for name, mask in (("kl", keep), ("kl_shuffled", shuffled)):
                 masked = masked_logits(self.model, self.gates, trace, mask)
                 totals[name] += float(self.divergence(trace.logits, masked, targets).sum())
                 if name == "kl":
-                    totals["agreement"] += float((masked.argmax(1) == targets).sum())
+                    totals["agreement"] += float((masked.argmax(1) == before).sum())
             totals["kept"] += float(keep.mean(1).sum())
             count += len(keep)
-        return {name: total / max(1, count) for name, total in totals.items()}
+        return {name: total / count for name, total in totals.items()} if count else {}
 
     def shortfall(self, figures: Mapping[str, float]) -> float:
         """Share of patches kept, and by how many times ε the divergence is beyond it."""
@@ -213,6 +210,12 @@ class DiffMaskTraining:
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().float().clone() for name, tensor in self.gates.state_dict().items()}
+
+    def _targets(self, images: Images) -> Tensor | None:
+        """The labels, where these are what must be kept; the stream was asked for them then."""
+        if self.settings.objective == "distribution":
+            return None
+        return torch.tensor([each.label for each in images.samples], device=self.normalise.device)
 
     def _trace(self, images: Tensor) -> Trace:
         keys = ("",) * len(images)
@@ -250,7 +253,7 @@ def initial(width: int, depth: int, add: float, seed: int) -> Gates:
     source = torch.Generator().manual_seed(seed)
     gates = Gates(width, depth)
     with torch.no_grad():
-        gates.placeholder.normal_(std=(2 / (1 + width)) ** 0.5, generator=source)
+        gates.placeholder.normal_(std=width**-0.5, generator=source)  # Xavier's, of [1, 1, D]
         probe: Probe
         for probe in gates.probe:  # type: ignore[assignment]
             for weight, bias in ((probe.W1, probe.b1), (probe.W2, probe.b2)):
@@ -269,5 +272,8 @@ def _bernoulli(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([chosen, others], 1)
 
 
-def _random(*parts: int) -> np.random.Generator:
-    return np.random.default_rng([91, *parts])
+_DEPTH, _NOISE, _SHUFFLE = 0, 1, 2
+
+
+def _random(purpose: int, *parts: int) -> np.random.Generator:
+    return np.random.default_rng([91, purpose, *parts])

@@ -1,6 +1,7 @@
 """The loop that every explainer with weights learns in: steps, looks at held-out images, checkpoints, a card."""
 
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -66,6 +67,11 @@ class Course:
     looks: list[dict[str, float]] = field(default_factory=list)
     best: tuple[float, int, dict[str, Tensor]] | None = None
 
+    @property
+    def next(self) -> int:
+        """Number of the batch to go on with."""
+        return int(self.steps[-1]["batch"]) + 1 if self.steps else 0
+
     def tired(self, patience: int | None) -> bool:
         """Whether the last looks, as many as patience, have found nothing better."""
         if patience is None or self.best is None:
@@ -79,6 +85,7 @@ def fit(
     held_out: Stream,
     card: Card,
     out: Path,
+    identity: str,
     *,
     every: int = 500,
     patience: int | None = None,
@@ -94,6 +101,7 @@ def fit(
 
     Args:
         card: all but the figures.
+        identity: of all that decides what is learnt; a checkpoint of another one is not gone on with.
         every: steps between checkpoints, and between looks at the held-out images.
         patience: stop after so many looks without improvement, and keep the best; None goes to the end and
             keeps the last.
@@ -108,33 +116,36 @@ def fit(
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
     with decoders(decode_processes) as pool, learner.session():
-        course = _resumed(learner, card, checkpoint)
-        if not course.looks:
-            _look(learner, held_out.epoch(pool), course)
-        begin = int(course.steps[-1]["batch"]) + 1 if course.steps else 0
-        for images in islice(stream.read(pool, begin), card.steps - len(course.steps)):
-            if course.tired(patience):
-                break
-            try:
-                figures = dict(learner.step(images))
-            except FloatingPointError as error:
-                where = f"; the last good one is {checkpoint}" if checkpoint.exists() else ""
-                raise RunFailed(f"{error}: training stopped{where}; lower the learning rate") from None
-            except torch.OutOfMemoryError as error:
-                reason = str(error).splitlines()[0]
-                raise RunFailed(f"a batch does not fit into memory ({reason}); lower --batch-size") from None
-            course.steps.append({"batch": images.number, **figures})
-            progress(len(course.steps), figures)
-            done = len(course.steps)
-            if done % every == 0 or done == card.steps:
+        course = _resumed(learner, identity, checkpoint)
+        try:
+            if not course.looks:
                 _look(learner, held_out.epoch(pool), course)
-                if done < card.steps and rank() == 0:
-                    _save(learner, card, course, checkpoint)
-    return _finished(learner, card, course, out, patience)
+            for images in islice(stream.read(pool, course.next), card.steps - len(course.steps)):
+                if course.tired(patience):
+                    break
+                figures = dict(learner.step(images))
+                course.steps.append({"batch": images.number, "left_out": images.left_out, **figures})
+                progress(len(course.steps), figures)
+                done = len(course.steps)
+                if done % every == 0 or done == card.steps:
+                    _look(learner, held_out.epoch(pool), course)
+                    if done < card.steps and rank() == 0:
+                        _save(learner, identity, course, checkpoint)
+        except FloatingPointError as error:
+            where = f"; the last good one is {checkpoint}" if checkpoint.exists() else ""
+            raise RunFailed(f"{error}: training stopped{where}; lower the learning rate") from None
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            raise RunFailed(f"a batch does not fit into memory ({reason}); lower --batch-size") from None
+        return _finished(learner, card, course, out, patience)
 
 
 def _look(learner: Learner, batches: Iterable[Images], course: Course) -> None:
     reached = of_first(learner.evaluate(batches))
+    if not reached:
+        raise RunFailed("the held-out tars have no image that can be judged by; do they have pictures and labels?")
+    if not all(math.isfinite(value) for value in reached.values()):
+        raise FloatingPointError(f"the held-out figures after step {len(course.steps)} are {reached}")
     course.looks.append({"step": len(course.steps), **reached})
     shortfall = learner.shortfall(reached)
     if course.best is None or shortfall < course.best[0]:
@@ -156,20 +167,20 @@ def _finished(learner: Learner, card: Card, course: Course, out: Path, patience:
     return card
 
 
-def _save(learner: Learner, card: Card, course: Course, path: Path) -> None:
+def _save(learner: Learner, identity: str, course: Course, path: Path) -> None:
     buffer = io.BytesIO()
-    torch.save({"card": card.to_bytes().decode(), "course": asdict(course), "state": learner.state()}, buffer)
+    torch.save({"training": identity, "course": asdict(course), "state": learner.state()}, buffer)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(buffer.getvalue())
     part.replace(path)
 
 
-def _resumed(learner: Learner, card: Card, path: Path) -> Course:
+def _resumed(learner: Learner, identity: str, path: Path) -> Course:
     """The course of a checkpoint; a new one without."""
     saved = of_first(_loaded(path) if rank() == 0 and path.exists() else None)
     if saved is None:
         return Course()
-    if saved["card"] != card.to_bytes().decode():
+    if saved.get("training") != identity:
         raise UsageError(f"{path}: is of another training; remove it, or choose another --out")
     learner.restore(saved["state"])
     return Course(**saved["course"])
@@ -182,6 +193,8 @@ def _loaded(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch has no one kind for bytes that are no checkpoint
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path}: cannot be read as a checkpoint ({reason}); remove it to begin anew") from None
+    if not isinstance(saved, dict):
+        raise UsageError(f"{path}: cannot be read as a checkpoint (it is none); remove it to begin anew")
     return saved
 
 
@@ -192,7 +205,7 @@ def _curves(course: Course, out: Path) -> None:
     pq.write_table(steps, out.with_name(out.name + ".curves.parquet"))
     pq.write_table(looks, out.with_name(out.name + ".held-out.parquet"))
     panels = [(table, name, style) for table, style in ((steps, "-"), (looks, "o-")) for name in table.column_names]
-    panels = [panel for panel in panels if panel[1] not in ("step", "batch")]
+    panels = [panel for panel in panels if panel[1] not in ("step", "batch", "left_out")]
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(12, 2 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, squeeze=False)

@@ -15,7 +15,6 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.read import Frame, Sample
 from pipeline.train.masks import Masks
 from pipeline.train.stream import Stream
-from schemas.errors import UsageError
 
 UNKNOWN, MASKED, BOXED = 0, 1, 2
 """What is known of a picture: nothing, a mask, filled boxes."""
@@ -78,24 +77,26 @@ class Pool:
 
     @classmethod
     def gather(cls, stream: Stream, masks: Masks, decoder: Executor) -> Self:
-        """All pictures of the tars that masks are known of.
+        """All pictures of a rank's tars that masks are known of.
 
         Raises:
-            UsageError: there are none, or a mask is of another size than its picture.
+            UsageError: a mask is of another size than its picture.
         """
-        parts = [
-            Labelled.of(images.tar, images.samples, images.pixels, masks, stream.frame)
-            for images in stream.epoch(decoder, only=masks.keys)
-        ]
-        if not parts:
-            raise UsageError(f"{masks.about}: none of its pictures is in the tars; are the keys the same?")
-        return cls(parts)
+        return cls(
+            [
+                Labelled.of(images.tar, images.samples, images.pixels, masks, stream.frame)
+                for images in stream.epoch(decoder, only=masks)
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self._places)
 
     def draw(self, count: int, step: int, seed: Sequence[int]) -> Labelled:
-        """The pictures of a step: each once in an order that depends on the seed, then in another."""
+        """The pictures of a step: each once in an order that depends on the seed, then in another.
+
+        There must be some.
+        """
         numbers = range(step * count, (step + 1) * count)
         orders = {epoch: self._order(epoch, seed) for epoch in {number // len(self) for number in numbers}}
         chosen = [self._places[orders[number // len(self)][number % len(self)]] for number in numbers]
@@ -125,9 +126,11 @@ class Cut:
 
     @classmethod
     def drawn(cls, count: int, least: float, source: np.random.Generator) -> Self:
-        """Windows of ``least`` to 1 of the area, of sides from 3:4 to 4:3, and mirrors for every other one."""
-        area, ratio = source.uniform(least, 1, count), np.exp(source.uniform(-1, 1, count) * np.log(4 / 3))
-        sides = np.minimum(1, np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], 1))
+        """Windows of ``least`` to 1 of the area, of sides from 3:4 to 4:3 as far as they fit; every other mirrored."""
+        area = source.uniform(least, 1, count)
+        most = np.log(np.minimum(4 / 3, 1 / area))
+        ratio = np.exp(source.uniform(-1, 1, count) * most)
+        sides = np.minimum(1, np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], 1))  # 1 but for rounding
         low = source.random((count, 2)) * (1 - sides)
         return cls(np.concatenate([low, low + sides], 1), source.random(count) < 0.5)
 

@@ -1,6 +1,6 @@
 """Where the object is in the pictures that are learnt from: masks, boxes, or what an atlas makes of its maps."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,17 @@ from pipeline.label.mask import make
 from pipeline.read import Frame, Sample
 from pipeline.read.tar import key_of
 from pipeline.score import read_truth
-from pipeline.score.truth import Truth
+from pipeline.score.truth import INSTANCES, Truth
 from pipeline.store import Atlas
 from schemas.errors import UsageError
+from schemas.layout import Flag
 from schemas.policy import Policy
+from schemas.record import sha256
+from schemas.run import ShardRecord
+from schemas.samples import Status
 from schemas.training import MaskSpec
+
+Maps = NDArray[np.float32]
 
 OTHER, IGNORE_VOC, IGNORE_IMAGENET_S = 0, 255, 1000
 
@@ -63,14 +69,15 @@ class Masks(Protocol):
     """Masks by key.
 
     Attributes:
-        about: what they are, for the card.
-        local: whether they are locality labels, which a person has drawn.
-        keys: of the pictures that they are of, or None where that is every picture of the tars.
+        about: what they are, with a hash, for the card.
+        count: of how many pictures they are; None where that is every picture of the tars.
     """
 
     about: str
-    local: bool
-    keys: Collection[str] | None
+    count: int | None
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there may be a mask of that key."""
 
     def of(self, tar: str, sample: Sample) -> Known | None:
         """What is known of a sample; None where nothing is."""
@@ -79,15 +86,17 @@ class Masks(Protocol):
 class TruthMasks:
     """Masks or boxes of a COCO file. An object with a box only makes the picture a boxed one."""
 
-    local = True
-
     def __init__(self, source: str) -> None:
         self._truth: Mapping[str, Truth] = {key: each for key, each in read_truth(source).items() if each.annotations}
-        self.keys: Collection[str] | None = self._truth.keys()
-        self.about = Path(source).name
+        self.count: int | None = len(self._truth)
+        file = Path(source) / INSTANCES if Path(source).is_dir() else Path(source)
+        self.about = f"{file.name} {sha256(file.read_bytes())}"
+
+    def __contains__(self, key: object) -> bool:
+        return str(key).removeprefix("./") in self._truth
 
     def of(self, tar: str, sample: Sample) -> Known | None:
-        truth = self._truth.get(sample.key)
+        truth = self._truth.get(sample.key.removeprefix("./"))
         if truth is None:
             return None
         mask = truth.mask
@@ -100,28 +109,38 @@ class TruthMasks:
 
 
 class PngMasks:
-    """A folder of PNGs, each named by its key, in any subfolders.
+    """A folder of PNGs, each named by its key, with or without the key's folders.
 
     Indexed or grey: 0 is background, 255 is ignored, all else is the object (VOC). RGB: R + 256 G is 0 for
     background, 1000 for ignored, else the object (ImageNet-S). One bit: 1 is the object.
     """
 
-    local = True
-
     def __init__(self, folder: str) -> None:
-        self._files: dict[str, Path] = {}
-        for file in sorted(Path(folder).rglob("*.png")):
-            key = key_of(file.name)
-            if key in self._files:
-                raise UsageError(f"{folder}: {self._files[key]} and {file} are both masks of {key}")
-            self._files[key] = file
-        if not self._files:
-            raise UsageError(f"{folder}: holds neither instances.json nor PNG masks")
-        self.keys: Collection[str] | None = self._files.keys()
-        self.about = Path(folder).name
+        files = sorted(Path(folder).rglob("*.png"))
+        if not files:
+            raise UsageError(f"{folder}: holds neither {INSTANCES} nor PNG masks")
+        self._files = {key_of(file.relative_to(folder).as_posix()): file for file in files}
+        self._bare: dict[str, list[Path]] = {}
+        for file in files:
+            self._bare.setdefault(key_of(file.name), []).append(file)
+        self.count: int | None = len(files)
+        hashes = [f"{file.relative_to(folder).as_posix()} {sha256(file.read_bytes())}" for file in files]
+        self.about = f"{Path(folder).name} {sha256(chr(10).join(hashes).encode())}"
+
+    def __contains__(self, key: object) -> bool:
+        return str(key).removeprefix("./") in self._files.keys() | self._bare.keys()
+
+    def _file(self, key: str) -> Path | None:
+        key = key.removeprefix("./")
+        if key in self._files:
+            return self._files[key]
+        found = self._bare.get(key, [])
+        if len(found) > 1:
+            raise UsageError(f"{found[0]} and {found[1]} are both masks of {key}")
+        return found[0] if found else None
 
     def of(self, tar: str, sample: Sample) -> Known | None:
-        file = self._files.get(sample.key)
+        file = self._file(sample.key)
         if file is None:
             return None
         try:
@@ -144,37 +163,65 @@ class PngMasks:
 
 
 class PseudoMasks:
-    """What a policy makes of an atlas's maps: no locality label at all."""
+    """What a policy makes of an atlas's maps: no locality label at all.
 
-    local = False
-    keys: Collection[str] | None = None
+    Nothing is known of a picture whose mask is empty, is of another class than its label, or comes from a map that
+    says nothing; and nothing of the part of a picture that the network did not see.
+    """
+
+    count: int | None = None
 
     def __init__(self, url: str, policy: Policy) -> None:
         self._atlas, self._policy = Atlas.open(url), policy
         if policy.method not in self._atlas.methods:
             raise UsageError(f"policy {policy.name}: {url} has no maps of {policy.method!r}")
+        if policy.target not in self._atlas.run.spec.targets:
+            raise UsageError(f"policy {policy.name}: {url} has no target {policy.target!r}")
         self.about = f"{policy.name} {policy.digest()} of atlas {self._atlas.run.spec_hash}"
-        self._tar = lru_cache(maxsize=2)(self._read)
+        self._labels = lru_cache(maxsize=2)(self._read)
 
-    def check(self, tars: Collection[str]) -> None:
-        """Refuse tars that the atlas has no maps of."""
-        if missing := [tar for tar in tars if tar not in self._atlas.commits]:
-            raise UsageError(
-                f"{self._atlas.objects.url}: has no maps of {missing[0]}; make the atlas of the tars to learn from"
-            )
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def check(self, shards: Iterable[ShardRecord]) -> None:
+        """Refuse tars that the atlas has no maps of.
+
+        Raises:
+            UsageError: there is one, or it holds another number of samples.
+        """
+        for shard in shards:
+            commit = self._atlas.commits.get(shard.tar)
+            if commit is None or commit.rows != shard.samples:
+                what = "has no maps of" if commit is None else f"has {commit.rows} samples, not {shard.samples}, of"
+                url = self._atlas.objects.url
+                raise UsageError(f"{url}: {what} {shard.tar}; make the atlas of the tars to learn from")
 
     def of(self, tar: str, sample: Sample) -> Known | None:
-        maps, ranges, rows = self._tar(tar)
-        row = rows[sample.ordinal]
+        values, bounds, flags, rows = self._labels(tar)
+        place, row = sample.ordinal, rows[sample.ordinal]
         if row["key"] != sample.key:
-            raise UsageError(f"{tar}: sample {sample.ordinal} is {sample.key}, in the atlas it is {row['key']}")
-        label = make(maps[sample.ordinal], ranges[sample.ordinal], row, self._atlas.run.model.input_size, self._policy)
-        return None if label.mask is None else Known(label.mask, np.zeros_like(label.mask))
+            raise UsageError(f"{tar}: sample {place} is {sample.key}, in the atlas it is {row['key']}")
+        if flags[place] != Flag.OK:
+            return None
+        frame = self._atlas.run.model.input_size
+        label = make(values[place], bounds[place], row, frame, self._policy)
+        if label.mask is None or label.status != Status.OK or label.class_index != sample.label:
+            return None
+        return Known(label.mask, ~_seen(row, frame))
 
-    def _read(self, tar: str) -> tuple[NDArray[np.float32], NDArray[np.float32], list[dict[str, Any]]]:
-        part = self._atlas.tar(tar)
-        method, target = self._policy.method, self._policy.target
-        return part.maps(method, target), part.ranges(method, target), part.samples.to_pylist()
+    def _read(self, tar: str) -> tuple[Maps, Maps, NDArray[np.uint8], list[dict[str, Any]]]:
+        part, of = self._atlas.tar(tar), (self._policy.method, self._policy.target)
+        return part.maps(*of), part.ranges(*of), part.flags(*of), part.samples.to_pylist()
+
+
+def _seen(row: Mapping[str, Any], frame: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where the network saw a picture: bool [height, width]. Frame: height and width of its input."""
+    sides = [
+        (np.arange(row[length]) + 0.5 - row[f"offset_{axis}"]) / row[f"scale_{axis}"]
+        for length, axis in (("height", "y"), ("width", "x"))
+    ]
+    rows, columns = ((side >= 0) & (side <= limit) for side, limit in zip(sides, frame, strict=True))
+    return rows[:, None] & columns[None, :]
 
 
 def masks(spec: MaskSpec) -> Masks:
@@ -183,11 +230,12 @@ def masks(spec: MaskSpec) -> Masks:
     Raises:
         UsageError: it names none, or several; or they cannot be read.
     """
-    if (spec.truth is None) == (spec.atlas is None):
-        raise UsageError("say where the object is: --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
+    if spec.truth is not None and (spec.atlas or spec.policy):
+        raise UsageError("--masks are labels, --atlas and --policy make pseudo-masks instead; give one of the two")
     if spec.truth is not None:
         return truth_masks(spec.truth)
-    assert spec.atlas is not None, "one of the two is there"
+    if spec.atlas is None:
+        raise UsageError("say where the object is: --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
     if spec.policy is None:
         raise UsageError(f"{spec.atlas}: say how its maps become masks, with --policy FILE")
     return PseudoMasks(spec.atlas, read_policy(spec.policy))
@@ -196,6 +244,6 @@ def masks(spec: MaskSpec) -> Masks:
 def truth_masks(source: str) -> Masks:
     """Masks of a COCO file, a folder with ``instances.json``, or a folder of PNGs."""
     path = Path(source)
-    if path.is_dir() and not (path / "instances.json").exists():
+    if path.is_dir() and not (path / INSTANCES).exists():
         return PngMasks(source)
     return TruthMasks(source)

@@ -23,6 +23,7 @@ from pipeline.train.masks import Masks
 from pipeline.train.pixels import Normalise
 from pipeline.train.ranks import mean, rank, shared
 from pipeline.train.stream import Images
+from schemas.errors import RunFailed
 from schemas.run import Precision
 from schemas.training import PatchMaskSettings
 
@@ -41,6 +42,7 @@ class PatchMaskTraining:
     that the object covers, after the same crop and mirror as the picture; patches that are ignored by more than half
     do not count. Where only a box is known, patches outside of it are 0, and of those inside the largest of each row
     and column must be that of the box. No parameter is added: names and shapes are those of the network.
+    AdamW, gradients scaled down to a norm of 1.
 
     Source: a design, ``pm_design_v1``, after the abstract of Kang et al., PRL 187, 2025; the full text is not public.
     The box term is the projection of BoxInst (Tian et al., CVPR 2021, eq. 2).
@@ -96,7 +98,7 @@ class PatchMaskTraining:
         the batch.
         """
         batch = Labelled.of(images.tar, images.samples, images.pixels, self.masks, self.frame)
-        if self.pool is not None:
+        if self.pool is not None and len(self.pool):  # another worker may have all of them
             batch = batch + self.pool.draw(len(batch), self.step_count, (self.seed, rank()))
         return self.learn(batch)
 
@@ -163,6 +165,8 @@ class PatchMaskTraining:
             pixels = self.normalise(batch.pixels)
             with autocast(pixels, self.precision):
                 logits, patches = self.readout(pixels)
+            if not logits.isfinite().all():
+                return {"accuracy": math.nan, "ce": math.nan}
             right += float((logits.argmax(1) == labels).sum())
             entropy += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
             count += len(batch)
@@ -170,7 +174,9 @@ class PatchMaskTraining:
             counts = (ignored <= 0.5) & torch.from_numpy(batch.known == MASKED)[:, None]
             probabilities = at_classes(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
             calibration.add(probabilities[counts].numpy(), covered[counts].numpy())
-        figures = {"accuracy": right / max(1, count), "ce": entropy / max(1, count)}
+        if not count:
+            return {}
+        figures = {"accuracy": right / count, "ce": entropy / count}
         return figures | ({"brier": calibration.brier, "ece": calibration.ece} if calibration.count else {})
 
     def shortfall(self, figures: Mapping[str, float]) -> float:
@@ -192,10 +198,13 @@ class PatchMaskTraining:
     def tensors(self) -> dict[str, Tensor]:
         """The network's own tensors under their own names: timm loads them."""
         dtype = torch.float16 if self.half else torch.float32
-        return {
+        tensors = {
             name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).clone()
             for name, tensor in self.model.state_dict().items()
         }
+        if self.half and not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise RunFailed("the weights are too large for float16; leave out --half")
+        return tensors
 
     def _schedule(self) -> float:
         """Share of the learning rate: up in the warm-up, then down as a cosine."""

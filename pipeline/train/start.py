@@ -1,14 +1,17 @@
 """From what a user asks for to a training that runs."""
 
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from pipeline.explain.load import Loaded, absolute, load
+from pipeline.explain.load import Loaded, load
+from pipeline.explain.load import absolute as absolute_name
 from pipeline.explain.readout import DESIGN
-from pipeline.read import Frame, count, decoders, find
+from pipeline.read import Frame, absolute, count, decoders, find
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.fit import Learner, Progress, fit
 from pipeline.train.labelled import Pool
@@ -18,6 +21,7 @@ from pipeline.train.ranks import mean, rank, ranks
 from pipeline.train.stream import Stream
 from schemas.artifact import Card
 from schemas.errors import UsageError
+from schemas.record import sha256
 from schemas.run import ShardRecord
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -32,11 +36,20 @@ class Prepared:
     Attributes:
         spec: with paths that mean the same in every process.
         shards, held_out: as counted.
+        about: what the masks are, with their hashes.
     """
 
     spec: TrainSpec
     shards: tuple[ShardRecord, ...]
     held_out: tuple[ShardRecord, ...]
+    about: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that decides what is learnt, for a checkpoint to be gone on with by the same training only."""
+        asked = self.spec.model_dump(mode="json", exclude={"out"})
+        counted = [shard.model_dump(mode="json") for shard in (*self.shards, *self.held_out)]
+        return sha256(json.dumps([asked, counted, self.about], sort_keys=True).encode())
 
 
 def train(spec: TrainSpec, progress: Progress, address: str | None = None) -> Card:
@@ -67,27 +80,40 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     Raises:
         UsageError: see ``train``.
     """
-    out = Path(spec.out).absolute()
-    if not out.parent.is_dir():
+    if not Path(spec.out).absolute().parent.is_dir():
         raise UsageError(f"{spec.out}: there is no folder {Path(spec.out).parent}")
-    model = spec.model.model_copy(update={"name": absolute(spec.model.name)})
-    if model.checkpoint:
-        model = model.model_copy(update={"checkpoint": str(Path(model.checkpoint).absolute())})
-    spec = spec.model_copy(update={"model": model, "out": str(out)})
+    spec = _absolute(spec)
     learn, test = find(spec.shards), find(spec.held_out)
-    if both := sorted(set(learn) & set(test)):
+    if both := sorted({os.path.realpath(url) for url in learn} & {os.path.realpath(url) for url in test}):
         raise UsageError(f"{both[0]}: is among the tars to learn from and among those held out")
-    if isinstance(spec.settings, PatchMaskSettings):
-        source = masks(spec.masks or MaskSpec())
-        if spec.masks and spec.masks.measured:
-            truth_masks(spec.masks.measured)
+    source = masks(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
+    measured = truth_masks(spec.masks.measured) if spec.masks and spec.masks.measured else None
     shards, held_out = count(learn, counted), count(test, counted)
-    for asked, records in ((spec.shards, shards), (spec.held_out, held_out)):
-        if not any(each.samples and not each.problem for each in records):
-            raise UsageError(f"{asked[0]}: {records[0].problem or 'holds no samples'}; there is nothing to learn from")
-    if isinstance(spec.settings, PatchMaskSettings) and isinstance(source, PseudoMasks):
-        source.check([each.tar for each in shards if not each.problem])
-    return Prepared(spec, shards, held_out)
+    for shard in (*shards, *held_out):
+        if shard.problem:
+            raise UsageError(f"{shard.url}: {shard.problem}; leave it out, or mend it")
+    if isinstance(source, PseudoMasks):
+        source.check(shards)
+    about = [each.about for each in (source, measured) if each]
+    return Prepared(spec, shards, held_out, tuple(about))
+
+
+def _absolute(spec: TrainSpec) -> TrainSpec:
+    """The spec with paths that mean the same in every process and from every folder."""
+    model = spec.model.model_copy(update={"name": absolute_name(spec.model.name)})
+    if model.checkpoint:
+        model = model.model_copy(update={"checkpoint": os.path.abspath(model.checkpoint)})
+    given = spec.masks.model_dump() if spec.masks else {}
+    places = MaskSpec(**{name: absolute(path) if path else None for name, path in given.items()})
+    return spec.model_copy(
+        update={
+            "model": model,
+            "masks": places if spec.masks else None,
+            "out": os.path.abspath(spec.out),
+            "shards": tuple(map(absolute, spec.shards)),
+            "held_out": tuple(map(absolute, spec.held_out)),
+        }
+    )
 
 
 def take_part(prepared: Prepared, device: str, progress: Progress = lambda step, figures: None) -> Card:
@@ -127,6 +153,7 @@ def take_part(prepared: Prepared, device: str, progress: Progress = lambda step,
         held_out,
         card,
         Path(spec.out),
+        prepared.identity,
         every=spec.every,
         patience=spec.patience,
         decode_processes=_decode_processes(device),
@@ -150,33 +177,36 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
             "labels" if of_class else "none",
         )
         return DiffMaskTraining(loaded, spec.settings, spec.seed, spec.precision), about
-    source, asked = masks(spec.masks or MaskSpec()), spec.masks or MaskSpec()
+    asked = spec.masks or MaskSpec()
+    source = masks(asked)
     measured = truth_masks(asked.measured) if asked.measured else None
-    images = sum(shard.samples for shard in stream.shards)
     pool = None
-    if source.local:
-        with decoders(_decode_processes(device)) as decoder:
-            pool = Pool.gather(stream, source, decoder)
-    if pool is None or source.keys is None:
+    if source.count is None:
         supervision = f"labels, and pseudo-masks without locality labels: {source.about}"
     else:
+        with decoders(_decode_processes(device)) as decoder:
+            pool = Pool.gather(stream, source, decoder)
+        images = sum(shard.samples for shard in stream.shards)
         found = round(mean({"masks": len(pool)}, torch.device(device))["masks"] * ranks())
+        if not found:
+            many = f"none of its {source.count} pictures is in the tars"
+            raise UsageError(f"{asked.truth}: {many}; are the keys the same?")
         supervision = f"labels, and {found} masks of {images} images ({100 * found / images:.2f} %): {source.about}"
-        if found < len(source.keys):
-            supervision += f", of whose {len(source.keys)} masks the others are of no picture that can be learnt from"
+        if found < source.count:
+            supervision += f", of whose {source.count} masks the others are of no picture that can be learnt from"
     learner = PatchMaskTraining(
         loaded,
         spec.settings,
         spec.steps,
         (stream.frame, frame),
-        masks=None if source.local else source,
+        masks=source if pool is None else None,
         pool=pool,
         measured=measured,
         seed=spec.seed,
         precision=spec.precision,
         half=spec.half,
     )
-    return learner, About(DESIGN, supervision)
+    return learner, About(DESIGN if pool is not None else f"{DESIGN}, wsol", supervision)
 
 
 def _plain(name: str) -> str:

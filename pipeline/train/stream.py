@@ -22,12 +22,14 @@ class Images:
         tar: that they are of.
         samples: B of them, at least one, every one with a picture.
         pixels: uint8 [B, 3, H, W].
+        left_out: samples before and among them, since the last ones, that have no picture or label.
     """
 
     number: int
     tar: str
     samples: tuple[Sample, ...]
     pixels: NDArray[np.uint8]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,19 @@ class Stream:
             first: number of the first batch that is wanted.
             only: keys of the samples that are wanted.
         """
-        number = begun
+        number, left_out = begun, 0
         for shard in self.order(epoch):
             end = number + self._batches(shard)
             if end > first:
                 read = batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool, only)
                 for place, batch in enumerate(read, number):
                     good = [index for index, sample in enumerate(batch.samples) if sample.picture is not None]
+                    left_out += len(batch.samples) - len(good)
                     if place >= first and good:
                         chosen = tuple(batch.samples[index] for index in good)
-                        yield Images(place, shard.tar, chosen, batch.pixels[good])
+                        yield Images(place, shard.tar, chosen, batch.pixels[good], left_out)
+                    if place < first or good:
+                        left_out = 0
             number = end
 
     def _batches(self, shard: ShardRecord) -> int:

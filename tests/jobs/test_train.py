@@ -72,7 +72,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     card = read(str(out)).card
     assert card is not None
     assert card.provenance == "pm_design_v1"
-    assert card.supervision == "labels, and 2 masks of 16 images (12.50 %): masks"
+    assert card.supervision.startswith("labels, and 2 masks of 16 images (12.50 %): masks sha256:")
     network = timm.create_model(checkpoint.name, num_classes=10)
     network.load_state_dict(load_file(out))  # names and shapes are those of timm
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
@@ -118,6 +118,7 @@ def test_a_network_learns_from_pseudo_masks_of_an_atlas(
     arguments[1] = "pm"
     code, _, err = vitatlas(*arguments, "--atlas", atlas, "--policy", policy, "--out", out)
     assert code == 0, err
+    assert read(str(out)).card.provenance == "pm_design_v1, wsol"
     assert read(str(out)).card.supervision.startswith("labels, and pseudo-masks without locality labels: p sha256:")
 
 
@@ -144,7 +145,7 @@ def test_a_run_does_not_go_on_with_other_gates(
         (["--masks", "nowhere"], "nowhere: No such file"),
         (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
         (["--masks", "{masks}", "--crop", "2"], "settings.pm.crop: Input should be less than or equal to 1"),
-        (["--masks", "{other}"], "other: none of its pictures is in the tars; are the keys the same?"),
+        (["--masks", "{other}"], "other: none of its 1 pictures is in the tars; are the keys the same?"),
         (["--masks", "{wrong}"], "s0003: its mask is 7×5 pixels, the picture 43×33"),
     ],
 )

@@ -1,5 +1,6 @@
 """Training on tars: it goes on where it stopped, and says what it reached."""
 
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from support import samples, write_tar
 from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
-from pipeline.read import Frame, count, find
+from pipeline.read import Frame, count, decoders, find
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.fit import Learner, fit
 from pipeline.train.patch_mask import PatchMaskTraining
@@ -82,7 +83,8 @@ def train(
 
     made = made or learner(method, checkpoint)
     about = card(loaded, method, **change)
-    return fit(made, stream, stream, about, out, every=2, patience=patience, progress=progress)
+    identity = f"{about.steps} {about.seed}"
+    return fit(made, stream, stream, about, out, identity, every=2, patience=patience, progress=progress)
 
 
 FIGURES = {
@@ -192,5 +194,63 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
 def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:
     members = [(name, b"junk" if name.endswith("jpg") else data) for name, data in samples(6)]
     shard = write_tar(tmp_path / "one.tar", members)
-    with pytest.raises(RunFailed, match="none of 1 tars has an image that can be learnt from"):
+    with pytest.raises(RunFailed, match="the held-out tars have no image that can be judged by"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
+    frame = Frame.of(load(checkpoint).record, "squash")
+    with pytest.raises(RunFailed, match="none of 1 tars has an image that can be learnt from"):
+        next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(decoders(0)))
+
+
+def test_held_out_figures_that_are_not_finite_stop_the_training(
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path
+) -> None:
+    """A last step may wreck what no further step would notice."""
+    made = learner(method, checkpoint)
+
+    def wreck(images, step=made.step):
+        figures = step(images)
+        if made.step_count == 4:
+            weights = made.gates if method == "diffmask" else made.model
+            with torch.no_grad():
+                for parameter in weights.parameters():
+                    parameter.fill_(float("nan"))
+        return figures
+
+    made.step = wreck  # type: ignore[method-assign]
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(RunFailed, match=r"the held-out figures after step 4 are .*nan.*last good one is"):
+        train(method, checkpoint, shards, out, made=made, steps=4)
+    assert not out.exists()
+    assert Path(f"{out}.checkpoint").exists()
+
+
+@pytest.mark.parametrize("content", [b"junk", None])
+def test_a_checkpoint_that_is_none_is_named(
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, content: bytes | None
+) -> None:
+    out = tmp_path / "out.safetensors"
+    if content is None:
+        torch.save({"other": 1}, f"{out}.checkpoint")
+    else:
+        Path(f"{out}.checkpoint").write_bytes(content)
+    says = "is of another training" if content is None else "cannot be read as a checkpoint"
+    with pytest.raises(UsageError, match=f"out.safetensors.checkpoint: {says}"):
+        train(method, checkpoint, shards, out)
+
+
+def test_half_precision_learns_as_full_does(method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path) -> None:
+    """And what is stored predicts what the network in training did: no cast of a weight outlives the weight."""
+    made = learner(method, checkpoint)
+    made.precision = "bfloat16"
+    frame = Frame.of(load(checkpoint).record, "squash")
+    (images,) = islice(Stream(count(find((shards,))), frame, 4, 10, 0).read(decoders(0)), 1)
+    with made.session():
+        for _ in range(10):
+            made.step(images)
+        seen = made.evaluate([images])
+    fresh = learner(method, checkpoint)
+    fresh.precision = "bfloat16"
+    fresh.restore(made.state())
+    with fresh.session():
+        again = fresh.evaluate([images])
+    assert seen == pytest.approx(again, rel=1e-6)

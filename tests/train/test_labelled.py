@@ -55,8 +55,10 @@ def test_windows_have_the_area_that_is_asked_and_stay_inside() -> None:
     assert (low >= 0).all()
     assert (high <= 1 + 1e-12).all()
     area = (high - low).prod(1)
-    assert area.min() > 0.35 * 0.75
-    assert area.max() <= 1
+    assert 0.35 <= area.min() < 0.4
+    assert 0.95 < area.max() <= 1 + 1e-12
+    whole = Cut.drawn(9, 1.0, np.random.default_rng(0))
+    assert np.allclose(whole.windows, [[0, 0, 1, 1]], atol=1e-12)
     assert 0.4 < cut.mirrored.mean() < 0.6
 
 

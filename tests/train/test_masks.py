@@ -1,6 +1,7 @@
 """What is known of a picture, from every source; and what is wrong with it is said by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ from PIL import Image
 from pycocotools import mask as rle
 from support import samples, write_tar
 
+from pipeline.label import labels_of
 from pipeline.read import Frame, Sample, batches, count, decoders, find
+from pipeline.run import plan, run
 from pipeline.store import Atlas
 from pipeline.train.masks import Known, PngMasks, PseudoMasks, masks, truth_masks
 from schemas.errors import UsageError
 from schemas.policy import Cut, Policy
+from schemas.run import ModelSpec, RunSpec, ShardRecord
 from schemas.training import MaskSpec
 
 FRAME = Frame(48, 32, "bicubic", "squash", 1.0, "center")
@@ -70,7 +74,7 @@ def test_boxes_of_coco(sample: Sample, tmp_path: Path) -> None:
 def test_a_picture_without_annotation_is_unknown(sample: Sample, tmp_path: Path) -> None:
     source = truth_masks(coco(tmp_path))
     assert source.of("one", sample) is None
-    assert not source.keys
+    assert (source.count, "s0001" in source) == (0, False)
 
 
 @pytest.mark.parametrize("kind", ["indexed", "one bit", "ImageNet-S"])
@@ -91,7 +95,7 @@ def test_masks_of_png(sample: Sample, tmp_path: Path, kind: str) -> None:
     known = source.of("one", sample)
     assert (known.object == blob()).all()
     assert (known.ignore == ignore).all()
-    assert list(source.keys) == ["s0001"]
+    assert (source.count, "s0001" in source, "s0002" in source) == (1, True, False)
 
 
 def test_the_frame_sees_the_mask_where_the_picture_is(sample: Sample) -> None:
@@ -131,19 +135,27 @@ def test_a_png_that_cannot_be_meant_is_named(sample: Sample, tmp_path: Path, val
         PngMasks(str(file.parent)).of("one", sample)
 
 
-def test_two_masks_of_one_key_are_refused(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        Image.new("L", (2, 2)).save(tmp_path / folder / "s1.png")
-    with pytest.raises(UsageError, match="are both masks of s1"):
-        PngMasks(str(tmp_path))
+def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_one(
+    sample: Sample, tmp_path: Path
+) -> None:
+    for name, size in {"a/s0001": 41, "b/s0001": 40, "b/s0002": 39}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (size, 31)).save(tmp_path / f"{name}.png")
+    source = PngMasks(str(tmp_path))
+    for key, width in {"a/s0001": 41, "./b/s0001": 40, "s0002": 39, "b/s0002": 39}.items():
+        assert key in source
+        assert source.of("one", replace(sample, key=key)).object.shape == (31, width)
+    assert source.of("one", replace(sample, key="c/s0001")) is None
+    with pytest.raises(UsageError, match=r"a/s0001.png and .*b/s0001.png are both masks of s0001"):
+        source.of("one", sample)
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
         ({}, "say where the object is: --masks"),
-        ({"truth": "a", "atlas": "b"}, "say where the object is: --masks"),
+        ({"truth": "a", "atlas": "b"}, "give one of the two"),
+        ({"truth": "a", "policy": "b"}, "give one of the two"),
         ({"atlas": "b"}, "b: say how its maps become masks, with --policy FILE"),
         ({"truth": "nowhere.json"}, "nowhere.json: No such file"),
         ({"truth": "."}, "holds neither instances.json nor PNG masks"),
@@ -157,22 +169,59 @@ def test_a_source_that_is_none_is_refused(
         masks(MaskSpec(**spec))
 
 
-def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
-    policy = Policy(name="p", method="legrad", cut=Cut(kind="otsu"))
-    source = PseudoMasks(atlas.objects.url, policy)
-    shard = atlas.run.shards[1]
-    from pipeline.label import labels_of
+OTSU = Policy(name="p", method="legrad", cut=Cut(kind="otsu"))
 
-    labels = list(labels_of(atlas, shard.tar, policy))
-    (batch,) = batches(shard, shard.samples, FRAME, shard.samples, None, decoders(0))
-    for sample, label in zip(batch.samples, labels, strict=True):
-        assert (source.of(shard.tar, sample).object == label.mask).all()
-    assert not source.local
+
+def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
+    (batch,) = batches(shard, shard.samples, frame, shard.samples, None, decoders(0))
+    return batch.samples
+
+
+def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
+    source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[1]
+    for sample, label in zip(read_all(shard), labels_of(atlas, shard.tar, OTSU), strict=True):
+        known = source.of(shard.tar, sample)
+        assert (known.object == label.mask).all()
+        assert not known.ignore.any()
+    assert source.count is None
+
+
+def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: Atlas) -> None:
+    predicted = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"target": "predicted"}))
+    nothing = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="fixed", at=1.0)}))
+    constant = PseudoMasks(atlas.objects.url, Policy(name="p", method="uniform", cut=Cut(kind="otsu")))
+    shard = atlas.run.shards[0]
+    for sample, row in zip(read_all(shard), atlas.tar(shard.tar).samples.to_pylist(), strict=True):
+        assert predicted.of(shard.tar, sample) is not None or row["prediction"] != row["label"]
+        assert predicted.of(shard.tar, replace(sample, label=(row["prediction"] + 1) % 10)) is None
+        assert nothing.of(shard.tar, sample) is None
+        assert constant.of(shard.tar, sample) is None
+
+
+def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> None:
+    out = str(tmp_path / "atlas")
+    plan(RunSpec(shards=(shards,), model=checkpoint, methods=("legrad",), geometry="crop"), out)
+    atlas = run(out, "inline")
+    source, shard = PseudoMasks(out, OTSU), atlas.run.shards[0]
+    frame = Frame.of(atlas.run.model, "crop")
+    found = 0
+    for sample in read_all(shard, frame):
+        if (known := source.of(shard.tar, sample)) is not None:
+            found += 1
+            assert 0 < known.ignore.mean() < 1
+            assert not (known.object & known.ignore).any()
+            assert known.planes(sample, frame)[1].mean() < 25  # the crop was seen, but for halves of pixels at its rim
+            whole = replace(frame, geometry="squash")
+            squashed = next(each for each in read_all(shard, whole) if each.key == sample.key)
+            assert known.planes(squashed, whole)[1].any()
+    assert found
 
 
 def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
-    source = PseudoMasks(atlas.objects.url, Policy(name="p", method="legrad", cut=Cut(kind="otsu")))
+    source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[0]
     with pytest.raises(UsageError, match="has no maps of train-77"):
-        source.check(["train-77"])
+        source.check([shard.model_copy(update={"tar": "train-77"})])
+    with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.tar}"):
+        source.check([shard.model_copy(update={"samples": 25})])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):
-        PseudoMasks(atlas.objects.url, Policy(name="p", method="gradcam", cut=Cut(kind="otsu")))
+        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"method": "gradcam"}))

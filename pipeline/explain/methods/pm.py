@@ -46,8 +46,11 @@ class PatchMask(Learned):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         like = trace.images
         weights = _weights(self.artifact, self.learned.digest, like.device, like.dtype)
+        readout = PatchReadout(trace.model, trace.anatomy)
+        if weights.keys() != readout.state_dict().keys():
+            raise UsageError(f"{self.artifact}: its tensors are not those of the network that its card names")
         with trace.network():
-            logits, patches = functional_call(PatchReadout(trace.model, trace.anatomy), weights, (like.detach(),))
+            logits, patches = functional_call(readout, weights, (like.detach(),))
         trace.figures["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
         return trace.grid(at_classes(patches.to(like.dtype).sigmoid(), targets))
 
