@@ -179,4 +179,7 @@ def _train(spec: TrainSpec, line: str, address: str | None) -> dict[str, float]:
             if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        return train(spec, show, address).figures
+        figures = train(spec, show, address).figures
+    if figures["left_out"]:
+        click.echo(f"warning  {figures['left_out']:.0f} times a sample was left out: no picture or label", err=True)
+    return figures

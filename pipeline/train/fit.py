@@ -108,7 +108,8 @@ def fit(
         decode_processes: 0 decodes in a thread beside the network.
 
     Returns:
-        The card with its figures: on the held-out images, before training as ``<figure>_before``.
+        The card with its figures: on the held-out images, before training as ``<figure>_before``; and how often
+        a sample was ``left_out`` for want of a picture or label.
 
     Raises:
         UsageError: a checkpoint of another training is there.
@@ -159,6 +160,7 @@ def _finished(learner: Learner, card: Card, course: Course, out: Path, patience:
         tensors = course.best[2]
         last = next(look for look in course.looks if look["step"] == course.best[1])
     figures = last | {f"{name}_before": value for name, value in first.items() if name != "step"}
+    figures["left_out"] = sum(step["left_out"] for step in course.steps)
     card = card.model_copy(update={"figures": figures})
     if rank() == 0:
         _curves(course, out)

@@ -99,7 +99,7 @@ def test_an_artefact_says_what_was_reached_and_explains(
     out = tmp_path / "out.safetensors"
     reached = train(method, checkpoint, shards, out)
     names, columns = FIGURES[method]
-    assert set(reached.figures) == names | {f"{name}_before" for name in names} | {"step"}
+    assert set(reached.figures) == names | {f"{name}_before" for name in names} | {"step", "left_out"}
     assert read(str(out)).card == reached
     images = torch.randn(2, 3, *loaded.anatomy.input_size)
     maps = explain(loaded.model, images, torch.zeros(2, 1, dtype=torch.int64), METHODS[method].load(out))[method]
@@ -188,6 +188,7 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
     reached = train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     curves = pq.read_table(tmp_path / "gates.safetensors.curves.parquet")
     assert curves["batch"].to_pylist() == [0, 2, 3, 5, 6, 8, 9]
+    assert (curves["left_out"].to_pylist(), reached.figures["left_out"]) == ([0, 4, 0, 4, 0, 4, 0], 12)
     assert reached.figures["kept"] > 0
 
 
