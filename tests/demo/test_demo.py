@@ -116,6 +116,13 @@ def test_reciprocam_beats_every_control_in_one_of_its_kernels(summary: dict) -> 
     assert best > max(scores["pxap"] for scores in methods.values() if scores["kind"] == "control")
 
 
+def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(summary: dict) -> None:
+    """``pm`` saw masks of less than 1 % of its training scenes; the gates saw neither masks nor labels."""
+    pxap = {name: scores["pxap"] for name, scores in summary["methods"].items()}
+    assert max(pxap, key=pxap.__getitem__) == "pm"
+    assert pxap["diffmask"] > max(pxap[name] for name in ("rollout", "gradcam", "generic_attention", "center"))
+
+
 def test_the_tour_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
     folder = Path(summary["paths"]["summary.json"]).parent
     again = tour(folder, "inline", tars=2, scenes=48)

@@ -40,7 +40,7 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
         card = read(file).card
         assert card is not None
         assert card.method == method
-        said = dict(re.findall(r"--([a-z-]+) ([0-9.e-]+)", flags))
+        said = dict(re.findall(r"--([a-z-]+) ([0-9][0-9.e-]*)", flags))
         known = {"diffmask": DiffMaskSettings, "pm": PatchMaskSettings}[method]().model_dump() | {
             "steps": 20_000,
             "batch_size": 32,
