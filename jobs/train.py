@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -33,7 +33,9 @@ def training_options(function: F) -> F:
         click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
         click.option("--pretrained", is_flag=True, help="Take the weights that timm knows."),
         click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
-        click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE"),
+        click.option(
+            "--out", type=click.Path(dir_okay=False), required=True, metavar="FILE", help="The artefact, safetensors."
+        ),
         click.option("--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N"),
         click.option(
             "--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Of each worker."
@@ -42,7 +44,11 @@ def training_options(function: F) -> F:
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N"),
         click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True),
         click.option(
-            "--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints."
+            "--every",
+            type=click.IntRange(1),
+            default=500,
+            show_default=True,
+            help="Steps between checkpoints, and between looks at --held-out.",
         ),
         click.option(
             "--patience",
@@ -69,8 +75,10 @@ def settings_options(settings: type[DiffMaskSettings | PatchMaskSettings], helps
     def decorate(function: F) -> F:
         for name, text in reversed(helps.items()):
             default = settings.model_fields[name].default
+            choices = get_args(settings.model_fields[name].annotation)
+            kind = click.Choice(choices) if choices and isinstance(choices[0], str) else type(default)
             function = click.option(
-                f"--{name.replace('_', '-')}", type=type(default), default=default, show_default=True, help=text
+                f"--{name.replace('_', '-')}", type=kind, default=default, show_default=True, help=text
             )(function)
         return function
 
@@ -79,7 +87,7 @@ def settings_options(settings: type[DiffMaskSettings | PatchMaskSettings], helps
 
 _DIFFMASK = {
     "objective": "distribution keeps all that is predicted; class the probability of the label alone.",
-    "tolerance": "Divergence that is allowed.",
+    "tolerance": "ε, the divergence that is allowed.",
     "rate": "Learning rate of the probes.",
     "placeholder_rate": "And of the placeholder.",
     "warm_up": "Steps in which both rise to that.",
@@ -173,13 +181,25 @@ def _train(spec: TrainSpec, line: str, address: str | None) -> dict[str, float]:
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("steps", total=spec.steps)
 
+        begun: list[int] = []
+
         def show(step: int, figures: Any) -> None:
+            if not begun and step > 1:
+                click.echo(f"going on from step {step - 1}", err=True)
+            begun.append(step)
             text = line.format(**figures)
             bar.update(task, completed=step, description=text)
             if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        figures = train(spec, show, address).figures
+        card = train(spec, show, address)
+    figures = card.figures
+    if not begun:
+        click.echo("complete, nothing was left to do")
+    click.echo(f"learnt   from {card.supervision}")
+    click.echo(f"kept     step {figures['step']:.0f} of {spec.steps}")
+    if not figures["step"]:
+        click.echo("warning  no look was better than before training: these are the weights it began with", err=True)
     if figures["left_out"]:
         click.echo(f"warning  {figures['left_out']:.0f} times a sample was left out: no picture or label", err=True)
     return figures

@@ -22,6 +22,7 @@ class Card(Record):
         data: the shards it learnt from.
         steps, batch_size, workers, precision, geometry, seed: of the training; images of a step are the product of
             batch size and workers.
+        training: hash of all that decided what was learnt, so that the same command finds it done.
         figures: what it reached on held-out images.
     """
 
@@ -39,4 +40,5 @@ class Card(Record):
     precision: Precision = "full"
     geometry: Geometry = "squash"
     seed: int
+    training: str = ""
     figures: dict[str, float]

@@ -58,3 +58,19 @@ class Record(BaseModel):
 def sha256(data: bytes) -> str:
     """SHA-256 of bytes, as ``sha256:…``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What is asked for otherwise than it is there, one phrase for each field; records as dicts."""
+    before, now = _flat(there), _flat(wanted)
+    return [f"{name} is {before.get(name)!r}, not {now[name]!r}" for name in now if before.get(name) != now[name]]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

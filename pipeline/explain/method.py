@@ -97,6 +97,11 @@ class Method(ABC):
         """SHA-256 of the file whose weights it uses; None for a method that has none."""
         return None
 
+    @property
+    def design(self) -> str:
+        """Provenance of this very method, with its artefact where it has one."""
+        return self.provenance
+
     def needs(self, anatomy: Anatomy) -> Need:
         """What the trace must record for this method."""
         return Need.LAST

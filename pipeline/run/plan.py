@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import Any
 
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
@@ -16,6 +15,7 @@ from pipeline.read import Frame, absolute, count, find
 from pipeline.store import Objects, arrays
 from schemas.errors import SpecDrift, UsageError
 from schemas.layout import RUN
+from schemas.record import differences
 from schemas.run import RunRecord, RunSpec, ShardRecord
 
 CHUNK = 256
@@ -75,7 +75,7 @@ def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> R
         methods={method.name: method.options() for method in methods},
         figures={method.name: method.figures for method in methods if method.figures},
         artifacts=artifacts(methods),
-        provenance={method.name: method.provenance for method in methods if method.provenance},
+        provenance={method.name: method.design for method in methods if method.design},
         slot=-(-largest // chunk) * chunk,
         chunk=chunk,
         shards=shards,
@@ -93,7 +93,7 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
     for file in files:
         card = read(file).card
         if card is None:
-            raise UsageError(f"{file}: does not say which method it is for; name it, as in diffmask:artifact={file}")
+            raise UsageError(f"{file}: is no artefact of vitatlas train, or does not say so; see docs/training.md")
         method = registry.parse(f"{card.method}:artifact={file}")
         before = chosen.get(method.name)
         if before is not None and before.artifact_hash not in (None, method.artifact_hash):
@@ -106,9 +106,8 @@ def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> Run
     """The run that is there, if it is the one that is asked for."""
     chosen = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
     methods = tuple(method.text for method in chosen)
-    wanted = _flat(spec.model_copy(update={"methods": methods, "artifacts": ()}).model_dump(mode="json"))
-    there = _flat(run.spec.model_dump(mode="json"))
-    differing = [f"{name} is {there[name]!r}, not {wanted[name]!r}" for name in wanted if wanted[name] != there[name]]
+    wanted = spec.model_copy(update={"methods": methods, "artifacts": ()})
+    differing = differences(run.spec.model_dump(mode="json"), wanted.model_dump(mode="json"))
     if not differing and urls != tuple(shard.url for shard in run.shards):
         differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
     if not differing:
@@ -119,16 +118,6 @@ def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> Run
             "choose another --out, or give the arguments it was planned with"
         )
     return run
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def artifacts(methods: Iterable[Method]) -> dict[str, str]:

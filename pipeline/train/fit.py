@@ -1,6 +1,7 @@
 """The loop that every explainer with weights learns in: steps, looks at held-out images, checkpoints, a card."""
 
 import io
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from pipeline.train.ranks import of_first, rank
 from pipeline.train.stream import Images, Stream
 from schemas.artifact import Card
 from schemas.errors import RunFailed, UsageError
+from schemas.record import differences
 
 Progress = Callable[[int, Mapping[str, float]], None]
 """Called with the number of steps done and the figures of the last one."""
@@ -85,7 +87,7 @@ def fit(
     held_out: Stream,
     card: Card,
     out: Path,
-    identity: str,
+    identity: dict[str, Any],
     *,
     every: int = 500,
     patience: int | None = None,
@@ -101,7 +103,7 @@ def fit(
 
     Args:
         card: all but the figures.
-        identity: of all that decides what is learnt; a checkpoint of another one is not gone on with.
+        identity: all that decides what is learnt; a checkpoint of anything else is not gone on with.
         every: steps between checkpoints, and between looks at the held-out images.
         patience: stop after so many looks without improvement, and keep the best; None goes to the end and
             keeps the last.
@@ -169,21 +171,24 @@ def _finished(learner: Learner, card: Card, course: Course, out: Path, patience:
     return card
 
 
-def _save(learner: Learner, identity: str, course: Course, path: Path) -> None:
+def _save(learner: Learner, identity: dict[str, Any], course: Course, path: Path) -> None:
     buffer = io.BytesIO()
-    torch.save({"training": identity, "course": asdict(course), "state": learner.state()}, buffer)
+    torch.save({"training": json.dumps(identity), "course": asdict(course), "state": learner.state()}, buffer)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(buffer.getvalue())
     part.replace(path)
 
 
-def _resumed(learner: Learner, identity: str, path: Path) -> Course:
+def _resumed(learner: Learner, identity: dict[str, Any], path: Path) -> Course:
     """The course of a checkpoint; a new one without."""
     saved = of_first(_loaded(path) if rank() == 0 and path.exists() else None)
     if saved is None:
         return Course()
-    if saved.get("training") != identity:
-        raise UsageError(f"{path}: is of another training; remove it, or choose another --out")
+    differing = differences(json.loads(saved["training"]), json.loads(json.dumps(identity)))
+    if differing:
+        raise UsageError(
+            f"{path}: is of another training: {'; '.join(differing[:3])}; remove it, or choose another --out"
+        )
     learner.restore(saved["state"])
     return Course(**saved["course"])
 
@@ -195,7 +200,7 @@ def _loaded(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch has no one kind for bytes that are no checkpoint
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path}: cannot be read as a checkpoint ({reason}); remove it to begin anew") from None
-    if not isinstance(saved, dict):
+    if not isinstance(saved, dict) or not {"training", "course", "state"} <= saved.keys():
         raise UsageError(f"{path}: cannot be read as a checkpoint (it is none); remove it to begin anew")
     return saved
 
@@ -207,19 +212,22 @@ def _curves(course: Course, out: Path) -> None:
     pq.write_table(steps, out.with_name(out.name + ".curves.parquet"))
     pq.write_table(looks, out.with_name(out.name + ".held-out.parquet"))
     panels = [(table, name, style) for table, style in ((steps, "-"), (looks, "o-")) for name in table.column_names]
-    panels = [panel for panel in panels if panel[1] not in ("step", "batch", "left_out")]
+    panels = [panel for panel in panels if panel[1] not in ("step", "batch", "left_out", "depth")]
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(12, 2 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
     for axis, (table, name, style) in zip(axes.T.flat, panels, strict=False):
         x, y = table["step"].to_numpy(), table[name].to_numpy()
         if table is steps:
-            axis.plot(x, y, ".", markersize=1, alpha=0.3)
+            axis.plot(x, y, ".", markersize=2, alpha=0.4)
             y = _smooth(y)
         axis.plot(x, y, style, linewidth=1, markersize=3)
         axis.set_ylabel(name if table is steps else f"{name}, held out")
     for axis in axes[-1]:
         axis.set_xlabel("step")
+    figure.suptitle(
+        "dots: each step; lines: means over a fiftieth of the training; with markers: held-out images", fontsize=9
+    )
     figure.savefig(out.with_name(out.name + ".curves.png"))
 
 

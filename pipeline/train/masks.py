@@ -28,6 +28,8 @@ from schemas.training import MaskSpec
 
 Maps = NDArray[np.float32]
 
+PSEUDO = ".mask.png"
+"""What ``vitatlas label`` calls its masks."""
 OTHER, IGNORE_VOC, IGNORE_IMAGENET_S = 0, 255, 1000
 
 
@@ -55,7 +57,8 @@ class Known:
         width, height = sample.picture.width, sample.picture.height
         if self.object.shape != (height, width):
             wrong = f"{self.object.shape[1]}×{self.object.shape[0]}"
-            raise UsageError(f"{sample.key}: its mask is {wrong} pixels, the picture {width}×{height}")
+            what = f"{sample.key}: its mask is {wrong} pixels, the picture {width}×{height}"
+            raise UsageError(f"{what}; are these the masks of other tars?")
         placement = sample.picture.placement
         cut = (slice(placement.top, placement.top + frame.height), slice(placement.left, placement.left + frame.width))
         planes = [
@@ -88,6 +91,8 @@ class TruthMasks:
 
     def __init__(self, source: str) -> None:
         self._truth: Mapping[str, Truth] = {key: each for key, each in read_truth(source).items() if each.annotations}
+        if not self._truth:
+            raise UsageError(f"{source}: has no annotation of any picture")
         self.count: int | None = len(self._truth)
         file = Path(source) / INSTANCES if Path(source).is_dir() else Path(source)
         self.about = f"{file.name} {sha256(file.read_bytes())}"
@@ -119,6 +124,8 @@ class PngMasks:
         files = sorted(Path(folder).rglob("*.png"))
         if not files:
             raise UsageError(f"{folder}: holds neither {INSTANCES} nor PNG masks")
+        if any(file.name.endswith(PSEUDO) for file in files):
+            raise UsageError(f"{folder}: holds pseudo-masks of vitatlas label; learn from them by --atlas and --policy")
         self._files = {key_of(file.relative_to(folder).as_posix()): file for file in files}
         self._bare: dict[str, list[Path]] = {}
         for file in files:

@@ -23,7 +23,7 @@ from pipeline.train.masks import Masks
 from pipeline.train.pixels import Normalise
 from pipeline.train.ranks import mean, rank, shared
 from pipeline.train.stream import Images
-from schemas.errors import RunFailed
+from schemas.errors import RunFailed, UsageError
 from schemas.run import Precision
 from schemas.training import PatchMaskSettings
 
@@ -176,6 +176,8 @@ class PatchMaskTraining:
             calibration.add(probabilities[counts].numpy(), covered[counts].numpy())
         if not count:
             return {}
+        if self.measured is not None and not calibration.count:
+            raise UsageError("--measure: none of its masks is of a held-out picture; are the keys the same?")
         figures = {"accuracy": right / count, "ce": entropy / count}
         return figures | ({"brier": calibration.brier, "ece": calibration.ece} if calibration.count else {})
 

@@ -5,9 +5,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.explain.load import absolute as absolute_name
 from pipeline.explain.readout import DESIGN
@@ -45,11 +47,15 @@ class Prepared:
     about: tuple[str, ...]
 
     @property
-    def identity(self) -> str:
-        """Hash of all that decides what is learnt, for a checkpoint to be gone on with by the same training only."""
-        asked = self.spec.model_dump(mode="json", exclude={"out"})
-        counted = [shard.model_dump(mode="json") for shard in (*self.shards, *self.held_out)]
-        return sha256(json.dumps([asked, counted, self.about], sort_keys=True).encode())
+    def identity(self) -> dict[str, Any]:
+        """All that decides what is learnt: a checkpoint is gone on with by the same training only."""
+        counted = {shard.url: [shard.samples, shard.size] for shard in (*self.shards, *self.held_out)}
+        return self.spec.model_dump(mode="json", exclude={"out"}) | {"tars": counted, "masks": self.about}
+
+    @property
+    def digest(self) -> str:
+        """Its hash."""
+        return sha256(json.dumps(self.identity, sort_keys=True).encode())
 
 
 def train(spec: TrainSpec, progress: Progress, address: str | None = None) -> Card:
@@ -61,9 +67,11 @@ def train(spec: TrainSpec, progress: Progress, address: str | None = None) -> Ca
 
     Raises:
         UsageError: model, tars, masks or output do not fit; nothing has been written then.
-        RunFailed: the loss was not finite.
+        RunFailed: see ``fit``.
     """
     prepared = prepare(spec)
+    if Path(prepared.spec.out).exists():
+        return _done(prepared)
     if spec.workers == 1:
         return take_part(prepared, "cuda" if torch.cuda.is_available() else "cpu", progress)
     from pipeline.train.workers import over_workers  # Ray is needed only here
@@ -145,6 +153,7 @@ def take_part(prepared: Prepared, device: str, progress: Progress = lambda step,
         precision=spec.precision,
         geometry=spec.geometry,
         seed=spec.seed,
+        training=prepared.digest,
         figures={},
     )
     return fit(
@@ -159,6 +168,20 @@ def take_part(prepared: Prepared, device: str, progress: Progress = lambda step,
         decode_processes=_decode_processes(device),
         progress=progress,
     )
+
+
+def _done(prepared: Prepared) -> Card:
+    """The card of what is there, if it is what this training makes.
+
+    Raises:
+        UsageError: it is not.
+    """
+    card = read(prepared.spec.out).card
+    if card is None or card.training != prepared.digest:
+        raise UsageError(
+            f"{prepared.spec.out}: is there already, of another training; choose another --out, or remove it"
+        )
+    return card
 
 
 @dataclass(frozen=True)

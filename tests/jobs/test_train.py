@@ -36,6 +36,10 @@ def test_gates_are_trained_and_a_run_takes_them(
     card = read(str(out)).card
     assert card is not None
     assert (card.steps, card.settings["rate"], len(card.data)) == (3, 1e-3, 3)
+    code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
+    assert code == 0
+    assert "complete, nothing was left to do" in printed
+    assert read(str(out)).card == card
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     use = ["--methods", "legrad", "--artifact", out, "--executor", "inline"]
     atlas = tmp_path / "atlas"
@@ -66,7 +70,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     gates, out = tmp_path / "gates.safetensors", tmp_path / "pm.safetensors"
     assert vitatlas(*arguments, "--out", gates)[0] == 0
     arguments[1] = "pm"
-    code, printed, err = vitatlas(*arguments, "--masks", masks, "--measure", masks, "--rate", "1e-3", "--out", out)
+    code, printed, err = vitatlas(*arguments, "--masks", masks, "--rate", "1e-3", "--out", out)
     assert code == 0, err
     assert "held out accuracy" in printed
     card = read(str(out)).card
@@ -82,7 +86,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     assert code == 0, err
     opened = Atlas.open(str(atlas))
     assert opened.methods == ("pm_zs", "pm", "diffmask")
-    assert opened.run.provenance == {"pm_zs": "pm_design_v1", "pm": "pm_design_v1"}
+    assert opened.run.provenance["pm_zs"] == opened.run.provenance["pm"] == "pm_design_v1"
     (tar, *_) = opened.commits
     probability = opened.tar(tar).figure("pm", "probability")
     assert ((probability > 0) & (probability < 1)).all()
@@ -130,6 +134,10 @@ def test_a_run_does_not_go_on_with_other_gates(
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     assert vitatlas("plan", shards, "--out", atlas, *model, "--artifact", out)[0] == 0
     assert "legrad" in Atlas.open(str(atlas)).methods  # beside every cheap one
+    code, _, err = vitatlas(*arguments, "--seed", 7, "--out", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is there already, of another training" in err
+    out.unlink()
     assert vitatlas(*arguments, "--seed", 7, "--out", out)[0] == 0
     for again in (["run", atlas, "--executor", "inline"], ["plan", shards, "--out", atlas, *model, "--artifact", out]):
         code, _, err = vitatlas(*again)
@@ -146,16 +154,21 @@ def test_a_run_does_not_go_on_with_other_gates(
         (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
         (["--masks", "{masks}", "--crop", "2"], "settings.pm.crop: Input should be less than or equal to 1"),
         (["--masks", "{other}"], "other: none of its 1 pictures is in the tars; are the keys the same?"),
-        (["--masks", "{wrong}"], "s0003: its mask is 7×5 pixels, the picture 43×33"),
+        (
+            ["--masks", "{wrong}"],
+            "s0003: its mask is 7×5 pixels, the picture 43×33; are these the masks of",
+        ),
+        (["--masks", "{masks}", "--measure", "{other}"], "--measure: none of its masks is of a held-out picture"),
+        (["--masks", "{pseudo}"], "pseudo: holds pseudo-masks of vitatlas label; learn from them by --atlas"),
     ],
 )
 def test_masks_that_do_not_fit_are_one_sentence(
     vitatlas, arguments: list[object], change: list[str], says: str, masks: Path, tmp_path: Path
 ) -> None:
-    for folder, name in (("other", "x.png"), ("wrong", "s0003.png")):
+    for folder, name in (("other", "x.png"), ("wrong", "s0003.png"), ("pseudo", "s0003.mask.png")):
         (tmp_path / folder).mkdir()
         Image.new("L", (7, 5)).save(tmp_path / folder / name)
-    places = {"masks": masks, "other": tmp_path / "other", "wrong": tmp_path / "wrong"}
+    places = {"masks": masks} | {name: tmp_path / name for name in ("other", "wrong", "pseudo")}
     arguments[1] = "pm"
     out = tmp_path / "pm.safetensors"
     code, _, err = vitatlas(*arguments, *(each.format(**places) for each in change), "--out", out)

@@ -83,7 +83,7 @@ def train(
 
     made = made or learner(method, checkpoint)
     about = card(loaded, method, **change)
-    identity = f"{about.steps} {about.seed}"
+    identity = {"steps": about.steps, "seed": about.seed}
     return fit(made, stream, stream, about, out, identity, every=2, patience=patience, progress=progress)
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_with(
     out = tmp_path / "out.safetensors"
     with pytest.raises(Interrupted):
         train(method, checkpoint, shards, out, stop=3)
-    with pytest.raises(UsageError, match="checkpoint: is of another training; remove it"):
+    with pytest.raises(UsageError, match="checkpoint: is of another training: seed is 0, not 1; remove it"):
         train(method, checkpoint, shards, out, seed=1)
 
 
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_none_is_named(
         torch.save({"other": 1}, f"{out}.checkpoint")
     else:
         Path(f"{out}.checkpoint").write_bytes(content)
-    says = "is of another training" if content is None else "cannot be read as a checkpoint"
+    says = "cannot be read as a checkpoint"
     with pytest.raises(UsageError, match=f"out.safetensors.checkpoint: {says}"):
         train(method, checkpoint, shards, out)
 

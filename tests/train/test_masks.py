@@ -72,9 +72,11 @@ def test_boxes_of_coco(sample: Sample, tmp_path: Path) -> None:
 
 
 def test_a_picture_without_annotation_is_unknown(sample: Sample, tmp_path: Path) -> None:
-    source = truth_masks(coco(tmp_path))
-    assert source.of("one", sample) is None
-    assert (source.count, "s0001" in source) == (0, False)
+    source = truth_masks(coco(tmp_path, {"bbox": [1, 1, 9, 9]}))
+    assert source.of("one", replace(sample, key="s0009")) is None
+    assert (source.count, "s0001" in source, "s0009" in source) == (1, True, False)
+    with pytest.raises(UsageError, match=r"some.json: has no annotation of any picture"):
+        truth_masks(coco(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["indexed", "one bit", "ImageNet-S"])

@@ -75,7 +75,7 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     for number in range(16):
         _mask(masks / f"s{number:04d}.png", 40 + number % 7, 30 + number % 5)
     settings = PatchMaskSettings(rate=1e-3, warm_up=0)
-    asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks), "measured": str(masks)}}
+    asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks)}}
     spec = TrainSpec(**(spec.model_dump() | asked))
     train(spec, lambda step, figures: None)
     loaded = load(spec.model)

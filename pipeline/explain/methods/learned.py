@@ -65,6 +65,11 @@ class Learned(Method):
     def artifact_hash(self) -> str | None:
         return self.learned.digest if self.artifact else None
 
+    @property
+    def design(self) -> str:
+        card = self.learned.card if self.artifact else None
+        return card.provenance if card else self.provenance
+
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if not self.artifact:
             return f"it needs a file that was trained for the network: {self.base}:artifact=FILE, or --artifact FILE"
