@@ -33,6 +33,7 @@ from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.fit import Learner
 from pipeline.train.labelled import MASKED, UNKNOWN, Labelled, Pool
 from pipeline.train.patch_mask import PatchMaskTraining
+from pipeline.train.stream import Images
 from schemas.artifact import Card
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 
@@ -42,7 +43,7 @@ RED = 3
 COLOURS = np.array([[0, 0, 255], [0, 255, 0], [0, 255, 255], [255, 0, 0], [255, 0, 255], [255, 255, 0]], np.uint8)
 MASKS = 50
 """Pictures whose red cells ``pm`` is told: less than 1 % of those the network has seen."""
-GATES = DiffMaskSettings(rate=3e-4, warm_up=50, alpha=20.0, alpha_rate=2.0, add=3.0, tolerance=0.05)
+GATES = DiffMaskSettings(rate=3e-4, warm_up=50, alpha_rate=2.0, add=3.0, tolerance=0.05)
 PATCHES = PatchMaskSettings(rate=1e-3, decay=1.0, crop=1.0)
 
 
@@ -104,13 +105,26 @@ def normalised(grids: Grids) -> Tensor:
     return torch.from_numpy(grids.pixels).float() / 127.5 - 1
 
 
-def gates(loaded: Loaded, folder: Path, steps: int = 1000) -> DiffMask:
-    """Vision DiffMask gates of the network."""
-    training = DiffMaskTraining(loaded, GATES)
-    with training.session():
-        for step in track(range(steps), "gates"):
-            training.learn(normalised(draw(64, 1, step)))
-    return DiffMask.load(_kept(training, "diffmask", loaded, folder))
+def gates(loaded: Loaded, folder: Path, steps: int = 1000, alphas: tuple[float, ...] = (2.0, 20.0, 100.0)) -> DiffMask:
+    """Vision DiffMask gates of the network, the best of several trainings.
+
+    Cells are all or nothing here, so gates may close before they have learnt anything, or stay open, for good. Which
+    first α avoids that differs from network to network; the divergence and the share of cells kept on pictures of their
+    own tell, where nothing is known of what is red.
+
+    Args:
+        alphas: first values of the multipliers, one for each training.
+    """
+    judged = Images(0, "", (), draw(256, 5).pixels)
+    found: list[tuple[float, DiffMaskTraining]] = []
+    for alpha in alphas:
+        training = DiffMaskTraining(loaded, GATES.model_copy(update={"alpha": alpha}))
+        with training.session():
+            for step in track(range(steps), f"gates, α from {alpha:.0f}"):
+                training.learn(normalised(draw(64, 1, step)))
+            found.append((training.shortfall(training.evaluate([judged])), training))
+    best = min(found, key=lambda each: each[0])[1]
+    return DiffMask.load(_kept(best, "diffmask", loaded, folder))
 
 
 def patch_masks(loaded: Loaded, folder: Path, steps: int = 300) -> PatchMask:
