@@ -50,11 +50,7 @@ def command(
       vitatlas run 'shards/val-{00..63}.tar' --out val.atlas --model deit_small_patch16_224 --pretrained
     """
     if out is None and spec_file is None:
-        given = [
-            f"--{name.removesuffix('s') if name == 'artifacts' else name.replace('_', '-')}"
-            for name, value in flags.items()
-            if value not in (None, ())
-        ]
+        given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, ())]
         if given:
             raise UsageError(f"{given[0]} is for a new atlas, which --out must name; a planned one is run without it")
         if len(places) != 1:

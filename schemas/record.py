@@ -63,7 +63,8 @@ def sha256(data: bytes) -> str:
 def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What is asked for otherwise than it is there, one phrase for each field; records as dicts."""
     before, now = _flat(there), _flat(wanted)
-    return [f"{name} is {before.get(name)!r}, not {now[name]!r}" for name in now if before.get(name) != now[name]]
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    return [f"{name} is {before.get(name)!r}, not {now.get(name)!r}" for name in names]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -105,6 +105,8 @@ class TruthMasks:
         if truth is None:
             return None
         mask = truth.mask
+        if mask is not None and not mask.any():  # a crowd alone, which says nothing of single objects
+            return None
         if mask is not None:
             return Known(mask, truth.ignore & ~mask)
         filled = np.zeros((truth.height, truth.width), bool)
@@ -135,7 +137,8 @@ class PngMasks:
         self.about = f"{Path(folder).name} {sha256(chr(10).join(hashes).encode())}"
 
     def __contains__(self, key: object) -> bool:
-        return str(key).removeprefix("./") in self._files.keys() | self._bare.keys()
+        bare = str(key).removeprefix("./")
+        return bare in self._files or bare in self._bare
 
     def _file(self, key: str) -> Path | None:
         key = key.removeprefix("./")

@@ -39,18 +39,21 @@ class Prepared:
         spec: with paths that mean the same in every process.
         shards, held_out: as counted.
         about: what the masks are, with their hashes.
+        weights: hash of the network that is begun with.
     """
 
     spec: TrainSpec
     shards: tuple[ShardRecord, ...]
     held_out: tuple[ShardRecord, ...]
     about: tuple[str, ...]
+    weights: str
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides what is learnt: a checkpoint is gone on with by the same training only."""
         counted = {shard.url: [shard.samples, shard.size] for shard in (*self.shards, *self.held_out)}
-        return self.spec.model_dump(mode="json", exclude={"out"}) | {"tars": counted, "masks": self.about}
+        asked = self.spec.model_dump(mode="json", exclude={"out"})
+        return asked | {"tars": counted, "masks": self.about, "weights": self.weights}
 
     @property
     def digest(self) -> str:
@@ -103,7 +106,7 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     if isinstance(source, PseudoMasks):
         source.check(shards)
     about = [each.about for each in (source, measured) if each]
-    return Prepared(spec, shards, held_out, tuple(about))
+    return Prepared(spec, shards, held_out, tuple(about), load(spec.model).record.weights)
 
 
 def _absolute(spec: TrainSpec) -> TrainSpec:

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support import samples, write_tar
 
 from pipeline.explain import DiffMask, PatchMask, explain
@@ -146,6 +146,20 @@ def test_a_run_does_not_go_on_with_other_gates(
     assert not Atlas.open(str(atlas)).commits
 
 
+def test_what_was_trained_on_other_weights_is_not_taken_for_done(
+    vitatlas, arguments: list[object], checkpoint: ModelSpec, tmp_path: Path
+) -> None:
+    """The same command, where the file of the weights has changed since."""
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "gates.safetensors"
+    arguments[arguments.index("--checkpoint") + 1] = weights
+    weights.write_bytes(Path(checkpoint.checkpoint).read_bytes())
+    assert vitatlas(*arguments, "--out", out)[0] == 0
+    save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights)
+    code, _, err = vitatlas(*arguments, "--out", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is there already, of another training" in err
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -180,9 +194,6 @@ def test_masks_that_do_not_fit_are_one_sentence(
 def test_gates_of_another_network_are_refused_before_anything_is_written(
     vitatlas, arguments: list[object], shards: str, tmp_path: Path
 ) -> None:
-    import timm
-    from safetensors.torch import save_file
-
     out = tmp_path / "gates.safetensors"
     assert vitatlas(*arguments, "--out", out)[0] == 0
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), tmp_path / "other.safetensors")

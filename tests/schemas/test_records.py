@@ -7,7 +7,7 @@ from schemas import errors
 from schemas.errors import AtlasError, UsageError
 from schemas.labels import LABELS
 from schemas.policy import Cut, Policy
-from schemas.record import sha256
+from schemas.record import differences, sha256
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import SAMPLES
 from schemas.scores import LOCALIZATION
@@ -72,3 +72,9 @@ def test_the_tree_of_errors_in_the_docstring_is_the_tree() -> None:
         "UsageError": 2, "UnsupportedModel": 2, "UnsupportedMethod": 2, "SpecDrift": 2,
         "RunFailed": 1, "BadTar": 1, "StoppedEarly": 75,
     }  # fmt: skip
+
+
+def test_differences_name_what_changed_came_and_went() -> None:
+    there, wanted = {"a": 1, "b": {"c": 2, "gone": 3}}, {"a": 1, "b": {"c": 4, "new": 5}}
+    assert sorted(differences(there, wanted)) == ["b.c is 2, not 4", "b.gone is 3, not None", "b.new is None, not 5"]
+    assert not differences(there, there)

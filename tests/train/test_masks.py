@@ -65,6 +65,10 @@ def test_masks_of_coco_with_crowds_ignored(sample: Sample, tmp_path: Path) -> No
     assert not known.boxed
 
 
+def test_a_crowd_alone_says_nothing(sample: Sample, tmp_path: Path) -> None:
+    assert truth_masks(coco(tmp_path, {"segmentation": coded(blob()), "iscrowd": 1})).of("one", sample) is None
+
+
 def test_boxes_of_coco(sample: Sample, tmp_path: Path) -> None:
     known = truth_masks(coco(tmp_path, {"bbox": [5, 10, 25, 10]})).of("one", sample)
     assert known.boxed
