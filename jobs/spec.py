@@ -41,6 +41,11 @@ def spec_options(function: F) -> F:
             type=click.Choice(["full", "bfloat16", "float16"]),
             help="Of the network: float32 (default), or half under autocast; the drift is recorded.",
         ),
+        click.option(
+            "--partial-tars",
+            type=click.Choice(["refuse", "keep"]),
+            help="Of a truncated tar: keep the samples in front of the damage, or set it aside (the default).",
+        ),
         click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run commands."),
     ]
     for option in reversed(options):

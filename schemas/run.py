@@ -10,6 +10,7 @@ from schemas.record import Record
 Target = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 Precision = Literal["full", "bfloat16", "float16"]
+PartialTars = Literal["refuse", "keep"]
 
 
 class ModelSpec(Record):
@@ -48,6 +49,8 @@ class RunSpec(Record):
         seed: of the methods that draw at random.
         precision: ``full`` is float32; the half ones run the network under autocast, and each tar's record
             says how far that moves its maps.
+        partial_tars: ``keep`` takes the samples in front of the place where a tar is truncated or broken;
+            ``refuse`` sets such a tar aside.
         allow_pipe: accept ``pipe:`` shards, which run a shell command.
     """
 
@@ -61,6 +64,7 @@ class RunSpec(Record):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: int = 0
     precision: Precision = "full"
+    partial_tars: PartialTars = "refuse"
     allow_pipe: bool = False
 
     @model_validator(mode="after")
