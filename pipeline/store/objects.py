@@ -1,12 +1,24 @@
-"""Objects in a folder or a bucket. Every byte of an atlas is written by ``Objects.put``."""
+"""Objects in a folder or a bucket: the one place where an atlas is written.
+
+Every object is whole or absent: a folder gets a temporary file, flushed, renamed, and its folder flushed; a
+bucket gets a single request. Deleting what is not there is no error, so that anything may be done again.
+"""
 
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-from pipeline.files import locate
+from pipeline.files import HOPELESS, locate, patiently
+from schemas.errors import RunFailed
 from schemas.record import sha256
 from schemas.run import ObjectRecord
+
+_UNFINISHED = ".part"
+_AT_ONCE = 32
+"""Objects that are asked for together: a bucket answers them side by side."""
 
 
 class Objects:
@@ -30,14 +42,49 @@ class Objects:
     def put(self, name: str, data: bytes) -> ObjectRecord:
         """Write an object whole or not at all, over whatever was there.
 
-        Local: a temporary file beside it, fsync, rename, fsync of the folder. Elsewhere: one PUT.
+        Raises:
+            RunFailed: nothing can be written there: no space, no permission.
         """
-        target = self.path(name)
-        if self.local:
-            _replace(target, data)
-        else:
-            self.files.pipe_file(target, data)
+        with self._writing(name):
+            if self.local:
+                _replace(self.root, self.path(name), data)
+            else:
+                patiently(self.files.pipe_file, self.path(name), data)
         return ObjectRecord(path=name, size=len(data), sha256=sha256(data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object only if there is none of that name, and say whether. A crash may leave it torn.
+
+        Raises:
+            RunFailed: see ``put``.
+        """
+        with self._writing(name):
+            try:
+                if self.local:
+                    os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+                    with open(self.path(name), "xb") as stream:
+                        stream.write(data)
+                else:
+                    patiently(self.files.pipe_file, self.path(name), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there.
+
+        Raises:
+            RunFailed: see ``put``.
+        """
+        with self._writing(name):
+            try:
+                if self.local:
+                    os.unlink(self.path(name))
+                    _flush(os.path.dirname(self.path(name)))
+                else:
+                    patiently(self.files.rm_file, self.path(name))
+            except FileNotFoundError:
+                return
 
     def get(self, name: str) -> bytes:
         """Bytes of an object.
@@ -45,27 +92,66 @@ class Objects:
         Raises:
             FileNotFoundError: there is none.
         """
-        data: Any = self.files.cat_file(self.path(name))
+        data: Any = patiently(self.files.cat_file, self.path(name))
         return bytes(data)
+
+    def read(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Bytes of many objects, in order, of which a few at a time are in memory.
+
+        Raises:
+            FileNotFoundError: one is missing.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for first in range(0, len(names), _AT_ONCE):
+                yield from pool.map(self.get, names[first : first + _AT_ONCE])
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        return bool(self.files.exists(self.path(name)))
+        self.files.invalidate_cache()  # others write here too
+        return bool(patiently(self.files.exists, self.path(name)))
 
     def list(self, folder: str) -> list[str]:
         """Names of the objects right in a folder, sorted; temporary files are not among them."""
         try:
-            entries = self.files.ls(self.path(folder), detail=False, refresh=True)
+            entries = patiently(self.files.ls, self.path(folder), detail=False, refresh=True)
         except FileNotFoundError:
             return []
         names = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(name for name in names if not name.startswith("."))
 
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """Names and lengths of all objects, sorted, with those that a killed writer left unfinished."""
+        self.files.invalidate_cache()
+        found = patiently(self.files.find, self.root, detail=True)
+        for path in sorted(found):
+            yield path[len(self.root.rstrip("/")) + 1 :], int(found[path]["size"])
 
-def _replace(target: str, data: bytes) -> None:
+    def sweep(self) -> None:
+        """Remove what killed writers left unfinished. Nobody else may be writing."""
+        if self.local and os.path.isdir(self.root):
+            for name in os.listdir(self.root):
+                if name.startswith(".") and name.endswith(_UNFINISHED):
+                    os.unlink(self.path(name))
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Say what stands in the way where nobody could write."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in HOPELESS or isinstance(error, PermissionError):
+                reason = error.strerror or error
+                raise RunFailed(
+                    f"{self.url}: cannot write {name}: {reason}; mend that, and the same command goes on"
+                ) from error
+            raise
+
+
+def _replace(root: str, target: str, data: bytes) -> None:
     folder = os.path.dirname(target)
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
+    _make(folder)
+    # Unfinished files stand in the root, where they are found without a walk over everything.
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=root)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -76,11 +162,26 @@ def _replace(target: str, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-    folder_handle = os.open(folder, os.O_RDONLY)
+    _flush(folder)
+
+
+def _make(folder: str) -> None:
+    """A folder and those above it, each flushed into the one it stands in."""
+    if os.path.isdir(folder):
+        return
+    above = os.path.dirname(folder)
+    _make(above)
+    os.makedirs(folder, exist_ok=True)
+    _flush(above)
+
+
+def _flush(folder: str) -> None:
+    """Make sure that the names in a folder outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder_handle)
+        os.fsync(handle)
     finally:
-        os.close(folder_handle)
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from pipeline.store import Objects
-from schemas.errors import UsageError
+from schemas.errors import RunFailed, UsageError
 from schemas.record import sha256
 
 
@@ -17,7 +17,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path):
         yield Objects(str(tmp_path / "atlas"))
     else:
         yield Objects("memory://objects-test")
-        fsspec.filesystem("memory").rm("/objects-test", recursive=True)
+        fsspec.filesystem("memory").store.clear()
 
 
 def test_what_is_put_is_there(objects: Objects) -> None:
@@ -32,6 +32,26 @@ def test_what_is_put_is_there(objects: Objects) -> None:
     assert objects.list("nowhere") == []
     with pytest.raises(FileNotFoundError):
         objects.get("a/d.bin")
+    assert list(objects.read(["a/c.bin", "a/b.bin"])) == [b"", b"other"]
+    assert list(objects.walk()) == [("a/b.bin", 5), ("a/c.bin", 0)]
+    objects.delete("a/c.bin")
+    objects.delete("a/c.bin")
+    assert objects.list("a") == ["b.bin"]
+
+
+def test_an_object_is_created_once(objects: Objects) -> None:
+    assert objects.create("a/lease", b"mine")
+    assert not objects.create("a/lease", b"yours")
+    assert objects.get("a/lease") == b"mine"
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    objects.put("a/b.bin", b"whole")
+    (tmp_path / ".x1y2.part").write_bytes(b"half")
+    assert [name for name, _ in objects.walk()] == [".x1y2.part", "a/b.bin"]
+    objects.sweep()
+    assert [name for name, _ in objects.walk()] == ["a/b.bin"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -43,7 +63,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, step: str, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunFailed, match=r"cannot write a.bin: No space left on device; mend that"):
         objects.put("a.bin", b"after")
     monkeypatch.undo()
     assert objects.get("a.bin") == b"before"
