@@ -1,12 +1,14 @@
 """From tars to batches of pictures that know where they came from."""
 
-from pipeline.read.batches import Batch, Sample, batches, decoders
+from pipeline.read.batches import Batch, Sample, batches
 from pipeline.read.decode import Picture, Undecodable, decode
+from pipeline.read.decoders import Decoders
 from pipeline.read.geometry import Frame, Placement
 from pipeline.read.shards import absolute, count, find
 
 __all__ = [
     "Batch",
+    "Decoders",
     "Frame",
     "Picture",
     "Placement",
@@ -16,6 +18,5 @@ __all__ = [
     "batches",
     "count",
     "decode",
-    "decoders",
     "find",
 ]

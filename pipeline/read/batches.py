@@ -2,18 +2,17 @@
 
 import re
 from collections import deque
-from collections.abc import Container, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.read.decode import Picture, Undecodable, decode
+from pipeline.read.decode import Picture
+from pipeline.read.decoders import Decoders, Decoding
 from pipeline.read.geometry import Frame
-from pipeline.read.tar import IMAGES, LABEL, Group, read
+from pipeline.read.tar import IMAGES, LABEL, MAX_BYTES, Group, read
 from schemas.run import ShardRecord
 from schemas.samples import Status
 
@@ -57,22 +56,14 @@ class Batch:
     pixels: NDArray[np.uint8]
 
 
-def decoders(processes: int) -> Executor:
-    """What decodes: one thread beside the caller, or so many processes for a caller that is a GPU."""
-    if processes == 0:
-        return ThreadPoolExecutor(1)
-    # Not forked: a Ray worker has threads, and a fork of those may hang.
-    return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))
-
-
 def batches(
     shard: ShardRecord,
     room: int,
     frame: Frame,
     batch_size: int,
     classes: int | None,
-    pool: Executor,
-    only: Container[str] | None = None,
+    decoders: Decoders,
+    only: Callable[[Sample], bool] | None = None,
 ) -> Iterator[Batch]:
     """Batches of a tar, in its order.
 
@@ -80,7 +71,7 @@ def batches(
         room: rows that the tar owns.
         classes: a label must be below it; None if labels are not needed, so that a sample without one is
             as good as any.
-        only: keys of the samples that are wanted; of others no picture is decoded.
+        only: whether a sample is wanted; of others no picture is decoded.
 
     Raises:
         BadTar: see ``read``.
@@ -88,14 +79,14 @@ def batches(
     groups = read(shard, room)
     ordinals = count()
     first: dict[str, int] = {}
-    ahead: deque[list[tuple[Sample, Future[Picture | str] | None]]] = deque()
+    ahead: deque[list[tuple[Sample, Decoding | None]]] = deque()
     while chunk := list(islice(groups, batch_size)):
-        pending: list[tuple[Sample, Future[Picture | str] | None]] = []
+        pending: list[tuple[Sample, Decoding | None]] = []
         for group in chunk:
             sample = _check(next(ordinals), group, classes, first)
             image = group.image()
-            wanted = image if sample.status is Status.OK and (only is None or sample.key in only) else None
-            pending.append((sample, None if wanted is None else pool.submit(_decode, wanted, frame)))
+            data = image.data if image and sample.status is Status.OK and (only is None or only(sample)) else None
+            pending.append((sample, None if data is None else decoders.submit(data, frame)))
         ahead.append(pending)
         if len(ahead) > _AHEAD:
             yield _collect(ahead.popleft(), frame)
@@ -103,65 +94,52 @@ def batches(
         yield _collect(ahead.popleft(), frame)
 
 
-def _check(ordinal: int, group: Group[bytes], classes: int | None, first: dict[str, int]) -> Sample:
+def _check(ordinal: int, group: Group, classes: int | None, first: dict[str, int]) -> Sample:
     """All that can be said of a sample before its image is decoded."""
     label, status, error = _label(group, classes)
-    key = group.key
-    if group.image() is None:
-        found = ", ".join(sorted(group.members))
+    key, image = _escaped(group.key), group.image()
+    if image is None:
+        found = _escaped(", ".join(sorted(group.members)))[:200]
         status, error = Status.MISSING_IMAGE, f"no member ends in {', '.join(IMAGES)}; there are: {found}"
-    if not _is_utf8(key):
-        key = key.encode("utf-8", "backslashreplace").decode()
+    elif image.data is None:
+        status, error = Status.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_BYTES:,}"
+    if key != group.key:
         status, error = Status.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
     elif key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/"):
         status, error = Status.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if key in first:
         status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this tar has the same key"
     first.setdefault(key, ordinal)
-    return Sample(ordinal, key, group.image_name(), label, None, status, error)
+    return Sample(ordinal, key, _escaped(image.name) if image else None, label, None, status, error)
 
 
-def _is_utf8(key: str) -> bool:
-    """Whether a name of a tar was UTF-8; Python keeps other bytes as lone surrogates."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _escaped(name: str) -> str:
+    """A name of a tar, in which Python keeps bytes that are not UTF-8 as lone surrogates."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _label(group: Group[bytes], classes: int | None) -> tuple[int | None, Status, str | None]:
+def _label(group: Group, classes: int | None) -> tuple[int | None, Status, str | None]:
     """The label, and what is wrong with it. Where none is needed, a wrong one is only remarked on."""
-    text = group.members.get(LABEL)
+    member = group.members.get(LABEL)
     label, status, error = None, Status.OK, None
-    if text is None:
+    if member is None:
         if classes is not None:
             status, error = Status.MISSING_LABEL, f"no .{LABEL} member"
-    elif not _DECIMAL.fullmatch(text):
-        status, error = (
-            Status.BAD_LABEL,
-            f"the .{LABEL} member is {text[:40]!r}, not a number of up to 9 digits",
-        )
+    elif member.data is None or not _DECIMAL.fullmatch(member.data):
+        what = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
+        status, error = Status.BAD_LABEL, f"the .{LABEL} member is {what}, not a number of up to 9 digits"
     else:
-        label = int(text)
+        label = int(member.data)
         if classes is not None and not 0 <= label < classes:
             status, error = Status.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
     return label, Status.OK if classes is None else status, error
 
 
-def _decode(data: bytes, frame: Frame) -> Picture | str:
-    """A picture, or why there is none: what a process can hand back without raising."""
-    try:
-        return decode(data, frame)
-    except Undecodable as error:
-        return str(error)
-
-
-def _collect(pending: list[tuple[Sample, Future[Picture | str] | None]], frame: Frame) -> Batch:
+def _collect(pending: list[tuple[Sample, Decoding | None]], frame: Frame) -> Batch:
     pixels = np.zeros((len(pending), 3, frame.height, frame.width), np.uint8)
     samples = []
-    for place, (sample, future) in enumerate(pending):
-        result = future.result() if future else None
+    for place, (sample, decoding) in enumerate(pending):
+        result = decoding.result() if decoding else None
         if isinstance(result, Picture):
             pixels[place] = result.pixels
             sample = replace(sample, picture=result)

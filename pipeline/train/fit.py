@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain import artifacts
-from pipeline.read import decoders
+from pipeline.read import Decoders
 from pipeline.train.ranks import of_first, rank
 from pipeline.train.stream import Images, Stream
 from schemas.artifact import Card
@@ -118,7 +118,7 @@ def fit(
         RunFailed: the loss was not finite, or a batch does not fit into memory; the last checkpoint is kept.
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    with decoders(decode_processes) as pool, learner.session():
+    with Decoders(decode_processes) as pool, learner.session():
         course = _resumed(learner, identity, checkpoint)
         try:
             if not course.looks:

@@ -1,7 +1,6 @@
 """Pictures with what is known of them, and the same cut of both."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.read import Frame, Sample
+from pipeline.read import Decoders, Frame, Sample
 from pipeline.train.masks import Masks
 from pipeline.train.stream import Stream
 
@@ -76,7 +75,7 @@ class Pool:
         self._places = [(part, place) for part in range(len(parts)) for place in range(len(parts[part]))]
 
     @classmethod
-    def gather(cls, stream: Stream, masks: Masks, decoder: Executor) -> Self:
+    def gather(cls, stream: Stream, masks: Masks, decoder: Decoders) -> Self:
         """All pictures of a rank's tars that masks are known of.
 
         Raises:
@@ -85,7 +84,7 @@ class Pool:
         return cls(
             [
                 Labelled.of(images.tar, images.samples, images.pixels, masks, stream.frame)
-                for images in stream.epoch(decoder, only=masks)
+                for images in stream.epoch(decoder, only=lambda sample: sample.key in masks)
             ]
         )
 

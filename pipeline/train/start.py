@@ -13,7 +13,7 @@ from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.explain.load import absolute as absolute_name
 from pipeline.explain.readout import DESIGN
-from pipeline.read import Frame, absolute, count, decoders, find
+from pipeline.read import Decoders, Frame, absolute, count, find
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.fit import Learner, Progress, fit
 from pipeline.train.labelled import Pool
@@ -210,7 +210,7 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
     if source.count is None:
         supervision = f"labels, and pseudo-masks without locality labels: {source.about}"
     else:
-        with decoders(_decode_processes(device)) as decoder:
+        with Decoders(_decode_processes(device)) as decoder:
             pool = Pool.gather(stream, source, decoder)
         images = sum(shard.samples for shard in stream.shards)
         found = round(mean({"masks": len(pool)}, torch.device(device))["masks"] * ranks())

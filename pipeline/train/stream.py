@@ -1,14 +1,13 @@
 """The images of tars, over and over, in an order that depends on the seed alone."""
 
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.read import Frame, Sample, batches
+from pipeline.read import Decoders, Frame, Sample, batches
 from schemas.errors import RunFailed, UsageError
 from schemas.run import ShardRecord
 
@@ -68,7 +67,7 @@ class Stream:
         places = np.random.default_rng([92, self.seed, epoch]).permutation(len(usable))
         return [usable[place] for place in places[self.rank :: self.ranks]]
 
-    def read(self, pool: Executor, first: int = 0) -> Iterator[Images]:
+    def read(self, pool: Decoders, first: int = 0) -> Iterator[Images]:
         """Batches without end, from the given one on; those before it are not read at all where a tar is skipped.
 
         Args:
@@ -88,14 +87,19 @@ class Stream:
                 raise RunFailed(f"none of {len(self.order(epoch))} tars has an image that can be learnt from")
 
     def epoch(
-        self, pool: Executor, epoch: int = 0, begun: int = 0, first: int = 0, only: Container[str] | None = None
+        self,
+        pool: Decoders,
+        epoch: int = 0,
+        begun: int = 0,
+        first: int = 0,
+        only: Callable[[Sample], bool] | None = None,
     ) -> Iterator[Images]:
         """Batches of one epoch.
 
         Args:
             begun: number of its first batch.
             first: number of the first batch that is wanted.
-            only: keys of the samples that are wanted.
+            only: whether a sample is wanted.
         """
         number, left_out = begun, 0
         for shard in self.order(epoch):

@@ -14,7 +14,7 @@ from pipeline.demo.world import HELD_OUT, World
 from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
-from pipeline.read import Frame, count, decoders, find
+from pipeline.read import Decoders, Frame, count, find
 from pipeline.score.calibration import Calibration
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.labelled import Cut, Labelled
@@ -74,7 +74,7 @@ def test_its_probabilities_are_what_they_say(loaded: Loaded, world: World) -> No
     frame = Frame.of(loaded.record, "squash")
     masks = truth_masks(str(world.truth))
     found = {"pm": Calibration(), "pm_zs": Calibration()}
-    for images in Stream(count(find((world.shards,))), frame, 24, 10, 0).epoch(decoders(0)):
+    for images in Stream(count(find((world.shards,))), frame, 24, 10, 0).epoch(Decoders(0)):
         batch = Labelled.of(images.tar, images.samples, images.pixels, masks, frame)
         covered, _ = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
         labels = torch.from_numpy(batch.labels)[:, None]

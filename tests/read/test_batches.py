@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import jpeg, samples, write_tar
 
-from pipeline.read import Batch, Frame, batches, decoders
+from pipeline.read import Batch, Decoders, Frame, batches
 from pipeline.read.tar import scan
 from schemas.run import ShardRecord
 from schemas.samples import Status
@@ -16,7 +16,7 @@ FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
 
 def read(path: Path, size: int = 4, classes: int | None = 10, processes: int = 0) -> list[Batch]:
     shard = ShardRecord(tar="x", url=str(path), samples=scan(str(path)).samples, size=-1)
-    with decoders(processes) as pool:
+    with Decoders(processes) as pool:
         return list(batches(shard, 99, FRAME, size, classes, pool))
 
 

@@ -11,7 +11,7 @@ from support import samples, write_tar
 from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
-from pipeline.read import Frame, count, decoders, find
+from pipeline.read import Decoders, Frame, count, find
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.fit import Learner, fit
 from pipeline.train.patch_mask import PatchMaskTraining
@@ -199,7 +199,7 @@ def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     frame = Frame.of(load(checkpoint).record, "squash")
     with pytest.raises(RunFailed, match="none of 1 tars has an image that can be learnt from"):
-        next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(decoders(0)))
+        next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(Decoders(0)))
 
 
 def test_held_out_figures_that_are_not_finite_stop_the_training(
@@ -244,7 +244,7 @@ def test_half_precision_learns_as_full_does(method: str, checkpoint: ModelSpec, 
     made = learner(method, checkpoint)
     made.precision = "bfloat16"
     frame = Frame.of(load(checkpoint).record, "squash")
-    (images,) = islice(Stream(count(find((shards,))), frame, 4, 10, 0).read(decoders(0)), 1)
+    (images,) = islice(Stream(count(find((shards,))), frame, 4, 10, 0).read(Decoders(0)), 1)
     with made.session():
         for _ in range(10):
             made.step(images)

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from support import samples, write_tar
 
 from pipeline.label import labels_of
-from pipeline.read import Frame, Sample, batches, count, decoders, find
+from pipeline.read import Decoders, Frame, Sample, batches, count, find
 from pipeline.run import plan, run
 from pipeline.store import Atlas
 from pipeline.train.masks import Known, PngMasks, PseudoMasks, masks, truth_masks
@@ -28,7 +28,7 @@ def sample(tmp_path: Path) -> Sample:
     """s0001: 41 × 31 pixels."""
     shard = write_tar(tmp_path / "one.tar", samples(2))
     (record,) = count(find((str(shard),)))
-    (batch,) = batches(record, 2, FRAME, 2, None, decoders(0))
+    (batch,) = batches(record, 2, FRAME, 2, None, Decoders(0))
     return batch.samples[1]
 
 
@@ -179,7 +179,7 @@ OTSU = Policy(name="p", method="legrad", cut=Cut(kind="otsu"))
 
 
 def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
-    (batch,) = batches(shard, shard.samples, frame, shard.samples, None, decoders(0))
+    (batch,) = batches(shard, shard.samples, frame, shard.samples, None, Decoders(0))
     return batch.samples
 
 

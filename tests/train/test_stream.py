@@ -9,7 +9,7 @@ import timm
 from support import samples, write_tar
 
 from pipeline.explain.load import load
-from pipeline.read import Frame, count, decoders, find
+from pipeline.read import Decoders, Frame, count, find
 from pipeline.train.stream import Stream
 from schemas.errors import UsageError
 from schemas.run import ModelSpec, ShardRecord
@@ -26,7 +26,7 @@ def counted(shards: str) -> tuple[ShardRecord, ...]:
 
 
 def keys(stream: Stream, batches: int, first: int = 0) -> list[list[str]]:
-    return [[s.key for s in images.samples] for images in islice(stream.read(decoders(0), first), batches)]
+    return [[s.key for s in images.samples] for images in islice(stream.read(Decoders(0), first), batches)]
 
 
 def test_every_image_comes_once_an_epoch_and_epochs_differ(counted: tuple[ShardRecord, ...], frame: Frame) -> None:
@@ -55,7 +55,7 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path, frame: Frame) 
     members = samples(4)
     members[3] = ("s0001.jpg", b"junk")
     url = write_tar(tmp_path / "one.tar", members)
-    (images,) = islice(Stream(count(find((str(url),))), frame, 4, None, 0).read(decoders(0)), 1)
+    (images,) = islice(Stream(count(find((str(url),))), frame, 4, None, 0).read(Decoders(0)), 1)
     assert [sample.key for sample in images.samples] == ["s0000", "s0002", "s0003"]
     assert images.pixels.shape == (3, 3, *timm.create_model("test_vit").patch_embed.img_size)
     assert images.pixels.dtype == np.uint8

@@ -1,6 +1,5 @@
 """Two workers under Ray Train learn as one would from the images of both, on average."""
 
-from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from support import samples, write_tar
 
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import load
-from pipeline.read import Frame, decoders
+from pipeline.read import Decoders, Frame
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.labelled import Labelled
 from pipeline.train.patch_mask import PatchMaskTraining
@@ -42,7 +41,7 @@ def spec(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> TrainSpec:
     )
 
 
-def streams(prepared: Prepared, pool: Executor, classes: int | None, frame: Frame) -> list[list[Images]]:
+def streams(prepared: Prepared, pool: Decoders, classes: int | None, frame: Frame) -> list[list[Images]]:
     """What each worker reads."""
     of = [Stream(prepared.shards, frame, 3, classes, 0, rank, 2) for rank in range(2)]
     return [list(islice(stream.read(pool), STEPS)) for stream in of]
@@ -59,7 +58,7 @@ def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> No
     assert told == list(range(1, STEPS + 1))
     assert (card.workers, set(card.figures) >= {"kl", "kept"}) == (2, True)
     one = DiffMaskTraining(load(spec.model), spec.settings)  # type: ignore[arg-type]
-    read_by = streams(prepare(spec), decoders(0), None, Frame.of(load(spec.model).record, "squash"))
+    read_by = streams(prepare(spec), Decoders(0), None, Frame.of(load(spec.model).record, "squash"))
     with one.session():
         for images in zip(*read_by, strict=True):
             depth = one.depth()
@@ -82,7 +81,7 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     frame = Frame.of(loaded.record, "squash")
     learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
     one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
-    prepared, pool = prepare(spec), decoders(0)
+    prepared, pool = prepare(spec), Decoders(0)
     from pipeline.train.labelled import Pool
     from pipeline.train.masks import truth_masks
 

@@ -1,0 +1,100 @@
+"""What decodes pictures beside the network: a thread, or processes, of which any may die."""
+
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Self
+
+from pipeline.read.decode import Picture, Undecodable, decode
+from pipeline.read.geometry import Frame
+
+_PATIENCE = 120.0
+"""Seconds after which a process is taken for lost. What ``decode`` accepts takes a tenth of it."""
+_TRIES = 3
+
+
+class Decoders:
+    """Decodes pictures in the order in which they are asked for.
+
+    When a process dies, or hangs, all that were under way are decoded again, each alone, so that a picture
+    that kills its decoder is told apart from those beside it.
+
+    Args:
+        processes: 0 is one thread, for a caller that is itself one of many processes.
+    """
+
+    def __init__(self, processes: int = 0) -> None:
+        self.processes = processes
+        self.pool = self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, data: bytes, frame: Frame) -> "Decoding":
+        """Begin to decode a picture."""
+        return Decoding(self, data, frame)
+
+    def restart(self) -> None:
+        """Give up the processes that there are, whatever they are doing."""
+        self.close()
+        self.pool = self._start()
+
+    def close(self) -> None:
+        """Stop at once."""
+        # Its own way of stopping would wait for a process that hangs.
+        living = list((getattr(self.pool, "_processes", None) or {}).values())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in living:
+            process.kill()
+
+    def _start(self) -> Executor:
+        if self.processes == 0:
+            return ThreadPoolExecutor(1)
+        # Not forked from here: a Ray worker has threads, and a fork of those may hang.
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # so that a new process is there at once
+        return ProcessPoolExecutor(self.processes, mp_context=context)
+
+
+class Decoding:
+    """A picture that is being decoded."""
+
+    def __init__(self, decoders: Decoders, data: bytes, frame: Frame) -> None:
+        self._decoders, self._data, self._frame = decoders, data, frame
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pool = self._decoders.pool
+        try:
+            self._future: Future[Picture | str] = self._pool.submit(_decode, self._data, self._frame)
+        except BrokenProcessPool as error:
+            self._future = Future()
+            self._future.set_exception(error)
+
+    def result(self) -> Picture | str:
+        """The picture, or why there is none."""
+        for _ in range(_TRIES):
+            try:
+                return self._future.result(_PATIENCE if self._decoders.processes else None)
+            except TimeoutError:
+                reason = f"its decoder had not come to an end after {_PATIENCE:.0f} s"
+            except BrokenProcessPool:
+                reason = "its decoder died"
+            if self._pool is self._decoders.pool:
+                self._decoders.restart()
+            self._begin()
+        return f"{reason}, {_TRIES} times"
+
+
+def _decode(data: bytes, frame: Frame) -> Picture | str:
+    """A picture, or why there is none: what a process can hand back without raising."""
+    try:
+        return decode(data, frame)
+    except Undecodable as error:
+        return str(error)

@@ -1,0 +1,79 @@
+"""Decoders that die or hang lose no picture, and the picture that kills them is told apart."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support import jpeg
+
+from pipeline.read import Decoders, Frame, Picture, decoders
+from pipeline.read.geometry import Placement
+
+FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
+
+
+class Deadly(Frame):
+    """No picture comes out of it, nor the process that tries."""
+
+    def place(self, width: int, height: int) -> Placement:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().place(width, height)
+
+
+class Endless(Frame):
+    def place(self, width: int, height: int) -> Placement:
+        time.sleep(600)
+        return super().place(width, height)
+
+
+def of(kind: type[Frame]) -> Frame:
+    return kind(**{name: getattr(FRAME, name) for name in FRAME.__dataclass_fields__})
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_pictures_come_in_the_order_of_asking(processes: int) -> None:
+    with Decoders(processes) as pool:
+        asked = [pool.submit(jpeg(0, (20 + i, 10)), FRAME) for i in range(20)]
+        assert [each.result().width for each in asked] == [20 + i for i in range(20)]
+
+
+def test_killed_processes_are_replaced_and_nothing_is_lost() -> None:
+    with Decoders(2) as pool:
+        for _ in range(3):
+            asked = [pool.submit(jpeg(0, (20 + i, 10)), FRAME) for i in range(40)]
+            asked[0].result()
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            assert [each.result().width for each in asked] == [20 + i for i in range(40)]
+
+
+def test_a_picture_that_kills_its_decoder_is_told_apart() -> None:
+    with Decoders(2) as pool:
+        asked = [pool.submit(jpeg(), of(Deadly) if i == 3 else FRAME) for i in range(8)]
+        results = [each.result() for each in asked]
+    assert results[3] == "its decoder died, 3 times"
+    assert all(isinstance(each, Picture) for i, each in enumerate(results) if i != 3)
+
+
+def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "_PATIENCE", 2.0)
+    with Decoders(1) as pool:
+        pool.submit(jpeg(), FRAME).result()
+        asked = [pool.submit(jpeg(), of(Endless)), pool.submit(jpeg(), FRAME)]
+        assert asked[0].result() == "its decoder had not come to an end after 2 s, 3 times"
+        assert isinstance(asked[1].result(), Picture)
+
+
+def test_nothing_is_left_running() -> None:
+    pool = Decoders(2)
+    pool.submit(jpeg(), FRAME).result()
+    pids = [child.pid for child in multiprocessing.active_children()]
+    assert pids
+    pool.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        multiprocessing.active_children()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
