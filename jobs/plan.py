@@ -83,7 +83,8 @@ def describe(run: RunRecord, out: str) -> None:
     click.echo(f"maps     {maps:,}, at most {size(maps * (height * width * 2 + 8))} before compression")
     for shard in run.shards:
         if shard.problem:
-            click.echo(f"warning  {shard.url}: {shard.problem}; it will be set aside", err=True)
+            fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
+            click.echo(f"warning  {shard.url}: {shard.problem}; {fate}", err=True)
 
 
 def _bench_of(spec: RunSpec, file: str) -> BenchRecord:

@@ -111,6 +111,7 @@ class ShardRecord(Record):
         samples: how many samples it holds, so many rows it owns.
         size: bytes, or −1 where the store does not say.
         problem: what the scan found wrong with it; such a tar is set aside, and the run fails at its end.
+        kept: ``samples`` of them in front of the problem are good, and are taken instead.
     """
 
     tar: str
@@ -118,6 +119,7 @@ class ShardRecord(Record):
     samples: int
     size: int
     problem: str | None = None
+    kept: bool = False
 
 
 class RunRecord(Record):
@@ -195,3 +197,33 @@ class CommitRecord(Record):
     attempt: int
     host: str
     finished: str
+
+
+class SetAsideRecord(Record):
+    """``set_aside/<tar>.json``: a tar that the last run could not do. The next run begins without these.
+
+    Attributes:
+        reason: one sentence.
+        finished: when it was given up.
+    """
+
+    tar: str
+    reason: str
+    finished: str
+
+
+class LeaseRecord(Record):
+    """``lease.json``: who is writing to an atlas right now. It is gone when that run has ended.
+
+    Attributes:
+        holder: drawn anew by each run.
+        host, pid: where it runs.
+        since: when it began.
+        beat: counts up for as long as it lives.
+    """
+
+    holder: str
+    host: str
+    pid: int
+    since: str
+    beat: int = 0

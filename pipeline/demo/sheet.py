@@ -74,8 +74,8 @@ def draw(
 
 def _pictures(atlas: Atlas, tar: str) -> list[NDArray[np.uint8]]:
     shard = next(shard for shard in atlas.run.shards if shard.tar == tar)
-    encoded = (group.image() or b"" for group in read(shard, atlas.run.slot))
-    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+    images = (group.image() for group in read(shard, atlas.run.slot))
+    return [np.asarray(Image.open(io.BytesIO(image.data or b"")).convert("RGB")) for image in images if image]
 
 
 def _overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:

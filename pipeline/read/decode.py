@@ -2,20 +2,41 @@
 
 import hashlib
 import io
-import struct
-import warnings
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.read import bare
+from pipeline.read.bare import Bare
+from pipeline.read.bare import Undecodable as Undecodable
 from pipeline.read.geometry import Frame, Placement
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are not decoded: one would take more memory than a batch."""
+MAX_WALKS = 2_000_000_000
+"""Pixels times scans of a JPEG: each scan of a progressive one walks over all pixels."""
+MAX_INTERPRETED = 20_000_000
+"""Values of a picture, or quarters of its bytes, that Pillow decodes in Python: plain and rescaled PPM, BMP of runs."""
 
-_ORIENTATION = 0x0112
+_KINDS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Bare], type[ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), bare.jpeg, JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), bare.png, PngImageFile),
+    (re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL), bare.webp, WebPImageFile),
+    (re.compile(rb"P[1-6]\s"), bare.ppm, PpmImageFile),
+    (re.compile(rb"BM"), bare.bmp, BmpImageFile),
+)
+"""How each kind begins, what leaves its metadata away, and what decodes it."""
+_COMPILED = ("jpeg", "zip", "raw")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,10 +47,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture of each EXIF orientation upright."""
-
-
-class Undecodable(Exception):
-    """The bytes are not a picture that can be used; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -58,33 +75,22 @@ def decode(data: bytes, frame: Frame) -> Picture:
     JPEG, PNG, WebP, PPM, BMP by their contents, whatever the extension said; greyscale, palette, CMYK and
     16-bit become 8-bit RGB; transparency is dropped; EXIF orientation is applied.
 
+    A picture that is accepted takes at most about 1.5 GB and 15 s; docs/formats.md says what is not.
+
     Raises:
-        Undecodable: not a picture, truncated, too large, or of a kind without a meaning in RGB.
+        Undecodable: not a picture, truncated, too large, or more work than its pixels are worth.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "PPM", "BMP"))
-        if image.width * image.height > MAX_PIXELS:
-            raise Undecodable(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
-        image.load()
-        orientation = _orientation(image)
-        image = _rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation]))
-        placement = frame.place(image.width, image.height)
-        resized_width, resized_height = placement.size
-        if resized_width * resized_height > MAX_PIXELS:  # much longer than wide, and to be cropped
-            raise Undecodable(f"{image.width}×{image.height} become {resized_width}×{resized_height} before the crop")
-        resized = image.resize(placement.size, Image.Resampling[frame.interpolation.upper()])
-        box = (placement.left, placement.top, placement.left + frame.width, placement.top + frame.height)
-        pixels = np.asarray(resized.crop(box)).transpose(2, 0, 1)
-    except Undecodable:
-        raise
-    except Image.DecompressionBombError:
-        raise Undecodable(f"more than {MAX_PIXELS:,} pixels") from None
-    except UnidentifiedImageError:
-        raise Undecodable(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP") from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError, OverflowError, MemoryError) as error:
-        raise Undecodable(f"{type(error).__name__}: {error}") from None
+    image, orientation = _open(data)
+    if orientation != 1:
+        image = image.transpose(_UPRIGHT[orientation])
+    image = _rgb(image)
+    placement = frame.place(image.width, image.height)
+    resized_width, resized_height = placement.size
+    if resized_width * resized_height > MAX_PIXELS:  # much longer than wide, and to be cropped
+        raise Undecodable(f"{image.width}×{image.height} become {resized_width}×{resized_height} before the crop")
+    resized = image.resize(placement.size, Image.Resampling[frame.interpolation.upper()])
+    box = (placement.left, placement.top, placement.left + frame.width, placement.top + frame.height)
+    pixels = np.asarray(resized.crop(box)).transpose(2, 0, 1)
     return Picture(
         pixels=np.ascontiguousarray(pixels),
         width=image.width,
@@ -96,23 +102,50 @@ def decode(data: bytes, frame: Frame) -> Picture:
     )
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it says nonsense."""
+def _open(data: bytes) -> tuple[Image.Image, int]:
+    """The decoded picture as it is stored, and its EXIF orientation."""
+    kind = next((each for each in _KINDS if each[0].match(data)), None)
+    if kind is None:
+        raise Undecodable(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP")
+    _, strip, decoder = kind
+    stripped = strip(data)
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, struct.error, KeyError, TypeError):
-        return 1  # pixels are good, only the metadata is broken
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        image = decoder(io.BytesIO(stripped.data))
+        _affordable(image, stripped)
+        image.load()
+    except Undecodable:
+        raise
+    except Image.DecompressionBombError:
+        raise Undecodable(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # decoders raise whatever it is that they trip over
+        raise Undecodable(f"{type(error).__name__}: {error}"[:200]) from None
+    return image, bare.orientation(stripped.exif)
+
+
+def _affordable(image: ImageFile, stripped: Bare) -> None:
+    """Refuse by its headers alone what would take too much memory or time."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise Undecodable(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+    if pixels * stripped.scans > MAX_WALKS:
+        raise Undecodable(f"{stripped.scans} scans of {image.width}×{image.height} pixels are more than {MAX_WALKS:,}")
+    if any(tile[0] not in _COMPILED for tile in image.tile):
+        values = max(pixels * len(image.getbands()), len(stripped.data) // 4)
+        if values > MAX_INTERPRETED:
+            raise Undecodable(f"{values:,} values one by one are more than {MAX_INTERPRETED:,}")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I"):  # 16 bits; convert() would clip at 255 instead of scaling
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise Undecodable("floating-point pixels have no known range")
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        image = Image.fromarray(_eight_bits(image))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Sixteen bits to eight, a few rows at a time, since the picture itself is large enough."""
+    pixels = np.empty((image.height, image.width), np.uint8)
+    rows = max(1, (1 << 22) // image.width)
+    for top in range(0, image.height, rows):
+        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        pixels[top : top + rows] = strip.clip(0, 65535) >> 8
+    return pixels

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from webdataset.shardlists import expand_urls
 
-from pipeline.files import locate
+from pipeline.files import locate, patiently
 from pipeline.read.tar import Scan, scan
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
@@ -75,20 +75,30 @@ def _match(url: str) -> list[str]:
     return [files.unstrip_protocol(name) if "://" in url else name for name in found]
 
 
-def count(urls: Sequence[str], progress: Callable[[int], None] = lambda done: None) -> tuple[ShardRecord, ...]:
+def count(
+    urls: Sequence[str], progress: Callable[[int], None] = lambda done: None, keep_partial: bool = False
+) -> tuple[ShardRecord, ...]:
     """A record of each tar: from ``_info.json`` beside it where there is one, else from its headers.
 
     Args:
         progress: called with the number of tars that are counted.
+        keep_partial: of tars that are damaged keep the samples in front of that. The headers of all are read
+            then, since ``_info.json`` does not know.
+
+    Raises:
+        UsageError: a tar cannot be reached now, or ``_info.json`` is none.
     """
-    lengths = {folder: _lengths(folder) for folder in {_folder(url) for url in urls}}
-    known = {url: lengths[_folder(url)].get(PurePosixPath(url).name) for url in urls}
+    lengths = {} if keep_partial else {folder: _lengths(folder) for folder in {_folder(url) for url in urls}}
+    known = {url: lengths.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
     scans = _scan([url for url in urls if known[url] is None])
     records = []
     for name, url in zip(_names(urls), urls, strict=True):
         samples = known[url]
         result = _listed(samples, _size(url)) if samples is not None else next(scans)
-        records.append(ShardRecord(tar=name, url=url, samples=result.samples, size=result.size, problem=result.problem))
+        kept = keep_partial and result.problem is not None and result.samples > 0
+        records.append(
+            ShardRecord(tar=name, url=url, samples=result.samples, size=result.size, problem=result.problem, kept=kept)
+        )
         progress(len(records))
     return tuple(records)
 
@@ -102,10 +112,18 @@ def _listed(samples: int, size: int) -> Scan:
 
 def _scan(urls: Sequence[str]) -> Iterator[Scan]:
     if len(urls) < 16:
-        yield from map(scan, urls)
+        yield from map(_reached, urls)
         return
     with ProcessPoolExecutor(min(32, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(scan, urls, chunksize=4)
+        yield from pool.map(_reached, urls, chunksize=4)
+
+
+def _reached(url: str) -> Scan:
+    try:
+        return patiently(scan, url)
+    except OSError as error:
+        # Not a problem of the tar: that would be written down for good.
+        raise UsageError(f"{url}: cannot be reached ({error.strerror}); try again, or leave it out") from error
 
 
 def _folder(url: str) -> str:

@@ -47,7 +47,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     chosen = supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
     spec = spec.model_copy(update={"methods": tuple(method.text for method in chosen), "artifacts": ()})
     Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
-    run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls))))
+    run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_tars == "keep"))
     arrays.create(objects, run)
     objects.put(RUN, run.to_bytes())
     return run
@@ -63,7 +63,7 @@ def _absolute(spec: RunSpec) -> RunSpec:
 
 
 def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:
-    if all(shard.problem for shard in shards):
+    if all(shard.problem and not shard.kept for shard in shards):
         raise UsageError(f"{shards[0].url}: {shards[0].problem}; no shard can be used")
     largest = max(1, *(shard.samples for shard in shards))
     chunk = min(CHUNK, largest)
