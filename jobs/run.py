@@ -1,12 +1,15 @@
 """``vitatlas run``."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.plan import planned
 from jobs.spec import run_spec, spec_options
 from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.run.crew import Device, Executor
 
 
 @click.command("run")
@@ -19,9 +22,17 @@ from schemas.errors import UsageError
     show_default=True,
     help="Ray actors, or this process alone.",
 )
+@click.option("--retry-failed", is_flag=True, help="Do the samples again that have no maps, and only these.")
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster. Default: RAY_ADDRESS, else local.")
 @click.option(
     "--actors", type=click.IntRange(1), metavar="N", help="At most so many. Default: one a GPU, else one a core."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="cuda waits for GPUs that are not there yet.",
 )
 @click.option(
     "--decode-processes",
@@ -29,24 +40,44 @@ from schemas.errors import UsageError
     metavar="N",
     help="Of each actor. Default: 4 beside a GPU, else a thread.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Over one tar, then another actor gets it. Default: 10 times the slowest so far, at least 600.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0, min_open=True),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="Without a single actor at work, then the run fails.",
+)
 def command(
     places: tuple[str, ...],
     spec_file: str | None,
     out: str | None,
-    executor: Literal["ray", "inline"],
+    executor: "Executor",
+    retry_failed: bool,
     address: str | None,
     actors: int | None,
+    device: "Device",
     decode_processes: int | None,
+    timeout: float | None,
+    patience: float,
     **flags: Any,
 ) -> None:
     """Compute the maps of every tar that has none yet.
 
     Takes a planned ATLAS; or shards and --out with the flags of plan, and then plans first. Stopped at any
-    moment, the same command goes on from the last finished tar.
+    moment, the same command goes on from the last finished tar. Told to stop (Ctrl-C, SIGTERM), it gives the
+    tars in work 20 seconds to be finished, and exits with 75.
 
     \b
     Examples:
       vitatlas run train.atlas
+      vitatlas run train.atlas --retry-failed
       vitatlas run 'shards/val-{00..63}.tar' --out val.atlas --model deit_small_patch16_224 --pretrained
     """
     if out is None and spec_file is None:
@@ -61,9 +92,11 @@ def command(
     else:
         planned(run_spec(places, spec_file, flags), out)
 
-    from pipeline.run import run
+    from pipeline.run import Crew, run
+    from schemas.samples import Status
 
-    atlas = run(out, executor, address, actors, decode_processes)
-    good = sum(commit.ok for commit in atlas.commits.values())
-    failed = sum(commit.rows for commit in atlas.commits.values()) - good
-    click.echo(f"complete {len(atlas.commits)} tars, {good:,} images with maps, {failed:,} without")
+    crew = Crew(executor, address, actors, device, decode_processes, timeout, patience)
+    atlas = run(out, crew, retry_failed)
+    statuses = atlas.statuses()
+    good = statuses.pop(Status.OK, 0)
+    click.echo(f"complete {len(atlas.committed)} tars, {good:,} images with maps, {statuses.total():,} without")

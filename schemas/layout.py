@@ -8,6 +8,8 @@ RUN = "run.json"
 MAPS = "maps.zarr"
 SAMPLES = "samples"
 COMMITS = "commits"
+SET_ASIDE = "set_aside"
+LEASE = "lease.json"
 LABELS = "labels"
 SCORES = "scores"
 
@@ -72,6 +74,11 @@ def shard_object(array: str, tar_index: int, dims: int) -> str:
 def samples_object(tar: str) -> str:
     """A tar's sample table."""
     return f"{SAMPLES}/{tar}.parquet"
+
+
+def set_aside_object(tar: str) -> str:
+    """Why a tar could not be done, as long as it is not."""
+    return f"{SET_ASIDE}/{tar}.json"
 
 
 def commit_object(tar: str) -> str:

@@ -12,7 +12,7 @@ from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
 from torch import nn
 
 from pipeline.demo.world import World, build
-from pipeline.run import plan, run
+from pipeline.run import INLINE, plan, run
 from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
 
@@ -57,7 +57,7 @@ def finished(spec: RunSpec, tmp_path: Path) -> Path:
     """The atlas of that run, made in this process without disturbance."""
     out = tmp_path / "undisturbed"
     plan(spec, str(out))
-    run(str(out), "inline")
+    run(str(out), INLINE)
     return out
 
 
@@ -75,7 +75,7 @@ def atlas(world: World) -> Atlas:
     out = str(world.folder / "atlas")
     methods = ("attention", "legrad", "reciprocam:kernel=single", "center", "uniform")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods), out)
-    return run(out, "inline")
+    return run(out, INLINE)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from pipeline.demo.world import World, build
 from pipeline.explain import methods as registry
 from pipeline.explain.load import load
 from pipeline.label import EXPORTERS, label
-from pipeline.run import plan, run
-from pipeline.run.drive import Executor
+from pipeline.run import Crew, plan, run
+from pipeline.run.crew import Executor
 from pipeline.score import read_truth, score
 from pipeline.score.masks import mask_iou
 from pipeline.store import Atlas
@@ -78,7 +78,7 @@ def tour(
         planned(plan(spec, url), url)
     except SpecDrift:
         raise UsageError(f"{folder}: holds the demo of another version; remove it, or name another folder") from None
-    atlas = run(url, executor)
+    atlas = run(url, Crew(executor))
     say(f"3/5  pseudo-masks by the policy {POLICY.name} → {folder}/labels")
     (folder / f"{POLICY.name}.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json"), sort_keys=False))
     label(url, POLICY, EXPORTERS, str(folder / "labels"))

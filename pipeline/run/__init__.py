@@ -1,6 +1,7 @@
 """Units over actors: plan, then run from wherever it stands."""
 
+from pipeline.run.crew import INLINE, Crew
 from pipeline.run.drive import run
 from pipeline.run.plan import plan
 
-__all__ = ["plan", "run"]
+__all__ = ["INLINE", "Crew", "plan", "run"]

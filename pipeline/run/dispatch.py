@@ -1,8 +1,11 @@
-"""Which unit goes to which actor. A pure state machine: no Ray, no clock, no I/O."""
+"""Which unit goes to which actor. A pure state machine: no Ray, no clock of its own, no I/O."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+_SHORTEST = 600.0
+_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
@@ -14,72 +17,153 @@ class Assignment:
     attempt: int
 
 
+@dataclass
+class _Load:
+    """What an actor has: the unit it works on, since when, and those it finds when that is done."""
+
+    since: float
+    units: deque[int] = field(default_factory=deque)
+
+
 class Dispatcher:
     """Hands units to actors until each is done or set aside, each exactly once.
 
+    Times are seconds of any clock that does not go back.
+
     Args:
         units: to be done, in this order.
-        window: units that an actor has at a time: the one it works on and those it finds when that is done.
+        window: units that an actor has at a time.
         attempts: after so many failures a unit is set aside.
-        kills: after so many actors died while working on it, likewise. An actor's death does not count as
-            a failure of its unit: most deaths are the machine's.
+        kills: after so many actors were lost over it, likewise. One loss is no failure of the unit: most
+            are the machine's.
+        timeout: seconds that a unit may take; None is ten times what the slowest one took so far, and at
+            least ten minutes.
+
+    Attributes:
+        done: how many units are.
+        set_aside: why, by unit.
     """
 
-    def __init__(self, units: Iterable[int], window: int = 2, attempts: int = 3, kills: int = 3) -> None:
-        self.window, self.attempts, self.kills = window, attempts, kills
-        self.done: set[int] = set()
+    def __init__(
+        self,
+        units: Iterable[int],
+        window: int = 2,
+        attempts: int = 3,
+        kills: int = 3,
+        timeout: float | None = None,
+    ) -> None:
+        self.window, self.attempts, self.kills, self.timeout = window, attempts, kills, timeout
+        self.done = 0
         self.set_aside: dict[int, str] = {}
         self._pending = deque(units)
-        self._actors: dict[int, deque[int]] = {}
-        self._started: Counter[int] = Counter()
+        self._loads: dict[int, _Load] = {}
+        # Of units that came back only, so that memory does not grow with the run.
+        self._returned: Counter[int] = Counter()
         self._failed: Counter[int] = Counter()
         self._killed: Counter[int] = Counter()
+        self._slowest: float | None = None
+        self._drained = False
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done or set aside."""
-        return not self._pending and not any(self._actors.values())
+        """Whether nothing is to be handed out and nothing to be waited for."""
+        return not self.busy and (self._drained or not self._pending)
 
-    def join(self, actor: int) -> None:
+    @property
+    def joined(self) -> int:
+        """Actors that are there."""
+        return len(self._loads)
+
+    @property
+    def busy(self) -> list[int]:
+        """Actors that have something to do."""
+        return [actor for actor, load in self._loads.items() if load.units]
+
+    @property
+    def left(self) -> int:
+        """Units that are neither done nor set aside."""
+        return len(self._pending) + sum(len(load.units) for load in self._loads.values())
+
+    def join(self, actor: int, now: float = 0.0) -> None:
         """An actor is ready for work."""
-        self._actors[actor] = deque()
+        self._loads[actor] = _Load(now)
 
-    def next(self) -> Assignment | None:
+    def next(self, now: float = 0.0) -> Assignment | None:
         """The next unit to hand out, or None when all actors are full or nothing is left."""
-        if not self._pending or not self._actors:
+        if self._drained or not self._pending or not self._loads:
             return None
-        actor = min(self._actors, key=lambda name: len(self._actors[name]))
-        if len(self._actors[actor]) >= self.window:
+        actor, load = min(self._loads.items(), key=lambda item: len(item[1].units))
+        if len(load.units) >= self.window:
             return None
         unit = self._pending.popleft()
-        self._actors[actor].append(unit)
-        self._started[unit] += 1
-        return Assignment(actor, unit, self._started[unit])
+        if not load.units:
+            load.since = now
+        load.units.append(unit)
+        return Assignment(actor, unit, self._returned[unit] + 1)
 
-    def finish(self, actor: int, unit: int) -> None:
+    def finish(self, actor: int, unit: int, now: float = 0.0) -> None:
         """An actor has done a unit."""
-        self._actors[actor].remove(unit)
-        self.done.add(unit)
+        took = self._take(actor, unit, now)
+        self._slowest = max(took, self._slowest or 0.0)
+        self._forget(unit)
+        self.done += 1
 
-    def fail(self, actor: int, unit: int, reason: str, final: bool) -> None:
+    def fail(self, actor: int, unit: int, reason: str, final: bool, now: float = 0.0) -> None:
         """A unit failed on an actor that is well.
 
         Args:
             final: it would fail again, whoever tried.
         """
-        self._actors[actor].remove(unit)
+        self._take(actor, unit, now)
         self._failed[unit] += 1
         if final or self._failed[unit] >= self.attempts:
-            self.set_aside[unit] = reason
+            self._put_aside(unit, reason)
         else:
+            self._returned[unit] += 1
             self._pending.append(unit)
 
-    def leave(self, actor: int, reason: str) -> None:
-        """An actor is gone; what it had goes back to the front, and what it worked on is remembered."""
-        units = self._actors.pop(actor, deque())
-        if units:
+    def leave(self, actor: int, reason: str, blame: bool = True) -> None:
+        """An actor is gone; what it had goes back to the front.
+
+        Args:
+            blame: the unit it worked on may have been the cause, which is remembered.
+        """
+        load = self._loads.pop(actor, None)
+        if load is None or not load.units:
+            return
+        units = load.units
+        if blame:
             self._killed[units[0]] += 1
             if self._killed[units[0]] >= self.kills:
-                unit = units.popleft()
-                self.set_aside[unit] = f"{self.kills} actors died while working on it; the last: {reason}"
+                self._put_aside(units.popleft(), f"{self.kills} actors were lost over it; the last: {reason}")
+        self._returned.update(units)
         self._pending.extendleft(reversed(units))
+
+    def overdue(self, now: float) -> dict[int, float]:
+        """Actors that have worked on one unit for longer than any may take, and for how long."""
+        limit = self.timeout
+        if limit is None:
+            if self._slowest is None:
+                return {}
+            limit = max(_SHORTEST, _FACTOR * self._slowest)
+        return {actor: now - self._loads[actor].since for actor in self.busy if now - self._loads[actor].since > limit}
+
+    def drain(self) -> None:
+        """Hand out nothing more; what actors have may still be done."""
+        self._drained = True
+
+    def _take(self, actor: int, unit: int, now: float) -> float:
+        """A unit is off an actor's hands; how long it took."""
+        load = self._loads[actor]
+        took = now - load.since
+        load.units.remove(unit)
+        load.since = now
+        return took
+
+    def _put_aside(self, unit: int, reason: str) -> None:
+        self.set_aside[unit] = reason
+        self._forget(unit)
+
+    def _forget(self, unit: int) -> None:
+        for counter in (self._returned, self._failed, self._killed):
+            counter.pop(unit, None)

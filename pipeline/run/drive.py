@@ -1,97 +1,116 @@
 """A planned run from where it stands to its end."""
 
-import signal
-import threading
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from datetime import UTC, datetime
 
-from pipeline.run.outcome import Outcome, SetAside
+from pipeline.run.crew import Crew
+from pipeline.run.outcome import Done, Outcome, SetAside
 from pipeline.run.progress import RunProgress
-from pipeline.store import Atlas
+from pipeline.run.stop import Stop
+from pipeline.store import Atlas, Lease
 from schemas.errors import RunFailed, StoppedEarly, UsageError
+from schemas.layout import SET_ASIDE, set_aside_object
+from schemas.run import SetAsideRecord
+from schemas.samples import Status
 
-Executor = Literal["ray", "inline"]
+_NAMED = 50
+"""Tars that a message names; the others stand in ``vitatlas status``."""
 
 
-def run(
-    url: str,
-    executor: Executor = "ray",
-    address: str | None = None,
-    actors: int | None = None,
-    decode_processes: int | None = None,
-) -> Atlas:
+def run(url: str, crew: Crew | None = None, retry_failed: bool = False) -> Atlas:
     """Do every tar that has no commit yet.
 
     Args:
         url: of a planned atlas.
-        executor: ``ray`` spreads tars over actors, ``inline`` does them one by one in this process.
-        address, actors, decode_processes: see ``pool``.
+        crew: who does it; None is Ray with its defaults.
+        retry_failed: do the samples again that have no maps, in tars that are done.
 
     Returns:
         The finished atlas.
 
     Raises:
-        RunFailed: some tars could not be done; the message names them.
+        RunFailed: some tars could not be done, which the message names; or another run is at work here.
         StoppedEarly: interrupted by SIGINT or SIGTERM.
     """
-    atlas = Atlas.open(url)
-    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.tar not in atlas.commits]
-    if pending:
-        aside = []
-        try:
-            with RunProgress(atlas.run, len(atlas.run.shards) - len(pending)) as progress, interruptible():
-                for outcome in _outcomes(url, pending, executor, address, actors, decode_processes):
-                    progress.show(outcome)
-                    if isinstance(outcome, SetAside):
-                        aside.append(outcome)
-        except KeyboardInterrupt:
-            raise StoppedEarly(f"stopped early; go on with: vitatlas run {url}") from None
-        if aside:
-            reasons = "\n  ".join(outcome.reason for outcome in sorted(aside, key=lambda each: each.tar_index))
-            raise RunFailed(
-                f"{len(aside)} of {len(atlas.run.shards)} tars could not be done:\n  {reasons}\n"
-                f"mend them and go on with: vitatlas run {url}"
-            )
+    crew, atlas = crew or Crew(), Atlas.open(url)
+    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.tar not in atlas.committed]
+    if retry_failed:
+        again = [commit.tar_index for commit in atlas.records() if commit.ok < commit.rows]
+        pending = sorted([*pending, *again])
+    if pending or atlas.objects.list(SET_ASIDE):
+        with Lease(atlas.objects, _say) as lease:
+            _begin(atlas)
+            _work(atlas, crew, pending, retry_failed, lease)
+            atlas.objects.sweep()
     finished = Atlas.open(url)
-    if not any(commit.ok for commit in finished.commits.values()):
+    if not finished.statuses()[Status.OK]:
         raise RunFailed(f"no image of {url} has maps; vitatlas status {url} says why")
     return finished
 
 
-def _outcomes(
-    url: str,
-    units: Sequence[int],
-    executor: Executor,
-    address: str | None,
-    actors: int | None,
-    decode_processes: int | None,
-) -> Iterator[Outcome]:
-    if executor == "ray" and url.startswith("memory:"):
+def _begin(atlas: Atlas) -> None:
+    """Forget what earlier runs left unfinished."""
+    atlas.objects.sweep()
+    for name in atlas.objects.list(SET_ASIDE):
+        atlas.objects.delete(f"{SET_ASIDE}/{name}")
+
+
+def _work(atlas: Atlas, crew: Crew, pending: Sequence[int], retry_failed: bool, lease: Lease) -> None:
+    url, run, stop, done = atlas.objects.url, atlas.run, Stop(), 0
+    aside: list[SetAside] = []
+    try:
+        with RunProgress(run, len(run.shards) - len(pending)) as progress, stop.listening():
+            for outcome in _outcomes(url, pending, crew, retry_failed, stop):
+                progress.show(outcome)
+                if isinstance(outcome, Done):
+                    done += 1
+                elif isinstance(outcome, SetAside):
+                    aside.append(outcome)
+                    _remember(atlas, outcome)
+                if lease.lost:
+                    raise RunFailed(f"{url}: another run has taken it over, as this one was silent for too long")
+    except KeyboardInterrupt:
+        stop.asked = True
+    if stop.asked and done + len(aside) < len(pending):
+        left = len(pending) - done
+        raise StoppedEarly(f"stopped early, {left} tars are left; go on with: {crew.command(url)}")
+    if aside:
+        raise RunFailed(
+            f"{len(aside)} of {len(run.shards)} tars could not be done:\n  {_reasons(aside)}\n"
+            f"mend them and go on with: {crew.command(url)}"
+        )
+
+
+def _remember(atlas: Atlas, outcome: SetAside) -> None:
+    tar = atlas.run.shards[outcome.tar_index].tar
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = SetAsideRecord(tar=tar, reason=outcome.reason, finished=now)
+    atlas.objects.put(set_aside_object(tar), record.to_bytes())
+
+
+def _reasons(aside: list[SetAside]) -> str:
+    ordered = sorted(aside, key=lambda outcome: outcome.tar_index)
+    lines = [outcome.reason for outcome in ordered[:_NAMED]]
+    if len(ordered) > _NAMED:
+        lines.append(f"and {len(ordered) - _NAMED} more, which vitatlas status lists")
+    return "\n  ".join(lines)
+
+
+def _outcomes(url: str, units: Sequence[int], crew: Crew, retry_failed: bool, stop: Stop) -> Iterator[Outcome]:
+    if crew.executor == "ray" and url.startswith("memory:"):
         raise UsageError(f"{url}: is memory of this process, which no actor can see; use --executor inline")
-    if executor == "inline":
+    if crew.executor == "inline":
         from pipeline.run.inline import inline
 
-        yield from inline(url, units, decode_processes or 0)
+        yield from inline(url, units, crew, retry_failed)
     else:
         from pipeline.run.pool import cluster, pool  # Ray is needed only here
 
-        with cluster(address), interruptible():  # again: ray.init puts its own handler for SIGTERM
-            yield from pool(url, units, actors, decode_processes)
+        # Again: ray.init puts its own handler for SIGTERM.
+        with cluster(crew.address), stop.listening(), stop.heeded():
+            yield from pool(url, units, crew, retry_failed, stop)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM, as sent to a job that has to go, is taken like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -20,4 +20,11 @@ class SetAside:
     reason: str
 
 
-Outcome = Done | SetAside
+@dataclass(frozen=True)
+class Note:
+    """Something that whoever watches wants to know: an actor was lost, the run is stopping."""
+
+    text: str
+
+
+Outcome = Done | SetAside | Note

@@ -7,22 +7,27 @@ restarted by Ray; the pool replaces them, so that a death is one event with one 
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
+from pipeline.run.crew import Crew, Device
 from pipeline.run.dispatch import Assignment, Dispatcher
-from pipeline.run.outcome import Done, Outcome, SetAside
+from pipeline.run.outcome import Done, Note, Outcome, SetAside
+from pipeline.run.stop import Stop
 from pipeline.run.worker import Worker
 from schemas.errors import AtlasError, BadTar, RunFailed
 
-_PATIENCE = 600.0
-"""Seconds in which the first actor must have a place in the cluster and its model loaded."""
+_TICK = 1.0
+"""Seconds after which the pool looks around, whether or not an actor has answered."""
+_LOOK = 5.0
+"""Seconds between two looks at what the cluster has."""
 _DEATHS = 3
-"""Actors that may die in a row without having done anything."""
+"""Actors that may die in a row without having done anything, and at most twice as many as there are."""
 
 
 @contextmanager
@@ -58,114 +63,182 @@ def _reach(address: str) -> None:
         raise RunFailed(f"no Ray cluster at {address} ({error}); start one, or say --address local") from None
 
 
-def capacity() -> tuple[int, bool]:
+def capacity(device: Device = "auto") -> tuple[int, bool]:
     """Actors that the cluster has room for, and whether each gets a GPU."""
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    return (gpus, True) if gpus else (max(1, int(resources.get("CPU", 1))), False)
+    if device == "cuda" or (device == "auto" and gpus):
+        return gpus, True
+    return int(resources.get("CPU", 0)), False
 
 
-def pool(url: str, units: Sequence[int], actors: int | None, decode_processes: int | None) -> Iterator[Outcome]:
+def pool(url: str, units: Sequence[int], crew: Crew, retry_failed: bool, stop: Stop) -> Iterator[Outcome]:
     """Do the units of an atlas on as many actors as there is room for, in whatever order they come.
-
-    Args:
-        actors: at most so many; None is one to a GPU or core.
-        decode_processes: of each actor; None is a thread for a CPU actor and four processes for a GPU.
 
     Raises:
         RunFailed: no actor could be started.
     """
-    room, on_gpu = capacity()
-    wanted = min(actors or room, len(units))
-    decode = decode_processes if decode_processes is not None else 4 * on_gpu
-    with _Pool(url, decode, on_gpu) as crew:
-        yield from crew.work(Dispatcher(units), wanted)
+    dispatcher = Dispatcher(units, timeout=crew.timeout)
+    with _Pool(url, crew, retry_failed, dispatcher) as actors:
+        yield from actors.work(stop)
 
 
 class _Pool:
-    """The actors, and what each was asked."""
+    """The actors, and what each was asked.
 
-    def __init__(self, url: str, decode_processes: int, on_gpu: bool) -> None:
-        options: dict[str, Any] = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+    Attributes:
+        actors: all that were hired and have not left, by number.
+        asked: for each reply that is waited for, the actor and the unit; None is its getting ready.
+    """
+
+    def __init__(self, url: str, crew: Crew, retry_failed: bool, dispatcher: Dispatcher) -> None:
+        self.crew, self.dispatcher = crew, dispatcher
+        self.actors: dict[int, Any] = {}
+        self.asked: dict[Any, tuple[int, Assignment | None]] = {}
+        self._on_gpu = capacity(crew.device)[1]
+        options: dict[str, Any] = {"num_gpus": 1} if self._on_gpu else {"num_cpus": 1}
         self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
-        self._arguments = url, decode_processes
-        self._actors: dict[int, Any] = {}
-        self._asked: dict[Any, tuple[int, Assignment | None]] = {}
-        self._deaths = 0
-        self._hired = 0
+        decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
+        self._arguments = url, "cuda" if self._on_gpu else "cpu", decode, retry_failed
+        self._wanted = self._hired = self._deaths = 0
+        self._draining = False
+        self._looked = -_LOOK
+        self._alone_since = time.monotonic()
 
     def __enter__(self) -> "_Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor in self._actors.values():
+        for actor in self.actors.values():
             ray.kill(actor)
 
-    def work(self, dispatcher: Dispatcher, wanted: int) -> Iterator[Outcome]:
-        for _ in range(wanted):
+    def work(self, stop: Stop) -> Iterator[Outcome]:
+        """Until all is done, or until what is in work is done once ``stop`` is asked for."""
+        while not self.dispatcher.finished:
+            if stop.asked:
+                yield from self._drain()
+                return
+            yield from self._step()
+
+    def _drain(self) -> Iterator[Outcome]:
+        self.dispatcher.drain()
+        self._draining = True
+        busy, end = self.dispatcher.busy, time.monotonic() + self.crew.grace
+        yield Note(f"stopping: {len(busy)} tars in work have {self.crew.grace:.0f} s; interrupt again to drop them")
+        for name in self.actors.keys() - set(busy):
+            self._dismiss(name)
+        while not self.dispatcher.finished and time.monotonic() < end:
+            yield from self._step()
+
+    def _step(self) -> Iterator[Outcome]:
+        """Hand out what there is, and take what comes back within a moment."""
+        now = time.monotonic()
+        if not self._draining:
+            self._staff(now)
+        while assignment := self.dispatcher.next(now):
+            reply = self.actors[assignment.actor].process.remote(assignment.unit, assignment.attempt)
+            self.asked[reply] = assignment.actor, assignment
+        if not self.asked:
+            time.sleep(_TICK)
+            return
+        for reply in ray.wait(list(self.asked), timeout=_TICK)[0]:
+            if reply in self.asked:  # an actor's death takes its other replies with it
+                yield from self._settle(reply)
+        for name, seconds in self.dispatcher.overdue(time.monotonic()).items():
+            yield from self._bury(name, f"took more than {seconds:.0f} s", blame=True)
+
+    def _staff(self, now: float) -> None:
+        """Hire as many as there is work and room for; of those that got no place, keep no more than that.
+
+        Raises:
+            RunFailed: nobody has been at work for too long.
+        """
+        if self.dispatcher.joined:
+            self._alone_since = now
+        elif now - self._alone_since > self.crew.patience:
+            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+            raise RunFailed(
+                f"no actor got a place and loaded the network within {self.crew.patience:.0f} s; each needs one "
+                f"{'GPU' if self._on_gpu else 'CPU'}, the cluster has {free or 'nothing'} free"
+            )
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        room = capacity(self.crew.device)[0]
+        # One, even where there is no room for it: an autoscaler acts on what waits for a place.
+        self._wanted = min(self.crew.actors or max(room, 1), self.dispatcher.left)
+        while len(self.actors) < self._wanted:
             self._hire()
-        while not dispatcher.finished:
-            while assignment := dispatcher.next():
-                reply = self._actors[assignment.actor].process.remote(assignment.unit, assignment.attempt)
-                self._asked[reply] = assignment.actor, assignment
-            ready, _ = ray.wait(list(self._asked), timeout=_PATIENCE if not dispatcher.done else None)
-            if not ready and not dispatcher.done:
-                raise RunFailed(
-                    f"no actor got a place and did a tar within {_PATIENCE:.0f} s; see what the cluster has free"
-                )
-            for reply in ready:
-                if reply in self._asked:  # an actor's death takes its other replies with it
-                    yield from self._settle(reply, dispatcher)
+        waiting = [name for name, assignment in self.asked.values() if assignment is None]
+        for name in sorted(waiting, reverse=True)[: max(0, len(self.actors) - self._wanted)]:
+            self._dismiss(name)
 
     def _hire(self) -> None:
         name, self._hired = self._hired, self._hired + 1
-        self._actors[name] = self._new.remote()
-        self._asked[self._actors[name].prepare.remote(*self._arguments)] = name, None
+        self.actors[name] = self._new.remote()
+        self.asked[self.actors[name].prepare.remote(*self._arguments)] = name, None
 
-    def _settle(self, reply: Any, dispatcher: Dispatcher) -> Iterator[Outcome]:
+    def _settle(self, reply: Any) -> Iterator[Outcome]:
         """Take an answer, or the news of a death."""
-        name, assignment = self._asked.pop(reply)
+        name, assignment = self.asked.pop(reply)
         try:
             answer = ray.get(reply)
-        except RayActorError as death:
-            yield from self._bury(name, str(death).strip().split("\n")[0], dispatcher)
         except RayTaskError as error:
             cause = error.cause
             if assignment is None or not isinstance(cause, BadTar | OSError):
                 # The same would happen on every actor: a mistake in the spec, or in this program.
                 raise cause if isinstance(cause, AtlasError) else error from None
-            final = isinstance(cause, BadTar)
-            dispatcher.fail(name, assignment.unit, f"{cause}", final)
-            if assignment.unit in dispatcher.set_aside:
-                yield SetAside(assignment.unit, dispatcher.set_aside[assignment.unit])
+            unit, final = assignment.unit, isinstance(cause, BadTar)
+            self.dispatcher.fail(name, unit, f"{cause}", final, time.monotonic())
+            if unit in self.dispatcher.set_aside:
+                yield SetAside(unit, self.dispatcher.set_aside[unit])
+            self._let_go(name)
+        except RayError as death:
+            node = getattr(death, "preempted", False) or "node has died" in str(death)
+            yield from self._bury(name, _last_line(death), blame=not node)
         else:
             self._deaths = 0
             if assignment is None:
-                dispatcher.join(name)
+                self.dispatcher.join(name, time.monotonic())
             else:
-                dispatcher.finish(name, assignment.unit)
+                self.dispatcher.finish(name, assignment.unit, time.monotonic())
                 yield Done(answer)
+                self._let_go(name)
 
-    def _bury(self, name: int, reason: str, dispatcher: Dispatcher) -> Iterator[Outcome]:
-        """An actor is dead: give back what it had, and hire another."""
-        before = set(dispatcher.set_aside)
-        dispatcher.leave(name, reason)
-        for unit in dispatcher.set_aside.keys() - before:
-            yield SetAside(unit, dispatcher.set_aside[unit])
-        del self._actors[name]
-        self._asked = {reply: asked for reply, asked in self._asked.items() if asked[0] != name}
-        self._deaths += 1
-        if self._deaths >= _DEATHS and not self._actors:
-            raise RunFailed(f"{self._deaths} actors in a row died before they had done anything: {reason}")
-        if not dispatcher.finished:
-            self._hire()
+    def _let_go(self, name: int) -> None:
+        """In a run that stops, an actor that has answered does not go on with what it finds next."""
+        if self._draining:
+            self._dismiss(name)
+
+    def _bury(self, name: int, reason: str, blame: bool) -> Iterator[Outcome]:
+        """An actor is lost: give back what it had. ``_staff`` hires another."""
+        before = set(self.dispatcher.set_aside)
+        self._dismiss(name, reason, blame)
+        yield Note(f"an actor was lost: {reason}")
+        for unit in self.dispatcher.set_aside.keys() - before:
+            yield SetAside(unit, self.dispatcher.set_aside[unit])
+        self._deaths += blame
+        if self._deaths >= max(_DEATHS, 2 * self._wanted):
+            raise RunFailed(f"{self._deaths} actors in a row were lost before they had done anything: {reason}")
+        self._looked = -_LOOK
+
+    def _dismiss(self, name: int, reason: str = "", blame: bool = False) -> None:
+        """An actor is not needed any more, or no longer there."""
+        self.dispatcher.leave(name, reason, blame)
+        ray.kill(self.actors.pop(name))
+        self.asked = {reply: asked for reply, asked in self.asked.items() if asked[0] != name}
+
+
+def _last_line(death: Exception) -> str:
+    """Ray's own words for why, without the address of the actor."""
+    return str(death).strip().splitlines()[-1].strip()
 
 
 class _Actor:
     """A worker behind Ray. It loads in ``prepare``, so that what goes wrong there comes back as it is."""
 
-    def prepare(self, url: str, decode_processes: int) -> None:
-        self._worker = Worker(url, decode_processes)
+    def prepare(self, url: str, device: Device, decode_processes: int, retry_failed: bool) -> None:
+        self._worker = Worker(url, device, decode_processes, retry_failed)
 
     def process(self, unit: int, attempt: int) -> Any:
         return self._worker.process(unit, attempt)

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.run.outcome import Done, Outcome
+from pipeline.run.outcome import Done, Note, Outcome
 from schemas.run import RunRecord
 from schemas.samples import Status
 
@@ -64,7 +64,10 @@ class RunProgress:
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
     def show(self, outcome: Outcome) -> None:
-        """Take note of a finished or set-aside tar."""
+        """Take note of a finished or set-aside tar, or pass on what is to be known."""
+        if isinstance(outcome, Note):
+            self._console.print(outcome.text, markup=False, highlight=False, soft_wrap=True)
+            return
         if isinstance(outcome, Done):
             commit = outcome.commit
             self.images += commit.rows

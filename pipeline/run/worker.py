@@ -3,7 +3,9 @@
 import socket
 import time
 from collections import defaultdict
-from typing import Any
+from collections.abc import Container, Iterator
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,10 +16,11 @@ from pipeline.explain.load import load
 from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.undisturbed import undisturbed
-from pipeline.read import Batch, Frame, Sample, batches, decoders
+from pipeline.read import Batch, Decoders, Frame, Sample, batches
+from pipeline.run.crew import Device
 from pipeline.run.plan import check_artifacts, versions
 from pipeline.store import Atlas, Sink
-from schemas.errors import SpecDrift
+from schemas.errors import SpecDrift, UsageError
 from schemas.run import CommitRecord
 from schemas.samples import Status
 
@@ -25,18 +28,39 @@ _DRIFT_IMAGES = 8
 """Images of each tar that are computed in full precision as well, where the run is in half."""
 
 
+class Explained(NamedTuple):
+    """What a run says of one sample.
+
+    Attributes:
+        row: its columns of the sample table, but for ``row`` and ``tar``.
+        maps: raw maps [K, h, w] by method; none where the sample has none.
+        figures: numbers [K] by the name of their array.
+    """
+
+    row: dict[str, Any]
+    maps: dict[str, NDArray[Any]]
+    figures: dict[str, NDArray[Any]]
+
+
 class Worker:
     """A loaded model that turns tars of a run into commits.
 
     Args:
         url: of the atlas.
+        device: ``auto`` is a GPU where there is one.
         decode_processes: 0 decodes in a thread beside the model.
+        retry_failed: of a tar that is done, do the samples again that have no maps, and only those.
     """
 
-    def __init__(self, url: str, decode_processes: int = 0) -> None:
+    def __init__(
+        self, url: str, device: Device = "auto", decode_processes: int = 0, retry_failed: bool = False
+    ) -> None:
         atlas = Atlas.open(url)
-        self.objects, self.run = atlas.objects, atlas.run
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.objects, self.run, self.retry_failed = atlas.objects, atlas.run, retry_failed
+        gpu = torch.cuda.is_available()
+        if device == "cuda" and not gpu:
+            raise UsageError("there is no GPU here that torch can use; say --device cpu, or mend its driver")
+        self.device = torch.device("cuda" if gpu and device != "cpu" else "cpu")
         # On a CPU one thread an actor: sums are then added in the same order whatever the machine is
         # doing beside, and a tar that is done again gives the same bytes. More actors use more cores.
         torch.set_num_threads(1)
@@ -57,38 +81,79 @@ class Worker:
         self.frame = Frame.of(self.run.model, self.run.spec.geometry)
         self.mean = torch.tensor(self.run.model.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(self.run.model.std, device=self.device)[:, None, None]
-        self.decoders = decoders(decode_processes)
+        self.decoders = Decoders(decode_processes)
         self.versions = versions()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.decoders.close()
 
     def process(self, tar_index: int, attempt: int = 1) -> CommitRecord:
         """Explain one tar and commit it.
 
         Raises:
             BadTar: it cannot be read as planned. Nothing of it has been written.
+            OSError: a network failed for longer than it was waited for; another attempt may succeed.
         """
-        shard, spec = self.run.shards[tar_index], self.run.spec
         sink = Sink(self.objects, self.run, tar_index)
-        classes = self.run.model.classes if "label" in spec.targets else None
+        again = sink.resume() if self.retry_failed else None
         self.watch.start()
-        with undisturbed(self.model):
-            for batch in batches(shard, self.run.slot, self.frame, spec.batch_size, classes, self.decoders):
-                self.watch.lap("read")
-                self._explain(batch, sink)
-                self.watch.lap("collect")
+        for explained in self.explain(tar_index, again):
+            sink.add(*explained)
+        sink.drift = self.drift or sink.drift
         seconds = self.watch.seconds | {"total": self.watch.total()}
         return sink.commit(seconds, attempt, socket.gethostname(), self.versions)
 
-    def _explain(self, batch: Batch, sink: Sink) -> None:
+    def explain(self, tar_index: int, wanted: Container[int] | None = None) -> Iterator[Explained]:
+        """What the run says of the samples of a tar, in their order.
+
+        Args:
+            wanted: their ordinals; None is all. Whole batches are computed, so that a sample gets the very
+                bytes that it gets among all others.
+
+        Raises:
+            BadTar, OSError: see ``process``.
+        """
+        shard, spec = self.run.shards[tar_index], self.run.spec
+        classes = self.run.model.classes if "label" in spec.targets else None
+        self.drift: dict[str, float] = {}
+
+        def needed(ordinal: int) -> bool:
+            first = ordinal - ordinal % spec.batch_size
+            return wanted is None or any(each in wanted for each in range(first, first + spec.batch_size))
+
+        with undisturbed(self.model):
+            for batch in batches(
+                shard,
+                self.run.slot,
+                self.frame,
+                spec.batch_size,
+                classes,
+                self.decoders,
+                only=lambda sample: needed(sample.ordinal),
+            ):
+                self.watch.lap("read")
+                if needed(batch.samples[0].ordinal):
+                    for explained in self._explain(batch):
+                        if wanted is None or explained.row["ordinal"] in wanted:
+                            yield explained
+                self.watch.lap("collect")
+
+    def _explain(self, batch: Batch) -> Iterator[Explained]:
         keys = [sample.key for sample in batch.samples]
         pixels = torch.from_numpy(batch.pixels).to(self.device, non_blocking=True)
         images = (pixels.float() / 255 - self.mean) / self.std
         labels = torch.tensor([_usable(sample.label, self.run.model.classes) for sample in batch.samples])
         targets = self._targets(labels)
         maps = self.explainer.maps(images, targets, keys)
-        if self.run.spec.precision != "full" and not sink.rows:
+        if self.run.spec.precision != "full" and batch.samples[0].ordinal == 0:
             few = slice(0, _DRIFT_IMAGES)
             exact = self.exact.maps(images[few], lambda rows, _: targets(rows, maps.logits[rows]), keys[few])
-            sink.drift = drift({name: values[few] for name, values in maps.items()}, exact)
+            self.drift = drift({name: values[few] for name, values in maps.items()}, exact)
             self.watch.lap("drift")
         arrays = {name: values.cpu().numpy() for name, values in maps.items()}
         figures = {name: values.cpu().numpy() for name, values in maps.figures.items()}
@@ -96,13 +161,13 @@ class Worker:
         for place, sample in enumerate(batch.samples):
             row = _row(sample)
             if sample.picture is None:
-                sink.add(row, {}, {})
+                yield Explained(row, {}, {})
             elif not np.isfinite(scores[place]).all():
-                sink.add(row | {"status": Status.NOT_FINITE, "error": "the logits are NaN or infinite"}, {}, {})
+                error = "the logits are NaN or infinite"
+                yield Explained(row | {"status": Status.NOT_FINITE, "error": error}, {}, {})
             else:
-                row |= _predicted(scores[place], sample.label)
-                sink.add(
-                    row,
+                yield Explained(
+                    row | _predicted(scores[place], sample.label),
                     {name: values[place] for name, values in arrays.items()},
                     {name: values[place] for name, values in figures.items()},
                 )

@@ -1,7 +1,8 @@
 """Maps to Zarr, tables to Parquet, commits last; and ``Atlas``, which reads them."""
 
 from pipeline.store.atlas import Atlas, Tar
+from pipeline.store.lease import Lease
 from pipeline.store.objects import Objects
 from pipeline.store.sink import Sink
 
-__all__ = ["Atlas", "Objects", "Sink", "Tar"]
+__all__ = ["Atlas", "Lease", "Objects", "Sink", "Tar"]

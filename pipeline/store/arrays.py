@@ -127,6 +127,8 @@ def put(
     group = zarr.create_group(MemoryStore(contents))
     _create(group, name, kind, values.shape, run, {})[:] = values
     first = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
+    target = shard_object(name, tar_index, values.ndim)
     if first not in contents:
+        objects.delete(target)  # an earlier attempt may have had maps
         return None
-    return objects.put(shard_object(name, tar_index, values.ndim), contents[first].to_bytes())
+    return objects.put(target, contents[first].to_bytes())

@@ -1,7 +1,8 @@
 """The reader of an atlas."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -47,28 +48,50 @@ class Atlas:
         return cls(objects, RunRecord.read(data, f"{url}/{RUN}"))
 
     def __repr__(self) -> str:
-        done = f"{len(self.commits)} of {len(self.run.shards)} tars"
+        done = f"{len(self.committed)} of {len(self.run.shards)} tars"
         return f"<Atlas {self.objects.url}: {done}, methods {', '.join(self.run.methods)}>"
 
     @cached_property
-    def commits(self) -> Mapping[str, CommitRecord]:
-        """Commit records of the finished tars, by tar, in the order of the run."""
+    def committed(self) -> frozenset[str]:
+        """Finished tars, from one listing; no record of them is read."""
         present = set(self.objects.list(COMMITS))
-        return {
-            shard.tar: self._commit(index, shard.tar)
-            for index, shard in enumerate(self.run.shards)
-            if f"{shard.tar}.json" in present
-        }
+        return frozenset(shard.tar for shard in self.run.shards if f"{shard.tar}.json" in present)
 
-    def _commit(self, index: int, tar: str) -> CommitRecord:
+    def records(self) -> Iterator[CommitRecord]:
+        """Commit records of the finished tars, in the order of the run, of which a few at a time are in memory."""
+        tars = [(index, shard.tar) for index, shard in enumerate(self.run.shards) if shard.tar in self.committed]
+        found = self.objects.read([commit_object(tar) for _, tar in tars])
+        for (index, tar), data in zip(tars, found, strict=True):
+            yield self._commit(index, tar, data)
+
+    @cached_property
+    def commits(self) -> Mapping[str, CommitRecord]:
+        """All of them, by tar."""
+        return {record.tar: record for record in self.records()}
+
+    def statuses(self) -> Counter[str]:
+        """How many samples of the finished tars ended in each status."""
+        total: Counter[str] = Counter()
+        for record in self.records():
+            total.update(record.statuses)
+        return total
+
+    def _commit(self, index: int, tar: str, data: bytes) -> CommitRecord:
         where = f"{self.objects.url}/{commit_object(tar)}"
         try:
-            record = CommitRecord.read(self.objects.get(commit_object(tar)), where)
+            record = CommitRecord.read(data, where)
             if (record.tar, record.tar_index) != (tar, index):
                 raise UsageError(f"{where}: is of tar {record.tar}")
         except UsageError as error:
             raise RunFailed(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
         return record
+
+    def _one(self, tar: str) -> CommitRecord:
+        """The commit record of one tar, which does not need all others to be read."""
+        if "commits" in self.__dict__:
+            return self.commits[tar]
+        index = next(index for index, shard in enumerate(self.run.shards) if shard.tar == tar)
+        return self._commit(index, tar, self.objects.get(commit_object(tar)))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -86,7 +109,7 @@ class Atlas:
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
-        tables = [self._samples_of(tar, columns) for tar in self.commits]
+        tables = [self._samples_of(shard.tar, columns) for shard in self.run.shards if shard.tar in self.committed]
         if tables:
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
@@ -132,9 +155,9 @@ class Atlas:
         Raises:
             UsageError: it is not finished.
         """
-        if tar not in self.commits:
+        if tar not in self.committed:
             raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status")
-        return Tar(self, self.commits[tar])
+        return Tar(self, self._one(tar))
 
     def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
         """Whether one map says anything."""
@@ -146,8 +169,11 @@ class Atlas:
         if target not in self.run.spec.targets:
             there = ", ".join(self.run.spec.targets)
             raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
+        return self._rows(array, (row, self.run.spec.targets.index(target)))
+
+    def _rows(self, array: str, selection: Any) -> NDArray[Any]:
         try:
-            return np.asarray(self.group[array][row, self.run.spec.targets.index(target)])  # type: ignore[index]
+            return np.asarray(self.group[array][selection])
         except (ValueError, RuntimeError, KeyError) as error:
             raise RunFailed(
                 f"{self.objects.url}: {array} cannot be read ({error}); vitatlas verify says what is damaged"
@@ -232,6 +258,10 @@ class Tar:
     def figure(self, method: str, figure: str, target: str = "label") -> NDArray[np.float32]:
         """A number that the method reports beside each map: float32 [rows], NaN where there is none."""
         return self.values(f"{method}_{figure}", target)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Its rows of an array, of all targets, as they are stored: [rows, …]."""
+        return self._atlas._rows(name, slice(self._first, self._first + self.commit.rows))
 
     def values(self, array: str, target: str) -> NDArray[np.float32]:
         """Its rows of an array, whatever they hold."""

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.store import arrays
+from pipeline.store.atlas import Atlas
 from pipeline.store.objects import Objects
 from schemas import layout
+from schemas.errors import BadTar
 from schemas.layout import Flag, Kind, commit_object, flag_name, range_name, samples_object
 from schemas.run import CommitRecord, RunRecord
 from schemas.samples import SAMPLES, Status
@@ -29,7 +31,6 @@ class Sink:
         tar_index: which of its shards.
         slots: what goes into each array, [slot, …] by its name.
         rows: the sample table so far.
-        degenerate: maps of each method that are constant or were not finite.
         drift: see ``CommitRecord``.
     """
 
@@ -38,8 +39,8 @@ class Sink:
     tar_index: int
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    degenerate: Counter[str] = field(default_factory=Counter)
     drift: dict[str, float] = field(default_factory=dict)
+    _replaces: bool = False
 
     def __post_init__(self) -> None:
         self.slots = {name: arrays.empty(kind, self.run) for name, kind in self._kinds().items()}
@@ -62,28 +63,53 @@ class Sink:
             self.slots[name][ordinal] = scaled
             self.slots[range_name(name)][ordinal] = bounds
             self.slots[flag_name(name)][ordinal] = flags
-            if flags.any():
-                self.degenerate[name] += int(np.count_nonzero(flags))
         for name, values in figures.items():
             self.slots[name][ordinal] = values
-        tar = self.run.shards[self.tar_index].tar
-        self.rows.append({"row": self.tar_index * self.run.slot + ordinal, "tar": tar} | row)
+        row = {"row": self.tar_index * self.run.slot + ordinal, "tar": self.tar} | row
+        if ordinal == len(self.rows):
+            self.rows.append(row)
+        elif self.rows[ordinal]["key"] == row["key"]:
+            self.rows[ordinal] = row
+        else:
+            before = self.rows[ordinal]["key"]
+            raise BadTar(f"{self.tar}: sample {ordinal} was {before} and is {row['key']} now; plan another atlas")
+
+    @property
+    def tar(self) -> str:
+        """Its short name."""
+        return self.run.shards[self.tar_index].tar
+
+    def resume(self) -> set[int] | None:
+        """Take up what is committed, if that is so.
+
+        Returns:
+            Ordinals of the samples that have no maps, which can be added again.
+        """
+        atlas = Atlas(self.objects, self.run)
+        if self.tar not in atlas.committed:
+            return None
+        part = atlas.tar(self.tar)
+        for name, values in self.slots.items():
+            values[: part.commit.rows] = part.array(name)
+        self.rows, self.drift, self._replaces = part.samples.to_pylist(), part.commit.drift, True
+        return set(np.flatnonzero(~part.good).tolist())
 
     def commit(self, seconds: dict[str, float], attempt: int, host: str, versions: dict[str, str]) -> CommitRecord:
         """Write everything. Until the last object is there, nothing of this tar counts."""
-        tar = self.run.shards[self.tar_index].tar
+        if self._replaces:  # what is about to be written is not what was committed
+            self.objects.delete(commit_object(self.tar))
         written = []
         for name, kind in self._kinds().items():
             written.append(arrays.put(self.objects, self.run, name, kind, self.tar_index, self.slots[name]))
-        written.append(self.objects.put(samples_object(tar), self._table()))
+        written.append(self.objects.put(samples_object(self.tar), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
         record = CommitRecord(
-            tar=tar,
+            tar=self.tar,
             tar_index=self.tar_index,
             rows=len(self.rows),
             ok=statuses[Status.OK],
             statuses=dict(sorted(statuses.items())),
-            degenerate=dict(sorted(self.degenerate.items())),
+            degenerate=self._degenerate(),
             drift=self.drift,
             objects=tuple(entry for entry in written if entry),
             spec_hash=self.run.spec_hash,
@@ -93,8 +119,14 @@ class Sink:
             host=host,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.objects.put(commit_object(tar), record.to_bytes())
+        self.objects.put(commit_object(self.tar), record.to_bytes())
         return record
+
+    def _degenerate(self) -> dict[str, int]:
+        """Maps of each method that are constant or were not finite, where there are any."""
+        flags = {name: self.slots[flag_name(name)] for name in self.run.methods}
+        counts = {name: int(np.isin(value, (Flag.CONSTANT, Flag.NOT_FINITE)).sum()) for name, value in flags.items()}
+        return {name: count for name, count in sorted(counts.items()) if count}
 
     def _table(self) -> bytes:
         metadata = {"format": str(self.run.format), "spec": self.run.spec_hash, "model": self.run.model.weights}

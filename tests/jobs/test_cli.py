@@ -222,7 +222,7 @@ def test_a_signal_ends_with_75_and_the_same_command_finishes(spec, tmp_path: Pat
     _, err = job.communicate(timeout=60)
     assert job.returncode in (75, 0)  # 0: it was quicker than the signal
     if job.returncode == 75:
-        assert err.rstrip().endswith(f"stopped early; go on with: vitatlas run {out}")
+        assert err.rstrip().endswith(f"tars are left; go on with: vitatlas run {out} --executor inline")
     assert subprocess.run(list(map(str, command)), check=False, capture_output=True).returncode == 0
     assert len(Atlas.open(str(out)).commits) == 3
 
@@ -232,7 +232,7 @@ def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> No
     given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
     code, _, err = vitatlas("plan", *spec.shards, "--out", tmp_path / "file", *given)
     assert code == 1
-    assert err.strip() == f"vitatlas: {tmp_path}/file/maps.zarr: Not a directory"
+    assert err.strip() == f"vitatlas: {tmp_path}/file: Not a directory"
 
 
 def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from support import jpeg, samples, write_tar
 from pipeline.demo.tour import POLICY
 from pipeline.demo.world import World
 from pipeline.label import EXPORTERS, label, read_policy
-from pipeline.run import plan, run
+from pipeline.run import INLINE, plan, run
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.labels import LABELS
@@ -110,7 +110,7 @@ def test_a_key_that_is_unsafe_or_not_its_own_is_in_the_table_only(checkpoint, tm
     shard = str(write_tar(tmp_path / "a.tar", members))
     out = str(tmp_path / "atlas")
     plan(RunSpec(shards=(shard,), model=checkpoint, methods=("legrad",)), out)
-    run(out, "inline")
+    run(out, INLINE)
     table = label(out, POLICY, EXPORTERS, str(tmp_path / "labels"))
     assert table["status"].to_pylist()[2:] == ["unsafe_key", "duplicate_key"]
     with tarfile.open(tmp_path / "labels" / "png" / "a.tar") as archive:

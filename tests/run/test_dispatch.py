@@ -1,55 +1,168 @@
 """The dispatcher over random events: every unit ends once, windows hold, nothing waits for ever."""
 
+import tracemalloc
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.run.dispatch import Dispatcher
 
-EVENTS = st.lists(st.sampled_from(["finish", "fail", "fail for good", "die", "join"]), max_size=200)
+EVENTS = st.lists(
+    st.sampled_from(["finish", "fail", "fail for good", "die", "be dismissed", "join", "wait", "look", "drain"]),
+    max_size=200,
+)
 
 
-@settings(max_examples=300, deadline=None)
+class Crew:
+    """Actors as a pool sees them: what each was given, in order, and what became of every unit."""
+
+    def __init__(self, dispatcher: Dispatcher, window: int) -> None:
+        self.dispatcher, self.window, self.now = dispatcher, window, 0.0
+        self.actors: dict[int, list[int]] = {}
+        self.hired, self.done, self.attempts = 0, [], {}
+        self.drained = False
+
+    def hire(self) -> None:
+        self.actors[self.hired] = []
+        self.dispatcher.join(self.hired, self.now)
+        self.hired += 1
+
+    def hand_out(self) -> None:
+        while assignment := self.dispatcher.next(self.now):
+            assert not self.drained
+            self.actors[assignment.actor].append(assignment.unit)
+            assert len(self.actors[assignment.actor]) <= self.window
+            assert assignment.attempt == self.attempts.get(assignment.unit, 0) + 1
+            self.attempts[assignment.unit] = assignment.attempt
+
+    def dismiss(self, actor: int, blame: bool) -> None:
+        del self.actors[actor]
+        self.dispatcher.leave(actor, "gone", blame)
+
+    def end(self, actor: int, how: str) -> None:
+        unit = self.actors[actor].pop(0)
+        if how == "finish":
+            self.done.append(unit)
+            self.dispatcher.finish(actor, unit, self.now)
+        else:
+            self.dispatcher.fail(actor, unit, "broken", how == "fail for good", self.now)
+
+    def busy(self) -> list[int]:
+        return [actor for actor, units in self.actors.items() if units]
+
+
+@settings(max_examples=400, deadline=None)
 @given(units=st.integers(0, 12), window=st.integers(1, 3), events=EVENTS, data=st.data())
 def test_every_unit_ends_exactly_once(units: int, window: int, events: list[str], data: st.DataObject) -> None:
     dispatcher = Dispatcher(range(units), window=window)
-    flight: list[tuple[int, int]] = []
-    actors, ended = [0, 1], []
-    for actor in actors:
-        dispatcher.join(actor)
-
-    def hand_out() -> None:
-        while assignment := dispatcher.next():
-            flight.append((assignment.actor, assignment.unit))
-            assert sum(actor == assignment.actor for actor, _ in flight) <= window
-            assert assignment.actor in actors
-
-    def end(event: str) -> None:
-        actor, unit = flight.pop(data.draw(st.integers(0, len(flight) - 1)))
-        if event == "finish":
-            dispatcher.finish(actor, unit)
-        else:
-            dispatcher.fail(actor, unit, "broken", final=event == "fail for good")
-
+    crew = Crew(dispatcher, window)
+    crew.hire()
     for event in events:
-        hand_out()
+        crew.hand_out()
         if event == "join":
-            actors.append(max([0, *actors]) + 1)
-            dispatcher.join(actors[-1])
-        elif event == "die" and actors:
-            gone = actors.pop(data.draw(st.integers(0, len(actors) - 1)))
-            flight[:] = [(actor, unit) for actor, unit in flight if actor != gone]
-            dispatcher.leave(gone, "killed")
-        elif event != "die" and flight:
-            end(event)
-    if not actors:
-        actors.append(99)
-        dispatcher.join(99)
+            crew.hire()
+        elif event == "wait":
+            crew.now += data.draw(st.floats(0, 5000))
+        elif event == "look":
+            for actor, seconds in dispatcher.overdue(crew.now).items():
+                assert seconds > 600
+                crew.dismiss(actor, blame=True)
+        elif event == "drain":
+            dispatcher.drain()
+            crew.drained = True
+        elif event in ("die", "be dismissed"):
+            if crew.actors:
+                crew.dismiss(data.draw(st.sampled_from(sorted(crew.actors))), blame=event == "die")
+        elif busy := crew.busy():
+            crew.end(data.draw(st.sampled_from(busy)), event)
+        assert sorted(crew.busy()) == sorted(dispatcher.busy)
+        assert dispatcher.left + len(crew.done) + len(dispatcher.set_aside) == units
+    if not crew.actors:
+        crew.hire()
     while not dispatcher.finished:  # no deadlock: from any state, finishing what is in flight ends it
-        hand_out()
-        assert flight
-        end("finish")
-    ended = [*dispatcher.done, *dispatcher.set_aside]
-    assert sorted(ended) == list(range(units))
+        crew.hand_out()
+        assert crew.busy()
+        crew.end(crew.busy()[0], "finish")
+    ended = [*crew.done, *dispatcher.set_aside]
+    assert len(set(ended)) == len(ended)
+    assert dispatcher.done == len(crew.done)
+    if not crew.drained:
+        assert sorted(ended) == list(range(units))
+
+
+def test_a_slow_unit_is_taken_from_its_actor_and_handed_out_again() -> None:
+    dispatcher = Dispatcher(range(3), window=2)
+    for actor in (0, 1):
+        dispatcher.join(actor, 0)
+    assert [dispatcher.next(0).unit for _ in range(3)] == [0, 1, 2]
+    dispatcher.finish(1, 1, now=100)
+    assert dispatcher.overdue(999) == {}  # ten times what the slowest took
+    assert dispatcher.overdue(1001) == {0: 1001}
+    dispatcher.leave(0, "took too long")
+    again = dispatcher.next(1001)
+    assert (again.actor, again.unit, again.attempt) == (1, 0, 2)
+    dispatcher.finish(1, 0, now=1100)
+    assert dispatcher.finished or dispatcher.left == 1
+
+
+def test_nothing_is_slow_before_something_was_done_unless_a_timeout_says_so() -> None:
+    for timeout, expected in ((None, {}), (30.0, {0: 1e9})):
+        dispatcher = Dispatcher(range(3), timeout=timeout)
+        dispatcher.join(0, 0)
+        dispatcher.next(0)
+        assert dispatcher.overdue(1e9) == expected
+
+
+def test_time_counts_from_when_a_unit_is_begun_and_not_from_when_it_is_queued() -> None:
+    dispatcher = Dispatcher(range(2), window=2, timeout=50)
+    dispatcher.join(0, 0)
+    assert [dispatcher.next(0).unit for _ in range(2)] == [0, 1]
+    dispatcher.finish(0, 0, now=40)
+    assert dispatcher.overdue(89) == {}
+    assert dispatcher.overdue(91) == {0: 51}
+
+
+def test_a_dismissed_actor_blames_no_unit() -> None:
+    dispatcher = Dispatcher([7], kills=2)
+    for actor in range(10):
+        dispatcher.join(actor)
+        dispatcher.next()
+        dispatcher.leave(actor, "its node is gone", blame=False)
+    assert dispatcher.set_aside == {}
+
+
+def test_when_drained_it_ends_with_what_is_in_work() -> None:
+    dispatcher = Dispatcher(range(5), window=1)
+    dispatcher.join(0)
+    dispatcher.join(1)
+    assert [dispatcher.next().unit for _ in range(2)] == [0, 1]
+    dispatcher.drain()
+    assert dispatcher.next() is None
+    assert not dispatcher.finished
+    dispatcher.finish(0, 0)
+    dispatcher.fail(1, 1, "broken", final=False)
+    assert dispatcher.finished
+    assert (dispatcher.done, dispatcher.left, dispatcher.set_aside) == (1, 4, {})
+
+
+def test_memory_does_not_grow_with_the_units() -> None:
+    peaks = []
+    for count in (1_000, 100_000):
+        tracemalloc.start()
+        dispatcher = Dispatcher(range(count))
+        for actor in range(8):
+            dispatcher.join(actor)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        while not dispatcher.finished:
+            while dispatcher.next():
+                pass
+            for actor in dispatcher.busy:
+                dispatcher.finish(actor, dispatcher._loads[actor].units[0])
+        assert dispatcher.done == count
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 20_000, peaks
 
 
 def test_what_a_dead_actor_had_goes_to_the_front_in_order() -> None:
@@ -67,7 +180,7 @@ def test_a_unit_that_kills_its_actors_is_set_aside_and_the_one_behind_it_is_not_
         dispatcher.join(actor)
         assert [dispatcher.next().unit for _ in range(2)] == [7, 8]
         dispatcher.leave(actor, "out of memory")
-    assert dispatcher.set_aside == {7: "3 actors died while working on it; the last: out of memory"}
+    assert dispatcher.set_aside == {7: "3 actors were lost over it; the last: out of memory"}
     dispatcher.join(9)
     assignment = dispatcher.next()
     assert (assignment.unit, assignment.attempt) == (8, 4)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def test_actors_give_the_bytes_of_this_process(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    atlas = run(str(out), "ray")
+    atlas = run(str(out))
     same_bytes(finished, out)
     assert all(commit.attempt == 1 for commit in atlas.commits.values())
 
@@ -57,7 +57,7 @@ def test_killed_actors_are_replaced_and_lose_nothing(finished: Path, spec: RunSp
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     try:
-        run(str(out), "ray")
+        run(str(out))
     finally:
         stop.set()
         thread.join()
@@ -70,7 +70,7 @@ def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) ->
     broken = tmp_path / "shards" / "part-1.tar"
     broken.write_bytes(broken.read_bytes()[:6000])
     with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: it is truncated"):
-        run(str(tmp_path / "atlas"), "ray")
+        run(str(tmp_path / "atlas"))
     assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
 
 
@@ -85,7 +85,7 @@ def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path:
     )
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
     with pytest.raises(SpecDrift, match="the weights of test_vit were"):
-        run(str(tmp_path / "a"), "ray")
+        run(str(tmp_path / "a"))
 
 
 def test_the_driver_can_be_killed_and_the_same_command_goes_on(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_driver_can_be_killed_and_the_same_command_goes_on(finished: Path, s
         time.sleep(0.05)
     driver.kill()
     driver.communicate()
-    run(str(out), "ray")
+    run(str(out))
     same_bytes(finished, out)
 
 

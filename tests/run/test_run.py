@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support import encode, jpeg, same_bytes, samples, write_tar
 
-from pipeline.run import plan, run
+from pipeline.run import INLINE, plan, run
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Objects, Sink
 from pipeline.store.verify import verify
@@ -32,7 +32,7 @@ def test_every_sample_has_its_maps(finished: Path) -> None:
 
 def test_two_runs_give_the_same_bytes(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "again"))
-    run(str(tmp_path / "again"), "inline")
+    run(str(tmp_path / "again"), INLINE)
     same_bytes(finished, tmp_path / "again")
 
 
@@ -60,12 +60,12 @@ def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
         monkeypatch.setattr(Objects, "put", crashing)
         try:
             plan(spec, str(out))
-            run(str(out), "inline")
+            run(str(out), INLINE)
             break
         except Crash:
             monkeypatch.setattr(Objects, "put", put)
             plan(spec, str(out))
-            run(str(out), "inline")
+            run(str(out), INLINE)
             same_bytes(finished, out)
     assert k > 30  # metadata of 3 methods, run.json, and 8 objects for each of 3 tars
 
@@ -76,7 +76,7 @@ def test_a_torn_object_without_commit_is_written_over(finished: Path, spec: RunS
     torn = out / "maps.zarr" / "legrad" / "c" / "1" / "0" / "0" / "0"
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b"half a shard")
-    run(str(out), "inline")
+    run(str(out), INLINE)
     same_bytes(finished, out)
 
 
@@ -85,7 +85,7 @@ def test_a_finished_run_is_left_alone(finished: Path, monkeypatch: pytest.Monkey
         raise AssertionError
 
     monkeypatch.setattr(Worker, "__init__", never)
-    assert len(run(str(finished), "inline").commits) == 3
+    assert len(run(str(finished), INLINE).commits) == 3
 
 
 def test_a_broken_tar_is_set_aside_and_done_when_it_is_mended(spec: RunSpec, tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_a_broken_tar_is_set_aside_and_done_when_it_is_mended(spec: RunSpec, tmp
     broken.write_bytes(whole[:5000])
     plan(spec, out)
     with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n.*part-0.tar: it is truncated"):
-        run(out, "inline")
+        run(out, INLINE)
     assert list(Atlas.open(out).commits) == ["part-1", "part-2"]
     broken.write_bytes(whole)  # only its good part was counted, but there is room for all of it
-    assert run(out, "inline").commits["part-0"].ok == 5
+    assert run(out, INLINE).commits["part-0"].ok == 5
 
 
 def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
@@ -108,10 +108,10 @@ def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
     whole = broken.read_bytes()
     broken.write_bytes(whole[:6000])
     with pytest.raises(RunFailed, match=r"part-1.tar: it is truncated"):
-        run(str(out), "inline")
+        run(str(out), INLINE)
     assert not list((out / "maps.zarr" / "legrad" / "c").glob("1"))
     broken.write_bytes(whole)
-    run(str(out), "inline")
+    run(str(out), INLINE)
     same_bytes(finished, out)
 
 
@@ -124,7 +124,7 @@ def test_bad_samples_are_rows_and_their_neighbours_keep_their_maps(
     write_tar(tmp_path / "shards" / "part-1.tar", members)
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    atlas, good = run(str(out), "inline"), Atlas.open(str(finished))
+    atlas, good = run(str(out), INLINE), Atlas.open(str(finished))
     assert atlas.commits["part-1"].statuses == {"ok": 6, "undecodable": 1}
     row = atlas.tar("part-1").samples.slice(3, 1).to_pylist()[0]
     assert (row["key"], row["row"], row["status"], row["width"]) == ("s0008", 10, "undecodable", None)
@@ -146,7 +146,7 @@ def test_weights_that_changed_since_the_plan_are_refused(spec: RunSpec, tmp_path
     plan(spec, str(tmp_path / "atlas"))
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
     with pytest.raises(SpecDrift, match="the weights of test_vit were sha256:"):
-        run(str(tmp_path / "atlas"), "inline")
+        run(str(tmp_path / "atlas"), INLINE)
 
 
 def test_an_interrupt_stops_early_and_says_how_to_go_on(
@@ -162,10 +162,10 @@ def test_an_interrupt_stops_early_and_says_how_to_go_on(
 
     monkeypatch.setattr(Sink, "commit", interrupted)
     with pytest.raises(StoppedEarly, match=f"go on with: vitatlas run {out}"):
-        run(str(out), "inline")
+        run(str(out), INLINE)
     monkeypatch.undo()
     assert list(Atlas.open(str(out)).commits) == ["part-0"]
-    run(str(out), "inline")
+    run(str(out), INLINE)
     same_bytes(finished, out)
 
 
@@ -173,7 +173,7 @@ def test_labels_are_not_needed_for_predicted_targets(spec: RunSpec, tmp_path: Pa
     shard = write_tar(tmp_path / "bare.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg(1)), ("b.cls", b"9999")])
     spec = spec.model_copy(update={"shards": (str(shard),), "targets": ("predicted",)})
     plan(spec, str(tmp_path / "atlas"))
-    atlas = run(str(tmp_path / "atlas"), "inline")
+    atlas = run(str(tmp_path / "atlas"), INLINE)
     rows = atlas.samples(["status", "label", "label_rank", "prediction"]).to_pylist()
     assert [(row["status"], row["label"], row["label_rank"]) for row in rows] == [
         ("ok", None, None),
@@ -197,7 +197,7 @@ def test_a_map_that_is_not_finite_is_flagged_and_counted(
 
     monkeypatch.setattr(Attention, "compute", poisoned)
     plan(spec, str(tmp_path / "atlas"))
-    atlas = run(str(tmp_path / "atlas"), "inline")
+    atlas = run(str(tmp_path / "atlas"), INLINE)
     commit = atlas.commits["part-0"]
     assert commit.statuses == {"ok": 5}
     assert commit.degenerate == {"attention": 4}
@@ -223,7 +223,7 @@ def test_a_network_that_is_not_finite_is_a_row_with_its_status(
 
     monkeypatch.setattr(Explainer, "maps", poisoned)
     plan(spec, str(tmp_path / "atlas"))
-    atlas = run(str(tmp_path / "atlas"), "inline")
+    atlas = run(str(tmp_path / "atlas"), INLINE)
     assert atlas.commits["part-0"].statuses == {"not_finite": 1, "ok": 4}
     row = atlas.samples().to_pylist()[2]
     assert (row["status"], row["error"]) == ("not_finite", "the logits are NaN or infinite")
@@ -235,14 +235,14 @@ def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) ->
     shard = write_tar(tmp_path / "junk.tar", [("a.jpg", b"junk"), ("a.cls", b"1")])
     plan(spec.model_copy(update={"shards": (str(shard),)}), str(tmp_path / "atlas"))
     with pytest.raises(RunFailed, match=r"no image of .* has maps; vitatlas status"):
-        run(str(tmp_path / "atlas"), "inline")
+        run(str(tmp_path / "atlas"), INLINE)
 
 
 def test_memory_is_not_shared_with_actors(spec: RunSpec) -> None:
     plan(spec, "memory://unshared")
     with pytest.raises(UsageError, match="use --executor inline"):
-        run("memory://unshared", "ray")
-    assert len(run("memory://unshared", "inline").commits) == 3
+        run("memory://unshared")
+    assert len(run("memory://unshared", INLINE).commits) == 3
 
 
 def test_a_rotated_picture_with_strange_exif_is_a_picture(spec: RunSpec, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_rotated_picture_with_strange_exif_is_a_picture(spec: RunSpec, tmp_pat
     image = encode(Image.new("RGB", (30, 20)), "JPEG", exif=exif)
     shard = write_tar(tmp_path / "exif.tar", [("a.jpg", image), ("a.cls", b"1")])
     plan(spec.model_copy(update={"shards": (str(shard),)}), str(tmp_path / "atlas"))
-    row = run(str(tmp_path / "atlas"), "inline").samples().to_pylist()[0]
+    row = run(str(tmp_path / "atlas"), INLINE).samples().to_pylist()[0]
     assert (row["status"], row["width"], row["height"], row["orientation"]) == ("ok", 20, 30, 6)
 
 
@@ -266,10 +266,10 @@ def test_the_commit_says_how_long_each_stage_took(finished: Path) -> None:
 def test_half_precision_records_how_far_it_moves_the_maps(spec: RunSpec, tmp_path: Path, precision: str) -> None:
     half = spec.model_copy(update={"precision": precision, "methods": (*spec.methods, "generic_attention")})
     plan(half, str(tmp_path / "atlas"))
-    commits = run(str(tmp_path / "atlas"), "inline").commits
+    commits = run(str(tmp_path / "atlas"), INLINE).commits
     for commit in commits.values():
         assert set(commit.drift) == {"attention", "legrad", "random", "generic_attention"}
         assert commit.drift["random"] == 0  # no network in it
         assert 0 < commit.drift["legrad"] < 0.05
     plan(spec, str(tmp_path / "full"))
-    assert not any(commit.drift for commit in run(str(tmp_path / "full"), "inline").commits.values())
+    assert not any(commit.drift for commit in run(str(tmp_path / "full"), INLINE).commits.values())

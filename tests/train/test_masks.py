@@ -12,7 +12,7 @@ from support import samples, write_tar
 
 from pipeline.label import labels_of
 from pipeline.read import Decoders, Frame, Sample, batches, count, find
-from pipeline.run import plan, run
+from pipeline.run import INLINE, plan, run
 from pipeline.store import Atlas
 from pipeline.train.masks import Known, PngMasks, PseudoMasks, masks, truth_masks
 from schemas.errors import UsageError
@@ -207,7 +207,7 @@ def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: At
 def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> None:
     out = str(tmp_path / "atlas")
     plan(RunSpec(shards=(shards,), model=checkpoint, methods=("legrad",), geometry="crop"), out)
-    atlas = run(out, "inline")
+    atlas = run(out, INLINE)
     source, shard = PseudoMasks(out, OTSU), atlas.run.shards[0]
     frame = Frame.of(atlas.run.model, "crop")
     found = 0

@@ -1,0 +1,44 @@
+"""Who does the work of a run, and how long it may take."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Literal
+
+Executor = Literal["ray", "inline"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The hands of a run. None of this changes what is computed.
+
+    Attributes:
+        executor: ``ray`` spreads tars over actors, ``inline`` does them one by one in this process.
+        address: of the Ray cluster: ``local`` starts one; ``auto`` or HOST:PORT joins one; None joins what the
+            environment names (RAY_ADDRESS), else starts one.
+        actors: at most so many; None is one to a GPU, or to a core where the cluster has no GPU.
+        device: ``cuda`` waits for GPUs that are not there yet; ``auto`` takes them where they are.
+        decode_processes: of each actor; None is a thread beside a CPU and four processes beside a GPU.
+        timeout: seconds that an actor may take over a tar before another gets it; None is ten times the
+            slowest one so far, and at least ten minutes.
+        patience: seconds without a single actor at work after which the run fails.
+        grace: seconds that tars in work have to be finished when the run is told to stop.
+    """
+
+    executor: Executor = "ray"
+    address: str | None = None
+    actors: int | None = None
+    device: Device = "auto"
+    decode_processes: int | None = None
+    timeout: float | None = None
+    patience: float = 600.0
+    grace: float = 20.0
+
+    def command(self, url: str) -> str:
+        """The command that goes on with a run."""
+        given = {"--executor": None if self.executor == "ray" else self.executor, "--address": self.address}
+        flags = [part for flag, value in given.items() if value for part in (flag, value)]
+        return shlex.join(["vitatlas", "run", url, *flags])
+
+
+INLINE = Crew("inline")
