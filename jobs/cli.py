@@ -13,7 +13,7 @@ COMMANDS = {
     "plan": "Freeze a run: count the tars, look at the network, create the arrays.",
     "run": "Compute the maps of every tar that has none yet.",
     "status": "Say how far a run is, and what failed.",
-    "verify": "Check every object of an atlas against its commit record.",
+    "verify": "Check an atlas: all that was committed is there, as it was, and nothing else.",
     "label": "Make pseudo-masks from the maps, by a policy.",
     "score": "Measure localization against boxes and masks.",
     "methods": "List the attribution methods, and which apply to a network.",

@@ -7,25 +7,51 @@ from schemas.errors import RunFailed, StoppedEarly
 
 @click.command("verify")
 @click.argument("atlas")
-def command(atlas: str) -> None:
-    """Check every object of an atlas against its commit record.
+@click.option(
+    "--recompute",
+    "count",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Compute the maps of N samples again, and compare.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the draw of those samples.")
+def command(atlas: str, count: int, seed: int) -> None:
+    """Check an atlas: that all that was committed is there, as it was, and nothing else.
 
-    Compares lengths, checksums and row counts, and looks for maps that should be there and are not. Exits
-    with 1 if something is wrong, with 75 if all is well but the run is not complete.
+    Recounts rows, compares lengths and checksums, looks for maps that are missing or not finite, for keys that
+    come twice and for objects that belong to nothing; and computes a few maps again from the tars. Prints a
+    line for each fault. Exits with 1 if there is one, with 75 if all is well but the run is not complete.
 
     \b
-    Example:
+    Examples:
       vitatlas verify train.atlas
+      vitatlas verify train.atlas --recompute 0
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from pipeline.store.verify import verify
 
-    checked, problems, missing = verify(atlas)
-    if problems:
-        listed = "\n  ".join(problems)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verify", total=None)
+        verdict = verify(atlas, lambda done, total: bar.update(task, completed=done, total=total))
+    faults = verdict.faults
+    click.echo(f"{atlas}: {verdict.objects:,} objects were compared with their commits")
+    if count and not faults:
+        from pipeline.run.recompute import recompute
+
+        again = recompute(atlas, count, seed)
+        click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
+        faults = again.faults
+    for fault in faults:
+        click.echo(f"fault    {fault}")
+    if faults:
         raise RunFailed(
-            f"{atlas}: {len(problems)} of {checked} objects are not as committed:\n  {listed}\n"
-            f"to mend it, remove the commits/TAR.json of the tars they belong to, and: vitatlas run {atlas}"
+            f"{atlas}: {len(faults)} faults; to mend it, remove the commits/TAR.json of those tars, and what belongs "
+            f"to nothing, and: vitatlas run {atlas}"
         )
-    click.echo(f"{atlas}: {checked} objects are as committed")
-    if missing:
-        raise StoppedEarly(f"{missing} tars are not done yet; go on with: vitatlas run {atlas}")
+    if verdict.missing:
+        raise StoppedEarly(f"{verdict.missing} tars are not done yet; go on with: vitatlas run {atlas}")

@@ -12,6 +12,7 @@ SET_ASIDE = "set_aside"
 LEASE = "lease.json"
 LABELS = "labels"
 SCORES = "scores"
+AUDIT = "audit"
 
 FORMAT = 1
 """Version of the layout on disk. Readers refuse a larger one."""

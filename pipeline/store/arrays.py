@@ -44,6 +44,11 @@ def wrong(objects: Objects, run: RunRecord) -> list[str]:
     return problems
 
 
+def metadata_objects(run: RunRecord) -> list[str]:
+    """Names of the objects that ``create`` writes."""
+    return [f"{MAPS}/{key}" for key in _metadata(run)]
+
+
 def _same(found: bytes, expected: bytes) -> bool:
     """Equal bytes, or equal shapes, chunks, codecs and dimensions as another version of zarr writes them."""
     if found == expected:

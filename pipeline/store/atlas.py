@@ -86,8 +86,12 @@ class Atlas:
             raise RunFailed(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
         return record
 
-    def _one(self, tar: str) -> CommitRecord:
-        """The commit record of one tar, which does not need all others to be read."""
+    def record(self, tar: str) -> CommitRecord:
+        """The commit record of one finished tar, without reading those of the others.
+
+        Raises:
+            RunFailed: it is none.
+        """
         if "commits" in self.__dict__:
             return self.commits[tar]
         index = next(index for index, shard in enumerate(self.run.shards) if shard.tar == tar)
@@ -157,7 +161,7 @@ class Atlas:
         """
         if tar not in self.committed:
             raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status")
-        return Tar(self, self._one(tar))
+        return Tar(self, self.record(tar))
 
     def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
         """Whether one map says anything."""

@@ -206,7 +206,7 @@ def test_a_map_that_is_not_finite_is_flagged_and_counted(
     assert atlas.flag("s0002", "attention", "predicted") == Flag.NOT_FINITE
     assert not part.maps("attention")[2:4].any()
     assert part.ranges("attention")[2:4].tolist() == [[0, 0], [0.5, 0.5]]
-    assert verify(str(tmp_path / "atlas"))[1] == []
+    assert verify(str(tmp_path / "atlas")).faults == []
 
 
 def test_a_network_that_is_not_finite_is_a_row_with_its_status(
@@ -228,7 +228,7 @@ def test_a_network_that_is_not_finite_is_a_row_with_its_status(
     row = atlas.samples().to_pylist()[2]
     assert (row["status"], row["error"]) == ("not_finite", "the logits are NaN or infinite")
     assert np.isnan(atlas.maps("attention")[2].values).all()
-    assert verify(str(tmp_path / "atlas"))[1] == []
+    assert verify(str(tmp_path / "atlas")).faults == []
 
 
 def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """An atlas as others read it: xarray, zarr, DuckDB, and ``Atlas`` itself."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import xarray
@@ -19,9 +22,10 @@ from pipeline.explain import explain
 from pipeline.explain.load import load
 from pipeline.store import Atlas
 from pipeline.store.sink import normalise
-from pipeline.store.verify import verify
+from pipeline.store.verify import Verdict, verify
 from schemas.errors import RunFailed, UsageError
 from schemas.layout import Flag
+from schemas.record import sha256
 from schemas.samples import SAMPLES
 
 
@@ -126,8 +130,7 @@ def copy(atlas: Atlas, tmp_path: Path) -> Path:
 
 
 def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
-    checked, problems, missing = verify(str(copy))
-    assert (checked, problems, missing) == (2 * (3 * 5 + 1), [], 0)
+    assert verify(str(copy)) == Verdict(2 * (3 * 5 + 1), 0, [])
 
 
 def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
@@ -136,15 +139,15 @@ def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: P
         whole = path.read_bytes()
         for broken in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1]):
             path.write_bytes(broken)
-            assert [problem.partition(":")[0] for problem in verify(str(copy))[1]] == [name["path"]]
+            assert [problem.partition(":")[0] for problem in verify(str(copy)).faults] == [name["path"]]
         path.unlink()
-        assert verify(str(copy))[1] == [f"{name['path']}: is missing"]
+        assert verify(str(copy)).faults == [f"{name['path']}: is missing"]
         path.write_bytes(whole)
 
 
 def test_verify_counts_what_is_not_committed(copy: Path) -> None:
     (copy / "commits" / "demo-validation-00.json").unlink()
-    assert verify(str(copy))[1:] == ([], 1)
+    assert verify(str(copy)) == Verdict(3 * 5 + 1, 1, [])
 
 
 def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
@@ -154,12 +157,57 @@ def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
     record["objects"] = [each for each in record["objects"] if "/legrad/" not in each["path"]]
     path.write_text(json.dumps(record))
     shutil.rmtree(copy / "maps.zarr" / "legrad" / "c" / "0")
-    problems = verify(str(copy))[1]
+    problems = verify(str(copy)).faults
     with pytest.raises(RunFailed, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"):
         Atlas.open(str(copy)).tar("demo-validation-00").maps("legrad")
     assert problems == [
-        f"demo-validation-00: a sample that is ok has no legrad map of its {t}" for t in ("label", "predicted")
+        f"demo-validation-00: 24 samples that are ok have no legrad map of their {t}" for t in ("label", "predicted")
     ]
+
+
+def recommit(copy: Path, tar: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change a sample table as if it had been committed so."""
+    table, record = copy / "samples" / f"{tar}.parquet", copy / "commits" / f"{tar}.json"
+    pq.write_table(change(pq.read_table(table)), table)
+    content = json.loads(record.read_text())
+    for entry in content["objects"]:
+        if entry["path"].startswith("samples/"):
+            entry |= {"size": table.stat().st_size, "sha256": sha256(table.read_bytes())}
+    record.write_text(json.dumps(content))
+
+
+def test_verify_recounts_rows_and_statuses_and_looks_for_a_key_that_comes_twice(copy: Path) -> None:
+    tar = "demo-validation-00"
+    whole = pq.read_table(copy / "samples" / f"{tar}.parquet")
+    recommit(copy, tar, lambda table: table.slice(1))
+    assert verify(str(copy)).faults == [f"{tar}: its sample table has not the 24 rows that were committed"]
+    failed = pa.array(["ok"] * 23 + ["undecodable"]).dictionary_encode()
+    recommit(copy, tar, lambda _: whole.set_column(whole.schema.get_field_index("status"), "status", failed))
+    (fault,) = verify(str(copy)).faults
+    assert fault.startswith(f"{tar}: its rows have the statuses {{'ok': 23, 'undecodable': 1}}, {{'ok': 24}} were")
+    keys = pa.array(["twin", "twin", *whole["key"].to_pylist()[2:]])
+    recommit(copy, tar, lambda _: whole.set_column(whole.schema.get_field_index("key"), "key", keys))
+    assert verify(str(copy)).faults == [f"{tar}: 2 samples that are ok have the key twin"]
+
+
+def test_verify_finds_what_belongs_to_nothing(copy: Path) -> None:
+    strays = ["maps.zarr/legrad/c/7/0/0/0", "maps.zarr/old/zarr.json", "samples/other.parquet", ".x1y2.part", "notes"]
+    for name in strays:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"x")
+    (copy / "labels" / "mine").mkdir(parents=True)
+    (copy / "labels" / "mine" / "policy.json").write_text("{}")  # derived from it
+    assert sorted(verify(str(copy)).faults) == sorted(
+        f"{name}: belongs to nothing that was committed" for name in strays
+    )
+
+
+def test_verify_follows_no_path_out_of_the_atlas(copy: Path) -> None:
+    path = copy / "commits" / "demo-validation-00.json"
+    record = json.loads(path.read_text())
+    record["objects"].append({"path": "../../secret", "size": 1, "sha256": "sha256:0"})
+    path.write_text(json.dumps(record))
+    assert verify(str(copy)).faults == ["demo-validation-00: its commit names ../../secret, which is not its own"]
 
 
 @pytest.mark.parametrize("how", ["missing", "of another shape", "not JSON"])
@@ -170,7 +218,7 @@ def test_verify_looks_at_the_metadata_too(copy: Path, how: str) -> None:
         path.unlink()
     else:
         path.write_text("{" if how == "not JSON" else text.replace("48", "49", 1))
-    (problem,) = verify(str(copy))[1]
+    (problem,) = verify(str(copy)).faults
     assert problem.startswith("maps.zarr/legrad/zarr.json: is")
 
 
@@ -179,8 +227,10 @@ def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content
     path = copy / "commits" / "demo-validation-01.json"
     other = (copy / "commits" / "demo-validation-00.json").read_text()
     path.write_text(other if content.startswith("another") else content)
+    (fault,) = verify(str(copy)).faults
+    assert re.search(r"demo-validation-01.json: .*; remove it and go on with: vitatlas run", fault)
     with pytest.raises(RunFailed, match=r"demo-validation-01.json: .*; remove it and go on with: vitatlas run"):
-        verify(str(copy))
+        Atlas.open(str(copy)).samples(["row"]), Atlas.open(str(copy)).commits
 
 
 def test_normalising_keeps_maps_within_the_unit_interval_and_reversible() -> None:

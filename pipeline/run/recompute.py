@@ -1,0 +1,89 @@
+"""A few maps once more, from the tars, to be compared with those that are stored."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.run.worker import Worker
+from pipeline.store import Atlas, Tar
+from pipeline.store.sink import normalise
+from schemas.errors import BadTar
+from schemas.layout import range_name
+from schemas.samples import Status
+
+_TOLERANCE = 0.01
+"""Of a map in [0, 1]: what another kind of machine may change in float32, with room to spare."""
+
+
+@dataclass
+class Recomputed:
+    """How many maps were computed again, how many of them were equal bit by bit, and what is wrong."""
+
+    maps: int = 0
+    equal: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def recompute(url: str, count: int, seed: int = 0) -> Recomputed:
+    """Compute the maps of samples that are drawn at random, and compare.
+
+    Args:
+        count: samples, at most; of all methods and targets.
+        seed: of the draw.
+    """
+    atlas, result = Atlas.open(url), Recomputed()
+    samples = atlas.samples(["tar", "ordinal", "status"])
+    good = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))
+    drawn = good.take(np.random.default_rng(seed).permutation(len(good))[:count]).to_pylist()
+    by_tar: dict[str, set[int]] = defaultdict(set)
+    for sample in drawn:
+        by_tar[sample["tar"]].add(sample["ordinal"])
+    if by_tar:
+        with Worker(url) as worker:
+            for tar in sorted(by_tar):
+                try:
+                    _compare(worker, atlas.tar(tar), by_tar[tar], result)
+                except (BadTar, OSError) as error:
+                    result.faults.append(f"{tar}: cannot be computed again: {error}")
+    return result
+
+
+def _compare(worker: Worker, part: Tar, ordinals: set[int], result: Recomputed) -> None:
+    tar = part.commit.tar
+    for row, maps, _ in worker.explain(part.commit.tar_index, ordinals):
+        ordinal, key = row["ordinal"], row["key"]
+        if row["status"] != Status.OK:
+            result.faults.append(f"{tar}: {key} has maps, and now is {row['status']}: {row['error']}")
+        for method, raw in maps.items():
+            scaled, bounds, _ = normalise(raw)
+            stored, stored_bounds = part.array(method)[ordinal], part.array(range_name(method))[ordinal]
+            allowed = _TOLERANCE + 2 * part.commit.drift.get(method, 0.0)
+            for place, target in enumerate(worker.run.spec.targets):
+                result.maps += 1
+                result.equal += np.array_equal(scaled[place], stored[place]) and np.array_equal(
+                    bounds[place], stored_bounds[place]
+                )
+                off = _distance(scaled[place], bounds[place], stored[place], stored_bounds[place])
+                if not off <= allowed:
+                    result.faults.append(
+                        f"{tar}: the {method} map of {key} ({target}) is not what is computed now, it is {off:.2g} "
+                        f"of its range away; it was made on {part.commit.host} with torch {part.commit.versions['torch']}"
+                    )
+
+
+def _distance(
+    scaled: NDArray[np.float16],
+    bounds: NDArray[np.float32],
+    stored: NDArray[np.float16],
+    stored_bounds: NDArray[np.float32],
+) -> float:
+    """Largest difference of two raw maps, as a fraction of the range of the first."""
+    first, second = (
+        low + (high - low) * each.astype(np.float64)
+        for each, (low, high) in ((scaled, bounds.astype(np.float64)), (stored, stored_bounds.astype(np.float64)))
+    )
+    rounding = float(np.finfo(np.float32).eps) * float(np.abs(bounds).max())  # all there is where a map is constant
+    return float(np.abs(first - second).max()) / max(float(bounds[1] - bounds[0]), rounding, 1e-30)

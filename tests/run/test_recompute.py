@@ -1,0 +1,57 @@
+"""Maps that are computed again are those that are stored, and one that was exchanged is found."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.run.recompute import recompute
+from pipeline.store.verify import verify
+from schemas.record import sha256
+
+
+def test_maps_that_are_computed_again_are_equal_bit_by_bit(finished: Path) -> None:
+    again = recompute(str(finished), 5)
+    assert (again.maps, again.equal, again.faults) == (5 * 3 * 2, 5 * 3 * 2, [])
+    assert recompute(str(finished), 99).maps == 16 * 3 * 2
+
+
+def test_a_map_that_was_exchanged_is_found_although_all_checksums_are_right(finished: Path) -> None:
+    maps = zarr.open_group(str(finished / "maps.zarr"), mode="r+")["legrad"]
+    values = maps[:7]
+    values[[2, 3]] = values[[3, 2]]
+    maps[:7] = values
+    record = finished / "commits" / "part-0.json"
+    content = json.loads(record.read_text())
+    for entry in content["objects"]:
+        data = (finished / entry["path"]).read_bytes()
+        entry |= {"size": len(data), "sha256": sha256(data)}
+    record.write_text(json.dumps(content))
+    assert verify(str(finished)).faults == []
+    faults = recompute(str(finished), 16).faults
+    assert len(faults) == 4
+    assert faults[0].startswith("part-0: the legrad map of s0002 (label) is not what is computed now, it is ")
+
+
+def test_a_tar_that_is_gone_is_a_fault(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards" / "part-1.tar").unlink()
+    (fault,) = recompute(str(finished), 16).faults
+    assert fault.startswith("part-1: cannot be computed again: ")
+    assert fault.endswith("there is no such file")
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_another_machine_may_differ_in_the_last_bits(finished: Path, count: int) -> None:
+    ranges = zarr.open_group(str(finished / "maps.zarr"), mode="r+")["legrad_range"]
+    ranges[:] = ranges[:] * np.float32(1 + 1e-6)
+    again = recompute(str(finished), count)
+    assert again.faults == []
+    assert again.equal == again.maps - count * 2
+
+
+def test_without_any_map_there_is_nothing_to_compute(finished: Path) -> None:
+    shutil.rmtree(finished / "commits")
+    assert recompute(str(finished), 4).maps == 0
