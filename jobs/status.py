@@ -20,7 +20,7 @@ from jobs import show
 )
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(atlas: str, limit: int, json_: bool) -> None:
-    """Say how far a run is, and what failed.
+    """Say how far a run is, which samples have no maps, which tars could not be done, and why.
 
     \b
     Example:
@@ -32,7 +32,7 @@ def command(atlas: str, limit: int, json_: bool) -> None:
     from schemas.samples import Status
 
     opened = Atlas.open(atlas)
-    commits = opened.commits.values()
+    commits, aside = opened.commits.values(), opened.set_aside()
     statuses: Counter[str] = Counter()
     for commit in commits:
         statuses.update(commit.statuses)
@@ -44,31 +44,37 @@ def command(atlas: str, limit: int, json_: bool) -> None:
     failed = samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).to_pylist()
     report = {
         "atlas": opened.objects.url,
-        "tars": {"done": len(opened.commits), "planned": len(opened.run.shards)},
+        "tars": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": sum(commit.rows for commit in commits), "planned": opened.run.samples},
         "statuses": dict(statuses),
         "degenerate": dict(degenerate),
         "drift": drift,
         "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
+        "set_aside": aside,
         "failed": failed[:limit],
     }
     if json_:
         show.as_json(report)
         return
-    click.echo(f"{opened.objects.url}: {len(opened.commits)} of {len(opened.run.shards)} tars are done")
+    click.echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} tars are done")
     show.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     if degenerate:
         show.table("maps that say nothing (constant or not finite)", ["method", "maps"], list(degenerate.items()))
     if drift:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
         show.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
-    for url, problem in report["problems"].items():
-        click.echo(f"{url}: {problem}")
+    for shard in opened.run.shards:
+        if shard.problem and shard.tar not in aside:
+            kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
+            click.echo(f"{shard.url}: {shard.problem}{kept}")
+    if aside:
+        show.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
     if failed:
         show.table(
             f"without maps ({min(limit, len(failed))} of {len(failed)})",
             ["tar", "key", "status", "error"],
             [[row["tar"], row["key"], row["status"], row["error"]] for row in failed[:limit]],
         )
-    if len(opened.commits) < len(opened.run.shards):
+        click.echo(f"to try these again, once mended: vitatlas run {atlas} --retry-failed")
+    if len(opened.committed) < len(opened.run.shards):
         click.echo(f"go on with: vitatlas run {atlas}")

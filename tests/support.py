@@ -3,17 +3,21 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 from PIL import Image
 from torch import nn
 
 from pipeline.demo.train import MODEL
+from pipeline.store import Objects
 from schemas.run import ModelSpec
 
 DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
@@ -131,3 +135,37 @@ def _objects(root: Path) -> list[str]:
     """Everything in a folder but what a writer that was killed may leave behind: a hidden, unfinished object."""
     files = (path for path in root.rglob("*") if path.is_file())
     return sorted(str(p.relative_to(root)) for p in files if not (p.name.startswith(".") and p.name.endswith(".part")))
+
+
+class Crash(BaseException):
+    """The process is gone: nothing may catch this."""
+
+
+@dataclass
+class Crashing:
+    """How many operations are left until the crash, and whether it happened."""
+
+    left: int
+    happened: bool = False
+
+
+@contextmanager
+def crash_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crashing]:
+    """From the given operation on that changes something in a store, nothing is written any more."""
+    crash = Crashing(count)
+
+    def crashing(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*arguments: Any) -> Any:
+            crash.left -= 1
+            if crash.left <= 0:
+                crash.happened = True
+                raise Crash
+            return operation(*arguments)
+
+        return instead
+
+    with monkeypatch.context() as patched:
+        for name in ("put", "create", "delete", "sweep"):
+            patched.setattr(Objects, name, crashing(getattr(Objects, name)))
+        with suppress(Crash):
+            yield crash

@@ -10,7 +10,7 @@ from pipeline.run.progress import RunProgress
 from pipeline.run.stop import Stop
 from pipeline.store import Atlas, Lease
 from schemas.errors import RunFailed, StoppedEarly, UsageError
-from schemas.layout import SET_ASIDE, set_aside_object
+from schemas.layout import LEASE, SET_ASIDE, set_aside_object
 from schemas.run import SetAsideRecord
 from schemas.samples import Status
 
@@ -38,7 +38,7 @@ def run(url: str, crew: Crew | None = None, retry_failed: bool = False) -> Atlas
     if retry_failed:
         again = [commit.tar_index for commit in atlas.records() if commit.ok < commit.rows]
         pending = sorted([*pending, *again])
-    if pending or atlas.objects.list(SET_ASIDE):
+    if pending or atlas.objects.exists(LEASE) or atlas.objects.list(SET_ASIDE):  # or a dead run left things behind
         with Lease(atlas.objects, _say) as lease:
             _begin(atlas)
             _work(atlas, crew, pending, retry_failed, lease)

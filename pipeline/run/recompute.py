@@ -70,7 +70,7 @@ def _compare(worker: Worker, part: Tar, ordinals: set[int], result: Recomputed) 
                 if not off <= allowed:
                     result.faults.append(
                         f"{tar}: the {method} map of {key} ({target}) is not what is computed now, it is {off:.2g} "
-                        f"of its range away; it was made on {part.commit.host} with torch {part.commit.versions['torch']}"
+                        f"of its range away; it was made on {part.commit.host}, torch {part.commit.versions['torch']}"
                     )
 
 

@@ -17,8 +17,20 @@ from numpy.typing import NDArray
 from pipeline.store.objects import Objects
 from schemas import layout
 from schemas.errors import RunFailed, UsageError
-from schemas.layout import COMMITS, FORMAT, MAPS, RUN, Flag, commit_object, flag_name, range_name, samples_object
-from schemas.run import CommitRecord, RunRecord
+from schemas.layout import (
+    COMMITS,
+    FORMAT,
+    MAPS,
+    RUN,
+    SET_ASIDE,
+    Flag,
+    commit_object,
+    flag_name,
+    range_name,
+    samples_object,
+    set_aside_object,
+)
+from schemas.run import CommitRecord, RunRecord, SetAsideRecord
 from schemas.samples import SAMPLES, Status
 
 
@@ -63,6 +75,14 @@ class Atlas:
         found = self.objects.read([commit_object(tar) for _, tar in tars])
         for (index, tar), data in zip(tars, found, strict=True):
             yield self._commit(index, tar, data)
+
+    def set_aside(self) -> dict[str, str]:
+        """Why the last run could not do a tar, by its name."""
+        names = [set_aside_object(shard.tar) for shard in self.run.shards if shard.tar not in self.committed]
+        there = set(self.objects.list(SET_ASIDE))
+        found = [name for name in names if name.removeprefix(f"{SET_ASIDE}/") in there]
+        records = (SetAsideRecord.read(data, name) for name, data in zip(found, self.objects.read(found), strict=True))
+        return {record.tar: record.reason for record in records}
 
     @cached_property
     def commits(self) -> Mapping[str, CommitRecord]:
