@@ -1,10 +1,14 @@
 """What decodes pictures beside the network: a thread, or processes, of which any may die."""
 
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
+from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipeline.read.decode import Picture, Undecodable, decode
 from pipeline.read.geometry import Frame
@@ -55,11 +59,38 @@ class Decoders:
 
     def _start(self) -> Executor:
         if self.processes == 0:
-            return ThreadPoolExecutor(1)
+            return _Thread()
         # Not forked from here: a Ray worker has threads, and a fork of those may hang.
         context = get_context("forkserver")
         context.set_forkserver_preload([__name__])  # so that a new process is there at once
         return ProcessPoolExecutor(self.processes, mp_context=context)
+
+
+class _Thread(Executor):
+    """One thread, for whose last picture no exit of the process waits."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        Thread(target=self._work, daemon=True).start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        while cancel_futures and not self._calls.empty():
+            if call := self._calls.get():
+                call[0].cancel()
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            future, function = call
+            try:
+                future.set_result(function())
+            except BaseException as error:  # it belongs to whoever waits for the result
+                future.set_exception(error)
 
 
 class Decoding:

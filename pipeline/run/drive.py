@@ -11,7 +11,7 @@ from pipeline.run.stop import Stop
 from pipeline.store import Atlas, Lease
 from schemas.errors import RunFailed, StoppedEarly, UsageError
 from schemas.layout import LEASE, SET_ASIDE, set_aside_object
-from schemas.run import SetAsideRecord
+from schemas.run import RunRecord, SetAsideRecord
 from schemas.samples import Status
 
 _NAMED = 50
@@ -77,7 +77,7 @@ def _work(atlas: Atlas, crew: Crew, pending: Sequence[int], retry_failed: bool, 
         raise StoppedEarly(f"stopped early, {left} tars are left; go on with: {crew.command(url)}")
     if aside:
         raise RunFailed(
-            f"{len(aside)} of {len(run.shards)} tars could not be done:\n  {_reasons(aside)}\n"
+            f"{len(aside)} of {len(run.shards)} tars could not be done:\n  {_reasons(run, aside)}\n"
             f"mend them and go on with: {crew.command(url)}"
         )
 
@@ -89,11 +89,13 @@ def _remember(atlas: Atlas, outcome: SetAside) -> None:
     atlas.objects.put(set_aside_object(tar), record.to_bytes())
 
 
-def _reasons(aside: list[SetAside]) -> str:
-    ordered = sorted(aside, key=lambda outcome: outcome.tar_index)
-    lines = [outcome.reason for outcome in ordered[:_NAMED]]
-    if len(ordered) > _NAMED:
-        lines.append(f"and {len(ordered) - _NAMED} more, which vitatlas status lists")
+def _reasons(run: RunRecord, aside: list[SetAside]) -> str:
+    lines = []
+    for outcome in sorted(aside, key=lambda each: each.tar_index)[:_NAMED]:
+        url = run.shards[outcome.tar_index].url
+        lines.append(outcome.reason if url in outcome.reason else f"{url}: {outcome.reason}")
+    if len(aside) > _NAMED:
+        lines.append(f"and {len(aside) - _NAMED} more, which vitatlas status lists")
     return "\n  ".join(lines)
 
 

@@ -1,0 +1,133 @@
+"""What stands in the way of a whole run: a full disk, a closed folder, another run, a network that fails."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+from support import same_bytes
+
+from pipeline.read import tar
+from pipeline.run import INLINE, plan, run
+from pipeline.store import Atlas, Lease, lease
+from schemas.errors import RunFailed
+from schemas.run import RunSpec
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+CLOSED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "error", "says"),
+    [(os, "fsync", FULL, "No space left on device"), (tempfile, "mkstemp", CLOSED, "Permission denied")],
+)
+def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, call: str, error, says: str
+) -> None:
+    """From the k-th write on, for some k of all stages; the disk stays so, and the run does not try again and again."""
+    real = getattr(module, call)
+    for k in (1, 5, 15, 30):
+        out, calls = tmp_path / f"atlas-{k}", count(1)
+        plan(spec, str(out))
+
+        def refusing(*arguments, calls=calls, k=k, **options):
+            if next(calls) >= k:
+                raise error
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, call, refusing)
+            with pytest.raises(RunFailed, match=rf"cannot write .*: {says}; mend that, and the same command goes on"):
+                run(str(out), INLINE)
+        assert next(calls) <= k + 3
+        run(str(out), INLINE)
+        same_bytes(finished, out)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="a superuser may write everywhere")
+def test_a_folder_that_is_closed_ends_the_run(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    out.chmod(0o555)
+    with pytest.raises(RunFailed, match=r"cannot write .*: Permission denied"):
+        run(str(out), INLINE)
+    out.chmod(0o755)
+    run(str(out), INLINE)
+    same_bytes(finished, out)
+
+
+def test_a_second_run_is_refused_while_the_first_goes_on(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    with (
+        Lease(Atlas.open(str(out)).objects),
+        pytest.raises(RunFailed, match=r"a run on .* is writing to it; wait for its end, or stop it and go on"),
+    ):
+        run(str(out), INLINE)
+    run(str(out), INLINE)
+    same_bytes(finished, out)
+    with Lease(Atlas.open(str(out)).objects), pytest.raises(RunFailed, match="is writing to it"):
+        run(str(out), INLINE)
+
+
+def test_two_runs_that_know_nothing_of_each_other_write_the_same(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    code = (
+        "import sys; from pipeline.run import Crew, INLINE, run; from pipeline.store import lease;"
+        "from pipeline.store.lease import Lease; Lease.__enter__ = lambda self: self;"
+        "Lease.__exit__ = lambda self, *rest: None; run(sys.argv[1], INLINE)"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait() for each in runs] == [0, 0]
+    same_bytes(finished, out)
+
+
+def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fails_sets_the_tar_aside(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for failures in (2, 10**6):
+        out, left, real = tmp_path / f"atlas-{failures}", failures, tar.read
+
+        def failing(shard, room, real=real):
+            nonlocal left
+            if shard.tar == "part-1" and left:
+                left -= 1
+                raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+            yield from real(shard, room)
+
+        plan(spec, str(out))
+        monkeypatch.setattr(sys.modules["pipeline.read.batches"], "read", failing)
+        if failures == 2:
+            atlas = run(str(out), INLINE)
+            assert atlas.commits["part-1"].attempt == 3
+            same_bytes(finished, out)
+        else:
+            with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: .*timed out"):
+                run(str(out), INLINE)
+            assert Atlas.open(str(out)).set_aside() == {"part-1": "[Errno 110] Connection timed out"}
+
+
+def test_an_exit_waits_for_no_background_thread(spec: RunSpec, tmp_path: Path) -> None:
+    """Interrupted while a picture is being decoded for ever, and while the lease is being kept."""
+    plan(spec, str(tmp_path / "atlas"))
+    code = (
+        "import sys, time; from pipeline.read import decoders; from pipeline.run import INLINE, run;"
+        "decoders.decode = lambda data, frame: (print('decoding', flush=True), time.sleep(20));"
+        "from jobs.cli import main; sys.argv = ['vitatlas', 'run', sys.argv[1], '--executor', 'inline']; main()"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code, tmp_path / "atlas"], stdout=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "decoding\n"
+    begun = time.monotonic()
+    job.terminate()
+    job.communicate()
+    assert job.returncode == 75
+    assert time.monotonic() - begun < 5
