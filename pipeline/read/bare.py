@@ -12,10 +12,13 @@ from dataclasses import dataclass
 MAX_PARTS = 100_000
 """Segments of a JPEG, or chunks of a PNG."""
 
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # but for those that are part of a scan
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for those that are part of a scan
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
 _EXIF = b"Exif\0\0"
-_APP1, _METADATA = 0xE1, (*range(0xE1, 0xEE), 0xEF, 0xFE)  # all but JFIF and Adobe, which say what the colours are
+_APP1 = 0xE1
+_METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)
+_COLOURS = {0xE0: 18, 0xEE: 16}
+"""Markers of JFIF and Adobe, which say what the colours are, and the bytes that libjpeg believes them from."""
 _PPM = re.compile(rb"P(?:[14](?:%b){2}|[2356](?:%b){3})".replace(b"%b", rb"(?:\s|#[^\r\n]*[\r\n])+[0-9]+"))
 _PPM_HEADER = 1 << 16
 _ORIENTATION = 0x0112
@@ -52,7 +55,7 @@ def jpeg(data: bytes) -> Bare:
         if marker == _APP1 and segment[4:].startswith(_EXIF) and not exif:
             exif = segment[4:]
         scans += marker == _SCAN
-        if marker not in _METADATA:
+        if marker not in _METADATA and len(segment) >= _COLOURS.get(marker, 0):
             kept.append(segment)
     if not scans:
         raise Undecodable("a JPEG that is truncated or broken in front of its picture")

@@ -1,0 +1,43 @@
+"""What reading promises of any bytes at all."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.read import Frame, Undecodable, decode
+from pipeline.read.tar import Scan, read, scan
+from schemas.errors import BadTar
+from schemas.run import ShardRecord
+
+FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
+
+
+def decoded(data: bytes) -> bool:
+    """Whether it is a picture: one that fills its frame, or ``Undecodable``, and nothing else."""
+    try:
+        picture = decode(data, FRAME)
+    except Undecodable:
+        return False
+    assert picture.pixels.shape == (3, 16, 16)
+    assert picture.width > 0 < picture.height
+    assert picture.size == len(data)
+    return True
+
+
+def scanned(path: Path) -> tuple[Scan, list[bytes | None]]:
+    """What a tar is found to be, and the images that are read from it, which are as many as were found.
+
+    One without a problem is read to its end; one with a problem is refused for that very reason, unless its good
+    front is kept.
+    """
+    found = scan(str(path))
+    shard = ShardRecord(tar="a", url=str(path), samples=found.samples, size=found.size, problem=found.problem)
+    if found.problem:
+        with pytest.raises(BadTar) as refused:
+            list(read(shard, 10**6))
+        assert found.problem in str(refused.value)
+        shard = shard.model_copy(update={"kept": True})
+    groups = list(read(shard, 10**6)) if found.samples else []
+    assert len(groups) == found.samples
+    images = (each.image() for each in groups)
+    return found, [image.data if image else None for image in images]

@@ -1,0 +1,164 @@
+"""Whatever is in a tar: its sample gets its reason, its neighbours get their bytes, and nothing is run or written."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpus.pictures import PICTURES
+from corpus.tars import BROKEN, MEMBERS, SOUND, TARS
+from support import FAST, jpeg, write_tar
+
+from pipeline.read.tar import read, scan
+from pipeline.run import plan, run
+from pipeline.run.crew import Crew
+from pipeline.store import Atlas
+from schemas.errors import BadTar, RunFailed
+from schemas.run import ModelSpec, RunSpec, ShardRecord
+from schemas.samples import Status
+
+HERE = Crew(executor="inline")
+_RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pickle.find_class")
+_WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+_heard: list[tuple[str, tuple[object, ...]]] | None = None
+
+
+def _hear(event: str, arguments: tuple[object, ...]) -> None:
+    if _heard is None:
+        return
+    if event == "open" and (
+        isinstance(arguments[0], int) or not int(arguments[2]) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ):
+        return
+    if event in _RUNS or event in _WRITES:
+        _heard.append((event, arguments))
+
+
+sys.addaudithook(_hear)
+
+
+@pytest.fixture
+def heard() -> Iterator[list[tuple[str, tuple[object, ...]]]]:
+    """What was run and written from here on."""
+    global _heard
+    _heard = []
+    yield _heard
+    _heard = None
+
+
+def only_within(atlas: Path, heard: list[tuple[str, tuple[object, ...]]]) -> None:
+    """Assert that nothing was run, and nothing written but below a folder."""
+    assert heard
+    for event, arguments in heard:
+        assert event in _WRITES, (event, arguments)
+        place = str(arguments[0])
+        assert place.startswith(str(atlas)) or place == "/dev/null" or "__pycache__" in place, (event, arguments)
+
+
+def test_it_is_a_corpus() -> None:
+    assert len(PICTURES) > 200
+    assert len(TARS) > 80
+
+
+def test_a_strange_picture_is_a_row_and_its_neighbours_do_not_notice(
+    tmp_path: Path, checkpoint: ModelSpec, heard: list[tuple[str, tuple[object, ...]]]
+) -> None:
+    strange, plain = [], []
+    for number, (name, kind) in enumerate(PICTURES.items()):
+        neighbour = [(f"good {number:03d}.jpg", jpeg(number)), (f"good {number:03d}.cls", b"1")]
+        strange += [*neighbour, (f"{name}.jpg", kind.make()), (f"{name}.cls", b"2")]
+        plain += [*neighbour, (f"{name}.jpg", jpeg(number + 1)), (f"{name}.cls", b"2")]
+    atlases = []
+    for name, members in (("strange", strange), ("plain", plain)):
+        tar = write_tar(tmp_path / f"{name}.tar", members)
+        out = str(tmp_path / f"{name}.atlas")
+        # One target: a second one is traced only of images whose prediction is another, in batches of those.
+        spec = RunSpec(shards=(str(tar),), model=checkpoint, methods=FAST, targets=("label",), batch_size=7)
+        plan(spec, out)
+        heard.clear()
+        atlases.append(run(out, HERE))
+        only_within(tmp_path / f"{name}.atlas", heard)
+    tables = [atlas.samples().to_pylist() for atlas in atlases]
+    rows = {row["key"]: row for row in tables[0]}
+    for name, kind in PICTURES.items():
+        assert rows[name]["status"] == kind.status, (name, rows[name])
+        assert bool(rows[name]["error"]) == (kind.status != Status.OK), (name, rows[name])
+    good = [row["row"] for row in tables[0] if row["key"].startswith("good")]
+    assert len(good) == len(PICTURES)
+    assert [tables[0][row] for row in range(0, len(tables[0]), 2)] == [
+        row | {"tar": "strange"} for row in tables[1][::2]
+    ]
+    arrays = [name for name, array in atlases[0].group.arrays() if array.metadata.dimension_names[0] == "row"]
+    assert set(FAST) < set(arrays)
+    for array in arrays:
+        first, second = (np.asarray(atlas.group[array])[good] for atlas in atlases)
+        assert first.tobytes() == second.tobytes(), array
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """All tars, and a good one between any two."""
+    for number, (name, kind) in enumerate(TARS.items()):
+        (tmp_path / f"{number:03d} {name}.tar").write_bytes(kind.make())
+        if number % 10 == 0:
+            write_tar(tmp_path / f"{number:03d} {name} good.tar", MEMBERS)
+    return tmp_path
+
+
+def test_a_strange_tar_is_done_or_named_and_the_others_are_done(
+    folder: Path, checkpoint: ModelSpec, heard: list[tuple[str, tuple[object, ...]]]
+) -> None:
+    out = folder / "atlas"
+    planned = plan(
+        RunSpec(shards=(str(folder / "*.tar"),), model=checkpoint, methods=("attention",), batch_size=3), str(out)
+    )
+    heard.clear()
+    with pytest.raises(RunFailed) as failed:
+        run(str(out), HERE)
+    only_within(out, heard)
+    atlas = Atlas.open(str(out))
+    aside = atlas.set_aside()
+    for shard in planned.shards:
+        name = Path(shard.url).stem[4:]
+        kind = TARS.get(name, SOUND["plain"])
+        if kind.problem:
+            assert re.search(kind.problem, shard.problem or ""), (name, shard)
+            assert aside[shard.tar] == f"{shard.url}: {shard.problem}"
+            assert shard.tar not in atlas.commits
+        else:
+            assert shard.problem is None, (name, shard)
+            assert (atlas.commits[shard.tar].rows, atlas.commits[shard.tar].ok) == (4, 4), name
+    assert str(failed.value).startswith(f"{len(BROKEN)} of {len(planned.shards)} tars")
+
+
+def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(folder: Path, checkpoint: ModelSpec) -> None:
+    kept = {name: kind.kept for name, kind in BROKEN.items() if kind.kept}
+    shards = tuple(str(path) for path in sorted(folder.glob("*.tar")) if path.stem[4:] in kept)
+    out = str(folder / "atlas")
+    spec = RunSpec(shards=shards, model=checkpoint, methods=("attention",), batch_size=3, partial_tars="keep")
+    planned = plan(spec, out)
+    assert {Path(shard.url).stem[4:]: shard.samples for shard in planned.shards} == kept
+    assert all(shard.kept and shard.problem for shard in planned.shards)
+    assert {tar: commit.ok for tar, commit in run(out, HERE).commits.items()} == {
+        shard.tar: shard.samples for shard in planned.shards
+    }
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_what_is_kept_is_what_was_packed(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(TARS[name].make())
+    found = scan(str(path))
+    shard = ShardRecord(tar="a", url=str(path), samples=found.samples, size=found.size, problem=found.problem)
+    images = [data for key, data in MEMBERS if key.endswith("jpg")]
+    if found.problem:
+        assert re.search(TARS[name].problem or "nothing", found.problem), found
+        assert found.samples == TARS[name].kept
+        with pytest.raises(BadTar, match=re.escape(found.problem)):
+            list(read(shard, 99))
+    if found.samples:
+        kept = shard.model_copy(update={"kept": True})
+        assert [sample.image().data for sample in read(kept, 99)] == images[: found.samples]
