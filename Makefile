@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check install clean
+.PHONY: demo test faults check install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
+
+faults: $(READY)  ## more than a hundred kills: for how long, see docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
 
 check: $(READY)  ## lint, types, import rules
 	$(BIN)/ruff check .

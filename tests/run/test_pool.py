@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import ray
-from support import same_bytes
+from support import same_bytes, samples, write_tar
 
-from pipeline.run import plan, run
+from pipeline.run import Crew, plan, run
 from pipeline.run.pool import capacity, cluster
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
@@ -36,6 +37,13 @@ def actors() -> list[int]:
     """Process ids of the living actors."""
     found = subprocess.run(["pgrep", "-f", "ray::_Actor"], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
+
+
+def drive(out: Path, *options: str) -> "subprocess.Popen[str]":
+    """The command, in a process of its own, on the same cluster."""
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "jobs.cli", "run", str(out), "--address", address, *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -91,9 +99,7 @@ def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path:
 def test_the_driver_can_be_killed_and_the_same_command_goes_on(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "jobs.cli", "run", str(out), "--address", address, "--actors", "1"]
-    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    driver = drive(out, "--actors", "1")
     while not (out / "commits").exists() or not any((out / "commits").iterdir()):
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.05)
@@ -101,6 +107,48 @@ def test_the_driver_can_be_killed_and_the_same_command_goes_on(finished: Path, s
     driver.communicate()
     run(str(out))
     same_bytes(finished, out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
+    finished: Path, spec: RunSpec, tmp_path: Path, number: int
+) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    driver = drive(out, "--actors", "1")
+    while not actors():
+        assert driver.poll() is None, driver.stderr.read()
+        time.sleep(0.01)
+    driver.send_signal(number)
+    _, error = driver.communicate(timeout=120)
+    done = len(Atlas.open(str(out)).commits)
+    assert driver.returncode == (75 if done < 3 else 0)
+    if done < 3:
+        assert re.search(r"stopping: [01] tars in work have 20 s; interrupt again to drop them", error)
+        assert f"stopped early, {3 - done} tars are left; go on with: vitatlas run {out} --address" in error
+    assert not (out / "lease.json").exists()
+    run(str(out))
+    same_bytes(finished, out)
+
+
+def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_last(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    """Its decoder waits for a pipe that nobody writes to."""
+    out = tmp_path / "atlas"
+    pipe = write_tar(tmp_path / "shards" / "part-1.tar", samples(7, 5))
+    plan(spec, str(out))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with pytest.raises(RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: took more than \d+ s"):
+        run(str(out), Crew(actors=1, timeout=3))
+    assert list(Atlas.open(str(out)).commits) == ["part-0", "part-2"]
+
+
+def test_where_no_actor_gets_a_place_the_run_says_so(spec: RunSpec, tmp_path: Path) -> None:
+    plan(spec, str(tmp_path / "atlas"))
+    with pytest.raises(RunFailed, match=r"no actor got a place .* within 3 s; each needs one GPU, the cluster has"):
+        run(str(tmp_path / "atlas"), Crew(device="cuda", patience=3))
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,229 @@
+"""Processes of a run are killed, at random moments, until it is done; then its bytes are compared.
+
+A cluster of real Ray nodes on this machine, real tars, real files; ``kill -9`` of whatever is drawn: an actor, a
+process that decodes for one, a node's raylet, the driver.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from ray.cluster_utils import Cluster
+from safetensors.torch import save_file
+from support import same_bytes, samples, write_tar
+
+from pipeline.run import INLINE, plan, run
+from pipeline.store import Atlas
+from pipeline.store.verify import verify
+from schemas.run import ModelSpec, RunSpec
+
+KINDS = ("actor", "decoder", "raylet", "driver")
+_NODES = 2
+
+
+@dataclass
+class Report:
+    """What was done to one run.
+
+    Attributes:
+        kills: what was killed, and how many tars were committed then.
+        codes: that the command ended with, start after start; −9 where the driver was killed.
+        attempts: of the tar that took most.
+        seconds: from the first start to the end.
+    """
+
+    seed: int
+    kills: list[tuple[str, int]] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    attempts: int = 1
+    seconds: float = 0.0
+
+
+class Nodes:
+    """A Ray cluster of a head without room for actors, and nodes with room for one each."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._nodes = [self._add() for _ in range(_NODES)]
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(num_cpus=1, wait=False)
+
+    def kill(self, chance: random.Random) -> None:
+        """Kill the raylet of a node; another node comes some time later."""
+        node = self._nodes.pop(chance.randrange(len(self._nodes)))
+        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        self._cluster.remove_node(node, allow_graceful=False)
+        time.sleep(chance.uniform(0, 3))
+        self._nodes.append(self._add())
+
+    def stop(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def nodes() -> Iterator[Nodes]:
+    cluster = Nodes()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def undisturbed(spec: RunSpec, out: Path) -> Path:
+    """The atlas that every disturbed run must end with."""
+    plan(spec, str(out))
+    run(str(out), INLINE)
+    return out
+
+
+def disturb(
+    spec: RunSpec, out: Path, expected: Path, cluster: Nodes, seed: int, kinds: Sequence[str], pace: float = 1.5
+) -> Report:
+    """Run, kill once for each of ``kinds``, start again whatever ended early, and compare.
+
+    Args:
+        pace: seconds at most from when there is something to be killed until it is.
+
+    Raises:
+        AssertionError: the atlas is not the undisturbed one, or something of it is missing or left over.
+    """
+    report, chance, begun = Report(seed), random.Random(seed), time.monotonic()
+    plan(spec, str(out))
+    left = list(kinds)
+    while True:
+        driver = _start(out, cluster)
+        try:
+            code = _until_it_ends(driver, left, chance, cluster, out, report, pace)
+        finally:
+            driver.kill()
+            error = driver.communicate()[1]
+        report.codes.append(code)
+        if code == 0:
+            break
+        assert code in (-signal.SIGKILL, 1, 75), error
+        assert len(report.codes) < 40, error
+    same_bytes(expected, out)
+    assert verify(str(out)).faults == []
+    report.attempts = max(commit.attempt for commit in Atlas.open(str(out)).records())
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def _start(out: Path, cluster: Nodes) -> "subprocess.Popen[str]":
+    options = ["--address", cluster.address, "--decode-processes", "1", "--patience", "300"]
+    command = [sys.executable, "-m", "jobs.cli", "run", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _until_it_ends(
+    driver: "subprocess.Popen[str]",
+    left: list[str],
+    chance: random.Random,
+    cluster: Nodes,
+    out: Path,
+    report: Report,
+    pace: float,
+) -> int:
+    """Kill what is left to be killed, each some time after there is something of its kind."""
+    targets: dict[str, Callable[[], list[int]]] = {
+        "actor": _actors,
+        "decoder": _decoders,
+        "raylet": _actors,  # it has one
+        "driver": lambda: [driver.pid],
+    }
+    while driver.poll() is None:
+        if not left:
+            return driver.wait(timeout=600)
+        if found := targets[left[0]]():
+            time.sleep(chance.uniform(0, pace))
+            victim = chance.choice(found)
+            if driver.poll() is not None:
+                break
+            if left[0] == "raylet":
+                cluster.kill(chance)
+            elif left[0] == "driver" or victim in targets[left[0]]():
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            else:
+                continue  # it ended by itself meanwhile
+            report.kills.append((left.pop(0), len(Atlas.open(str(out)).committed)))
+        time.sleep(0.05)
+    return driver.wait(timeout=60)
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and command of every process."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError, IndexError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(folder.name)] = parent, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def _actors() -> list[int]:
+    return [pid for pid, (_, command) in _processes().items() if command.startswith("ray::_Actor")]
+
+
+def _decoders() -> list[int]:
+    """Processes that a fork server of an actor has started, and the server itself."""
+    processes, actors = _processes(), set(_actors())
+    servers = {pid for pid, (parent, command) in processes.items() if parent in actors and "forkserver" in command}
+    return [pid for pid, (parent, _) in processes.items() if parent in servers] or sorted(servers)
+
+
+def main() -> None:
+    """``make faults``: many runs, and a line for each in a file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=26)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first run")
+    parser.add_argument("--out", type=Path, default=Path("faults.jsonl"))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, nodes() as cluster, given.out.open("a") as file:
+        spec = _world(Path(folder))
+        expected = undisturbed(spec, Path(folder) / "undisturbed")
+        kills = Counter[str]()
+        for seed in range(given.first, given.first + given.runs):
+            chance = random.Random(seed)
+            kinds = [*KINDS, chance.choice(KINDS)]
+            chance.shuffle(kinds)
+            report = disturb(spec, Path(folder) / f"atlas-{seed}", expected, cluster, seed, kinds, pace=8)
+            kills.update(kind for kind, _ in report.kills)
+            print(json.dumps(asdict(report)), file=file, flush=True)
+            print(f"run {seed}: equal after {report.seconds:.0f} s, {report.kills}, exit codes {report.codes}")
+    print(f"{given.runs} runs, {kills.total()} kills: {dict(kills)}; every atlas is equal, byte for byte")
+
+
+def _world(folder: Path) -> RunSpec:
+    """Twelve tars that an actor needs about a second for, each."""
+    torch.manual_seed(1)
+    path = folder / "weights.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
+    for tar in range(12):
+        write_tar(folder / "shards" / f"part-{tar:02d}.tar", samples(24, 24 * tar))
+    model = ModelSpec(name="test_vit", checkpoint=str(path))
+    methods = ("legrad", "reciprocam", "cp_lrp", "rise:masks=20", "random")
+    return RunSpec(shards=(str(folder / "shards" / "*.tar"),), model=model, methods=methods, batch_size=4)
+
+
+if __name__ == "__main__":
+    main()
