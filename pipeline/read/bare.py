@@ -22,7 +22,7 @@ _COLOURS = {0xE0: 18, 0xEE: 16}
 _PPM = re.compile(rb"P(?:[14](?:%b){2}|[2356](?:%b){3})".replace(b"%b", rb"(?:\s|#[^\r\n]*[\r\n])+[0-9]+"))
 _PPM_HEADER = 1 << 16
 _ORIENTATION = 0x0112
-_INTEGERS = {1: "B", 3: "H", 4: "I"}
+_INTEGERS = {3: "H", 4: "I"}
 """Types of EXIF by their number."""
 
 
@@ -143,7 +143,7 @@ def orientation(exif: bytes) -> int:
         (count,) = struct.unpack_from(order + "H", exif, first)
         for place in range(count):
             tag, kind, values = struct.unpack_from(order + "HHI", exif, first + 2 + 12 * place)
-            if tag == _ORIENTATION and kind in _INTEGERS and values == 1:
+            if tag == _ORIENTATION and kind in _INTEGERS and values:
                 (value,) = struct.unpack_from(order + _INTEGERS[kind], exif, first + 10 + 12 * place)
                 return value if 1 <= value <= 8 else 1
     except struct.error:

@@ -1,8 +1,10 @@
 """Whatever is in a tar: its sample gets its reason, its neighbours get their bytes, and nothing is run or written."""
 
+import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 from corpus.pictures import PICTURES
 from corpus.tars import BROKEN, MEMBERS, SOUND, TARS
+from PIL import Image, ImageOps
 from support import FAST, jpeg, write_tar
 
+from jobs.plan import describe
+from pipeline.read import Frame, decode
 from pipeline.read.tar import read, scan
 from pipeline.run import plan, run
 from pipeline.run.crew import Crew
@@ -98,6 +103,30 @@ def test_a_strange_picture_is_a_row_and_its_neighbours_do_not_notice(
         assert first.tobytes() == second.tobytes(), array
 
 
+COSTLY = re.compile("gigabytes|bomb|many|large|filled|junk")  # for Pillow, which reads all of it
+
+
+def test_pictures_without_their_metadata_have_the_pixels_that_they_have_with_them() -> None:
+    """As Pillow sees them with everything that is in the file, where it can."""
+    compared = 0
+    for name, kind in PICTURES.items():
+        if kind.status != Status.OK or COSTLY.search(name):
+            continue
+        data = kind.make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+                pixels = np.asarray(image.convert("RGB"))
+            except (OSError, SyntaxError, ValueError):
+                continue
+        if not image.mode.startswith("I"):  # of which Pillow clips sixteen bits
+            frame = Frame(image.width, image.height, "nearest", "squash", 1.0, "center")
+            assert np.array_equal(decode(data, frame).pixels, pixels.transpose(2, 0, 1)), name
+            compared += 1
+    assert compared > 80
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """All tars, and a good one between any two."""
@@ -134,7 +163,9 @@ def test_a_strange_tar_is_done_or_named_and_the_others_are_done(
     assert str(failed.value).startswith(f"{len(BROKEN)} of {len(planned.shards)} tars")
 
 
-def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(folder: Path, checkpoint: ModelSpec) -> None:
+def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
+    folder: Path, checkpoint: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = {name: kind.kept for name, kind in BROKEN.items() if kind.kept}
     shards = tuple(str(path) for path in sorted(folder.glob("*.tar")) if path.stem[4:] in kept)
     out = str(folder / "atlas")
@@ -142,6 +173,10 @@ def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(folder: Pat
     planned = plan(spec, out)
     assert {Path(shard.url).stem[4:]: shard.samples for shard in planned.shards} == kept
     assert all(shard.kept and shard.problem for shard in planned.shards)
+    describe(planned, out)
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning  {shard.url}: {shard.problem}; its first {shard.samples} samples are kept" for shard in planned.shards
+    ]
     assert {tar: commit.ok for tar, commit in run(out, HERE).commits.items()} == {
         shard.tar: shard.samples for shard in planned.shards
     }

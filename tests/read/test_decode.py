@@ -156,3 +156,11 @@ def test_a_picture_that_would_grow_beyond_all_measure_before_the_crop_is_refused
     with pytest.raises(Undecodable, match=r"1×60000 become 256×15360000 before the crop"):
         decode(data, Frame(224, 224, "bicubic", "crop", 0.875, "center"))
     assert decode(data, Frame(224, 224, "bicubic", "squash", 0.875, "center")).pixels.shape == (3, 224, 224)
+
+
+def test_sixteen_bits_of_many_rows_are_those_of_each_row() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (3000, 3000), dtype=np.uint16)
+    pixels = decode(
+        encode(Image.fromarray(values), "PNG"), Frame(3000, 3000, "nearest", "squash", 1.0, "center")
+    ).pixels
+    assert np.array_equal(pixels[2], values >> 8)

@@ -120,3 +120,17 @@ def test_many_tars_are_counted_in_processes_and_in_order(tmp_path: Path) -> None
     records = count(find([absolute("m-*.tar", str(tmp_path))]), done.append)
     assert [each.samples for each in records] == [index % 4 + 1 for index in range(20)]
     assert done == list(range(1, 21))
+
+
+def test_the_good_front_of_a_tar_is_kept_whatever_info_json_says(folder: Path) -> None:
+    info(folder, ALL, [1, 2, 3])
+    path = folder / "t-02.tar"
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"s0002.jpg") + 600])
+    urls = find([absolute("t-*.tar", str(folder))])
+    assert [(each.samples, each.kept) for each in count(urls)] == [(1, False), (2, False), (3, False)]
+    found = count(urls, keep_partial=True)
+    assert [(each.samples, each.problem, each.kept) for each in found] == [
+        (1, None, False), (2, None, False), (2, "it is truncated", True)
+    ]  # fmt: skip
+    path.write_bytes(b"nothing of it is left")
+    assert [each.kept for each in count(urls, keep_partial=True)] == [False, False, False]

@@ -1,20 +1,28 @@
 """Members to samples: what is one, what a scan finds wrong, and that a read never ends silently."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import re
 import tarfile
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 from support import jpeg, samples, write_tar
 
+from pipeline import files
+from pipeline.read import Decoders, Frame, batches, count
 from pipeline.read.members import Entry
-from pipeline.read.tar import group, read, scan
-from schemas.errors import BadTar
+from pipeline.read.tar import MAX_BYTES, Scan, group, read, scan
+from schemas.errors import BadTar, UsageError
 from schemas.run import ShardRecord
+from schemas.samples import Status
 
 
 def shard(path: Path, count: int) -> ShardRecord:
@@ -208,3 +216,163 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     assert scan(url).samples == 1
     ((only),) = read(ShardRecord(tar="x", url=url, samples=1, size=-1), 9)
     assert only.image().data == jpeg()
+
+
+class Failing(io.BytesIO):
+    """A file that breaks off."""
+
+    def __init__(self, data: bytes, after: int, error: Exception) -> None:
+        super().__init__(data)
+        self.after, self.error = after, error
+
+    def read(self, size: int = -1) -> bytes:
+        if self.tell() >= self.after:
+            raise self.error
+        return super().read(min(size, self.after - self.tell()))
+
+
+class Unreliable(AbstractFileSystem):
+    """A store that fails as it is told to."""
+
+    protocol = "unreliable"
+    data, after, error = b"", 0, OSError()
+
+    def _open(self, path: str, mode: str = "rb", **options: object) -> Failing:
+        return Failing(self.data, self.after, self.error)
+
+
+class ClientError(Exception):
+    """As clients of stores have them: no OSError."""
+
+
+@pytest.fixture
+def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], str]:
+    """URL of a tar that comes up to its middle."""
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    monkeypatch.setattr(files, "_TRIES", 2)
+
+    def make(error: Exception, pack: bool = False) -> str:
+        data = write_tar(tmp_path / "a.tar", samples(9)).read_bytes()
+        monkeypatch.setattr(Unreliable, "data", gzip.compress(data, 0) if pack else data)
+        monkeypatch.setattr(Unreliable, "after", len(data) // 2)
+        monkeypatch.setattr(Unreliable, "error", error)
+        return "unreliable://bucket/a.tar"
+
+    return make
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ECONNRESET, "connection reset"),
+        OSError("without a number"),
+        OSError(errno.ESTALE, "stale handle"),
+        TimeoutError(),
+        ClientError("payload is not completed"),
+        RuntimeError("session is closed"),
+    ],
+)
+def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack: bool) -> None:
+    url = unreliable(error, pack)
+    for use in (lambda: scan(url), lambda: list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))):
+        with pytest.raises(OSError, match=r"unreliable://bucket/a\.tar") as failed:
+            use()
+        assert failed.value.errno
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError("a.tar"), "there is no such file"),
+        (PermissionError("a.tar"), "permission denied"),
+        (IsADirectoryError("a.tar"), "it is a folder"),
+    ],
+)
+def test_what_is_not_there_is_a_problem_of_the_tar(unreliable, error: Exception, says: str) -> None:
+    url = unreliable(error)
+    assert scan(url).problem == says
+    with pytest.raises(BadTar, match=says):
+        list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))
+
+
+def test_a_plan_without_the_network_is_refused(unreliable) -> None:
+    url = unreliable(OSError(errno.ENETUNREACH, "network is unreachable"))
+    with pytest.raises(UsageError, match=r"unreliable://bucket/a.tar: cannot be reached \(network is unreachable"):
+        count([url], keep_partial=True)
+
+
+def test_a_folder_is_no_tar(tmp_path: Path) -> None:
+    assert scan(str(tmp_path)).problem == "it is a folder"
+    assert scan(str(tmp_path / "a.tar")).problem == "there is no such file"
+
+
+def test_a_command_that_fails_is_no_damage_and_one_that_is_no_longer_needed_is_no_failure(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(400))
+    half = path.stat().st_size // 2
+    with pytest.raises(OSError, match="exit 7") as failed:
+        scan(f"pipe:head -c {half} {path}; exit 7")
+    assert failed.value.errno
+    path.write_bytes(path.read_bytes()[:512] + b"\xff" * 512 + path.read_bytes())
+    assert "broken" in scan(f"pipe:cat {path}").problem
+
+
+def test_an_image_beyond_measure_is_not_read_and_neither_is_a_label(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        for name, size in (("a.jpg", MAX_BYTES + 1), ("a.cls", 1025), ("b.jpg", 4), ("b.cls", 1024), ("b.json", 4)):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            file.write(info.tobuf())
+            file.seek(-(-size // 512) * 512, io.SEEK_CUR)
+        file.truncate(file.tell() + 1024)
+    assert scan(str(path)) == Scan(2, path.stat().st_size, None)
+    large, small = read(shard(path, 2), 2)
+    assert {name: member.data for name, member in large.members.items()} == {"jpg": None, "cls": None}
+    assert {name: member.data for name, member in small.members.items()} == {
+        "jpg": bytes(4), "cls": bytes(1024), "json": None
+    }  # fmt: skip
+    with Decoders() as decoders:
+        (batch,) = batches(shard(path, 2), 2, Frame(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders)
+    assert batch.samples[0].status == Status.UNDECODABLE
+    assert batch.samples[0].error == "256,000,001 bytes are more than 256,000,000"
+    assert batch.samples[1].error == f"the .cls member is {bytes(40)!r}, not a number of up to 9 digits"
+    write_tar(path, [("a.jpg", jpeg()), ("a.cls", b"1" * 1025)])
+    with Decoders() as decoders:
+        (batch,) = batches(shard(path, 1), 2, Frame(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders)
+    assert batch.samples[0].status == Status.BAD_LABEL
+    assert batch.samples[0].error == "the .cls member is of 1,025 bytes, not a number of up to 9 digits"
+
+
+def test_memory_does_not_grow_with_members(tmp_path: Path) -> None:
+    peaks = []
+    for number in (10, 100, 3000):  # the first also takes what is taken but once
+        path = write_tar(tmp_path / "a.tar", [(f"{place}.jpg", b"x") for place in range(number)])
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in read(shard(path, number), number)) == number
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 50_000
+
+
+def kept(path: Path, count: int) -> ShardRecord:
+    return ShardRecord(tar="x", url=str(path), samples=count, size=-1, problem="it is truncated", kept=True)
+
+
+@pytest.mark.parametrize("pipe", ["", "pipe:cat "])
+def test_of_a_kept_tar_just_the_planned_samples_are_read(tmp_path: Path, pipe: str) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(200))
+    whole = path.read_bytes()
+    url = f"{pipe}{path}"
+    path.write_bytes(whole[: whole.index(b"s0150.jpg") + 600])
+    found = scan(url)
+    assert (found.samples, found.problem) == (150, "it is truncated")
+    keys = [f"s{number:04d}" for number in range(150)]
+    assert [each.key for each in read(kept(url, 150), 150)] == keys
+    path.write_bytes(whole)  # mended since
+    assert [each.key for each in read(kept(url, 150), 150)] == keys
+    path.write_bytes(whole[: whole.index(b"s0140.jpg") + 600])
+    with pytest.raises(BadTar, match=r"150 samples were planned, it holds 140|past sample 140: it is truncated"):
+        list(read(kept(url, 150), 150))
