@@ -2,11 +2,13 @@
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import fsspec
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
+from pipeline.secrets import masked, refuse_credentials
 from schemas.errors import UsageError
 
 P = ParamSpec("P")
@@ -14,40 +16,77 @@ T = TypeVar("T")
 
 _TRIES = 6
 _LONGEST = 8.0
-"""Seconds between two tries, at most; they begin at a quarter of one and double."""
+"""Seconds between two tries, at most; up to half of one at first, and doubling."""
+_PATIENCE = 60.0
+"""Seconds after which no other try begins."""
 
 
 def locate(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path in it.
+    """The fsspec file system of a path or URL, whose every call is made ``patiently``, and the path in it.
 
     Raises:
-        UsageError: no such protocol, or the package for it is not installed.
+        UsageError: no such protocol, the package for it is not installed, or the URL carries credentials.
     """
+    refuse_credentials(url)
     try:
-        files, path = fsspec.url_to_fs(url)
+        # Others write here too: a listing that is kept would hide what they wrote.
+        files, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url}: {error}") from None
-    return files, path
+    if "s3" in files.protocol:
+        # botocore tries five times, s3fs that five times again, and for what it reads all of that five times:
+        # with ``patiently`` on top, a server that does not answer would be waited for three hours.
+        files.retries = 1
+        # With more, it asks for the length of whatever it reads first.
+        files.max_concurrency = 1
+    return _Patient(files), path
+
+
+class _Patient:
+    def __init__(self, files: Any) -> None:
+        self._files = files
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what pickle asks for before there is anything
+            raise AttributeError(name)
+        value = getattr(self._files, name)
+        return partial(patiently, value) if callable(value) else value
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        stream = patiently(self._files.open, path, mode, **options)
+        if hasattr(stream, "cache"):  # it asks for more while it is read
+            stream.cache.fetcher = partial(patiently, stream.cache.fetcher)
+        return stream
 
 
 def patiently(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a few times, ever later, as long as it is the network that fails.
 
+    Args:
+        args: where the first is a path, an error names it.
+
     Raises:
         OSError: it never succeeded; or at once what the call raised, where another try would not help.
+        UsageError: there are no credentials, or the settings of the store make no sense.
     """
     trying = Retrying(
-        stop=stop_after_attempt(_TRIES),
-        wait=wait_exponential(0.25, _LONGEST) + wait_random(0, 0.25),
+        stop=stop_after_attempt(_TRIES) | stop_after_delay(_PATIENCE),
+        wait=wait_random_exponential(0.5, _LONGEST),
         retry=retry_if_exception(passing),
         reraise=True,
     )
     try:
         return trying(call, *args, **kwargs)
     except Exception as error:
+        if type(error).__name__ in _SETTINGS or isinstance(error, ValueError):  # such as an endpoint without http://
+            raise UsageError(f"{masked(str(error))}; see docs/storage.md") from None
         if not passing(error):
             raise
-        raise OSError(errno.EIO, f"{error} ({type(error).__name__}), {_TRIES} times in a row") from error
+        known = error.strerror if isinstance(error, OSError) else None
+        reason = masked(known or f"{error} ({type(error).__name__})")
+        times = trying.statistics["attempt_number"]
+        again = f", {times} times in {trying.statistics['delay_since_first_attempt']:.0f} s" if times > 1 else ""
+        raise OSError(errno.EIO, reason + again, *(path for path in args[:1] if isinstance(path, str))) from error
 
 
 _FINAL = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)

@@ -4,6 +4,7 @@ Every object is whole or absent: a folder gets a temporary file, flushed, rename
 bucket gets a single request. Deleting what is not there is no error, so that anything may be done again.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.files import HOPELESS, locate, patiently
+from pipeline.files import HOPELESS, locate
 from schemas.errors import RunFailed
 from schemas.record import sha256
 from schemas.run import ObjectRecord
@@ -36,7 +37,13 @@ class Objects:
         self.url = os.path.abspath(self.root) if self.local else self.files.unstrip_protocol(self.root)
 
     def path(self, name: str) -> str:
-        """Full path of an object in its file system."""
+        """Full path of an object in its file system.
+
+        Raises:
+            RunFailed: the name leads out of here. Names stand in records, which may be a stranger's.
+        """
+        if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+            raise RunFailed(f"{self.url}: {name!r} is no name of an object in it; somebody made that up")
         return f"{self.root.rstrip('/')}/{name}"
 
     def put(self, name: str, data: bytes) -> ObjectRecord:
@@ -49,11 +56,15 @@ class Objects:
             if self.local:
                 _replace(self.root, self.path(name), data)
             else:
-                patiently(self.files.pipe_file, self.path(name), data)
+                self.files.pipe_file(self.path(name), data)
         return ObjectRecord(path=name, size=len(data), sha256=sha256(data))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object only if there is none of that name, and say whether. A crash may leave it torn.
+
+        Args:
+            data: says who writes it. Where an answer got lost on its way, the next try finds the object there,
+                and only what it holds tells whose it is.
 
         Raises:
             RunFailed: see ``put``.
@@ -65,10 +76,16 @@ class Objects:
                     with open(self.path(name), "xb") as stream:
                         stream.write(data)
                 else:
-                    patiently(self.files.pipe_file, self.path(name), data, mode="create")
+                    self.files.pipe_file(self.path(name), data, mode="create")
             except FileExistsError:
-                return False
+                return not self.local and self._holds(name, data)
         return True
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.get(name) == data
+        except FileNotFoundError:  # another's, and gone again
+            return False
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there.
@@ -82,17 +99,17 @@ class Objects:
                     os.unlink(self.path(name))
                     _flush(os.path.dirname(self.path(name)))
                 else:
-                    patiently(self.files.rm_file, self.path(name))
+                    self.files.rm_file(self.path(name))
             except FileNotFoundError:
                 return
 
-    def get(self, name: str) -> bytes:
-        """Bytes of an object.
+    def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes of an object, or of a part of it. A start below 0 counts from its end.
 
         Raises:
             FileNotFoundError: there is none.
         """
-        data: Any = patiently(self.files.cat_file, self.path(name))
+        data: Any = self.files.cat_file(self.path(name), start=start, end=end)
         return bytes(data)
 
     def read(self, names: Sequence[str]) -> Iterator[bytes]:
@@ -107,13 +124,12 @@ class Objects:
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        self.files.invalidate_cache()  # others write here too
-        return bool(patiently(self.files.exists, self.path(name)))
+        return bool(self.files.exists(self.path(name)))
 
     def list(self, folder: str) -> list[str]:
         """Names of the objects right in a folder, sorted; temporary files are not among them."""
         try:
-            entries = patiently(self.files.ls, self.path(folder), detail=False, refresh=True)
+            entries = self.files.ls(self.path(folder), detail=False)
         except FileNotFoundError:
             return []
         names = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
@@ -121,8 +137,7 @@ class Objects:
 
     def walk(self) -> Iterator[tuple[str, int]]:
         """Names and lengths of all objects, sorted, with those that a killed writer left unfinished."""
-        self.files.invalidate_cache()
-        found = patiently(self.files.find, self.root, detail=True)
+        found = self.files.find(self.root, detail=True)
         for path in sorted(found):
             yield path[len(self.root.rstrip("/")) + 1 :], int(found[path]["size"])
 
@@ -139,7 +154,8 @@ class Objects:
         try:
             yield
         except OSError as error:
-            if error.errno in HOPELESS or isinstance(error, PermissionError):
+            # A bucket that does not exist is a file that was not found.
+            if error.errno in HOPELESS or isinstance(error, PermissionError | FileNotFoundError):
                 reason = error.strerror or error
                 raise RunFailed(
                     f"{self.url}: cannot write {name}: {reason}; mend that, and the same command goes on"
@@ -171,7 +187,10 @@ def _make(folder: str) -> None:
         return
     above = os.path.dirname(folder)
     _make(above)
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
     _flush(above)
 
 
