@@ -60,7 +60,7 @@ def planned(spec: RunSpec, out: str) -> RunRecord:
     from rich.console import Console
     from rich.progress import Progress
 
-    from pipeline.run import plan
+    from pipeline.run.plan import plan
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -12,7 +12,8 @@ from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
 from torch import nn
 
 from pipeline.demo.world import World, build
-from pipeline.run import INLINE, plan, run
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
 

@@ -17,8 +17,9 @@ from pipeline.demo.world import World, build
 from pipeline.explain import methods as registry
 from pipeline.explain.load import load
 from pipeline.label import EXPORTERS, label
-from pipeline.run import Crew, plan, run
+from pipeline.run import Crew, run
 from pipeline.run.crew import Executor
+from pipeline.run.plan import plan
 from pipeline.score import read_truth, score
 from pipeline.score.masks import mask_iou
 from pipeline.store import Atlas

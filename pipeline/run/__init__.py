@@ -1,7 +1,9 @@
-"""Units over actors: plan, then run from wherever it stands."""
+"""Units over actors: a plan (``pipeline.run.plan``), then a run from wherever it stands.
+
+A run that finds everything done needs no network, and its driver never does: torch is imported by actors alone.
+"""
 
 from pipeline.run.crew import INLINE, Crew
 from pipeline.run.drive import run
-from pipeline.run.plan import plan
 
-__all__ = ["INLINE", "Crew", "plan", "run"]
+__all__ = ["INLINE", "Crew", "run"]

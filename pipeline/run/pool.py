@@ -19,7 +19,6 @@ from pipeline.run.crew import Crew, Device
 from pipeline.run.dispatch import Assignment, Dispatcher
 from pipeline.run.outcome import Done, Note, Outcome, SetAside
 from pipeline.run.stop import Stop
-from pipeline.run.worker import Worker
 from schemas.errors import AtlasError, BadTar, RunFailed
 
 _TICK = 1.0
@@ -238,6 +237,8 @@ class _Actor:
     """A worker behind Ray. It loads in ``prepare``, so that what goes wrong there comes back as it is."""
 
     def prepare(self, url: str, device: Device, decode_processes: int, retry_failed: bool) -> None:
+        from pipeline.run.worker import Worker  # torch is not needed where actors are only directed
+
         self._worker = Worker(url, device, decode_processes, retry_failed)
 
     def process(self, unit: int, attempt: int) -> Any:

@@ -4,13 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xarray
 import zarr
 from numpy.typing import NDArray
 
@@ -32,6 +31,9 @@ from schemas.layout import (
 )
 from schemas.run import CommitRecord, RunRecord, SetAsideRecord
 from schemas.samples import SAMPLES, Status
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class Atlas:
@@ -145,12 +147,14 @@ class Atlas:
         except (pa.ArrowInvalid, OSError) as error:
             raise RunFailed(f"{self.objects.url}/{samples_object(tar)}: cannot be read ({error})") from None
 
-    def maps(self, method: str) -> xarray.DataArray:
+    def maps(self, method: str) -> "xarray.DataArray":
         """All maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is none.
 
         Raises:
             UsageError: the atlas has no such method.
         """
+        import xarray  # half a second, and few need it
+
         self._check(method)
         return xarray.open_zarr(self._maps_url)[method]
 

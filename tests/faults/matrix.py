@@ -26,7 +26,8 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import save_file
 from support import same_bytes, samples, write_tar
 
-from pipeline.run import INLINE, plan, run
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas.run import ModelSpec, RunSpec
@@ -56,32 +57,34 @@ class Report:
 class Nodes:
     """A Ray cluster of a head without room for actors, and nodes with room for one each."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = _NODES) -> None:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._nodes = [self._add() for _ in range(_NODES)]
+        self._nodes: list[Any] = []
+        for _ in range(count):
+            self.add()
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, wait=False)
+    def add(self) -> None:
+        self._nodes.append(self._cluster.add_node(num_cpus=1, wait=False))
 
-    def kill(self, chance: random.Random) -> None:
-        """Kill the raylet of a node; another node comes some time later."""
-        node = self._nodes.pop(chance.randrange(len(self._nodes)))
+    def kill(self, which: int = 0) -> None:
+        """Kill the raylet of a node."""
+        node = self._nodes.pop(which)
         os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
-        time.sleep(chance.uniform(0, 3))
-        self._nodes.append(self._add())
 
     def stop(self) -> None:
+        while self._nodes:
+            self.kill()  # asked to go, they would wait for a head that goes too
         self._cluster.shutdown()
 
 
 @contextmanager
-def nodes() -> Iterator[Nodes]:
-    cluster = Nodes()
+def nodes(count: int = _NODES) -> Iterator[Nodes]:
+    cluster = Nodes(count)
     try:
         yield cluster
     finally:
@@ -110,7 +113,7 @@ def disturb(
     plan(spec, str(out))
     left = list(kinds)
     while True:
-        driver = _start(out, cluster)
+        driver = start(out, cluster)
         try:
             code = _until_it_ends(driver, left, chance, cluster, out, report, pace)
         finally:
@@ -128,7 +131,7 @@ def disturb(
     return report
 
 
-def _start(out: Path, cluster: Nodes) -> "subprocess.Popen[str]":
+def start(out: Path, cluster: Nodes) -> "subprocess.Popen[str]":
     options = ["--address", cluster.address, "--decode-processes", "1", "--patience", "300"]
     command = [sys.executable, "-m", "jobs.cli", "run", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -145,9 +148,9 @@ def _until_it_ends(
 ) -> int:
     """Kill what is left to be killed, each some time after there is something of its kind."""
     targets: dict[str, Callable[[], list[int]]] = {
-        "actor": _actors,
+        "actor": actors,
         "decoder": _decoders,
-        "raylet": _actors,  # it has one
+        "raylet": actors,  # it has one
         "driver": lambda: [driver.pid],
     }
     while driver.poll() is None:
@@ -159,7 +162,9 @@ def _until_it_ends(
             if driver.poll() is not None:
                 break
             if left[0] == "raylet":
-                cluster.kill(chance)
+                cluster.kill(chance.randrange(_NODES))
+                time.sleep(chance.uniform(0, 3))
+                cluster.add()
             elif left[0] == "driver" or victim in targets[left[0]]():
                 with suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
@@ -170,7 +175,7 @@ def _until_it_ends(
     return driver.wait(timeout=60)
 
 
-def _processes() -> dict[int, tuple[int, str]]:
+def processes() -> dict[int, tuple[int, str]]:
     """Parent and command of every process."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -180,15 +185,15 @@ def _processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def _actors() -> list[int]:
-    return [pid for pid, (_, command) in _processes().items() if command.startswith("ray::_Actor")]
+def actors() -> list[int]:
+    return [pid for pid, (_, command) in processes().items() if command.startswith("ray::_Actor")]
 
 
 def _decoders() -> list[int]:
     """Processes that a fork server of an actor has started, and the server itself."""
-    processes, actors = _processes(), set(_actors())
-    servers = {pid for pid, (parent, command) in processes.items() if parent in actors and "forkserver" in command}
-    return [pid for pid, (parent, _) in processes.items() if parent in servers] or sorted(servers)
+    found, working = processes(), set(actors())
+    servers = {pid for pid, (parent, command) in found.items() if parent in working and "forkserver" in command}
+    return [pid for pid, (parent, _) in found.items() if parent in servers] or sorted(servers)
 
 
 def main() -> None:

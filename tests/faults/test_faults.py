@@ -1,10 +1,15 @@
 """One run of which something of every kind is killed. ``make faults`` does many."""
 
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from faults.matrix import KINDS, disturb, nodes, undisturbed
-from support import samples, write_tar
+from faults.matrix import KINDS, actors, disturb, nodes, start, undisturbed
+from support import same_bytes, samples, write_tar
 
+from pipeline.run.plan import plan
+from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
 
 
@@ -18,3 +23,32 @@ def test_a_run_of_which_everything_is_killed_once_ends_with_the_same_bytes(
     with nodes() as cluster:
         report = disturb(spec, tmp_path / "atlas", expected, cluster, seed=1, kinds=KINDS)
     assert sorted(kind for kind, _ in report.kills) == sorted(KINDS), report
+
+
+def test_a_cluster_may_come_late_grow_and_shrink(checkpoint: ModelSpec, tmp_path: Path) -> None:
+    for tar in range(12):
+        write_tar(tmp_path / "shards" / f"part-{tar:02d}.tar", samples(6, 6 * tar))
+    methods = ("legrad", "rise:masks=120")
+    spec = RunSpec(shards=(str(tmp_path / "shards" / "*.tar"),), model=checkpoint, methods=methods, batch_size=4)
+    expected = undisturbed(spec, tmp_path / "undisturbed")
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    with nodes(0) as cluster:
+        driver = start(out, cluster)
+        time.sleep(6)
+        assert driver.poll() is None  # nobody could be hired so far
+        cluster.add()
+        wait_until(lambda: Atlas.open(str(out)).committed, driver)
+        cluster.add()
+        wait_until(lambda: len(actors()) == 2, driver)
+        cluster.kill()
+        error = driver.communicate(timeout=300)[1]
+    assert driver.returncode == 0, error
+    assert "an actor was lost" in error
+    same_bytes(expected, out)
+
+
+def wait_until(happens: Callable[[], object], driver: "subprocess.Popen[str]") -> None:
+    while not happens():
+        assert driver.poll() is None, driver.communicate()[1]
+        time.sleep(0.05)

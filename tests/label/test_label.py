@@ -17,7 +17,8 @@ from support import jpeg, samples, write_tar
 from pipeline.demo.tour import POLICY
 from pipeline.demo.world import World
 from pipeline.label import EXPORTERS, label, read_policy
-from pipeline.run import INLINE, plan, run
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.labels import LABELS

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import FAST, samples, write_tar
 
-from pipeline.run import plan
+from pipeline.run.plan import plan
 from schemas.errors import SpecDrift, UsageError
 from schemas.run import ModelSpec, RunRecord, RunSpec
 

@@ -15,7 +15,8 @@ import pytest
 import ray
 from support import same_bytes, samples, write_tar
 
-from pipeline.run import Crew, plan, run
+from pipeline.run import Crew, run
+from pipeline.run.plan import plan
 from pipeline.run.pool import capacity, cluster
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from support import crash_after, encode, jpeg, same_bytes, samples, write_tar
 
-from pipeline.run import INLINE, plan, run
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Sink
 from pipeline.store.verify import verify

@@ -13,7 +13,8 @@ import pytest
 from support import same_bytes
 
 from pipeline.read import tar
-from pipeline.run import INLINE, plan, run
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.store import Atlas, Lease, lease
 from schemas.errors import RunFailed
 from schemas.run import RunSpec

@@ -12,7 +12,8 @@ from support import samples, write_tar
 
 from pipeline.label import labels_of
 from pipeline.read import Decoders, Frame, Sample, batches, count, find
-from pipeline.run import INLINE, plan, run
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.train.masks import Known, PngMasks, PseudoMasks, masks, truth_masks
 from schemas.errors import UsageError

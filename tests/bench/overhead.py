@@ -1,0 +1,77 @@
+"""What a run costs beside its arithmetic: images/s of ``run`` with one CPU actor over those of ``bench``'s bare loop.
+
+Both in one thread, on the demo network, with the same methods and batch; the two are measured in turn, and the
+ratio is of each pair.
+
+    python tests/bench/overhead.py --pairs 3 --tars 6
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import ray
+
+from pipeline.demo.train import MODEL
+from pipeline.demo.world import World, build
+from pipeline.explain import methods as registry
+from pipeline.explain.bench import measure
+from pipeline.explain.load import load
+from pipeline.run import Crew, run
+from pipeline.run.dispatch import Dispatcher
+from pipeline.run.plan import plan
+from schemas.run import ModelSpec, RunSpec
+
+_BATCH = 32
+
+
+def main() -> None:
+    """Print each pair, the median ratio, and where the time of a run went."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--tars", type=int, default=6)
+    parser.add_argument("--scenes", type=int, default=256)
+    parser.add_argument("--methods", default="")
+    given = parser.parse_args()
+    model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
+    chosen = given.methods.split(",") if given.methods else [m.text for m in registry.usual(load(model).anatomy)]
+    joined: list[float] = []
+    join = Dispatcher.join
+
+    def timed(self: Dispatcher, actor: int, now: float = 0.0) -> None:
+        joined.append(time.perf_counter())
+        join(self, actor, now)
+
+    Dispatcher.join = timed  # type: ignore[method-assign]
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder), given.tars, given.scenes)
+        build(world)
+        # One target, as bench has it: the second is computed only where it differs.
+        spec = RunSpec(
+            shards=(world.shards,), model=model, methods=tuple(chosen), targets=("label",), batch_size=_BATCH
+        )
+        ratios, stages = [], Counter[str]()
+        for pair in range(given.pairs):
+            bare = measure(f"local-dir:{MODEL}", chosen, device="cpu", batch=_BATCH, threads=1, repeats=9)
+            url = f"{folder}/atlas-{pair}"
+            plan(spec, url)
+            atlas = run(url, Crew(actors=1))
+            took = time.perf_counter() - joined[-1]
+            whole = given.tars * given.scenes / took
+            ratios.append(whole / bare.together.images_per_s)
+            print(f"bare {bare.together.images_per_s:.1f} images/s, run {whole:.1f} images/s, ratio {ratios[-1]:.3f}")
+            for commit in atlas.records():
+                stages.update(commit.seconds)
+        total = stages.pop("total")
+        print(f"median ratio {statistics.median(ratios):.3f}")
+        for stage, seconds in stages.most_common():
+            print(f"  {stage:20} {100 * seconds / total:5.1f} %")
+        print(f"  {'writing':20} {100 * (1 - sum(stages.values()) / total):5.1f} % of what the commits count")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""How long a resume takes that finds everything done: an atlas of 1.28 million rows in 1,024 tars.
+
+The tars do not exist, so that opening one would fail; their commit records are as long as real ones of twenty
+methods. Then the same with 10³ and 10⁵ tars of which nothing is done, for the memory of the driver.
+
+    python tests/bench/resume.py
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.store import Objects, arrays
+from schemas import layout
+from schemas.layout import RUN, commit_object, samples_object, shard_object
+from schemas.run import CommitRecord, ModelRecord, ModelSpec, ObjectRecord, RunRecord, RunSpec, ShardRecord
+
+METHODS = tuple(f"method_{number:02d}" for number in range(20))
+ROWS = 1251
+
+
+def simulated(tars: int) -> RunRecord:
+    """A planned run over tars that nobody has."""
+    spec = RunSpec(
+        shards=("gone-*.tar",), model=ModelSpec(name="vit_base_patch16_224", pretrained=True), methods=METHODS
+    )
+    model = ModelRecord(
+        name="vit_base_patch16_224", weights="sha256:" + "0" * 64, parameters=86567656, classes=1000,
+        input_size=(224, 224), grid=(14, 14), prefix_tokens=1, readout="class token", mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5), interpolation="bicubic", crop_pct=0.9, crop_mode="center",
+    )  # fmt: skip
+    names = [f"imagenet1k-train-{index:06d}" for index in range(tars)]
+    shards = tuple(ShardRecord(tar=name, url=f"/gone/{name}.tar", samples=ROWS, size=141 * 2**20) for name in names)
+    return RunRecord(
+        spec=spec, spec_hash=spec.digest(), model=model, methods={name: {} for name in METHODS}, figures={},
+        slot=1280, chunk=256, shards=shards, versions={},
+    )  # fmt: skip
+
+
+def committed(run: RunRecord, tar_index: int) -> CommitRecord:
+    """The record of a tar that went well."""
+    tar = run.shards[tar_index].tar
+    paths = [
+        shard_object(name, tar_index, len(kind.dims))
+        for method in METHODS
+        for name, kind in layout.arrays(method, ()).items()
+    ]
+    objects = [
+        ObjectRecord(path=path, size=501760, sha256="sha256:" + "1" * 64) for path in [*paths, samples_object(tar)]
+    ]
+    return CommitRecord(
+        tar=tar, tar_index=tar_index, rows=ROWS, ok=ROWS, statuses={"ok": ROWS}, degenerate={}, drift={},
+        objects=tuple(objects), spec_hash=run.spec_hash, versions={"torch": "2"},
+        seconds=dict.fromkeys(METHODS, 1.0), attempt=1, host="host", finished="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+def write(url: str, tars: int, done: int) -> None:
+    """A simulated atlas."""
+    objects, run = Objects(url), simulated(tars)
+    arrays.create(objects, run)
+    objects.put(RUN, run.to_bytes())
+    for index in range(done):
+        objects.put(commit_object(run.shards[index].tar), committed(run, index).to_bytes())
+
+
+DRIVE = """
+import resource, sys, time
+from pipeline.run import drive, INLINE
+from pipeline.run.outcome import SetAside
+from schemas.errors import RunFailed
+done = 0
+def simulated(url, units, crew, retry_failed, stop):
+    # Units are handed out, done, and forgotten, as the pool does.
+    from pipeline.run.dispatch import Dispatcher
+    from pipeline.run.outcome import Note
+    dispatcher = Dispatcher(units)
+    for actor in range(8):
+        dispatcher.join(actor)
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    while not dispatcher.finished:
+        while dispatcher.next():
+            pass
+        for actor in dispatcher.busy:
+            dispatcher.finish(actor, dispatcher._loads[actor].units[0])
+    print(begin // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    yield from ()
+drive._outcomes = simulated
+try:
+    drive.run(sys.argv[1], INLINE)
+except RunFailed:
+    pass
+"""
+
+
+def main() -> None:
+    """Print both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"{folder}/finished"
+        write(url, 1024, 1024)
+        for executor in ("inline", "ray"):
+            command = [sys.executable, "-m", "jobs.cli", "run", url, "--executor", executor]
+            begun = time.perf_counter()
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+            print(f"resume of a finished atlas, {executor}: {time.perf_counter() - begun:.2f} s, {text!r}")
+        for tars in (1_000, 10_000, 100_000):
+            url = f"{folder}/open-{tars}"
+            Path(url).mkdir()
+            Objects(url).put(RUN, simulated(tars).to_bytes())
+            text = subprocess.run([sys.executable, "-c", DRIVE, url], check=True, capture_output=True, text=True).stdout
+            before, after = text.split()
+            print(f"{tars:,} tars: driver {before} MB when it has read the plan, {after} MB at most when all are done")
+    print(f"(writing all this: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB)")
+
+
+if __name__ == "__main__":
+    main()
