@@ -49,7 +49,8 @@ class Batch:
     Attributes:
         samples: B of them.
         pixels: uint8 [B, 3, H, W]; black where a sample has no picture, so that its neighbours are
-            computed in a batch of the same shape whether or not it is there.
+            computed in a batch of the same shape whether or not it is there. (Of the second target a batch
+            has as many as need one, so its float32 bounds may still differ in their last bit.)
     """
 
     samples: tuple[Sample, ...]

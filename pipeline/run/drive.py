@@ -70,7 +70,7 @@ def _work(atlas: Atlas, crew: Crew, pending: Sequence[int], retry_failed: bool, 
                     _remember(atlas, outcome)
                 if lease.lost:
                     raise RunFailed(f"{url}: another run has taken it over, as this one was silent for too long")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts and stops
         stop.asked = True
     if stop.asked and done + len(aside) < len(pending):
         left = len(pending) - done

@@ -18,8 +18,9 @@ from support import FAST, jpeg, write_tar
 from jobs.plan import describe
 from pipeline.read import Frame, decode
 from pipeline.read.tar import read, scan
-from pipeline.run import plan, run
+from pipeline.run import run
 from pipeline.run.crew import Crew
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import BadTar, RunFailed
 from schemas.run import ModelSpec, RunSpec, ShardRecord

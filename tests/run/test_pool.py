@@ -41,7 +41,9 @@ def actors() -> list[int]:
 
 
 def drive(out: Path, *options: str) -> "subprocess.Popen[str]":
-    """The command, in a process of its own, on the same cluster."""
+    """The command, in a process of its own, on the same cluster, on which nobody else is at work."""
+    while actors():
+        time.sleep(0.05)
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "jobs.cli", "run", str(out), "--address", address, *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
