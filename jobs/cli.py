@@ -6,7 +6,9 @@ import sys
 
 import click
 
+from pipeline.secrets import masked
 from schemas.errors import AtlasError
+from schemas.text import printable
 
 COMMANDS = {
     "demo": "See the whole job on a small world with known truth.",
@@ -66,14 +68,14 @@ def main() -> None:
         click.echo("vitatlas: stopped early; the same command goes on", err=True)
         sys.exit(75)
     except AtlasError as error:
-        click.echo(f"vitatlas: {error}", err=True)
+        click.echo(printable(masked(f"vitatlas: {error}")), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stdout = None
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"vitatlas: {where}{error.strerror or error}", err=True)
+        click.echo(printable(masked(f"vitatlas: {where}{error.strerror or error}")), err=True)
         sys.exit(1)
 
 

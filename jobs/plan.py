@@ -12,6 +12,7 @@ from jobs.spec import run_spec, spec_options
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunRecord, RunSpec
+from schemas.text import printable
 
 
 @click.command("plan")
@@ -84,7 +85,7 @@ def describe(run: RunRecord, out: str) -> None:
     for shard in run.shards:
         if shard.problem:
             fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
-            click.echo(f"warning  {shard.url}: {shard.problem}; {fate}", err=True)
+            click.echo(printable(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
 
 
 def _bench_of(spec: RunSpec, file: str) -> BenchRecord:

@@ -81,6 +81,7 @@ def command(
       vitatlas run 'shards/val-{00..63}.tar' --out val.atlas --model deit_small_patch16_224 --pretrained
     """
     if out is None and spec_file is None:
+        allowed = bool(flags.pop("allow_pipe"))
         given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, ())]
         if given:
             raise UsageError(f"{given[0]} is for a new atlas, which --out must name; a planned one is run without it")
@@ -90,12 +91,14 @@ def command(
     elif not out:
         raise UsageError("no atlas: say where it is to be made with --out")
     else:
-        planned(run_spec(places, spec_file, flags), out)
+        spec = run_spec(places, spec_file, flags)
+        allowed = spec.allow_pipe
+        planned(spec, out)
 
     from pipeline.run import Crew, run
     from schemas.samples import Status
 
-    crew = Crew(executor, address, actors, device, decode_processes, timeout, patience)
+    crew = Crew(executor, address, actors, device, decode_processes, timeout, patience, allow_pipe=allowed)
     atlas = run(out, crew, retry_failed)
     statuses = atlas.statuses()
     good = statuses.pop(Status.OK, 0)

@@ -9,6 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from schemas.text import printable
+
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on standard output. Numbers stand right; cells are text, never markup."""
@@ -31,7 +33,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else printable(str(value))
 
 
 def as_json(value: Any) -> None:

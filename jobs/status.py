@@ -5,6 +5,7 @@ from collections import Counter
 import click
 
 from jobs import show
+from schemas.text import printable
 
 
 @click.command("status")
@@ -66,7 +67,7 @@ def command(atlas: str, limit: int, json_: bool) -> None:
     for shard in opened.run.shards:
         if shard.problem and shard.tar not in aside:
             kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
-            click.echo(f"{shard.url}: {shard.problem}{kept}")
+            click.echo(printable(f"{shard.url}: {shard.problem}{kept}"))
     if aside:
         show.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
     if failed:

@@ -3,6 +3,7 @@
 import click
 
 from schemas.errors import RunFailed, StoppedEarly
+from schemas.text import printable
 
 
 @click.command("verify")
@@ -16,8 +17,9 @@ from schemas.errors import RunFailed, StoppedEarly
     metavar="N",
     help="Compute the maps of N samples again, and compare.",
 )
+@click.option("--allow-pipe", is_flag=True, help="Accept pipe: tars, which run commands.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the draw of those samples.")
-def command(atlas: str, count: int, seed: int) -> None:
+def command(atlas: str, count: int, seed: int, allow_pipe: bool) -> None:
     """Check an atlas: that all that was committed is there, as it was, and nothing else.
 
     Recounts rows, compares lengths and checksums, looks for maps that are missing or not finite, for keys that
@@ -43,11 +45,11 @@ def command(atlas: str, count: int, seed: int) -> None:
     if count and not faults:
         from pipeline.run.recompute import recompute
 
-        again = recompute(atlas, count, seed)
+        again = recompute(atlas, count, seed, allow_pipe)
         click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
         faults = again.faults
     for fault in faults:
-        click.echo(f"fault    {fault}")
+        click.echo(printable(f"fault    {fault}"))
     if faults:
         raise RunFailed(
             f"{atlas}: {len(faults)} faults; to mend it, remove the commits/TAR.json of those tars, and what belongs "

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from schemas.layout import FORMAT
 from schemas.record import Record
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+"""What becomes part of a path: it cannot lead anywhere."""
 Target = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 Precision = Literal["full", "bfloat16", "float16"]
@@ -114,7 +116,7 @@ class ShardRecord(Record):
         kept: ``samples`` of them in front of the problem are good, and are taken instead.
     """
 
-    tar: str
+    tar: Name
     url: str
     samples: int
     size: int
@@ -139,8 +141,8 @@ class RunRecord(Record):
     spec: RunSpec
     spec_hash: str
     model: ModelRecord
-    methods: dict[str, dict[str, str | int | float | bool]]
-    figures: dict[str, tuple[str, ...]]
+    methods: dict[Name, dict[str, str | int | float | bool]]
+    figures: dict[Name, tuple[Name, ...]]
     artifacts: dict[str, str] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)
     slot: int

@@ -1,6 +1,7 @@
 """What many tests share: small networks, tars, and one small atlas that was really computed."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
 from torch import nn
 
+from jobs.cli import main
 from pipeline.demo.world import World, build
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -87,3 +89,17 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        return int(stopped.value.code or 0), output.out, output.err
+
+    return call

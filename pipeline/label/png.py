@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline.label.exporter import dumps
 from pipeline.label.mask import Label, Mask
+from pipeline.read.batches import climbs
 from schemas.samples import Status
 
 
@@ -26,7 +27,7 @@ class Png:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for label in labels:
-                if label.status in (Status.UNSAFE_KEY, Status.DUPLICATE_KEY):
+                if label.status in (Status.UNSAFE_KEY, Status.DUPLICATE_KEY) or climbs(label.sample["key"]):
                     continue  # no name of its own to be written under; the label table has it
                 if label.mask is not None:
                     _add(archive, f"{label.sample['key']}.mask.png", encode_mask(label.mask))

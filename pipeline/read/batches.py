@@ -106,7 +106,7 @@ def _check(ordinal: int, group: Group, classes: int | None, first: dict[str, int
         status, error = Status.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_BYTES:,}"
     if key != group.key:
         status, error = Status.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
-    elif key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/"):
+    elif climbs(key):
         status, error = Status.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if key in first:
         status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this tar has the same key"
@@ -148,3 +148,8 @@ def _collect(pending: list[tuple[Sample, Decoding | None]], frame: Frame) -> Bat
             sample = replace(sample, status=Status.UNDECODABLE, error=result)
         samples.append(sample)
     return Batch(tuple(samples), pixels)
+
+
+def climbs(key: str) -> bool:
+    """Whether a key would lead out of the folder that it is unpacked in."""
+    return key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/")

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from webdataset.shardlists import expand_urls
 
 from pipeline.files import locate, patiently
 from pipeline.read.tar import Scan, scan
+from pipeline.secrets import masked, refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
@@ -30,11 +31,9 @@ def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
     """
     urls: list[str] = []
     for pattern in patterns:
-        if pattern.startswith("pipe:"):
-            if not allow_pipe:
-                raise UsageError(f"{pattern}: runs a shell command; say --allow-pipe if that is meant")
-            urls.append(pattern)
-        elif os.path.isfile(pattern):
+        refuse_commands([pattern], allow_pipe)
+        refuse_credentials(pattern)
+        if pattern.startswith("pipe:") or os.path.isfile(pattern):
             urls.append(pattern)
         else:
             for url in _expand(pattern):
@@ -43,6 +42,17 @@ def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
     if twice:
         raise UsageError(f"{min(twice)}: is named twice; name each shard once")
     return tuple(urls)
+
+
+def refuse_commands(urls: Iterable[str], allow_pipe: bool) -> None:
+    """Let ``pipe:`` pass only where that was said.
+
+    Raises:
+        UsageError: one of them runs a shell command, and those were not allowed.
+    """
+    for url in urls:
+        if url.startswith("pipe:") and not allow_pipe:
+            raise UsageError(f"{masked(url)}: runs a shell command; say --allow-pipe if that is meant")
 
 
 def absolute(pattern: str, root: str = "") -> str:
@@ -152,7 +162,7 @@ def _lengths(folder: str) -> dict[str, int]:
         if not all(isinstance(length, int) for length in lengths.values()):
             raise ValueError("a length is not a whole number")
         return lengths
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder}/{INFO}: does not list shard_lengths of its filenames ({error})") from None
 
 

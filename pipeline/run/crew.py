@@ -23,6 +23,7 @@ class Crew:
             slowest one so far, and at least ten minutes.
         patience: seconds without a single actor at work after which the run fails.
         grace: seconds that tars in work have to be finished when the run is told to stop.
+        allow_pipe: tars may be read from the shell commands that the atlas names.
     """
 
     executor: Executor = "ray"
@@ -33,11 +34,13 @@ class Crew:
     timeout: float | None = None
     patience: float = 600.0
     grace: float = 20.0
+    allow_pipe: bool = False
 
     def command(self, url: str) -> str:
         """The command that goes on with a run."""
         given = {"--executor": None if self.executor == "ray" else self.executor, "--address": self.address}
         flags = [part for flag, value in given.items() if value for part in (flag, value)]
+        flags += ["--allow-pipe"] if self.allow_pipe else []
         return shlex.join(["vitatlas", "run", url, *flags])
 
 

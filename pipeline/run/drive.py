@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from pipeline.read import refuse_commands
 from pipeline.run.crew import Crew
 from pipeline.run.outcome import Done, Outcome, SetAside
 from pipeline.run.progress import RunProgress
@@ -34,6 +35,8 @@ def run(url: str, crew: Crew | None = None, retry_failed: bool = False) -> Atlas
         StoppedEarly: interrupted by SIGINT or SIGTERM.
     """
     crew, atlas = crew or Crew(), Atlas.open(url)
+    # An atlas may be a stranger's, and its word is not the operator's.
+    refuse_commands((shard.url for shard in atlas.run.shards), crew.allow_pipe)
     pending = [index for index, shard in enumerate(atlas.run.shards) if shard.tar not in atlas.committed]
     if retry_failed:
         again = [commit.tar_index for commit in atlas.records() if commit.ok < commit.rows]

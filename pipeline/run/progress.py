@@ -19,6 +19,7 @@ from rich.progress import (
 from pipeline.run.outcome import Done, Note, Outcome
 from schemas.run import RunRecord
 from schemas.samples import Status
+from schemas.text import printable
 
 
 class RunProgress:
@@ -66,7 +67,7 @@ class RunProgress:
     def show(self, outcome: Outcome) -> None:
         """Take note of a finished or set-aside tar, or pass on what is to be known."""
         if isinstance(outcome, Note):
-            self._console.print(outcome.text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(outcome.text), markup=False, highlight=False, soft_wrap=True)
             return
         if isinstance(outcome, Done):
             commit = outcome.commit
@@ -82,6 +83,6 @@ class RunProgress:
         rate = f"{self.rate:.1f} images/s" + (f"  {bad} failed" if bad else "")
         self._bar.update(self._task, advance=1, rate=rate)
         if note:
-            self._console.print(f"{tar}: {note}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(f"{tar}: {note}"), markup=False, highlight=False, soft_wrap=True)
         elif not self._console.is_terminal:
             print(f"{tar}: committed, {self.tars} of {len(self.run.shards)} tars, {rate}", file=sys.stderr)

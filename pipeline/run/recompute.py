@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.read import refuse_commands
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Tar
 from pipeline.store.sink import normalise
@@ -27,7 +28,7 @@ class Recomputed:
     faults: list[str] = field(default_factory=list)
 
 
-def recompute(url: str, count: int, seed: int = 0) -> Recomputed:
+def recompute(url: str, count: int, seed: int = 0, allow_pipe: bool = False) -> Recomputed:
     """Compute the maps of samples that are drawn at random, and compare.
 
     Args:
@@ -35,6 +36,7 @@ def recompute(url: str, count: int, seed: int = 0) -> Recomputed:
         seed: of the draw.
     """
     atlas, result = Atlas.open(url), Recomputed()
+    refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     samples = atlas.samples(["tar", "ordinal", "status"])
     good = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))
     drawn = good.take(np.random.default_rng(seed).permutation(len(good))[:count]).to_pylist()

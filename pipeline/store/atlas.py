@@ -14,6 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.store.objects import Objects
+from pipeline.store.source import Source
 from schemas import layout
 from schemas.errors import RunFailed, UsageError
 from schemas.layout import (
@@ -127,11 +128,11 @@ class Atlas:
     @cached_property
     def group(self) -> zarr.Group:
         """The Zarr group, for reading."""
-        return zarr.open_group(self._maps_url, mode="r")
+        return zarr.open_group(self._source, mode="r", zarr_format=3)
 
     @property
-    def _maps_url(self) -> str:
-        return f"{self.objects.url}/{MAPS}"
+    def _source(self) -> Source:
+        return Source(self.objects, MAPS)
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
@@ -156,7 +157,7 @@ class Atlas:
         import xarray  # half a second, and few need it
 
         self._check(method)
-        return xarray.open_zarr(self._maps_url)[method]
+        return xarray.open_zarr(self._source, zarr_format=3)[method]
 
     def map(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
         """One map: float32 [h, w] in [0, 1].

@@ -166,6 +166,11 @@ def test_one_actor_for_each_core_or_gpu() -> None:
     assert capacity() == (2, False)
 
 
+def test_whoever_directs_actors_loads_no_torch() -> None:
+    code = "import sys, jobs.cli, jobs.run, pipeline.run, pipeline.run.pool; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_workers_compute_in_one_thread(spec: RunSpec, tmp_path: Path) -> None:
     import torch
 

@@ -18,7 +18,6 @@ import s3fs
 from s3.faults import Proxy
 from support import FAST, samples, write_tar
 
-from jobs.cli import main
 from pipeline import files
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -126,17 +125,3 @@ def undisturbed(remote: RunSpec, _proxy: Proxy, tmp_path_factory: pytest.TempPat
         plan(remote, str(out))
         run(str(out), INLINE)
     return out
-
-
-@pytest.fixture
-def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        return int(stopped.value.code or 0), output.out, output.err
-
-    return call

@@ -2,13 +2,10 @@
 
 import os
 import pickle
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from jobs.cli import main
 
 
 @pytest.fixture
@@ -43,17 +40,3 @@ class _Bomb:
 def bomb(outside: Path) -> bytes:
     """A pickle that makes a file outside when it is loaded."""
     return pickle.dumps(_Bomb(outside / "marker"), protocol=2)  # of later ones torch only says that they are odd
-
-
-@pytest.fixture
-def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        return int(stopped.value.code or 0), output.out, output.err
-
-    return call

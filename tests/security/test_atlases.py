@@ -97,7 +97,6 @@ def test_maps_of_another_format_are_not_unpickled(vitatlas: Vitatlas, atlas: Pat
         assert "Traceback" not in err
 
 
-@pytest.mark.xfail(strict=True, reason="a planned atlas is taken at its word that commands are allowed")
 def test_a_command_in_a_planned_atlas_does_not_run(vitatlas: Vitatlas, atlas: Path, outside: Path) -> None:
     def command(record: dict[str, Any]) -> None:
         record["spec"]["allow_pipe"] = True

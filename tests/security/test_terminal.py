@@ -21,7 +21,6 @@ def test_markup_is_text(vitatlas: Callable[..., tuple[int, str, str]], checkpoin
     assert "[bold red]a[/]" in vitatlas("status", inside / "atlas")[1]
 
 
-@pytest.mark.xfail(strict=True, reason="control characters of keys are printed as they are")
 @pytest.mark.parametrize("colour", [True, False])
 def test_no_control_character_reaches_the_terminal(
     vitatlas: Callable[..., tuple[int, str, str]],
