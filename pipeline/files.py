@@ -1,7 +1,7 @@
 """Paths and URLs to file systems: errors that a person can read, and patience with a network."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,6 +40,17 @@ def locate(url: str) -> tuple[Any, str]:
         # With more, it asks for the length of whatever it reads first.
         files.max_concurrency = 1
     return _Patient(files), path
+
+
+def refuse_commands(urls: Iterable[str], allow_pipe: bool) -> None:
+    """Let ``pipe:`` pass only where that was said.
+
+    Raises:
+        UsageError: one of them runs a shell command, and those were not allowed.
+    """
+    for url in urls:
+        if url.startswith("pipe:") and not allow_pipe:
+            raise UsageError(f"{masked(url)}: runs a shell command; say --allow-pipe if that is meant")
 
 
 class _Patient:

@@ -4,7 +4,7 @@ from pipeline.read.batches import Batch, Sample, batches
 from pipeline.read.decode import Picture, Undecodable, decode
 from pipeline.read.decoders import Decoders
 from pipeline.read.geometry import Frame, Placement
-from pipeline.read.shards import absolute, count, find, refuse_commands
+from pipeline.read.shards import absolute, count, find
 
 __all__ = [
     "Batch",
@@ -19,5 +19,4 @@ __all__ = [
     "count",
     "decode",
     "find",
-    "refuse_commands",
 ]

@@ -3,16 +3,16 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import PurePosixPath
 
 from webdataset.shardlists import expand_urls
 
-from pipeline.files import locate, patiently
+from pipeline.files import locate, patiently, refuse_commands
 from pipeline.read.tar import Scan, scan
-from pipeline.secrets import masked, refuse_credentials
+from pipeline.secrets import refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
@@ -42,17 +42,6 @@ def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
     if twice:
         raise UsageError(f"{min(twice)}: is named twice; name each shard once")
     return tuple(urls)
-
-
-def refuse_commands(urls: Iterable[str], allow_pipe: bool) -> None:
-    """Let ``pipe:`` pass only where that was said.
-
-    Raises:
-        UsageError: one of them runs a shell command, and those were not allowed.
-    """
-    for url in urls:
-        if url.startswith("pipe:") and not allow_pipe:
-            raise UsageError(f"{masked(url)}: runs a shell command; say --allow-pipe if that is meant")
 
 
 def absolute(pattern: str, root: str = "") -> str:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from pipeline.read import refuse_commands
+from pipeline.files import refuse_commands
 from pipeline.run.crew import Crew
 from pipeline.run.outcome import Done, Outcome, SetAside
 from pipeline.run.progress import RunProgress

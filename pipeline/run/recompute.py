@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.read import refuse_commands
+from pipeline.files import refuse_commands
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Tar
 from pipeline.store.sink import normalise
