@@ -58,9 +58,13 @@ class Atlas:
             data = objects.get(RUN)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); make one with vitatlas plan") from None
-        if (found := _format(data)) > FORMAT:
-            raise UsageError(f"{url}: has format {found}, this version reads up to {FORMAT}; update it")
-        return cls(objects, RunRecord.read(data, f"{url}/{RUN}"))
+        try:
+            run = RunRecord.read(data, f"{url}/{RUN}")
+        except UsageError:
+            _check_format(_format(data), url)  # what else is in a later one may be anything
+            raise
+        _check_format(run.format, url)
+        return cls(objects, run)
 
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} tars"
@@ -237,8 +241,13 @@ class Atlas:
         return int(good["row"][0].as_py())
 
 
+def _check_format(found: int, url: str) -> None:
+    if found > FORMAT:
+        raise UsageError(f"{url}: has format {found}, this version reads up to {FORMAT}; update it")
+
+
 def _format(data: bytes) -> int:
-    """The format that a ``run.json`` says it has; what else is in it may be of another time."""
+    """The format that a ``run.json`` says it has, whatever else is in it."""
     try:
         return int(json.loads(data)["format"])
     except (ValueError, KeyError, TypeError):
