@@ -43,6 +43,7 @@ class Report:
     Attributes:
         kills: what was killed, and how many tars were committed then.
         codes: that the command ended with, start after start; −9 where the driver was killed.
+        says: its last line each time.
         attempts: of the tar that took most.
         seconds: from the first start to the end.
     """
@@ -50,6 +51,7 @@ class Report:
     seed: int
     kills: list[tuple[str, int]] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
+    says: list[str] = field(default_factory=list)
     attempts: int = 1
     seconds: float = 0.0
 
@@ -120,6 +122,7 @@ def disturb(
             driver.kill()
             error = driver.communicate()[1]
         report.codes.append(code)
+        report.says.append(error.strip().rpartition("\n")[2])
         if code == 0:
             break
         assert code in (-signal.SIGKILL, 1, 75), error
