@@ -114,7 +114,7 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
         image = decoder(io.BytesIO(stripped.data))
         _affordable(image, stripped)
         image.load()
-    except Undecodable:
+    except (Undecodable, MemoryError):  # the latter is the machine's fault: limits are looked at before
         raise
     except Image.DecompressionBombError:
         raise Undecodable(f"more than {MAX_PIXELS:,} pixels") from None

@@ -1,7 +1,9 @@
 """What decodes pictures beside the network: a thread, or processes, of which any may die."""
 
+import errno
+import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
@@ -16,6 +18,10 @@ from pipeline.read.geometry import Frame
 _PATIENCE = 120.0
 """Seconds after which a process is taken for lost. What ``decode`` accepts takes a tenth of it."""
 _TRIES = 3
+_LOST = (BrokenProcessPool, CancelledError, EOFError, OSError)
+"""What comes of a process, or of the server that starts them, when it dies."""
+_EASY = b"P5 1 1 255\n\0"
+_ANY_FRAME = Frame(1, 1, "nearest", "squash", 1.0, "center")
 
 
 class Decoders:
@@ -49,6 +55,18 @@ class Decoders:
         self.close()
         self.pool = self._start()
 
+    def probe(self) -> None:
+        """Make sure that it is a picture that decoders die of, and not the machine.
+
+        Raises:
+            OSError: they die of an easy one as well.
+        """
+        self.restart()
+        try:
+            self.pool.submit(_decode, _EASY, _ANY_FRAME).result(_PATIENCE)
+        except (*_LOST, TimeoutError) as error:
+            raise OSError(errno.EIO, f"decoders die whatever they are given ({type(error).__name__})") from error
+
     def close(self) -> None:
         """Stop at once."""
         # Its own way of stopping would wait for a process that hangs.
@@ -62,6 +80,7 @@ class Decoders:
             return _Thread()
         # Not forked from here: a Ray worker has threads, and a fork of those may hang.
         context = get_context("forkserver")
+        os.environ["PYTHONSAFEPATH"] = "1"  # nor may it import what lies in the working folder
         context.set_forkserver_preload([__name__])  # so that a new process is there at once
         return ProcessPoolExecutor(self.processes, mp_context=context)
 
@@ -104,22 +123,29 @@ class Decoding:
         self._pool = self._decoders.pool
         try:
             self._future: Future[Picture | str] = self._pool.submit(_decode, self._data, self._frame)
-        except BrokenProcessPool as error:
+        except _LOST as error:
             self._future = Future()
             self._future.set_exception(error)
 
     def result(self) -> Picture | str:
-        """The picture, or why there is none."""
+        """The picture, or why there is none.
+
+        Raises:
+            OSError: there is no memory, or no decoder lives long enough, whatever it is given.
+        """
         for _ in range(_TRIES):
             try:
                 return self._future.result(_PATIENCE if self._decoders.processes else None)
+            except MemoryError:
+                raise OSError(errno.ENOMEM, "there is not enough memory to decode a picture") from None
             except TimeoutError:
                 reason = f"its decoder had not come to an end after {_PATIENCE:.0f} s"
-            except BrokenProcessPool:
+            except _LOST:
                 reason = "its decoder died"
             if self._pool is self._decoders.pool:
                 self._decoders.restart()
             self._begin()
+        self._decoders.probe()
         return f"{reason}, {_TRIES} times"
 
 

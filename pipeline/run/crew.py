@@ -36,11 +36,12 @@ class Crew:
     grace: float = 20.0
     allow_pipe: bool = False
 
-    def command(self, url: str) -> str:
+    def command(self, url: str, retry_failed: bool = False) -> str:
         """The command that goes on with a run."""
         given = {"--executor": None if self.executor == "ray" else self.executor, "--address": self.address}
         flags = [part for flag, value in given.items() if value for part in (flag, value)]
-        flags += ["--allow-pipe"] if self.allow_pipe else []
+        switches = {"--allow-pipe": self.allow_pipe, "--retry-failed": retry_failed}
+        flags += [flag for flag, said in switches.items() if said]
         return shlex.join(["vitatlas", "run", url, *flags])
 
 

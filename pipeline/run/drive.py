@@ -37,19 +37,29 @@ def run(url: str, crew: Crew | None = None, retry_failed: bool = False) -> Atlas
     crew, atlas = crew or Crew(), Atlas.open(url)
     # An atlas may be a stranger's, and its word is not the operator's.
     refuse_commands((shard.url for shard in atlas.run.shards), crew.allow_pipe)
-    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.tar not in atlas.committed]
-    if retry_failed:
-        again = [commit.tar_index for commit in atlas.records() if commit.ok < commit.rows]
-        pending = sorted([*pending, *again])
-    if pending or atlas.objects.exists(LEASE) or atlas.objects.list(SET_ASIDE):  # or a dead run left things behind
+    if atlas.run.spec.digest() != atlas.run.spec_hash:
+        raise RunFailed(f"{url}: its run.json has been changed since it was planned; restore it, or plan another atlas")
+    # Also where a dead run left things behind.
+    if _pending(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(SET_ASIDE):
         with Lease(atlas.objects, _say) as lease:
+            atlas = Atlas.open(url)  # others may have gone on while the lease was waited for
             _begin(atlas)
-            _work(atlas, crew, pending, retry_failed, lease)
+            _work(atlas, crew, retry_failed, lease)
             atlas.objects.sweep()
     finished = Atlas.open(url)
+    if missing := [shard.tar for shard in finished.run.shards if shard.tar not in finished.committed]:
+        raise RunFailed(f"{url}: {missing[0]} is not done, of {len(missing)}; go on with: {crew.command(url)}")
     if not finished.statuses()[Status.OK]:
         raise RunFailed(f"no image of {url} has maps; vitatlas status {url} says why")
     return finished
+
+
+def _pending(atlas: Atlas, retry_failed: bool) -> list[int]:
+    """Tars that are to be done."""
+    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.tar not in atlas.committed]
+    if retry_failed:
+        pending += [commit.tar_index for commit in atlas.records() if commit.ok < commit.rows]
+    return sorted(pending)
 
 
 def _begin(atlas: Atlas) -> None:
@@ -59,9 +69,12 @@ def _begin(atlas: Atlas) -> None:
         atlas.objects.delete(f"{SET_ASIDE}/{name}")
 
 
-def _work(atlas: Atlas, crew: Crew, pending: Sequence[int], retry_failed: bool, lease: Lease) -> None:
+def _work(atlas: Atlas, crew: Crew, retry_failed: bool, lease: Lease) -> None:
     url, run, stop, done = atlas.objects.url, atlas.run, Stop(), 0
+    pending = _pending(atlas, retry_failed)
     aside: list[SetAside] = []
+    if not pending:
+        return
     try:
         with RunProgress(run, len(run.shards) - len(pending)) as progress, stop.listening():
             for outcome in _outcomes(url, pending, crew, retry_failed, stop):
@@ -77,11 +90,11 @@ def _work(atlas: Atlas, crew: Crew, pending: Sequence[int], retry_failed: bool, 
         stop.asked = True
     if stop.asked and done + len(aside) < len(pending):
         left = len(pending) - done
-        raise StoppedEarly(f"stopped early, {left} tars are left; go on with: {crew.command(url)}")
+        raise StoppedEarly(f"stopped early, {left} tars are left; go on with: {crew.command(url, retry_failed)}")
     if aside:
         raise RunFailed(
             f"{len(aside)} of {len(run.shards)} tars could not be done:\n  {_reasons(run, aside)}\n"
-            f"mend them and go on with: {crew.command(url)}"
+            f"mend them and go on with: {crew.command(url, retry_failed)}"
         )
 
 

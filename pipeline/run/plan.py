@@ -12,7 +12,7 @@ from pipeline.explain.maps import supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Frame, absolute, count, find
-from pipeline.store import Objects, arrays
+from pipeline.store import Lease, Objects, arrays
 from schemas.errors import SpecDrift, UsageError
 from schemas.layout import RUN
 from schemas.record import differences
@@ -38,18 +38,22 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
         SpecDrift: an atlas is there that was planned otherwise; the message names the fields.
     """
     objects = Objects(out)
-    spec = _absolute(spec)
-    urls = find(spec.shards, spec.allow_pipe)
+    asked = spec = _absolute(spec)
     if objects.exists(RUN):
-        return _same(RunRecord.read(objects.get(RUN), f"{out}/{RUN}"), spec, urls, out)
+        return _same(objects, asked)
+    urls = find(spec.shards, spec.allow_pipe)
     loaded = load(spec.model)
     chosen = _with_artifacts(registry.resolve(spec.methods or registry.usual(loaded.anatomy)), spec.artifacts)
     chosen = supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
     spec = spec.model_copy(update={"methods": tuple(method.text for method in chosen), "artifacts": ()})
     Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
     run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_tars == "keep"))
-    arrays.create(objects, run)
-    objects.put(RUN, run.to_bytes())
+    with Lease(objects):
+        if objects.exists(RUN):  # another was quicker
+            return _same(objects, asked)
+        arrays.create(objects, run)
+        objects.put(RUN, run.to_bytes())
+        objects.sweep()
     return run
 
 
@@ -102,14 +106,18 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
     return tuple(chosen.values())
 
 
-def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> RunRecord:
-    """The run that is there, if it is the one that is asked for."""
+def _same(objects: Objects, spec: RunSpec) -> RunRecord:
+    """The run that is there, if it is the one that is asked for. Metadata of arrays that got lost is written again."""
+    out = objects.url
+    run = RunRecord.read(objects.get(RUN), f"{out}/{RUN}")
     chosen = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
     methods = tuple(method.text for method in chosen)
     wanted = spec.model_copy(update={"methods": methods, "artifacts": ()})
     differing = differences(run.spec.model_dump(mode="json"), wanted.model_dump(mode="json"))
-    if not differing and urls != tuple(shard.url for shard in run.shards):
-        differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
+    if not differing and any("*" in pattern for pattern in spec.shards):  # others always match the same
+        urls = find(spec.shards, spec.allow_pipe)
+        if urls != tuple(shard.url for shard in run.shards):
+            differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
     if not differing:
         check_artifacts(run, out)
     if differing:
@@ -117,6 +125,8 @@ def _same(run: RunRecord, spec: RunSpec, urls: tuple[str, ...], out: str) -> Run
             f"{out}: was planned with another spec: {'; '.join(differing)}; "
             "choose another --out, or give the arguments it was planned with"
         )
+    if arrays.wrong(objects, run):
+        arrays.create(objects, run)
     return run
 
 

@@ -84,8 +84,8 @@ class Atlas:
             yield self._commit(index, tar, data)
 
     def set_aside(self) -> dict[str, str]:
-        """Why the last run could not do a tar, by its name."""
-        names = [set_aside_object(shard.tar) for shard in self.run.shards if shard.tar not in self.committed]
+        """Why the last run could not do a tar, by its name; of one that is committed, why it could not be done again."""
+        names = [set_aside_object(shard.tar) for shard in self.run.shards]
         there = set(self.objects.list(SET_ASIDE))
         found = [name for name in names if name.removeprefix(f"{SET_ASIDE}/") in there]
         records = (SetAsideRecord.read(data, name) for name, data in zip(found, self.objects.read(found), strict=True))
@@ -109,6 +109,8 @@ class Atlas:
             record = CommitRecord.read(data, where)
             if (record.tar, record.tar_index) != (tar, index):
                 raise UsageError(f"{where}: is of tar {record.tar}")
+            if record.spec_hash != self.run.spec_hash:
+                raise UsageError(f"{where}: was computed for another spec")
         except UsageError as error:
             raise RunFailed(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
         return record

@@ -40,7 +40,6 @@ class Sink:
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, float] = field(default_factory=dict)
-    _replaces: bool = False
 
     def __post_init__(self) -> None:
         self.slots = {name: arrays.empty(kind, self.run) for name, kind in self._kinds().items()}
@@ -91,13 +90,13 @@ class Sink:
         part = atlas.tar(self.tar)
         for name, values in self.slots.items():
             values[: part.commit.rows] = part.array(name)
-        self.rows, self.drift, self._replaces = part.samples.to_pylist(), part.commit.drift, True
+        self.rows, self.drift = part.samples.to_pylist(), part.commit.drift
         return set(np.flatnonzero(~part.good).tolist())
 
     def commit(self, seconds: dict[str, float], attempt: int, host: str, versions: dict[str, str]) -> CommitRecord:
         """Write everything. Until the last object is there, nothing of this tar counts."""
-        if self._replaces:  # what is about to be written is not what was committed
-            self.objects.delete(commit_object(self.tar))
+        # There may be one, of an earlier attempt whose answer was lost; from here on it counts no more.
+        self.objects.delete(commit_object(self.tar))
         written = []
         for name, kind in self._kinds().items():
             written.append(arrays.put(self.objects, self.run, name, kind, self.tar_index, self.slots[name]))
