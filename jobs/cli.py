@@ -1,6 +1,7 @@
 """``vitatlas``: the commands, loaded when they are called, and what their errors look like."""
 
 import importlib
+import os
 import signal
 import sys
 
@@ -57,6 +58,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Errors that a person can mend are one line, not a traceback."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started imports what lies in the working folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that has to go stops like Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
@@ -64,10 +66,14 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except click.Abort:
+    except click.Abort as abort:
+        if isinstance(abort.__cause__ or abort.__context__, EOFError):  # click takes that for Ctrl-D
+            raise
+        _no_more_signals()
         click.echo("vitatlas: stopped early; the same command goes on", err=True)
         sys.exit(75)
     except AtlasError as error:
+        _no_more_signals()
         click.echo(printable(masked(f"vitatlas: {error}")), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -77,6 +83,12 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(printable(masked(f"vitatlas: {where}{error.strerror or error}")), err=True)
         sys.exit(1)
+
+
+def _no_more_signals() -> None:
+    """The exit code is settled: who presses Ctrl-C again wants the same."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -102,4 +102,5 @@ def command(
     atlas = run(out, crew, retry_failed)
     statuses = atlas.statuses()
     good = statuses.pop(Status.OK, 0)
-    click.echo(f"complete {len(atlas.committed)} tars, {good:,} images with maps, {statuses.total():,} without")
+    without = f"{statuses.total():,} without" + ("; vitatlas status says why" if statuses.total() else "")
+    click.echo(f"complete {len(atlas.committed)} tars, {good:,} images with maps, {without}")

@@ -65,7 +65,7 @@ def command(atlas: str, limit: int, json_: bool) -> None:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
         show.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
     for shard in opened.run.shards:
-        if shard.problem and shard.tar not in aside:
+        if shard.problem and shard.tar not in aside and (shard.kept or shard.tar not in opened.committed):
             kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
             click.echo(printable(f"{shard.url}: {shard.problem}{kept}"))
     if aside:

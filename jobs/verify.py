@@ -1,9 +1,14 @@
 """``vitatlas verify``."""
 
+from collections.abc import Sequence
+
 import click
 
 from schemas.errors import RunFailed, StoppedEarly
 from schemas.text import printable
+
+_NAMED = 10
+"""Tars that a message names."""
 
 
 @click.command("verify")
@@ -40,20 +45,30 @@ def command(atlas: str, count: int, seed: int, allow_pipe: bool) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("verify", total=None)
         verdict = verify(atlas, lambda done, total: bar.update(task, completed=done, total=total))
-    faults = verdict.faults
+    faults, damaged = verdict.faults, verdict.damaged
     click.echo(f"{atlas}: {verdict.objects:,} objects were compared with their commits")
     if count and not faults:
         from pipeline.run.recompute import recompute
 
         again = recompute(atlas, count, seed, allow_pipe)
         click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
-        faults = again.faults
+        for note in again.notes:
+            click.echo(printable(f"note     {note}"))
+        faults, damaged = again.faults, again.damaged
     for fault in faults:
         click.echo(printable(f"fault    {fault}"))
     if faults:
-        raise RunFailed(
-            f"{atlas}: {len(faults)} faults; to mend it, remove the commits/TAR.json of those tars, and what belongs "
-            f"to nothing, and: vitatlas run {atlas}"
-        )
+        raise RunFailed(f"{atlas}: faults: {len(faults)}; {_mend(atlas, damaged)}")
     if verdict.missing:
         raise StoppedEarly(f"{verdict.missing} tars are not done yet; go on with: vitatlas run {atlas}")
+
+
+def _mend(atlas: str, damaged: Sequence[str]) -> str:
+    """What to do about it."""
+    if not damaged:
+        return (
+            "what belongs to nothing can be removed; metadata of maps is written again by the command that planned it"
+        )
+    records = " ".join(f"{atlas}/commits/{tar}.json" for tar in damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    return f"to have these tars done again, remove {records}{more}, and: vitatlas run {atlas}"

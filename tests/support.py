@@ -18,6 +18,7 @@ from torch import nn
 
 from pipeline.demo.train import MODEL
 from pipeline.store import Objects
+from pipeline.store.objects import unfinished
 from schemas.run import ModelSpec
 
 DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
@@ -134,7 +135,7 @@ def same_bytes(first: Path, second: Path) -> None:
 def _objects(root: Path) -> list[str]:
     """Everything in a folder but what a writer that was killed may leave behind: a hidden, unfinished object."""
     files = (path for path in root.rglob("*") if path.is_file())
-    return sorted(str(p.relative_to(root)) for p in files if not (p.name.startswith(".") and p.name.endswith(".part")))
+    return sorted(str(path.relative_to(root)) for path in files if not unfinished(path.name))
 
 
 class Crash(BaseException):

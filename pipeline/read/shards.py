@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -156,8 +157,16 @@ def _lengths(folder: str) -> dict[str, int]:
 
 
 def _names(urls: Sequence[str]) -> list[str]:
-    """A short name for each tar, unique and safe as a file name."""
+    """A short name for each tar, safe as a file name, and unique even where a disk takes no notice of case."""
     stems = [re.sub(r"[^A-Za-z0-9_.-]|^\.", "_", _SUFFIX.sub("", PurePosixPath(url).name))[:100] for url in urls]
-    return [
-        stem if stem and stems.count(stem) == 1 else f"{stem or 'shard'}.{index}" for index, stem in enumerate(stems)
-    ]
+    often = Counter(stem.lower() for stem in stems)
+    taken = {stem for stem, times in often.items() if times == 1}
+    names = []
+    for index, stem in enumerate(stems):
+        name, attempt = stem or "shard", index
+        if not stem or often[stem.lower()] > 1:
+            while (name := f"{stem or 'shard'}.{attempt}").lower() in taken:
+                attempt += len(stems)
+            taken.add(name.lower())
+        names.append(name)
+    return names

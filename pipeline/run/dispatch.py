@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+_FIRST = 6 * 3600.0
 _SHORTEST = 600.0
 _FACTOR = 10.0
 
@@ -37,7 +38,7 @@ class Dispatcher:
         kills: after so many actors were lost over it, likewise. One loss is no failure of the unit: most
             are the machine's.
         timeout: seconds that a unit may take; None is ten times what the slowest one took so far, and at
-            least ten minutes.
+            least ten minutes; six hours as long as none is done.
 
     Attributes:
         done: how many units are.
@@ -83,6 +84,11 @@ class Dispatcher:
     def left(self) -> int:
         """Units that are neither done nor set aside."""
         return len(self._pending) + sum(len(load.units) for load in self._loads.values())
+
+    def working_on(self, actor: int) -> int | None:
+        """The unit that an actor works on."""
+        load = self._loads.get(actor)
+        return load.units[0] if load and load.units else None
 
     def join(self, actor: int, now: float = 0.0) -> None:
         """An actor is ready for work."""
@@ -143,9 +149,7 @@ class Dispatcher:
         """Actors that have worked on one unit for longer than any may take, and for how long."""
         limit = self.timeout
         if limit is None:
-            if self._slowest is None:
-                return {}
-            limit = max(_SHORTEST, _FACTOR * self._slowest)
+            limit = _FIRST if self._slowest is None else max(_SHORTEST, _FACTOR * self._slowest)
         return {actor: now - self._loads[actor].since for actor in self.busy if now - self._loads[actor].since > limit}
 
     def drain(self) -> None:

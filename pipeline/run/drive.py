@@ -77,7 +77,7 @@ def _work(atlas: Atlas, crew: Crew, retry_failed: bool, lease: Lease) -> None:
         return
     try:
         with RunProgress(run, len(run.shards) - len(pending)) as progress, stop.listening():
-            for outcome in _outcomes(url, pending, crew, retry_failed, stop):
+            for outcome in _outcomes(atlas, pending, crew, retry_failed, stop):
                 progress.show(outcome)
                 if isinstance(outcome, Done):
                     done += 1
@@ -115,7 +115,8 @@ def _reasons(run: RunRecord, aside: list[SetAside]) -> str:
     return "\n  ".join(lines)
 
 
-def _outcomes(url: str, units: Sequence[int], crew: Crew, retry_failed: bool, stop: Stop) -> Iterator[Outcome]:
+def _outcomes(atlas: Atlas, units: Sequence[int], crew: Crew, retry_failed: bool, stop: Stop) -> Iterator[Outcome]:
+    url = atlas.objects.url
     if crew.executor == "ray" and url.startswith("memory:"):
         raise UsageError(f"{url}: is memory of this process, which no actor can see; use --executor inline")
     if crew.executor == "inline":
@@ -127,7 +128,7 @@ def _outcomes(url: str, units: Sequence[int], crew: Crew, retry_failed: bool, st
 
         # Again: ray.init puts its own handler for SIGTERM.
         with cluster(crew.address), stop.listening(), stop.heeded():
-            yield from pool(url, units, crew, retry_failed, stop)
+            yield from pool(atlas, units, crew, retry_failed, stop)
 
 
 def _say(line: str) -> None:

@@ -114,7 +114,7 @@ def _same(objects: Objects, spec: RunSpec) -> RunRecord:
     methods = tuple(method.text for method in chosen)
     wanted = spec.model_copy(update={"methods": methods, "artifacts": ()})
     differing = differences(run.spec.model_dump(mode="json"), wanted.model_dump(mode="json"))
-    if not differing and any("*" in pattern for pattern in spec.shards):  # others always match the same
+    if not differing and any(set("*?[") & set(pattern) for pattern in spec.shards):  # others match the same
         urls = find(spec.shards, spec.allow_pipe)
         if urls != tuple(shard.url for shard in run.shards):
             differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from typing import Any
 
 import ray
@@ -19,7 +19,8 @@ from pipeline.run.crew import Crew, Device
 from pipeline.run.dispatch import Assignment, Dispatcher
 from pipeline.run.outcome import Done, Note, Outcome, SetAside
 from pipeline.run.stop import Stop
-from schemas.errors import AtlasError, BadTar, RunFailed
+from pipeline.store import Atlas
+from schemas.errors import AtlasError, BadTar, RunFailed, UsageError
 
 _TICK = 1.0
 """Seconds after which the pool looks around, whether or not an actor has answered."""
@@ -41,7 +42,12 @@ def cluster(address: str | None) -> Iterator[None]:
     if not joined:
         _reach(address or os.environ.get("RAY_ADDRESS", ""))
         try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # Ray has its workers import what lies in the working folder, which may be anything.
+            os.environ["PYTHONSAFEPATH"] = "1"
+            with chdir("/"):
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except ValueError as error:
+            raise UsageError(f"--address {address}: {error}; say local, auto or HOST:PORT") from None
         except ConnectionError as error:
             raise RunFailed(f"no Ray cluster at {address!r} ({error}); start one, or say --address local") from None
     try:
@@ -71,14 +77,14 @@ def capacity(device: Device = "auto") -> tuple[int, bool]:
     return int(resources.get("CPU", 0)), False
 
 
-def pool(url: str, units: Sequence[int], crew: Crew, retry_failed: bool, stop: Stop) -> Iterator[Outcome]:
+def pool(atlas: Atlas, units: Sequence[int], crew: Crew, retry_failed: bool, stop: Stop) -> Iterator[Outcome]:
     """Do the units of an atlas on as many actors as there is room for, in whatever order they come.
 
     Raises:
         RunFailed: no actor could be started.
     """
     dispatcher = Dispatcher(units, timeout=crew.timeout)
-    with _Pool(url, crew, retry_failed, dispatcher) as actors:
+    with _Pool(atlas, crew, retry_failed, dispatcher) as actors:
         yield from actors.work(stop)
 
 
@@ -90,15 +96,16 @@ class _Pool:
         asked: for each reply that is waited for, the actor and the unit; None is its getting ready.
     """
 
-    def __init__(self, url: str, crew: Crew, retry_failed: bool, dispatcher: Dispatcher) -> None:
+    def __init__(self, atlas: Atlas, crew: Crew, retry_failed: bool, dispatcher: Dispatcher) -> None:
         self.crew, self.dispatcher = crew, dispatcher
+        self._tars = [shard.tar for shard in atlas.run.shards]
         self.actors: dict[int, Any] = {}
         self.asked: dict[Any, tuple[int, Assignment | None]] = {}
         self._on_gpu = capacity(crew.device)[1]
         options: dict[str, Any] = {"num_gpus": 1} if self._on_gpu else {"num_cpus": 1}
         self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
-        self._arguments = url, "cuda" if self._on_gpu else "cpu", decode, retry_failed
+        self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed
         self._wanted = self._hired = self._deaths = 0
         self._draining = False
         self._looked = -_LOOK
@@ -144,7 +151,9 @@ class _Pool:
             if reply in self.asked:  # an actor's death takes its other replies with it
                 yield from self._settle(reply)
         for name, seconds in self.dispatcher.overdue(time.monotonic()).items():
-            yield from self._bury(name, f"took more than {seconds:.0f} s", blame=True)
+            yield from self._bury(
+                name, f"not done after {seconds:.0f} s, longer than it may take (see --timeout)", True
+            )
 
     def _staff(self, now: float) -> None:
         """Hire as many as there is work and room for; of those that got no place, keep no more than that.
@@ -155,10 +164,11 @@ class _Pool:
         if self.dispatcher.joined:
             self._alone_since = now
         elif now - self._alone_since > self.crew.patience:
-            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+            free = ray.available_resources()
             raise RunFailed(
                 f"no actor got a place and loaded the network within {self.crew.patience:.0f} s; each needs one "
-                f"{'GPU' if self._on_gpu else 'CPU'}, the cluster has {free or 'nothing'} free"
+                f"{'GPU' if self._on_gpu else 'CPU'}, and of those in the cluster {free.get('GPU', 0):.0f} GPUs and "
+                f"{free.get('CPU', 0):.0f} CPUs are free; wait longer with --patience, or see --device"
             )
         if now - self._looked < _LOOK:
             return
@@ -184,9 +194,12 @@ class _Pool:
             answer = ray.get(reply)
         except RayTaskError as error:
             cause = error.cause
+            if isinstance(cause, AtlasError) and not isinstance(cause, BadTar):
+                raise cause from None  # what would be said of every tar: a mistake in the spec, a full disk
             if assignment is None or not isinstance(cause, BadTar | OSError):
-                # The same would happen on every actor: a mistake in the spec, or in this program.
-                raise cause if isinstance(cause, AtlasError) else error from None
+                # Of whatever else an actor may not recover, as of an error of its GPU.
+                yield from self._bury(name, f"{type(cause).__name__}: {cause}", blame=True)
+                return
             unit, final = assignment.unit, isinstance(cause, BadTar)
             self.dispatcher.fail(name, unit, f"{cause}", final, time.monotonic())
             if unit in self.dispatcher.set_aside:
@@ -211,11 +224,12 @@ class _Pool:
 
     def _bury(self, name: int, reason: str, blame: bool) -> Iterator[Outcome]:
         """An actor is lost: give back what it had. ``_staff`` hires another."""
-        before = set(self.dispatcher.set_aside)
+        unit, before = self.dispatcher.working_on(name), set(self.dispatcher.set_aside)
         self._dismiss(name, reason, blame)
-        yield Note(f"an actor was lost: {reason}")
-        for unit in self.dispatcher.set_aside.keys() - before:
-            yield SetAside(unit, self.dispatcher.set_aside[unit])
+        where = "" if unit is None else f" over {self._tars[unit]}"
+        yield Note(f"an actor was lost{where}: {reason}")
+        for each in self.dispatcher.set_aside.keys() - before:
+            yield SetAside(each, self.dispatcher.set_aside[each])
         self._deaths += blame
         if self._deaths >= max(_DEATHS, 2 * self._wanted):
             raise RunFailed(f"{self._deaths} actors in a row were lost before they had done anything: {reason}")

@@ -79,9 +79,9 @@ class RunProgress:
         else:
             tar, note = self.run.shards[outcome.tar_index].tar, f"set aside: {outcome.reason}"
         bad = sum(count for status, count in self.statuses.items() if status != Status.OK)
-        self.tars += 1
-        rate = f"{self.rate:.1f} images/s" + (f"  {bad} failed" if bad else "")
-        self._bar.update(self._task, advance=1, rate=rate)
+        self.tars += isinstance(outcome, Done)
+        rate = f"{self.rate:.1f} images/s" + (f", {bad} images without maps" if bad else "")
+        self._bar.update(self._task, completed=self.tars, rate=rate)
         if note:
             self._console.print(printable(f"{tar}: {note}"), markup=False, highlight=False, soft_wrap=True)
         elif not self._console.is_terminal:

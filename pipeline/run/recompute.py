@@ -21,11 +21,20 @@ _TOLERANCE = 0.01
 
 @dataclass
 class Recomputed:
-    """How many maps were computed again, how many of them were equal bit by bit, and what is wrong."""
+    """What came of computing maps again.
+
+    Attributes:
+        maps, equal: how many, and how many of them were equal bit by bit.
+        faults: a sentence for each map that is not what is computed now.
+        damaged: their tars.
+        notes: why others could not be computed, which says nothing of the atlas.
+    """
 
     maps: int = 0
     equal: int = 0
     faults: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def recompute(url: str, count: int, seed: int = 0, allow_pipe: bool = False) -> Recomputed:
@@ -46,10 +55,12 @@ def recompute(url: str, count: int, seed: int = 0, allow_pipe: bool = False) -> 
     if by_tar:
         with Worker(url) as worker:
             for tar in sorted(by_tar):
+                before = len(result.faults)
                 try:
                     _compare(worker, atlas.tar(tar), by_tar[tar], result)
                 except (BadTar, OSError) as error:
-                    result.faults.append(f"{tar}: cannot be computed again: {error}")
+                    result.notes.append(f"{tar}: cannot be computed again: {error}")
+                result.damaged += [tar] * (len(result.faults) > before)
     return result
 
 
@@ -57,8 +68,10 @@ def _compare(worker: Worker, part: Tar, ordinals: set[int], result: Recomputed) 
     tar = part.commit.tar
     for row, maps, _ in worker.explain(part.commit.tar_index, ordinals):
         ordinal, key = row["ordinal"], row["key"]
-        if row["status"] != Status.OK:
-            result.faults.append(f"{tar}: {key} has maps, and now is {row['status']}: {row['error']}")
+        made_of = part.samples["image_sha256"][ordinal].as_py()
+        if row["status"] != Status.OK or row["image_sha256"] != made_of:
+            result.notes.append(f"{tar}: {key} cannot be computed again: its picture is another now")
+            continue
         for method, raw in maps.items():
             scaled, bounds, _ = normalise(raw)
             stored, stored_bounds = part.array(method)[ordinal], part.array(range_name(method))[ordinal]

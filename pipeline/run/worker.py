@@ -20,7 +20,7 @@ from pipeline.read import Batch, Decoders, Frame, Sample, batches
 from pipeline.run.crew import Device
 from pipeline.run.plan import check_artifacts, versions
 from pipeline.store import Atlas, Sink
-from schemas.errors import SpecDrift, UsageError
+from schemas.errors import BadTar, SpecDrift, UsageError
 from schemas.run import CommitRecord
 from schemas.samples import Status
 
@@ -104,6 +104,8 @@ class Worker:
         self.watch.start()
         for explained in self.explain(tar_index, again):
             sink.add(*explained)
+        if again is not None and self.samples != len(sink.rows):
+            raise BadTar(f"{sink.tar}: had {len(sink.rows)} samples and has {self.samples} now; plan another atlas")
         sink.drift = self.drift or sink.drift
         seconds = self.watch.seconds | {"total": self.watch.total()}
         return sink.commit(seconds, attempt, socket.gethostname(), self.versions)
@@ -121,6 +123,7 @@ class Worker:
         shard, spec = self.run.shards[tar_index], self.run.spec
         classes = self.run.model.classes if "label" in spec.targets else None
         self.drift: dict[str, float] = {}
+        self.samples = 0
 
         def needed(ordinal: int) -> bool:
             first = ordinal - ordinal % spec.batch_size
@@ -137,6 +140,7 @@ class Worker:
                 only=lambda sample: needed(sample.ordinal),
             ):
                 self.watch.lap("read")
+                self.samples += len(batch.samples)
                 if needed(batch.samples[0].ordinal):
                     for explained in self._explain(batch):
                         if wanted is None or explained.row["ordinal"] in wanted:

@@ -84,12 +84,18 @@ class Atlas:
             yield self._commit(index, tar, data)
 
     def set_aside(self) -> dict[str, str]:
-        """Why the last run could not do a tar, by its name; of one that is committed, why it could not be done again."""
+        """Why the last run could not do a tar, or not do it again, by its name."""
         names = [set_aside_object(shard.tar) for shard in self.run.shards]
         there = set(self.objects.list(SET_ASIDE))
         found = [name for name in names if name.removeprefix(f"{SET_ASIDE}/") in there]
-        records = (SetAsideRecord.read(data, name) for name, data in zip(found, self.objects.read(found), strict=True))
-        return {record.tar: record.reason for record in records}
+        reasons = {}
+        for name, data in zip(found, self.objects.read(found), strict=True):
+            tar = name.removeprefix(f"{SET_ASIDE}/").removesuffix(".json")
+            try:
+                reasons[tar] = SetAsideRecord.read(data, name).reason
+            except UsageError as error:  # torn: that it is set aside is known nevertheless
+                reasons[tar] = f"{error}"
+        return reasons
 
     @cached_property
     def commits(self) -> Mapping[str, CommitRecord]:

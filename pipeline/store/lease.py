@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.store.objects import Objects
-from schemas.errors import RunFailed, UsageError
+from schemas.errors import AtlasError, RunFailed, UsageError
 from schemas.layout import LEASE
 from schemas.run import LeaseRecord
 
@@ -67,7 +67,7 @@ class Lease:
         self._thread.join(timeout=LAPSE)
         _HELD.discard(self._mine.holder)
         # A store that fails here has failed before, and said so; what stays behind lapses.
-        with suppress(OSError, RunFailed):
+        with suppress(OSError, AtlasError):
             there = self._there()
             if there and _holder(there) == self._mine.holder:
                 self.objects.delete(LEASE)
@@ -108,7 +108,7 @@ class Lease:
         while not self._over.wait(BEAT):
             beat += 1
             # When the store is down, what the run itself writes says so; the next beat tries again.
-            with suppress(OSError, RunFailed):
+            with suppress(OSError, AtlasError):
                 there = self._there()
                 if there and _holder(there) != self._mine.holder:
                     self.lost = True
@@ -135,16 +135,23 @@ def _dead(record: LeaseRecord) -> bool:
     if record.pid == os.getpid():
         return record.holder not in _HELD
     try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's, and alive
+        return False
+    try:
         with open(f"/proc/{record.pid}/stat") as stream:
             return stream.read().rpartition(")")[2].split()[0] in ("Z", "X")  # ended, and nobody asked how
-    except FileNotFoundError:
-        return True
+    except FileNotFoundError:  # it ended just now, or may not be looked at
+        return False
 
 
 def _host() -> str:
-    """This machine and, where there is one, the container: process numbers mean nothing outside of it."""
+    """This machine since it was started, and where there is one the container: process numbers mean nothing outside."""
     try:
         space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        with open("/proc/sys/kernel/random/boot_id") as stream:
+            return f"{socket.gethostname()}/{stream.read().strip()[:8]}/{space}"
     except OSError:
         return socket.gethostname()
-    return f"{socket.gethostname()}/{space}"

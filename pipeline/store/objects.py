@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pipeline.files import HOPELESS, locate
@@ -17,7 +17,7 @@ from schemas.errors import RunFailed
 from schemas.record import sha256
 from schemas.run import ObjectRecord
 
-_UNFINISHED = ".part"
+_BEGUN, _UNFINISHED = ".vitatlas-", ".part"
 _AT_ONCE = 32
 """Objects that are asked for together: a bucket answers them side by side."""
 
@@ -72,7 +72,7 @@ class Objects:
         with self._writing(name):
             try:
                 if self.local:
-                    os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+                    _make(os.path.dirname(self.path(name)))
                     with open(self.path(name), "xb") as stream:
                         stream.write(data)
                 else:
@@ -145,8 +145,9 @@ class Objects:
         """Remove what killed writers left unfinished. Nobody else may be writing."""
         if self.local and os.path.isdir(self.root):
             for name in os.listdir(self.root):
-                if name.startswith(".") and name.endswith(_UNFINISHED):
-                    os.unlink(self.path(name))
+                if unfinished(name):
+                    with suppress(FileNotFoundError):  # its writer was alive after all
+                        os.unlink(self.path(name))
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -163,11 +164,17 @@ class Objects:
             raise
 
 
+def unfinished(name: str) -> bool:
+    """Whether an object is what a killed writer left of it."""
+    return name.startswith(_BEGUN) and name.endswith(_UNFINISHED)
+
+
 def _replace(root: str, target: str, data: bytes) -> None:
     folder = os.path.dirname(target)
     _make(folder)
     # Unfinished files stand in the root, where they are found without a walk over everything.
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=root)
+    beside = os.stat(root).st_dev == os.stat(folder).st_dev
+    handle, temporary = tempfile.mkstemp(prefix=_BEGUN, suffix=_UNFINISHED, dir=root if beside else folder)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -176,7 +183,8 @@ def _replace(root: str, target: str, data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):  # a signal may come right after the replacement
+            os.unlink(temporary)
         raise
     _flush(folder)
 

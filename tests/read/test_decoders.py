@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,11 @@ class Endless(Frame):
     def place(self, width: int, height: int) -> Placement:
         time.sleep(600)
         return super().place(width, height)
+
+
+class Hungry(Frame):
+    def place(self, width: int, height: int) -> Placement:
+        raise MemoryError
 
 
 def of(kind: type[Frame]) -> Frame:
@@ -61,9 +69,51 @@ def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(decoders, "_PATIENCE", 2.0)
     with Decoders(1) as pool:
         pool.submit(jpeg(), FRAME).result()
-        asked = [pool.submit(jpeg(), of(Endless)), pool.submit(jpeg(), FRAME)]
+        asked = [pool.submit(jpeg(), of(Endless)), *(pool.submit(jpeg(), FRAME) for _ in range(8))]
         assert asked[0].result() == "its decoder had not come to an end after 2 s, 3 times"
-        assert isinstance(asked[1].result(), Picture)
+        assert all(isinstance(each.result(), Picture) for each in asked[1:])
+
+
+def test_a_fork_server_that_is_killed_is_replaced() -> None:
+    with Decoders(2) as pool:
+        for _ in range(2):
+            asked = [pool.submit(jpeg(0, (20 + i, 10)), FRAME) for i in range(40)]
+            asked[0].result()
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            assert [each.result().width for each in asked] == [20 + i for i in range(40)]
+            pool.restart()
+
+
+def test_decoders_that_die_of_everything_blame_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "_ANY_FRAME", of(Deadly))
+    with Decoders(1) as pool, pytest.raises(OSError, match="decoders die whatever they are given"):
+        pool.submit(jpeg(), of(Deadly)).result()
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_lack_of_memory_blames_no_picture(processes: int) -> None:
+    with Decoders(processes) as pool, pytest.raises(OSError, match="not enough memory"):
+        pool.submit(jpeg(), of(Hungry)).result()
+
+
+def test_decoders_import_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipeline.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    code = (
+        "from support import jpeg; from pipeline.read import Decoders, Frame\n"
+        "if __name__ == '__main__':\n"
+        "    frame = Frame(32, 32, 'bicubic', 'squash', 1.0, 'center')\n"
+        "    with Decoders(1) as pool: print(pool.submit(jpeg(), frame).result().width)"
+    )
+    (tmp_path / "other").mkdir()
+    script = tmp_path / "other" / "script.py"
+    script.write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    run = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert run.stdout == "40\n", run.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_nothing_is_left_running() -> None:

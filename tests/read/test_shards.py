@@ -134,3 +134,10 @@ def test_the_good_front_of_a_tar_is_kept_whatever_info_json_says(folder: Path) -
     ]  # fmt: skip
     path.write_bytes(b"nothing of it is left")
     assert [each.kept for each in count(urls, keep_partial=True)] == [False, False, False]
+
+
+def test_short_names_are_unique_whatever_the_tars_are_called(tmp_path: Path) -> None:
+    urls = [str(write_tar(tmp_path / name, samples(1))) for name in ("a/x.tar", "b/x.tar", "c/x.0.tar", "d/X.tar")]
+    names = [record.tar for record in count(urls)]
+    assert len({name.lower() for name in names}) == 4
+    assert names[2] == "x.0"

@@ -105,12 +105,13 @@ def test_a_slow_unit_is_taken_from_its_actor_and_handed_out_again() -> None:
     assert dispatcher.finished or dispatcher.left == 1
 
 
-def test_nothing_is_slow_before_something_was_done_unless_a_timeout_says_so() -> None:
-    for timeout, expected in ((None, {}), (30.0, {0: 1e9})):
+def test_before_anything_was_done_a_unit_has_six_hours_unless_a_timeout_says_less() -> None:
+    for timeout, limit in ((None, 6 * 3600), (30.0, 30)):
         dispatcher = Dispatcher(range(3), timeout=timeout)
         dispatcher.join(0, 0)
         dispatcher.next(0)
-        assert dispatcher.overdue(1e9) == expected
+        assert dispatcher.overdue(limit - 1) == {}
+        assert dispatcher.overdue(limit + 1) == {0: limit + 1}
 
 
 def test_time_counts_from_when_a_unit_is_begun_and_not_from_when_it_is_queued() -> None:

@@ -12,12 +12,12 @@ import pytest
 import ray
 from support import same_bytes, samples, write_tar
 
-from pipeline.run import Crew, run
+from pipeline.run import Crew, pool, run
 from pipeline.run.plan import plan
 from pipeline.run.pool import capacity, cluster
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
-from schemas.errors import RunFailed, SpecDrift
+from schemas.errors import RunFailed, SpecDrift, UsageError
 from schemas.run import RunSpec
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -100,14 +100,57 @@ def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_las
     plan(spec, str(out))
     pipe.unlink()
     os.mkfifo(pipe)
-    with pytest.raises(RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: took more than \d+ s"):
+    with pytest.raises(
+        RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: not done after \d+ s"
+    ):
         run(str(out), Crew(actors=1, timeout=3))
     assert list(Atlas.open(str(out)).commits) == ["part-0", "part-2"]
 
 
+def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+
+    class Tripping(pool._Actor):
+        """Of the first, the disk fails while it loads; of the second, the GPU at its first tar."""
+
+        def prepare(self, *arguments):
+            if self.first("loaded"):
+                raise OSError(5, "Input/output error")
+            super().prepare(*arguments)
+
+        def process(self, unit: int, attempt: int):
+            if self.first("worked"):
+                raise RuntimeError("an error of the GPU")
+            return super().process(unit, attempt)
+
+        def first(self, what: str) -> bool:
+            try:
+                (tmp_path / what).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
+
+    monkeypatch.setattr(pool, "_Actor", Tripping)
+    atlas = run(str(out), Crew(actors=1))
+    assert max(commit.attempt for commit in atlas.records()) == 2
+    same_bytes(finished, out)
+
+
+def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = os.getcwd()
+    with pytest.raises(UsageError, match=r"--address foo: .*; say local, auto or HOST:PORT"), cluster("foo"):
+        pass
+    assert os.getcwd() == before
+
+
 def test_where_no_actor_gets_a_place_the_run_says_so(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "atlas"))
-    with pytest.raises(RunFailed, match=r"no actor got a place .* within 3 s; each needs one GPU, the cluster has"):
+    with pytest.raises(RunFailed, match=r"no actor got a place .* within 3 s; each needs one GPU, and of those"):
         run(str(tmp_path / "atlas"), Crew(device="cuda", patience=3))
 
 

@@ -1,12 +1,14 @@
 """Maps that are computed again are those that are stored, and one that was exchanged is found."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from support import jpeg, samples, write_tar
 
 from pipeline.run.recompute import recompute
 from pipeline.store.verify import verify
@@ -31,16 +33,23 @@ def test_a_map_that_was_exchanged_is_found_although_all_checksums_are_right(fini
         entry |= {"size": len(data), "sha256": sha256(data)}
     record.write_text(json.dumps(content))
     assert verify(str(finished)).faults == []
-    faults = recompute(str(finished), 16).faults
-    assert len(faults) == 4
+    again = recompute(str(finished), 16)
+    faults = again.faults
+    assert (len(faults), again.damaged) == (4, ["part-0"])
     assert faults[0].startswith("part-0: the legrad map of s0002 (label) is not what is computed now, it is ")
 
 
-def test_a_tar_that_is_gone_is_a_fault(finished: Path, tmp_path: Path) -> None:
+def test_a_tar_that_is_gone_or_holds_other_pictures_says_nothing_of_the_atlas(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "shards" / "part-1.tar").unlink()
-    (fault,) = recompute(str(finished), 16).faults
-    assert fault.startswith("part-1: cannot be computed again: ")
-    assert fault.endswith("there is no such file")
+    members = samples(4, 12)
+    members[0] = (members[0][0], jpeg(99))
+    write_tar(tmp_path / "shards" / "part-2.tar", members)
+    again = recompute(str(finished), 16)
+    assert again.faults == []
+    first, second = again.notes
+    assert re.fullmatch(r"part-1: cannot be computed again: .*/part-1.tar: there is no such file", first)
+    assert second == "part-2: s0012 cannot be computed again: its picture is another now"
+    assert again.maps == (5 + 3) * 3 * 2
 
 
 @pytest.mark.parametrize("count", [1, 16])

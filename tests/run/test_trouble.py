@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,13 @@ from support import same_bytes
 from pipeline.read import tar
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
-from pipeline.store import Atlas, Lease, lease
-from schemas.errors import RunFailed
+from pipeline.run.worker import Worker
+from pipeline.store import Atlas, Lease, Sink, lease
+from pipeline.store.verify import verify
+from schemas.errors import RunFailed, SpecDrift
 from schemas.run import RunSpec
 
+plan_module = sys.modules["pipeline.run.plan"]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 CLOSED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -115,6 +119,80 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
             with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: .*timed out"):
                 run(str(out), INLINE)
             assert Atlas.open(str(out)).set_aside() == {"part-1": "[Errno 110] Connection timed out"}
+
+
+def test_what_another_run_undid_while_the_lease_was_waited_for_is_done(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the other way round: what it did is not done again."""
+    out, enter = tmp_path / "atlas", Lease.__enter__
+    shutil.copytree(finished, out)
+    (out / "commits" / "part-0.json").unlink()
+
+    def late(self: Lease) -> Lease:
+        shutil.copy(finished / "commits" / "part-0.json", out / "commits")
+        (out / "commits" / "part-1.json").unlink()
+        return enter(self)
+
+    monkeypatch.setattr(Lease, "__enter__", late)
+    before = (out / "commits" / "part-0.json", (finished / "commits" / "part-0.json").read_text())
+    run(str(out), INLINE)
+    assert before[0].read_text() == before[1]
+    same_bytes(finished, out)
+
+
+def test_a_commit_that_vanishes_during_a_run_is_no_success(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, commit = tmp_path / "atlas", Sink.commit
+    plan(spec, str(out))
+
+    def vanishing(self: Sink, *arguments):
+        record = commit(self, *arguments)
+        (out / "commits" / "part-0.json").unlink(missing_ok=True)
+        return record
+
+    monkeypatch.setattr(Sink, "commit", vanishing)
+    with pytest.raises(RunFailed, match=r"part-0 is not done, of 1; go on with: vitatlas run"):
+        run(str(out), INLINE)
+
+
+def test_of_two_plans_at_once_one_is_made_and_the_other_refused(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "atlas")
+    with monkeypatch.context() as patched:
+        scan = plan_module.count
+
+        def slow(*arguments):
+            with monkeypatch.context() as inner:
+                inner.setattr(plan_module, "count", scan)
+                plan(spec, out)  # the other is quicker
+            return scan(*arguments)
+
+        patched.setattr(plan_module, "count", slow)
+        with pytest.raises(SpecDrift, match="seed is 0, not 7"):
+            plan(spec.model_copy(update={"seed": 7}), out)
+    assert verify(out).faults == []
+
+
+def test_an_error_of_another_kind_sets_its_tar_aside_and_one_of_every_tar_ends_the_run(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explain = Worker.explain
+    for broken in ((1,), (0, 1, 2)):
+        out = str(tmp_path / f"atlas-{len(broken)}")
+        plan(spec, out)
+
+        def failing(self: Worker, tar_index: int, wanted=None, broken=broken):
+            if tar_index in broken:
+                raise RuntimeError("an error of the GPU")
+            return explain(self, tar_index, wanted)
+
+        monkeypatch.setattr(Worker, "explain", failing)
+        with pytest.raises(RunFailed if len(broken) == 1 else RuntimeError, match="an error of the GPU"):
+            run(out, INLINE)
+        assert len(Atlas.open(out).committed) == 3 - len(broken)
 
 
 def test_an_exit_waits_for_no_background_thread(spec: RunSpec, tmp_path: Path) -> None:

@@ -15,17 +15,21 @@ import torch
 import xarray
 import zarr
 from PIL import Image
+from support import write_tar
 
 from pipeline.demo.train import MEAN, SIDE, STD
 from pipeline.demo.world import DEMO, World, scene
 from pipeline.explain import explain
 from pipeline.explain.load import load
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.sink import normalise
 from pipeline.store.verify import Verdict, verify
 from schemas.errors import RunFailed, UsageError
 from schemas.layout import Flag
 from schemas.record import sha256
+from schemas.run import RunSpec
 from schemas.samples import SAMPLES
 
 
@@ -139,9 +143,11 @@ def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: P
         whole = path.read_bytes()
         for broken in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1]):
             path.write_bytes(broken)
-            assert [problem.partition(":")[0] for problem in verify(str(copy)).faults] == [name["path"]]
+            (fault,) = verify(str(copy)).faults
+            assert fault.startswith(f"demo-validation-01: {name['path']}: ")
         path.unlink()
-        assert verify(str(copy)).faults == [f"{name['path']}: is missing"]
+        assert verify(str(copy)).faults == [f"demo-validation-01: {name['path']}: is missing"]
+        assert verify(str(copy)).damaged == ["demo-validation-01"]
         path.write_bytes(whole)
 
 
@@ -191,7 +197,13 @@ def test_verify_recounts_rows_and_statuses_and_looks_for_a_key_that_comes_twice(
 
 
 def test_verify_finds_what_belongs_to_nothing(copy: Path) -> None:
-    strays = ["maps.zarr/legrad/c/7/0/0/0", "maps.zarr/old/zarr.json", "samples/other.parquet", ".x1y2.part", "notes"]
+    strays = [
+        "maps.zarr/legrad/c/7/0/0/0",
+        "maps.zarr/old/zarr.json",
+        "samples/other.parquet",
+        ".vitatlas-x1y2.part",
+        "notes",
+    ]
     for name in strays:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes(b"x")
@@ -210,16 +222,40 @@ def test_verify_follows_no_path_out_of_the_atlas(copy: Path) -> None:
     assert verify(str(copy)).faults == ["demo-validation-00: its commit names ../../secret, which is not its own"]
 
 
-@pytest.mark.parametrize("how", ["missing", "of another shape", "not JSON"])
-def test_verify_looks_at_the_metadata_too(copy: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    "how",
+    ["missing", "not JSON", '"little"', '"fill_value": "NaN"', '"dimension_names": [', "48"],
+)
+def test_verify_looks_at_the_metadata_too_and_planning_again_mends_it(copy: Path, how: str) -> None:
     path = copy / "maps.zarr" / "legrad" / "zarr.json"
     text = path.read_text()
     if how == "missing":
         path.unlink()
+    elif how == "not JSON":
+        path.write_text("{")
     else:
-        path.write_text("{" if how == "not JSON" else text.replace("48", "49", 1))
+        other = {'"little"': '"big"', '"fill_value": "NaN"': '"fill_value": 0.0', "48": "49"}
+        assert how in text
+        path.write_text(text.replace(how, other.get(how, how + '"w", '), 1))
     (problem,) = verify(str(copy)).faults
     assert problem.startswith("maps.zarr/legrad/zarr.json: is")
+    plan(Atlas.open(str(copy)).run.spec, str(copy))
+    assert verify(str(copy)).faults == []
+
+
+def test_a_tar_without_any_map_is_no_fault(spec: RunSpec, tmp_path: Path) -> None:
+    write_tar(tmp_path / "shards" / "part-1.tar", [(f"s{i}.jpg", b"junk") for i in range(3)])
+    plan(spec, str(tmp_path / "atlas"))
+    run(str(tmp_path / "atlas"), INLINE)
+    assert verify(str(tmp_path / "atlas")) == Verdict(21, 0, [], [])
+
+
+def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) -> None:
+    path = copy / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert verify(str(copy)).faults == ["run.json: has been changed since it was planned"]
+    with pytest.raises(RunFailed, match=r"its run.json has been changed since it was planned"):
+        run(str(copy), INLINE)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"tar": 1}', "another tar's"])

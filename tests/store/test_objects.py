@@ -48,8 +48,8 @@ def test_an_object_is_created_once(objects: Objects) -> None:
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
     objects.put("a/b.bin", b"whole")
-    (tmp_path / ".x1y2.part").write_bytes(b"half")
-    assert [name for name, _ in objects.walk()] == [".x1y2.part", "a/b.bin"]
+    (tmp_path / ".vitatlas-x1y2.part").write_bytes(b"half")
+    assert [name for name, _ in objects.walk()] == [".vitatlas-x1y2.part", "a/b.bin"]
     objects.sweep()
     assert [name for name, _ in objects.walk()] == ["a/b.bin"]
 
