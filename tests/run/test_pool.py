@@ -100,9 +100,7 @@ def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_las
     plan(spec, str(out))
     pipe.unlink()
     os.mkfifo(pipe)
-    with pytest.raises(
-        RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: not done after \d+ s"
-    ):
+    with pytest.raises(RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: not done after \d+ s"):
         run(str(out), Crew(actors=1, timeout=3))
     assert list(Atlas.open(str(out)).commits) == ["part-0", "part-2"]
 
