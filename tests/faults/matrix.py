@@ -125,7 +125,7 @@ def disturb(
         report.says.append(error.strip().rpartition("\n")[2])
         if code == 0:
             break
-        assert code in (-signal.SIGKILL, 1, 75), error
+        assert code in (-signal.SIGKILL, 1), error  # nobody asked it to stop
         assert len(report.codes) < 40, error
     same_bytes(expected, out)
     assert verify(str(out)).faults == []
