@@ -30,6 +30,7 @@ def command(atlas: str, limit: int, json_: bool) -> None:
     import pyarrow.compute as pc
 
     from pipeline.store import Atlas
+    from schemas.errors import RunFailed
     from schemas.samples import Status
 
     opened = Atlas.open(atlas)
@@ -37,12 +38,18 @@ def command(atlas: str, limit: int, json_: bool) -> None:
     statuses: Counter[str] = Counter()
     for commit in commits:
         statuses.update(commit.statuses)
-    samples = opened.samples(["tar", "key", "status", "error"])
+    failed, damaged = [], []
+    for tar in opened.commits:
+        try:
+            samples = opened.samples_of(tar, ["tar", "key", "status", "error"])
+        except RunFailed as error:
+            damaged.append(f"{error}")
+        else:
+            failed += samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).to_pylist()
     degenerate: Counter[str] = Counter()
     for commit in commits:
         degenerate.update(commit.degenerate)
     drift = {name: max(c.drift.get(name, 0.0) for c in commits) for c in commits for name in c.drift}
-    failed = samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).to_pylist()
     report = {
         "atlas": opened.objects.url,
         "tars": {"done": len(opened.committed), "planned": len(opened.run.shards)},
@@ -52,6 +59,7 @@ def command(atlas: str, limit: int, json_: bool) -> None:
         "drift": drift,
         "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
         "set_aside": aside,
+        "damaged": damaged,
         "failed": failed[:limit],
     }
     if json_:
@@ -68,9 +76,11 @@ def command(atlas: str, limit: int, json_: bool) -> None:
         if shard.problem and shard.tar not in aside and (shard.kept or shard.tar not in opened.committed):
             kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
             click.echo(printable(f"{shard.url}: {shard.problem}{kept}"))
+    for sentence in damaged:
+        click.echo(printable(sentence))
     if aside:
         show.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
-    if failed:
+    if failed and limit:
         show.table(
             f"without maps ({min(limit, len(failed))} of {len(failed)})",
             ["tar", "key", "status", "error"],

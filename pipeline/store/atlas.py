@@ -148,17 +148,25 @@ class Atlas:
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
-        tables = [self._samples_of(shard.tar, columns) for shard in self.run.shards if shard.tar in self.committed]
+        tables = [self.samples_of(shard.tar, columns) for shard in self.run.shards if shard.tar in self.committed]
         if tables:
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
 
-    def _samples_of(self, tar: str, columns: Sequence[str] | None = None) -> pa.Table:
-        data = pa.BufferReader(self.objects.get(samples_object(tar)))
+    def samples_of(self, tar: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The sample table of one finished tar.
+
+        Raises:
+            RunFailed: it is missing or damaged.
+        """
+        where = f"{self.objects.url}/{samples_object(tar)}"
         try:
+            data = pa.BufferReader(self.objects.get(samples_object(tar)))
             return pq.read_table(data, columns=None if columns is None else list(columns))
+        except FileNotFoundError:
+            raise RunFailed(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowInvalid, OSError) as error:
-            raise RunFailed(f"{self.objects.url}/{samples_object(tar)}: cannot be read ({error})") from None
+            raise RunFailed(f"{where}: cannot be read ({error}); see vitatlas verify") from None
 
     def maps(self, method: str) -> "xarray.DataArray":
         """All maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is none.
@@ -272,7 +280,7 @@ class Tar:
 
     def __init__(self, atlas: Atlas, commit: CommitRecord) -> None:
         self._atlas, self.commit = atlas, commit
-        self.samples = atlas._samples_of(commit.tar)
+        self.samples = atlas.samples_of(commit.tar)
         self._first = commit.tar_index * atlas.run.slot
 
     def maps(self, method: str, target: str = "label") -> NDArray[np.float32]:

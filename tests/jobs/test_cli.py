@@ -228,6 +228,22 @@ def test_a_signal_ends_with_75_and_the_same_command_finishes(spec, tmp_path: Pat
     assert len(Atlas.open(str(out)).commits) == 3
 
 
+def test_status_of_a_damaged_atlas_names_what_is_damaged_and_the_rest(vitatlas, spec, tmp_path: Path) -> None:
+    members = samples(4, 12)
+    members[0] = (members[0][0], b"junk")
+    write_tar(tmp_path / "shards" / "part-2.tar", members)
+    out = tmp_path / "atlas"
+    given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
+    code, text, _ = vitatlas("run", *spec.shards, "--out", out, *given, "--executor", "inline")
+    assert (code, "15 images with maps, 1 without; vitatlas status says why" in text) == (0, True)
+    (out / "samples" / "part-0.parquet").write_bytes(b"PAR1")
+    code, text, _ = vitatlas("status", out)
+    assert code == 0
+    assert "samples/part-0.parquet: cannot be read" in text
+    assert "s0012" in text
+    assert f"vitatlas run {out} --retry-failed" in text
+
+
 def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
