@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,5 +197,5 @@ def test_what_is_kept_is_what_was_packed(name: str, tmp_path: Path) -> None:
         with pytest.raises(BadTar, match=re.escape(found.problem)):
             list(read(shard, 99))
     if found.samples:
-        kept = shard.model_copy(update={"kept": True})
+        kept = replace(shard, kept=True)
         assert [sample.image().data for sample in read(kept, 99)] == images[: found.samples]

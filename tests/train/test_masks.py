@@ -227,8 +227,8 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
 def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
     source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[0]
     with pytest.raises(UsageError, match="has no maps of train-77"):
-        source.check([shard.model_copy(update={"tar": "train-77"})])
+        source.check([replace(shard, tar="train-77")])
     with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.tar}"):
-        source.check([shard.model_copy(update={"samples": 25})])
+        source.check([replace(shard, samples=25)])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):
         PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"method": "gradcam"}))
