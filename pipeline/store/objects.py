@@ -6,7 +6,7 @@ bucket gets a single request. Deleting what is not there is no error, so that an
 
 import errno
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -174,13 +174,12 @@ def _replace(root: str, target: str, data: bytes) -> None:
     _make(folder)
     # Unfinished files stand in the root, where they are found without a walk over everything.
     beside = os.stat(root).st_dev == os.stat(folder).st_dev
-    handle, temporary = tempfile.mkstemp(prefix=_BEGUN, suffix=_UNFINISHED, dir=root if beside else folder)
+    temporary = os.path.join(root if beside else folder, f"{_BEGUN}{uuid.uuid4().hex}{_UNFINISHED}")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with open(temporary, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
         with suppress(FileNotFoundError):  # a signal may come right after the replacement
@@ -209,9 +208,3 @@ def _flush(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from itertools import count
 from pathlib import Path
@@ -29,7 +28,7 @@ CLOSED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 @pytest.mark.parametrize(
     ("module", "call", "error", "says"),
-    [(os, "fsync", FULL, "No space left on device"), (tempfile, "mkstemp", CLOSED, "Permission denied")],
+    [(os, "fsync", FULL, "No space left on device"), (os, "replace", CLOSED, "Permission denied")],
 )
 def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, call: str, error, says: str
