@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,8 +19,10 @@ from pipeline.read.geometry import Frame
 _PATIENCE = 120.0
 """Seconds after which a process is taken for lost. What ``decode`` accepts takes a tenth of it."""
 _TRIES = 3
-_LOST = (BrokenProcessPool, CancelledError, EOFError, OSError)
-"""What comes of a process, or of the server that starts them, when it dies."""
+_STARTS = 7
+"""Attempts to start a process, over six seconds: a server of processes that was killed takes a moment to be gone."""
+_LOST = (BrokenProcessPool, CancelledError)
+"""What comes of the pictures of a process that dies."""
 _EASY = b"P5 1 1 255\n\0"
 _ANY_FRAME = Frame(1, 1, "nearest", "squash", 1.0, "center")
 
@@ -63,9 +66,28 @@ class Decoders:
         """
         self.restart()
         try:
-            self.pool.submit(_decode, _EASY, _ANY_FRAME).result(_PATIENCE)
+            self.begin(_EASY, _ANY_FRAME).result(_PATIENCE)
         except (*_LOST, TimeoutError) as error:
             raise OSError(errno.EIO, f"decoders die whatever they are given ({type(error).__name__})") from error
+
+    def begin(self, data: bytes, frame: Frame) -> "Future[Picture | str]":
+        """Give a picture to whoever is free.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        for attempt in range(_STARTS):
+            try:
+                return self.pool.submit(_decode, data, frame)
+            except BrokenProcessPool as error:
+                lost: Future[Picture | str] = Future()
+                lost.set_exception(error)
+                return lost
+            except (EOFError, OSError):
+                # It may have been started, unknown to the pool, and take pictures that nobody sees again.
+                self.restart()
+                time.sleep(0.05 * 2**attempt)
+        raise OSError(errno.EIO, "no process can be started that decodes")
 
     def close(self) -> None:
         """Stop at once."""
@@ -120,12 +142,8 @@ class Decoding:
         self._begin()
 
     def _begin(self) -> None:
+        self._future = self._decoders.begin(self._data, self._frame)
         self._pool = self._decoders.pool
-        try:
-            self._future: Future[Picture | str] = self._pool.submit(_decode, self._data, self._frame)
-        except _LOST as error:
-            self._future = Future()
-            self._future.set_exception(error)
 
     def result(self) -> Picture | str:
         """The picture, or why there is none.
