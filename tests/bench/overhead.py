@@ -70,7 +70,6 @@ def main() -> None:
         print(f"median ratio {statistics.median(ratios):.3f}")
         for stage, seconds in stages.most_common():
             print(f"  {stage:20} {100 * seconds / total:5.1f} %")
-        print(f"  {'writing':20} {100 * (1 - sum(stages.values()) / total):5.1f} % of what the commits count")
 
 
 if __name__ == "__main__":
