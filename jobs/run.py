@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Over one tar, then another actor gets it. Default: 10 times the slowest so far, at least 600.",
+    help="Over one tar, then another actor gets it. Default: 10 times the slowest so far, at least 600; first 6 hours.",
 )
 @click.option(
     "--patience",

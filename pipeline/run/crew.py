@@ -20,7 +20,7 @@ class Crew:
         device: ``cuda`` waits for GPUs that are not there yet; ``auto`` takes them where they are.
         decode_processes: of each actor; None is a thread beside a CPU and four processes beside a GPU.
         timeout: seconds that an actor may take over a tar before another gets it; None is ten times the
-            slowest one so far, and at least ten minutes.
+            slowest one so far, and at least ten minutes; six hours as long as none is done.
         patience: seconds without a single actor at work after which the run fails.
         grace: seconds that tars in work have to be finished when the run is told to stop.
         allow_pipe: tars may be read from the shell commands that the atlas names.

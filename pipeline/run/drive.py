@@ -48,7 +48,9 @@ def run(url: str, crew: Crew | None = None, retry_failed: bool = False) -> Atlas
             atlas.objects.sweep()
     finished = Atlas.open(url)
     if missing := [shard.tar for shard in finished.run.shards if shard.tar not in finished.committed]:
-        raise RunFailed(f"{url}: {missing[0]} is not done, of {len(missing)}; go on with: {crew.command(url)}")
+        raise RunFailed(
+            f"{url}: tars not done: {len(missing)}, the first is {missing[0]}; go on with: {crew.command(url)}"
+        )
     if not finished.statuses()[Status.OK]:
         raise RunFailed(f"no image of {url} has maps; vitatlas status {url} says why")
     return finished

@@ -26,8 +26,10 @@ _TICK = 1.0
 """Seconds after which the pool looks around, whether or not an actor has answered."""
 _LOOK = 5.0
 """Seconds between two looks at what the cluster has."""
-_DEATHS = 3
-"""Actors that may die in a row without having done anything, and at most twice as many as there are."""
+_UNREADY = 3
+_FRUITLESS = 10
+"""Actors that may be lost in a row before one was ready, and before another tar is done; at least twice as many as
+there are. It is not one tar then, nor one node: it would be the same with all."""
 
 
 @contextmanager
@@ -106,8 +108,8 @@ class _Pool:
         self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
         self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed
-        self._wanted = self._hired = self._deaths = 0
-        self._draining = False
+        self._wanted = self._hired = self._lost = 0
+        self._ready = self._draining = False
         self._looked = -_LOOK
         self._alone_since = time.monotonic()
 
@@ -151,9 +153,8 @@ class _Pool:
             if reply in self.asked:  # an actor's death takes its other replies with it
                 yield from self._settle(reply)
         for name, seconds in self.dispatcher.overdue(time.monotonic()).items():
-            yield from self._bury(
-                name, f"not done after {seconds:.0f} s, longer than it may take (see --timeout)", True
-            )
+            reason = f"not done after {seconds:.0f} s, longer than it may take (see --timeout)"
+            yield from self._bury(name, reason, blame=True)
 
     def _staff(self, now: float) -> None:
         """Hire as many as there is work and room for; of those that got no place, keep no more than that.
@@ -209,10 +210,11 @@ class _Pool:
             node = getattr(death, "preempted", False) or "node has died" in str(death)
             yield from self._bury(name, _last_line(death), blame=not node)
         else:
-            self._deaths = 0
             if assignment is None:
+                self._ready = True
                 self.dispatcher.join(name, time.monotonic())
             else:
+                self._lost = 0
                 self.dispatcher.finish(name, assignment.unit, time.monotonic())
                 yield Done(answer)
                 self._let_go(name)
@@ -230,9 +232,9 @@ class _Pool:
         yield Note(f"an actor was lost{where}: {reason}")
         for each in self.dispatcher.set_aside.keys() - before:
             yield SetAside(each, self.dispatcher.set_aside[each])
-        self._deaths += blame
-        if self._deaths >= max(_DEATHS, 2 * self._wanted):
-            raise RunFailed(f"{self._deaths} actors in a row were lost before they had done anything: {reason}")
+        self._lost += blame
+        if self._lost >= max(_FRUITLESS if self._ready else _UNREADY, 2 * self._wanted):
+            raise RunFailed(f"{self._lost} actors in a row were lost before a tar was done; the last: {reason}")
         self._looked = -_LOOK
 
     def _dismiss(self, name: int, reason: str = "", blame: bool = False) -> None:

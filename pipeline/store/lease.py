@@ -52,8 +52,6 @@ class Lease:
     def __enter__(self) -> Self:
         while not self.objects.create(LEASE, self._mine.to_bytes()):
             there = self._there()
-            if there == self._mine.to_bytes():
-                break  # it was created, but the answer was lost on its way
             if there is not None and self._outlived(there):
                 self.objects.delete(LEASE)
         _HELD.add(self._mine.holder)

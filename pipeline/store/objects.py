@@ -176,16 +176,27 @@ def _replace(root: str, target: str, data: bytes) -> None:
     beside = os.stat(root).st_dev == os.stat(folder).st_dev
     temporary = os.path.join(root if beside else folder, f"{_BEGUN}{uuid.uuid4().hex}{_UNFINISHED}")
     try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        while not _renamed(temporary, target, data):
+            continue  # somebody took this writer for dead and swept up after it
     except BaseException:
         with suppress(FileNotFoundError):  # a signal may come right after the replacement
             os.unlink(temporary)
         raise
     _flush(folder)
+
+
+def _renamed(temporary: str, target: str, data: bytes) -> bool:
+    with open(temporary, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    try:
+        os.replace(temporary, target)
+    except FileNotFoundError:
+        if not os.path.isdir(os.path.dirname(target)):
+            raise
+        return False
+    return True
 
 
 def _make(folder: str) -> None:

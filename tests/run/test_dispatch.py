@@ -102,7 +102,9 @@ def test_a_slow_unit_is_taken_from_its_actor_and_handed_out_again() -> None:
     again = dispatcher.next(1001)
     assert (again.actor, again.unit, again.attempt) == (1, 0, 2)
     dispatcher.finish(1, 0, now=1100)
-    assert dispatcher.finished or dispatcher.left == 1
+    assert dispatcher.next(1100).unit == 2  # which waited behind the slow one
+    dispatcher.finish(1, 2, now=1200)
+    assert (dispatcher.done, dispatcher.finished) == (3, True)
 
 
 def test_before_anything_was_done_a_unit_has_six_hours_unless_a_timeout_says_less() -> None:

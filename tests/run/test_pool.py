@@ -137,6 +137,21 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
     same_bytes(finished, out)
 
 
+def test_an_error_of_every_tar_ends_the_run(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors get ready each time, and trip each time."""
+
+    class Tripping(pool._Actor):
+        def process(self, unit: int, attempt: int):
+            raise RuntimeError("an error of this program")
+
+    monkeypatch.setattr(pool, "_Actor", Tripping)
+    monkeypatch.setattr(pool, "_FRUITLESS", 2)
+    plan(spec, str(tmp_path / "atlas"))
+    says = r"2 actors in a row were lost before a tar was done; the last: RuntimeError: an error of this program"
+    with pytest.raises(RunFailed, match=says):
+        run(str(tmp_path / "atlas"), Crew(actors=1))
+
+
 def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

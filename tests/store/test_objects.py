@@ -70,6 +70,22 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, step: str, mon
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects, real, swept = Objects(str(tmp_path)), os.fsync, []
+
+    def sweeping(handle: int) -> None:
+        real(handle)
+        if not swept:
+            swept.extend(os.listdir(tmp_path))
+            objects.sweep()
+
+    monkeypatch.setattr(os, "fsync", sweeping)
+    objects.put("a", b"1")
+    assert len(swept) == 1
+    assert os.listdir(tmp_path) == ["a"]
+    assert objects.get("a") == b"1"
+
+
 def test_files_can_be_read_by_others(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
