@@ -37,8 +37,10 @@ def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
         for name, each in summary["methods"].items()
     ]
     show.table(f"{summary['images']} scenes", ["method", "kind", "PxAP %", "MaxBoxAccV2 %", "images/s"], rows)
-    masks = summary["masks"]
-    click.echo(f"pseudo-masks by {masks['policy']}: mean IoU {masks['mean_iou']:.1f} % against the truth")
+    columns = ["mean_iou", "precision", "precision_without_ignoring", "coverage"]
+    masks = [[name, *(each[column] for column in columns)] for name, each in summary["masks"].items()]
+    titles = ["mean IoU %", "right pixels %", "with ignored as background", "pixels labelled %"]
+    show.table("pseudo-masks against the truth", ["policy", *titles], masks)
     click.echo(f"all of it in {summary['seconds']:.0f} s")
     for name, path in summary["paths"].items():
         click.echo(f"  {name:<12} {path}")

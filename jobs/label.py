@@ -10,33 +10,66 @@ from jobs import show
 @click.option("--policy", "policy_file", required=True, metavar="FILE", help="YAML of the policy.")
 @click.option("--format", "formats", default="png,coco", show_default=True, metavar="A,B", help="Of the masks.")
 @click.option("--out", metavar="DIR", help="Default: ATLAS/labels/NAME of the policy.")
-def command(atlas: str, policy_file: str, formats: str, out: str | None) -> None:
+@click.option("--tune", metavar="FILE|DIR", help="Truth of a small split, to calibrate a policy's cut on.")
+@click.option("--tune-atlas", metavar="ATLAS", help="With --tune: of that split. Default: the one that is labelled.")
+@click.option("--classes", "classes_file", metavar="FILE", help="Names of the classes, a line each. Default: numbers.")
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
+@click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
+def command(
+    atlas: str,
+    policy_file: str,
+    formats: str,
+    out: str | None,
+    tune: str | None,
+    tune_atlas: str | None,
+    classes_file: str | None,
+    address: str | None,
+    allow_pipe: bool,
+) -> None:
     """Make pseudo-masks from the maps, by a policy.
 
-    \b
-    Example:
-      cat > otsu.yaml <<EOF
-      name: legrad-otsu
-      method: legrad
-      cut: {kind: otsu}
-      keep: largest
-      min_area: 0.01
-      EOF
-      vitatlas label train.atlas --policy otsu.yaml --format png,coco --out masks
-    """
-    from collections import Counter
+    Stopped at any moment, the same command goes on from the last finished tar.
 
-    from pipeline.label import label, read_policy
+    \b
+    Examples:
+      cat > sharp.yaml <<EOF
+      name: legrad-sharp
+      methods: [legrad]
+      refine: {kind: pamr}
+      cut: {kind: otsu}
+      clean: {keep: largest, min_area: 0.01}
+      EOF
+      vitatlas label train.atlas --policy sharp.yaml --format png,coco --out masks
+      vitatlas label train.atlas --policy calibrated.yaml --tune imagenetv2/ --tune-atlas v2.atlas
+    """
+    from pipeline.label import Tuning, label, read_policy
+    from schemas.errors import UsageError
     from schemas.layout import LABELS
 
     policy = read_policy(policy_file)
+    if tune_atlas and not tune:
+        raise UsageError("--tune-atlas needs the truth of its pictures, with --tune FILE|DIR")
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
     show.note_partial(atlas)
     chosen = [name.strip() for name in formats.split(",")]
-    table = label(atlas, policy, chosen, out)
-    statuses = Counter(table["status"].to_pylist())
-    show.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in statuses.items()])
-    areas = [area for area in table["area"].to_pylist() if area is not None]
-    if areas:
-        click.echo(f"foreground is {100 * sum(areas) / len(areas):.1f} % of a picture, on average")
-    click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json")
+    tuning = Tuning(tune, tune_atlas, address, allow_pipe) if tune else None
+    made = label(atlas, policy, chosen, out, tuning, _classes(classes_file), address, allow_pipe)
+    show.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
+    if made.calibration:
+        click.echo(f"cut at {made.policy.cut.at}: {made.calibration}")
+    if made.area is not None:
+        click.echo(f"object is {100 * made.area:.1f} % of a picture, ignored {100 * (made.ignored or 0):.1f} %")
+    click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")
+
+
+def _classes(file: str | None) -> tuple[str, ...]:
+    from pathlib import Path
+
+    from schemas.errors import UsageError
+
+    if file is None:
+        return ()
+    try:
+        return tuple(Path(file).read_text("utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,15 +1,29 @@
 """``vitatlas score``."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from jobs import show
 
+_SHOWN = {
+    "PxAP": "pxap",
+    "MaxBoxAcc": "maxboxacc",
+    "V2": "maxboxacc_v2",
+    "GT-known": "gt_known",
+    "Top-1": "top1_loc",
+    "Top-5": "top5_loc",
+    "IoU": "iou",
+    "seg mIoU": "seg_miou",
+    "pointing": "pointing",
+}
+
 
 @click.command("score")
 @click.argument("atlas")
-@click.option("--truth", required=True, metavar="FILE|DIR", help="COCO instances, or a folder with instances.json.")
+@click.option("--truth", required=True, metavar="FILE|DIR", help="Boxes or masks: COCO, wsolevaluation, XML, PNG.")
+@click.option("--tune", metavar="FILE|DIR", help="Truth of the split for thresholds. Default: 1 % of the pictures.")
+@click.option("--tune-atlas", metavar="ATLAS", help="With --tune: of that split. Default: the one that is scored.")
 @click.option(
     "--target",
     type=click.Choice(["label", "predicted"]),
@@ -18,23 +32,66 @@ from jobs import show
     help="Whose maps; label is GT-known.",
 )
 @click.option("--methods", default="", metavar="A,B", help="Default: all of the atlas.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(atlas: str, truth: str, target: Literal["label", "predicted"], methods: str, json_: bool) -> None:
-    """Measure localization against boxes and masks: PxAP, MaxBoxAcc and MaxBoxAccV2.
+@click.option("--subset", is_flag=True, help="Score the pictures that truth and atlas both have.")
+@click.option("--out", metavar="DIR", help="Default: ATLAS/scores/TRUTH-TARGET.")
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON, with every score.")
+def command(
+    atlas: str,
+    truth: str,
+    tune: str | None,
+    tune_atlas: str | None,
+    target: Literal["label", "predicted"],
+    methods: str,
+    subset: bool,
+    out: str | None,
+    address: str | None,
+    json_: bool,
+) -> None:
+    """Measure localization against boxes and masks.
 
-    The protocol of Choe et al. (CVPR 2020) to the letter, thresholds chosen on these very images.
+    The protocol of Choe et al. (CVPR 2020) to the letter, at thresholds that are best on these very pictures (PxAP,
+    MaxBoxAcc, V2) and at those that are chosen on a small split (GT-known, Top-1, Top-5, IoU); ImageNet-Segmentation,
+    pointing game, energy. Beside each number 95 % of the bootstrap.
+
+    Stopped at any moment, the same command goes on from the last finished tar.
 
     \b
-    Example:
+    Examples:
       vitatlas score val.atlas --truth instances.json
+      vitatlas score val.atlas --truth metadata/ILSVRC/test --tune metadata/ILSVRC/val --tune-atlas v2.atlas
     """
     from pipeline.score import score
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     show.note_partial(atlas)
-    table = score(atlas, truth, target, chosen)
+    rows = score(atlas, truth, target, chosen, tune, tune_atlas, subset, out, address, _note).to_pylist()
     if json_:
-        show.as_json(table.to_pylist())
+        show.as_json(rows)
         return
-    rows = [list(row.values()) for row in table.to_pylist()]
-    show.table(f"localization in {atlas}, %", table.column_names, rows)
+    shown = {title: name for title, name in _SHOWN.items() if any(row[name] is not None for row in rows)}
+    first = rows[0]
+    title = (
+        f"localization in {atlas}, %: {first['images']} pictures, thresholds tuned on {first['tuned_on']}, tested on "
+        f"{first['tested']}, network {first['classifier']}"
+    )
+    show.table(title, ["method", "τ", *shown], [_cells(row, list(shown.values())) for row in rows])
+    click.echo("* control")
+    for count, what in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
+        if count:
+            click.echo(f"{count} pictures are not in it: {what}")
+
+
+def _note(line: str) -> None:
+    click.echo(f"note     {line}", err=True)
+
+
+def _cells(row: dict[str, Any], names: list[str]) -> list[Any]:
+    name = row["method"] + (" *" if row["kind"] == "control" else "")
+    return [name, row["tau"], *(_with_interval(row[each], row["interval"][each]) for each in names)]
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str | None:
+    if value is None or interval is None:
+        return None
+    return f"{value:.1f} {interval[0]:.0f}–{interval[1]:.0f}"

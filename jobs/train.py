@@ -131,7 +131,7 @@ def diffmask(address: str | None, **flags: Any) -> None:
 
 @command.command("pm")
 @training_options
-@click.option("--masks", metavar="FILE|DIR", help="COCO file of masks or boxes, or a folder of PNGs named by key.")
+@click.option("--masks", metavar="FILE|DIR", help="Truth: COCO, wsolevaluation, ILSVRC XML, PNG masks.")
 @click.option("--atlas", metavar="ATLAS", help="Instead: learn from pseudo-masks of its maps, without such labels.")
 @click.option("--policy", metavar="FILE", help="With --atlas: how maps become masks.")
 @click.option("--measure", metavar="FILE|DIR", help="Masks of held-out images, for figures alone.")

@@ -1,28 +1,94 @@
 """The label table: one row for every sample of a tar, with or without a mask."""
 
+from enum import StrEnum
+
 import pyarrow as pa
+from pydantic import Field
+
+from schemas.record import Record
+from schemas.run import ObjectRecord
+
+
+class Verdict(StrEnum):
+    """What became of a label. Samples without maps keep their own status instead."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    LOW_PROBABILITY = "low_probability"
+    NOT_TOP1 = "not_top1"
+    TOO_SMALL = "too_small"
+    TOO_LARGE = "too_large"
+    DISAGREEMENT = "disagreement"
+
+
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
 
 LABELS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
+        pa.field("status", _CATEGORY, nullable=False),
         pa.field("label", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("threshold", pa.float64()),
+        pa.field("background", pa.float64()),
         pa.field("area", pa.float64()),
+        pa.field("ignored", pa.float64()),
         pa.field("components", pa.int32()),
         pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),
         pa.field("probability", pa.float32()),
+        pa.field("agreement", pa.float64()),
+        pa.field("image_sha256", pa.string()),
+        pa.field("policy", _CATEGORY, nullable=False),
+        pa.field("parent", _CATEGORY, nullable=False),
     ]
 )
 """Columns:
 
-- ``row``, ``key`` – of the sample; ``status`` – ``ok``, ``empty`` (nothing is foreground), or that of the
-  sample where it has no map.
+- ``row``, ``key`` – of the sample; ``status`` – a ``Verdict``, or that of the sample where it has no map. Only
+  ``ok`` and ``empty`` (nothing is foreground) have a mask.
 - ``label`` – the class that the mask is of; ``probability`` – what the network gives it.
-- ``width``, ``height`` – of mask and original picture. ``threshold`` – that was used. ``area`` – fraction of
-  the picture that is foreground. ``components`` – of the foreground; ``boxes`` – one for each, tight,
+- ``width``, ``height`` – of mask and original picture. ``threshold`` – that foreground lies above; ``background`` –
+  that background does not; null where nothing is ignored. ``area``, ``ignored`` – fraction of the picture that is
+  foreground, and that is ignored. ``components`` – of the foreground; ``boxes`` – one for each, tight,
   x0, y0, x1, y1 in original pixels, both ends inclusive, largest component first.
+- ``agreement`` – mean IoU between the masks of each two methods, null where there is one.
+- ``image_sha256`` – of the encoded image; ``policy`` – its hash; ``parent`` – that of the maps it was made from.
 """
+
+
+class LabelsRecord(Record):
+    """``policy.json`` of a folder of labels: what they are made by and from. Written first.
+
+    Attributes:
+        policy: as it was asked for; ``hash`` of the one that was applied.
+        threshold: that was calibrated, and ``calibration`` on what; None where none was.
+        run: hash of the run that made the atlas.
+    """
+
+    policy: dict[str, object]
+    hash: str
+    threshold: float | None = None
+    calibration: str | None = None
+    run: str
+
+
+class PartRecord(Record):
+    """``commits/<tar>.json`` of what is derived from an atlas: one tar of it is done. Written last of that tar.
+
+    Attributes:
+        parent: hash of the maps and samples that it was made from; maker: of what made it, a policy or a protocol.
+        parts: which parts were asked for, formats or methods.
+        counts: samples by status.
+        figures: numbers about it, for the summary.
+        objects: what was written before this record.
+    """
+
+    tar: str
+    parent: str
+    maker: str
+    parts: tuple[str, ...]
+    counts: dict[str, int]
+    figures: dict[str, float] = Field(default_factory=dict)
+    objects: tuple[ObjectRecord, ...]

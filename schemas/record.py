@@ -48,11 +48,27 @@ class Record(BaseModel):
     @classmethod
     def _fields_at(cls, path: tuple[int | str, ...]) -> list[str]:
         """Names of the fields of the record that a path of fields leads to."""
-        record: Any = cls
+        records: list[Any] = [cls]
         for part in path:
-            kind = record.model_fields[part].annotation
-            record = next(each for each in (kind, *get_args(kind)) if hasattr(each, "model_fields"))
-        return list(record.model_fields)
+            inner = [each.model_fields[part].annotation for each in records if part in each.model_fields]
+            if inner:
+                records = [each for kind in inner for each in _records_in(kind)]
+            else:  # an index, or which of several records it is
+                records = [each for each in records if part in _tags(each)] or records
+        return [name for each in records for name in each.model_fields]
+
+
+def _records_in(kind: Any) -> list[Any]:
+    """Records in a type such as ``A | B | None`` or ``tuple[A, ...]``."""
+    if hasattr(kind, "model_fields"):
+        return [kind]
+    return [each for part in get_args(kind) for each in _records_in(part)]
+
+
+def _tags(record: Any) -> tuple[Any, ...]:
+    """What the field ``kind`` of a record may be."""
+    field = record.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
 
 
 def sha256(data: bytes) -> str:

@@ -1,7 +1,7 @@
 """One picture of an atlas: a row a sample, a column a method, masks and truth beside them."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.label import labels_of
-from pipeline.label.mask import enlarge
+from pipeline.label.enlarge import enlarge
+from pipeline.label.mask import Label
 from pipeline.read.tar import read
-from pipeline.score.truth import Truth
 from pipeline.store import Atlas
+from pipeline.truth import Truths
 from schemas.policy import Policy
 
 _CELL = 1.15
 """Inches of a cell."""
-_LEGEND = "maps from blue (0) to red (1), best PxAP first, controls last; outlined in white: the truth"
+_LEGEND = (
+    "maps from blue (0) to red (1), best PxAP first, controls last; ignored pixels violet; outlined in white: the truth"
+)
 
 
 def draw(
@@ -27,8 +30,8 @@ def draw(
     tar: str,
     rows: Sequence[int],
     methods: Sequence[str],
-    policy: Policy,
-    truth: Mapping[str, Truth],
+    policies: Sequence[Policy],
+    truth: Truths,
     names: Sequence[str],
     path: Path,
 ) -> None:
@@ -38,7 +41,7 @@ def draw(
         tar: whose samples are shown.
         rows: which of them, by their place in the tar.
         methods: a column each, in this order.
-        policy: of the masks in the last column.
+        policies: of the masks in the last columns, one each.
         truth: outlined in the first column and beside the masks.
         names: of the classes.
     """
@@ -46,20 +49,23 @@ def draw(
     samples = part.samples.to_pylist()
     pictures = _pictures(atlas, tar)
     maps = {method: part.maps(method) for method in methods}
-    masks = {label.sample["row"]: label.mask for label in labels_of(atlas, tar, policy)}
-    columns = ["image", *methods, f"mask: {policy.name}"]
+    labels = [{label.sample["ordinal"]: label for label in labels_of(atlas, tar, policy)} for policy in policies]
+    columns = ["image", *methods, *(f"mask: {policy.name}" for policy in policies)]
     figure = Figure(figsize=(_CELL * len(columns), _CELL * len(rows) + 0.65), dpi=110, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(grid, rows, strict=True):
         sample = samples[row]
-        picture, real = pictures[row], truth[sample["key"]].mask
+        picture, known = pictures[row], truth.of(sample["key"])
+        real = known.mask if known is not None else None
         line[0].imshow(picture)
         line[0].set_ylabel(names[sample["label"]], fontsize=7)
         for axis, method in zip(line[1:], methods, strict=False):
             heat = enlarge(maps[method][row], sample, atlas.run.model.input_size)
             axis.imshow(_overlay(picture, heat))
-        line[-1].imshow(_tinted(picture, masks[sample["row"]]))
-        for axis in (line[0], line[-1]):
+        marked = line[-len(policies) :]
+        for axis, by_row in zip(marked, labels, strict=True):
+            axis.imshow(_tinted(picture, by_row[row]))
+        for axis in (line[0], *marked):
             if real is not None:
                 axis.contour(real, levels=[0.5], colors="white", linewidths=0.8)
     for axis, title in zip(grid[0], columns, strict=True):
@@ -83,6 +89,11 @@ def _overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[n
     return (0.4 * picture + 0.6 * colours).astype(np.uint8)
 
 
-def _tinted(picture: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-    dim = picture * 0.35
-    return (dim if mask is None else np.where(mask[..., None], picture, dim)).astype(np.uint8)
+def _tinted(picture: NDArray[np.uint8], label: Label) -> NDArray[np.uint8]:
+    """The object as it is, background dark, what is ignored violet."""
+    mask, ignore = label.mask, label.ignore
+    tinted = picture * 0.35
+    if mask is not None and ignore is not None:
+        tinted[mask] = picture[mask]
+        tinted[ignore] = 0.35 * picture[ignore] + np.array([80, 0, 110])
+    return tinted.astype(np.uint8)

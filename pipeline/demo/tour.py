@@ -10,21 +10,21 @@ from typing import Any
 
 import yaml
 
+from pipeline.demo.policies import BANDED, FORMATS, PLAIN, POLICIES, SHARP
 from pipeline.demo.scenes import CLASSES
 from pipeline.demo.sheet import draw
 from pipeline.demo.train import MODEL
 from pipeline.demo.world import World, build
 from pipeline.explain import methods as registry
 from pipeline.explain.load import load
-from pipeline.label import EXPORTERS, label
+from pipeline.label import label
 from pipeline.run import Crew, run
 from pipeline.run.crew import Executor
 from pipeline.run.plan import plan
-from pipeline.score import read_truth, score
-from pipeline.score.masks import mask_iou
+from pipeline.score import MaskScores, score, score_masks
 from pipeline.store import Atlas
+from pipeline.truth import Truths, read_truth
 from schemas.errors import SpecDrift, UsageError
-from schemas.policy import Cut, Policy
 from schemas.record import Record
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
@@ -32,7 +32,6 @@ VARIANTS = ("reciprocam:kernel=peak", "reciprocam:kernel=box", "reciprocam:kerne
 """Shown beside the methods in their default form."""
 ARTIFACTS = (str(MODEL / "gates.safetensors"), str(MODEL / "pm.safetensors"))
 """What was trained for the network of the demo."""
-POLICY = Policy(name="legrad-otsu", method="legrad", cut=Cut(kind="otsu"), min_area=0.01)
 _WORLD = "world.json"
 
 
@@ -80,25 +79,28 @@ def tour(
     except SpecDrift:
         raise UsageError(f"{folder}: holds the demo of another version; remove it, or name another folder") from None
     atlas = run(url, Crew(executor))
-    say(f"3/5  pseudo-masks by the policy {POLICY.name} → {folder}/labels")
-    (folder / f"{POLICY.name}.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json"), sort_keys=False))
-    label(url, POLICY, EXPORTERS, str(folder / "labels"))
-    say("4/5  scores against the truth, controls included")
-    table = score(url, str(world.truth)).to_pylist()
+    say(f"3/5  pseudo-masks by the policies {', '.join(each.name for each in POLICIES)} → {folder}/labels")
     truth = read_truth(world.truth)
-    overlap = mask_iou(atlas, POLICY, truth)
+    masks = {}
+    for policy in POLICIES:
+        (folder / f"{policy.name}.yaml").write_text(yaml.safe_dump(policy.model_dump(mode="json"), sort_keys=False))
+        out = str(folder / "labels" / policy.name)
+        label(url, policy, FORMATS, out)
+        masks[policy.name] = _figures(score_masks(out, truth))
+    say("4/5  scores against the truth, controls included")
+    table = [row for row in score(url, str(world.truth)).to_pylist() if row["method"] in atlas.methods]
     say(f"5/5  a picture of it all → {folder}/sheet.png")
-    by_score = [row["method"] for row in table]
-    _sheet(atlas, truth, sorted(by_score, key=lambda name: _kind(name) == "control"), folder / "sheet.png")
+    by_score = [row["method"] for row in sorted(table, key=lambda row: row["kind"] == "control")]
+    _sheet(atlas, truth, by_score, folder / "sheet.png")
     speeds = images_per_second(atlas)
     summary = {
         "methods": {
-            row["method"]: {name: round(row[name], 2) for name in ("pxap", "maxboxacc", "maxboxacc_v2")}
-            | {"images_per_s": round(speeds[row["method"]], 1), "kind": _kind(row["method"])}
+            row["method"]: {name: round(row[name], 2) for name in ("pxap", "maxboxacc", "maxboxacc_v2", "gt_known")}
+            | {"images_per_s": round(speeds[row["method"]], 1), "kind": row["kind"]}
             for row in table
         },
         "images": sum(commit.ok for commit in atlas.commits.values()),
-        "masks": {"policy": POLICY.name, "mean_iou": round(overlap, 2)},
+        "masks": masks,
         "seconds": round(time.perf_counter() - begun, 1),
         "paths": {
             name: str(folder / name) for name in ("shards", "truth", "atlas", "labels", "sheet.png", "summary.json")
@@ -108,8 +110,9 @@ def tour(
     return summary
 
 
-def _kind(name: str) -> str:
-    return next(method.kind for base, method in registry.items() if name == base or name.startswith(f"{base}_"))
+def _figures(scores: MaskScores) -> dict[str, float]:
+    names = ("mean_iou", "precision", "precision_without_ignoring", "coverage")
+    return {name: round(getattr(scores, name), 2) for name in names}
 
 
 def _build(world: World) -> None:
@@ -140,10 +143,10 @@ def images_per_second(atlas: Atlas) -> dict[str, float]:
     return {method: images / max(1e-9, seconds["forward"] + seconds[method]) for method in atlas.methods}
 
 
-def _sheet(atlas: Atlas, truth: Any, methods: list[str], path: Path) -> None:
+def _sheet(atlas: Atlas, truth: Truths, methods: list[str], path: Path) -> None:
     """One sample of each class, from the first tar."""
     tar = next(iter(atlas.commits))
     labels = atlas.tar(tar).samples["label"].to_pylist()
     rows = [labels.index(index) for index in range(len(CLASSES)) if index in labels]
     names = [each.name for each in CLASSES]
-    draw(atlas, tar, rows, methods, POLICY, truth, names, path)
+    draw(atlas, tar, rows, methods, (PLAIN, SHARP, BANDED), truth, names, path)

@@ -1,29 +1,60 @@
-"""What an exporter is, and which there are."""
+"""What an exporter is."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.label.mask import Label
-from schemas.errors import UsageError
+from pipeline.read.batches import climbs
+from schemas.samples import Status
+
+Written = tuple[str, bytes]
+"""Path of an object below the output folder, and its contents."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What exporters may know beside the labels.
+
+    Attributes:
+        policy_hash: of the policy that was applied.
+        classes: names of the classes by their index; empty where nobody said them.
+    """
+
+    policy_hash: str
+    classes: tuple[str, ...] = ()
+
+    def name(self, class_index: int) -> str:
+        """The name of a class; its number where it has none."""
+        return self.classes[class_index] if class_index < len(self.classes) else str(class_index)
 
 
 class Exporter(Protocol):
-    """A format of labels: one object for each tar, and perhaps one for all of them.
+    """A format of labels: objects for each tar, and perhaps some that are made of all of them.
 
-    To add one: a new file with a function each, and a line in ``EXPORTERS``.
+    To add one: a file in ``formats``, and a line in its ``EXPORTERS``.
+
+    Attributes:
+        by_key: it names files by key, so no key may stand in two tars.
     """
 
-    def name(self, tar: str) -> str:
-        """Path of a tar's object below the output folder."""
+    by_key: bool
+
+    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        """Objects of one tar. The labels come in its order, once."""
         ...
 
-    def encode(self, labels: Iterable[Label], policy_hash: str) -> bytes:
-        """The labels of one tar, in its order."""
+    def merge(self, tars: Sequence[str], read: "Read", context: Context) -> Iterator[Written]:
+        """Objects that are made of all tars together."""
         ...
 
-    def merge(self, parts: Iterable[bytes]) -> Mapping[str, bytes]:
-        """Objects that are made of all tars together, by path."""
+
+class Read(Protocol):
+    """Reads an object that ``export`` has written."""
+
+    def __call__(self, name: str) -> bytes:
+        """Its contents."""
         ...
 
 
@@ -32,15 +63,6 @@ def dumps(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def choose(names: Iterable[str], exporters: Mapping[str, Exporter]) -> dict[str, Exporter]:
-    """Exporters by name.
-
-    Raises:
-        UsageError: there is no such exporter.
-    """
-    chosen = {}
-    for name in names:
-        if name not in exporters:
-            raise UsageError(f"there is no label format {name!r}; there are {', '.join(exporters)}")
-        chosen[name] = exporters[name]
-    return chosen
+def named(label: Label) -> bool:
+    """Whether a sample has a key of its own that can be the name of a file."""
+    return label.status not in (Status.UNSAFE_KEY, Status.DUPLICATE_KEY) and not climbs(label.sample["key"])

@@ -1,28 +1,32 @@
 """Labels of a whole atlas: every tar by one policy, in every format that is asked for."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from pipeline.label.coco import Coco
-from pipeline.label.exporter import Exporter, choose, dumps
-from pipeline.label.mask import Label, make
-from pipeline.label.png import Png
-from pipeline.parallel import over
-from pipeline.store import Atlas, Objects
+from pipeline.label.exporter import Context, Exporter
+from pipeline.label.formats import EXPORTERS
+from pipeline.label.labels import check, labels_of
+from pipeline.label.mask import Label
+from pipeline.label.tune import Tuning
+from pipeline.run.spread import spread
+from pipeline.store import Atlas, Lease, Objects
+from pipeline.store.derived import done, parent
 from schemas.errors import UsageError
-from schemas.labels import LABELS
+from schemas.labels import LABELS, LabelsRecord, PartRecord
+from schemas.layout import commit_object
 from schemas.policy import Policy
-from schemas.samples import Status
 
-EXPORTERS: dict[str, Exporter] = {"png": Png(), "coco": Coco()}
-ABOUT = "policy.json"
+ABOUT, SUMMARY = "policy.json", "summary.json"
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -40,83 +44,189 @@ def read_policy(path: str | Path) -> Policy:
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: is not a policy; it must be a mapping of name, method, cut …")
+        raise UsageError(f"{path}: is not a policy; it must be a mapping of name, methods, cut …")
     return Policy.read(content, str(path))
 
 
-def label(url: str, policy: Policy, formats: Iterable[str], out: str) -> pa.Table:
-    """Label every finished tar of an atlas.
+@dataclass(frozen=True)
+class Labelled:
+    """What labels came of an atlas; ``summary.json`` of their folder.
 
-    Writes ``labels/<tar>.parquet`` and the object of each format for each tar, what the formats make of all
-    tars together, and last ``policy.json`` with the policy, its hash and that of the run.
+    Attributes:
+        policy: that was applied, with its threshold.
+        calibration: one sentence on how that was found; None where the policy has its own.
+        counts: samples by status.
+        area, ignored: of the labels with a mask, mean share of the picture; None without any.
+    """
 
-    Returns:
-        The label table of all tars.
+    policy: Policy
+    calibration: str | None
+    counts: dict[str, int]
+    area: float | None
+    ignored: float | None
+
+
+def label(
+    url: str,
+    policy: Policy,
+    formats: Iterable[str],
+    out: str,
+    tuning: Tuning | None = None,
+    classes: Sequence[str] = (),
+    address: str | None = None,
+    allow_pipe: bool = False,
+) -> Labelled:
+    """Label every finished tar of an atlas. What is there already is not made again.
+
+    Writes ``policy.json``; for each tar the objects of each format, ``labels/<tar>.parquet`` and
+    ``commits/<tar>.json``; then what formats make of all tars together, and last ``summary.json``.
+
+    Args:
+        url: of the atlas.
+        formats: names in ``EXPORTERS``.
+        tuning: what a calibrated policy finds its threshold on.
+        classes: their names, by index.
+        address: of a Ray cluster, see ``spread``.
+        allow_pipe: see ``labels_of``.
 
     Raises:
-        UsageError: no such format, the atlas has no such method or target, or other labels are there.
-            Nothing is written then.
+        UsageError: no such format, the atlas has no such method or target, a policy that is to be calibrated on
+            nothing, other labels are there, or a key that stands in two tars. Nothing is written then.
+        BadTar: pictures that a policy needs cannot be read.
     """
-    atlas = Atlas.open(url)
-    exporters = choose(formats, EXPORTERS)
-    if policy.method not in atlas.methods:
-        raise UsageError(
-            f"policy {policy.name}: {url} has no maps of {policy.method!r}, only {', '.join(atlas.methods)}"
-        )
-    if policy.target not in atlas.run.spec.targets:
-        there = ", ".join(atlas.run.spec.targets)
-        raise UsageError(f"policy {policy.name}: {url} has no target {policy.target!r}, only {there}")
-    if not atlas.commits:
-        raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
+    atlas, names = Atlas.open(url), tuple(dict.fromkeys(formats))
+    exporters = _choose(names)
+    check(atlas, policy)
     objects = Objects(out)
-    about = {"policy": policy.model_dump(mode="json"), "hash": policy.digest(), "run": atlas.run.spec_hash}
-    if objects.exists(ABOUT) and json.loads(objects.get(ABOUT)) != about:
+    if any(exporter.by_key for exporter in exporters.values()):
+        _refuse_shared_keys(atlas)
+    asked, calibration, threshold = policy, None, None
+    if policy.calibrated:
+        if tuning is None:
+            raise UsageError(f"policy {policy.name}: its cut is calibrated; say on what truth, with --tune FILE|DIR")
+        threshold, calibration = tuning.threshold(atlas, policy)
+        policy = policy.at(threshold)
+    elif tuning is not None:
+        raise UsageError(f"policy {policy.name}: its cut is not calibrated, so there is nothing to tune")
+    about = LabelsRecord(
+        policy=asked.model_dump(mode="json"),
+        hash=policy.digest(),
+        threshold=threshold,
+        calibration=calibration,
+        run=atlas.run.spec_hash,
+    )
+    if objects.exists(ABOUT) and objects.get(ABOUT) != about.to_bytes():
         raise UsageError(f"{out}: holds labels of another policy or atlas; name another --out, or remove it")
-    work = partial(_label_tar, url, policy, tuple(exporters), objects.url)
-    tables = list(over(work, list(atlas.commits), f"label by {policy.name}"))
-    for exporter in exporters.values():
-        parts = (objects.get(exporter.name(tar)) for tar in atlas.commits)
-        for name, data in exporter.merge(parts).items():
-            objects.put(name, data)
-    objects.put(ABOUT, dumps(about))
-    return pa.concat_tables(tables)
+    context = Context(policy.digest(), tuple(classes))
+    with Lease(objects):
+        objects.put(ABOUT, about.to_bytes())
+        records = done(objects, atlas, context.policy_hash, names)
+        work = partial(_label_tar, atlas.objects.url, policy, names, context, objects.url, allow_pipe)
+        pending = [tar for tar in atlas.commits if tar not in records]
+        for record in spread(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
+            records[record.tar] = record
+        tars = list(atlas.commits)
+        for exporter in exporters.values():
+            for name, data in exporter.merge(tars, objects.get, context):
+                objects.put(name, data)
+        labelled = _summary(policy, calibration, [records[tar] for tar in tars])
+        objects.put(SUMMARY, (json.dumps(_plain(labelled), indent=1) + "\n").encode())
+        objects.sweep()
+    return labelled
 
 
-def _label_tar(url: str, policy: Policy, formats: tuple[str, ...], out: str, tar: str) -> pa.Table:
+def _choose(names: Iterable[str]) -> dict[str, Exporter]:
+    for name in names:
+        if name not in EXPORTERS:
+            raise UsageError(f"there is no label format {name!r}; there are {', '.join(EXPORTERS)}")
+    return {name: EXPORTERS[name] for name in names}
+
+
+def _refuse_shared_keys(atlas: Atlas) -> None:
+    table = atlas.samples(["tar", "key", "status"])
+    status = table["status"].cast(pa.string())
+    table = table.filter(pc.invert(pc.is_in(status, pa.array(["duplicate_key", "unsafe_key"]))))
+    table = table.set_column(1, "key", pc.replace_substring_regex(table["key"], r"^\./", ""))
+    counts = pc.value_counts(table["key"])
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(several):
+        key = several[0].as_py()
+        tars = table.filter(pc.equal(table["key"], key))["tar"].to_pylist()
+        raise UsageError(
+            f"{key}: is a key in {tars[0]} and in {tars[1]}, and a format that names files by key would write one over "
+            f"the other; take png or parquet"
+        )
+
+
+def _label_tar(
+    url: str, policy: Policy, formats: tuple[str, ...], context: Context, out: str, allow_pipe: bool, tar: str
+) -> PartRecord:
     atlas, objects = Atlas.open(url), Objects(out)
-    labels = list(labels_of(atlas, tar, policy))
-    table = pa.Table.from_pylist([_row(each) for each in labels], schema=LABELS)
-    for name in formats:
-        exporter = EXPORTERS[name]
-        objects.put(exporter.name(tar), exporter.encode(labels, policy.digest()))
+    objects.delete(commit_object(tar))
+    labels, above = list(labels_of(atlas, tar, policy, allow_pipe)), parent(atlas.record(tar))
+    written = [
+        objects.put(name, data) for each in formats for name, data in EXPORTERS[each].export(tar, labels, context)
+    ]
+    rows = [_row(each, context.policy_hash, above) for each in labels]
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    objects.put(f"labels/{tar}.parquet", buffer.getvalue().to_pybytes())
-    return table
+    pq.write_table(pa.Table.from_pylist(rows, schema=LABELS), buffer, compression="zstd")
+    written.append(objects.put(f"labels/{tar}.parquet", buffer.getvalue().to_pybytes()))
+    masks = [each for each in labels if each.mask is not None]
+    record = PartRecord(
+        tar=tar,
+        parent=above,
+        maker=context.policy_hash,
+        parts=formats,
+        counts=dict(sorted(Counter(str(each.status) for each in labels).items())),
+        figures={name: float(sum(getattr(each, name) for each in masks)) for name in ("area", "ignored")}
+        | {"masks": float(len(masks))},
+        objects=tuple(written),
+    )
+    objects.put(commit_object(tar), record.to_bytes())
+    return record
 
 
-def labels_of(atlas: Atlas, tar: str, policy: Policy) -> Iterable[Label]:
-    """Labels of one tar, in its order."""
-    part = atlas.tar(tar)
-    maps, ranges = part.maps(policy.method, policy.target), part.ranges(policy.method, policy.target)
-    for values, bounds, sample in zip(maps, ranges, part.samples.to_pylist(), strict=True):
-        yield make(values, bounds, sample, atlas.run.model.input_size, policy)
-
-
-def _row(label: Label) -> dict[str, Any]:
-    sample = label.sample
-    by_target = {sample["label"]: sample["label_probability"], sample["prediction"]: sample["probability"]}
-    good = sample["status"] == Status.OK
+def _row(label: Label, policy_hash: str, above: str) -> dict[str, Any]:
     return {
-        "row": sample["row"],
-        "key": sample["key"],
+        "row": label.sample["row"],
+        "key": label.sample["key"],
         "status": label.status,
         "label": label.class_index,
-        "width": sample["width"],
-        "height": sample["height"],
+        "width": label.sample["width"],
+        "height": label.sample["height"],
         "threshold": label.threshold,
+        "background": label.background,
         "area": label.area,
-        "components": len(label.boxes) if good else None,
-        "boxes": [list(box) for box in label.boxes] if good else None,
-        "probability": by_target.get(label.class_index) if good else None,
+        "ignored": label.ignored,
+        "components": None if label.boxes is None else len(label.boxes),
+        "boxes": None if label.boxes is None else [list(box) for box in label.boxes],
+        "probability": label.probability,
+        "agreement": label.heat.agreement if label.heat else None,
+        "image_sha256": label.sample["image_sha256"],
+        "policy": policy_hash,
+        "parent": above,
     }
+
+
+def _summary(policy: Policy, calibration: str | None, records: Sequence[PartRecord]) -> Labelled:
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.counts)
+    total = {name: sum(record.figures[name] for record in records) for name in ("area", "ignored", "masks")}
+    shares = [total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored")]
+    return Labelled(policy, calibration, dict(sorted(counts.items())), *shares)
+
+
+def _plain(labelled: Labelled) -> dict[str, Any]:
+    return {**vars(labelled), "policy": labelled.policy.model_dump(mode="json")}
+
+
+def read_labels(out: str) -> pa.Table:
+    """The label table of all tars in a folder of labels, in the order of their names; ``schemas.labels.LABELS``."""
+    objects = Objects(out)
+    return pa.concat_tables(list(_tables(objects)))
+
+
+def _tables(objects: Objects) -> Iterator[pa.Table]:
+    for name in objects.list("labels"):
+        yield pq.read_table(pa.BufferReader(objects.get(f"labels/{name}")))

@@ -1,16 +1,34 @@
 """A map and a policy make a mask in original pixels."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as rle
 
-from schemas.policy import Cut, Policy
+from pipeline.label.cut import threshold
+from pipeline.label.enlarge import enlarge, seen
+from schemas.labels import Verdict
+from schemas.policy import Clean, Policy
 
 Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+Rle = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What a mask is cut from.
+
+    Attributes:
+        values: float32 [h, w], combined and refined, on cells that lie evenly in the network's input.
+        agreement: of the methods; None of a single one.
+    """
+
+    values: NDArray[np.float32]
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -19,104 +37,119 @@ class Label:
 
     Attributes:
         sample: its row of the sample table.
-        status: ``ok``, ``empty``, or the sample's own where it has no map.
+        status: a ``Verdict``, or the sample's own where it has no map.
         class_index: the class that the mask is of.
-        mask: bool [height, width] of the original picture, or None without a map.
-        threshold: that was used, on the normalised map.
+        heat: what it was cut from; None without a map.
+        frame: height and width of the network's input.
+        mask_rle: the object in the original picture, as COCO run lengths: ``size`` [height, width] and ``counts``,
+            column by column, compressed; None without a map, or where the policy leaves it out.
+        ignore_rle: the same, pixels of which nothing is said; never in the mask.
+        threshold, background: that were used.
+        area, ignored: shares of the picture.
         boxes: of each component, largest first: x0, y0, x1, y1, inclusive.
+        probability: that the network gives the class.
     """
 
     sample: dict[str, Any]
     status: str
     class_index: int | None = None
-    mask: Mask | None = None
+    heat: Heat | None = None
+    frame: tuple[int, int] = (0, 0)
+    mask_rle: Rle | None = None
+    ignore_rle: Rle | None = None
     threshold: float | None = None
-    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    background: float | None = None
+    area: float | None = None
+    ignored: float | None = None
+    boxes: tuple[Box, ...] | None = None
+    probability: float | None = None
 
     @property
-    def area(self) -> float | None:
-        """Fraction of the picture that is foreground."""
-        return None if self.mask is None else float(self.mask.mean())
+    def mask(self) -> Mask | None:
+        """bool [height, width] of the original picture."""
+        return None if self.mask_rle is None else rle.decode(self.mask_rle).astype(bool)
+
+    @property
+    def ignore(self) -> Mask | None:
+        """bool [height, width] of the original picture."""
+        return None if self.ignore_rle is None else rle.decode(self.ignore_rle).astype(bool)
 
 
-def make(
-    values: NDArray[np.floating],
-    bounds: NDArray[np.floating],
-    sample: dict[str, Any],
-    frame: tuple[int, int],
-    policy: Policy,
-) -> Label:
-    """Label one sample.
+def make(heat: Heat, sample: dict[str, Any], frame: tuple[int, int], policy: Policy) -> Label:
+    """Label one sample that has a map.
 
     Args:
-        values: float [h, w] in [0, 1], the stored map; bounds: [2], minimum and maximum of the raw one.
+        heat: of all methods of the policy.
         sample: its row of the sample table.
         frame: height and width of the network's input, in pixels.
     """
-    if sample["status"] != "ok":
-        return Label(sample, sample["status"])
-    picture = enlarge(_normalise(values, bounds, policy), sample, frame)
-    threshold = _threshold(picture, policy.cut)
-    mask, boxes = _components(picture > threshold, policy)
-    of = sample["label"] if policy.target == "label" else sample["prediction"]
-    return Label(sample, "ok" if boxes else "empty", of, mask, threshold, boxes)
+    picture, known = enlarge(heat.values, sample, frame), seen(sample, frame)
+    within = picture if known.all() else picture[known]
+    above = threshold(within, policy.cut)
+    mask, boxes = _clean((picture > above) & known, policy.clean)
+    ignore, below = ~known, None
+    if policy.background is not None:
+        below = min(above, threshold(within, policy.background))
+        ignore |= picture > below
+    ignore &= ~mask
+    class_index = sample["label"] if policy.target == "label" else sample["prediction"]
+    by_class = {sample["label"]: sample["label_probability"], sample["prediction"]: sample["probability"]}
+    area, probability = float(mask.mean()), by_class.get(class_index)
+    status = _verdict(sample, area, probability, heat.agreement, policy)
+    kept = status in (Verdict.OK, Verdict.EMPTY)
+    return Label(
+        sample,
+        status,
+        class_index,
+        heat,
+        frame,
+        _coded(mask) if kept else None,
+        _coded(ignore) if kept else None,
+        above,
+        below,
+        area,
+        float(ignore.mean()),
+        boxes,
+        probability,
+    )
 
 
-def enlarge(values: NDArray[np.floating], sample: dict[str, Any], frame: tuple[int, int]) -> NDArray[np.float32]:
-    """A map on the patch grid, resized linearly to where it lies in the original picture.
-
-    Args:
-        values: float [h, w].
-        sample: with width, height, scale and offset.
-        frame: height and width of the network's input.
-
-    Returns:
-        float32 [height, width] of the original; 0 where the network saw nothing.
-    """
-    rows = _linear(sample["height"], values.shape[0], frame[0], sample["scale_y"], sample["offset_y"])
-    columns = _linear(sample["width"], values.shape[1], frame[1], sample["scale_x"], sample["offset_x"])
-    return rows @ values.astype(np.float32) @ columns.T
+def _coded(mask: Mask) -> Rle:
+    """Run lengths of a mask. OpenCV transposes faster than NumPy does."""
+    coded: Rle = rle.encode(cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T)
+    return coded
 
 
-@lru_cache(maxsize=256)
-def _linear(length: int, cells: int, frame: int, scale: float, offset: float) -> NDArray[np.float32]:
-    """Linear interpolation from cells to pixels along one axis, as a matrix [length, cells]."""
-    at = (np.arange(length) + 0.5 - offset) / scale  # pixel centres, in the network's input
-    seen = (at >= 0) & (at <= frame)
-    place = np.clip(at / frame * cells - 0.5, 0, cells - 1)
-    low = np.minimum(place.astype(np.int64), max(0, cells - 2))
-    part = place - low
-    weights = np.zeros((length, cells), np.float32)
-    pixels = np.arange(length)
-    weights[pixels, low] = 1 - part
-    weights[pixels, np.minimum(low + 1, cells - 1)] += part
-    return weights * seen[:, None].astype(np.float32)
-
-
-def _normalise(values: NDArray[np.floating], bounds: NDArray[np.floating], policy: Policy) -> NDArray[np.floating]:
-    if policy.normalise == "minmax":
-        return values
-    low, high = bounds
-    positive = np.clip(low + (high - low) * values, 0, None)
-    return positive / positive.max() if positive.max() > 0 else np.zeros_like(values)
-
-
-def _threshold(picture: NDArray[np.float32], cut: Cut) -> float:
-    if cut.kind == "otsu":
-        grey = np.clip(picture * 255, 0, 255).astype(np.uint8)
-        # Foreground is above the last grey level of the background, so above where the next one begins.
-        return (cv2.threshold(grey, 0, 1, cv2.THRESH_OTSU)[0] + 1) / 255
-    assert cut.at is not None
-    return float(np.percentile(picture, cut.at)) if cut.kind == "percentile" else cut.at
-
-
-def _components(mask: Mask, policy: Policy) -> tuple[Mask, tuple[tuple[int, int, int, int], ...]]:
-    """What the policy keeps of a mask, and the box of each component of it."""
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+def _clean(mask: Mask, clean: Clean) -> tuple[Mask, tuple[Box, ...]]:
+    """What is kept of a mask, and the box of each component of it."""
+    grey = mask.astype(np.uint8)
+    if clean.fill_holes:
+        outlines, _ = cv2.findContours(grey, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(grey, outlines, -1, 1, cv2.FILLED)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(grey, connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA]
     order = [int(part) for part in np.argsort(-areas[1:], kind="stable") + 1]
-    kept = [part for part in order if areas[part] >= policy.min_area * mask.size]
-    if policy.keep == "largest":
+    kept = [part for part in order if areas[part] >= clean.min_area * mask.size]
+    if clean.keep == "largest":
         kept = kept[:1]
     boxes = tuple((int(x), int(y), int(x + width - 1), int(y + height - 1)) for x, y, width, height in stats[kept, :4])
-    return np.isin(parts, kept), boxes
+    chosen = np.zeros(len(stats), bool)
+    chosen[kept] = True
+    return chosen[parts], boxes
+
+
+def _verdict(
+    sample: dict[str, Any], area: float, probability: float | None, agreement: float | None, policy: Policy
+) -> Verdict:
+    rules = policy.filter
+    if rules.top1 and sample["prediction"] != sample["label"]:
+        return Verdict.NOT_TOP1
+    if (probability or 0.0) < rules.probability:
+        return Verdict.LOW_PROBABILITY
+    if agreement is not None and agreement < rules.agreement:
+        return Verdict.DISAGREEMENT
+    if area < rules.area[0]:
+        return Verdict.TOO_SMALL
+    if area > rules.area[1]:
+        return Verdict.TOO_LARGE
+    return Verdict.OK if area else Verdict.EMPTY

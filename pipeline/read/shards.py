@@ -92,7 +92,7 @@ def count(
     known = {url: lengths.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
     scans = _scan([url for url in urls if known[url] is None])
     records = []
-    for name, url in zip(_names(urls), urls, strict=True):
+    for name, url in zip(names(urls), urls, strict=True):
         samples = known[url]
         result = _listed(samples, _size(url)) if samples is not None else next(scans)
         kept = keep_partial and result.problem is not None and result.samples > 0
@@ -156,7 +156,7 @@ def _lengths(folder: str) -> dict[str, int]:
         raise UsageError(f"{folder}/{INFO}: does not list shard_lengths of its filenames ({error})") from None
 
 
-def _names(urls: Sequence[str]) -> list[str]:
+def names(urls: Sequence[str]) -> list[str]:
     """A short name for each tar, safe as a file name, and unique even where a disk takes no notice of case."""
     stems = [re.sub(r"[^A-Za-z0-9_.-]|^\.", "_", _SUFFIX.sub("", PurePosixPath(url).name))[:100] for url in urls]
     often = Counter(stem.lower() for stem in stems)

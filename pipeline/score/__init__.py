@@ -1,6 +1,6 @@
 """Numbers that say how good maps are."""
 
-from pipeline.score.truth import read_truth
+from pipeline.score.masks import MaskScores, score_masks
 from pipeline.score.wsol import score
 
-__all__ = ["read_truth", "score"]
+__all__ = ["MaskScores", "score", "score_masks"]

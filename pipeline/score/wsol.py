@@ -1,135 +1,199 @@
 """Localization scores of an atlas: every method against the truth."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.parallel import over
-from pipeline.score.localization import BoxCounter, PixelCounter, resize_mask, score_map
-from pipeline.score.truth import Truth, read_truth
-from pipeline.store import Atlas
+from pipeline.run.spread import spread
+from pipeline.score.count import count_tar, counts_object
+from pipeline.score.figure import curves, draw
+from pipeline.score.metrics import row
+from pipeline.score.pictures import Part, parts_of, tuning_parts
+from pipeline.score.tally import Tally, unpack
+from pipeline.score.trivial import TRIVIAL
+from pipeline.store import Atlas, Lease, Objects
+from pipeline.store.derived import done
+from pipeline.truth import Truths, read_truth
 from schemas.errors import UsageError
 from schemas.layout import SCORES
-from schemas.run import RunRecord, Target
-from schemas.samples import Status
-from schemas.scores import LOCALIZATION
+from schemas.record import differences, sha256
+from schemas.run import Target
+from schemas.scores import LOCALIZATION, ScoresRecord, Tuned
+
+ABOUT, TABLE, CURVES, FIGURE, TUNING = "about.json", "localization.parquet", "curves.parquet", "curves.png", "tuning"
+_CONTROLS = ("center", "uniform", "random", "edges")
+_MAY_CHANGE = ("protocol is", "tuning.keys is")
+"""What another run of the same command may find otherwise, when more tars are finished."""
 
 
-@dataclass
-class Counters:
-    """Of one method; adds over tars."""
+def score(
+    url: str,
+    truth: str,
+    target: Target = "label",
+    methods: Sequence[str] = (),
+    tune: str | None = None,
+    tune_atlas: str | None = None,
+    subset: bool = False,
+    out: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> pa.Table:
+    """Score the maps of an atlas. What is counted already is not counted again.
 
-    boxes: BoxCounter = field(default_factory=BoxCounter)
-    pixels: PixelCounter | None = field(default_factory=PixelCounter)
-
-    def __add__(self, other: "Counters") -> "Counters":
-        both = self.pixels and other.pixels
-        return Counters(self.boxes + other.boxes, self.pixels + other.pixels if both else None)  # type: ignore[operator]
-
-
-def score(url: str, truth: str, target: Target = "label", methods: Sequence[str] = ()) -> pa.Table:
-    """Score the maps of an atlas, and keep the table in ``scores/localization-<target>.parquet``.
+    Writes ``about.json``; for each tar ``tars/<tar>.npz`` and ``commits/<tar>.json``; then ``curves.parquet``,
+    ``curves.png`` and ``localization.parquet``.
 
     Args:
-        truth: a COCO file, or a folder that has one.
+        truth: a file or folder, as ``read_truth`` takes it.
         target: whose maps; ``label`` is what the literature calls GT-known.
         methods: empty is all.
+        tune: truth of the pictures that thresholds are tuned on, in this atlas or in ``tune_atlas``. None: see
+            ``parts_of``.
+        subset: score the pictures that truth and atlas both have.
+        out: folder or URL; None is ``scores/<truth>-<target>`` in the atlas.
+        address: of a Ray cluster, see ``spread``.
+        say: told what is left out.
 
     Returns:
         A table as ``schemas.scores.LOCALIZATION``, best PxAP first.
 
     Raises:
-        UsageError: no truth for a picture, truth of another size, no such method or target.
+        UsageError: no such method or target; a picture without truth, truth without a picture, truth of another
+            size, an object that cannot be used; ``out`` holds other scores. No table is written then.
     """
-    atlas = Atlas.open(url)
+    atlas, known = Atlas.open(url), read_truth(truth)
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    _check(atlas, target, chosen)
+    other = Atlas.open(tune_atlas) if tune_atlas else None
+    if other is not None and tune is None:
+        raise UsageError(f"{tune_atlas}: say the truth of its pictures, with --tune FILE|DIR")
+    tuning = read_truth(tune) if tune else None
+    parts = parts_of(atlas, known, None if other else tuning or "by hash", subset, say)
+    further: list[Part] = []
+    if other is not None and tuning is not None:
+        _check(other, target, chosen)
+        if other.run.model.weights != atlas.run.model.weights:
+            raise UsageError(f"{tune_atlas}: is of another network than {url}; its thresholds say nothing here")
+        further = list(tuning_parts(other, tuning, subset, say))
+    about = _about(atlas, known, target, subset, tuning, other, [*parts, *further])
+    objects = Objects(out or f"{url.rstrip('/')}/{SCORES}/{_folder(known.name)}-{target}")
+    _refuse_other(objects, about)
+    with Lease(objects):
+        objects.put(ABOUT, about.to_bytes())
+        tallies, counts = _counted(atlas, parts, objects, about, chosen, address)
+        if not tallies or not tallies[chosen[0]].counts["images"].any():
+            raise UsageError(f"{url}: has no sample with maps and an object in {truth}")
+        if other is not None:
+            apart, _ = _counted(other, further, Objects(f"{objects.url}/{TUNING}"), about, chosen, address)
+            tallies = {name: tally + apart[name] for name, tally in tallies.items()}
+        rows = [_row(atlas, target, name, tally, counts) for name, tally in tallies.items()]
+        rows.sort(key=lambda each: (-(each["pxap"] or 0), -each["maxboxacc_v2"]))
+        table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
+        lines = curves(tallies)
+        objects.put(CURVES, _parquet(lines))
+        objects.put(FIGURE, draw(table, lines))
+        objects.put(TABLE, _parquet(table))
+        objects.sweep()
+    return table
+
+
+def _check(atlas: Atlas, target: Target, methods: Iterable[str]) -> None:
+    url = atlas.objects.url
     if target not in atlas.run.spec.targets:
         raise UsageError(f"{url}: has no target {target!r}, only {', '.join(atlas.run.spec.targets)}")
     for method in methods:
         if method not in atlas.methods:
             raise UsageError(f"{url}: has no maps of {method!r}, only {', '.join(atlas.methods)}")
-    known = read_truth(truth)
-    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    work = partial(_score_tar, url, known, target, chosen)
-    totals = {method: Counters() for method in chosen}
-    for part in over(work, list(atlas.commits), "score"):
-        totals = {method: totals[method] + part[method] for method in chosen}
-    if not totals[chosen[0]].boxes.images:
-        raise UsageError(f"{url}: has no sample with maps and an object in {truth}")
-    rows = [_row(method, target, counters) for method, counters in totals.items()]
-    rows.sort(key=lambda row: (-(row["pxap"] or 0), -row["maxboxacc_v2"]))
-    table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
-    atlas.objects.put(f"{SCORES}/localization-{target}.parquet", buffer.getvalue().to_pybytes())
-    return table
+    if not atlas.committed:
+        raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
 
 
-def _score_tar(
-    url: str, truth: dict[str, Truth], target: Target, methods: tuple[str, ...], tar: str
-) -> dict[str, Counters]:
-    atlas = Atlas.open(url)
-    part = atlas.tar(tar)
-    counters = {method: Counters() for method in methods}
-    samples = part.samples.to_pylist()
-    maps = {method: part.maps(method, target) for method in methods}
-    for place, sample in enumerate(samples):
-        if sample["status"] != Status.OK:
-            continue
-        known = _truth_of(sample, truth)
-        boxes = known.boxes
-        if not len(boxes):
-            continue
-        mask = known.mask
-        inside = None if mask is None else resize_mask(mask)
-        ignored = resize_mask(known.ignore)
-        window = _window(atlas.run, sample)
-        for method in methods:
-            values = score_map(maps[method][place], window)
-            counter = counters[method]
-            counter.boxes.add(values, boxes)
-            if inside is None or counter.pixels is None:
-                counter.pixels = None
-            else:
-                counter.pixels.add(values, inside, ignored)
-    return counters
+def _about(
+    atlas: Atlas,
+    truth: Truths,
+    target: Target,
+    subset: bool,
+    tuning: Truths | None,
+    other: Atlas | None,
+    parts: Iterable[Part],
+) -> ScoresRecord:
+    keys = {key for part in parts for key in (*part.split, *(part.aside or ()))}
+    tuned = Tuned(
+        truth=tuning.digest if tuning else None,
+        atlas=other.run.spec_hash if other else None,
+        keys=sha256("\n".join(sorted(keys)).encode()),
+    )
+    return ScoresRecord(
+        run=atlas.run.spec_hash, truth=truth.digest, name=truth.name, target=target, subset=subset, tuning=tuned
+    )
 
 
-def _truth_of(sample: dict[str, Any], truth: dict[str, Truth]) -> Truth:
-    key = sample["key"].removeprefix("./")
-    if key not in truth:
-        raise UsageError(f"{key}: the truth has no such picture; add it, or score an atlas of its pictures only")
-    known = truth[key]
-    if (known.width, known.height) != (sample["width"], sample["height"]):
-        raise UsageError(
-            f"{key}: is {sample['width']}×{sample['height']} pixels, but {known.width}×{known.height} in the truth"
-        )
-    return known
+def _refuse_other(objects: Objects, about: ScoresRecord) -> None:
+    """Finished scores of something else are not written over."""
+    if not (objects.exists(TABLE) and objects.exists(ABOUT)):
+        return
+    there = ScoresRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
+    found = [
+        line
+        for line in differences(there.model_dump(mode="json"), about.model_dump(mode="json"))
+        if not line.startswith(_MAY_CHANGE)
+    ]
+    if found:
+        raise UsageError(f"{objects.url}: holds other scores ({found[0]}); name another --out, or remove it")
 
 
-def _window(run: RunRecord, sample: dict[str, Any]) -> tuple[float, float, float, float]:
-    """What the network saw, as fractions of the picture: x0, y0, x1, y1."""
-    height, width = run.model.input_size
-    x0, y0 = sample["offset_x"] / sample["width"], sample["offset_y"] / sample["height"]
-    x1 = x0 + sample["scale_x"] * width / sample["width"]
-    y1 = y0 + sample["scale_y"] * height / sample["height"]
-    return x0, y0, x1, y1
+def _folder(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "truth"
 
 
-def _row(method: str, target: str, counters: Counters) -> dict[str, Any]:
-    boxes, pixels = counters.boxes, counters.pixels
-    iou30, iou50, iou70 = boxes.by_iou
+def _counted(
+    atlas: Atlas,
+    parts: Sequence[Part],
+    objects: Objects,
+    about: ScoresRecord,
+    methods: tuple[str, ...],
+    address: str | None,
+) -> tuple[dict[str, Tally], Counter[str]]:
+    """Counts of all tars together, and of pictures by what became of them."""
+    maker, wanted = about.digest(), {*TRIVIAL, *methods}
+    records = done(objects, atlas, maker, ())
+    there = {tar: record.parts for tar, record in records.items()}
+    pending = [(part, there.get(part.tar, ())) for part in parts if not wanted <= set(there.get(part.tar, ()))]
+    work = partial(count_tar, atlas.objects.url, about.target, methods, objects.url, maker)
+    for record in spread(work, pending, "score", address):
+        records[record.tar] = record
+    tallies: dict[str, Tally] = {}
+    counts: Counter[str] = Counter()
+    tars = [part.tar for part in parts]
+    for tar, data in zip(tars, objects.read([counts_object(tar) for tar in tars]), strict=True):
+        found = unpack(data, f"{objects.url}/{counts_object(tar)}")
+        tallies = {
+            name: tallies[name] + found[name] if name in tallies else found[name] for name in (*TRIVIAL, *methods)
+        }
+        counts.update(records[tar].counts)
+    return tallies, counts
+
+
+def _row(atlas: Atlas, target: Target, name: str, tally: Tally, counts: Mapping[str, int]) -> dict[str, Any]:
+    model = atlas.run.model
+    control = name in TRIVIAL or any(name == each or name.startswith(f"{each}_") for each in _CONTROLS)
     return {
-        "method": method,
+        "method": name,
+        "kind": "control" if control else "method",
         "target": target,
-        "images": boxes.images,
-        "pxap": pixels.pxap if pixels is not None and pixels.inside.any() else None,
-        "maxboxacc": boxes.max_box_acc,
-        "maxboxacc_v2": boxes.max_box_acc_v2,
-        "iou30": iou30,
-        "iou50": iou50,
-        "iou70": iou70,
+        "classifier": f"{model.name} {model.weights.removeprefix('sha256:')[:12]}",
+        "without_maps": counts.get("without_maps", 0),
+        "without_object": counts.get("without_object", 0),
+        **row(name, target, tally),
     }
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes())

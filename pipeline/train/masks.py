@@ -1,36 +1,30 @@
 """Where the object is in the pictures that are learnt from: masks, boxes, or what an atlas makes of its maps."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from pipeline.label.make import read_policy
-from pipeline.label.mask import make
+from pipeline.label import labels_of, read_policy
+from pipeline.label.labels import check
+from pipeline.label.mask import Label
 from pipeline.read import Frame, Sample
-from pipeline.read.tar import key_of
-from pipeline.score import read_truth
-from pipeline.score.truth import INSTANCES, Truth
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
+from schemas.labels import Verdict
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.record import sha256
 from schemas.run import ShardRecord
-from schemas.samples import Status
 from schemas.training import MaskSpec
-
-Maps = NDArray[np.float32]
 
 PSEUDO = ".mask.png"
 """What ``vitatlas label`` calls its masks."""
-OTHER, IGNORE_VOC, IGNORE_IMAGENET_S = 0, 255, 1000
 
 
 @dataclass(frozen=True)
@@ -87,89 +81,35 @@ class Masks(Protocol):
 
 
 class TruthMasks:
-    """Masks or boxes of a COCO file. An object with a box only makes the picture a boxed one."""
+    """What annotation files say. Objects of which one has a box only make the picture a boxed one."""
 
     def __init__(self, source: str) -> None:
-        self._truth: Mapping[str, Truth] = {key: each for key, each in read_truth(source).items() if each.annotations}
-        if not self._truth:
+        self._truths = read_truth(source)
+        self.count: int | None = sum(self._truths.pictures[key].annotated for key in self._truths)
+        if not self.count:
             raise UsageError(f"{source}: has no annotation of any picture")
-        self.count: int | None = len(self._truth)
-        file = Path(source) / INSTANCES if Path(source).is_dir() else Path(source)
-        self.about = f"{file.name} {sha256(file.read_bytes())}"
+        self.about = f"{self._truths.name} {self._truths.digest}"
 
     def __contains__(self, key: object) -> bool:
-        return str(key).removeprefix("./") in self._truth
+        truth = self._truths.of(str(key))
+        return truth is not None and truth.annotated
 
     def of(self, tar: str, sample: Sample) -> Known | None:
-        truth = self._truth.get(sample.key.removeprefix("./"))
+        truth = self._truths.of(sample.key)
+        if truth is not None and truth.width is None and sample.picture is not None:
+            truth = truth.of_size(sample.picture.width, sample.picture.height)
         if truth is None:
             return None
         mask = truth.mask
-        if mask is not None and not mask.any():  # a crowd alone, which says nothing of single objects
-            return None
         if mask is not None:
             return Known(mask, truth.ignore & ~mask)
-        filled = np.zeros((truth.height, truth.width), bool)
-        for x0, y0, x1, y1 in truth.corners.tolist():
+        corners = truth.corners
+        if not len(corners):  # nothing is said of single objects
+            return None
+        filled = np.zeros_like(truth.ignore)
+        for x0, y0, x1, y1 in corners.tolist():
             filled[y0 : y1 + 1, x0 : x1 + 1] = True
         return Known(filled, truth.ignore & ~filled, boxed=True)
-
-
-class PngMasks:
-    """A folder of PNGs, each named by its key, with or without the key's folders.
-
-    Indexed or grey: 0 is background, 255 is ignored, all else is the object (VOC). RGB: R + 256 G is 0 for
-    background, 1000 for ignored, else the object (ImageNet-S). One bit: 1 is the object.
-    """
-
-    def __init__(self, folder: str) -> None:
-        files = sorted(Path(folder).rglob("*.png"))
-        if not files:
-            raise UsageError(f"{folder}: holds neither {INSTANCES} nor PNG masks")
-        if any(file.name.endswith(PSEUDO) for file in files):
-            raise UsageError(f"{folder}: holds pseudo-masks of vitatlas label; learn from them by --atlas and --policy")
-        self._files = {key_of(file.relative_to(folder).as_posix()): file for file in files}
-        self._bare: dict[str, list[Path]] = {}
-        for file in files:
-            self._bare.setdefault(key_of(file.name), []).append(file)
-        self.count: int | None = len(files)
-        hashes = [f"{file.relative_to(folder).as_posix()} {sha256(file.read_bytes())}" for file in files]
-        self.about = f"{Path(folder).name} {sha256(chr(10).join(hashes).encode())}"
-
-    def __contains__(self, key: object) -> bool:
-        bare = str(key).removeprefix("./")
-        return bare in self._files or bare in self._bare
-
-    def _file(self, key: str) -> Path | None:
-        key = key.removeprefix("./")
-        if key in self._files:
-            return self._files[key]
-        found = self._bare.get(key, [])
-        if len(found) > 1:
-            raise UsageError(f"{found[0]} and {found[1]} are both masks of {key}")
-        return found[0] if found else None
-
-    def of(self, tar: str, sample: Sample) -> Known | None:
-        file = self._file(sample.key)
-        if file is None:
-            return None
-        try:
-            with Image.open(file) as image:
-                mode, values = image.mode, np.asarray(image)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise UsageError(f"{file}: cannot be read as a PNG ({error})") from None
-        if mode == "1":
-            return Known(values, np.zeros_like(values))
-        if mode in ("P", "L"):
-            if set(np.unique(values)) == {OTHER, IGNORE_VOC}:
-                raise UsageError(f"{file}: has 0 and 255 alone, and 255 means ignored; write the object as 1")
-            ignore = values == IGNORE_VOC
-        elif mode == "RGB":
-            values = values[..., 0].astype(np.int64) + 256 * values[..., 1].astype(np.int64)
-            ignore = values == IGNORE_IMAGENET_S
-        else:
-            raise UsageError(f"{file}: is a PNG of mode {mode}; it can be indexed, grey, RGB or of one bit")
-        return Known((values != OTHER) & ~ignore, ignore)
 
 
 class PseudoMasks:
@@ -183,10 +123,10 @@ class PseudoMasks:
 
     def __init__(self, url: str, policy: Policy) -> None:
         self._atlas, self._policy = Atlas.open(url), policy
-        if policy.method not in self._atlas.methods:
-            raise UsageError(f"policy {policy.name}: {url} has no maps of {policy.method!r}")
-        if policy.target not in self._atlas.run.spec.targets:
-            raise UsageError(f"policy {policy.name}: {url} has no target {policy.target!r}")
+        check(self._atlas, policy)
+        if policy.calibrated:
+            what = f"policy {policy.name}: its threshold is still to be found"
+            raise UsageError(f"{what}; write the one that vitatlas label --tune found, as a fixed cut")
         self.about = f"{policy.name} {policy.digest()} of atlas {self._atlas.run.spec_hash}"
         self._labels = lru_cache(maxsize=2)(self._read)
 
@@ -207,31 +147,22 @@ class PseudoMasks:
                 raise UsageError(f"{url}: {what} {shard.tar}; make the atlas of the tars to learn from")
 
     def of(self, tar: str, sample: Sample) -> Known | None:
-        values, bounds, flags, rows = self._labels(tar)
-        place, row = sample.ordinal, rows[sample.ordinal]
-        if row["key"] != sample.key:
-            raise UsageError(f"{tar}: sample {place} is {sample.key}, in the atlas it is {row['key']}")
-        if flags[place] != Flag.OK:
+        labels, told = self._labels(tar)
+        place = sample.ordinal
+        label = labels[place]
+        if label.sample["key"] != sample.key:
+            raise UsageError(f"{tar}: sample {place} is {sample.key}, in the atlas it is {label.sample['key']}")
+        if not told[place] or label.status != Verdict.OK or label.class_index != sample.label:
             return None
-        frame = self._atlas.run.model.input_size
-        label = make(values[place], bounds[place], row, frame, self._policy)
-        if label.mask is None or label.status != Status.OK or label.class_index != sample.label:
-            return None
-        return Known(label.mask, ~_seen(row, frame))
+        assert label.mask is not None, "what is labelled has a mask"
+        assert label.ignore is not None, "and what is ignored beside it"
+        return Known(label.mask, label.ignore)
 
-    def _read(self, tar: str) -> tuple[Maps, Maps, NDArray[np.uint8], list[dict[str, Any]]]:
-        part, of = self._atlas.tar(tar), (self._policy.method, self._policy.target)
-        return part.maps(*of), part.ranges(*of), part.flags(*of), part.samples.to_pylist()
-
-
-def _seen(row: Mapping[str, Any], frame: tuple[int, int]) -> NDArray[np.bool_]:
-    """Where the network saw a picture: bool [height, width]. Frame: height and width of its input."""
-    sides = [
-        (np.arange(row[length]) + 0.5 - row[f"offset_{axis}"]) / row[f"scale_{axis}"]
-        for length, axis in (("height", "y"), ("width", "x"))
-    ]
-    rows, columns = ((side >= 0) & (side <= limit) for side, limit in zip(sides, frame, strict=True))
-    return rows[:, None] & columns[None, :]
+    def _read(self, tar: str) -> tuple[list[Label], NDArray[np.bool_]]:
+        """Labels of a tar without what they were cut from; and of which there is a map that says something."""
+        policy, part = self._policy, self._atlas.tar(tar)
+        told = np.any([part.flags(method, policy.target) == Flag.OK for method in policy.methods], axis=0)
+        return [replace(label, heat=None) for label in labels_of(self._atlas, tar, policy)], told
 
 
 def masks(spec: MaskSpec) -> Masks:
@@ -252,8 +183,7 @@ def masks(spec: MaskSpec) -> Masks:
 
 
 def truth_masks(source: str) -> Masks:
-    """Masks of a COCO file, a folder with ``instances.json``, or a folder of PNGs."""
-    path = Path(source)
-    if path.is_dir() and not (path / INSTANCES).exists():
-        return PngMasks(source)
+    """Masks or boxes of annotation files, as ``read_truth`` takes them."""
+    if next(Path(source).rglob(f"*{PSEUDO}"), None) is not None:
+        raise UsageError(f"{source}: holds pseudo-masks of vitatlas label; learn from them by --atlas and --policy")
     return TruthMasks(source)

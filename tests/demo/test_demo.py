@@ -15,7 +15,7 @@ from pipeline.demo.tour import tour
 from pipeline.demo.train import MODEL, accuracy
 from pipeline.demo.world import DEMO, HELD_OUT, World, build, scene
 from pipeline.explain.load import load
-from pipeline.score import read_truth
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
 
@@ -63,7 +63,7 @@ def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world
             assert [n.rpartition(".")[2] for n in names] == ["jpg", "cls", "json"] * 24
             for member in names[::3]:
                 key = member.removesuffix(".jpg")
-                assert Image.open(archive.extractfile(member)).size == (truth[key].width, truth[key].height)
+                assert Image.open(archive.extractfile(member)).size == (truth.of(key).width, truth.of(key).height)
                 assert set(json.load(archive.extractfile(f"{key}.json"))) == {"filename"}
 
 

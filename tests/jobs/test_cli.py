@@ -186,7 +186,7 @@ def test_methods_says_what_applies(vitatlas) -> None:
 
 def test_score_and_label_through_the_command_line(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text("{name: half, method: legrad, cut: {kind: fixed, at: 0.5}, keep: largest}")
+    policy.write_text("{name: half, methods: [legrad], cut: {kind: fixed, at: 0.5}, clean: {keep: largest}}")
     code, text, _ = vitatlas(
         "label", atlas.objects.url, "--policy", policy, "--format", "coco", "--out", tmp_path / "m"
     )
@@ -194,8 +194,10 @@ def test_score_and_label_through_the_command_line(vitatlas, atlas: Atlas, world:
     assert (tmp_path / "m" / "coco" / "instances.json").exists()
     assert not (tmp_path / "m" / "png").exists()
     code, text, _ = vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "legrad,center", "--json")
-    assert [row["method"] for row in json.loads(text)] == ["legrad", "center"]
-    assert "maxboxacc_v2" in vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "center")[1]
+    by_method = {row["method"]: row for row in json.loads(text)}
+    assert list(by_method) == ["legrad", "center", "centred square", "whole image"]
+    assert by_method["legrad"]["tuned_on"] + by_method["legrad"]["tested"] == 48
+    assert "GT-known" in vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "center")[1]
 
 
 def test_a_changed_byte_fails_verify_naming_the_object(vitatlas, spec, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> No
 def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
     import shutil
 
-    copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
+    copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy", ignore=shutil.ignore_patterns("scores")))
     victim = copy / "maps.zarr" / "center" / "c" / "0" / "0" / "0" / "0"
     victim.write_bytes(victim.read_bytes()[:-9] + b"damaged!!")
     code, _, err = vitatlas("score", copy, "--truth", world.truth, "--methods", "center")

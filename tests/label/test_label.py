@@ -12,18 +12,21 @@ import webdataset
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from support import jpeg, samples, write_tar
+from support import crash_after, jpeg, samples, write_tar
 
-from pipeline.demo.tour import POLICY
 from pipeline.demo.world import World
-from pipeline.label import EXPORTERS, label, read_policy
+from pipeline.label import EXPORTERS, Tuning, label, labels_of, make, read_labels, read_policy
+from pipeline.label.make import _label_tar
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
 from schemas.labels import LABELS
-from schemas.policy import Policy
+from schemas.policy import Clean, Cut, Policy
 from schemas.run import RunSpec
+
+POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +115,9 @@ def test_a_key_that_is_unsafe_or_not_its_own_is_in_the_table_only(checkpoint, tm
     out = str(tmp_path / "atlas")
     plan(RunSpec(shards=(shard,), model=checkpoint, methods=("legrad",)), out)
     run(out, INLINE)
-    table = label(out, POLICY, EXPORTERS, str(tmp_path / "labels"))
-    assert table["status"].to_pylist()[2:] == ["unsafe_key", "duplicate_key"]
+    made = label(out, POLICY, EXPORTERS, str(tmp_path / "labels"))
+    assert {made.counts[status] for status in ("unsafe_key", "duplicate_key")} == {1}
+    assert read_labels(str(tmp_path / "labels"))["status"].to_pylist()[2:] == ["unsafe_key", "duplicate_key"]
     with tarfile.open(tmp_path / "labels" / "png" / "a.tar") as archive:
         assert archive.getnames() == ["s0000.mask.png", "s0000.json", "s0001.mask.png", "s0001.json"]
 
@@ -131,20 +135,19 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
         ("", "is not a policy"),
         ("- a", "is not a policy"),
         ("a: [", "is not YAML"),
-        ("{name: a, method: legrad}", "cut: Field required"),
-        ("{name: a, method: legrad, cut: {kind: otsu, at: 1}}", "cut: otsu finds its own threshold"),
-        ("{name: a, method: legrad, cut: {kind: fixed}}", "fixed needs 'at' between 0 and 1"),
-        ("{name: a, method: legrad, cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 1 and 100"),
-        ("{name: a, method: legrad, cut: {kind: percentile, at: 0.8}}", "percentile needs 'at' between 1 and 100"),
+        ("{name: a, methods: [b]}", "cut: Field required"),
+        ("{name: a, methods: [], cut: {kind: otsu}}", "methods: Tuple should have at least 1 item"),
+        ("{name: a, methods: [b], cut: {kind: otsu, at: 1}}", "cut: otsu finds its own threshold"),
+        ("{name: a, methods: [b], cut: {kind: fixed}}", "fixed needs 'at' between 0 and 1"),
+        ("{name: a, methods: [b], cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 1 and 100"),
+        ("{name: a, methods: [b], cut: {kind: percentile, at: 0.8}}", "percentile needs 'at' between 1 and 100"),
+        ("{name: a, methods: [b], cut: {kind: fixed, value: 1}}", "cut.value: there is no such field; there are kind"),
         (
-            "{name: a, method: legrad, cut: {kind: fixed, value: 1}}",
-            "cut.value: there is no such field; there are kind",
+            "{name: a, methods: [b], cut: {kind: otsu}, refine: {kind: pamr, rounds: 3}}",
+            "refine.pamr.rounds: there is no such field; there are kind, iterations",
         ),
-        ("{name: a/b, method: legrad, cut: {kind: otsu}}", "name: String should match pattern"),
-        (
-            "{name: a, method: legrad, cut: {kind: otsu}, smooth: 3}",
-            "smooth: there is no such field; there are name",
-        ),
+        ("{name: a/b, methods: [b], cut: {kind: otsu}}", "name: String should match pattern"),
+        ("{name: a, methods: [b], cut: {kind: otsu}, smooth: 3}", "smooth: there is no such field; there are name"),
     ],
 )
 def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -155,7 +158,7 @@ def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) ->
 
 
 def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atlas) -> None:
-    other = Policy.model_validate(POLICY.model_dump() | {"min_area": 0.02})
+    other = Policy.model_validate(POLICY.model_dump() | {"normalise": "clip"})
     with pytest.raises(UsageError, match="holds labels of another policy or atlas; name another --out"):
         label(atlas.objects.url, other, EXPORTERS, str(labels))
 
@@ -163,8 +166,9 @@ def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atla
 @pytest.mark.parametrize(
     ("change", "formats", "says"),
     [
-        ({"method": "gradcam"}, ["png"], "policy legrad-otsu: .* has no maps of 'gradcam', only attention, legrad"),
+        ({"methods": ["gradcam"]}, ["png"], "policy legrad-otsu: .* has no maps of 'gradcam', only attention, legrad"),
         ({}, ["png", "bmp"], "there is no label format 'bmp'; there are png, coco"),
+        ({"cut": {"kind": "calibrated"}}, ["png"], "its cut is calibrated; say on what truth, with --tune"),
     ],
 )
 def test_a_mistake_writes_nothing(atlas: Atlas, tmp_path: Path, change: dict, formats: list[str], says: str) -> None:
@@ -172,3 +176,144 @@ def test_a_mistake_writes_nothing(atlas: Atlas, tmp_path: Path, change: dict, fo
     with pytest.raises(UsageError, match=says):
         label(atlas.objects.url, policy, formats, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_that_is_not_calibrated_is_not_tuned(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="its cut is not calibrated, so there is nothing to tune"):
+        label(atlas.objects.url, POLICY, ["png"], str(tmp_path / "out"), Tuning(str(world.truth)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_done_is_not_done_again_and_what_changed_is(
+    atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, done = tmp_path / "out", []
+
+    def counting(*arguments):
+        done.append(arguments[-1])
+        return _label_tar(*arguments)
+
+    monkeypatch.setattr(make, "_label_tar", counting)
+    monkeypatch.setattr(make, "spread", lambda function, items, *rest, **options: map(function, items))
+    tars = [shard.tar for shard in atlas.run.shards]
+    label(atlas.objects.url, POLICY, ["png"], str(out))
+    assert done == tars
+    label(atlas.objects.url, POLICY, ["png"], str(out))
+    assert done == tars
+    label(atlas.objects.url, POLICY, ["png", "coco"], str(out))  # another format
+    assert done == 2 * tars
+    commit = out / "commits" / f"{tars[1]}.json"
+    content = json.loads(commit.read_text())
+    commit.write_text(json.dumps(content | {"parent": "sha256:0"}))  # the maps of that tar were made again
+    label(atlas.objects.url, POLICY, ["png", "coco"], str(out))
+    assert done == 2 * tars + tars[1:2]
+    commit.write_text("{")  # torn
+    label(atlas.objects.url, POLICY, ["png", "coco"], str(out))
+    assert done == 2 * tars + 2 * tars[1:2]
+    assert json.loads(commit.read_text()) == content
+
+
+def test_stopped_after_any_operation_the_same_command_ends_with_the_same_bytes(
+    atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "spread", lambda function, items, *rest, **options: map(function, items))
+    whole = tmp_path / "whole"
+    label(atlas.objects.url, POLICY, ["png", "coco"], str(whole))
+    expected = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    for count in range(1, 40):
+        out = tmp_path / f"out-{count}"
+        with crash_after(count, monkeypatch) as crash:
+            label(atlas.objects.url, POLICY, ["png", "coco"], str(out))
+        (out / "lease.json").unlink(missing_ok=True)
+        label(atlas.objects.url, POLICY, ["png", "coco"], str(out))
+        found = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert found == expected, count
+        if not crash.happened:
+            break
+    assert count > 10
+    assert not crash.happened
+
+
+def test_a_key_in_two_tars_is_refused_by_formats_that_name_files_by_key(checkpoint, tmp_path: Path) -> None:
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", samples(2))
+    out = str(tmp_path / "atlas")
+    plan(RunSpec(shards=(str(tmp_path / "[ab].tar"),), model=checkpoint, methods=("legrad",)), out)
+    run(out, INLINE)
+    named = [name for name, exporter in EXPORTERS.items() if exporter.by_key]
+    with pytest.raises(UsageError, match=r"s0000: is a key in a and in b, and a format that names files by key"):
+        label(out, POLICY, named[:1], str(tmp_path / "labels"))
+    assert not (tmp_path / "labels").exists()
+    label(out, POLICY, ["png", "coco"], str(tmp_path / "labels"))
+
+
+CALIBRATED = Policy(name="calibrated", methods=("legrad",), cut=Cut(kind="calibrated"))
+
+
+def split(world: World, tmp_path: Path, keep: int) -> Path:
+    """The truth of the first scenes only."""
+    content = json.loads((world.truth / "instances.json").read_text())
+    content["images"] = content["images"][:keep]
+    there = {image["id"] for image in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in there]
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    return tmp_path / "split.json"
+
+
+def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_looked_at(
+    atlas: Atlas, world: World, tmp_path: Path
+) -> None:
+    truth = split(world, tmp_path, 8)
+    made = label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(truth)))
+    known = read_truth(world.truth)
+    means = {}
+    for at in (each / 50 for each in range(1, 50)):
+        overlaps = []
+        for each in labels_of(atlas, "demo-validation-00", CALIBRATED.at(at)):
+            if each.sample["ordinal"] < 8:
+                real = known.of(each.sample["key"]).mask
+                overlaps.append((each.mask & real).sum() / (each.mask | real).sum())
+        means[at] = np.mean(overlaps)
+    best = max(means, key=means.get)
+    assert made.policy.cut == Cut(kind="fixed", at=best)
+    assert f"largest mean IoU, {means[best]:.4f}, of 8 pictures in split.json" in made.calibration
+    table = read_labels(str(tmp_path / "out"))
+    assert set(table["threshold"].to_pylist()) == {best}
+    about = json.loads((tmp_path / "out" / "policy.json").read_text())
+    assert about["hash"] == CALIBRATED.at(best).digest()
+    assert about["policy"]["cut"]["kind"] == "calibrated"
+
+
+def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    content = json.loads(split(world, tmp_path, 8).read_text())
+    for each in content["annotations"]:
+        del each["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    made = label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(tmp_path / "boxes.json")))
+    assert 0 < made.policy.cut.at < 1
+
+
+def test_a_split_of_other_pictures_is_a_users_mistake(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    content = json.loads((world.truth / "instances.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"other_{image['file_name']}"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"other\.json: has no object in any picture of"):
+        label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(tmp_path / "other.json")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_row_says_what_it_was_made_from(labels: Path, atlas: Atlas) -> None:
+    table = read_labels(str(labels))
+    assert table.schema == LABELS
+    assert set(table["policy"].to_pylist()) == {POLICY.digest()}
+    assert len(set(table["parent"].to_pylist())) == len(atlas.commits)
+    images = dict(zip(*(atlas.samples()[name].to_pylist() for name in ("row", "image_sha256")), strict=True))
+    assert {row["row"]: row["image_sha256"] for row in table.to_pylist()} == images
+
+
+def test_on_ray_the_bytes_are_the_same(ray_cluster: None, labels: Path, atlas: Atlas, tmp_path: Path) -> None:
+    label(atlas.objects.url, POLICY, EXPORTERS, str(tmp_path), address="local")
+    for path in labels.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / path.relative_to(labels)).read_bytes() == path.read_bytes(), path

@@ -5,19 +5,27 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
-from pipeline.label.mask import enlarge, make
-from schemas.policy import Cut, Policy
+from pipeline.label.combine import combine
+from pipeline.label.enlarge import enlarge
+from pipeline.label.mask import Heat, Label, make
+from schemas.policy import Clean, Cut, Filter, Policy
 
 SQUASHED = {
     "status": "ok", "label": 3, "prediction": 5, "width": 60, "height": 40,
     "scale_x": 60 / 32, "scale_y": 40 / 32, "offset_x": 0.0, "offset_y": 0.0,
+    "probability": 0.8, "label_probability": 0.1,
 }  # fmt: skip
 FRAME = (32, 32)
 BOUNDS = np.array([0.0, 1.0], np.float32)
 
 
 def policy(**options) -> Policy:
-    return Policy(**({"name": "p", "method": "legrad", "cut": Cut(kind="fixed", at=0.5)} | options))
+    return Policy(**({"name": "p", "methods": ("legrad",), "cut": Cut(kind="fixed", at=0.5)} | options))
+
+
+def cut(values: np.ndarray, bounds: np.ndarray, sample: dict, policy: Policy) -> Label:
+    """The label of a map of one method."""
+    return make(Heat(*combine({"legrad": values}, {"legrad": bounds}, policy)), sample, FRAME, policy)
 
 
 def test_a_squashed_map_is_resized_linearly_as_opencv_does() -> None:
@@ -48,7 +56,7 @@ def two_blobs() -> np.ndarray:
 
 
 def test_components_have_their_boxes_largest_first() -> None:
-    label = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy())
+    label = cut(two_blobs(), BOUNDS, SQUASHED, policy())
     assert (label.status, label.class_index, label.threshold, len(label.boxes)) == ("ok", 3, 0.5, 2)
     for x0, y0, x1, y1 in label.boxes:
         part = label.mask[y0 : y1 + 1, x0 : x1 + 1]
@@ -62,30 +70,30 @@ def test_components_have_their_boxes_largest_first() -> None:
 
 
 def test_the_largest_component_or_those_that_are_large_enough() -> None:
-    both = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy())
-    largest = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(keep="largest"))
-    large = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(min_area=0.05))
+    both = cut(two_blobs(), BOUNDS, SQUASHED, policy())
+    largest = cut(two_blobs(), BOUNDS, SQUASHED, policy(clean=Clean(keep="largest")))
+    large = cut(two_blobs(), BOUNDS, SQUASHED, policy(clean=Clean(min_area=0.05)))
     assert largest.boxes == large.boxes == both.boxes[:1]
     assert np.array_equal(largest.mask, large.mask)
     assert largest.mask.sum() < both.mask.sum()
-    none = make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(min_area=0.9))
+    none = cut(two_blobs(), BOUNDS, SQUASHED, policy(clean=Clean(min_area=0.9)))
     assert (none.status, none.boxes, none.mask.any()) == ("empty", (), False)
 
 
 def test_components_touch_at_corners() -> None:
     values = np.eye(8, dtype=np.float32)
     sample = SQUASHED | {"width": 8, "height": 8, "scale_x": 0.25, "scale_y": 0.25}
-    assert len(make(values, BOUNDS, sample, FRAME, policy()).boxes) == 1
+    assert len(cut(values, BOUNDS, sample, policy()).boxes) == 1
 
 
 def test_the_cut_is_strict() -> None:
     values = np.full((4, 4), 0.5, np.float32)
-    assert make(values, BOUNDS, SQUASHED, FRAME, policy()).status == "empty"
+    assert cut(values, BOUNDS, SQUASHED, policy()).status == "empty"
 
 
 def test_a_percentile_leaves_that_share_of_the_picture() -> None:
     values = np.random.default_rng(0).random((8, 8)).astype(np.float32)
-    label = make(values, BOUNDS, SQUASHED, FRAME, policy(cut=Cut(kind="percentile", at=75)))
+    label = cut(values, BOUNDS, SQUASHED, policy(cut=Cut(kind="percentile", at=75)))
     assert label.mask.mean() == pytest.approx(0.25, abs=0.001)
 
 
@@ -94,7 +102,7 @@ def test_otsu_finds_the_threshold_that_scikit_image_finds() -> None:
     for _ in range(5):
         values = np.where(two_blobs() > 0, rng.normal(0.8, 0.05, (8, 8)), rng.normal(0.2, 0.05, (8, 8)))
         values = np.clip(values, 0, 1).astype(np.float32)
-        label = make(values, BOUNDS, SQUASHED, FRAME, policy(cut=Cut(kind="otsu")))
+        label = cut(values, BOUNDS, SQUASHED, policy(cut=Cut(kind="otsu")))
         grey = (enlarge(values, SQUASHED, FRAME) * 255).astype(np.uint8)
         assert label.threshold == pytest.approx(threshold_otsu(grey) / 255, abs=2 / 255)
 
@@ -103,16 +111,97 @@ def test_max_normalisation_takes_the_positive_part_of_the_raw_map() -> None:
     raw = np.array([[-1.0, 0.0], [1.0, 4.0]])
     stored, bounds = ((raw + 1) / 5).astype(np.float16), np.array([-1, 4], np.float32)
     sample = SQUASHED | {"width": 2, "height": 2, "scale_x": 1 / 16, "scale_y": 1 / 16}
-    label = make(stored, bounds, sample, FRAME, policy(normalise="max", cut=Cut(kind="fixed", at=0.2)))
+    label = cut(stored, bounds, sample, policy(normalise="max", cut=Cut(kind="fixed", at=0.2)))
     assert label.mask.tolist() == [[False, False], [True, True]]
-    half = make(stored, bounds, sample, FRAME, policy(cut=Cut(kind="fixed", at=0.5)))
+    half = cut(stored, bounds, sample, policy(cut=Cut(kind="fixed", at=0.5)))
     assert half.mask.tolist() == [[False, False], [False, True]]
 
 
-def test_a_sample_without_a_map_keeps_its_status() -> None:
-    label = make(np.full((4, 4), np.nan), BOUNDS * np.nan, SQUASHED | {"status": "undecodable"}, FRAME, policy())
-    assert (label.status, label.mask, label.boxes) == ("undecodable", None, ())
-
-
 def test_the_class_is_that_of_the_target() -> None:
-    assert make(two_blobs(), BOUNDS, SQUASHED, FRAME, policy(target="predicted")).class_index == 5
+    assert cut(two_blobs(), BOUNDS, SQUASHED, policy(target="predicted")).class_index == 5
+
+
+GROUND = {"kind": "fixed", "at": 0.2}
+
+
+def test_between_two_cuts_nothing_is_said() -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    label = cut(values, BOUNDS, SQUASHED, policy(background=Cut(**GROUND)))
+    picture = enlarge(values, SQUASHED, FRAME)
+    assert np.array_equal(label.mask, picture > 0.5)
+    assert np.array_equal(label.ignore, (picture > 0.2) & (picture <= 0.5))
+    assert (label.threshold, label.background, label.ignored) == (0.5, 0.2, label.ignore.mean())
+
+
+def test_what_is_cleaned_away_between_two_cuts_is_ignored_and_without_them_background() -> None:
+    whole = cut(two_blobs(), BOUNDS, SQUASHED, policy(background=Cut(**GROUND)))
+    banded = cut(two_blobs(), BOUNDS, SQUASHED, policy(background=Cut(**GROUND), clean=Clean(keep="largest")))
+    gone = whole.mask & ~banded.mask
+    assert gone.any()
+    assert banded.ignore[gone].all()
+    assert not cut(two_blobs(), BOUNDS, SQUASHED, policy(clean=Clean(keep="largest"))).ignore.any()
+
+
+def test_a_background_cut_above_the_other_is_lowered_to_it() -> None:
+    label = cut(two_blobs(), BOUNDS, SQUASHED, policy(background=Cut(kind="fixed", at=0.9)))
+    assert (label.threshold, label.background) == (0.5, 0.5)
+    assert not label.ignore.any()
+
+
+def test_what_the_network_did_not_see_is_ignored_and_moves_no_threshold() -> None:
+    sample = SQUASHED | {"width": 80, "height": 40, "scale_x": 1.25, "scale_y": 1.25, "offset_x": 20.0, "offset_y": 0.0}
+    values = np.full((4, 4), 0.4, np.float32)
+    values[1:3, 1:3] = 1
+    label = cut(values, BOUNDS, sample, policy(cut=Cut(kind="mean")))
+    assert label.ignore[:, :20].all()
+    assert label.ignore[:, 60:].all()
+    assert not label.ignore[:, 20:60].any()
+    assert label.threshold == pytest.approx(enlarge(values, sample, FRAME)[:, 20:60].mean(), abs=1e-6)
+
+
+def test_below_zero_what_the_network_did_not_see_is_no_object_either() -> None:
+    sample = SQUASHED | {"width": 80, "height": 40, "scale_x": 1.25, "scale_y": 1.25, "offset_x": 20.0, "offset_y": 0.0}
+    label = cut(two_blobs(), np.array([-2, -1], np.float32), sample, policy(normalise="raw", cut=Cut(kind="mean")))
+    assert label.threshold < 0
+    assert label.mask[:, 20:60].any()
+    assert not label.mask[:, :20].any()
+
+
+def test_a_threshold_is_scaled() -> None:
+    values = np.random.default_rng(0).random((8, 8)).astype(np.float32)
+    for kind in ("otsu", "mean"):
+        plain = cut(values, BOUNDS, SQUASHED, policy(cut=Cut(kind=kind)))
+        scaled = cut(values, BOUNDS, SQUASHED, policy(cut=Cut(kind=kind, scale=0.5)))
+        assert scaled.threshold == pytest.approx(plain.threshold / 2)
+
+
+def test_holes_are_filled_and_bays_are_not() -> None:
+    values = np.zeros((8, 8), np.float32)
+    values[1:6, 1:6] = 1
+    values[3, 3] = 0  # a hole
+    values[1, 3] = 0  # a bay
+    sample = SQUASHED | {"width": 8, "height": 8, "scale_x": 0.25, "scale_y": 0.25}
+    filled = cut(values, BOUNDS, sample, policy(clean=Clean(fill_holes=True)))
+    expected = values > 0.5
+    expected[3, 3] = True
+    assert np.array_equal(filled.mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("rules", "change", "status"),
+    [
+        ({}, {}, "ok"),
+        ({"probability": 0.2}, {}, "low_probability"),
+        ({"probability": 0.1}, {}, "ok"),
+        ({"top1": True}, {}, "not_top1"),
+        ({"top1": True}, {"prediction": 3}, "ok"),
+        ({"area": (0.5, 1)}, {}, "too_small"),
+        ({"area": (0, 0.01)}, {}, "too_large"),
+    ],
+)
+def test_a_filter_keeps_the_row_and_leaves_the_mask_out(rules: dict, change: dict, status: str) -> None:
+    label = cut(two_blobs(), BOUNDS, SQUASHED | change, policy(filter=Filter(**rules)))
+    assert label.status == status
+    assert (label.mask is None) == (status != "ok") == (label.ignore is None)
+    assert label.area > 0
+    assert label.boxes

@@ -22,7 +22,7 @@ from pipeline.store import Atlas, Objects
 from pipeline.store.verify import verify
 from schemas.run import ObjectRecord, RunSpec
 
-POLICY = "{name: largest, method: legrad, cut: {kind: otsu}, keep: largest}"
+POLICY = "{name: largest, methods: [legrad], cut: {kind: otsu}, clean: {keep: largest}}"
 
 
 def contents(url: str | Path) -> dict[str, Any]:

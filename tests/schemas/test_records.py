@@ -6,7 +6,7 @@ import pytest
 from schemas import errors
 from schemas.errors import AtlasError, UsageError
 from schemas.labels import LABELS
-from schemas.policy import Cut, Policy
+from schemas.policy import Clean, Cut, Policy
 from schemas.record import differences, sha256
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import SAMPLES
@@ -45,11 +45,11 @@ def test_records_cannot_be_changed() -> None:
 
 def test_the_hash_of_a_policy_is_stable() -> None:
     """Labels carry it: a change of this value makes the labels of others look like those of another policy."""
-    policy = Policy(name="p", method="legrad", cut=Cut(kind="otsu"), min_area=0.01)
+    policy = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
     assert policy.digest() == "sha256:" + POLICY_HASH
 
 
-POLICY_HASH = "dcba9bdfa9f8846add054c68ee90564fa9c16864a708308efb92a16f6d22d0eb"
+POLICY_HASH = "e4e3b7a0b21ba5af18c24f2fd78cd78ea54da3fb14e343a4e4bd362c3c232287"
 
 
 def test_sha256_is_prefixed() -> None:

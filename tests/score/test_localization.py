@@ -7,20 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.score.localization import (
-    IOUS,
-    SIDE,
-    THRESHOLDS,
-    BoxCounter,
-    PixelCounter,
-    boxes_at,
-    iou,
-    resize_boxes,
-    resize_mask,
-    score_map,
-)
+from pipeline.label.score_map import score_map
+from pipeline.score.localization import IOUS, LEVELS, SIDE, TAUS, boxes_at, iou, overlaps, resize_boxes, resize_mask
 
-TAUS = (0, 0.25, 0.5, 0.75, 0.999)
+GOLDEN_TAUS = (0, 0.25, 0.5, 0.75, 0.999)
 
 
 def small(*cells: tuple[int, int, float]) -> np.ndarray:
@@ -65,7 +55,7 @@ GOLDEN = {
 def test_boxes_are_those_of_the_reference(name: str) -> None:
     values, expected = GOLDEN[name]
     grey = (values * 255).astype(np.uint8)
-    for tau, (largest, every) in zip(TAUS, expected, strict=True):
+    for tau, (largest, every) in zip(GOLDEN_TAUS, expected, strict=True):
         boxes, place = boxes_at(grey, int(tau * grey.max()))
         assert boxes.tolist() == every
         assert boxes[place].tolist() == largest
@@ -102,11 +92,11 @@ def test_true_boxes_are_truncated(box: tuple, size: tuple[int, int], expected: l
     assert resize_boxes(np.array([box]), *size)[0].tolist() == expected
 
 
-def reference_counts(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The protocol written out: one pass for each of the thousand thresholds."""
     grey = (score * 255).astype(np.uint8)
     largest, every = np.zeros((3, 1000), int), np.zeros((3, 1000), int)
-    for place, tau in enumerate(THRESHOLDS):
+    for place, tau in enumerate(TAUS):
         _, cut = cv2.threshold(grey, int(tau * np.max(grey)), 255, cv2.THRESH_BINARY)
         contours = cv2.findContours(cut, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
         if contours:
@@ -122,92 +112,52 @@ def reference_counts(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, 
         for row, delta in enumerate(IOUS):
             largest[row, place] = iou(np.array([big]), truth).max() >= delta
             every[row, place] = iou(np.array(boxes), truth).max() >= delta
-    return largest, every
+    return np.stack([largest, every]).astype(bool)
+
+
+OBJECTS = np.array([[40, 50, 150, 160], [10, 180, 60, 220]])
+CUT_OF = (TAUS * 255).astype(int)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fewer_cuts_give_the_curves_of_all_thresholds(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    score, truth = score_map(rng.random((8, 8))), np.array([[40, 50, 150, 160], [10, 180, 60, 220]])
-    counter = BoxCounter()
-    counter.add(score, truth)
-    largest, every = reference_counts(score, truth)
-    assert np.array_equal(counter.largest, largest)
-    assert np.array_equal(counter.any, every)
-    assert (counter.any >= counter.largest).all()
-    assert (np.diff(counter.any, axis=0) <= 0).all()
+def test_a_pass_for_each_cut_gives_the_curves_of_all_thresholds(seed: int) -> None:
+    score = score_map(np.random.default_rng(seed).random((8, 8)))
+    best = overlaps(score, OBJECTS)
+    hits = best[:, None, CUT_OF] >= np.array(IOUS)[:, None]
+    assert np.array_equal(hits, reference_counts(score, OBJECTS))
+    assert (best[1] >= best[0]).all()
 
 
-def disc(x: int, y: int, radius: int) -> np.ndarray:
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+@pytest.mark.parametrize(
+    "score",
+    [
+        np.zeros((SIDE, SIDE)),
+        np.pad(np.ones((90, 100)), 62)[:SIDE, :SIDE],
+        np.indices((SIDE, SIDE)).sum(0) // 9 % 2 * 1.0,
+    ],
+    ids=["nothing", "a rectangle", "stripes"],
+)
+def test_maps_of_few_levels_have_the_curves_of_the_reference(score: np.ndarray) -> None:
+    hits = overlaps(score, OBJECTS)[:, None, CUT_OF] >= np.array(IOUS)[:, None]
+    assert np.array_equal(hits, reference_counts(score, OBJECTS))
 
 
-def test_a_map_that_is_the_object_has_full_marks() -> None:
-    mask = disc(90, 120, 40)
-    boxes, pixels = BoxCounter(), PixelCounter()
-    boxes.add(mask.astype(float), np.array([[50, 80, 130, 160]]))
-    pixels.add(mask.astype(float), mask)
-    assert (boxes.max_box_acc, boxes.max_box_acc_v2, boxes.by_iou) == (100, 100, (100, 100, 100))
-    assert pixels.pxap == 100
+def test_every_threshold_has_its_cut() -> None:
+    assert np.array_equal(CUT_OF[LEVELS], np.arange(255))
+    assert set(CUT_OF) == set(range(255))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_pxap_of_a_constant_is_the_share_of_object_pixels(value: float) -> None:
-    mask = disc(90, 120, 40)
-    counter = PixelCounter()
-    counter.add(np.full((SIDE, SIDE), value), mask)
-    assert counter.pxap == pytest.approx(100 * mask.mean(), abs=1e-9)
-
-
-def reference_pxap(scores: list[np.ndarray], masks: list[np.ndarray], ignores: list[np.ndarray]) -> float:
-    """The reference's own steps with numpy.histogram."""
-    edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
-    inside, outside = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
-    for score, mask, ignore in zip(scores, masks, ignores, strict=True):
-        inside += np.histogram(score[mask], edges)[0]
-        outside += np.histogram(score[~mask & ~ignore], edges)[0]
-    found, wrong = inside[::-1].cumsum(), outside[::-1].cumsum()
-    some = (found + wrong) > 0
-    precision, recall = found[some] / (found + wrong)[some], found[some] / inside.sum()
-    return float(100 * (precision[1:] * np.diff(recall)).sum() + 100 * precision[0] * recall[0])
-
-
-def test_pxap_equals_the_reference_and_drops_what_is_to_be_ignored() -> None:
-    rng = np.random.default_rng(0)
-    scores = [score_map(rng.random((7, 7))) for _ in range(4)]
-    masks = [disc(int(rng.integers(60, 160)), 100, 45) for _ in range(4)]
-    ignores = [disc(20, 20, 60), np.zeros((SIDE, SIDE), bool), disc(200, 10, 30), disc(100, 100, 90)]
-    counter = PixelCounter()
-    for score, mask, ignore in zip(scores, masks, ignores, strict=True):
-        counter.add(score, mask, ignore)
-    assert counter.pxap == pytest.approx(reference_pxap(scores, masks, ignores), abs=1e-9)
-
-
-def test_pxap_without_an_object_is_an_error() -> None:
-    counter = PixelCounter()
-    counter.add(np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE), bool))
-    with pytest.raises(ValueError, match="no object pixel"):
-        _ = counter.pxap
-
-
-def test_counters_add_over_any_split() -> None:
-    rng = np.random.default_rng(1)
-    cases = [(score_map(rng.random((5, 5))), disc(100, int(rng.integers(50, 170)), 40)) for _ in range(6)]
-
-    def count(part: list) -> tuple[BoxCounter, PixelCounter]:
-        boxes, pixels = BoxCounter(), PixelCounter()
-        for score, mask in part:
-            boxes.add(score, np.array([[60, 60, 140, 140]]))
-            pixels.add(score, mask)
-        return boxes, pixels
-
-    whole = count(cases)
-    for cut in (0, 1, 4, 6):
-        first, second = count(cases[:cut]), count(cases[cut:])
-        assert np.array_equal((first[0] + second[0]).any, whole[0].any)
-        assert (first[0] + second[0]).images == 6
-        assert (first[1] + second[1]).pxap == whole[1].pxap
+@settings(max_examples=20, deadline=None)
+@given(arrays(np.float64, (5, 5), elements=st.floats(0, 1)), st.floats(0.01, 100), st.floats(-50, 50))
+def test_boxes_do_not_depend_on_scale_and_offset_of_a_map(values: np.ndarray, scale: float, offset: float) -> None:
+    if np.ptp(values) < 1e-3:
+        return
+    first, second = (score_map(each) for each in (values, values * scale + offset))
+    same = (first * 255).astype(np.uint8) == (second * 255).astype(np.uint8)
+    if same.all():  # up to the 8 bits
+        assert np.array_equal(overlaps(first, OBJECTS), overlaps(second, OBJECTS))
+    else:
+        assert same.mean() > 0.99
 
 
 @settings(max_examples=30, deadline=None)

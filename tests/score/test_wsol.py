@@ -1,27 +1,73 @@
-"""Scores of an atlas: the truth that is read, what it is compared with, and mistakes in it."""
+"""Scores of an atlas: what is compared with what, what is kept, and what is refused."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pycocotools import mask as rle
+from PIL import Image
+from support import samples, write_tar
 
-from pipeline.demo.tour import POLICY
 from pipeline.demo.world import DEMO, World, scene
-from pipeline.label import labels_of
-from pipeline.score import read_truth, score
-from pipeline.score.localization import BoxCounter, PixelCounter, resize_boxes, resize_mask, score_map
-from pipeline.score.masks import mask_iou
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.score import count, score
+from pipeline.score.localization import overlaps, resize_boxes, resize_mask, score_map
+from pipeline.score.pixels import histogram, pxap
+from pipeline.score.tally import order
+from pipeline.score.trivial import TRIVIAL
 from pipeline.store import Atlas
 from schemas.errors import UsageError
-from schemas.scores import LOCALIZATION
+from schemas.labels import PartRecord
+from schemas.record import sha256
+from schemas.run import RunSpec
+from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
 
 
-def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas: Atlas, world: World) -> None:
+def rows_of(table) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in table.to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def scored(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """Scores of three methods in a folder of their own."""
+    out = tmp_path_factory.mktemp("scores") / "out"
+    table = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(out))
+    assert table.schema == LOCALIZATION
+    assert pq.read_table(out / "localization.parquet").equals(table)
+    return rows_of(table), out
+
+
+def change(world: World, tmp_path: Path, how: Callable[[dict], Any]) -> str:
+    content = json.loads((world.truth / "instances.json").read_text())
+    how(content)
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return str(tmp_path / "truth.json")
+
+
+def first(pictures: int) -> Callable[[dict], None]:
+    """Truth of so many pictures only; the first tar has 24."""
+
+    def keep(content: dict) -> None:
+        content["images"] = content["images"][:pictures]
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] < pictures]
+
+    return keep
+
+
+def small(atlas: Atlas, truth: str, tmp_path: Path, **options: Any) -> dict[str, dict[str, Any]]:
+    """Scores of a part of the atlas."""
+    options = {"methods": ["legrad"], "subset": True, "out": str(tmp_path / "out")} | options
+    return rows_of(score(atlas.objects.url, truth, **options))
+
+
+def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas: Atlas, scored) -> None:
     """Truth from the scene itself, not from the file."""
-    boxes, pixels = BoxCounter(), PixelCounter()
+    hits, total = [], 0
     for number in range(48):
         drawn = scene(DEMO, 0, number)
         values = score_map(atlas.map(f"scene_{number:06d}", "legrad"))
@@ -30,54 +76,207 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
             rows, columns = np.nonzero(mask)
             corners.append([columns.min(), rows.min(), columns.max(), rows.max()])
         height, width = drawn.image.shape[:2]
-        boxes.add(values, resize_boxes(np.array(corners), width, height))
-        pixels.add(values, resize_mask(np.logical_or.reduce(drawn.masks)))
-    table = score(atlas.objects.url, str(world.truth))
-    assert table.schema == LOCALIZATION
-    row = next(row for row in table.to_pylist() if row["method"] == "legrad")
-    assert row["images"] == 48
-    assert row["pxap"] == pytest.approx(pixels.pxap, abs=1e-9)
-    assert row["maxboxacc"] == boxes.max_box_acc
-    assert row["maxboxacc_v2"] == pytest.approx(boxes.max_box_acc_v2)
-    kept = pq.read_table(Path(atlas.objects.url) / "scores" / "localization-label.parquet")
-    assert kept.equals(table)
+        hits.append(overlaps(values, resize_boxes(np.array(corners), width, height)))
+        total += histogram(values, resize_mask(np.logical_or.reduce(drawn.masks)), np.zeros((224, 224), bool))
+    row = scored[0]["legrad"]
+    assert (row["images"], row["masks"], row["tested"], row["tuned_on"]) == (48, 48, 38, 10)
+    assert row["pxap"] == pytest.approx(pxap(total), abs=1e-9)
+    largest, every = np.array(hits).swapaxes(0, 1)
+    assert row["maxboxacc"] == pytest.approx(100 * (largest >= 0.5).mean(0).max())
+    terms = [100 * (every >= delta).mean(0).max() for delta in (0.3, 0.5, 0.7)]
+    assert row["maxboxacc_v2"] == pytest.approx(np.mean(terms))
 
 
-def test_only_the_methods_that_are_asked_for(atlas: Atlas, world: World) -> None:
-    table = score(atlas.objects.url, str(world.truth / "instances.json"), "predicted", ["center"])
-    assert [(row["method"], row["target"]) for row in table.to_pylist()] == [("center", "predicted")]
+def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas: Atlas, scored) -> None:
+    rows = scored[0]
+    kinds = {name: row["kind"] for name, row in rows.items()}
+    assert kinds == {"legrad": "method", "center": "control", "uniform": "control"} | dict.fromkeys(TRIVIAL, "control")
+    weights = atlas.run.model.weights.removeprefix("sha256:")[:12]
+    assert {row["classifier"] for row in rows.values()} == {f"{atlas.run.model.name} {weights}"}
+    assert rows["legrad"]["pxap"] > rows["center"]["pxap"] > rows["uniform"]["pxap"]
+    assert rows["uniform"]["maxboxacc"] == 0  # a constant map has the empty box only
 
 
-def change(world: World, tmp_path: Path, how) -> str:
-    content = json.loads((world.truth / "instances.json").read_text())
-    how(content)
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    return str(tmp_path / "truth.json")
+def test_the_split_is_of_the_pictures_whose_keys_come_first(scored) -> None:
+    out = scored[1]
+    about = ScoresRecord.read((out / "about.json").read_bytes(), "about")
+    keys = sorted((f"scene_{number:06d}" for number in range(48)), key=order)[:10]
+    assert about.tuning.keys == sha256("\n".join(sorted(keys)).encode())
+
+
+def test_the_curves_hold_the_scores(scored) -> None:
+    rows, out = scored
+    lines = pq.read_table(out / "curves.parquet")
+    assert lines.schema == CURVES
+    points = [point for point in lines.to_pylist() if point["method"] == "legrad"]
+    best = {name: max(p["value"] for p in points if p["curve"] == name) for name in ("largest50", "any30", "any70")}
+    row = rows["legrad"]
+    assert best == pytest.approx({"largest50": row["maxboxacc"], "any30": row["iou30"], "any70": row["iou70"]})
+    assert next(p["value"] for p in points if p["curve"] == "largest50" and p["tau"] == row["tau_oracle"]) == best[
+        "largest50"
+    ]  # fmt: skip
+    with Image.open(out / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height > 300
+
+
+def test_what_is_counted_is_not_counted_again(atlas: Atlas, world: World, scored, tmp_path: Path, monkeypatch) -> None:
+    rows, out = scored
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    (copy / "localization.parquet").unlink()
+    monkeypatch.setattr("pipeline.score.wsol.count_tar", lambda *_: pytest.fail("counted again"))
+    again = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
+    assert rows_of(again) == rows
+    for name in ("localization.parquet", "curves.parquet", "curves.png"):
+        assert (copy / name).read_bytes() == (out / name).read_bytes()
+    fewer = score(atlas.objects.url, str(world.truth), methods=["center"], out=str(copy))
+    assert rows_of(fewer)["center"] == rows["center"]
+    assert "legrad" not in rows_of(fewer)
+
+
+def test_a_method_asked_for_later_is_counted_alone(atlas: Atlas, world: World, tmp_path: Path, monkeypatch) -> None:
+    truth = change(world, tmp_path, first(24))
+    before = small(atlas, truth, tmp_path)
+    seen: list[int] = []
+    of_map = count.of_map
+    monkeypatch.setattr(count, "of_map", lambda values, picture: seen.append(1) or of_map(values, picture))
+    both = small(atlas, truth, tmp_path, methods=["attention", "legrad"])
+    assert len(seen) == 24
+    assert both["legrad"] == before["legrad"]
+    record = PartRecord.read(next((tmp_path / "out" / "commits").iterdir()).read_bytes(), "x")
+    assert record.parts == (*TRIVIAL, "legrad", "attention")
+    assert record.counts["scored"] == 24
+
+
+def test_a_lost_commit_is_made_again(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    truth = change(world, tmp_path, first(20))
+    before = small(atlas, truth, tmp_path)
+    commit = next((tmp_path / "out" / "commits").iterdir())
+    data = commit.read_bytes()
+    commit.unlink()
+    assert small(atlas, truth, tmp_path) == before
+    assert commit.read_bytes() == data
+
+
+def test_a_subset_counts_what_both_have_and_says_what_is_left_out(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    def some(content: dict) -> None:
+        first(20)(content)
+        content["images"].append(content["images"][0] | {"id": 999, "file_name": "elsewhere.jpg"})
+
+    said: list[str] = []
+    row = small(atlas, change(world, tmp_path, some), tmp_path, say=said.append)["legrad"]
+    assert (row["images"], row["tuned_on"]) == (20, 10)
+    assert [line.split(" pictures of ")[0] for line in said] == ["28 of 48", "1 of 21"]
+
+
+def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    truth = change(world, tmp_path, first(24))
+    content = json.loads(Path(truth).read_text())
+    first(6)(content)
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    row = small(atlas, truth, tmp_path, tune=str(tmp_path / "split.json"))["legrad"]
+    assert (row["images"], row["tuned_on"], row["tested"]) == (24, 6, 18)
+
+
+def test_tuning_on_another_atlas(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    truth = change(world, tmp_path, first(24))
+    options = {"tune": truth, "tune_atlas": atlas.objects.url}
+    row = small(atlas, truth, tmp_path, **options)["legrad"]
+    assert (row["images"], row["tuned_on"], row["tested"]) == (24, 24, 24)
+    assert row["tau"] == row["tau_oracle"]  # the same pictures
+    assert (row["gt_known"], row["boxacc_v2"], row["iou"]) == (row["maxboxacc"], row["maxboxacc_v2"], row["iou_oracle"])
+    assert (tmp_path / "out" / "tuning" / "commits").is_dir()
+
+
+def test_truth_of_boxes_alone_has_no_pixel_scores(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    def boxes_only(content: dict) -> None:
+        first(12)(content)
+        for each in content["annotations"]:
+            del each["segmentation"]
+
+    row = small(atlas, change(world, tmp_path, boxes_only), tmp_path)["legrad"]
+    assert (row["masks"], row["pxap"], row["iou"], row["pointing"]) == (0, None, None, None)
+    assert row["maxboxacc_v2"] > 0
+
+
+def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    def wide(content: dict) -> None:
+        first(12)(content)
+        for each in content["annotations"]:
+            each["bbox"] = [-3.5, -2, 1000, 1000]
+
+    rows = small(atlas, change(world, tmp_path, wide), tmp_path)
+    assert rows["whole image"]["maxboxacc_v2"] == 100
+
+
+def test_the_predicted_class(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    row = small(atlas, change(world, tmp_path, first(12)), tmp_path, target="predicted")["legrad"]
+    assert (row["target"], row["top5_loc"]) == ("predicted", None)
+    assert row["top1_loc"] <= row["gt_known"]
+
+
+def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: Path) -> None:
+    members = [(name, b"no picture" if name == "s0013.jpg" else data) for name, data in samples(4, 12)]
+    write_tar(tmp_path / "shards" / "part-2.tar", members)
+    out = str(tmp_path / "atlas")
+    plan(spec, out)
+    atlas = run(out, INLINE)
+    rows = atlas.samples(["key", "width", "height"]).to_pylist()
+    images = [
+        {"id": place, "file_name": f"{row['key']}.jpg", "width": row["width"] or 40, "height": row["height"] or 30}
+        for place, row in enumerate(rows)
+    ]
+    boxes = [{"id": place + 1, "image_id": place, "bbox": [2, 2, 9, 8]} for place in range(len(images))]
+    for each in boxes[:2]:
+        each |= {"iscrowd": 1, "segmentation": [[2, 2, 9, 2, 9, 9, 2, 9]]}
+    (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    row = rows_of(score(out, str(tmp_path / "truth.json"), methods=["random"]))["random"]
+    assert (row["images"], row["without_object"], row["without_maps"]) == (13, 2, 1)
+    assert (tmp_path / "atlas" / "scores" / "truth-json-label" / "localization.parquet").exists()
 
 
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (lambda c: c["images"].pop(30), "scene_000030: the truth has no such picture"),
+        (lambda c: c["images"].pop(30), "scene_000030: truth.json has no annotation of this picture"),
+        (
+            first(40),
+            r"scene_000040: truth.json has no annotation of this picture of .*, nor 7 others; add it, or .* --subset",
+        ),
+        (
+            lambda c: c["images"].append(c["images"][0] | {"id": 999, "file_name": "x/elsewhere.jpg"}),
+            "x/elsewhere: stands in truth.json, but .* has no such picture; .* --subset",
+        ),
         (lambda c: c["images"][5].update(width=7), r"scene_000005: is \d+×\d+ pixels, but 7×\d+ in the truth"),
-        (lambda c: c.pop("annotations"), "is not a COCO file"),
-        (lambda c: c["annotations"][0].pop("image_id"), "is not a COCO file"),
-        (lambda c: c["images"].append(dict(c["images"][7], id=99)), "two pictures have the key scene_000007"),
-        (lambda c: c["annotations"][3].update(bbox=[0, 0, 0, 5]), "the bbox of annotation 4 .* no area in the picture"),
-        (lambda c: c["annotations"][3].update(bbox=[5000, 0, 4, 5]), "no area in the picture"),
-        (lambda c: c["annotations"][3].update(bbox=[1, 2, 3]), "the bbox of annotation 4 cannot be used"),
-        (lambda c: c["annotations"][3].update(bbox=["x", 2, 3, 4]), "the bbox of annotation 4 cannot be used"),
-        (lambda c: c["annotations"][3].update(bbox=[float("nan"), 2, 3, 4]), "the bbox of annotation 4 cannot be used"),
-        (lambda c: c["annotations"][3].pop("bbox"), "the bbox of annotation 4 cannot be used"),
-        (lambda c: c["annotations"][3].update(segmentation="x"), "the segmentation of annotation 4 cannot be used"),
-        (lambda c: c["annotations"][3].update(segmentation=[[1, 2, 3, 4]]), "the segmentation of annotation 4"),
-        (lambda c: c["annotations"][3].update(segmentation={"size": [3, 3], "counts": [9]}), "not that of the picture"),
-        (lambda c: c.update(annotations=[]), "has no sample with maps and an object"),
     ],
 )
-def test_a_mistake_in_the_truth_is_named(atlas: Atlas, world: World, tmp_path: Path, how, says: str) -> None:
+def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
+    atlas: Atlas, world: World, tmp_path: Path, how, says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
-        score(atlas.objects.url, change(world, tmp_path, how), methods=["center"])
+        score(atlas.objects.url, change(world, tmp_path, how), methods=["center"], out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
+    atlas: Atlas, world: World, tmp_path: Path
+) -> None:
+    def flat(content: dict) -> None:
+        first(12)(content)
+        content["annotations"][3]["bbox"] = [0, 0, 0, 5]
+
+    with pytest.raises(UsageError, match="no area in the picture"):
+        small(atlas, change(world, tmp_path, flat), tmp_path)
+    assert not (tmp_path / "out" / "localization.parquet").exists()
+    small(atlas, change(world, tmp_path, lambda content: first(12)(content)), tmp_path)  # mended: the same folder does
+
+
+def test_other_scores_are_not_written_over(atlas: Atlas, world: World, scored, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(scored[1], tmp_path / "copy"))
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"holds other scores .*target is 'label', not 'predicted'.* another --out"):
+        score(atlas.objects.url, str(world.truth), "predicted", ["center"], out=str(copy))
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -86,62 +285,18 @@ def test_a_mistake_in_the_truth_is_named(atlas: Atlas, world: World, tmp_path: P
         ({"truth": "/nowhere.json"}, "nowhere.json: No such file"),
         ({"methods": ["gradcam"]}, "has no maps of 'gradcam'"),
         ({"target": "top5"}, "has no target 'top5'"),
+        ({"tune_atlas": "ATLAS"}, "say the truth of its pictures, with --tune"),
+        ({"tune_atlas": "/nowhere", "tune": "TRUTH"}, "is not an atlas"),
+        ({"url": "/nowhere"}, "is not an atlas"),
     ],
 )
 def test_what_is_not_there_is_named(atlas: Atlas, world: World, arguments: dict, says: str) -> None:
+    names = {"ATLAS": atlas.objects.url, "TRUTH": str(world.truth)}
+    given = {name: names.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()}
     with pytest.raises(UsageError, match=says):
-        score(atlas.objects.url, **({"truth": str(world.truth)} | arguments))
+        score(**({"url": atlas.objects.url, "truth": str(world.truth)} | given))
 
 
-def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: World, tmp_path: Path) -> None:
-    def wide(content: dict) -> None:
-        for each in content["annotations"]:
-            each["bbox"] = [-3.5, -2, 1000, 1000]
-
-    row = score(atlas.objects.url, change(world, tmp_path, wide), methods=["uniform"]).to_pylist()[0]
-    assert row["maxboxacc"] == 0  # a constant map has the empty box only
-
-
-def test_truth_of_boxes_alone_has_no_pxap(atlas: Atlas, world: World, tmp_path: Path) -> None:
-    def boxes_only(content: dict) -> None:
-        for each in content["annotations"]:
-            del each["segmentation"]
-
-    row = score(atlas.objects.url, change(world, tmp_path, boxes_only), methods=["legrad"]).to_pylist()[0]
-    assert row["pxap"] is None
-    assert row["maxboxacc_v2"] > 0
-
-
-def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
-    mask = np.zeros((20, 30), np.uint8)
-    mask[5:15, 10:20] = 1
-    packed = rle.encode(np.asfortranarray(mask))
-    flat = mask.T.ravel()
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
-    counts = np.diff([0, *edges, flat.size]).tolist()
-    polygon = [[10, 5, 20, 5, 20, 15, 10, 15]]
-    codings = [
-        {"size": packed["size"], "counts": packed["counts"].decode()}, {"size": [20, 30], "counts": counts}, polygon
-    ]  # fmt: skip
-    for coding in codings:
-        each = {"id": 1, "image_id": 4, "category_id": 1, "segmentation": coding, "bbox": [10, 5, 10, 10]}
-        crowd = each | {"id": 2, "iscrowd": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
-        content = {
-            "images": [{"id": 4, "file_name": "a/b.jpg", "width": 30, "height": 20}],
-            "annotations": [each, crowd],
-        }
-        (tmp_path / "instances.json").write_text(json.dumps(content))
-        truth = read_truth(tmp_path)["a/b"]
-        assert np.array_equal(truth.mask, mask.astype(bool))
-        assert truth.boxes.tolist() == [[74, 56, 141, 156]]
-        assert truth.ignore.sum() == 16
-
-
-def test_mask_iou_is_the_mean_of_overlaps(atlas: Atlas, world: World) -> None:
-    truth = read_truth(world.truth)
-    overlaps = []
-    for tar in atlas.commits:
-        for label in labels_of(atlas, tar, POLICY):
-            real = truth[label.sample["key"]].mask
-            overlaps.append((label.mask & real).sum() / (label.mask | real).sum())
-    assert mask_iou(atlas, POLICY, truth) == pytest.approx(100 * np.mean(overlaps))
+def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path, world: World) -> None:
+    with pytest.raises(UsageError, match="is of another network"):
+        score(atlas.objects.url, str(world.truth), methods=["legrad"], tune=str(world.truth), tune_atlas=str(finished))

@@ -15,9 +15,9 @@ from pipeline.read import Decoders, Frame, Sample, batches, count, find
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from pipeline.train.masks import Known, PngMasks, PseudoMasks, masks, truth_masks
+from pipeline.train.masks import Known, PseudoMasks, masks, truth_masks
 from schemas.errors import UsageError
-from schemas.policy import Cut, Policy
+from schemas.policy import Cut, Filter, Pamr, Policy
 from schemas.run import ModelSpec, RunSpec, ShardRecord
 from schemas.training import MaskSpec
 
@@ -74,6 +74,23 @@ def test_boxes_of_coco(sample: Sample, tmp_path: Path) -> None:
     known = truth_masks(coco(tmp_path, {"bbox": [5, 10, 25, 10]})).of("one", sample)
     assert known.boxed
     assert (known.object == blob()).all()
+
+
+def test_boxes_of_files_that_say_no_sizes_are_cut_to_the_picture(sample: Sample, tmp_path: Path) -> None:
+    (tmp_path / "boxes.txt").write_text("image_id,x0,y0,x1,y1\nn01/s0001.jpeg,5,10,99,19\n")
+    source = truth_masks(str(tmp_path / "boxes.txt"))
+    known = source.of("one", sample)
+    assert known.boxed
+    assert known.object.shape == known.ignore.shape == (31, 41)
+    assert known.object[10:20, 5:].all()
+    assert known.object.sum() == 10 * 36
+    assert known.planes(sample, FRAME).shape == (2, 32, 48)
+
+
+def test_pseudo_masks_are_not_taken_for_truth(tmp_path: Path) -> None:
+    Image.new("1", (4, 4)).save(tmp_path / "s0001.mask.png")
+    with pytest.raises(UsageError, match="holds pseudo-masks of vitatlas label; learn from them by --atlas"):
+        truth_masks(str(tmp_path))
 
 
 def test_a_picture_without_annotation_is_unknown(sample: Sample, tmp_path: Path) -> None:
@@ -139,7 +156,7 @@ def test_a_png_that_cannot_be_meant_is_named(sample: Sample, tmp_path: Path, val
     else:
         Image.fromarray(values).save(file)
     with pytest.raises(UsageError, match=f"s0001.png: {says}"):
-        PngMasks(str(file.parent)).of("one", sample)
+        truth_masks(str(file.parent)).of("one", sample)
 
 
 def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_one(
@@ -148,12 +165,12 @@ def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_on
     for name, size in {"a/s0001": 41, "b/s0001": 40, "b/s0002": 39}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (size, 31)).save(tmp_path / f"{name}.png")
-    source = PngMasks(str(tmp_path))
+    source = truth_masks(str(tmp_path))
     for key, width in {"a/s0001": 41, "./b/s0001": 40, "s0002": 39, "b/s0002": 39}.items():
         assert key in source
         assert source.of("one", replace(sample, key=key)).object.shape == (31, width)
     assert source.of("one", replace(sample, key="c/s0001")) is None
-    with pytest.raises(UsageError, match=r"a/s0001.png and .*b/s0001.png are both masks of s0001"):
+    with pytest.raises(UsageError, match="a/s0001 and b/s0001 are both the truth of s0001"):
         source.of("one", sample)
 
 
@@ -165,7 +182,7 @@ def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_on
         ({"truth": "a", "policy": "b"}, "give one of the two"),
         ({"atlas": "b"}, "b: say how its maps become masks, with --policy FILE"),
         ({"truth": "nowhere.json"}, "nowhere.json: No such file"),
-        ({"truth": "."}, "holds neither instances.json nor PNG masks"),
+        ({"truth": "."}, "holds neither instances.json nor .* PNG masks"),
     ],
 )
 def test_a_source_that_is_none_is_refused(
@@ -176,7 +193,7 @@ def test_a_source_that_is_none_is_refused(
         masks(MaskSpec(**spec))
 
 
-OTSU = Policy(name="p", method="legrad", cut=Cut(kind="otsu"))
+OTSU = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"))
 
 
 def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
@@ -193,16 +210,66 @@ def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
     assert source.count is None
 
 
+def test_what_lies_between_the_cuts_of_a_policy_is_ignored(atlas: Atlas) -> None:
+    policy = OTSU.model_copy(update={"background": Cut(kind="otsu", scale=0.5)})
+    source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
+    shares = [source.of(shard.tar, sample).ignore.mean() for sample in read_all(shard)]
+    assert 0 < np.mean(shares) < 0.5
+
+
+def test_a_policy_whose_threshold_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
+    with pytest.raises(UsageError, match="policy p: its threshold is still to be found; write the one"):
+        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="calibrated")}))
+
+
 def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: Atlas) -> None:
     predicted = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"target": "predicted"}))
     nothing = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="fixed", at=1.0)}))
-    constant = PseudoMasks(atlas.objects.url, Policy(name="p", method="uniform", cut=Cut(kind="otsu")))
+    constant = PseudoMasks(atlas.objects.url, Policy(name="p", methods=("uniform",), cut=Cut(kind="otsu")))
     shard = atlas.run.shards[0]
     for sample, row in zip(read_all(shard), atlas.tar(shard.tar).samples.to_pylist(), strict=True):
         assert predicted.of(shard.tar, sample) is not None or row["prediction"] != row["label"]
         assert predicted.of(shard.tar, replace(sample, label=(row["prediction"] + 1) % 10)) is None
         assert nothing.of(shard.tar, sample) is None
         assert constant.of(shard.tar, sample) is None
+
+
+def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
+    source = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"filter": Filter(area=(0.1, 0.3))}))
+    known = {True: 0, False: 0}
+    for shard in atlas.run.shards:
+        for sample, label in zip(read_all(shard), labels_of(atlas, shard.tar, OTSU), strict=True):
+            kept = 0.1 <= label.area <= 0.3
+            assert (source.of(shard.tar, sample) is not None) == kept
+            known[kept] += 1
+    assert all(known.values())
+
+
+def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
+    policy = OTSU.model_copy(update={"background": Cut(kind="otsu", scale=0.7)})
+    source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
+    for sample, label in zip(read_all(shard), labels_of(atlas, shard.tar, policy), strict=True):
+        known = source.of(shard.tar, sample)
+        assert (known.ignore == label.ignore).all()
+        assert known.ignore.any()
+        assert not (known.object & known.ignore).any()
+
+
+def test_a_policy_that_refines_reads_the_pictures_again(atlas: Atlas) -> None:
+    refined = OTSU.model_copy(update={"refine": Pamr(iterations=2, dilations=(1, 4))})
+    source, shard = PseudoMasks(atlas.objects.url, refined), atlas.run.shards[0]
+    pairs = zip(labels_of(atlas, shard.tar, OTSU), labels_of(atlas, shard.tar, refined), strict=True)
+    differ = 0
+    for sample, (coarse, sharp) in zip(read_all(shard), pairs, strict=True):
+        known = source.of(shard.tar, sample)
+        assert (known.object == sharp.mask).all()
+        differ += (known.object != coarse.mask).any()
+    assert differ
+
+
+def test_a_threshold_that_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
+    with pytest.raises(UsageError, match="policy p: its threshold is still to be found"):
+        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="calibrated")}))
 
 
 def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> None:
@@ -231,4 +298,4 @@ def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.tar}"):
         source.check([replace(shard, samples=25)])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):
-        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"method": "gradcam"}))
+        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"methods": ("gradcam",)}))

@@ -1,0 +1,83 @@
+"""Masks as predictions that Label Studio imports."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+from pipeline.label.exporter import Context, Read, Written, dumps
+from pipeline.label.formats.brush import brush_rle
+from pipeline.label.formats.names import class_names
+from pipeline.label.mask import Label, Mask
+
+_IGNORED = "ignore"
+
+
+class LabelStudio:
+    """``labelstudio/tars/<tar>.json``: a task with a prediction for each sample with a mask.
+
+    The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty; its
+    score is the probability of the class. The image of a task is the member's path in the tar: put the address
+    where your images are served in front of it. ``labelstudio/config.xml`` is the labelling interface for all tars.
+    """
+
+    by_key = False
+
+    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        tasks = []
+        used: dict[int, str] = {}
+        for label in labels:
+            if label.mask_rle is not None and label.class_index is not None:
+                names = class_names([label.class_index], context, [_IGNORED])
+                tasks.append(_task(label, names[label.class_index], context))
+                used |= names
+        yield f"labelstudio/tars/{tar}.json", dumps(tasks)
+        yield f"labelstudio/tars/{tar}.xml", _config(used[index] for index in sorted(used))
+
+    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+        names: dict[str, None] = {}
+        for tar in tars:
+            config = ElementTree.fromstring(read(f"labelstudio/tars/{tar}.xml"))
+            names |= dict.fromkeys(each.attrib["value"] for each in config.iter("Label"))
+        names.pop(_IGNORED, None)
+        yield "labelstudio/config.xml", _config(names)
+
+
+def _task(label: Label, name: str, context: Context) -> dict[str, Any]:
+    regions = {"mask": (label.mask, name), "ignore": (label.ignore, _IGNORED)}
+    return {
+        "data": {"image": label.sample["member"], "key": label.sample["key"], "row": label.sample["row"]},
+        "predictions": [
+            {
+                "model_version": context.policy_hash,
+                "score": label.probability,
+                "result": [
+                    _region(f"{label.sample['row']}-{kind}", mask, called)
+                    for kind, (mask, called) in regions.items()
+                    if mask is not None and mask.any()
+                ],
+            }
+        ],
+    }
+
+
+def _region(identity: str, mask: Mask, name: str) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "type": "brushlabels",
+        "from_name": "label",
+        "to_name": "image",
+        "original_width": mask.shape[1],
+        "original_height": mask.shape[0],
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": brush_rle(mask), "brushlabels": [name]},
+    }
+
+
+def _config(names: Iterable[str]) -> bytes:
+    """The labelling interface with these labels."""
+    labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in [*names, _IGNORED])
+    return (
+        f'<View>\n  <Image name="image" value="$image"/>\n  <BrushLabels name="label" toName="image">\n{labels}'
+        "  </BrushLabels>\n</View>\n"
+    ).encode()

@@ -1,0 +1,64 @@
+"""Masks as run lengths in Parquet."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pycocotools import mask as rle
+
+from pipeline.label.exporter import Context, Read, Written
+from pipeline.label.mask import Label
+
+_RLE = pa.struct([pa.field("size", pa.list_(pa.int32(), 2)), pa.field("counts", pa.binary())])
+
+MASKS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("mask", _RLE),
+        pa.field("ignore", _RLE),
+        pa.field("bbox", pa.list_(pa.int32(), 4)),
+        pa.field("area", pa.int64()),
+    ]
+)
+"""Columns; ``row`` to ``height`` are those of ``schemas.labels.LABELS``, null after ``status`` where unknown:
+
+- ``mask``, ``ignore`` – COCO run lengths, which ``pycocotools.mask.decode`` takes as they are; null without a mask.
+- ``bbox`` – of the mask as COCO has it: x, y, width, height; null where it is empty. ``area`` – of it, in pixels.
+"""
+
+
+class Parquet:
+    """``parquet/<tar>.parquet`` with a row for each sample, as ``MASKS``; the policy's hash stands in its metadata."""
+
+    by_key = False
+
+    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        schema = MASKS.with_metadata({"policy": context.policy_hash})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist([_row(each) for each in labels], schema), buffer, compression="zstd")
+        yield f"parquet/{tar}.parquet", buffer.getvalue().to_pybytes()
+
+    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+        yield from ()
+
+
+def _row(label: Label) -> dict[str, Any]:
+    area = None if label.mask_rle is None else int(rle.area(label.mask_rle))
+    return {
+        "row": label.sample["row"],
+        "key": label.sample["key"],
+        "status": label.status,
+        "label": label.class_index,
+        "width": label.sample["width"],
+        "height": label.sample["height"],
+        "mask": label.mask_rle,
+        "ignore": label.ignore_rle,
+        "bbox": rle.toBbox(label.mask_rle).astype(int).tolist() if area else None,
+        "area": area,
+    }

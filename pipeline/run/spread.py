@@ -1,0 +1,71 @@
+"""The same function over many tars: on the cores of this machine, or on a Ray cluster where there are many."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from schemas.errors import RunFailed
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MANY = 64
+"""Items for which Ray is worth its start."""
+_EACH = 2
+"""Items that are given out for each process, so that none waits for us."""
+
+
+def spread(
+    function: Callable[[T], R], items: Sequence[T], what: str, address: str | None = None, gpu: bool = False
+) -> Iterator[R]:
+    """Results, in whatever order they come.
+
+    Args:
+        function: picklable, safe to be done twice; its own process does not share state with this one.
+        what: is being done, for the bar.
+        address: of a Ray cluster, as ``vitatlas run`` has it. None: this machine's cores for few items, Ray for many.
+        gpu: take a GPU for each, where the cluster has any.
+
+    Raises:
+        RunFailed: a process died; the results so far have been given.
+    """
+    if address is None and len(items) <= MANY:
+        results = _here(function, items)
+    else:
+        from pipeline.run.tasks import tasks  # Ray is needed only here
+
+        results = tasks(function, items, address, gpu)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield from progress.track(results, len(items), description=what)
+
+
+def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    processes = min(len(items), os.cpu_count() or 1)
+    if processes <= 1:
+        yield from map(function, items)
+        return
+    waiting = iter(items)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        try:
+            under_way = {pool.submit(function, item) for item in islice(waiting, _EACH * processes)}
+            while under_way:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                under_way |= {pool.submit(function, item) for item in islice(waiting, len(done))}
+        except BrokenProcessPool as error:
+            raise RunFailed("a process was killed, perhaps for want of memory; the same command goes on") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

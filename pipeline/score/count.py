@@ -1,0 +1,151 @@
+"""The counts of one tar: every method's maps against the truth."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.label.score_map import Window, score_map, window
+from pipeline.score import pixels, segmentation
+from pipeline.score.localization import IOUS, Boxes, iou, overlaps, resize_boxes, resize_mask
+from pipeline.score.pictures import Part
+from pipeline.score.tally import TUNING, Tally, fixed, group_of, pack, unpack
+from pipeline.score.trivial import TRIVIAL
+from pipeline.store import Atlas, Objects
+from pipeline.store.derived import parent
+from schemas.labels import PartRecord
+from schemas.layout import commit_object
+from schemas.run import Target
+from schemas.samples import Status
+
+Mask = NDArray[np.bool_]
+
+
+def counts_object(tar: str) -> str:
+    """The counts of a tar."""
+    return f"tars/{tar}.npz"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is known of a picture, on the 224 × 224 grid.
+
+    Attributes:
+        group: see ``tally``.
+        boxes: int [m, 4], m ≥ 1.
+        mask, ignore: bool [224, 224]; no mask where the truth has a box only.
+        rank: of the label among the classes.
+        window: the part of the picture that maps are of.
+    """
+
+    group: int
+    boxes: Boxes
+    mask: Mask | None
+    ignore: Mask
+    rank: int
+    window: Window
+
+
+def count_tar(
+    url: str, target: Target, methods: Sequence[str], out: str, maker: str, item: tuple[Part, tuple[str, ...]]
+) -> PartRecord:
+    """Count one tar, write its counts, then its commit.
+
+    Args:
+        item: what is scored of it, and the methods that are counted already.
+
+    Raises:
+        UsageError: something in the truth of a picture cannot be used.
+    """
+    part, there = item
+    atlas, objects, tar = Atlas.open(url), Objects(out), part.tar
+    tallies = unpack(objects.get(counts_object(tar)), f"{out}/{counts_object(tar)}") if there else {}
+    new = [name for name in (*TRIVIAL, *methods) if name not in tallies]
+    tallies |= {name: Tally() for name in new}
+    objects.delete(commit_object(tar))
+    kept = atlas.tar(tar)
+    maps = {method: kept.maps(method, target) for method in new if method not in TRIVIAL}
+    counts: Counter[str] = Counter()
+    for place, sample in enumerate(kept.samples.to_pylist()):
+        status, picture = _picture(sample, part, atlas.run.model.input_size)
+        counts[status] += 1
+        if picture is None:
+            continue
+        for name in new:
+            found = of_boxes(TRIVIAL[name], picture) if name in TRIVIAL else of_map(maps[name][place], picture)
+            tallies[name].add(picture.group, found)
+    written = objects.put(counts_object(tar), pack(tallies))
+    record = PartRecord(
+        tar=tar,
+        parent=parent(atlas.record(tar)),
+        maker=maker,
+        parts=tuple(tallies),
+        counts=dict(sorted(counts.items())),
+        objects=(written,),
+    )
+    objects.put(commit_object(tar), record.to_bytes())
+    return record
+
+
+def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tuple[str, Picture | None]:
+    known, aside = part.of(sample["key"])
+    if known is None or sample["status"] == Status.DUPLICATE_KEY:
+        return "without_truth", None
+    if sample["status"] != Status.OK:
+        return "tuning_without_maps" if aside else "without_maps", None
+    width, height = sample["width"], sample["height"]
+    known = known.of_size(width, height)
+    corners, mask = known.corners, known.mask
+    if not len(corners):
+        return "tuning_without_object" if aside else "without_object", None
+    key = sample["key"].removeprefix("./")
+    return "tuning" if aside else "scored", Picture(
+        group=TUNING.stop - 1 if aside else group_of(key, sample["key"] in part.split),
+        boxes=resize_boxes(corners, width, height),
+        mask=None if mask is None else resize_mask(mask),
+        ignore=resize_mask(known.ignore),
+        rank=sample["label_rank"],
+        window=window(sample, frame),
+    )
+
+
+def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, ArrayLike]:
+    """Counts of one map, float [h, w]; see ``Tally``."""
+    score = score_map(values, picture.window)
+    largest, every = overlaps(score, picture.boxes)
+    counts: dict[str, ArrayLike] = {"images": 1, "hits": _hits(largest, every, picture.rank)}
+    mask, ignore = picture.mask, picture.ignore
+    if mask is None:
+        return counts
+    found = pixels.histogram(score, mask, ignore)
+    sizes = np.zeros((len(pixels.SIZES) + 1, 2, len(pixels.MASK_TAUS)), np.int64)
+    coarse = sizes[pixels.size_of(mask)] = pixels.coarse(found)
+    linear = segmentation.linear_map(values, picture.window)
+    areas = segmentation.areas(linear, mask, ignore)
+    values_ = [segmentation.average_precision(linear, mask, ignore), segmentation.f1(areas), 0.0, 0.0]
+    if mask.any():
+        values_[2:] = pixels.pointing(score, mask, ignore), pixels.energy(score, mask, ignore)
+    return counts | {
+        "masks": 1,
+        "objects": int(mask.any()),
+        "pixels": found,
+        "sizes": sizes,
+        "areas": areas,
+        "values": fixed(values_),
+        "f_beta": fixed(pixels.f_beta(coarse)),
+    }
+
+
+def of_boxes(boxes: Boxes, picture: Picture) -> Mapping[str, ArrayLike]:
+    """Counts of a predictor that has one box at each cut, int [255, 4]."""
+    best = iou(boxes, picture.boxes).max(1)
+    return {"images": 1, "hits": _hits(best, best, picture.rank)}
+
+
+def _hits(largest: NDArray[np.float64], every: NDArray[np.float64], rank: int) -> NDArray[np.bool_]:
+    """bool [6, 255] in the order of ``tally.HITS``."""
+    known = largest >= 0.5
+    return np.stack([*(every >= each for each in IOUS), known, known & (rank < 1), known & (rank < 5)])

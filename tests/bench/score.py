@@ -1,0 +1,71 @@
+"""What it costs to score a map: milliseconds on one core at 224 × 224, and bytes of the counts of a tar.
+
+``smooth`` maps are blurred noise on 14 × 14, as most methods give; ``noise`` is not blurred, and has about seven times
+the contours.
+
+    python tests/bench/score.py
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from pipeline.label.score_map import score_map
+from pipeline.score import pixels, segmentation
+from pipeline.score.count import Picture, of_map
+from pipeline.score.localization import overlaps
+from pipeline.score.metrics import row
+from pipeline.score.tally import Tally, group_of, pack
+
+GRID = 14
+
+
+def maps(kind: str, count: int) -> list[np.ndarray]:
+    """Random maps on the patch grid."""
+    rng = np.random.default_rng(0)
+    noise = [rng.random((GRID, GRID)) for _ in range(count)]
+    return noise if kind == "noise" else [cv2.GaussianBlur(each, (0, 0), 1.5) for each in noise]
+
+
+def seconds(function: Callable[..., object], items: list) -> float:
+    """CPU seconds for each item."""
+    function(items[0])
+    begun = time.process_time()
+    for each in items:
+        function(each)
+    return (time.process_time() - begun) / len(items)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--maps", type=int, default=60)
+    count = parser.parse_args().maps
+    cv2.setNumThreads(1)
+    mask, nothing = np.zeros((224, 224), bool), np.zeros((224, 224), bool)
+    mask[50:160, 40:170] = True
+    known = Picture(0, np.array([[40, 50, 169, 159], [10, 180, 60, 220]]), mask, nothing, 0, (0, 0, 1, 1))
+    for kind in ("smooth", "noise"):
+        values = maps(kind, count)
+        scores = [score_map(each) for each in values]
+        parts = {
+            "everything": seconds(lambda each: of_map(each, known), values),
+            "boxes": seconds(lambda each: overlaps(each, known.boxes), scores),
+            "histogram": seconds(lambda each: pixels.histogram(each, mask, nothing), scores),
+            "AP": seconds(lambda each: segmentation.average_precision(each, mask, nothing), scores),
+        }
+        print(f"{kind:7}", *(f"{name} {1e3 * value:.1f} ms" for name, value in parts.items()), sep="  ")
+    tally, found = Tally(), [of_map(each, known) for each in values]
+    for number in range(1000):
+        tally.add(group_of(str(number), False), found[number % count])
+    print(f"counts of a tar: {len(pack({'method': tally})) / 1e3:.0f} kB a method")
+    begun = time.process_time()
+    row("method", "label", tally)
+    print(f"scores with intervals: {time.process_time() - begun:.2f} s a method")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What holds for every format."""
+
+import io
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+from some_labels import CONTEXT, LABELS, NAMED, label_of, labels, shape, written
+
+from pipeline.label.formats import EXPORTERS
+from pipeline.store import Objects
+from schemas.errors import UsageError
+
+
+@pytest.fixture(params=EXPORTERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_equal_labels_make_equal_bytes_at_any_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = written(EXPORTERS[name])
+    for clock in ("time.time", "time.monotonic"):
+        monkeypatch.setattr(clock, lambda: 2_000_000_000.0)
+    monkeypatch.setattr("some_labels.LABELS", labels())
+    assert written(EXPORTERS[name]) == first
+
+
+def test_every_object_lies_in_a_folder_of_the_format(name: str, tmp_path) -> None:
+    objects = Objects(str(tmp_path / "out"))
+    for path, data in written(EXPORTERS[name]).items():
+        assert path.startswith(f"{name}/")
+        assert "evil" not in path
+        objects.put(path, data)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_only_a_format_that_says_so_names_files_by_key(name: str) -> None:
+    used = any("ring" in path for path in written(EXPORTERS[name]))
+    assert used == EXPORTERS[name].by_key
+
+
+def test_tars_without_a_mask_are_exported_too(name: str) -> None:
+    nothing = [each for each in LABELS["first"] if each.heat is None]
+    exporter = EXPORTERS[name]
+    objects = dict(exporter.export("bare", iter(nothing), CONTEXT)) | dict(exporter.export("none", iter(()), CONTEXT))
+    merged = dict(exporter.merge(["bare", "none"], objects.__getitem__, CONTEXT))
+    assert merged.keys() == dict(exporter.merge([], objects.__getitem__, CONTEXT)).keys() <= written(exporter).keys()
+
+
+@pytest.mark.parametrize("key", ["a//b", "a/./b", "a\nb"])
+def test_a_key_that_is_no_name_of_a_file_is_refused(name: str, key: str) -> None:
+    one = label_of(0, key, shape((0, 0, 3, 3)))
+    if not EXPORTERS[name].by_key and name != "cvat":
+        assert list(EXPORTERS[name].export("t", iter([one]), CONTEXT))
+        return
+    with pytest.raises(UsageError, match="cannot be the name of a file in this format; rename it, or take png"):
+        list(EXPORTERS[name].export("t", iter([one]), CONTEXT))
+
+
+@pytest.mark.parametrize(
+    ("format_name", "path"), [("coco", "coco/instances.json"), ("fiftyone", "fiftyone/samples.json")]
+)
+def test_a_merge_holds_bytes_not_objects(format_name: str, path: str) -> None:
+    exporter = EXPORTERS[format_name]
+    rng = np.random.default_rng(0)
+    parts = {}
+    for tar in range(40):
+        some = [label_of(64 * tar + row, f"{tar}/{row}", rng.random((20, 20)) > 0.5) for row in range(20)]
+        parts |= dict(exporter.export(f"t{tar}", iter(some), CONTEXT))
+    tracemalloc.start()
+    merged = dict(exporter.merge([f"t{tar}" for tar in range(40)], parts.__getitem__, CONTEXT))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * len(merged[path])
+
+
+def test_voc_refuses_a_tar_that_is_called_as_the_list_of_all() -> None:
+    with pytest.raises(UsageError, match="default: the list of its keys"):
+        list(EXPORTERS["voc"].export("default", iter(()), CONTEXT))
+
+
+@pytest.mark.parametrize(("class_index", "number"), [(0, 1), (998, 999), (999, 1001), (20_000, 20_002)])
+def test_no_class_of_imagenet_s_is_coded_as_ignored(class_index: int, number: int) -> None:
+    label = label_of(1, "b", shape((0, 0, 3, 3)), class_index=class_index)
+    ((_, data),) = EXPORTERS["imagenet_s"].export("t", iter([label]), CONTEXT)
+    rgb = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    assert set(np.unique(rgb[..., 0] + 256 * rgb[..., 1])) == {0, number}
+
+
+def test_classes_that_share_a_name_are_told_apart() -> None:
+    some = [label_of(0, "a", shape((0, 0, 3, 3)), class_index=1), label_of(1, "b", shape((0, 0, 3, 3)), class_index=2)]
+    context = replace(NAMED, classes=("tench", "crane", "crane"))
+    (data,) = dict(EXPORTERS["coco"].export("t", iter(some), context)).values()
+    assert b'"crane (1)"' in data
+    assert b'"crane (2)"' in data
+
+
+def test_labels_of_the_tests_are_what_they_say() -> None:
+    for each in (each for part in LABELS.values() for each in part if each.mask_rle is not None):
+        assert not (each.mask & each.ignore).any()
+        assert each.status == ("ok" if each.boxes else "empty")
+        assert rle.area(each.mask_rle) == each.mask.sum() == round(each.area * each.mask.size)

@@ -1,0 +1,97 @@
+"""One function over many tars."""
+
+import importlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import ray
+
+from pipeline.run.spread import MANY, spread
+from schemas.errors import RunFailed, UsageError
+
+WORK = """
+import os, time
+from schemas.errors import UsageError
+
+def square(number):
+    return number * number, os.getpid()
+
+def trip(number):
+    if number == 3:
+        raise UsageError("three: is no good")
+    return number
+
+def die(number):
+    if number == 3:
+        os._exit(9)
+    return number
+
+def die_once(folder, number):
+    mark = os.path.join(folder, "died")
+    if number == 3 and not os.path.exists(mark):
+        open(mark, "w").close()
+        os._exit(9)
+    return number
+
+def slow_first(number):
+    time.sleep(0.3 if number == 0 else 0)
+    return number
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Functions that other processes can import, and Ray's as well."""
+    (tmp_path / "spread_work.py").write_text(WORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.reload(importlib.import_module("spread_work"))
+    ray.cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_every_item_is_done_once(work: ModuleType, count: int) -> None:
+    assert sorted(value for value, _ in spread(work.square, range(count), "square")) == [n * n for n in range(count)]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(work: ModuleType) -> None:
+    assert os.getpid() not in {process for _, process in spread(work.square, range(4), "square")}
+    assert next(iter(spread(work.slow_first, range(6), "slow"))) != 0
+
+
+def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str | None, bool]] = []
+
+    def tasks(function: Callable[[int], int], items: range, address: str | None, gpu: bool) -> list[int]:
+        asked.append((len(items), address, gpu))
+        return []
+
+    monkeypatch.setattr("pipeline.run.tasks.tasks", tasks)
+    assert list(spread(abs, range(MANY + 1), "many")) == []
+    assert list(spread(abs, range(2), "few, but told to", "auto", gpu=True)) == []
+    assert asked == [(MANY + 1, None, False), (2, "auto", True)]
+    assert list(spread(abs, range(1), "one")) == [0]
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+def test_a_users_mistake_comes_through_as_it_is(ray_cluster: None, work: ModuleType, address: str | None) -> None:
+    with pytest.raises(UsageError, match="three: is no good"):
+        list(spread(work.trip, range(6), "trip", address))
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_a_process_that_dies_is_said_and_nothing_hangs(work: ModuleType) -> None:
+    with pytest.raises(RunFailed, match="a process was killed, perhaps for want of memory"):
+        list(spread(work.die, range(6), "die"))
+
+
+def test_ray_gives_an_item_that_is_lost_to_another_process(ray_cluster: None, work: ModuleType, tmp_path: Path) -> None:
+    done = list(spread(partial(work.die_once, str(tmp_path)), range(8), "die once", "local"))
+    assert sorted(done) == list(range(8))
+    with pytest.raises(RunFailed, match="a task was lost 4 times"):
+        list(spread(work.die, range(6), "die", "local"))

@@ -1,0 +1,35 @@
+"""``vitatlas score``: the table that people read, and the JSON that programs do."""
+
+import json
+from pathlib import Path
+
+from pipeline.demo.world import World
+from pipeline.store import Atlas
+from schemas.scores import LOCALIZATION
+
+
+def test_the_table_fits_and_the_json_has_every_column(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
+    content = json.loads((world.truth / "instances.json").read_text())
+    content["images"] = content["images"][:16]
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] < 16]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    given = ["score", atlas.objects.url, "--truth", tmp_path / "truth.json", "--methods", "legrad,center"]
+    code, _, err = vitatlas(*given)
+    assert code == 2
+    assert "scene_000016: truth.json has no annotation" in err
+    given += ["--subset", "--out", tmp_path / "out"]
+    code, text, err = vitatlas(*given)
+    assert code == 0
+    assert "32 of 48 pictures" in err
+    assert max(map(len, text.splitlines()[1:])) <= 160
+    for expected in ("legrad", "center *", "whole image *", "PxAP", "GT-known", "Top-1", "16 pictures", "tuned on 8"):
+        assert expected in text
+    assert text.count("\n") < 16  # no cell is broken over lines
+    rows = json.loads(vitatlas(*given, "--json")[1])
+    assert [set(row) for row in rows] == [set(LOCALIZATION.names)] * 4
+
+
+def test_its_help_has_examples(vitatlas) -> None:
+    code, text, _ = vitatlas("score", "--help")
+    assert code == 0
+    assert "vitatlas score val.atlas --truth instances.json" in text

@@ -1,0 +1,120 @@
+"""Scores of pseudo-masks, against their formulas on masks drawn by hand."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from pipeline.label.mask import Label
+from pipeline.score import score_masks
+from pipeline.truth import Truth, Truths
+from schemas.errors import RunFailed, UsageError
+
+RNG = np.random.default_rng(0)
+SHAPE = (20, 30)
+
+
+class Known(Truth):
+    """A picture whose truth stands in memory."""
+
+    def __init__(self, key: str, mask: np.ndarray | None, ignore: np.ndarray) -> None:
+        super().__init__(key, SHAPE[1], SHAPE[0])
+        object.__setattr__(self, "both", (mask, ignore))
+
+    corners = np.zeros((1, 4), np.int64)
+    mask = property(lambda self: self.both[0])
+    ignore = property(lambda self: self.both[1])
+
+
+def draw(share: float) -> np.ndarray:
+    return RNG.random(SHAPE) < share
+
+
+MASKS = {f"folder/{name}": draw(0.3) for name in "abc"} | {"empty": np.zeros(SHAPE, bool)}
+IGNORED = {key: draw(0.2) & ~mask for key, mask in MASKS.items()}
+REAL = {key: draw(0.4) for key in MASKS} | {"unlabelled": draw(0.5)}
+LEFT_OUT = {key: draw(0.1) for key in REAL}
+TRUTH = Truths(
+    "truth",
+    "sha256:0",
+    {key: Known(key, real, LEFT_OUT[key]) for key, real in REAL.items()}
+    | {"box": Known("box", None, np.zeros(SHAPE, bool))},
+    False,
+)
+
+
+def labels() -> Iterator[Label]:
+    for key, mask in MASKS.items():
+        coded = [rle.encode(np.asfortranarray(each, np.uint8)) for each in (mask, IGNORED[key])]
+        yield Label({"key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
+    yield Label({"key": "unlabelled"}, "too_small")
+    yield Label({"key": "box"}, "ok", mask_rle=coded[0])
+    yield Label({"key": "unheard of"}, "ok", mask_rle=coded[0])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The same labels as PNG in a tar."""
+    (tmp_path / "png").mkdir()
+    with tarfile.open(tmp_path / "png" / "part-0.tar", "w") as archive:
+        for key, mask in MASKS.items():
+            image = Image.fromarray(np.where(IGNORED[key], 255, mask).astype(np.uint8)).convert("P")
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            for name, data in ((f"{key}.mask.png", buffer.getvalue()), (f"{key}.json", b"{}")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return tmp_path
+
+
+def expected() -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in ("iou", "right", "right of all", "object", "labelled")}
+    for key, mask in MASKS.items():
+        counted = ~LEFT_OUT[key] | REAL[key]
+        mask, real, labelled = mask[counted], REAL[key][counted], ~IGNORED[key][counted]
+        found["iou"].append((mask & real).sum() / (mask | real).sum())
+        found["right"].append(float((mask == real)[labelled].mean()))
+        found["right of all"].append(float((mask == real).mean()))
+        found["object"].append(float(real[mask].mean()) if mask.any() else 0.0)
+        found["labelled"].append(float(labelled.mean()))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["labels", "folder"])
+def test_every_figure_is_its_formula(kind: str, folder: Path) -> None:
+    found = score_masks(labels() if kind == "labels" else str(folder), TRUTH)
+    by_hand = expected()
+    assert (found.images, found.unlabelled) == (4, 1)
+    assert found.mean_iou == pytest.approx(100 * np.mean(by_hand["iou"]))
+    assert found.precision == pytest.approx(100 * np.mean(by_hand["right"]))
+    assert found.precision_without_ignoring == pytest.approx(100 * np.mean(by_hand["right of all"]))
+    assert found.object_precision == pytest.approx(100 * np.mean(by_hand["object"]))
+    assert found.coverage == pytest.approx(100 * np.mean(by_hand["labelled"]))
+    assert found.ious == pytest.approx(dict(zip(MASKS, by_hand["iou"], strict=True)))
+
+
+def test_without_labels_there_is_no_number() -> None:
+    found = score_masks([], TRUTH)
+    assert (found.images, found.unlabelled) == (0, 5)
+    assert np.isnan(found.mean_iou)
+
+
+def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no png/\*\.tar; make some with vitatlas label"):
+        score_masks(str(tmp_path / "nowhere"), TRUTH)
+    tar = folder / "png" / "part-0.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(RunFailed, match=r"png/part-0\.tar: cannot be read"):
+        score_masks(str(folder), TRUTH)
+
+
+def test_masks_of_another_size_are_refused() -> None:
+    coded = rle.encode(np.ones((5, 5), np.uint8, "F"))
+    with pytest.raises(UsageError, match="empty: is 5×5 pixels, but 30×20 in the truth"):
+        score_masks([Label({"key": "empty"}, "ok", mask_rle=coded)], TRUTH)

@@ -1,0 +1,190 @@
+"""Every score of a few pictures, computed once more from the pictures themselves."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from pipeline.label.score_map import score_map
+from pipeline.score import pixels, segmentation
+from pipeline.score.count import Picture, of_boxes, of_map
+from pipeline.score.localization import LEVELS, TAUS, boxes_at, iou
+from pipeline.score.metrics import row
+from pipeline.score.pixels import MASK_TAUS
+from pipeline.score.tally import TUNING, Tally
+from pipeline.score.trivial import TRIVIAL
+from schemas.scores import SCORES
+
+RNG = np.random.default_rng(5)
+WINDOW = (0, 0, 1, 1)
+NONE = np.zeros((224, 224), bool)
+
+
+def scene(number: int) -> tuple[np.ndarray, Picture]:
+    """A map that is roughly right, and the object."""
+    side = int(RNG.choice([40, 70, 130, 190]))
+    x, y = (int(each) for each in RNG.integers(0, 224 - side, 2))
+    mask = NONE.copy()
+    mask[y : y + side, x : x + side] = True
+    values = mask.reshape(14, 16, 14, 16).mean((1, 3)) + RNG.normal(0, 0.3, (14, 14))
+    split = number % 3 == 0
+    group = (TUNING.start if split else 0) + number % 10
+    return values, Picture(
+        group, np.array([[x, y, x + side - 1, y + side - 1]]), mask, NONE, int(RNG.integers(8)), WINDOW
+    )
+
+
+SCENES = [scene(number) for number in range(18)]
+SPLIT = [each for each in SCENES if each[1].group >= TUNING.start]
+REST = [each for each in SCENES if each[1].group < TUNING.start]
+
+
+def tally(scenes: list[tuple[np.ndarray, Picture]]) -> Tally:
+    total = Tally()
+    for values, known in scenes:
+        total.add(known.group, of_map(values, known))
+    return total
+
+
+ROW = row("legrad", "label", tally(SCENES))
+
+
+def hit(scene: tuple[np.ndarray, Picture], tau: float, delta: float, largest: bool) -> bool:
+    grey = (score_map(scene[0]) * 255).astype(np.uint8)
+    boxes, place = boxes_at(grey, int(tau * 255))
+    best = iou(boxes, scene[1].boxes)
+    return bool((best[place] if largest else best).max() >= delta)
+
+
+def box_acc(scenes: list, tau: float, delta: float, largest: bool) -> float:
+    return 100 * float(np.mean([hit(each, tau, delta, largest) for each in scenes]))
+
+
+def oracle(scenes: list, delta: float, largest: bool) -> float:
+    return max(box_acc(scenes, tau, delta, largest) for tau in TAUS[LEVELS])
+
+
+def test_at_the_best_thresholds() -> None:
+    terms = [oracle(SCENES, delta, False) for delta in (0.3, 0.5, 0.7)]
+    assert [ROW["iou30"], ROW["iou50"], ROW["iou70"]] == pytest.approx(terms)
+    assert ROW["maxboxacc_v2"] == pytest.approx(np.mean(terms))
+    assert ROW["maxboxacc"] == pytest.approx(oracle(SCENES, 0.5, True))
+    assert ROW["maxboxacc"] == pytest.approx(box_acc(SCENES, ROW["tau_oracle"], 0.5, True))
+    assert ROW["gt_known_20"] == pytest.approx(box_acc(SCENES, 0.2, 0.5, True))
+    assert (ROW["images"], ROW["masks"], ROW["tested"], ROW["tuned_on"]) == (18, 18, 12, 6)
+
+
+def test_at_thresholds_of_the_split() -> None:
+    assert box_acc(SPLIT, ROW["tau"], 0.5, True) == pytest.approx(oracle(SPLIT, 0.5, True))
+    assert ROW["gt_known"] == pytest.approx(box_acc(REST, ROW["tau"], 0.5, True))
+    terms = [box_acc(REST, tau, delta, False) for tau, delta in zip(ROW["v2_taus"], (0.3, 0.5, 0.7), strict=True)]
+    assert ROW["boxacc_v2"] == pytest.approx(np.mean(terms))
+    for name, ranks in (("top1_loc", 1), ("top5_loc", 5)):
+        right = [hit(each, ROW["tau"], 0.5, True) and each[1].rank < ranks for each in REST]
+        assert ROW[name] == pytest.approx(100 * np.mean(right))
+    assert ROW["top1_loc"] < ROW["top5_loc"] < ROW["gt_known"]
+
+
+def masks_at(scenes: list, tau: float) -> tuple[float, float]:
+    """IoU of all pixels together, mean F."""
+    pairs = [(score_map(values) >= tau, known.mask) for values, known in scenes]
+    overlap = sum((a & b).sum() for a, b in pairs) / sum((a | b).sum() for a, b in pairs)
+    scores = []
+    for found, real in pairs:
+        precision, recall = (found & real).sum() / max(1, found.sum()), (found & real).sum() / real.sum()
+        scores.append(1.3 * precision * recall / (0.3 * precision + recall) if recall else 0)
+    return 100 * overlap, 100 * float(np.mean(scores))
+
+
+def test_masks() -> None:
+    at = [masks_at(SCENES, tau) for tau in MASK_TAUS]
+    assert ROW["iou_oracle"] == pytest.approx(max(each[0] for each in at))
+    assert ROW["f_beta_oracle"] == pytest.approx(max(each[1] for each in at), abs=1e-4)
+    assert masks_at(SCENES, ROW["mask_tau_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
+    assert (ROW["iou"], ROW["f_beta"]) == pytest.approx(masks_at(REST, ROW["mask_tau"]), abs=1e-4)
+    for place, name in enumerate(("iou_s", "iou_ms", "iou_ml", "iou_l")):
+        some = [each for each in REST if pixels.size_of(each[1].mask) == place]
+        assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_tau"])[0]) if some else None)
+
+
+def test_means_over_pictures() -> None:
+    linear = [segmentation.linear_map(values, WINDOW) for values, _ in SCENES]
+    expected = {
+        "seg_map": [segmentation.average_precision(s, p.mask, NONE) for s, (_, p) in zip(linear, SCENES, strict=True)],
+        "seg_f1": [f1_score(p.mask.ravel(), (s > s.mean()).ravel()) for s, (_, p) in zip(linear, SCENES, strict=True)],
+        "pointing": [p.mask.ravel()[score_map(values).argmax()] for values, p in SCENES],
+        "energy": [score_map(values)[p.mask].sum() / score_map(values).sum() for values, p in SCENES],
+    }
+    for name, values in expected.items():
+        assert ROW[name] == pytest.approx(100 * np.mean(values), abs=1e-4), name
+    total = sum(pixels.histogram(score_map(values), p.mask, NONE) for values, p in SCENES)
+    assert ROW["pxap"] == pytest.approx(pixels.pxap(total))
+
+
+def test_every_score_lies_in_its_interval() -> None:
+    for name in SCORES:
+        if ROW[name] is None:
+            assert ROW["interval"][name] is None
+        else:
+            low, high = ROW["interval"][name]
+            assert 0 <= low <= ROW[name] + 1e-9, name
+            assert ROW[name] - 1e-9 <= high <= 100 + 1e-9, name
+
+
+def test_boxes_alone_have_no_pixel_scores() -> None:
+    scenes = [(values, Picture(p.group, p.boxes, None, NONE, p.rank, WINDOW)) for values, p in SCENES]
+    found = row("legrad", "label", tally(scenes))
+    boxes = ("maxboxacc", "maxboxacc_v2", "iou30", "iou50", "iou70", "gt_known", "boxacc_v2", "top1_loc", "top5_loc")
+    assert {name for name in SCORES if found[name] is not None} == {*boxes, "gt_known_20"}
+    assert [found[name] for name in boxes] == [ROW[name] for name in boxes]
+    assert (found["masks"], found["mask_tau"], found["tau"]) == (0, None, ROW["tau"])
+
+
+def test_an_object_without_a_pixel_at_224_is_no_hit_of_the_pointing_game() -> None:
+    values, known = SCENES[1]
+    nothing = Picture(0, known.boxes, NONE, NONE, 0, WINDOW)
+    found = row("legrad", "label", tally([*SCENES, (values, nothing)]))
+    assert (found["pointing"], found["energy"]) == (ROW["pointing"], ROW["energy"])
+    assert found["masks"] == 19
+    assert found["f_beta_oracle"] < ROW["f_beta_oracle"]
+
+
+def test_without_a_split_nothing_is_tuned() -> None:
+    found = row("legrad", "label", tally(REST))
+    assert {found.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "tau")} == {None}
+    assert found["maxboxacc"] is not None
+
+
+def test_pictures_that_are_aside_tune_and_count_for_nothing_else() -> None:
+    aside = [
+        (values, Picture(TUNING.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
+    ]  # fmt: skip
+    found = row("legrad", "label", tally([*REST, *aside]))
+    assert (found["images"], found["tested"], found["tuned_on"]) == (12, 12, 6)
+    assert [found[name] for name in ("tau", "gt_known", "iou")] == [ROW[name] for name in ("tau", "gt_known", "iou")]
+    assert found["maxboxacc"] == pytest.approx(oracle(REST, 0.5, True))
+
+
+def test_top5_of_the_predicted_class_is_not_defined() -> None:
+    found = row("legrad", "predicted", tally(SCENES))
+    assert found["top5_loc"] is None
+    assert found["top1_loc"] == ROW["top1_loc"]
+
+
+def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
+    rows = {}
+    for name, boxes in TRIVIAL.items():
+        total = Tally()
+        for _, known in SCENES:
+            total.add(known.group, of_boxes(boxes, known))
+        rows[name] = row(name, "label", total)
+    whole = np.array([iou(np.array([[0, 0, 223, 223]]), p.boxes)[0, 0] for _, p in SCENES])
+    assert rows["whole image"]["maxboxacc"] == pytest.approx(100 * (whole >= 0.5).mean())
+    squares = []
+    for side in range(8, 225, 8):
+        first = (224 - side) // 2
+        last = min(first + side, 223)
+        squares.append([iou(np.array([[first, first, last, last]]), p.boxes)[0, 0] for _, p in SCENES])
+    best = [100 * (np.array(squares) >= delta).mean(1).max() for delta in (0.3, 0.5, 0.7)]
+    assert rows["centred square"]["maxboxacc_v2"] == pytest.approx(np.mean(best))
+    assert rows["centred square"]["gt_known_20"] is None
+    assert "tau" not in rows["centred square"]

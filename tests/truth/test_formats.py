@@ -1,0 +1,177 @@
+"""What is written in a format is read back; and what other programs make of the same files."""
+
+import json
+import pickle
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from truth.files import WRITERS, Drawn, drawn, save, write_coco, write_wsol_masks
+
+from pipeline.label import EXPORTERS, labels_of
+from pipeline.label.exporter import Context
+from pipeline.store import Atlas
+from pipeline.truth import read_truth
+from pipeline.truth.read import FORMATS
+from schemas.policy import Cut, Policy
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> list[Drawn]:
+    """Up to three pictures of up to 12 × 12 pixels; 9 is ignored, other numbers are objects."""
+    found = []
+    for number in range(draw(st.integers(1, 3))):
+        shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+        values = draw(arrays(np.int64, shape, elements=st.sampled_from([0, 0, 1, 2, 3, 9])))
+        values[0, 0] = 1
+        there = [value for value in range(1, 4) if (values == value).any()]
+        objects = sum(place * (values == value) for place, value in enumerate(there, 1))
+        found.append(Drawn(f"n{number % 2}/p{number}", np.asarray(objects), values == 9))
+    return found
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@settings(max_examples=30, deadline=None)
+@given(made=pictures())
+def test_what_is_written_is_read(kind: str, made: list[Drawn]) -> None:
+    writer = WRITERS[kind]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        writer.write(folder, made)
+        truths = pickle.loads(pickle.dumps(read_truth(folder / writer.file)))
+        assert sorted(truths) == sorted(each.key for each in made)
+        for whole in made:
+            each, truth = writer.seen(whole), truths.of(whole.key)
+            assert (truth.width, truth.height) == (each.size if writer.sizes else (None, None))
+            for sized in (truth, truth.of_size(*each.size)):
+                assert sized.corners.dtype == np.int64
+                assert sized.corners.tolist() == each.corners
+                assert (sized.mask is None) == (not writer.masks)
+                assert sized.mask is None or np.array_equal(sized.mask, each.objects > 0)
+                ignore = each.ignore if writer.ignore else np.zeros_like(each.ignore)
+                assert np.array_equal(np.broadcast_to(sized.ignore, ignore.shape), ignore)
+            assert sized.ignore.shape == each.objects.shape
+            assert (sized.width, sized.height) == each.size
+
+
+def test_every_format_of_the_registry_is_written() -> None:
+    assert {writer.format for writer in WRITERS.values()} == set(FORMATS)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_each_is_recognised_as_what_it_is_and_as_nothing_that_comes_before(kind: str, tmp_path: Path) -> None:
+    writer = WRITERS[kind]
+    writer.write(tmp_path, [drawn()])
+    found = [name for name, each in FORMATS.items() if each.there(tmp_path / writer.file)]
+    assert found[0] == writer.format
+
+
+def test_coco_is_read_as_its_own_tools_read_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path, [drawn()])
+    reference, truth = COCO(str(tmp_path / "instances.json")), read_truth(tmp_path).of("n01/p0")
+    by_crowd = {crowd: reference.loadAnns(reference.getAnnIds(iscrowd=crowd)) for crowd in (False, True)}
+    masks = {crowd: [reference.annToMask(each) for each in found] for crowd, found in by_crowd.items()}
+    assert np.array_equal(truth.mask, np.logical_or.reduce(masks[False]))
+    assert np.array_equal(truth.ignore, np.logical_or.reduce(masks[True]))
+    sides = np.array([each["bbox"] for each in by_crowd[False]])
+    assert np.array_equal(truth.corners, np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:] - 1], 1))
+    assert capsys.readouterr().out
+
+
+def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 10:20] = 1
+    packed = rle.encode(np.asfortranarray(mask))
+    flat = mask.T.ravel()
+    counts = np.diff([0, *np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist(), flat.size]).tolist()
+    polygon = [[10, 5, 20, 5, 20, 15, 10, 15]]
+    packed["counts"] = packed["counts"].decode()
+    for coding in (packed, {"size": [20, 30], "counts": counts}, polygon):
+        each = {"id": 1, "image_id": 4, "category_id": 1, "segmentation": coding, "bbox": [10, 5, 10, 10]}
+        crowd = each | {"id": 2, "iscrowd": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+        image = {"id": 4, "file_name": "./a/b.jpg", "width": 30, "height": 20}
+        (tmp_path / "instances.json").write_text(json.dumps({"images": [image], "annotations": [each, crowd]}))
+        truth = read_truth(tmp_path).of("a/b")
+        assert np.array_equal(truth.mask, mask.astype(bool))
+        assert truth.corners.tolist() == [[10, 5, 19, 14]]
+        assert truth.ignore.sum() == 16
+
+
+def test_labels_of_ours_are_truth_with_their_ignored_pixels(atlas: Atlas, tmp_path: Path) -> None:
+    policy = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"), background=Cut(kind="otsu", scale=0.5))
+    tar = next(iter(atlas.commits))
+    labels = list(labels_of(atlas, tar, policy))
+    ((_, content),) = EXPORTERS["coco"].export(tar, labels, Context("sha256:0"))
+    (tmp_path / "instances.json").write_bytes(content)
+    truths = read_truth(tmp_path)
+    for each in labels:
+        truth = truths.of(each.sample["key"])
+        assert np.array_equal(truth.mask, each.mask)
+        assert np.array_equal(truth.ignore, each.ignore)
+    assert sum(each.ignore.any() for each in labels) > 20
+
+
+@pytest.mark.parametrize("where", [".", "..", "../../../dataset/OpenImages"])
+def test_masks_are_found_where_the_reference_has_them(where: str, tmp_path: Path) -> None:
+    metadata = tmp_path / "metadata" / "OpenImages" / "val"
+    metadata.mkdir(parents=True)
+    made = drawn()
+    write_wsol_masks(metadata, [made], sizes=False)
+    root = metadata / where
+    root.mkdir(parents=True, exist_ok=True)
+    if where != ".":
+        (metadata / "n01").rename(root / "n01")
+    (metadata / "image_sizes.txt").unlink()
+    assert np.array_equal(read_truth(metadata).of("n01/p0").mask, made.objects > 0)
+
+
+def test_masks_are_those_of_the_reference_evaluator(tmp_path: Path) -> None:
+    """Whatever is not black; all objects together; what is ignored but where an object is. Nearest pixel."""
+    grey = np.arange(100, dtype=np.uint8).reshape(10, 10) // 40
+    save(tmp_path / "a.png", grey)
+    save(tmp_path / "b.png", Image.fromarray(np.eye(10, dtype=np.uint8)).convert("P"))
+    save(tmp_path / "rest.png", np.ones((10, 10), bool))
+    (tmp_path / "image_ids.txt").write_text("x.jpg")
+    (tmp_path / "localization.txt").write_text("x.jpg,a.png,rest.png\nx.jpg,b.png,")
+    truth = read_truth(tmp_path).of("x")
+    read = [cv2.imread(str(tmp_path / name), cv2.IMREAD_GRAYSCALE) > 0.5 for name in ("a.png", "rest.png")]
+    objects = read[0] | np.eye(10, dtype=bool)
+    assert np.array_equal(truth.mask, objects)
+    assert np.array_equal(truth.ignore, read[1] & ~objects)
+    larger = truth.of_size(25, 25)
+    expected = cv2.resize(objects.astype(np.uint8), (25, 25), interpolation=cv2.INTER_NEAREST)
+    assert np.array_equal(larger.mask, expected.astype(bool))
+    assert larger.corners[0].tolist() == [0, 10, 24, 24]
+
+
+def test_boxes_that_reach_over_the_border_are_cut_as_soon_as_the_size_is_known(tmp_path: Path) -> None:
+    (tmp_path / "boxes.txt").write_text("image_id,x0,y0,x1,y1\n0/5.jpeg,158,-2.5,500,250\n0/5.jpeg,0,0,1,1\n")
+    truth = read_truth(tmp_path / "boxes.txt").of("0/5")
+    assert truth.corners.tolist() == [[158, 0, 500, 250], [0, 0, 1, 1]]
+    assert truth.of_size(500, 200).corners.tolist() == [[158, 0, 499, 199], [0, 0, 1, 1]]
+    (tmp_path / "image_ids.txt").write_text("0/5.jpeg\n")
+    (tmp_path / "image_sizes.txt").write_text("0/5.jpeg,500,200\n")
+    (tmp_path / "localization.txt").write_text("0/5.jpeg,158,-2.5,500,250\r\n\n0/5.jpeg,0,0,1,1\r\n")
+    assert read_truth(tmp_path).of("0/5").corners.tolist() == [[158, 0, 499, 199], [0, 0, 1, 1]]
+
+
+def test_numbers_of_xml_are_kept_and_a_part_of_an_object_is_none(tmp_path: Path) -> None:
+    """(111, 108, 441, 193) of 500 × 375 pixels is what wsolevaluation has of ILSVRC2012_val_00000001."""
+    box = "<bndbox><xmin>111</xmin><ymin>108</ymin><xmax>441</xmax><ymax>193</ymax></bndbox>"
+    part = f"<part>{box.replace('111', '120')}</part>"
+    (tmp_path / "ILSVRC2012_val_00000001.xml").write_text(
+        f'<?xml version="1.0" encoding="utf-8"?><annotation><size><width>500</width><height>375</height></size>'
+        f"<object>{box}{part}</object></annotation>"
+    )
+    (tmp_path / "without_size.xml").write_text(f"<annotation><object>{box}</object></annotation>")
+    truths = read_truth(tmp_path)
+    assert truths.of("n01440764/ILSVRC2012_val_00000001").corners.tolist() == [[111, 108, 441, 193]]
+    assert truths.of("without_size").width is None
