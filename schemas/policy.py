@@ -136,6 +136,8 @@ class Policy(Record):
             raise ValueError(f"a method is named twice: {', '.join(self.methods)}")
         if len(self.methods) == 1 and (self.combine == "agreement" or self.filter.agreement):
             raise ValueError("one method has nobody to agree with; name several")
+        if self.combine == "agreement" and self.calibrated:
+            raise ValueError("methods that are to agree need a cut of their own; calibrated is for one map")
         if self.filter.area[0] > self.filter.area[1]:
             raise ValueError("filter.area must be the least and the largest share")
         return self

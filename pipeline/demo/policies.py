@@ -3,14 +3,18 @@
 from schemas.policy import Clean, Cut, Pamr, Policy
 
 FORMATS = ("png", "coco")
-_CLEAN = Clean(min_area=0.01)
+_CLEAN = Clean(min_area=0.01, fill_holes=True)
 
-PLAIN = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=_CLEAN)
+PLAIN = Policy(name="legrad", methods=("legrad",), cut=Cut(kind="otsu"), clean=_CLEAN)
 REFINED = PLAIN.model_copy(update={"name": "legrad-pamr", "refine": Pamr()})
-SHARP = Policy(name="sharp", methods=("legrad", "cp_lrp"), refine=Pamr(), cut=Cut(kind="otsu"), clean=_CLEAN)
-"""The best that was found without a single mask."""
-BANDED = SHARP.model_copy(
-    update={"name": "banded", "cut": Cut(kind="otsu", scale=1.15), "background": Cut(kind="otsu", scale=0.75)}
+THREE = Policy(
+    name="three-pamr", methods=("legrad", "cp_lrp", "rollout"), refine=Pamr(), cut=Cut(kind="otsu"), clean=_CLEAN
+)
+"""The best that was found without a single mask in training."""
+BANDED = THREE.model_copy(
+    update={"name": "three-band", "cut": Cut(kind="otsu", scale=1.1), "background": Cut(kind="otsu", scale=0.6)}
 )
 """The same, with what is uncertain left out."""
-POLICIES = (PLAIN, REFINED, SHARP, BANDED)
+LEARNT = THREE.model_copy(update={"name": "pm-pamr", "methods": ("pm", "cp_lrp")})
+"""With what learnt from masks of 0.83 % of the training scenes."""
+POLICIES = (PLAIN, REFINED, THREE, BANDED, LEARNT)

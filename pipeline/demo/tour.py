@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.demo.policies import BANDED, FORMATS, PLAIN, POLICIES, SHARP
+from pipeline.demo.policies import BANDED, FORMATS, PLAIN, POLICIES, REFINED, THREE
 from pipeline.demo.scenes import CLASSES
 from pipeline.demo.sheet import draw
 from pipeline.demo.train import MODEL
@@ -149,4 +149,4 @@ def _sheet(atlas: Atlas, truth: Truths, methods: list[str], path: Path) -> None:
     labels = atlas.tar(tar).samples["label"].to_pylist()
     rows = [labels.index(index) for index in range(len(CLASSES)) if index in labels]
     names = [each.name for each in CLASSES]
-    draw(atlas, tar, rows, methods, (PLAIN, SHARP, BANDED), truth, names, path)
+    draw(atlas, tar, rows, methods, (PLAIN, REFINED, THREE, BANDED), truth, names, path)

@@ -12,7 +12,7 @@ from pipeline.run.spread import spread
 from pipeline.store import Atlas
 from pipeline.truth import Truth, Truths, read_truth
 from schemas.errors import UsageError
-from schemas.policy import Filter, Policy
+from schemas.policy import Cut, Filter, Policy
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
 
@@ -36,14 +36,15 @@ class Tuning:
         """The best of 49 thresholds for a policy, and a sentence on how it was found.
 
         The best has the largest mean overlap (IoU) of cleaned masks with true masks, or, where the truth has boxes
-        only, of the largest component's box with the best true box. Filters do not apply here.
+        only, of the largest component's box with the best true box. Filters, the band and scales do not apply here: a
+        scale moves the threshold that was found.
 
         Raises:
             UsageError: no picture of the atlas has truth; see also ``check``.
         """
         atlas = atlas if self.atlas is None else Atlas.open(self.atlas)
         check(atlas, policy)
-        policy = policy.model_copy(update={"filter": Filter()})
+        policy = policy.model_copy(update={"filter": Filter(), "background": None})
         truth = read_truth(self.truth)
         work = partial(_overlaps, atlas.objects.url, policy, self.allow_pipe)
         total, images = np.zeros(len(THRESHOLDS)), 0
@@ -69,13 +70,14 @@ def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
 def _overlaps(url: str, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]) -> tuple[NDArray[np.float64], int]:
     (tar, truth), atlas = item, Atlas.open(url)
     total, images = np.zeros(len(THRESHOLDS)), 0
-    for heat, sample in heats(atlas, tar, policy, allow_pipe):
+    candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
+    for heat, sample in heats(atlas, tar, candidates[0], allow_pipe):
         known = truth.of(sample["key"])
         if heat is None or known is None or not len(known.corners):
             continue
         images += 1
         frame = atlas.run.model.input_size
-        total += [overlap(make(heat, sample, frame, policy.at(each)), known) for each in THRESHOLDS]
+        total += [overlap(make(heat, sample, frame, each), known) for each in candidates]
     return total, images
 
 

@@ -89,6 +89,7 @@ def test_maps_that_say_nothing_make_one_that_says_nothing(by: str) -> None:
         ({"methods": ("a", "a")}, "a method is named twice: a, a"),
         ({"methods": ("a",), "combine": "agreement"}, "one method has nobody to agree with"),
         ({"methods": ("a",), "filter": Filter(agreement=0.5).model_dump()}, "one method has nobody to agree with"),
+        ({"methods": ("a", "b"), "combine": "agreement", "cut": {"kind": "calibrated"}}, "a cut of their own"),
         ({"methods": ("a",), "filter": {"area": (0.5, 0.1)}}, "filter.area must be the least and the largest share"),
     ],
 )

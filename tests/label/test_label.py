@@ -284,6 +284,21 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
     assert about["policy"]["cut"]["kind"] == "calibrated"
 
 
+def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one(
+    atlas: Atlas, world: World, tmp_path: Path
+) -> None:
+    truth = Tuning(str(split(world, tmp_path, 8)))
+    several = CALIBRATED.model_copy(update={"methods": ("legrad", "attention")})
+    plain = label(atlas.objects.url, several, ["png"], str(tmp_path / "plain"), truth)
+    strict = several.model_copy(
+        update={"cut": Cut(kind="calibrated", scale=1.5), "background": Cut(kind="calibrated", scale=0.5)}
+    )
+    scaled = label(atlas.objects.url, strict, ["png"], str(tmp_path / "scaled"), truth)
+    assert scaled.policy.cut == Cut(kind="fixed", at=plain.policy.cut.at, scale=1.5)
+    assert scaled.policy.background == Cut(kind="fixed", at=plain.policy.cut.at, scale=0.5)
+    assert scaled.ignored > plain.ignored == 0
+
+
 def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: World, tmp_path: Path) -> None:
     content = json.loads(split(world, tmp_path, 8).read_text())
     for each in content["annotations"]:
