@@ -8,7 +8,14 @@ from jobs import show
 @click.command("label")
 @click.argument("atlas")
 @click.option("--policy", "policy_file", required=True, metavar="FILE", help="YAML of the policy.")
-@click.option("--format", "formats", default="png,coco", show_default=True, metavar="A,B", help="Of the masks.")
+@click.option(
+    "--format",
+    "formats",
+    default="png,coco",
+    show_default=True,
+    metavar="A,B",
+    help="Of png, coco, voc, parquet, imagenet_s, wsol, cvat, labelstudio, fiftyone, sam.",
+)
 @click.option("--out", metavar="DIR", help="Default: ATLAS/labels/NAME of the policy.")
 @click.option("--tune", metavar="FILE|DIR", help="Truth of a small split, to calibrate a policy's cut on.")
 @click.option("--tune-atlas", metavar="ATLAS", help="With --tune: of that split. Default: the one that is labelled.")

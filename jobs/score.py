@@ -61,11 +61,12 @@ def command(
       vitatlas score val.atlas --truth instances.json
       vitatlas score val.atlas --truth metadata/ILSVRC/test --tune metadata/ILSVRC/val --tune-atlas v2.atlas
     """
-    from pipeline.score import score
+    from pipeline.score import folder_of, score
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     show.note_partial(atlas)
-    rows = score(atlas, truth, target, chosen, tune, tune_atlas, subset, out, address, _note).to_pylist()
+    folder = out or folder_of(atlas, truth, target)
+    rows = score(atlas, truth, target, chosen, tune, tune_atlas, subset, folder, address, _note).to_pylist()
     if json_:
         show.as_json(rows)
         return
@@ -76,7 +77,11 @@ def command(
         f"{first['tested']}, network {first['classifier']}"
     )
     show.table(title, ["method", "τ", *shown], [_cells(row, list(shown.values())) for row in rows])
-    click.echo("* control")
+    click.echo(
+        "* control. PxAP, MaxBoxAcc, V2: the threshold that is best on these pictures; seg mIoU: the map's own mean."
+    )
+    click.echo("τ, GT-known, Top-1, Top-5, IoU (all pixels together): chosen on the split, measured on the others.")
+    click.echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
     for count, what in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
         if count:
             click.echo(f"{count} pictures are not in it: {what}")

@@ -20,7 +20,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     shown = Table()
     for place, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left")
+        shown.add_column(column, justify="right" if numeric else "left", no_wrap=place == 0)
     for row in rows:
         shown.add_row(*(Text(_cell(value)) for value in row))
     click.echo(title)

@@ -111,7 +111,8 @@ class Policy(Record):
             ``clip`` stretches from its 1st to its 99th percentile; ``raw`` takes its values as they were, for
             methods that give probabilities.
         combine: of several: their ``mean``, the mean of their ranks (``rank_mean``), their ``geometric`` mean, each
-            stretched to [0, 1] again; or ``agreement``, the share of them that have a patch above the cut.
+            stretched to [0, 1] again; or ``agreement``, the share of them that vote for a patch.
+        vote: how each method's own map is cut on the patch grid, where it is asked how far methods agree.
         refine: with the picture; None is not at all.
         cut: where foreground begins, on the map resized (linearly) to the original picture.
         background: what is not above this cut is background; what lies between the two is ignored. None: nothing is.
@@ -124,6 +125,7 @@ class Policy(Record):
     target: Target = "label"
     normalise: Literal["minmax", "max", "clip", "raw"] = "minmax"
     combine: Literal["mean", "rank_mean", "geometric", "agreement"] = "mean"
+    vote: Cut = Cut(kind="otsu")
     refine: Annotated[Pamr | Crf, Field(discriminator="kind")] | None = None
     cut: Cut
     background: Cut | None = None
@@ -136,8 +138,14 @@ class Policy(Record):
             raise ValueError(f"a method is named twice: {', '.join(self.methods)}")
         if len(self.methods) == 1 and (self.combine == "agreement" or self.filter.agreement):
             raise ValueError("one method has nobody to agree with; name several")
-        if self.combine == "agreement" and self.calibrated:
-            raise ValueError("methods that are to agree need a cut of their own; calibrated is for one map")
+        if self.vote.kind == "calibrated":
+            raise ValueError("vote is of each method's own map, and cannot be calibrated")
+        if self.background is not None and self.background.kind == "calibrated" != self.cut.kind:
+            raise ValueError("background is calibrated with the cut, so that must be calibrated, too")
+        if self.background is not None and self.background.kind == self.cut.kind != "percentile":
+            low, high = ((cut.at or 1.0) * cut.scale for cut in (self.background, self.cut))
+            if low >= high:
+                raise ValueError("background begins above the cut, so nothing would be ignored; lower its at or scale")
         if self.filter.area[0] > self.filter.area[1]:
             raise ValueError("filter.area must be the least and the largest share")
         return self

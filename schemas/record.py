@@ -8,6 +8,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import UsageError
 
+_FIELDS = "has fields of its own, as in {kind: …}"
+_SAID = {
+    "tuple_type": "is a list, as in [a, b]",
+    "model_type": _FIELDS,
+    "model_attributes_type": _FIELDS,
+}
+"""What is wrong, for people who do not know what a tuple or a model is."""
+
 
 class Record(BaseModel):
     """A value that is written to disk as JSON, or read from a user as YAML."""
@@ -38,12 +46,13 @@ class Record(BaseModel):
                 return cls.model_validate_json(data)
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the whole"
-            reason = first["msg"].removeprefix("Value error, ")
+            # A field that is not known is often the reason why another one is missing.
+            first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+            field = ".".join(str(part) for part in first["loc"])
+            reason = _SAID.get(first["type"], first["msg"].removeprefix("Value error, "))
             if first["type"] == "extra_forbidden":
                 reason = f"there is no such field; there are {', '.join(cls._fields_at(first['loc'][:-1]))}"
-            raise UsageError(f"{source}: {field}: {reason}") from None
+            raise UsageError(": ".join(filter(None, (source, field, reason)))) from None
 
     @classmethod
     def _fields_at(cls, path: tuple[int | str, ...]) -> list[str]:

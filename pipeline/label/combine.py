@@ -24,13 +24,13 @@ def combine(
 
     Returns:
         float32 [h, w]; and the mean over pairs of methods of the IoU of their masks on the patch grid (1 where both
-        are empty), each cut as the policy cuts; None of a single method.
+        are empty), each cut by the vote of the policy; None of a single method.
     """
     grids = [_normalise(maps[name], bounds[name], policy) for name in policy.methods]
     if len(grids) == 1:
         return grids[0], None
     stack = np.stack(grids)
-    masks = np.stack([grid > threshold(grid, policy.cut) for grid in grids])
+    masks = np.stack([grid > threshold(grid, policy.vote) for grid in grids])
     agreement = float(np.mean([_iou(first, second) for first, second in combinations(masks, 2)]))
     if policy.combine == "agreement":
         return masks.mean(0, dtype=np.float32), agreement

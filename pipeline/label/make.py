@@ -25,6 +25,7 @@ from schemas.errors import UsageError
 from schemas.labels import LABELS, LabelsRecord, PartRecord
 from schemas.layout import commit_object
 from schemas.policy import Policy
+from schemas.record import differences
 
 ABOUT, SUMMARY = "policy.json", "summary.json"
 
@@ -98,6 +99,8 @@ def label(
     exporters = _choose(names)
     check(atlas, policy)
     objects = Objects(out)
+    if classes and len(classes) != atlas.run.model.classes:
+        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
     if any(exporter.by_key for exporter in exporters.values()):
         _refuse_shared_keys(atlas)
     asked, calibration, threshold = policy, None, None
@@ -115,8 +118,7 @@ def label(
         calibration=calibration,
         run=atlas.run.spec_hash,
     )
-    if objects.exists(ABOUT) and objects.get(ABOUT) != about.to_bytes():
-        raise UsageError(f"{out}: holds labels of another policy or atlas; name another --out, or remove it")
+    _refuse_other(objects, about)
     context = Context(policy.digest(), tuple(classes))
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
@@ -133,6 +135,15 @@ def label(
         objects.put(SUMMARY, (json.dumps(_plain(labelled), indent=1) + "\n").encode())
         objects.sweep()
     return labelled
+
+
+def _refuse_other(objects: Objects, about: LabelsRecord) -> None:
+    """Labels of something else are not written over."""
+    if not objects.exists(ABOUT):
+        return
+    there = LabelsRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
+    if found := differences(there.model_dump(mode="json"), about.model_dump(mode="json")):
+        raise UsageError(f"{objects.url}: holds other labels ({found[0]}); name another --out, or remove it")
 
 
 def _choose(names: Iterable[str]) -> dict[str, Exporter]:

@@ -71,10 +71,11 @@ def _overlaps(url: str, policy: Policy, allow_pipe: bool, item: tuple[str, Truth
     (tar, truth), atlas = item, Atlas.open(url)
     total, images = np.zeros(len(THRESHOLDS)), 0
     candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
-    for heat, sample in heats(atlas, tar, candidates[0], allow_pipe):
+    for heat, sample in heats(atlas, tar, policy, allow_pipe):
         known = truth.of(sample["key"])
         if heat is None or known is None or not len(known.corners):
             continue
+        known = known.of_size(sample["width"], sample["height"])
         images += 1
         frame = atlas.run.model.input_size
         total += [overlap(make(heat, sample, frame, each), known) for each in candidates]

@@ -114,7 +114,7 @@ def _box_curves(axis: Axes, rows: _Rows, series: _Series, styles: _Styles) -> No
     axis.set_xlabel("threshold, of the maximum")
     axis.set_ylabel("BoxAcc, %")
     axis.set_xlim(0, 1)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 100)
 
 
 def _pixel_curves(axis: Axes, rows: _Rows, series: _Series, styles: _Styles) -> None:

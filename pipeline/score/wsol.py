@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ def score(
             raise UsageError(f"{tune_atlas}: is of another network than {url}; its thresholds say nothing here")
         further = list(tuning_parts(other, tuning, subset, say))
     about = _about(atlas, known, target, subset, tuning, other, [*parts, *further])
-    objects = Objects(out or f"{url.rstrip('/')}/{SCORES}/{_folder(known.name)}-{target}")
+    objects = Objects(out or folder_of(url, truth, target))
     _refuse_other(objects, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
@@ -92,6 +93,8 @@ def score(
             apart, _ = _counted(other, further, Objects(f"{objects.url}/{TUNING}"), about, chosen, address)
             tallies = {name: tally + apart[name] for name, tally in tallies.items()}
         rows = [_row(atlas, target, name, tally, counts) for name, tally in tallies.items()]
+        if not rows[0]["tested"]:
+            say("all pictures are in the tuning split, so nothing is left to test its thresholds on")
         rows.sort(key=lambda each: (-(each["pxap"] or 0), -each["maxboxacc_v2"]))
         table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
         lines = curves(tallies)
@@ -147,8 +150,10 @@ def _refuse_other(objects: Objects, about: ScoresRecord) -> None:
         raise UsageError(f"{objects.url}: holds other scores ({found[0]}); name another --out, or remove it")
 
 
-def _folder(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "truth"
+def folder_of(url: str, truth: str, target: Target) -> str:
+    """Where scores stand if nobody says it: ``scores/<truth>-<target>`` in the atlas."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(truth).resolve().name).strip("-") or "truth"
+    return f"{url.rstrip('/')}/{SCORES}/{name}-{target}"
 
 
 def _counted(
@@ -186,7 +191,7 @@ def _row(atlas: Atlas, target: Target, name: str, tally: Tally, counts: Mapping[
         "method": name,
         "kind": "control" if control else "method",
         "target": target,
-        "classifier": f"{model.name} {model.weights.removeprefix('sha256:')[:12]}",
+        "classifier": f"{PurePath(model.name).name} {model.weights.removeprefix('sha256:')[:12]}",
         "without_maps": counts.get("without_maps", 0),
         "without_object": counts.get("without_object", 0),
         **row(name, target, tally),

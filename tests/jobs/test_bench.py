@@ -164,7 +164,7 @@ def test_the_command_that_a_refusal_names_makes_the_bench_fit(plan, vitatlas, tm
     ("arguments", "says"),
     [
         (["--bench", "nowhere.json"], "nowhere.json: No such file"),
-        (["--bench", "{checkpoint}"], "the whole: Invalid JSON"),
+        (["--bench", "{checkpoint}"], "Invalid JSON"),
         (["--price", "2"], "--gpus and --price need the FILE of vitatlas bench"),
     ],
 )

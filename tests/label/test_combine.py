@@ -57,7 +57,7 @@ def test_agreement_is_the_mean_iou_of_pairs() -> None:
     masks = [each > 0.5 for each in MAPS.values()]
     pairs = [(0, 1), (0, 2), (1, 2)]
     ious = [(masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i, j in pairs]
-    assert combine(MAPS, BOUNDS, policy(cut=Cut(kind="fixed", at=0.5)))[1] == pytest.approx(np.mean(ious))
+    assert combine(MAPS, BOUNDS, policy(vote=Cut(kind="fixed", at=0.5)))[1] == pytest.approx(np.mean(ious))
     same = dict.fromkeys("abc", MAPS["a"])
     assert combine(same, BOUNDS, policy())[1] == 1
 
@@ -89,7 +89,10 @@ def test_maps_that_say_nothing_make_one_that_says_nothing(by: str) -> None:
         ({"methods": ("a", "a")}, "a method is named twice: a, a"),
         ({"methods": ("a",), "combine": "agreement"}, "one method has nobody to agree with"),
         ({"methods": ("a",), "filter": Filter(agreement=0.5).model_dump()}, "one method has nobody to agree with"),
-        ({"methods": ("a", "b"), "combine": "agreement", "cut": {"kind": "calibrated"}}, "a cut of their own"),
+        ({"methods": ("a", "b"), "vote": {"kind": "calibrated"}}, "vote is of each method's own map"),
+        ({"methods": ("a",), "background": {"kind": "calibrated"}}, "background is calibrated with the cut"),
+        ({"methods": ("a",), "background": {"kind": "otsu"}}, "background begins above the cut"),
+        ({"methods": ("a",), "cut": {"kind": "mean"}, "background": {"kind": "mean", "scale": 2}}, "above the cut"),
         ({"methods": ("a",), "filter": {"area": (0.5, 0.1)}}, "filter.area must be the least and the largest share"),
     ],
 )

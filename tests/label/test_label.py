@@ -146,6 +146,10 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
             "{name: a, methods: [b], cut: {kind: otsu}, refine: {kind: pamr, rounds: 3}}",
             "refine.pamr.rounds: there is no such field; there are kind, iterations",
         ),
+        ("{name: a, method: b, cut: {kind: otsu}}", "method: there is no such field; there are name, methods"),
+        ("{name: a, methods: b, cut: {kind: otsu}}", r"methods: is a list, as in \[a, b\]"),
+        ("{name: a, methods: [b], cut: otsu}", "cut: has fields of its own, as in {kind: …}"),
+        ("{name: a, methods: [b], cut: {kind: otsu}, refine: pamr}", "refine: has fields of its own"),
         ("{name: a/b, methods: [b], cut: {kind: otsu}}", "name: String should match pattern"),
         ("{name: a, methods: [b], cut: {kind: otsu}, smooth: 3}", "smooth: there is no such field; there are name"),
     ],
@@ -159,7 +163,7 @@ def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) ->
 
 def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atlas) -> None:
     other = Policy.model_validate(POLICY.model_dump() | {"normalise": "clip"})
-    with pytest.raises(UsageError, match="holds labels of another policy or atlas; name another --out"):
+    with pytest.raises(UsageError, match=r"other labels \(policy.normalise is 'minmax', not 'clip'\); name another"):
         label(atlas.objects.url, other, EXPORTERS, str(labels))
 
 

@@ -143,7 +143,7 @@ def test_what_is_cleaned_away_between_two_cuts_is_ignored_and_without_them_backg
 
 
 def test_a_background_cut_above_the_other_is_lowered_to_it() -> None:
-    label = cut(two_blobs(), BOUNDS, SQUASHED, policy(background=Cut(kind="fixed", at=0.9)))
+    label = cut(two_blobs(), BOUNDS, SQUASHED, policy(background=Cut(kind="percentile", at=95)))
     assert (label.threshold, label.background) == (0.5, 0.5)
     assert not label.ignore.any()
 

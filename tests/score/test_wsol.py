@@ -92,7 +92,7 @@ def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas
     kinds = {name: row["kind"] for name, row in rows.items()}
     assert kinds == {"legrad": "method", "center": "control", "uniform": "control"} | dict.fromkeys(TRIVIAL, "control")
     weights = atlas.run.model.weights.removeprefix("sha256:")[:12]
-    assert {row["classifier"] for row in rows.values()} == {f"{atlas.run.model.name} {weights}"}
+    assert {row["classifier"] for row in rows.values()} == {f"{Path(atlas.run.model.name).name} {weights}"}
     assert rows["legrad"]["pxap"] > rows["center"]["pxap"] > rows["uniform"]["pxap"]
     assert rows["uniform"]["maxboxacc"] == 0  # a constant map has the empty box only
 
