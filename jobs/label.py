@@ -77,6 +77,11 @@ def _classes(file: str | None) -> tuple[str, ...]:
     if file is None:
         return ()
     try:
-        return tuple(Path(file).read_text("utf-8").splitlines())
+        names = Path(file).read_text("utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
+    names = [name.removesuffix("\r") for name in names]
+    for number, name in enumerate(names, 1):
+        if not name.strip() or not name.isprintable():
+            raise UsageError(f"{file}, line {number}: {name!r} is no name of a class")
+    return tuple(names)

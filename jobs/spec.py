@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 from schemas.errors import UsageError
+from schemas.record import mapping
 from schemas.run import RunSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,8 +90,7 @@ def _read(name: str) -> dict[str, Any]:
     """The content of a spec file, or of one of those in ``jobs/specs`` by its bare name."""
     ready = files("jobs").joinpath("specs", f"{name}.yaml")
     try:
-        text = ready.read_text() if ready.is_file() else Path(name).read_text()
-        content = yaml.safe_load(text)
+        text = ready.read_text("utf-8") if ready.is_file() else Path(name).read_text("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{name}: is not a text file") from None
     except OSError as error:
@@ -99,8 +98,4 @@ def _read(name: str) -> dict[str, Any]:
             sorted(entry.name.removesuffix(".yaml") for entry in files("jobs").joinpath("specs").iterdir())
         )
         raise UsageError(f"{name}: {error.strerror or error}; ready-made specs are {there}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name}: is not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{name}: is not a spec; it must be a mapping of shards, model, methods …")
-    return content
+    return mapping(text, name, "shards, model, methods …")

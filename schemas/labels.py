@@ -8,12 +8,16 @@ from pydantic import Field
 from schemas.record import Record
 from schemas.run import ObjectRecord
 
+VERSION = 1
+"""Of what is in labels and how they are written."""
+
 
 class Verdict(StrEnum):
     """What became of a label. Samples without maps keep their own status instead."""
 
     OK = "ok"
     EMPTY = "empty"
+    NO_SIGNAL = "no_signal"
     LOW_PROBABILITY = "low_probability"
     NOT_TOP1 = "not_top1"
     TOO_SMALL = "too_small"
@@ -62,16 +66,23 @@ class LabelsRecord(Record):
     """``policy.json`` of a folder of labels: what they are made by and from. Written first.
 
     Attributes:
+        version: of the code that makes labels. Labels of another one are not gone on with.
         policy: as it was asked for; ``hash`` of the one that was applied.
-        threshold: that was calibrated, and ``calibration`` on what; None where none was.
         run: hash of the run that made the atlas.
+        classes: hash of the names of the classes; None where they are numbers.
+        truth, tuned: hash of the truth that the cut was calibrated on, and of the run that made those maps.
+        threshold: that was found, and ``calibration``, how; None where the policy has its own.
     """
 
+    version: int = VERSION
     policy: dict[str, object]
-    hash: str
+    run: str
+    classes: str | None = None
+    truth: str | None = None
+    tuned: str | None = None
     threshold: float | None = None
     calibration: str | None = None
-    run: str
+    hash: str = ""
 
 
 class PartRecord(Record):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any, Self, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import UsageError
@@ -78,6 +79,23 @@ def _tags(record: Any) -> tuple[Any, ...]:
     """What the field ``kind`` of a record may be."""
     field = record.model_fields.get("kind")
     return get_args(field.annotation) if field else ()
+
+
+def mapping(text: str, source: str, fields: str) -> dict[str, Any]:
+    """The content of a YAML file that is a mapping.
+
+    Raises:
+        UsageError: it is not; ``fields`` says what it should have.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{source}{where}: is not YAML ({str(error).splitlines()[0][:80]})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{source}: must be a mapping of {fields}")
+    return content
 
 
 def sha256(data: bytes) -> str:

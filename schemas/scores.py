@@ -5,7 +5,7 @@ import pyarrow as pa
 from schemas.record import Record
 from schemas.run import Target
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the formulas and of what is counted. Counts of another one are made again."""
 
 SCORES = (
@@ -54,7 +54,8 @@ and nothing that anybody could have chosen.
 
 Of the pictures that are not in the tuning split, at thresholds chosen on it: what one gets.
 
-- ``gt_known`` – as ``maxboxacc``. ``top1_loc``, ``top5_loc`` – and the label is among the first 1 or 5 predictions.
+- ``gt_known`` – as ``maxboxacc``. ``top1_loc``, ``top5_loc`` – and the label is among the first 1 or 5 predictions;
+  a picture without a label is a miss, and they are null where none has one.
   ``boxacc_v2`` – as ``maxboxacc_v2``.
 - ``iou``, ``f_beta`` – as the oracles. ``iou_s``, ``iou_ms``, ``iou_ml``, ``iou_l`` – of the pictures in which the
   objects take up to 5, 25, 50 and 100 %.

@@ -36,6 +36,7 @@ def label_of(row: int, key: str, mask: np.ndarray, ignore: np.ndarray | None = N
         status="ok" if mask.any() else "empty",
         class_index=class_index,
         heat=Heat(np.random.default_rng(row).random((4, 4), np.float32), agreement=0.75),
+        agreement=0.75,
         frame=FRAME,
         mask_rle=coded(mask),
         ignore_rle=coded(ignore),

@@ -19,14 +19,14 @@ def combine(
     """One map of all methods of a policy, and how far they agree.
 
     Args:
-        maps: float [h, w] in [0, 1] by method, as they are stored.
+        maps: float [h, w] in [0, 1] by method, as they are stored; of all methods of the policy or some.
         bounds: [2] by method, minimum and maximum of the raw map.
 
     Returns:
         float32 [h, w]; and the mean over pairs of methods of the IoU of their masks on the patch grid (1 where both
         are empty), each cut by the vote of the policy; None of a single method.
     """
-    grids = [_normalise(maps[name], bounds[name], policy) for name in policy.methods]
+    grids = [_normalise(maps[name], bounds[name], policy) for name in policy.methods if name in maps]
     if len(grids) == 1:
         return grids[0], None
     stack = np.stack(grids)

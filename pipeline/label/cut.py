@@ -23,7 +23,8 @@ def _threshold(values: NDArray[np.float32], cut: Cut) -> float:
     if cut.kind == "otsu":
         grey = np.clip(values * 255, 0, 255).astype(np.uint8)
         # Foreground is above the last grey level of the background, so above where the next one begins.
-        return (cv2.threshold(grey.reshape(1, -1), 0, 1, cv2.THRESH_OTSU)[0] + 1) / 255
+        level = (cv2.threshold(grey.reshape(1, -1), 0, 1, cv2.THRESH_OTSU)[0] + 1) / 255
+        return float(np.nextafter(np.float32(level), np.float32(0)))  # what is 1 is above, whatever lies below
     if cut.kind == "mean":
         return float(values.mean(dtype=np.float64))
     if cut.at is None:

@@ -37,9 +37,11 @@ class Exporter(Protocol):
 
     Attributes:
         by_key: it names files by key, so no key may stand in two tars.
+        needs_heat: it needs the maps that masks are cut from, which take much memory.
     """
 
     by_key: bool
+    needs_heat: bool
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         """Objects of one tar. The labels come in its order, once."""

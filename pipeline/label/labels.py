@@ -13,6 +13,8 @@ from pipeline.label.refine import refiner
 from pipeline.read import Decoders, Frame, batches
 from pipeline.store import Atlas, Tar
 from schemas.errors import UsageError
+from schemas.labels import Verdict
+from schemas.layout import Flag
 from schemas.policy import Policy
 from schemas.samples import Status
 
@@ -50,13 +52,18 @@ def labels_of(atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False) 
     """
     frame = atlas.run.model.input_size
     for heat, sample in heats(atlas, tar, policy, allow_pipe):
-        yield Label(sample, sample["status"]) if heat is None else make(heat, sample, frame, policy)
+        if heat is not None:
+            yield make(heat, sample, frame, policy)
+        else:
+            yield Label(sample, Verdict.NO_SIGNAL if sample["status"] == Status.OK else sample["status"])
 
 
 def heats(
     atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False
 ) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
-    """What masks are cut from, with the row of the sample table; None where a sample has no map.
+    """What masks are cut from, with the row of the sample table; None where no map of a sample says anything.
+
+    Maps that are constant or were not finite are left out of those that are combined.
 
     Raises:
         UsageError, BadTar: see ``labels_of``.
@@ -82,12 +89,14 @@ def heats(
 def _heats(part: Tar, policy: Policy) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
     maps = {name: part.maps(name, policy.target) for name in policy.methods}
     bounds = {name: part.ranges(name, policy.target) for name in policy.methods}
+    flags = {name: part.flags(name, policy.target) for name in policy.methods}
     for place, sample in enumerate(part.samples.to_pylist()):
-        if sample["status"] != Status.OK:
+        good = [name for name in policy.methods if flags[name][place] == Flag.OK]
+        if sample["status"] != Status.OK or not good:
             yield None, sample
             continue
-        values = {name: every[place] for name, every in maps.items()}
-        yield Heat(*combine(values, {name: every[place] for name, every in bounds.items()}, policy)), sample
+        values, limits = ({name: every[name][place] for name in good} for every in (maps, bounds))
+        yield Heat(*combine(values, limits, policy)), sample
 
 
 def _pictures(atlas: Atlas, part: Tar, allow_pipe: bool) -> Iterator[NDArray[np.uint8]]:

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from pipeline.label.exporter import Context, Exporter
 from pipeline.label.formats import EXPORTERS
@@ -20,12 +19,12 @@ from pipeline.label.mask import Label
 from pipeline.label.tune import Tuning
 from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects
-from pipeline.store.derived import done, parent
+from pipeline.store.derived import claim, done, forget, made, parent
 from schemas.errors import UsageError
 from schemas.labels import LABELS, LabelsRecord, PartRecord
 from schemas.layout import commit_object
 from schemas.policy import Policy
-from schemas.record import differences
+from schemas.record import mapping, sha256
 
 ABOUT, SUMMARY = "policy.json", "summary.json"
 
@@ -37,16 +36,12 @@ def read_policy(path: str | Path) -> Policy:
         UsageError: there is no such file, it is not YAML, or not a policy.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text("utf-8")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not a text file") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: is not a policy; it must be a mapping of name, methods, cut …")
-    return Policy.read(content, str(path))
+    return Policy.read(mapping(text, str(path), "name, methods, cut …"), str(path))
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ class Labelled:
         calibration: one sentence on how that was found; None where the policy has its own.
         counts: samples by status.
         area, ignored: of the labels with a mask, mean share of the picture; None without any.
+        merged: objects that were made of all tars together.
     """
 
     policy: Policy
@@ -65,6 +61,7 @@ class Labelled:
     counts: dict[str, int]
     area: float | None
     ignored: float | None
+    merged: tuple[str, ...]
 
 
 def label(
@@ -103,47 +100,54 @@ def label(
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
     if any(exporter.by_key for exporter in exporters.values()):
         _refuse_shared_keys(atlas)
-    asked, calibration, threshold = policy, None, None
-    if policy.calibrated:
-        if tuning is None:
-            raise UsageError(f"policy {policy.name}: its cut is calibrated; say on what truth, with --tune FILE|DIR")
-        threshold, calibration = tuning.threshold(atlas, policy)
-        policy = policy.at(threshold)
-    elif tuning is not None:
+    if policy.calibrated and tuning is None:
+        raise UsageError(f"policy {policy.name}: its cut is calibrated; say on what truth, with --tune FILE|DIR")
+    if tuning is not None and not policy.calibrated:
         raise UsageError(f"policy {policy.name}: its cut is not calibrated, so there is nothing to tune")
+    truth, tuned = tuning.about(atlas) if tuning else (None, None)
     about = LabelsRecord(
-        policy=asked.model_dump(mode="json"),
-        hash=policy.digest(),
-        threshold=threshold,
-        calibration=calibration,
+        policy=policy.model_dump(mode="json"),
         run=atlas.run.spec_hash,
+        classes=sha256("\n".join(classes).encode()) if classes else None,
+        truth=truth,
+        tuned=tuned,
     )
-    _refuse_other(objects, about)
-    context = Context(policy.digest(), tuple(classes))
+    before = claim(objects, ABOUT, about, ("hash", "threshold", "calibration"))
+    if tuning is not None:
+        # Of an unfinished command the threshold stands, though by now there may be more pictures to tune on.
+        threshold, said = before.threshold if before else None, before.calibration if before else None
+        if threshold is None:
+            threshold, said = tuning.threshold(atlas, policy)
+        about = about.model_copy(update={"threshold": threshold, "calibration": said})
+        policy = policy.at(threshold)
+    about = about.model_copy(update={"hash": policy.digest()})
+    context, maker = Context(policy.digest(), tuple(classes)), about.digest()
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
-        records = done(objects, atlas, context.policy_hash, names)
-        work = partial(_label_tar, atlas.objects.url, policy, names, context, objects.url, allow_pipe)
+        forget(objects, atlas)
+        records = done(objects, atlas, maker, names)
         pending = [tar for tar in atlas.commits if tar not in records]
+        if pending:
+            _withdraw(objects)
+        work = partial(_label_tar, atlas.objects.url, policy, names, context, maker, objects.url, allow_pipe)
         for record in spread(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
             records[record.tar] = record
-        tars = list(atlas.commits)
+        tars, merged = list(atlas.commits), []
         for exporter in exporters.values():
             for name, data in exporter.merge(tars, objects.get, context):
-                objects.put(name, data)
-        labelled = _summary(policy, calibration, [records[tar] for tar in tars])
+                merged.append(objects.put(name, data).path)
+        labelled = _summary(policy, about.calibration, [records[tar] for tar in tars], merged)
         objects.put(SUMMARY, (json.dumps(_plain(labelled), indent=1) + "\n").encode())
         objects.sweep()
     return labelled
 
 
-def _refuse_other(objects: Objects, about: LabelsRecord) -> None:
-    """Labels of something else are not written over."""
-    if not objects.exists(ABOUT):
-        return
-    there = LabelsRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
-    if found := differences(there.model_dump(mode="json"), about.model_dump(mode="json")):
-        raise UsageError(f"{objects.url}: holds other labels ({found[0]}); name another --out, or remove it")
+def _withdraw(objects: Objects) -> None:
+    """What was made of all tars together counts no more once one of them is made anew."""
+    if objects.exists(SUMMARY):
+        for name in json.loads(objects.get(SUMMARY))["merged"]:
+            objects.delete(name)
+        objects.delete(SUMMARY)
 
 
 def _choose(names: Iterable[str]) -> dict[str, Exporter]:
@@ -170,28 +174,45 @@ def _refuse_shared_keys(atlas: Atlas) -> None:
 
 
 def _label_tar(
-    url: str, policy: Policy, formats: tuple[str, ...], context: Context, out: str, allow_pipe: bool, tar: str
+    url: str,
+    policy: Policy,
+    formats: tuple[str, ...],
+    context: Context,
+    maker: str,
+    out: str,
+    allow_pipe: bool,
+    tar: str,
 ) -> PartRecord:
     atlas, objects = Atlas.open(url), Objects(out)
-    objects.delete(commit_object(tar))
-    labels, above = list(labels_of(atlas, tar, policy, allow_pipe)), parent(atlas.record(tar))
+    above = parent(atlas.record(tar))  # before the maps are read: if they change meanwhile, this is made again
+    before = made(objects, tar)
+    if before is not None and not (before.parent == above and before.maker == maker):
+        formats = tuple(dict.fromkeys((*formats, *(each for each in before.parts if each in EXPORTERS))))
+        for each in before.objects:
+            objects.delete(each.path)
+        before = None
+    missing = formats if before is None else tuple(each for each in formats if each not in before.parts) or formats
+    whole = any(EXPORTERS[each].needs_heat for each in missing)
+    labels = [each if whole else each.light() for each in labels_of(atlas, tar, policy, allow_pipe)]
     written = [
-        objects.put(name, data) for each in formats for name, data in EXPORTERS[each].export(tar, labels, context)
+        objects.put(name, data) for each in missing for name, data in EXPORTERS[each].export(tar, labels, context)
     ]
     rows = [_row(each, context.policy_hash, above) for each in labels]
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=LABELS), buffer, compression="zstd")
     written.append(objects.put(f"labels/{tar}.parquet", buffer.getvalue().to_pybytes()))
-    masks = [each for each in labels if each.mask is not None]
+    names = {each.path for each in written}
+    kept = () if before is None else tuple(each for each in before.objects if each.path not in names)
+    masks = [each for each in labels if each.mask_rle is not None]
     record = PartRecord(
         tar=tar,
         parent=above,
-        maker=context.policy_hash,
-        parts=formats,
+        maker=maker,
+        parts=tuple(dict.fromkeys((*(before.parts if before else ()), *formats))),
         counts=dict(sorted(Counter(str(each.status) for each in labels).items())),
         figures={name: float(sum(getattr(each, name) for each in masks)) for name in ("area", "ignored")}
         | {"masks": float(len(masks))},
-        objects=tuple(written),
+        objects=tuple(sorted((*kept, *written), key=lambda each: each.path)),
     )
     objects.put(commit_object(tar), record.to_bytes())
     return record
@@ -212,20 +233,20 @@ def _row(label: Label, policy_hash: str, above: str) -> dict[str, Any]:
         "components": None if label.boxes is None else len(label.boxes),
         "boxes": None if label.boxes is None else [list(box) for box in label.boxes],
         "probability": label.probability,
-        "agreement": label.heat.agreement if label.heat else None,
+        "agreement": label.agreement,
         "image_sha256": label.sample["image_sha256"],
         "policy": policy_hash,
         "parent": above,
     }
 
 
-def _summary(policy: Policy, calibration: str | None, records: Sequence[PartRecord]) -> Labelled:
+def _summary(policy: Policy, calibration: str | None, records: Sequence[PartRecord], merged: Sequence[str]) -> Labelled:
     counts: Counter[str] = Counter()
     for record in records:
         counts.update(record.counts)
     total = {name: sum(record.figures[name] for record in records) for name in ("area", "ignored", "masks")}
-    shares = [total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored")]
-    return Labelled(policy, calibration, dict(sorted(counts.items())), *shares)
+    area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
+    return Labelled(policy, calibration, dict(sorted(counts.items())), area, ignored, tuple(merged))
 
 
 def _plain(labelled: Labelled) -> dict[str, Any]:
@@ -240,4 +261,4 @@ def read_labels(out: str) -> pa.Table:
 
 def _tables(objects: Objects) -> Iterator[pa.Table]:
     for name in objects.list("labels"):
-        yield pq.read_table(pa.BufferReader(objects.get(f"labels/{name}")))
+        yield pq.ParquetFile(pa.BufferReader(objects.get(f"labels/{name}"))).read(use_threads=False)

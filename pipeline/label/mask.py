@@ -1,6 +1,6 @@
 """A map and a policy make a mask in original pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -48,6 +48,7 @@ class Label:
         area, ignored: shares of the picture.
         boxes: of each component, largest first: x0, y0, x1, y1, inclusive.
         probability: that the network gives the class.
+        agreement: of the methods; None of a single one.
     """
 
     sample: dict[str, Any]
@@ -63,6 +64,11 @@ class Label:
     ignored: float | None = None
     boxes: tuple[Box, ...] | None = None
     probability: float | None = None
+    agreement: float | None = None
+
+    def light(self) -> "Label":
+        """The same without what it was cut from, which takes most of its memory."""
+        return replace(self, heat=None)
 
     @property
     def mask(self) -> Mask | None:
@@ -111,6 +117,7 @@ def make(heat: Heat, sample: dict[str, Any], frame: tuple[int, int], policy: Pol
         float(ignore.mean()),
         boxes,
         probability,
+        heat.agreement,
     )
 
 

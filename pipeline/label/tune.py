@@ -10,9 +10,10 @@ from pipeline.label.labels import check, heats
 from pipeline.label.mask import Label, make
 from pipeline.run.spread import spread
 from pipeline.store import Atlas
-from pipeline.truth import Truth, Truths, read_truth
+from pipeline.truth import Claims, Truth, Truths, read_truth
 from schemas.errors import UsageError
 from schemas.policy import Cut, Filter, Policy
+from schemas.samples import Status
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
 
@@ -32,6 +33,11 @@ class Tuning:
     address: str | None = None
     allow_pipe: bool = False
 
+    def about(self, atlas: Atlas) -> tuple[str, str]:
+        """Hashes of the truth, and of the run that made the maps."""
+        atlas = atlas if self.atlas is None else Atlas.open(self.atlas)
+        return read_truth(self.truth).digest, atlas.run.spec_hash
+
     def threshold(self, atlas: Atlas, policy: Policy) -> tuple[float, str]:
         """The best of 49 thresholds for a policy, and a sentence on how it was found.
 
@@ -47,12 +53,14 @@ class Tuning:
         policy = policy.model_copy(update={"filter": Filter(), "background": None})
         truth = read_truth(self.truth)
         work = partial(_overlaps, atlas.objects.url, policy, self.allow_pipe)
-        total, images = np.zeros(len(THRESHOLDS)), 0
-        for overlaps, count in spread(work, _known(atlas, truth), "calibrate", self.address, policy.refine is not None):
-            total, images = total + overlaps, images + count
+        parts = dict(spread(work, _known(atlas, truth), "calibrate", self.address, policy.refine is not None))
+        found = np.array([overlaps for tar in sorted(parts) for overlaps in parts[tar]]).reshape(-1, len(THRESHOLDS))
+        total, images = found.sum(0), len(found)
         if not images:
             raise UsageError(f"{self.truth}: has no object in any picture of {atlas.objects.url}")
         best = int(total.argmax())
+        if not total[best]:
+            raise UsageError(f"{self.truth}: no mask of policy {policy.name} meets an object, whatever the threshold")
         said = (
             f"largest mean IoU, {total[best] / images:.4f}, of {images} pictures in {truth.name} ({truth.digest}) "
             f"with the maps of run {atlas.run.spec_hash}"
@@ -63,23 +71,28 @@ class Tuning:
 def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
     """Tars with pictures of which there is truth, each with that part of it."""
     tars = [shard.tar for shard in atlas.run.shards if shard.tar in atlas.committed]
-    parts = [(tar, truth.subset(atlas.samples_of(tar, ["key"])["key"].to_pylist())) for tar in tars]
+    parts, claims = [], Claims(truth)
+    for tar in tars:
+        rows = atlas.samples_of(tar, ["key", "status"]).to_pylist()
+        keys = [row["key"] for row in rows if row["status"] != Status.DUPLICATE_KEY]
+        for key in keys:
+            claims.of(tar, key)
+        parts.append((tar, truth.subset(keys)))
     return [(tar, part) for tar, part in parts if len(part)]
 
 
-def _overlaps(url: str, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]) -> tuple[NDArray[np.float64], int]:
+def _overlaps(url: str, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]) -> tuple[str, list[list[float]]]:
     (tar, truth), atlas = item, Atlas.open(url)
-    total, images = np.zeros(len(THRESHOLDS)), 0
+    found: list[list[float]] = []
     candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
     for heat, sample in heats(atlas, tar, policy, allow_pipe):
         known = truth.of(sample["key"])
         if heat is None or known is None or not len(known.corners):
             continue
         known = known.of_size(sample["width"], sample["height"])
-        images += 1
         frame = atlas.run.model.input_size
-        total += [overlap(make(heat, sample, frame, each), known) for each in candidates]
-    return total, images
+        found.append([overlap(make(heat, sample, frame, each), known) for each in candidates])
+    return tar, found
 
 
 def overlap(label: Label, truth: Truth) -> float:
@@ -92,7 +105,7 @@ def overlap(label: Label, truth: Truth) -> float:
         return 0.0
     if real is not None:
         counts = ~truth.ignore | real
-        return float((mask & real & counts).sum() / ((mask | real) & counts).sum())
+        return float((mask & real & counts).sum() / max(1, ((mask | real) & counts).sum()))
     box = np.array(label.boxes[0])
     low, high = np.maximum(box[:2], truth.corners[:, :2]), np.minimum(box[2:], truth.corners[:, 2:])
     shared = np.clip(high - low + 1, 0, None).prod(1)

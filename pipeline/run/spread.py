@@ -1,6 +1,7 @@
 """The same function over many tars: on the cores of this machine, or on a Ray cluster where there are many."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,8 +19,6 @@ R = TypeVar("R")
 
 MANY = 64
 """Items for which Ray is worth its start."""
-_EACH = 2
-"""Items that are given out for each process, so that none waits for us."""
 
 
 def spread(
@@ -56,9 +55,13 @@ def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         yield from map(function, items)
         return
     waiting = iter(items)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    # Ctrl-C is for us: what they are at is finished.
+    pool = ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    with pool:
         try:
-            under_way = {pool.submit(function, item) for item in islice(waiting, _EACH * processes)}
+            under_way = {pool.submit(function, item) for item in islice(waiting, processes)}
             while under_way:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.label.score_map import Window, score_map, window
 from pipeline.score import pixels, segmentation
-from pipeline.score.localization import IOUS, Boxes, iou, overlaps, resize_boxes, resize_mask
+from pipeline.score.localization import IOUS, SIDE, Boxes, iou, overlaps, resize_boxes
 from pipeline.score.pictures import Part
 from pipeline.score.tally import TUNING, Tally, fixed, group_of, pack, unpack
 from pipeline.score.trivial import TRIVIAL
@@ -37,7 +37,7 @@ class Picture:
         group: see ``tally``.
         boxes: int [m, 4], m ≥ 1.
         mask, ignore: bool [224, 224]; no mask where the truth has a box only.
-        rank: of the label among the classes.
+        rank: of the label among the classes; None without a label.
         window: the part of the picture that maps are of.
     """
 
@@ -45,7 +45,7 @@ class Picture:
     boxes: Boxes
     mask: Mask | None
     ignore: Mask
-    rank: int
+    rank: int | None
     window: Window
 
 
@@ -98,15 +98,16 @@ def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tupl
         return "tuning_without_maps" if aside else "without_maps", None
     width, height = sample["width"], sample["height"]
     known = known.of_size(width, height)
-    corners, mask = known.corners, known.mask
+    corners = known.corners
     if not len(corners):
         return "tuning_without_object" if aside else "without_object", None
+    mask, ignore = known.on_grid(SIDE)
     key = sample["key"].removeprefix("./")
     return "tuning" if aside else "scored", Picture(
         group=TUNING.stop - 1 if aside else group_of(key, sample["key"] in part.split),
         boxes=resize_boxes(corners, width, height),
-        mask=None if mask is None else resize_mask(mask),
-        ignore=resize_mask(known.ignore),
+        mask=mask,
+        ignore=ignore,
         rank=sample["label_rank"],
         window=window(sample, frame),
     )
@@ -116,7 +117,7 @@ def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, Array
     """Counts of one map, float [h, w]; see ``Tally``."""
     score = score_map(values, picture.window)
     largest, every = overlaps(score, picture.boxes)
-    counts: dict[str, ArrayLike] = {"images": 1, "hits": _hits(largest, every, picture.rank)}
+    counts = _of_hits(largest, every, picture.rank)
     mask, ignore = picture.mask, picture.ignore
     if mask is None:
         return counts
@@ -142,10 +143,11 @@ def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, Array
 def of_boxes(boxes: Boxes, picture: Picture) -> Mapping[str, ArrayLike]:
     """Counts of a predictor that has one box at each cut, int [255, 4]."""
     best = iou(boxes, picture.boxes).max(1)
-    return {"images": 1, "hits": _hits(best, best, picture.rank)}
+    return _of_hits(best, best, picture.rank)
 
 
-def _hits(largest: NDArray[np.float64], every: NDArray[np.float64], rank: int) -> NDArray[np.bool_]:
-    """bool [6, 255] in the order of ``tally.HITS``."""
-    known = largest >= 0.5
-    return np.stack([*(every >= each for each in IOUS), known, known & (rank < 1), known & (rank < 5)])
+def _of_hits(largest: NDArray[np.float64], every: NDArray[np.float64], rank: int | None) -> dict[str, ArrayLike]:
+    """Counts of boxes from their overlaps [255]; ``hits`` is bool [6, 255] in the order of ``tally.HITS``."""
+    known, labelled = largest >= 0.5, rank is not None
+    among = [known & (rank is not None and rank < first) for first in (1, 5)]
+    return {"images": 1, "labelled": labelled, "hits": np.stack([*(every >= each for each in IOUS), known, *among])}

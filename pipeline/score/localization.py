@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.label.score_map import SIDE, score_map
 
-__all__ = ["IOUS", "LEVELS", "SIDE", "TAUS", "boxes_at", "iou", "overlaps", "resize_boxes", "resize_mask", "score_map"]
+__all__ = ["IOUS", "LEVELS", "SIDE", "TAUS", "boxes_at", "iou", "overlaps", "resize_boxes", "score_map"]
 
 IOUS = (0.3, 0.5, 0.7)
 TAUS: NDArray[np.float64] = np.arange(0, 1, 0.001)
@@ -109,9 +109,3 @@ def resize_boxes(boxes: Boxes, width: int, height: int) -> Boxes:
     """Boxes [n, 4] of a picture of this size on the 224 × 224 grid, truncated."""
     factor = np.array([SIDE / width, SIDE / height] * 2)
     return (boxes * factor).astype(np.int64)
-
-
-def resize_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask [H, W] on the 224 × 224 grid, nearest pixel."""
-    resized = cv2.resize(mask.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
-    return resized.astype(bool)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.label.mask import Label
 from pipeline.store import Objects
-from pipeline.truth import Truths
+from pipeline.truth import Claims, Truths
 from schemas.errors import RunFailed, UsageError
 
 _IGNORE = 255
@@ -21,7 +21,8 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Means over the pictures that have a mask and true masks, in %; NaN of none. What the truth ignores is left out.
+    """Means over the pictures that have a mask and true masks, in %; NaN of none. What the truth ignores is left out,
+    and with it a picture of which it ignores everything.
 
     Attributes:
         images: how many.
@@ -51,19 +52,23 @@ def score_masks(labels: str | Iterable[Label], truth: Truths) -> MaskScores:
         labels: a folder or URL that ``vitatlas label`` has written with ``--format png``, or the labels themselves.
 
     Raises:
-        UsageError: there are no such masks, or a mask is not of the size of the picture in the truth.
+        UsageError: there are no such masks; a mask is not of the size of the picture in the truth; a picture of the
+            truth would be that of two samples.
     """
     masks = _read(labels) if isinstance(labels, str) else _masks(labels)
     figures: list[tuple[float, ...]] = []
     ious: dict[str, float] = {}
     known: set[str] = set()
-    for key, mask, ignore in masks:
-        picture = truth.of(key)
+    claims = Claims(truth)
+    for tar, key, mask, ignore in masks:
+        picture = claims.of(tar, key)
         real = None if picture is None else picture.of_size(mask.shape[1], mask.shape[0]).mask
         if picture is None or real is None:
             continue
         known.add(picture.key)
         counted = real | ~picture.ignore
+        if not counted.any():
+            continue
         figures.append(_figures(mask[counted], ignore[counted], real[counted]))
         ious[key] = figures[-1][0]
     iou, precision, all_right, object_precision, coverage = (
@@ -85,14 +90,15 @@ def _figures(mask: Mask, ignore: Mask, real: Mask) -> tuple[float, ...]:
     )
 
 
-def _masks(labels: Iterable[Label]) -> Iterator[tuple[str, Mask, Mask]]:
+def _masks(labels: Iterable[Label]) -> Iterator[tuple[str, str, Mask, Mask]]:
+    """Tar, key, object and what is ignored, of each label with a mask."""
     for label in labels:
         mask, ignore = label.mask, label.ignore
         if mask is not None:
-            yield label.sample["key"], mask, np.zeros_like(mask) if ignore is None else ignore
+            yield label.sample["tar"], label.sample["key"], mask, np.zeros_like(mask) if ignore is None else ignore
 
 
-def _read(folder: str) -> Iterator[tuple[str, Mask, Mask]]:
+def _read(folder: str) -> Iterator[tuple[str, str, Mask, Mask]]:
     objects = Objects(folder)
     tars = [name for name in objects.list("png") if name.endswith(".tar")]
     if not tars:
@@ -105,6 +111,6 @@ def _read(folder: str) -> Iterator[tuple[str, Mask, Mask]]:
                         continue
                     stream = archive.extractfile(member)
                     values = np.asarray(Image.open(stream, formats=["PNG"]))  # type: ignore[arg-type]
-                    yield member.name.removesuffix(_SUFFIX), values == 1, values == _IGNORE
+                    yield tar, member.name.removesuffix(_SUFFIX), values == 1, values == _IGNORE
         except (OSError, tarfile.TarError) as error:
             raise RunFailed(f"{folder}/png/{tar}: cannot be read ({error}); label again") from None

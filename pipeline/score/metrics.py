@@ -79,8 +79,8 @@ def scores(every: Counts, rest: Counts, chosen: Chosen | None) -> dict[str, NDAr
         if chosen is not None:
             boxes = 100 * rest["hits"] / rest["images"][:, None, None]
             result["gt_known"] = boxes[:, _LARGEST, chosen.box]
-            result["top1_loc"] = boxes[:, HITS.index("top1"), chosen.box]
-            result["top5_loc"] = boxes[:, HITS.index("top5"), chosen.box]
+            for name, hits in (("top1_loc", "top1"), ("top5_loc", "top5")):
+                result[name] = np.where(rest["labelled"] > 0, boxes[:, HITS.index(hits), chosen.box], np.nan)
             result["boxacc_v2"] = boxes[:, [0, 1, 2], list(chosen.v2)].mean(-1)
         if chosen is not None and chosen.mask is not None:
             result["iou"] = pixels.iou(rest["sizes"].sum(1))[:, chosen.mask]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.score.tally import order
 from pipeline.store import Atlas
-from pipeline.truth import Truth, Truths
+from pipeline.truth import Claims, Truth, Truths
 from schemas.errors import UsageError
 from schemas.samples import Status
 
@@ -55,16 +55,21 @@ def parts_of(
         subset: leave out pictures that only one side has, and say how many.
 
     Raises:
-        UsageError: a picture is missing on one side, or is of another size in the truth; no picture is on both.
+        UsageError: a picture is missing on one side, or is of another size in the truth; no picture is on both; a
+            picture of the truth would be that of two samples.
     """
     named = tuning if isinstance(tuning, Truths) else None
     keys: dict[str, list[str]] = {}
     good: dict[str, None] = {}
     lacking: list[str] = []
+    claims = [Claims(each) for each in (truth, named) if each is not None]
     for tar in atlas.commits:
         table = atlas.samples_of(tar, ["key", "status", "width", "height"])
         keys[tar] = table["key"].to_pylist()
         for row in table.to_pylist():
+            if row["status"] != Status.DUPLICATE_KEY:
+                for each in claims:
+                    each.of(tar, row["key"])
             if row["status"] != Status.OK:
                 continue
             both = [said(each, row["key"]) for each in (truth, named) if each is not None]

@@ -111,5 +111,6 @@ def energy(score: NDArray[np.float64], mask: Mask, ignore: Mask) -> float:
 
     That of a map without any is the object's share of the picture, as of every constant.
     """
-    weights = score if score.any() else np.ones((SIDE, SIDE))
-    return float(weights[mask].sum() / weights[mask | ~ignore].sum())
+    counted = mask | ~ignore
+    weights = score if score[counted].any() else np.ones((SIDE, SIDE))
+    return float(weights[mask].sum() / weights[counted].sum())

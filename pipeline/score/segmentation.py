@@ -73,4 +73,4 @@ def average_precision(score: NDArray[np.float64], mask: Mask, ignore: Mask) -> f
     right = (inside[::-1] + outside).astype(np.float64)  # from the highest score down
     wrong = outside[::-1] + inside
     found = right.cumsum()
-    return float((right * found / np.maximum(found + wrong.cumsum(), 1)).sum() / found[-1])
+    return float((right * found / np.maximum(found + wrong.cumsum(), 1)).sum() / max(1, found[-1]))

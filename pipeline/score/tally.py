@@ -30,6 +30,7 @@ HITS = ("any30", "any50", "any70", "largest50", "top1", "top5")
 VALUES = ("seg_map", "seg_f1", "pointing", "energy")
 _SHAPES: dict[str, tuple[int, ...]] = {
     "images": (),
+    "labelled": (),
     "masks": (),
     "objects": (),
     "hits": (len(HITS), len(LEVELS)),
@@ -45,10 +46,10 @@ class Tally:
     """Counts of one method.
 
     Attributes:
-        counts: int64 arrays whose first axis is the 111 groups. ``images``, and how many of them have ``masks``, and
-            ``objects`` in these at 224 × 224; ``hits`` at each cut of boxes; ``pixels``, histograms of the scores of
-            object and background; ``sizes``, coarser ones by size of the object; ``areas`` of ``segmentation``;
-            ``values`` and ``f_beta``, numbers in parts of 2⁻²⁴.
+        counts: int64 arrays whose first axis is the 111 groups. ``images``, how many of them are ``labelled``, how many
+            have ``masks``, and ``objects`` in these at 224 × 224; ``hits`` at each cut of boxes; ``pixels``, histograms
+            of the scores of object and background; ``sizes``, coarser ones by size of the object; ``areas`` of
+            ``segmentation``; ``values`` and ``f_beta``, numbers in parts of 2⁻²⁴.
     """
 
     def __init__(self, counts: Mapping[str, NDArray[np.int64]] | None = None) -> None:

@@ -15,21 +15,19 @@ from pipeline.score.count import count_tar, counts_object
 from pipeline.score.figure import curves, draw
 from pipeline.score.metrics import row
 from pipeline.score.pictures import Part, parts_of, tuning_parts
-from pipeline.score.tally import Tally, unpack
+from pipeline.score.tally import ALL, Tally, unpack
 from pipeline.score.trivial import TRIVIAL
 from pipeline.store import Atlas, Lease, Objects
-from pipeline.store.derived import done
+from pipeline.store.derived import claim, done, forget
 from pipeline.truth import Truths, read_truth
 from schemas.errors import UsageError
 from schemas.layout import SCORES
-from schemas.record import differences, sha256
+from schemas.record import sha256
 from schemas.run import Target
 from schemas.scores import LOCALIZATION, ScoresRecord, Tuned
 
 ABOUT, TABLE, CURVES, FIGURE, TUNING = "about.json", "localization.parquet", "curves.parquet", "curves.png", "tuning"
 _CONTROLS = ("center", "uniform", "random", "edges")
-_MAY_CHANGE = ("protocol is", "tuning.keys is")
-"""What another run of the same command may find otherwise, when more tars are finished."""
 
 
 def score(
@@ -83,11 +81,12 @@ def score(
         further = list(tuning_parts(other, tuning, subset, say))
     about = _about(atlas, known, target, subset, tuning, other, [*parts, *further])
     objects = Objects(out or folder_of(url, truth, target))
-    _refuse_other(objects, about)
+    _claim(objects, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
+        forget(objects, atlas)
         tallies, counts = _counted(atlas, parts, objects, about, chosen, address)
-        if not tallies or not tallies[chosen[0]].counts["images"].any():
+        if not tallies or not tallies[chosen[0]].counts["images"][ALL].any():
             raise UsageError(f"{url}: has no sample with maps and an object in {truth}")
         if other is not None:
             apart, _ = _counted(other, further, Objects(f"{objects.url}/{TUNING}"), about, chosen, address)
@@ -136,18 +135,15 @@ def _about(
     )
 
 
-def _refuse_other(objects: Objects, about: ScoresRecord) -> None:
-    """Finished scores of something else are not written over."""
-    if not (objects.exists(TABLE) and objects.exists(ABOUT)):
-        return
-    there = ScoresRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
-    found = [
-        line
-        for line in differences(there.model_dump(mode="json"), about.model_dump(mode="json"))
-        if not line.startswith(_MAY_CHANGE)
-    ]
-    if found:
-        raise UsageError(f"{objects.url}: holds other scores ({found[0]}); name another --out, or remove it")
+def _claim(objects: Objects, about: ScoresRecord) -> None:
+    """Finished scores of something else are not written over; those of a part of the tars are gone on with."""
+    if objects.exists(TABLE):
+        there = claim(objects, ABOUT, about, ("protocol", "tuning"))
+        tuned = ("truth", "atlas")
+        if there and any(getattr(there.tuning, name) != getattr(about.tuning, name) for name in tuned):
+            raise UsageError(f"{objects.url}: holds scores with another tuning split; name another --out, or remove it")
+    elif not objects.exists(ABOUT):
+        claim(objects, ABOUT, about)
 
 
 def folder_of(url: str, truth: str, target: Target) -> str:
@@ -169,6 +165,8 @@ def _counted(
     records = done(objects, atlas, maker, ())
     there = {tar: record.parts for tar, record in records.items()}
     pending = [(part, there.get(part.tar, ())) for part in parts if not wanted <= set(there.get(part.tar, ()))]
+    for name in (TABLE, CURVES, FIGURE) if pending else ():
+        objects.delete(name)  # they are of what was there before
     work = partial(count_tar, atlas.objects.url, about.target, methods, objects.url, maker)
     for record in spread(work, pending, "score", address):
         records[record.tar] = record

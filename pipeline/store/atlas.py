@@ -162,7 +162,8 @@ class Atlas:
         where = f"{self.objects.url}/{samples_object(tar)}"
         try:
             data = pa.BufferReader(self.objects.get(samples_object(tar)))
-            return pq.read_table(data, columns=None if columns is None else list(columns))
+            # No threads: one of them may still hold the bytes when the interpreter ends, and aborts it.
+            return pq.ParquetFile(data).read(None if columns is None else list(columns), use_threads=False)
         except FileNotFoundError:
             raise RunFailed(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowInvalid, OSError) as error:

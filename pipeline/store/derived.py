@@ -1,14 +1,17 @@
 """What is made of an atlas tar by tar: its objects, then a commit for each tar. What is committed is not made again."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from typing import TypeVar
 
 from pipeline.store.atlas import Atlas
 from pipeline.store.objects import Objects
 from schemas.errors import UsageError
 from schemas.labels import PartRecord
-from schemas.layout import commit_object
-from schemas.record import sha256
+from schemas.layout import COMMITS, RUN, commit_object
+from schemas.record import Record, differences, sha256
 from schemas.run import CommitRecord
+
+R = TypeVar("R", bound=Record)
 
 
 def parent(commit: CommitRecord) -> str:
@@ -16,15 +19,69 @@ def parent(commit: CommitRecord) -> str:
     return sha256("\n".join(f"{each.path} {each.sha256}" for each in commit.objects).encode())
 
 
+def claim(objects: Objects, name: str, about: R, free: Container[str] = ()) -> R | None:
+    """Make sure that a folder is free, or holds the same.
+
+    Args:
+        name: of the object that says what it holds, and is written first.
+        about: what is to be made in it.
+        free: fields that may differ.
+
+    Returns:
+        What that object says; None in a free folder.
+
+    Raises:
+        UsageError: it holds something else, which is not written over.
+    """
+    other = f"{objects.url}: holds"
+    mend = "name another --out, or remove it"
+    if objects.exists(RUN):
+        raise UsageError(f"{other} an atlas; {mend.partition(',')[0]}")
+    if not objects.exists(name):
+        if there := objects.list(COMMITS):
+            raise UsageError(f"{other} something else, whose {COMMITS}/{there[0]} would be written over; {mend}")
+        return None
+    before = type(about).read(objects.get(name), f"{objects.url}/{name}")
+    found = differences(_without(before, free), _without(about, free))
+    if found:
+        raise UsageError(f"{other} something else ({found[0]}); {mend}")
+    return before
+
+
+def _without(record: Record, fields: Container[str]) -> dict[str, object]:
+    return {name: value for name, value in record.model_dump(mode="json").items() if name not in fields}
+
+
+def made(objects: Objects, tar: str) -> PartRecord | None:
+    """What was made of a tar, from whatever and by whatever; None where nothing was."""
+    try:
+        return PartRecord.read(objects.get(commit_object(tar)), commit_object(tar))
+    except (FileNotFoundError, UsageError):  # torn, or of another version: as good as none
+        return None
+
+
 def done(objects: Objects, atlas: Atlas, maker: str, parts: Iterable[str]) -> dict[str, PartRecord]:
     """Records of the tars that need not be made again: by this maker, from the maps as they are, with these parts."""
-    present, records = set(objects.list("commits")), {}
-    names = [tar for tar in atlas.commits if f"{tar}.json" in present]
-    for tar, data in zip(names, objects.read([commit_object(tar) for tar in names]), strict=True):
-        try:
-            record = PartRecord.read(data, commit_object(tar))
-        except UsageError:  # torn, or of another version: it is made again
-            continue
-        if (record.parent, record.maker) == (parent(atlas.commits[tar]), maker) and set(parts) <= set(record.parts):
-            records[tar] = record
-    return records
+    present = set(objects.list(COMMITS))
+    records = [made(objects, tar) for tar in atlas.commits if f"{tar}.json" in present]
+    good = [
+        record
+        for record in records
+        if record is not None
+        and (record.parent, record.maker) == (parent(atlas.commits[record.tar]), maker)
+        and set(parts) <= set(record.parts)
+    ]
+    folders = {each.path.rpartition("/")[0] for record in good for each in record.objects}
+    there = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}
+    return {record.tar: record for record in good if all(each.path in there for each in record.objects)}
+
+
+def forget(objects: Objects, atlas: Atlas) -> None:
+    """Remove what was made of tars that are finished no more."""
+    for name in objects.list(COMMITS):
+        tar = name.removesuffix(".json")
+        if tar not in atlas.commits:
+            record = made(objects, tar)
+            for each in record.objects if record else ():
+                objects.delete(each.path)
+            objects.delete(commit_object(tar))

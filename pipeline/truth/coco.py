@@ -5,7 +5,8 @@ Source: cocodataset.org/#format-data.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,21 +33,31 @@ def read(path: Path) -> Truths:
     """Truth from a COCO file, or a folder with ``instances.json``.
 
     Raises:
-        UsageError: it is not COCO, or two pictures have one key.
+        UsageError: it is not COCO; two pictures have one key or one id; an annotation is of no picture.
     """
     file = path / INSTANCES if path.is_dir() else path
     data = contents(file)
     try:
         content = json.loads(data)
-        annotations: dict[int, list[Mapping[str, Any]]] = {}
-        for each in content["annotations"]:
-            annotations.setdefault(each["image_id"], []).append(each)
-        truths = [
-            CocoTruth(*_picture(image, file), tuple(annotations.get(image["id"], ()))) for image in content["images"]
-        ]
+        annotations = _by_image(content, file)
+        truths = [CocoTruth(*_picture(image, file), tuple(annotations[image["id"]])) for image in content["images"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
     return Truths.gather(file, sha256(data), truths)
+
+
+def _by_image(content: Mapping[str, Any], file: Path) -> Mapping[int, Sequence[Mapping[str, Any]]]:
+    annotations: dict[int, list[Mapping[str, Any]]] = {}
+    for image in content["images"]:
+        if image["id"] in annotations:
+            raise UsageError(f"{file}: two images have the id {image['id']!r:.60}; give each its own")
+        annotations[image["id"]] = []
+    for each in content["annotations"]:
+        if each["image_id"] not in annotations:
+            what = f"annotation {each.get('id')!r:.60} is of image {each['image_id']!r:.60}, which is not there"
+            raise UsageError(f"{file}: {what}; add the image, or take the annotation out")
+        annotations[each["image_id"]].append(each)
+    return annotations
 
 
 def _picture(image: Mapping[str, Any], file: Path) -> tuple[str, int, int]:
@@ -84,6 +95,8 @@ class CocoTruth(Truth):
         limits = self._size
         try:
             x, y, width, height = (float(side) for side in annotation["bbox"])
+            if not all(map(math.isfinite, (x, y, width, height))):
+                raise ValueError("not all of its numbers are finite")
             box = [x, y, x + width - 1, y + height - 1]
             whole = [round(min(max(side, 0), limit - 1)) for side, limit in zip(box, limits * 2, strict=True)]
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -51,6 +51,12 @@ class InstanceTruth(Truth):
             raise UsageError(f"{what}, which is another shape; is it the mask of another picture?")
         return replace(self, width=width, height=height)
 
+    def on_grid(self, side: int) -> tuple[Mask | None, Mask]:
+        if self.width is None:
+            return super().on_grid(side)
+        # By way of the picture's size the nearest pixel would be another one than the reference's.
+        return replace(self, width=None, height=None).on_grid(side)
+
     def _plane(self, png: Png) -> Mask:
         grey = png.grey()
         if self.width is not None and self.height is not None and grey.shape != (self.height, self.width):

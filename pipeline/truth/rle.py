@@ -1,7 +1,7 @@
 """Segmentations of COCO to masks: polygons, and run lengths with and without compression.
 
 pycocotools decodes them, but trusts them: of runs that end early it leaves memory as it was, and for a polygon it
-takes as much as that is long. So they are looked at first.
+takes as much as that is long, and behind run lengths that end within a number it reads on. So they are looked at first.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ def decode(segmentation: Any, width: int, height: int) -> Mask:
     else:
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"its size is {segmentation['size']}, not that of the picture")
-        packed = isinstance(segmentation["counts"], str)
-        counts = _unpacked(segmentation["counts"]) if packed else [int(each) for each in segmentation["counts"]]
+        runs = segmentation["counts"]
+        counts = _unpacked(runs, width * height) if isinstance(runs, str) else [int(each) for each in runs]
         if min(counts, default=-1) < 0 or sum(counts) != width * height:
             raise ValueError("its runs are not those of the picture's pixels")
-        coded = segmentation if packed else rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        coded = rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return rle.decode(coded).astype(bool)
 
 
@@ -41,16 +41,30 @@ def _polygon(corners: list[float], width: int, height: int) -> list[float]:
     return list(places)
 
 
-def _unpacked(text: str) -> list[int]:
-    """Run lengths from their compressed form: 5 bits a character, lowest first, from the fourth on as differences."""
+_LONGEST = 7
+"""Characters of the largest number: that is a difference of 32 bits."""
+
+
+def _unpacked(text: str, pixels: int) -> list[int]:
+    """Run lengths from their compressed form: 5 bits a character, lowest first, from the fourth on as differences.
+
+    Raises:
+        ValueError: it is not of so many pixels, or ends within a number.
+    """
+    if len(text) > _LONGEST * (pixels + 1):  # each run has a pixel, but the first may have none
+        raise ValueError("it is longer than the picture can need")
     counts: list[int] = []
     value = shift = 0
     for character in text.encode("ascii"):
         bits = character - 48
         value |= (bits & 31) << shift
         shift += 5
+        if shift > 5 * _LONGEST:
+            raise ValueError("it has a number of more than 32 bits")
         if not bits & 32:
             signed = value - (1 << shift) if bits & 16 else value
             counts.append(signed + counts[-2] if len(counts) > 2 else signed)
             value = shift = 0
+    if shift:
+        raise ValueError("it ends within a number")
     return counts

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,6 +67,15 @@ class Truth(ABC):
         """
         return np.zeros((self.height or 1, self.width or 1), bool)
 
+    def on_grid(self, side: int) -> tuple[Mask | None, Mask]:
+        """``mask`` and ``ignore`` on a square grid, bool [side, side], nearest pixel of the file's own size.
+
+        Raises:
+            UsageError: a mask cannot be read.
+        """
+        mask = self.mask
+        return None if mask is None else resize_mask(mask, side), resize_mask(self.ignore, side)
+
     @property
     def annotated(self) -> bool:
         """Whether anything is said of the picture."""
@@ -81,6 +91,11 @@ class Truth(ABC):
             what = f"{self.key}: is {width}×{height} pixels, but {self.width}×{self.height} in the truth"
             raise UsageError(f"{what}; is it the truth of other pictures?")
         return self
+
+
+def resize_mask(mask: Mask, side: int) -> Mask:
+    """A mask [H, W] on a grid [side, side], nearest pixel."""
+    return cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ MISTAKES = {
         ["a.tar", "--out", "x", "--spec", "nowhere"],
         "ready-made specs are imagenet1k-train, imagenet1k-val",
     ),
-    "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: is not a spec"),
+    "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: must be a mapping of shards"),
     "unknown field": (
         ["a.tar", "--out", "x", "--spec", "field.yaml"],
         "metods: there is no such field; there are shards",

@@ -53,7 +53,7 @@ def test_webdataset_reads_masks_and_what_is_said_of_them(tmp_path: Path) -> None
                 "area": label.area,
                 "ignored": label.ignored,
                 "boxes": None if label.boxes is None else [list(each) for each in label.boxes],
-                "agreement": label.heat.agreement if label.heat else None,
+                "agreement": label.agreement,
                 "probability": label.probability,
                 "policy": CONTEXT.policy_hash,
             }

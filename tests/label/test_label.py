@@ -132,8 +132,11 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is not a policy"),
-        ("- a", "is not a policy"),
+        ("", "must be a mapping of name, methods, cut"),
+        ("- a", "must be a mapping of name, methods, cut"),
+        ("name: 2001-99-99", "is not YAML"),
+        ("a: " + "[" * 3000, "is not YAML"),
+        ("a: !!int x", "is not YAML"),
         ("a: [", "is not YAML"),
         ("{name: a, methods: [b]}", "cut: Field required"),
         ("{name: a, methods: [], cut: {kind: otsu}}", "methods: Tuple should have at least 1 item"),
@@ -163,7 +166,7 @@ def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) ->
 
 def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atlas) -> None:
     other = Policy.model_validate(POLICY.model_dump() | {"normalise": "clip"})
-    with pytest.raises(UsageError, match=r"other labels \(policy.normalise is 'minmax', not 'clip'\); name another"):
+    with pytest.raises(UsageError, match=r"something else \(policy.normalise is 'minmax', not 'clip'\); name another"):
         label(atlas.objects.url, other, EXPORTERS, str(labels))
 
 
@@ -336,3 +339,122 @@ def test_on_ray_the_bytes_are_the_same(ray_cluster: None, labels: Path, atlas: A
     for path in labels.rglob("*"):
         if path.is_file():
             assert (tmp_path / path.relative_to(labels)).read_bytes() == path.read_bytes(), path
+
+
+def test_an_atlas_or_scores_are_not_written_over(atlas: Atlas, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
+    with pytest.raises(UsageError, match="holds an atlas; name another --out"):
+        label(atlas.objects.url, POLICY, ["png"], atlas.objects.url)
+    assert before == {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
+    (tmp_path / "commits").mkdir()
+    (tmp_path / "commits" / "a.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"holds something else, whose commits/a\.json would be written over"):
+        label(atlas.objects.url, POLICY, ["png"], str(tmp_path))
+
+
+def test_other_names_of_classes_are_other_labels(atlas: Atlas, tmp_path: Path) -> None:
+    names = [f"class {index}" for index in range(10)]
+    label(atlas.objects.url, POLICY, ["coco"], str(tmp_path), classes=names)
+    assert b'"class 3"' in (tmp_path / "coco" / "instances.json").read_bytes()
+    with pytest.raises(UsageError, match=r"something else \(classes is"):
+        label(atlas.objects.url, POLICY, ["coco"], str(tmp_path), classes=names[::-1])
+    with pytest.raises(UsageError, match="has 10 classes, not the 2 that are named"):
+        label(atlas.objects.url, POLICY, ["coco"], str(tmp_path / "b"), classes=["a", "b"])
+
+
+@pytest.fixture
+def small(spec: RunSpec, tmp_path: Path) -> Path:
+    """An atlas of three tars that a test may change."""
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    run(str(out), INLINE)
+    return out
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_tar_that_was_done_again_leaves_nothing_of_what_it_was(
+    small: Path, spec: RunSpec, shards: str, tmp_path: Path
+) -> None:
+    """Also of formats that are not asked for this time, and of pictures that have no maps any more."""
+    out = tmp_path / "labels"
+    label(str(small), POLICY, ["png", "voc"], str(out))
+    tar = tmp_path / "shards" / "part-1.tar"
+    first = samples(7, 5)
+    write_tar(tar, [*first[:3], ("s0006.jpg", b"broken"), *first[4:]])
+    (small / "commits" / "part-1.json").unlink()
+    run(str(small), INLINE)
+    label(str(small), POLICY, ["voc"], str(out))
+    label(str(small), POLICY, ["png", "voc"], str(tmp_path / "fresh"))
+    mine, fresh = everything(out), everything(tmp_path / "fresh")
+    assert "voc/SegmentationClass/s0006.png" not in mine
+    for unlike in ("summary.json", *(name for name in fresh if name.startswith("commits/"))):
+        del mine[unlike], fresh[unlike]
+    assert mine == fresh
+
+
+def test_a_tar_that_is_finished_no_more_is_forgotten(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    label(str(small), POLICY, ["png", "coco"], str(out))
+    (small / "commits" / "part-1.json").unlink()
+    made = label(str(small), POLICY, ["png", "coco"], str(out))
+    assert sum(made.counts.values()) == len(read_labels(str(out))) == 9
+    assert not list(out.rglob("*part-1*"))
+
+
+def test_an_object_that_is_gone_is_made_again(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    label(str(small), POLICY, ["png", "coco"], str(out))
+    before = everything(out)
+    (out / "png" / "part-0.tar").unlink()
+    (out / "coco" / "tars" / "part-2.json").unlink()
+    label(str(small), POLICY, ["png", "coco"], str(out))
+    assert everything(out) == before
+
+
+def test_what_was_made_of_all_tars_does_not_outlive_one_of_them(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "labels"
+    label(str(small), POLICY, ["coco"], str(out))
+    (out / "coco" / "tars" / "part-2.json").unlink()
+
+    def tripping(*arguments: object, **options: object) -> None:
+        raise RuntimeError("tripped")
+
+    monkeypatch.setattr(make, "spread", tripping)
+    with pytest.raises(RuntimeError, match="tripped"):
+        label(str(small), POLICY, ["coco"], str(out))
+    assert not (out / "summary.json").exists()
+    assert not (out / "coco" / "instances.json").exists()
+
+
+def test_a_calibrated_threshold_stands_when_more_tars_are_finished(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [name for name, _ in samples(16) if name.endswith(".jpg")]
+    images = [
+        {"id": number, "file_name": name, "width": 40 + number % 7, "height": 30 + number % 5}
+        for number, name in enumerate(names)
+    ]
+    boxes = [{"id": number + 1, "image_id": number, "category_id": 1, "bbox": [5, 5, 20, 15]} for number in range(16)]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    tuning, out = Tuning(str(tmp_path / "truth.json")), str(tmp_path / "labels")
+    (small / "commits" / "part-2.json").rename(tmp_path / "part-2.json")
+    first = label(str(small), CALIBRATED, ["png"], out, tuning)
+    (tmp_path / "part-2.json").rename(small / "commits" / "part-2.json")
+    second = label(str(small), CALIBRATED, ["png"], out, tuning)
+    assert second.policy == first.policy
+    assert "12 pictures" in second.calibration
+    assert sum(second.counts.values()) == 16
+
+
+def test_a_map_that_says_nothing_is_no_surely_empty_mask(atlas: Atlas, tmp_path: Path) -> None:
+    policy = Policy(name="u", methods=("uniform",), cut=Cut(kind="otsu"), background=Cut(kind="fixed", at=0.1))
+    assert label(atlas.objects.url, policy, ["png"], str(tmp_path / "u")).counts == {"no_signal": 48}
+    both = policy.model_copy(update={"methods": ("legrad", "uniform")})
+    alone = policy.model_copy(update={"methods": ("legrad",)})
+    pairs = [labels_of(atlas, "demo-validation-00", each) for each in (both, alone)]
+    assert all(a.mask_rle == b.mask_rle for a, b in zip(*pairs, strict=True))

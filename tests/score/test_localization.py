@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.label.score_map import score_map
-from pipeline.score.localization import IOUS, LEVELS, SIDE, TAUS, boxes_at, iou, overlaps, resize_boxes, resize_mask
+from pipeline.score.localization import IOUS, LEVELS, SIDE, TAUS, boxes_at, iou, overlaps, resize_boxes
 
 GOLDEN_TAUS = (0, 0.25, 0.5, 0.75, 0.999)
 
@@ -181,11 +181,3 @@ def test_what_the_network_did_not_see_has_the_least_value() -> None:
     assert not score[:, :56].any()
     assert not score[:, 168:].any()
     assert score[:, 56:168].max() == 1
-
-
-def test_masks_are_resized_by_the_nearest_pixel() -> None:
-    mask = np.zeros((10, 20), bool)
-    mask[5:, 10:] = True
-    resized = resize_mask(mask)
-    assert resized.dtype == bool
-    assert np.array_equal(np.argwhere(resized).min(0), [112, 112])

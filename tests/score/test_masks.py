@@ -51,10 +51,10 @@ TRUTH = Truths(
 def labels() -> Iterator[Label]:
     for key, mask in MASKS.items():
         coded = [rle.encode(np.asfortranarray(each, np.uint8)) for each in (mask, IGNORED[key])]
-        yield Label({"key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
-    yield Label({"key": "unlabelled"}, "too_small")
-    yield Label({"key": "box"}, "ok", mask_rle=coded[0])
-    yield Label({"key": "unheard of"}, "ok", mask_rle=coded[0])
+        yield Label({"tar": "part-0", "key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
+    yield Label({"tar": "part-0", "key": "unlabelled"}, "too_small")
+    yield Label({"tar": "part-0", "key": "box"}, "ok", mask_rle=coded[0])
+    yield Label({"tar": "part-0", "key": "unheard of"}, "ok", mask_rle=coded[0])
 
 
 @pytest.fixture
@@ -117,4 +117,19 @@ def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_
 def test_masks_of_another_size_are_refused() -> None:
     coded = rle.encode(np.ones((5, 5), np.uint8, "F"))
     with pytest.raises(UsageError, match="empty: is 5×5 pixels, but 30×20 in the truth"):
-        score_masks([Label({"key": "empty"}, "ok", mask_rle=coded)], TRUTH)
+        score_masks([Label({"tar": "part-0", "key": "empty"}, "ok", mask_rle=coded)], TRUTH)
+
+
+def test_two_labels_of_one_truth_are_named() -> None:
+    coded = rle.encode(np.asfortranarray(MASKS["folder/a"], np.uint8))
+    twice = [Label({"tar": tar, "key": "folder/a"}, "ok", mask_rle=coded) for tar in ("part-0", "part-1")]
+    with pytest.raises(UsageError, match="folder/a would be the truth of folder/a in part-1 and folder/a in part-0"):
+        score_masks(twice, TRUTH)
+
+
+def test_a_picture_of_which_everything_is_ignored_has_no_figures() -> None:
+    nothing, everything = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
+    truth = Truths("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
+    coded = rle.encode(np.asfortranarray(everything, np.uint8))
+    found = score_masks([Label({"tar": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
+    assert (found.images, found.unlabelled) == (0, 0)

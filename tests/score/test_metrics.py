@@ -1,5 +1,7 @@
 """Every score of a few pictures, computed once more from the pictures themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -188,3 +190,26 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
     assert rows["centred square"]["maxboxacc_v2"] == pytest.approx(np.mean(best))
     assert rows["centred square"]["gt_known_20"] is None
     assert "tau" not in rows["centred square"]
+
+
+def test_pictures_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
+    none = [(values, replace(known, rank=None)) for values, known in SCENES]
+    found = row("legrad", "label", tally(none))
+    assert (found["top1_loc"], found["top5_loc"], found["interval"]["top1_loc"]) == (None, None, None)
+    assert found["gt_known"] == ROW["gt_known"]
+    first = [(values, replace(known, rank=0)) for values, known in SCENES]
+    half = [one if place % 2 else other for place, (one, other) in enumerate(zip(first, none, strict=True))]
+    assert 0 < row("legrad", "label", tally(half))["top1_loc"] < ROW["gt_known"]
+
+
+def test_a_picture_of_which_everything_is_ignored_divides_nothing_by_nothing() -> None:
+    values, known = SCENES[1]
+    counts = of_map(values, replace(known, mask=NONE, ignore=~NONE))
+    assert not np.any(counts["areas"])
+    assert np.isfinite(counts["values"]).all()
+
+
+def test_a_map_of_ignored_pixels_alone_has_the_energy_of_a_constant() -> None:
+    score, mask, ignore = (np.zeros((224, 224)) for _ in range(3))
+    score[:112], ignore[:112], mask[112:168] = 1, 1, 1
+    assert pixels.energy(score, mask.astype(bool), ignore.astype(bool)) == 0.5

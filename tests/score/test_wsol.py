@@ -10,19 +10,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support import samples, write_tar
+from support import jpeg, samples, write_tar
 
 from pipeline.demo.world import DEMO, World, scene
+from pipeline.label.tune import Tuning
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import count, score
-from pipeline.score.localization import overlaps, resize_boxes, resize_mask, score_map
+from pipeline.score.localization import overlaps, resize_boxes, score_map
 from pipeline.score.pixels import histogram, pxap
 from pipeline.score.tally import order
 from pipeline.score.trivial import TRIVIAL
 from pipeline.store import Atlas
+from pipeline.truth.truth import resize_mask
 from schemas.errors import UsageError
 from schemas.labels import PartRecord
+from schemas.policy import Cut, Policy
 from schemas.record import sha256
 from schemas.run import RunSpec
 from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
@@ -59,6 +62,38 @@ def first(pictures: int) -> Callable[[dict], None]:
     return keep
 
 
+def without(number: int) -> Callable[[dict], None]:
+    """Truth of all pictures but one."""
+
+    def take_out(content: dict) -> None:
+        content["images"] = [each for each in content["images"] if each["id"] != number]
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] != number]
+
+    return take_out
+
+
+def of_keys(spec: RunSpec, tmp_path: Path, tars: dict[str, list[str]], labelled: bool = True) -> Atlas:
+    """An atlas of 40 × 30 pictures with these keys, by tar."""
+    for tar, keys in tars.items():
+        members = [
+            (f"{key}.{kind}", data)
+            for number, key in enumerate(keys)
+            for kind, data in (("jpg", jpeg(number)), *([("cls", b"1")] if labelled else []))
+        ]
+        write_tar(tmp_path / "keys" / f"{tar}.tar", members)
+    shards = tuple(str(tmp_path / "keys" / f"{tar}.tar") for tar in tars)
+    plan(spec.model_copy(update={"shards": shards}), str(tmp_path / "of_keys"))
+    return run(str(tmp_path / "of_keys"), INLINE)
+
+
+def boxed(file: Path, names: list[str]) -> str:
+    """COCO truth of 40 × 30 pictures, a box each."""
+    images = [{"id": place, "file_name": name, "width": 40, "height": 30} for place, name in enumerate(names)]
+    boxes = [{"id": each["id"], "image_id": each["id"], "bbox": [2, 2, 9, 8]} for each in images]
+    file.write_text(json.dumps({"images": images, "annotations": boxes}))
+    return str(file)
+
+
 def small(atlas: Atlas, truth: str, tmp_path: Path, **options: Any) -> dict[str, dict[str, Any]]:
     """Scores of a part of the atlas."""
     options = {"methods": ["legrad"], "subset": True, "out": str(tmp_path / "out")} | options
@@ -77,7 +112,7 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
             corners.append([columns.min(), rows.min(), columns.max(), rows.max()])
         height, width = drawn.image.shape[:2]
         hits.append(overlaps(values, resize_boxes(np.array(corners), width, height)))
-        total += histogram(values, resize_mask(np.logical_or.reduce(drawn.masks)), np.zeros((224, 224), bool))
+        total += histogram(values, resize_mask(np.logical_or.reduce(drawn.masks), 224), np.zeros((224, 224), bool))
     row = scored[0]["legrad"]
     assert (row["images"], row["masks"], row["tested"], row["tuned_on"]) == (48, 48, 38, 10)
     assert row["pxap"] == pytest.approx(pxap(total), abs=1e-9)
@@ -238,7 +273,7 @@ def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: P
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (lambda c: c["images"].pop(30), "scene_000030: truth.json has no annotation of this picture"),
+        (without(30), "scene_000030: truth.json has no annotation of this picture"),
         (
             first(40),
             r"scene_000040: truth.json has no annotation of this picture of .*, nor 7 others; add it, or .* --subset",
@@ -258,6 +293,57 @@ def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("tars", "file_names", "says"),
+    [
+        (
+            {"a": ["x/s0", "s1"], "b": ["x/s0", "s2"]},
+            ["x/s0.jpg", "s1.jpg", "s2.jpg"],
+            "x/s0 would be the truth of x/s0 in b and x/s0 in a;",
+        ),
+        (
+            {"a": ["0/000", "0/001"], "b": ["1/000", "1/001"]},
+            ["class0/000.jpg", "class0/001.jpg"],
+            "class0/000 would be the truth of 1/000 in b and 0/000 in a;",
+        ),
+        ({"a": ["0/000", "1/000"], "b": ["s1"]}, ["000.jpg", "s1.jpg"], "000 would be the truth of 1/000 in a and 0/0"),
+    ],
+)
+@pytest.mark.parametrize("role", ["truth", "tune", "calibrate"])
+def test_one_truth_is_not_that_of_two_samples(
+    spec: RunSpec, tmp_path: Path, tars: dict, file_names: list, says: str, role: str
+) -> None:
+    atlas = of_keys(spec, tmp_path, tars)
+    truth = boxed(tmp_path / "truth.json", file_names)
+    url, own = atlas.objects.url, boxed(tmp_path / "own.json", ["none.jpg"])
+    uses = {
+        "truth": lambda: score(url, truth, subset=True),
+        "tune": lambda: score(url, own, tune=truth, subset=True),
+        "calibrate": lambda: Tuning(truth).threshold(
+            atlas, Policy(name="p", methods=("random",), cut=Cut(kind="calibrated"))
+        ),
+    }
+    with pytest.raises(UsageError, match=f"truth.json: {says}"):
+        uses[role]()
+    assert not (Path(atlas.objects.url) / "scores").exists()
+
+
+def test_a_duplicate_in_one_tar_is_no_second_picture(spec: RunSpec, tmp_path: Path) -> None:
+    atlas = of_keys(spec, tmp_path, {"a": ["s0", "s1", "s0", "s2"]})
+    assert atlas.statuses()["duplicate_key"] == 1
+    truth = boxed(tmp_path / "truth.json", ["s0.jpg", "s1.jpg", "s2.jpg"])
+    assert rows_of(score(atlas.objects.url, truth))["random"]["images"] == 3
+
+
+def test_without_labels_the_predicted_class_has_hits_but_no_accuracy(spec: RunSpec, tmp_path: Path) -> None:
+    unlabelled = spec.model_copy(update={"targets": ("predicted",)})
+    atlas = of_keys(unlabelled, tmp_path, {"a": ["s0", "s1", "s2", "s3"]}, labelled=False)
+    truth = boxed(tmp_path / "truth.json", [f"s{number}.jpg" for number in range(4)])
+    row = rows_of(score(atlas.objects.url, truth, target="predicted"))["random"]
+    assert (row["images"], row["top1_loc"], row["top5_loc"]) == (4, None, None)
+    assert row["gt_known"] is not None
+
+
 def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
     atlas: Atlas, world: World, tmp_path: Path
 ) -> None:
@@ -274,7 +360,7 @@ def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
 def test_other_scores_are_not_written_over(atlas: Atlas, world: World, scored, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(scored[1], tmp_path / "copy"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=r"holds other scores .*target is 'label', not 'predicted'.* another --out"):
+    with pytest.raises(UsageError, match=r"holds .*target is 'label', not 'predicted'.* another --out"):
         score(atlas.objects.url, str(world.truth), "predicted", ["center"], out=str(copy))
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 

@@ -175,3 +175,33 @@ def test_numbers_of_xml_are_kept_and_a_part_of_an_object_is_none(tmp_path: Path)
     truths = read_truth(tmp_path)
     assert truths.of("n01440764/ILSVRC2012_val_00000001").corners.tolist() == [[111, 108, 441, 193]]
     assert truths.of("without_size").width is None
+
+
+def test_a_mask_goes_to_the_grid_from_its_own_size_as_the_reference_has_it(tmp_path: Path) -> None:
+    """Not by way of the picture's size, of which the nearest pixels are others."""
+    rng = np.random.default_rng(0)
+    planes = {name: rng.random((683, 1024)) < 0.5 for name in ("a", "b", "rest")}
+    for name, plane in planes.items():
+        save(tmp_path / f"{name}.png", plane)
+    (tmp_path / "image_ids.txt").write_text("x.jpg")
+    (tmp_path / "localization.txt").write_text("x.jpg,a.png,rest.png\nx.jpg,b.png,")
+    read = [cv2.imread(str(tmp_path / f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in planes]
+    a, b, rest = (cv2.resize(each, (224, 224), interpolation=cv2.INTER_NEAREST) > 0.5 for each in read)
+    truth = read_truth(tmp_path).of("x")
+    for each in (truth, truth.of_size(500, 334), truth.of_size(1024, 683)):
+        mask, ignore = each.on_grid(224)
+        assert np.array_equal(mask, a | b)
+        assert np.array_equal(ignore, rest & ~(a | b))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_goes_to_the_grid(kind: str, tmp_path: Path) -> None:
+    made, writer = drawn(), WRITERS[kind]
+    writer.write(tmp_path, [made])
+    seen = writer.seen(made)
+    mask, ignore = read_truth(tmp_path / writer.file).of(made.key).of_size(*made.size).on_grid(60)
+    there = [np.repeat(np.repeat(each, 3, 0), 2, 1) for each in (seen.objects > 0, seen.ignore)]
+    assert (mask is None) == (not writer.masks)
+    assert mask is None or np.array_equal(mask, there[0])
+    assert ignore.dtype == bool
+    assert np.array_equal(ignore, there[1] if writer.ignore else np.zeros((60, 60), bool))

@@ -1,6 +1,7 @@
 """What is wrong with annotations is said by the file, the line or the id, before anything is made of it."""
 
 import json
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from truth.files import drawn, save, write_coco, write_wsol_boxes, write_wsol_masks, write_xml
 
 from pipeline.truth import read_truth
+from pipeline.truth.rle import decode
 from schemas.errors import UsageError
 
 
@@ -31,6 +33,11 @@ RUNS = {"size": [20, 30], "counts": [600]}
         (lambda c: c.pop("annotations"), "instances.json: is not a COCO file"),
         (lambda c: c["annotations"][0].pop("image_id"), "is not a COCO file"),
         (lambda c: c["images"][0].update(file_name=5), "is not a COCO file"),
+        (
+            lambda c: c["annotations"][0].update(image_id=7),
+            "annotation 1 is of image 7, which is not there; add the image, or take the annotation out",
+        ),
+        (lambda c: c["images"].append(dict(c["images"][0], file_name="other.jpg")), "two images have the id 0; give"),
         (lambda c: c["images"].append(dict(c["images"][0], id=99)), "two pictures have the key n01/p0"),
         (lambda c: c["images"][0].update(width=-30), "n01/p0 has the size -30×20"),
         (lambda c: c["images"][0].update(height="20"), "n01/p0 has the size 30×'20'"),
@@ -42,6 +49,8 @@ RUNS = {"size": [20, 30], "counts": [600]}
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(bbox=["x", 2, 3, 4]), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(bbox=[float("nan"), 2, 3, 4]), "the bbox of annotation 1 cannot be used"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, float("inf"), 4]), "not all of its numbers are finite"),
+        (lambda c: c["annotations"][0].update(bbox=[-float("inf"), 2, 3, 4]), "not all of its numbers are finite"),
         (lambda c: c["annotations"][0].pop("bbox"), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(segmentation="x"), "the segmentation of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "a polygon has three corners or more"),
@@ -53,6 +62,9 @@ RUNS = {"size": [20, 30], "counts": [600]}
         ),
         (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": ""}), "not those of the picture's pixels"),
         (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": [-1, 601]}), "not those of the picture's"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "P" * 8 + "0"}), "more than 32 bits"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "0" * 4208}), "longer than the picture"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "hb0P"}), "ends within a number"),
     ],
 )
 def test_of_coco(how: Callable[[dict], object], says: str, tmp_path: Path) -> None:
@@ -282,3 +294,11 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     Image.new("L", (3, 3)).save(tmp_path / "picture.jpg")
     with pytest.raises(UsageError, match=r"picture.jpg: is not a COCO file"):
         read_truth(tmp_path / "picture.jpg")
+
+
+def test_a_long_number_is_refused_at_once() -> None:
+    """Not after time that grows with the square of its length."""
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match="more than 32 bits"):
+        decode({"size": [1000, 1000], "counts": "P" * 800_000}, 1000, 1000)
+    assert time.perf_counter() - begin < 1

@@ -21,6 +21,7 @@ class Coco:
     """
 
     by_key = False
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         images: list[dict[str, Any]] = []

@@ -24,6 +24,7 @@ class Cvat:
     """
 
     by_key = False
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         keys: list[str] = []

@@ -26,6 +26,7 @@ class FiftyOne:
     """
 
     by_key = True
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         samples = []

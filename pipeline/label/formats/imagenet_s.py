@@ -21,6 +21,7 @@ class ImageNetS:
     """
 
     by_key = True
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         for label in labels:

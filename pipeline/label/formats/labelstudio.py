@@ -22,6 +22,7 @@ class LabelStudio:
     """
 
     by_key = False
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         tasks = []

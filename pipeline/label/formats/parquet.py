@@ -37,6 +37,7 @@ class Parquet:
     """``parquet/<tar>.parquet`` with a row for each sample, as ``MASKS``; the policy's hash stands in its metadata."""
 
     by_key = False
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})

@@ -18,6 +18,7 @@ class Png:
     """
 
     by_key = False
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         buffer = io.BytesIO()
@@ -48,7 +49,7 @@ def _about(label: Label, context: Context) -> dict[str, object]:
         "area": label.area,
         "ignored": label.ignored,
         "boxes": label.boxes,
-        "agreement": label.heat.agreement if label.heat else None,
+        "agreement": label.agreement,
         "probability": label.probability,
         "policy": context.policy_hash,
     }

@@ -26,6 +26,7 @@ class Sam:
     """
 
     by_key = False
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         images = [_image(label) for label in labels if label.mask_rle is not None and label.boxes]

@@ -20,6 +20,7 @@ class Voc:
     """
 
     by_key = True
+    needs_heat = False
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         if tar == _ALL:

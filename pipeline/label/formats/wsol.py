@@ -24,6 +24,7 @@ class Wsol:
     """
 
     by_key = True
+    needs_heat = True
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         lines: dict[str, list[str]] = {name: [] for name in _FILES}
