@@ -1,5 +1,7 @@
 """The audit of an atlas: its manifest, and its tables."""
 
+import pyarrow as pa
+
 from schemas.record import Record
 from schemas.run import ObjectRecord
 
@@ -18,3 +20,53 @@ class ManifestRecord(Record):
     format: int = 1
     root: str
     objects: tuple[ObjectRecord, ...]
+
+
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+_WHOSE = (pa.field("method", _CATEGORY, nullable=False), pa.field("target", _CATEGORY, nullable=False))
+
+SHORTCUTS = pa.schema(
+    [
+        *_WHOSE,
+        pa.field("class", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("maps", "degenerate", "rank")),
+        pa.field("alarm", pa.bool_(), nullable=False),
+        pa.field("locked", pa.float64(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("y", "x")),
+        *(pa.field(name, pa.float64(), nullable=False) for name in ("share", "others", "above")),
+        pa.field("clusters", pa.int32(), nullable=False),
+        pa.field("gap", pa.float64(), nullable=False),
+        pa.field("eigenvalues", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+"""Is a class decided by a shortcut? One row for each method and class that has maps, most suspicious first.
+
+- ``method``, ``target`` – whose maps. ``class`` – that they explain: the label, or the predicted class.
+- ``maps`` – that were looked at; ``degenerate`` – left out, because they are constant or were not finite.
+- ``rank`` – among the classes of the method, 1 is the most suspicious. ``alarm`` – whether it is above the threshold.
+- ``locked`` – by how much at least the class's maps stand out at one place more often than others do; see
+  ``pipeline.audit.locked``. ``y``, ``x`` – that cell of the patch grid. ``share``, ``others`` – how often it stands
+  out of maps of the class, and of all other classes; ``above`` – how often it does so because its value is high: in
+  the others it is a hole.
+- ``clusters`` – of the class's maps; ``eigenvalues`` – of their graph, and the ``gap`` behind which it was cut.
+"""
+
+CLUSTERS = pa.schema(
+    [
+        *_WHOSE,
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("class", "cluster")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("maps", "central")),
+        pa.field("share", pa.float64(), nullable=False),
+        pa.field("prototype", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""The ways in which a network looks at a class: one row a cluster of maps, largest first.
+
+- ``maps`` – in it. ``central`` – row of the sample whose map is nearest to the ``prototype``, the mean of the
+  L1-normalised maps, row by row. ``share`` – of its maps, out of which the cell of the class in ``SHORTCUTS`` stands.
+"""
+
+MEMBERS = pa.schema(
+    [*_WHOSE, pa.field("row", pa.int64(), nullable=False), pa.field("cluster", pa.int32(), nullable=False)]
+)
+"""Which ``cluster`` of its class the map of a sample (``row``) is in."""
