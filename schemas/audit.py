@@ -70,3 +70,8 @@ MEMBERS = pa.schema(
     [*_WHOSE, pa.field("row", pa.int64(), nullable=False), pa.field("cluster", pa.int32(), nullable=False)]
 )
 """Which ``cluster`` of its class the map of a sample (``row``) is in."""
+
+TOPS = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
+"""Measures of overlap, and the share of the cells that they look at."""
+MEASURES = ("spearman", "pearson", *TOPS, "iou")
+"""Of the agreement of two maps, 1 where they are equal; see ``pipeline.audit.agreement.compare``."""
