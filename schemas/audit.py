@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from schemas.record import Record
-from schemas.run import ObjectRecord
+from schemas.run import ObjectRecord, Target
 
 MANIFEST = "manifest.json"
 """Stands right in the folder that it is of."""
@@ -75,3 +75,86 @@ TOPS = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
 """Measures of overlap, and the share of the cells that they look at."""
 MEASURES = ("spearman", "pearson", *TOPS, "iou")
 """Of the agreement of two maps, 1 where they are equal; see ``pipeline.audit.agreement.compare``."""
+
+NUMBERS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border", "corners", "inside", "agreement")
+"""Of a map, all in [0, 1] but the last; see ``pipeline.audit.describe``. Null where the map says nothing.
+
+- ``inside`` – mass on the object, null where no truth is known of the picture.
+- ``agreement`` – mean rank correlation with the maps of all other methods, controls too; null without another.
+"""
+
+IMAGES = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("correct", pa.bool_()),
+        pa.field("method", _CATEGORY, nullable=False),
+        pa.field("flag", _CATEGORY, nullable=False),
+        *(pa.field(name, pa.float64()) for name in NUMBERS),
+        pa.field("object", pa.float64()),
+        pa.field("agreement_rank", pa.int32()),
+    ]
+)
+"""One row for each picture that has maps, and each method.
+
+- ``class`` – that the map explains. ``correct`` – whether the prediction is the label, null where none is known.
+- ``flag`` – ``ok``, or why the map says nothing: ``constant``, ``not_finite``.
+- ``object`` – share of what the network saw that is object: ``inside`` of an even map. ``agreement_rank`` – place of
+  the method among those of the picture, 1 agrees best with the others.
+"""
+
+PAIRS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("first", _CATEGORY, nullable=False),
+        pa.field("second", _CATEGORY, nullable=False),
+        *(pa.field(name, pa.float64()) for name in MEASURES),
+    ]
+)
+"""One row for each picture that has maps, and each two methods: ``MEASURES``, null where either map says nothing."""
+
+METHODS = pa.schema(
+    [
+        pa.field("method", _CATEGORY, nullable=False),
+        pa.field("class", pa.int32()),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "degenerate")),
+        pa.field("correct", pa.float64()),
+        *(pa.field(name, pa.float64()) for name in (*NUMBERS, "object")),
+    ]
+)
+"""Means of ``IMAGES``: one row for each method and class, and one for all classes, whose ``class`` is null.
+
+``degenerate`` – of the ``images`` whose maps say nothing; they are in no mean but that of ``correct`` and ``object``.
+"""
+
+AGREEMENT = pa.schema(
+    [
+        *(pa.field(name, _CATEGORY, nullable=False) for name in ("first", "second")),
+        pa.field("class", pa.int32()),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "undefined")),
+        *(pa.field(name, pa.float64()) for name in MEASURES),
+    ]
+)
+"""Means of ``PAIRS``: one row for each two methods and each class, and one for all classes, whose ``class`` is null.
+
+``undefined`` – of the ``images`` in which either map says nothing; they are in no mean.
+"""
+
+
+class AuditRecord(Record):
+    """``about.json`` of a folder of audit tables: what they are made from. Written first.
+
+    Attributes:
+        protocol: version of the formulas.
+        run: hash of the run that made the atlas.
+        target, methods: whose maps.
+        truth: digest of the truth, where one was given.
+    """
+
+    protocol: int = 1
+    run: str
+    target: Target
+    methods: tuple[str, ...]
+    truth: str | None = None

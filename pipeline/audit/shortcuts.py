@@ -9,13 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.audit.by_class import by_class, of_tar
+from pipeline.audit.by_class import by_class, check, of_tar
 from pipeline.audit.locked import ALARM, Standing, standing_out
 from pipeline.audit.spray import Clusters, cluster
 from pipeline.run.spread import spread
 from pipeline.store import Atlas
 from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
-from schemas.errors import UsageError
 from schemas.run import Target
 
 MOST_MAPS = 2000
@@ -54,18 +53,6 @@ def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), a
     found = dict(spread(partial(_search, url, target), chosen, "search for shortcuts", address))
     tables = zip(*(found[method] for method in chosen), strict=True)
     return Shortcuts(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
-
-
-def check(atlas: Atlas, target: Target, methods: Sequence[str]) -> None:
-    """Raises UsageError where an atlas has no such method or target, or no finished tar."""
-    url = atlas.objects.url
-    if target not in atlas.run.spec.targets:
-        raise UsageError(f"{url}: has no target {target!r}, only {', '.join(atlas.run.spec.targets)}")
-    for method in methods:
-        if method not in atlas.methods:
-            raise UsageError(f"{url}: has no maps of {method!r}, only {', '.join(atlas.methods)}")
-    if not atlas.committed:
-        raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
 
 
 def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
