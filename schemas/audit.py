@@ -158,3 +158,19 @@ class AuditRecord(Record):
     target: Target
     methods: tuple[str, ...]
     truth: str | None = None
+
+
+LINEAGE = pa.schema(
+    [
+        *(pa.field(name, _CATEGORY, nullable=False) for name in ("product", "tar", "maker")),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("parent", "hash", "commit")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("objects", "bytes")),
+    ]
+)
+"""What was made of what: one row for each tar of the maps, and of each product that was made of them.
+
+- ``product`` – ``maps``, or the folder of labels, scores or tables. ``maker`` – hash of the run, policy or protocol.
+- ``parent`` – hash of what it was made of: of maps, that of the keys and encoded bytes of all pictures of the tar; of
+  other products, the ``hash`` of the maps. ``hash`` – of the objects that were made, ``objects`` in number and
+  ``bytes`` long. ``commit`` – SHA-256 of the record that says so.
+"""

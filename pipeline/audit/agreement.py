@@ -40,7 +40,7 @@ def prepare(maps: NDArray[np.floating]) -> Prepared:
     Args:
         maps: [n, h, w] in [0, 1]; NaN anywhere in a map: it says nothing.
     """
-    flat = maps.reshape(len(maps), -1).astype(np.float64)
+    flat = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).astype(np.float64)
     says = np.isfinite(flat).all(1) & (np.ptp(flat, axis=1) > 0)
     flat = np.where(says[:, None], flat, 0.0)
     ranks = rankdata(flat, axis=1)
@@ -73,7 +73,7 @@ def compare(first: Prepared, second: Prepared) -> dict[str, Floats]:
         - ``pearson``, ``spearman`` – correlation of the values, and of their ranks, ties sharing a mean one.
         - ``top5``, ``top10``, ``top20`` – what the highest 5, 10, 20 % of the cells have in common, as a share of them
           (top-k overlap: Krishna et al., The Disagreement Problem in Explainable ML, TMLR 2024, section 3).
-        - ``iou`` – intersection over union of the cells above Otsu's threshold.
+        - ``iou`` – intersection over union of the cells above Otsu's threshold; 1 where neither has any.
     """
     measured = {
         "pearson": _correlation(first.values, second.values),
@@ -104,4 +104,4 @@ def _overlap(first: Floats, second: Floats) -> Floats:
 
 def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Floats:
     union = (first | second).sum(1)
-    return (first & second).sum(1) / np.where(union, union, 1)
+    return np.where(union, (first & second).sum(1), 1) / np.where(union, union, 1)

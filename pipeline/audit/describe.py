@@ -29,7 +29,7 @@ def describe(maps: NDArray[np.floating]) -> dict[str, Floats]:
     """
     height, width = maps.shape[1:]
     mass = l1_normalised(maps)
-    flat = mass.reshape(len(mass), -1)
+    flat = mass.reshape(len(mass), mass.shape[1] * mass.shape[2])
     cells = flat.shape[1]
     logs = np.log(flat, out=np.zeros_like(flat), where=flat > 0)
     behind = (cells - np.arange(1, cells + 1) + 0.5) / cells

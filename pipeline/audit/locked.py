@@ -44,7 +44,7 @@ def standing_out(maps: NDArray[np.floating]) -> NDArray[np.int8]:
         int8 [n, h × w], 1 of a cell that stands out above the others, −1 below them, 0 of the rest: at most a tenth of
         each map, but one cell at least may. Cells as far away as the first that is not in that tenth do not.
     """
-    flat = maps.reshape(len(maps), -1).astype(np.float64)
+    flat = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).astype(np.float64)
     low, middle, high = np.quantile(flat, (0.25, 0.5, 0.75), axis=1)[..., None]
     far = np.abs(flat - middle)
     first = max(0, flat.shape[1] - max(1, int(STANDING * flat.shape[1])) - 1)

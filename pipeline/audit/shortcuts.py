@@ -59,7 +59,7 @@ def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
     atlas = Atlas.open(url)
     standing, left_out = _standing(atlas, method, target)
     locked = standing.locked
-    cells, ranks = locked.argmax(1), _ranks(locked.max(1))
+    cells = locked.argmax(1)
     whose = {"method": method, "target": target}
     classes, clusters, members = list[_Row](), list[_Row](), list[_Row]()
     for index, rows, maps in by_class(atlas, method, target):
@@ -69,12 +69,13 @@ def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
             groups = cluster(maps)
         about = _suspicion(standing, index, cell, locked[index, cell], atlas.run.model.grid[1])
         cut = {"clusters": len(groups.prototypes), "gap": groups.gap, "eigenvalues": groups.eigenvalues}
-        known = {"class": index, "degenerate": left_out[index], "rank": ranks[index]}
+        known = {"class": index, "degenerate": left_out[index]}
         classes.append(whose | known | about | cut)
         stands = standing_out(maps)[:, cell] != 0
         clusters += [whose | {"class": index} | each for each in _clusters(groups, rows, stands)]
         members += [whose | {"row": row, "cluster": each} for row, each in zip(rows, groups.members, strict=True)]
-    classes.sort(key=lambda row: row["rank"])
+    classes.sort(key=lambda row: -row["locked"])
+    classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
     tables = ((classes, SHORTCUTS), (clusters, CLUSTERS), (members, MEMBERS))
     return method, Shortcuts(*(pa.Table.from_pylist(each, schema=schema) for each, schema in tables))
 
@@ -103,12 +104,6 @@ def _standing(atlas: Atlas, method: str, target: Target) -> tuple[Standing, NDAr
         standing += Standing.of(found.maps, found.classes, count)
         left_out += np.bincount(found.left_out, minlength=count)
     return standing, left_out
-
-
-def _ranks(locked: NDArray[np.float64]) -> NDArray[np.int64]:
-    ranks = np.empty(len(locked), np.int64)
-    ranks[np.argsort(-locked, kind="stable")] = np.arange(1, len(locked) + 1)
-    return ranks
 
 
 def _clusters(groups: Clusters, rows: NDArray[np.int64], standing: NDArray[np.bool_]) -> list[_Row]:

@@ -62,7 +62,7 @@ def cluster(maps: NDArray[np.floating]) -> Clusters:
         maps: [n, h, w] ≥ 0, n ≥ 1.
     """
     normalised = l1_normalised(maps)
-    flat = normalised.reshape(len(maps), -1)
+    flat = normalised.reshape(len(normalised), normalised.shape[1] * normalised.shape[2])
     if len(maps) <= 2:
         values, vectors = np.zeros(1), np.ones((len(maps), 1))
     else:

@@ -82,3 +82,8 @@ def test_each_two_methods_are_compared_once_in_order() -> None:
     found = list(pairs(maps))
     assert [each[:2] for each in found] == list(combinations("abc", 2))
     assert all(list(each[2]) == list(MEASURES) for each in found)
+
+
+def test_of_no_maps_there_is_no_agreement() -> None:
+    nothing = prepare(np.zeros((0, 4, 4)))
+    assert all(values.shape == (0,) for values in compare(nothing, nothing).values())

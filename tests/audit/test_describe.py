@@ -55,6 +55,10 @@ def test_scale_changes_nothing_and_all_is_between_0_and_1() -> None:
         assert ((values >= 0) & (values <= 1)).all(), name
 
 
+def test_of_no_maps_there_are_no_numbers() -> None:
+    assert all(values.shape == (0,) for values in describe(np.zeros((0, 4, 4))).values())
+
+
 class Known(Truth):
     """Truth that a test makes up."""
 

@@ -46,6 +46,9 @@ def test_counts_of_parts_add() -> None:
     parts = Standing.of(maps[:40], classes[:40], 7) + Standing.of(maps[40:], classes[40:], 7)
     assert all(np.array_equal(getattr(whole, name), getattr(parts, name)) for name in ("maps", "above", "below"))
     assert np.array_equal(whole.locked, parts.locked)
+    nothing = Standing.of(maps[:0], classes[:0], 7)
+    assert np.array_equal((whole + nothing).locked, whole.locked)
+    assert (nothing.locked <= 0).all()
     assert (whole.locked[5:] <= 0).all()  # classes without maps
 
 

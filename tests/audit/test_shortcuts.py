@@ -86,3 +86,12 @@ def test_what_the_atlas_has_not_is_refused(atlas: Atlas) -> None:
         shortcuts(atlas.objects.url, methods=["legrad", "rise"])
     with pytest.raises(UsageError, match="no target 'second'"):
         shortcuts(atlas.objects.url, "second")  # type: ignore[arg-type]
+
+
+def test_classes_without_a_map_are_not_ranked_and_maps_that_say_nothing_are_counted(atlas: Atlas) -> None:
+    found = shortcuts(atlas.objects.url, "predicted", ["uniform", "legrad"])
+    assert of(found.classes, "uniform") == []
+    rows = of(found.classes, "legrad")
+    assert {row["class"] for row in rows} == set(atlas.samples(["prediction"])["prediction"].to_pylist())
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    assert sum(row["maps"] + row["degenerate"] for row in rows) == 48
