@@ -1,6 +1,6 @@
 """The whole audit of an atlas in one folder, which anybody can check."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -10,7 +10,6 @@ from pipeline.audit.shortcuts import shortcuts
 from pipeline.audit.tables import parquet, tables
 from pipeline.store import Lease, Objects
 from schemas.audit import ManifestRecord
-from schemas.errors import UsageError
 from schemas.layout import AUDIT
 from schemas.run import Target
 
@@ -23,6 +22,7 @@ def audit(
     truth: str | None = None,
     further: Sequence[str] = (),
     address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ManifestRecord:
     """Audit an atlas. Of the tables, what is done already is not done again.
 
@@ -34,19 +34,19 @@ def audit(
         out: folder or URL; None is ``audit/<target>`` in the atlas.
         target, methods, truth, address: see ``tables``.
         further: what was made of the atlas elsewhere, see ``lineage``.
+        say: told where the chain from pictures to labels, scores and tables is broken, see ``breaks``.
 
     Returns:
         The manifest of the folder, for ``manifest.check``; its root is to be told elsewhere too.
 
     Raises:
-        UsageError: see ``tables`` and ``lineage``; or labels or scores are of other maps than the atlas has.
+        UsageError: see ``tables`` and ``lineage``.
     """
     out = out or f"{url.rstrip('/')}/{AUDIT}/{target}"
     objects = Objects(out)
     tables(url, out, target, methods, truth, address)
-    broken = breaks(url, further)
-    if broken:
-        raise UsageError(broken[0])
+    for fault in breaks(url, further):
+        say(fault)
     searched = shortcuts(url, target, methods, address)
     found: dict[str, pa.Table] = {
         "shortcuts": searched.classes,

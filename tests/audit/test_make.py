@@ -14,7 +14,6 @@ from pipeline.label import label
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas import audit as schemas
-from schemas.errors import UsageError
 from schemas.policy import Cut, Policy
 
 SCHEMAS = {
@@ -69,9 +68,12 @@ def test_the_same_audit_again_has_the_same_root(audited: Path, world: World) -> 
     assert check(str(folder), root) == []
 
 
-def test_an_audit_over_labels_of_other_maps_is_refused(audited: Path, tmp_path: Path) -> None:
+def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(audited: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(audited, tmp_path / "copy")
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
-    with pytest.raises(UsageError, match=r"labels/otsu: .* was made of other maps"):
-        audit(str(copy), str(tmp_path / "out"))
+    said: list[str] = []
+    audit(str(copy), str(tmp_path / "out"), say=said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"labels/otsu: {path.stem} was made of other maps")
+    assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent"].to_pylist()
