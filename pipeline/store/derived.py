@@ -14,7 +14,7 @@ from schemas.run import CommitRecord
 R = TypeVar("R", bound=Record)
 
 
-def parent(commit: CommitRecord) -> str:
+def parent(commit: CommitRecord | PartRecord) -> str:
     """Hash of all that is derived from: the objects of one tar, whenever and wherever they were made."""
     return sha256("\n".join(f"{each.path} {each.sha256}" for each in commit.objects).encode())
 

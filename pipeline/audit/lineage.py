@@ -1,0 +1,134 @@
+"""From the bytes of the pictures to maps, masks and scores: which was made of which, by hashes."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.store import Atlas, Objects
+from pipeline.store.derived import parent
+from schemas.audit import LINEAGE
+from schemas.errors import UsageError
+from schemas.labels import PartRecord
+from schemas.layout import AUDIT, COMMITS, LABELS, SCORES, commit_object
+from schemas.record import sha256
+from schemas.run import CommitRecord
+
+MAPS = "maps"
+"""Name of the product that an atlas is itself."""
+_ROWS = "labels"
+"""Folder of the label tables of a folder of labels."""
+
+
+def lineage(url: str, further: Sequence[str] = ()) -> pa.Table:
+    """What was made of what, as ``schemas.audit.LINEAGE``, by tar and product.
+
+    Args:
+        url: of an atlas; labels, scores and audits in it are found.
+        further: folders or URLs of what was made of it elsewhere.
+
+    Raises:
+        UsageError: something further is no product of an atlas.
+        RunFailed: a commit of the atlas cannot be read.
+    """
+    atlas = Atlas.open(url)
+    products = _products(atlas, further)
+    rows: list[dict[str, Any]] = []
+    for tar, commit in atlas.commits.items():
+        rows.append(_row(atlas.objects, MAPS, commit, atlas.run.spec_hash, _pictures(atlas, tar)))
+        for name, objects in products.items():
+            part = _part(objects, tar)
+            if isinstance(part, PartRecord):
+                rows.append(_row(objects, name, part, part.maker, part.parent))
+    return pa.Table.from_pylist(rows, schema=LINEAGE)
+
+
+def breaks(url: str, further: Sequence[str] = ()) -> list[str]:
+    """A sentence for each place where the chain is broken; each begins with the product.
+
+    What is wrong may be that a tar was done again after labels had been made of it, or that labels are of other
+    pictures than the atlas has. That objects are as their records say is for ``manifest.check``.
+
+    Raises:
+        UsageError, RunFailed: see ``lineage``.
+    """
+    atlas = Atlas.open(url)
+    return [
+        f"{name}: {fault}"
+        for name, objects in _products(atlas, further).items()
+        for tar in atlas.commits
+        for fault in _faults(atlas, objects, tar)
+    ]
+
+
+def _products(atlas: Atlas, further: Sequence[str]) -> dict[str, Objects]:
+    """All that was made of an atlas, by name: its path in the atlas, or its URL."""
+    found = {}
+    for folder in (LABELS, SCORES, AUDIT):
+        for name in atlas.objects.list(folder):
+            objects = Objects(f"{atlas.objects.url}/{folder}/{name}")
+            if objects.list(COMMITS):
+                found[f"{folder}/{name}"] = objects
+    for url in further:
+        found[url] = Objects(url)
+        if not found[url].list(COMMITS):
+            raise UsageError(f"{url}: has no {COMMITS} of tars; name a folder of labels, scores or audit tables")
+    return found
+
+
+def _part(objects: Objects, tar: str) -> PartRecord | str | None:
+    """The record of a tar; why it cannot be read; None where there is none, as nothing need be made of every tar."""
+    try:
+        return PartRecord.read(objects.get(commit_object(tar)), commit_object(tar))
+    except FileNotFoundError:
+        return None
+    except UsageError as error:
+        return f"{error}"
+
+
+def _pictures(atlas: Atlas, tar: str) -> str:
+    """Hash of the keys and encoded bytes of all pictures of a tar, in order."""
+    samples = atlas.samples_of(tar, ["key", "image_sha256"])
+    return sha256(json.dumps([samples[name].to_pylist() for name in samples.column_names]).encode())
+
+
+def _row(objects: Objects, product: str, record: CommitRecord | PartRecord, maker: str, made_of: str) -> dict[str, Any]:
+    return {
+        "product": product,
+        "tar": record.tar,
+        "maker": maker,
+        "parent": made_of,
+        "hash": parent(record),
+        "commit": sha256(objects.get(commit_object(record.tar))),
+        "objects": len(record.objects),
+        "bytes": sum(each.size for each in record.objects),
+    }
+
+
+def _faults(atlas: Atlas, objects: Objects, tar: str) -> Iterator[str]:
+    part = _part(objects, tar)
+    if isinstance(part, str):
+        yield part
+    elif part is not None and part.tar != tar:
+        yield f"{commit_object(tar)} is of tar {part.tar}"
+    elif part is not None:
+        if part.parent != parent(atlas.commits[tar]):
+            yield f"{tar} was made of other maps than the atlas has; make it again"
+        elif any(each.path == f"{_ROWS}/{tar}.parquet" for each in part.objects):
+            yield from _other_pictures(atlas, objects, tar)
+
+
+def _other_pictures(atlas: Atlas, objects: Objects, tar: str) -> Iterator[str]:
+    columns = ["row", "key", "image_sha256"]
+    try:
+        data = objects.get(f"{_ROWS}/{tar}.parquet")
+        labels = pq.read_table(pa.BufferReader(data), columns=columns).to_pylist()
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        yield f"{_ROWS}/{tar}.parquet cannot be read ({type(error).__name__}); make it again"
+        return
+    known = {row["row"]: row for row in atlas.samples_of(tar, columns).to_pylist()}
+    for row in labels:
+        if known.get(row["row"]) != row:
+            yield f"{tar}: the label of {row['key']} (row {row['row']}) is of another picture than the atlas has there"

@@ -1,0 +1,119 @@
+"""Which classes are decided by a shortcut? Searched in maps and classes alone."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pipeline.audit.by_class import by_class, check, of_tar
+from pipeline.audit.locked import ALARM, Standing, standing_out
+from pipeline.audit.spray import Clusters, cluster
+from pipeline.run.spread import spread
+from pipeline.store import Atlas
+from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
+from schemas.run import Target
+
+MOST_MAPS = 2000
+"""Of a class that are clustered; of more, so many are drawn."""
+_Row = dict[str, Any]
+
+
+class Shortcuts(NamedTuple):
+    """What was found.
+
+    Attributes:
+        classes, clusters, members: tables, as ``SHORTCUTS``, ``CLUSTERS`` and ``MEMBERS`` of ``schemas.audit``.
+    """
+
+    classes: pa.Table
+    clusters: pa.Table
+    members: pa.Table
+
+
+def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), address: str | None = None) -> Shortcuts:
+    """Rank the classes of an atlas by how much their maps are locked to one place, and cluster the maps of each.
+
+    Which classes raise an alarm is decided by ``pipeline.audit.locked``, whose error rate is known; the clusters and
+    gaps of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
+
+    Args:
+        methods: empty is all.
+        address: of a Ray cluster, see ``spread``.
+
+    Raises:
+        UsageError: the atlas has no such method or target, or no finished tar.
+    """
+    atlas = Atlas.open(url)
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    check(atlas, target, chosen)
+    found = dict(spread(partial(_search, url, target), chosen, "search for shortcuts", address))
+    tables = zip(*(found[method] for method in chosen), strict=True)
+    return Shortcuts(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
+
+
+def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
+    atlas = Atlas.open(url)
+    standing, left_out = _standing(atlas, method, target)
+    locked = standing.locked
+    cells = locked.argmax(1)
+    whose = {"method": method, "target": target}
+    classes, clusters, members = list[_Row](), list[_Row](), list[_Row]()
+    for index, rows, maps in by_class(atlas, method, target):
+        drawn = np.sort(np.random.default_rng(index).permutation(len(rows))[:MOST_MAPS])
+        rows, maps, cell = rows[drawn], maps[drawn], cells[index]
+        with threadpool_limits(1):  # methods are spread over the cores; threads of each would only wait for another
+            groups = cluster(maps)
+        about = _suspicion(standing, index, cell, locked[index, cell], atlas.run.model.grid[1])
+        cut = {"clusters": len(groups.prototypes), "gap": groups.gap, "eigenvalues": groups.eigenvalues}
+        known = {"class": index, "degenerate": left_out[index]}
+        classes.append(whose | known | about | cut)
+        stands = standing_out(maps)[:, cell] != 0
+        clusters += [whose | {"class": index} | each for each in _clusters(groups, rows, stands)]
+        members += [whose | {"row": row, "cluster": each} for row, each in zip(rows, groups.members, strict=True)]
+    classes.sort(key=lambda row: -row["locked"])
+    classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
+    tables = ((classes, SHORTCUTS), (clusters, CLUSTERS), (members, MEMBERS))
+    return method, Shortcuts(*(pa.Table.from_pylist(each, schema=schema) for each, schema in tables))
+
+
+def _suspicion(standing: Standing, index: int, cell: int, locked: float, width: int) -> _Row:
+    hits = standing.counts[index, cell]
+    return {
+        "maps": standing.maps[index],
+        "alarm": locked > ALARM,
+        "locked": locked,
+        "y": cell // width,
+        "x": cell % width,
+        "share": standing.shares[index, cell],
+        "others": standing.others[index, cell],
+        "above": standing.above[index, cell] / hits if hits else 0.0,
+    }
+
+
+def _standing(atlas: Atlas, method: str, target: Target) -> tuple[Standing, NDArray[np.int64]]:
+    """How often cells stand out, and how many maps say nothing, by class."""
+    count, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
+    nothing = np.zeros((count, cells), np.int64)
+    standing, left_out = Standing(np.zeros(count, np.int64), nothing, nothing), np.zeros(count, np.int64)
+    for name in atlas.commits:
+        found = of_tar(atlas.tar(name), method, target)
+        standing += Standing.of(found.maps, found.classes, count)
+        left_out += np.bincount(found.left_out, minlength=count)
+    return standing, left_out
+
+
+def _clusters(groups: Clusters, rows: NDArray[np.int64], standing: NDArray[np.bool_]) -> list[_Row]:
+    return [
+        {
+            "cluster": each,
+            "maps": int((groups.members == each).sum()),
+            "central": rows[groups.central[each]],
+            "share": standing[groups.members == each].mean(),
+            "prototype": prototype.ravel(),
+        }
+        for each, prototype in enumerate(groups.prototypes)
+    ]

@@ -1,0 +1,215 @@
+"""The tables of an audit: every map in numbers, every two methods compared, tar by tar; and their means."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.audit.agreement import pairs
+from pipeline.audit.by_class import EXPLAINED, check
+from pipeline.audit.describe import coverage, describe, inside
+from pipeline.audit.means import means
+from pipeline.label.score_map import window
+from pipeline.run.spread import spread
+from pipeline.store import Atlas, Lease, Objects
+from pipeline.store.derived import done, parent
+from pipeline.truth import Truths, read_truth
+from schemas.audit import AGREEMENT, IMAGES, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
+from schemas.errors import UsageError
+from schemas.labels import PartRecord
+from schemas.layout import Flag, commit_object
+from schemas.run import Target
+
+ABOUT = "about.json"
+Floats = NDArray[np.float64]
+Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
+
+
+def tables(
+    url: str,
+    out: str,
+    target: Target = "label",
+    methods: Sequence[str] = (),
+    truth: str | None = None,
+    address: str | None = None,
+) -> dict[str, pa.Table]:
+    """Write the tables of an atlas. What is done already is not done again.
+
+    Writes ``about.json``; for each tar ``images/<tar>.parquet``, ``pairs/<tar>.parquet`` and ``commits/<tar>.json``;
+    then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit``.
+
+    Args:
+        out: folder or URL.
+        methods: empty is all.
+        truth: a file or folder, as ``read_truth`` takes it; pictures of which it says nothing have no ``inside``.
+        address: of a Ray cluster, see ``spread``.
+
+    Returns:
+        ``methods`` and ``agreement``.
+
+    Raises:
+        UsageError: no such method or target, no finished tar, truth that cannot be used or is of another size, or
+            ``out`` holds tables of something else.
+    """
+    atlas, known = Atlas.open(url), read_truth(truth) if truth else None
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    check(atlas, target, chosen)
+    about = AuditRecord(
+        run=atlas.run.spec_hash, target=target, methods=chosen, truth=known.digest if known is not None else None
+    )
+    objects = Objects(out)
+    if objects.exists(ABOUT) and objects.get(ABOUT) != about.to_bytes():
+        raise UsageError(f"{out}: holds tables of another atlas, target, truth or methods; name another folder")
+    with Lease(objects):
+        objects.put(ABOUT, about.to_bytes())
+        records = done(objects, atlas, about.digest(), ())
+        pending = [(tar, _subset(atlas, tar, known)) for tar in atlas.commits if tar not in records]
+        for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
+            continue
+        tars = list(atlas.commits)
+        found = {
+            "methods": means(_read(objects, "images", tars), ("method",), "entropy", METHODS),
+            "agreement": means(_read(objects, "pairs", tars), ("first", "second"), "spearman", AGREEMENT),
+        }
+        for name, table in found.items():
+            objects.put(f"{name}.parquet", parquet(table))
+        objects.sweep()
+    return found
+
+
+def _subset(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
+    return None if truth is None else truth.subset(atlas.samples_of(tar, ["key"])["key"].to_pylist())
+
+
+def _read(objects: Objects, folder: str, tars: Sequence[str]) -> Iterable[pa.Table]:
+    for data in objects.read([f"{folder}/{tar}.parquet" for tar in tars]):
+        yield pq.read_table(pa.BufferReader(data))
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as bytes, which are the same for the same table."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes())
+
+
+def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
+    tar, truth = item
+    atlas, objects = Atlas.open(url), Objects(out)
+    objects.delete(commit_object(tar))
+    part = atlas.tar(tar)
+    samples = part.samples.filter(pa.array(part.good))
+    flags = {method: part.flags(method, about.target)[part.good] for method in about.methods}
+    maps = {
+        method: np.where(flags[method][:, None, None] == Flag.OK, part.maps(method, about.target)[part.good], np.nan)
+        for method in about.methods
+    }
+    compared = list(pairs(maps))
+    covered = _covered(samples, truth, atlas)
+    written = (
+        objects.put(f"images/{tar}.parquet", parquet(_images(samples, about.target, maps, flags, compared, covered))),
+        objects.put(f"pairs/{tar}.parquet", parquet(_pairs(samples, about.target, compared))),
+    )
+    record = PartRecord(
+        tar=tar,
+        parent=parent(part.commit),
+        maker=about.digest(),
+        parts=(),
+        counts={"images": len(samples)},
+        objects=written,
+    )
+    objects.put(commit_object(tar), record.to_bytes())
+    return record
+
+
+def _images(
+    samples: pa.Table,
+    target: Target,
+    maps: Mapping[str, NDArray[np.floating]],
+    flags: Mapping[str, NDArray[np.uint8]],
+    compared: Compared,
+    covered: Floats,
+) -> pa.Table:
+    """``schemas.audit.IMAGES`` of a tar, method by method.
+
+    Args:
+        maps: [n, h, w] by method, NaN where they say nothing.
+        covered: [n, h, w]; NaN where no truth is known.
+    """
+    correct = _correct(samples)
+    agreement = _agreement(maps, compared)
+    # Of what is not known, last; of what is equal, in the order of the methods.
+    order = np.argsort(np.nan_to_num(-np.stack(list(agreement.values())), nan=np.inf), axis=0, kind="stable")
+    ranks = np.argsort(order, axis=0) + 1
+    parts = []
+    for place, (method, values) in enumerate(maps.items()):
+        says = flags[method] == Flag.OK
+        numbers = describe(np.where(says[:, None, None], values, 0))
+        numbers |= {"inside": inside(np.where(says[:, None, None], values, 0), covered), "agreement": agreement[method]}
+        columns: dict[str, Any] = {
+            "row": samples["row"],
+            "key": samples["key"],
+            "class": samples[EXPLAINED[target]],
+            "correct": correct,
+            "method": [method] * len(samples),
+            "flag": [Flag(each).name.lower() for each in flags[method]],
+            **{name: _known(np.where(says, numbers[name], np.nan)) for name in NUMBERS},
+            "object": _known(covered.mean((1, 2))),
+            "agreement_rank": pa.array(ranks[place], mask=np.isnan(agreement[method])),
+        }
+        parts.append(pa.table(columns).cast(IMAGES))
+    return pa.concat_tables(parts)
+
+
+def _correct(samples: pa.Table) -> pa.Array:
+    label, prediction = (samples[name].to_pylist() for name in ("label", "prediction"))
+    return pa.array([None if one is None else one == other for one, other in zip(label, prediction, strict=True)])
+
+
+def _agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> dict[str, Floats]:
+    """Mean rank correlation of each method with the others, NaN without any: [n] by method."""
+    found: dict[str, Floats] = {}
+    for method, values in maps.items():
+        others = [measured["spearman"] for *both, measured in compared if method in both]
+        known = np.isfinite(others).sum(0) if others else np.zeros(len(values))
+        found[method] = np.nansum(others, axis=0) / np.where(known, known, np.nan) if others else known * np.nan
+    return found
+
+
+def _pairs(samples: pa.Table, target: Target, compared: Compared) -> pa.Table:
+    """``schemas.audit.PAIRS`` of a tar, pair by pair."""
+    parts = [PAIRS.empty_table()]
+    for first, second, measured in compared:
+        columns: dict[str, Any] = {
+            "row": samples["row"],
+            "class": samples[EXPLAINED[target]],
+            "first": [first] * len(samples),
+            "second": [second] * len(samples),
+            **{name: _known(measured[name]) for name in MEASURES},
+        }
+        parts.append(pa.table(columns).cast(PAIRS))
+    return pa.concat_tables(parts)
+
+
+def _known(values: Floats) -> pa.Array:
+    """Null where it is NaN."""
+    return pa.array(values, pa.float64(), from_pandas=True)
+
+
+def _covered(samples: pa.Table, truth: Truths | None, atlas: Atlas) -> Floats:
+    """Share of each cell that the object covers: [n, h, w]; NaN where nothing is known of a picture."""
+    model = atlas.run.model
+    covered = np.full((len(samples), *model.grid), np.nan)
+    if truth is None:
+        return covered
+    for place, sample in enumerate(samples.to_pylist()):
+        known = truth.of(sample["key"])
+        if known is not None and known.annotated:
+            seen = window(sample, model.input_size)
+            found = coverage(known, sample["width"], sample["height"], seen, model.grid)
+            covered[place] = np.nan if found is None else found
+    return covered

@@ -1,0 +1,176 @@
+"""The audit of an atlas: its manifest, and its tables."""
+
+import pyarrow as pa
+
+from schemas.record import Record
+from schemas.run import ObjectRecord, Target
+
+MANIFEST = "manifest.json"
+"""Stands right in the folder that it is of."""
+
+
+class ManifestRecord(Record):
+    """``manifest.json``: everything that a published folder holds, but itself.
+
+    Attributes:
+        root: of the Merkle tree over ``objects``, as ``sha256:…``. Who has it from elsewhere can check everything.
+        objects: by path, sorted.
+    """
+
+    format: int = 1
+    root: str
+    objects: tuple[ObjectRecord, ...]
+
+
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+_WHOSE = (pa.field("method", _CATEGORY, nullable=False), pa.field("target", _CATEGORY, nullable=False))
+
+SHORTCUTS = pa.schema(
+    [
+        *_WHOSE,
+        pa.field("class", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("maps", "degenerate", "rank")),
+        pa.field("alarm", pa.bool_(), nullable=False),
+        pa.field("locked", pa.float64(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("y", "x")),
+        *(pa.field(name, pa.float64(), nullable=False) for name in ("share", "others", "above")),
+        pa.field("clusters", pa.int32(), nullable=False),
+        pa.field("gap", pa.float64(), nullable=False),
+        pa.field("eigenvalues", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+"""Is a class decided by a shortcut? One row for each method and class that has maps, most suspicious first.
+
+- ``method``, ``target`` – whose maps. ``class`` – that they explain: the label, or the predicted class.
+- ``maps`` – that were looked at; ``degenerate`` – left out, because they are constant or were not finite.
+- ``rank`` – among the classes of the method, 1 is the most suspicious. ``alarm`` – whether it is above the threshold.
+- ``locked`` – by how much at least the class's maps stand out at one place more often than others do; see
+  ``pipeline.audit.locked``. ``y``, ``x`` – that cell of the patch grid. ``share``, ``others`` – how often it stands
+  out of maps of the class, and of all other classes; ``above`` – how often it does so because its value is high: in
+  the others it is a hole.
+- ``clusters`` – of the class's maps; ``eigenvalues`` – of their graph, and the ``gap`` behind which it was cut.
+"""
+
+CLUSTERS = pa.schema(
+    [
+        *_WHOSE,
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("class", "cluster")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("maps", "central")),
+        pa.field("share", pa.float64(), nullable=False),
+        pa.field("prototype", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""The ways in which a network looks at a class: one row a cluster of maps, largest first.
+
+- ``maps`` – in it. ``central`` – row of the sample whose map is nearest to the ``prototype``, the mean of the
+  L1-normalised maps, row by row. ``share`` – of its maps, out of which the cell of the class in ``SHORTCUTS`` stands.
+"""
+
+MEMBERS = pa.schema(
+    [*_WHOSE, pa.field("row", pa.int64(), nullable=False), pa.field("cluster", pa.int32(), nullable=False)]
+)
+"""Which ``cluster`` of its class the map of a sample (``row``) is in."""
+
+TOPS = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
+"""Measures of overlap, and the share of the cells that they look at."""
+MEASURES = ("spearman", "pearson", *TOPS, "iou")
+"""Of the agreement of two maps, 1 where they are equal; see ``pipeline.audit.agreement.compare``."""
+
+NUMBERS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border", "corners", "inside", "agreement")
+"""Of a map, all in [0, 1] but the last; see ``pipeline.audit.describe``. Null where the map says nothing.
+
+- ``inside`` – mass on the object, null where no truth is known of the picture.
+- ``agreement`` – mean rank correlation with the maps of all other methods, controls too; null without another.
+"""
+
+IMAGES = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("correct", pa.bool_()),
+        pa.field("method", _CATEGORY, nullable=False),
+        pa.field("flag", _CATEGORY, nullable=False),
+        *(pa.field(name, pa.float64()) for name in NUMBERS),
+        pa.field("object", pa.float64()),
+        pa.field("agreement_rank", pa.int32()),
+    ]
+)
+"""One row for each picture that has maps, and each method.
+
+- ``class`` – that the map explains. ``correct`` – whether the prediction is the label, null where none is known.
+- ``flag`` – ``ok``, or why the map says nothing: ``constant``, ``not_finite``.
+- ``object`` – share of what the network saw that is object: ``inside`` of an even map. ``agreement_rank`` – place of
+  the method among those of the picture, 1 agrees best with the others.
+"""
+
+PAIRS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("class", pa.int32(), nullable=False),
+        pa.field("first", _CATEGORY, nullable=False),
+        pa.field("second", _CATEGORY, nullable=False),
+        *(pa.field(name, pa.float64()) for name in MEASURES),
+    ]
+)
+"""One row for each picture that has maps, and each two methods: ``MEASURES``, null where either map says nothing."""
+
+METHODS = pa.schema(
+    [
+        pa.field("method", _CATEGORY, nullable=False),
+        pa.field("class", pa.int32()),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "degenerate")),
+        pa.field("correct", pa.float64()),
+        *(pa.field(name, pa.float64()) for name in (*NUMBERS, "object")),
+    ]
+)
+"""Means of ``IMAGES``: one row for each method and class, and one for all classes, whose ``class`` is null.
+
+``degenerate`` – of the ``images`` whose maps say nothing; they are in no mean but that of ``correct`` and ``object``.
+"""
+
+AGREEMENT = pa.schema(
+    [
+        *(pa.field(name, _CATEGORY, nullable=False) for name in ("first", "second")),
+        pa.field("class", pa.int32()),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "undefined")),
+        *(pa.field(name, pa.float64()) for name in MEASURES),
+    ]
+)
+"""Means of ``PAIRS``: one row for each two methods and each class, and one for all classes, whose ``class`` is null.
+
+``undefined`` – of the ``images`` in which either map says nothing; they are in no mean.
+"""
+
+
+class AuditRecord(Record):
+    """``about.json`` of a folder of audit tables: what they are made from. Written first.
+
+    Attributes:
+        protocol: version of the formulas.
+        run: hash of the run that made the atlas.
+        target, methods: whose maps.
+        truth: digest of the truth, where one was given.
+    """
+
+    protocol: int = 1
+    run: str
+    target: Target
+    methods: tuple[str, ...]
+    truth: str | None = None
+
+
+LINEAGE = pa.schema(
+    [
+        *(pa.field(name, _CATEGORY, nullable=False) for name in ("product", "tar", "maker")),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("parent", "hash", "commit")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("objects", "bytes")),
+    ]
+)
+"""What was made of what: one row for each tar of the maps, and of each product that was made of them.
+
+- ``product`` – ``maps``, or the folder of labels, scores or tables. ``maker`` – hash of the run, policy or protocol.
+- ``parent`` – hash of what it was made of: of maps, that of the keys and encoded bytes of all pictures of the tar; of
+  other products, the ``hash`` of the maps. ``hash`` – of the objects that were made, ``objects`` in number and
+  ``bytes`` long. ``commit`` – SHA-256 of the record that says so.
+"""

@@ -1,0 +1,29 @@
+"""Maps class by class are those of the tars, each once, without those that say nothing."""
+
+import numpy as np
+import pytest
+
+from pipeline.audit.by_class import EXPLAINED, by_class
+from pipeline.store import Atlas
+from schemas.layout import Flag
+
+
+@pytest.mark.parametrize("target", EXPLAINED)
+@pytest.mark.parametrize("method", ["legrad", "uniform"])
+def test_each_map_is_given_once_with_its_row_and_class(atlas: Atlas, target: str, method: str) -> None:
+    expected = {}
+    for name in atlas.commits:
+        tar = atlas.tar(name)
+        for place, sample in enumerate(tar.samples.to_pylist()):
+            if tar.flags(method, target)[place] == Flag.OK:
+                expected[sample["row"]] = (sample[EXPLAINED[target]], tar.maps(method, target)[place])
+    found = list(by_class(atlas, method, target))
+    assert [each.class_index for each in found] == sorted({number for number, _ in expected.values()})
+    rows = [int(row) for each in found for row in each.rows]
+    assert sorted(rows) == sorted(expected)
+    for each in found:
+        assert (np.diff(each.rows) > 0).all()
+        for row, values in zip(each.rows, each.maps, strict=True):
+            assert expected[int(row)][0] == each.class_index
+            assert np.array_equal(expected[int(row)][1], values)
+    assert bool(rows) == (method == "legrad")  # uniform maps say nothing

@@ -1,0 +1,97 @@
+"""The class with the planted shortcut comes first, and without one no class raises an alarm. No hint is given."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support import DEMO_MODEL
+
+from pipeline.audit.shortcuts import Shortcuts, shortcuts
+from pipeline.demo.scenes import SHORTCUT_CLASS
+from pipeline.demo.world import World, build
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.store import Atlas
+from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
+from schemas.errors import UsageError
+from schemas.run import RunSpec
+
+METHODS = ("attention", "legrad", "reciprocam", "random")
+FINDING = METHODS[:3]
+
+
+def search(folder: Path, shortcut: bool, seed: int) -> Shortcuts:
+    world = World(folder, tars=3, scenes=250, seed=seed, shortcut=shortcut)
+    build(world)
+    (folder / "truth" / "instances.json").unlink()  # nothing but tars, and no truth, is left to look at
+    url = str(folder / "atlas")
+    plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS, targets=("label",)), url)
+    run(url, INLINE)
+    return shortcuts(url)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Shortcuts:
+    return search(tmp_path_factory.mktemp("planted"), True, seed=1)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Shortcuts:
+    return search(tmp_path_factory.mktemp("honest"), False, seed=1)
+
+
+def of(table: pa.Table, method: str) -> list[dict]:
+    return [row for row in table.to_pylist() if row["method"] == method]
+
+
+@pytest.mark.parametrize("method", FINDING)
+def test_the_class_with_the_shortcut_is_first_and_alone_raises_an_alarm(planted: Shortcuts, method: str) -> None:
+    rows = of(planted.classes, method)
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row["class"] for row in rows if row["alarm"]] == [SHORTCUT_CLASS] == [rows[0]["class"]]
+    assert (rows[0]["y"], rows[0]["x"]) in {(7, 0), (6, 0), (7, 1)}  # lower left, where the mark is
+    assert rows[0]["share"] > 0.35 > 5 * rows[0]["others"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_shortcut_there_is_no_alarm(honest: Shortcuts, method: str) -> None:
+    rows = of(honest.classes, method)
+    assert len(rows) == 10
+    assert not any(row["alarm"] for row in rows)
+
+
+def test_random_maps_raise_no_alarm_where_there_is_a_shortcut(planted: Shortcuts) -> None:
+    assert not any(row["alarm"] for row in of(planted.classes, "random"))
+
+
+def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: Shortcuts) -> None:
+    assert planted.classes.schema.names == SHORTCUTS.names
+    assert planted.clusters.schema.names == CLUSTERS.names
+    assert planted.members.schema.names == MEMBERS.names
+    for method in METHODS:
+        clusters, rows = of(planted.clusters, method), of(planted.classes, method)
+        members = of(planted.members, method)
+        assert len({row["row"] for row in members}) == len(members) == 750 == sum(row["maps"] for row in rows)
+        assert {row["class"]: row["clusters"] for row in rows} == {
+            row["class"]: row["cluster"] + 1 for row in sorted(clusters, key=lambda row: row["cluster"])
+        }
+        for row in rows:
+            share = sum(each["share"] * each["maps"] for each in clusters if each["class"] == row["class"])
+            assert share / row["maps"] == pytest.approx(row["share"])
+        assert all(sum(row["prototype"]) == pytest.approx(1, abs=1e-5) for row in clusters)
+
+
+def test_what_the_atlas_has_not_is_refused(atlas: Atlas) -> None:
+    with pytest.raises(UsageError, match=r"no maps of 'rise', only attention, legrad"):
+        shortcuts(atlas.objects.url, methods=["legrad", "rise"])
+    with pytest.raises(UsageError, match="no target 'second'"):
+        shortcuts(atlas.objects.url, "second")  # type: ignore[arg-type]
+
+
+def test_classes_without_a_map_are_not_ranked_and_maps_that_say_nothing_are_counted(atlas: Atlas) -> None:
+    found = shortcuts(atlas.objects.url, "predicted", ["uniform", "legrad"])
+    assert of(found.classes, "uniform") == []
+    rows = of(found.classes, "legrad")
+    assert {row["class"] for row in rows} == set(atlas.samples(["prediction"])["prediction"].to_pylist())
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    assert sum(row["maps"] + row["degenerate"] for row in rows) == 48
