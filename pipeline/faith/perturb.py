@@ -37,11 +37,6 @@ def ranks(maps: NDArray[np.floating], first: First) -> NDArray[np.int64]:
     return np.argsort(order, axis=-1)
 
 
-def counts(steps: int, patches: int) -> NDArray[np.int64]:
-    """How many patches are replaced at each step, from none to all: int64 [steps + 1]."""
-    return np.rint(np.linspace(0, patches, steps + 1)).astype(np.int64)
-
-
 def replaced(maps: NDArray[np.floating], first: First, number: NDArray[np.int64] | Sequence[int]) -> NDArray[np.bool_]:
     """Which patches are replaced: bool [..., S, N] for maps [..., h, w] and S numbers of patches."""
     chosen: NDArray[np.bool_] = ranks(maps, first)[..., None, :] < np.asarray(number)[:, None]

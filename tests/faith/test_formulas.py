@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from pipeline.faith.adcc import adcc, coherency, drop
 from pipeline.faith.correlation import pearson, spearman
-from pipeline.faith.curves import area
-from pipeline.faith.perturb import counts, ranks, replaced
+from pipeline.faith.perturb import ranks, replaced
+from pipeline.faith.quadrature import quadrature
 from pipeline.faith.sanity import histogram_entropy, rise, similarity
 from pipeline.faith.sensitivity import change
 from pipeline.faith.sparsity import complexity, entropy, gini
@@ -61,14 +62,35 @@ def test_correlation_agrees_with_scipy() -> None:
         np.testing.assert_allclose(ours(a, b), expected, atol=1e-12)
 
 
-def test_area_is_exact_for_a_line_and_takes_uneven_steps() -> None:
-    x = np.array([0, 0.1, 0.5, 0.9])
-    np.testing.assert_allclose(area(x, [3 - 2 * x, np.ones(4)]), [3 - 0.9, 1])
+@pytest.mark.parametrize("spacing", ["gauss", "equal"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10, 28])
+def test_quadrature_has_both_ends_is_symmetric_and_sums_to_1(steps: int, spacing: str) -> None:
+    places, weights = quadrature(steps, spacing)
+    assert (places[0], places[-1], len(places)) == (0, 1, steps + 1)
+    assert weights.min() > 0
+    np.testing.assert_allclose(weights.sum(), 1)
+    np.testing.assert_allclose(places + places[::-1], 1, atol=1e-9)
+    np.testing.assert_allclose(weights, weights[::-1], atol=1e-9)
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(1, [0, 9]), (2, [0, 4, 9]), (3, [0, 3, 6, 9]), (9, range(10))])
-def test_steps_are_as_equal_as_patches_allow(steps: int, expected: list[int]) -> None:
-    assert counts(steps, 9).tolist() == list(expected)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])
+def test_gauss_lobatto_is_exact_up_to_its_degree_and_no_further(steps: int) -> None:
+    places, weights = quadrature(steps, "gauss")
+    for degree in range(2 * steps):
+        assert places**degree @ weights == pytest.approx(1 / (degree + 1))
+    assert places ** (2 * steps) @ weights != pytest.approx(1 / (2 * steps + 1), rel=1e-9)
+
+
+def test_five_places_are_the_published_ones() -> None:
+    places, weights = quadrature(4, "gauss")
+    np.testing.assert_allclose(2 * places - 1, [-1, -np.sqrt(3 / 7), 0, np.sqrt(3 / 7), 1], atol=1e-12)
+    np.testing.assert_allclose(2 * weights, [1 / 10, 49 / 90, 32 / 45, 49 / 90, 1 / 10])
+
+
+def test_equal_steps_are_trapezoids() -> None:
+    places, weights = quadrature(7, "equal")
+    curve = np.random.default_rng(0).random(8)
+    assert curve @ weights == pytest.approx(trapezoid(curve, places))
 
 
 def test_equal_values_go_by_index_in_either_order() -> None:

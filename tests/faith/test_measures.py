@@ -31,7 +31,6 @@ BLIND = ("center", "edges", "uniform", "random")
 SHORT = {
     "sensitivity": Sensitivity(draws=2),
     "randomisation": Randomisation(samples=1),
-    **{name: type(MEASURES[name])(steps=3) for name in ("curves", "diffmask_curves", "perturbation")},
 }
 
 
@@ -82,18 +81,26 @@ def linear_batch(maps: np.ndarray | None = None) -> tuple[Linear, Batch]:
     return model, Batch(network, images, KEYS, zeros[:, 0], zeros, {"own": own if maps is None else maps})
 
 
-def closed_form(batch: Batch, values: np.ndarray, fill: np.ndarray, most: bool, steps: int) -> list[float]:
-    """p after each step of replacing what a patch adds, one patch after the other."""
+def closed_form(values: np.ndarray, fill: np.ndarray, most: bool, numbers: Sequence[int]) -> list[float]:
+    """p after so many patches have been replaced, one after the other."""
     order = sorted(range(36), key=lambda i: (-values[i] if most else values[i], i))
     found = []
-    for step in range(steps + 1):
-        gone = order[: round(36 * step / steps)]
+    for number in numbers:
+        gone = order[:number]
         found.append(0.5 + sum(fill[i] if i in gone else values[i] for i in range(36)))
     return found
 
 
-@pytest.mark.parametrize("steps", [4, 9, 36])
-def test_curves_of_a_linear_model_are_their_closed_form(steps: int) -> None:
+PLACES = {  # how many of 36 patches are gone, and what that counts
+    ("equal", 4): ([0, 9, 18, 27, 36], [1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8]),
+    ("equal", 36): (range(37), [1 / 72, *[1 / 36] * 35, 1 / 72]),
+    ("gauss", 2): ([0, 18, 36], [1 / 6, 4 / 6, 1 / 6]),
+    ("gauss", 4): ([0, 6, 18, 30, 36], [1 / 20, 49 / 180, 16 / 45, 49 / 180, 1 / 20]),
+}
+
+
+@pytest.mark.parametrize(("spacing", "steps"), PLACES)
+def test_curves_of_a_linear_model_are_their_closed_form(spacing: str, steps: int) -> None:
     model, batch = linear_batch()
     network = batch.network
     fills = {
@@ -102,22 +109,21 @@ def test_curves_of_a_linear_model_are_their_closed_form(steps: int) -> None:
         .numpy()
         for kind in ("mean", "blur", "noise")
     }
-    found = figures(Curves(steps), batch) | figures(DiffMaskCurves(steps), batch)
-    width = np.full(steps + 1, 1.0)
-    width[[0, -1]] = 0.5
+    found = figures(Curves(steps, spacing), batch) | figures(DiffMaskCurves(steps, spacing), batch)
+    numbers, weights = PLACES[spacing, steps]
     for row, values in enumerate(batch.maps["own"][:, 0].reshape(3, 36)):
 
         def mean(kind: str, most: bool, row: int = row, values: np.ndarray = values) -> np.ndarray:
-            return np.array(closed_form(batch, values, fills[kind][row], most, steps))
+            return np.array(closed_form(values, fills[kind][row], most, numbers))
 
         expected = {
-            "deletion": mean("mean", True) @ width / steps,
-            "insertion": mean("blur", False) @ width / steps,
-            "abpc": (mean("mean", False) - mean("mean", True)) @ width / steps,
-            "noise_most": mean("noise", True) @ width / steps,
-            "noise_least": mean("noise", False) @ width / steps,
-            "noise_nll_most": -np.log(mean("noise", True)) @ width / steps,
-            "noise_nll_least": -np.log(mean("noise", False)) @ width / steps,
+            "deletion": mean("mean", True) @ weights,
+            "insertion": mean("blur", False) @ weights,
+            "abpc": (mean("mean", False) - mean("mean", True)) @ weights,
+            "noise_most": mean("noise", True) @ weights,
+            "noise_least": mean("noise", False) @ weights,
+            "noise_nll_most": -np.log(mean("noise", True)) @ weights,
+            "noise_nll_least": -np.log(mean("noise", False)) @ weights,
         }
         for name, value in expected.items():
             assert found["own", name][row, 0] == pytest.approx(value, abs=1e-12), name
@@ -141,10 +147,10 @@ def test_a_constant_map_has_no_area_between_its_curves() -> None:
 def test_a_copy_is_shown_once_whoever_asks() -> None:
     model, batch = linear_batch()
     twice = replace(batch, targets=np.array([[0, 1]] * 3), maps={"own": np.repeat(batch.maps["own"], 2, 1)})
-    found = figures(Curves(6), twice)
+    found = figures(Curves(6, "equal"), twice)
     assert model.shown == 3 * (3 * 5 + 3)  # three curves without their ends; whole, mean and blurred picture
     np.testing.assert_allclose(found["own", "deletion"].sum(1), 1)
-    figures(Curves(3), twice)
+    figures(Curves(3, "equal"), twice)
     assert model.shown == 3 * (3 * 5 + 3)  # every second step of the same curves
 
 
@@ -191,10 +197,11 @@ def test_perturbation_counts_how_long_the_label_stays_on_top() -> None:
     _, batch = linear_batch(np.random.default_rng(0).random((3, 1, 6, 6)))
     network = replace(batch.network, model=Evidence(torch.ones(36, dtype=torch.float64)))
     batch = replace(batch, network=network, images=torch.ones_like(batch.images), labels=np.array([0, 1, -1]))
-    found = figures(Perturbation(9), batch)  # 4, 8, … 32 of 36 gone: the first class is on top of four of eight
-    area = (0.5 + 1 + 1 + 0.5) + 0.5
+    found = figures(Perturbation(8, "equal"), batch)  # 4, 7, 11, 14 of 36 gone, and on top; not 18, 22, 25, 29, 32
     for name in ("positive", "negative"):
-        np.testing.assert_allclose(found["own", name][:, 0], [area / 7, 1 - area / 7, np.nan])
+        np.testing.assert_allclose(found["own", name][:, 0], [3.5 / 8, 4.5 / 8, np.nan])
+    found = figures(Perturbation(1), batch)  # 4 and 32
+    np.testing.assert_allclose(found["own", "positive"][:2, 0], [0.5, 0.5])
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -343,7 +350,8 @@ def test_the_other_class_is_another_and_any() -> None:
     [
         (lambda: Curves(0), "curves: steps is 0; it must be at least 1"),
         (lambda: DiffMaskCurves(0), "diffmask_curves: steps is 0"),
-        (lambda: Perturbation(2), "perturbation: steps is 2; it must be at least 3"),
+        (lambda: Perturbation(0), "perturbation: steps is 0"),
+        (lambda: Curves(4, "even"), "curves: spacing is 'even'; it can be gauss, equal"),
         (lambda: Sensitivity(draws=0), "both must be above 0"),
         (lambda: Sensitivity(radius=0), "both must be above 0"),
         (lambda: Randomisation(samples=-1), "neither can be below 0"),
