@@ -12,14 +12,17 @@ from pipeline.faith.perturb import Baseline, First, Said, replaced
 from pipeline.faith.quadrature import Spacing, check, quadrature
 
 
-def follow(batch: Batch, method: str, kind: Baseline, first: First, fractions: NDArray[np.float64]) -> Said:
-    """What the network says of each map's image while its patches are replaced: [B, K, S].
+def follow(batch: Batch, kind: Baseline, first: First, fractions: NDArray[np.float64]) -> dict[str, Said]:
+    """What the network says of the images while patches are replaced in the order of each method: [B, K, S], by method.
 
     Args:
         fractions: of the patches, [S]; a fraction is rounded to whole patches.
     """
     numbers = np.rint(fractions * batch.network.anatomy.patches).astype(np.int64)
-    return batch.copies.said(kind, replaced(batch.maps[method], first, numbers))
+    masks = [replaced(maps, first, numbers) for maps in batch.maps.values()]
+    said = batch.copies.said(kind, np.concatenate(masks, 2))
+    parts = [np.split(each, len(masks), 2) for each in said]
+    return {method: Said(*part) for method, *part in zip(batch.maps, *parts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ class Curves(Measure):
 
     def of(self, batch: Batch) -> Iterator[Value]:
         places, weights = quadrature(self.steps, self.spacing)
+        gone = follow(batch, "mean", "most", places)
+        left = follow(batch, "mean", "least", places)
+        shown = follow(batch, "blur", "least", places)
         for method in batch.maps:
-            most = follow(batch, method, "mean", "most", places).probability @ weights
-            least = follow(batch, method, "mean", "least", places).probability @ weights
-            yield Value(method, "deletion", most)
-            yield Value(method, "insertion", follow(batch, method, "blur", "least", places).probability @ weights)
-            yield Value(method, "abpc", least - most)
+            yield Value(method, "deletion", gone[method].probability @ weights)
+            yield Value(method, "insertion", shown[method].probability @ weights)
+            yield Value(method, "abpc", (left[method].probability - gone[method].probability) @ weights)
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,7 @@ class DiffMaskCurves(Measure):
     def of(self, batch: Batch) -> Iterator[Value]:
         places, weights = quadrature(self.steps, self.spacing)
         orders: tuple[First, First] = ("most", "least")
-        for method in batch.maps:
-            for first in orders:
-                said = follow(batch, method, "noise", first, places)
+        for first in orders:
+            for method, said in follow(batch, "noise", first, places).items():
                 yield Value(method, f"noise_{first}", said.probability @ weights)
                 yield Value(method, f"noise_nll_{first}", -said.log_probability @ weights)

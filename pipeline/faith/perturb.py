@@ -22,6 +22,8 @@ Baseline = Literal["black", "mean", "blur", "noise"]
 
 _AT_ONCE = 64
 """Copies of one forward; bounds memory, changes nothing else."""
+_ROUND = 16
+"""Their number is rounded up to a multiple: for each new shape a convolution keeps things that break up the heap."""
 
 
 def ranks(maps: NDArray[np.floating], first: First) -> NDArray[np.int64]:
@@ -139,7 +141,9 @@ class Copies:
         return Said(log_probability, top)
 
     def _show(self, kind: Baseline, names: list[tuple[int, str, bytes]], masks: NDArray[np.bool_]) -> None:
-        rows = [row for row, _, _ in names]
+        more = -len(names) % _ROUND
+        rows = [row for row, _, _ in names] + [names[-1][0]] * more
+        masks = np.concatenate([masks, masks[-1:].repeat(more, 0)])
         if kind not in self._fills:
             self._fills[kind] = self.fill(kind)
         patches = torch.from_numpy(masks).to(self.images.device).unflatten(-1, self.grid)
@@ -147,4 +151,4 @@ class Copies:
         logits = self.predict(torch.where(gone, self._fills[kind][rows], self.images[rows])).double()
         wanted = torch.from_numpy(self.targets[rows]).to(logits.device)
         said = logits.log_softmax(-1).gather(1, wanted).cpu().numpy()
-        self._said |= dict(zip(names, zip(said, logits.argmax(1).tolist(), strict=True), strict=True))
+        self._said |= dict(zip(names, zip(said, logits.argmax(1).tolist(), strict=True), strict=False))

@@ -45,7 +45,7 @@ class Perturbation(Measure):
     def of(self, batch: Batch) -> Iterator[Value]:
         places, weights = quadrature(self.steps, self.spacing)
         labels = batch.labels[:, None]
-        for method in batch.maps:
-            for name, first in _ORDERS.items():
-                top = follow(batch, method, "black", first, _LOW + (_HIGH - _LOW) * places).top
-                yield Value(method, name, np.where(labels < 0, np.nan, (top == labels[..., None]) @ weights))
+        for name, first in _ORDERS.items():
+            for method, said in follow(batch, "black", first, _LOW + (_HIGH - _LOW) * places).items():
+                right = (said.top == labels[..., None]) @ weights
+                yield Value(method, name, np.where(labels < 0, np.nan, right))
