@@ -15,6 +15,7 @@ from pipeline.store import Atlas
 from pipeline.store.derived import parent
 from schemas.audit import LINEAGE
 from schemas.errors import UsageError
+from schemas.labels import LabelsRecord
 from schemas.policy import Cut, Policy
 from schemas.record import sha256
 
@@ -60,7 +61,9 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
         else:
             assert row["parent"] == parent(commit)
     assert len({row["parent"] for row in rows if row["product"] == MAPS}) == TARS
-    assert {row["maker"] for row in rows if "elsewhere" in row["product"]} == {POLICY.digest()}
+    about = LabelsRecord.read((made / "elsewhere" / "policy.json").read_bytes(), "policy.json")
+    assert about.hash == POLICY.digest()
+    assert {row["maker"] for row in rows if "elsewhere" in row["product"]} == {about.digest()}
     assert breaks(str(audited), [elsewhere]) == []
 
 
