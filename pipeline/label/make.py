@@ -186,12 +186,13 @@ def _label_tar(
     atlas, objects = Atlas.open(url), Objects(out)
     above = parent(atlas.record(tar))  # before the maps are read: if they change meanwhile, this is made again
     before = made(objects, tar)
-    if before is not None and not (before.parent == above and before.maker == maker):
-        formats = tuple(dict.fromkeys((*formats, *(each for each in before.parts if each in EXPORTERS))))
+    known = tuple(each for each in before.parts if each in EXPORTERS) if before else ()
+    parts = tuple(dict.fromkeys((*known, *formats)))
+    if before is not None and (before.parent, before.maker) != (above, maker):
         for each in before.objects:
             objects.delete(each.path)
-        before = None
-    missing = formats if before is None else tuple(each for each in formats if each not in before.parts) or formats
+        before, known = None, ()
+    missing = tuple(each for each in parts if each not in known) or parts  # or an object of them is gone
     whole = any(EXPORTERS[each].needs_heat for each in missing)
     labels = [each if whole else each.light() for each in labels_of(atlas, tar, policy, allow_pipe)]
     written = [
@@ -208,7 +209,7 @@ def _label_tar(
         tar=tar,
         parent=above,
         maker=maker,
-        parts=tuple(dict.fromkeys((*(before.parts if before else ()), *formats))),
+        parts=parts,
         counts=dict(sorted(Counter(str(each.status) for each in labels).items())),
         figures={name: float(sum(getattr(each, name) for each in masks)) for name in ("area", "ignored")}
         | {"masks": float(len(masks))},

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def in_this_process() -> Iterator[None]:
     """A few small tars are done sooner than a process starts."""
     with pytest.MonkeyPatch.context() as patched:
