@@ -1,7 +1,7 @@
 """The maps of an atlas, which stand there tar by tar, class by class."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import Atlas, Tar
-from schemas.errors import UsageError
 from schemas.layout import Flag
 from schemas.run import Target
 
@@ -45,18 +44,6 @@ class OfClass(NamedTuple):
     class_index: int
     rows: NDArray[np.int64]
     maps: NDArray[np.float16]
-
-
-def check(atlas: Atlas, target: Target, methods: Sequence[str]) -> None:
-    """Raises UsageError where an atlas has no such method or target, or no finished tar."""
-    url = atlas.objects.url
-    if target not in atlas.run.spec.targets:
-        raise UsageError(f"{url}: has no target {target!r}, only {', '.join(atlas.run.spec.targets)}")
-    for method in methods:
-        if method not in atlas.methods:
-            raise UsageError(f"{url}: has no maps of {method!r}, only {', '.join(atlas.methods)}")
-    if not atlas.committed:
-        raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
 
 
 def of_tar(tar: Tar, method: str, target: Target) -> OfTar:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store import Atlas, Objects
 from pipeline.store.derived import parent
+from pipeline.store.tables import unpacked
 from schemas.audit import LINEAGE
 from schemas.errors import UsageError
 from schemas.labels import PartRecord
@@ -124,7 +124,7 @@ def _other_pictures(atlas: Atlas, objects: Objects, tar: str) -> Iterator[str]:
     columns = ["row", "key", "image_sha256"]
     try:
         data = objects.get(f"{_ROWS}/{tar}.parquet")
-        labels = pq.read_table(pa.BufferReader(data), columns=columns).to_pylist()
+        labels = unpacked(data, columns).to_pylist()
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         yield f"{_ROWS}/{tar}.parquet cannot be read ({type(error).__name__}); make it again"
         return

@@ -7,8 +7,9 @@ import pyarrow as pa
 from pipeline.audit.lineage import breaks, lineage
 from pipeline.audit.manifest import publish
 from pipeline.audit.shortcuts import shortcuts
-from pipeline.audit.tables import parquet, tables
+from pipeline.audit.tables import tables
 from pipeline.store import Lease, Objects
+from pipeline.store.tables import packed
 from schemas.audit import ManifestRecord
 from schemas.layout import AUDIT
 from schemas.run import Target
@@ -56,5 +57,5 @@ def audit(
     }
     with Lease(objects):
         for name, table in found.items():
-            objects.put(f"{name}.parquet", parquet(table))
+            objects.put(f"{name}.parquet", packed(table))
     return publish(out)

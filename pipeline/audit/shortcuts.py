@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.audit.by_class import by_class, check, of_tar
+from pipeline.audit.by_class import by_class, of_tar
 from pipeline.audit.locked import ALARM, Standing, standing_out
 from pipeline.audit.spray import Clusters, cluster
 from pipeline.run.spread import spread
@@ -49,7 +49,7 @@ def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), a
     """
     atlas = Atlas.open(url)
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    check(atlas, target, chosen)
+    atlas.require(target, chosen)
     found = dict(spread(partial(_search, url, target), chosen, "search for shortcuts", address))
     tables = zip(*(found[method] for method in chosen), strict=True)
     return Shortcuts(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))

@@ -6,20 +6,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.audit.agreement import pairs
-from pipeline.audit.by_class import EXPLAINED, check
+from pipeline.audit.by_class import EXPLAINED
 from pipeline.audit.describe import coverage, describe, inside
 from pipeline.audit.means import means
 from pipeline.label.score_map import window
 from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects
-from pipeline.store.derived import done, parent
+from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.tables import packed, unpacked
 from pipeline.truth import Truths, read_truth
 from schemas.audit import AGREEMENT, IMAGES, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
-from schemas.errors import UsageError
 from schemas.labels import PartRecord
 from schemas.layout import Flag, commit_object
 from schemas.run import Target
@@ -57,15 +56,15 @@ def tables(
     """
     atlas, known = Atlas.open(url), read_truth(truth) if truth else None
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    check(atlas, target, chosen)
+    atlas.require(target, chosen)
     about = AuditRecord(
         run=atlas.run.spec_hash, target=target, methods=chosen, truth=known.digest if known is not None else None
     )
     objects = Objects(out)
-    if objects.exists(ABOUT) and objects.get(ABOUT) != about.to_bytes():
-        raise UsageError(f"{out}: holds tables of another atlas, target, truth or methods; name another folder")
+    claim(objects, ABOUT, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
+        forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
         pending = [(tar, _subset(atlas, tar, known)) for tar in atlas.commits if tar not in records]
         for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
@@ -76,7 +75,7 @@ def tables(
             "agreement": means(_read(objects, "pairs", tars), ("first", "second"), "spearman", AGREEMENT),
         }
         for name, table in found.items():
-            objects.put(f"{name}.parquet", parquet(table))
+            objects.put(f"{name}.parquet", packed(table))
         objects.sweep()
     return found
 
@@ -87,14 +86,7 @@ def _subset(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
 
 def _read(objects: Objects, folder: str, tars: Sequence[str]) -> Iterable[pa.Table]:
     for data in objects.read([f"{folder}/{tar}.parquet" for tar in tars]):
-        yield pq.read_table(pa.BufferReader(data))
-
-
-def parquet(table: pa.Table) -> bytes:
-    """A table as bytes, which are the same for the same table."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    return bytes(buffer.getvalue().to_pybytes())
+        yield unpacked(data)
 
 
 def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
@@ -111,8 +103,8 @@ def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | No
     compared = list(pairs(maps))
     covered = _covered(samples, truth, atlas)
     written = (
-        objects.put(f"images/{tar}.parquet", parquet(_images(samples, about.target, maps, flags, compared, covered))),
-        objects.put(f"pairs/{tar}.parquet", parquet(_pairs(samples, about.target, compared))),
+        objects.put(f"images/{tar}.parquet", packed(_images(samples, about.target, maps, flags, compared, covered))),
+        objects.put(f"pairs/{tar}.parquet", packed(_pairs(samples, about.target, compared))),
     )
     record = PartRecord(
         tar=tar,

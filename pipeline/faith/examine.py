@@ -77,9 +77,8 @@ def examine(
     atlas = Atlas.open(url)
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    for method in chosen:
-        if method not in atlas.methods:
-            raise UsageError(f"{url}: has no maps of {method!r}, only {', '.join(atlas.methods)}")
+    for target in atlas.run.spec.targets:
+        atlas.require(target, chosen)
     if not measures:
         raise UsageError("there is nothing to measure by; name at least one measure")
     drawn = draw(atlas, images, seed)

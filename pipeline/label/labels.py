@@ -28,15 +28,10 @@ def check(atlas: Atlas, policy: Policy) -> None:
     Raises:
         UsageError: it lacks a method or the target, or has nothing yet.
     """
-    url = atlas.objects.url
-    for method in policy.methods:
-        if method not in atlas.methods:
-            raise UsageError(f"policy {policy.name}: {url} has no maps of {method!r}, only {', '.join(atlas.methods)}")
-    if policy.target not in atlas.run.spec.targets:
-        there = ", ".join(atlas.run.spec.targets)
-        raise UsageError(f"policy {policy.name}: {url} has no target {policy.target!r}, only {there}")
-    if not atlas.committed:
-        raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
+    try:
+        atlas.require(policy.target, policy.methods)
+    except UsageError as error:
+        raise UsageError(f"policy {policy.name}: {error}") from None
 
 
 def labels_of(atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:

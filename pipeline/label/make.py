@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.label.exporter import Context, Exporter
 from pipeline.label.formats import EXPORTERS
@@ -20,6 +19,7 @@ from pipeline.label.tune import Tuning
 from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.derived import claim, done, forget, made, parent
+from pipeline.store.tables import packed, unpacked
 from schemas.errors import UsageError
 from schemas.labels import LABELS, LabelsRecord, PartRecord
 from schemas.layout import commit_object
@@ -199,9 +199,7 @@ def _label_tar(
         objects.put(name, data) for each in missing for name, data in EXPORTERS[each].export(tar, labels, context)
     ]
     rows = [_row(each, context.policy_hash, above) for each in labels]
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=LABELS), buffer, compression="zstd")
-    written.append(objects.put(f"labels/{tar}.parquet", buffer.getvalue().to_pybytes()))
+    written.append(objects.put(f"labels/{tar}.parquet", packed(pa.Table.from_pylist(rows, schema=LABELS))))
     names = {each.path for each in written}
     kept = () if before is None else tuple(each for each in before.objects if each.path not in names)
     masks = [each for each in labels if each.mask_rle is not None]
@@ -262,4 +260,4 @@ def read_labels(out: str) -> pa.Table:
 
 def _tables(objects: Objects) -> Iterator[pa.Table]:
     for name in objects.list("labels"):
-        yield pq.ParquetFile(pa.BufferReader(objects.get(f"labels/{name}"))).read(use_threads=False)
+        yield unpacked(objects.get(f"labels/{name}"))

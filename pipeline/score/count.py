@@ -80,7 +80,7 @@ def count_tar(
     written = objects.put(counts_object(tar), pack(tallies))
     record = PartRecord(
         tar=tar,
-        parent=parent(atlas.record(tar)),
+        parent=parent(kept.commit),
         maker=maker,
         parts=tuple(tallies),
         counts=dict(sorted(counts.items())),

@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.run.spread import spread
 from pipeline.score.count import count_tar, counts_object
@@ -19,6 +18,7 @@ from pipeline.score.tally import ALL, Tally, unpack
 from pipeline.score.trivial import TRIVIAL
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.derived import claim, done, forget
+from pipeline.store.tables import packed
 from pipeline.truth import Truths, read_truth
 from schemas.errors import UsageError
 from schemas.layout import SCORES
@@ -67,7 +67,7 @@ def score(
     """
     atlas, known = Atlas.open(url), read_truth(truth)
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    _check(atlas, target, chosen)
+    atlas.require(target, chosen)
     other = Atlas.open(tune_atlas) if tune_atlas else None
     if other is not None and tune is None:
         raise UsageError(f"{tune_atlas}: say the truth of its pictures, with --tune FILE|DIR")
@@ -75,7 +75,7 @@ def score(
     parts = parts_of(atlas, known, None if other else tuning or "by hash", subset, say)
     further: list[Part] = []
     if other is not None and tuning is not None:
-        _check(other, target, chosen)
+        other.require(target, chosen)
         if other.run.model.weights != atlas.run.model.weights:
             raise UsageError(f"{tune_atlas}: is of another network than {url}; its thresholds say nothing here")
         further = list(tuning_parts(other, tuning, subset, say))
@@ -97,22 +97,11 @@ def score(
         rows.sort(key=lambda each: (-(each["pxap"] or 0), -each["maxboxacc_v2"]))
         table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
         lines = curves(tallies)
-        objects.put(CURVES, _parquet(lines))
+        objects.put(CURVES, packed(lines))
         objects.put(FIGURE, draw(table, lines))
-        objects.put(TABLE, _parquet(table))
+        objects.put(TABLE, packed(table))
         objects.sweep()
     return table
-
-
-def _check(atlas: Atlas, target: Target, methods: Iterable[str]) -> None:
-    url = atlas.objects.url
-    if target not in atlas.run.spec.targets:
-        raise UsageError(f"{url}: has no target {target!r}, only {', '.join(atlas.run.spec.targets)}")
-    for method in methods:
-        if method not in atlas.methods:
-            raise UsageError(f"{url}: has no maps of {method!r}, only {', '.join(atlas.methods)}")
-    if not atlas.committed:
-        raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
 
 
 def _about(
@@ -137,13 +126,11 @@ def _about(
 
 def _claim(objects: Objects, about: ScoresRecord) -> None:
     """Finished scores of something else are not written over; those of a part of the tars are gone on with."""
-    if objects.exists(TABLE):
-        there = claim(objects, ABOUT, about, ("protocol", "tuning"))
-        tuned = ("truth", "atlas")
-        if there and any(getattr(there.tuning, name) != getattr(about.tuning, name) for name in tuned):
-            raise UsageError(f"{objects.url}: holds scores with another tuning split; name another --out, or remove it")
-    elif not objects.exists(ABOUT):
-        claim(objects, ABOUT, about)
+    finished = objects.exists(TABLE)
+    there = claim(objects, ABOUT, about, ("protocol", "tuning") if finished else tuple(ScoresRecord.model_fields))
+    tuned = ("truth", "atlas")
+    if finished and there and any(getattr(there.tuning, name) != getattr(about.tuning, name) for name in tuned):
+        raise UsageError(f"{objects.url}: holds scores with another tuning split; name another --out, or remove it")
 
 
 def folder_of(url: str, truth: str, target: Target) -> str:
@@ -194,9 +181,3 @@ def _row(atlas: Atlas, target: Target, name: str, tally: Tally, counts: Mapping[
         "without_object": counts.get("without_object", 0),
         **row(name, target, tally),
     }
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    return bytes(buffer.getvalue().to_pybytes())

@@ -2,19 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
 from pipeline.store.objects import Objects
 from pipeline.store.source import Source
+from pipeline.store.tables import unpacked
 from schemas import layout
 from schemas.errors import RunFailed, UsageError
 from schemas.layout import (
@@ -161,9 +161,7 @@ class Atlas:
         """
         where = f"{self.objects.url}/{samples_object(tar)}"
         try:
-            data = pa.BufferReader(self.objects.get(samples_object(tar)))
-            # No threads: one of them may still hold the bytes when the interpreter ends, and aborts it.
-            return pq.ParquetFile(data).read(None if columns is None else list(columns), use_threads=False)
+            return unpacked(self.objects.get(samples_object(tar)), columns)
         except FileNotFoundError:
             raise RunFailed(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -216,9 +214,7 @@ class Atlas:
     def _read(self, array: str, row: int, target: str) -> NDArray[Any]:
         if array not in self._arrays:
             self._check(array)
-        if target not in self.run.spec.targets:
-            there = ", ".join(self.run.spec.targets)
-            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
+        self._check_target(target)
         return self._rows(array, (row, self.run.spec.targets.index(target)))
 
     def _rows(self, array: str, selection: Any) -> NDArray[Any]:
@@ -233,6 +229,24 @@ class Atlas:
     def _arrays(self) -> frozenset[str]:
         figures = self.run.figures
         return frozenset(name for method in self.methods for name in layout.arrays(method, figures.get(method, ())))
+
+    def require(self, target: str, methods: Iterable[str]) -> None:
+        """Make sure that there is something to be made of these methods and this target.
+
+        Raises:
+            UsageError: no such target or method, or no finished tar.
+        """
+        self._check_target(target)
+        for method in methods:
+            self._check(method)
+        if not self.committed:
+            url = self.objects.url
+            raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
+
+    def _check_target(self, target: str) -> None:
+        if target not in self.run.spec.targets:
+            there = ", ".join(self.run.spec.targets)
+            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
 
     def _check(self, method: str) -> None:
         if method not in self.run.methods:

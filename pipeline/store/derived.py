@@ -41,7 +41,10 @@ def claim(objects: Objects, name: str, about: R, free: Container[str] = ()) -> R
         if there := objects.list(COMMITS):
             raise UsageError(f"{other} something else, whose {COMMITS}/{there[0]} would be written over; {mend}")
         return None
-    before = type(about).read(objects.get(name), f"{objects.url}/{name}")
+    try:
+        before = type(about).read(objects.get(name), name)
+    except UsageError as error:
+        raise UsageError(f"{other} something else ({error}); {mend}") from None
     found = differences(_without(before, free), _without(about, free))
     if found:
         raise UsageError(f"{other} something else ({found[0]}); {mend}")

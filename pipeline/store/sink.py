@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.store import arrays
 from pipeline.store.atlas import Atlas
 from pipeline.store.objects import Objects
+from pipeline.store.tables import packed
 from schemas import layout
 from schemas.errors import BadTar
 from schemas.layout import Flag, Kind, commit_object, flag_name, range_name, samples_object
@@ -130,11 +130,7 @@ class Sink:
     def _table(self) -> bytes:
         metadata = {"format": str(self.run.format), "spec": self.run.spec_hash, "model": self.run.model.weights}
         table = pa.Table.from_pylist(self.rows, schema=SAMPLES.with_metadata(metadata))
-        # Built in memory and written whole: a writer that is left open when something raises would
-        # publish a valid, short file.
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
-        return bytes(buffer.getvalue().to_pybytes())
+        return packed(table)
 
 
 def normalise(raw: NDArray[Any]) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]:

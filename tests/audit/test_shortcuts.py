@@ -82,7 +82,7 @@ def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: Shortcuts) ->
 
 
 def test_what_the_atlas_has_not_is_refused(atlas: Atlas) -> None:
-    with pytest.raises(UsageError, match=r"no maps of 'rise', only attention, legrad"):
+    with pytest.raises(UsageError, match=r"no maps of 'rise'; it has attention, legrad"):
         shortcuts(atlas.objects.url, methods=["legrad", "rise"])
     with pytest.raises(UsageError, match="no target 'second'"):
         shortcuts(atlas.objects.url, "second")  # type: ignore[arg-type]

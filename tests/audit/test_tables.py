@@ -120,5 +120,15 @@ def test_a_truth_of_some_pictures_leaves_the_others_unknown(atlas: Atlas, world:
     assert {row["inside"] for row in rows} == {row["object"] for row in rows} == {None}
     assert {row["agreement"] for row in rows} == {None}
     assert read(tmp_path / "out", "agreement.parquet") == []
-    with pytest.raises(UsageError, match="another atlas, target, truth or methods"):
+    with pytest.raises(UsageError, match=r"holds something else \(target is"):
         tables(atlas.objects.url, str(tmp_path / "out"), "label", ["legrad"])
+
+
+def test_an_atlas_labels_or_scores_are_not_written_over(atlas: Atlas, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
+    with pytest.raises(UsageError, match="holds an atlas; name another --out"):
+        tables(atlas.objects.url, atlas.objects.url)
+    assert before == {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
+    (tmp_path / "about.json").write_text('{"protocol": 2}')  # of scores
+    with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
+        tables(atlas.objects.url, str(tmp_path))

@@ -99,7 +99,7 @@ def test_a_tar_that_holds_other_pictures_is_refused(finished: Path, tmp_path: Pa
 
 
 def test_mistakes_are_named(finished: Path) -> None:
-    with pytest.raises(UsageError, match="has no maps of 'lograd', only attention, legrad, random"):
+    with pytest.raises(UsageError, match="has no maps of 'lograd'; it has attention, legrad, random"):
         examine(str(finished), CHEAP, ["lograd"])
     with pytest.raises(UsageError, match="name at least one measure"):
         examine(str(finished), {})
@@ -107,7 +107,7 @@ def test_mistakes_are_named(finished: Path) -> None:
 
 def test_without_any_map_there_is_nothing_to_measure(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "planned"))
-    with pytest.raises(UsageError, match="no sample with maps yet; run it first"):
+    with pytest.raises(UsageError, match="has no finished tar yet; run it first"):
         examine(str(tmp_path / "planned"), CHEAP)
 
 

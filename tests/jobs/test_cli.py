@@ -281,3 +281,10 @@ def test_ready_made_specs_are_specs() -> None:
         assert spec.model.pretrained
         assert spec.methods == ("legrad",)
         assert spec.root == "/data"
+
+
+def test_the_help_of_label_names_every_format(vitatlas) -> None:
+    from pipeline.label import EXPORTERS
+
+    text = " ".join(vitatlas("label", "--help")[1].split())
+    assert f"Of {', '.join(EXPORTERS)}." in text

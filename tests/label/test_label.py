@@ -173,7 +173,11 @@ def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atla
 @pytest.mark.parametrize(
     ("change", "formats", "says"),
     [
-        ({"methods": ["gradcam"]}, ["png"], "policy legrad-otsu: .* has no maps of 'gradcam', only attention, legrad"),
+        (
+            {"methods": ["gradcam"]},
+            ["png"],
+            "policy legrad-otsu: .* has no maps of 'gradcam'; it has attention, legrad",
+        ),
         ({}, ["png", "bmp"], "there is no label format 'bmp'; there are png, coco"),
         ({"cut": {"kind": "calibrated"}}, ["png"], "its cut is calibrated; say on what truth, with --tune"),
     ],

@@ -386,3 +386,17 @@ def test_what_is_not_there_is_named(atlas: Atlas, world: World, arguments: dict,
 def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path, world: World) -> None:
     with pytest.raises(UsageError, match="is of another network"):
         score(atlas.objects.url, str(world.truth), methods=["legrad"], tune=str(world.truth), tune_atlas=str(finished))
+
+
+def test_the_controls_are_those_of_the_registry() -> None:
+    from pipeline.explain import methods
+    from pipeline.score.wsol import _CONTROLS
+
+    assert set(_CONTROLS) == {name for name, method in methods.items() if method.kind == "control"}
+
+
+def test_tables_of_an_audit_are_not_written_over(atlas: Atlas, world: World, tmp_path: Path) -> None:
+    (tmp_path / "about.json").write_text('{"run": "sha256:0", "target": "label", "methods": ["legrad"]}')
+    with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
+        score(atlas.objects.url, str(world.truth), out=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["about.json"]

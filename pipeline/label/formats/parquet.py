@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pycocotools import mask as rle
 
 from pipeline.label.exporter import Context, Read, Written
 from pipeline.label.mask import Label
+from pipeline.store.tables import packed
 
 _RLE = pa.struct([pa.field("size", pa.list_(pa.int32(), 2)), pa.field("counts", pa.binary())])
 
@@ -41,9 +41,7 @@ class Parquet:
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist([_row(each) for each in labels], schema), buffer, compression="zstd")
-        yield f"parquet/{tar}.parquet", buffer.getvalue().to_pybytes()
+        yield f"parquet/{tar}.parquet", packed(pa.Table.from_pylist([_row(each) for each in labels], schema))
 
     def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()
