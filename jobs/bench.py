@@ -7,6 +7,7 @@ from typing import Any, Literal
 import click
 
 from jobs import show
+from jobs.names import listed
 from schemas.bench import BenchRecord, Cost
 from schemas.errors import UsageError
 from schemas.run import Precision
@@ -81,7 +82,7 @@ def command(
         task = bar.add_task("measure", total=None)
         record = measure(
             name,
-            [part.strip() for part in (methods or "").split(",") if part.strip()],
+            listed(methods or ""),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             batch=batch,
             classes=classes,

@@ -3,6 +3,7 @@
 import click
 
 from jobs import show
+from jobs.names import class_names
 
 
 @click.command("label")
@@ -60,28 +61,10 @@ def command(
     show.note_partial(atlas)
     chosen = [name.strip() for name in formats.split(",")]
     tuning = Tuning(tune, tune_atlas, address, allow_pipe) if tune else None
-    made = label(atlas, policy, chosen, out, tuning, _classes(classes_file), address, allow_pipe)
+    made = label(atlas, policy, chosen, out, tuning, class_names(classes_file), address, allow_pipe)
     show.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
     if made.calibration:
         click.echo(f"cut at {made.policy.cut.at}: {made.calibration}")
     if made.area is not None:
         click.echo(f"object is {100 * made.area:.1f} % of a picture, ignored {100 * (made.ignored or 0):.1f} %")
     click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")
-
-
-def _classes(file: str | None) -> tuple[str, ...]:
-    from pathlib import Path
-
-    from schemas.errors import UsageError
-
-    if file is None:
-        return ()
-    try:
-        names = Path(file).read_text("utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
-    names = [name.removesuffix("\r") for name in names]
-    for number, name in enumerate(names, 1):
-        if not name.strip() or not name.isprintable():
-            raise UsageError(f"{file}, line {number}: {name!r} is no name of a class")
-    return tuple(names)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import click
 
 from jobs import show
+from jobs.names import listed
 
 _SHOWN = {
     "PxAP": "pxap",
@@ -63,10 +64,9 @@ def command(
     """
     from pipeline.score import folder_of, score
 
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
     show.note_partial(atlas)
     folder = out or folder_of(atlas, truth, target)
-    rows = score(atlas, truth, target, chosen, tune, tune_atlas, subset, folder, address, _note).to_pylist()
+    rows = score(atlas, truth, target, listed(methods), tune, tune_atlas, subset, folder, address, _note).to_pylist()
     if json_:
         show.as_json(rows)
         return

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.names import listed
 from schemas.errors import UsageError
 from schemas.record import mapping
 from schemas.run import RunSpec
@@ -75,7 +76,7 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
         raise UsageError("no model: name one with --model, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
     for name in ("methods", "targets"):
         if name in given:
-            given[name] = [part.strip() for part in given[name].split(",") if part.strip()]
+            given[name] = listed(given[name])
     if shards:
         given["shards"] = list(shards)
     if not given.get("shards") and not content.get("shards"):
