@@ -1,6 +1,43 @@
 """Tables of faithfulness and sanity: a figure of every map, and what they come to."""
 
+from typing import Literal
+
 import pyarrow as pa
+
+from schemas.record import Record
+
+Kind = Literal["faithfulness", "sanity"]
+Better = Literal["higher", "lower"]
+
+FAITHFULNESS_FIGURES: dict[str, Better] = {
+    "average_drop": "lower",
+    "increase": "higher",
+    "coherency": "higher",
+    "complexity": "lower",
+    "adcc": "higher",
+    "positive": "lower",
+    "negative": "higher",
+    "deletion": "lower",
+    "insertion": "higher",
+    "abpc": "higher",
+    "noise_most": "lower",
+    "noise_least": "higher",
+    "noise_nll_most": "higher",
+    "noise_nll_least": "lower",
+    "sensitivity_max": "lower",
+}
+"""Figures of faithfulness, and whether higher or lower is better; their formulas are in ``docs/faithfulness.md``."""
+
+SANITY_FIGURES: dict[str, Better] = {
+    "mprt": "lower",
+    "smprt": "lower",
+    "emprt": "higher",
+    "random_logit": "lower",
+    "noisy_5": "higher",
+    "noisy_10": "higher",
+    "noisy_20": "higher",
+}
+"""Figures of sanity, likewise."""
 
 _CATEGORY = pa.dictionary(pa.int32(), pa.string())
 
@@ -32,3 +69,23 @@ SUMMARY = pa.schema(
 """One row a method, target and figure. ``better`` – ``higher`` or ``lower``; ``images`` – that have a value; ``mean`` –
 of them; ``low``, ``high`` – from 2.5 to 97.5 % of the bootstrap over images, whose draws all methods share. The figure
 ``adcc_of_means`` is ADCC of the means of its parts, as tables of papers have it."""
+
+
+class FaithRecord(Record):
+    """``about.json`` of a folder of figures: what they are of. Written first.
+
+    Attributes:
+        protocol: version of the formulas.
+        run: hash of the run that made the atlas.
+        kind, methods: what is measured.
+        images: that are drawn, at most; seed: of the draw, and of all that measures draw.
+        measures: options of each, by its name.
+    """
+
+    protocol: int = 1
+    run: str
+    kind: Kind
+    methods: tuple[str, ...]
+    images: int
+    seed: int
+    measures: dict[str, dict[str, int | float | str]]

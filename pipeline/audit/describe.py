@@ -21,8 +21,9 @@ def describe(maps: NDArray[np.floating]) -> dict[str, Floats]:
     Returns:
         float64 [n] by name, all in [0, 1]:
 
-        - ``entropy`` – −Σ p ln p / ln N; 1 is even.
-        - ``gini`` – index of Gini (Hurley and Rickard, IEEE Trans. Inf. Theory 2009); 0 is even.
+        - ``entropy`` – −Σ p ln p / ln N; 1 is even. Without the divisor it is the complexity of Bhatt et al., IJCAI 2020.
+        - ``gini`` – index of Gini (Hurley and Rickard, IEEE Trans. Inf. Theory 2009); 0 is even. The sum that Chalasani
+          et al., ICML 2020, call sparseness is the same number.
         - ``effective_area`` – 1 / (N Σ p²), the share of the cells that as much mass would fill evenly.
         - ``centre_y``, ``centre_x`` – of the mass, as fractions of height and width of the network's input.
         - ``border``, ``corners`` – mass in a frame whose width is an eighth of the picture, and in its four corners.

@@ -1,6 +1,6 @@
 """Whether maps are faithful to the network, and sane: measures that ask the network again."""
 
-from pipeline.faith.examine import Examined, examine, examine_tar
-from pipeline.faith.measures import FAITHFULNESS, MEASURES, SANITY
+from pipeline.faith.make import faith
+from pipeline.faith.measures import FAITHFULNESS, KINDS, MEASURES, SANITY
 
-__all__ = ["FAITHFULNESS", "MEASURES", "SANITY", "Examined", "examine", "examine_tar"]
+__all__ = ["FAITHFULNESS", "KINDS", "MEASURES", "SANITY", "faith"]

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.faith.correlation import pearson
 from pipeline.faith.measure import Batch, Cost, Figures, Measure, Value
 from pipeline.faith.perturb import pixels
-from pipeline.faith.sparsity import complexity
 
 
 def adcc(drop: ArrayLike, coherency: ArrayLike, complexity: ArrayLike) -> NDArray[np.float64]:
@@ -36,6 +35,11 @@ def coherency(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDAr
     """(1 + r) / 2 of two maps [..., h, w], r Pearson's; 0 where one of them is constant, which no map should be."""
     a, b = (each.reshape(*each.shape[:-2], -1) for each in (first, second))
     return np.nan_to_num((1 + pearson(a, b)) / 2)
+
+
+def complexity(maps: NDArray[np.floating]) -> NDArray[np.float64]:
+    """‖m‖₁ / N of maps in [0, 1], [..., h, w]: in [0, 1]."""
+    return maps.mean((-2, -1), dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -18,3 +18,9 @@ def pearson(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
 def spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
     """Spearman's ρ, Pearson's r of the ranks, of which equal values share the mean: float64 [...], NaN as there."""
     return pearson(rankdata(first, axis=-1), rankdata(second, axis=-1))
+
+
+def similarity(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Spearman's ρ of |a| and |b|, maps [..., h, w]: 1 where they are equal, 0 where one is constant."""
+    a, b = (np.abs(each).reshape(*each.shape[:-2], -1) for each in (first, second))
+    return np.where((a == b).all(-1), 1.0, np.nan_to_num(spearman(a, b)))

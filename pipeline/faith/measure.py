@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.faith.network import Network
 from pipeline.faith.perturb import Copies, baseline
+from schemas.faith import Better
 
-Better = Literal["higher", "lower"]
 Figures = Mapping[str, Better]
 
 
@@ -78,9 +78,11 @@ class Batch:
         return Copies(network.predict, self.images, self.targets, anatomy.grid, anatomy.patch, fill)
 
 
+@dataclass(frozen=True)
 class Measure(ABC):
-    """Base of all measures. To add one: subclass in a new file, and name it in ``pipeline.faith.measures``.
+    """Base of all measures, whose fields are their options.
 
+    To add one: subclass in a new file, name it in ``pipeline.faith.measures`` and its figures in ``schemas.faith``.
     The class docstring gives formulas, baseline and source.
 
     Class attributes:

@@ -6,26 +6,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.explain.seeds import generator
-from pipeline.faith.correlation import spearman
+from pipeline.faith.correlation import similarity
 from pipeline.faith.forget import forgetting
 from pipeline.faith.measure import Batch, Cost, Figures, Measure, Value
 from pipeline.faith.network import Network
+from pipeline.faith.noise import noise
 from schemas.errors import UsageError
 
 Maps = dict[str, NDArray[np.float64]]
 """[B, K, h, w] by method."""
 
 BINS = 100
-
-
-def similarity(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Spearman's ρ of |a| and |b|, maps [..., h, w]: 1 where they are equal, 0 where one is constant."""
-    a, b = (np.abs(each).reshape(*each.shape[:-2], -1) for each in (first, second))
-    return np.where((a == b).all(-1), 1.0, np.nan_to_num(spearman(a, b)))
 
 
 def histogram_entropy(maps: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -97,12 +91,9 @@ class Randomisation(Measure):
     def _smooth(self, network: Network, batch: Batch, methods: list[str]) -> Maps:
         """Mean maps of noisy images, whose noise is the same at every stage."""
         total = {method: np.zeros((*batch.targets.shape, *network.anatomy.grid)) for method in methods}
-        images = batch.images
-        spread = self.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
         sources = [generator("faith smprt", key, batch.seed) for key in batch.keys]
         for _ in range(self.samples):
-            noise = np.stack([source.standard_normal(images.shape[1:]) for source in sources])
-            noisy = images + spread * torch.from_numpy(noise).to(images)
+            noisy = batch.images + self.noise * noise(batch.images, sources)
             found = network.explain(noisy, batch.targets, batch.keys, methods)
             for method in methods:
                 total[method] += found[method].cpu().numpy() / self.samples

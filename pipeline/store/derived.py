@@ -79,11 +79,11 @@ def done(objects: Objects, atlas: Atlas, maker: str, parts: Iterable[str]) -> di
     return {record.tar: record for record in good if all(each.path in there for each in record.objects)}
 
 
-def forget(objects: Objects, atlas: Atlas) -> None:
-    """Remove what was made of tars that are finished no more."""
+def forget(objects: Objects, atlas: Atlas, wanted: Container[str] | None = None) -> None:
+    """Remove what was made of tars that are finished no more, or are not wanted; None wants all."""
     for name in objects.list(COMMITS):
         tar = name.removesuffix(".json")
-        if tar not in atlas.commits:
+        if tar not in atlas.commits or (wanted is not None and tar not in wanted):
             record = made(objects, tar)
             for each in record.objects if record else ():
                 objects.delete(each.path)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from pipeline.demo.train import MODEL
 from pipeline.demo.world import World, build
-from pipeline.faith import examine
-from pipeline.faith.measures import FAITHFULNESS
+from pipeline.faith import faith
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from schemas.run import ModelSpec, RunSpec
@@ -37,11 +36,11 @@ def main() -> None:
         run(out, INLINE)
         for images in (chosen.images // 4, chosen.images):
             before, begun = _cpu(), time.perf_counter()
-            found = examine(out, FAITHFULNESS, images=images, device="cpu", say=print)
+            found = faith(out, f"{folder}/faith-{images}", "faithfulness", images=images, device="cpu", say=print)
             seconds, cpu = time.perf_counter() - begun, _cpu() - before
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
             print(
-                f"{images} images: {seconds:.0f} s, {cpu:.0f} s of CPU, {len(found.figures):,} rows, "
+                f"{images} images: {seconds:.0f} s, {cpu:.0f} s of CPU, {len(found):,} means, "
                 f"largest process so far {peak:.0f} MB"
             )
 

@@ -17,13 +17,16 @@ from pipeline.faith.correlation import pearson
 from pipeline.faith.curves import Curves, DiffMaskCurves
 from pipeline.faith.forget import forgetting, groups
 from pipeline.faith.measure import Batch, Measure
-from pipeline.faith.measures import MEASURES
+from pipeline.faith.measures import KINDS, MEASURES
 from pipeline.faith.network import Network
+from pipeline.faith.noise import SIGMAS, NoiseSensitivity, noise
 from pipeline.faith.perturb import baseline, pixels
 from pipeline.faith.perturbation import Perturbation
 from pipeline.faith.sanity import Randomisation, RandomLogit, other_classes
 from pipeline.faith.sensitivity import Sensitivity
+from schemas.audit import NUMBERS
 from schemas.errors import UsageError
+from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES
 
 KEYS = ("a", "b", "c")
 TARGETS = np.array([[1, 1], [2, 7], [3, 0]])
@@ -247,9 +250,15 @@ def test_a_second_target_that_is_the_first_one_has_its_figures(name: str) -> Non
         assert values[0, 0] == values[0, 1]
 
 
-def test_no_two_measures_have_a_figure_in_common() -> None:
-    names = [figure for measure in MEASURES.values() for figure in measure.figures]
+def test_no_two_measures_have_a_figure_in_common_nor_with_the_numbers_of_an_audit() -> None:
+    names = [*NUMBERS, *(figure for measure in MEASURES.values() for figure in measure.figures)]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("kind", "figures"), [("faithfulness", FAITHFULNESS_FIGURES), ("sanity", SANITY_FIGURES)])
+def test_the_schema_names_the_figures_of_the_measures_and_their_directions(kind: str, figures: dict) -> None:
+    there = {figure: better for measure in KINDS[kind].values() for figure, better in measure.figures.items()}  # type: ignore[index]
+    assert list(there.items()) == list(figures.items())
 
 
 def test_adcc_is_its_definition_image_by_image() -> None:
@@ -329,6 +338,23 @@ def test_mprt_of_a_method_that_ignores_the_model_is_1() -> None:
     assert (found["center", "emprt"] == 0).all()
     assert np.isnan(found["uniform", "emprt"]).all()
     assert (found["legrad", "mprt"] < 0.9).all()
+
+
+def test_noise_does_not_move_a_map_of_the_place_alone_and_moves_others_the_more_the_stronger_it_is() -> None:
+    batch = batch_of(small_vit(), (*BLIND, "legrad"))
+    found = figures(NoiseSensitivity(), batch)
+    for method in ("center", "uniform", "random"):
+        assert all((found[method, figure] == 1).all() for figure in SIGMAS)
+    weak, middle, strong = (found["legrad", figure].mean() for figure in SIGMAS)
+    assert 1 > weak > middle > strong
+
+
+def test_noise_is_of_the_range_of_the_image_and_of_its_source() -> None:
+    images = images_for(small_vit()) * torch.tensor([1.0, 2, 3]).view(3, 1, 1, 1)
+    found = noise(images, [np.random.default_rng(seed) for seed in range(3)])
+    spread = images.amax((1, 2, 3)) - images.amin((1, 2, 3))
+    torch.testing.assert_close(found.std((1, 2, 3)), spread, rtol=0.03, atol=0)
+    torch.testing.assert_close(found[2:], noise(images[2:], [np.random.default_rng(2)]))
 
 
 def test_random_logit_of_a_method_that_ignores_the_class_is_1() -> None:

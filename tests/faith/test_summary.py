@@ -22,7 +22,7 @@ def table(**figures: np.ndarray) -> pa.Table:
 
 
 def summary(figures: pa.Table) -> dict[str, dict]:
-    found = summarise(figures, BETTER)
+    found = summarise([figures], BETTER)
     assert found.schema == SUMMARY
     return {row["figure"]: row for row in found.to_pylist()}
 
