@@ -174,3 +174,102 @@ LINEAGE = pa.schema(
   other products, the ``hash`` of the maps. ``hash`` – of the objects that were made, ``objects`` in number and
   ``bytes`` long. ``commit`` – SHA-256 of the record that says so.
 """
+
+COMPLETENESS = pa.schema(
+    [
+        pa.field("tar", _CATEGORY, nullable=False),
+        pa.field("what", _CATEGORY, nullable=False),
+        pa.field("method", _CATEGORY),
+        pa.field("status", _CATEGORY, nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("expected", pa.int64(), nullable=False),
+    ]
+)
+"""What became of everything that was planned: counts of a tar, and of a method, add up to ``expected``.
+
+- ``what`` – ``samples``; or ``maps`` of a ``method``, of all targets, of the samples that are ``ok``.
+- ``status`` – of samples: see ``schemas.samples.Status``, or ``set_aside`` or ``pending`` with the whole tar; of maps:
+  ``ok``, or ``degenerate``, which are constant or were not finite. ``reason`` – kind of error, with all that is special
+  to one sample left out; null of what is ok.
+- ``count`` – of it. ``expected`` – of the tar, on each of its rows: what was planned, or what is in it where it was
+  damaged when it was planned and has been mended since.
+"""
+SET_ASIDE, PENDING, DEGENERATE = "set_aside", "pending", "degenerate"
+"""Values of ``status`` in ``COMPLETENESS``: of a tar that could not be done, or is not done yet; of maps."""
+
+REPRODUCED = pa.schema(
+    [
+        pa.field("kind", _CATEGORY, nullable=False),
+        pa.field("batch_size", pa.int32(), nullable=False),
+        *(pa.field(name, _CATEGORY) for name in ("method", "target")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("drawn", "rows")),
+        *(pa.field(name, pa.float64()) for name in ("equal", "max", "mean", "min_spearman", "mean_spearman")),
+    ]
+)
+"""Maps that were computed again, and compared with those that are stored: one row a kind, method and target.
+
+- ``kind`` – ``same_batch`` as the run had it, ``other_batch`` with another ``batch_size``.
+- ``drawn`` – samples; ``rows`` – of them, that could be computed again.
+- ``equal`` – share of the maps that are bit by bit what is stored. ``max``, ``mean`` – absolute difference of a value,
+  in [0, 1] as it is stored. ``min_spearman``, ``mean_spearman`` – rank correlation of a map and its repetition, null
+  where no map has any (constant ones do not).
+- ``method`` and ``target`` are null in the row of the network itself, in which ``equal`` is the share of samples whose
+  predicted class is the same, and ``max`` and ``mean`` are of its probability.
+"""
+SAME_BATCH, OTHER_BATCH = "same_batch", "other_batch"
+"""Values of ``kind`` in ``REPRODUCED``."""
+
+
+class EnvironmentRecord(Record):
+    """``environment.json``: what maps and audit were made with. Names no machine, no person and no path.
+
+    Attributes:
+        audit: versions of Python and of the packages that made the audit.
+        platform, cpu, gpus: of the machine that made it; cpu is empty where that is not known.
+        run: hash of the run that made the maps; planned: versions of its packages; computed: of those that computed,
+            each with the number of its tars.
+        model: of timm; weights: SHA-256 over its tensors; input_size, grid, classes: of the network.
+        geometry, precision, batch_size, seed, targets: of the run.
+        methods: options by name of the maps; artifacts: SHA-256 of weights of methods that have their own.
+    """
+
+    audit: dict[str, str]
+    platform: str
+    cpu: str
+    gpus: tuple[str, ...]
+    run: str
+    planned: dict[str, str]
+    computed: tuple[tuple[dict[str, str], int], ...]
+    model: str
+    weights: str
+    parameters: int
+    classes: int
+    input_size: tuple[int, int]
+    grid: tuple[int, int]
+    geometry: str
+    precision: str
+    batch_size: int
+    seed: int
+    targets: tuple[Target, ...]
+    methods: dict[str, dict[str, str | int | float | bool]]
+    artifacts: dict[str, str]
+    provenance: dict[str, str]
+
+
+class PublicationRecord(Record):
+    """What only the publisher of an audit knows, for its card and for Croissant.
+
+    Attributes:
+        name: of the data set; empty is that of the atlas' folder.
+        license: an identifier of SPDX, or ``unknown``.
+        url: of its page; empty where it has none.
+        creator: who made it.
+        version: of the data set, as ``major.minor.patch``.
+    """
+
+    name: str = ""
+    license: str = "unknown"
+    url: str = ""
+    creator: str = "unknown"
+    version: str = "1.0.0"

@@ -1,14 +1,18 @@
 """A few maps once more, from the tars, to be compared with those that are stored."""
 
 from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.files import refuse_commands
-from pipeline.run.worker import Worker
+from pipeline.run.crew import Device
+from pipeline.run.worker import Explained, Worker
 from pipeline.store import Atlas, Tar
 from pipeline.store.sink import normalise
 from schemas.errors import BadTar
@@ -64,9 +68,35 @@ def recompute(url: str, count: int, seed: int = 0, allow_pipe: bool = False) -> 
     return result
 
 
+def once_more(
+    worker: Worker, part: Tar, ordinals: Collection[int], batch_size: int | None = None
+) -> Iterator[Explained]:
+    """What is computed now of some samples of a tar, of which no more is read than up to the last of them.
+
+    Args:
+        worker: of the atlas.
+        batch_size: None is the run's, with which the same bytes are to be expected.
+
+    Raises:
+        BadTar, OSError: see ``Worker.process``.
+    """
+    last = max(ordinals)
+    with closing(worker.explain(part.commit.tar_index, ordinals, batch_size)) as found:
+        for explained in found:
+            yield explained
+            if explained.row["ordinal"] == last:
+                return
+
+
+@lru_cache(1)
+def worker_of(url: str, device: Device, spec_hash: str) -> Worker:
+    """A worker that this process keeps for many tars. The hash tells apart what stands at a place one after another."""
+    return Worker(url, device)
+
+
 def _compare(worker: Worker, part: Tar, ordinals: set[int], result: Recomputed) -> None:
     tar = part.commit.tar
-    for row, maps, _ in worker.explain(part.commit.tar_index, ordinals):
+    for row, maps, _ in once_more(worker, part, ordinals):
         ordinal, key = row["ordinal"], row["key"]
         made_of = part.samples["image_sha256"][ordinal].as_py()
         if row["status"] != Status.OK or row["image_sha256"] != made_of:

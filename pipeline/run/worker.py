@@ -110,31 +110,35 @@ class Worker:
         seconds = self.watch.seconds | {"total": self.watch.total()}
         return sink.commit(seconds, attempt, socket.gethostname(), self.versions)
 
-    def explain(self, tar_index: int, wanted: Container[int] | None = None) -> Iterator[Explained]:
+    def explain(
+        self, tar_index: int, wanted: Container[int] | None = None, batch_size: int | None = None
+    ) -> Iterator[Explained]:
         """What the run says of the samples of a tar, in their order.
 
         Args:
             wanted: their ordinals; None is all. Whole batches are computed, so that a sample gets the very
                 bytes that it gets among all others.
+            batch_size: None is the run's; with another one the last bits may differ.
 
         Raises:
             BadTar, OSError: see ``process``.
         """
         shard, spec = self.run.shards[tar_index], self.run.spec
         classes = self.run.model.classes if "label" in spec.targets else None
+        size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.samples = 0
 
         def needed(ordinal: int) -> bool:
-            first = ordinal - ordinal % spec.batch_size
-            return wanted is None or any(each in wanted for each in range(first, first + spec.batch_size))
+            first = ordinal - ordinal % size
+            return wanted is None or any(each in wanted for each in range(first, first + size))
 
         with undisturbed(self.model):
             for batch in batches(
                 shard,
                 self.run.slot,
                 self.frame,
-                spec.batch_size,
+                size,
                 classes,
                 self.decoders,
                 only=lambda sample: needed(sample.ordinal),

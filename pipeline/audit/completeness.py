@@ -1,0 +1,97 @@
+"""What was planned, what is there, and why the rest is not: counted so that nothing can be lost in silence."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.store import Atlas
+from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
+from schemas.errors import RunFailed
+from schemas.run import CommitRecord, ShardRecord
+from schemas.samples import Status
+
+_SPECIAL = re.compile(r"""'[^']*'|"[^"]*"|\S*/\S*|0x[0-9a-f]+|\d[\d,.]*""")
+"""What differs between errors of one kind: what is quoted, paths, addresses, numbers."""
+_LONGEST = 120
+_Row = dict[str, Any]
+
+
+def completeness(url: str) -> pa.Table:
+    """Count what became of every sample that was planned, and of every map of those that have any.
+
+    Returns:
+        ``schemas.audit.COMPLETENESS``, tar by tar in the order of the run.
+
+    Raises:
+        RunFailed: a commit cannot be read, or does not say what the sample table of its tar does.
+    """
+    atlas = Atlas.open(url)
+    aside = atlas.set_aside()
+    commits = atlas.records()
+    rows: list[_Row] = []
+    for shard in atlas.run.shards:
+        if shard.tar in atlas.committed:
+            rows += _of_commit(atlas, shard, next(commits))
+        else:
+            rows.append(_of_shard(shard, aside.get(shard.tar)))
+    return pa.Table.from_pylist(rows, schema=COMPLETENESS)
+
+
+def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
+    """Of a tar that is not done."""
+    if reason is None and not shard.kept:
+        reason = shard.problem  # no run has come to it, and it is known what will come of that
+    return {
+        "tar": shard.tar,
+        "what": "samples",
+        "status": PENDING if reason is None else SET_ASIDE,
+        "reason": "the run has not come to it yet" if reason is None else _without_place(reason, shard),
+        "count": shard.samples,
+        "expected": shard.samples,
+    }
+
+
+def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterator[_Row]:
+    of_tar = {"tar": shard.tar, "what": "samples", "expected": commit.rows if shard.problem else shard.samples}
+    failed = {status: count for status, count in commit.statuses.items() if status != Status.OK}
+    yield of_tar | {"status": str(Status.OK), "count": commit.ok}
+    if failed:
+        found = _errors(atlas, shard.tar)
+        for status, count in failed.items():
+            if sum(number for (other, _), number in found.items() if other == status) != count:
+                raise RunFailed(
+                    f"{shard.tar}: its commit counts {count} samples that are {status}, its sample table does not; "
+                    f"see vitatlas verify {atlas.objects.url}"
+                )
+        for (status, reason), count in sorted(found.items()):
+            yield of_tar | {"status": status, "reason": reason, "count": count}
+    maps = commit.ok * len(atlas.run.spec.targets)
+    for method in atlas.methods:
+        of_method = {"tar": shard.tar, "what": "maps", "method": method, "expected": maps}
+        degenerate = commit.degenerate.get(method, 0)
+        yield of_method | {"status": str(Status.OK), "count": maps - degenerate}
+        if degenerate:
+            reason = "the map is constant, or was not finite"
+            yield of_method | {"status": DEGENERATE, "reason": reason, "count": degenerate}
+
+
+def _errors(atlas: Atlas, tar: str) -> Counter[tuple[str, str]]:
+    """How many samples of a tar have no maps, by status and kind of error."""
+    samples = atlas.samples_of(tar, ["status", "error"])
+    failed = samples.filter(pc.not_equal(samples["status"].cast(pa.string()), Status.OK))
+    return Counter((row["status"], kind_of_error(row["error"] or "")) for row in failed.to_pylist())
+
+
+def kind_of_error(error: str) -> str:
+    """An error without what is special to one sample: names, numbers, and what comes behind a semicolon."""
+    general = _SPECIAL.sub("…", error.partition(";")[0])
+    return " ".join(general.split())[:_LONGEST]
+
+
+def _without_place(reason: str, shard: ShardRecord) -> str:
+    """A reason that does not tell where the tar stood, which may be a path of somebody's machine or hold a secret."""
+    return kind_of_error(reason.removeprefix(f"{shard.url}: ").replace(shard.url, "…"))

@@ -1,0 +1,172 @@
+"""Does the run give the same maps again, and does it depend on how many pictures are computed together?"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.files import refuse_commands
+from pipeline.run.crew import Device
+from pipeline.run.spread import spread
+from pipeline.store import Atlas
+from pipeline.store.sink import normalise
+from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
+from schemas.errors import BadTar
+from schemas.samples import Status
+
+Drawn = tuple[str, tuple[int, ...]]
+"""A tar, and ordinals of its samples."""
+_Row = dict[str, Any]
+
+
+def reproduced(
+    url: str,
+    rows: int = 256,
+    methods: Sequence[str] = (),
+    seed: int = 0,
+    device: Device = "auto",
+    address: str | None = None,
+    allow_pipe: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> pa.Table:
+    """Compute samples again from the tars, as the run did and with another batch size, and compare all their maps.
+
+    What is drawn is batches of the run, from all finished tars: a sample gets the same bytes only among those that it
+    was computed with, so that single samples would cost as many times more as a batch has samples. The other batch is
+    of one sample, which nothing beside it can touch; of two, where the run's was of one.
+
+    Args:
+        rows: samples that have maps, at most.
+        methods: that are compared; empty is all.
+        address: of a Ray cluster, see ``spread``.
+        say: told of tars and samples that cannot be computed again.
+
+    Returns:
+        ``schemas.audit.REPRODUCED``: for each kind, the network and then the methods by target.
+
+    Raises:
+        UsageError: no such method, or no finished tar.
+        SpecDrift: the network is another now.
+    """
+    atlas = Atlas.open(url)
+    refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    for target in atlas.run.spec.targets:
+        atlas.require(target, chosen)
+    sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
+    drawn = _draw(atlas, rows, seed)
+    found: list[_Row] = []
+    for compared, notes in spread(
+        partial(_of_tar, url, device, chosen, sizes), drawn, "compute again", address, gpu=True
+    ):
+        found += compared
+        for note in notes:
+            say(note)
+    number = sum(len(ordinals) for _, ordinals in drawn)
+    whose = [(None, None), *((method, target) for method in chosen for target in atlas.run.spec.targets)]
+    table = [
+        {"kind": kind, "batch_size": size, "method": method, "target": target, "drawn": number}
+        | _summary([each for each in found if (each["kind"], each["method"], each["target"]) == (kind, method, target)])
+        for kind, size in sizes.items()
+        for method, target in whose
+    ]
+    return pa.Table.from_pylist(table, schema=REPRODUCED)
+
+
+def _draw(atlas: Atlas, rows: int, seed: int) -> list[Drawn]:
+    """Batches at random, until they hold so many samples that have maps."""
+    batches: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for sample in atlas.samples(["tar", "ordinal", "status"]).to_pylist():
+        if sample["status"] == Status.OK:
+            batches[sample["tar"], sample["ordinal"] // atlas.run.spec.batch_size].append(sample["ordinal"])
+    names, by_tar, left = list(batches), defaultdict[str, list[int]](list), rows
+    for place in np.random.default_rng(seed).permutation(len(names)):
+        taken = batches[names[place]][:left]
+        by_tar[names[place][0]] += taken
+        left -= len(taken)
+        if not left:
+            break
+    return [(tar, tuple(sorted(by_tar[tar]))) for tar in sorted(by_tar)]
+
+
+def _of_tar(
+    url: str, device: Device, methods: Sequence[str], sizes: dict[str, int], drawn: Drawn
+) -> tuple[list[_Row], list[str]]:
+    """Comparisons of all maps of samples of a tar, and why there are none of others."""
+    from pipeline.run.recompute import once_more, worker_of  # torch, which few who audit need
+
+    tar, ordinals = drawn
+    atlas = Atlas.open(url)
+    worker, part = worker_of(url, device, atlas.run.spec_hash), atlas.tar(tar)
+    samples = part.samples.take(list(ordinals)).to_pylist()
+    stored = {method: part.array(method)[list(ordinals)] for method in methods}
+    compared: list[_Row] = []
+    notes: dict[str, None] = {}
+    for kind, size in sizes.items():
+        try:
+            for place, (now, raw, _) in enumerate(once_more(worker, part, ordinals, size)):
+                before = samples[place]
+                if now["status"] != Status.OK or now["image_sha256"] != before["image_sha256"]:
+                    notes[f"{tar}: {before['key']} cannot be computed again: its picture is another now"] = None
+                    continue
+                compared.append({"kind": kind} | _network(before, now))
+                again = {method: normalise(raw[method])[0] for method in methods}
+                maps = _maps({method: stored[method][place] for method in methods}, again, atlas.run.spec.targets)
+                compared += [{"kind": kind} | each for each in maps]
+        except (BadTar, OSError) as error:
+            notes[f"{tar}: cannot be computed again: {error}"] = None
+    return compared, list(notes)
+
+
+def _network(before: _Row, now: _Row) -> _Row:
+    # The table has it in float32.
+    off = abs(float(np.float32(now["probability"])) - before["probability"])
+    return {
+        "method": None,
+        "target": None,
+        "equal": before["prediction"] == now["prediction"],
+        "max": off,
+        "mean": off,
+        "spearman": np.nan,
+    }
+
+
+def _maps(
+    before: dict[str, NDArray[np.float16]], now: dict[str, NDArray[np.float16]], targets: Sequence[str]
+) -> Iterator[_Row]:
+    """Comparisons of maps [K, h, w] of a sample, by method."""
+    from pipeline.faith.correlation import spearman
+
+    for method, stored in before.items():
+        ranks = spearman(stored.reshape(len(targets), -1), now[method].reshape(len(targets), -1))
+        off = np.abs(stored.astype(np.float64) - now[method].astype(np.float64))
+        for place, target in enumerate(targets):
+            yield {
+                "method": method,
+                "target": target,
+                "equal": np.array_equal(stored[place], now[method][place]),
+                "max": off[place].max(),
+                "mean": off[place].mean(),
+                "spearman": ranks[place],
+            }
+
+
+def _summary(compared: Sequence[_Row]) -> _Row:
+    ranks = [each["spearman"] for each in compared if np.isfinite(each["spearman"])]
+    known = {
+        "equal": [each["equal"] for each in compared],
+        "mean": [each["mean"] for each in compared],
+        "mean_spearman": ranks,
+    }
+    # Sums that do not depend on the order in which tars come.
+    means = {name: math.fsum(values) / len(values) if values else None for name, values in known.items()}
+    return means | {
+        "rows": len(compared),
+        "max": max((each["max"] for each in compared), default=None),
+        "min_spearman": min(ranks, default=None),
+    }

@@ -1,0 +1,137 @@
+"""Every sample that was planned is counted once, whatever became of it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support import samples, write_tar
+
+from pipeline.audit.completeness import completeness, kind_of_error
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.store import Atlas
+from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
+from schemas.errors import RunFailed
+from schemas.run import ModelSpec, RunSpec
+from schemas.samples import Status
+
+METHODS = ("legrad", "uniform")
+
+
+@pytest.fixture
+def troubled(tmp_path: Path, checkpoint: ModelSpec) -> Path:
+    """An atlas of five tars: good, with bad samples, vanished before the run, cut off before the plan, not done."""
+    folder = tmp_path / "shards"
+    write_tar(folder / "a.tar", samples(3))
+    members = dict(samples(6))
+    members["s0000.jpg"] = b"no picture"
+    members["s0001.jpg"] = b"none either, and longer"
+    members["s0002.cls"] = b"77"
+    members["s0003.cls"] = b"88"
+    del members["s0004.jpg"]
+    write_tar(folder / "b.tar", members.items())
+    write_tar(folder / "c.tar", samples(4))
+    whole = write_tar(folder / "d.tar", samples(5)).read_bytes()
+    (folder / "d.tar").write_bytes(whole[: len(whole) // 2])
+    write_tar(folder / "e.tar", samples(2))
+    out = tmp_path / "atlas"
+    plan(RunSpec(shards=(str(folder / "*.tar"),), model=checkpoint, methods=METHODS, batch_size=4), str(out))
+    (folder / "c.tar").unlink()
+    with pytest.raises(RunFailed):
+        run(str(out), INLINE)
+    (out / "commits" / "e.json").unlink()
+    return out
+
+
+def counted(table: pa.Table, *names: str) -> dict[tuple[str, ...], int]:
+    """Sums of the counts of samples by columns."""
+    found: dict[tuple[str, ...], int] = {}
+    for row in table.to_pylist():
+        if row["what"] == "samples":
+            key = tuple(row[name] for name in names)
+            found[key] = found.get(key, 0) + row["count"]
+    return found
+
+
+def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_unfinished_work(troubled: Path) -> None:
+    table = completeness(str(troubled))
+    planned = Atlas.open(str(troubled)).run
+    assert table.schema.equals(COMPLETENESS)
+    assert counted(table, "tar") == {(shard.tar,): shard.samples for shard in planned.shards}
+    assert sum(counted(table, "tar").values()) == planned.samples
+    assert counted(table, "tar", "status") == {
+        ("a", Status.OK): 3,
+        ("b", Status.OK): 1,
+        ("b", Status.UNDECODABLE): 2,
+        ("b", Status.LABEL_OUT_OF_RANGE): 2,
+        ("b", Status.MISSING_IMAGE): 1,
+        ("c", SET_ASIDE): 4,
+        ("d", SET_ASIDE): planned.shards[3].samples,
+        ("e", PENDING): 2,
+    }
+    assert planned.shards[3].samples > 0
+
+
+def test_reasons_are_kinds_of_errors_and_tell_no_path(troubled: Path, tmp_path: Path) -> None:
+    rows = completeness(str(troubled)).to_pylist()
+    reasons = {row["status"]: row["reason"] for row in rows if row["what"] == "samples" and row["tar"] == "b"}
+    assert reasons[Status.OK] is None
+    assert reasons[Status.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
+    assert sum(row["status"] == Status.LABEL_OUT_OF_RANGE for row in rows) == 1
+    assert all((row["reason"] is None) == (row["status"] == Status.OK) for row in rows)
+    assert not any(str(tmp_path) in (row["reason"] or "") for row in rows)
+    assert next(row["reason"] for row in rows if row["tar"] == "c") == "there is no such file"
+
+
+def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(troubled: Path) -> None:
+    rows = [row for row in completeness(str(troubled)).to_pylist() if row["what"] == "maps"]
+    found = {(row["tar"], row["method"], row["status"]): row["count"] for row in rows if row["count"]}
+    assert found == {
+        ("a", "legrad", "ok"): 6,
+        ("a", "uniform", DEGENERATE): 6,
+        ("b", "legrad", "ok"): 2,
+        ("b", "uniform", DEGENERATE): 2,
+    }
+    assert {(row["tar"], row["expected"]) for row in rows} == {("a", 6), ("b", 2)}
+
+
+def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(troubled: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "shards" / "c.tar", samples(4))
+    write_tar(tmp_path / "shards" / "d.tar", samples(5))
+    run(str(troubled), INLINE)
+    table = completeness(str(troubled))
+    assert counted(table, "tar", "status")[("d", Status.OK)] == 5
+    assert {row["expected"] for row in table.to_pylist() if row["tar"] == "d" and row["what"] == "samples"} == {5}
+    assert counted(table, "what") == {("samples",): 3 + 6 + 4 + 5 + 2}
+
+
+def test_an_atlas_that_was_never_run_has_all_pending(troubled: Path) -> None:
+    shutil.rmtree(troubled / "commits")
+    shutil.rmtree(troubled / "set_aside")
+    found = counted(completeness(str(troubled)), "tar", "status")
+    assert {key for key in found if key[1] != PENDING} == {("d", SET_ASIDE)}
+
+
+def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> None:
+    path = troubled / "commits" / "b.json"
+    record = json.loads(path.read_text())
+    record["statuses"][Status.UNDECODABLE] = 1
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunFailed, match="its commit counts 1 samples that are undecodable"):
+        completeness(str(troubled))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("label 12 is outside of 0 … 9", "label … is outside of … … …"),
+        ("the .cls member is 'x|y', not a number", "the .cls member is …, not a number"),
+        ("no member ends in jpg, png; there are: <img src=x>.txt", "no member ends in jpg, png"),
+        ("OSError: broken\nat 0xdeadbeef of /home/anna/x.tar", "OSError: broken at … of …"),
+        ("", ""),
+    ],
+)
+def test_a_kind_of_error_has_nothing_of_one_sample(error: str, kind: str) -> None:
+    assert kind_of_error(error) == kind

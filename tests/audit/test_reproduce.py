@@ -1,0 +1,76 @@
+"""Maps that are computed again are those that are stored, and what is not is measured."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from support import FAST, jpeg, samples, write_tar
+
+from pipeline.audit.reproduce import reproduced
+from pipeline.run.worker import Worker
+from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
+from schemas.errors import UsageError
+
+
+def test_a_rerun_is_equal_bit_by_bit_and_another_batch_size_next_to_nothing_off(finished: Path) -> None:
+    table = reproduced(str(finished))
+    assert table.schema.equals(REPRODUCED)
+    rows = table.to_pylist()
+    whose = [(None, None), *((method, target) for method in FAST for target in ("label", "predicted"))]
+    assert [(row["method"], row["target"]) for row in rows] == whose * 2
+    assert [(row["kind"], row["batch_size"]) for row in rows] == [(SAME_BATCH, 4)] * 7 + [(OTHER_BATCH, 1)] * 7
+    for row in rows:
+        assert (row["drawn"], row["rows"]) == (16, 16)
+        if row["kind"] == SAME_BATCH:
+            assert (row["equal"], row["max"], row["mean"]) == (1, 0, 0)
+        assert row["max"] < 1e-3
+        if row["method"]:
+            assert row["min_spearman"] > 0.99
+            assert row["min_spearman"] <= row["mean_spearman"] <= 1
+
+
+def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finished: Path) -> None:
+    maps = zarr.open_group(str(finished / "maps.zarr"), mode="r+")["legrad"]
+    before = maps[2, 0]
+    maps[2, 0] = before[::-1, ::-1]
+    found = {(row["kind"], row["method"], row["target"]): row for row in reproduced(str(finished)).to_pylist()}
+    changed = found[SAME_BATCH, "legrad", "label"]
+    assert changed["equal"] == 15 / 16
+    assert changed["max"] == np.abs(before.astype(float) - before[::-1, ::-1]).max()
+    assert changed["min_spearman"] < 0.9
+    for whose in ((SAME_BATCH, "legrad", "predicted"), (SAME_BATCH, "attention", "label"), (SAME_BATCH, None, None)):
+        assert found[whose]["equal"] == 1
+
+
+def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained: list[int] = []
+    original = Worker._explain
+
+    def counting(self: Worker, batch):  # type: ignore[no-untyped-def]
+        explained.append(len(batch.samples))
+        return original(self, batch)
+
+    monkeypatch.setattr(Worker, "_explain", counting)
+    table = reproduced(str(finished), rows=4, methods=["legrad"], seed=1)
+    assert set(table["drawn"].to_pylist()) == {4}
+    again = sum(size for size in explained if size > 1)
+    assert (again, len(explained)) == (4, 1 + 4)
+
+
+def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards" / "part-1.tar").unlink()
+    members = samples(4, 12)
+    members[0] = (members[0][0], jpeg(99))
+    write_tar(tmp_path / "shards" / "part-2.tar", members)
+    said: list[str] = []
+    table = reproduced(str(finished), say=said.append)
+    assert [note.split(":")[0] for note in said] == ["part-1", "part-2"]
+    assert "s0012 cannot be computed again: its picture is another now" in said[1]
+    assert set(table["drawn"].to_pylist()) == {16}
+    assert set(table["rows"].to_pylist()) == {5 + 3}
+
+
+def test_no_such_method_is_refused(finished: Path) -> None:
+    with pytest.raises(UsageError, match="has no maps of 'nothing'"):
+        reproduced(str(finished), methods=["nothing"])
