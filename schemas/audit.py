@@ -273,3 +273,7 @@ class PublicationRecord(Record):
     url: str = ""
     creator: str = "unknown"
     version: str = "1.0.0"
+
+
+UNSAID = PublicationRecord()
+"""Of a publisher who said nothing."""

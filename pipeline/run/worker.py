@@ -3,7 +3,7 @@
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Container, Generator, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -112,7 +112,7 @@ class Worker:
 
     def explain(
         self, tar_index: int, wanted: Container[int] | None = None, batch_size: int | None = None
-    ) -> Iterator[Explained]:
+    ) -> Generator[Explained, None, None]:
         """What the run says of the samples of a tar, in their order.
 
         Args:

@@ -1,9 +1,16 @@
 """What the tests of audits share."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from some_audit import trust
+
+from pipeline.audit.make import audit
+from pipeline.demo.world import World
+from pipeline.store import Atlas
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -12,3 +19,16 @@ def in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "cpu_count", lambda: 1)
         yield
+
+
+@pytest.fixture(scope="session")
+def published(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An atlas with an audit within that has all that an audit may have: its folder. Not to be changed."""
+    folder = tmp_path_factory.mktemp("published") / "atlas"
+    shutil.copytree(atlas.objects.url, folder)
+    out = folder / "audit" / "label"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "cpu_count", lambda: 1)
+        audit(str(folder), truth=str(world.truth))
+        trust(str(folder), str(out))
+    return out

@@ -1,0 +1,45 @@
+"""Objects of a folder that anybody may have written, read so that what cannot be is named."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from pipeline.store import Objects
+from pipeline.store.tables import unpacked
+from schemas.errors import RunFailed
+
+
+class Unreadable(Exception):
+    """An object that is missing, or cannot be read; what depends on it is not looked at."""
+
+
+def bytes_of(objects: Objects, name: str) -> bytes:
+    """An object.
+
+    Raises:
+        Unreadable: it is missing.
+    """
+    try:
+        return objects.get(name)
+    except FileNotFoundError:
+        raise Unreadable(f"{name}: is missing") from None
+    except RunFailed as error:  # the name leads out of the folder
+        raise Unreadable(f"{error}") from None
+
+
+def table_of(objects: Objects, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table, or some columns of it.
+
+    Raises:
+        Unreadable: it is missing or damaged.
+    """
+    try:
+        return unpacked(bytes_of(objects, name), columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Unreadable(f"{name}: cannot be read ({type(error).__name__})") from None
+
+
+def parts_of(objects: Objects, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The tables in a folder, one for each tar; see ``table_of``."""
+    for name in objects.list(folder):
+        yield table_of(objects, f"{folder}/{name}", columns)

@@ -1,0 +1,160 @@
+"""Is an audit what was published, and do its tables say what they were made from? Told from its files alone."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+from pipeline.audit.contents import plain
+from pipeline.audit.croissant import CROISSANT
+from pipeline.audit.lineage import MAPS
+from pipeline.audit.manifest import check
+from pipeline.audit.readable import Unreadable, bytes_of, table_of
+from pipeline.audit.recheck_clusters import wrong_clusters
+from pipeline.audit.recheck_sums import wrong_counts, wrong_means, wrong_summaries
+from pipeline.audit.tables import ABOUT
+from pipeline.store import Objects
+from pipeline.store.derived import parent
+from schemas.audit import AuditRecord
+from schemas.audit_tables import TABLES
+from schemas.errors import UsageError
+from schemas.labels import PartRecord
+from schemas.layout import COMMITS, commit_object
+from schemas.record import sha256
+
+
+def recheck(
+    out: str, root: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[str]:
+    """Check every object of an audit by the manifest, and every table by those that it was made from.
+
+    Args:
+        out: folder or URL of the audit.
+        root, progress: see ``manifest.check``.
+
+    Yields:
+        A sentence for each fault, which begins with the path of the object. Of objects that are not as they were
+        published nothing more is told, nor of tables as long as there is one that cannot be read.
+
+    Raises:
+        UsageError: there is no manifest, so that nothing was published there.
+    """
+    objects = Objects(out)
+    for looks in ((lambda _: iter(check(out, root, progress)),), (_columns,), _LOOKS):
+        faults = False
+        for look in looks:
+            try:
+                for fault in look(objects):
+                    faults = True
+                    yield fault
+            except Unreadable as error:
+                faults = True
+                yield f"{error}"
+        if faults:
+            return
+
+
+def _columns(objects: Objects) -> Iterator[str]:
+    """Tables can be read, and have the columns that they ought to have."""
+    for table in TABLES:
+        folder = table.files.rpartition("/")[0]
+        names = [f"{folder}/{name}" for name in objects.list(folder)] if table.by_tar else [table.files]
+        for name in names:
+            if table.by_tar or objects.exists(name):
+                try:
+                    there = table_of(objects, name)
+                except Unreadable as error:
+                    yield f"{error}"
+                    continue
+                for field in table.schema:
+                    if (wrong := _wrong_column(there, field)) is not None:
+                        yield f"{name}: {wrong}"
+
+
+def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
+    if field.name not in table.column_names:
+        return f"has no column {field.name}"
+    column = table[field.name]
+    if plain(column.type) != plain(field.type):
+        return f"column {field.name} is {column.type}, not {field.type}"
+    return f"column {field.name} has gaps" if column.null_count and not field.nullable else None
+
+
+def _commits(objects: Objects) -> Iterator[str]:
+    """Parts are what their records say."""
+    for folder in ("", "faithfulness/", "sanity/"):
+        for _, part in _records(objects, folder):
+            for each in part.objects:
+                name = f"{folder}{each.path}"
+                try:
+                    data = bytes_of(objects, name)
+                except Unreadable as error:
+                    yield f"{error}"
+                    continue
+                if (len(data), sha256(data)) != (each.size, each.sha256):
+                    yield f"{name}: is not what {folder}{commit_object(part.tar)} says"
+
+
+def _records(objects: Objects, folder: str = "") -> Iterator[tuple[bytes, PartRecord]]:
+    for file in objects.list(f"{folder}{COMMITS}"):
+        name = f"{folder}{COMMITS}/{file}"
+        data = bytes_of(objects, name)
+        try:
+            yield data, PartRecord.read(data, name)
+        except UsageError as error:
+            raise Unreadable(f"{error}") from None
+
+
+def _lineage(objects: Objects) -> Iterator[str]:
+    """The chain ends in the parts of this very folder."""
+    name = "lineage.parquet"
+    try:
+        maker = AuditRecord.read(bytes_of(objects, ABOUT), ABOUT).digest()
+    except UsageError as error:
+        raise Unreadable(f"{error}") from None
+    records = {part.tar: (data, part) for data, part in _records(objects)}
+    rows = table_of(objects, name).to_pylist()
+    maps = {row["tar"]: row["hash"] for row in rows if row["product"] == MAPS}
+    for tar, (_, part) in records.items():
+        if part.maker != maker:
+            yield f"{commit_object(tar)}: was made by something else than {ABOUT} says"
+        if maps.get(tar) != part.parent:
+            yield f"{commit_object(tar)}: was made of other maps than {name} has"
+    for row in rows:
+        if row["maker"] == maker and row["tar"] in records:
+            data, part = records[row["tar"]]
+            total = sum(each.size for each in part.objects)
+            known = {"hash": parent(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
+            known |= {"parent": part.parent}
+            for column, value in known.items():
+                if row[column] != value:
+                    yield f"{name}: {column} of {row['product']}, {row['tar']} is not that of its record"
+
+
+def _croissant(objects: Objects) -> Iterator[str]:
+    """Hashes are those of the files, and fields are columns of the tables."""
+    if not objects.exists(CROISSANT):
+        return
+    try:
+        described = json.loads(bytes_of(objects, CROISSANT))
+        files = [(each["contentUrl"], each["sha256"]) for each in described["distribution"] if "sha256" in each]
+    except (ValueError, KeyError, TypeError) as error:
+        yield f"{CROISSANT}: cannot be read ({type(error).__name__})"
+        return
+    for name, told in files:
+        try:
+            if sha256(bytes_of(objects, name)) != f"sha256:{told}":
+                yield f"{name}: is not what {CROISSANT} says"
+        except Unreadable as error:
+            yield f"{error}"
+
+
+_LOOKS: tuple[Callable[[Objects], Iterator[str]], ...] = (
+    wrong_means,
+    wrong_summaries,
+    wrong_counts,
+    _commits,
+    _lineage,
+    wrong_clusters,
+    _croissant,
+)
