@@ -67,9 +67,18 @@ CLUSTERS = pa.schema(
 """
 
 MEMBERS = pa.schema(
-    [*_WHOSE, pa.field("row", pa.int64(), nullable=False), pa.field("cluster", pa.int32(), nullable=False)]
+    [
+        *_WHOSE,
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32()), nullable=False),
+    ]
 )
-"""Which ``cluster`` of its class the map of a sample (``row``) is in."""
+"""Which ``cluster`` of its class the map of a sample (``row``) is in.
+
+``embedding`` – its coordinates: entries of the first eigenvectors of the graph of its class, as many as a class may
+have clusters, or as it has maps.
+"""
 
 TOPS = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
 """Measures of overlap, and the share of the cells that they look at."""

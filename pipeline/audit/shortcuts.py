@@ -61,7 +61,7 @@ def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
     locked = standing.locked
     cells = locked.argmax(1)
     whose = {"method": method, "target": target}
-    classes, clusters, members = list[_Row](), list[_Row](), list[_Row]()
+    classes, clusters, members = list[_Row](), list[_Row](), [MEMBERS.empty_table()]
     for index, rows, maps in by_class(atlas, method, target):
         drawn = np.sort(np.random.default_rng(index).permutation(len(rows))[:MOST_MAPS])
         rows, maps, cell = rows[drawn], maps[drawn], cells[index]
@@ -73,11 +73,11 @@ def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
         classes.append(whose | known | about | cut)
         stands = standing_out(maps)[:, cell] != 0
         clusters += [whose | {"class": index} | each for each in _clusters(groups, rows, stands)]
-        members += [whose | {"row": row, "cluster": each} for row, each in zip(rows, groups.members, strict=True)]
+        members.append(_members(groups, rows, whose))
     classes.sort(key=lambda row: -row["locked"])
     classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
-    tables = ((classes, SHORTCUTS), (clusters, CLUSTERS), (members, MEMBERS))
-    return method, Shortcuts(*(pa.Table.from_pylist(each, schema=schema) for each, schema in tables))
+    tables = (pa.Table.from_pylist(each, schema) for each, schema in ((classes, SHORTCUTS), (clusters, CLUSTERS)))
+    return method, Shortcuts(*tables, pa.concat_tables(members))
 
 
 def _suspicion(standing: Standing, index: int, cell: int, locked: float, width: int) -> _Row:
@@ -117,3 +117,9 @@ def _clusters(groups: Clusters, rows: NDArray[np.int64], standing: NDArray[np.bo
         }
         for each, prototype in enumerate(groups.prototypes)
     ]
+
+
+def _members(groups: Clusters, rows: NDArray[np.int64], whose: _Row) -> pa.Table:
+    columns = {name: [value] * len(rows) for name, value in whose.items()}
+    columns |= {"row": rows, "cluster": groups.members, "embedding": list(groups.embedding.astype(np.float32))}
+    return pa.table(columns).cast(MEMBERS)

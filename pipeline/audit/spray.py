@@ -26,7 +26,8 @@ class Clusters:
         central: int64 [c], of each the map that is nearest to its prototype.
         eigenvalues: float64 [e], least of the normalised Laplacian, from 0 up. Where it is cut into c clusters there
             is a gap behind the c-th of them.
-        embedding: float64 [n, c], coordinates in which the clusters were found.
+        embedding: float64 [n, d], eigenvectors of the first eigenvalues, at most 8. Clusters were found in the first c
+            of these coordinates, of each map scaled to length 1.
     """
 
     members: NDArray[np.int64]
@@ -72,8 +73,8 @@ def cluster(maps: NDArray[np.floating]) -> Clusters:
             laplacian(graph.maximum(graph.T), normed=True).toarray(), subset_by_index=[0, last], driver="evr"
         )
     count = int(np.diff(values)[:MOST_CLUSTERS].argmax()) + 1 if len(values) > 1 else 1
-    embedding = vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=1, keepdims=True).clip(1e-12)
-    found = KMeans(count, n_init=10, random_state=0).fit_predict(embedding) if count > 1 else np.zeros(len(maps), int)
+    scaled = vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=1, keepdims=True).clip(1e-12)
+    found = KMeans(count, n_init=10, random_state=0).fit_predict(scaled) if count > 1 else np.zeros(len(maps), int)
     _, found, sizes = np.unique(found, return_inverse=True, return_counts=True)
     rank = np.empty(len(sizes), np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
@@ -81,4 +82,4 @@ def cluster(maps: NDArray[np.floating]) -> Clusters:
     prototypes = np.stack([normalised[members == each].mean(0) for each in range(len(sizes))])
     away = np.linalg.norm(normalised - prototypes[members], axis=(1, 2))
     central = np.array([np.where(members == each, away, np.inf).argmin() for each in range(len(sizes))], np.int64)
-    return Clusters(members, prototypes, central, values.clip(0), embedding)
+    return Clusters(members, prototypes, central, values.clip(0), vectors[:, :MOST_CLUSTERS])

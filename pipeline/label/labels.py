@@ -70,7 +70,7 @@ def heats(
         return
     refine = refiner(policy.refine)
     ready = _heats(part, policy)
-    for pixels in _pictures(atlas, part, allow_pipe):
+    for pixels in pictures(atlas, part, allow_pipe):
         group = [next(ready) for _ in range(len(pixels))]
         good = [place for place, (heat, _) in enumerate(group) if heat is not None]
         if good:
@@ -94,8 +94,12 @@ def _heats(part: Tar, policy: Policy) -> Iterator[tuple[Heat | None, dict[str, A
         yield Heat(*combine(values, limits, policy)), sample
 
 
-def _pictures(atlas: Atlas, part: Tar, allow_pipe: bool) -> Iterator[NDArray[np.uint8]]:
-    """The network's inputs of a tar, some at a time: uint8 [B, 3, H, W]."""
+def pictures(atlas: Atlas, part: Tar, allow_pipe: bool) -> Iterator[NDArray[np.uint8]]:
+    """The network's inputs of all samples of a tar, some at a time: uint8 [B, 3, H, W], black where there is none.
+
+    Raises:
+        UsageError, BadTar: see ``labels_of``.
+    """
     run, shard = atlas.run, atlas.run.shards[part.commit.tar_index]
     refuse_commands([shard.url], allow_pipe)
     rows = part.samples.select(["key", "status", "image_sha256"]).to_pylist()

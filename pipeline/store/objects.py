@@ -5,11 +5,14 @@ bucket gets a single request. Deleting what is not there is no error, so that an
 """
 
 import errno
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import Any
 
 from pipeline.files import HOPELESS, locate
@@ -58,6 +61,17 @@ class Objects:
             else:
                 self.files.pipe_file(self.path(name), data)
         return ObjectRecord(path=name, size=len(data), sha256=sha256(data))
+
+    def put_file(self, name: str, path: Path) -> ObjectRecord:
+        """Write an object that may be larger than memory: a local file that is not empty. As ``put`` otherwise."""
+        with open(path, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
+            with self._writing(name):
+                if self.local:
+                    _replace(self.root, self.path(name), data)
+                else:
+                    self.files.put_file(str(path), self.path(name))
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return ObjectRecord(path=name, size=len(data), sha256=f"sha256:{digest}")
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object only if there is none of that name, and say whether. A crash may leave it torn.
@@ -169,7 +183,7 @@ def unfinished(name: str) -> bool:
     return name.startswith(_BEGUN) and name.endswith(_UNFINISHED)
 
 
-def _replace(root: str, target: str, data: bytes) -> None:
+def _replace(root: str, target: str, data: bytes | mmap) -> None:
     folder = os.path.dirname(target)
     _make(folder)
     # Unfinished files stand in the root, where they are found without a walk over everything.
@@ -185,7 +199,7 @@ def _replace(root: str, target: str, data: bytes) -> None:
     _flush(folder)
 
 
-def _renamed(temporary: str, target: str, data: bytes) -> bool:
+def _renamed(temporary: str, target: str, data: bytes | mmap) -> bool:
     with open(temporary, "xb") as stream:
         stream.write(data)
         stream.flush()

@@ -1,0 +1,234 @@
+"""Projects of ViRelAy, a viewer of spectral relevance analyses: one for each method, since it knows one in each.
+
+The keys are those that its code reads (``virelay/model.py`` of version 0.6.1); its page on the format has others. It
+is under the AGPL, and nothing of it is imported here.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.audit.by_class import EXPLAINED
+from pipeline.audit.exports.exporter import Part, Whole, room
+from pipeline.store import Objects
+from pipeline.store.tables import unpacked
+from schemas.errors import UsageError
+from schemas.exports import ExportRecord
+from schemas.run import RunRecord, Target
+
+MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"
+ANALYSIS, EMBEDDING, CLUSTERING = "spectral_analysis", "spectral", "kmeans"
+UNKNOWN = -1
+"""Label of a sample that has none, or one that the network does not know."""
+GREY = 128
+_STRATEGIES: dict[Target, str] = {"label": "true_label", "predicted": "predicted_label"}
+_SYNSET = re.compile(r"(n[0-9]{8})(?:[\s:,]+(.*))?")
+"""A name of a class as ILSVRC's ``LOC_synset_mapping.txt`` has it, or the WordNet id alone."""
+_CHUNK = 64
+
+
+class Virelay:
+    """``<method>.yaml`` with ``labels.json``, ``input.h5``, ``<method>.attribution.h5``, ``<method>.analysis.h5``.
+
+    Arrays over all N samples that have maps, in the order of the rows, are virtual: they are read from
+    ``parts/<tar>.h5``, which must stay beside them.
+
+    - ``input.h5``: ``data`` uint8 [N, 3, H, W], ``label`` int32 [N], ``row`` int64 [N] and ``key`` of the samples.
+    - ``<method>.attribution.h5``: ``attribution`` float16 [N, 3, h, w], the map and two channels of 0, since the viewer
+      adds channels up; ``label``; ``prediction`` float32 [N, K], the probabilities that an atlas has: of the top class
+      and of the label. There is no ``index``, in which the viewer would look up each picture one number at a time: a
+      map that says nothing is 0.
+    - ``<method>.analysis.h5``: for each class ``index`` uint32 [n], ``embedding/spectral`` float32 [n, d] with its
+      ``eigenvalue`` [d], ``cluster/kmeans`` int32 [n]; from ``members.parquet`` and ``shortcuts.parquet``.
+
+    Names of groups are WordNet ids where the names of all classes begin with one, and else the numbers of the classes.
+    A method none of whose maps says anything has no project, because the viewer fails without a class.
+    """
+
+    def check(self, about: ExportRecord, audit: Objects) -> None:
+        if find_spec("h5py") is None:
+            install = "pip install 'vit-atlas[virelay]'"
+            raise UsageError(f"virelay: its files are HDF5, which needs h5py; install it with: {install}")
+        for name in (MEMBERS, SHORTCUTS):
+            if not audit.exists(name):
+                raise UsageError(f"{audit.url}: has no {name}; make the audit first, then export it")
+        table = _read(audit, SHORTCUTS, ["method", "target"])
+        if len(table) and about.target not in table["target"].to_pylist():
+            raise UsageError(f"{audit.url}: is an audit of other maps than those of {about.target}; audit these first")
+
+    def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+        import h5py
+
+        name, count = _part_name(part.tar), len(part)
+        with h5py.File(room(folder, name), "w") as file:
+            if part.pixels is not None:
+                data = file.create_dataset("data", (count, 3, *run.model.input_size), np.uint8)
+                begin = 0
+                for pixels in part.pixels:
+                    data[begin : begin + len(pixels)] = pixels
+                    begin += len(pixels)
+            for method, maps in part.maps.items():
+                values = np.zeros((count, 3, *maps.shape[1:]), np.float16)
+                values[:, 0] = maps
+                _create(file, f"attribution/{method}", values)
+            _create(file, "prediction", _probabilities(part.samples, run.model.classes))
+        yield name
+
+    def of_all(self, whole: Whole, folder: Path) -> Iterator[str]:
+        import h5py
+
+        run, about, samples = whole.run, whole.about, whole.samples
+        labels = _labels(samples, run.model.classes)
+        entries = label_map(run.model.classes, about.classes)
+        groups = [each["word_net_id"] for each in entries]
+        if (labels == UNKNOWN).any():
+            entries.append({"index": UNKNOWN, "word_net_id": "", "name": "no label"})
+        room(folder, "labels.json").write_text(json.dumps(entries, indent=1), "utf-8")
+        yield "labels.json"
+        size, count = run.model.input_size, len(samples)
+        with h5py.File(room(folder, "input.h5"), "w") as file:
+            if about.pictures:
+                _virtual(file, "data", "data", samples, (3, *size), np.uint8)
+            else:  # chunks that are never written take no room, and read as their fill value
+                file.create_dataset("data", (count, 3, *size), np.uint8, chunks=(1, 3, *size), fillvalue=GREY)
+            file["label"], file["row"] = labels, samples["row"].to_numpy()
+            file["key"] = np.array(samples["key"].to_pylist(), h5py.string_dtype())
+        yield "input.h5"
+        members = _read(whole.audit, MEMBERS)
+        eigenvalues = {
+            (row["method"], row["class"]): row["eigenvalues"]
+            for row in _read(whole.audit, SHORTCUTS, ["method", "class", "eigenvalues"]).to_pylist()
+        }
+        for method in about.methods:
+            of_method = members.filter(pc.equal(members["method"], method))
+            if not len(of_method):
+                continue
+            with h5py.File(room(folder, f"{method}.attribution.h5"), "w") as file:
+                _virtual(file, "attribution", f"attribution/{method}", samples, (3, *run.model.grid), np.float16)
+                _virtual(file, "prediction", "prediction", samples, (run.model.classes,), np.float32)
+                file["label"] = labels
+            yield f"{method}.attribution.h5"
+            with h5py.File(room(folder, f"{method}.analysis.h5"), "w") as file:
+                for index, places, each in _by_class(of_method, samples, about.target, whole.audit.url):
+                    _analyse(file.create_group(groups[index]), places, each, eigenvalues[method, index])
+            yield f"{method}.analysis.h5"
+            project = yaml.safe_dump(_project(method, run, about), sort_keys=False, allow_unicode=True)
+            room(folder, f"{method}.yaml").write_text(project, "utf-8")
+            yield f"{method}.yaml"
+
+
+def label_map(count: int, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Index, WordNet id and name of so many classes; where any has no id of its own, numbers of equal length."""
+    found = [_SYNSET.fullmatch(name) for name in classes]
+    ids = [each[1] for each in found if each]
+    if classes and len(set(ids)) == count:
+        names = [each[2] or each[1] for each in found if each]
+    else:
+        ids = [f"{index:0{len(str(count - 1))}}" for index in range(count)]
+        names = list(classes) or [str(index) for index in range(count)]
+    return [{"index": index, "word_net_id": ids[index], "name": names[index]} for index in range(count)]
+
+
+def _part_name(tar: str) -> str:
+    return f"parts/{tar}.h5"
+
+
+def _read(audit: Objects, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    table = unpacked(audit.get(name), columns)
+    return table.set_column(table.column_names.index("method"), "method", table["method"].cast(pa.string()))
+
+
+def _create(file: Any, name: str, values: NDArray[Any]) -> None:
+    chunk = (min(len(values), _CHUNK), *values.shape[1:])
+    file.create_dataset(name, data=values, chunks=chunk, compression="gzip", compression_opts=1)
+
+
+def _virtual(file: Any, name: str, of_part: str, samples: pa.Table, shape: tuple[int, ...], dtype: type) -> None:
+    """An array over all samples that is read from the part of each tar."""
+    import h5py
+
+    layout, begin = h5py.VirtualLayout((len(samples), *shape), dtype), 0
+    for each in pc.value_counts(samples["tar"].cast(pa.string())).to_pylist():  # in the order in which they come
+        tar, count = each["values"], each["counts"]
+        layout[begin : begin + count] = h5py.VirtualSource(_part_name(tar), of_part, (count, *shape), dtype)
+        begin += count
+    file.create_virtual_dataset(name, layout)
+
+
+def _labels(samples: pa.Table, count: int) -> NDArray[np.int32]:
+    labels = samples["label"].fill_null(UNKNOWN).to_numpy().astype(np.int32)
+    return np.where((labels >= 0) & (labels < count), labels, np.int32(UNKNOWN))
+
+
+def _probabilities(samples: pa.Table, count: int) -> NDArray[np.float32]:
+    """Float32 [n, count], 0 of classes of which an atlas has none."""
+    values = np.zeros((len(samples), count), np.float32)
+    labels = _labels(samples, count)
+    rows = np.flatnonzero(labels != UNKNOWN)
+    values[rows, labels[rows]] = samples["label_probability"].to_numpy(zero_copy_only=False)[rows]
+    values[np.arange(len(samples)), samples["prediction"].to_numpy()] = samples["probability"].to_numpy()
+    return values
+
+
+def _by_class(
+    members: pa.Table, samples: pa.Table, target: Target, url: str
+) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
+    """Of each class: its index, places of its members among the samples, and their rows of the table."""
+    rows = samples["row"].to_numpy()
+    places = np.searchsorted(rows, members["row"].to_numpy())
+    if not np.array_equal(rows[places.clip(max=len(rows) - 1)], members["row"].to_numpy()):
+        raise UsageError(f"{url}: {MEMBERS} has samples that the atlas has no maps of any more; make the audit again")
+    classes = samples[EXPLAINED[target]].to_numpy()[places]
+    for index in np.unique(classes):
+        inside = np.flatnonzero(classes == index)
+        yield int(index), places[inside], members.take(inside)
+
+
+def _analyse(group: Any, places: NDArray[np.int64], members: pa.Table, eigenvalues: Sequence[float]) -> None:
+    clusters = members["cluster"].to_numpy()
+    embedding = np.array(members["embedding"].to_pylist(), np.float32)
+    width = max(2, embedding.shape[1])  # the viewer draws two of them
+    embedding = np.pad(embedding, ((0, 0), (0, width - embedding.shape[1])))
+    values = np.array(eigenvalues[:width], np.float32)
+    group["index"] = places.astype(np.uint32)
+    group[f"embedding/{EMBEDDING}"] = embedding
+    group[f"embedding/{EMBEDDING}"].attrs["eigenvalue"] = np.pad(values, (0, width - len(values)))
+    group[f"cluster/{CLUSTERING}"] = clusters.astype(np.int32)
+    number = int(clusters.max()) + 1
+    about = {"k": number, "embedding": EMBEDDING, "index": np.arange(number, dtype=np.uint32)}
+    group[f"cluster/{CLUSTERING}"].attrs.update(about)
+
+
+def _project(method: str, run: RunRecord, about: ExportRecord) -> Mapping[str, Any]:
+    height, width = run.model.input_size
+    return {
+        "project": {
+            "name": f"{method} ({about.target})",
+            "model": run.model.name,
+            "label_map": "labels.json",
+            "dataset": {
+                "name": f"run {run.spec_hash.removeprefix('sha256:')[:12]}",
+                "type": "hdf5",
+                "path": "input.h5",
+                "input_width": width,
+                "input_height": height,
+                "up_sampling_method": "none",
+                "down_sampling_method": "none",
+            },
+            "attributions": {
+                "attribution_method": method,
+                "attribution_strategy": _STRATEGIES[about.target],
+                "sources": [f"{method}.attribution.h5"],
+            },
+            "analyses": [{"analysis_method": ANALYSIS, "sources": [f"{method}.analysis.h5"]}],
+        }
+    }

@@ -1,0 +1,30 @@
+"""An atlas whose audit was exported to every program there is."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.audit.exports import EXPORTERS
+from pipeline.audit.exports.make import export
+from pipeline.audit.shortcuts import shortcuts
+from pipeline.demo.world import World
+from pipeline.store import Atlas, Objects
+from pipeline.store.tables import packed
+from schemas.run import Target
+
+
+def tables(url: str, out: Path, target: Target = "label") -> None:
+    """What exports need of an audit."""
+    found = shortcuts(url, target)
+    for name, table in (("shortcuts", found.classes), ("members", found.members)):
+        Objects(str(out)).put(f"{name}.parquet", packed(table))
+
+
+@pytest.fixture(scope="module")
+def audit(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> Path:
+    """Folder of an audit with every export in it."""
+    out = tmp_path_factory.mktemp("audit")
+    tables(atlas.objects.url, out)
+    for kind in EXPORTERS:
+        export(atlas.objects.url, str(out), kind, truth=str(world.truth))
+    return out
