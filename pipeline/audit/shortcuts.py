@@ -76,8 +76,8 @@ def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
         members.append(_members(groups, rows, whose))
     classes.sort(key=lambda row: -row["locked"])
     classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
-    tables = (pa.Table.from_pylist(each, schema) for each, schema in ((classes, SHORTCUTS), (clusters, CLUSTERS)))
-    return method, Shortcuts(*tables, pa.concat_tables(members))
+    found = pa.Table.from_pylist(classes, SHORTCUTS), pa.Table.from_pylist(clusters, CLUSTERS)
+    return method, Shortcuts(*found, pa.concat_tables(members))
 
 
 def _suspicion(standing: Standing, index: int, cell: int, locked: float, width: int) -> _Row:
@@ -120,6 +120,6 @@ def _clusters(groups: Clusters, rows: NDArray[np.int64], standing: NDArray[np.bo
 
 
 def _members(groups: Clusters, rows: NDArray[np.int64], whose: _Row) -> pa.Table:
-    columns = {name: [value] * len(rows) for name, value in whose.items()}
+    columns: _Row = {name: [value] * len(rows) for name, value in whose.items()}
     columns |= {"row": rows, "cluster": groups.members, "embedding": list(groups.embedding.astype(np.float32))}
     return pa.table(columns).cast(MEMBERS)

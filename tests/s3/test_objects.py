@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import fsspec
@@ -36,6 +37,17 @@ def test_what_is_put_is_there(objects: Objects) -> None:
     for call in (objects.get, lambda name: list(objects.read([name]))):
         with pytest.raises(FileNotFoundError):
             call("a/d.bin")
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_file_is_put_like_its_bytes(objects: Objects, tmp_path: Path, local: bool) -> None:
+    chosen = Objects(str(tmp_path / "out")) if local else objects
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 5000)
+    record = chosen.put_file("a/b.bin", path)
+    assert record == chosen.put("a/c.bin", path.read_bytes()).model_copy(update={"path": "a/b.bin"})
+    assert chosen.get("a/b.bin") == path.read_bytes()
+    assert list(chosen.walk()) == [("a/b.bin", 1_280_000), ("a/c.bin", 1_280_000)]
 
 
 def test_a_write_and_a_read_are_one_request_each(objects: Objects, proxy: Proxy) -> None:

@@ -110,9 +110,7 @@ def _subset(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
     return None if truth is None else truth.subset(atlas.samples_of(tar, ["key"])["key"].to_pylist())
 
 
-def _of_tar(
-    url: str, about: ExportRecord, out: str, allow_pipe: bool, item: tuple[str, Truths | None]
-) -> PartRecord:
+def _of_tar(url: str, about: ExportRecord, out: str, allow_pipe: bool, item: tuple[str, Truths | None]) -> PartRecord:
     tar, truth = item
     atlas, objects = Atlas.open(url), Objects(out)
     objects.delete(commit_object(tar))

@@ -157,6 +157,7 @@ def _virtual(file: Any, name: str, of_part: str, samples: pa.Table, shape: tuple
     import h5py
 
     layout, begin = h5py.VirtualLayout((len(samples), *shape), dtype), 0
+    layout.dcpl.set_obj_track_times(False)  # else the same again would not be the same bytes
     for each in pc.value_counts(samples["tar"].cast(pa.string())).to_pylist():  # in the order in which they come
         tar, count = each["values"], each["counts"]
         layout[begin : begin + count] = h5py.VirtualSource(_part_name(tar), of_part, (count, *shape), dtype)

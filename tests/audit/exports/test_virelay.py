@@ -91,6 +91,19 @@ def test_an_analysis_is_what_members_and_shortcuts_say(atlas: Atlas, audit: Path
     assert not expected
 
 
+def test_no_file_holds_the_time_at_which_it_was_made(audit: Path) -> None:
+    timed: list[str] = []
+
+    def look(name: str, each: h5py.Dataset | h5py.Group) -> None:
+        if h5py.h5o.get_info(each.id).ctime:
+            timed.append(f"{path.name}: {name}")
+
+    for path in (audit / "virelay").rglob("*.h5"):
+        with h5py.File(path) as file:
+            file.visititems(look)
+    assert not timed
+
+
 def test_there_is_a_project_for_each_method_that_says_anything(audit: Path) -> None:
     folder = audit / "virelay"
     assert {path.stem for path in folder.glob("*.yaml")} == set(METHODS)  # not uniform
@@ -148,7 +161,9 @@ def test_samples_without_maps_are_left_out_and_those_without_a_label_have_one(
             str(index): count for index, count in predicted.items()
         }
     with h5py.File(folder / "legrad.attribution.h5") as file:
-        assert np.array_equal(file["attribution"][:, 0].astype(np.float32), stacked(Atlas.open(url), "legrad", "predicted"))
+        assert np.array_equal(
+            file["attribution"][:, 0].astype(np.float32), stacked(Atlas.open(url), "legrad", "predicted")
+        )
 
 
 @pytest.mark.parametrize(

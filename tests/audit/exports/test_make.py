@@ -1,0 +1,69 @@
+"""Whatever the program: an export is made once, gone on with, the same again, and never written over another."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support import crash_after
+
+from pipeline.audit.exports import EXPORTERS
+from pipeline.audit.exports.make import export
+from pipeline.demo.world import World
+from pipeline.store import Atlas
+from schemas.errors import UsageError
+
+KINDS = pytest.mark.parametrize("kind", EXPORTERS)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@KINDS
+def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_not(
+    atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("members.parquet", "shortcuts.parquet"):
+        shutil.copy(audit / name, tmp_path)
+    for count in (1, 4, 9, 15, 18):
+        with crash_after(count, monkeypatch):
+            export(atlas.objects.url, str(tmp_path), kind, truth=str(world.truth))
+        (tmp_path / kind / "lease.json").unlink(missing_ok=True)
+    export(atlas.objects.url, str(tmp_path), kind, truth=str(world.truth))
+    assert contents(tmp_path / kind) == contents(audit / kind)
+
+
+@KINDS
+def test_only_a_tar_of_which_something_is_gone_is_made_again(
+    atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path
+) -> None:
+    out = shutil.copytree(audit, tmp_path / "out")
+    before = contents(out / kind)
+    first, second = (
+        [each["path"] for each in json.loads((out / kind / "commits" / f"{tar}.json").read_text())["objects"]]
+        for tar in atlas.commits
+    )
+    times = {name: (out / kind / name).stat().st_mtime_ns for name in (*first, *second)}
+    (out / kind / second[0]).unlink()
+    export(atlas.objects.url, str(out), kind, truth=str(world.truth))
+    assert contents(out / kind) == before
+    assert all((out / kind / name).stat().st_mtime_ns == times[name] for name in first)
+    assert all((out / kind / name).stat().st_mtime_ns != times[name] for name in second)
+
+
+@KINDS
+def test_an_export_of_something_else_is_not_written_over(atlas: Atlas, audit: Path, world: World, kind: str) -> None:
+    before = contents(audit / kind)
+    with pytest.raises(UsageError, match=r"holds something else \(methods is .*; name another --out"):
+        export(atlas.objects.url, str(audit), kind, methods=["legrad"], truth=str(world.truth))
+    assert contents(audit / kind) == before
+
+
+def test_what_cannot_be_exported_is_refused_with_the_mend(atlas: Atlas, audit: Path) -> None:
+    with pytest.raises(UsageError, match="no export to 'captum'; there are virelay, quantus"):
+        export(atlas.objects.url, str(audit), "captum")
+    with pytest.raises(UsageError, match="no maps of 'rise'"):
+        export(atlas.objects.url, str(audit), "quantus", methods=["rise"])
+    with pytest.raises(UsageError, match="has 10 classes, not the 2 that are named"):
+        export(atlas.objects.url, str(audit), "quantus", classes=["a", "b"])
