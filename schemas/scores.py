@@ -61,6 +61,15 @@ Of the pictures that are not in the tuning split, at thresholds chosen on it: wh
   objects take up to 5, 25, 50 and 100 %.
 """
 
+CONTROLS = ("center", "uniform", "random", "edges", "whole image", "centred square")
+"""Methods and predictors that know less than any method should."""
+
+
+def is_control(name: str) -> bool:
+    """Whether a name is that of a control, with or without options."""
+    return any(name == each or name.startswith(f"{each}_") for each in CONTROLS)
+
+
 LOCALIZATION = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),

@@ -24,10 +24,9 @@ from schemas.errors import UsageError
 from schemas.layout import SCORES
 from schemas.record import sha256
 from schemas.run import Target
-from schemas.scores import LOCALIZATION, ScoresRecord, Tuned
+from schemas.scores import LOCALIZATION, ScoresRecord, Tuned, is_control
 
 ABOUT, TABLE, CURVES, FIGURE, TUNING = "about.json", "localization.parquet", "curves.parquet", "curves.png", "tuning"
-_CONTROLS = ("center", "uniform", "random", "edges")
 
 
 def score(
@@ -171,10 +170,9 @@ def _counted(
 
 def _row(atlas: Atlas, target: Target, name: str, tally: Tally, counts: Mapping[str, int]) -> dict[str, Any]:
     model = atlas.run.model
-    control = name in TRIVIAL or any(name == each or name.startswith(f"{each}_") for each in _CONTROLS)
     return {
         "method": name,
-        "kind": "control" if control else "method",
+        "kind": "control" if is_control(name) else "method",
         "target": target,
         "classifier": f"{PurePath(model.name).name} {model.weights.removeprefix('sha256:')[:12]}",
         "without_maps": counts.get("without_maps", 0),

@@ -1,0 +1,78 @@
+"use strict";
+// The page of one class: its numbers, mean maps, and clusters.
+
+(() => {
+  const by = (id) => document.getElementById(id);
+
+  function mean(told, method, state) {
+    const { name, control } = atlas.about.methods[method];
+    const { sign, mean } = told;
+    const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
+    if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
+    if (!sign) return atlas.element("figure", {}, atlas.element("p", { class: "says" }, "says nothing"), caption);
+    if (sign.alarm) caption.append(" ", atlas.element("span", { class: "tag alarm" }, "alarm"));
+    caption.append(atlas.element("br"), atlas.element("small", {}, `rank ${sign.rank}, excess ${atlas.told(sign.locked, 2)}`));
+    const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}`);
+    const look = atlas.plain;
+    atlas.paint(canvas, { map: atlas.bytes(mean), cell: sign.alarm ? [sign.y, sign.x] : null, look });
+    canvas.dataset.drawn = name;
+    const choose = atlas.element("button", { type: "button", class: "choose", "aria-pressed": String(name === state.method) });
+    choose.append(canvas, caption);
+    choose.addEventListener("click", () => atlas.go({ method: name }));
+    return atlas.element("div", {}, choose);
+  }
+
+  function cluster(each, number, told, method, state) {
+    const { name } = atlas.about.methods[method];
+    const prototype = atlas.canvas(`Prototype of cluster ${number + 1} of ${name} maps`);
+    const cell = told.sign.alarm ? [told.sign.y, told.sign.x] : null;
+    atlas.paint(prototype, { map: atlas.bytes(each.prototype), cell, look: atlas.plain });
+    const of = told.clusters.reduce((sum, other) => sum + other.maps, 0);
+    const text = `${each.maps} maps, ${atlas.percent(each.maps / of)}; the place stands out of ${atlas.percent(each.share)}`;
+    const found = atlas.element("figure", {}, prototype);
+    const image = atlas.place(each.central);
+    if (image >= 0) {
+      const central = atlas.canvas(`Image in the middle of cluster ${number + 1}: ${atlas.images.keys[image]}`);
+      const target = atlas.targetNumber(atlas.about.target);
+      atlas.paintImage(central, image, method, target, atlas.look(state)).catch(atlas.trouble);
+      const key = atlas.element("button", { type: "button", class: "key", "data-row": each.central }, atlas.images.keys[image]);
+      key.addEventListener("click", () => atlas.go({ row: each.central }));
+      found.append(central, atlas.element("figcaption", {}, text, atlas.element("br"), key));
+    } else found.append(atlas.element("figcaption", {}, text));
+    return found;
+  }
+
+  function numbers(told) {
+    const { methods, overall } = atlas.about;
+    const names = atlas.about.numbers;
+    const rows = methods.flatMap(({ name }, method) =>
+      told.methods[method]
+        ? [[name, ...names.map((_, at) => `${atlas.told(told.methods[method].numbers[at], 2)} / ${atlas.told(overall[method][at], 2)}`)]]
+        : [],
+    );
+    const head = ["method", ...names.map((name) => name.replaceAll("_", " "))];
+    atlas.numbersTable(by("class-numbers"), "Mean of the class / of all classes", head, rows);
+  }
+
+  let turn = 0;
+  atlas.showClass = async (state) => {
+    const mine = ++turn;
+    const told = await atlas.ofClass(state.id);
+    if (mine !== turn) return;
+    by("class-title").textContent = atlas.className(state.id);
+    const link = atlas.element("a", { href: atlas.format({ ...state, view: "gallery", class: String(state.id), page: 0, id: -1 }) }, "its images");
+    by("class-about").replaceChildren(
+      `${told.images.toLocaleString("en")} images, accuracy ${atlas.percent(told.correct)} · `, link,
+    );
+    const there = atlas.about.methods.map((_, method) => method).filter((method) => told.methods[method]);
+    by("class-means").replaceChildren(...there.map((method) => mean(told.methods[method], method, state)));
+    const method = atlas.methodNumber(state.method);
+    const chosen = told.methods[method];
+    by("class-clusters-title").textContent = `Clusters of ${state.method} maps`;
+    by("class-clusters").replaceChildren(
+      ...(chosen?.clusters ?? []).map((each, number) => cluster(each, number, chosen, method, state)),
+    );
+    numbers(told);
+    by("class").dataset.shown = state.id;
+  };
+})();

@@ -1,0 +1,107 @@
+"use strict";
+// One image: all methods side by side, and its numbers. Arrow keys lead to its neighbours among those that were picked.
+
+(() => {
+  const by = (id) => document.getElementById(id);
+  let [image, turn] = [-1, 0];
+
+  function about(image) {
+    const { label, prediction, probability, labelProbability, agreement, row } = atlas.images;
+    const told = [
+      `label ${atlas.className(label[image])} (${atlas.percent(labelProbability[image])})`,
+      `prediction ${atlas.className(prediction[image])} (${atlas.percent(probability[image])})`,
+      `agreement of methods ${atlas.told(agreement[image], 2)}`,
+      `row ${row[image]}`,
+    ];
+    return told.join(" · ");
+  }
+
+  function maps(names, key) {
+    const figures = names.map(({ name, control }) => {
+      const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
+      if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
+      return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, atlas.element("p", { class: "says" }));
+    });
+    by("detail-maps").replaceChildren(...figures);
+    return figures;
+  }
+
+  atlas.numbersTable = (table, caption, head, rows) => {
+    const line = (cells, tag) =>
+      atlas.element("tr", {}, ...cells.map((text, place) => {
+        const first = place === 0;
+        const kind = tag === "th" || first ? "th" : "td";
+        return atlas.element(kind, { scope: kind === "td" ? null : first && tag !== "th" ? "row" : "col", class: first ? "mono" : "number" }, text);
+      }));
+    table.replaceChildren(
+      atlas.element("caption", {}, caption),
+      atlas.element("thead", {}, line(head, "th")),
+      atlas.element("tbody", {}, ...rows.map((row) => line(row, "td"))),
+    );
+  };
+
+  async function draw(state, figures, mine) {
+    const { methods, numbers, target } = atlas.about;
+    const place = atlas.images.place[image];
+    const shard = await atlas.ofShard(atlas.images.shard[image]);
+    const picture = await atlas.picture(shard, place);
+    if (mine !== turn) return;
+    const kind = atlas.targetNumber(state.target);
+    methods.forEach((_, method) => {
+      const [canvas, , says] = figures[method].children;
+      atlas.paint(canvas, { picture, map: shard.map(place, kind, method), look: atlas.look(state) });
+      const flag = shard.flag(place, kind, method);
+      says.textContent = flag ? `says nothing: ${atlas.about.flags[flag]}` : "";
+    });
+    picture?.close();
+    const values = shard.numbers(place);
+    const rows = methods.map(({ name }, method) => [
+      name, ...numbers.map((_, number) => atlas.told(values[method * numbers.length + number], 3)),
+    ]);
+    const head = ["method", ...numbers.map((name) => name.replaceAll("_", " "))];
+    atlas.numbersTable(by("detail-numbers"), `Numbers of the maps of the ${target === "label" ? "label" : "prediction"}`, head, rows);
+    by("detail").dataset.row = atlas.images.row[image];
+  }
+
+  function neighbour(step) {
+    const at = atlas.picked.indexOf(image);
+    return at < 0 ? undefined : atlas.picked[at + step];
+  }
+
+  function go(step) {
+    const next = neighbour(step);
+    if (next !== undefined) atlas.go({ row: atlas.images.row[next] });
+  }
+
+  atlas.showDetail = async (state) => {
+    const mine = ++turn;
+    const dialog = by("detail");
+    image = state.row < 0 ? -1 : atlas.place(state.row);
+    if (image < 0) {
+      if (dialog.open) dialog.close();
+      return;
+    }
+    const key = atlas.images.keys[image];
+    by("detail-title").textContent = key;
+    by("detail-about").textContent = about(image);
+    by("detail-previous").disabled = neighbour(-1) === undefined;
+    by("detail-next").disabled = neighbour(1) === undefined;
+    if (!dialog.open) dialog.showModal();
+    await draw(state, maps(atlas.about.methods, key), mine);
+  };
+
+  const dialog = by("detail");
+  by("detail-previous").addEventListener("click", () => go(-1));
+  by("detail-next").addEventListener("click", () => go(1));
+  by("detail-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => {
+    const { row } = dialog.dataset;
+    if (image >= 0) atlas.go({ row: -1 });
+    document.querySelector(`.key[data-row="${CSS.escape(row)}"]`)?.focus();
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.target.matches("input, select")) return; // arrows move these
+    if (event.key === "ArrowLeft") go(-1);
+    else if (event.key === "ArrowRight") go(1);
+  });
+})();

@@ -1,0 +1,165 @@
+"""``index.html``: what stands still. Every text from data goes through Jinja's escaping."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.audit.locked import ALARM
+from pipeline.audit.report.charts import dots, ranks
+from pipeline.audit.report.classes import packed_map
+from pipeline.audit.report.read import Audited
+from pipeline.audit.report.scores import groups, ordered
+from pipeline.audit.report.shards import Columns
+from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
+from pipeline.store import Atlas
+from schemas.samples import Status
+from schemas.scores import is_control
+
+_ROWS = 60
+"""Of a table that is shown as it is, at most."""
+
+_CANVAS = 192
+"""Longest side of a drawn map, in pixels."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of the audit as it is.
+
+    Attributes:
+        file: where all of it stands.
+        left_out: rows that are not shown.
+    """
+
+    title: str
+    file: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left_out: int
+
+
+def page(
+    atlas: Atlas, audited: Audited, methods: Sequence[str], names: Sequence[str], columns: Columns, pictures: bool
+) -> bytes:
+    """The page, as UTF-8.
+
+    Args:
+        methods: that the gallery shows.
+        names: of the classes, by index; empty: they are numbers.
+    """
+    environment = Environment(
+        loader=PackageLoader("pipeline.audit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"told": told, "heat": heat}
+    environment.tests["control"] = is_control
+    environment.globals["pair"] = lambda one, other: frozenset((one, other))
+    environment.globals["class_name"] = lambda index: names[index] if names else f"class {index}"
+    kinds = groups(audited)
+    ranked = [score for kind in kinds if kind.ranks for score in kind.scores]
+    everyone = {method: None for kind in kinds for score in kind.scores for method in score.values}
+    order = ordered([*dict.fromkeys((*methods, *everyone))], ranked)
+    all_suspects = suspects(audited)
+    alarming = [each for each in all_suspects if each.alarms]
+    context = {
+        "run": atlas.run,
+        "about": audited.about,
+        "model": PurePath(atlas.run.model.name).name,
+        "counts": _counts(atlas),
+        "methods": [name for name in order if name in methods],
+        "order": order,
+        "groups": kinds,
+        "dots": [(kind, [dots(score, order) for score in kind.scores]) for kind in kinds if kind.ranks],
+        "ranks": ranks(ranked, order) if len(ranked) > 1 else None,
+        "agreement": _agreement(audited),
+        "suspects": alarming[:SHOWN] or all_suspects[:NEAREST],
+        "alarming": alarming,
+        "threshold": ALARM,
+        "packed": lambda values: packed_map(values, atlas.run.model.grid),
+        "shown": frozenset(columns.images["row"].astype(np.int64).tolist()),
+        "classes": _classes(audited, {each.class_index: each.alarms for each in all_suspects}),
+        "sheets": _sheets(audited),
+        "canvas": canvas(atlas.run.model.input_size),
+        "images": len(columns.keys),
+        "pictures": pictures,
+    }
+    return environment.get_template("index.html").render(context).encode()
+
+
+def canvas(frame: tuple[int, int]) -> tuple[int, int]:
+    """Width and height in which maps are drawn, of a network's input of this height and width."""
+    scale = _CANVAS / max(frame)
+    return max(1, round(frame[1] * scale)), max(1, round(frame[0] * scale))
+
+
+def told(value: Any, digits: int = 3) -> str:
+    """A value as a cell of a table."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{digits}f}".replace("-", "−")
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def heat(value: float | None) -> str:
+    """Name of the shade of a correlation in [−1, 1]: ``p0`` to ``p10``, below 0 ``n1`` to ``n10``."""
+    if value is None:
+        return "none"
+    tenths = round(10 * value)
+    return f"n{-tenths}" if tenths < 0 else f"p{tenths}"
+
+
+def _counts(atlas: Atlas) -> dict[str, Any]:
+    statuses = atlas.statuses()
+    return {
+        "tars": len(atlas.run.shards),
+        "finished": len(atlas.committed),
+        "planned": atlas.run.samples,
+        "mapped": statuses[Status.OK],
+        "failed": sorted((status, count) for status, count in statuses.items() if status != Status.OK),
+    }
+
+
+def _agreement(audited: Audited) -> Mapping[frozenset[str], float | None]:
+    """Mean rank correlation by the two methods."""
+    rows = audited.agreement.filter(pc.is_null(audited.agreement["class"])).to_pylist()
+    return {frozenset((row["first"], row["second"])): row["spearman"] for row in rows}
+
+
+def _classes(audited: Audited, alarms: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Each class that has images, most suspicious first."""
+    by_class: dict[int, list[dict[str, Any]]] = {}
+    for row in audited.methods.filter(pc.is_valid(audited.methods["class"])).to_pylist():
+        by_class.setdefault(row["class"], []).append(row)
+    found = []
+    for index, rows in by_class.items():
+        known = [row["agreement"] for row in rows if row["agreement"] is not None and not is_control(row["method"])]
+        agreement = sum(known) / len(known) if known else None
+        counts = {name: rows[0][name] for name in ("images", "correct")}
+        found.append({"index": index, "alarms": alarms.get(index, 0), "agreement": agreement} | counts)
+    place = {index: number for number, index in enumerate(alarms)}
+    return sorted(found, key=lambda each: place.get(each["index"], len(place)))
+
+
+def _sheets(audited: Audited) -> list[Sheet]:
+    tables = (
+        ("Completeness", "completeness.parquet", audited.completeness),
+        ("Computed again", "reproduced.parquet", audited.reproduced),
+    )
+    return [_sheet(title, file, table) for title, file, table in tables if table is not None]
+
+
+def _sheet(title: str, file: str, table: pa.Table) -> Sheet:
+    rows = [[told(value, 6) for value in row.values()] for row in table.slice(0, _ROWS).to_pylist()]
+    return Sheet(title, file, table.column_names, rows, max(0, len(table) - _ROWS))

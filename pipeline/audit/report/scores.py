@@ -1,0 +1,145 @@
+"""Scores of all kinds in one form: of which method, how much, how sure, and which way is better."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.stats import rankdata
+
+from pipeline.audit.report.read import Audited
+from schemas.scores import is_control
+
+Better = Literal["higher", "lower"]
+
+_LOCALIZATION = {
+    "pxap": "PxAP",
+    "maxboxacc_v2": "MaxBoxAcc V2",
+    "gt_known": "GT-known",
+    "top1_loc": "Top-1 loc",
+    "iou": "IoU",
+    "seg_miou": "seg. mIoU",
+    "pointing": "pointing",
+    "energy": "energy",
+}
+_DESCRIBED = ("agreement", "entropy", "effective_area", "border", "corners", "inside")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A score of a method, and its interval of 95 % where one is known."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One column.
+
+    Attributes:
+        better: None of a number that only describes.
+        digits: behind the point.
+        values: by method, of those that have one.
+    """
+
+    name: str
+    better: Better | None
+    digits: int
+    values: Mapping[str, Value]
+
+    @property
+    def ranks(self) -> dict[str, float]:
+        """1 is best; methods that are equal share a mean rank. Empty of what only describes."""
+        if self.better is None or not self.values:
+            return {}
+        sign = -1 if self.better == "higher" else 1
+        places = rankdata([sign * value.mean for value in self.values.values()])
+        return dict(zip(self.values, map(float, places), strict=True))
+
+    @property
+    def best(self) -> str | None:
+        """Of the methods that are no controls."""
+        own = {method: rank for method, rank in self.ranks.items() if not is_control(method)}
+        return min(own, key=lambda method: own[method]) if own else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scores of one kind.
+
+    Attributes:
+        ranks: whether they rank methods; sanity checks and descriptions do not.
+        note: one sentence on what they are of.
+    """
+
+    name: str
+    note: str
+    ranks: bool
+    scores: tuple[Score, ...]
+
+
+def groups(audited: Audited) -> list[Group]:
+    """All scores that there are, kind by kind; a kind or score without any value is left out."""
+    found = [_localization(name, table) for name, table in audited.localization.items()]
+    for name, table, ranks, note in (
+        ("Faithfulness", audited.faithfulness, True, "whether a map says what the network looks at"),
+        ("Sanity", audited.sanity, False, "whether a map depends on weights and class at all; these rank nothing"),
+    ):
+        if table is not None:
+            found.append(Group(name, note, ranks, _summarised(table)))
+    found.append(_described(audited.methods))
+    return [group for group in found if group.scores]
+
+
+def ordered(methods: Sequence[str], ranked: Sequence[Score]) -> list[str]:
+    """Methods by their mean rank, best first, controls last; as they come where nothing ranks them."""
+
+    def place(method: str) -> tuple[bool, float]:
+        ranks = [score.ranks[method] for score in ranked if method in score.ranks]
+        return is_control(method), sum(ranks) / len(ranks) if ranks else float("inf")
+
+    return sorted(methods, key=place)
+
+
+def _localization(truth: str, table: pa.Table) -> Group:
+    rows = table.to_pylist()
+    scores = []
+    for name, title in _LOCALIZATION.items():
+        values = {
+            row["method"]: Value(row[name], *((row["interval"] or {}).get(name) or (None, None)))
+            for row in rows
+            if row[name] is not None
+        }
+        if values:
+            scores.append(Score(title, "higher", 1, values))
+    note = f"against the truth «{truth}», in %, {rows[0]['images'] if rows else 0} images"
+    return Group("Localization", note, True, tuple(scores))
+
+
+def _summarised(table: pa.Table) -> tuple[Score, ...]:
+    by_figure: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        by_figure.setdefault(row["figure"], []).append(row)
+    scores = [
+        Score(
+            figure,
+            rows[0]["better"],
+            3,
+            {row["method"]: Value(row["mean"], row["low"], row["high"]) for row in rows if row["mean"] is not None},
+        )
+        for figure, rows in by_figure.items()
+    ]
+    return tuple(score for score in scores if score.values)
+
+
+def _described(methods: pa.Table) -> Group:
+    rows = methods.filter(pc.is_null(methods["class"])).to_pylist()
+    scores = [
+        Score(name, None, 3, {row["method"]: Value(row[name]) for row in rows if row[name] is not None})
+        for name in _DESCRIBED
+    ]
+    note = "means over all images: what maps look like, which is neither good nor bad"
+    return Group("Maps in numbers", note, False, tuple(score for score in scores if score.values))
