@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES
 from schemas.record import Record
 from schemas.run import ObjectRecord, Target
 
@@ -92,6 +93,9 @@ NUMBERS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border"
 - ``agreement`` – mean rank correlation with the maps of all other methods, controls too; null without another.
 """
 
+MEASURED = (*FAITHFULNESS_FIGURES, *SANITY_FIGURES)
+"""Figures for which the network was asked again, of the pictures that were drawn for it; see ``schemas.faith``."""
+
 IMAGES = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -103,6 +107,7 @@ IMAGES = pa.schema(
         *(pa.field(name, pa.float64()) for name in NUMBERS),
         pa.field("object", pa.float64()),
         pa.field("agreement_rank", pa.int32()),
+        *(pa.field(name, pa.float64()) for name in MEASURED),
     ]
 )
 """One row for each picture that has maps, and each method.
@@ -111,6 +116,7 @@ IMAGES = pa.schema(
 - ``flag`` – ``ok``, or why the map says nothing: ``constant``, ``not_finite``.
 - ``object`` – share of what the network saw that is object: ``inside`` of an even map. ``agreement_rank`` – place of
   the method among those of the picture, 1 agrees best with the others.
+- ``MEASURED`` – null of pictures that were not drawn, and where it is not defined.
 """
 
 PAIRS = pa.schema(
@@ -130,12 +136,13 @@ METHODS = pa.schema(
         pa.field("class", pa.int32()),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "degenerate")),
         pa.field("correct", pa.float64()),
-        *(pa.field(name, pa.float64()) for name in (*NUMBERS, "object")),
+        *(pa.field(name, pa.float64()) for name in (*NUMBERS, "object", *MEASURED)),
     ]
 )
 """Means of ``IMAGES``: one row for each method and class, and one for all classes, whose ``class`` is null.
 
-``degenerate`` – of the ``images`` whose maps say nothing; they are in no mean but that of ``correct`` and ``object``.
+``degenerate`` – of the ``images`` whose maps say nothing; they are in no mean but those of ``correct``, ``object``
+and ``MEASURED``.
 """
 
 AGREEMENT = pa.schema(

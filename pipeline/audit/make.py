@@ -1,18 +1,61 @@
-"""The whole audit of an atlas in one folder, which anybody can check."""
+"""The whole audit of an atlas in one folder, which anybody can look at, and check."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.audit.card import CARD, card
+from pipeline.audit.completeness import completeness
+from pipeline.audit.croissant import CROISSANT, croissant
+from pipeline.audit.environment import environment
+from pipeline.audit.exports import EXPORTERS
+from pipeline.audit.exports.make import export
 from pipeline.audit.lineage import breaks, lineage
 from pipeline.audit.manifest import publish
+from pipeline.audit.report import report
+from pipeline.audit.reproduce import reproduced
 from pipeline.audit.shortcuts import shortcuts
 from pipeline.audit.tables import tables
+from pipeline.run.crew import Device
 from pipeline.store import Lease, Objects
 from pipeline.store.tables import packed
-from schemas.audit import ManifestRecord
+from schemas.audit import UNSAID, ManifestRecord, PublicationRecord
+from schemas.errors import UsageError
+from schemas.faith import Kind
 from schemas.layout import AUDIT
 from schemas.run import Target
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of an audit is made, beside the tables of all maps.
+
+    Attributes:
+        images, sanity: pictures that are drawn to measure faithfulness, and for sanity checks; 0 leaves them out.
+        recompute: pictures whose maps are computed again; 0 leaves that out.
+        pictures: small copies of the pictures go into the report, and the network's inputs into exports.
+        exports: names in ``EXPORTERS``.
+    """
+
+    images: int = 1000
+    sanity: int = 100
+    recompute: int = 256
+    pictures: bool = True
+    exports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What came of it.
+
+    Attributes:
+        manifest: of the folder; its root is to be told elsewhere too.
+        shortcuts: ``schemas.audit.SHORTCUTS``.
+    """
+
+    manifest: ManifestRecord
+    shortcuts: pa.Table
 
 
 def audit(
@@ -21,41 +64,72 @@ def audit(
     target: Target = "label",
     methods: Sequence[str] = (),
     truth: str | None = None,
+    names: Sequence[str] = (),
+    extent: Extent = Extent(),  # noqa: B008, it is frozen
     further: Sequence[str] = (),
+    publication: PublicationRecord = UNSAID,
+    device: Device = "auto",
     address: str | None = None,
+    allow_pipe: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> ManifestRecord:
-    """Audit an atlas. Of the tables, what is done already is not done again.
+) -> Audited:
+    """Audit an atlas. What is measured or made tar by tar is not done again.
 
-    Writes what ``tables`` does; ``shortcuts.parquet``, ``clusters.parquet`` and ``members.parquet``;
-    ``lineage.parquet``; and last ``manifest.json``. Columns are in ``schemas.audit``.
+    Writes ``faithfulness/`` and ``sanity/`` (``pipeline.faith``); what ``tables`` does; ``shortcuts.parquet``,
+    ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``, ``reproduced.parquet``
+    and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``; and last
+    ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit`` and ``schemas.faith``.
 
     Args:
         url: of the atlas.
         out: folder or URL; None is ``audit/<target>`` in the atlas.
         target, methods, truth, address: see ``tables``.
+        names: of the classes, by index.
+        extent: how much is made.
         further: what was made of the atlas elsewhere, see ``lineage``.
-        say: told where the chain from pictures to labels, scores and tables is broken, see ``breaks``.
-
-    Returns:
-        The manifest of the folder, for ``manifest.check``; its root is to be told elsewhere too.
+        publication: what only the publisher knows.
+        device: of the network.
+        allow_pipe: tars may be read from the shell commands that the atlas names.
+        say: told what is done, and where the chain from pictures to labels, scores and tables is broken.
 
     Raises:
-        UsageError: see ``tables`` and ``lineage``.
+        UsageError: see ``tables``, ``lineage`` and ``export``.
+        BadTar: pictures that are to be seen again cannot be read, or are others now.
+        SpecDrift: the network is another now.
     """
-    out = out or f"{url.rstrip('/')}/{AUDIT}/{target}"
+    from pipeline.faith.make import ABOUT, faith  # the network is needed only here
+
+    out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
+    for name in extent.exports:
+        if name not in EXPORTERS:
+            raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}")
     objects = Objects(out)
+    kinds: dict[Kind, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
+    for kind, number in kinds.items():
+        if number:
+            faith(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
     tables(url, out, target, methods, truth, address)
     for fault in breaks(url, further):
         say(fault)
     searched = shortcuts(url, target, methods, address)
+    own = [f"{out}/{kind}" for kind in kinds if objects.exists(f"{kind}/{ABOUT}")]
     found: dict[str, pa.Table] = {
         "shortcuts": searched.classes,
         "clusters": searched.clusters,
         "members": searched.members,
-        "lineage": lineage(url, further),
+        "completeness": completeness(url),
+        "lineage": lineage(url, [*further, *own]),
     }
+    if extent.recompute:
+        found["reproduced"] = reproduced(url, extent.recompute, methods, 0, device, address, allow_pipe, say)
     with Lease(objects):
         for name, table in found.items():
             objects.put(f"{name}.parquet", packed(table))
-    return publish(out)
+        objects.put("environment.json", environment(url).to_bytes())
+    for name in extent.exports:
+        export(url, out, name, target, methods, truth, extent.pictures, allow_pipe, address, names)
+    report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
+    with Lease(objects):
+        objects.put(CARD, card(url, out, publication, extent.pictures))
+        objects.put(CROISSANT, croissant(url, out, publication))
+    return Audited(publish(out), searched.classes)

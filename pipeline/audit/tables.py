@@ -12,13 +12,14 @@ from pipeline.audit.agreement import pairs
 from pipeline.audit.by_class import EXPLAINED
 from pipeline.audit.describe import coverage, describe, inside
 from pipeline.audit.means import means
+from pipeline.audit.measured import Measured, measured_parts
 from pipeline.label.score_map import window
 from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.tables import packed, unpacked
 from pipeline.truth import Truths, read_truth
-from schemas.audit import AGREEMENT, IMAGES, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
+from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
 from schemas.labels import PartRecord
 from schemas.layout import Flag, commit_object
 from schemas.run import Target
@@ -42,7 +43,7 @@ def tables(
     then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit``.
 
     Args:
-        out: folder or URL.
+        out: folder or URL; what ``pipeline.faith`` measured in it becomes columns of the same pictures.
         methods: empty is all.
         truth: a file or folder, as ``read_truth`` takes it; pictures of which it says nothing have no ``inside``.
         address: of a Ray cluster, see ``spread``.
@@ -66,6 +67,7 @@ def tables(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
+        records = {tar: record for tar, record in records.items() if record.parts == measured_parts(out, tar)}
         pending = [(tar, _subset(atlas, tar, known)) for tar in atlas.commits if tar not in records]
         for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
             continue
@@ -102,15 +104,16 @@ def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | No
     }
     compared = list(pairs(maps))
     covered = _covered(samples, truth, atlas)
+    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, tar, about.target))
     written = (
-        objects.put(f"images/{tar}.parquet", packed(_images(samples, about.target, maps, flags, compared, covered))),
+        objects.put(f"images/{tar}.parquet", packed(images)),
         objects.put(f"pairs/{tar}.parquet", packed(_pairs(samples, about.target, compared))),
     )
     record = PartRecord(
         tar=tar,
         parent=parent(part.commit),
         maker=about.digest(),
-        parts=(),
+        parts=measured_parts(out, tar),
         counts={"images": len(samples)},
         objects=written,
     )
@@ -125,6 +128,7 @@ def _images(
     flags: Mapping[str, NDArray[np.uint8]],
     compared: Compared,
     covered: Floats,
+    measured: Measured,
 ) -> pa.Table:
     """``schemas.audit.IMAGES`` of a tar, method by method.
 
@@ -152,6 +156,7 @@ def _images(
             **{name: _known(np.where(says, numbers[name], np.nan)) for name in NUMBERS},
             "object": _known(covered.mean((1, 2))),
             "agreement_rank": pa.array(ranks[place], mask=np.isnan(agreement[method])),
+            **{name: _known(measured.of(method, name, samples["row"].to_numpy())) for name in MEASURED},
         }
         parts.append(pa.table(columns).cast(IMAGES))
     return pa.concat_tables(parts)

@@ -1,0 +1,139 @@
+"""``vitatlas audit``."""
+
+from typing import Literal
+
+import click
+
+from jobs import show
+from jobs.names import class_names, listed
+from schemas.errors import RunFailed, UsageError
+from schemas.text import printable
+
+_SHOWN = 10
+"""Classes that are listed."""
+
+
+@click.command("audit")
+@click.argument("atlas", required=False)
+@click.option("--out", metavar="DIR", help="Default: ATLAS/audit/TARGET.")
+@click.option("--check", "folder", metavar="DIR", help="Verify a published audit, from its files alone.")
+@click.option("--root", metavar="sha256:…", help="With --check: the root that its publisher told.")
+@click.option(
+    "--target",
+    type=click.Choice(["label", "predicted"]),
+    default="label",
+    show_default=True,
+    help="Whose maps.",
+)
+@click.option("--methods", default="", metavar="A,B", help="Default: all of the atlas.")
+@click.option("--truth", metavar="FILE|DIR", help="Boxes or masks: how much of a map lies on the object.")
+@click.option("--classes", "classes_file", metavar="FILE", help="Names of the classes, a line each. Default: numbers.")
+@click.option(
+    "--images", type=click.IntRange(0), default=1000, show_default=True, metavar="N", help="Drawn for faithfulness."
+)
+@click.option(
+    "--sanity", type=click.IntRange(0), default=100, show_default=True, metavar="N", help="Drawn for sanity checks."
+)
+@click.option(
+    "--recompute", type=click.IntRange(0), default=256, show_default=True, metavar="N", help="Computed again."
+)
+@click.option("--maps-only", is_flag=True, help="Ask neither network nor tars: none of these three, no pictures.")
+@click.option("--no-pictures", is_flag=True, help="No thumbnails in the report: maps alone may be given away.")
+@click.option("--export", "exports", default="", metavar="A,B", help="For other tools: virelay, quantus.")
+@click.option("--made-of", "further", multiple=True, metavar="DIR", help="Labels or scores elsewhere, for the lineage.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
+@click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def command(
+    atlas: str | None,
+    out: str | None,
+    folder: str | None,
+    root: str | None,
+    target: Literal["label", "predicted"],
+    methods: str,
+    truth: str | None,
+    classes_file: str | None,
+    images: int,
+    sanity: int,
+    recompute: int,
+    maps_only: bool,
+    no_pictures: bool,
+    exports: str,
+    further: tuple[str, ...],
+    device: Literal["auto", "cpu", "cuda"],
+    address: str | None,
+    allow_pipe: bool,
+    json_: bool,
+) -> None:
+    """Make an audit of an atlas: tables, a report to look at, and what it takes to check both.
+
+    Where the network looks, where methods disagree, which classes may be decided by a shortcut, how faithful the
+    maps are, and whether all of it can be made again. Open report/index.html: it needs no server.
+
+    Stopped at any moment, the same command goes on from the last finished tar.
+
+    \b
+    Examples:
+      vitatlas audit val.atlas --truth metadata/ILSVRC/test --classes names.txt
+      vitatlas audit val.atlas --maps-only --export virelay
+      vitatlas audit --check val.atlas/audit/label --root sha256:9f86d081884c7d659a2feaa0c55ad015…
+    """
+    if (atlas is None) == (folder is None):
+        raise UsageError("name either an atlas to audit, or with --check the folder of an audit that is to be verified")
+    if folder is not None:
+        _check(folder, root, json_)
+        return
+    if root is not None:
+        raise UsageError("--root is what an audit is checked by; say --check DIR")
+    from pipeline.audit.make import Extent, audit
+    from schemas.layout import AUDIT
+
+    assert atlas is not None
+    extent = Extent(images, sanity, recompute, not no_pictures, listed(exports))
+    if maps_only:
+        extent = Extent(0, 0, 0, False, listed(exports))
+    out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
+    show.note_partial(atlas)
+    made = audit(
+        atlas,
+        out,
+        target,
+        listed(methods),
+        truth,
+        class_names(classes_file),
+        extent,
+        further,
+        device,
+        address,
+        allow_pipe,
+        lambda line: click.echo(printable(line), err=True),
+    )
+    rows = made.suspicious.to_pylist()
+    if json_:
+        show.as_json({"out": out, "root": made.manifest.root, "suspicious": rows})
+        return
+    alarms = sum(row["alarms"] > 0 for row in rows)
+    show.table(
+        f"classes that may be decided by a shortcut: {alarms} of {len(rows)}",
+        list(rows[0]) if rows else [],
+        [list(row.values()) for row in rows[:_SHOWN]],
+    )
+    click.echo(f"report   {out}/report/index.html")
+    click.echo(f"root     {made.manifest.root}   (tell it elsewhere: by it others can check every byte)")
+    click.echo(f"check    vitatlas audit --check {out} --root {made.manifest.root}")
+
+
+def _check(folder: str, root: str | None, json_: bool) -> None:
+    from pipeline.audit.recheck import recheck
+
+    faults = list(recheck(folder, root))
+    if json_:
+        show.as_json({"folder": folder, "faults": faults})
+    else:
+        for fault in faults:
+            click.echo(printable(f"fault    {fault}"))
+    if faults:
+        raise RunFailed(f"{folder}: faults: {len(faults)}; it is not, or not whole, what was published")
+    if not json_:
+        click.echo(f"{folder}: every object is as it was published, and the tables say what their parts say")
