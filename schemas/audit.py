@@ -1,6 +1,9 @@
 """The audit of an atlas: its manifest, and its tables."""
 
+from typing import Annotated
+
 import pyarrow as pa
+from pydantic import Field
 
 from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES
 from schemas.record import Record
@@ -278,7 +281,7 @@ class PublicationRecord(Record):
 
     Attributes:
         name: of the data set; empty is that of the atlas' folder.
-        license: an identifier of SPDX, or ``unknown``.
+        license: an identifier of SPDX, the address of another licence, or ``unknown``.
         url: of its page; empty where it has none.
         creator: who made it.
         version: of the data set, as ``major.minor.patch``.
@@ -288,7 +291,7 @@ class PublicationRecord(Record):
     license: str = "unknown"
     url: str = ""
     creator: str = "unknown"
-    version: str = "1.0.0"
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
 
 
 UNSAID = PublicationRecord()

@@ -100,9 +100,12 @@ _TEMPLATE = _ENVIRONMENT.get_template("card.md.j2")
 
 def _head(name: str, publication: PublicationRecord, images: int, tables: list[Present]) -> str:
     """YAML that the Hub makes filters of, and from which ``datasets.load_dataset`` learns which tables there are."""
+    licence = {"license": publication.license.lower()}
+    if "://" in publication.license:  # the Hub has names for those that it knows, and a link for others
+        licence = {"license": "other", "license_link": publication.license}
     head = {
         "pretty_name": name,
-        "license": publication.license.lower(),
+        **licence,
         "task_categories": ["image-classification"],
         "tags": list(_TAGS),
         "size_categories": [next((size for limit, size in _SIZES.items() if images < limit), _LARGEST)],
@@ -117,12 +120,12 @@ def _head(name: str, publication: PublicationRecord, images: int, tables: list[P
 
 def _methods(atlas: Atlas, about: AuditRecord) -> list[dict[str, str]]:
     """Name, kind, summary and paper of each method that was looked at."""
-    from pipeline.explain import methods as known  # torch, which few who audit need
+    from pipeline.explain.registry import methods as registry  # torch, which few who audit need
 
     bases = dict(zip(atlas.run.methods, (text.partition(":")[0] for text in atlas.run.spec.methods), strict=True))
     rows = []
     for name in about.methods:
-        method = known.get(bases[name])
+        method = registry.get(bases[name])
         row = {"name": name, "kind": "", "summary": "", "paper": ""}  # of a later version, perhaps
         if method is not None:
             summary = (method.__doc__ or "").splitlines()[0].rstrip(".")

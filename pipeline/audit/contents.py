@@ -1,8 +1,9 @@
 """What is in an audit's folder, for those who describe it: its card, and Croissant."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from io import BytesIO
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -10,6 +11,9 @@ import pyarrow.parquet as pq
 
 from pipeline.store import Objects
 from schemas.audit_tables import TABLES, Described
+
+_AT_ONCE = 32
+"""Tables whose ends are asked for together: a bucket answers them side by side."""
 
 
 class Present(NamedTuple):
@@ -37,8 +41,15 @@ def present(objects: Objects) -> Iterator[Present]:
             name for name in names if fnmatchcase(name, table.files) and name.count("/") == table.files.count("/")
         )
         if found:
-            footers = [pq.read_metadata(BytesIO(data)) for data in objects.read(found)]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                footers = list(pool.map(partial(_footer, objects), found))
             yield Present(table, found, footers[0].schema.to_arrow_schema(), sum(each.num_rows for each in footers))
+
+
+def _footer(objects: Objects, name: str) -> pq.FileMetaData:
+    """What stands at the end of a table, of which no more is read."""
+    with objects.files.open(objects.path(name), "rb") as stream:
+        return pq.read_metadata(stream)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:

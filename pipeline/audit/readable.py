@@ -34,7 +34,9 @@ def table_of(objects: Objects, name: str, columns: Sequence[str] | None = None) 
         Unreadable: it is missing or damaged.
     """
     try:
-        return unpacked(bytes_of(objects, name), columns)
+        table = unpacked(bytes_of(objects, name), columns)
+        table.validate(full=True)  # texts that are no UTF-8, for one, are no fault to Parquet
+        return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Unreadable(f"{name}: cannot be read ({type(error).__name__})") from None
 

@@ -44,7 +44,7 @@ def reproduced(
         rows: samples that have maps, at most.
         methods: that are compared; empty is all.
         address: of a Ray cluster, see ``spread``.
-        say: told of tars and samples that cannot be computed again.
+        say: told what is to be computed, and which tars and samples cannot be.
 
     Returns:
         ``schemas.audit.REPRODUCED``: for each kind, the network and then the methods by target.
@@ -60,6 +60,8 @@ def reproduced(
         atlas.require(target, chosen)
     sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     drawn = _draw(atlas, rows, seed)
+    number = sum(len(ordinals) for _, ordinals in drawn)
+    say(f"{number} samples of {len(drawn)} tars are computed twice, by {len(atlas.methods)} methods")
     found: list[_Row] = []
     for compared, notes in spread(
         partial(_of_tar, url, device, chosen, sizes), drawn, "compute again", address, gpu=True
@@ -67,7 +69,6 @@ def reproduced(
         found += compared
         for note in notes:
             say(note)
-    number = sum(len(ordinals) for _, ordinals in drawn)
     whose = [(None, None), *((method, target) for method in chosen for target in atlas.run.spec.targets)]
     table = [
         {"kind": kind, "batch_size": size, "method": method, "target": target, "drawn": number}

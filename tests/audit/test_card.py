@@ -11,7 +11,7 @@ from some_audit import PUBLICATION
 
 from pipeline.audit.card import CARD, card, escaped
 from pipeline.store import Atlas
-from schemas.audit_tables import TABLES
+from schemas.audit_tables import TABLES, Described
 
 
 def head_and_body(published: Path) -> tuple[dict, str]:
@@ -35,6 +35,19 @@ def test_every_table_that_it_names_is_loaded_by_name(published: Path, tmp_path: 
     found = datasets.load_dataset(str(published), name, split="train", cache_dir=str(tmp_path))
     rows = sum(pq.read_metadata(path).num_rows for path in published.glob(there[name]))
     assert len(found) == rows > 0
+
+
+def test_a_licence_that_the_hub_has_no_name_for_is_linked(published: Path) -> None:
+    said = PUBLICATION.model_copy(update={"license": "https://example.org/terms"})
+    text = card(str(published.parents[1]), str(published), said).decode()
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert (head["license"], head["license_link"]) == ("other", "https://example.org/terms")
+
+
+@pytest.mark.parametrize("table", [pytest.param(table, id=table.name) for table in TABLES])
+def test_every_column_that_there_may_be_has_a_meaning(table: Described) -> None:
+    assert table.rows
+    assert [name for name in table.schema.names if not table.meaning(name)] == []
 
 
 def test_every_table_and_column_is_told_with_its_meaning(published: Path) -> None:

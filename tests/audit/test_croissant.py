@@ -16,7 +16,8 @@ from schemas.audit import MANIFEST
 from schemas.audit_tables import TABLES, Described
 from schemas.record import sha256
 
-pytestmark = pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")  # within rdflib
+# How mlcroissant uses rdflib and pandas.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
