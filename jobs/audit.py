@@ -41,6 +41,9 @@ _SHOWN = 10
 @click.option("--no-pictures", is_flag=True, help="No thumbnails in the report: maps alone may be given away.")
 @click.option("--export", "exports", default="", metavar="A,B", help="For other tools: virelay, quantus.")
 @click.option("--made-of", "further", multiple=True, metavar="DIR", help="Labels or scores elsewhere, for the lineage.")
+@click.option(
+    "--publication", "publication_file", metavar="FILE", help="YAML for the card: name, license, url, creator, version."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
@@ -61,6 +64,7 @@ def command(
     no_pictures: bool,
     exports: str,
     further: tuple[str, ...],
+    publication_file: str | None,
     device: Literal["auto", "cpu", "cuda"],
     address: str | None,
     allow_pipe: bool,
@@ -87,6 +91,7 @@ def command(
     if root is not None:
         raise UsageError("--root is what an audit is checked by; say --check DIR")
     from pipeline.audit.make import Extent, audit
+    from schemas.audit import UNSAID, PublicationRecord
     from schemas.layout import AUDIT
 
     assert atlas is not None
@@ -104,6 +109,7 @@ def command(
         class_names(classes_file),
         extent,
         further,
+        PublicationRecord.from_yaml(publication_file) if publication_file else UNSAID,
         device,
         address,
         allow_pipe,

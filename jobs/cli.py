@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": "Check an atlas: all that was committed is there, as it was, and nothing else.",
     "label": "Make pseudo-masks from the maps, by a policy.",
     "score": "Measure localization against boxes and masks.",
+    "audit": "Make an audit: tables, a report to look at, and what it takes to check both.",
     "methods": "List the attribution methods, and which apply to a network.",
     "bench": "Measure what methods cost on a network and a device.",
     "train": "Train an explainer that has weights of its own.",

@@ -55,6 +55,22 @@ SHORTCUTS = pa.schema(
 - ``clusters`` – of the class's maps; ``eigenvalues`` – of their graph, and the ``gap`` behind which it was cut.
 """
 
+SUSPICIOUS = pa.schema(
+    [
+        pa.field("class", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("rank", "methods", "alarms", "best_rank")),
+        *(pa.field(name, pa.float64(), nullable=False) for name in ("mean_rank", "locked")),
+        pa.field("method", _CATEGORY, nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("y", "x")),
+    ]
+)
+"""What all methods together say of a class: one row for each, most suspicious first.
+
+- ``rank`` – in this table. ``methods`` – that have maps of the class; ``alarms`` – how many of them raise one;
+  ``best_rank``, ``mean_rank`` – of the class in their rankings.
+- ``locked``, ``method``, ``y``, ``x`` – of ``SHORTCUTS``, where ``locked`` is highest: by what and where one sees it.
+"""
+
 CLUSTERS = pa.schema(
     [
         *_WHOSE,

@@ -68,6 +68,8 @@ COLUMNS: Mapping[str, str] = {
     "cluster": "index of the cluster within its class, largest first",
     "share": "share of the maps out of which the cell stands that the class is suspected for",
     "figure": "name of what was measured",
+    **dict.fromkeys(faith.FAITHFULNESS_FIGURES, "see faithfulness; null of pictures that were not drawn"),
+    **dict.fromkeys(faith.SANITY_FIGURES, "see sanity; null of pictures that were not drawn"),
 }
 """Meanings that hold in all tables, by column."""
 
@@ -127,6 +129,23 @@ TABLES: tuple[Described, ...] = (
             "clusters": "number of clusters of the class's maps",
             "gap": "between the eigenvalues behind which the clusters were cut",
             "eigenvalues": "of the graph of the class's maps, least first",
+        },
+    ),
+    Described(
+        "suspicious",
+        "suspicious.parquet",
+        audit.SUSPICIOUS,
+        "a class, with what all methods together say of it",
+        {
+            "rank": "place in this table; 1 is the most suspicious",
+            "methods": "number of methods that have maps of the class",
+            "alarms": "how many of them raise one",
+            "best_rank": "best place of the class in the rankings of the methods",
+            "mean_rank": "mean place of the class in the rankings of the methods",
+            "locked": "highest of any method, see shortcuts",
+            "method": "by which it is highest",
+            "y": "row of the cell in the patch grid",
+            "x": "column of the cell in the patch grid",
         },
     ),
     Described(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Self, get_args
 
 import yaml
@@ -54,6 +55,23 @@ class Record(BaseModel):
             if first["type"] == "extra_forbidden":
                 reason = f"there is no such field; there are {', '.join(cls._fields_at(first['loc'][:-1]))}"
             raise UsageError(": ".join(filter(None, (source, field, reason)))) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a record from a YAML file.
+
+        Raises:
+            UsageError: there is no such file, it is not YAML, or does not fit.
+        """
+        try:
+            text = Path(path).read_text("utf-8")
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{path}: is not a text file") from None
+        required = [name for name, field in cls.model_fields.items() if field.is_required()]
+        fields = ", ".join(required or list(cls.model_fields)[:3])
+        return cls.read(mapping(text, str(path), f"{fields} …"), str(path))
 
     @classmethod
     def _fields_at(cls, path: tuple[int | str, ...]) -> list[str]:

@@ -21,7 +21,7 @@ def describe(maps: NDArray[np.floating]) -> dict[str, Floats]:
     Returns:
         float64 [n] by name, all in [0, 1]:
 
-        - ``entropy`` – −Σ p ln p / ln N; 1 is even. Without the divisor it is the complexity of Bhatt et al., IJCAI 2020.
+        - ``entropy`` – −Σ p ln p / ln N; 1 is even. Without the divisor: complexity of Bhatt et al., IJCAI 2020.
         - ``gini`` – index of Gini (Hurley and Rickard, IEEE Trans. Inf. Theory 2009); 0 is even. The sum that Chalasani
           et al., ICML 2020, call sparseness is the same number.
         - ``effective_area`` – 1 / (N Σ p²), the share of the cells that as much mass would fill evenly.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
@@ -11,6 +11,7 @@ from pipeline.store.derived import parent
 from pipeline.store.tables import unpacked
 from schemas.audit import LINEAGE
 from schemas.errors import UsageError
+from schemas.faith import Kind
 from schemas.labels import PartRecord
 from schemas.layout import AUDIT, COMMITS, LABELS, SCORES, commit_object
 from schemas.record import sha256
@@ -22,19 +23,20 @@ _ROWS = "labels"
 """Folder of the label tables of a folder of labels."""
 
 
-def lineage(url: str, further: Sequence[str] = ()) -> pa.Table:
+def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa.Table:
     """What was made of what, as ``schemas.audit.LINEAGE``, by tar and product.
 
     Args:
-        url: of an atlas; labels, scores and audits in it are found.
+        url: of an atlas; labels and scores in it are found.
         further: folders or URLs of what was made of it elsewhere.
+        out: of the audit.
 
     Raises:
         UsageError: something further is no product of an atlas.
         RunFailed: a commit of the atlas cannot be read.
     """
     atlas = Atlas.open(url)
-    products = _products(atlas, further)
+    products = _products(atlas, further, out)
     rows: list[dict[str, Any]] = []
     for tar, commit in atlas.commits.items():
         rows.append(_row(atlas.objects, MAPS, commit, atlas.run.spec_hash, _pictures(atlas, tar)))
@@ -45,7 +47,7 @@ def lineage(url: str, further: Sequence[str] = ()) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=LINEAGE)
 
 
-def breaks(url: str, further: Sequence[str] = ()) -> list[str]:
+def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> list[str]:
     """A sentence for each place where the chain is broken; each begins with the product.
 
     What is wrong may be that a tar was done again after labels had been made of it, or that labels are of other
@@ -57,20 +59,24 @@ def breaks(url: str, further: Sequence[str] = ()) -> list[str]:
     atlas = Atlas.open(url)
     return [
         f"{name}: {fault}"
-        for name, objects in _products(atlas, further).items()
+        for name, objects in _products(atlas, further, out).items()
         for tar in atlas.commits
         for fault in _faults(atlas, objects, tar)
     ]
 
 
-def _products(atlas: Atlas, further: Sequence[str]) -> dict[str, Objects]:
-    """All that was made of an atlas, by name: its path in the atlas, or its URL."""
+def _products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, Objects]:
+    """All that was made of an atlas, by name: its path in the atlas, ``audit`` and what is below it, or its URL."""
     found = {}
-    for folder in (LABELS, SCORES, AUDIT):
+    for folder in (LABELS, SCORES):
         for name in atlas.objects.list(folder):
             objects = Objects(f"{atlas.objects.url}/{folder}/{name}")
             if objects.list(COMMITS):
                 found[f"{folder}/{name}"] = objects
+    for name in ("", *(f"/{kind}" for kind in get_args(Kind))) if out is not None else ():
+        objects = Objects(f"{out}{name}")
+        if objects.list(COMMITS):
+            found[f"{AUDIT}{name}"] = objects
     for url in further:
         found[url] = Objects(url)
         if not found[url].list(COMMITS):

@@ -13,6 +13,7 @@ from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.make import export
 from pipeline.audit.lineage import breaks, lineage
 from pipeline.audit.manifest import publish
+from pipeline.audit.ranking import suspicious
 from pipeline.audit.report import report
 from pipeline.audit.reproduce import reproduced
 from pipeline.audit.shortcuts import shortcuts
@@ -51,11 +52,11 @@ class Audited:
 
     Attributes:
         manifest: of the folder; its root is to be told elsewhere too.
-        shortcuts: ``schemas.audit.SHORTCUTS``.
+        suspicious: ``schemas.audit.SUSPICIOUS``.
     """
 
     manifest: ManifestRecord
-    shortcuts: pa.Table
+    suspicious: pa.Table
 
 
 def audit(
@@ -65,7 +66,7 @@ def audit(
     methods: Sequence[str] = (),
     truth: str | None = None,
     names: Sequence[str] = (),
-    extent: Extent = Extent(),  # noqa: B008, it is frozen
+    extent: Extent = Extent(),
     further: Sequence[str] = (),
     publication: PublicationRecord = UNSAID,
     device: Device = "auto",
@@ -76,9 +77,9 @@ def audit(
     """Audit an atlas. What is measured or made tar by tar is not done again.
 
     Writes ``faithfulness/`` and ``sanity/`` (``pipeline.faith``); what ``tables`` does; ``shortcuts.parquet``,
-    ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``, ``reproduced.parquet``
-    and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``; and last
-    ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit`` and ``schemas.faith``.
+    ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``,
+    ``reproduced.parquet`` and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``;
+    and last ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit_tables``.
 
     Args:
         url: of the atlas.
@@ -97,7 +98,7 @@ def audit(
         BadTar: pictures that are to be seen again cannot be read, or are others now.
         SpecDrift: the network is another now.
     """
-    from pipeline.faith.make import ABOUT, faith  # the network is needed only here
+    from pipeline.faith.make import faith  # the network is needed only here
 
     out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
     for name in extent.exports:
@@ -109,16 +110,16 @@ def audit(
         if number:
             faith(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
     tables(url, out, target, methods, truth, address)
-    for fault in breaks(url, further):
+    for fault in breaks(url, further, out):
         say(fault)
     searched = shortcuts(url, target, methods, address)
-    own = [f"{out}/{kind}" for kind in kinds if objects.exists(f"{kind}/{ABOUT}")]
     found: dict[str, pa.Table] = {
+        "suspicious": suspicious(searched.classes),
         "shortcuts": searched.classes,
         "clusters": searched.clusters,
         "members": searched.members,
         "completeness": completeness(url),
-        "lineage": lineage(url, [*further, *own]),
+        "lineage": lineage(url, further, out),
     }
     if extent.recompute:
         found["reproduced"] = reproduced(url, extent.recompute, methods, 0, device, address, allow_pipe, say)
@@ -132,4 +133,4 @@ def audit(
     with Lease(objects):
         objects.put(CARD, card(url, out, publication, extent.pictures))
         objects.put(CROISSANT, croissant(url, out, publication))
-    return Audited(publish(out), searched.classes)
+    return Audited(publish(out), found["suspicious"])

@@ -17,11 +17,8 @@ from schemas.run import Target
 
 def measured_parts(out: str, tar: str) -> tuple[str, ...]:
     """What was measured of a tar below ``out``, by hashes: other figures make other tables."""
-    return tuple(
-        f"{kind} {parent(record)}"
-        for kind in get_args(Kind)
-        if (record := made(Objects(f"{out}/{kind}"), tar)) is not None
-    )
+    records = {kind: made(Objects(f"{out}/{kind}"), tar) for kind in get_args(Kind)}
+    return tuple(f"{kind} {parent(record)}" for kind, record in records.items() if record is not None)
 
 
 class Measured:

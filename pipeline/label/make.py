@@ -24,7 +24,7 @@ from schemas.errors import UsageError
 from schemas.labels import LABELS, LabelsRecord, PartRecord
 from schemas.layout import commit_object
 from schemas.policy import Policy
-from schemas.record import mapping, sha256
+from schemas.record import sha256
 
 ABOUT, SUMMARY = "policy.json", "summary.json"
 
@@ -35,13 +35,7 @@ def read_policy(path: str | Path) -> Policy:
     Raises:
         UsageError: there is no such file, it is not YAML, or not a policy.
     """
-    try:
-        text = Path(path).read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not a text file") from None
-    return Policy.read(mapping(text, str(path), "name, methods, cut …"), str(path))
+    return Policy.from_yaml(path)
 
 
 @dataclass(frozen=True)
