@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.files import refuse_commands
@@ -79,20 +80,18 @@ def reproduced(
     return pa.Table.from_pylist(table, schema=REPRODUCED)
 
 
-def _draw(atlas: Atlas, rows: int, seed: int) -> list[Drawn]:
+def _draw(atlas: Atlas, count: int, seed: int) -> list[Drawn]:
     """Batches at random, until they hold so many samples that have maps."""
-    batches: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for sample in atlas.samples(["tar", "ordinal", "status"]).to_pylist():
-        if sample["status"] == Status.OK:
-            batches[sample["tar"], sample["ordinal"] // atlas.run.spec.batch_size].append(sample["ordinal"])
-    names, by_tar, left = list(batches), defaultdict[str, list[int]](list), rows
-    for place in np.random.default_rng(seed).permutation(len(names)):
-        taken = batches[names[place]][:left]
-        by_tar[names[place][0]] += taken
-        left -= len(taken)
-        if not left:
-            break
-    return [(tar, tuple(sorted(by_tar[tar]))) for tar in sorted(by_tar)]
+    samples, slot = atlas.samples(["row", "status"]), atlas.run.slot
+    rows = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))["row"].to_numpy()
+    batch = rows // slot * slot + rows % slot // atlas.run.spec.batch_size
+    batches, whose = np.unique(batch, return_inverse=True)
+    turn = np.random.default_rng(seed).permutation(len(batches))[whose]
+    drawn = np.sort(rows[np.lexsort((rows, turn))[:count]])
+    by_tar: dict[str, list[int]] = defaultdict(list)
+    for index, ordinal in zip(*(each.tolist() for each in np.divmod(drawn, slot)), strict=True):
+        by_tar[atlas.run.shards[index].tar].append(ordinal)
+    return [(tar, tuple(ordinals)) for tar, ordinals in by_tar.items()]
 
 
 def _of_tar(

@@ -52,10 +52,10 @@ def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: 
         return original(self, batch)
 
     monkeypatch.setattr(Worker, "_explain", counting)
-    table = reproduced(str(finished), rows=4, methods=["legrad"], seed=1)
-    assert set(table["drawn"].to_pylist()) == {4}
-    again = sum(size for size in explained if size > 1)
-    assert (again, len(explained)) == (4, 1 + 4)
+    table = reproduced(str(finished), rows=8, methods=["legrad"])
+    assert set(table["rows"].to_pylist()) == {8}
+    batches = len(explained) - 8  # beside each sample alone
+    assert batches in (2, 3)  # of 5
 
 
 def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, tmp_path: Path) -> None:
