@@ -49,6 +49,8 @@ def wrong_summaries(objects: Objects) -> Iterator[str]:
 def _different(name: str, there: pa.Table, again: pa.Table, keys: Sequence[str], what: str) -> Iterator[str]:
     """The first row of a table, by its keys, that is not as it comes out again; rows that only one of them has."""
     rows, expected = (_by_key(each, keys) for each in (there, again))
+    if len(rows) < len(there):
+        yield f"{name}: has {len(there)} rows of {len(rows)} different {', '.join(keys)}"
     for key in sorted(set(rows) ^ set(expected), key=str)[:1]:
         yield f"{name}: {'has no' if key not in rows else 'has a'} row of {said(key)}, unlike {what}"
     for key in rows.keys() & expected.keys():
@@ -93,8 +95,8 @@ def wrong_counts(objects: Objects) -> Iterator[str]:
         if planned != {counts[key]}:
             whose = " ".join(part for part in key if part is not None)
             yield f"{name}: {whose} are {counts[key]} and should be {', '.join(map(str, sorted(planned)))}"
-    for file in objects.list("images"):
-        tar = file.removesuffix(".parquet")
-        pictures = len(table_of(objects, f"images/{file}", ["row"])["row"].unique())
+    for tar in sorted({file.removesuffix(".parquet") for file in objects.list("images")} | set(good)):
+        part = f"images/{tar}.parquet"
+        pictures = len(table_of(objects, part, ["row"])["row"].unique())
         if pictures != good[tar]:
-            yield f"images/{file}: has {pictures} pictures, and {name} says that {good[tar]} have maps"
+            yield f"{part}: has {pictures} pictures, and {name} says that {good[tar]} have maps"
