@@ -1,8 +1,10 @@
 """The card says what is in the folder, loads it, and shows texts of strangers as text."""
 
+import shutil
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from some_audit import PUBLICATION
 
 from pipeline.audit.card import CARD, card, escaped
 from pipeline.store import Atlas
+from pipeline.store.tables import packed
 from schemas.audit_tables import TABLES, Described
 
 
@@ -98,3 +101,21 @@ def test_whatever_is_put_in_comes_out_as_it_was_said(text: str) -> None:
     cells = page.split("<td>")[1].split("</td>")[0]
     shown = " ".join(text.split()).replace("\x1b", "\\x1b")
     assert cells == shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_what_is_missing_is_told_with_reasons_and_what_was_not_looked_at_as_well(
+    published: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(published, tmp_path / "audit")
+    table = pq.read_table(folder / "completeness.parquet")
+    rows = table.to_pylist()
+    rows[0] |= {"count": 20}
+    rows.append(rows[0] | {"status": "undecodable", "reason": "<img src=x> | broken", "count": 4})
+    (folder / "completeness.parquet").write_bytes(packed(pa.Table.from_pylist(rows, schema=table.schema)))
+    (folder / "reproduced.parquet").unlink()
+    text = card(str(published.parents[1]), str(folder)).decode()
+    assert "Of 48 pictures that were planned, 44 have maps." in text
+    assert "| 4 | undecodable | &lt;img src=x&gt; \\| broken |" in text
+    assert "That was not tried." in text
+    (folder / "completeness.parquet").unlink()
+    assert "That was not counted." in card(str(published.parents[1]), str(folder)).decode()
