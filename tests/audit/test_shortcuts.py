@@ -6,6 +6,8 @@ import pyarrow as pa
 import pytest
 from support import DEMO_MODEL
 
+from pipeline.audit.locked import ALARM
+from pipeline.audit.ranking import suspicious
 from pipeline.audit.shortcuts import Shortcuts, shortcuts
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.demo.world import World, build
@@ -60,6 +62,21 @@ def test_without_a_shortcut_there_is_no_alarm(honest: Shortcuts, method: str) ->
     assert not any(row["alarm"] for row in rows)
 
 
+def test_all_methods_together_put_it_first_and_no_other_class_has_an_alarm(planted: Shortcuts) -> None:
+    rows = suspicious(planted.classes).to_pylist()
+    assert (rows[0]["class"], rows[0]["alarms"], rows[0]["methods"]) == (SHORTCUT_CLASS, len(FINDING), len(METHODS))
+    assert rows[0]["best_rank"] == 1
+    assert rows[0]["locked"] > ALARM > max(row["locked"] for row in rows[1:])
+    assert (rows[0]["y"], rows[0]["x"]) in {(7, 0), (6, 0), (7, 1)}
+    assert not any(row["alarms"] for row in rows[1:])
+
+
+def test_all_methods_together_raise_no_alarm_without_a_shortcut(honest: Shortcuts) -> None:
+    rows = suspicious(honest.classes).to_pylist()
+    assert len(rows) == 10
+    assert all(row["alarms"] == 0 and row["locked"] < ALARM for row in rows)
+
+
 def test_random_maps_raise_no_alarm_where_there_is_a_shortcut(planted: Shortcuts) -> None:
     assert not any(row["alarm"] for row in of(planted.classes, "random"))
 
@@ -71,6 +88,7 @@ def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: Shortcuts) ->
     for method in METHODS:
         clusters, rows = of(planted.clusters, method), of(planted.classes, method)
         members = of(planted.members, method)
+        assert all(1 <= len(row["embedding"]) <= 8 for row in members)
         assert len({row["row"] for row in members}) == len(members) == 750 == sum(row["maps"] for row in rows)
         assert {row["class"]: row["clusters"] for row in rows} == {
             row["class"]: row["cluster"] + 1 for row in sorted(clusters, key=lambda row: row["cluster"])
