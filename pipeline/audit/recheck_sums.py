@@ -36,13 +36,13 @@ def wrong_summaries(objects: Objects) -> Iterator[str]:
 
             name = f"{folder}/summary.parquet"
             there = table_of(objects, name)
-            figures = pa.concat_tables(parts_of(objects, f"{folder}/figures")).unify_dictionaries()
+            figures = f"{folder}/figures"
             better = dict(zip(there["figure"].to_pylist(), there["better"].to_pylist(), strict=True))
-            unknown = set(figures["figure"].unique().to_pylist()) - set(better)
-            if unknown:
+            unknown = {each for part in parts_of(objects, figures) for each in part["figure"].unique().to_pylist()}
+            if unknown := unknown - set(better):
                 yield f"{name}: has no row of {', '.join(sorted(unknown))}, of which there are figures"
                 continue
-            again = summarise(figures.sort_by("row"), better)
+            again = summarise(parts_of(objects, figures), better)
             yield from _different(name, there, again, ("method", "target", "figure"), f"that of {folder}/figures/")
 
 

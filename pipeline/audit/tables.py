@@ -68,7 +68,7 @@ def tables(
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
         records = {tar: record for tar, record in records.items() if record.parts == measured_parts(out, tar)}
-        pending = [(tar, _subset(atlas, tar, known)) for tar in atlas.commits if tar not in records]
+        pending = [(tar, truth_of_tar(atlas, tar, known)) for tar in atlas.commits if tar not in records]
         for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
             continue
         tars = list(atlas.commits)
@@ -82,7 +82,8 @@ def tables(
     return found
 
 
-def _subset(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
+def truth_of_tar(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
+    """What is known of the pictures of one tar, to be sent to where they are worked on."""
     return None if truth is None else truth.subset(atlas.samples_of(tar, ["key"])["key"].to_pylist())
 
 

@@ -10,7 +10,7 @@ from schemas.audit import SHORTCUTS, SUSPICIOUS
 def shortcuts_of(rows: list[tuple[str, int, int, bool, float, int]]) -> pa.Table:
     """A table of method, class, rank, alarm, locked and y; the rest is of no matter."""
     names = ("method", "class", "rank", "alarm", "locked", "y")
-    rest = {name: 0 for name in SHORTCUTS.names} | {"target": "label", "eigenvalues": []}
+    rest = dict.fromkeys(SHORTCUTS.names, 0) | {"target": "label", "eigenvalues": []}
     return pa.Table.from_pylist([rest | dict(zip(names, row, strict=True)) for row in rows], SHORTCUTS)
 
 

@@ -14,6 +14,7 @@ from pipeline.audit.by_class import EXPLAINED
 from pipeline.audit.describe import coverage
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.exporter import Part, Whole
+from pipeline.audit.tables import truth_of_tar
 from pipeline.files import refuse_commands
 from pipeline.label.labels import pictures as pictures_of
 from pipeline.label.score_map import window
@@ -97,17 +98,13 @@ def export(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
-        pending = [(tar, _subset(atlas, tar, known)) for tar in atlas.commits if tar not in records]
+        pending = [(tar, truth_of_tar(atlas, tar, known)) for tar in atlas.commits if tar not in records]
         for _ in spread(partial(_of_tar, url, about, objects.url, allow_pipe), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
             _put(objects, EXPORTERS[kind].of_all(Whole(atlas.run, about, samples, audit), Path(folder)), Path(folder))
         objects.sweep()
     return objects.url
-
-
-def _subset(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
-    return None if truth is None else truth.subset(atlas.samples_of(tar, ["key"])["key"].to_pylist())
 
 
 def _of_tar(url: str, about: ExportRecord, out: str, allow_pipe: bool, item: tuple[str, Truths | None]) -> PartRecord:

@@ -102,11 +102,11 @@ x = ({pixels} / np.float32(255) - np.float32({mean})) / np.float32({std})
 {use}
 ```
 
-- `x.npy`: uint8 [n, 3, H, W], what the network saw; the fifth line makes its normalised input of it.
+- `x.npy`: uint8 [n, 3, H, W], what the network saw, if pictures were exported; the fifth line makes its input of it.
 - `y.npy`: int64 [n], the class that is explained. `row.npy`: int64 [n], of the samples in the atlas.
 - `a/<method>.npy`: float32 [n, 1, h, w] in [0, 1] on the patch grid, which `repeat` brings to the size of x. A map that
   says nothing is 0 everywhere: `a.any((1, 2, 3))` tells the others.
-- `s.npy`: bool [n, 1, H, W], where the object is; `known.npy`: bool [n], whether that is known.
+- `s.npy`: bool [n, 1, H, W], where the object is, and `known.npy`: bool [n], whether that is known; if truth was given.
 
 `np.asarray` copies nothing, but Quantus refuses any class of arrays but NumPy's own. Metrics that ask the network take
 it as `model=`. Of large tars take a slice: `x[:64]`, `a[:64]`, …

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from pipeline.audit.by_class import EXPLAINED
 from pipeline.audit.exports.exporter import Part, Whole, room
+from pipeline.audit.tables import ABOUT
 from pipeline.store import Objects
 from pipeline.store.tables import unpacked
+from schemas.audit import AuditRecord
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
 from schemas.run import RunRecord, Target
@@ -58,12 +60,14 @@ class Virelay:
         if find_spec("h5py") is None:
             install = "pip install 'vit-atlas[virelay]'"
             raise UsageError(f"virelay: its files are HDF5, which needs h5py; install it with: {install}")
-        for name in (MEMBERS, SHORTCUTS):
+        for name in (ABOUT, MEMBERS, SHORTCUTS):
             if not audit.exists(name):
                 raise UsageError(f"{audit.url}: has no {name}; make the audit first, then export it")
-        table = _read(audit, SHORTCUTS, ["method", "target"])
-        if len(table) and about.target not in table["target"].to_pylist():
-            raise UsageError(f"{audit.url}: is an audit of other maps than those of {about.target}; audit these first")
+        made = AuditRecord.read(audit.get(ABOUT), f"{audit.url}/{ABOUT}")
+        lacking = [method for method in about.methods if method not in made.methods]
+        if (made.run, made.target) != (about.run, about.target) or lacking:
+            maps = f"the {(*lacking, *about.methods)[0]} maps of {about.target}"
+            raise UsageError(f"{audit.url}: is no audit of {maps}; audit these first, or name others")
 
     def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
         import h5py

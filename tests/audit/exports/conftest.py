@@ -10,12 +10,15 @@ from pipeline.audit.shortcuts import shortcuts
 from pipeline.demo.world import World
 from pipeline.store import Atlas, Objects
 from pipeline.store.tables import packed
+from schemas.audit import AuditRecord
 from schemas.run import Target
 
 
 def tables(url: str, out: Path, target: Target = "label") -> None:
     """What exports need of an audit."""
-    found = shortcuts(url, target)
+    found, atlas = shortcuts(url, target), Atlas.open(url)
+    about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
+    Objects(str(out)).put("about.json", about.to_bytes())
     for name, table in (("shortcuts", found.classes), ("members", found.members)):
         Objects(str(out)).put(f"{name}.parquet", packed(table))
 

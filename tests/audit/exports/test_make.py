@@ -10,9 +10,10 @@ from support import crash_after
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.make import export
 from pipeline.demo.world import World
-from pipeline.store import Atlas
+from pipeline.store import Atlas, Objects
 from schemas.errors import UsageError
 
+TABLES = ("about.json", "members.parquet", "shortcuts.parquet")
 KINDS = pytest.mark.parametrize("kind", EXPORTERS)
 
 
@@ -24,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_not(
     atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("members.parquet", "shortcuts.parquet"):
+    for name in TABLES:
         shutil.copy(audit / name, tmp_path)
     for count in (1, 4, 9, 15, 18):
         with crash_after(count, monkeypatch):
@@ -32,6 +33,18 @@ def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_no
         (tmp_path / kind / "lease.json").unlink(missing_ok=True)
     export(atlas.objects.url, str(tmp_path), kind, truth=str(world.truth))
     assert contents(tmp_path / kind) == contents(audit / kind)
+
+
+@KINDS
+def test_an_export_to_a_store_that_is_no_folder_is_the_same(
+    atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path
+) -> None:
+    store = Objects(f"memory:/{tmp_path}")
+    for name in TABLES:
+        store.put(name, (audit / name).read_bytes())
+    export(atlas.objects.url, store.url, kind, truth=str(world.truth))
+    there = {name.removeprefix(f"{kind}/"): store.get(name) for name, _ in store.walk() if name.startswith(f"{kind}/")}
+    assert there == contents(audit / kind)
 
 
 @KINDS

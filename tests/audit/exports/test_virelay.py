@@ -1,6 +1,7 @@
 """The files of ViRelAy have the keys that its code reads, and in them is what the atlas has."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -195,8 +196,18 @@ def test_without_h5py_the_extra_is_named(atlas: Atlas, audit: Path, monkeypatch:
         export(atlas.objects.url, str(audit), "virelay")
 
 
-def test_an_audit_of_nothing_or_of_other_maps_is_refused(atlas: Atlas, audit: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no members.parquet; make the audit first"):
-        export(atlas.objects.url, str(tmp_path), "virelay")
-    with pytest.raises(UsageError, match=r"audit of other maps than those of predicted"):
-        export(atlas.objects.url, str(audit), "virelay", "predicted")
+def test_an_audit_that_lacks_something_or_is_of_other_maps_is_refused(
+    atlas: Atlas, audit: Path, tmp_path: Path
+) -> None:
+    url = atlas.objects.url
+    with pytest.raises(UsageError, match=r"is no audit of the attention maps of predicted; audit these first"):
+        export(url, str(audit), "virelay", "predicted")
+    for name in ("about.json", "members.parquet", "shortcuts.parquet"):
+        with pytest.raises(UsageError, match=rf"has no {name}; make the audit first"):
+            export(url, str(tmp_path), "virelay")
+        shutil.copy(audit / name, tmp_path)
+    made = json.loads((audit / "about.json").read_text())
+    (tmp_path / "about.json").write_text(json.dumps(made | {"methods": ["attention"]}))
+    with pytest.raises(UsageError, match=r"is no audit of the legrad maps of label"):
+        export(url, str(tmp_path), "virelay", methods=["attention", "legrad"])
+    assert not (tmp_path / "virelay").exists()
