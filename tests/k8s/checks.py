@@ -1,0 +1,227 @@
+"""What is asked of every rendered overlay. Each check raises AssertionError, or the error of what it asks."""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+import kubernetes_validate
+from jsonschema import Draft202012Validator
+from k8s.kustomize import Document
+
+from jobs.cli import cli
+from jobs.spec import run_spec
+from pipeline.explain.registry import methods
+from pipeline.label import read_policy
+from schemas.run import RunSpec
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+SPECS = "/etc/vitatlas"
+"""Where the ConfigMap is mounted."""
+
+_SECRET = re.compile(r"token|secret|password|credential|key", re.IGNORECASE)
+
+
+def job(documents: list[Document]) -> Document:
+    """The one RayJob."""
+    (found,) = (document for document in documents if document["kind"] == "RayJob")
+    return found
+
+
+def pods(documents: list[Document]) -> dict[str, Document]:
+    """The pod templates of a RayJob: submitter, head, and each group of workers."""
+    spec = job(documents)["spec"]
+    cluster = spec["rayClusterSpec"]
+    workers = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return {"submitter": spec["submitterPodTemplate"], "head": cluster["headGroupSpec"]["template"]} | workers
+
+
+def containers(documents: list[Document]) -> Iterator[tuple[Document, Document]]:
+    """Each container, behind its pod's spec."""
+    for pod in pods(documents).values():
+        for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
+            yield pod["spec"], container
+
+
+def strict(schema: Any) -> Any:
+    """A schema of OpenAPI in which an object has no other properties than those that are named."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: strict(each) for name, each in schema.items()}
+    if isinstance(closed.get("properties"), dict) and "type" in closed:
+        closed.setdefault("additionalProperties", closed.get("x-kubernetes-preserve-unknown-fields", False))
+    return closed
+
+
+def check_schemas(documents: list[Document], crd: Document) -> None:
+    """Every field is known and of its type: a RayJob's by the CRD, the others' and all metadata by Kubernetes."""
+    latest = kubernetes_validate.latest_version()
+    for document in documents:
+        if document["kind"] == "RayJob":
+            assert document["apiVersion"] == "ray.io/v1"
+            Draft202012Validator(crd).validate(document)
+            bare = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document["metadata"]}
+            kubernetes_validate.validate(bare, latest, strict=True)
+            for pod in pods(documents).values():  # more exact than the CRD
+                kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod"} | pod, latest, strict=True)
+        else:
+            kubernetes_validate.validate(document, latest, strict=True)
+
+
+def check_versions(documents: list[Document]) -> None:
+    """Image, ``rayVersion``, constraints.txt and pyproject.toml name the same versions."""
+    (ray,) = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert job(documents)["spec"]["rayClusterSpec"]["rayVersion"] == ray
+    for _, container in containers(documents):
+        assert container["image"] == f"vit-atlas:{ours}-ray{ray}"
+
+
+def check_locked(documents: list[Document]) -> None:
+    """Pods have no rights, no token of Kubernetes, and a bound to what they take."""
+    for pod, container in containers(documents):
+        context = pod["securityContext"] | container["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert pod["automountServiceAccountToken"] is False
+        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        assert not any("hostPath" in volume for volume in pod["volumes"])
+        for amounts in ("requests", "limits"):
+            assert {"cpu", "memory"} <= container["resources"][amounts].keys()
+        for volume in pod["volumes"]:
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
+
+
+def check_no_secrets(documents: list[Document]) -> None:
+    """Neither a Secret nor a value that looks like one; what is secret is named only."""
+    for document in documents:
+        assert document["kind"] != "Secret"
+    for _, container in containers(documents):
+        for variable in container.get("env", []):
+            assert not (_SECRET.search(variable["name"]) and "value" in variable), variable["name"]
+
+
+def parsed(entrypoint: str) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of a command, by the real command line. Raises click.UsageError as that does."""
+    program, *arguments = shlex.split(entrypoint)
+    assert program == "vitatlas"
+    assert not set(entrypoint) & set("&|;<>$`\n"), "KubeRay puts the entrypoint into a line of shell"
+    context = cli.make_context("vitatlas", arguments)
+    name, command, rest = cli.resolve_command(context, arguments)
+    while isinstance(command, click.Group):
+        context = command.make_context(name, rest, parent=context)
+        name, command, rest = command.resolve_command(context, rest)
+    assert command is not None
+    return str(name), command.make_context(name, rest, parent=context).params
+
+
+def check_entrypoint(documents: list[Document], folder: Path) -> None:
+    """The command exists with all its flags, the ConfigMap's files are what it reads, and its places are mounted."""
+    name, given = parsed(job(documents)["spec"]["entrypoint"])
+    spec, policy = specs(documents, folder)
+    for value in given.values():
+        if isinstance(value, str) and value.startswith("/"):
+            assert _mount(documents, value), f"{value}: is on no volume"
+            if value.startswith(SPECS):
+                assert (folder / PurePosixPath(value).name).is_file()
+    if name == "run":
+        taken = run_spec(given.pop("places"), str(spec), {key: given[key] for key in given if key in _FLAGS})
+        assert isinstance(taken, RunSpec)
+        methods.resolve(taken.methods)
+        at = taken.model.checkpoint
+        assert at is None or _mount(documents, at), f"{at}: is on no volume"
+    if name == "label":
+        read_policy(str(policy))
+
+
+_FLAGS = (*(set(RunSpec.model_fields) - {"shards", "artifacts"}), "pretrained", "checkpoint", "artifact")
+
+
+def specs(documents: list[Document], folder: Path) -> tuple[Path, Path]:
+    """The files of the ConfigMap, written into a folder: spec and policy."""
+    (found,) = (document for document in documents if document["kind"] == "ConfigMap")
+    for name, text in found["data"].items():
+        (folder / name).write_text(text, "utf-8")
+    return folder / "run.yaml", folder / "policy.yaml"
+
+
+def environment(container: Document) -> dict[str, str]:
+    """The variables of a container that are known: those of the image, and its own."""
+    text = (K8S / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    last = text[text.rindex("FROM ") :]
+    (line,) = re.findall(r"^ENV (.+)$", last, re.MULTILINE)
+    image = dict(pair.split("=", 1) for pair in line.split())
+    return image | {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+WRITTEN = (
+    "HOME", "TMPDIR", "RAY_TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "HF_HOME", "TORCH_HOME",
+    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+)  # fmt: skip
+"""Variables that say where something is written."""
+
+
+def check_writable(documents: list[Document]) -> None:
+    """Ray, the libraries and whoever asks for a temporary file write to an emptyDir."""
+    for pod, container in containers(documents):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        for name in WRITTEN:
+            path = PurePosixPath(environment(container)[name])
+            mount = next((mounts[str(each)] for each in (path, *path.parents) if str(each) in mounts), None)
+            assert mount, name
+            assert "emptyDir" in volumes[mount["name"]], name
+            assert not mount.get("readOnly"), name
+        if container["name"] != "ray-job-submitter":
+            shared = volumes[mounts["/dev/shm"]["name"]]["emptyDir"]
+            assert shared["medium"] == "Memory"
+            assert _bytes(shared["sizeLimit"]) <= _bytes(container["resources"]["limits"]["memory"]) / 2
+
+
+def check_resumes(documents: list[Document]) -> None:
+    """A job that fails is tried again in a new cluster, none waits or runs for ever, and none is left behind."""
+    spec = job(documents)["spec"]
+    assert spec["backoffLimit"] > 0
+    assert 0 < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+    assert spec["shutdownAfterJobFinishes"] is True
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert not cluster.get("enableInTreeAutoscaling")
+
+
+def check_network(documents: list[Document]) -> None:
+    """All pods stand behind the NetworkPolicy, and it lets nobody from elsewhere in but the operator."""
+    (policy,) = (document["spec"] for document in documents if document["kind"] == "NetworkPolicy")
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    ours = policy["podSelector"]["matchLabels"]
+    for pod in pods(documents).values():
+        assert ours.items() <= pod["metadata"]["labels"].items()
+    for rule in policy["ingress"]:
+        for peer in rule["from"]:
+            own = peer == {"podSelector": {"matchLabels": ours}}
+            labels = peer.get("podSelector", {}).get("matchLabels", {})
+            assert own or "kuberay-operator" in labels.values()
+
+
+def _mount(documents: list[Document], path: str) -> bool:
+    """Whether the head and all workers have a volume there."""
+    within = [str(each) for each in PurePosixPath(path).parents]
+    nodes = [container for _, container in containers(documents) if container["name"] != "ray-job-submitter"]
+    return all(any(mount["mountPath"] in within for mount in node["volumeMounts"]) for node in nodes)
+
+
+def _bytes(quantity: str) -> int:
+    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    return int(quantity[:-2]) * units[quantity[-2:]]

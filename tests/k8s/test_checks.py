@@ -1,0 +1,142 @@
+"""The checks of the overlays find what they are there for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import kubernetes_validate
+import pytest
+from k8s.kustomize import Document, render
+
+from k8s import checks
+from schemas.errors import UsageError
+
+Change = Callable[[Document], Any]
+
+
+@pytest.fixture
+def documents() -> list[Document]:
+    return render(checks.K8S / "overlays" / "gpu")
+
+
+def job_of(change: Change) -> Callable[[list[Document]], Any]:
+    return lambda documents: change(checks.job(documents)["spec"])
+
+
+def other(kind: str, change: Change) -> Callable[[list[Document]], Any]:
+    return lambda documents: change(next(each for each in documents if each["kind"] == kind))
+
+
+def container(change: Change) -> Callable[[list[Document]], Any]:
+    """Of the worker."""
+    return lambda documents: change(list(checks.containers(documents))[-1][1])
+
+
+def pod(change: Change) -> Callable[[list[Document]], Any]:
+    return lambda documents: change(list(checks.containers(documents))[-1][0])
+
+
+WRONG_SCHEMA = {
+    "a field that RayJob does not have": job_of(lambda spec: spec.update(backOffLimit=3)),
+    "a field that RayCluster does not have": job_of(lambda spec: spec["rayClusterSpec"].update(rayversion="2")),
+    "a number that is text": job_of(lambda spec: spec.update(backoffLimit="3")),
+    "text that is a number": job_of(lambda spec: spec["rayClusterSpec"].update(rayVersion=2.6)),
+    "no such way to authenticate": job_of(lambda spec: spec["rayClusterSpec"]["authOptions"].update(mode="tokens")),
+    "a parameter of ray start that is a number": job_of(
+        lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})
+    ),
+    "no template of the head": job_of(lambda spec: spec["rayClusterSpec"]["headGroupSpec"].pop("template")),
+    "a field that containers do not have": container(lambda it: it.update(securitycontext={})),
+    "a field that pods do not have": pod(lambda it: it.update(gracePeriod=1)),
+    "a field that labels do not have": lambda documents: checks.job(documents)["metadata"].update(label={}),
+    "a field that a claim does not have": other("PersistentVolumeClaim", lambda it: it["spec"].update(accessMode=[])),
+    "a field that a policy does not have": other("NetworkPolicy", lambda it: it["spec"].update(inbound=[])),
+    "a field that an account does not have": other("ServiceAccount", lambda it: it.update(automountToken=False)),
+    "a value of a ConfigMap that is no text": other("ConfigMap", lambda it: it["data"].update(number=1)),
+}
+
+
+@pytest.mark.parametrize("change", WRONG_SCHEMA.values(), ids=WRONG_SCHEMA.keys())
+def test_a_wrong_field_is_found(documents: list[Document], crd: Document, change: Change) -> None:
+    change(documents)
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        checks.check_schemas(documents, crd)
+
+
+WRONG_ENTRYPOINT = {
+    "a flag that does not exist": "vitatlas run /data/a --devices cuda",
+    "a value that a flag does not take": "vitatlas run /data/a --device tpu",
+    "a command that does not exist": "vitatlas runs /data/a",
+    "a flag without its value": "vitatlas run --spec",
+    "an argument too many": "vitatlas label /data/a /data/b --policy /etc/vitatlas/policy.yaml",
+    "a required flag that is missing": "vitatlas label /data/a",
+    "another program": "python -m jobs.cli run /data/a",
+    "two commands": "vitatlas run /data/a && vitatlas verify /data/a",
+    "a spec that is not in the ConfigMap": "vitatlas run --spec /etc/vitatlas/runs.yaml --out /data/a",
+    "an atlas that is on no volume": "vitatlas run --spec /etc/vitatlas/run.yaml --out /atlas",
+}
+
+
+@pytest.mark.parametrize("entrypoint", WRONG_ENTRYPOINT.values(), ids=WRONG_ENTRYPOINT.keys())
+def test_a_wrong_entrypoint_is_found(documents: list[Document], entrypoint: str, tmp_path: Path) -> None:
+    checks.job(documents)["spec"]["entrypoint"] = entrypoint
+    with pytest.raises((click.UsageError, AssertionError)):
+        checks.check_entrypoint(documents, tmp_path)
+
+
+def test_a_wrong_spec_is_found(documents: list[Document], tmp_path: Path) -> None:
+    text = "shard: [a.tar]\nmodel: {name: a, pretrained: true}"
+    other("ConfigMap", lambda it: it["data"].update({"run.yaml": text}))(documents)
+    with pytest.raises(UsageError, match="shard"):
+        checks.check_entrypoint(documents, tmp_path)
+
+
+WRONG = {
+    "a rayVersion other than the image's": (
+        checks.check_versions, job_of(lambda spec: spec["rayClusterSpec"].update(rayVersion="2.59.0"))
+    ),
+    "an image of another Ray": (
+        checks.check_versions, container(lambda it: it.update(image="vit-atlas:0.1.0-ray2.59.0"))
+    ),
+    "a root that is writable": (
+        checks.check_locked, container(lambda it: it["securityContext"].update(readOnlyRootFilesystem=False))
+    ),
+    "root": (checks.check_locked, pod(lambda it: it["securityContext"].update(runAsUser=0))),
+    "no bound of memory": (checks.check_locked, container(lambda it: it["resources"]["limits"].pop("memory"))),
+    "a token of Kubernetes": (checks.check_locked, pod(lambda it: it.update(automountServiceAccountToken=True))),
+    "a Secret": (checks.check_no_secrets, lambda documents: documents.append({"kind": "Secret"})),
+    "a password": (
+        checks.check_no_secrets,
+        container(lambda it: it["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "abc"})),
+    ),
+    "a HOME on no volume": (
+        checks.check_writable, container(lambda it: it["env"].append({"name": "HOME", "value": "/home/atlas"}))
+    ),
+    "no shared memory": (checks.check_writable, container(lambda it: it["volumeMounts"].pop())),
+    "no other try": (checks.check_resumes, job_of(lambda spec: spec.update(backoffLimit=0))),
+    "no token": (
+        checks.check_resumes, job_of(lambda spec: spec["rayClusterSpec"]["authOptions"].update(mode="disabled"))
+    ),
+    "actors on the head": (
+        checks.check_resumes,
+        job_of(lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": "1"})),
+    ),
+    "a pod beside the policy": (
+        checks.check_network,
+        job_of(lambda spec: spec["submitterPodTemplate"]["metadata"].update(labels={})),
+    ),
+    "a door for everybody": (
+        checks.check_network,
+        other("NetworkPolicy", lambda it: it["spec"]["ingress"][0].update({"from": [{"namespaceSelector": {}}]})),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "change"), WRONG.values(), ids=WRONG.keys())
+def test_what_does_not_hold_is_found(documents: list[Document], check: Change, change: Change) -> None:
+    check(documents)
+    change(documents)
+    with pytest.raises((AssertionError, KeyError)):
+        check(documents)

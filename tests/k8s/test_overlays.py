@@ -1,0 +1,66 @@
+"""Every overlay: it renders, it is valid, and what it says is true of this package."""
+
+import shutil
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from k8s.kustomize import Document, kubectl, render, rendered
+
+from k8s import checks
+
+
+@pytest.fixture(params=checks.OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> list[Document]:
+    return rendered(checks.K8S / "overlays" / request.param)
+
+
+def test_every_field_is_known_and_of_its_type(overlay: list[Document], crd: Document) -> None:
+    checks.check_schemas(overlay, crd)
+
+
+def test_the_entrypoint_is_a_command_that_exists_and_finds_its_files(overlay: list[Document], tmp_path: Path) -> None:
+    checks.check_entrypoint(overlay, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_versions,
+        checks.check_locked,
+        checks.check_no_secrets,
+        checks.check_writable,
+        checks.check_resumes,
+        checks.check_network,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_overlay_holds(overlay: list[Document], check) -> None:
+    check(overlay)
+
+
+def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl to compare with")
+@pytest.mark.parametrize("name", checks.OVERLAYS)
+def test_the_small_renderer_agrees_with_kubectl(name: str) -> None:
+    folder = checks.K8S / "overlays" / name
+    assert by_name(render(folder)) == by_name(kubectl(folder))
+
+
+def test_components_go_together_in_any_order(tmp_path: Path, crd: Document) -> None:
+    shutil.copytree(checks.K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s" / "overlays" / "all"
+    folder.mkdir()
+    for order in permutations(["gpu", "kueue", "s3", "spot"]):
+        names = ", ".join(f"../../components/{name}" for name in order)
+        text = f"resources: [../../base]\ncomponents: [{names}]\n"
+        (folder / "kustomization.yaml").write_text(text)
+        documents = render(folder)
+        (workers,) = checks.job(documents)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert workers["replicas"] == 8
+        assert len(workers["template"]["spec"]["tolerations"]) == 4
+        assert checks.job(documents)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    checks.check_schemas(documents, crd)
