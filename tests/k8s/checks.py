@@ -60,19 +60,19 @@ def strict(schema: Any) -> Any:
     return closed
 
 
-def check_schemas(documents: list[Document], crd: Document) -> None:
-    """Every field is known and of its type: a RayJob's by the CRD, the others' and all metadata by Kubernetes."""
-    latest = kubernetes_validate.latest_version()
-    for document in documents:
-        if document["kind"] == "RayJob":
-            assert document["apiVersion"] == "ray.io/v1"
-            Draft202012Validator(crd).validate(document)
-            bare = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document["metadata"]}
-            kubernetes_validate.validate(bare, latest, strict=True)
-            for pod in pods(documents).values():  # more exact than the CRD
-                kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod"} | pod, latest, strict=True)
-        else:
-            kubernetes_validate.validate(document, latest, strict=True)
+def check_rayjob(documents: list[Document], crd: Document) -> None:
+    """Every field of the RayJob is known to KubeRay and of its type."""
+    assert job(documents)["apiVersion"] == "ray.io/v1"
+    Draft202012Validator(crd).validate(job(documents))
+
+
+def check_kubernetes(documents: list[Document]) -> None:
+    """The same of the other documents; and of the RayJob's metadata and pods, of which its CRD knows less."""
+    metadata = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": job(documents)["metadata"]}
+    templates = [{"apiVersion": "v1", "kind": "Pod"} | pod for pod in pods(documents).values()]
+    others = [document for document in documents if document["kind"] != "RayJob"]
+    for document in (*others, metadata, *templates):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 def check_versions(documents: list[Document]) -> None:

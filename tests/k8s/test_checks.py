@@ -38,7 +38,7 @@ def pod(change: Change) -> Callable[[list[Document]], Any]:
     return lambda documents: change(list(checks.containers(documents))[-1][0])
 
 
-WRONG_SCHEMA = {
+UNKNOWN_TO_KUBERAY = {
     "a field that RayJob does not have": job_of(lambda spec: spec.update(backOffLimit=3)),
     "a field that RayCluster does not have": job_of(lambda spec: spec["rayClusterSpec"].update(rayversion="2")),
     "a number that is text": job_of(lambda spec: spec.update(backoffLimit="3")),
@@ -48,6 +48,18 @@ WRONG_SCHEMA = {
         lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})
     ),
     "no template of the head": job_of(lambda spec: spec["rayClusterSpec"]["headGroupSpec"].pop("template")),
+}
+
+
+@pytest.mark.parametrize("change", UNKNOWN_TO_KUBERAY.values(), ids=UNKNOWN_TO_KUBERAY.keys())
+def test_a_wrong_field_of_a_rayjob_is_found(documents: list[Document], crd: Document, change: Change) -> None:
+    checks.check_rayjob(documents, crd)
+    change(documents)
+    with pytest.raises(jsonschema.ValidationError):
+        checks.check_rayjob(documents, crd)
+
+
+UNKNOWN_TO_KUBERNETES = {
     "a field that containers do not have": container(lambda it: it.update(securitycontext={})),
     "a field that pods do not have": pod(lambda it: it.update(gracePeriod=1)),
     "a field that labels do not have": lambda documents: checks.job(documents)["metadata"].update(label={}),
@@ -58,11 +70,12 @@ WRONG_SCHEMA = {
 }
 
 
-@pytest.mark.parametrize("change", WRONG_SCHEMA.values(), ids=WRONG_SCHEMA.keys())
-def test_a_wrong_field_is_found(documents: list[Document], crd: Document, change: Change) -> None:
+@pytest.mark.parametrize("change", UNKNOWN_TO_KUBERNETES.values(), ids=UNKNOWN_TO_KUBERNETES.keys())
+def test_a_wrong_field_of_another_document_is_found(documents: list[Document], change: Change) -> None:
+    checks.check_kubernetes(documents)
     change(documents)
-    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
-        checks.check_schemas(documents, crd)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        checks.check_kubernetes(documents)
 
 
 WRONG_ENTRYPOINT = {
