@@ -169,8 +169,6 @@ def test_the_job_of_the_manifest_makes_an_atlas(cluster: Cluster, shards: str, c
     atlas = Atlas.open(str(cluster.folder / "data" / "imagenet.atlas"))
     assert len(atlas.committed) == 3
     assert len(atlas.run.methods) == len(content["methods"])
-    submitted, output, code = cluster.submit(entrypoint)  # what another try of KubeRay finds
-    assert (submitted, code) == (0, 0), output
 
 
 def test_the_exit_code_of_a_job_that_fails_comes_through(cluster: Cluster, finished: Path) -> None:
