@@ -8,9 +8,9 @@ import click
 
 from jobs import show
 from jobs.names import listed
-from schemas.bench import BenchRecord, Cost
+from schemas.bench import BenchRecord, Cost, Pilot
 from schemas.errors import UsageError
-from schemas.run import Precision
+from schemas.run import ModelSpec, Precision, RunSpec
 
 
 @click.command("bench")
@@ -42,6 +42,7 @@ from schemas.run import Precision
     metavar="N",
     help="Of the CPU. Default: as many as torch takes.",
 )
+@click.option("--tar", metavar="TAR", help="Of pictures to read and decode. Default: drawn ones of 500 × 375 pixels.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
 )
@@ -55,6 +56,7 @@ def command(
     device: Literal["cpu", "cuda"] | None,
     repeats: int,
     threads: int | None,
+    tar: str | None,
     out: Path | None,
     json_: bool,
 ) -> None:
@@ -62,7 +64,8 @@ def command(
 
     Costs are in F, one plain forward of the same batch, and hold the forward that the methods share: 1.3 is
     0.3 more than the network alone. Weights and images are random, which changes no time; each image has one
-    target; reading and writing are left out. A CPU does not say how much memory was needed.
+    target. A CPU does not say how much memory was needed. Then one actor takes pictures from a tar to an
+    atlas, on a CPU with one core: what reading and writing cost, for plan --bench.
 
     \b
     Example:
@@ -76,14 +79,21 @@ def command(
     from rich.progress import Progress
 
     from pipeline.explain.bench import measure
+    from pipeline.explain.load import create, known
+    from pipeline.read import find
+    from pipeline.run.pilot import pilot
 
+    if tar:
+        find([tar])  # a mistake is said before minutes are spent
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("measure", total=None)
         record = measure(
             name,
             listed(methods or ""),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=device,
             batch=batch,
             classes=classes,
             precision=precision,
@@ -91,6 +101,16 @@ def command(
             threads=threads,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    spec = RunSpec(
+        shards=(tar or "drawn",),
+        model=ModelSpec(name=record.model, pretrained=True),
+        methods=tuple(record.alone),
+        targets=("predicted",),
+        batch_size=batch,
+        precision=precision,
+    )
+    loaded = known(record.model, create(record.model, num_classes=record.classes).eval())
+    record = record.model_copy(update={"pilot": pilot(spec, loaded, device, tar)})
     if json_:
         show.as_json(record.model_dump(mode="json"))
     else:
@@ -117,6 +137,17 @@ def _show(record: BenchRecord) -> None:
         "all together: what a method shares with later ones counts as the first one's",
         ["stage", "% of the time"],
         [[stage, 100 * share] for stage, share in record.together.stages.items()],
+    )
+    if record.pilot:
+        _show_pilot(record.pilot)
+
+
+def _show_pilot(pilot: Pilot) -> None:
+    stages = {"decode, a core": pilot.decode_seconds} | pilot.seconds
+    show.table(
+        f"one actor from tar to atlas: {pilot.images} pictures ({pilot.pictures}), {show.size(pilot.bytes)} of maps",
+        ["stage", "ms an image"],
+        [[stage, 1000 * took / pilot.images] for stage, took in stages.items()],
     )
 
 

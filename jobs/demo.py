@@ -6,6 +6,7 @@ from typing import Literal
 import click
 
 from jobs import show
+from jobs.estimate import show_estimate
 from jobs.plan import describe
 
 
@@ -31,7 +32,7 @@ def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
     """
     from pipeline.demo.tour import tour
 
-    summary = tour(folder, executor, say=click.echo, planned=describe)
+    summary = tour(folder, executor, say=click.echo, planned=describe, expected=show_estimate)
     rows = [
         [name, each["kind"], each["pxap"], each["maxboxacc_v2"], round(each["images_per_s"])]
         for name, each in summary["methods"].items()
@@ -41,6 +42,8 @@ def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
     masks = [[name, *(each[column] for column in columns)] for name, each in summary["masks"].items()]
     titles = ["mean IoU %", "right pixels %", "with ignored as background", "pixels labelled %"]
     show.table("pseudo-masks against the truth", ["policy", *titles], masks)
+    compared = [[name.replace("_", " "), *each.values()] for name, each in summary["estimate"].items()]
+    show.table("what plan expected of the maps, and what they took", ["", "expected", "measured", "ratio"], compared)
     click.echo(f"all of it in {summary['seconds']:.0f} s")
     for name, path in summary["paths"].items():
         click.echo(f"  {name:<12} {path}")

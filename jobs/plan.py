@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from jobs.show import size
+from jobs import show
+from jobs.estimate import Duration, show_estimate
 from jobs.spec import run_spec, spec_options
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
@@ -20,6 +21,7 @@ from schemas.text import printable
 @spec_options
 @click.option("--bench", "bench_file", metavar="FILE", help="Of vitatlas bench: say how many hours it will take.")
 @click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: on so many. Default 1.")
+@click.option("--deadline", type=Duration(), metavar="6h", help="With --bench: say how many GPUs that needs.")
 @click.option(
     "--price", type=click.FloatRange(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost."
 )
@@ -29,6 +31,7 @@ def command(
     out: str | None,
     bench_file: str | None,
     gpus: int | None,
+    deadline: float | None,
     price: float | None,
     **flags: Any,
 ) -> None:
@@ -41,19 +44,19 @@ def command(
       vitatlas plan 'shards/train-{0000..1023}.tar' --out train.atlas \\
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --methods legrad,reciprocam
       vitatlas plan --spec imagenet1k-train --root /data/imagenet --out train.atlas \\
-          --bench bench.json --gpus 8 --price 2.50
+          --bench bench.json --deadline 6h --price 2.50
     """
     if not out:
         raise UsageError("no atlas: say where it is to be made with --out")
-    if not bench_file and (gpus, price) != (None, None):
-        raise UsageError("--gpus and --price need the FILE of vitatlas bench, with --bench FILE")
+    if not bench_file and (gpus, deadline, price) != (None, None, None):
+        raise UsageError("--gpus, --deadline and --price need the FILE of vitatlas bench, with --bench FILE")
     if price is not None and not math.isfinite(price):
         raise UsageError(f"--price is {price}; it must be a number")
     spec = run_spec(shards, spec_file, flags)
     bench = _bench_of(spec, bench_file) if bench_file else None
     run = planned(spec, out)
-    if bench:
-        _expect(run, bench, gpus or 1, price)
+    if bench and bench.pilot:
+        show_estimate(run, bench.pilot, gpus, deadline, price)
 
 
 def planned(spec: RunSpec, out: str) -> RunRecord:
@@ -81,7 +84,7 @@ def describe(run: RunRecord, out: str) -> None:
     click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
     click.echo(f"tars     {len(run.shards)}, of up to {run.slot:,} rows each")
     click.echo(f"images   {run.samples:,}")
-    click.echo(f"maps     {maps:,}, at most {size(maps * (height * width * 2 + 8))} before compression")
+    click.echo(f"maps     {maps:,}, at most {show.size(maps * (height * width * 2 + 8))} before compression")
     for shard in run.shards:
         if shard.problem:
             fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
@@ -112,6 +115,8 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
         "precision": (bench.precision, spec.precision),
     }
     differing = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in pairs.items() if there != here]
+    if bench.pilot is None:
+        differing.append("reading and writing were not measured")
     if differing:
         again = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
         again += ["--batch", str(spec.batch_size), "--precision", spec.precision, "--out", file]
@@ -120,20 +125,3 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
             f"measure this run with: vitatlas bench {shlex.join(again)}"
         )
     return bench
-
-
-def _expect(run: RunRecord, bench: BenchRecord, gpus: int, price: float | None) -> None:
-    """Print how long a run takes and what that costs, as far as the network goes."""
-    hours = run.samples / (bench.together.images_per_s * gpus) / 3600
-    targets = len(run.spec.targets)
-    rate = f"{bench.together.images_per_s:,.2f} images/s"
-    click.echo(f"hours    {_range(hours, targets)} on {gpus} × {bench.device} of {rate}, without reading and writing")
-    if price is not None:
-        click.echo(f"cost     {_range(hours * gpus * price, targets)} at {price:.2f} per GPU hour")
-    if targets > 1:
-        click.echo("         the second target is computed only where the prediction is not the label")
-
-
-def _range(least: float, targets: int) -> str:
-    """An amount, from the least to the most where there are several targets."""
-    return " to ".join(f"{amount:,.2f}" for amount in sorted({least, least * targets}))

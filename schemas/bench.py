@@ -1,4 +1,4 @@
-"""What methods cost on a network and a device: the file that ``vitatlas bench`` writes and ``plan`` reads."""
+"""What a run costs on a network and a device: the file that ``vitatlas bench`` writes and ``plan`` reads."""
 
 from typing import Annotated, Literal
 
@@ -8,6 +8,7 @@ from schemas.record import Record
 from schemas.run import Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -30,10 +31,37 @@ class Cost(Record):
     stages: dict[str, float]
 
 
-class BenchRecord(Record):
-    """Costs of methods, each alone and all in one pass, with one target an image.
+class Pilot(Record):
+    """What one actor took over a small tar, from its bytes to its commit.
 
-    Reading, decoding and writing are no part of it. Weights and images are random: time does not depend on them.
+    Attributes:
+        device: name of the GPU, or ``cpu``, of which it had one core.
+        pictures: which; time depends on their size.
+        images: how many.
+        targets: of each image.
+        seconds: by stage, as in a ``CommitRecord``, without ``read`` and ``total``: what it waits for pictures
+            depends on who decodes them.
+        decode_seconds: of one core, to read and decode them.
+        objects: written, the commit among them.
+        bytes: of all objects but the commit.
+        commit_bytes: of the commit.
+    """
+
+    device: str
+    pictures: str
+    images: Count
+    targets: Count
+    seconds: dict[str, Seconds]
+    decode_seconds: Positive
+    objects: Count
+    bytes: Count
+    commit_bytes: Count
+
+
+class BenchRecord(Record):
+    """Costs of methods, each alone and all in one pass, with one target an image; and of what is around them.
+
+    Reading, decoding and writing are part of ``pilot`` only. Weights are random: time does not depend on them.
 
     Attributes:
         model: its timm name.
@@ -48,6 +76,7 @@ class BenchRecord(Record):
         forward_peak_bytes: of F, as in ``Cost``.
         alone: a pass of each method by itself, by the text that names it on the command line.
         together: one pass of all these methods.
+        pilot: all these methods on pictures, from a tar to an atlas; None where that was not measured.
     """
 
     format: Literal[1] = 1
@@ -66,3 +95,4 @@ class BenchRecord(Record):
     forward_peak_bytes: int | None
     alone: dict[str, Cost]
     together: Cost
+    pilot: Pilot | None = None

@@ -20,11 +20,16 @@ from pipeline.explain.load import load
 from pipeline.label import label
 from pipeline.run import Crew, run
 from pipeline.run.crew import Executor
+from pipeline.run.estimate import estimate
+from pipeline.run.pilot import pilot
 from pipeline.run.plan import plan
 from pipeline.score import MaskScores, score, score_masks
 from pipeline.store import Atlas
 from pipeline.truth import Truths, read_truth
+from schemas.bench import Pilot
 from schemas.errors import SpecDrift, UsageError
+from schemas.estimate import Estimate
+from schemas.layout import COMMITS, MAPS, RUN, SAMPLES
 from schemas.record import Record
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
@@ -50,6 +55,7 @@ def tour(
     scenes: int = 96,
     say: Callable[[str], None] = lambda line: None,
     planned: Callable[[RunRecord, str], None] = lambda record, url: None,
+    expected: Callable[[RunRecord, Pilot], None] = lambda record, pilot: None,
 ) -> dict[str, Any]:
     """Do the whole job and write ``summary.json``.
 
@@ -58,6 +64,7 @@ def tour(
         tars, scenes: how many tars, and scenes in each.
         say: told what is being done.
         planned: told what was planned.
+        expected: told what a small run took.
 
     Returns:
         The summary.
@@ -75,9 +82,12 @@ def tour(
     usual = tuple(method.text for method in registry.usual(load(model).anatomy))
     spec = RunSpec(shards=(world.shards,), model=model, methods=usual + VARIANTS, artifacts=ARTIFACTS)
     try:
-        planned(plan(spec, url), url)
+        record = plan(spec, url)
     except SpecDrift:
         raise UsageError(f"{folder}: holds the demo of another version; remove it, or name another folder") from None
+    planned(record, url)
+    small = pilot(record.spec, load(model), "auto", record.shards[0].url)
+    expected(record, small)
     atlas = run(url, Crew(executor))
     say(f"3/5  pseudo-masks by the policies {', '.join(each.name for each in POLICIES)} → {folder}/labels")
     truth = read_truth(world.truth)
@@ -101,6 +111,7 @@ def tour(
         },
         "images": sum(commit.ok for commit in atlas.commits.values()),
         "masks": masks,
+        "estimate": _compared(estimate(record, small), atlas),
         "seconds": round(time.perf_counter() - begun, 1),
         "paths": {
             name: str(folder / name) for name in ("shards", "truth", "atlas", "labels", "sheet.png", "summary.json")
@@ -141,6 +152,20 @@ def images_per_second(atlas: Atlas) -> dict[str, float]:
         for stage, value in commit.seconds.items():
             seconds[stage] += value
     return {method: images / max(1e-9, seconds["forward"] + seconds[method]) for method in atlas.methods}
+
+
+def _compared(expected: Estimate, atlas: Atlas) -> dict[str, dict[str, float]]:
+    """What was expected of a run beside what it took, and the ratio of the two."""
+    there = [size for name, size in atlas.objects.walk() if name.split("/")[0] in (RUN, MAPS, SAMPLES, COMMITS)]
+    pairs = {
+        "actor_seconds": (3600 * expected.actor_hours, sum(each.seconds["total"] for each in atlas.commits.values())),
+        "objects": (expected.objects, len(there)),
+        "bytes": (expected.bytes, sum(there)),
+    }
+    return {
+        name: {"expected": round(before, 1), "measured": round(after, 1), "ratio": round(after / before, 3)}
+        for name, (before, after) in pairs.items()
+    }
 
 
 def _sheet(atlas: Atlas, truth: Truths, methods: list[str], path: Path) -> None:

@@ -47,7 +47,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     chosen = supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
     spec = spec.model_copy(update={"methods": tuple(method.text for method in chosen), "artifacts": ()})
     Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
-    run = _freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_tars == "keep"))
+    run = freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_tars == "keep"))
     with Lease(objects):
         if objects.exists(RUN):  # another was quicker
             return _same(objects, asked)
@@ -66,7 +66,12 @@ def _absolute(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"model": model, "shards": shards, "root": ""})
 
 
-def _freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:
+def freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:
+    """The record of a run over shards that are counted. Nothing is written.
+
+    Raises:
+        UsageError: no shard can be used.
+    """
     if all(shard.problem and not shard.kept for shard in shards):
         raise UsageError(f"{shards[0].url}: {shards[0].problem}; no shard can be used")
     largest = max(1, *(shard.samples for shard in shards))

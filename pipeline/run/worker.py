@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.explain.load import load
+from pipeline.explain.load import Loaded, load
 from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.undisturbed import undisturbed
@@ -50,10 +50,16 @@ class Worker:
         device: ``auto`` is a GPU where there is one.
         decode_processes: 0 decodes in a thread beside the model.
         retry_failed: of a tar that is done, do the samples again that have no maps, and only those.
+        loaded: the network of the run, where it is at hand; None loads it.
     """
 
     def __init__(
-        self, url: str, device: Device = "auto", decode_processes: int = 0, retry_failed: bool = False
+        self,
+        url: str,
+        device: Device = "auto",
+        decode_processes: int = 0,
+        retry_failed: bool = False,
+        loaded: Loaded | None = None,
     ) -> None:
         atlas = Atlas.open(url)
         self.objects, self.run, self.retry_failed = atlas.objects, atlas.run, retry_failed
@@ -64,7 +70,7 @@ class Worker:
         # On a CPU one thread an actor: sums are then added in the same order whatever the machine is
         # doing beside, and a tar that is done again gives the same bytes. More actors use more cores.
         torch.set_num_threads(1)
-        loaded = load(self.run.spec.model)
+        loaded = loaded or load(self.run.spec.model)
         if loaded.record.weights != self.run.model.weights:
             raise SpecDrift(
                 f"{url}: the weights of {loaded.record.name} were {self.run.model.weights} when it was "

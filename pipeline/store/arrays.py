@@ -44,9 +44,9 @@ def wrong(objects: Objects, run: RunRecord) -> list[str]:
     return problems
 
 
-def metadata_objects(run: RunRecord) -> list[str]:
-    """Names of the objects that ``create`` writes."""
-    return [f"{MAPS}/{key}" for key in _metadata(run)]
+def metadata_objects(run: RunRecord) -> dict[str, int]:
+    """Names and lengths of the objects that ``create`` writes."""
+    return {f"{MAPS}/{key}": len(value.to_bytes()) for key, value in _metadata(run).items()}
 
 
 def _same(found: bytes, expected: bytes) -> bool:

@@ -1,5 +1,6 @@
 """One tar's results, gathered in memory and written at its end: arrays, then table, then commit."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,12 @@ class Sink:
         return set(np.flatnonzero(~part.good).tolist())
 
     def commit(self, seconds: dict[str, float], attempt: int, host: str, versions: dict[str, str]) -> CommitRecord:
-        """Write everything. Until the last object is there, nothing of this tar counts."""
+        """Write everything. Until the last object is there, nothing of this tar counts.
+
+        Args:
+            seconds: by stage, and their ``total``; the stage ``write`` is added here.
+        """
+        begun = time.perf_counter()
         # There may be one, of an earlier attempt whose answer was lost; from here on it counts no more.
         self.objects.delete(commit_object(self.tar))
         written = []
@@ -102,6 +108,8 @@ class Sink:
             written.append(arrays.put(self.objects, self.run, name, kind, self.tar_index, self.slots[name]))
         written.append(self.objects.put(samples_object(self.tar), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
+        took = time.perf_counter() - begun
+        seconds = seconds | {"write": took, "total": seconds.get("total", 0.0) + took}
         record = CommitRecord(
             tar=self.tar,
             tar_index=self.tar_index,

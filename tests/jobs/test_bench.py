@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.bench import BenchRecord, Cost
+from schemas.bench import BenchRecord, Cost, Pilot
 from schemas.run import RunSpec
 
 SMALL = ["--model", "test_vit", "--classes", "10", "--device", "cpu", "--threads", "1"]
@@ -31,6 +31,17 @@ def test_the_record_says_what_was_measured(vitatlas, tmp_path: Path) -> None:
         assert min(cost.stages.values()) > 0
         assert cost.images_per_s == pytest.approx(2 / (cost.forwards * record.forward_seconds))
         assert cost.peak_bytes is None  # a CPU does not say
+    assert record.pilot is not None
+    assert set(record.pilot.seconds) == {"forward", "attention", "reciprocam_box", "legrad", "collect", "write"}
+    assert (record.pilot.images, record.pilot.objects) == (4, 11)
+
+
+def test_a_bench_reads_the_pictures_that_it_is_given(vitatlas, spec: RunSpec, tmp_path: Path) -> None:
+    given = [*SMALL, "--methods", "attention", "--batch", 3, "--repeats", 1, "--json"]
+    code, text, _ = vitatlas("bench", *given, "--tar", tmp_path / "shards" / "part-1.tar")
+    assert (code, json.loads(text)["pilot"]["pictures"], json.loads(text)["pilot"]["images"]) == (0, "part-1", 6)
+    code, _, err = vitatlas("bench", *given, "--tar", tmp_path / "nowhere.tar")
+    assert (code, "nowhere.tar: no such shard" in err) == (2, True)
 
 
 def test_the_table_has_every_method_the_whole_and_its_stages(vitatlas) -> None:
@@ -92,6 +103,17 @@ BENCH = BenchRecord(
     forward_peak_bytes=None,
     alone={"legrad": COST, "attention": COST},
     together=COST,
+    pilot=Pilot(
+        device="NVIDIA H200",
+        pictures="drawn",
+        images=4,
+        targets=1,
+        seconds={"forward": 100, "legrad": 300, "write": 200},
+        decode_seconds=3200,
+        objects=8,
+        bytes=4000,
+        commit_bytes=100,
+    ),
 )
 
 
@@ -116,21 +138,45 @@ def plan(vitatlas, spec: RunSpec, tmp_path: Path):
     return call
 
 
-def test_a_plan_says_hours_and_cost(plan) -> None:
+def test_a_plan_says_hours_limit_and_cost(plan) -> None:
     code, text, _ = plan(BENCH, "--targets", "label", "--gpus", 2, "--price", 3)
     assert code == 0
-    # 16 images at 2 × 0.01 images/s are 800 s, on two GPUs: 4/9 of a GPU hour.
-    assert "hours    0.22 on 2 × NVIDIA H200 of 0.01 images/s, without reading and writing" in text
-    assert "cost     1.33 at 3.00 per GPU hour" in text
+    # 16 images of 800 s to decode in four processes are 3200 s, and three times 200 s to write: two rounds of 1267 s.
+    assert "hours    0.70 on 2 × NVIDIA H200, once all have started" in text
+    assert "limit    decoding, with 4 decoding processes a GPU; 8 processes a GPU would do" in text
+    assert "cost     4.22 at 3.00 per GPU hour" in text
     assert "maps     32, at most 6.7 kB" in text
+    for stage in ("decode", "forward", "legrad", "write"):
+        assert f"│ {stage} " in text
 
 
 def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
-    code, text, _ = plan(BENCH)
+    code, text, _ = plan(BENCH.model_copy(update={"pilot": BENCH.pilot.model_copy(update={"decode_seconds": 1})}))
     assert code == 0
-    assert "hours    0.44 to 0.89 on 1 × NVIDIA H200" in text
+    assert "hours    0.61 to 1.06 on 1 × NVIDIA H200" in text
+    assert "limit    the GPU, with 4 decoding processes a GPU\n" in text
     assert "computed only where the prediction is not the label" in text
     assert "\ncost" not in text
+
+
+def test_a_deadline_says_how_many_gpus_it_needs(plan) -> None:
+    code, text, _ = plan(BENCH, "--targets", "label", "--deadline", "45m", "--price", 3)
+    assert code == 0
+    assert "needed   2 × NVIDIA H200 to be done within 0.75 h" in text
+    assert "hours    0.70 on 2 × NVIDIA H200" in text
+
+
+@pytest.mark.parametrize(
+    ("deadline", "says"),
+    [
+        ("20m", "--deadline is 0.33 h, and one tar takes 0.35 h; a tar is not divided"),
+        ("soon", "'soon' is no time; write it as 90m, 6h or 2d"),
+        ("0h", "'0h' is no time"),
+    ],
+)
+def test_a_deadline_that_cannot_be_kept_is_said(plan, deadline: str, says: str) -> None:
+    code, _, err = plan(BENCH, "--targets", "label", "--deadline", deadline)
+    assert (code, says in err, "Traceback" in err) == (2, True, False)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +186,7 @@ def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
         ({"grid": (14, 14)}, "grid is (14, 14), not (10, 10)"),
         ({"alone": {"legrad": COST}}, "methods is ['legrad'], not ['attention', 'legrad']"),
         ({"classes": 1000}, "classes is 1000, not 10"),
+        ({"pilot": None}, "reading and writing were not measured"),
         ({"batch": 256, "precision": "bfloat16"}, "batch is 256, not 4; precision is 'bfloat16', not 'full'"),
     ],
 )
@@ -165,7 +212,7 @@ def test_the_command_that_a_refusal_names_makes_the_bench_fit(plan, vitatlas, tm
     [
         (["--bench", "nowhere.json"], "nowhere.json: No such file"),
         (["--bench", "{checkpoint}"], "Invalid JSON"),
-        (["--price", "2"], "--gpus and --price need the FILE of vitatlas bench"),
+        (["--price", "2"], "--gpus, --deadline and --price need the FILE of vitatlas bench"),
     ],
 )
 def test_mistakes_around_the_bench_of_a_plan(vitatlas, spec: RunSpec, tmp_path: Path, arguments, says: str) -> None:

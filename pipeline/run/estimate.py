@@ -1,0 +1,81 @@
+"""What a run will take, from what a small one took: arithmetic only.
+
+An actor beside a GPU decodes in processes of its own while its network works, so it takes the longer of the two;
+one on a core does both, one after the other. Writing comes after either. Tars are not divided: seven on four
+actors take as long as eight.
+"""
+
+from math import ceil
+
+from pipeline.store.arrays import metadata_objects
+from schemas import layout
+from schemas.bench import Pilot
+from schemas.estimate import Estimate
+from schemas.layout import RUN
+from schemas.run import RunRecord
+
+PROCESSES = 4
+"""That decode beside a GPU, unless a run is told otherwise."""
+_BY_TAR = ("drift", "write")
+"""Stages that take as long over a small tar as over a large one: objects and their flushes, a few images."""
+_BESIDE = ("collect",)
+"""Stages that a second target does not repeat."""
+
+
+def estimate(run: RunRecord, pilot: Pilot, actors: int = 1, other: float = 0.0) -> Estimate:
+    """What a planned run takes.
+
+    Args:
+        pilot: of the same network, methods, batch and precision, on the device that the run will be on.
+        actors: one a GPU, or one a core.
+        other: share of the images, in [0, 1], of which a target beyond those of the pilot is another class
+            than the first, so that they are computed once more.
+    """
+    shards = [shard for shard in run.shards if shard.samples]
+    images, tars = sum(shard.samples for shard in shards), len(shards)
+    more = len(run.spec.targets) - pilot.targets
+    seconds = {"decode": images * pilot.decode_seconds / pilot.images}
+    for stage, took in pilot.seconds.items():
+        if stage in _BY_TAR:
+            seconds[stage] = tars * took
+        else:
+            seconds[stage] = images * took / pilot.images * (1 if stage in _BESIDE else 1 + other * max(0, more))
+    by_tar = sum(seconds.get(stage, 0.0) for stage in _BY_TAR)
+    network = sum(took for stage, took in seconds.items() if stage != "decode") - by_tar
+    processes = 0 if pilot.device == "cpu" else PROCESSES
+    decode = seconds["decode"] / (processes or 1)
+    work = by_tar + (max(decode, network) if processes else decode + network)
+    per_tar = work / max(1, tars)
+    planned = metadata_objects(run) | {RUN: len(run.to_bytes())}
+    return Estimate(
+        device=pilot.device,
+        actors=actors,
+        images=images,
+        tars=tars,
+        decode_processes=processes,
+        enough_processes=ceil(seconds["decode"] / max(network, 1e-9)),
+        seconds=seconds,
+        tar_seconds=per_tar,
+        hours=ceil(tars / actors) * per_tar / 3600,
+        actor_hours=work / 3600,
+        limit="decoding" if decode > network else "network",
+        objects=_objects(run, tars) + len(planned),
+        bytes=round(_bytes(run, pilot, images, tars)) + sum(planned.values()),
+    )
+
+
+def actors_for(expected: Estimate, deadline: float) -> int | None:
+    """The fewest actors that are done within so many seconds; None where not even one tar is."""
+    rounds = int(deadline / expected.tar_seconds) if expected.tar_seconds else expected.tars
+    return ceil(expected.tars / rounds) if rounds else None
+
+
+def _objects(run: RunRecord, tars: int) -> int:
+    """Arrays, table and commit of each tar."""
+    return tars * (sum(len(layout.arrays(method, run.figures.get(method, ()))) for method in run.methods) + 2)
+
+
+def _bytes(run: RunRecord, pilot: Pilot, images: int, tars: int) -> float:
+    """Of these. Maps of two targets take twice as much at most: less where they are the same maps."""
+    each = pilot.bytes / pilot.images * max(1.0, len(run.spec.targets) / pilot.targets)
+    return images * each + tars * pilot.commit_bytes

@@ -1,0 +1,104 @@
+"""What a run will take: the arithmetic in closed form, and against a run."""
+
+import time
+from pathlib import Path
+
+import pytest
+from support import DEMO_MODEL
+
+from pipeline.demo.world import World
+from pipeline.explain.load import load
+from pipeline.run import INLINE, run
+from pipeline.run.estimate import PROCESSES, actors_for, estimate
+from pipeline.run.pilot import pilot
+from pipeline.run.plan import plan
+from schemas.bench import Pilot
+from schemas.errors import UsageError
+from schemas.run import RunRecord, RunSpec
+
+GPU = Pilot(
+    device="NVIDIA H200",
+    pictures="drawn",
+    images=10,
+    targets=1,
+    seconds={"forward": 1.0, "legrad": 2.0, "collect": 0.5, "write": 3.0, "drift": 1.0},
+    decode_seconds=4.0,
+    objects=5,
+    bytes=1000,
+    commit_bytes=70,
+)
+"""A tenth of a second of the network an image, two of the method, 0.05 beside; four seconds a tar; 0.4 to decode."""
+
+
+@pytest.fixture
+def planned(spec: RunSpec, tmp_path: Path) -> RunRecord:
+    """16 images in three tars, of two targets."""
+    return plan(spec, str(tmp_path / "atlas"))
+
+
+def test_beside_a_gpu_an_actor_takes_the_longer_of_decoding_and_network(planned: RunRecord) -> None:
+    expected = estimate(planned, GPU, actors=2)
+    assert expected.seconds == pytest.approx(
+        {"decode": 6.4, "forward": 1.6, "legrad": 3.2, "collect": 0.8, "write": 9.0, "drift": 3.0}
+    )
+    assert (expected.limit, expected.enough_processes) == ("network", 2)
+    assert expected.tar_seconds == pytest.approx((1.6 + 3.2 + 0.8 + 9 + 3) / 3)
+    assert expected.hours == pytest.approx(2 * expected.tar_seconds / 3600)  # three tars on two are two rounds
+    assert expected.actor_hours == pytest.approx(17.6 / 3600)
+
+
+def test_slow_decoding_limits_and_says_how_many_processes_would_do(planned: RunRecord) -> None:
+    slow = GPU.model_copy(update={"decode_seconds": 40.0})
+    expected = estimate(planned, slow)
+    assert expected.limit == "decoding"
+    assert expected.actor_hours == pytest.approx((64 / PROCESSES + 12) / 3600)
+    assert expected.enough_processes == 12  # 64 / 5.6
+
+
+def test_on_a_core_decoding_and_network_take_turns(planned: RunRecord) -> None:
+    expected = estimate(planned, GPU.model_copy(update={"device": "cpu"}))
+    assert expected.actor_hours == pytest.approx((6.4 + 5.6 + 12) / 3600)
+    assert (expected.limit, expected.decode_processes) == ("decoding", 0)
+
+
+def test_another_target_repeats_the_network_for_its_share_of_the_images(planned: RunRecord) -> None:
+    expected = estimate(planned, GPU, other=0.5)
+    assert (expected.seconds["forward"], expected.seconds["legrad"]) == pytest.approx((2.4, 4.8))
+    assert expected.seconds["collect"] == pytest.approx(0.8)
+    both = GPU.model_copy(update={"targets": 2})
+    assert estimate(planned, both, other=0.5) == estimate(planned, both)
+
+
+@pytest.mark.parametrize("hours", [0.002, 0.003, 0.0035, 1.0])
+def test_the_fewest_actors_that_keep_a_deadline(planned: RunRecord, hours: float) -> None:
+    needed = actors_for(estimate(planned, GPU), 3600 * hours)
+    assert needed is not None
+    assert estimate(planned, GPU, needed).hours <= hours
+    assert needed == 1 or estimate(planned, GPU, needed - 1).hours > hours
+
+
+def test_no_number_of_actors_is_quicker_than_a_tar(planned: RunRecord) -> None:
+    assert actors_for(estimate(planned, GPU), 5.8) is None
+
+
+def test_a_run_takes_what_was_expected_of_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In seconds of this process, which no neighbour on the machine changes, within 25 %; objects to the last one."""
+    spec = RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=("attention", "legrad", "cp_lrp"), batch_size=8)
+    out = str(tmp_path / "atlas")
+    record = plan(spec, out)
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    expected = estimate(record, pilot(record.spec, load(DEMO_MODEL), "cpu", record.shards[0].url))
+    atlas = run(out, INLINE)
+    took = sum(commit.seconds["total"] for commit in atlas.commits.values())
+    sizes = [size for _, size in atlas.objects.walk()]
+    assert took / (3600 * expected.actor_hours) == pytest.approx(1, abs=0.25)
+    assert sum(sizes) / expected.bytes == pytest.approx(1, abs=0.25)
+    assert len(sizes) == expected.objects
+
+
+def test_a_pilot_needs_pictures(spec: RunSpec, tmp_path: Path) -> None:
+    (tmp_path / "empty.tar").touch()
+    loaded = load(spec.model)
+    for name, says in (("empty.tar", "empty.tar: it is empty; name a tar that is whole"), ("no.tar", "no such shard")):
+        with pytest.raises(UsageError, match=says):
+            pilot(spec, loaded, "cpu", str(tmp_path / name))
