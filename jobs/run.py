@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Without a single actor at work, then the run fails.",
 )
+@click.option("--log", metavar="FILE", help="Append a line of JSON for each attempt at a tar; - is standard error.")
 def command(
     places: tuple[str, ...],
     spec_file: str | None,
@@ -66,6 +67,7 @@ def command(
     decode_processes: int | None,
     timeout: float | None,
     patience: float,
+    log: str | None,
     **flags: Any,
 ) -> None:
     """Compute the maps of every tar that has none yet.
@@ -98,7 +100,7 @@ def command(
     from pipeline.run import Crew, run
     from schemas.samples import Status
 
-    crew = Crew(executor, address, actors, device, decode_processes, timeout, patience, allow_pipe=allowed)
+    crew = Crew(executor, address, actors, device, decode_processes, timeout, patience, allow_pipe=allowed, log=log)
     atlas = run(out, crew, retry_failed)
     statuses = atlas.statuses()
     good = statuses.pop(Status.OK, 0)

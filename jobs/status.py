@@ -5,6 +5,7 @@ from collections import Counter
 import click
 
 from jobs import show
+from schemas.errors import UsageError
 from schemas.text import printable
 
 
@@ -20,13 +21,32 @@ from schemas.text import printable
     help="List at most so many samples that have no maps.",
 )
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(atlas: str, limit: int, json_: bool) -> None:
+@click.option("--watch", "watched", is_flag=True, help="Show how the run goes, from any machine, until it is over.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: between two looks.",
+)
+def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
     """Say how far a run is, which samples have no maps, which tars could not be done, and why.
 
+    With --watch it ends when all is done (exit code 0), or when a run has ended without some tars (1).
+
     \b
-    Example:
+    Examples:
       vitatlas status train.atlas
+      vitatlas status s3://bucket/train.atlas --watch --interval 60
     """
+    if watched:
+        if json_:
+            raise UsageError("--watch and --json: choose one; vitatlas run --log FILE writes JSON as it goes")
+        from jobs.watch import watch
+
+        watch(atlas, interval)
+        return
     import pyarrow.compute as pc
 
     from pipeline.store import Atlas

@@ -224,6 +224,7 @@ class LeaseRecord(Record):
         host, pid: where it runs.
         since: when it began.
         beat: counts up for as long as it lives.
+        at_work: tars that are being done.
     """
 
     holder: str
@@ -231,3 +232,4 @@ class LeaseRecord(Record):
     pid: int
     since: str
     beat: int = 0
+    at_work: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ class Crew:
             slowest one so far, and at least ten minutes; six hours as long as none is done.
         patience: seconds without a single actor at work after which the run fails.
         grace: seconds that tars in work have to be finished when the run is told to stop.
+        log: file that gets a line of JSON for each attempt at a tar; ``-`` is standard error.
         allow_pipe: tars may be read from the shell commands that the atlas names.
     """
 
@@ -35,10 +36,15 @@ class Crew:
     patience: float = 600.0
     grace: float = 20.0
     allow_pipe: bool = False
+    log: str | None = None
 
     def command(self, url: str, retry_failed: bool = False) -> str:
         """The command that goes on with a run."""
-        given = {"--executor": None if self.executor == "ray" else self.executor, "--address": self.address}
+        given = {
+            "--executor": None if self.executor == "ray" else self.executor,
+            "--address": self.address,
+            "--log": self.log,
+        }
         flags = [part for flag, value in given.items() if value for part in (flag, value)]
         switches = {"--allow-pipe": self.allow_pipe, "--retry-failed": retry_failed}
         flags += [flag for flag, said in switches.items() if said]

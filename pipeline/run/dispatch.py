@@ -90,6 +90,15 @@ class Dispatcher:
         load = self._loads.get(actor)
         return load.units[0] if load and load.units else None
 
+    @property
+    def at_work(self) -> tuple[int, ...]:
+        """The units that actors work on."""
+        return tuple(load.units[0] for load in self._loads.values() if load.units)
+
+    def attempt(self, unit: int) -> int:
+        """The how-manieth time it is, or would be, that a unit is done."""
+        return self._returned[unit] + 1
+
     def join(self, actor: int, now: float = 0.0) -> None:
         """An actor is ready for work."""
         self._loads[actor] = _Load(now)
@@ -105,7 +114,7 @@ class Dispatcher:
         if not load.units:
             load.since = now
         load.units.append(unit)
-        return Assignment(actor, unit, self._returned[unit] + 1)
+        return Assignment(actor, unit, self.attempt(unit))
 
     def finish(self, actor: int, unit: int, now: float = 0.0) -> None:
         """An actor has done a unit."""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from pipeline.files import refuse_commands
 from pipeline.run.crew import Crew
-from pipeline.run.outcome import Done, Outcome, SetAside
+from pipeline.run.log import unit_log
+from pipeline.run.outcome import AtWork, Done, Outcome, SetAside
 from pipeline.run.progress import RunProgress
 from pipeline.run.stop import Stop
 from pipeline.store import Atlas, Lease
@@ -78,14 +79,21 @@ def _work(atlas: Atlas, crew: Crew, retry_failed: bool, lease: Lease) -> None:
     if not pending:
         return
     try:
-        with RunProgress(run, len(run.shards) - len(pending)) as progress, stop.listening():
+        with (
+            unit_log(crew.log, run) as log,
+            RunProgress(run, len(run.shards) - len(pending)) as progress,
+            stop.listening(),
+        ):
             for outcome in _outcomes(atlas, pending, crew, retry_failed, stop):
                 progress.show(outcome)
+                log(outcome)
                 if isinstance(outcome, Done):
                     done += 1
                 elif isinstance(outcome, SetAside):
                     aside.append(outcome)
                     _remember(atlas, outcome)
+                elif isinstance(outcome, AtWork):
+                    lease.at_work = tuple(run.shards[index].tar for index in outcome.tars)
                 if lease.lost:
                     raise RunFailed(f"{url}: another run has taken it over, as this one was silent for too long")
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts and stops

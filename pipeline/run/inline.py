@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.run.crew import Crew
 from pipeline.run.dispatch import Dispatcher
-from pipeline.run.outcome import Done, Outcome, SetAside
+from pipeline.run.outcome import Again, AtWork, Done, Outcome, SetAside
 from pipeline.run.worker import Worker
 from schemas.errors import AtlasError, BadTar
 
@@ -17,23 +17,27 @@ def inline(url: str, units: Sequence[int], crew: Crew, retry_failed: bool = Fals
     with Worker(url, crew.device, crew.decode_processes or 0, retry_failed) as worker:
         while assignment := dispatcher.next():
             unit = assignment.unit
+            yield AtWork((unit,))
             try:
                 commit = worker.process(unit, assignment.attempt)
             except AtlasError as error:
                 if not isinstance(error, BadTar):
                     raise
-                dispatcher.fail(0, unit, f"{error}", final=True)
+                reason, final = f"{error}", True
             except OSError as error:
-                dispatcher.fail(0, unit, f"{error}", final=False)
+                reason, final = f"{error}", False
             except Exception as error:
                 others += 1
                 if others > dispatcher.attempts:  # it is not this tar
                     raise
-                dispatcher.fail(0, unit, f"{type(error).__name__}: {error}", final=False)
+                reason, final = f"{type(error).__name__}: {error}", False
             else:
                 others = 0
                 dispatcher.finish(0, unit)
                 yield Done(commit)
                 continue
+            dispatcher.fail(0, unit, reason, final)
             if unit in dispatcher.set_aside:
-                yield SetAside(unit, dispatcher.set_aside[unit])
+                yield SetAside(unit, assignment.attempt, dispatcher.set_aside[unit])
+            else:
+                yield Again(unit, assignment.attempt, reason)

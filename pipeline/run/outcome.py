@@ -17,7 +17,24 @@ class SetAside:
     """A tar cannot be done; the run goes on without it and fails at its end."""
 
     tar_index: int
+    attempt: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """An attempt at a tar failed, and another one is made."""
+
+    tar_index: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """Tars that somebody works on from now on."""
+
+    tars: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,4 +44,4 @@ class Note:
     text: str
 
 
-Outcome = Done | SetAside | Note
+Outcome = Done | SetAside | Again | AtWork | Note

@@ -17,7 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.run.crew import Crew, Device
 from pipeline.run.dispatch import Assignment, Dispatcher
-from pipeline.run.outcome import Done, Note, Outcome, SetAside
+from pipeline.run.metrics import Metrics
+from pipeline.run.outcome import Again, AtWork, Done, Note, Outcome, SetAside
 from pipeline.run.stop import Stop
 from pipeline.store import Atlas
 from schemas.errors import AtlasError, BadTar, RunFailed, UsageError
@@ -85,9 +86,12 @@ def pool(atlas: Atlas, units: Sequence[int], crew: Crew, retry_failed: bool, sto
     Raises:
         RunFailed: no actor could be started.
     """
-    dispatcher = Dispatcher(units, timeout=crew.timeout)
+    dispatcher, metrics = Dispatcher(units, timeout=crew.timeout), Metrics(len(units))
     with _Pool(atlas, crew, retry_failed, dispatcher) as actors:
-        yield from actors.work(stop)
+        for outcome in actors.work(stop):
+            metrics.note(outcome)
+            yield outcome
+        metrics.note(AtWork(()))
 
 
 class _Pool:
@@ -109,6 +113,7 @@ class _Pool:
         decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
         self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed
         self._wanted = self._hired = self._lost = 0
+        self._at_work: tuple[int, ...] = ()
         self._ready = self._draining = False
         self._looked = -_LOOK
         self._alone_since = time.monotonic()
@@ -146,6 +151,9 @@ class _Pool:
         while assignment := self.dispatcher.next(now):
             reply = self.actors[assignment.actor].process.remote(assignment.unit, assignment.attempt)
             self.asked[reply] = assignment.actor, assignment
+        if self.dispatcher.at_work != self._at_work:
+            self._at_work = self.dispatcher.at_work
+            yield AtWork(self._at_work)
         if not self.asked:
             time.sleep(_TICK)
             return
@@ -203,8 +211,7 @@ class _Pool:
                 return
             unit, final = assignment.unit, isinstance(cause, BadTar)
             self.dispatcher.fail(name, unit, f"{cause}", final, time.monotonic())
-            if unit in self.dispatcher.set_aside:
-                yield SetAside(unit, self.dispatcher.set_aside[unit])
+            yield self._failed(unit, assignment.attempt, f"{cause}")
             self._let_go(name)
         except RayError as death:
             node = getattr(death, "preempted", False) or "node has died" in str(death)
@@ -226,16 +233,23 @@ class _Pool:
 
     def _bury(self, name: int, reason: str, blame: bool) -> Iterator[Outcome]:
         """An actor is lost: give back what it had. ``_staff`` hires another."""
-        unit, before = self.dispatcher.working_on(name), set(self.dispatcher.set_aside)
+        unit = self.dispatcher.working_on(name)
+        attempt = 0 if unit is None else self.dispatcher.attempt(unit)
         self._dismiss(name, reason, blame)
         where = "" if unit is None else f" over {self._tars[unit]}"
         yield Note(f"an actor was lost{where}: {reason}")
-        for each in self.dispatcher.set_aside.keys() - before:
-            yield SetAside(each, self.dispatcher.set_aside[each])
+        if unit is not None:
+            yield self._failed(unit, attempt, reason)
         self._lost += blame
         if self._lost >= max(_FRUITLESS if self._ready else _UNREADY, 2 * self._wanted):
             raise RunFailed(f"{self._lost} actors in a row were lost before a tar was done; the last: {reason}")
         self._looked = -_LOOK
+
+    def _failed(self, unit: int, attempt: int, reason: str) -> Outcome:
+        """What becomes of a tar that was not done."""
+        if unit in self.dispatcher.set_aside:
+            return SetAside(unit, attempt, self.dispatcher.set_aside[unit])
+        return Again(unit, attempt, reason)
 
     def _dismiss(self, name: int, reason: str = "", blame: bool = False) -> None:
         """An actor is not needed any more, or no longer there."""

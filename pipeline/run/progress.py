@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.run.outcome import Done, Note, Outcome
+from pipeline.run.outcome import Done, Note, Outcome, SetAside
 from schemas.run import RunRecord
 from schemas.samples import Status
 from schemas.text import printable
@@ -68,6 +68,8 @@ class RunProgress:
         """Take note of a finished or set-aside tar, or pass on what is to be known."""
         if isinstance(outcome, Note):
             self._console.print(printable(outcome.text), markup=False, highlight=False, soft_wrap=True)
+            return
+        if not isinstance(outcome, Done | SetAside):
             return
         if isinstance(outcome, Done):
             commit = outcome.commit

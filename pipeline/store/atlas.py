@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -76,9 +76,14 @@ class Atlas:
         present = set(self.objects.list(COMMITS))
         return frozenset(shard.tar for shard in self.run.shards if f"{shard.tar}.json" in present)
 
-    def records(self) -> Iterator[CommitRecord]:
-        """Commit records of the finished tars, in the order of the run, of which a few at a time are in memory."""
-        tars = [(index, shard.tar) for index, shard in enumerate(self.run.shards) if shard.tar in self.committed]
+    def records(self, but: Container[str] = ()) -> Iterator[CommitRecord]:
+        """Commit records of the finished tars, in the order of the run, of which a few at a time are in memory.
+
+        Args:
+            but: tars whose records are not read.
+        """
+        wanted = [(index, shard.tar) for index, shard in enumerate(self.run.shards) if shard.tar not in but]
+        tars = [(index, tar) for index, tar in wanted if tar in self.committed]
         found = self.objects.read([commit_object(tar) for _, tar in tars])
         for (index, tar), data in zip(tars, found, strict=True):
             yield self._commit(index, tar, data)

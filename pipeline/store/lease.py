@@ -33,6 +33,7 @@ class Lease:
 
     Attributes:
         lost: another run has taken it, because this one was silent for too long.
+        at_work: tars that are being done; whoever reads the lease knows a few seconds later.
 
     Raises:
         RunFailed: on entering, another run holds it; the message says which.
@@ -40,6 +41,7 @@ class Lease:
 
     def __init__(self, objects: Objects, say: Callable[[str], None] = lambda line: None) -> None:
         self.objects, self.say, self.lost = objects, say, False
+        self.at_work: tuple[str, ...] = ()
         self._mine = LeaseRecord(
             holder=uuid.uuid4().hex,
             host=_host(),
@@ -111,7 +113,9 @@ class Lease:
                 if there and _holder(there) != self._mine.holder:
                     self.lost = True
                     return
-                self.objects.put(LEASE, self._mine.model_copy(update={"beat": beat}).to_bytes())
+                self.objects.put(
+                    LEASE, self._mine.model_copy(update={"beat": beat, "at_work": self.at_work}).to_bytes()
+                )
 
 
 def _read(data: bytes) -> LeaseRecord | None:

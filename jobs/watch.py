@@ -1,0 +1,73 @@
+"""``vitatlas status --watch``: how a run stands, until it is over."""
+
+import time
+from datetime import timedelta
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.files import patiently
+from pipeline.run.watch import Standing, Watch
+from schemas.errors import RunFailed
+from schemas.text import printable
+
+
+def watch(url: str, interval: float) -> None:
+    """Show a run every so many seconds: a picture on a terminal, a line in a log.
+
+    Raises:
+        UsageError: there is no atlas.
+        RunFailed: the run has ended, and some tars could not be done.
+    """
+    watched, console = Watch(url), Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            standing = patiently(watched.look)
+            if console.is_terminal:
+                live.update(picture(url, standing), refresh=True)
+            else:
+                click.echo(printable(line(standing)))
+            if standing.over:
+                break
+            time.sleep(interval)
+    if not standing.complete:
+        aside = sum(standing.aside.values())
+        raise RunFailed(f"{aside} of {standing.tars} tars could not be done; vitatlas status {url} says why")
+
+
+def line(standing: Standing) -> str:
+    """A run in one line."""
+    failures = [f"{count} × {reason}" for reason, count in (standing.failed | standing.aside).items()]
+    return "; ".join([", ".join(f"{name} {value}" for name, value in _figures(standing).items()), *failures])
+
+
+def picture(url: str, standing: Standing) -> Group:
+    """A run on a terminal: a bar, figures, and failures by reason. Texts of others are text, never markup."""
+    figures = Table.grid(padding=(0, 2))
+    for name, value in _figures(standing).items():
+        figures.add_row(name, Text(value))
+    parts: list[RenderableType] = [Text(printable(url)), ProgressBar(standing.tars, standing.done, width=60), figures]
+    for title, reasons in (("images without maps", standing.failed), ("tars set aside", standing.aside)):
+        if reasons:
+            table = Table(title, "", title_justify="left")
+            for reason, count in reasons.items():
+                table.add_row(Text(printable(reason)), f"{count:,}")
+            parts.append(table)
+    return Group(*parts)
+
+
+def _figures(standing: Standing) -> dict[str, str]:
+    left = None if standing.left is None else str(timedelta(seconds=round(standing.left)))
+    return {
+        "tars": f"{standing.done:,} of {standing.tars:,}",
+        "running": f"{len(standing.at_work):,}" if standing.alive else "none, no run is at work",
+        "failed": f"{sum(standing.aside.values()):,}",
+        "images": f"{standing.images_done:,} of {standing.images:,}",
+        "images/s": "–" if standing.rate is None else f"{standing.rate:,.1f}",
+        "left": left or "–",
+        "GPU idle": "–" if standing.idle is None else f"{standing.idle:.0%}",
+    }

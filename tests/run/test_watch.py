@@ -1,0 +1,142 @@
+"""How a run stands is read from the files of its atlas, by whoever can read them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support import write_tar
+
+from pipeline.run import INLINE, run, watch
+from pipeline.run.plan import plan
+from pipeline.run.watch import Unit, Watch, idle, speed
+from pipeline.store import Lease, lease
+from schemas.errors import RunFailed
+from schemas.layout import LEASE
+from schemas.run import LeaseRecord, RunSpec
+
+
+def unit(finished: float, rows: int = 10, idle: float = 1.0) -> Unit:
+    return Unit(finished, rows, {"ok": rows}, idle, 4.0)
+
+
+def test_speed_is_that_of_the_latest_tars(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert speed([], 100) is None
+    assert speed([unit(110), unit(105)], 100) == 2
+    assert speed([unit(100)], 100) == 10  # stamps are of whole seconds
+    monkeypatch.setattr(watch, "_RECENT", 2)
+    assert speed([unit(104), unit(1004), unit(1008)], 100) == pytest.approx(20 / 904)
+    assert speed([unit(1004), unit(1000), unit(1008)], 100) == pytest.approx(20 / 8)
+
+
+def test_idle_is_the_time_in_which_networks_waited() -> None:
+    assert idle([]) is None
+    assert idle([unit(0, idle=1), unit(0, idle=3)]) == 0.5
+
+
+def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    seen = Watch(str(out))
+    before = seen.look()
+    assert (before.tars, before.done, before.images, before.alive, before.over) == (3, 0, 16, False, False)
+    mine = LeaseRecord(holder="a", host="elsewhere", pid=1, since="2020-01-01T00:00:00+00:00", at_work=("part-1",))
+    (out / LEASE).write_bytes(mine.to_bytes())
+    assert (seen.look().alive, seen.look().at_work, seen.look().rate) == (True, ("part-1",), None)
+    shutil.copytree(finished, out, dirs_exist_ok=True)
+    (out / "commits" / "part-2.json").unlink()
+    midway = seen.look()
+    assert (midway.done, midway.images_done, midway.complete, midway.over) == (2, 12, False, False)
+    assert midway.rate is not None
+    assert midway.left == pytest.approx(4 / midway.rate)
+    assert 0 < midway.idle < 1
+    shutil.copy(finished / "commits" / "part-2.json", out / "commits")
+    (out / LEASE).unlink()
+    after = seen.look()
+    assert (after.done, after.complete, after.over, after.rate, after.at_work) == (3, True, True, None, ())
+
+
+def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    seen, get = Watch(str(finished)), watch.Atlas._commit
+
+    def counted(self, index: int, tar: str, data: bytes):
+        read.append(tar)
+        return get(self, index, tar, data)
+
+    monkeypatch.setattr(watch.Atlas, "_commit", counted)
+    for _ in range(3):
+        assert seen.look().complete
+    assert read == ["part-0", "part-1", "part-2"]
+
+
+def test_a_holder_that_is_silent_is_not_at_work(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    (out / LEASE).write_bytes(LeaseRecord(holder="a", host="gone", pid=1, since="2026-01-01T00:00:00Z").to_bytes())
+    seen = Watch(str(out))
+    assert seen.look().alive
+    monkeypatch.setattr(watch, "LAPSE", 0.0)
+    assert not seen.look().alive
+
+
+def test_a_run_says_what_it_is_at(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an inline run hands to its lease, tar by tar."""
+    said: list[tuple[str, ...]] = []
+    monkeypatch.setattr(
+        Lease, "at_work", property(lambda self: (), lambda self, tars: said.append(tars)), raising=False
+    )
+    plan(spec, str(tmp_path / "atlas"))
+    run(str(tmp_path / "atlas"), INLINE)
+    assert [tars for tars in said if tars] == [("part-0",), ("part-1",), ("part-2",)]
+
+
+def test_what_a_run_says_stands_in_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.store import Objects
+
+    monkeypatch.setattr(lease, "BEAT", 0.02)
+    objects = Objects(str(tmp_path))
+    with Lease(objects) as held:
+        held.at_work = ("part-1",)
+        while LeaseRecord.read(objects.get(LEASE), LEASE).at_work != ("part-1",):
+            pass
+
+
+def test_watching_ends_with_the_run_one_line_a_look(vitatlas, finished: Path) -> None:
+    code, text, _ = vitatlas("status", finished, "--watch")
+    assert code == 0
+    assert text.startswith("tars 3 of 3, running none, no run is at work, failed 0, images 16 of 16, images/s –")
+    assert len(text.splitlines()) == 1
+    assert vitatlas("status", finished, "--watch", "--json")[0] == 2
+
+
+def test_a_run_that_set_tars_aside_ends_with_one_and_the_reasons(vitatlas, spec: RunSpec, tmp_path: Path) -> None:
+    """A reason is counted, whatever the tar; what a stranger named is text."""
+    for name in ("part-0.tar", "part-1.tar"):
+        broken = tmp_path / "shards" / name
+        broken.write_bytes(broken.read_bytes()[:5000])
+    write_tar(tmp_path / "shards" / "part-2.tar", [("a.jpg", b"junk"), ("a.cls", b"1")])
+    out = tmp_path / "atlas"
+    plan(spec, str(out))
+    with pytest.raises(RunFailed):
+        run(str(out), INLINE)
+    code, text, err = vitatlas("status", out, "--watch")
+    assert code == 1
+    assert "failed 2" in text
+    assert "; 1 × undecodable; 2 × it is truncated" in text
+    assert f"2 of 3 tars could not be done; vitatlas status {out} says why" in err
+
+
+def test_a_terminal_gets_a_picture_in_which_names_are_text(finished: Path) -> None:
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from jobs.watch import picture
+
+    standing = replace(Watch(str(finished)).look(), aside={"[red]\x1b[31mx": 2}, failed={"undecodable": 3}, left=3700.0)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(picture("[bold]atlas", standing))
+    shown = captured.get()
+    for text in ("[bold]atlas", "[red]\\x1b[31mx", "undecodable", "1:01:40", "3 of 3"):
+        assert text in shown
