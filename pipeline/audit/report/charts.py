@@ -9,7 +9,7 @@ from schemas.scores import is_control
 
 ROW = 22
 """Height of a method, in pixels of the drawing."""
-COLUMN = 92
+COLUMN = 60
 """Width of a score in the plot of ranks."""
 WIDTH = 220
 """Of a plot of dots."""
@@ -98,11 +98,12 @@ def ranks(scores: Sequence[Score], methods: Sequence[str]) -> Ranks:
     """The plot of ranks, first method first: 1 is at the top of each column."""
     columns = tuple((place * COLUMN + COLUMN / 2, score.name) for place, score in enumerate(scores))
     coloured = [method for method in methods if not is_control(method)][:COLOURS]
+    found = [score.ranks(methods) for score in scores]
     lines = []
     for method in methods:
         points: list[tuple[float, float, float] | None] = [
-            (x, round((score.ranks[method] - 0.5) * ROW, 1), score.ranks[method]) if method in score.ranks else None
-            for (x, _), score in zip(columns, scores, strict=True)
+            (x, round((own[method] - 0.5) * ROW, 1), own[method]) if method in own else None
+            for (x, _), own in zip(columns, found, strict=True)
         ]
         pieces = tuple(
             (one[0], one[1], other[0], other[1])

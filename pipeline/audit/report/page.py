@@ -14,7 +14,7 @@ from pipeline.audit.locked import ALARM
 from pipeline.audit.report.charts import dots, ranks
 from pipeline.audit.report.classes import packed_map
 from pipeline.audit.report.read import Audited
-from pipeline.audit.report.scores import groups, ordered
+from pipeline.audit.report.scores import groups, ordered, rows_of
 from pipeline.audit.report.shards import Columns
 from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
 from pipeline.store import Atlas
@@ -65,9 +65,7 @@ def page(
     environment.globals["pair"] = lambda one, other: frozenset((one, other))
     environment.globals["class_name"] = lambda index: names[index] if names else f"class {index}"
     kinds = groups(audited)
-    ranked = [score for kind in kinds if kind.ranks for score in kind.scores]
-    everyone = {method: None for kind in kinds for score in kind.scores for method in score.values}
-    order = ordered([*dict.fromkeys((*methods, *everyone))], ranked)
+    order = ordered(methods, kinds)
     all_suspects = suspects(audited)
     alarming = [each for each in all_suspects if each.alarms]
     context = {
@@ -75,11 +73,14 @@ def page(
         "about": audited.about,
         "model": PurePath(atlas.run.model.name).name,
         "counts": _counts(atlas),
-        "methods": [name for name in order if name in methods],
-        "order": order,
-        "groups": kinds,
-        "dots": [(kind, [dots(score, order) for score in kind.scores]) for kind in kinds if kind.ranks],
-        "ranks": ranks(ranked, order) if len(ranked) > 1 else None,
+        "methods": order,
+        "groups": [(kind, rows_of(kind, order)) for kind in kinds],
+        "dots": [
+            (kind, rows_of(kind, order), [dots(score, rows_of(kind, order)) for score in kind.scores])
+            for kind in kinds
+            if kind.ranks
+        ],
+        "ranks": ranks([score for kind in kinds if kind.ranks for score in kind.scores], order),
         "agreement": _agreement(audited),
         "suspects": alarming[:SHOWN] or all_suspects[:NEAREST],
         "alarming": alarming,
@@ -108,7 +109,7 @@ def told(value: Any, digits: int = 3) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.{digits}f}".replace("-", "−")
+        return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # without the sign of a zero
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -1,6 +1,6 @@
 """Scores of all kinds in one form: of which method, how much, how sure, and which way is better."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,20 +50,20 @@ class Score:
     digits: int
     values: Mapping[str, Value]
 
-    @property
-    def ranks(self) -> dict[str, float]:
-        """1 is best; methods that are equal share a mean rank. Empty of what only describes."""
-        if self.better is None or not self.values:
+    def ranks(self, methods: Iterable[str]) -> dict[str, float]:
+        """Of these methods those that have a value: 1 is best, equal ones share a mean rank. Nothing that describes."""
+        known = [method for method in methods if method in self.values]
+        if self.better is None or not known:
             return {}
         sign = -1 if self.better == "higher" else 1
-        places = rankdata([sign * value.mean for value in self.values.values()])
-        return dict(zip(self.values, map(float, places), strict=True))
+        places = rankdata([sign * self.values[method].mean for method in known])
+        return dict(zip(known, map(float, places), strict=True))
 
     @property
-    def best(self) -> str | None:
-        """Of the methods that are no controls."""
-        own = {method: rank for method, rank in self.ranks.items() if not is_control(method)}
-        return min(own, key=lambda method: own[method]) if own else None
+    def best(self) -> frozenset[str]:
+        """Of the methods that are no controls; several where they are equal."""
+        own = self.ranks(method for method in self.values if not is_control(method))
+        return frozenset(method for method, rank in own.items() if rank == min(own.values()))
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,21 @@ def groups(audited: Audited) -> list[Group]:
     return [group for group in found if group.scores]
 
 
-def ordered(methods: Sequence[str], ranked: Sequence[Score]) -> list[str]:
+def ordered(methods: Sequence[str], kinds: Sequence[Group]) -> list[str]:
     """Methods by their mean rank, best first, controls last; as they come where nothing ranks them."""
+    found = [score.ranks(methods) for kind in kinds if kind.ranks for score in kind.scores]
 
     def place(method: str) -> tuple[bool, float]:
-        ranks = [score.ranks[method] for score in ranked if method in score.ranks]
-        return is_control(method), sum(ranks) / len(ranks) if ranks else float("inf")
+        own = [ranks[method] for ranks in found if method in ranks]
+        return is_control(method), sum(own) / len(own) if own else float("inf")
 
     return sorted(methods, key=place)
+
+
+def rows_of(kind: Group, methods: Sequence[str]) -> list[str]:
+    """Methods that have any score of a kind, in their order; then those that only this kind knows."""
+    known = {method: None for score in kind.scores for method in score.values}
+    return [method for method in methods if method in known] + [method for method in known if method not in methods]
 
 
 def _localization(truth: str, table: pa.Table) -> Group:

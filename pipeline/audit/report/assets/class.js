@@ -9,12 +9,12 @@
     const { sign, mean } = told;
     const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
     if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
-    if (!sign) return atlas.element("figure", {}, atlas.element("p", { class: "says" }, "says nothing"), caption);
-    if (sign.alarm) caption.append(" ", atlas.element("span", { class: "tag alarm" }, "alarm"));
-    caption.append(atlas.element("br"), atlas.element("small", {}, `rank ${sign.rank}, excess ${atlas.told(sign.locked, 2)}`));
+    if (sign?.alarm) caption.append(" ", atlas.element("span", { class: "tag alarm" }, "alarm"));
+    const text = sign ? `rank ${sign.rank}, excess ${atlas.told(sign.locked, 2)}` : "maps say nothing";
+    caption.append(atlas.element("br"), atlas.element("small", {}, text));
     const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}`);
-    const look = atlas.plain;
-    atlas.paint(canvas, { map: atlas.bytes(mean), cell: sign.alarm ? [sign.y, sign.x] : null, look });
+    const cell = sign?.alarm ? [sign.y, sign.x] : null;
+    atlas.paint(canvas, { map: sign ? atlas.bytes(mean) : null, cell, look: atlas.plain });
     canvas.dataset.drawn = name;
     const choose = atlas.element("button", { type: "button", class: "choose", "aria-pressed": String(name === state.method) });
     choose.append(canvas, caption);

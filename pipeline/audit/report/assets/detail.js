@@ -99,8 +99,8 @@
     if (image >= 0) atlas.go({ row: -1 });
     document.querySelector(`.key[data-row="${CSS.escape(row)}"]`)?.focus();
   });
-  dialog.addEventListener("keydown", (event) => {
-    if (event.target.matches("input, select")) return; // arrows move these
+  document.addEventListener("keydown", (event) => {
+    if (!dialog.open || event.target.matches("input, select, [role=region]")) return; // arrows move these
     if (event.key === "ArrowLeft") go(-1);
     else if (event.key === "ArrowRight") go(1);
   });

@@ -56,7 +56,7 @@
     if (wrong) {
       about.append(atlas.element("span", { class: "wrong" }, ` → ${atlas.className(prediction[image])}`));
     }
-    about.append(atlas.element("span", { class: "quiet" }, ` ${atlas.percent(probability[image])}`));
+    about.append(atlas.element("span", { class: "quiet" }, `\u00a0${atlas.percent(probability[image])}`));
     const found = atlas.element("li", { class: "card" }, canvas, button, about, note);
     cards.set(found, { image, canvas, note });
     return found;
@@ -82,6 +82,7 @@
     const images = picked.slice(state.page * PAGE, (state.page + 1) * PAGE);
     const of = atlas.images.count.toLocaleString("en");
     document.getElementById("found").textContent = `${picked.length.toLocaleString("en")} of ${of} images`;
+    document.getElementById("reset").hidden = picked.length === atlas.images.count;
     tellPages();
     if (images.length === shown.length && images.every((image, place) => image === shown[place])) {
       for (const each of visible) draw(each);

@@ -17,7 +17,7 @@
     const { methods, target } = atlas.about;
     return {
       view: "overview", method: (methods.find((each) => !each.control) ?? methods[0]).name, target,
-      show: "map", cut: 0.5, alpha: 0.6, class: "", wrong: false, apart: false, empty: false, q: "", sort: "row",
+      show: "outline", cut: 0.5, alpha: 0.6, class: "", wrong: false, apart: false, empty: false, q: "", sort: "row",
       page: 0, row: -1, id: -1, theme: "",
     };
   }
@@ -60,6 +60,6 @@
   atlas.targetNumber = (name) => atlas.about.targets.indexOf(name);
   atlas.className = (index) => (index < 0 ? "none" : atlas.about.classes[index] ?? `class ${index}`);
   atlas.told = (value, digits = 3) =>
-    value === null || Number.isNaN(value) ? "–" : value.toFixed(digits).replace("-", "−");
-  atlas.percent = (value) => (value === null || Number.isNaN(value) ? "–" : `${(100 * value).toFixed(0)} %`);
+    value === null || Number.isNaN(value) ? "–" : (Number(value.toFixed(digits)) + 0).toFixed(digits).replace("-", "−");
+  atlas.percent = (value) => (value === null || Number.isNaN(value) ? "–" : `${(100 * value).toFixed(0)}\u00a0%`);
 })();

@@ -1,0 +1,75 @@
+"""One small report, that many tests look at."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from report_world import HOSTILE, METHODS, NAMES, Reported, localization, spoil, summary
+from support import DEMO_MODEL
+
+from pipeline.audit.make import audit
+from pipeline.audit.report import report
+from pipeline.demo.world import World, build
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.store import Atlas, Objects
+from pipeline.store.tables import packed
+from schemas.run import RunSpec
+from schemas.scores import ScoresRecord, Tuned
+
+
+@contextmanager
+def here() -> Iterator[None]:
+    """A few small tars are done sooner than a process starts."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "cpu_count", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """An atlas with an audit in it, and with scores of every kind, whose values are made up."""
+    world = World(tmp_path_factory.mktemp("reported"), tars=2, scenes=130, seed=1)
+    build(world)
+    for index in range(world.tars):
+        spoil(Path(world.shards.replace("{00..01}", f"{index:02d}")), index * world.scenes)
+    url = str(world.folder / "atlas")
+    plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS), url)
+    atlas = run(url, INLINE)
+    with here():
+        audit(url)
+    out = Objects(f"{url}/audit/label")
+    for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
+        out.put(f"{folder}/summary.parquet", packed(summary(figures)))
+    out.put("completeness.parquet", packed(pa.table({"tar": list(HOSTILE), "images": [1, 2, 3, 4]})))
+    scores = Objects(f"{url}/scores/truth-label")
+    about = ScoresRecord(
+        run=atlas.run.spec_hash,
+        truth="sha256:1",
+        name="<b>truth</b>",
+        target="label",
+        subset=False,
+        tuning=Tuned(keys=""),
+    )
+    scores.put("about.json", about.to_bytes())
+    scores.put("localization.parquet", packed(localization()))
+    return atlas
+
+
+@pytest.fixture(scope="session")
+def reported(audited: Atlas) -> Reported:
+    """Its report, with pictures."""
+    url = audited.objects.url
+    with here():
+        report(url, f"{url}/audit/label", names=NAMES)
+    return Reported(audited, Path(url) / "audit" / "label")
+
+
+@pytest.fixture
+def copy(reported: Reported, tmp_path: Path) -> Reported:
+    """A copy of it, to be changed."""
+    return Reported(reported.atlas, Path(shutil.copytree(reported.audit, tmp_path / "audit")))

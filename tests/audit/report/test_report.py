@@ -1,0 +1,232 @@
+"""The files of a report say what the tables and the atlas say, and nothing in them can be taken for a script."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from report_world import HOSTILE, METHODS, NAMES, Reported
+
+from pipeline.audit.report import report
+from pipeline.audit.report.classes import mean_map
+from pipeline.audit.report.pack import eight_bits, script
+from pipeline.audit.report.read import read_audit
+from pipeline.audit.report.suspects import suspects
+from pipeline.audit.spray import l1_normalised
+from pipeline.demo.scenes import SHORTCUT_CLASS
+from pipeline.read import Frame, decode
+from pipeline.read.tar import read
+from pipeline.store import Atlas
+from schemas.audit import NUMBERS
+from schemas.errors import BadTar, UsageError
+
+KINDS = {"row": "<f8", "label": "<i4", "prediction": "<i4", "probability": "<f4", "agreement": "<f4", "shard": "<u4"}
+
+
+def told(path: Path) -> list:
+    """Arguments of the call that a script of data is."""
+    call = re.fullmatch(r"atlas\.\w+\((.*)\);\n", path.read_text())
+    return json.loads(f"[{call[1]}]")
+
+
+def numbers(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def index_of(folder: Path) -> dict:
+    (index,) = told(folder / "data" / "index.js")
+    return index | {name: numbers(index[name], kind) for name, kind in KINDS.items()}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("target", ["label", "predicted"])
+def test_shards_hold_the_very_maps_of_the_atlas_for_every_target(reported: Reported, target: str) -> None:
+    atlas, index = reported.atlas, index_of(reported.folder)
+    kind, cells = atlas.run.spec.targets.index(target), int(np.prod(atlas.run.model.grid))
+    places = numbers(index["place"], "u1")
+    samples = atlas.samples()
+    keys = dict(zip(samples["row"].to_pylist(), samples["key"].to_pylist(), strict=True))
+    maps = {
+        method: np.concatenate([atlas.tar(tar).maps(method, target) for tar in atlas.commits]) for method in METHODS
+    }
+    flags = {
+        method: np.concatenate([atlas.tar(tar).flags(method, target) for tar in atlas.commits]) for method in METHODS
+    }
+    at = {row: place for place, row in enumerate(keys)}
+    shards = {number: told(reported.folder / "data" / "shards" / f"{number}.js") for number in set(index["shard"])}
+    for image, (row, shard, place) in enumerate(zip(index["row"], index["shard"], places, strict=True)):
+        number, data = shards[shard]
+        assert (number, keys[row]) == (shard, index["keys"][image])
+        block = data["blocks"][place][kind]
+        found = numbers(data["maps"], "u1").reshape(-1, len(METHODS), cells)[block]
+        said = numbers(data["flags"], "u1").reshape(-1, len(METHODS))[block]
+        for which, method in enumerate(METHODS):
+            assert np.array_equal(found[which], eight_bits(maps[method][at[row]]).ravel())
+            assert said[which] == flags[method][at[row]]
+
+
+def test_the_index_says_what_the_tables_say(reported: Reported) -> None:
+    index = index_of(reported.folder)
+    samples = reported.atlas.samples().to_pandas()
+    good = samples[samples.status == "ok"]
+    assert len(good) == len(samples) - 1 == index["count"]  # one picture is broken
+    for name in ("row", "label", "prediction", "probability"):
+        assert np.array_equal(index[name], good[name].to_numpy(index[name].dtype)), name
+    assert index["keys"] == good.key.tolist()
+    pairs = pq.read_table(reported.audit / "pairs").to_pandas()
+    own = pairs[~pairs["first"].isin(["center", "uniform"]) & ~pairs["second"].isin(["center", "uniform"])]
+    expected = own.groupby("row").spearman.mean()[index["row"]]
+    assert np.allclose(index["agreement"], expected, atol=1e-6)
+
+
+def test_numbers_of_images_and_methods_are_those_of_the_audit(reported: Reported) -> None:
+    index = index_of(reported.folder)
+    images = pq.read_table(reported.audit / "images").to_pandas().set_index(["row", "method"])
+    places = numbers(index["place"], "u1")
+    for image in (0, 10, index["count"] - 1):
+        _, data = told(reported.folder / "data" / "shards" / f"{index['shard'][image]}.js")
+        found = numbers(data["numbers"], "<f4").reshape(-1, len(METHODS), len(NUMBERS))[places[image]]
+        for which, method in enumerate(METHODS):
+            expected = images.loc[(index["row"][image], method), list(NUMBERS)].to_numpy(float)
+            assert np.allclose(found[which], expected, atol=1e-6, equal_nan=True)
+    number, column = told(reported.folder / "data" / "methods" / "2.js")
+    expected = images.xs("legrad", level="method").entropy[index["row"]]
+    assert number == 2
+    assert np.allclose(numbers(column["entropy"], "<f4"), expected, atol=1e-6)
+
+
+def test_a_thumbnail_is_what_the_network_saw(reported: Reported) -> None:
+    run, index = reported.atlas.run, index_of(reported.folder)
+    _, data = told(reported.folder / "data" / "shards" / "0.js")
+    image = next(read(run.shards[0], run.slot)).image()
+    seen = decode(image.data, Frame.of(run.model, run.spec.geometry)).pixels.transpose(1, 2, 0)
+    small = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["thumbnails"][0]))))
+    assert index["keys"][0] == HOSTILE[0]
+    assert small.shape == seen.shape  # 96 pixels are less than a thumbnail may have
+    assert np.abs(small.astype(int) - seen).mean() < 8
+
+
+def test_without_pictures_no_picture_is_in_it_and_no_tar_is_read(copy: Reported, tmp_path: Path) -> None:
+    url = str(copy.atlas.objects.url)
+    elsewhere = shutil.copytree(url, tmp_path / "atlas")
+    record = json.loads((elsewhere / "run.json").read_text())
+    for shard in record["shards"]:
+        shard["url"] = "/nowhere.tar"
+    (elsewhere / "run.json").write_text(json.dumps(record))
+    report(str(elsewhere), str(copy.audit), pictures=False)
+    assert all(told(path)[1]["thumbnails"] is None for path in (copy.folder / "data" / "shards").iterdir())
+    assert not any(b"/9j/" in data for data in content(copy.folder).values())  # how a JPEG begins
+    with pytest.raises(BadTar):
+        report(str(elsewhere), str(copy.audit))
+
+
+def test_the_same_again_is_the_same_and_of_fewer_images_nothing_stays(copy: Reported) -> None:
+    url, before = copy.atlas.objects.url, content(copy.folder)
+    report(url, str(copy.audit), names=NAMES)
+    assert content(copy.folder) == before
+    (copy.folder / "data" / "classes" / "99.js").write_text("of another report")
+    report(url, str(copy.audit), names=NAMES, images=20, seed=3)
+    index, names = index_of(copy.folder), set(content(copy.folder))
+    assert index["count"] == 20
+    assert np.all(np.diff(index["row"]) > 0)
+    assert {name for name in names if "/shards/" in name} == {f"data/shards/{each}.js" for each in set(index["shard"])}
+    assert "data/classes/99.js" not in names
+
+
+class Tags(HTMLParser):
+    """Elements and attributes of a page, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_names_from_data_are_text_and_nothing_runs_but_the_scripts_of_the_report(reported: Reported) -> None:
+    page = Tags()
+    page.feed((reported.folder / "index.html").read_text())
+    for name in (NAMES[0], HOSTILE[0], HOSTILE[2], "<b>truth</b>"):
+        assert name in page.text
+    assert {attributes.get("src", "")[:7] for tag, attributes in page.tags if tag == "script"} == {"assets/"}
+    assert not {"img", "b"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
+    for name, data in content(reported.folder).items():
+        assert b"http:" not in data, name  # nothing is asked of any network
+        assert b"https:" not in data, name
+        assert not name.startswith("data/") or b"<" not in data, name
+
+
+def test_a_script_of_data_is_plain_whatever_it_holds() -> None:
+    value = {"key": "</script><!--\u2028é", "none": float("nan"), "list": [float("inf"), 1.5]}
+    data = script("index", value)
+    assert data.isascii()
+    assert b"<" not in data
+    assert json.loads(data[len("atlas.index(") : -3]) == value | {"none": None, "list": [None, 1.5]}
+
+
+def test_the_mean_of_clusters_is_the_mean_of_the_maps(reported: Reported) -> None:
+    atlas, audited = reported.atlas, read_audit(reported.atlas, str(reported.audit), "label")
+    clusters = [each for each in audited.clusters.to_pylist() if (each["method"], each["class"]) == ("legrad", 3)]
+    maps = [atlas.tar(name) for name in atlas.commits]
+    own = [tar.maps("legrad")[tar.samples["label"].to_numpy(zero_copy_only=False) == 3] for tar in maps]
+    expected = l1_normalised(np.concatenate(own)).mean(0)
+    assert np.allclose(mean_map(clusters, atlas.run.model.grid), expected, atol=1e-6)
+
+
+def test_the_class_with_the_shortcut_is_the_first_suspect(reported: Reported) -> None:
+    found = suspects(read_audit(reported.atlas, str(reported.audit), "label"))
+    assert found[0].class_index == SHORTCUT_CLASS
+    assert found[0].alarms > 0
+    assert all(sign.row["alarm"] for sign in found[0].signs)
+    assert [each.alarms for each in found] == sorted((each.alarms for each in found), reverse=True)
+
+
+def test_what_cannot_be_reported_is_refused(copy: Reported, tmp_path: Path) -> None:
+    url = copy.atlas.objects.url
+    with pytest.raises(UsageError, match=r"is no audit \(it has no about\.json\)"):
+        report(url, str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="is an audit of label maps"):
+        report(url, str(copy.audit), "predicted")
+    with pytest.raises(UsageError, match="has 10 classes, not the 1 that are named"):
+        report(url, str(copy.audit), names=["cat"])
+    (copy.audit / "shortcuts.parquet").unlink()
+    with pytest.raises(UsageError, match=r"has no shortcuts\.parquet"):
+        report(url, str(copy.audit))
+
+
+def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(copy.audit), "/published/audit", recursive=True)
+    shutil.rmtree(copy.folder)
+    assert report(copy.atlas.objects.url, "memory://published/audit", names=NAMES).endswith("audit/report/index.html")
+    memory.get("/published/audit/report", str(copy.folder), recursive=True)
+    assert index_of(copy.folder)["count"] == 259
+    memory.rm("/published", recursive=True)
+
+
+def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reported, tmp_path: Path) -> None:
+    from pipeline.audit.make import audit
+
+    url, out = reported.atlas.objects.url, str(tmp_path / "one")
+    audit(url, out, "predicted", ["legrad"])
+    report(url, out, "predicted", images=9)
+    assert "Agreement of methods" not in (Path(out) / "report" / "index.html").read_text()
+    assert Atlas.open(url).methods == METHODS

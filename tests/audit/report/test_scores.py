@@ -1,0 +1,74 @@
+"""Scores in one form: which way is better, who is first, where the marks of the plots lie."""
+
+import pytest
+from report_world import METHODS, Reported
+
+from pipeline.audit.report.charts import COLUMN, ROW, WIDTH, dots, ranks
+from pipeline.audit.report.page import heat, told
+from pipeline.audit.report.read import read_audit
+from pipeline.audit.report.scores import Group, Score, Value, groups, ordered, rows_of
+
+UP = Score("up", "higher", 1, {"a": Value(3, 2, 4), "b": Value(1), "c": Value(3), "center": Value(9)})
+DOWN = Score("down", "lower", 1, {"a": Value(3), "b": Value(1)})
+SHAPE = Score("shape", None, 1, {"a": Value(1)})
+
+
+def test_the_best_is_first_whichever_way_is_better() -> None:
+    assert UP.ranks(["a", "b", "c", "center"]) == {"a": 2.5, "b": 4, "c": 2.5, "center": 1}
+    assert UP.ranks(["b", "a"]) == {"a": 1, "b": 2}
+    assert DOWN.ranks(["a", "b", "c"]) == {"a": 2, "b": 1}
+    assert SHAPE.ranks(["a"]) == {}
+
+
+def test_no_control_is_best() -> None:
+    assert (UP.best, DOWN.best, SHAPE.best) == ({"a", "c"}, {"b"}, frozenset())
+
+
+def test_methods_stand_by_their_mean_rank_with_controls_last() -> None:
+    kinds = [Group("one", "", True, (DOWN,)), Group("checks", "", False, (UP,))]
+    assert ordered(["center", "a", "b", "c"], kinds) == ["b", "a", "c", "center"]
+    assert rows_of(kinds[0], ["c", "b"]) == ["b", "a"]
+
+
+def test_every_kind_of_score_is_read_and_only_of_the_audited_target(reported: Reported) -> None:
+    found = {group.name: group for group in groups(read_audit(reported.atlas, str(reported.audit), "label"))}
+    assert list(found) == ["Localization", "Faithfulness", "Sanity", "Maps in numbers"]
+    assert [group.ranks for group in found.values()] == [True, True, False, False]
+    assert "Top-1 loc" not in {score.name for score in found["Localization"].scores}  # null of every method
+    adcc, deletion = found["Faithfulness"].scores
+    assert adcc.values["legrad"] == Value(pytest.approx(0.2), pytest.approx(0.15), pytest.approx(0.25))
+    assert (adcc.better, deletion.better) == ("higher", "lower")
+    assert set(found["Maps in numbers"].scores[0].values) == set(METHODS) - {"uniform"}
+
+
+def test_marks_lie_in_their_plots() -> None:
+    plot = dots(UP, ["a", "x", "b"])
+    assert [(dot.method, dot.y) for dot in plot.dots] == [("a", 0.5 * ROW), ("b", 2.5 * ROW)]
+    assert all(0 <= x <= WIDTH for dot in plot.dots for x in (dot.x, dot.low or 0, dot.high or 0))
+    assert plot.dots[0].text == "a: 3.0 (2.0 to 4.0)"
+    lines = {line.method: line for line in ranks([UP, DOWN], ["a", "b", "center"]).lines}
+    assert [rank for *_, rank in lines["a"].points] == [2, 2]
+    assert lines["b"].pieces == ((COLUMN / 2, 2.5 * ROW, 1.5 * COLUMN, 0.5 * ROW),)
+    assert lines["center"].pieces == ()
+    assert lines["center"].control
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (True, "yes"),
+        (1234, "1,234"),
+        (-0.0001, "0.000"),
+        (-1.5, "−1.500"),
+        ("x", "x"),
+    ],
+)
+def test_a_cell_says_a_value_plainly(value: object, text: str) -> None:
+    assert told(value) == text
+
+
+@pytest.mark.parametrize(("value", "shade"), [(1.0, "p10"), (0.04, "p0"), (-0.26, "n3"), (None, "none")])
+def test_a_correlation_has_its_shade(value: float | None, shade: str) -> None:
+    assert heat(value) == shade

@@ -1,0 +1,84 @@
+"""What tests of the report are of: a small world with a shortcut, wrong labels, a broken picture, and hostile names."""
+
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.demo.scenes import CLASSES
+from pipeline.store import Atlas
+from schemas.faith import SUMMARY
+from schemas.scores import LOCALIZATION, SCORES
+
+METHODS = ("attention", "rollout", "legrad", "center", "uniform")
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(2)>',
+    "</script><script>alert(3)</script>",
+    "{{ 7 * 7 }}' onclick='alert(4)",
+)
+NAMES = ("<script>alert(5)</script>", *(each.name for each in CLASSES[1:]))
+WRONG = (5, 17, 29, 41, 70)
+"""Scenes whose label is another than their class."""
+BROKEN = 9
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A report and what it is of."""
+
+    atlas: Atlas
+    audit: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.audit / "report"
+
+
+def spoil(path: Path, first: int) -> None:
+    """Hostile keys for the first samples of a tar, wrong labels and a broken picture for some."""
+    with tarfile.open(path) as archive:
+        members = [(info.name, archive.extractfile(info).read()) for info in archive]
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            number, extension = int(name[6:12]), name.partition(".")[2]
+            key = HOSTILE[number - first] if number - first < len(HOSTILE) else f"scene_{number:06d}"
+            if extension == "cls" and number in WRONG:
+                data = str((int(data) + 1) % len(CLASSES)).encode()
+            if extension == "jpg" and number == BROKEN:
+                data = data[:100]
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def summary(figures: tuple[str, ...]) -> pa.Table:
+    rows = [
+        {
+            "method": method,
+            "target": target,
+            "figure": figure,
+            "better": "lower" if figure == "deletion" else "higher",
+            "images": 10,
+            "mean": 0.1 * place + (target == "predicted"),
+            "low": 0.1 * place - 0.05,
+            "high": 0.1 * place + 0.05,
+        }
+        for place, method in enumerate(METHODS)
+        for target in ("label", "predicted")
+        for figure in figures
+    ]
+    return pa.Table.from_pylist(rows, SUMMARY)
+
+
+def localization() -> pa.Table:
+    rows = []
+    for place, method in enumerate((*METHODS, "whole image")):
+        values = dict.fromkeys(SCORES, 50.0 - 5 * place) | {"top1_loc": None}
+        row = {"method": method, "kind": "method", "target": "label", "classifier": "model"}
+        counts = ("images", "masks", "tested", "tuned_on", "without_maps", "without_object")
+        interval = {name: [40.0 - 5 * place, 60.0 - 5 * place] for name in SCORES}
+        rows.append(row | dict.fromkeys(counts, 128) | values | {"interval": interval})
+    return pa.Table.from_pylist(rows, LOCALIZATION)
