@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.faith.correlation import pearson
 from pipeline.faith.measure import Batch, Cost, Figures, Measure, Value
-from pipeline.faith.perturb import pixels
+from pipeline.faith.pieces import pixels
 
 
 def adcc(drop: ArrayLike, coherency: ArrayLike, complexity: ArrayLike) -> NDArray[np.float64]:

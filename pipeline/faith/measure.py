@@ -74,8 +74,7 @@ class Batch:
         """Copies of these images with patches replaced, shared by all measures."""
         network = self.network
         fill = partial(baseline, images=self.images, mean=network.mean, std=network.std, keys=self.keys, seed=self.seed)
-        anatomy = network.anatomy
-        return Copies(network.predict, self.images, self.targets, anatomy.grid, anatomy.patch, fill)
+        return Copies(network.pieces, self.images, self.targets, fill)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.explain import Anatomy, Maps, Method
 from pipeline.explain.maps import Explainer
+from pipeline.faith.pieces import Pieces, pieces
 
 
 @dataclass
@@ -30,11 +32,10 @@ class Network:
     seed: int
     _explainers: dict[tuple[str, ...], Explainer] = field(default_factory=dict)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits [M, C] of images [M, 3, H, W], normalised."""
-        with torch.no_grad():
-            logits: Tensor = self.model(images)
-        return logits
+    @cached_property
+    def pieces(self) -> Pieces:
+        """How its pictures are cut."""
+        return pieces(self.model, self.anatomy)
 
     def explain(
         self, images: Tensor, targets: NDArray[np.int64], keys: Sequence[str], names: Sequence[str] = ()

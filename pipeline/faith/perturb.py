@@ -9,21 +9,22 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pipeline.explain.seeds import generator
+from pipeline.faith.pieces import Pieces
 
 First = Literal["most", "least"]
 """Which patches are replaced first: the most relevant (MoRF) or the least relevant (LeRF)."""
 Baseline = Literal["black", "mean", "blur", "noise"]
 
-_AT_ONCE = 64
-"""Copies of one forward; bounds memory, changes nothing else."""
-_ROUND = 16
-"""Their number is rounded up to a multiple: for each new shape a convolution keeps things that break up the heap."""
+_AT_ONCE = {"cpu": 16, "cuda": 128}
+"""Copies of one forward, by the kind of device: on a CPU as many as its cache holds, on a GPU as many as keep it busy.
+
+Always as many, the last ones filled up: what a new shape leaves behind breaks up the heap.
+"""
 
 
 def ranks(maps: NDArray[np.floating], first: First) -> NDArray[np.int64]:
@@ -67,13 +68,6 @@ def baseline(kind: Baseline, images: Tensor, mean: Tensor, std: Tensor, keys: Se
             return (torch.from_numpy(np.stack(drawn)).to(images) - mean) / std
 
 
-def pixels(masks: Tensor, patch: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Patches as pixels: [..., h, w] → [..., H, W]; what is left over at the right and lower edge is 0."""
-    enlarged = masks.repeat_interleave(patch[0], -2).repeat_interleave(patch[1], -1)
-    height, width = enlarged.shape[-2:]
-    return F.pad(enlarged, (0, size[1] - width, 0, size[0] - height))
-
-
 class Said(NamedTuple):
     """What the network says of copies.
 
@@ -97,24 +91,18 @@ class Copies:
     That makes the ends of all curves, and all of a second target that is the first one, cost nothing.
 
     Args:
-        predict: logits [M, C] of images [M, 3, H, W].
+        pieces: of the network.
         images: [B, 3, H, W], normalised.
         targets: int64 [B, K].
-        grid, patch: of the network.
         fill: gives a baseline [B, 3, H, W] by its name.
     """
 
     def __init__(
-        self,
-        predict: Callable[[Tensor], Tensor],
-        images: Tensor,
-        targets: NDArray[np.int64],
-        grid: tuple[int, int],
-        patch: tuple[int, int],
-        fill: Callable[[Baseline], Tensor],
+        self, pieces: Pieces, images: Tensor, targets: NDArray[np.int64], fill: Callable[[Baseline], Tensor]
     ) -> None:
-        self.predict, self.images, self.targets = predict, images, targets
-        self.grid, self.patch, self.fill = grid, patch, fill
+        self.pieces, self.targets, self.fill = pieces, targets, fill
+        self.device, self.at_once = images.device, _AT_ONCE[images.device.type]
+        self._images = pieces.cut(images)
         self._fills: dict[Baseline, Tensor] = {}
         self._said: dict[tuple[int, str, bytes], tuple[NDArray[np.float64], int]] = {}
 
@@ -130,8 +118,8 @@ class Copies:
             for place in np.ndindex(*masks.shape[:3])
         }
         fresh = list({name: place for place, name in names.items() if name not in self._said}.items())
-        for first in range(0, len(fresh), _AT_ONCE):
-            part = fresh[first : first + _AT_ONCE]
+        for first in range(0, len(fresh), self.at_once):
+            part = fresh[first : first + self.at_once]
             self._show(kind, [name for name, _ in part], np.stack([masks[place] for _, place in part]))
         log_probability = np.empty(masks.shape[:3])
         top = np.empty(masks.shape[:3], np.int64)
@@ -141,14 +129,13 @@ class Copies:
         return Said(log_probability, top)
 
     def _show(self, kind: Baseline, names: list[tuple[int, str, bytes]], masks: NDArray[np.bool_]) -> None:
-        more = -len(names) % _ROUND
+        more = self.at_once - len(names)
         rows = [row for row, _, _ in names] + [names[-1][0]] * more
         masks = np.concatenate([masks, masks[-1:].repeat(more, 0)])
         if kind not in self._fills:
-            self._fills[kind] = self.fill(kind)
-        patches = torch.from_numpy(masks).to(self.images.device).unflatten(-1, self.grid)
-        gone = pixels(patches, self.patch, (self.images.shape[2], self.images.shape[3]))[:, None]
-        logits = self.predict(torch.where(gone, self._fills[kind][rows], self.images[rows])).double()
+            self._fills[kind] = self.pieces.cut(self.fill(kind))
+        gone = self.pieces.where(torch.from_numpy(masks).to(self.device))
+        logits = self.pieces.ask(torch.where(gone, self._fills[kind][rows], self._images[rows])).double()
         wanted = torch.from_numpy(self.targets[rows]).to(logits.device)
         said = logits.log_softmax(-1).gather(1, wanted).cpu().numpy()
         self._said |= dict(zip(names, zip(said, logits.argmax(1).tolist(), strict=True), strict=False))

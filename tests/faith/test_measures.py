@@ -6,21 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from some_batches import KEYS, TARGETS, batch_of, figures
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import describe, explain
-from pipeline.explain.registry import methods as registry
-from pipeline.explain.undisturbed import undisturbed
 from pipeline.faith.adcc import ADCC
 from pipeline.faith.correlation import pearson
 from pipeline.faith.curves import Curves, DiffMaskCurves
 from pipeline.faith.forget import forgetting, groups
-from pipeline.faith.measure import Batch, Measure
+from pipeline.faith.measure import Batch
 from pipeline.faith.measures import KINDS, MEASURES
 from pipeline.faith.network import Network
 from pipeline.faith.noise import SIGMAS, NoiseSensitivity, noise
-from pipeline.faith.perturb import baseline, pixels
+from pipeline.faith.perturb import baseline
 from pipeline.faith.perturbation import Perturbation
 from pipeline.faith.sanity import Randomisation, RandomLogit, other_classes
 from pipeline.faith.sensitivity import Sensitivity
@@ -28,31 +27,11 @@ from schemas.audit import NUMBERS
 from schemas.errors import UsageError
 from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES
 
-KEYS = ("a", "b", "c")
-TARGETS = np.array([[1, 1], [2, 7], [3, 0]])
 BLIND = ("center", "edges", "uniform", "random")
 SHORT = {
     "sensitivity": Sensitivity(draws=2),
     "randomisation": Randomisation(samples=1),
 }
-
-
-def batch_of(model: nn.Module, names: Sequence[str], targets: np.ndarray = TARGETS, **changed: object) -> Batch:
-    """A batch of three images with maps of these methods, scaled to [0, 1]."""
-    images, chosen = images_for(model), registry.resolve(names)
-    half = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
-    found = explain(model, images, torch.from_numpy(targets), chosen, keys=KEYS)
-    maps = {}
-    for name, values in found.items():
-        low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
-        maps[name] = ((values - low) / (high - low)).nan_to_num(0).numpy()
-    network = Network(model, describe(model), half, half, {method.name: method for method in chosen}, 0)
-    return replace(Batch(network, images, KEYS, targets[:, 0], targets, maps), **changed)  # type: ignore[arg-type]
-
-
-def figures(measure: Measure, batch: Batch) -> dict[tuple[str, str], np.ndarray]:
-    with undisturbed(batch.network.model):
-        return {(value.method, value.figure): value.values for value in measure.of(batch)}
 
 
 class Linear(nn.Module):
@@ -182,15 +161,6 @@ def test_black_is_black_and_mean_is_the_mean_and_noise_is_of_its_key() -> None:
     torch.testing.assert_close(of["noise"][1:], baseline("noise", images[1:], mean, std, KEYS[1:], 0))
     assert of["blur"].std() < 0.3 * images.std()
     torch.testing.assert_close(of["blur"].mean(), images.mean(), atol=0.02, rtol=0)
-
-
-def test_patches_become_pixels_and_what_is_left_over_stays() -> None:
-    mask = torch.tensor([[True, False], [False, True]])
-    found = pixels(mask, (2, 3), (5, 7))
-    assert found.shape == (5, 7)
-    assert found[:2, :3].all()
-    assert found[2:4, 3:6].all()
-    assert found.sum() == 12
 
 
 def test_perturbation_counts_how_long_the_label_stays_on_top() -> None:
