@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.audit.describe import coverage, inside
+from pipeline.audit.describe import coverage, describe, inside
 from pipeline.audit.exports.make import export
 from pipeline.demo.world import World
-from pipeline.faith.sparsity import gini
 from pipeline.label.score_map import window
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -98,7 +97,7 @@ def test_quantus_measures_sparseness_as_we_do(
     atlas: Atlas, measured: dict[str, list[float]], name: str, place: int
 ) -> None:
     tar = atlas.tar(list(atlas.commits)[place])
-    assert measured[name] == pytest.approx(gini(tar.maps("legrad")), abs=1e-4)
+    assert measured[name] == pytest.approx(describe(tar.maps("legrad"))["gini"], abs=1e-4)
 
 
 def test_quantus_finds_as_much_mass_inside_as_we_do(

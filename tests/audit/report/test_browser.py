@@ -1,5 +1,7 @@
 """The report in a real browser, from a disk: what one sees is what the tables say, and nothing of a stranger's runs."""
 
+import base64
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_world import BROKEN, HOSTILE, METHODS, NAMES, WRONG, Reported
 
@@ -19,7 +22,11 @@ from schemas.audit import NUMBERS
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; apt-get install chromium")
+TIMEOUT = 10_000
+"""Milliseconds that something on the page may take, where this machine is busy."""
 DESKTOP, PHONE = (1280, 900), (390, 844)
+AXE = {"preload": False, "resultTypes": ["violations"]}
+"""Style sheets are not asked for again, and of what is in order nothing is noted down."""
 Open = Callable[..., Page]
 
 
@@ -45,13 +52,14 @@ def visit(browser: Browser, reported: Reported) -> Iterator[Open]:
                 viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
             )
         )
+        contexts[-1].set_default_timeout(TIMEOUT)
         page = contexts[-1].new_page()
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"{error}"))
         page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
         page.goto(f"file://{folder}/index.html{view}")
-        page.wait_for_function("document.body.dataset.ready")
+        page.wait_for_function("() => document.body.dataset.ready")
         return page
 
     yield visit
@@ -63,17 +71,17 @@ def visit(browser: Browser, reported: Reported) -> Iterator[Open]:
 def settled(page: Page) -> None:
     """Wait until every card that is in view is drawn."""
     page.wait_for_function(
-        """() => [...document.querySelectorAll("main .view:not([hidden]) canvas, dialog[open] canvas")].every((each) => {
+        """() => [...document.querySelectorAll(".view:not([hidden]) canvas, dialog[open] canvas")].every((each) => {
              const { top, bottom } = each.getBoundingClientRect();
              return bottom < 0 || top > innerHeight || each.id || "drawn" in each.dataset;
            })"""
     )
 
 
-def pixels(page: Page, selector: str) -> list[int]:
-    return page.eval_on_selector(
-        selector, "(each) => [...each.getContext('2d').getImageData(0, 0, each.width, each.height).data]"
-    )
+def pixels(page: Page, selector: str) -> Any:
+    """What is drawn on a canvas: uint8 [height, width, 3]."""
+    data = page.eval_on_selector(selector, "(each) => each.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).convert("RGB"))
 
 
 def keys(page: Page) -> list[str]:
@@ -92,8 +100,8 @@ def test_it_opens_on_the_classes_that_raise_an_alarm(visit: Open) -> None:
     expect(page.locator(".suspect h3 a").first).to_have_attribute("href", f"#view=class&id={SHORTCUT_CLASS}")
     expect(page.locator(".suspect .tag.alarm").first).to_be_visible()
     settled(page)
-    first = np.array(pixels(page, ".suspect canvas")).reshape(192, 192, 4)
-    assert first[-24:, :24, :3].max(axis=(0, 1)).tolist() == [255, 255, 255]  # the marked cell, lower left
+    first = pixels(page, ".suspect canvas")
+    assert first[-24:, :24].max(axis=(0, 1)).tolist() == [255, 255, 255]  # the marked cell, lower left
     for heading in ("Methods in numbers", "Scores and ranks", "Agreement of methods", "What was audited"):
         assert heading in headings
     assert page.locator(".matrix tbody tr").count() == len(METHODS)
@@ -108,17 +116,17 @@ def test_filters_leave_the_rows_that_the_tables_name(visit: Open, reported: Repo
     assert len(wrong) >= len(WRONG)
     expect(page.locator("#found")).to_have_text(f"{len(wrong)} of {len(table)} images")
     assert keys(page) == wrong.key.tolist()
-    page.get_by_label("Class", exact=True).select_option("3")
+    page.locator("#pick-class").select_option("3")
     assert keys(page) == wrong[wrong.label == 3].key.tolist()
     page.get_by_role("button", name="Show all").click()
-    page.get_by_label("Key contains").fill("SCENE_0001")
+    page.locator("#pick-q").fill("SCENE_0001")
     assert keys(page) == table[table.key.str.contains("scene_0001")].key.tolist()[:60]
-    page.get_by_label("Key contains").fill(f"scene_{BROKEN:06d}")
+    page.locator("#pick-q").fill(f"scene_{BROKEN:06d}")
     expect(page.locator("#found")).to_have_text(f"0 of {len(table)} images")
     page.get_by_role("button", name="Show all").click()
     page.get_by_label("degenerate maps").check()
     expect(page.locator("#found")).to_have_text(f"0 of {len(table)} images")
-    page.get_by_label("Method", exact=True).first.select_option("uniform")
+    page.locator("#gallery-method").select_option("uniform")
     expect(page.locator("#found")).to_have_text(f"{len(table)} of {len(table)} images")
     expect(page.locator(".card .says").first).to_have_text("says nothing: constant")
 
@@ -149,20 +157,20 @@ def test_method_threshold_opacity_and_target_change_what_is_drawn(visit: Open, r
         settled(page)
         page.wait_for_timeout(150)
         seen.append(pixels(page, ".card canvas"))
-        assert seen[-1] != seen[-2]
+        assert (seen[-1] != seen[-2]).any()
 
-    page.get_by_label("Threshold").first.fill("0.2")
-    changed("location.hash.includes('cut=0.2')")
-    before, after = (np.array(each).reshape(-1, 4)[:, :3].sum() for each in seen)
+    page.locator("#gallery-cut").fill("0.2")
+    changed("() => location.hash.includes('cut=0.2')")
+    before, after = (each.sum() for each in seen)
     assert after > before  # a lower threshold leaves more of the picture
-    page.get_by_label("Show", exact=True).first.select_option("map")
-    changed("location.hash.includes('show=map')")
-    page.get_by_label("Opacity").first.fill("0.9")
-    changed("location.hash.includes('alpha=0.9')")
-    page.get_by_label("Method", exact=True).first.select_option("legrad")
-    changed("document.querySelector('.card canvas').dataset.drawn === 'legrad'")
-    page.get_by_label("Maps of").first.select_option("predicted")
-    changed("location.hash.includes('target=predicted')")
+    page.locator("#gallery-show").select_option("map")
+    changed("() => location.hash.includes('show=map')")
+    page.locator("#gallery-alpha").fill("0.9")
+    changed("() => location.hash.includes('alpha=0.9')")
+    page.locator("#gallery-method").select_option("legrad")
+    changed("() => document.querySelector('.card canvas').dataset.drawn === 'legrad'")
+    page.locator("#gallery-target").select_option("predicted")
+    changed("() => location.hash.includes('target=predicted')")
     assert len(table[table.label != table.prediction]) == page.locator(".card").count()
 
 
@@ -171,7 +179,7 @@ def test_what_is_drawn_is_the_map_of_the_atlas(visit: Open, reported: Reported) 
     page = visit("#view=gallery&show=map&alpha=1&method=legrad")
     settled(page)
     rows, columns = reported.atlas.run.model.grid
-    drawn = np.array(pixels(page, ".card canvas")).reshape(192, 192, 4)[..., :3].sum(-1)
+    drawn = pixels(page, ".card canvas").sum(-1, dtype=float)
     found = drawn.reshape(rows, 192 // rows, columns, 192 // columns).mean((1, 3))
     expected = reported.atlas.map(0, "legrad")
     assert np.unravel_index(found.argmax(), found.shape) == np.unravel_index(expected.argmax(), expected.shape)
@@ -180,10 +188,10 @@ def test_what_is_drawn_is_the_map_of_the_atlas(visit: Open, reported: Reported) 
 
 def test_an_address_brings_the_view_back(visit: Open) -> None:
     page = visit("#view=gallery&method=rollout&show=mask&cut=0.3&q=scene&sort=-probability&wrong=1&theme=dark")
-    assert page.get_by_label("Method", exact=True).first.input_value() == "rollout"
-    assert page.get_by_label("Show", exact=True).first.input_value() == "mask"
-    assert page.get_by_label("Threshold").first.input_value() == "0.3"
-    assert page.get_by_label("Key contains").input_value() == "scene"
+    assert page.locator("#gallery-method").input_value() == "rollout"
+    assert page.locator("#gallery-show").input_value() == "mask"
+    assert page.locator("#gallery-cut").input_value() == "0.3"
+    assert page.locator("#pick-q").input_value() == "scene"
     assert page.get_by_label("wrong predictions").is_checked()
     assert page.locator("html").get_attribute("data-theme") == "dark"
     page.locator("#cards .key").nth(1).click()
@@ -201,9 +209,7 @@ def test_an_address_brings_the_view_back(visit: Open) -> None:
     ["view=x&method=%3Cimg%20src=x%20onerror=alert(1)%3E&cut=7&page=-3", "view=class&id=9999", "row=1e99&page=1e9"],
 )
 def test_a_made_up_address_does_no_harm(visit: Open, hash_: str) -> None:
-    page = visit(f"#{hash_}" if "9999" not in hash_ else "")
-    if "9999" in hash_:
-        page.evaluate(f"location.hash = '{hash_}'")
+    page = visit(f"#{hash_}")
     expect(page.locator("main .view:not([hidden])")).to_have_count(1)
 
 
@@ -235,12 +241,13 @@ def test_every_control_is_reached_by_the_tabulator_with_a_visible_focus(visit: O
         reached.add(
             page.evaluate(
                 """() => { const each = document.activeElement;
+                     if (each === document.body) return "none true";
                      const styles = [getComputedStyle(each), getComputedStyle(each, "::after")];
                      const seen = styles.some((style) => style.outlineStyle !== "none" && style.outlineWidth !== "0px");
                      return [[...document.querySelectorAll("*")].indexOf(each), seen].join(" "); }"""
             )
         )
-    assert not [each for each in reached if each.endswith("false") and not each.startswith("1 ")]
+    assert not [each for each in reached if each.endswith("false")]
     assert len(reached) >= wanted
 
 
@@ -284,8 +291,8 @@ def test_fifty_thousand_images_are_filtered_without_loading_more_than_one_sees(
     loaded: list[str] = []
     page.on("request", lambda request: loaded.append(request.url) if "/shards/" in request.url else None)
     expect(page.locator("#found")).to_have_text("50,000 of 50,000 images")
-    page.get_by_label("Key contains").fill("image 777")
-    expect(page.locator("#found")).to_have_text("111 of 50,000 images")  # 777, 7770 … 7779, 77700 … are beyond
+    page.locator("#pick-q").fill("image 777")
+    expect(page.locator("#found")).to_have_text("11 of 50,000 images")  # 777, 7770 … 7779
     page.get_by_label("wrong predictions").check()
     settled(page)
     assert len(loaded) <= 60
@@ -299,7 +306,7 @@ def many(folder: Path, reported: Reported, count: int) -> None:
         "label": rng.integers(0, 10, count, dtype=np.int32),
         "prediction": rng.integers(0, 10, count, dtype=np.int32),
         **{name: rng.random(count, np.float32) for name in ("probability", "labelProbability", "agreement")},
-        "shard": np.arange(count, dtype=np.uint32) // 8,
+        "shard": (np.arange(count) // 8 % 130).astype(np.uint32),
         "place": (np.arange(count) % 8).astype(np.uint8),
     }
     flags = np.zeros((len(METHODS), 2, count), np.uint8)
@@ -309,7 +316,7 @@ def many(folder: Path, reported: Reported, count: int) -> None:
     for name, data in method_scripts(columns):
         (folder / name).write_bytes(data)
     shard = (folder / "data" / "shards" / "0.js").read_text()
-    for number in range(40, 130):
+    for number in range(1, 130):
         (folder / "data" / "shards" / f"{number}.js").write_text(shard.replace("shard(0", f"shard({number}", 1))
 
 
@@ -324,17 +331,18 @@ def test_shards_that_were_not_asked_for_lately_are_dropped(visit: Open, copy: Re
     assert loaded.count("119.js") == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize(
-    "view", ["", "#view=gallery", "#view=gallery&row=12", f"#view=class&id={SHORTCUT_CLASS}", "#view=classes"]
+    ("size", "scheme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")], ids=["desktop", "dark", "phone"]
 )
-def test_axe_finds_nothing_and_nothing_sticks_out(visit: Open, view: str, size: tuple[int, int], scheme: str) -> None:
-    page = visit(view, size=size, scheme=scheme)
-    settled(page)
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+def test_axe_finds_nothing_and_nothing_sticks_out(visit: Open, size: tuple[int, int], scheme: str) -> None:
+    page = visit(size=size, scheme=scheme)
+    for view in ("overview", "gallery", "gallery&row=12", f"class&id={SHORTCUT_CLASS}", "classes"):
+        page.evaluate(f"location.hash = 'view={view}'")
+        page.wait_for_function(f"() => location.hash === '#view={view}'")
+        settled(page)
+        found = Axe().run(page, options=AXE)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
 
 
 def test_without_pictures_maps_are_drawn_on_grey(visit: Open, copy: Reported) -> None:
@@ -342,12 +350,10 @@ def test_without_pictures_maps_are_drawn_on_grey(visit: Open, copy: Reported) ->
     page = visit("#view=gallery&show=outline&method=legrad", copy.folder)
     settled(page)
     assert page.locator("#gallery-alpha").count() == 0
-    drawn = np.array(pixels(page, ".card canvas")).reshape(192, 192, 4)
-    assert drawn[..., :3].std() > 10
-    page.get_by_label("Method", exact=True).first.select_option("uniform")
-    page.wait_for_function("document.querySelector('.card canvas').dataset.drawn === 'uniform'")
-    drawn = np.array(pixels(page, ".card canvas")).reshape(-1, 4)
-    assert np.unique(drawn, axis=0).tolist() == [[138, 143, 152, 255]]
+    assert pixels(page, ".card canvas").std() > 10
+    page.locator("#gallery-method").select_option("uniform")
+    page.wait_for_function("() => document.querySelector('.card canvas').dataset.drawn === 'uniform'")
+    assert np.unique(pixels(page, ".card canvas").reshape(-1, 3), axis=0).tolist() == [[138, 143, 152]]
 
 
 def test_a_shard_that_is_missing_is_said_and_the_rest_is_shown(browser: Browser, copy: Reported) -> None:
@@ -355,5 +361,5 @@ def test_a_shard_that_is_missing_is_said_and_the_rest_is_shown(browser: Browser,
     page = browser.new_page()
     page.goto(f"file://{copy.folder}/index.html#view=gallery")
     expect(page.locator(".card .says").first).to_have_text("data/shards/0.js cannot be loaded; is the folder whole?")
-    page.wait_for_function("document.querySelectorAll('.card canvas')[10].dataset.drawn")
+    page.wait_for_function("() => document.querySelectorAll('.card canvas')[10].dataset.drawn")
     page.close()

@@ -15,7 +15,6 @@
     const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}`);
     const cell = sign?.alarm ? [sign.y, sign.x] : null;
     atlas.paint(canvas, { map: sign ? atlas.bytes(mean) : null, cell, look: atlas.plain });
-    canvas.dataset.drawn = name;
     const choose = atlas.element("button", { type: "button", class: "choose", "aria-pressed": String(name === state.method) });
     choose.append(canvas, caption);
     choose.addEventListener("click", () => atlas.go({ method: name }));

@@ -100,6 +100,7 @@
       context.drawImage(scratch, 0, 0);
     }
     if (cell) mark(context, cell, width, height);
+    canvas.dataset.drawn = "";
   };
 
   // Without a picture below it a map is drawn as it is.

@@ -97,7 +97,6 @@
         const cell = canvas.dataset.cell?.split(" ").map(Number) ?? null;
         if (canvas.dataset.map) {
           atlas.paint(canvas, { map: atlas.bytes(canvas.dataset.map), cell, look: atlas.plain });
-          canvas.dataset.drawn = "map";
         } else {
           const look = { show: "map", cut: 0.5, alpha: atlas.about.pictures ? 0.45 : 1 };
           const [method, target] = [atlas.methodNumber(canvas.dataset.method), atlas.targetNumber(atlas.about.target)];

@@ -39,6 +39,7 @@
       if (name in numbers) {
         const [low, high] = numbers[name];
         const value = text === "" ? NaN : Number(text);
+        if (name === "id" && !allowed.class.includes(text)) continue;
         if (value >= low && value <= high) found[name] = name in { cut: 1, alpha: 1 } ? value : Math.floor(value);
       } else if (flags.includes(name)) found[name] = text === "1";
       else if (name === "q") found.q = text;
