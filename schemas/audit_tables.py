@@ -164,7 +164,10 @@ TABLES: tuple[Described, ...] = (
         "members.parquet",
         audit.MEMBERS,
         "a map that was clustered",
-        {"cluster": "index of the cluster that it is in, within its class"},
+        {
+            "cluster": "index of the cluster that it is in, within its class",
+            "embedding": "entries of the first eigenvectors of the graph of its class",
+        },
     ),
     Described(
         "lineage",

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from some_audit import trust
+from some_audit import PUBLICATION
 
-from pipeline.audit.make import audit
+from pipeline.audit.make import Extent, audit
 from pipeline.demo.world import World
 from pipeline.store import Atlas
+
+SMALL = Extent(images=6, sanity=4, recompute=32)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,6 +31,5 @@ def published(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFacto
     out = folder / "audit" / "label"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "cpu_count", lambda: 1)
-        audit(str(folder), truth=str(world.truth))
-        trust(str(folder), str(out))
+        audit(str(folder), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
     return out

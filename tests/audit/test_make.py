@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit.make import audit
+from pipeline.audit.make import Extent, audit
 from pipeline.audit.manifest import check
 from pipeline.demo.world import World
 from pipeline.label import label
@@ -16,6 +16,8 @@ from pipeline.store.verify import verify
 from schemas import audit as schemas
 from schemas.policy import Cut, Policy
 
+NOTHING = Extent(0, 0, 0, pictures=False)
+EXTENT = Extent(images=6, sanity=2, recompute=32)
 SCHEMAS = {
     "methods": schemas.METHODS,
     "agreement": schemas.AGREEMENT,
@@ -35,7 +37,7 @@ def audited(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(atlas.objects.url, folder)
     policy = Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu"))
     label(str(folder), policy, ["png"], str(folder / "labels" / "otsu"))
-    audit(str(folder), truth=str(world.truth))
+    audit(str(folder), truth=str(world.truth), extent=EXTENT)
     return folder
 
 
@@ -64,7 +66,7 @@ def test_it_vouches_for_every_object_and_the_atlas_is_still_whole(audited: Path)
 def test_the_same_audit_again_has_the_same_root(audited: Path, world: World) -> None:
     folder = audited / "audit" / "label"
     root = json.loads((folder / "manifest.json").read_text())["root"]
-    assert audit(str(audited), truth=str(world.truth)).root == root
+    assert audit(str(audited), truth=str(world.truth), extent=EXTENT).manifest.root == root
     assert check(str(folder), root) == []
 
 
@@ -73,7 +75,7 @@ def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(audited: Path
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
     said: list[str] = []
-    audit(str(copy), str(tmp_path / "out"), say=said.append)
+    audit(str(copy), str(tmp_path / "out"), extent=NOTHING, say=said.append)
     assert len(said) == 1
     assert said[0].startswith(f"labels/otsu: {path.stem} was made of other maps")
     assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent"].to_pylist()

@@ -11,7 +11,7 @@ import pytest
 from report_world import HOSTILE, METHODS, NAMES, Reported, localization, spoil, summary
 from support import DEMO_MODEL
 
-from pipeline.audit.make import audit
+from pipeline.audit.make import Extent, audit
 from pipeline.audit.report import report
 from pipeline.demo.world import World, build
 from pipeline.run import INLINE, run
@@ -41,7 +41,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS), url)
     atlas = run(url, INLINE)
     with here():
-        audit(url)
+        audit(url, extent=Extent(0, 0, 0, pictures=False))
     out = Objects(f"{url}/audit/label")
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
         out.put(f"{folder}/summary.parquet", packed(summary(figures)))

@@ -223,10 +223,10 @@ def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
 
 
 def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reported, tmp_path: Path) -> None:
-    from pipeline.audit.make import audit
+    from pipeline.audit.make import Extent, audit
 
     url, out = reported.atlas.objects.url, str(tmp_path / "one")
-    audit(url, out, "predicted", ["legrad"])
+    audit(url, out, "predicted", ["legrad"], extent=Extent(0, 0, 0, pictures=False))
     report(url, out, "predicted", images=9)
     assert "Agreement of methods" not in (Path(out) / "report" / "index.html").read_text()
     assert Atlas.open(url).methods == METHODS
