@@ -18,9 +18,17 @@ from pipeline.store.derived import parent
 from schemas.audit import AuditRecord
 from schemas.audit_tables import TABLES
 from schemas.errors import UsageError
+from schemas.faith import FaithRecord
 from schemas.labels import PartRecord
-from schemas.layout import COMMITS, commit_object
+from schemas.layout import AUDIT, COMMITS, commit_object
 from schemas.record import sha256
+
+_FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {
+    "": AuditRecord,
+    "faithfulness/": FaithRecord,
+    "sanity/": FaithRecord,
+}
+"""Folders with parts by tar, and what says what they were made by."""
 
 
 def recheck(
@@ -82,7 +90,7 @@ def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
 
 def _commits(objects: Objects) -> Iterator[str]:
     """Parts are what their records say."""
-    for folder in ("", "faithfulness/", "sanity/"):
+    for folder in _FOLDERS:
         for _, part in _records(objects, folder):
             for each in part.objects:
                 name = f"{folder}{each.path}"
@@ -108,27 +116,40 @@ def _records(objects: Objects, folder: str = "") -> Iterator[tuple[bytes, PartRe
 def _lineage(objects: Objects) -> Iterator[str]:
     """The chain ends in the parts of this very folder."""
     name = "lineage.parquet"
-    try:
-        maker = AuditRecord.read(bytes_of(objects, ABOUT), ABOUT).digest()
-    except UsageError as error:
-        raise Unreadable(f"{error}") from None
-    records = {part.tar: (data, part) for data, part in _records(objects)}
     rows = table_of(objects, name).to_pylist()
     maps = {row["tar"]: row["hash"] for row in rows if row["product"] == MAPS}
-    for tar, (_, part) in records.items():
-        if part.maker != maker:
-            yield f"{commit_object(tar)}: was made by something else than {ABOUT} says"
-        if maps.get(tar) != part.parent:
-            yield f"{commit_object(tar)}: was made of other maps than {name} has"
-    for row in rows:
-        if row["maker"] == maker and row["tar"] in records:
-            data, part = records[row["tar"]]
+    told = {(row["product"], row["tar"]): row for row in rows}
+    for folder in _FOLDERS:
+        product = f"{AUDIT}/{folder}".rstrip("/")
+        for data, part in _records(objects, folder):
+            commit = f"{folder}{commit_object(part.tar)}"
+            if maps.get(part.tar) != part.parent:
+                yield f"{commit}: was made of other maps than {name} has"
             total = sum(each.size for each in part.objects)
             known = {"hash": parent(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
-            known |= {"parent": part.parent}
+            known |= {"parent": part.parent, "maker": part.maker}
+            row = told.pop((product, part.tar), {})
             for column, value in known.items():
-                if row[column] != value:
-                    yield f"{name}: {column} of {row['product']}, {row['tar']} is not that of its record"
+                if row.get(column) != value:
+                    yield f"{name}: {column} of {product}, {part.tar} is not that of its record"
+                    break
+    for product, tar in told:
+        if product.partition("/")[0] == AUDIT:
+            yield f"{name}: tells of {product}, {tar}, of which there is no record"
+
+
+def _makers(objects: Objects) -> Iterator[str]:
+    """Parts were made by what the folder says that it was made by."""
+    for folder, kind in _FOLDERS.items():
+        name = f"{folder}{ABOUT}"
+        if objects.exists(name):
+            try:
+                maker = kind.read(bytes_of(objects, name), name).digest()
+            except UsageError as error:
+                raise Unreadable(f"{error}") from None
+            for _, part in _records(objects, folder):
+                if part.maker != maker:
+                    yield f"{folder}{commit_object(part.tar)}: was made by something else than {name} says"
 
 
 def _croissant(objects: Objects) -> Iterator[str]:
@@ -154,6 +175,7 @@ _LOOKS: tuple[Callable[[Objects], Iterator[str]], ...] = (
     wrong_summaries,
     wrong_counts,
     _commits,
+    _makers,
     _lineage,
     wrong_clusters,
     _croissant,

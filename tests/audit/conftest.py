@@ -12,7 +12,7 @@ from pipeline.audit.make import Extent, audit
 from pipeline.demo.world import World
 from pipeline.store import Atlas
 
-SMALL = Extent(images=6, sanity=4, recompute=32)
+SMALL = Extent(images=6, sanity=4, recompute=32, pictures=False)
 
 
 @pytest.fixture(autouse=True, scope="module")
