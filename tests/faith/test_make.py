@@ -12,9 +12,11 @@ from support import DEMO_MODEL, crash_after, jpeg, samples, write_tar
 from pipeline.demo.tour import ARTIFACTS
 from pipeline.demo.world import World
 from pipeline.faith import KINDS, faith
+from pipeline.faith.adcc import ADCC
 from pipeline.faith.curves import Curves
 from pipeline.faith.draw import draw
 from pipeline.faith.measure import Measure
+from pipeline.faith.sanity import Randomisation
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, Objects
@@ -238,7 +240,7 @@ def test_without_any_map_there_is_nothing_to_measure(
 
 
 def test_maps_are_those_of_the_atlas(finished: Path, tmp_path: Path) -> None:
-    faith(str(finished), str(tmp_path / "faith"), "faithfulness", images=3, device="cpu")
+    faith(str(finished), str(tmp_path / "faith"), "faithfulness", images=3, device="cpu", measures={"adcc": ADCC()})
     found, atlas = figures(tmp_path / "faith"), Atlas.open(str(finished))
     for row in found.filter(pc.equal(found["figure"].cast(pa.string()), "complexity")).to_pylist():
         assert row["value"] == pytest.approx(atlas.map(row["row"], row["method"], row["target"]).mean(), abs=1e-6)
@@ -248,8 +250,9 @@ def test_learned_methods_are_asked_again_as_any_other(world: World, tmp_path: Pa
     methods, out = ("pm_zs", "pm", "diffmask"), str(tmp_path / "learned")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods, artifacts=ARTIFACTS), out)
     run(out, INLINE)
-    for kind in KINDS:
-        found = faith(out, str(tmp_path / kind), kind, images=1, device="cpu").to_pylist()
+    sanity = KINDS["sanity"] | {"randomisation": Randomisation(samples=0)}
+    for kind, by in (("faithfulness", KINDS["faithfulness"]), ("sanity", sanity)):
+        found = faith(out, str(tmp_path / kind), kind, images=1, device="cpu", measures=by).to_pylist()  # type: ignore[arg-type]
         assert {row["method"] for row in found} == set(methods)
         assert all(row["mean"] is not None for row in found), kind
     of = {(row["method"], row["figure"]): row["mean"] for row in found if row["target"] == "predicted"}
@@ -263,7 +266,7 @@ def test_on_the_demo_the_network_agrees_that_legrad_beats_the_controls(
 ) -> None:
     methods, by = ("legrad", "center", "uniform"), {"curves": Curves()}
     found = faith(
-        atlas.objects.url, str(tmp_path / "faith"), "faithfulness", methods, 24, device="cpu", measures=by
+        atlas.objects.url, str(tmp_path / "faith"), "faithfulness", methods, 12, device="cpu", measures=by
     )  # fmt: skip
     of = {(row["method"], row["figure"]): row for row in found.to_pylist() if row["target"] == "predicted"}
     assert of["uniform", "abpc"]["mean"] == 0
