@@ -82,3 +82,18 @@ def localization() -> pa.Table:
         interval = {name: [40.0 - 5 * place, 60.0 - 5 * place] for name in SCORES}
         rows.append(row | dict.fromkeys(counts, 128) | values | {"interval": interval})
     return pa.Table.from_pylist(rows, LOCALIZATION)
+
+
+def completeness() -> pa.Table:
+    """Of two tars, with a reason that is hostile."""
+    return pa.table(
+        {
+            "tar": ["a", "b", "b"],
+            "what": ["samples"] * 3,
+            "method": pa.nulls(3, pa.string()),
+            "status": ["ok", "ok", "undecodable"],
+            "reason": [None, None, HOSTILE[0]],
+            "count": [130, 129, 1],
+            "expected": [130, 130, 130],
+        }
+    )

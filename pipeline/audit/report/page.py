@@ -154,11 +154,20 @@ def _classes(audited: Audited, alarms: Mapping[int, int]) -> list[dict[str, Any]
 
 
 def _sheets(audited: Audited) -> list[Sheet]:
-    tables = (
-        ("Completeness", "completeness.parquet", audited.completeness),
-        ("Computed again", "reproduced.parquet", audited.reproduced),
-    )
-    return [_sheet(title, file, table) for title, file, table in tables if table is not None]
+    found = []
+    if audited.completeness is not None:
+        found.append(_sheet("Completeness", "completeness.parquet", _over_tars(audited.completeness)))
+    if audited.reproduced is not None:
+        found.append(_sheet("Computed again", "reproduced.parquet", audited.reproduced))
+    return found
+
+
+def _over_tars(table: pa.Table) -> pa.Table:
+    """Counts of all tars together."""
+    by = ["what", "method", "status", "reason"]
+    texts = [table[name].cast(pa.string()) for name in by]
+    counts = pa.table([*texts, table["count"]], names=[*by, "count"])
+    return counts.group_by(by, use_threads=False).aggregate([("count", "sum")]).rename_columns([*by, "count"])
 
 
 def _sheet(title: str, file: str, table: pa.Table) -> Sheet:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from report_world import HOSTILE, METHODS, NAMES, Reported, localization, spoil, summary
+from report_world import METHODS, NAMES, Reported, completeness, localization, spoil, summary
 from support import DEMO_MODEL
 
 from pipeline.audit.make import Extent, audit
@@ -45,7 +45,8 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     out = Objects(f"{url}/audit/label")
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
         out.put(f"{folder}/summary.parquet", packed(summary(figures)))
-    out.put("completeness.parquet", packed(pa.table({"tar": list(HOSTILE), "images": [1, 2, 3, 4]})))
+    out.put("completeness.parquet", packed(completeness()))
+    out.put("reproduced.parquet", packed(pa.table({"method": ["legrad"], "max": [0.000488], "equal": [None]})))
     scores = Objects(f"{url}/scores/truth-label")
     about = ScoresRecord(
         run=atlas.run.spec_hash,
