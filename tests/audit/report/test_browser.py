@@ -278,8 +278,10 @@ def test_a_class_page_says_what_the_tables_say(visit: Open, reported: Reported) 
     cells = page.locator("#class-numbers tr", has_text="legrad").locator("td").all_text_contents()
     assert cells[0] == f"{row.entropy:.2f} / {whole.entropy:.2f}"
     assert f"{row.images} images" in page.locator("#class-about").text_content()
-    page.locator("#class-means .choose", has_text="legrad").click()
+    page.locator("#class-means .choose", has_text="legrad").focus()
+    page.keyboard.press("Enter")
     expect(page.locator("#class-clusters-title")).to_have_text("Clusters of legrad maps")
+    expect(page.locator("#class-means .choose", has_text="legrad")).to_be_focused()
 
 
 def test_fifty_thousand_images_are_filtered_without_loading_more_than_one_sees(

@@ -53,11 +53,16 @@
     atlas.numbersTable(by("class-numbers"), "Mean of the class / of all classes", head, rows);
   }
 
-  let turn = 0;
+  let [turn, shown] = [0, ""];
   atlas.showClass = async (state) => {
+    const { id, method: name, show, cut, alpha } = state;
+    const wanted = [id, name, show, cut, alpha].join(" ");
+    if (wanted === shown) return;
     const mine = ++turn;
     const told = await atlas.ofClass(state.id);
     if (mine !== turn) return;
+    shown = wanted;
+    const choosing = by("class-means").contains(document.activeElement);
     by("class-title").textContent = atlas.className(state.id);
     const link = atlas.element("a", { href: atlas.format({ ...state, view: "gallery", class: String(state.id), page: 0, id: -1 }) }, "its images");
     by("class-about").replaceChildren(
@@ -65,6 +70,7 @@
     );
     const there = atlas.about.methods.map((_, method) => method).filter((method) => told.methods[method]);
     by("class-means").replaceChildren(...there.map((method) => mean(told.methods[method], method, state)));
+    if (choosing) by("class-means").querySelector("[aria-pressed=true]")?.focus();
     const method = atlas.methodNumber(state.method);
     const chosen = told.methods[method];
     by("class-clusters-title").textContent = `Clusters of ${state.method} maps`;
@@ -72,6 +78,5 @@
       ...(chosen?.clusters ?? []).map((each, number) => cluster(each, number, chosen, method, state)),
     );
     numbers(told);
-    by("class").dataset.shown = state.id;
   };
 })();

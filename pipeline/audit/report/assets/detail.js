@@ -3,7 +3,7 @@
 
 (() => {
   const by = (id) => document.getElementById(id);
-  let [image, turn] = [-1, 0];
+  let [image, turn, figures, drawn] = [-1, 0, [], -1];
 
   function about(image) {
     const { label, prediction, probability, labelProbability, agreement, row } = atlas.images;
@@ -17,13 +17,12 @@
   }
 
   function maps(names, key) {
-    const figures = names.map(({ name, control }) => {
+    figures = names.map(({ name, control }) => {
       const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
       if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
       return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, atlas.element("p", { class: "says" }));
     });
     by("detail-maps").replaceChildren(...figures);
-    return figures;
   }
 
   atlas.numbersTable = (table, caption, head, rows) => {
@@ -40,7 +39,7 @@
     );
   };
 
-  async function draw(state, figures, mine) {
+  async function draw(state, mine) {
     const { methods, numbers, target } = atlas.about;
     const place = atlas.images.place[image];
     const shard = await atlas.ofShard(atlas.images.shard[image]);
@@ -87,7 +86,9 @@
     by("detail-previous").disabled = neighbour(-1) === undefined;
     by("detail-next").disabled = neighbour(1) === undefined;
     if (!dialog.open) dialog.showModal();
-    await draw(state, maps(atlas.about.methods, key), mine);
+    if (image !== drawn) maps(atlas.about.methods, key);
+    drawn = image;
+    await draw(state, mine);
   };
 
   const dialog = by("detail");
