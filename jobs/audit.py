@@ -100,13 +100,14 @@ def command(
         extent = Extent(0, 0, 0, False, listed(exports))
     out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
     show.note_partial(atlas)
+    names = class_names(classes_file)
     made = audit(
         atlas,
         out,
         target,
         listed(methods),
         truth,
-        class_names(classes_file),
+        names,
         extent,
         further,
         PublicationRecord.from_yaml(publication_file) if publication_file else UNSAID,
@@ -122,8 +123,15 @@ def command(
     alarms = sum(row["alarms"] > 0 for row in rows)
     show.table(
         f"classes that may be decided by a shortcut: {alarms} of {len(rows)}",
-        list(rows[0]) if rows else [],
-        [list(row.values()) for row in rows[:_SHOWN]],
+        ["class", "alarms", "methods", "clearest by", "row", "column", "stands out more often by, at least"],
+        [
+            [
+                names[row["class"]] if names else str(row["class"]),
+                *(row[name] for name in ("alarms", "methods", "method", "y", "x")),
+                f"{100 * row['locked']:.0f} %",
+            ]
+            for row in rows[:_SHOWN]
+        ],
     )
     click.echo(f"report   {out}/report/index.html")
     click.echo(f"root     {made.manifest.root}   (tell it elsewhere: by it others can check every byte)")

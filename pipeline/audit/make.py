@@ -18,8 +18,9 @@ from pipeline.audit.report import report
 from pipeline.audit.reproduce import reproduced
 from pipeline.audit.shortcuts import shortcuts
 from pipeline.audit.tables import tables
+from pipeline.files import refuse_commands
 from pipeline.run.crew import Device
-from pipeline.store import Lease, Objects
+from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.tables import packed
 from schemas.audit import UNSAID, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
@@ -94,7 +95,7 @@ def audit(
         say: told what is done, and where the chain from pictures to labels, scores and tables is broken.
 
     Raises:
-        UsageError: see ``tables``, ``lineage`` and ``export``.
+        UsageError: not all classes are named; see also ``tables``, ``lineage`` and ``export``.
         BadTar: pictures that are to be seen again cannot be read, or are others now.
         SpecDrift: the network is another now.
     """
@@ -104,7 +105,12 @@ def audit(
     for name in extent.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}")
-    objects = Objects(out)
+    atlas, objects = Atlas.open(url), Objects(out)
+    atlas.require(target, methods)
+    if names and len(names) != atlas.run.model.classes:
+        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
+    if extent.images or extent.sanity or extent.recompute or extent.pictures:
+        refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     kinds: dict[Kind, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
     for kind, number in kinds.items():
         if number:
