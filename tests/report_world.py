@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.demo.scenes import CLASSES
+from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
 from schemas.faith import SUMMARY
 from schemas.scores import LOCALIZATION, SCORES
@@ -19,7 +19,10 @@ HOSTILE = (
     "</script><script>alert(3)</script>",
     "{{ 7 * 7 }}' onclick='alert(4)",
 )
-NAMES = ("<script>alert(5)</script>", *(each.name for each in CLASSES[1:]))
+NAMES = tuple(
+    {0: "<script>alert(5)</script>", SHORTCUT_CLASS: "<img src=x onerror=alert(6)>"}.get(index, each.name)
+    for index, each in enumerate(CLASSES)
+)
 WRONG = (5, 17, 29, 41, 70)
 """Scenes whose label is another than their class."""
 BROKEN = 9

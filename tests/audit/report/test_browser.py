@@ -198,6 +198,8 @@ def test_an_address_brings_the_view_back(visit: Open) -> None:
     expect(page.locator("dialog")).to_be_visible()
     other = visit(page.evaluate("location.hash"))
     expect(other.locator("#detail-title")).to_have_text(page.locator("#detail-title").text_content())
+    assert other.locator("#gallery-cut").input_value() == "0.3"
+    assert other.locator("#gallery-method").input_value() == "rollout"
     other.keyboard.press("Escape")
     assert keys(other) == keys(page)
     page.go_back()
@@ -252,7 +254,9 @@ def test_every_control_is_reached_by_the_tabulator_with_a_visible_focus(visit: O
 
 
 def test_hostile_names_are_text_everywhere(visit: Open, reported: Reported) -> None:
-    page = visit("#view=gallery")
+    page = visit()
+    expect(page.locator(".suspect h3 a").first).to_have_text(NAMES[SHORTCUT_CLASS])
+    page.get_by_role("link", name="Gallery").click()
     assert keys(page)[: len(HOSTILE)] == list(HOSTILE)
     for place in range(len(HOSTILE)):
         page.locator("#cards .key").nth(place).click()

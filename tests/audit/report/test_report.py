@@ -161,7 +161,7 @@ class Tags(HTMLParser):
 def test_names_from_data_are_text_and_nothing_runs_but_the_scripts_of_the_report(reported: Reported) -> None:
     page = Tags()
     page.feed((reported.folder / "index.html").read_text())
-    for name in (NAMES[0], HOSTILE[0], "<b>truth</b>"):
+    for name in (NAMES[0], NAMES[SHORTCUT_CLASS], HOSTILE[0], "<b>truth</b>"):
         assert name in page.text
     assert {attributes.get("src", "")[:7] for tag, attributes in page.tags if tag == "script"} == {"assets/"}
     assert not {"img", "b"} & {tag for tag, _ in page.tags}

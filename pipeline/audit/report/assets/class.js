@@ -15,7 +15,8 @@
     const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}`);
     const cell = sign?.alarm ? [sign.y, sign.x] : null;
     atlas.paint(canvas, { map: sign ? atlas.bytes(mean) : null, cell, look: atlas.plain });
-    const choose = atlas.element("button", { type: "button", class: "choose", "aria-pressed": String(name === state.method) });
+    const pressed = String(name === state.method);
+    const choose = atlas.element("button", { type: "button", class: "choose", "aria-pressed": pressed });
     choose.append(canvas, caption);
     choose.addEventListener("click", () => atlas.go({ method: name }));
     return atlas.element("div", {}, choose);
@@ -27,14 +28,16 @@
     const cell = told.sign.alarm ? [told.sign.y, told.sign.x] : null;
     atlas.paint(prototype, { map: atlas.bytes(each.prototype), cell, look: atlas.plain });
     const of = told.clusters.reduce((sum, other) => sum + other.maps, 0);
-    const text = `${each.maps} maps, ${atlas.percent(each.maps / of)}; the place stands out of ${atlas.percent(each.share)}`;
+    const share = atlas.percent(each.maps / of);
+    const text = `${each.maps} maps, ${share}; the place stands out of ${atlas.percent(each.share)}`;
     const found = atlas.element("figure", {}, prototype);
     const image = atlas.place(each.central);
     if (image >= 0) {
       const central = atlas.canvas(`Image in the middle of cluster ${number + 1}: ${atlas.images.keys[image]}`);
       const target = atlas.targetNumber(atlas.about.target);
       atlas.paintImage(central, image, method, target, atlas.look(state)).catch(atlas.trouble);
-      const key = atlas.element("button", { type: "button", class: "key", "data-row": each.central }, atlas.images.keys[image]);
+      const attributes = { type: "button", class: "key", "data-row": each.central };
+      const key = atlas.element("button", attributes, atlas.images.keys[image]);
       key.addEventListener("click", () => atlas.go({ row: each.central }));
       found.append(central, atlas.element("figcaption", {}, text, atlas.element("br"), key));
     } else found.append(atlas.element("figcaption", {}, text));
@@ -44,11 +47,11 @@
   function numbers(told) {
     const { methods, overall } = atlas.about;
     const names = atlas.about.numbers;
-    const rows = methods.flatMap(({ name }, method) =>
-      told.methods[method]
-        ? [[name, ...names.map((_, at) => `${atlas.told(told.methods[method].numbers[at], 2)} / ${atlas.told(overall[method][at], 2)}`)]]
-        : [],
-    );
+    const rows = methods.flatMap(({ name }, method) => {
+      const own = told.methods[method]?.numbers;
+      const both = (_, at) => `${atlas.told(own[at], 2)} / ${atlas.told(overall[method][at], 2)}`;
+      return own ? [[name, ...names.map(both)]] : [];
+    });
     const head = ["method", ...names.map((name) => name.replaceAll("_", " "))];
     atlas.numbersTable(by("class-numbers"), "Mean of the class / of all classes", head, rows);
   }
@@ -64,7 +67,8 @@
     shown = wanted;
     const choosing = by("class-means").contains(document.activeElement);
     by("class-title").textContent = atlas.className(state.id);
-    const link = atlas.element("a", { href: atlas.format({ ...state, view: "gallery", class: String(state.id), page: 0, id: -1 }) }, "its images");
+    const images = { ...state, view: "gallery", class: String(id), page: 0, id: -1 };
+    const link = atlas.element("a", { href: atlas.format(images) }, "its images");
     by("class-about").replaceChildren(
       `${told.images.toLocaleString("en")} images, accuracy ${atlas.percent(told.correct)} · `, link,
     );

@@ -20,7 +20,8 @@
     figures = names.map(({ name, control }) => {
       const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
       if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
-      return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, atlas.element("p", { class: "says" }));
+      const says = atlas.element("p", { class: "says" });
+      return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, says);
     });
     by("detail-maps").replaceChildren(...figures);
   }
@@ -28,9 +29,8 @@
   atlas.numbersTable = (table, caption, head, rows) => {
     const line = (cells, tag) =>
       atlas.element("tr", {}, ...cells.map((text, place) => {
-        const first = place === 0;
-        const kind = tag === "th" || first ? "th" : "td";
-        return atlas.element(kind, { scope: kind === "td" ? null : first && tag !== "th" ? "row" : "col", class: first ? "mono" : "number" }, text);
+        if (place === 0) return atlas.element("th", { scope: tag === "th" ? "col" : "row", class: "mono" }, text);
+        return atlas.element(tag, { scope: tag === "th" ? "col" : null, class: "number" }, text);
       }));
     table.replaceChildren(
       atlas.element("caption", {}, caption),
@@ -58,7 +58,8 @@
       name, ...numbers.map((_, number) => atlas.told(values[method * numbers.length + number], 3)),
     ]);
     const head = ["method", ...numbers.map((name) => name.replaceAll("_", " "))];
-    atlas.numbersTable(by("detail-numbers"), `Numbers of the maps of the ${target === "label" ? "label" : "prediction"}`, head, rows);
+    const caption = `Numbers of the maps of the ${target === "label" ? "label" : "prediction"}`;
+    atlas.numbersTable(by("detail-numbers"), caption, head, rows);
     by("detail").dataset.row = atlas.images.row[image];
   }
 

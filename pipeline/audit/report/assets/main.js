@@ -100,7 +100,8 @@
         } else {
           const look = { show: "map", cut: 0.5, alpha: atlas.about.pictures ? 0.45 : 1 };
           const [method, target] = [atlas.methodNumber(canvas.dataset.method), atlas.targetNumber(atlas.about.target)];
-          atlas.paintImage(canvas, atlas.place(Number(canvas.dataset.row)), method, target, look, cell).catch(atlas.trouble);
+          const image = atlas.place(Number(canvas.dataset.row));
+          atlas.paintImage(canvas, image, method, target, look, cell).catch(atlas.trouble);
         }
       }
     });

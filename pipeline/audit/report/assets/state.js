@@ -60,7 +60,10 @@
   atlas.methodNumber = (name) => atlas.about.methods.findIndex((each) => each.name === name);
   atlas.targetNumber = (name) => atlas.about.targets.indexOf(name);
   atlas.className = (index) => (index < 0 ? "none" : atlas.about.classes[index] ?? `class ${index}`);
-  atlas.told = (value, digits = 3) =>
-    value === null || Number.isNaN(value) ? "–" : (Number(value.toFixed(digits)) + 0).toFixed(digits).replace("-", "−");
+  atlas.told = (value, digits = 3) => {
+    if (value === null || Number.isNaN(value)) return "–";
+    const rounded = Number(value.toFixed(digits)) + 0; // without the sign of a zero
+    return rounded.toFixed(digits).replace("-", "−");
+  };
   atlas.percent = (value) => (value === null || Number.isNaN(value) ? "–" : `${(100 * value).toFixed(0)}\u00a0%`);
 })();
