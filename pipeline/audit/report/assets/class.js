@@ -60,8 +60,8 @@
   atlas.showClass = async (state) => {
     const { id, method: name, show, cut, alpha } = state;
     const wanted = [id, name, show, cut, alpha].join(" ");
-    if (wanted === shown) return;
     const mine = ++turn;
+    if (wanted === shown) return;
     const told = await atlas.ofClass(state.id);
     if (mine !== turn) return;
     shown = wanted;
