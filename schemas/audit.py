@@ -64,7 +64,7 @@ SUSPICIOUS = pa.schema(
         *(pa.field(name, pa.int32(), nullable=False) for name in ("y", "x")),
     ]
 )
-"""What all methods together say of a class: one row for each, most suspicious first.
+"""What all methods but the controls say of a class: one row for each, most suspicious first.
 
 - ``rank`` – in this table. ``methods`` – that have maps of the class; ``alarms`` – how many of them raise one;
   ``best_rank``, ``mean_rank`` – of the class in their rankings.

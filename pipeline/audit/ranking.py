@@ -6,12 +6,14 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.audit import SUSPICIOUS
+from schemas.scores import is_control
 
 
 def suspicious(table: pa.Table) -> pa.Table:
     """Rank classes by how many methods raise an alarm, and among equals by the highest ``locked`` of any method.
 
     Not by mean ranks: most methods rank classes without a shortcut by chance, and one that sees a shortcut is enough.
+    Controls have no say: ``edges`` sees a mark in the pictures, whether the network looks at it or not.
 
     Args:
         table: ``schemas.audit.SHORTCUTS``, of one target.
@@ -21,7 +23,8 @@ def suspicious(table: pa.Table) -> pa.Table:
     """
     by_class: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in table.to_pylist():
-        by_class[row["class"]].append(row)
+        if not is_control(row["method"]):
+            by_class[row["class"]].append(row)
     classes = [_together(found) for found in by_class.values()]
     classes.sort(key=lambda row: (-row["alarms"], -row["locked"], row["class"]))
     return pa.Table.from_pylist([row | {"rank": rank} for rank, row in enumerate(classes, 1)], SUSPICIOUS)

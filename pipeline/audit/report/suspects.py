@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.audit.report.read import Audited
+from schemas.scores import is_control
 
 SHOWN = 12
 """Classes that raise an alarm and are drawn on the overview, at most."""
@@ -41,7 +42,7 @@ class Suspect:
 
 
 def suspects(audited: Audited) -> list[Suspect]:
-    """All classes, most suspicious first: by the number of alarms, then by the strongest sign."""
+    """All classes, most suspicious first, in the order of ``pipeline.audit.ranking.suspicious``."""
     clusters: dict[tuple[str, int], dict[str, Any]] = {}
     for row in audited.clusters.to_pylist():
         key = row["method"], row["class"]
@@ -49,7 +50,8 @@ def suspects(audited: Audited) -> list[Suspect]:
             clusters[key] = row
     rows: dict[int, list[dict[str, Any]]] = {}
     for row in audited.shortcuts.to_pylist():
-        rows.setdefault(row["class"], []).append(row)
+        if not is_control(row["method"]):
+            rows.setdefault(row["class"], []).append(row)
     found = []
     for index, about in rows.items():
         about.sort(key=lambda row: (-row["locked"], row["method"]))
