@@ -50,3 +50,9 @@ def test_the_order_of_the_rows_that_come_in_is_of_no_matter(alarm: bool) -> None
     rows = [("legrad", index, index + 1, alarm, -index / 10, index) for index in range(6)]
     first, again = suspicious(shortcuts_of(rows)), suspicious(shortcuts_of(rows[::-1]))
     assert first.to_pylist() == again.to_pylist()
+
+
+def test_a_control_alone_makes_no_class_suspicious() -> None:
+    found = suspicious(shortcuts_of([("edges", 3, 1, True, 0.8, 0), ("legrad", 3, 1, False, 0.0, 1)]))
+    assert [(row["alarms"], row["methods"], row["method"]) for row in found.to_pylist()] == [(0, 1, "legrad")]
+    assert suspicious(shortcuts_of([("center", 3, 1, True, 0.8, 0)])).num_rows == 0
