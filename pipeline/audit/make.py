@@ -105,6 +105,7 @@ def audit(
     for name in extent.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}")
+        EXPORTERS[name].require()
     atlas, objects = Atlas.open(url), Objects(out)
     atlas.require(target, methods)
     if names and len(names) != atlas.run.model.classes:

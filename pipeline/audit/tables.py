@@ -67,7 +67,9 @@ def tables(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
-        records = {tar: record for tar, record in records.items() if record.parts == measured_parts(out, tar)}
+        records = {
+            tar: record for tar, record in records.items() if record.parts == measured_parts(out, atlas.commits[tar])
+        }
         pending = [(tar, truth_of_tar(atlas, tar, known)) for tar in atlas.commits if tar not in records]
         for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
             continue
@@ -105,7 +107,7 @@ def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | No
     }
     compared = list(pairs(maps))
     covered = _covered(samples, truth, atlas)
-    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, tar, about.target))
+    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, part.commit, about.target))
     written = (
         objects.put(f"images/{tar}.parquet", packed(images)),
         objects.put(f"pairs/{tar}.parquet", packed(_pairs(samples, about.target, compared))),
@@ -114,7 +116,7 @@ def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | No
         tar=tar,
         parent=parent(part.commit),
         maker=about.digest(),
-        parts=measured_parts(out, tar),
+        parts=measured_parts(out, part.commit),
         counts={"images": len(samples)},
         objects=written,
     )

@@ -62,6 +62,14 @@ class Exporter(Protocol):
     where they belong, and removes them.
     """
 
+    def require(self) -> None:
+        """Make sure that what it is written with is installed.
+
+        Raises:
+            UsageError: it is not.
+        """
+        ...
+
     def check(self, about: ExportRecord, audit: Objects) -> None:
         """Refuse before anything is done.
 

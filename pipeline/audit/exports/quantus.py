@@ -28,6 +28,9 @@ class Quantus:
       truth.
     """
 
+    def require(self) -> None:
+        return
+
     def check(self, about: ExportRecord, audit: Objects) -> None:
         return
 

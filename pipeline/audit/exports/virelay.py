@@ -56,10 +56,13 @@ class Virelay:
     A method none of whose maps says anything has no project, because the viewer fails without a class.
     """
 
-    def check(self, about: ExportRecord, audit: Objects) -> None:
+    def require(self) -> None:
         if find_spec("h5py") is None:
             install = "pip install 'vit-atlas[virelay]'"
             raise UsageError(f"virelay: its files are HDF5, which needs h5py; install it with: {install}")
+
+    def check(self, about: ExportRecord, audit: Objects) -> None:
+        self.require()
         for name in (ABOUT, MEMBERS, SHORTCUTS):
             if not audit.exists(name):
                 raise UsageError(f"{audit.url}: has no {name}; make the audit first, then export it")

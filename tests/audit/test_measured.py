@@ -1,0 +1,54 @@
+"""Figures of faithfulness and sanity stand beside the numbers of the very maps that they are of."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.audit.measured import Measured, measured_parts
+from pipeline.store import Atlas
+from schemas.audit import MEASURED
+
+
+def test_every_figure_of_the_target_is_a_column_of_its_map_and_all_others_are_null(published: Path) -> None:
+    figures = {
+        (row["row"], row["method"], row["figure"]): row["value"]
+        for kind in ("faithfulness", "sanity")
+        for row in pq.read_table(published / kind / "figures").to_pylist()
+        if row["target"] == "label" and row["value"] is not None
+    }
+    joined = {
+        (row["row"], row["method"], name): row[name]
+        for row in pq.read_table(published / "images").to_pylist()
+        for name in MEASURED
+        if row[name] is not None
+    }
+    assert joined == figures
+    assert {figure for *_, figure in joined} == set(MEASURED)
+
+
+def test_means_by_method_are_of_the_pictures_that_were_drawn(published: Path) -> None:
+    rows = [row for row in pq.read_table(published / "images").to_pylist() if row["method"] == "legrad"]
+    (mean,) = (
+        row
+        for row in pq.read_table(published / "methods.parquet").to_pylist()
+        if row["method"] == "legrad" and row["class"] is None
+    )
+    for name in ("adcc", "deletion", "mprt"):
+        assert mean[name] == pytest.approx(np.mean([row[name] for row in rows if row[name] is not None]))
+
+
+def test_figures_of_maps_that_are_no_more_are_left_out(published: Path, tmp_path: Path) -> None:
+    commit = next(iter(Atlas.open(str(published.parents[1])).commits.values()))
+    out = shutil.copytree(published, tmp_path / "audit")
+    rows = np.arange(10**6)
+    assert len(measured_parts(str(out), commit)) == 2
+    assert np.isfinite(Measured(str(out), commit, "label").of("legrad", "adcc", rows)).any()
+    for kind in ("faithfulness", "sanity"):
+        path = out / kind / "commits" / f"{commit.tar}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
+    assert measured_parts(str(out), commit) == ()
+    assert np.isnan(Measured(str(out), commit, "label").of("legrad", "adcc", rows)).all()
