@@ -120,25 +120,38 @@ def command(
     if json_:
         show.as_json({"out": out, "root": made.manifest.root, "suspicious": rows})
         return
-    alarms = sum(row["alarms"] > 0 for row in rows)
-    show.table(
-        f"classes that may be decided by a shortcut: {alarms} of {len(rows)}",
-        ["class", "alarms", "methods", "clearest by", "row", "column", "stands out more often by, at least"],
-        [
+    alarming = [row for row in rows if row["alarms"]]
+    click.echo(f"{len(alarming)} of {len(rows)} classes look decided by a shortcut")
+    if alarming:
+        show.table(
+            "one place stands out of their maps more often than of those of others, by so many points at least",
             [
-                names[row["class"]] if names else str(row["class"]),
-                *(row[name] for name in ("alarms", "methods", "method", "y", "x")),
-                f"{100 * row['locked']:.0f} %",
-            ]
-            for row in rows[:_SHOWN]
-        ],
-    )
+                "class",
+                "alarms",
+                "of methods",
+                "clearest by",
+                "row (0 = top)",
+                "column (0 = left)",
+                "points more",
+            ],
+            [
+                [
+                    names[row["class"]] if names else str(row["class"]),
+                    *(row[name] for name in ("alarms", "methods", "method", "y", "x")),
+                    round(100 * row["locked"]),
+                ]
+                for row in alarming[:_SHOWN]
+            ],
+        )
+    for name in extent.exports:
+        click.echo(f"{name:<8} {out}/{name}")
     click.echo(f"report   {out}/report/index.html")
     click.echo(f"root     {made.manifest.root}   (tell it elsewhere: by it others can check every byte)")
     click.echo(f"check    vitatlas audit --check {out} --root {made.manifest.root}")
 
 
 def _check(folder: str, root: str | None, json_: bool) -> None:
+    from pipeline.audit.manifest import stated_root
     from pipeline.audit.recheck import recheck
 
     faults = list(recheck(folder, root))
@@ -150,4 +163,7 @@ def _check(folder: str, root: str | None, json_: bool) -> None:
     if faults:
         raise RunFailed(f"{folder}: faults: {len(faults)}; it is not, or not whole, what was published")
     if not json_:
-        click.echo(f"{folder}: every object is as it was published, and the tables say what their parts say")
+        same = "every object is as its manifest says, and the tables say what their parts say"
+        click.echo(f"{folder}: {same}")
+        if root is None:
+            click.echo(f"root     {stated_root(folder)}   (is it the one that its publisher told?)")

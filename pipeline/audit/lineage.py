@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from schemas.run import CommitRecord
 
 MAPS = "maps"
 """Name of the product that an atlas is itself."""
+FURTHER = "elsewhere"
+"""Before the names of products that do not lie in the atlas."""
 _ROWS = "labels"
 """Folder of the label tables of a folder of labels."""
 
@@ -66,7 +69,7 @@ def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> lis
 
 
 def _products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, Objects]:
-    """All that was made of an atlas, by name: its path in the atlas, ``audit`` and what is below it, or its URL."""
+    """All that was made of an atlas, by name: a path in the atlas, ``audit`` and below, or ``elsewhere`` and below."""
     found = {}
     for folder in (LABELS, SCORES):
         for name in atlas.objects.list(folder):
@@ -78,8 +81,11 @@ def _products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str
         if objects.list(COMMITS):
             found[f"{AUDIT}{name}"] = objects
     for url in further:
-        found[url] = Objects(url)
-        if not found[url].list(COMMITS):
+        name = f"{FURTHER}/{PurePath(url).name}"  # not where it lies on this machine
+        if name in found:
+            raise UsageError(f"{url}: has the same name as another folder that was made of it; rename one of them")
+        found[name] = Objects(url)
+        if not found[name].list(COMMITS):
             raise UsageError(f"{url}: has no {COMMITS} of tars; name a folder of labels, scores or audit tables")
     return found
 

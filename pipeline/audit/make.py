@@ -116,9 +116,11 @@ def audit(
     for kind, number in kinds.items():
         if number:
             faith(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
+    say("tables: every map in numbers, every two methods compared")
     tables(url, out, target, methods, truth, address)
     for fault in breaks(url, further, out):
         say(fault)
+    say("shortcuts: clusters of the maps of each class")
     searched = shortcuts(url, target, methods, address)
     found: dict[str, pa.Table] = {
         "suspicious": suspicious(searched.classes),
@@ -135,6 +137,7 @@ def audit(
             objects.put(f"{name}.parquet", packed(table))
         objects.put("environment.json", environment(url).to_bytes())
     for name in extent.exports:
+        say(f"export to {name}")
         export(url, out, name, target, methods, truth, extent.pictures, allow_pipe, address, names)
     report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
     with Lease(objects):

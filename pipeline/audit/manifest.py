@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pipeline.store import Lease, Objects
 from schemas.audit import MANIFEST, ManifestRecord
 from schemas.errors import UsageError
-from schemas.layout import LEASE
+from schemas.layout import AUDIT, LEASE, RUN
 from schemas.record import sha256
 from schemas.run import ObjectRecord
 
@@ -39,6 +39,25 @@ def publish(url: str) -> ManifestRecord:
     return manifest
 
 
+def stated_root(url: str) -> str:
+    """The root that the manifest of a folder states.
+
+    Raises:
+        UsageError: there is no manifest, or it is damaged.
+    """
+    return ManifestRecord.read(_manifest(Objects(url)), MANIFEST).root
+
+
+def _manifest(objects: Objects) -> bytes:
+    try:
+        return objects.get(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        mend = (
+            f"name one of its audits, such as {AUDIT}/label" if objects.exists(RUN) else "name the folder of an audit"
+        )
+        raise UsageError(f"{objects.url}: has no {MANIFEST}, so it was not published; {mend}") from None
+
+
 def check(
     url: str, root: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
@@ -56,10 +75,7 @@ def check(
         UsageError: there is no manifest.
     """
     objects = Objects(url)
-    try:
-        data = objects.get(MANIFEST)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{url}: has no {MANIFEST}; publish it first, or name the folder that was published") from None
+    data = _manifest(objects)
     try:
         manifest = ManifestRecord.read(data, MANIFEST)
     except UsageError as error:

@@ -100,7 +100,7 @@ def faith(
         if pending:
             objects.delete(SUMMARY)  # it counts no more once a tar is made anew
             left = sum(len(ordinals) for ordinals in pending.values())
-            say(f"{left} images, at most {cost(atlas, by, len(chosen)) * left}")
+            say(f"{kind}: {left} images, at most {cost(atlas, by, len(chosen)) * left}")
         work = partial(_of_tar, url, device, tuple(by.values()), about, out)
         for _ in spread(work, list(pending.items()), f"measure {kind}", address, gpu=True):
             continue

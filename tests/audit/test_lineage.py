@@ -49,7 +49,7 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
     table = lineage(str(audited), [elsewhere], str(audited / "audit" / "label"))
     assert table.schema.names == LINEAGE.names
     atlas, rows = Atlas.open(str(audited)), table.to_pylist()
-    assert [row["product"] for row in rows] == [MAPS, "labels/otsu", "audit", elsewhere] * TARS
+    assert [row["product"] for row in rows] == [MAPS, "labels/otsu", "audit", "elsewhere/elsewhere"] * TARS
     for row in rows:
         commit = atlas.commits[row["tar"]]
         if row["product"] == MAPS:

@@ -18,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.audit.by_class import EXPLAINED
+from pipeline.audit.environment import model_name
 from pipeline.audit.exports.exporter import Part, Whole, room
 from pipeline.audit.tables import ABOUT
 from pipeline.store import Objects
@@ -221,7 +222,7 @@ def _project(method: str, run: RunRecord, about: ExportRecord) -> Mapping[str, A
     return {
         "project": {
             "name": f"{method} ({about.target})",
-            "model": run.model.name,
+            "model": model_name(run.model.name),
             "label_map": "labels.json",
             "dataset": {
                 "name": f"run {run.spec_hash.removeprefix('sha256:')[:12]}",
