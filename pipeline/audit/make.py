@@ -17,11 +17,12 @@ from pipeline.audit.ranking import suspicious
 from pipeline.audit.report import report
 from pipeline.audit.reproduce import reproduced
 from pipeline.audit.shortcuts import shortcuts
-from pipeline.audit.tables import tables
+from pipeline.audit.tables import claimed, tables
 from pipeline.files import refuse_commands
 from pipeline.run.crew import Device
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.tables import packed
+from pipeline.truth import read_truth
 from schemas.audit import UNSAID, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.faith import Kind
@@ -85,7 +86,8 @@ def audit(
     Args:
         url: of the atlas.
         out: folder or URL; None is ``audit/<target>`` in the atlas.
-        target, methods, truth, address: see ``tables``.
+        target, methods, address: see ``tables``.
+        truth: a file or folder, as ``read_truth`` takes it.
         names: of the classes, by index.
         extent: how much is made.
         further: what was made of the atlas elsewhere, see ``lineage``.
@@ -106,8 +108,8 @@ def audit(
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}")
         EXPORTERS[name].require()
-    atlas, objects = Atlas.open(url), Objects(out)
-    atlas.require(target, methods)
+    atlas, objects, known = Atlas.open(url), Objects(out), read_truth(truth) if truth else None
+    claimed(atlas, objects, target, methods, known)
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if extent.images or extent.sanity or extent.recompute or extent.pictures:
@@ -117,7 +119,7 @@ def audit(
         if number:
             faith(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
     say("tables: every map in numbers, every two methods compared")
-    tables(url, out, target, methods, truth, address)
+    tables(url, out, target, methods, known, address)
     for fault in breaks(url, further, out):
         say(fault)
     say("shortcuts: clusters of the maps of each class")

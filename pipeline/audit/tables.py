@@ -18,7 +18,7 @@ from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.tables import packed, unpacked
-from pipeline.truth import Truths, read_truth
+from pipeline.truth import Truths
 from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
 from schemas.labels import PartRecord
 from schemas.layout import Flag, commit_object
@@ -34,7 +34,7 @@ def tables(
     out: str,
     target: Target = "label",
     methods: Sequence[str] = (),
-    truth: str | None = None,
+    truth: Truths | None = None,
     address: str | None = None,
 ) -> dict[str, pa.Table]:
     """Write the tables of an atlas. What is done already is not done again.
@@ -45,7 +45,7 @@ def tables(
     Args:
         out: folder or URL; what ``pipeline.faith`` measured in it becomes columns of the same pictures.
         methods: empty is all.
-        truth: a file or folder, as ``read_truth`` takes it; pictures of which it says nothing have no ``inside``.
+        truth: pictures of which it says nothing have no ``inside``.
         address: of a Ray cluster, see ``spread``.
 
     Returns:
@@ -55,14 +55,8 @@ def tables(
         UsageError: no such method or target, no finished tar, truth that cannot be used or is of another size, or
             ``out`` holds tables of something else.
     """
-    atlas, known = Atlas.open(url), read_truth(truth) if truth else None
-    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    atlas.require(target, chosen)
-    about = AuditRecord(
-        run=atlas.run.spec_hash, target=target, methods=chosen, truth=known.digest if known is not None else None
-    )
-    objects = Objects(out)
-    claim(objects, ABOUT, about)
+    atlas, objects = Atlas.open(url), Objects(out)
+    about = claimed(atlas, objects, target, methods, truth)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
@@ -70,7 +64,7 @@ def tables(
         records = {
             tar: record for tar, record in records.items() if record.parts == measured_parts(out, atlas.commits[tar])
         }
-        pending = [(tar, truth_of_tar(atlas, tar, known)) for tar in atlas.commits if tar not in records]
+        pending = [(tar, truth_of_tar(atlas, tar, truth)) for tar in atlas.commits if tar not in records]
         for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
             continue
         tars = list(atlas.commits)
@@ -82,6 +76,23 @@ def tables(
             objects.put(f"{name}.parquet", packed(table))
         objects.sweep()
     return found
+
+
+def claimed(
+    atlas: Atlas, objects: Objects, target: Target, methods: Sequence[str], truth: Truths | None
+) -> AuditRecord:
+    """What a folder of tables is made from, which it may not be made from anything else. Nothing is written.
+
+    Raises:
+        UsageError: see ``tables``.
+    """
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    atlas.require(target, chosen)
+    about = AuditRecord(
+        run=atlas.run.spec_hash, target=target, methods=chosen, truth=truth.digest if truth is not None else None
+    )
+    claim(objects, ABOUT, about)
+    return about
 
 
 def truth_of_tar(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:

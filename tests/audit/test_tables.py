@@ -22,7 +22,7 @@ COUNT = 48
 @pytest.fixture(scope="module")
 def out(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
-    tables(atlas.objects.url, str(folder), truth=str(world.truth))
+    tables(atlas.objects.url, str(folder), truth=read_truth(world.truth))
     return folder
 
 
@@ -105,7 +105,7 @@ def test_means_are_those_of_the_rows(
 
 def test_what_is_done_is_not_done_again_and_gives_the_same_bytes(out: Path, atlas: Atlas, world: World) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*.parquet")}
-    tables(atlas.objects.url, str(out), truth=str(world.truth))
+    tables(atlas.objects.url, str(out), truth=read_truth(world.truth))
     for path, (data, changed) in before.items():
         assert path.read_bytes() == data
         assert (path.parent == out) or path.stat().st_mtime_ns == changed

@@ -1,0 +1,105 @@
+"""``vitatlas audit``: what it makes, what it prints, and how it refuses."""
+
+import json
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo.world import World
+from pipeline.label import label
+from pipeline.store import Atlas
+from schemas.policy import Cut, Policy
+
+SMALL = ("--images", 4, "--sanity", 2, "--recompute", 8)
+NAMES = [f"class {index}" for index in range(10)]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
+    vitatlas, atlas: Atlas, world: World, tmp_path: Path, alone: None
+) -> None:
+    pytest.importorskip("h5py")
+    url = shutil.copytree(atlas.objects.url, tmp_path / "atlas")
+    label(str(url), Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu")), ["png"], str(tmp_path / "masks"))
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES))
+    code, printed, said = vitatlas(
+        "audit", url, "--truth", world.truth, "--classes", names, "--export", "virelay,quantus",
+        "--made-of", tmp_path / "masks", *SMALL,
+    )  # fmt: skip
+    assert code == 0
+    assert "faithfulness: 4 images, at most " in said
+    assert "of 10 classes look decided by a shortcut" in printed
+    out = url / "audit" / "label"
+    assert f"report   {out}/report/index.html" in printed
+    assert {"virelay", "quantus", "report", "faithfulness", "sanity"} <= {path.name for path in out.iterdir()}
+    (root,) = re.findall(r"^root     (sha256:\w{64})", printed, re.M)
+    assert vitatlas("audit", "--check", out, "--root", root)[0] == 0
+    code, printed, _ = vitatlas("audit", "--check", out)
+    assert code == 0
+    assert root in printed
+    for word in (str(tmp_path), str(Path.home()), str(Path(__file__).parents[2]), socket.gethostname()):
+        if len(word) > 4:  # a short one may be anywhere
+            told = [path for path in out.rglob("*") if path.is_file() and word.encode() in path.read_bytes()]
+            assert told == [], word
+
+
+def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_path: Path, alone: None) -> None:
+    out = tmp_path / "audit"
+    assert vitatlas("audit", atlas.objects.url, "--out", out, "--methods", "legrad", "--maps-only")[0] == 0
+    (out / "methods.parquet").write_bytes(b"x" + (out / "methods.parquet").read_bytes()[1:])
+    code, printed, said = vitatlas("audit", "--check", out)
+    assert code == 1
+    assert "fault    methods.parquet: its contents have changed since they were published" in printed
+    assert "Traceback" not in said
+    code, printed, _ = vitatlas("audit", "--check", out, "--json")
+    assert (code, len(json.loads(printed)["faults"])) == (1, 1)
+
+
+def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
+    vitatlas, atlas: Atlas, tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.explain.load.load", None)
+    monkeypatch.setattr("pipeline.read.batches", None)
+    code, printed, _ = vitatlas("audit", atlas.objects.url, "--out", tmp_path / "out", "--maps-only", "--json")
+    assert code == 0
+    assert len(json.loads(printed)["suspicious"]) == 10
+    assert not (tmp_path / "out" / "faithfulness").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "name either an atlas to audit, or with --check the folder of an audit"),
+        (["ATLAS", "--check", "ATLAS"], "name either an atlas to audit"),
+        (["ATLAS", "--root", "sha256:0"], "--root is what an audit is checked by; say --check DIR"),
+        (["--check", "ATLAS"], "has no manifest.json, so it was not published; name one of its audits"),
+        (["--check", "nowhere"], "has no manifest.json, so it was not published; name the folder of an audit"),
+        (["ATLAS", "--methods", "lograd"], "has no maps of 'lograd'; it has attention, legrad"),
+        (["ATLAS", "--classes", "two.txt"], "has 10 classes, not the 2 that are named"),
+        (["ATLAS", "--export", "excel"], "there is no export 'excel'; there are virelay, quantus"),
+        (["ATLAS", "--publication", "two.txt"], "two.txt: must be a mapping of name, license, url"),
+        (["ATLAS", "--out", "ATLAS"], "holds an atlas; name another --out"),
+        (["ATLAS", "--truth", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_nothing_is_written(
+    vitatlas, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    before = sorted(Path(atlas.objects.url).rglob("*"))
+    code, printed, said = vitatlas("audit", *(atlas.objects.url if each == "ATLAS" else each for each in arguments))
+    assert (code, printed) == (2, "")
+    assert says in said
+    assert "Traceback" not in said
+    assert sorted(Path(atlas.objects.url).rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["two.txt"]
