@@ -129,14 +129,15 @@ def parsed(entrypoint: str) -> tuple[str, dict[str, Any]]:
 def check_entrypoint(documents: list[Document], folder: Path) -> None:
     """The command exists with all its flags, the ConfigMap's files are what it reads, and its places are mounted."""
     name, given = parsed(job(documents)["spec"]["entrypoint"])
-    spec, policy = specs(documents, folder)
+    policy = specs(documents, folder)[1]
     for value in given.values():
         if isinstance(value, str) and value.startswith("/"):
             assert _mount(documents, value), f"{value}: is on no volume"
             if value.startswith(SPECS):
                 assert (folder / PurePosixPath(value).name).is_file()
     if name == "run":
-        taken = run_spec(given.pop("places"), str(spec), {key: given[key] for key in given if key in _FLAGS})
+        spec = folder / PurePosixPath(given["spec_file"]).name
+        taken = run_spec(given["places"], str(spec), {key: given[key] for key in given if key in _FLAGS})
         assert isinstance(taken, RunSpec)
         methods.resolve(taken.methods)
         at = taken.model.checkpoint

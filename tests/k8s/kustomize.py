@@ -1,6 +1,6 @@
 """The part of kustomize that ``k8s/`` uses, for where there is no kubectl.
 
-Resources and components, files and folders; patches by kind and name: those of RFC 6902, and ``$patch: delete``.
+Resources and components, files and folders; patches of RFC 6902, by kind and name.
 """
 
 import json
@@ -56,9 +56,7 @@ def _read(path: Path) -> list[Document]:
 def _patched(documents: list[Document], target: dict[str, str], patch: Any) -> list[Document]:
     chosen = [document for document in documents if _is(document, target)]
     if isinstance(patch, dict):
-        if patch.get("$patch") != "delete":
-            raise ValueError(f"{target}: only $patch: delete is rendered here")
-        return [document for document in documents if document not in chosen]
+        raise ValueError(f"{target}: only patches of RFC 6902 are rendered here")
     for document in chosen:
         for operation in json.loads(json.dumps(patch)):
             _change(document, operation)

@@ -63,7 +63,6 @@ UNKNOWN_TO_KUBERNETES = {
     "a field that containers do not have": container(lambda it: it.update(securitycontext={})),
     "a field that pods do not have": pod(lambda it: it.update(gracePeriod=1)),
     "a field that labels do not have": lambda documents: checks.job(documents)["metadata"].update(label={}),
-    "a field that a claim does not have": other("PersistentVolumeClaim", lambda it: it["spec"].update(accessMode=[])),
     "a field that a policy does not have": other("NetworkPolicy", lambda it: it["spec"].update(inbound=[])),
     "a field that an account does not have": other("ServiceAccount", lambda it: it.update(automountToken=False)),
     "a value of a ConfigMap that is no text": other("ConfigMap", lambda it: it["data"].update(number=1)),
