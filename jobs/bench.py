@@ -18,7 +18,14 @@ from schemas.run import ModelSpec, Precision, RunSpec
 @click.option("--classes", type=click.IntRange(1), metavar="N", help="Of the classifier. Default: the model's own.")
 @click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.")
 @click.option(
-    "--batch", type=click.IntRange(1, 4096), default=32, show_default=True, metavar="N", help="Images a forward."
+    "--batch-size",
+    "--batch",
+    "batch",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Images a forward.",
 )
 @click.option(
     "--precision",

@@ -50,20 +50,22 @@ def show_estimate(
         needed = actors_for(expected[-1], deadline)
         if needed is None:
             raise UsageError(
-                f"--deadline is {deadline / 3600:.2g} h, and one tar takes {expected[-1].tar_seconds / 3600:.2g} h; "
+                f"--deadline is {_time(deadline)}, and one tar takes {_time(expected[-1].tar_seconds)}; "
                 "a tar is not divided: make smaller ones, or wait longer"
             )
-        click.echo(f"needed   {needed} × {device} to be done within {deadline / 3600:,.2f} h")
+        click.echo(f"needed   {needed} × {device} to be done within {_time(deadline)}")
         actors = actors or needed
     actors = actors or 1
     expected = [estimate(run, pilot, actors, share) for share in shares]
     first = expected[0]
     show.table(
-        f"hours of one {what}, by stage; decode is of one core",
-        ["stage", *(("least", "most") if len(shares) > 1 else ("hours",))],
-        [[stage, *(f"{each.seconds[stage] / 3600:,.4f}" for each in expected)] for stage in first.seconds],
+        f"time of one {what}, by stage; decode is of one core",
+        ["stage", *(("least", "most") if len(shares) > 1 else ("time",))],
+        [[stage, *(_time(each.seconds[stage]) for each in expected)] for stage in first.seconds],
     )
-    click.echo(f"hours    {_range([each.hours for each in expected])} on {actors} × {device}, once all have started")
+    click.echo(
+        f"time     {_range([_time(3600 * each.hours) for each in expected])} on {actors} × {device}, once all have started"
+    )
     if first.decode_processes:
         enough = f"; {first.enough_processes} processes a GPU would do (--decode-processes)"
         slow = first.limit == "decoding"
@@ -75,12 +77,20 @@ def show_estimate(
         click.echo(f"limit    {'decoding' if first.limit == 'decoding' else 'the network'}, on the same core")
     click.echo(f"atlas    about {show.size(first.bytes)} in {first.objects:,} objects")
     if price is not None:
-        costs = [each.hours * actors * price for each in expected]
+        costs = [f"{each.hours * actors * price:,.2f}" for each in expected]
         click.echo(f"cost     {_range(costs)} at {price:.2f} per {what} hour")
     if len(shares) > 1:
         click.echo("         the second target is computed only where the prediction is not the label")
 
 
-def _range(amounts: list[float]) -> str:
+def _range(amounts: list[str]) -> str:
     """An amount, or the least and the most of it."""
-    return " to ".join(dict.fromkeys(f"{amount:,.2f}" for amount in amounts))
+    return " to ".join(dict.fromkeys(amounts))
+
+
+def _time(seconds: float) -> str:
+    """In hours, or below a tenth of one in minutes, or below a tenth of one of these in seconds."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length / 10:
+            return f"{seconds / length:,.2f} {unit}"
+    return f"{seconds:.2g} s"

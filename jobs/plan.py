@@ -119,7 +119,7 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
         differing.append("reading and writing were not measured")
     if differing:
         again = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
-        again += ["--batch", str(spec.batch_size), "--precision", spec.precision, "--out", file]
+        again += ["--batch-size", str(spec.batch_size), "--precision", spec.precision, "--out", file]
         raise UsageError(
             f"{file}: measures something else: {'; '.join(differing)}; "
             f"measure this run with: vitatlas bench {shlex.join(again)}"

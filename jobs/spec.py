@@ -35,7 +35,9 @@ def spec_options(function: F) -> F:
         click.option(
             "--geometry", type=click.Choice(["squash", "crop"]), help="Whole image (default), or timm's crop."
         ),
-        click.option("--batch-size", type=int, metavar="N", help="Images a forward. Default 32."),
+        click.option(
+            "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images a forward. Default 32."
+        ),
         click.option("--seed", type=int, metavar="N", help="Of methods that draw at random. Default 0."),
         click.option(
             "--precision",

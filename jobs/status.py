@@ -33,7 +33,8 @@ from schemas.text import printable
 def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
     """Say how far a run is, which samples have no maps, which tars could not be done, and why.
 
-    With --watch it ends when all is done (exit code 0), or when a run has ended without some tars (1).
+    With --watch it ends when all is done (exit code 0), or when a run has ended without some tars (1); stopped
+    (Ctrl-C, SIGTERM) with 75, and the run goes on.
 
     \b
     Examples:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline.files import patiently
 from pipeline.run.watch import Standing, Watch
-from schemas.errors import RunFailed
+from schemas.errors import RunFailed, StoppedEarly
 from schemas.text import printable
 
 
@@ -22,7 +22,19 @@ def watch(url: str, interval: float) -> None:
     Raises:
         UsageError: there is no atlas.
         RunFailed: the run has ended, and some tars could not be done.
+        StoppedEarly: Ctrl-C or SIGTERM. The run is not touched by it.
     """
+    try:
+        standing = _last(url, interval)
+    except KeyboardInterrupt:
+        raise StoppedEarly(f"{url}: no longer watching; what is at work there goes on") from None
+    if not standing.complete:
+        aside = sum(standing.aside.values())
+        raise RunFailed(f"{aside} of {standing.tars} tars could not be done; vitatlas status {url} says why")
+
+
+def _last(url: str, interval: float) -> Standing:
+    """Show a run until it is over, and hand back how it ended."""
     watched, console = Watch(url), Console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -32,11 +44,8 @@ def watch(url: str, interval: float) -> None:
             else:
                 click.echo(printable(line(standing)))
             if standing.over:
-                break
+                return standing
             time.sleep(interval)
-    if not standing.complete:
-        aside = sum(standing.aside.values())
-        raise RunFailed(f"{aside} of {standing.tars} tars could not be done; vitatlas status {url} says why")
 
 
 def line(standing: Standing) -> str:
@@ -62,12 +71,13 @@ def picture(url: str, standing: Standing) -> Group:
 
 def _figures(standing: Standing) -> dict[str, str]:
     left = None if standing.left is None else str(timedelta(seconds=round(standing.left)))
+    nobody = "none, no run is at work" if standing.begun else "none: planned, but not begun"
     return {
         "tars": f"{standing.done:,} of {standing.tars:,}",
-        "running": f"{len(standing.at_work):,}" if standing.alive else "none, no run is at work",
+        "running": f"{len(standing.at_work):,}" if standing.alive else nobody,
         "failed": f"{sum(standing.aside.values()):,}",
         "images": f"{standing.images_done:,} of {standing.images:,}",
         "images/s": "–" if standing.rate is None else f"{standing.rate:,.1f}",
         "left": left or "–",
-        "GPU idle": "–" if standing.idle is None else f"{standing.idle:.0%}",
+        "network idle": "–" if standing.idle is None else f"{standing.idle:.0%}",
     }

@@ -29,10 +29,11 @@ class Unit(NamedTuple):
     """What is kept of a commit. There may be very many.
 
     Attributes:
-        finished: in seconds since 1970, of the clock of its host.
+        begun, finished: in seconds since 1970, of the clock of its host.
         idle, total: seconds of the actor.
     """
 
+    begun: float
     finished: float
     rows: int
     statuses: dict[str, int]
@@ -44,7 +45,8 @@ class Unit(NamedTuple):
         """The part that is kept."""
         idle = sum(commit.seconds.get(stage, 0.0) for stage in _IDLE)
         finished = datetime.fromisoformat(commit.finished).timestamp()
-        return cls(finished, commit.rows, commit.statuses, idle, commit.seconds.get("total", 0.0))
+        total = commit.seconds.get("total", 0.0)
+        return cls(finished - total, finished, commit.rows, commit.statuses, idle, total)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Standing:
     left: float | None
     idle: float | None
     alive: bool
+
+    @property
+    def begun(self) -> bool:
+        """A run is at work, or there is something that one left."""
+        return self.alive or bool(self.done or self.aside)
 
     @property
     def complete(self) -> bool:
@@ -121,7 +128,7 @@ class Watch:
         for unit in self._units.values():
             statuses.update(unit.statuses)
         of_this_run = [unit for unit in self._units.values() if since is not None and unit.finished >= since]
-        rate = speed(of_this_run, since) if since is not None else None
+        rate = speed(of_this_run)
         waiting = sum(s.samples for s in run.shards if s.tar not in self._units and s.tar not in aside)
         return Standing(
             tars=len(run.shards),
@@ -152,14 +159,12 @@ class Watch:
         return lease, now - self._heard[1] < LAPSE
 
 
-def speed(units: Collection[Unit], since: float) -> float | None:
-    """Images a second of the latest tars of a run that began at ``since``; None where none is done."""
+def speed(units: Collection[Unit]) -> float | None:
+    """Images a second of the latest tars of a run, without its start-up; None where none is done."""
     latest = sorted(units, key=lambda unit: unit.finished)[-_RECENT - 1 :]
     if not latest:
         return None
-    begun = since
-    if len(latest) > _RECENT:
-        begun = latest.pop(0).finished
+    begun = latest.pop(0).finished if len(latest) > _RECENT else min(unit.begun for unit in latest)
     return sum(unit.rows for unit in latest) / max(1.0, latest[-1].finished - begun)
 
 

@@ -142,7 +142,7 @@ def test_a_plan_says_hours_limit_and_cost(plan) -> None:
     code, text, _ = plan(BENCH, "--targets", "label", "--gpus", 2, "--price", 3)
     assert code == 0
     # 16 images of 800 s to decode in four processes are 3200 s, and three times 200 s to write: two rounds of 1267 s.
-    assert "hours    0.70 on 2 × NVIDIA H200, once all have started" in text
+    assert "time     0.70 h on 2 × NVIDIA H200, once all have started" in text
     assert "limit    decoding, with 4 decoding processes a GPU; 8 processes a GPU would do" in text
     assert "cost     4.22 at 3.00 per GPU hour" in text
     assert "maps     32, at most 6.7 kB" in text
@@ -153,17 +153,31 @@ def test_a_plan_says_hours_limit_and_cost(plan) -> None:
 def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
     code, text, _ = plan(BENCH.model_copy(update={"pilot": BENCH.pilot.model_copy(update={"decode_seconds": 1})}))
     assert code == 0
-    assert "hours    0.61 to 1.06 on 1 × NVIDIA H200" in text
+    assert "time     0.61 h to 1.06 h on 1 × NVIDIA H200" in text
     assert "limit    the GPU, with 4 decoding processes a GPU\n" in text
     assert "computed only where the prediction is not the label" in text
     assert "\ncost" not in text
+
+
+@pytest.mark.parametrize(
+    ("factor", "time"), [(1, "0.70 h"), (1 / 60, "0.70 min"), (1 / 600, "4.2 s"), (1e-5, "0.025 s"), (100, "70.37 h")]
+)
+def test_a_time_is_said_in_a_unit_that_fits_it(plan, factor: float, time: str) -> None:
+    pilot = BENCH.pilot.model_copy(
+        update={
+            "seconds": {stage: factor * took for stage, took in BENCH.pilot.seconds.items()},
+            "decode_seconds": factor * BENCH.pilot.decode_seconds,
+        }
+    )
+    text = plan(BENCH.model_copy(update={"pilot": pilot}), "--targets", "label", "--gpus", 2)[1]
+    assert f"time     {time} on 2" in text
 
 
 def test_a_deadline_says_how_many_gpus_it_needs(plan) -> None:
     code, text, _ = plan(BENCH, "--targets", "label", "--deadline", "45m", "--price", 3)
     assert code == 0
     assert "needed   2 × NVIDIA H200 to be done within 0.75 h" in text
-    assert "hours    0.70 on 2 × NVIDIA H200" in text
+    assert "time     0.70 h on 2 × NVIDIA H200" in text
 
 
 @pytest.mark.parametrize(
@@ -194,9 +208,17 @@ def test_a_bench_of_something_else_is_refused_before_anything_is_written(plan, t
     code, out, err = plan(BENCH.model_copy(update=change))
     assert (code, out) == (2, "")
     assert f"measures something else: {says}; measure this run with: " in err
-    again = "vitatlas bench --model test_vit --classes 10 --methods attention,legrad --batch 4 --precision full --out"
+    again = (
+        "vitatlas bench --model test_vit --classes 10 --methods attention,legrad --batch-size 4 --precision full --out"
+    )
     assert f"{again} {tmp_path}/bench.json" in err
     assert not (tmp_path / "atlas").exists()
+
+
+@pytest.mark.parametrize("name", ["--batch-size", "--batch"])
+def test_plan_and_bench_name_the_batch_alike(plan, vitatlas, name: str) -> None:
+    assert "batch is 4, not 5" in plan(BENCH, name, 5)[2]
+    assert "4097 is not in the range" in vitatlas("bench", *SMALL, name, 4097)[2]
 
 
 def test_the_command_that_a_refusal_names_makes_the_bench_fit(plan, vitatlas, tmp_path: Path) -> None:

@@ -16,16 +16,16 @@ from schemas.run import LeaseRecord, RunSpec
 
 
 def unit(finished: float, rows: int = 10, idle: float = 1.0) -> Unit:
-    return Unit(finished, rows, {"ok": rows}, idle, 4.0)
+    return Unit(finished - 5, finished, rows, {"ok": rows}, idle, 4.0)
 
 
 def test_speed_is_that_of_the_latest_tars(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert speed([], 100) is None
-    assert speed([unit(110), unit(105)], 100) == 2
-    assert speed([unit(100)], 100) == 10  # stamps are of whole seconds
+    assert speed([]) is None
+    assert speed([unit(110), unit(105)]) == 2  # since 100, when the first of them began: start-up does not count
+    assert speed([unit(100)._replace(begun=99.9)]) == 10  # stamps are of whole seconds
     monkeypatch.setattr(watch, "_RECENT", 2)
-    assert speed([unit(104), unit(1004), unit(1008)], 100) == pytest.approx(20 / 904)
-    assert speed([unit(1004), unit(1000), unit(1008)], 100) == pytest.approx(20 / 8)
+    assert speed([unit(104), unit(1004), unit(1008)]) == pytest.approx(20 / 904)
+    assert speed([unit(1004), unit(1000), unit(1008)]) == pytest.approx(20 / 8)
 
 
 def test_idle_is_the_time_in_which_networks_waited() -> None:
@@ -107,6 +107,22 @@ def test_watching_ends_with_the_run_one_line_a_look(vitatlas, finished: Path) ->
     assert text.startswith("tars 3 of 3, running none, no run is at work, failed 0, images 16 of 16, images/s –")
     assert len(text.splitlines()) == 1
     assert vitatlas("status", finished, "--watch", "--json")[0] == 2
+
+
+def test_who_stops_watching_is_not_told_that_the_run_has_stopped(
+    vitatlas, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.watch.time.sleep", interrupted)
+    plan(spec, str(tmp_path / "atlas"))
+    code, text, err = vitatlas("status", tmp_path / "atlas", "--watch")
+    assert code == 75
+    assert "running none: planned, but not begun" in text
+    assert "network idle –" in text
+    assert "no longer watching" in err
+    assert "stopped early" not in err
 
 
 def test_a_run_that_set_tars_aside_ends_with_one_and_the_reasons(vitatlas, spec: RunSpec, tmp_path: Path) -> None:
