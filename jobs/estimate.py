@@ -63,9 +63,8 @@ def show_estimate(
         ["stage", *(("least", "most") if len(shares) > 1 else ("time",))],
         [[stage, *(_time(each.seconds[stage]) for each in expected)] for stage in first.seconds],
     )
-    click.echo(
-        f"time     {_range([_time(3600 * each.hours) for each in expected])} on {actors} × {device}, once all have started"
-    )
+    times = [_time(3600 * each.hours) for each in expected]
+    click.echo(f"time     {_range(times)} on {actors} × {device}, once all have started")
     if first.decode_processes:
         enough = f"; {first.enough_processes} processes a GPU would do (--decode-processes)"
         slow = first.limit == "decoding"

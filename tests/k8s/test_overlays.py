@@ -1,5 +1,6 @@
 """Every overlay: it renders, it is valid, and what it says is true of this package."""
 
+import re
 import shutil
 from itertools import permutations
 from pathlib import Path
@@ -38,6 +39,21 @@ def test_the_entrypoint_is_a_command_that_exists_and_finds_its_files(overlay: li
 )
 def test_overlay_holds(overlay: list[Document], check) -> None:
     check(overlay)
+
+
+README = (checks.K8S / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", checks.OVERLAYS)
+def test_the_page_names_every_overlay_and_its_job(name: str) -> None:
+    job = checks.job(render(checks.K8S / "overlays" / name))["metadata"]["name"]
+    assert f"\n| `{name}` | `{job}` |" in README
+
+
+def test_what_the_page_applies_is_there() -> None:
+    places = re.findall(r"kubectl apply -[kf] (k8s/[\w/.-]+)", README)
+    assert len(places) >= 4
+    assert all((checks.ROOT / place).exists() for place in places)
 
 
 def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
