@@ -1,8 +1,10 @@
 """``vitatlas audit``."""
 
+import re
 from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from jobs import show
 from jobs.names import class_names, listed
@@ -48,7 +50,9 @@ _SHOWN = 10
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_context
 def command(
+    context: click.Context,
     atlas: str | None,
     out: str | None,
     folder: str | None,
@@ -85,9 +89,14 @@ def command(
     """
     if (atlas is None) == (folder is None):
         raise UsageError("name either an atlas to audit, or with --check the folder of an audit that is to be verified")
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if folder is not None:
+        if beside := given - {"folder", "root", "json_"}:
+            raise UsageError(f"--check stands alone, or with --root and --json; leave out {', '.join(sorted(beside))}")
         _check(folder, root, json_)
         return
+    if maps_only and (beside := given & {"images", "sanity", "recompute"}):
+        raise UsageError(f"--maps-only asks nothing of the network; leave out {', '.join(sorted(beside))}, or itself")
     if root is not None:
         raise UsageError("--root is what an audit is checked by; say --check DIR")
     from pipeline.audit.make import Extent, audit
@@ -151,6 +160,8 @@ def command(
 
 
 def _check(folder: str, root: str | None, json_: bool) -> None:
+    if root is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", root):
+        raise UsageError(f"--root {root}: is no root; one is sha256: and 64 digits from 0 to f")
     from pipeline.audit.manifest import stated_root
     from pipeline.audit.recheck import recheck
 

@@ -305,7 +305,7 @@ class PublicationRecord(Record):
 
     name: str = ""
     license: str = "unknown"
-    url: str = ""
+    url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     creator: str = "unknown"
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
 

@@ -39,11 +39,11 @@ def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa
         RunFailed: a commit of the atlas cannot be read.
     """
     atlas = Atlas.open(url)
-    products = _products(atlas, further, out)
+    made = products(atlas, further, out)
     rows: list[dict[str, Any]] = []
     for tar, commit in atlas.commits.items():
         rows.append(_row(atlas.objects, MAPS, commit, atlas.run.spec_hash, _pictures(atlas, tar)))
-        for name, objects in products.items():
+        for name, objects in made.items():
             part = _part(objects, tar)
             if isinstance(part, PartRecord):
                 rows.append(_row(objects, name, part, part.maker, part.parent))
@@ -62,14 +62,18 @@ def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> lis
     atlas = Atlas.open(url)
     return [
         f"{name}: {fault}"
-        for name, objects in _products(atlas, further, out).items()
+        for name, objects in products(atlas, further, out).items()
         for tar in atlas.commits
         for fault in _faults(atlas, objects, tar)
     ]
 
 
-def _products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, Objects]:
-    """All that was made of an atlas, by name: a path in the atlas, ``audit`` and below, or ``elsewhere`` and below."""
+def products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, Objects]:
+    """All that was made of an atlas, by name: a path in the atlas, ``audit`` and below, or ``elsewhere`` and below.
+
+    Raises:
+        UsageError: something further is no product of this atlas.
+    """
     found = {}
     for folder in (LABELS, SCORES):
         for name in atlas.objects.list(folder):
@@ -85,8 +89,11 @@ def _products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str
         if name in found:
             raise UsageError(f"{url}: has the same name as another folder that was made of it; rename one of them")
         found[name] = Objects(url)
-        if not found[name].list(COMMITS):
+        tars = {each.removesuffix(".json") for each in found[name].list(COMMITS)}
+        if not tars:
             raise UsageError(f"{url}: has no {COMMITS} of tars; name a folder of labels, scores or audit tables")
+        if tars.isdisjoint(atlas.commits):
+            raise UsageError(f"{url}: has nothing of the tars of {atlas.objects.url}; name what was made of this atlas")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import pyarrow as pa
 
@@ -11,13 +12,13 @@ from pipeline.audit.croissant import CROISSANT, croissant
 from pipeline.audit.environment import environment
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.make import export
-from pipeline.audit.lineage import breaks, lineage
+from pipeline.audit.lineage import breaks, lineage, products
 from pipeline.audit.manifest import publish
 from pipeline.audit.ranking import suspicious
 from pipeline.audit.report import report
 from pipeline.audit.reproduce import reproduced
 from pipeline.audit.shortcuts import shortcuts
-from pipeline.audit.tables import claimed, tables
+from pipeline.audit.tables import ABOUT, claimed, tables
 from pipeline.files import refuse_commands
 from pipeline.run.crew import Device
 from pipeline.store import Atlas, Lease, Objects
@@ -26,7 +27,7 @@ from pipeline.truth import read_truth
 from schemas.audit import UNSAID, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.faith import Kind
-from schemas.layout import AUDIT
+from schemas.layout import AUDIT, LEASE
 from schemas.run import Target
 
 
@@ -110,6 +111,8 @@ def audit(
         EXPORTERS[name].require()
     atlas, objects, known = Atlas.open(url), Objects(out), read_truth(truth) if truth else None
     claimed(atlas, objects, target, methods, known)
+    _refuse_others(objects, extent)
+    products(atlas, further, None)
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if extent.images or extent.sanity or extent.recompute or extent.pictures:
@@ -146,3 +149,19 @@ def audit(
         objects.put(CARD, card(url, out, publication, extent.pictures))
         objects.put(CROISSANT, croissant(url, out, publication))
     return Audited(publish(out), found["suspicious"])
+
+
+def _refuse_others(objects: Objects, extent: Extent) -> None:
+    """Nothing is published that this audit does not make.
+
+    Raises:
+        UsageError: the folder holds something else, or an export that is not made again.
+    """
+    for kind in EXPORTERS:
+        if kind not in extent.exports and objects.exists(f"{kind}/{ABOUT}"):
+            raise UsageError(f"{objects.url}: holds an export to {kind}; say --export {kind} as well, or remove it")
+    if not objects.exists(ABOUT):
+        began = (*get_args(Kind), LEASE)  # what a call that was stopped early may have left
+        for name, _ in objects.walk():
+            if name.partition("/")[0] not in began:
+                raise UsageError(f"{objects.url}: holds {name}, which is of no audit; name an empty folder with --out")

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipeline.audit.contents import plain
 from pipeline.audit.croissant import CROISSANT
+from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.lineage import MAPS
 from pipeline.audit.manifest import check
 from pipeline.audit.readable import Unreadable, bytes_of, table_of
@@ -90,7 +91,7 @@ def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
 
 def _commits(objects: Objects) -> Iterator[str]:
     """Parts are what their records say."""
-    for folder in _FOLDERS:
+    for folder in (*_FOLDERS, *(f"{kind}/" for kind in EXPORTERS)):
         for _, part in _records(objects, folder):
             for each in part.objects:
                 name = f"{folder}{each.path}"
@@ -142,20 +143,20 @@ def _makers(objects: Objects) -> Iterator[str]:
     """Parts were made by what the folder says that it was made by."""
     for folder, kind in _FOLDERS.items():
         name = f"{folder}{ABOUT}"
-        if objects.exists(name):
-            try:
-                maker = kind.read(bytes_of(objects, name), name).digest()
-            except UsageError as error:
-                raise Unreadable(f"{error}") from None
-            for _, part in _records(objects, folder):
-                if part.maker != maker:
-                    yield f"{folder}{commit_object(part.tar)}: was made by something else than {name} says"
+        records = [part for _, part in _records(objects, folder)]
+        if not records and not objects.exists(name):
+            continue
+        try:
+            maker = kind.read(bytes_of(objects, name), name).digest()
+        except UsageError as error:
+            raise Unreadable(f"{error}") from None
+        for part in records:
+            if part.maker != maker:
+                yield f"{folder}{commit_object(part.tar)}: was made by something else than {name} says"
 
 
 def _croissant(objects: Objects) -> Iterator[str]:
     """Hashes are those of the files, and fields are columns of the tables."""
-    if not objects.exists(CROISSANT):
-        return
     try:
         described = json.loads(bytes_of(objects, CROISSANT))
         files = [(each["contentUrl"], each["sha256"]) for each in described["distribution"] if "sha256" in each]

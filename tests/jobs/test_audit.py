@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.audit.manifest import publish
+from pipeline.audit.recheck import recheck
 from pipeline.demo.world import World
 from pipeline.label import label
 from pipeline.store import Atlas
@@ -52,6 +54,21 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
             assert told == [], word
 
 
+def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atlas, tmp_path: Path, alone: None) -> None:
+    audit = ("audit", atlas.objects.url, "--out", tmp_path / "out", "--methods", "legrad", "--maps-only")
+    assert vitatlas(*audit, "--export", "quantus")[0] == 0
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    code, _, said = vitatlas(*audit)
+    assert code == 2
+    assert "holds an export to quantus; say --export quantus as well, or remove it" in said
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+    part = next((tmp_path / "out" / "quantus" / "tars").rglob("legrad.npy"))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    publish(str(tmp_path / "out"))  # by who can write to the folder
+    (fault,) = recheck(str(tmp_path / "out"))
+    assert fault.startswith(f"{part.relative_to(tmp_path / 'out')}: is not what quantus/commits/")
+
+
 def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_path: Path, alone: None) -> None:
     out = tmp_path / "audit"
     assert vitatlas("audit", atlas.objects.url, "--out", out, "--methods", "legrad", "--maps-only")[0] == 0
@@ -89,6 +106,11 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
         (["ATLAS", "--publication", "two.txt"], "two.txt: must be a mapping of name, license, url"),
         (["ATLAS", "--out", "ATLAS"], "holds an atlas; name another --out"),
         (["ATLAS", "--truth", "nowhere"], "nowhere"),
+        (["ATLAS", "--out", "."], "holds two.txt, which is of no audit; name an empty folder"),
+        (["ATLAS", "--maps-only", "--images", "5"], "--maps-only asks nothing of the network; leave out images"),
+        (["--check", "nowhere", "--export", "virelay"], "--check stands alone"),
+        (["--check", "nowhere", "--root", "x"], "--root x: is no root"),
+        (["ATLAS", "--made-of", "nowhere"], "has no commits of tars"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(
