@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audit.report.pack import base64_of, stretched
+from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import Audited
 from schemas.audit import NUMBERS
 
@@ -29,7 +30,7 @@ def classes(audited: Audited, methods: Sequence[str], grid: tuple[int, int]) -> 
 
     ``images``, ``correct`` (share, null where no label is known), and for each method of the report, by its place:
     ``images``, ``degenerate``, ``numbers``; where it has maps that say something also ``mean`` (map), what
-    ``schemas.audit.SHORTCUTS`` says, and ``clusters``, each with ``maps``, ``central`` (row), ``share``, ``prototype``.
+    ``schemas.audit.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``, ``central`` (row), ``share``, ``prototype``.
     Maps are uint8 [h, w], from their least to their largest value, as base64.
     """
     tables = audited.methods, audited.shortcuts, audited.clusters
@@ -74,7 +75,7 @@ def _of_method(row: Row, sign: Row | None, clusters: list[Row], grid: tuple[int,
     if sign is None or not clusters:
         return told
     return told | {
-        "sign": {name: sign[name] for name in _SIGNS},
+        "sign": {name: sign[name] for name in _SIGNS} | {"where": in_words(sign["y"], sign["x"], grid)},
         "mean": packed_map(mean_map(clusters, grid), grid),
         "clusters": [
             {name: each[name] for name in ("maps", "central", "share")}

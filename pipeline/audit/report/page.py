@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.audit.locked import ALARM
 from pipeline.audit.report.charts import dots, ranks
 from pipeline.audit.report.classes import packed_map
+from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import Audited
 from pipeline.audit.report.scores import groups, ordered, rows_of
 from pipeline.audit.report.shards import Columns
@@ -63,6 +64,7 @@ def page(
     environment.filters |= {"told": told, "heat": heat}
     environment.tests["control"] = is_control
     environment.globals["pair"] = lambda one, other: frozenset((one, other))
+    environment.globals["where"] = lambda sign: in_words(sign["y"], sign["x"], atlas.run.model.grid)
     environment.globals["class_name"] = lambda index: names[index] if names else f"class {index}"
     kinds = groups(audited)
     order = ordered(methods, kinds)

@@ -221,7 +221,7 @@ def test_the_detail_dialog_works_by_keyboard(visit: Open) -> None:
     page.locator("#cards .key").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#detail-title")).to_have_text(names[0])
-    expect(page.locator("#detail-maps figure")).to_have_count(len(METHODS))
+    expect(page.locator("#detail-maps figure")).to_have_count(1 + len(METHODS))  # and the picture
     page.keyboard.press("ArrowRight")
     expect(page.locator("#detail-title")).to_have_text(names[1])
     page.keyboard.press("ArrowRight")
@@ -232,6 +232,23 @@ def test_the_detail_dialog_works_by_keyboard(visit: Open) -> None:
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_be_hidden()
     expect(page.locator("#cards .key").nth(1)).to_be_focused()
+
+
+@pytest.mark.parametrize("view", ["overview", f"class&id={SHORTCUT_CLASS}"])
+def test_a_suspicious_place_is_seen_without_a_map_and_a_click_opens_the_image(visit: Open, view: str) -> None:
+    page = visit(f"#view={view}")
+    buttons = page.locator(".view:not([hidden]) button.open")
+    with_map, without = buttons.nth(0), buttons.nth(1)
+    settled(page)
+    drawn = [each.locator("canvas").evaluate("(each) => each.toDataURL()") for each in (with_map, without)]
+    assert drawn[0] != drawn[1]
+    row = without.get_attribute("data-row")
+    assert row == with_map.get_attribute("data-row")
+    without.click()
+    expect(page.locator("dialog")).to_have_attribute("data-row", row)
+    expect(page.locator("#detail-maps figcaption").first).to_have_text("picture")
+    page.keyboard.press("Escape")
+    expect(without).to_be_focused()
 
 
 def test_every_control_is_reached_by_the_tabulator_with_a_visible_focus(visit: Open) -> None:

@@ -5,6 +5,7 @@ from report_world import METHODS, Reported
 
 from pipeline.audit.report.charts import COLUMN, ROW, WIDTH, dots, ranks
 from pipeline.audit.report.page import heat, told
+from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import read_audit
 from pipeline.audit.report.scores import Group, Score, Value, groups, ordered, rows_of
 
@@ -72,3 +73,17 @@ def test_a_cell_says_a_value_plainly(value: object, text: str) -> None:
 @pytest.mark.parametrize(("value", "shade"), [(1.0, "p10"), (0.04, "p0"), (-0.26, "n3"), (None, "none")])
 def test_a_correlation_has_its_shade(value: float | None, shade: str) -> None:
     assert heat(value) == shade
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "words"),
+    [
+        (7, 0, "lower left corner (row 7, column 0 of 8 × 16)"),
+        (0, 15, "upper right corner (row 0, column 15 of 8 × 16)"),
+        (4, 1, "left edge (row 4, column 1 of 8 × 16)"),
+        (1, 8, "upper edge (row 1, column 8 of 8 × 16)"),
+        (3, 8, "middle (row 3, column 8 of 8 × 16)"),
+    ],
+)
+def test_a_place_is_said_in_words(y: int, x: int, words: str) -> None:
+    assert in_words(y, x, (8, 16)) == words

@@ -11,8 +11,9 @@
     if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
     if (sign?.alarm) caption.append(" ", atlas.element("span", { class: "tag alarm" }, "alarm"));
     const text = sign ? `rank ${sign.rank}, excess ${atlas.told(sign.locked, 2)}` : "maps say nothing";
-    caption.append(atlas.element("br"), atlas.element("small", {}, text));
-    const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}`);
+    caption.append(atlas.element("br"), atlas.element("small", {}, `${text}${sign?.alarm ? `, ${sign.where}` : ""}`));
+    const marked = sign?.alarm ? `; marked: ${sign.where}` : "";
+    const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}${marked}`);
     const cell = sign?.alarm ? [sign.y, sign.x] : null;
     atlas.paint(canvas, { map: sign ? atlas.bytes(mean) : null, cell, look: atlas.plain });
     const pressed = String(name === state.method);
@@ -33,13 +34,21 @@
     const found = atlas.element("figure", {}, prototype);
     const image = atlas.place(each.central);
     if (image >= 0) {
-      const central = atlas.canvas(`Image in the middle of cluster ${number + 1}: ${atlas.images.keys[image]}`);
-      const target = atlas.targetNumber(atlas.about.target);
-      atlas.paintImage(central, image, method, target, atlas.look(state)).catch(atlas.trouble);
-      const attributes = { type: "button", class: "key", "data-row": each.central };
-      const key = atlas.element("button", attributes, atlas.images.keys[image]);
-      key.addEventListener("click", () => atlas.go({ row: each.central }));
-      found.append(central, atlas.element("figcaption", {}, text, atlas.element("br"), key));
+      const { pictures, target } = atlas.about;
+      const opens = (attributes, content) => {
+        const button = atlas.element("button", { type: "button", "data-row": each.central, ...attributes }, content);
+        button.addEventListener("click", () => atlas.go({ row: each.central }));
+        return button;
+      };
+      const central = (label, look, cell) => {
+        const canvas = atlas.canvas(label);
+        atlas.paintImage(canvas, image, method, atlas.targetNumber(target), look, cell).catch(atlas.trouble);
+        return opens({ class: "open", "aria-label": `Open the ${label} of cluster ${number + 1}` }, canvas);
+      };
+      found.append(central(`central ${pictures ? "image" : "map"}`, atlas.look(state), null));
+      if (pictures) found.append(central("central image, here without a map,", atlas.pictureOnly, cell));
+      const key = opens({ class: "key" }, atlas.images.keys[image]);
+      found.append(atlas.element("figcaption", {}, text, atlas.element("br"), key));
     } else found.append(atlas.element("figcaption", {}, text));
     return found;
   }

@@ -23,7 +23,12 @@
       const says = atlas.element("p", { class: "says" });
       return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, says);
     });
-    by("detail-maps").replaceChildren(...figures);
+    const tiles = [...figures];
+    if (atlas.about.pictures) {
+      const caption = atlas.element("figcaption", {}, "picture");
+      tiles.unshift(atlas.element("figure", { id: "detail-picture" }, atlas.canvas(`${key} without a map`), caption));
+    }
+    by("detail-maps").replaceChildren(...tiles);
   }
 
   atlas.numbersTable = (table, caption, head, rows) => {
@@ -46,6 +51,7 @@
     const picture = await atlas.picture(shard, place);
     if (mine !== turn) return;
     const kind = atlas.targetNumber(state.target);
+    if (picture) atlas.paint(by("detail-picture").firstChild, { picture, look: atlas.pictureOnly });
     methods.forEach((_, method) => {
       const [canvas, , says] = figures[method].children;
       atlas.paint(canvas, { picture, map: shard.map(place, kind, method), look: atlas.look(state) });
@@ -99,7 +105,10 @@
   dialog.addEventListener("close", () => {
     const { row } = dialog.dataset;
     if (image >= 0) atlas.go({ row: -1 });
-    document.querySelector(`.key[data-row="${CSS.escape(row)}"]`)?.focus();
+    // What opened it has the focus again; after a walk through the neighbours it is the image that was seen last.
+    if (document.activeElement.dataset.row !== row) {
+      document.querySelector(`.view:not([hidden]) button[data-row="${CSS.escape(row)}"]`)?.focus();
+    }
   });
   document.addEventListener("keydown", (event) => {
     if (!dialog.open || event.target.matches("input, select, [role=region]")) return; // arrows move these

@@ -76,11 +76,13 @@
     }
   }
 
-  function mark(context, cell, width, height) {
+  // On a plain picture a thin frame around the cell, that hides nothing of it.
+  function mark(context, cell, width, height, thin) {
     const [rows, columns] = atlas.about.grid;
     const [high, wide] = [height / rows, width / columns];
-    const box = [cell[1] * wide + 1.5, cell[0] * high + 1.5, wide - 3, high - 3];
-    for (const [colour, line] of [["#000", 5], ["#fff", 2.5]]) {
+    const inset = thin ? -1 : 1.5;
+    const box = [cell[1] * wide + inset, cell[0] * high + inset, wide - 2 * inset, high - 2 * inset];
+    for (const [colour, line] of [["#000", thin ? 3 : 5], ["#fff", thin ? 1.5 : 2.5]]) {
       context.strokeStyle = colour;
       context.lineWidth = line;
       context.strokeRect(...box);
@@ -99,12 +101,13 @@
       scratch.getContext("2d").putImageData(overlay(map, width, height, look), 0, 0);
       context.drawImage(scratch, 0, 0);
     }
-    if (cell) mark(context, cell, width, height);
+    if (cell) mark(context, cell, width, height, look.show === "picture");
     canvas.dataset.drawn = "";
   };
 
   // Without a picture below it a map is drawn as it is.
   atlas.plain = { show: "map", cut: 0.5, alpha: 1 };
+  atlas.pictureOnly = { ...atlas.plain, show: "picture" };
   atlas.look = (state) => ({ show: state.show, cut: state.cut, alpha: atlas.about.pictures ? state.alpha : 1 });
 
   atlas.picture = async (shard, place) => {

@@ -98,7 +98,7 @@
         if (canvas.dataset.map) {
           atlas.paint(canvas, { map: atlas.bytes(canvas.dataset.map), cell, look: atlas.plain });
         } else {
-          const look = { show: "map", cut: 0.5, alpha: atlas.about.pictures ? 0.45 : 1 };
+          const look = { show: canvas.dataset.show ?? "map", cut: 0.5, alpha: atlas.about.pictures ? 0.45 : 1 };
           const [method, target] = [atlas.methodNumber(canvas.dataset.method), atlas.targetNumber(atlas.about.target)];
           const image = atlas.place(Number(canvas.dataset.row));
           atlas.paintImage(canvas, image, method, target, look, cell).catch(atlas.trouble);
@@ -106,6 +106,9 @@
       }
     });
     for (const canvas of document.querySelectorAll("#overview canvas")) observer.observe(canvas);
+    for (const button of document.querySelectorAll("#overview .open")) {
+      button.addEventListener("click", () => atlas.go({ row: Number(button.dataset.row) }));
+    }
   }
 
   atlas.start().then(() => {
