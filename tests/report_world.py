@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
+from schemas.audit import REPRODUCED
 from schemas.faith import SUMMARY
 from schemas.scores import LOCALIZATION, SCORES
 
@@ -100,3 +101,16 @@ def completeness() -> pa.Table:
             "expected": [130, 130, 130],
         }
     )
+
+
+def reproduced() -> pa.Table:
+    """The same with the run's batches; with others a little off, but for a method without any map."""
+    whose = [(None, None), ("legrad", "label"), ("legrad", "predicted"), ("rollout", "label"), ("uniform", "label")]
+    rows = [
+        {"kind": kind, "batch_size": size, "method": method, "target": target, "drawn": 10, "rows": 9}
+        | {"equal": 1 - off, "max": off / 1000, "mean": off / 2000, "mean_spearman": 1.0}
+        | {"min_spearman": None if method == "uniform" else 0.99}
+        for kind, size, off in (("same_batch", 32, 0.0), ("other_batch", 1, 0.5))
+        for method, target in whose
+    ]
+    return pa.Table.from_pylist(rows, REPRODUCED)

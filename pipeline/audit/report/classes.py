@@ -30,7 +30,8 @@ def classes(audited: Audited, methods: Sequence[str], grid: tuple[int, int]) -> 
 
     ``images``, ``correct`` (share, null where no label is known), and for each method of the report, by its place:
     ``images``, ``degenerate``, ``numbers``; where it has maps that say something also ``mean`` (map), what
-    ``schemas.audit.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``, ``central`` (row), ``share``, ``prototype``.
+    ``schemas.audit.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``,
+    ``central`` (row), ``share``, ``prototype``.
     Maps are uint8 [h, w], from their least to their largest value, as base64.
     """
     tables = audited.methods, audited.shortcuts, audited.clusters

@@ -15,7 +15,7 @@ from pipeline.audit.report.charts import dots, ranks
 from pipeline.audit.report.classes import packed_map
 from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import Audited
-from pipeline.audit.report.scores import groups, ordered, rows_of
+from pipeline.audit.report.scores import LOCALIZING, drawn, groups, ordered, ranking, rows_of
 from pipeline.audit.report.shards import Columns
 from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
 from pipeline.store import Atlas
@@ -67,7 +67,8 @@ def page(
     environment.globals["where"] = lambda sign: in_words(sign["y"], sign["x"], atlas.run.model.grid)
     environment.globals["class_name"] = lambda index: names[index] if names else f"class {index}"
     kinds = groups(audited)
-    order = ordered(methods, kinds)
+    by = ranking(kinds)
+    order = ordered(methods, by)
     all_suspects = suspects(audited)
     alarming = [each for each in all_suspects if each.alarms]
     context = {
@@ -76,13 +77,17 @@ def page(
         "model": PurePath(atlas.run.model.name).name,
         "counts": _counts(atlas),
         "methods": order,
+        "ranking": by,
+        "drawn": _drawn(audited),
         "groups": [(kind, rows_of(kind, order)) for kind in kinds],
         "dots": [
             (kind, rows_of(kind, order), [dots(score, rows_of(kind, order)) for score in kind.scores])
             for kind in kinds
             if kind.ranks
         ],
-        "ranks": ranks([score for kind in kinds if kind.ranks for score in kind.scores], order),
+        "ranks": ranks(
+            [score for kind in kinds for score in kind.scores if score in by or kind.name == LOCALIZING], order
+        ),
         "agreement": _agreement(audited),
         "suspects": alarming[:SHOWN] or all_suspects[:NEAREST],
         "alarming": alarming,
@@ -132,6 +137,15 @@ def _counts(atlas: Atlas) -> dict[str, Any]:
         "mapped": statuses[Status.OK],
         "failed": sorted((status, count) for status, count in statuses.items() if status != Status.OK),
     }
+
+
+def _drawn(audited: Audited) -> list[tuple[str, int]]:
+    """Of how many images what is that is too dear for all of them."""
+    kinds = (("faithfulness", audited.faithfulness), ("sanity checks", audited.sanity))
+    found = [(name, drawn(table)) for name, table in kinds if table is not None]
+    if audited.reproduced is not None:
+        found.append(("computing maps again", max(audited.reproduced["rows"].to_pylist(), default=0)))
+    return found
 
 
 def _agreement(audited: Audited) -> Mapping[frozenset[str], float | None]:

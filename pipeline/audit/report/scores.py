@@ -12,6 +12,9 @@ from pipeline.audit.report.read import Audited
 from schemas.scores import is_control
 
 Better = Literal["higher", "lower"]
+LOCALIZING = "Localization"
+FEW = 30
+"""Images, below which a bootstrap interval says little."""
 
 _LOCALIZATION = {
     "pxap": "PxAP",
@@ -23,6 +26,7 @@ _LOCALIZATION = {
     "pointing": "pointing",
     "energy": "energy",
 }
+_CAUSAL = frozenset(("deletion", "insertion", "abpc", "positive", "negative"))
 _DESCRIBED = ("agreement", "entropy", "effective_area", "border", "corners", "inside")
 
 
@@ -61,9 +65,17 @@ class Score:
 
     @property
     def best(self) -> frozenset[str]:
-        """Of the methods that are no controls; several where they are equal."""
-        own = self.ranks(method for method in self.values if not is_control(method))
-        return frozenset(method for method, rank in own.items() if rank == min(own.values()))
+        """Of the methods that are no controls: the best, and those whose interval reaches its mean."""
+        own = {method: value for method, value in self.values.items() if not is_control(method)}
+        if self.better is None or not own:
+            return frozenset()
+        sign = -1 if self.better == "higher" else 1
+
+        def reach(value: Value) -> float:
+            return min(sign * end for end in (value.mean, value.low, value.high) if end is not None)
+
+        top = min(sign * value.mean for value in own.values())
+        return frozenset(method for method, value in own.items() if reach(value) <= top)
 
 
 @dataclass(frozen=True)
@@ -83,20 +95,33 @@ class Group:
 
 def groups(audited: Audited) -> list[Group]:
     """All scores that there are, kind by kind; a kind or score without any value is left out."""
+    mapped = max(audited.methods["images"].to_pylist(), default=0)
     found = [_localization(name, table) for name, table in audited.localization.items()]
     for name, table, ranks, note in (
         ("Faithfulness", audited.faithfulness, True, "whether a map says what the network looks at"),
-        ("Sanity", audited.sanity, False, "whether a map depends on weights and class at all; these rank nothing"),
+        ("Sanity", audited.sanity, False, "whether a map depends on weights and class at all, which ranks nothing"),
     ):
         if table is not None:
-            found.append(Group(name, note, ranks, _summarised(table)))
+            found.append(Group(name, f"{note} ({_drawn(table, mapped)})", ranks, _summarised(table)))
     found.append(_described(audited.methods))
     return [group for group in found if group.scores]
 
 
-def ordered(methods: Sequence[str], kinds: Sequence[Group]) -> list[str]:
+def ranking(kinds: Sequence[Group]) -> tuple[Score, ...]:
+    """The scores by which methods are ordered: what changes in the network's answer as pixels go, best of all evidence.
+
+    Without any of these localization, and without that all that ranks. Parts of ADCC and sensitivity are no evidence by
+    themselves: a constant map has the best of both.
+    """
+    scores = [(kind.name, score) for kind in kinds if kind.ranks for score in kind.scores]
+    causal = tuple(score for _, score in scores if score.name in _CAUSAL or score.name.startswith("noise_"))
+    localizing = tuple(score for name, score in scores if name == LOCALIZING)
+    return causal or localizing or tuple(score for _, score in scores)
+
+
+def ordered(methods: Sequence[str], scores: Sequence[Score]) -> list[str]:
     """Methods by their mean rank, best first, controls last; as they come where nothing ranks them."""
-    found = [score.ranks(methods) for kind in kinds if kind.ranks for score in kind.scores]
+    found = [score.ranks(methods) for score in scores]
 
     def place(method: str) -> tuple[bool, float]:
         own = [ranks[method] for ranks in found if method in ranks]
@@ -122,8 +147,23 @@ def _localization(truth: str, table: pa.Table) -> Group:
         }
         if values:
             scores.append(Score(title, "higher", 1, values))
-    note = f"against the truth «{truth}», in %, {rows[0]['images'] if rows else 0} images"
-    return Group("Localization", note, True, tuple(scores))
+    note = f"against the truth «{truth}», in % ({_images(rows[0]['images'] if rows else 0)})"
+    return Group(LOCALIZING, note, True, tuple(scores))
+
+
+def drawn(table: pa.Table) -> int:
+    """How many images a table of ``schemas.faith.SUMMARY`` is of."""
+    return max(table["images"].to_pylist(), default=0)
+
+
+def _drawn(table: pa.Table, mapped: int) -> str:
+    number = drawn(table)
+    return _images(number) + (", drawn at random" if number < mapped and number >= FEW else "")
+
+
+def _images(number: int) -> str:
+    few = ": too few for an interval to be trusted" if number < FEW else ""
+    return f"{number:,} {'image' if number == 1 else 'images'}{few}"
 
 
 def _summarised(table: pa.Table) -> tuple[Score, ...]:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from report_world import METHODS, NAMES, Reported, completeness, localization, spoil, summary
+from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
 from support import DEMO_MODEL
 
 from pipeline.audit.make import Extent, audit
@@ -46,7 +45,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
         out.put(f"{folder}/summary.parquet", packed(summary(figures)))
     out.put("completeness.parquet", packed(completeness()))
-    out.put("reproduced.parquet", packed(pa.table({"method": ["legrad"], "max": [0.000488], "equal": [None]})))
+    out.put("reproduced.parquet", packed(reproduced()))
     scores = Objects(f"{url}/scores/truth-label")
     about = ScoresRecord(
         run=atlas.run.spec_hash,

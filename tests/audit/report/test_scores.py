@@ -1,5 +1,8 @@
 """Scores in one form: which way is better, who is first, where the marks of the plots lie."""
 
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 from report_world import METHODS, Reported
 
@@ -7,7 +10,9 @@ from pipeline.audit.report.charts import COLUMN, ROW, WIDTH, dots, ranks
 from pipeline.audit.report.page import heat, told
 from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import read_audit
-from pipeline.audit.report.scores import Group, Score, Value, groups, ordered, rows_of
+from pipeline.audit.report.scores import LOCALIZING, Group, Score, Value, groups, ordered, ranking, rows_of
+from schemas.audit import METHODS as METHODS_OF
+from schemas.faith import SUMMARY
 
 UP = Score("up", "higher", 1, {"a": Value(3, 2, 4), "b": Value(1), "c": Value(3), "center": Value(9)})
 DOWN = Score("down", "lower", 1, {"a": Value(3), "b": Value(1)})
@@ -21,14 +26,48 @@ def test_the_best_is_first_whichever_way_is_better() -> None:
     assert SHAPE.ranks(["a"]) == {}
 
 
-def test_no_control_is_best() -> None:
+def test_the_best_are_those_whose_interval_reaches_the_best_mean_and_no_controls() -> None:
     assert (UP.best, DOWN.best, SHAPE.best) == ({"a", "c"}, {"b"}, frozenset())
+    near = {"a": Value(3, 2, 4), "b": Value(2, 1, 3), "c": Value(1, 0, 2.9), "center": Value(9)}
+    assert Score("up", "higher", 1, near).best == {"a", "b"}
+    far = {"a": Value(1, 0, 2), "b": Value(2, 1, 3), "c": Value(3, 1.1, 4)}
+    assert Score("down", "lower", 1, far).best == {"a", "b"}
 
 
 def test_methods_stand_by_their_mean_rank_with_controls_last() -> None:
     kinds = [Group("one", "", True, (DOWN,)), Group("checks", "", False, (UP,))]
-    assert ordered(["center", "a", "b", "c"], kinds) == ["b", "a", "c", "center"]
+    assert ordered(["center", "a", "b", "c"], ranking(kinds)) == ["b", "a", "c", "center"]
     assert rows_of(kinds[0], ["c", "b"]) == ["b", "a"]
+
+
+def test_what_the_network_answers_ranks_before_localization_and_that_before_parts_of_adcc() -> None:
+    def scores(*names: str) -> tuple[Score, ...]:
+        return tuple(Score(name, "higher", 1, {"a": Value(1)}) for name in names)
+
+    parts, box = (
+        Group("Faithfulness", "", True, scores("coherency", "adcc")),
+        Group(LOCALIZING, "", True, scores("PxAP")),
+    )
+    causal = Group("Faithfulness", "", True, scores("coherency", "deletion", "noise_most", "sensitivity_max"))
+    names = [[score.name for score in ranking(kinds)] for kinds in ([box, causal], [box, parts], [parts])]
+    assert names == [["deletion", "noise_most"], ["PxAP"], ["coherency", "adcc"]]
+
+
+@pytest.mark.parametrize(
+    ("images", "mapped", "text"),
+    [
+        (32, 1000, "(32 images, drawn at random)"),
+        (1000, 1000, "(1,000 images)"),
+        (4, 1000, "(4 images: too few for an interval to be trusted)"),
+    ],
+)
+def test_a_kind_says_of_how_many_images_it_is(reported: Reported, images: int, mapped: int, text: str) -> None:
+    audited = read_audit(reported.atlas, str(reported.audit), "label")
+    rows = [row | {"images": images} for row in audited.faithfulness.to_pylist()]
+    counts = [row | {"images": mapped} for row in audited.methods.to_pylist()]
+    tables = {"faithfulness": pa.Table.from_pylist(rows, SUMMARY), "methods": pa.Table.from_pylist(counts, METHODS_OF)}
+    found = {group.name: group for group in groups(replace(audited, **tables))}
+    assert found["Faithfulness"].note.endswith(text)
 
 
 def test_every_kind_of_score_is_read_and_only_of_the_audited_target(reported: Reported) -> None:
