@@ -19,12 +19,21 @@ from pipeline.audit.report.scores import LOCALIZING, drawn, groups, ordered, ran
 from pipeline.audit.report.shards import Columns
 from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
 from pipeline.store import Atlas
+from schemas.audit_tables import COLUMNS
 from schemas.samples import Status
 from schemas.scores import is_control
 
 _ROWS = 60
 """Of a table that is shown as it is, at most."""
 
+_MEASURES = {
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "top5": "top 5 %",
+    "top10": "top 10 %",
+    "top20": "top 20 %",
+    "iou": "IoU",
+}
 _CANVAS = 192
 """Longest side of a drawn map, in pixels."""
 
@@ -43,6 +52,23 @@ class Sheet:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     left_out: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How alike the maps of each two methods are.
+
+    Attributes:
+        meaning: of the measure, one phrase.
+        values: by the two methods; None where no image has one.
+        alike: of methods that are no controls the two most alike, after their value; None where there are no two.
+    """
+
+    measure: str
+    title: str
+    meaning: str
+    values: Mapping[frozenset[str], float | None]
+    alike: tuple[float, str, str] | None
 
 
 def page(
@@ -74,7 +100,8 @@ def page(
     context = {
         "run": atlas.run,
         "about": audited.about,
-        "model": PurePath(atlas.run.model.name).name,
+        "model": _publication(atlas.run.model.name),
+        "right": _right(atlas),
         "counts": _counts(atlas),
         "methods": order,
         "ranking": by,
@@ -148,10 +175,33 @@ def _drawn(audited: Audited) -> list[tuple[str, int]]:
     return found
 
 
-def _agreement(audited: Audited) -> Mapping[frozenset[str], float | None]:
-    """Mean rank correlation by the two methods."""
+def _publication(model: str) -> str:
+    """What others call a network; empty of one that was read from a folder, whose name says nothing to them."""
+    return "" if model.startswith("local-dir:") else PurePath(model).name
+
+
+def _right(atlas: Atlas) -> dict[str, int] | None:
+    """How many images have a label, and how many of them another prediction; None where none has one."""
+    samples = atlas.samples(["status", "label", "prediction"])
+    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
+    labelled = samples.filter(pc.is_valid(samples["label"]))
+    wrong = pc.sum(pc.not_equal(labelled["label"], labelled["prediction"])).as_py()
+    return {"labelled": len(labelled), "wrong": wrong} if len(labelled) else None
+
+
+def _agreement(audited: Audited) -> list[Matrix]:
+    """How alike maps of all classes are, by each measure; nothing where there is one method."""
     rows = audited.agreement.filter(pc.is_null(audited.agreement["class"])).to_pylist()
-    return {frozenset((row["first"], row["second"])): row["spearman"] for row in rows}
+    found = []
+    for measure, title in _MEASURES.items():
+        values = {frozenset((row["first"], row["second"])): row[measure] for row in rows}
+        own = [
+            (row[measure], row["first"], row["second"])
+            for row in rows
+            if row[measure] is not None and not any(is_control(row[name]) for name in ("first", "second"))
+        ]
+        found.append(Matrix(measure, title, COLUMNS[measure], values, max(own, default=None)))
+    return found if rows else []
 
 
 def _classes(audited: Audited, alarms: Mapping[int, int]) -> list[dict[str, Any]]:

@@ -73,6 +73,7 @@
     if (state.theme) document.documentElement.dataset.theme = state.theme;
     else delete document.documentElement.dataset.theme;
     tellControls();
+    for (const each of document.querySelectorAll("[data-measure]")) each.hidden = each.dataset.measure !== state.measure;
     const shown = tellViews();
     if (moved) {
       window.scrollTo(0, 0);

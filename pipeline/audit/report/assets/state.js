@@ -18,7 +18,7 @@
     return {
       view: "overview", method: (methods.find((each) => !each.control) ?? methods[0]).name, target,
       show: "outline", cut: 0.5, alpha: 0.6, class: "", wrong: false, apart: false, empty: false, q: "", sort: "row",
-      page: 0, row: -1, id: -1, theme: "",
+      measure: "spearman", page: 0, row: -1, id: -1, theme: "",
     };
   }
 
@@ -29,6 +29,7 @@
     show: [...document.querySelectorAll("#gallery-show option")].map((each) => each.value),
     sort: [...document.querySelectorAll("#pick-sort option")].map((each) => each.value),
     class: [...document.querySelectorAll("#pick-class option")].map((each) => each.value),
+    measure: [...document.querySelectorAll("#measure option")].map((each) => each.value),
     theme: ["", "light", "dark"],
   });
 
