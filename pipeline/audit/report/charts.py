@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from scipy.optimize import isotonic_regression
+
 from pipeline.audit.report.scores import Score
 from schemas.scores import is_control
 
 ROW = 22
 """Height of a method, in pixels of the drawing."""
-COLUMN = 60
-"""Width of a score in the plot of ranks."""
+COLUMN = 96
+"""Width of a score in the plot of ranks, at most: of many they are less, so that it fits the page."""
+_RANKS = 860
+LABEL = 14
+"""Between two names, at least."""
 WIDTH = 220
 """Of a plot of dots."""
 COLOURS = 8
@@ -52,6 +58,7 @@ class Line:
     Attributes:
         colour: from 1 to ``COLOURS``; 0 is that of the text.
         points: x, y and rank; pieces: lines between neighbours that both have a rank.
+        first, last: x and y of its names, beside its first and last point.
     """
 
     method: str
@@ -59,6 +66,8 @@ class Line:
     colour: int
     points: tuple[tuple[float, float, float], ...]
     pieces: tuple[tuple[float, float, float, float], ...]
+    first: tuple[float, float]
+    last: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -96,10 +105,11 @@ def dots(score: Score, methods: Sequence[str]) -> Dots:
 
 def ranks(scores: Sequence[Score], methods: Sequence[str]) -> Ranks:
     """The plot of ranks, first method first: 1 is at the top of each column."""
-    columns = tuple((place * COLUMN + COLUMN / 2, score.name) for place, score in enumerate(scores))
+    wide = min(COLUMN, _RANKS / max(len(scores), 1))
+    columns = tuple((round((place + 0.5) * wide, 1), score.name) for place, score in enumerate(scores))
     coloured = [method for method in methods if not is_control(method)][:COLOURS]
     found = [score.ranks(methods) for score in scores]
-    lines = []
+    drawn = []
     for method in methods:
         points: list[tuple[float, float, float] | None] = [
             (x, round((own[method] - 0.5) * ROW, 1), own[method]) if method in own else None
@@ -113,5 +123,22 @@ def ranks(scores: Sequence[Score], methods: Sequence[str]) -> Ranks:
         known = tuple(point for point in points if point is not None)
         if known:
             colour = coloured.index(method) + 1 if method in coloured else 0
-            lines.append(Line(method, is_control(method), colour, known, pieces))
-    return Ranks(COLUMN * len(scores), ROW * len(lines), columns, tuple(lines))
+            drawn.append((method, colour, known, pieces))
+    names = [apart([points[end][:2] for _, _, points, _ in drawn]) for end in (0, -1)]
+    lines = tuple(
+        Line(method, is_control(method), colour, known, pieces, first, last)
+        for (method, colour, known, pieces), first, last in zip(drawn, *names, strict=True)
+    )
+    return Ranks(round(wide * len(scores)), ROW * len(lines), columns, lines)
+
+
+def apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Places of names beside points, moved up and down as little as keeps those of one column from overlapping."""
+    found = list(points)
+    for x in {x for x, _ in points}:
+        column = sorted((place for place, point in enumerate(points) if point[0] == x), key=lambda at: points[at][1])
+        steps = LABEL * np.arange(len(column))
+        moved = isotonic_regression([points[place][1] for place in column] - steps).x + steps
+        for place, y in zip(column, moved.tolist(), strict=True):
+            found[place] = (x, round(y, 1))
+    return found

@@ -13,8 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.audit.locked import ALARM
 from pipeline.audit.report.charts import dots, ranks
 from pipeline.audit.report.classes import packed_map
+from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import Audited
+from pipeline.audit.report.repeated import repeated
 from pipeline.audit.report.scores import LOCALIZING, drawn, groups, ordered, ranking, rows_of
 from pipeline.audit.report.shards import Columns
 from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
@@ -87,7 +89,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"told": told, "heat": heat}
+    environment.filters |= {"told": told, "heat": heat, "meaning": meaning}
     environment.tests["control"] = is_control
     environment.globals["pair"] = lambda one, other: frozenset((one, other))
     environment.globals["where"] = lambda sign: in_words(sign["y"], sign["x"], atlas.run.model.grid)
@@ -123,6 +125,7 @@ def page(
         "shown": frozenset(columns.images["row"].astype(np.int64).tolist()),
         "classes": _classes(audited, {each.class_index: each.alarms for each in all_suspects}),
         "sheets": _sheets(audited),
+        "again": None if audited.reproduced is None else repeated(audited.reproduced, audited.about.target),
         "canvas": canvas(atlas.run.model.input_size),
         "images": len(columns.keys),
         "pictures": pictures,
@@ -223,8 +226,6 @@ def _sheets(audited: Audited) -> list[Sheet]:
     found = []
     if audited.completeness is not None:
         found.append(_sheet("Completeness", "completeness.parquet", _over_tars(audited.completeness)))
-    if audited.reproduced is not None:
-        found.append(_sheet("Computed again", "reproduced.parquet", audited.reproduced))
     return found
 
 

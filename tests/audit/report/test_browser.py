@@ -19,6 +19,7 @@ from pipeline.audit.report.index import index_script, method_scripts
 from pipeline.audit.report.shards import Columns
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from schemas.audit import NUMBERS
+from schemas.scores import CONTROLS
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; apt-get install chromium")
@@ -105,6 +106,39 @@ def test_it_opens_on_the_classes_that_raise_an_alarm(visit: Open) -> None:
     for heading in ("Methods in numbers", "Scores and ranks", "Agreement of methods", "What was audited"):
         assert heading in headings
     assert page.locator(".measure:not([hidden]) .matrix tbody tr").count() == len(METHODS)
+
+
+def test_the_headline_counts_methods_without_controls_and_leads_to_what_was_wrong(
+    visit: Open, reported: Reported
+) -> None:
+    table = samples(reported)
+    wrong = (table.label != table.prediction).sum()
+    page = visit()
+    expect(page.locator("h1:visible")).to_have_text("Where does this network look?")
+    expect(page.locator(".lede p")).to_contain_text("3 attribution methods and 2 controls")
+    expect(page.locator(".suspect .tag").first).to_contain_text("of 3 methods")
+    page.locator(".lede a").click()
+    expect(page.locator("#found")).to_have_text(f"{wrong} of {len(table)} images")
+
+
+def test_agreement_is_shown_by_the_measure_that_is_chosen(visit: Open, reported: Reported) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(reported.audit / "agreement.parquet").to_pandas()
+    table = table[table["class"].isna() & ~table["first"].isin(CONTROLS) & ~table["second"].isin(CONTROLS)]
+    page = visit()
+    for measure in ("spearman", "pearson", "top5", "top10", "top20", "iou"):
+        page.locator("#measure").select_option(measure)
+        best = table.loc[table[measure].idxmax()]
+        expect(page.locator(".measure:visible")).to_have_count(1)
+        expect(page.locator(".measure:visible strong")).to_have_text(
+            f"{best['first']} and {best['second']}, {best[measure]:.2f}"
+        )
+
+
+@pytest.mark.parametrize(("size", "open_"), [(DESKTOP, True), (PHONE, False)])
+def test_filters_are_folded_on_a_phone(visit: Open, size: tuple[int, int], open_: bool) -> None:
+    expect(visit("#view=gallery", size=size).locator("#pick-class")).to_be_visible(visible=open_)
 
 
 def test_filters_leave_the_rows_that_the_tables_name(visit: Open, reported: Reported) -> None:

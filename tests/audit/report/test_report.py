@@ -176,7 +176,21 @@ def test_what_became_of_the_samples_is_summed_over_the_tars(reported: Reported) 
     page = (reported.folder / "index.html").read_text()
     assert re.search(r"<td>samples</td><td>–</td><td>ok</td><td>–</td><td>259</td>", page)
     assert "<td>undecodable</td><td>&lt;img src=x onerror=alert(1)&gt;</td><td>1</td>" in page
-    assert re.search(r"<td>same_batch</td><td>32</td><td>legrad</td><td>label</td>", page)
+
+
+def test_it_says_in_a_sentence_whether_maps_came_out_the_same_again(reported: Reported) -> None:
+    page = (reported.folder / "index.html").read_text()
+    assert "9 of 10 drawn images could be computed again" in page
+    assert "In batches of 32, as the run had them, all maps came out the same to the last bit" in page
+    assert "in batches of 1 the largest difference of a value, in [0, 1], is 0.0005." in page
+    assert 'rollout</span></th><td class="number">100.0 %</td><td class="number">50.0 %</td>' in re.sub(r"\n", "", page)
+
+
+def test_without_pictures_nothing_is_called_an_image_that_is_a_map(copy: Reported) -> None:
+    report(copy.atlas.objects.url, str(copy.audit), pictures=False)
+    page = (copy.folder / "index.html").read_text()
+    assert "Open the central map" in page
+    assert "Open the central image" not in page
 
 
 def test_a_script_of_data_is_plain_whatever_it_holds() -> None:

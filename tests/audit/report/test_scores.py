@@ -6,13 +6,14 @@ import pyarrow as pa
 import pytest
 from report_world import METHODS, Reported
 
-from pipeline.audit.report.charts import COLUMN, ROW, WIDTH, dots, ranks
+from pipeline.audit.report.charts import COLUMN, LABEL, ROW, WIDTH, apart, dots, ranks
+from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.page import heat, told
 from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import read_audit
 from pipeline.audit.report.scores import LOCALIZING, Group, Score, Value, groups, ordered, ranking, rows_of
 from schemas.audit import METHODS as METHODS_OF
-from schemas.faith import SUMMARY
+from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES, SUMMARY
 
 UP = Score("up", "higher", 1, {"a": Value(3, 2, 4), "b": Value(1), "c": Value(3), "center": Value(9)})
 DOWN = Score("down", "lower", 1, {"a": Value(3), "b": Value(1)})
@@ -91,6 +92,22 @@ def test_marks_lie_in_their_plots() -> None:
     assert lines["b"].pieces == ((COLUMN / 2, 2.5 * ROW, 1.5 * COLUMN, 0.5 * ROW),)
     assert lines["center"].pieces == ()
     assert lines["center"].control
+
+
+def test_names_of_equal_ranks_do_not_overlap_and_others_stay() -> None:
+    places = apart([(0, 30.0), (0, 30.0), (0, 30.0), (9, 30.0), (0, 99.0)])
+    assert places == [(0, 30 - LABEL), (0, 30), (0, 30 + LABEL), (9, 30), (0, 99)]
+
+
+@pytest.mark.parametrize("figure", [*FAITHFULNESS_FIGURES, *SANITY_FIGURES, "adcc_of_means"])
+def test_every_figure_has_a_meaning(figure: str) -> None:
+    assert meaning(figure)
+    assert not meaning(figure).startswith("see ")
+
+
+def test_every_column_of_a_report_has_a_meaning(reported: Reported) -> None:
+    kinds = groups(read_audit(reported.atlas, str(reported.audit), "label"))
+    assert all(meaning(score.name) for kind in kinds for score in kind.scores)
 
 
 @pytest.mark.parametrize(

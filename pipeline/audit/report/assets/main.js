@@ -114,6 +114,7 @@
 
   atlas.start().then(() => {
     bindControls();
+    document.getElementById("filters").open = !matchMedia("(max-width: 40rem)").matches;
     atlas.paintLegend(document.getElementById("legend"));
     drawStanding();
     window.addEventListener("hashchange", () => show(atlas.parse(location.hash)));
