@@ -17,7 +17,7 @@ _SCORES: Mapping[str, str] = {
     "increase": "share of images whose probability rises where the picture is multiplied by the map",
     "coherency": "how like the map is to that of the picture multiplied by it",
     "complexity": "mean of the map; low for a map of one patch, and alone it says nothing",
-    "adcc": "harmonic mean of coherency, 1 − complexity and 1 − drop",
+    "adcc": "harmonic mean of coherency, 1 − complexity and 1 − average drop",
     "adcc_of_means": "ADCC of the means of its parts, as tables of papers have it",
     "positive": "area under the accuracy while the most relevant patches become black",
     "negative": "area under the accuracy while the least relevant patches become black",
