@@ -1,5 +1,6 @@
 """``vitatlas run``."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Without a single actor at work, then the run fails.",
 )
+@click.option("--cache", metavar="DIR", help="Of each node: copy remote tars there, and read them from there again.")
+@click.option(
+    "--cache-gb", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="With --cache: at most."
+)
 @click.option("--log", metavar="FILE", help="Append a line of JSON for each attempt at a tar; - is standard error.")
 def command(
     places: tuple[str, ...],
@@ -68,6 +73,8 @@ def command(
     timeout: float | None,
     patience: float,
     log: str | None,
+    cache: str | None,
+    cache_gb: int,
     **flags: Any,
 ) -> None:
     """Compute the maps of every tar that has none yet.
@@ -100,7 +107,12 @@ def command(
     from pipeline.run import Crew, run
     from schemas.samples import Status
 
-    crew = Crew(executor, address, actors, device, decode_processes, timeout, patience, allow_pipe=allowed, log=log)
+    if cache and "://" in cache:
+        raise UsageError(f"--cache {cache}: is a URL; name a folder that is on each node's own disk")
+    crew = Crew(
+        executor, address, actors, device, decode_processes, timeout, patience,
+        allow_pipe=allowed, log=log, cache=os.path.abspath(cache) if cache else None, cache_gb=cache_gb,
+    )  # fmt: skip
     atlas = run(out, crew, retry_failed)
     statuses = atlas.statuses()
     good = statuses.pop(Status.OK, 0)

@@ -1,6 +1,7 @@
 """From tars to batches of pictures that know where they came from."""
 
 from pipeline.read.batches import Batch, Sample, batches
+from pipeline.read.cache import Cache
 from pipeline.read.decode import Picture, Undecodable, decode
 from pipeline.read.decoders import Decoders
 from pipeline.read.geometry import Frame, Placement
@@ -8,6 +9,7 @@ from pipeline.read.shards import absolute, count, find
 
 __all__ = [
     "Batch",
+    "Cache",
     "Decoders",
     "Frame",
     "Picture",

@@ -2,7 +2,10 @@
 
 import shlex
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pipeline.read import Cache
 
 Executor = Literal["ray", "inline"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -24,6 +27,8 @@ class Crew:
         patience: seconds without a single actor at work after which the run fails.
         grace: seconds that tars in work have to be finished when the run is told to stop.
         log: file that gets a line of JSON for each attempt at a tar; ``-`` is standard error.
+        cache: folder of each node that remote tars are copied to and read from; None reads them over the network.
+        cache_gb: of all copies on a node, at most.
         allow_pipe: tars may be read from the shell commands that the atlas names.
     """
 
@@ -37,6 +42,8 @@ class Crew:
     grace: float = 20.0
     allow_pipe: bool = False
     log: str | None = None
+    cache: str | None = None
+    cache_gb: int = 200
 
     def command(self, url: str, retry_failed: bool = False) -> str:
         """The command that goes on with a run."""
@@ -44,11 +51,20 @@ class Crew:
             "--executor": None if self.executor == "ray" else self.executor,
             "--address": self.address,
             "--log": self.log,
+            "--cache": self.cache,
         }
+        if self.cache and self.cache_gb != Crew.cache_gb:
+            given["--cache-gb"] = str(self.cache_gb)
         flags = [part for flag, value in given.items() if value for part in (flag, value)]
         switches = {"--allow-pipe": self.allow_pipe, "--retry-failed": retry_failed}
         flags += [flag for flag, said in switches.items() if said]
         return shlex.join(["vitatlas", "run", url, *flags])
+
+    def copies(self) -> "Cache | None":
+        """Of remote tars, on the node that asks. Raises: see ``Cache``."""
+        from pipeline.read import Cache  # decoders are not needed where actors are only directed
+
+        return Cache(self.cache, self.cache_gb * 10**9) if self.cache else None
 
 
 INLINE = Crew("inline")

@@ -1,6 +1,6 @@
 """Which unit goes to which actor. A pure state machine: no Ray, no clock of its own, no I/O."""
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -20,10 +20,15 @@ class Assignment:
 
 @dataclass
 class _Load:
-    """What an actor has: the unit it works on, since when, and those it finds when that is done."""
+    """What an actor has: the unit it works on, since when, and those it finds when that is done.
+
+    Attributes:
+        near: units whose input is near it, as far as they have not been looked at.
+    """
 
     since: float
     units: deque[int] = field(default_factory=deque)
+    near: deque[int] = field(default_factory=deque)
 
 
 class Dispatcher:
@@ -56,7 +61,8 @@ class Dispatcher:
         self.window, self.attempts, self.kills, self.timeout = window, attempts, kills, timeout
         self.done = 0
         self.set_aside: dict[int, str] = {}
-        self._pending = deque(units)
+        # With an order, and any of them can be taken out or put in front at once.
+        self._pending = OrderedDict.fromkeys(units)
         self._loads: dict[int, _Load] = {}
         # Of units that came back only, so that memory does not grow with the run.
         self._returned: Counter[int] = Counter()
@@ -99,9 +105,16 @@ class Dispatcher:
         """The how-manieth time it is, or would be, that a unit is done."""
         return self._returned[unit] + 1
 
-    def join(self, actor: int, now: float = 0.0) -> None:
-        """An actor is ready for work."""
-        self._loads[actor] = _Load(now)
+    def join(self, actor: int, now: float = 0.0, near: Iterable[int] = ()) -> None:
+        """An actor is ready for work.
+
+        Args:
+            near: units that it does first, and others do last, because its node has a copy of their input.
+        """
+        load = self._loads[actor] = _Load(now, near=deque(near))
+        for unit in load.near:
+            if unit in self._pending:
+                self._pending.move_to_end(unit)
 
     def next(self, now: float = 0.0) -> Assignment | None:
         """The next unit to hand out, or None when all actors are full or nothing is left."""
@@ -110,7 +123,7 @@ class Dispatcher:
         actor, load = min(self._loads.items(), key=lambda item: len(item[1].units))
         if len(load.units) >= self.window:
             return None
-        unit = self._pending.popleft()
+        unit = self._take_for(load)
         if not load.units:
             load.since = now
         load.units.append(unit)
@@ -135,7 +148,7 @@ class Dispatcher:
             self._put_aside(unit, reason)
         else:
             self._returned[unit] += 1
-            self._pending.append(unit)
+            self._pending[unit] = None
 
     def leave(self, actor: int, reason: str, blame: bool = True) -> None:
         """An actor is gone; what it had goes back to the front.
@@ -152,7 +165,9 @@ class Dispatcher:
             if self._killed[units[0]] >= self.kills:
                 self._put_aside(units.popleft(), f"{self.kills} actors were lost over it; the last: {reason}")
         self._returned.update(units)
-        self._pending.extendleft(reversed(units))
+        for unit in reversed(units):
+            self._pending[unit] = None
+            self._pending.move_to_end(unit, last=False)
 
     def overdue(self, now: float) -> dict[int, float]:
         """Actors that have worked on one unit for longer than any may take, and for how long."""
@@ -164,6 +179,15 @@ class Dispatcher:
     def drain(self) -> None:
         """Hand out nothing more; what actors have may still be done."""
         self._drained = True
+
+    def _take_for(self, load: _Load) -> int:
+        """A unit that is near, else the first of all."""
+        while load.near:
+            unit = load.near.popleft()
+            if unit in self._pending:
+                del self._pending[unit]
+                return unit
+        return self._pending.popitem(last=False)[0]
 
     def _take(self, actor: int, unit: int, now: float) -> float:
         """A unit is off an actor's hands; how long it took."""

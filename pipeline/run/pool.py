@@ -111,7 +111,7 @@ class _Pool:
         options: dict[str, Any] = {"num_gpus": 1} if self._on_gpu else {"num_cpus": 1}
         self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
-        self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed
+        self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed, crew
         self._wanted = self._hired = self._lost = 0
         self._at_work: tuple[int, ...] = ()
         self._ready = self._draining = False
@@ -219,7 +219,7 @@ class _Pool:
         else:
             if assignment is None:
                 self._ready = True
-                self.dispatcher.join(name, time.monotonic())
+                self.dispatcher.join(name, time.monotonic(), answer)
             else:
                 self._lost = 0
                 self.dispatcher.finish(name, assignment.unit, time.monotonic())
@@ -266,10 +266,13 @@ def _last_line(death: Exception) -> str:
 class _Actor:
     """A worker behind Ray. It loads in ``prepare``, so that what goes wrong there comes back as it is."""
 
-    def prepare(self, url: str, device: Device, decode_processes: int, retry_failed: bool) -> None:
+    def prepare(self, url: str, device: Device, decode_processes: int, retry_failed: bool, crew: Crew) -> list[int]:
+        """Load, and say which units' tars have copies on this node."""
         from pipeline.run.worker import Worker  # torch is not needed where actors are only directed
 
-        self._worker = Worker(url, device, decode_processes, retry_failed)
+        cache = crew.copies()
+        self._worker = Worker(url, device, decode_processes, retry_failed, cache=cache)
+        return cache.held([shard.url for shard in self._worker.run.shards]) if cache else []
 
     def process(self, unit: int, attempt: int) -> Any:
         return self._worker.process(unit, attempt)

@@ -4,6 +4,7 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Container, Generator, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -16,7 +17,7 @@ from pipeline.explain.load import Loaded, load
 from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.undisturbed import undisturbed
-from pipeline.read import Batch, Decoders, Frame, Sample, batches
+from pipeline.read import Batch, Cache, Decoders, Frame, Sample, batches
 from pipeline.run.crew import Device
 from pipeline.run.plan import check_artifacts, versions
 from pipeline.store import Atlas, Sink
@@ -51,6 +52,7 @@ class Worker:
         decode_processes: 0 decodes in a thread beside the model.
         retry_failed: of a tar that is done, do the samples again that have no maps, and only those.
         loaded: the network of the run, where it is at hand; None loads it.
+        cache: of remote tars on this node; None reads them over the network.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Worker:
         decode_processes: int = 0,
         retry_failed: bool = False,
         loaded: Loaded | None = None,
+        cache: Cache | None = None,
     ) -> None:
         atlas = Atlas.open(url)
-        self.objects, self.run, self.retry_failed = atlas.objects, atlas.run, retry_failed
+        self.objects, self.run, self.retry_failed, self.cache = atlas.objects, atlas.run, retry_failed, cache
         gpu = torch.cuda.is_available()
         if device == "cuda" and not gpu:
             raise UsageError("there is no GPU here that torch can use; say --device cpu, or mend its driver")
@@ -134,6 +137,8 @@ class Worker:
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.samples = 0
+        if self.cache:
+            shard = replace(shard, url=self.cache.near(shard.url))
 
         def needed(ordinal: int) -> bool:
             first = ordinal - ordinal % size

@@ -1,6 +1,7 @@
 """The dispatcher over random events: every unit ends once, windows hold, nothing waits for ever."""
 
 import tracemalloc
+from collections import OrderedDict
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -208,3 +209,50 @@ def test_work_goes_to_the_actor_that_has_least() -> None:
     dispatcher.join(1)
     assert [dispatcher.next().actor for _ in range(4)] == [0, 1, 0, 1]
     assert dispatcher.next() is None
+
+
+def test_an_actor_does_first_what_is_near_it_and_others_do_that_last() -> None:
+    dispatcher = Dispatcher(range(8), window=1)
+    dispatcher.join(0, near=[6, 2])
+    dispatcher.join(1, near=[1, 99])
+    dispatcher.join(2)
+    order: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    while assignment := dispatcher.next():
+        order[assignment.actor].append(assignment.unit)
+        if sum(map(len, order.values())) >= 3:  # in turn
+            dispatcher.finish(actor := (sum(map(len, order.values())) - 3) % 3, order[actor][-1])
+    assert order == {0: [6, 2, 5], 1: [1, 3, 7], 2: [0, 4]}
+
+
+def test_what_is_near_an_actor_that_is_lost_is_done_by_others() -> None:
+    dispatcher = Dispatcher(range(3), window=2)
+    dispatcher.join(0, near=[2, 1])
+    assert [dispatcher.next().unit for _ in range(2)] == [2, 1]
+    dispatcher.leave(0, "its node is gone", blame=False)
+    dispatcher.join(1)
+    assert [dispatcher.next().unit for _ in range(2)] == [2, 1]
+    dispatcher.finish(1, 2)
+    assert dispatcher.next().unit == 0
+
+
+def test_what_is_near_is_found_without_looking_at_what_is_not() -> None:
+    """Ten thousand units that ten nodes share: each is looked at a few times, not a thousand."""
+    looks = 0
+
+    class Counting(OrderedDict):
+        def __contains__(self, unit: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().__contains__(unit)
+
+    dispatcher = Dispatcher(range(10_000))
+    dispatcher._pending = Counting(dispatcher._pending)
+    for actor in range(10):
+        dispatcher.join(actor, near=range(actor, 10_000, 10))
+    while not dispatcher.finished:
+        while dispatcher.next():
+            pass
+        for actor in dispatcher.busy:
+            dispatcher.finish(actor, dispatcher.working_on(actor))
+    assert dispatcher.done == 10_000
+    assert looks <= 20_000

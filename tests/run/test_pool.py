@@ -117,7 +117,7 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
         def prepare(self, *arguments):
             if self.first("loaded"):
                 raise OSError(5, "Input/output error")
-            super().prepare(*arguments)
+            return super().prepare(*arguments)
 
         def process(self, unit: int, attempt: int):
             if self.first("worked"):

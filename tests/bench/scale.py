@@ -1,0 +1,202 @@
+"""ImageNet, and ten times ImageNet, through all that is not the network: plan, run, status, verify, label, score.
+
+The maps of a tar are recorded, not computed: each tar of 1,250 rows is committed by the sink itself, with one method,
+from the same numbers. Only ``--good`` rows of each tar have maps, so that labels and scores cost their bookkeeping here;
+what each map costs is in ``tests/bench/label.py`` and ``score.py``. All tars are one file under many names. Every stage has a
+process of its own, does all its tars in that process, and does not wait for the disk (``fsync``), since that measures
+the disk. Operations on objects are counted: a bucket charges for those, and answers each after some 30 ms.
+
+    python tests/bench/scale.py --tars 1024
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support import DEMO_MODEL, samples, write_tar
+
+from pipeline.run import INLINE, run
+from pipeline.run import inline
+from pipeline.run.plan import plan, versions
+from pipeline.score import score
+from pipeline.store import Atlas, Objects, Sink
+from pipeline.store.sink import normalise
+from pipeline.store.verify import verify
+from schemas.policy import Cut, Policy
+from schemas.run import CommitRecord, RunSpec
+from schemas.samples import Status
+
+ROWS = 1250
+STAGES = ("plan", "run", "resume", "status", "verify", "label", "score")
+_METHOD = "center"
+_PAGE = 1000
+"""Names in one answer of a bucket to a listing."""
+
+
+class Recorded:
+    """In the place of a worker: commits tars whose maps are known."""
+
+    def __init__(self, url: str, *_: object) -> None:
+        atlas = Atlas.open(url)
+        self.objects, self.run = atlas.objects, atlas.run
+        self.good = int(os.environ["GOOD"])
+        rng = np.random.default_rng(0)
+        self.maps = [{_METHOD: rng.random((1, *self.run.model.grid), np.float32)} for _ in range(self.good)]
+        self.kept: dict[str, np.ndarray] = {}
+
+    def __enter__(self) -> "Recorded":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def process(self, tar_index: int, attempt: int) -> CommitRecord:
+        sink = Sink(self.objects, self.run, tar_index)
+        for ordinal in range(ROWS):
+            row = {"ordinal": ordinal, "key": f"{sink.tar}_{ordinal:04d}", "member": f"{sink.tar}_{ordinal:04d}.JPEG"}
+            if ordinal >= self.good:
+                sink.add(row | {"status": Status.MISSING_LABEL, "error": "no .cls member"}, {}, {})
+                continue
+            place = {"width": 500, "height": 375, "orientation": 1, "image_bytes": 110_000, "image_sha256": "0" * 64}
+            place |= {"scale_x": 500 / 96, "scale_y": 375 / 96, "offset_x": 0.0, "offset_y": 0.0}
+            found = {"label": 1, "prediction": 1, "probability": 0.9, "label_probability": 0.9, "label_rank": 0}
+            sink.add(row | {"status": Status.OK} | place | found, self.maps[ordinal], {})
+        return sink.commit({"total": 1.0}, attempt, "host", versions())
+
+
+def tars_of(folder: Path, count: int, listed: bool) -> str:
+    """A pattern of so many names of one tar; ``listed``: ``_info.json`` says how many samples each holds."""
+    shards = folder / "shards"
+    names = [f"train-{number:06d}.tar" for number in range(count)]
+    first = write_tar(shards / names[0], [each for each in samples(ROWS) if not each[0].endswith(".json")])
+    for name in names[1:]:
+        (shards / name).symlink_to(first)
+    if listed:
+        (shards / "_info.json").write_text(
+            json.dumps({"splits": {"train": {"filenames": names, "shard_lengths": [ROWS] * count}}})
+        )
+    return str(shards / f"train-{{000000..{count - 1:06d}}}.tar")
+
+
+def truth_of(folder: Path, count: int, good: int) -> Path:
+    """Boxes of the rows that have maps."""
+    lines = [f"train-{tar:06d}_{row:04d},50,40,300,200" for tar in range(count) for row in range(good)]
+    path = folder / "boxes.csv"
+    path.write_text("\n".join(["image_id,x0,y0,x1,y1", *lines]))
+    return path
+
+
+def do(stage: str, folder: Path) -> None:
+    """One stage, in this process."""
+    url = str(folder / "atlas")
+    if stage == "plan":
+        plan(RunSpec(shards=((folder / "pattern").read_text(),), model=DEMO_MODEL, methods=(_METHOD,), targets=("label",)), url)  # fmt: skip
+    elif stage in ("run", "resume"):
+        inline.Worker = Recorded  # type: ignore[assignment, misc]
+        run(url, INLINE)
+    elif stage == "status":
+        from jobs.cli import main
+
+        sys.argv = ["vitatlas", "status", url, "--failed", "0"]
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code
+    elif stage == "verify":
+        assert verify(url).faults == []
+    elif stage == "label":
+        from pipeline.label import label
+
+        label(url, Policy(name="otsu", methods=(_METHOD,), cut=Cut(kind="otsu")), ["png", "coco"], f"{url}/labels/otsu")
+    else:
+        score(url, str(folder / "boxes.csv"))
+
+
+def counted() -> Counter[str]:
+    """Operations on objects from now on, as a bucket would count them."""
+    counts: Counter[str] = Counter()
+    for name in ("get", "put", "exists", "delete", "create"):
+        plain = getattr(Objects, name)
+
+        def counting(self: Objects, *args: Any, name: str = name, plain: Any = plain, **options: Any) -> Any:
+            counts[name] += 1
+            return plain(self, *args, **options)
+
+        setattr(Objects, name, counting)
+    list_, walk = Objects.list, Objects.walk
+
+    def listing(self: Objects, folder: str) -> list[str]:
+        found = list_(self, folder)
+        counts["list"] += 1 + len(found) // _PAGE
+        return found
+
+    def walking(self: Objects) -> Iterator[tuple[str, int]]:
+        found = list(walk(self))
+        counts["list"] += 1 + len(found) // _PAGE
+        yield from found
+
+    Objects.list, Objects.walk = listing, walking  # type: ignore[method-assign]
+    return counts
+
+
+def resident(field: str) -> float:
+    """Megabytes of memory of this process, now (``VmRSS``) or at most (``VmHWM``)."""
+    with Path("/proc/self/status").open() as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def measured(stage: str, folder: Path) -> None:
+    """Do a stage and print what it took as JSON, on the last line."""
+    os.fsync = lambda handle: None
+    os.cpu_count = lambda: 1  # what is spread over tars is done here
+    sys.modules["pipeline.run.spread"].MANY = 10**9  # type: ignore[attr-defined]
+    counts, before, begun = counted(), resident("VmRSS"), sum(os.times()[:4])
+    do(stage, folder)
+    print(json.dumps({"cpu": sum(os.times()[:4]) - begun, "mb": resident("VmHWM") - before, **counts}))
+
+
+def main() -> None:
+    """Print a line for each stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tars", type=int, default=1024)
+    parser.add_argument("--good", type=int, default=4, help="rows of each tar that have maps")
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--scan", action="store_true", help="count samples by headers, not by _info.json")
+    parser.add_argument("--folder", type=Path, help="keep everything here; what is there is gone on with")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    os.environ["GOOD"] = str(given.good)
+    if given.stage:
+        measured(given.stage, given.folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        if not (folder / "pattern").exists():
+            folder.mkdir(exist_ok=True)
+            (folder / "pattern").write_text(tars_of(folder, given.tars, not given.scan))
+            truth_of(folder, given.tars, given.good)
+        print(f"{given.tars:,} tars, {given.tars * ROWS:,} rows", flush=True)
+        for stage in given.stages.split(","):
+            command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), "--good", str(given.good)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+            found = json.loads(done.stdout.strip().rpartition("\n")[2])
+            cpu, grown = found.pop("cpu"), found.pop("mb")
+            calls = ", ".join(f"{name} {count:,}" for name, count in sorted(found.items()))
+            print(
+                f"{stage:7}{cpu:8.1f} s of CPU, {1000 * cpu / given.tars:7.1f} s per 1,000 tars, {grown:6.0f} MB more; {calls}",
+                flush=True,
+            )
+        objects = [size for _, size in Objects(str(folder / "atlas")).walk()]
+        print(f"{len(objects):,} objects, {sum(objects) / 1e6:,.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
