@@ -55,5 +55,5 @@ def note_partial(url: str) -> None:
     from pipeline.store import Atlas
 
     atlas = Atlas.open(url)
-    if len(atlas.commits) < len(atlas.run.shards):
-        click.echo(f"note     only {len(atlas.commits)} of {len(atlas.run.shards)} tars of {url} are done", err=True)
+    if len(atlas.tars) < len(atlas.run.shards):
+        click.echo(f"note     only {len(atlas.tars)} of {len(atlas.run.shards)} tars of {url} are done", err=True)

@@ -55,33 +55,35 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     from schemas.samples import Status
 
     opened = Atlas.open(atlas)
-    commits, aside = opened.commits.values(), opened.set_aside()
+    aside, rows = opened.set_aside(), 0
     statuses: Counter[str] = Counter()
-    for commit in commits:
+    degenerate: Counter[str] = Counter()
+    drift: dict[str, float] = {}
+    for commit in opened.records():
+        rows += commit.rows
         statuses.update(commit.statuses)
-    failed, damaged = [], []
-    for tar in opened.commits:
+        degenerate.update(commit.degenerate)
+        drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
+    without, failed, damaged = statuses.total() - statuses[Status.OK], [], []
+    for tar in opened.tars:
         try:
             samples = opened.samples_of(tar, ["tar", "key", "status", "error"])
         except RunFailed as error:
             damaged.append(f"{error}")
         else:
-            failed += samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).to_pylist()
-    degenerate: Counter[str] = Counter()
-    for commit in commits:
-        degenerate.update(commit.degenerate)
-    drift = {name: max(c.drift.get(name, 0.0) for c in commits) for c in commits for name in c.drift}
+            bad = samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK))
+            failed += bad.slice(0, limit - len(failed)).to_pylist()
     report = {
         "atlas": opened.objects.url,
         "tars": {"done": len(opened.committed), "planned": len(opened.run.shards)},
-        "images": {"done": sum(commit.rows for commit in commits), "planned": opened.run.samples},
+        "images": {"done": rows, "planned": opened.run.samples},
         "statuses": dict(statuses),
         "degenerate": dict(degenerate),
         "drift": drift,
         "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
         "set_aside": aside,
         "damaged": damaged,
-        "failed": failed[:limit],
+        "failed": failed,
     }
     if json_:
         show.as_json(report)
@@ -101,11 +103,11 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         click.echo(printable(sentence))
     if aside:
         show.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
-    if failed and limit:
+    if failed:
         show.table(
-            f"without maps ({min(limit, len(failed))} of {len(failed)})",
+            f"without maps ({len(failed)} of {without})",
             ["tar", "key", "status", "error"],
-            [[row["tar"], row["key"], row["status"], row["error"]] for row in failed[:limit]],
+            [[row["tar"], row["key"], row["status"], row["error"]] for row in failed],
         )
         click.echo(f"to try these again, once mended: vitatlas run {atlas} --retry-failed")
     if len(opened.committed) < len(opened.run.shards):

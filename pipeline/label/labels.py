@@ -63,7 +63,7 @@ def heats(
     Raises:
         UsageError, BadTar: see ``labels_of``.
     """
-    check(atlas, policy)
+    atlas.offers(policy.target, policy.methods)
     part = atlas.tar(tar)
     if policy.refine is None:
         yield from _heats(part, policy)

@@ -120,13 +120,13 @@ def label(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, maker, names)
-        pending = [tar for tar in atlas.commits if tar not in records]
+        pending = [tar for tar in atlas.tars if tar not in records]
         if pending:
             _withdraw(objects)
         work = partial(_label_tar, atlas.objects.url, policy, names, context, maker, objects.url, allow_pipe)
         for record in spread(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
             records[record.tar] = record
-        tars, merged = list(atlas.commits), []
+        tars, merged = atlas.tars, []
         for exporter in exporters.values():
             for name, data in exporter.merge(tars, objects.get, context):
                 merged.append(objects.put(name, data).path)

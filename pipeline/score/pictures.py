@@ -63,7 +63,7 @@ def parts_of(
     good: dict[str, None] = {}
     lacking: list[str] = []
     claims = [Claims(each) for each in (truth, named) if each is not None]
-    for tar in atlas.commits:
+    for tar in atlas.tars:
         table = atlas.samples_of(tar, ["key", "status", "width", "height"])
         keys[tar] = table["key"].to_pylist()
         for row in table.to_pylist():

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -59,7 +59,7 @@ class Atlas:
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); make one with vitatlas plan") from None
         try:
-            run = RunRecord.read(data, f"{url}/{RUN}")
+            run = _parsed(data, f"{url}/{RUN}")
         except UsageError:
             _check_format(_format(data), url)  # what else is in a later one may be anything
             raise
@@ -71,10 +71,15 @@ class Atlas:
         return f"<Atlas {self.objects.url}: {done}, methods {', '.join(self.run.methods)}>"
 
     @cached_property
-    def committed(self) -> frozenset[str]:
-        """Finished tars, from one listing; no record of them is read."""
+    def tars(self) -> tuple[str, ...]:
+        """Finished tars in the order of the run, from one listing; no record of them is read."""
         present = set(self.objects.list(COMMITS))
-        return frozenset(shard.tar for shard in self.run.shards if f"{shard.tar}.json" in present)
+        return tuple(shard.tar for shard in self.run.shards if f"{shard.tar}.json" in present)
+
+    @cached_property
+    def committed(self) -> frozenset[str]:
+        """Finished tars, as ``tars``."""
+        return frozenset(self.tars)
 
     def records(self, but: Container[str] = ()) -> Iterator[CommitRecord]:
         """Commit records of the finished tars, in the order of the run, of which a few at a time are in memory.
@@ -104,7 +109,7 @@ class Atlas:
 
     @cached_property
     def commits(self) -> Mapping[str, CommitRecord]:
-        """All of them, by tar."""
+        """All of them, by tar. Of many tars they take much memory; see ``tars`` and ``records``."""
         return {record.tar: record for record in self.records()}
 
     def statuses(self) -> Counter[str]:
@@ -134,8 +139,11 @@ class Atlas:
         """
         if "commits" in self.__dict__:
             return self.commits[tar]
-        index = next(index for index, shard in enumerate(self.run.shards) if shard.tar == tar)
-        return self._commit(index, tar, self.objects.get(commit_object(tar)))
+        return self._commit(self._places[tar], tar, self.objects.get(commit_object(tar)))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {shard.tar: index for index, shard in enumerate(self.run.shards)}
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -208,9 +216,11 @@ class Atlas:
         Raises:
             UsageError: it is not finished.
         """
-        if tar not in self.committed:
-            raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status")
-        return Tar(self, self.record(tar))
+        try:  # no listing, which takes longer the more tars there are
+            commit = self.record(tar)
+        except (FileNotFoundError, KeyError):
+            raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status") from None
+        return Tar(self, commit)
 
     def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
         """Whether one map says anything."""
@@ -241,12 +251,20 @@ class Atlas:
         Raises:
             UsageError: no such target or method, or no finished tar.
         """
-        self._check_target(target)
-        for method in methods:
-            self._check(method)
+        self.offers(target, methods)
         if not self.committed:
             url = self.objects.url
             raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
+
+    def offers(self, target: str, methods: Iterable[str]) -> None:
+        """Make sure that the run is of these methods and this target. Nothing is read.
+
+        Raises:
+            UsageError: no such target or method.
+        """
+        self._check_target(target)
+        for method in methods:
+            self._check(method)
 
     def _check_target(self, target: str) -> None:
         if target not in self.run.spec.targets:
@@ -275,6 +293,11 @@ class Atlas:
             rows = ", ".join(str(row) for row in good["row"].to_pylist())
             raise UsageError(f"{key}: is the key of several samples; ask by row instead: {rows}")
         return int(good["row"][0].as_py())
+
+
+@lru_cache(maxsize=2)  # of two atlases at a time: whoever takes tar after tar opens the same one for each
+def _parsed(data: bytes, where: str) -> RunRecord:
+    return RunRecord.read(data, where)
 
 
 def _check_format(found: int, url: str) -> None:

@@ -58,22 +58,31 @@ def _without(record: Record, fields: Container[str]) -> dict[str, object]:
 def made(objects: Objects, tar: str) -> PartRecord | None:
     """What was made of a tar, from whatever and by whatever; None where nothing was."""
     try:
-        return PartRecord.read(objects.get(commit_object(tar)), commit_object(tar))
-    except (FileNotFoundError, UsageError):  # torn, or of another version: as good as none
+        return _part(tar, objects.get(commit_object(tar)))
+    except FileNotFoundError:
+        return None
+
+
+def _part(tar: str, data: bytes) -> PartRecord | None:
+    try:
+        return PartRecord.read(data, commit_object(tar))
+    except UsageError:  # torn, or of another version: as good as none
         return None
 
 
 def done(objects: Objects, atlas: Atlas, maker: str, parts: Iterable[str]) -> dict[str, PartRecord]:
     """Records of the tars that need not be made again: by this maker, from the maps as they are, with these parts."""
-    present = set(objects.list(COMMITS))
-    records = [made(objects, tar) for tar in atlas.commits if f"{tar}.json" in present]
-    good = [
-        record
-        for record in records
-        if record is not None
-        and (record.parent, record.maker) == (parent(atlas.commits[record.tar]), maker)
-        and set(parts) <= set(record.parts)
-    ]
+    present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
+    tars, wanted = [tar for tar in atlas.tars if tar in present], set(parts)
+    good = []
+    # A few of either at a time: a commit names every object of its tar, and there may be very many.
+    found = objects.read([commit_object(tar) for tar in tars])
+    for data, above in zip(found, atlas.records(but=atlas.committed - present), strict=True):
+        record = _part(above.tar, data)
+        if record is None or (record.tar, record.parent, record.maker) != (above.tar, parent(above), maker):
+            continue
+        if wanted <= set(record.parts):
+            good.append(record)
     folders = {each.path.rpartition("/")[0] for record in good for each in record.objects}
     there = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}
     return {record.tar: record for record in good if all(each.path in there for each in record.objects)}
@@ -83,7 +92,7 @@ def forget(objects: Objects, atlas: Atlas, wanted: Container[str] | None = None)
     """Remove what was made of tars that are finished no more, or are not wanted; None wants all."""
     for name in objects.list(COMMITS):
         tar = name.removesuffix(".json")
-        if tar not in atlas.commits or (wanted is not None and tar not in wanted):
+        if tar not in atlas.committed or (wanted is not None and tar not in wanted):
             record = made(objects, tar)
             for each in record.objects if record else ():
                 objects.delete(each.path)

@@ -61,7 +61,7 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
             else:
                 verdict.objects += len(commit.objects)
                 wrong = [*_wrong_record(atlas, commit), *_wrong_objects(atlas, commit)]
-                wrong = wrong or _wrong_rows(atlas, atlas.tar(shard.tar))
+                wrong = wrong or _wrong_rows(atlas, Tar(atlas, commit))
                 verdict.faults += [f"{shard.tar}: {each}" for each in wrong]
                 verdict.damaged += [shard.tar] * bool(wrong)
                 expected |= {entry.path for entry in commit.objects}
