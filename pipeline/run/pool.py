@@ -108,7 +108,8 @@ class _Pool:
         self.actors: dict[int, Any] = {}
         self.asked: dict[Any, tuple[int, Assignment | None]] = {}
         self._on_gpu = capacity(crew.device)[1]
-        options: dict[str, Any] = {"num_gpus": 1} if self._on_gpu else {"num_cpus": 1}
+        # Ray would give it a core as well, of which a node may have fewer than GPUs.
+        options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self._on_gpu else {"num_cpus": 1}
         self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
         self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed, crew

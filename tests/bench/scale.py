@@ -15,12 +15,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from operations import counted
 from support import DEMO_MODEL, samples, write_tar
 
 from pipeline.run import INLINE, run
@@ -37,14 +35,12 @@ from schemas.samples import Status
 ROWS = 1250
 STAGES = ("plan", "run", "resume", "status", "verify", "label", "score")
 _METHOD = "center"
-_PAGE = 1000
-"""Names in one answer of a bucket to a listing."""
 
 
 class Recorded:
     """In the place of a worker: commits tars whose maps are known."""
 
-    def __init__(self, url: str, *_: object) -> None:
+    def __init__(self, url: str, *_: object, **__: object) -> None:
         atlas = Atlas.open(url)
         self.objects, self.run = atlas.objects, atlas.run
         self.good = int(os.environ["GOOD"])
@@ -118,33 +114,6 @@ def do(stage: str, folder: Path) -> None:
         label(url, Policy(name="otsu", methods=(_METHOD,), cut=Cut(kind="otsu")), ["png", "coco"], f"{url}/labels/otsu")
     else:
         score(url, str(folder / "boxes.csv"))
-
-
-def counted() -> Counter[str]:
-    """Operations on objects from now on, as a bucket would count them."""
-    counts: Counter[str] = Counter()
-    for name in ("get", "put", "exists", "delete", "create"):
-        plain = getattr(Objects, name)
-
-        def counting(self: Objects, *args: Any, name: str = name, plain: Any = plain, **options: Any) -> Any:
-            counts[name] += 1
-            return plain(self, *args, **options)
-
-        setattr(Objects, name, counting)
-    list_, walk = Objects.list, Objects.walk
-
-    def listing(self: Objects, folder: str) -> list[str]:
-        found = list_(self, folder)
-        counts["list"] += 1 + len(found) // _PAGE
-        return found
-
-    def walking(self: Objects) -> Iterator[tuple[str, int]]:
-        found = list(walk(self))
-        counts["list"] += 1 + len(found) // _PAGE
-        yield from found
-
-    Objects.list, Objects.walk = listing, walking  # type: ignore[method-assign]
-    return counts
 
 
 def resident(field: str) -> float:

@@ -69,14 +69,26 @@ class Nodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def add(self) -> None:
-        self._nodes.append(self._cluster.add_node(num_cpus=1, wait=False))
+    @property
+    def ids(self) -> list[str]:
+        """Of the nodes but the head, as Ray's contexts name them."""
+        return [node.node_id for node in self._nodes]
+
+    def add(self, gpus: int = 0) -> None:
+        """A node, with GPUs that Ray takes on trust."""
+        self._nodes.append(self._cluster.add_node(num_cpus=1, num_gpus=gpus, wait=False))
 
     def kill(self, which: int = 0) -> None:
         """Kill the raylet of a node."""
         node = self._nodes.pop(which)
         os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def kill_head(self) -> None:
+        """Kill everything on the head."""
+        for started in [each for every in self._cluster.head_node.all_processes.values() for each in every]:
+            with suppress(ProcessLookupError):
+                os.kill(started.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         while self._nodes:
@@ -134,9 +146,10 @@ def disturb(
     return report
 
 
-def start(out: Path, cluster: Nodes) -> "subprocess.Popen[str]":
+def start(out: Path, cluster: Nodes, *program: str) -> "subprocess.Popen[str]":
+    """The command; ``program`` is what Python runs in its place."""
     options = ["--address", cluster.address, "--decode-processes", "1", "--patience", "300"]
-    command = [sys.executable, "-m", "jobs.cli", "run", str(out), *options]
+    command = [sys.executable, *(program or ("-m", "jobs.cli")), "run", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -176,6 +189,12 @@ def _until_it_ends(
             report.kills.append((left.pop(0), len(Atlas.open(str(out)).committed)))
         time.sleep(0.05)
     return driver.wait(timeout=60)
+
+
+def wait_until(happens: Callable[[], object], driver: "subprocess.Popen[str]") -> None:
+    while not happens():
+        assert driver.poll() is None, driver.communicate()[1]
+        time.sleep(0.05)
 
 
 def processes() -> dict[int, tuple[int, str]]:

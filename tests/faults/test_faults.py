@@ -1,11 +1,9 @@
 """One run of which something of every kind is killed. ``make faults`` does many."""
 
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from faults.matrix import KINDS, actors, disturb, nodes, start, undisturbed
+from faults.matrix import KINDS, actors, disturb, nodes, start, undisturbed, wait_until
 from support import same_bytes, samples, write_tar
 
 from pipeline.run.plan import plan
@@ -51,9 +49,3 @@ def work(folder: Path, checkpoint: ModelSpec, tars: int) -> RunSpec:
         write_tar(folder / "shards" / f"part-{tar:02d}.tar", samples(6, 6 * tar))
     methods = ("legrad", "rise:masks=120")
     return RunSpec(shards=(str(folder / "shards" / "*.tar"),), model=checkpoint, methods=methods, batch_size=4)
-
-
-def wait_until(happens: Callable[[], object], driver: "subprocess.Popen[str]") -> None:
-    while not happens():
-        assert driver.poll() is None, driver.communicate()[1]
-        time.sleep(0.05)

@@ -1,0 +1,40 @@
+"""``vitatlas`` on GPUs that are not there: an actor takes one of Ray's, computes on the CPU all the same, notes where it
+does what, and from the seventh tar on waits until it may go on.
+
+    python on_gpus.py FOLDER run ATLAS …
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from jobs.cli import main
+from pipeline.run import pool
+
+FOLDER = Path(sys.argv.pop(1))
+FREE = 6
+
+
+class OnGpu(pool._Actor):
+    def prepare(self, url: str, device: str, *rest: Any) -> Any:
+        assert device == "cuda"
+        return super().prepare(url, "cpu", *rest)
+
+    def process(self, unit: int, attempt: int) -> Any:
+        context = ray.get_runtime_context()
+        place = {"node": context.get_node_id(), "gpu": os.environ["CUDA_VISIBLE_DEVICES"]}
+        with (FOLDER / "notes").open("a") as notes:
+            notes.write(json.dumps({"unit": unit, "actor": context.get_actor_id()} | place) + "\n")
+        while unit >= FREE and not (FOLDER / "go on").exists():
+            time.sleep(0.05)
+        return super().process(unit, attempt)
+
+
+if __name__ == "__main__":
+    pool._Actor = OnGpu  # type: ignore[misc]
+    main()

@@ -1,0 +1,43 @@
+"""Operations on objects, counted: a bucket charges for each, and answers each after some 30 ms."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipeline.store import Objects
+
+_PAGE = 1000
+"""Names in one answer of a bucket to a listing."""
+
+
+def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
+    """How often each was made from now on; a listing counts once for every page.
+
+    Args:
+        replace: puts something in the place of a method; pytest's takes it back in the end.
+    """
+    counts: Counter[str] = Counter()
+    for name in ("get", "put", "exists", "delete", "create"):
+
+        def counting(
+            self: Objects, *args: Any, name: str = name, plain: Any = getattr(Objects, name), **options: Any
+        ) -> Any:
+            counts[name] += 1
+            return plain(self, *args, **options)
+
+        replace(Objects, name, counting)
+    list_, walk = Objects.list, Objects.walk
+
+    def listing(self: Objects, folder: str) -> list[str]:
+        found = list_(self, folder)
+        counts["list"] += 1 + len(found) // _PAGE
+        return found
+
+    def walking(self: Objects) -> Iterator[tuple[str, int]]:
+        found = list(walk(self))
+        counts["list"] += 1 + len(found) // _PAGE
+        yield from found
+
+    replace(Objects, "list", listing)
+    replace(Objects, "walk", walking)
+    return counts

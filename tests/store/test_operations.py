@@ -1,0 +1,81 @@
+"""What is asked of a store grows with the tars in a straight line: nothing is listed, or read whole, for each of them."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operations import counted
+from support import samples, write_tar
+
+from pipeline.label import label
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.score import score
+from pipeline.store.verify import verify
+from schemas.policy import Cut, Policy
+from schemas.run import CommitRecord, ModelSpec, RunRecord, RunSpec
+
+SIZES = (3, 6, 9)
+POLICY = Policy(name="otsu", methods=("center",), cut=Cut(kind="otsu"))
+
+
+@pytest.fixture(scope="module")
+def atlases(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Atlases of 3, 6 and 9 tars."""
+    found = {}
+    for size in SIZES:
+        folder = tmp_path_factory.mktemp(f"of-{size}")
+        for tar in range(size):
+            write_tar(folder / f"{tar}.tar", samples(2, 2 * tar))
+        spec = RunSpec(shards=(f"{folder}/*.tar",), model=checkpoint, methods=("center",), targets=("label",))
+        plan(spec, f"{folder}/atlas")
+        run(f"{folder}/atlas", INLINE)
+        boxes = [f"s{number:04d},5,5,20,20" for number in range(2 * size)]
+        (folder / "boxes.csv").write_text("\n".join(["image_id,x0,y0,x1,y1", *boxes]))
+        found[size] = folder / "atlas"
+    return found
+
+
+@pytest.fixture
+def operations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Counted, with what is done for each tar in this process; how often a plan was parsed, too."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    counts = counted(monkeypatch.setattr)
+    for kind in (RunRecord, CommitRecord):
+
+        def reading(data: Any, source: str, kind: Any = kind, plain: Any = kind.read) -> Any:
+            counts[kind.__name__] += 1
+            return plain(data, source)
+
+        monkeypatch.setattr(kind, "read", reading)
+    return counts
+
+
+STAGES: dict[str, Callable[[Path, Any], object]] = {
+    "resume": lambda url, _: run(str(url), INLINE),
+    "status": lambda url, vitatlas: vitatlas("status", url),
+    "verify": lambda url, _: verify(str(url)),
+    "label": lambda url, _: label(str(url), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
+    "label again": lambda url, _: label(str(url), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
+    "score": lambda url, _: score(str(url), str(url.parent / "boxes.csv")),
+    "score again": lambda url, _: score(str(url), str(url.parent / "boxes.csv")),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_asks_of_each_tar_the_same_however_many_there_are(
+    stage: str, atlases: dict[int, Path], operations: Counter[str], vitatlas: Any
+) -> None:
+    made = []
+    for url in atlases.values():
+        operations.clear()
+        STAGES[stage](url, vitatlas)
+        made.append(Counter(operations))
+    small, middle, large = made
+    for name in large:
+        assert large[name] - middle[name] == middle[name] - small[name], (name, made)
+    assert large["list"] == small["list"], made
+    assert large["RunRecord"] <= 2, made
