@@ -1,6 +1,7 @@
 """``vitatlas status``."""
 
 from collections import Counter
+from typing import Any
 
 import click
 
@@ -55,16 +56,18 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     from schemas.samples import Status
 
     opened = Atlas.open(atlas)
-    aside, rows = opened.set_aside(), 0
+    aside, images = opened.set_aside(), 0
     statuses: Counter[str] = Counter()
     degenerate: Counter[str] = Counter()
     drift: dict[str, float] = {}
     for commit in opened.records():
-        rows += commit.rows
+        images += commit.rows
         statuses.update(commit.statuses)
         degenerate.update(commit.degenerate)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
-    without, failed, damaged = statuses.total() - statuses[Status.OK], [], []
+    without = statuses.total() - statuses[Status.OK]
+    failed: list[dict[str, Any]] = []
+    damaged = []
     for tar in opened.tars:
         try:
             samples = opened.samples_of(tar, ["tar", "key", "status", "error"])
@@ -76,7 +79,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     report = {
         "atlas": opened.objects.url,
         "tars": {"done": len(opened.committed), "planned": len(opened.run.shards)},
-        "images": {"done": rows, "planned": opened.run.samples},
+        "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
         "degenerate": dict(degenerate),
         "drift": drift,

@@ -18,14 +18,7 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     for name in ("get", "put", "exists", "delete", "create"):
-
-        def counting(
-            self: Objects, *args: Any, name: str = name, plain: Any = getattr(Objects, name), **options: Any
-        ) -> Any:
-            counts[name] += 1
-            return plain(self, *args, **options)
-
-        replace(Objects, name, counting)
+        replace(Objects, name, _counting(name, getattr(Objects, name), counts))
     list_, walk = Objects.list, Objects.walk
 
     def listing(self: Objects, folder: str) -> list[str]:
@@ -41,3 +34,11 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
     replace(Objects, "list", listing)
     replace(Objects, "walk", walking)
     return counts
+
+
+def _counting(name: str, plain: Callable[..., Any], counts: Counter[str]) -> Callable[..., Any]:
+    def instead(*args: Any, **options: Any) -> Any:
+        counts[name] += 1
+        return plain(*args, **options)
+
+    return instead

@@ -22,9 +22,10 @@ _ABANDONED = 24 * 3600.0
 class Cache:
     """A folder of copies, for all actors of a node and for later runs.
 
-    A copy is named by the URL of its tar and by what the store says of it (length, time, ETag), so it is not taken for a
-    tar that has been replaced. It is there whole or not at all. Nothing is thrown out to make room, since runs read tars in
-    turn: what was thrown out would always be what is read next. When the folder is full, tars come over the network.
+    A copy is named by the URL of its tar and by what the store says of it (length, time, ETag), so it is not taken for
+    a tar that has been replaced. It is there whole or not at all. Nothing is thrown out to make room, since runs read
+    tars in turn: what was thrown out would always be what is read next. When the folder is full, tars come over the
+    network.
 
     Attributes:
         folder: local, absolute.

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import PurePosixPath
 
@@ -18,6 +18,8 @@ from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
 _BLOCK = 512
+_AT_ONCE = 32
+"""Tars that are asked for together: a bucket answers for them side by side."""
 _SUFFIX = re.compile(r"\.(tar(\.\w+)?|tgz)$")
 INFO = "_info.json"
 """Where ImageNet-like collections keep the number of samples of each tar."""
@@ -37,8 +39,8 @@ def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
         if pattern.startswith("pipe:") or os.path.isfile(pattern):
             urls.append(pattern)
         else:
-            for url in _expand(pattern):
-                urls.extend(_match(url))
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                urls.extend(name for found in pool.map(_match, _expand(pattern)) for name in found)
     twice = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
     if twice:
         raise UsageError(f"{min(twice)}: is named twice; name each shard once")
@@ -63,9 +65,13 @@ def _expand(pattern: str) -> list[str]:
 
 def _match(url: str) -> list[str]:
     files, path = locate(url)
-    if files.isdir(path):
+    try:
+        kind = files.info(path)["type"]
+    except FileNotFoundError:
+        kind = None
+    if kind == "directory":
         raise UsageError(f"{url}: is a folder; name its tars, as in '{url.rstrip('/')}/*.tar'")
-    if files.exists(path):
+    if kind is not None:
         return [url]
     if not re.search(r"[*?\[]", path):
         raise UsageError(f"{url}: no such shard")
@@ -91,10 +97,12 @@ def count(
     lengths = {} if keep_partial else {folder: _lengths(folder) for folder in {_folder(url) for url in urls}}
     known = {url: lengths.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
     scans = _scan([url for url in urls if known[url] is None])
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        sizes = pool.map(_size, [url for url in urls if known[url] is not None])
     records = []
     for name, url in zip(names(urls), urls, strict=True):
         samples = known[url]
-        result = _listed(samples, _size(url)) if samples is not None else next(scans)
+        result = _listed(samples, next(sizes)) if samples is not None else next(scans)
         kept = keep_partial and result.problem is not None and result.samples > 0
         records.append(
             ShardRecord(tar=name, url=url, samples=result.samples, size=result.size, problem=result.problem, kept=kept)

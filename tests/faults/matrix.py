@@ -146,10 +146,12 @@ def disturb(
     return report
 
 
-def start(out: Path, cluster: Nodes, *program: str) -> "subprocess.Popen[str]":
-    """The command; ``program`` is what Python runs in its place."""
-    options = ["--address", cluster.address, "--decode-processes", "1", "--patience", "300"]
-    command = [sys.executable, *(program or ("-m", "jobs.cli")), "run", str(out), *options]
+def start(
+    out: Path, cluster: Nodes, *options: str, program: Sequence[str] = ("-m", "jobs.cli")
+) -> "subprocess.Popen[str]":
+    """The command; ``program`` is what Python runs as such."""
+    usual = ["--address", cluster.address, "--decode-processes", "1", "--patience", "300"]
+    command = [sys.executable, *program, "run", str(out), *usual, *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

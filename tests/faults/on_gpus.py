@@ -1,5 +1,7 @@
-"""``vitatlas`` on GPUs that are not there: an actor takes one of Ray's, computes on the CPU all the same, notes where it
-does what, and from the seventh tar on waits until it may go on.
+"""``vitatlas`` on GPUs that are not there.
+
+An actor takes one of Ray's, computes on the CPU all the same, notes where it does what, and from the seventh tar on
+waits until it may go on.
 
     python on_gpus.py FOLDER run ATLAS …
 """

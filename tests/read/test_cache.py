@@ -98,7 +98,7 @@ def test_what_a_killed_actor_left_goes_in_time(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="file: is no place for copies .*; name a folder that every node can make"):
+    with pytest.raises(UsageError, match=r"file: is no place for copies .*; name a folder that every node can make"):
         Cache(str(tmp_path / "file"), 1)
 
 

@@ -141,3 +141,18 @@ def test_short_names_are_unique_whatever_the_tars_are_called(tmp_path: Path) -> 
     names = [record.tar for record in count(urls)]
     assert len({name.lower() for name in names}) == 4
     assert names[2] == "x.0"
+
+
+def test_a_store_is_asked_once_for_each_tar_and_once_more_for_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = fsspec.filesystem("memory")
+    names = [f"{number}.tar" for number in range(5)]
+    splits = {"all": {"filenames": names, "shard_lengths": [1] * 5}}
+    files.pipe({f"/asked/{name}": bytes(10240) for name in names})
+    files.pipe("/asked/_info.json", json.dumps({"splits": splits}).encode())
+    asked: list[str] = []
+    info = type(files).info
+    monkeypatch.setattr(type(files), "info", lambda self, path, **o: asked.append(path) or info(self, path, **o))
+    records = count(find(["memory://asked/{0..4}.tar"]))
+    assert [record.samples for record in records] == [1] * 5
+    assert sorted(path for path in asked if path.endswith(".tar")) == sorted(f"/asked/{name}" for name in names * 2)
+    files.rm("/asked", recursive=True)

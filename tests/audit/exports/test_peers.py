@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pipeline.faith.sparsity import gini
 
 from pipeline.audit.describe import coverage, describe, inside
 from pipeline.audit.exports.make import export
