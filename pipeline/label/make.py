@@ -123,7 +123,7 @@ def label(
         pending = [tar for tar in atlas.tars if tar not in records]
         if pending:
             _withdraw(objects)
-        work = partial(_label_tar, atlas.objects.url, policy, names, context, maker, objects.url, allow_pipe)
+        work = partial(_label_tar, atlas, policy, names, context, maker, objects.url, allow_pipe)
         for record in spread(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
             records[record.tar] = record
         tars, merged = atlas.tars, []
@@ -168,7 +168,7 @@ def _refuse_shared_keys(atlas: Atlas) -> None:
 
 
 def _label_tar(
-    url: str,
+    atlas: Atlas,
     policy: Policy,
     formats: tuple[str, ...],
     context: Context,
@@ -177,7 +177,7 @@ def _label_tar(
     allow_pipe: bool,
     tar: str,
 ) -> PartRecord:
-    atlas, objects = Atlas.open(url), Objects(out)
+    objects = Objects(out)
     above = parent(atlas.record(tar))  # before the maps are read: if they change meanwhile, this is made again
     before = made(objects, tar)
     known = tuple(each for each in before.parts if each in EXPORTERS) if before else ()

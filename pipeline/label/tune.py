@@ -52,7 +52,7 @@ class Tuning:
         check(atlas, policy)
         policy = policy.model_copy(update={"filter": Filter(), "background": None})
         truth = read_truth(self.truth)
-        work = partial(_overlaps, atlas.objects.url, policy, self.allow_pipe)
+        work = partial(_overlaps, atlas, policy, self.allow_pipe)
         parts = dict(spread(work, _known(atlas, truth), "calibrate", self.address, policy.refine is not None))
         found = np.array([overlaps for tar in sorted(parts) for overlaps in parts[tar]]).reshape(-1, len(THRESHOLDS))
         total, images = found.sum(0), len(found)
@@ -81,8 +81,10 @@ def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
     return [(tar, part) for tar, part in parts if len(part)]
 
 
-def _overlaps(url: str, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]) -> tuple[str, list[list[float]]]:
-    (tar, truth), atlas = item, Atlas.open(url)
+def _overlaps(
+    atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]
+) -> tuple[str, list[list[float]]]:
+    tar, truth = item
     found: list[list[float]] = []
     candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
     for heat, sample in heats(atlas, tar, policy, allow_pipe):

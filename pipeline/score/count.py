@@ -50,7 +50,7 @@ class Picture:
 
 
 def count_tar(
-    url: str, target: Target, methods: Sequence[str], out: str, maker: str, item: tuple[Part, tuple[str, ...]]
+    atlas: Atlas, target: Target, methods: Sequence[str], out: str, maker: str, item: tuple[Part, tuple[str, ...]]
 ) -> PartRecord:
     """Count one tar, write its counts, then its commit.
 
@@ -61,7 +61,7 @@ def count_tar(
         UsageError: something in the truth of a picture cannot be used.
     """
     part, there = item
-    atlas, objects, tar = Atlas.open(url), Objects(out), part.tar
+    objects, tar = Objects(out), part.tar
     tallies = unpack(objects.get(counts_object(tar)), f"{out}/{counts_object(tar)}") if there else {}
     new = [name for name in (*TRIVIAL, *methods) if name not in tallies]
     tallies |= {name: Tally() for name in new}

@@ -153,7 +153,7 @@ def _counted(
     pending = [(part, there.get(part.tar, ())) for part in parts if not wanted <= set(there.get(part.tar, ()))]
     for name in (TABLE, CURVES, FIGURE) if pending else ():
         objects.delete(name)  # they are of what was there before
-    work = partial(count_tar, atlas.objects.url, about.target, methods, objects.url, maker)
+    work = partial(count_tar, atlas, about.target, methods, objects.url, maker)
     for record in spread(work, pending, "score", address):
         records[record.tar] = record
     tallies: dict[str, Tally] = {}

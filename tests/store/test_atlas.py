@@ -1,6 +1,7 @@
 """An atlas as others read it: xarray, zarr, DuckDB, and ``Atlas`` itself."""
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -290,3 +291,16 @@ def test_a_map_that_says_nothing_is_zero_and_flagged(poison: float) -> None:
     assert flags.tolist() == [Flag.CONSTANT, Flag.NOT_FINITE, Flag.OK]
     assert not scaled[:2].any()
     assert bounds.tolist() == [[1, 1], [0, 0], [1, 2]]
+
+
+def test_an_atlas_is_sent_as_its_address_and_opened_once_a_process(
+    atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = pickle.dumps(Atlas.open(atlas.objects.url))
+    assert len(sent) < 500
+    first = pickle.loads(sent)
+    assert pickle.loads(sent) is first
+    assert first.run == atlas.run
+    assert first.tar("demo-validation-00").samples == atlas.tar("demo-validation-00").samples
+    other = shutil.copytree(atlas.objects.url, tmp_path / "other")
+    assert pickle.loads(pickle.dumps(Atlas.open(str(other)))).objects.url == str(other)
