@@ -13,7 +13,6 @@ import pytest
 from pipeline.audit.describe import coverage, describe, inside
 from pipeline.audit.exports.make import export
 from pipeline.demo.world import World
-from pipeline.faith.sparsity import gini
 from pipeline.label.score_map import window
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
