@@ -18,7 +18,8 @@ import ray
 from jobs.cli import main
 from pipeline.run import pool
 
-FOLDER = Path(sys.argv.pop(1))
+FOLDER = Path()
+"""For the notes; named by the first argument."""
 FREE = 6
 
 
@@ -38,5 +39,6 @@ class OnGpu(pool._Actor):
 
 
 if __name__ == "__main__":
+    FOLDER = Path(sys.argv.pop(1))
     pool._Actor = OnGpu  # type: ignore[misc]
     main()
