@@ -89,7 +89,7 @@ def test_one_row_an_image_method_target_and_figure(
             assert row["images"] == images
             assert row["low"] - 1e-12 <= row["mean"] <= row["high"] + 1e-12
     assert len(said) == 1
-    assert said[0].startswith(f"{images} images, at most ")
+    assert said[0].startswith(f"{kind}: {images} images, at most ")
 
 
 def test_cores_share_the_tars_and_nothing_changes(
