@@ -13,6 +13,8 @@ LEASE = "lease.json"
 LABELS = "labels"
 SCORES = "scores"
 AUDIT = "audit"
+ABOUT = "about.json"
+"""Of what is derived from an atlas: what it is made from, in the folder that holds it. Written first."""
 
 FORMAT = 1
 """Version of the layout on disk. Readers refuse a larger one."""

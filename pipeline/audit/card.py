@@ -13,10 +13,10 @@ from markupsafe import Markup
 from pipeline.audit import words
 from pipeline.audit.contents import Present, present, type_name
 from pipeline.audit.environment import model_name
-from pipeline.audit.tables import ABOUT
 from pipeline.store import Atlas, Objects
 from pipeline.store.tables import unpacked
 from schemas.audit import OTHER_BATCH, SAME_BATCH, UNSAID, AuditRecord, PublicationRecord
+from schemas.layout import ABOUT
 from schemas.text import printable
 
 CARD = "README.md"

@@ -16,10 +16,9 @@ from pipeline.audit import words
 from pipeline.audit.card import default_name
 from pipeline.audit.contents import Present, plain, present
 from pipeline.audit.environment import model_name
-from pipeline.audit.tables import ABOUT
 from pipeline.store import Atlas, Objects
 from schemas.audit import MANIFEST, UNSAID, AuditRecord, PublicationRecord
-from schemas.layout import LEASE
+from schemas.layout import ABOUT, LEASE
 from schemas.record import sha256
 
 CROISSANT = "croissant.json"

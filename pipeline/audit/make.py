@@ -18,7 +18,7 @@ from pipeline.audit.ranking import suspicious
 from pipeline.audit.report import report
 from pipeline.audit.reproduce import reproduced
 from pipeline.audit.shortcuts import shortcuts
-from pipeline.audit.tables import ABOUT, claimed, tables
+from pipeline.audit.tables import claimed, tables
 from pipeline.files import refuse_commands
 from pipeline.run.crew import Device
 from pipeline.store import Atlas, Lease, Objects
@@ -27,7 +27,7 @@ from pipeline.truth import read_truth
 from schemas.audit import UNSAID, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.faith import Kind
-from schemas.layout import AUDIT, LEASE
+from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.run import Target
 
 

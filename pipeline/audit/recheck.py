@@ -13,7 +13,6 @@ from pipeline.audit.manifest import check
 from pipeline.audit.readable import Unreadable, bytes_of, table_of
 from pipeline.audit.recheck_clusters import wrong_clusters
 from pipeline.audit.recheck_sums import wrong_counts, wrong_means, wrong_summaries
-from pipeline.audit.tables import ABOUT
 from pipeline.store import Objects
 from pipeline.store.derived import parent
 from schemas.audit import AuditRecord
@@ -21,7 +20,7 @@ from schemas.audit_tables import TABLES
 from schemas.errors import UsageError
 from schemas.faith import FaithRecord
 from schemas.labels import PartRecord
-from schemas.layout import AUDIT, COMMITS, commit_object
+from schemas.layout import ABOUT, AUDIT, COMMITS, commit_object
 from schemas.record import sha256
 
 _FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {

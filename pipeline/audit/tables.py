@@ -21,10 +21,9 @@ from pipeline.store.tables import packed, unpacked
 from pipeline.truth import Truths
 from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
 from schemas.labels import PartRecord
-from schemas.layout import Flag, commit_object
+from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import Target
 
-ABOUT = "about.json"
 Floats = NDArray[np.float64]
 Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
 

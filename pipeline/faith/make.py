@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import partial
 from typing import get_args
 
 import pyarrow as pa
@@ -15,18 +15,18 @@ from pipeline.faith.measures import KINDS
 from pipeline.faith.summary import summarise
 from pipeline.files import refuse_commands
 from pipeline.run.crew import Device
+from pipeline.run.recompute import worker_of
 from pipeline.run.spread import spread
-from pipeline.run.worker import Worker
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.tables import packed, unpacked
 from schemas.errors import UsageError
 from schemas.faith import FaithRecord, Kind
 from schemas.labels import PartRecord
-from schemas.layout import commit_object
+from schemas.layout import ABOUT, commit_object
 from schemas.record import sha256
 
-ABOUT, SUMMARY = "about.json", "summary.parquet"
+SUMMARY = "summary.parquet"
 IMAGES: dict[Kind, int] = {"faithfulness": 1000, "sanity": 100}
 """How many are drawn where nobody says; a sanity check makes maps of a network many times over."""
 
@@ -150,7 +150,7 @@ def _of_tar(
     tar, ordinals = item
     atlas, objects = Atlas.open(url), Objects(out)
     part = atlas.tar(tar)
-    figures = examine_tar(_worker(url, device, about.run), part, ordinals, measures, about.methods, about.seed)
+    figures = examine_tar(worker_of(url, device, about.run), part, ordinals, measures, about.methods, about.seed)
     objects.delete(commit_object(tar))
     written = objects.put(_figures(tar), packed(figures))
     record = PartRecord(
@@ -163,9 +163,3 @@ def _of_tar(
     )
     objects.put(commit_object(tar), record.to_bytes())
     return record
-
-
-@lru_cache(1)
-def _worker(url: str, device: Device, run: str) -> Worker:
-    """One for each process, which does many tars. The hash tells apart what stands at a place one after another."""
-    return Worker(url, device)

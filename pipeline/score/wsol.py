@@ -21,12 +21,12 @@ from pipeline.store.derived import claim, done, forget
 from pipeline.store.tables import packed
 from pipeline.truth import Truths, read_truth
 from schemas.errors import UsageError
-from schemas.layout import SCORES
+from schemas.layout import ABOUT, SCORES
 from schemas.record import sha256
 from schemas.run import Target
 from schemas.scores import LOCALIZATION, ScoresRecord, Tuned, is_control
 
-ABOUT, TABLE, CURVES, FIGURE, TUNING = "about.json", "localization.parquet", "curves.parquet", "curves.png", "tuning"
+TABLE, CURVES, FIGURE, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
 
 
 def score(

@@ -25,11 +25,9 @@ from pipeline.truth import Truths, read_truth
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
 from schemas.labels import PartRecord
-from schemas.layout import Flag, commit_object
+from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import ObjectRecord, Target
 from schemas.samples import Status
-
-ABOUT = "about.json"
 
 
 def export(

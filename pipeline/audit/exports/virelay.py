@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from pipeline.audit.by_class import EXPLAINED
 from pipeline.audit.environment import model_name
 from pipeline.audit.exports.exporter import Part, Whole, room
-from pipeline.audit.tables import ABOUT
 from pipeline.store import Objects
 from pipeline.store.tables import unpacked
 from schemas.audit import AuditRecord
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
+from schemas.layout import ABOUT
 from schemas.run import RunRecord, Target
 
 MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"

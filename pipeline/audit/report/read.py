@@ -9,11 +9,11 @@ from pipeline.store import Atlas, Objects
 from pipeline.store.tables import unpacked
 from schemas.audit import AuditRecord
 from schemas.errors import UsageError
-from schemas.layout import SCORES
+from schemas.layout import ABOUT, SCORES
 from schemas.run import Target
 from schemas.scores import ScoresRecord
 
-_ABOUT, _LOCALIZATION = "about.json", "localization.parquet"
+_LOCALIZATION = "localization.parquet"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def read_audit(atlas: Atlas, out: str, target: Target) -> Audited:
     objects = Objects(out)
     mend = "make it first: vitatlas audit"
     try:
-        about = AuditRecord.read(objects.get(_ABOUT), f"{out}/{_ABOUT}")
+        about = AuditRecord.read(objects.get(ABOUT), f"{out}/{ABOUT}")
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{out}: is no audit (it has no {_ABOUT}); {mend}") from None
+        raise UsageError(f"{out}: is no audit (it has no {ABOUT}); {mend}") from None
     if (about.run, about.target) != (atlas.run.spec_hash, target):
         raise UsageError(f"{out}: is an audit of {about.target} maps of run {about.run[:19]}, not of these; {mend}")
     found = {}
@@ -87,8 +87,8 @@ def _localization(atlas: Atlas, target: Target) -> dict[str, pa.Table]:
     found = {}
     for folder in atlas.objects.list(SCORES):
         objects = Objects(f"{atlas.objects.url}/{SCORES}/{folder}")
-        if objects.exists(_ABOUT) and objects.exists(_LOCALIZATION):
-            about = ScoresRecord.read(objects.get(_ABOUT), f"{objects.url}/{_ABOUT}")
+        if objects.exists(ABOUT) and objects.exists(_LOCALIZATION):
+            about = ScoresRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
             if (about.run, about.target) == (atlas.run.spec_hash, target):
                 found[about.name] = unpacked(objects.get(_LOCALIZATION))
     return found
