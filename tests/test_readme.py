@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support import jpeg
 
 from pipeline.explain.catalogue import BEGIN, END, markdown
 from pipeline.read.tar import IMAGES
@@ -25,6 +26,7 @@ def test_the_table_of_methods_is_the_registrys() -> None:
 @pytest.mark.parametrize("code", PYTHON, ids=[code.split("\n")[0] for code in PYTHON])
 def test_its_python_runs(code: str, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog.jpg").write_bytes(jpeg())
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "atlas").symlink_to(atlas.objects.url)
     exec(compile(code, "README.md", "exec"), {})

@@ -4,15 +4,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.label import labels_of
-from pipeline.label.enlarge import enlarge
 from pipeline.label.mask import Label
+from pipeline.picture import blend, enlarge
 from pipeline.read.tar import read
 from pipeline.store import Atlas
 from pipeline.truth import Truths
@@ -61,7 +60,7 @@ def draw(
         line[0].set_ylabel(names[sample["label"]], fontsize=7)
         for axis, method in zip(line[1:], methods, strict=False):
             heat = enlarge(maps[method][row], sample, atlas.run.model.input_size)
-            axis.imshow(_overlay(picture, heat))
+            axis.imshow(blend(picture, heat))
         marked = line[-len(policies) :]
         for axis, by_row in zip(marked, labels, strict=True):
             axis.imshow(_tinted(picture, by_row[row]))
@@ -82,11 +81,6 @@ def _pictures(atlas: Atlas, tar: str) -> list[NDArray[np.uint8]]:
     shard = next(shard for shard in atlas.run.shards if shard.tar == tar)
     images = (group.image() for group in read(shard, atlas.run.slot))
     return [np.asarray(Image.open(io.BytesIO(image.data or b"")).convert("RGB")) for image in images if image]
-
-
-def _overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    colours = matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3] * 255
-    return (0.4 * picture + 0.6 * colours).astype(np.uint8)
 
 
 def _tinted(picture: NDArray[np.uint8], label: Label) -> NDArray[np.uint8]:

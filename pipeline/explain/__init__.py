@@ -1,10 +1,11 @@
-"""Attribution maps of vision transformers. A library of its own: needs torch, timm and scipy, nothing of the rest."""
+"""Attribution maps of vision transformers. A library of its own: needs torch, timm, scipy and Pillow."""
 
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.maps import Maps, explain, flags
 from pipeline.explain.method import Method
 from pipeline.explain.methods import *  # noqa: F403 – every method, as methods/__init__.py names them
 from pipeline.explain.methods import __all__ as _methods
+from pipeline.explain.pictures import overlay, prepare
 from pipeline.explain.registry import methods  # the registry; the folder of that name holds its entries
 from schemas.errors import UnsupportedMethod, UnsupportedModel
 from schemas.layout import Flag
@@ -20,5 +21,7 @@ __all__ = [
     "explain",
     "flags",
     "methods",
+    "overlay",
+    "prepare",
 ]
 __all__ += _methods

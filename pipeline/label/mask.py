@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from pipeline.label.cut import threshold
-from pipeline.label.enlarge import enlarge, seen
+from pipeline.picture.enlarge import enlarge, seen
 from schemas.labels import Verdict
 from schemas.policy import Clean, Policy
 

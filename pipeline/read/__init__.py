@@ -1,10 +1,10 @@
 """From tars to batches of pictures that know where they came from."""
 
+from pipeline.picture import Frame, Placement
 from pipeline.read.batches import Batch, Sample, batches
 from pipeline.read.cache import Cache
 from pipeline.read.decode import Picture, Undecodable, decode
 from pipeline.read.decoders import Decoders
-from pipeline.read.geometry import Frame, Placement
 from pipeline.read.shards import absolute, count, find
 
 __all__ = [

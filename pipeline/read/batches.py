@@ -9,9 +9,9 @@ from itertools import count, islice
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.picture import Frame
 from pipeline.read.decode import Picture
 from pipeline.read.decoders import Decoders, Decoding
-from pipeline.read.geometry import Frame
 from pipeline.read.tar import IMAGES, LABEL, MAX_BYTES, Group, read
 from schemas.run import ShardRecord
 from schemas.samples import Status

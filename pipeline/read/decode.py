@@ -16,10 +16,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipeline.picture import Frame, Placement, fit, rgb, upright
 from pipeline.read import bare
 from pipeline.read.bare import Bare
 from pipeline.read.bare import Undecodable as Undecodable
-from pipeline.read.geometry import Frame, Placement
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are not decoded: one would take more memory than a batch."""
@@ -37,16 +37,6 @@ _KINDS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Bare], type[ImageFile]]
 )
 """How each kind begins, what leaves its metadata away, and what decodes it."""
 _COMPILED = ("jpeg", "zip", "raw")
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes a picture of each EXIF orientation upright."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +72,13 @@ def decode(data: bytes, frame: Frame) -> Picture:
         Undecodable: not a picture, truncated, too large, or more work than its pixels are worth.
     """
     image, orientation = _open(data)
-    if orientation != 1:
-        image = image.transpose(_UPRIGHT[orientation])
-    image = _rgb(image)
+    image = rgb(upright(image, orientation))
     placement = frame.place(image.width, image.height)
     resized_width, resized_height = placement.size
     if resized_width * resized_height > MAX_PIXELS:  # much longer than wide, and to be cropped
         raise Undecodable(f"{image.width}×{image.height} become {resized_width}×{resized_height} before the crop")
-    resized = image.resize(placement.size, Image.Resampling[frame.interpolation.upper()])
-    box = (placement.left, placement.top, placement.left + frame.width, placement.top + frame.height)
-    pixels = np.asarray(resized.crop(box)).transpose(2, 0, 1)
     return Picture(
-        pixels=np.ascontiguousarray(pixels),
+        pixels=fit(image, frame, placement),
         width=image.width,
         height=image.height,
         orientation=orientation,
@@ -134,19 +119,3 @@ def _affordable(image: ImageFile, stripped: Bare) -> None:
         values = max(pixels * len(image.getbands()), len(stripped.data) // 4)
         if values > MAX_INTERPRETED:
             raise Undecodable(f"{values:,} values one by one are more than {MAX_INTERPRETED:,}")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; convert() would clip at 255 instead of scaling
-        image = Image.fromarray(_eight_bits(image))
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Sixteen bits to eight, a few rows at a time, since the picture itself is large enough."""
-    pixels = np.empty((image.height, image.width), np.uint8)
-    rows = max(1, (1 << 22) // image.width)
-    for top in range(0, image.height, rows):
-        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
-        pixels[top : top + rows] = strip.clip(0, 65535) >> 8
-    return pixels

@@ -13,8 +13,8 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.picture import Frame
 from pipeline.read.decode import Picture, Undecodable, decode
-from pipeline.read.geometry import Frame
 
 _PATIENCE = 120.0
 """Seconds after which a process is taken for lost. What ``decode`` accepts takes a tenth of it."""

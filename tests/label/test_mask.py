@@ -6,8 +6,8 @@ import pytest
 from skimage.filters import threshold_otsu
 
 from pipeline.label.combine import combine
-from pipeline.label.enlarge import enlarge
 from pipeline.label.mask import Heat, Label, make
+from pipeline.picture.enlarge import enlarge
 from schemas.policy import Clean, Cut, Filter, Policy
 
 SQUASHED = {

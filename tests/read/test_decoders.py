@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support import jpeg
 
+from pipeline.picture.geometry import Placement
 from pipeline.read import Decoders, Frame, Picture, decoders
-from pipeline.read.geometry import Placement
 
 FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
 
