@@ -3,6 +3,6 @@
 from pipeline.picture.enlarge import enlarge
 from pipeline.picture.fit import fit, orientation_of, rgb, upright
 from pipeline.picture.geometry import Frame, Placement
-from pipeline.picture.overlay import blend, overlay
+from pipeline.picture.overlay import blend, colours, overlay
 
-__all__ = ["Frame", "Placement", "blend", "enlarge", "fit", "orientation_of", "overlay", "rgb", "upright"]
+__all__ = ["Frame", "Placement", "blend", "colours", "enlarge", "fit", "orientation_of", "overlay", "rgb", "upright"]

@@ -47,7 +47,12 @@ def blend(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.u
     Returns:
         uint8 [H, W, 3].
     """
+    return ((1 - _SHARE) * picture + _SHARE * colours(heat)).astype(np.uint8)
+
+
+def colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A map in colours: float [H, W] in [0, 1] to uint8 [H, W, 3], blue to red."""
     import matplotlib  # whoever draws nothing does not wait for it
 
-    colours = matplotlib.colormaps["turbo"](np.clip(heat, 0, 1))[..., :3] * 255
-    return ((1 - _SHARE) * picture + _SHARE * colours).astype(np.uint8)
+    painted: NDArray[np.uint8] = matplotlib.colormaps["turbo"](np.clip(heat, 0, 1), bytes=True)[..., :3]
+    return painted

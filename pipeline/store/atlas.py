@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import zarr
 from numpy.typing import NDArray
 
+from pipeline.store.card import html
+from pipeline.store.dataset import MapDataset
 from pipeline.store.objects import Objects
 from pipeline.store.source import Source
 from pipeline.store.tables import unpacked
@@ -35,6 +37,7 @@ from schemas.samples import SAMPLES, Status
 
 if TYPE_CHECKING:
     import xarray
+    from PIL.Image import Image
 
 
 class Atlas:
@@ -77,6 +80,9 @@ class Atlas:
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} tars"
         return f"<Atlas {self.objects.url}: {done}, methods {', '.join(self.run.methods)}>"
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
     @cached_property
     def tars(self) -> tuple[str, ...]:
@@ -194,10 +200,46 @@ class Atlas:
         Raises:
             UsageError: the atlas has no such method.
         """
+        self._check(method)
+        return self.to_xarray()[method]
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """All arrays of all methods, lazily: of each, maps (row, target, y, x), range, flag and figures.
+
+        Rows are those of the sample table; those of tars that are not finished hold no maps.
+        """
         import xarray  # half a second, and few need it
 
-        self._check(method)
-        return xarray.open_zarr(self._source, zarr_format=3)[method]
+        return xarray.open_zarr(self._source, zarr_format=3)
+
+    def dataset(self, method: str, target: str = "label") -> MapDataset:
+        """Its maps of a method, each with its row, for ``torch.utils.data.DataLoader``.
+
+        Raises:
+            UsageError: the atlas has no such method or target, or nothing yet.
+        """
+        return MapDataset(self, method, target)
+
+    def show(self, key: str | int, *methods: str, target: str = "label") -> "Image":
+        """Maps of one sample over its picture, in a row; alone, with a warning, where its tar cannot be read.
+
+        Args:
+            key: of the sample, or its row number.
+            methods: whose maps; all, where none is named.
+
+        Returns:
+            A PIL image, which a notebook shows.
+
+        Raises:
+            UsageError: see ``map``.
+        """
+        from pipeline.store.panels import show
+
+        row = self._row(key)
+        maps = {method: self.map(row, method, target) for method in methods or self.methods}
+        tar_index, ordinal = divmod(row, self.run.slot)
+        (sample,) = self.samples_of(self.run.shards[tar_index].tar).slice(ordinal, 1).to_pylist()
+        return show(self, sample, maps, target)
 
     def map(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
         """One map: float32 [h, w] in [0, 1].
@@ -234,11 +276,11 @@ class Atlas:
         """Whether one map says anything."""
         return Flag(int(self._read(flag_name(method), self._row(key), target)))
 
-    def _read(self, array: str, row: int, target: str) -> NDArray[Any]:
+    def _read(self, array: str, rows: int | slice | NDArray[np.int64], target: str) -> NDArray[Any]:
         if array not in self._arrays:
             self._check(array)
         self._check_target(target)
-        return self._rows(array, (row, self.run.spec.targets.index(target)))
+        return self._rows(array, (rows, self.run.spec.targets.index(target)))
 
     def _rows(self, array: str, selection: Any) -> NDArray[Any]:
         try:
@@ -372,4 +414,4 @@ class Tar:
     def values(self, array: str, target: str) -> NDArray[np.float32]:
         """Its rows of an array, whatever they hold."""
         rows = slice(self._first, self._first + self.commit.rows)
-        return self._atlas._read(array, rows, target).astype(np.float32)  # type: ignore[arg-type]
+        return self._atlas._read(array, rows, target).astype(np.float32)
