@@ -10,7 +10,7 @@ demo: $(READY)  ## the whole job on a small world with known truth
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
 
-faults: $(READY)  ## more than a hundred kills: for how long, see docs/reliability.md
+faults: $(READY)  ## more than a hundred kills: for how long, see docs/explanation/reliability.md
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
 
 check: $(READY)  ## lint, types, import rules

@@ -90,7 +90,7 @@ def patiently(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return trying(call, *args, **kwargs)
     except Exception as error:
         if type(error).__name__ in _SETTINGS or isinstance(error, ValueError):  # such as an endpoint without http://
-            raise UsageError(f"{masked(str(error))}; see docs/storage.md") from None
+            raise UsageError(f"{masked(str(error))}; see docs/howto/storage.md") from None
         if not passing(error):
             raise
         known = error.strerror if isinstance(error, OSError) else None

@@ -33,4 +33,4 @@ def refuse_credentials(url: str) -> None:
         UsageError: it does; the message shows it without.
     """
     if (shown := masked(url)) != url:
-        raise UsageError(f"{shown}: carries credentials; give them by the environment, see docs/storage.md")
+        raise UsageError(f"{shown}: carries credentials; give them by the environment, see docs/howto/storage.md")

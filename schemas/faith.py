@@ -26,7 +26,7 @@ FAITHFULNESS_FIGURES: dict[str, Better] = {
     "noise_nll_least": "lower",
     "sensitivity_max": "lower",
 }
-"""Figures of faithfulness, and whether higher or lower is better; their formulas are in ``docs/faithfulness.md``."""
+"""Figures of faithfulness, and whether higher or lower is better. Formulas: ``docs/reference/faithfulness.md``."""
 
 SANITY_FIGURES: dict[str, Better] = {
     "mprt": "lower",

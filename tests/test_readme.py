@@ -40,6 +40,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_column_status_and_field_is_explained() -> None:
-    page = (ROOT / "docs" / "formats.md").read_text()
+    page = (ROOT / "docs" / "reference" / "formats.md").read_text()
     names = [*SAMPLES.names, *LABELS.names, *LOCALIZATION.names, *Policy.model_fields, *map(str, Status), *IMAGES]
     assert [name for name in names if f"`{name}`" not in page] == []

@@ -1,6 +1,6 @@
 """The counting task: how faithful is a map where the truth about the network is known?
 
-``python -m pipeline.demo.counting`` trains everything and prints the table of ``docs/counting.md``.
+``python -m pipeline.demo.counting`` trains everything and prints the table of ``docs/explanation/counting.md``.
 
 A picture is a grid of 3 × 3 solid cells, one to a patch, each of one of six colours; its class is how many are red. A
 network that counts must tell the red cells from the others and nothing else, so a faithful map has one value on the

@@ -3,7 +3,7 @@
 What it is and why: 96 px, patches of 12, width 128, 6 blocks, an attention pooler as in SigLIP. With a class
 token or a mean read-out, networks this small answer as well, but spread the class over background tokens, and
 hardly any map shows where the object is. Stochastic depth keeps every block's output readable by the
-classifier; without it the maps fade while the accuracy still grows (``docs/demo.md`` has the figures).
+classifier; without it the maps fade while the accuracy still grows (``docs/explanation/demo.md`` has the figures).
 """
 
 import argparse

@@ -16,7 +16,8 @@ def quadrature(steps: int, spacing: Spacing) -> tuple[NDArray[np.float64], NDArr
 
     ``equal`` steps and trapezoids are what papers have. ``gauss`` is Gauss–Lobatto quadrature, exact for polynomials up
     to degree 2 · steps − 1. A curve whose ends are known wants few other places: on the demo network, means over
-    pictures by 4 steps of it (3 places) are within 0.03 of those by 16 equal ones (15); see ``docs/faithfulness.md``.
+    pictures by 4 steps of it (3 places) are within 0.03 of those by 16 equal ones (15):
+    ``docs/reference/faithfulness.md``.
 
     Source: Abramowitz & Stegun, 25.4.32: interior nodes are zeros of P′ₙ₋₁, wᵢ = 2 / (n (n − 1) Pₙ₋₁(xᵢ)²) on [−1, 1].
     """

@@ -102,7 +102,9 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
     for file in files:
         card = read(file).card
         if card is None:
-            raise UsageError(f"{file}: is no artefact of vitatlas train, or does not say so; see docs/training.md")
+            raise UsageError(
+                f"{file}: is no artefact of vitatlas train, or does not say so; see docs/howto/training.md"
+            )
         method = registry.parse(f"{card.method}:artifact={file}")
         before = chosen.get(method.name)
         if before is not None and before.artifact_hash not in (None, method.artifact_hash):

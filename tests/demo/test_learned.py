@@ -33,7 +33,7 @@ def loaded() -> Loaded:
 
 def test_they_are_small_and_say_how_they_were_made() -> None:
     assert sum(Path(file).stat().st_size for file in ARTIFACTS) < 6_000_000
-    guide = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "explanation" / "demo.md").read_text()
     commands = re.findall(r"vitatlas train (\w+) ([^`]*?)--out \S*/(\S+)", guide)
     assert [Path(file).name for file in ARTIFACTS] == [name for *_, name in commands][:2]
     for file, (method, flags, _) in zip(ARTIFACTS, commands[:2], strict=True):

@@ -140,13 +140,13 @@ def test_no_credentials_is_a_users_mistake(objects: Objects, monkeypatch: pytest
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     for call in (Objects(objects.url).get, lambda name: Objects(objects.url).put(name, b"")):
-        with pytest.raises(UsageError, match=r"credentials.*docs/storage.md"):
+        with pytest.raises(UsageError, match=r"credentials.*docs/howto/storage.md"):
             call("a.bin")
 
 
 def test_an_endpoint_without_a_scheme_is_a_users_mistake(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
-    with pytest.raises(UsageError, match=r"Invalid endpoint: localhost:9000; see docs/storage.md"):
+    with pytest.raises(UsageError, match=r"Invalid endpoint: localhost:9000; see docs/howto/storage.md"):
         Objects("s3://bucket/atlas").get("a.bin")
 
 
