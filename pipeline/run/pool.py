@@ -43,7 +43,9 @@ def cluster(address: str | None) -> Iterator[None]:
     """
     joined = ray.is_initialized()
     if not joined:
-        _reach(address or os.environ.get("RAY_ADDRESS", ""))
+        # Without an address Ray would also join whatever cluster was started last on this machine.
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        _reach(address)
         try:
             # Ray has its workers import what lies in the working folder, which may be anything.
             os.environ["PYTHONSAFEPATH"] = "1"

@@ -161,6 +161,20 @@ def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPa
     assert os.getcwd() == before
 
 
+@pytest.mark.parametrize(("variable", "joined"), [("", "local"), ("auto", "auto")])
+def test_without_an_address_no_cluster_is_joined_that_the_environment_does_not_name(
+    variable: str, joined: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    with cluster(None):
+        pass
+    assert asked == [joined]
+
+
 def test_where_no_actor_gets_a_place_the_run_says_so(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "atlas"))
     with pytest.raises(RunFailed, match=r"no actor got a place .* within 3 s; each needs one GPU, and of those"):
