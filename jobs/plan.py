@@ -97,7 +97,7 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
     Raises:
         UsageError: there is no such file, or it measures something else; the message says what to do.
     """
-    from pipeline.explain.load import absolute, load
+    from pipeline.explain.load import absolute_name, load
     from pipeline.explain.registry import methods as registry
 
     try:
@@ -107,7 +107,7 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
     anatomy = load(spec.model).anatomy
     methods = [method.text for method in registry.resolve(spec.methods or registry.usual(anatomy))]
     pairs = {
-        "model": (bench.model, absolute(spec.model.name)),
+        "model": (bench.model, absolute_name(spec.model.name)),
         "classes": (bench.classes, anatomy.classes),
         "grid": (bench.grid, anatomy.grid),
         "methods": (sorted(bench.alone), sorted(methods)),

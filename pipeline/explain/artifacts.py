@@ -31,7 +31,11 @@ class Artifact:
 
 def write(path: Path, tensors: dict[str, Tensor], card: Card) -> None:
     """Write an artefact, whole or not at all."""
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {CARD: card.to_bytes().decode()})
+    put(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, {CARD: card.to_bytes().decode()}))
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, over whatever was there."""
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)

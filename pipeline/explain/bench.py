@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.load import absolute, create
+from pipeline.explain.load import absolute_name, create
 from pipeline.explain.maps import Explainer, supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
@@ -73,7 +73,7 @@ def measure(
         seconds = median(timing.seconds for timing in bench.forwards)
         costs = [each.cost(batch / seconds) for each in measured]
         return BenchRecord(
-            model=absolute(name),
+            model=absolute_name(name),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             classes=anatomy.classes,
             grid=anatomy.grid,

@@ -69,9 +69,15 @@ def known(name: str, model: nn.Module) -> Loaded:
     return Loaded(model, anatomy, record)
 
 
-def absolute(name: str) -> str:
+def absolute_name(name: str) -> str:
     """The name of a model as it means the same from every folder."""
     return LOCAL + os.path.abspath(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else name
+
+
+def absolute_model(spec: ModelSpec) -> ModelSpec:
+    """The model as it means the same in every process and from every folder."""
+    checkpoint = os.path.abspath(spec.checkpoint) if spec.checkpoint else None
+    return spec.model_copy(update={"name": absolute_name(spec.name), "checkpoint": checkpoint})
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.load import weights_hash
 from pipeline.explain.method import Method
+from pipeline.explain.record import record
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.trace import Need, Trace
 from pipeline.explain.undisturbed import undisturbed
 from schemas.errors import RunFailed, UnsupportedMethod, UsageError
 from schemas.layout import Flag

@@ -58,10 +58,7 @@ class Method(ABC):
             elif kind is float:
                 fits, known = type(value) in (int, float) and math.isfinite(value), "a finite number"
             else:
-                fits, known = (
-                    type(value) is kind,
-                    {bool: "True or False", int: "a whole number"}.get(kind, kind.__name__),
-                )
+                fits, known = type(value) is kind, _KINDS.get(kind, kind.__name__)
             if not fits:
                 raise UsageError(f"{self.base}: {option} is {value!r}; it can be {known}")
 

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.watch import hooked
 
 DESIGN = "pm_design_v1"
 """Provenance of patch-level read-outs: the paper's full text is not public, and what it leaves open is chosen here."""
@@ -51,6 +50,6 @@ class PatchReadout(nn.Module):
         """[B, 3, H, W] → logits of the images [B, C], and of their patches [B, N, C]."""
         outputs: list[Tensor] = []
         parts: Any = self.model
-        with hooked(parts.blocks[-1].register_forward_hook(lambda module, args, output: outputs.append(output))):
+        with parts.blocks[-1].register_forward_hook(lambda module, args, output: outputs.append(output)):
             logits = self.model(images)
         return logits, patch_logits(self.model, self.anatomy, outputs[0][:, self.anatomy.prefix_tokens :])

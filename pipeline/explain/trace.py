@@ -1,7 +1,5 @@
-"""One recorded forward of a batch, from which every method takes what it needs. Recording does not change it."""
+"""A recorded forward of a batch, from which every method takes what it needs."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Flag
 from typing import Any
@@ -11,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.readout import classifiers, classify
+from pipeline.explain.readout import classify
 from pipeline.explain.rules import Switchable
-from pipeline.explain.watch import Site, Substitute, full, hooked, watch
+from pipeline.explain.watch import Site, full
 from schemas.run import Precision
 
 _AT_ONCE = 32
@@ -159,6 +157,11 @@ class Trace:
         (rows, columns), (height, width) = self.anatomy.grid, self.anatomy.patch
         return F.avg_pool2d(pixels[..., : rows * height, : columns * width], (height, width))
 
+    def patch_sums(self, pixels: Tensor) -> Tensor:
+        """Sums over the channels and pixels of each patch: [B, 3, H, W] → [B, 1, h, w]."""
+        height, width = self.anatomy.patch
+        return self.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
+
     def features(self, vector: Tensor) -> Tensor:
         """What the classifier sees of token vectors [..., D]: final norm, then ``fc_norm``."""
         with self.network():
@@ -186,11 +189,6 @@ class Trace:
             score = self.model(images).gather(1, targets).sum()
         (gradient,) = torch.autograd.grad(score, [images])
         return gradient
-
-    @property
-    def classifiers(self) -> list[nn.Linear]:
-        """See ``readout.classifiers``."""
-        return classifiers(self.model)
 
     def mean_output(self, block: int) -> Tensor:
         """Mean over all n tokens of a block's output, with the graph: [B, D].
@@ -254,100 +252,3 @@ def autocast(images: Tensor, precision: Precision) -> torch.autocast:
     """Autocast to a half precision, or to none. Casts of weights are not kept: in training the weights change."""
     dtype = torch.bfloat16 if precision == "full" else getattr(torch, precision)
     return torch.autocast(images.device.type, dtype, enabled=precision != "full", cache_enabled=False)
-
-
-def record(
-    model: nn.Module,
-    anatomy: Anatomy,
-    images: Tensor,
-    need: Need,
-    keys: tuple[str, ...],
-    seed: int,
-    precision: Precision = "full",
-) -> Trace:
-    """Run one forward and record it. Call it inside ``undisturbed(model)``.
-
-    Args:
-        images: [B, 3, H, W], preprocessed, of the network's dtype and device.
-        need: what the methods ask for, united.
-        keys, seed, precision: see ``Trace``.
-    """
-    graph = Need.GRAPH in need
-    images = (images.clone() if images.is_inference() else images.detach()).requires_grad_(graph)
-    trace = Trace(model, anatomy, images, need, keys, seed, precision)
-    parts: Any = model
-    last = anatomy.depth - 1
-
-    def embedded(module: nn.Module, args: Any, output: Tensor) -> None:
-        trace.embedding = output
-
-    def before_block(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            trace.inputs.append(args[0] if Need.TOKENS in need or index == last else None)
-            trace.options.append(options)
-
-        return hook
-
-    def attended(index: int) -> Callable[[Site], None]:
-        def take(site: Site) -> None:
-            trace.blocks.append(site if Need.ATTENTION in need or index == last else None)
-
-        return take
-
-    def pooled(site: Site) -> None:
-        trace.pool = site
-
-    def before_mlp(module: nn.Module, args: tuple[Any, ...]) -> None:
-        trace._middles.append((args[0], args[0]))
-
-    def before_fc2(module: nn.Module, args: tuple[Any, ...]) -> None:
-        trace._middles[-1] = (trace._middles[-1][0], args[0])
-
-    def through(index: int, name: str) -> Callable[..., None]:
-        def hook(module: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
-            trace.linears[index][name] = Linear(module, args[0], output)
-
-        return hook
-
-    def after_last(module: nn.Module, args: Any, output: Tensor) -> None:
-        trace.last_output = output
-
-    with ExitStack() as stack:
-        if Need.CONSERVING in need:
-            stack.enter_context(trace.rules)
-        stack.enter_context(hooked(parts.patch_embed.register_forward_hook(embedded)))
-        for index, block in enumerate(parts.blocks):
-            stack.enter_context(hooked(block.register_forward_pre_hook(before_block(index), with_kwargs=True)))
-            stack.enter_context(watch(block.attn, attended(index)))
-            if graph:
-                stack.enter_context(hooked(block.norm2.register_forward_pre_hook(before_mlp)))
-                stack.enter_context(hooked(block.mlp.fc2.register_forward_pre_hook(before_fc2)))
-            if Need.LINEARS in need:
-                trace.linears.append({})
-                for name in ("qkv", "proj", "fc1", "fc2"):
-                    layer = getattr(block.attn, name, None) or getattr(block.mlp, name)
-                    stack.enter_context(hooked(layer.register_forward_hook(through(index, name))))
-        stack.enter_context(hooked(parts.blocks[-1].register_forward_hook(after_last)))
-        if anatomy.readout == "pool":
-            stack.enter_context(watch(parts.attn_pool, pooled))
-        with torch.set_grad_enabled(graph), trace.network():
-            trace._scores = model(images)
-    trace.logits = trace._scores.detach()
-    if graph and anatomy.readout == "token":
-        trace._scores = _scores_of_read_tokens(trace)
-    return trace
-
-
-def _scores_of_read_tokens(trace: Trace) -> Tensor:
-    """The logits once more, behind the last attention on the tokens alone that the classifier reads.
-
-    A backward from here does not carry the zeros of all other tokens through the last block.
-    """
-    reads, model = trace.anatomy.read_tokens, trace.model
-    with torch.enable_grad(), trace.network(), ExitStack() as stack:
-        if Need.CONSERVING in trace.need:
-            stack.enter_context(trace.rules)
-        with Substitute(trace.last.attention.output[:, :, :reads]):
-            tokens = model.blocks[-1](trace.input(-1)[:, :reads])
-        scores: Tensor = model.forward_head(model.norm(tokens))
-    return scores

@@ -104,10 +104,7 @@ def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -
         take(Site(module, call[0], call[1], attention))
 
     try:
-        with (
-            hooked(module.register_forward_pre_hook(before, with_kwargs=True)),
-            hooked(module.register_forward_hook(after)),
-        ):
+        with module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after):
             yield
     finally:
         if mode.call is not None:  # the module raised in the middle of a call
@@ -152,12 +149,3 @@ class Substitute(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self.output
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def hooked(handle: Any) -> Iterator[None]:
-    """A registered hook, removed at the end."""
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -8,7 +8,6 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from pipeline.explain import Anatomy
-from pipeline.explain.watch import hooked
 
 
 class Pieces(Protocol):
@@ -78,7 +77,7 @@ class Tokens:
     @torch.no_grad()
     def ask(self, pieces: Tensor) -> Tensor:
         """See ``Pieces``."""
-        with hooked(self.embed.register_forward_hook(lambda module, args, output: pieces)):
+        with self.embed.register_forward_hook(lambda module, args, output: pieces):
             logits: Tensor = self.model(self._any)
         return logits
 

@@ -1,13 +1,11 @@
 """From what a user asks for to a frozen run."""
 
-import os
 import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 from pipeline.explain.artifacts import read
-from pipeline.explain.load import Loaded, load
-from pipeline.explain.load import absolute as absolute_name
+from pipeline.explain.load import Loaded, absolute_model, load
 from pipeline.explain.maps import supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
@@ -59,11 +57,8 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 
 def _absolute(spec: RunSpec) -> RunSpec:
     """The spec with paths that mean the same in every process and from every folder."""
-    model = spec.model.model_copy(update={"name": absolute_name(spec.model.name)})
-    if model.checkpoint:
-        model = model.model_copy(update={"checkpoint": os.path.abspath(model.checkpoint)})
     shards = tuple(absolute(pattern, spec.root) for pattern in spec.shards)
-    return spec.model_copy(update={"model": model, "shards": shards, "root": ""})
+    return spec.model_copy(update={"model": absolute_model(spec.model), "shards": shards, "root": ""})
 
 
 def freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.explain.gates import Gates, Probe, keep_probability, log_keep_probability, sample
 from pipeline.explain.load import Loaded
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
-from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.record import record
+from pipeline.explain.trace import Need, Trace
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.train.finite import finite_gradients
 from pipeline.train.pixels import Normalise

@@ -174,9 +174,7 @@ def _finished(learner: Learner, card: Card, course: Course, out: Path, patience:
 def _save(learner: Learner, identity: dict[str, Any], course: Course, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"training": json.dumps(identity), "course": asdict(course), "state": learner.state()}, buffer)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    artifacts.put(path, buffer.getvalue())
 
 
 def _resumed(learner: Learner, identity: dict[str, Any], path: Path) -> Course:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.explain.artifacts import read
-from pipeline.explain.load import Loaded, load
-from pipeline.explain.load import absolute as absolute_name
+from pipeline.explain.load import LOCAL, Loaded, absolute_model, load
 from pipeline.explain.readout import DESIGN
 from pipeline.read import Decoders, Frame, absolute, count, find
 from pipeline.train.diffmask import DiffMaskTraining
@@ -111,14 +110,11 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
 
 def _absolute(spec: TrainSpec) -> TrainSpec:
     """The spec with paths that mean the same in every process and from every folder."""
-    model = spec.model.model_copy(update={"name": absolute_name(spec.model.name)})
-    if model.checkpoint:
-        model = model.model_copy(update={"checkpoint": os.path.abspath(model.checkpoint)})
     given = spec.masks.model_dump() if spec.masks else {}
     places = MaskSpec(**{name: absolute(path) if path else None for name, path in given.items()})
     return spec.model_copy(
         update={
-            "model": model,
+            "model": absolute_model(spec.model),
             "masks": places if spec.masks else None,
             "out": os.path.abspath(spec.out),
             "shards": tuple(map(absolute, spec.shards)),
@@ -237,7 +233,7 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
 
 def _plain(name: str) -> str:
     """The name of a model without the folder that it was in."""
-    return name.rpartition("/")[2] if name.startswith("local-dir:") else name
+    return name.rpartition("/")[2] if name.startswith(LOCAL) else name
 
 
 def _decode_processes(device: str) -> int:

@@ -16,7 +16,8 @@ from pipeline.explain.artifacts import read, write
 from pipeline.explain.gates import Gates, expected_gate, keep_probability, log_keep_probability, sample
 from pipeline.explain.load import weights_hash
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
-from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.record import record
+from pipeline.explain.trace import Need, Trace
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.train.diffmask import initial
 from schemas.artifact import Card

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, SmoothGrad, describe, explain, methods
 from pipeline.explain.maps import Explainer
 from pipeline.explain.methods import transformer_attribution
-from pipeline.explain.trace import Linear, Need, record
+from pipeline.explain.record import record
+from pipeline.explain.trace import Linear, Need
 from pipeline.explain.undisturbed import undisturbed
 
 TARGET = 4

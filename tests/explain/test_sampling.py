@@ -10,11 +10,13 @@ from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, Method, UnsupportedMethod, describe, explain
-from pipeline.explain.methods.rise import Rise, interpolation
+from pipeline.explain.methods.rise import Rise
+from pipeline.explain.methods.sampling import interpolation
 from pipeline.explain.methods.tis import TiS
 from pipeline.explain.methods.vit_cx import ViTCX
+from pipeline.explain.record import record
 from pipeline.explain.seeds import generator
-from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.trace import Need, Trace
 
 METHODS = [Rise(masks=16, cells=4), ViTCX(), TiS(masks=16)]
 TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9]])

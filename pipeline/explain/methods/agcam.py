@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention import readout_rows
+from pipeline.explain.methods.rows import readout_rows
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
 from pipeline.explain.watch import Site, Substitute, watch
@@ -77,8 +77,7 @@ def _detached(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Tensor | Non
         stack.enter_context(torch.enable_grad())
         stack.enter_context(trace.network())
         for block in trace.model.blocks:  # a gate of the output reads the input too
-            handle = block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:]))
-            stack.callback(handle.remove)
+            stack.enter_context(block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:])))
         for block, leaf in zip(trace.model.blocks, leaves, strict=True):
             with Substitute(leaf):
                 tokens = block(tokens)

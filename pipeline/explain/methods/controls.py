@@ -17,14 +17,10 @@ from pipeline.explain.trace import Trace
 class Control(Method):
     """Base of the controls."""
 
-    base = ""
     kind = "control"
     by_class = False
     paper = "–"
     cost = "0"
-
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        raise TypeError("a control says what it computes")
 
 
 @methods.register

@@ -10,8 +10,9 @@ from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.artifacts import read
 from pipeline.explain.gates import Gates, keep_probability
 from pipeline.explain.methods.learned import Learned
+from pipeline.explain.record import record
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace, record
+from pipeline.explain.trace import Need, Trace
 from pipeline.explain.undisturbed import undisturbed
 from schemas.errors import UsageError
 
@@ -93,12 +94,8 @@ def masked_logits(model: nn.Module, gates: Gates, trace: Trace, keep: Tensor) ->
     embedding = trace.embedding
     masked = gates.masked(embedding.flatten(1, -2), keep).reshape(embedding.shape)
     parts: nn.Module = model.patch_embed  # type: ignore[assignment]
-    handle = parts.register_forward_hook(lambda *_: masked)
-    try:
-        with trace.network():
-            logits: Tensor = model(trace.images)
-    finally:
-        handle.remove()
+    with parts.register_forward_hook(lambda *_: masked), trace.network():
+        logits: Tensor = model(trace.images)
     return logits
 
 

@@ -10,12 +10,6 @@ from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
 
 
-def per_patch(trace: Trace, pixels: Tensor) -> Tensor:
-    """Sum of pixel values [B, 3, H, W] over the channels and pixels of each patch: [B, 1, h, w]."""
-    height, width = trace.anatomy.patch
-    return trace.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
-
-
 @methods.register
 @dataclass(frozen=True)
 class GradInput(Method):
@@ -35,4 +29,4 @@ class GradInput(Method):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets).images
         assert gradient is not None
-        return per_patch(trace, trace.images * gradient)
+        return trace.patch_sums(trace.images * gradient)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.grad_input import per_patch
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 
@@ -36,7 +36,7 @@ class IntegratedGradients(Method):
 
     nodes: int = 64
 
-    def unsupported(self, anatomy: object) -> str | None:
+    def unsupported(self, anatomy: Anatomy) -> str | None:
         return None if self.nodes > 0 else "it needs at least one node"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class IntegratedGradients(Method):
         mean = torch.zeros_like(trace.images)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
             mean += float(weight) * trace.gradient_at(float(node) * trace.images, targets)
-        maps = per_patch(trace, trace.images * mean)
+        maps = trace.patch_sums(trace.images * mean)
         baseline = trace.predict(torch.zeros_like(trace.images[:1])).expand(len(targets), -1)
         difference = (trace.logits - baseline).gather(1, targets)
         missed = (maps.sum((2, 3)) - difference).abs()

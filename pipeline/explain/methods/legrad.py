@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
+from pipeline.explain.readout import classifiers
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
 from pipeline.explain.watch import Attention, Site, watch
@@ -86,7 +87,7 @@ class LeGrad(Method):
             scores = trace.classify(features)
         else:
             unit = F.normalize(features, dim=-1)
-            cosines = [F.linear(unit, F.normalize(head.weight, dim=-1).to(unit)) for head in trace.classifiers]
+            cosines = [F.linear(unit, F.normalize(head.weight, dim=-1).to(unit)) for head in classifiers(trace.model)]
             scores = torch.stack(cosines).mean(0)
         return scores.gather(1, targets).sum()
 

@@ -42,8 +42,8 @@ class ReciproCAM(Method):
     Where one query is read (class token or pooler) no masked copy is made. A token's key and value depend
     on that token and its weight w only, and linearly: score and value under a mask lie at w between those
     of the zeroed and of the plain token (with q/k norm the scores of each weight are computed instead).
-    This is exact. The mean read-out,
-    and any block but the last, take the general form: N masked copies through the rest, in chunks.
+    This is exact. The mean read-out, and any block but the last, take the general form: N masked copies through
+    the rest, in chunks.
 
     Options:
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
@@ -185,9 +185,6 @@ def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
 
 def _with_attention_input(block: Any, tokens: Tensor, shown: Tensor, options: dict[str, Any]) -> Tensor:
     """Output of a block whose attention sees other tokens than the norm of its input."""
-    handle = block.attn.register_forward_pre_hook(lambda _, args: (shown, *args[1:]))
-    try:
+    with block.attn.register_forward_pre_hook(lambda _, args: (shown, *args[1:])):
         output: Tensor = block(tokens, **options)
-    finally:
-        handle.remove()
     return output

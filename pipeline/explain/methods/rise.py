@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.sampling import Sampling
+from pipeline.explain.methods.sampling import Sampling, interpolation
 from pipeline.explain.registry import methods
 from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
@@ -71,12 +70,3 @@ class Rise(Sampling):
             pooled = trace.patch_means(masks)[:, 0]
             total += torch.einsum("mk,mhw->khw", probabilities, pooled)
         return total / (self.masks * self.keep)
-
-
-def interpolation(length: int, size: int) -> Tensor:
-    """Linear interpolation as a matrix: float64 [size, length], rows sum to 1.
-
-    Pixels are cells of one width, not points: beyond the middle of the first and the last they are constant.
-    """
-    unit = torch.eye(length, dtype=torch.float64)
-    return F.interpolate(unit[None], size=size, mode="linear", align_corners=False)[0].T

@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.method import Method
@@ -25,3 +27,12 @@ class Sampling(Method):
     @abstractmethod
     def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         """Maps of one image, one for each of its classes: [classes, h, w]."""
+
+
+def interpolation(length: int, size: int) -> Tensor:
+    """Linear interpolation as a matrix: float64 [size, length], rows sum to 1.
+
+    Pixels are cells of one width, not points: beyond the middle of the first and the last they are constant.
+    """
+    unit = torch.eye(length, dtype=torch.float64)
+    return F.interpolate(unit[None], size=size, mode="linear", align_corners=False)[0].T

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.grad_input import per_patch
 from pipeline.explain.registry import methods
 from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
@@ -38,7 +38,7 @@ class SmoothGrad(Method):
     samples: int = 50
     noise: float = 0.15
 
-    def unsupported(self, anatomy: object) -> str | None:
+    def unsupported(self, anatomy: Anatomy) -> str | None:
         return None if self.samples > 0 and self.noise >= 0 else "it needs at least one sample, and noise of at least 0"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -52,4 +52,4 @@ class SmoothGrad(Method):
         for _ in range(self.samples):
             drawn = np.stack([source.standard_normal(images.shape[1:]) for source in sources])
             mean += trace.gradient_at(images + spread * torch.from_numpy(drawn).to(images), targets) / self.samples
-        return per_patch(trace, mean.abs())
+        return trace.patch_sums(mean.abs())

@@ -100,10 +100,10 @@ def _sampled(trace: Trace, image: Tensor, kept: Tensor) -> Tensor:
     logits = []
     for part in chosen.split(max(1, _TOKENS_AT_ONCE // chosen.shape[1])):
         # The image is embedded once; in front of the first block it becomes as many copies as there are samples.
-        handle = model.blocks[0].register_forward_pre_hook(lambda _, args, part=part: (args[0][0, part], *args[1:]))
-        try:
-            with torch.no_grad(), trace.network():
-                logits.append(model(image[None]).to(image))
-        finally:
-            handle.remove()
+        with (
+            model.blocks[0].register_forward_pre_hook(lambda _, args, part=part: (args[0][0, part], *args[1:])),
+            torch.no_grad(),
+            trace.network(),
+        ):
+            logits.append(model(image[None]).to(image))
     return torch.cat(logits)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention import first_row
+from pipeline.explain.methods.rows import first_row
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Linear, Need, Trace
 from pipeline.explain.watch import full

@@ -8,8 +8,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.rise import interpolation
-from pipeline.explain.methods.sampling import Sampling
+from pipeline.explain.methods.sampling import Sampling, interpolation
 from pipeline.explain.registry import methods
 from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
