@@ -82,18 +82,23 @@ def test_no_number_of_actors_is_quicker_than_a_tar(planned: RunRecord) -> None:
 
 
 def test_a_run_takes_what_was_expected_of_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In seconds of this process, which no neighbour on the machine changes, within 25 %; objects to the last one."""
+    """In seconds of this process within 25 %, objects to the last one.
+
+    A neighbour on the machine slows a process down even in its own seconds, so each is the least of three rounds.
+    """
     spec = RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=("attention", "legrad", "cp_lrp"), batch_size=8)
-    out = str(tmp_path / "atlas")
-    record = plan(spec, out)
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    expected = estimate(record, pilot(record.spec, load(DEMO_MODEL), "cpu", record.shards[0].url))
-    atlas = run(out, INLINE)
-    took = sum(commit.seconds["total"] for commit in atlas.commits.values())
+    expected, took = [], []
+    for turn in range(3):
+        out = str(tmp_path / f"atlas-{turn}")
+        record = plan(spec, out)
+        expected.append(estimate(record, pilot(record.spec, load(DEMO_MODEL), "cpu", record.shards[0].url)))
+        atlas = run(out, INLINE)
+        took.append(sum(commit.seconds["total"] for commit in atlas.commits.values()))
     sizes = [size for _, size in atlas.objects.walk()]
-    assert took / (3600 * expected.actor_hours) == pytest.approx(1, abs=0.25)
-    assert sum(sizes) / expected.bytes == pytest.approx(1, abs=0.25)
-    assert len(sizes) == expected.objects
+    assert min(took) / min(3600 * each.actor_hours for each in expected) == pytest.approx(1, abs=0.25)
+    assert sum(sizes) / expected[0].bytes == pytest.approx(1, abs=0.25)
+    assert len(sizes) == expected[0].objects
 
 
 def test_a_pilot_needs_pictures(spec: RunSpec, tmp_path: Path) -> None:
