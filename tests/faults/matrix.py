@@ -22,6 +22,7 @@ from typing import Any
 
 import timm
 import torch
+from processes import actors, processes
 from ray.cluster_utils import Cluster
 from safetensors.torch import save_file
 from support import same_bytes, samples, write_tar
@@ -34,6 +35,8 @@ from schemas.run import ModelSpec, RunSpec
 
 KINDS = ("actor", "decoder", "raylet", "driver")
 _NODES = 2
+_PATIENCE = 300.0
+"""Seconds that are waited for what ought to happen: ten times what it takes on a busy machine."""
 
 
 @dataclass
@@ -194,23 +197,13 @@ def _until_it_ends(
 
 
 def wait_until(happens: Callable[[], object], driver: "subprocess.Popen[str]") -> None:
+    """Wait for something that a driver brings about. Where it does not come, the driver ends as well."""
+    begun = time.monotonic()
     while not happens():
+        if time.monotonic() - begun > _PATIENCE:
+            driver.kill()
         assert driver.poll() is None, driver.communicate()[1]
         time.sleep(0.05)
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command of every process."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError, IndexError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            found[int(folder.name)] = parent, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return found
-
-
-def actors() -> list[int]:
-    return [pid for pid, (_, command) in processes().items() if command.startswith("ray::_Actor")]
 
 
 def _decoders() -> list[int]:

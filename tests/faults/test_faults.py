@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from faults.matrix import KINDS, actors, disturb, nodes, start, undisturbed, wait_until
+from faults.matrix import KINDS, disturb, nodes, start, undisturbed, wait_until
+from processes import actors
 from support import same_bytes, samples, write_tar
 
 from pipeline.run.plan import plan

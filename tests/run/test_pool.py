@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from processes import actors
 from support import same_bytes, samples, write_tar
 
 from pipeline.run import Crew, pool, run
@@ -29,12 +30,6 @@ def test_actors_give_the_bytes_of_this_process(finished: Path, spec: RunSpec, tm
     atlas = run(str(out))
     same_bytes(finished, out)
     assert all(commit.attempt == 1 for commit in atlas.commits.values())
-
-
-def actors() -> list[int]:
-    """Process ids of the living actors."""
-    found = subprocess.run(["pgrep", "-f", "ray::_Actor"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
 
 
 def drive(out: Path, *options: str) -> "subprocess.Popen[str]":
