@@ -7,8 +7,8 @@ READY := .venv/ready
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, on two cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: $(READY)  ## more than a hundred kills: for how long, see docs/explanation/reliability.md
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
