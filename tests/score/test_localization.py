@@ -92,6 +92,14 @@ def test_true_boxes_are_truncated(box: tuple, size: tuple[int, int], expected: l
     assert resize_boxes(np.array([box]), *size)[0].tolist() == expected
 
 
+@pytest.mark.parametrize("side", [80, 333, 500, 640, 1280])
+def test_an_edge_that_falls_on_a_whole_pixel_stays_there(side: int) -> None:
+    """The reference multiplies before it divides, so that 180 of 640 is 63; by a factor that is rounded it is 62."""
+    corners = np.arange(side)
+    found = resize_boxes(np.stack([corners] * 4, 1), side, side)
+    assert np.array_equal(found, np.stack([corners * SIDE // side] * 4, 1))
+
+
 def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The protocol written out: one pass for each of the thousand thresholds."""
     grey = (score * 255).astype(np.uint8)
