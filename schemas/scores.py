@@ -5,7 +5,7 @@ import pyarrow as pa
 from schemas.record import Record
 from schemas.run import Target
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the formulas and of what is counted. Counts of another one are made again."""
 
 SCORES = (

@@ -107,5 +107,4 @@ def iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
 
 def resize_boxes(boxes: Boxes, width: int, height: int) -> Boxes:
     """Boxes [n, 4] of a picture of this size on the 224 × 224 grid, truncated."""
-    factor = np.array([SIDE / width, SIDE / height] * 2)
-    return (boxes * factor).astype(np.int64)
+    return (boxes * float(SIDE) / np.array([width, height] * 2)).astype(np.int64)  # in this order, as the reference
