@@ -12,6 +12,7 @@ from pipeline.audit.report.pack import base64_of, stretched
 from pipeline.audit.report.places import in_words
 from pipeline.audit.report.read import Audited
 from schemas.audit import NUMBERS
+from schemas.scores import is_control
 
 _SIGNS = ("alarm", "rank", "locked", "y", "x", "share", "others", "above", "maps", "gap")
 
@@ -31,7 +32,8 @@ def classes(audited: Audited, methods: Sequence[str], grid: tuple[int, int]) -> 
     ``images``, ``correct`` (share, null where no label is known), and for each method of the report, by its place:
     ``images``, ``degenerate``, ``numbers``; where it has maps that say something also ``mean`` (map), what
     ``schemas.audit.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``,
-    ``central`` (row), ``share``, ``prototype``.
+    ``central`` (row), ``share``, ``prototype``. A control raises no alarm here, since it has no say in which class is
+    suspicious (``pipeline.audit.ranking``).
     Maps are uint8 [h, w], from their least to their largest value, as base64.
     """
     tables = audited.methods, audited.shortcuts, audited.clusters
@@ -75,8 +77,10 @@ def _of_method(row: Row, sign: Row | None, clusters: list[Row], grid: tuple[int,
     told: Row = {name: row[name] for name in ("images", "degenerate")} | {"numbers": [row[name] for name in NUMBERS]}
     if sign is None or not clusters:
         return told
+    alarm = sign["alarm"] and not is_control(row["method"])
+    where = in_words(sign["y"], sign["x"], grid)
     return told | {
-        "sign": {name: sign[name] for name in _SIGNS} | {"where": in_words(sign["y"], sign["x"], grid)},
+        "sign": {name: sign[name] for name in _SIGNS} | {"alarm": alarm, "where": where},
         "mean": packed_map(mean_map(clusters, grid), grid),
         "clusters": [
             {name: each[name] for name in ("maps", "central", "share")}

@@ -8,7 +8,6 @@ import numpy as np
 
 from pipeline.audit.report.classes import classes, overall
 from pipeline.audit.report.index import disagreement, index_script, joined, method_scripts
-from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.pack import base64_of, colours, script
 from pipeline.audit.report.page import page
 from pipeline.audit.report.read import Audited, read_audit
@@ -100,7 +99,6 @@ def _data(
         "frame": list(model.input_size),
         "classes": list(names) or [f"class {index}" for index in range(model.classes)],
         "numbers": list(NUMBERS),
-        "meanings": [meaning(name) for name in NUMBERS],
         "overall": overall(audited, methods),
         "flags": [flag.name.lower().replace("_", " ") for flag in Flag],
         "disagreement": disagreement(columns.images["agreement"]),

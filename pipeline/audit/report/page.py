@@ -21,6 +21,7 @@ from pipeline.audit.report.scores import LOCALIZING, drawn, groups, ordered, ran
 from pipeline.audit.report.shards import Columns
 from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
 from pipeline.store import Atlas
+from schemas.audit import NUMBERS
 from schemas.audit_tables import COLUMNS
 from schemas.samples import Status
 from schemas.scores import is_control
@@ -124,6 +125,7 @@ def page(
         "packed": lambda values: packed_map(values, atlas.run.model.grid),
         "shown": frozenset(columns.images["row"].astype(np.int64).tolist()),
         "classes": _classes(audited, {each.class_index: each.alarms for each in all_suspects}),
+        "numbers": NUMBERS,
         "sheets": _sheets(audited),
         "again": None if audited.reproduced is None else repeated(audited.reproduced, audited.about.target),
         "canvas": canvas(atlas.run.model.input_size),

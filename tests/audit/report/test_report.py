@@ -5,17 +5,20 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.audit.report import report
-from pipeline.audit.report.classes import mean_map
+from pipeline.audit.report.classes import classes, mean_map
+from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.pack import eight_bits, script
 from pipeline.audit.report.read import read_audit
 from pipeline.audit.report.suspects import suspects
@@ -24,8 +27,9 @@ from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.read import Frame, decode
 from pipeline.read.tar import read
 from pipeline.store import Atlas
-from schemas.audit import NUMBERS
+from schemas.audit import NUMBERS, SHORTCUTS
 from schemas.errors import BadTar, UsageError
+from schemas.scores import is_control
 
 KINDS = {"row": "<f8", "label": "<i4", "prediction": "<i4", "probability": "<f4", "agreement": "<f4", "shard": "<u4"}
 
@@ -170,6 +174,30 @@ def test_names_from_data_are_text_and_nothing_runs_but_the_scripts_of_the_report
         assert b"http:" not in data, name  # nothing is asked of any network
         assert b"https:" not in data, name
         assert not name.startswith("data/") or b"<" not in data, name
+
+
+def test_what_columns_mean_is_text_that_needs_no_pointer(reported: Reported) -> None:
+    page = Tags()
+    page.feed((reported.folder / "index.html").read_text())
+    assert not [tag for tag, attributes in page.tags if "title" in attributes]
+    for name in ("PxAP", "deletion", "mprt", *NUMBERS):
+        assert meaning(name) in page.text
+    for path in (reported.folder / "assets").glob("*.js"):
+        assert "title:" not in path.read_text(), path.name
+
+
+def test_a_control_raises_no_alarm_on_the_page_of_a_class(reported: Reported) -> None:
+    audited = read_audit(reported.atlas, str(reported.audit), "label")
+    rows = [row | {"alarm": True} for row in audited.shortcuts.to_pylist()]
+    loud = replace(audited, shortcuts=pa.Table.from_pylist(rows, SHORTCUTS))
+    signs = [
+        (METHODS[int(place)], told["sign"]["alarm"])
+        for _, about in classes(loud, METHODS, reported.atlas.run.model.grid)
+        for place, told in about["methods"].items()
+        if "sign" in told
+    ]
+    assert {method for method, _ in signs} == {"attention", "rollout", "legrad", "center"}
+    assert all(alarm == (not is_control(method)) for method, alarm in signs)
 
 
 def test_what_became_of_the_samples_is_summed_over_the_tars(reported: Reported) -> None:

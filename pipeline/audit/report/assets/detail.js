@@ -35,8 +35,7 @@
     const line = (cells, tag) =>
       atlas.element("tr", {}, ...cells.map((text, place) => {
         if (place === 0) return atlas.element("th", { scope: tag === "th" ? "col" : "row", class: "mono" }, text);
-        const [scope, title] = tag === "th" ? ["col", atlas.about.meanings[place - 1]] : [null, null];
-        return atlas.element(tag, { scope, title, class: "number" }, text);
+        return atlas.element(tag, { scope: tag === "th" ? "col" : null, class: "number" }, text);
       }));
     table.replaceChildren(
       atlas.element("caption", {}, caption),
