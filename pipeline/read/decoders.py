@@ -13,6 +13,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.children import end_with_parent
 from pipeline.picture import Frame
 from pipeline.read.decode import Picture, Undecodable, decode
 
@@ -104,7 +105,7 @@ class Decoders:
         context = get_context("forkserver")
         os.environ["PYTHONSAFEPATH"] = "1"  # nor may it import what lies in the working folder
         context.set_forkserver_preload([__name__])  # so that a new process is there at once
-        return ProcessPoolExecutor(self.processes, mp_context=context)
+        return ProcessPoolExecutor(self.processes, context, initializer=end_with_parent)
 
 
 class _Thread(Executor):

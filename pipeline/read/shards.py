@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from webdataset.shardlists import expand_urls
 
+from pipeline.children import end_with_parent
 from pipeline.files import locate, patiently, refuse_commands
 from pipeline.read.tar import Scan, scan
 from pipeline.secrets import refuse_credentials
@@ -122,7 +123,7 @@ def _scan(urls: Sequence[str]) -> Iterator[Scan]:
     if len(urls) < 16:
         yield from map(_reached, urls)
         return
-    with ProcessPoolExecutor(min(32, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(32, os.cpu_count() or 1), get_context("spawn"), initializer=end_with_parent) as pool:
         yield from pool.map(_reached, urls, chunksize=4)
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.children import end_with_parent
 from schemas.errors import RunFailed
 
 T = TypeVar("T")
@@ -55,10 +56,7 @@ def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         yield from map(function, items)
         return
     waiting = iter(items)
-    # Ctrl-C is for us: what they are at is finished.
-    pool = ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin)
     with pool:
         try:
             under_way = {pool.submit(function, item) for item in islice(waiting, processes)}
@@ -72,3 +70,8 @@ def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent: what its children are at is finished
+    end_with_parent()
