@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
-.PHONY: demo test faults check install clean
+.PHONY: demo test faults check docs install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
@@ -13,11 +14,15 @@ test: $(READY)  ## all tests, on two cores
 faults: $(READY)  ## more than a hundred kills: for how long, see docs/explanation/reliability.md
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
 
-check: $(READY)  ## lint, types, import rules
+check: $(READY)  ## lint, types, import rules, pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(SITE)
+
+docs: $(READY)  ## the site of the documentation, in docs/_build/html
+	$(SITE)
 
 install: $(READY)
 
@@ -27,4 +32,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

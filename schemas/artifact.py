@@ -13,6 +13,7 @@ class Card(Record):
     """Where an artefact comes from. Every number in it was measured, none is asked for.
 
     Attributes:
+        format: version of this record.
         method: which explainer it is for.
         provenance: which definition it follows.
         model: name of the network it was trained on.

@@ -17,6 +17,7 @@ class ManifestRecord(Record):
     """``manifest.json``: everything that a published folder holds, but itself.
 
     Attributes:
+        format: version of this record.
         root: of the Merkle tree over ``objects``, as ``sha256:…``. Who has it from elsewhere can check everything.
         objects: by path, sorted.
     """
@@ -262,11 +263,17 @@ class EnvironmentRecord(Record):
     Attributes:
         audit: versions of Python and of the packages that made the audit.
         platform, cpu, gpus: of the machine that made it; cpu is empty where that is not known.
-        run: hash of the run that made the maps; planned: versions of its packages; computed: of those that computed,
-            each with the number of its tars.
-        model: of timm; weights: SHA-256 over its tensors; input_size, grid, classes: of the network.
+        run: hash of the run that made the maps.
+        planned: versions of the packages that it was planned with.
+        computed: of those that computed, each with the number of its tars.
+        model: name of the network in timm.
+        weights: SHA-256 over its tensors.
+        parameters, classes: how many it has.
+        input_size, grid: height and width in pixels; rows and columns of patches.
         geometry, precision, batch_size, seed, targets: of the run.
-        methods: options by name of the maps; artifacts: SHA-256 of weights of methods that have their own.
+        methods: options by name of the maps.
+        artifacts: SHA-256 of weights of methods that have their own.
+        provenance: design that a method follows, where its paper leaves one open.
     """
 
     audit: dict[str, str]

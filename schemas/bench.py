@@ -64,7 +64,10 @@ class BenchRecord(Record):
     Reading, decoding and writing are part of ``pilot`` only. Weights are random: time does not depend on them.
 
     Attributes:
+        format: version of this record.
         model: its timm name.
+        parameters, classes: how many it has.
+        precision: of the network.
         grid: rows and columns of the patch grid.
         input_size: height and width in pixels.
         device: name of the GPU, or ``cpu``.

@@ -78,7 +78,8 @@ class FaithRecord(Record):
         protocol: version of the formulas.
         run: hash of the run that made the atlas.
         kind, methods: what is measured.
-        images: that are drawn, at most; seed: of the draw, and of all that measures draw.
+        images: that are drawn, at most.
+        seed: of the draw, and of all that measures draw.
         measures: options of each, by its name.
     """
 

@@ -13,7 +13,14 @@ VERSION = 1
 
 
 class Verdict(StrEnum):
-    """What became of a label. Samples without maps keep their own status instead."""
+    """What became of a label. Samples without maps keep their own status instead.
+
+    Attributes:
+        OK: it has a mask.
+        EMPTY: nothing is foreground.
+        NO_SIGNAL: its maps are constant or were not finite.
+        LOW_PROBABILITY, NOT_TOP1, TOO_SMALL, TOO_LARGE, DISAGREEMENT: left out by the filter.
+    """
 
     OK = "ok"
     EMPTY = "empty"
@@ -67,11 +74,12 @@ class LabelsRecord(Record):
 
     Attributes:
         version: of the code that makes labels. Labels of another one are not gone on with.
-        policy: as it was asked for; ``hash`` of the one that was applied.
+        policy: as it was asked for.
+        hash: of the one that was applied.
         run: hash of the run that made the atlas.
         classes: hash of the names of the classes; None where they are numbers.
         truth, tuned: hash of the truth that the cut was calibrated on, and of the run that made those maps.
-        threshold: that was found, and ``calibration``, how; None where the policy has its own.
+        threshold, calibration: what was found, and how; None where the policy has its own.
     """
 
     version: int = VERSION
@@ -89,7 +97,9 @@ class PartRecord(Record):
     """``commits/<tar>.json`` of what is derived from an atlas: one tar of it is done. Written last of that tar.
 
     Attributes:
-        parent: hash of the maps and samples that it was made from; maker: of what made it, a policy or a protocol.
+        tar: its short name.
+        parent: hash of the maps and samples that it was made from.
+        maker: hash of what made it, a policy or a protocol.
         parts: which parts were asked for, formats or methods.
         counts: samples by status.
         figures: numbers about it, for the summary.

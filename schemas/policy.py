@@ -41,6 +41,7 @@ class Pamr(Record):
     """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 3.3).
 
     Attributes:
+        kind: which refinement this is.
         iterations: of averaging.
         dilations: distances of the eight neighbours, in pixels of the network's input.
     """
@@ -54,6 +55,7 @@ class Crf(Record):
     """A dense conditional random field (Krähenbühl and Koltun, NIPS 2011). Needs the extra ``crf``.
 
     Attributes:
+        kind: which refinement this is.
         iterations: of mean-field inference.
         confidence: of the map, in (0.5, 1): the unary of a pixel that is surely one or the other.
         smooth, smooth_weight: standard deviation in pixels of the Gaussian kernel, and its weight.

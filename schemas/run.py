@@ -81,6 +81,10 @@ class ModelRecord(Record):
     """The network as it was when the run was planned.
 
     Attributes:
+        name: as timm has it.
+        parameters, classes: how many.
+        prefix_tokens: in front of the patches, such as the class token and registers.
+        readout: what the classifier sees: ``token``, ``mean`` or ``pool``, an attention pooler.
         weights: SHA-256 over names, shapes, dtypes and bytes of all tensors, so that it is the same for
             every file format.
         input_size: height and width in pixels.
@@ -130,6 +134,10 @@ class RunRecord(Record):
     """``run.json``: everything that decides what the maps are. Written once, last of the plan.
 
     Attributes:
+        format: version of the layout.
+        spec, spec_hash: what was asked for, and its hash.
+        model: the network as it was.
+        shards: tars, in the order of the rows.
         slot: rows that each tar owns: the largest count, rounded up to the chunk.
         chunk: rows of one Zarr chunk.
         methods: array name of each method, with all its options.
@@ -164,7 +172,13 @@ class RunRecord(Record):
 
 
 class ObjectRecord(Record):
-    """One written object: its path below the atlas, its length and its SHA-256."""
+    """One written object.
+
+    Attributes:
+        path: below the atlas.
+        size: bytes.
+        sha256: of its contents.
+    """
 
     path: str
     size: int
@@ -175,6 +189,8 @@ class CommitRecord(Record):
     """``commits/<tar>.json``: proof that a tar is done. Without it nothing of the tar counts.
 
     Attributes:
+        format: version of the layout.
+        tar, tar_index: its short name, and its place in the run.
         rows, ok: samples of the tar, and how many of them have maps.
         statuses: how many samples ended in each status.
         degenerate: how many maps of each method are constant or were not finite, where there are any.
@@ -207,6 +223,7 @@ class SetAsideRecord(Record):
     """``set_aside/<tar>.json``: a tar that the last run could not do. The next run begins without these.
 
     Attributes:
+        tar: its short name.
         reason: one sentence.
         finished: when it was given up.
     """

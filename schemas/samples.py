@@ -6,7 +6,17 @@ import pyarrow as pa
 
 
 class Status(StrEnum):
-    """What became of a sample. Only ``OK`` rows have maps."""
+    """What became of a sample. Only ``OK`` rows have maps.
+
+    Attributes:
+        OK: it has maps.
+        MISSING_IMAGE: no member is an image.
+        UNDECODABLE: the image is damaged, too large, or none.
+        MISSING_LABEL, BAD_LABEL, LABEL_OUT_OF_RANGE: only where ``label`` is among the targets.
+        DUPLICATE_KEY: the tar has this key already.
+        UNSAFE_KEY: it is absolute, climbs (``..``) or is not UTF-8.
+        NOT_FINITE: the network gave NaN or infinity.
+    """
 
     OK = "ok"
     MISSING_IMAGE = "missing_image"
@@ -54,7 +64,7 @@ SAMPLES = pa.schema(
 - ``status``, ``error`` – a ``Status``, and one sentence where something is wrong.
 - ``label`` – the class of the ``cls`` member. ``prediction``, ``probability`` – the network's top class and
   its softmax probability. ``label_probability``, ``label_rank`` – the same of the label; rank 0 is the top.
-- ``width``, ``height`` – the original in pixels, after the EXIF ``orientation`` (1–8) was applied.
+- ``width``, ``height`` – the original in pixels, after its orientation was applied. ``orientation`` – of EXIF, 1–8.
 - ``scale_x`` … ``offset_y`` – from the network's input to the original, in pixels measured from the upper
   left corner of the upper left pixel: ``x_original = scale_x · x_input + offset_x``.
 - ``image_bytes``, ``image_sha256`` – of the encoded image.

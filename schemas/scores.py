@@ -86,12 +86,13 @@ LOCALIZATION = pa.schema(
 )
 """One row a method, best PxAP first. Columns beside ``SCORES``:
 
-- ``method``; ``kind`` – ``method`` or ``control``. ``target`` – whose maps. ``classifier`` – name of the network and
-  the first 12 digits of the hash of its weights: it decides Top-1, and every other number.
-- ``images`` – that were scored, ``masks`` of them have true masks. ``tuned_on`` – pictures of the tuning split,
-  ``tested`` – those that are not in it. ``without_maps``, ``without_object`` – pictures with truth that could not be.
+- ``method`` – its name, with options. ``kind`` – ``method`` or ``control``. ``target`` – whose maps. ``classifier`` –
+  name of the network and the first 12 digits of the hash of its weights: it decides Top-1, and every other number.
+- ``images`` – that were scored. ``masks`` – of them, those that have true masks. ``tuned_on`` – pictures of the tuning
+  split, ``tested`` – those that are not in it. ``without_maps``, ``without_object`` – pictures with truth that could
+  not be.
 - ``tau``, ``v2_taus``, ``mask_tau`` – the thresholds that were chosen on the split, for boxes, for IoU 0.3, 0.5 and
-  0.7, and for pixels; ``…_oracle`` those that are best on all pictures.
+  0.7, and for pixels. ``tau_oracle``, ``v2_taus_oracle``, ``mask_tau_oracle`` – those that are best on all pictures.
 - ``interval`` – of each score from 2.5 to 97.5 % of the bootstrap, thresholds as they were chosen.
 """
 
@@ -104,8 +105,13 @@ CURVES = pa.schema(
         pa.field("recall", pa.float64()),
     ]
 )
-"""Curves over the threshold, of all pictures, in %: ``largest50`` (BoxAcc at IoU 0.5 of the largest contour),
-``any30``, ``any50``, ``any70`` (of any contour), ``precision`` of the pixels at or above it, with their ``recall``."""
+"""Curves over the threshold, of all pictures, in %.
+
+- ``method`` – its name, with options. ``tau`` – the threshold.
+- ``curve`` – ``largest50``, BoxAcc at IoU 0.5 of the largest contour; ``any30``, ``any50``, ``any70``, of any contour;
+  ``precision``, of the pixels at or above the threshold.
+- ``value`` – of the curve. ``recall`` – of these pixels, beside their precision.
+"""
 
 
 class Tuned(Record):
@@ -128,7 +134,10 @@ class ScoresRecord(Record):
     Attributes:
         run: hash of the run that made the atlas.
         truth, name: digest of the truth, and what it is called.
+        protocol: version of the formulas.
+        target: whose maps.
         subset: only pictures that both have.
+        tuning: where thresholds are chosen.
     """
 
     protocol: int = PROTOCOL

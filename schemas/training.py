@@ -16,6 +16,7 @@ class DiffMaskSettings(Record):
     """Hyper-parameters of Vision DiffMask; the defaults are those of the public code's command line.
 
     Attributes:
+        method: which explainer this is.
         tolerance: ε, the divergence that is allowed.
         rate, placeholder_rate: learning rates of the probes and of the placeholder.
         warm_up: steps in which both rise to that.
@@ -42,7 +43,9 @@ class PatchMaskSettings(Record):
     """Hyper-parameters of patch-level mask prediction (``pm_design_v1``).
 
     Attributes:
-        rate: learning rate of the head; a block below has ``decay`` times that of the block above it.
+        method: which explainer this is.
+        rate: learning rate of the head.
+        decay: a block learns so many times as fast as the one above it.
         weight_decay: of the matrices.
         warm_up: steps in which the rate rises, before it falls as a cosine.
         weight: λ, of the patch loss beside the cross-entropy of the image.
@@ -83,7 +86,8 @@ class TrainSpec(Record):
 
     Attributes:
         model: the network.
-        shards: tars to learn from; ``held_out``: tars to judge by.
+        shards: tars to learn from.
+        held_out: tars to judge by.
         out: the artefact.
         settings: of the method.
         masks: for ``pm``.

@@ -100,7 +100,7 @@ def explain(
             autocast, while what methods make of it stays in float32.
 
     Returns:
-        {name: float32 [B, K, h, w]} on the patch grid, raw values; float64 if the model is. Maps that do
+        ``{name: float32 [B, K, h, w]}`` on the patch grid, raw values; float64 if the model is. Maps that do
         not depend on the class are repeated over K. See ``Maps`` for what comes with them.
 
     Raises:
