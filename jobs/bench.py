@@ -10,7 +10,7 @@ from jobs import show
 from jobs.names import listed
 from schemas.bench import BenchRecord, Cost, Pilot
 from schemas.errors import UsageError
-from schemas.run import ModelSpec, Precision, RunSpec
+from schemas.run import Decode, ModelSpec, Precision, RunSpec
 
 
 @click.command("bench")
@@ -33,6 +33,13 @@ from schemas.run import ModelSpec, Precision, RunSpec
     default="full",
     show_default=True,
     help="Of the network.",
+)
+@click.option(
+    "--decode",
+    type=click.Choice(["processes", "gpu"]),
+    default="processes",
+    show_default=True,
+    help="Of the run that is to be planned.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
 @click.option(
@@ -60,6 +67,7 @@ def command(
     methods: str | None,
     batch: int,
     precision: Precision,
+    decode: Decode,
     device: Literal["cpu", "cuda"] | None,
     repeats: int,
     threads: int | None,
@@ -115,6 +123,7 @@ def command(
         targets=("predicted",),
         batch_size=batch,
         precision=precision,
+        decode=decode,
     )
     loaded = known(record.model, create(record.model, num_classes=record.classes).eval())
     record = record.model_copy(update={"pilot": pilot(spec, loaded, device, tar)})
@@ -150,7 +159,7 @@ def _show(record: BenchRecord) -> None:
 
 
 def _show_pilot(pilot: Pilot) -> None:
-    stages = {"decode, a core": pilot.decode_seconds} | pilot.seconds
+    stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
     show.table(
         f"one actor from tar to atlas: {pilot.images} pictures ({pilot.pictures}), {show.size(pilot.bytes)} of maps",
         ["stage", "ms an image"],

@@ -59,7 +59,7 @@ def show_estimate(
     expected = [estimate(run, pilot, actors, share) for share in shares]
     first = expected[0]
     show.table(
-        f"time of one {what}, by stage; decode is of one core",
+        f"time of one {what}, by stage" + ("; decode is of one core" if pilot.decode == "processes" else ""),
         ["stage", *(("least", "most") if len(shares) > 1 else ("time",))],
         [[stage, *(_time(each.seconds[stage]) for each in expected)] for stage in first.seconds],
     )
@@ -72,6 +72,8 @@ def show_estimate(
             f"limit    {'decoding' if slow else 'the GPU'}, with {first.decode_processes} decoding processes a GPU"
             f"{enough if slow else ''}"
         )
+    elif pilot.decode == "gpu":
+        click.echo(f"limit    the {'network' if device == 'cpu' else 'GPU'}, which decodes as well")
     else:
         click.echo(f"limit    {'decoding' if first.limit == 'decoding' else 'the network'}, on the same core")
     click.echo(f"atlas    about {show.size(first.bytes)} in {first.objects:,} objects")

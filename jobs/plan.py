@@ -117,9 +117,12 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
     differing = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in pairs.items() if there != here]
     if bench.pilot is None:
         differing.append("reading and writing were not measured")
+    elif bench.pilot.decode != spec.decode:
+        differing.append(f"decode is {bench.pilot.decode!r}, not {spec.decode!r}")
     if differing:
         again = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
-        again += ["--batch-size", str(spec.batch_size), "--precision", spec.precision, "--out", file]
+        again += ["--batch-size", str(spec.batch_size), "--precision", spec.precision]
+        again += [*(["--decode", spec.decode] if spec.decode != "processes" else []), "--out", file]
         raise UsageError(
             f"{file}: measures something else: {'; '.join(differing)}; "
             f"measure this run with: vitatlas bench {shlex.join(again)}"

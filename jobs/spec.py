@@ -45,6 +45,11 @@ def spec_options(function: F) -> F:
             help="Of the network: float32 (default), or half under autocast; the drift is recorded.",
         ),
         click.option(
+            "--decode",
+            type=click.Choice(["processes", "gpu"]),
+            help="Pictures in processes (default); or plain JPEGs on the GPU, which changes pixels by small amounts.",
+        ),
+        click.option(
             "--partial-tars",
             type=click.Choice(["refuse", "keep"]),
             help="Of a truncated tar: keep the samples in front of the damage, or set it aside (the default).",

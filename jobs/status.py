@@ -59,11 +59,13 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     aside, images = opened.set_aside(), 0
     statuses: Counter[str] = Counter()
     degenerate: Counter[str] = Counter()
+    fallbacks: Counter[str] = Counter()
     drift: dict[str, float] = {}
     for commit in opened.records():
         images += commit.rows
         statuses.update(commit.statuses)
         degenerate.update(commit.degenerate)
+        fallbacks.update(commit.fallbacks)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
     without = statuses.total() - statuses[Status.OK]
     failed: list[dict[str, Any]] = []
@@ -83,6 +85,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         "statuses": dict(statuses),
         "degenerate": dict(degenerate),
         "drift": drift,
+        "fallbacks": dict(fallbacks),
         "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
         "set_aside": aside,
         "damaged": damaged,
@@ -98,6 +101,8 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     if drift:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
         show.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
+    if fallbacks:
+        show.table("not decoded on the GPU, but in processes", ["reason", "images"], fallbacks.most_common())
     for shard in opened.run.shards:
         if shard.problem and shard.tar not in aside and (shard.kept or shard.tar not in opened.committed):
             kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.record import Record
-from schemas.run import Precision
+from schemas.run import Decode, Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,9 +39,10 @@ class Pilot(Record):
         pictures: which; time depends on their size.
         images: how many.
         targets: of each image.
-        seconds: by stage, as in a ``CommitRecord``, without ``read`` and ``total``: what it waits for pictures
-            depends on who decodes them.
-        decode_seconds: of one core, to read and decode them.
+        decode: where they were decoded, as in a ``RunSpec``.
+        seconds: by stage, as in a ``CommitRecord``, without ``total``. Where processes decode, without ``read`` too:
+            how long it waits for pictures depends on how many there are.
+        decode_seconds: of one core, to read and decode them; 0 where the GPU decodes, which is part of ``seconds``.
         objects: written, the commit among them.
         bytes: of all objects but the commit.
         commit_bytes: of the commit.
@@ -51,8 +52,9 @@ class Pilot(Record):
     pictures: str
     images: Count
     targets: Count
+    decode: Decode = "processes"
     seconds: dict[str, Seconds]
-    decode_seconds: Positive
+    decode_seconds: Seconds
     objects: Count
     bytes: Count
     commit_bytes: Count

@@ -14,9 +14,9 @@ class Estimate(Record):
         device: name of the GPU, or ``cpu``.
         actors: that share the work: one a GPU, or one a core.
         images, tars: of the run.
-        decode_processes: of each actor; 0 is a thread on the actor's own core.
+        decode_processes: of each actor; 0 is a thread on the actor's own core, or the GPU itself.
         enough_processes: so many of an actor, and decoding no longer limits it.
-        seconds: of one actor over the whole run, by stage; ``decode`` is of one core.
+        seconds: of one actor over the whole run, by stage; ``decode`` is of one core, or of the GPU where that decodes.
         tar_seconds: of an actor over a tar of mean size.
         hours: until all actors are done, once they have started.
         actor_hours: of all actors while they are at work.

@@ -13,6 +13,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 Target = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 Precision = Literal["full", "bfloat16", "float16"]
+Decode = Literal["processes", "gpu"]
 PartialTars = Literal["refuse", "keep"]
 
 
@@ -52,6 +53,8 @@ class RunSpec(Record):
         seed: of the methods that draw at random.
         precision: ``full`` is float32; the half ones run the network under autocast, and each tar's record
             says how far that moves its maps.
+        decode: ``processes`` beside the network; ``gpu`` decodes plain JPEGs on it, and the others in processes. Part
+            of the spec, because pixels of the two differ by small amounts.
         partial_tars: ``keep`` takes the samples in front of the place where a tar is truncated or broken;
             ``refuse`` sets such a tar aside.
         allow_pipe: accept ``pipe:`` shards, which run a shell command.
@@ -67,6 +70,7 @@ class RunSpec(Record):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: int = 0
     precision: Precision = "full"
+    decode: Decode = "processes"
     partial_tars: PartialTars = "refuse"
     allow_pipe: bool = False
 
@@ -196,6 +200,7 @@ class CommitRecord(Record):
         degenerate: how many maps of each method are constant or were not finite, where there are any.
         drift: what half precision changes, by method: the largest difference to float32 as a fraction of the
             largest value of the map, median over maps of the tar's first images. Empty in full precision.
+        fallbacks: of a run that decodes on the GPU, how many images were decoded in processes, by reason.
         objects: what was written before this record.
         spec_hash, versions: of the run and the machine that did it.
         seconds: by stage.
@@ -210,6 +215,7 @@ class CommitRecord(Record):
     statuses: dict[str, int]
     degenerate: dict[str, int]
     drift: dict[str, float]
+    fallbacks: dict[str, int] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
     spec_hash: str
     versions: dict[str, str]

@@ -54,6 +54,7 @@ SAMPLES = pa.schema(
         pa.field("offset_y", pa.float64()),
         pa.field("image_bytes", pa.int64()),
         pa.field("image_sha256", pa.string()),
+        pa.field("fallback", _CATEGORY),
     ]
 )
 """Columns:
@@ -68,4 +69,8 @@ SAMPLES = pa.schema(
 - ``scale_x`` … ``offset_y`` – from the network's input to the original, in pixels measured from the upper
   left corner of the upper left pixel: ``x_original = scale_x · x_input + offset_x``.
 - ``image_bytes``, ``image_sha256`` – of the encoded image.
+- ``fallback`` – in a run that decodes on the GPU, why this image was decoded in a process: its kind (``PNG``, ``WEBP``,
+  ``PPM``, ``BMP``, ``CMYK``), ``colours`` that are not YCbCr, unusual ``sampling``, ``orientation``, ``not baseline``
+  (progressive, for one), ``several scans``, ``truncated``, ``large`` (more than 32 million pixels, or shrunk more than
+  32 times), or ``refused`` by the GPU; null where the GPU decoded it.
 """

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.faith.measure import Batch, Measure, Value
@@ -58,7 +58,7 @@ def examine_tar(
             classes = {"label": "label", "predicted": "prediction"}
             batch = Batch(
                 network,
-                (torch.from_numpy(pixels).to(worker.device).float() / 255 - worker.mean) / worker.std,
+                (pixels.to(worker.device).float() / 255 - worker.mean) / worker.std,
                 tuple(row["key"] for row in rows),
                 np.array([-1 if row["label"] is None else row["label"] for row in rows], np.int64),
                 np.array([[row[classes[target]] for target in targets] for row in rows], np.int64),
@@ -70,11 +70,11 @@ def examine_tar(
     return found.combine_chunks().sort_by("row")
 
 
-def _pictures(worker: Worker, part: Tar, ordinals: Sequence[int]) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+def _pictures(worker: Worker, part: Tar, ordinals: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
     """The network's inputs of some samples, a few at a time: their ordinals [B], uint8 [B, 3, H, W]."""
     run, shard, wanted = worker.run, worker.run.shards[part.commit.tar_index], set(ordinals)
     hashes = part.samples["image_sha256"].to_pylist()
-    waiting: list[tuple[int, NDArray[np.uint8]]] = []
+    waiting: list[tuple[int, Tensor]] = []
     read = batches(
         shard, run.slot, worker.frame, _BATCH, None, worker.decoders, only=lambda sample: sample.ordinal in wanted
     )
@@ -84,11 +84,11 @@ def _pictures(worker: Worker, part: Tar, ordinals: Sequence[int]) -> Iterator[tu
                 continue
             if sample.picture is None or sample.picture.sha256 != hashes[sample.ordinal]:
                 raise BadTar(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
-            waiting.append((sample.ordinal, sample.picture.pixels))
+            waiting.append((sample.ordinal, torch.as_tensor(sample.picture.pixels)))
             wanted.remove(sample.ordinal)
         while len(waiting) >= _BATCH or (waiting and not wanted):
             group, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            yield [ordinal for ordinal, _ in group], np.stack([pixels for _, pixels in group])
+            yield [ordinal for ordinal, _ in group], torch.stack([pixels for _, pixels in group])
     if wanted:
         raise BadTar(f"{shard.url}: has not all the samples that the atlas has maps of; is it another tar?")
 

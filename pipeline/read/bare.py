@@ -14,6 +14,7 @@ MAX_PARTS = 100_000
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for those that are part of a scan
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_CODINGS = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _EXIF = b"Exif\0\0"
 _APP1 = 0xE1
 _METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)
@@ -37,11 +38,13 @@ class Bare:
     Attributes:
         exif: its EXIF block, empty where it has none.
         scans: of a JPEG, how often a decoder walks over all pixels.
+        codings: of a JPEG, the marker of each of its frames, of which a good one has one: 0xC0 is baseline.
     """
 
     data: bytes
     exif: bytes = b""
     scans: int = 1
+    codings: tuple[int, ...] = ()
 
 
 def jpeg(data: bytes) -> Bare:
@@ -50,16 +53,18 @@ def jpeg(data: bytes) -> Bare:
     Raises:
         Undecodable: it has no end of segments, or none of a picture.
     """
-    kept, exif, scans = [data[:2]], b"", 0
+    kept, exif, scans, codings = [data[:2]], b"", 0, []
     for marker, segment in _segments(data):
         if marker == _APP1 and segment[4:].startswith(_EXIF) and not exif:
             exif = segment[4:]
         scans += marker == _SCAN
+        if marker in _CODINGS:
+            codings.append(marker)
         if marker not in _METADATA and len(segment) >= _COLOURS.get(marker, 0):
             kept.append(segment)
     if not scans:
         raise Undecodable("a JPEG that is truncated or broken in front of its picture")
-    return Bare(b"".join(kept), exif, scans)
+    return Bare(b"".join(kept), exif, scans, tuple(codings))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

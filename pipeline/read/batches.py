@@ -5,13 +5,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from pipeline.picture import Frame
 from pipeline.read.decode import Picture
-from pipeline.read.decoders import Decoders, Decoding
+from pipeline.read.decoders import Decoding
 from pipeline.read.tar import IMAGES, LABEL, MAX_BYTES, Group, read
 from schemas.run import ShardRecord
 from schemas.samples import Status
@@ -48,13 +46,14 @@ class Batch:
 
     Attributes:
         samples: B of them.
-        pixels: uint8 [B, 3, H, W]; black where a sample has no picture, so that its neighbours are
-            computed in a batch of the same shape whether or not it is there. (Of the second target a batch
-            has as many as need one, so its float32 bounds may still differ in their last bit.)
+        pixels: uint8 [B, 3, H, W], a NumPy array, or a tensor on the device of the decoders; black where a sample
+            has no picture, so that its neighbours are computed in a batch of the same shape whether or not it is
+            there. (Of the second target a batch has as many as need one, so its float32 bounds may still differ in
+            their last bit.)
     """
 
     samples: tuple[Sample, ...]
-    pixels: NDArray[np.uint8]
+    pixels: Any
 
 
 def batches(
@@ -63,7 +62,7 @@ def batches(
     frame: Frame,
     batch_size: int,
     classes: int | None,
-    decoders: Decoders,
+    decoders: Decoding,
     only: Callable[[Sample], bool] | None = None,
 ) -> Iterator[Batch]:
     """Batches of a tar, in its order.
@@ -80,9 +79,9 @@ def batches(
     groups = read(shard, room)
     ordinals = count()
     first: dict[str, int] = {}
-    ahead: deque[list[tuple[Sample, Decoding | None]]] = deque()
+    ahead: deque[list[tuple[Sample, Any]]] = deque()
     while chunk := list(islice(groups, batch_size)):
-        pending: list[tuple[Sample, Decoding | None]] = []
+        pending: list[tuple[Sample, Any]] = []
         for group in chunk:
             sample = _check(next(ordinals), group, classes, first)
             image = group.image()
@@ -90,9 +89,9 @@ def batches(
             pending.append((sample, None if data is None else decoders.submit(data, frame)))
         ahead.append(pending)
         if len(ahead) > _AHEAD:
-            yield _collect(ahead.popleft(), frame)
+            yield _collect(ahead.popleft(), frame, decoders)
     while ahead:
-        yield _collect(ahead.popleft(), frame)
+        yield _collect(ahead.popleft(), frame, decoders)
 
 
 def _check(ordinal: int, group: Group, classes: int | None, first: dict[str, int]) -> Sample:
@@ -136,13 +135,11 @@ def _label(group: Group, classes: int | None) -> tuple[int | None, Status, str |
     return label, Status.OK if classes is None else status, error
 
 
-def _collect(pending: list[tuple[Sample, Decoding | None]], frame: Frame) -> Batch:
-    pixels = np.zeros((len(pending), 3, frame.height, frame.width), np.uint8)
+def _collect(pending: list[tuple[Sample, Any]], frame: Frame, decoders: Decoding) -> Batch:
+    pixels, results = decoders.gather([begun for _, begun in pending], frame)
     samples = []
-    for place, (sample, decoding) in enumerate(pending):
-        result = decoding.result() if decoding else None
+    for (sample, _), result in zip(pending, results, strict=True):
         if isinstance(result, Picture):
-            pixels[place] = result.pixels
             sample = replace(sample, picture=result)
         elif isinstance(result, str):
             sample = replace(sample, status=Status.UNDECODABLE, error=result)

@@ -3,11 +3,11 @@
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
@@ -44,19 +44,21 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        pixels: uint8 [3, H, W], RGB, of the frame's size.
+        pixels: uint8 [3, H, W], RGB, of the frame's size: a NumPy array, or a tensor of the device that decoded it.
         width, height: of the original, after ``orientation`` (EXIF, 1–8) was applied.
         placement: how it came into the frame.
         sha256, size: of the encoded bytes.
+        fallback: why it was decoded here, where it was to be decoded on the device of the network.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Any
     width: int
     height: int
     orientation: int
     placement: Placement
     sha256: str
     size: int
+    fallback: str | None = None
 
 
 def decode(data: bytes, frame: Frame) -> Picture:
@@ -71,7 +73,7 @@ def decode(data: bytes, frame: Frame) -> Picture:
     Raises:
         Undecodable: not a picture, truncated, too large, or more work than its pixels are worth.
     """
-    image, orientation = _open(data)
+    image, orientation = _loaded(data)
     image = rgb(upright(image, orientation))
     placement = frame.place(image.width, image.height)
     resized_width, resized_height = placement.size
@@ -88,24 +90,42 @@ def decode(data: bytes, frame: Frame) -> Picture:
     )
 
 
-def _open(data: bytes) -> tuple[Image.Image, int]:
-    """The decoded picture as it is stored, and its EXIF orientation."""
+def opened(data: bytes) -> tuple[ImageFile, Bare]:
+    """A picture of which the headers have been read and found to be within the limits, and its bytes without metadata.
+
+    Raises:
+        Undecodable: see ``decode``.
+    """
     kind = next((each for each in _KINDS if each[0].match(data)), None)
     if kind is None:
         raise Undecodable(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP")
     _, strip, decoder = kind
     stripped = strip(data)
-    try:
+    with _one_sentence():
         image = decoder(io.BytesIO(stripped.data))
         _affordable(image, stripped)
+    return image, stripped
+
+
+def _loaded(data: bytes) -> tuple[Image.Image, int]:
+    """The decoded picture as it is stored, and its EXIF orientation."""
+    image, stripped = opened(data)
+    with _one_sentence():
         image.load()
+    return image, bare.orientation(stripped.exif)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Whatever a decoder raises, as ``Undecodable``."""
+    try:
+        yield
     except (Undecodable, MemoryError):  # the latter is the machine's fault: limits are looked at before
         raise
     except Image.DecompressionBombError:
         raise Undecodable(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # decoders raise whatever it is that they trip over
         raise Undecodable(f"{type(error).__name__}: {error}"[:200]) from None
-    return image, bare.orientation(stripped.exif)
 
 
 def _affordable(image: ImageFile, stripped: Bare) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -11,7 +11,10 @@ from multiprocessing import get_context
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.children import end_with_parent
 from pipeline.picture import Frame
@@ -26,6 +29,23 @@ _LOST = (BrokenProcessPool, CancelledError)
 """What comes of the pictures of a process that dies."""
 _EASY = b"P5 1 1 255\n\0"
 _ANY_FRAME = Frame(1, 1, "nearest", "squash", 1.0, "center")
+
+
+class Decoding(Protocol):
+    """What decodes the pictures of ``batches``: here, or on the device of a network."""
+
+    def submit(self, data: bytes, frame: Frame) -> Any:
+        """Begin to decode a picture; what comes back is for ``gather``."""
+
+    def gather(self, pending: Sequence[Any], frame: Frame) -> tuple[Any, list[Picture | str | None]]:
+        """End what was begun for a batch, of which None is no picture.
+
+        Returns:
+            uint8 [B, 3, H, W], black where there is no picture; and each picture, or why there is none.
+
+        Raises:
+            OSError: there is no memory, or whatever decodes does not live long enough.
+        """
 
 
 class Decoders:
@@ -50,9 +70,20 @@ class Decoders:
     ) -> None:
         self.close()
 
-    def submit(self, data: bytes, frame: Frame) -> "Decoding":
+    def submit(self, data: bytes, frame: Frame) -> "Begun":
         """Begin to decode a picture."""
-        return Decoding(self, data, frame)
+        return Begun(self, data, frame)
+
+    def gather(
+        self, pending: "Sequence[Begun | None]", frame: Frame
+    ) -> tuple[NDArray[np.uint8], list[Picture | str | None]]:
+        """See ``Decoding``; the pixels are a NumPy array."""
+        pixels = np.zeros((len(pending), 3, frame.height, frame.width), np.uint8)
+        results = [begun.result() if begun else None for begun in pending]
+        for place, result in enumerate(results):
+            if isinstance(result, Picture):
+                pixels[place] = result.pixels
+        return pixels, results
 
     def restart(self) -> None:
         """Give up the processes that there are, whatever they are doing."""
@@ -135,7 +166,7 @@ class _Thread(Executor):
                 future.set_exception(error)
 
 
-class Decoding:
+class Begun:
     """A picture that is being decoded."""
 
     def __init__(self, decoders: Decoders, data: bytes, frame: Frame) -> None:

@@ -4,6 +4,9 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from schemas.errors import UsageError
+from schemas.run import Decode
+
 if TYPE_CHECKING:
     from pipeline.read import Cache
 
@@ -21,7 +24,8 @@ class Crew:
             environment names (RAY_ADDRESS), else starts one.
         actors: at most so many; None is one to a GPU, or to a core where the cluster has no GPU.
         device: ``cuda`` waits for GPUs that are not there yet; ``auto`` takes them where they are.
-        decode_processes: of each actor; None is a thread beside a CPU and four processes beside a GPU.
+        decode_processes: of each actor; None is a thread beside a CPU and four processes beside a GPU. Where the GPU
+            decodes, they have what it cannot.
         timeout: seconds that an actor may take over a tar before another gets it; None is ten times the
             slowest one so far, and at least ten minutes; six hours as long as none is done.
         patience: seconds without a single actor at work after which the run fails.
@@ -50,6 +54,7 @@ class Crew:
         given = {
             "--executor": None if self.executor == "ray" else self.executor,
             "--address": self.address,
+            "--device": None if self.device == "auto" else self.device,
             "--log": self.log,
             "--cache": self.cache,
         }
@@ -68,3 +73,19 @@ class Crew:
 
 
 INLINE = Crew("inline")
+
+
+def check_decoding(decode: Decode, device: Device, gpu: bool) -> None:
+    """Make sure that nobody decodes on a CPU what was to be decoded on a GPU, unless asked to.
+
+    Args:
+        gpu: whether there is one.
+
+    Raises:
+        UsageError: there is none, and the device was left open.
+    """
+    if decode == "gpu" and device == "auto" and not gpu:
+        raise UsageError(
+            "planned with --decode gpu, and there is no GPU here; go where there is one, or run it with --device cpu: "
+            "torchvision then decodes on the CPU, to pixels that may differ from those of a GPU"
+        )

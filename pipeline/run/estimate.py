@@ -1,7 +1,8 @@
 """What a run will take, from what a small one took: arithmetic only.
 
 An actor beside a GPU decodes in processes of its own while its network works, so it takes the longer of the two;
-one on a core does both, one after the other. Writing comes after either. Tars are not divided: seven on four
+one on a core does both, one after the other. Where the GPU decodes, that is work of the GPU, as the network's is.
+Writing comes after either. Tars are not divided: seven on four
 actors take as long as eight.
 """
 
@@ -18,7 +19,7 @@ PROCESSES = 4
 """That decode beside a GPU, unless a run is told otherwise."""
 _BY_TAR = ("drift", "write")
 """Stages that take as long over a small tar as over a large one: objects and their flushes, a few images."""
-_BESIDE = ("collect",)
+_BESIDE = ("read", "decode", "collect")
 """Stages that a second target does not repeat."""
 
 
@@ -34,16 +35,18 @@ def estimate(run: RunRecord, pilot: Pilot, actors: int = 1, other: float = 0.0) 
     shards = [shard for shard in run.shards if shard.samples]
     images, tars = sum(shard.samples for shard in shards), len(shards)
     more = len(run.spec.targets) - pilot.targets
-    seconds = {"decode": images * pilot.decode_seconds / pilot.images}
+    on_gpu = pilot.decode == "gpu"
+    decoding = images * pilot.decode_seconds / pilot.images
+    seconds = {} if on_gpu else {"decode": decoding}
     for stage, took in pilot.seconds.items():
         if stage in _BY_TAR:
             seconds[stage] = tars * took
         else:
             seconds[stage] = images * took / pilot.images * (1 if stage in _BESIDE else 1 + other * max(0, more))
     by_tar = sum(seconds.get(stage, 0.0) for stage in _BY_TAR)
-    network = sum(took for stage, took in seconds.items() if stage != "decode") - by_tar
-    processes = 0 if pilot.device == "cpu" else PROCESSES
-    decode = seconds["decode"] / (processes or 1)
+    network = sum(seconds.values()) - decoding - by_tar
+    processes = 0 if pilot.device == "cpu" or on_gpu else PROCESSES
+    decode = decoding / (processes or 1)
     work = by_tar + (max(decode, network) if processes else decode + network)
     per_tar = work / max(1, tars)
     planned = metadata_objects(run) | {RUN: len(run.to_bytes())}
@@ -53,7 +56,7 @@ def estimate(run: RunRecord, pilot: Pilot, actors: int = 1, other: float = 0.0) 
         images=images,
         tars=tars,
         decode_processes=processes,
-        enough_processes=ceil(seconds["decode"] / max(network, 1e-9)),
+        enough_processes=ceil(decoding / max(network, 1e-9)),
         seconds=seconds,
         tar_seconds=per_tar,
         hours=ceil(tars / actors) * per_tar / 3600,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.explain.load import Loaded
-from pipeline.read import Decoders, batches, count, find
+from pipeline.read import Decoders, Frame, batches, count, find
 from pipeline.run.crew import Device
 from pipeline.run.plan import freeze
 from pipeline.run.worker import Worker
@@ -19,7 +19,7 @@ from pipeline.store import Objects
 from schemas.bench import Pilot
 from schemas.errors import UsageError
 from schemas.layout import RUN, commit_object
-from schemas.run import RunSpec, ShardRecord
+from schemas.run import RunRecord, RunSpec, ShardRecord
 
 _BATCHES = 2
 """That are timed, after one that warms up."""
@@ -39,11 +39,11 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, tar: str | None = None)
         UsageError: the tar cannot be read, or none of its pictures has maps.
     """
     with TemporaryDirectory() as folder:
-        url = tar or _drawn(Path(folder, "drawn.tar"), _BATCHES * spec.batch_size)
+        url = tar or drawn(Path(folder, "drawn.tar"), _BATCHES * spec.batch_size)
         (whole,) = count(find([url]))
         if whole.problem or not whole.samples:
             raise UsageError(f"{url}: {whole.problem or 'it is empty'}; name a tar that is whole")
-        shards = (_first(whole, "warm", spec.batch_size), _first(whole, "timed", _BATCHES * spec.batch_size))
+        shards = (first(whole, "warm", spec.batch_size), first(whole, "timed", _BATCHES * spec.batch_size))
         run = freeze(spec, loaded, shards)
         objects = Objects(f"{folder}/atlas")
         objects.put(RUN, run.to_bytes())
@@ -52,17 +52,17 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, tar: str | None = None)
             commit = worker.process(1)
             if not commit.ok:
                 raise UsageError(f"{url}: none of its first {commit.rows} samples has maps; name another tar")
-            begun = time.perf_counter()
-            with Decoders() as decoders:
-                for _ in batches(shards[1], run.slot, worker.frame, spec.batch_size, None, decoders):
-                    pass
-            decoding = time.perf_counter() - begun
+            aside: tuple[str, ...] = ("total",)
+            decoding = 0.0
+            if spec.decode == "processes":
+                aside, decoding = ("read", "total"), _decoding(run, worker.frame)
         return Pilot(
             device="cpu" if worker.device.type == "cpu" else torch.cuda.get_device_name(worker.device),
             pictures=f"drawn, {_WIDTH} × {_HEIGHT}" if tar is None else whole.tar,
             images=commit.rows,
             targets=len(spec.targets),
-            seconds={stage: took for stage, took in commit.seconds.items() if stage not in ("read", "total")},
+            decode=spec.decode,
+            seconds={stage: took for stage, took in commit.seconds.items() if stage not in aside},
             decode_seconds=decoding,
             objects=len(commit.objects) + 1,
             bytes=sum(each.size for each in commit.objects),
@@ -70,13 +70,22 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, tar: str | None = None)
         )
 
 
-def _first(whole: ShardRecord, name: str, images: int) -> ShardRecord:
+def _decoding(run: RunRecord, frame: Frame) -> float:
+    """Seconds of one core to read and decode the last shard."""
+    begun = time.perf_counter()
+    with Decoders() as decoders:
+        for _ in batches(run.shards[-1], run.slot, frame, run.spec.batch_size, None, decoders):
+            pass
+    return time.perf_counter() - begun
+
+
+def first(whole: ShardRecord, name: str, images: int) -> ShardRecord:
     """The first images of a tar as a shard."""
     images = min(images, whole.samples)
     return ShardRecord(name, whole.url, images, whole.size, "the rest is left out", kept=True)
 
 
-def _drawn(path: Path, images: int) -> str:
+def drawn(path: Path, images: int) -> str:
     """A tar of pictures as large as ImageNet's, in pixels and about so in bytes."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as archive:

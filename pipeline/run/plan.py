@@ -10,6 +10,7 @@ from pipeline.explain.maps import supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Frame, absolute, count, find
+from pipeline.run.on_device import check_frame
 from pipeline.store import Lease, Objects, arrays
 from schemas.errors import SpecDrift, UsageError
 from schemas.layout import RUN
@@ -44,7 +45,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     chosen = _with_artifacts(registry.resolve(spec.methods or registry.usual(loaded.anatomy)), spec.artifacts)
     chosen = supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
     spec = spec.model_copy(update={"methods": tuple(method.text for method in chosen), "artifacts": ()})
-    Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
+    frame = Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
+    if spec.decode == "gpu":
+        check_frame(frame)
     run = freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_tars == "keep"))
     with Lease(objects):
         if objects.exists(RUN):  # another was quicker

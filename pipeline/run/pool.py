@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline.run.crew import Crew, Device
+from pipeline.run.crew import Crew, Device, check_decoding
 from pipeline.run.dispatch import Assignment, Dispatcher
 from pipeline.run.metrics import Metrics
 from pipeline.run.outcome import Again, AtWork, Done, Note, Outcome, SetAside
@@ -110,6 +110,7 @@ class _Pool:
         self.actors: dict[int, Any] = {}
         self.asked: dict[Any, tuple[int, Assignment | None]] = {}
         self._on_gpu = capacity(crew.device)[1]
+        check_decoding(atlas.run.spec.decode, crew.device, self._on_gpu)
         # Ray would give it a core as well, of which a node may have fewer than GPUs.
         options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self._on_gpu else {"num_cpus": 1}
         self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)

@@ -21,8 +21,8 @@ from schemas.samples import Status
 
 _RECENT = 64
 """Tars whose speed is the speed now."""
-_IDLE = ("read", "collect", "write")
-"""Stages of an actor in which its network waits."""
+_IDLE = ("read", "decode", "collect", "write")
+"""Stages of an actor in which its network waits; on a GPU as long as nothing was left for it to do."""
 
 
 class Unit(NamedTuple):
@@ -61,7 +61,7 @@ class Standing:
         failed: images that have no maps, by their status.
         rate: images a second of the latest tars; None while no run is at work or none of its tars is done.
         left: seconds until its end at this rate.
-        idle: share of the actors' time in which their networks waited for reading and writing.
+        idle: share of the actors' time in which their networks waited for pictures and for writing.
         alive: a run is at work. One that has just died is taken for alive for half a minute.
     """
 

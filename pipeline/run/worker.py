@@ -1,9 +1,7 @@
 """What one actor does: a model, and tar after tar through it."""
 
 import socket
-import time
-from collections import defaultdict
-from collections.abc import Container, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -18,8 +16,10 @@ from pipeline.explain.maps import Explainer, Targets, drift
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Batch, Cache, Decoders, Frame, Sample, batches
-from pipeline.run.crew import Device
+from pipeline.run.crew import Device, check_decoding
+from pipeline.run.on_device import DeviceDecoders, sent
 from pipeline.run.plan import check_artifacts, versions
+from pipeline.run.stopwatch import Stopwatch
 from pipeline.store import Atlas, Sink
 from schemas.errors import BadTar, SpecDrift, UsageError
 from schemas.run import CommitRecord
@@ -41,6 +41,22 @@ class Explained(NamedTuple):
     row: dict[str, Any]
     maps: dict[str, NDArray[Any]]
     figures: dict[str, NDArray[Any]]
+
+
+class _Begun(NamedTuple):
+    """A batch that was given to the device, and what is on its way back.
+
+    Attributes:
+        maps, figures: tensors [B, K, …] on the host, by name.
+        scores: float64 [B, C], softmax of the logits, on the host.
+        wait: returns when all of these are there.
+    """
+
+    batch: Batch
+    maps: dict[str, Tensor]
+    figures: dict[str, Tensor]
+    scores: Tensor
+    wait: Callable[[], None]
 
 
 class Worker:
@@ -69,6 +85,7 @@ class Worker:
         gpu = torch.cuda.is_available()
         if device == "cuda" and not gpu:
             raise UsageError("there is no GPU here that torch can use; say --device cpu, or mend its driver")
+        check_decoding(self.run.spec.decode, device, gpu)
         self.device = torch.device("cuda" if gpu and device != "cpu" else "cpu")
         # On a CPU one thread an actor: sums are then added in the same order whatever the machine is
         # doing beside, and a tar that is done again gives the same bytes. More actors use more cores.
@@ -90,8 +107,13 @@ class Worker:
         self.frame = Frame.of(self.run.model, self.run.spec.geometry)
         self.mean = torch.tensor(self.run.model.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(self.run.model.std, device=self.device)[:, None, None]
-        self.decoders = Decoders(decode_processes)
+        self.decoders = self._decoders(decode_processes)
         self.versions = versions()
+
+    def _decoders(self, processes: int) -> Decoders | DeviceDecoders:
+        if self.run.spec.decode == "processes":
+            return Decoders(processes)
+        return DeviceDecoders(self.device, processes, self.watch.lap)
 
     def __enter__(self) -> Self:
         return self
@@ -110,14 +132,12 @@ class Worker:
         """
         sink = Sink(self.objects, self.run, tar_index)
         again = sink.resume() if self.retry_failed else None
-        self.watch.start()
         for explained in self.explain(tar_index, again):
             sink.add(*explained)
         if again is not None and self.samples != len(sink.rows):
             raise BadTar(f"{sink.tar}: had {len(sink.rows)} samples and has {self.samples} now; plan another atlas")
         sink.drift = self.drift or sink.drift
-        seconds = self.watch.seconds | {"total": self.watch.total()}
-        return sink.commit(seconds, attempt, socket.gethostname(), self.versions)
+        return sink.commit(self.watch.seconds(), attempt, socket.gethostname(), self.versions)
 
     def explain(
         self, tar_index: int, wanted: Container[int] | None = None, batch_size: int | None = None
@@ -137,6 +157,7 @@ class Worker:
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.samples = 0
+        self.watch.start()
         if self.cache:
             shard = replace(shard, url=self.cache.near(shard.url))
 
@@ -145,6 +166,7 @@ class Worker:
             return wanted is None or any(each in wanted for each in range(first, first + size))
 
         with undisturbed(self.model):
+            before: _Begun | None = None
             for batch in batches(
                 shard,
                 self.run.slot,
@@ -156,28 +178,53 @@ class Worker:
             ):
                 self.watch.lap("read")
                 self.samples += len(batch.samples)
-                if needed(batch.samples[0].ordinal):
-                    for explained in self._explain(batch):
-                        if wanted is None or explained.row["ordinal"] in wanted:
-                            yield explained
+                # A GPU has the next batch before what it made of the last one is looked at, and works meanwhile.
+                begun = self._begin(batch) if needed(batch.samples[0].ordinal) else None
+                yield from self._results(before, wanted)
+                before = begun
                 self.watch.lap("collect")
+            yield from self._results(before, wanted)
+            self.watch.lap("collect")
 
-    def _explain(self, batch: Batch) -> Iterator[Explained]:
+    def _begin(self, batch: Batch) -> _Begun:
+        """Give a batch to the device. Nothing waits for what comes of it."""
         keys = [sample.key for sample in batch.samples]
-        pixels = torch.from_numpy(batch.pixels).to(self.device, non_blocking=True)
-        images = (pixels.float() / 255 - self.mean) / self.std
+        images = (sent(torch.as_tensor(batch.pixels), self.device).float() / 255 - self.mean) / self.std
         labels = torch.tensor([_usable(sample.label, self.run.model.classes) for sample in batch.samples])
-        targets = self._targets(labels)
+        targets = self._targets(sent(labels, self.device))
         maps = self.explainer.maps(images, targets, keys)
         if self.run.spec.precision != "full" and batch.samples[0].ordinal == 0:
             few = slice(0, _DRIFT_IMAGES)
             exact = self.exact.maps(images[few], lambda rows, _: targets(rows, maps.logits[rows]), keys[few])
             self.drift = drift({name: values[few] for name, values in maps.items()}, exact)
             self.watch.lap("drift")
-        arrays = {name: values.cpu().numpy() for name, values in maps.items()}
-        figures = {name: values.cpu().numpy() for name, values in maps.figures.items()}
-        scores = maps.logits.double().softmax(-1).cpu().numpy()
-        for place, sample in enumerate(batch.samples):
+        return _Begun(
+            batch,
+            {name: _home(values) for name, values in maps.items()},
+            {name: _home(values) for name, values in maps.figures.items()},
+            _home(maps.logits.double().softmax(-1)),
+            self._mark(),
+        )
+
+    def _mark(self) -> Callable[[], None]:
+        """What waits until the device has done all that it was given so far."""
+        if self.device.type == "cpu":
+            return lambda: None
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event.synchronize
+
+    def _results(self, begun: _Begun | None, wanted: Container[int] | None) -> Iterator[Explained]:
+        """What has become of the wanted samples of a batch, once it is done."""
+        if begun is None:
+            return
+        begun.wait()
+        arrays = {name: values.numpy() for name, values in begun.maps.items()}
+        figures = {name: values.numpy() for name, values in begun.figures.items()}
+        scores = begun.scores.numpy()
+        for place, sample in enumerate(begun.batch.samples):
+            if wanted is not None and sample.ordinal not in wanted:
+                continue
             row = _row(sample)
             if sample.picture is None:
                 yield Explained(row, {}, {})
@@ -193,10 +240,15 @@ class Worker:
 
     def _targets(self, labels: Tensor) -> Targets:
         def targets(rows: slice, logits: Tensor) -> Tensor:
-            choices = {"label": labels[rows].to(logits.device), "predicted": logits.argmax(1)}
+            choices = {"label": labels[rows], "predicted": logits.argmax(1)}
             return torch.stack([choices[target] for target in self.run.spec.targets], 1)
 
         return targets
+
+
+def _home(values: Tensor) -> Tensor:
+    """A tensor on the host, or on its way there, into memory that a GPU writes to by itself."""
+    return values.to("cpu", non_blocking=True)
 
 
 def _usable(label: int | None, classes: int) -> int:
@@ -226,6 +278,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "offset_y": placement.offset_y,
         "image_bytes": picture.size,
         "image_sha256": picture.sha256,
+        "fallback": picture.fallback,
     }
 
 
@@ -237,29 +290,3 @@ def _predicted(probabilities: NDArray[np.float64], label: int | None) -> dict[st
         columns["label_probability"] = float(probabilities[label])
         columns["label_rank"] = int((probabilities > probabilities[label]).sum())
     return columns
-
-
-class Stopwatch:
-    """Seconds by stage. On a GPU each lap waits for it, so that its work is counted where it was asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._begin = self._last = 0.0
-
-    def start(self) -> None:
-        """Forget everything and begin."""
-        self.seconds = defaultdict(float)
-        self._begin = self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Count the time since the last lap to a stage."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now
-
-    def total(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._begin

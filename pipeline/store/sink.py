@@ -108,6 +108,7 @@ class Sink:
             written.append(arrays.put(self.objects, self.run, name, kind, self.tar_index, self.slots[name]))
         written.append(self.objects.put(samples_object(self.tar), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
+        fallbacks = Counter(str(row["fallback"]) for row in self.rows if row.get("fallback"))
         took = time.perf_counter() - begun
         seconds = seconds | {"write": took, "total": seconds.get("total", 0.0) + took}
         record = CommitRecord(
@@ -118,6 +119,7 @@ class Sink:
             statuses=dict(sorted(statuses.items())),
             degenerate=self._degenerate(),
             drift=self.drift,
+            fallbacks=dict(sorted(fallbacks.items())),
             objects=tuple(entry for entry in written if entry),
             spec_hash=self.run.spec_hash,
             versions=versions,

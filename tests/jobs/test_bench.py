@@ -159,6 +159,30 @@ def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
     assert "\ncost" not in text
 
 
+def test_where_the_gpu_decodes_a_plan_counts_it_to_the_gpu(plan) -> None:
+    seconds = {"read": 40, "decode": 160} | BENCH.pilot.seconds
+    pilot = BENCH.pilot.model_copy(update={"decode": "gpu", "decode_seconds": 0, "seconds": seconds})
+    bench = BENCH.model_copy(update={"pilot": pilot})
+    code, text, _ = plan(bench, "--targets", "label", "--decode", "gpu")
+    assert code == 0
+    # 16 images of 150 s, and three times 200 s to write.
+    assert "time     0.83 h on 1 × NVIDIA H200" in text
+    assert "limit    the GPU, which decodes as well\n" in text
+    assert "decode is of one core" not in text
+
+
+def test_a_bench_of_decoding_on_the_device_is_what_a_refusal_asks_for(plan, vitatlas, tmp_path: Path) -> None:
+    err = plan(BENCH, "--decode", "gpu")[2]
+    assert "decode is 'processes', not 'gpu'" in err
+    command = err.strip().partition("vitatlas bench ")[2].split()
+    code, text, _ = vitatlas("bench", *command, "--device", "cpu", "--threads", 1, "--repeats", 1)
+    assert (code, "decode, a core" in text, "│ decode " in text) == (0, False, True)
+    measured = BenchRecord.read((tmp_path / "bench.json").read_bytes(), "bench.json")
+    assert (measured.pilot.decode, measured.pilot.decode_seconds) == ("gpu", 0)
+    code, text, _ = plan(measured, "--decode", "gpu")
+    assert (code, "limit    the network, which decodes as well" in text) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("factor", "time"), [(1, "0.70 h"), (1 / 60, "0.70 min"), (1 / 600, "4.2 s"), (1e-5, "0.025 s"), (100, "70.37 h")]
 )
@@ -201,6 +225,7 @@ def test_a_deadline_that_cannot_be_kept_is_said(plan, deadline: str, says: str) 
         ({"alone": {"legrad": COST}}, "methods is ['legrad'], not ['attention', 'legrad']"),
         ({"classes": 1000}, "classes is 1000, not 10"),
         ({"pilot": None}, "reading and writing were not measured"),
+        ({"pilot": BENCH.pilot.model_copy(update={"decode": "gpu"})}, "decode is 'gpu', not 'processes'"),
         ({"batch": 256, "precision": "bfloat16"}, "batch is 256, not 4; precision is 'bfloat16', not 'full'"),
     ],
 )

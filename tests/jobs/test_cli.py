@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import samples, write_tar
+from PIL import Image
+from support import encode, samples, write_tar
 
 from jobs.cli import COMMANDS
 from pipeline.demo.train import MODEL
@@ -55,6 +56,22 @@ def test_plan_run_status_verify(vitatlas, spec, tmp_path: Path) -> None:
     report = json.loads(vitatlas("status", out, "--json")[1])
     assert report["tars"] == {"done": 3, "planned": 3}
     assert report["statuses"] == {"ok": 16}
+
+
+def test_a_run_that_decodes_on_a_gpu_says_what_it_did_not_decode_there(vitatlas, spec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    picture = encode(Image.new("RGB", (30, 20), "red"), "PNG")
+    write_tar(tmp_path / "shards" / "part-2.tar", [*samples(3), ("z.jpg", picture), ("z.cls", b"1")])
+    given = [*spec.shards, "--out", out, "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
+    assert vitatlas("plan", *given, "--methods", "attention", "--decode", "gpu")[0] == 0
+    assert json.loads((out / "run.json").read_text())["spec"]["decode"] == "gpu"
+    code, _, err = vitatlas("run", out, "--executor", "inline")
+    assert (code, "no GPU here; go where there is one" in err, "Traceback" in err) == (2, True, False)
+    assert vitatlas("run", out, "--executor", "inline", "--device", "cpu")[0] == 0
+    assert re.search(r"not decoded on the GPU, but in processes\n(.*\n)*│ PNG +│ +1 │", vitatlas("status", out)[1])
+    assert json.loads(vitatlas("status", out, "--json")[1])["fallbacks"] == {"PNG": 1}
+    code, _, err = vitatlas("plan", *given, "--methods", "attention")
+    assert (code, "decode is 'gpu', not 'processes'" in err) == (2, True)
 
 
 def test_run_plans_first_when_it_is_given_what_plan_takes(vitatlas, spec, tmp_path: Path) -> None:

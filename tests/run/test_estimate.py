@@ -1,6 +1,7 @@
 """What a run will take: the arithmetic in closed form, and against a run."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline.run.pilot import pilot
 from pipeline.run.plan import plan
 from schemas.bench import Pilot
 from schemas.errors import UsageError
-from schemas.run import RunRecord, RunSpec
+from schemas.run import Decode, RunRecord, RunSpec
 
 GPU = Pilot(
     device="NVIDIA H200",
@@ -55,6 +56,18 @@ def test_slow_decoding_limits_and_says_how_many_processes_would_do(planned: RunR
     assert expected.enough_processes == 12  # 64 / 5.6
 
 
+def test_where_the_gpu_decodes_it_is_work_of_the_gpu(planned: RunRecord) -> None:
+    decodes = GPU.model_copy(
+        update={"decode": "gpu", "decode_seconds": 0.0, "seconds": {"read": 0.5, "decode": 1.5} | GPU.seconds}
+    )
+    expected = estimate(planned, decodes, other=1.0)
+    assert expected.seconds == pytest.approx(
+        {"read": 0.8, "decode": 2.4, "forward": 3.2, "legrad": 6.4, "collect": 0.8, "write": 9.0, "drift": 3.0}
+    )
+    assert expected.actor_hours == pytest.approx(sum(expected.seconds.values()) / 3600)
+    assert (expected.limit, expected.decode_processes) == ("network", 0)
+
+
 def test_on_a_core_decoding_and_network_take_turns(planned: RunRecord) -> None:
     expected = estimate(planned, GPU.model_copy(update={"device": "cpu"}))
     assert expected.actor_hours == pytest.approx((6.4 + 5.6 + 12) / 3600)
@@ -81,19 +94,23 @@ def test_no_number_of_actors_is_quicker_than_a_tar(planned: RunRecord) -> None:
     assert actors_for(estimate(planned, GPU), 5.8) is None
 
 
-def test_a_run_takes_what_was_expected_of_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("decode", ["processes", "gpu"])
+def test_a_run_takes_what_was_expected_of_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: Decode
+) -> None:
     """In seconds of this process within 25 %, objects to the last one.
 
     A neighbour on the machine slows a process down even in its own seconds, so each is the least of three rounds.
     """
-    spec = RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=("attention", "legrad", "cp_lrp"), batch_size=8)
+    methods = ("attention", "legrad", "cp_lrp")
+    spec = RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods, batch_size=8, decode=decode)
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     expected, took = [], []
     for turn in range(3):
         out = str(tmp_path / f"atlas-{turn}")
         record = plan(spec, out)
         expected.append(estimate(record, pilot(record.spec, load(DEMO_MODEL), "cpu", record.shards[0].url)))
-        atlas = run(out, INLINE)
+        atlas = run(out, replace(INLINE, device="cpu"))
         took.append(sum(commit.seconds["total"] for commit in atlas.commits.values()))
     sizes = [size for _, size in atlas.objects.walk()]
     assert min(took) / min(3600 * each.actor_hours for each in expected) == pytest.approx(1, abs=0.25)

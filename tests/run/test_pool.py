@@ -199,3 +199,12 @@ def test_workers_compute_in_one_thread(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "atlas"))
     Worker(str(tmp_path / "atlas"))
     assert torch.get_num_threads() == 1
+
+
+def test_no_actor_decodes_on_a_cpu_what_a_gpu_was_to_decode(ray_cluster: None, spec: RunSpec, tmp_path: Path) -> None:
+    out = str(tmp_path / "atlas")
+    plan(spec.model_copy(update={"decode": "gpu"}), out)
+    with pytest.raises(UsageError, match="planned with --decode gpu, and there is no GPU here"):
+        run(out, Crew(actors=1))
+    atlas = run(out, Crew(actors=1, device="cpu"))
+    assert {commit.seconds["decode"] > 0 for commit in atlas.records()} == {True}

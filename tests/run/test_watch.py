@@ -1,6 +1,7 @@
 """How a run stands is read from the files of its atlas, by whoever can read them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.run.watch import Unit, Watch, idle, speed
 from pipeline.store import Lease, lease
 from schemas.errors import RunFailed
 from schemas.layout import LEASE
-from schemas.run import LeaseRecord, RunSpec
+from schemas.run import Decode, LeaseRecord, RunSpec
 
 
 def unit(finished: float, rows: int = 10, idle: float = 1.0) -> Unit:
@@ -31,6 +32,18 @@ def test_speed_is_that_of_the_latest_tars(monkeypatch: pytest.MonkeyPatch) -> No
 def test_idle_is_the_time_in_which_networks_waited() -> None:
     assert idle([]) is None
     assert idle([unit(0, idle=1), unit(0, idle=3)]) == 0.5
+
+
+@pytest.mark.parametrize("decode", ["processes", "gpu"])
+def test_a_network_waits_in_every_stage_that_is_not_its_own(spec: RunSpec, tmp_path: Path, decode: Decode) -> None:
+    plan(spec.model_copy(update={"decode": decode}), str(tmp_path / "atlas"))
+    (commit, *_) = run(str(tmp_path / "atlas"), replace(INLINE, device="cpu")).records()
+    own = {"forward", *spec.methods}
+    assert set(commit.seconds) - own == {"read", "collect", "write", "total"} | (
+        {"decode"} if decode == "gpu" else set()
+    )
+    waited = sum(took for stage, took in commit.seconds.items() if stage not in own | {"total"})
+    assert Unit.of(commit).idle == pytest.approx(waited)
 
 
 def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
