@@ -12,7 +12,6 @@ from typing import Any, get_type_hints
 
 import click
 from docstrings import below, columns, said
-from docutils import nodes
 from kinds import bounds, default, words
 from pydantic import TypeAdapter
 from sphinx.application import Sphinx
@@ -27,7 +26,7 @@ class Made(SphinxDirective):
 
     optional_arguments = 100
 
-    def run(self) -> list[nodes.Node]:
+    def run(self) -> list[Any]:
         text = "\n".join(self.lines(*self.arguments))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
@@ -208,7 +207,12 @@ class Methods(Made):
 def _options(method: Any, of: dict[str, dict[str, str]]) -> Iterator[str]:
     kinds = get_type_hints(method)
     rows = [
-        (f"`{each.name}`", words(kinds[each.name]), f"`{each.default}`", of.get("Options", {}).get(each.name, ""))
+        (
+            f"`{each.name}`",
+            words(kinds[each.name]),
+            f"`{each.default}`" if each.default != "" else "none",
+            of["Options"][each.name],
+        )
         for each in dataclass_fields(method)
     ]
     if rows:

@@ -16,6 +16,7 @@ from reference import fields_of, found
 
 import schemas
 from jobs.cli import COMMANDS
+from pipeline.explain import Method, methods
 from pipeline.explain.catalogue import BEGIN, END, markdown
 from pipeline.label import EXPORTERS
 from pipeline.read.tar import IMAGES
@@ -91,6 +92,13 @@ def test_every_score_is_described() -> None:
 @pytest.mark.parametrize("kind", [Status, Verdict])
 def test_every_status_is_described(kind: type[StrEnum]) -> None:
     assert [each.name for each in kind] == list(said(kind).of["Attributes"])
+
+
+@pytest.mark.parametrize("method", methods.values(), ids=lambda method: method.base)
+def test_every_option_of_a_method_is_described(method: type[Method]) -> None:
+    of = said(method).of
+    assert set(of.get("Options", {})) == set(method().options())
+    assert (set(of.get("Presets", {})), set(of.get("Figures", {}))) == (set(method.presets), set(method.figures))
 
 
 def test_every_format_and_kind_of_picture_is_explained() -> None:

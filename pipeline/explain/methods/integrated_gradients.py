@@ -21,11 +21,13 @@ class IntegratedGradients(Method):
     normalised image, the data set's mean colour. The integral is taken at Gauss–Legendre nodes, which need
     far fewer than the equal steps of most implementations (captum offers both).
 
-    The values should sum to y_c(x) − y_c(0). By how much they do not, as a fraction of that, is the figure
-    ``completeness`` of each map. Cost: a forward and a backward for each node.
+    Cost: a forward and a backward for each node.
 
     Options:
         nodes: of the quadrature.
+
+    Figures:
+        completeness: by how much the values miss their sum, y_c(x) − y_c(0), as a fraction of it.
     """
 
     base = "integrated_gradients"

@@ -25,6 +25,9 @@ class PatchMask(Learned):
     the images, or with pseudo-masks. No parameter is added. It has weights of its own, so a forward of its own.
     The paper's full text and code are not public: what it leaves open is the design ``pm_design_v1``.
 
+    Options:
+        artifact: safetensors file of the fine-tuned network.
+
     Figures:
         probability: of the class for the image, by the fine-tuned network.
     """
