@@ -100,8 +100,8 @@ def command(
     if root is not None:
         raise UsageError("--root is what an audit is checked by; say --check DIR")
     from pipeline.audit.make import Extent, audit
-    from schemas.audit import UNSAID, PublicationRecord
     from schemas.layout import AUDIT
+    from schemas.publication import UNSAID, PublicationRecord
 
     assert atlas is not None
     extent = Extent(images, sanity, recompute, not no_pictures, listed(exports))

@@ -1,34 +1,13 @@
-"""The audit of an atlas: its manifest, and its tables."""
-
-from typing import Annotated
+"""The tables of an audit, and what they are made from."""
 
 import pyarrow as pa
-from pydantic import Field
 
+from schemas.columns import CATEGORY
 from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES
 from schemas.record import Record
-from schemas.run import ObjectRecord, Target
+from schemas.run import Target
 
-MANIFEST = "manifest.json"
-"""Stands right in the folder that it is of."""
-
-
-class ManifestRecord(Record):
-    """``manifest.json``: everything that a published folder holds, but itself.
-
-    Attributes:
-        format: version of this record.
-        root: of the Merkle tree over ``objects``, as ``sha256:…``. Who has it from elsewhere can check everything.
-        objects: by path, sorted.
-    """
-
-    format: int = 1
-    root: str
-    objects: tuple[ObjectRecord, ...]
-
-
-_CATEGORY = pa.dictionary(pa.int32(), pa.string())
-_WHOSE = (pa.field("method", _CATEGORY, nullable=False), pa.field("target", _CATEGORY, nullable=False))
+_WHOSE = (pa.field("method", CATEGORY, nullable=False), pa.field("target", CATEGORY, nullable=False))
 
 SHORTCUTS = pa.schema(
     [
@@ -61,7 +40,7 @@ SUSPICIOUS = pa.schema(
         pa.field("class", pa.int32(), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("rank", "methods", "alarms", "best_rank")),
         *(pa.field(name, pa.float64(), nullable=False) for name in ("mean_rank", "locked")),
-        pa.field("method", _CATEGORY, nullable=False),
+        pa.field("method", CATEGORY, nullable=False),
         *(pa.field(name, pa.int32(), nullable=False) for name in ("y", "x")),
     ]
 )
@@ -122,8 +101,8 @@ IMAGES = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("class", pa.int32(), nullable=False),
         pa.field("correct", pa.bool_()),
-        pa.field("method", _CATEGORY, nullable=False),
-        pa.field("flag", _CATEGORY, nullable=False),
+        pa.field("method", CATEGORY, nullable=False),
+        pa.field("flag", CATEGORY, nullable=False),
         *(pa.field(name, pa.float64()) for name in NUMBERS),
         pa.field("object", pa.float64()),
         pa.field("agreement_rank", pa.int32()),
@@ -143,8 +122,8 @@ PAIRS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("class", pa.int32(), nullable=False),
-        pa.field("first", _CATEGORY, nullable=False),
-        pa.field("second", _CATEGORY, nullable=False),
+        pa.field("first", CATEGORY, nullable=False),
+        pa.field("second", CATEGORY, nullable=False),
         *(pa.field(name, pa.float64()) for name in MEASURES),
     ]
 )
@@ -152,7 +131,7 @@ PAIRS = pa.schema(
 
 METHODS = pa.schema(
     [
-        pa.field("method", _CATEGORY, nullable=False),
+        pa.field("method", CATEGORY, nullable=False),
         pa.field("class", pa.int32()),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "degenerate")),
         pa.field("correct", pa.float64()),
@@ -167,7 +146,7 @@ and ``MEASURED``.
 
 AGREEMENT = pa.schema(
     [
-        *(pa.field(name, _CATEGORY, nullable=False) for name in ("first", "second")),
+        *(pa.field(name, CATEGORY, nullable=False) for name in ("first", "second")),
         pa.field("class", pa.int32()),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "undefined")),
         *(pa.field(name, pa.float64()) for name in MEASURES),
@@ -198,7 +177,7 @@ class AuditRecord(Record):
 
 LINEAGE = pa.schema(
     [
-        *(pa.field(name, _CATEGORY, nullable=False) for name in ("product", "tar", "maker")),
+        *(pa.field(name, CATEGORY, nullable=False) for name in ("product", "tar", "maker")),
         *(pa.field(name, pa.string(), nullable=False) for name in ("parent", "hash", "commit")),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("objects", "bytes")),
     ]
@@ -213,10 +192,10 @@ LINEAGE = pa.schema(
 
 COMPLETENESS = pa.schema(
     [
-        pa.field("tar", _CATEGORY, nullable=False),
-        pa.field("what", _CATEGORY, nullable=False),
-        pa.field("method", _CATEGORY),
-        pa.field("status", _CATEGORY, nullable=False),
+        pa.field("tar", CATEGORY, nullable=False),
+        pa.field("what", CATEGORY, nullable=False),
+        pa.field("method", CATEGORY),
+        pa.field("status", CATEGORY, nullable=False),
         pa.field("reason", pa.string()),
         pa.field("count", pa.int64(), nullable=False),
         pa.field("expected", pa.int64(), nullable=False),
@@ -236,9 +215,9 @@ SET_ASIDE, PENDING, DEGENERATE = "set_aside", "pending", "degenerate"
 
 REPRODUCED = pa.schema(
     [
-        pa.field("kind", _CATEGORY, nullable=False),
+        pa.field("kind", CATEGORY, nullable=False),
         pa.field("batch_size", pa.int32(), nullable=False),
-        *(pa.field(name, _CATEGORY) for name in ("method", "target")),
+        *(pa.field(name, CATEGORY) for name in ("method", "target")),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("drawn", "rows")),
         *(pa.field(name, pa.float64()) for name in ("equal", "max", "mean", "min_spearman", "mean_spearman")),
     ]
@@ -255,67 +234,3 @@ REPRODUCED = pa.schema(
 """
 SAME_BATCH, OTHER_BATCH = "same_batch", "other_batch"
 """Values of ``kind`` in ``REPRODUCED``."""
-
-
-class EnvironmentRecord(Record):
-    """``environment.json``: what maps and audit were made with. Names no machine, no person and no path.
-
-    Attributes:
-        audit: versions of Python and of the packages that made the audit.
-        platform, cpu, gpus: of the machine that made it; cpu is empty where that is not known.
-        run: hash of the run that made the maps.
-        planned: versions of the packages that it was planned with.
-        computed: of those that computed, each with the number of its tars.
-        model: name of the network in timm.
-        weights: SHA-256 over its tensors.
-        parameters, classes: how many it has.
-        input_size, grid: height and width in pixels; rows and columns of patches.
-        geometry, precision, batch_size, seed, targets: of the run.
-        methods: options by name of the maps.
-        artifacts: SHA-256 of weights of methods that have their own.
-        provenance: design that a method follows, where its paper leaves one open.
-    """
-
-    audit: dict[str, str]
-    platform: str
-    cpu: str
-    gpus: tuple[str, ...]
-    run: str
-    planned: dict[str, str]
-    computed: tuple[tuple[dict[str, str], int], ...]
-    model: str
-    weights: str
-    parameters: int
-    classes: int
-    input_size: tuple[int, int]
-    grid: tuple[int, int]
-    geometry: str
-    precision: str
-    batch_size: int
-    seed: int
-    targets: tuple[Target, ...]
-    methods: dict[str, dict[str, str | int | float | bool]]
-    artifacts: dict[str, str]
-    provenance: dict[str, str]
-
-
-class PublicationRecord(Record):
-    """What only the publisher of an audit knows, for its card and for Croissant.
-
-    Attributes:
-        name: of the data set; empty is that of the atlas' folder.
-        license: an identifier of SPDX, the address of another licence, or ``unknown``.
-        url: of its page; empty where it has none.
-        creator: who made it.
-        version: of the data set, as ``major.minor.patch``.
-    """
-
-    name: str = ""
-    license: str = "unknown"
-    url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
-    creator: str = "unknown"
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
-
-
-UNSAID = PublicationRecord()
-"""Of a publisher who said nothing."""

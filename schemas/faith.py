@@ -4,6 +4,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from schemas.columns import CATEGORY
 from schemas.record import Record
 
 Kind = Literal["faithfulness", "sanity"]
@@ -39,15 +40,13 @@ SANITY_FIGURES: dict[str, Better] = {
 }
 """Figures of sanity, likewise."""
 
-_CATEGORY = pa.dictionary(pa.int32(), pa.string())
-
 FIGURES = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        pa.field("method", _CATEGORY, nullable=False),
-        pa.field("target", _CATEGORY, nullable=False),
-        pa.field("figure", _CATEGORY, nullable=False),
+        pa.field("method", CATEGORY, nullable=False),
+        pa.field("target", CATEGORY, nullable=False),
+        pa.field("figure", CATEGORY, nullable=False),
         pa.field("value", pa.float64()),
     ]
 )

@@ -5,6 +5,7 @@ from enum import StrEnum
 import pyarrow as pa
 from pydantic import Field
 
+from schemas.columns import CATEGORY
 from schemas.record import Record
 from schemas.run import ObjectRecord
 
@@ -32,13 +33,11 @@ class Verdict(StrEnum):
     DISAGREEMENT = "disagreement"
 
 
-_CATEGORY = pa.dictionary(pa.int32(), pa.string())
-
 LABELS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        pa.field("status", _CATEGORY, nullable=False),
+        pa.field("status", CATEGORY, nullable=False),
         pa.field("label", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -51,8 +50,8 @@ LABELS = pa.schema(
         pa.field("probability", pa.float32()),
         pa.field("agreement", pa.float64()),
         pa.field("image_sha256", pa.string()),
-        pa.field("policy", _CATEGORY, nullable=False),
-        pa.field("parent", _CATEGORY, nullable=False),
+        pa.field("policy", CATEGORY, nullable=False),
+        pa.field("parent", CATEGORY, nullable=False),
     ]
 )
 """Columns:

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+from schemas.columns import CATEGORY
+
 
 class Status(StrEnum):
     """What became of a sample. Only ``OK`` rows have maps.
@@ -29,16 +31,14 @@ class Status(StrEnum):
     NOT_FINITE = "not_finite"
 
 
-_CATEGORY = pa.dictionary(pa.int32(), pa.string())
-
 SAMPLES = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
-        pa.field("tar", _CATEGORY, nullable=False),
+        pa.field("tar", CATEGORY, nullable=False),
         pa.field("ordinal", pa.int32(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("member", pa.string()),
-        pa.field("status", _CATEGORY, nullable=False),
+        pa.field("status", CATEGORY, nullable=False),
         pa.field("error", pa.string()),
         pa.field("label", pa.int32()),
         pa.field("prediction", pa.int32()),

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from torch import nn
 
 from jobs.cli import main
 from pipeline.demo.world import World, build
+from pipeline.explain.maps import Explainer, Maps, Targets
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -62,6 +63,21 @@ def finished(spec: RunSpec, tmp_path: Path) -> Path:
     plan(spec, str(out))
     run(str(out), INLINE)
     return out
+
+
+@pytest.fixture
+def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do the same tars over and over, and are about what is written: the same batch, the same maps."""
+    known: dict[tuple[object, ...], Maps] = {}
+    compute = Explainer.maps
+
+    def maps(self: Explainer, images: torch.Tensor, targets: Targets, keys: Sequence[str]) -> Maps:
+        batch = (self.methods, tuple(keys), images.numpy().tobytes())
+        if batch not in known:
+            known[batch] = compute(self, images, targets, keys)
+        return known[batch]
+
+    monkeypatch.setattr(Explainer, "maps", maps)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.explain import Anatomy, describe
+from pipeline.explain import Anatomy, Method, describe, explain
 
 
 @dataclass
@@ -101,3 +101,19 @@ def classify(model: nn.Module, features: Tensor) -> Tensor:
     """Logits of features, by both classifiers of a distilled network."""
     logits = model.head(features)
     return (logits + model.head_dist(features)) / 2 if hasattr(model, "head_dist") else logits
+
+
+TARGET = 4
+"""The class that ``found`` and ``assert_equal`` explain."""
+
+
+def found(model: nn.Module, images: Tensor, method: str | Method) -> Tensor:
+    """Map [B, h, w] of a method."""
+    ((_, maps),) = explain(model, images, torch.full((len(images), 1), TARGET), method).items()
+    return maps[:, 0]
+
+
+def assert_equal(model: nn.Module, images: Tensor, method: str | Method, expected: Tensor) -> None:
+    maps = found(model, images, method)
+    assert (maps - expected.reshape(maps.shape)).abs().max() <= 1e-10 * expected.abs().max()
+    assert expected.abs().max() > 0

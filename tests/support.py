@@ -108,6 +108,7 @@ SHORT = {
     "integrated_gradients": "integrated_gradients:nodes=3",
     "smoothgrad": "smoothgrad:samples=2",
     "rise": "rise:masks=6",
+    "vit_cx": "vit_cx:distance=0.2",
     "tis": "tis:masks=6",
 }
 """Methods of very many forwards, with fewer."""

@@ -15,8 +15,9 @@ from pipeline.audit.contents import Present, present, type_name
 from pipeline.audit.environment import model_name
 from pipeline.store import Atlas, Objects
 from pipeline.store.tables import unpacked
-from schemas.audit import OTHER_BATCH, SAME_BATCH, UNSAID, AuditRecord, PublicationRecord
+from schemas.audit import OTHER_BATCH, SAME_BATCH, AuditRecord
 from schemas.layout import ABOUT
+from schemas.publication import UNSAID, PublicationRecord
 from schemas.text import printable
 
 CARD = "README.md"

@@ -17,8 +17,9 @@ from pipeline.audit.card import default_name
 from pipeline.audit.contents import Present, plain, present
 from pipeline.audit.environment import model_name
 from pipeline.store import Atlas, Objects
-from schemas.audit import MANIFEST, UNSAID, AuditRecord, PublicationRecord
+from schemas.audit import AuditRecord
 from schemas.layout import ABOUT, LEASE
+from schemas.publication import MANIFEST, UNSAID, PublicationRecord
 from schemas.record import sha256
 
 CROISSANT = "croissant.json"

@@ -24,10 +24,10 @@ from pipeline.run.crew import Device
 from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.tables import packed
 from pipeline.truth import read_truth
-from schemas.audit import UNSAID, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.faith import Kind
 from schemas.layout import ABOUT, AUDIT, LEASE
+from schemas.publication import UNSAID, ManifestRecord, PublicationRecord
 from schemas.run import Target
 
 

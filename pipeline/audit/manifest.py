@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.store import Lease, Objects
-from schemas.audit import MANIFEST, ManifestRecord
 from schemas.errors import UsageError
 from schemas.layout import AUDIT, LEASE, RUN
+from schemas.publication import MANIFEST, ManifestRecord
 from schemas.record import sha256
 from schemas.run import ObjectRecord
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,13 +105,3 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     """
     soft = torch.sigmoid((torch.logit(uniform) + logits) / TEMPERATURE)
     return (soft * (1 - LOW) + LOW).clamp(min=0)
-
-
-def expected_gate(logits: Tensor) -> Tensor:
-    """E[z] = ∫₀¹ P(z > t) dt = ∫₀¹ σ(a − 0.2 · logit((t + 0.2) / 1.2)) dt, to 10⁻¹³."""
-    nodes, weights = np.polynomial.legendre.leggauss(400)
-    place = (1 - nodes) / 2
-    t = 1 - place**4  # nodes dense near 1, where the integrand has a logarithm
-    points = torch.from_numpy((t - LOW) / (1 - LOW)).to(logits)
-    above = torch.sigmoid(logits[..., None] - TEMPERATURE * torch.logit(points))
-    return above @ torch.from_numpy(4 * place**3 * weights / 2).to(logits)

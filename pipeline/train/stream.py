@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 
 import numpy as np
@@ -39,7 +40,7 @@ class Stream:
     ranks that are through early wait for nobody: they go on with the next epoch.
 
     Attributes:
-        shards: as counted; those with a problem are left out.
+        shards: as counted.
         frame: where the network sees a picture.
         batch_size: samples read at a time; those without a picture are dropped, so a step may have fewer, and
             a batch without any is passed over.
@@ -57,15 +58,18 @@ class Stream:
     ranks: int = 1
 
     def __post_init__(self) -> None:
-        usable = [shard for shard in self.shards if not shard.problem and shard.samples]
-        if len(usable) < self.ranks:
-            raise UsageError(f"there are {len(usable)} tars that can be used, too few for {self.ranks} workers")
+        if len(self.usable) < self.ranks:
+            raise UsageError(f"there are {len(self.usable)} tars that can be used, too few for {self.ranks} workers")
+
+    @cached_property
+    def usable(self) -> list[ShardRecord]:
+        """The tars that have samples and no problem."""
+        return [shard for shard in self.shards if not shard.problem and shard.samples]
 
     def order(self, epoch: int) -> list[ShardRecord]:
         """The tars of this rank in an epoch."""
-        usable = [shard for shard in self.shards if not shard.problem and shard.samples]
-        places = np.random.default_rng([92, self.seed, epoch]).permutation(len(usable))
-        return [usable[place] for place in places[self.rank :: self.ranks]]
+        places = np.random.default_rng([92, self.seed, epoch]).permutation(len(self.usable))
+        return [self.usable[place] for place in places[self.rank :: self.ranks]]
 
     def read(self, pool: Decoders, first: int = 0) -> Iterator[Images]:
         """Batches without end, from the given one on; those before it are not read at all where a tar is skipped.

@@ -12,8 +12,8 @@ import pytest
 from some_audit import PUBLICATION
 
 from pipeline.audit.croissant import CROISSANT, croissant
-from schemas.audit import MANIFEST
 from schemas.audit_tables import TABLES, Described
+from schemas.publication import MANIFEST
 from schemas.record import sha256
 
 # How mlcroissant uses rdflib and pandas.

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.audit.manifest import check, merkle_root, publish
 from pipeline.store import Objects
-from schemas.audit import MANIFEST
 from schemas.errors import UsageError
+from schemas.publication import MANIFEST
 from schemas.record import sha256
 from schemas.run import ObjectRecord
 

@@ -17,8 +17,8 @@ from pipeline.audit.manifest import publish
 from pipeline.audit.recheck import recheck
 from pipeline.store import Objects
 from pipeline.store.tables import packed
-from schemas.audit import MANIFEST
 from schemas.errors import UsageError
+from schemas.publication import MANIFEST
 from schemas.record import sha256
 
 TAR = "demo-validation-01"

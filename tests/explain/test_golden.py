@@ -1,11 +1,13 @@
 """The maps equal the reference maps, which were computed by slow explicit code and checked against others."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from golden_models import CASES, GOLDEN, golden_model
 
-from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, ReciproCAM, explain
+from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, Maps, ReciproCAM, explain, methods
 
 METHODS = {
     "attention": "attention",
@@ -28,6 +30,15 @@ METHODS = {
 }
 
 
+@cache
+def maps_of(case: str, dtype: torch.dtype) -> Maps:
+    """All maps of a golden network in one call."""
+    data = np.load(GOLDEN / f"{case}.npz")
+    model, images = golden_model(case).to(dtype), torch.tensor(data["x"]).to(dtype)
+    methods = [METHODS[method] for method in CASES["cases"][case]["methods"]]
+    return explain(model, images, torch.tensor(data["targets"]), methods)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
     ("case", "method"), [(name, method) for name, case in CASES["cases"].items() for method in case["methods"]]
@@ -37,10 +48,8 @@ def test_equals_the_golden_map(case: str, method: str, dtype: torch.dtype) -> No
     tolerance = tolerances.get(method, tolerances["default"])
     if tolerance is None:
         pytest.skip("divides by sums near zero; compared in float64 only, as the reference says")
-    data = np.load(GOLDEN / f"{case}.npz")
-    model, images = golden_model(case).to(dtype), torch.tensor(data["x"]).to(dtype)
-    maps = explain(model, images, torch.tensor(data["targets"]), [METHODS[method]])
-    ((_, found),) = maps.items()
-    expected = data[f"map_{method}"]
+    (name,) = (each.name for each in methods.resolve([METHODS[method]]))
+    found = maps_of(case, dtype)[name]
+    expected = np.load(GOLDEN / f"{case}.npz")[f"map_{method}"]
     assert found.dtype == dtype
     assert np.abs(found.numpy() - expected).max() <= tolerance * np.abs(expected).max()

@@ -64,17 +64,16 @@ def test_one_image_that_does_not_fit_is_the_end(monkeypatch: pytest.MonkeyPatch)
         explain(small_vit(), images_for(small_vit(), 2), TARGETS[:2], "legrad")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_attention_that_all_falls_on_one_token_gives_finite_maps(family: nn.Module, dtype: torch.dtype) -> None:
+def test_attention_that_all_falls_on_one_token_gives_finite_maps(family: nn.Module) -> None:
     """Queries and keys a thousand times too large: a row of attention is a one and zeros."""
-    sunk = copy.deepcopy(family).to(dtype)
+    sunk = copy.deepcopy(family).float()
     for block in sunk.blocks:
         for name in ("qkv", "q_proj", "k_proj"):
             layer = getattr(block.attn, name, None)
             if layer is not None:
                 layer.weight.data[: 2 * 32] *= 1000
     names = [name for name in USUAL if not methods[name]().unsupported(describe(sunk))]
-    maps = explain(sunk, images_for(sunk).to(dtype), TARGETS[:3], names)
+    maps = explain(sunk, images_for(sunk).float(), TARGETS[:3], names)
     for name, values in maps.items():
         assert values.isfinite().all(), name
     assert not maps.flags("legrad").any() or maps.flags("legrad").max() == Flag.CONSTANT

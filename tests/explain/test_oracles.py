@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from explicit import forward
 from support import FAMILIES, images_for, small_vit
 from torch import nn
 
@@ -11,40 +12,31 @@ from pipeline.explain import LeGrad, ReciproCAM, describe, explain, methods
 from pipeline.explain.methods.reciprocam import _weights
 
 
-def attention_of(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    """Attention matrices by the other route: fused attention off, hooks on the dropout behind the softmax."""
-    matrices: list[torch.Tensor] = []
-    handles = []
-    for block in model.blocks:
-        block.attn.fused_attn = False
-        handles.append(block.attn.attn_drop.register_forward_hook(lambda _, __, out: matrices.append(out)))
-    with torch.no_grad():
-        model(images)
-    for block, handle in zip(model.blocks, handles, strict=True):
-        block.attn.fused_attn = True
-        handle.remove()
-    return matrices
-
-
 def test_attention_is_the_class_row_of_the_matrix_that_the_unfused_network_uses() -> None:
+    """By another route than ``forward``, which all others take: hooks on the dropout behind the softmax."""
     model = small_vit(reg_tokens=3)
-    images = images_for(model)
-    expected = attention_of(model, images)[-1].mean(1)[:, 0, 4:].reshape(-1, 6, 6)
+    images, last = images_for(model), model.blocks[-1].attn
     found = explain(model, images, torch.zeros(3, 1, dtype=torch.int64), ["attention"])["attention"][:, 0]
-    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+    matrices: list[torch.Tensor] = []
+    last.fused_attn = False
+    with torch.no_grad(), last.attn_drop.register_forward_hook(lambda _, __, out: matrices.append(out)):
+        model(images)
+    last.fused_attn = True
+    assert torch.allclose(found, matrices[0].mean(1)[:, 0, 4:].reshape(-1, 6, 6), rtol=0, atol=1e-14)
+    assert torch.allclose(forward(model, images).blocks[-1].matrix, matrices[0], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["class token", "registers", "mean", "mean beside an idle class token", "distilled"])
-def test_rollout_is_a_row_of_the_product_of_matrices(kind: str) -> None:
-    model = small_vit(**FAMILIES[kind])
-    anatomy, images = describe(model), images_for(model)
-    product = torch.eye(anatomy.patches + anatomy.prefix_tokens, dtype=torch.float64)
-    for matrix in attention_of(model, images):
-        product = (0.5 * matrix.mean(1) + 0.5 * torch.eye(product.shape[-1])) @ product
+@torch.no_grad()
+def test_rollout_is_a_row_of_the_product_of_matrices(family: nn.Module) -> None:
+    images = images_for(family)
+    run = forward(family, images)
+    product = torch.eye(run.blocks[0].matrix.shape[-1], dtype=torch.float64)
+    for call in run.blocks:
+        product = (0.5 * call.matrix.mean(1) + 0.5 * torch.eye(product.shape[-1])) @ product
     assert torch.allclose(product.sum(-1), torch.ones(1, dtype=torch.float64))
-    row = product[:, 0] if anatomy.readout == "token" else product[:, anatomy.prefix_tokens :].mean(1)
-    found = explain(model, images, torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"][:, 0]
-    assert torch.allclose(found.flatten(1), row[:, anatomy.prefix_tokens :], rtol=0, atol=1e-14)
+    expected = run.read(product) if run.pool is None else (run.pool.matrix.mean(1) @ product)[:, 0]
+    found = explain(family, images, torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"][:, 0]
+    assert torch.allclose(found.flatten(1), expected, rtol=0, atol=1e-14)
 
 
 def test_rollout_of_uniform_attention_has_its_closed_form() -> None:
@@ -54,29 +46,6 @@ def test_rollout_of_uniform_attention_has_its_closed_form() -> None:
         block.attn.qkv.bias.data[:64] = 0
     found = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"]
     assert torch.allclose(found, torch.full_like(found, (1 - 2**-3) / 37), rtol=0, atol=1e-15)
-
-
-def score_of_block(model: nn.Module, tokens: torch.Tensor, target: int) -> torch.Tensor:
-    return model.head(model.fc_norm(model.norm(tokens.mean(1))))[:, target]
-
-
-def test_legrad_is_the_gradient_that_autograd_gives_for_the_attention_matrix_itself() -> None:
-    model = small_vit(init_values=0.3, reg_tokens=2)
-    images = images_for(model, 2)
-    tokens = model.norm_pre(model._pos_embed(model.patch_embed(images)))
-    total = torch.zeros(2, 39, dtype=torch.float64)
-    for block in model.blocks:
-        caught: list[torch.Tensor] = []
-        block.attn.fused_attn = False
-        handle = block.attn.attn_drop.register_forward_hook(lambda _, __, out, caught=caught: caught.append(out))
-        after = block(tokens)
-        (gradient,) = torch.autograd.grad(score_of_block(model, after, 5).sum(), caught[0])
-        handle.remove()
-        block.attn.fused_attn = True
-        total += gradient.relu().mean((1, 2)) / 3
-        tokens = after.detach()
-    found = explain(model, images, torch.full((2, 1), 5), ["legrad"])["legrad"][:, 0]
-    assert torch.allclose(found.flatten(1), total[:, 3:], rtol=1e-10, atol=1e-15)
 
 
 def test_legrad_has_its_closed_form_where_block_and_norm_are_linear() -> None:
@@ -144,17 +113,26 @@ def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str, block: 
     return torch.stack(logits)
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "peak", "box", "single"])
 @torch.no_grad()
-def test_reciprocam_equals_one_forward_for_each_mask(family: nn.Module, kernel: str) -> None:
-    images = images_for(family, 2)
+def assert_one_forward_for_each_mask(model: nn.Module, kernel: str) -> None:
+    images = images_for(model, 2)
     targets = torch.tensor([[3], [8]])
     names = [f"reciprocam:kernel={kernel}", f"reciprocam:kernel={kernel}:score=logit"]
-    softmax, logit = explain(family, images, targets, names).values()
+    softmax, logit = explain(model, images, targets, names).values()
     for place, target in enumerate((3, 8)):
-        naive = naive_reciprocam(family, images[place], kernel)
+        naive = naive_reciprocam(model, images[place], kernel)
         assert torch.allclose(logit[place, 0].flatten(), naive[:, target], rtol=0, atol=1e-12)
         assert torch.allclose(softmax[place, 0].flatten(), naive.softmax(-1)[:, target], rtol=0, atol=1e-13)
+
+
+def test_reciprocam_equals_one_forward_for_each_mask(family: nn.Module) -> None:
+    assert_one_forward_for_each_mask(family, "gaussian")
+
+
+@pytest.mark.parametrize("kernel", ["peak", "box", "single"])
+@pytest.mark.parametrize("kind", ["class token", "q/k norm", "mean", "attention pool"])
+def test_reciprocam_of_every_kernel_does_in_each_of_its_forms(kind: str, kernel: str) -> None:
+    assert_one_forward_for_each_mask(small_vit(**FAMILIES[kind]), kernel)
 
 
 @torch.no_grad()

@@ -1,14 +1,15 @@
 """What must hold of every method on every kind of network, in float64."""
 
 import copy
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 from support import FAMILIES, SHORT, images_for, small_vit
 from torch import nn
 
-from pipeline.explain import describe, explain, methods
-from pipeline.explain.method import Method
+from pipeline.explain import Maps, Method, describe, explain, methods
 
 VARIANTS = (
     "legrad:layers=last2",
@@ -21,7 +22,8 @@ VARIANTS = (
     "agcam:full_gradient=true",
 )
 ALL = [*(SHORT.get(name, name) for name in methods), *VARIANTS]
-TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9]])
+TARGETS = ((1, 4), (2, 2), (0, 9))
+"""Of three images, two each; the second image has the same class twice."""
 
 
 def by_class(name: str) -> bool:
@@ -32,57 +34,87 @@ def applicable(model: nn.Module, names: list[str]) -> list[str]:
     return [name for name in names if not methods.parse(name).unsupported(describe(model))]
 
 
-def one(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str, **options) -> torch.Tensor:
-    if reason := methods.parse(name).unsupported(describe(model)):
-        pytest.skip(reason)
-    ((_, maps),) = explain(model, images, targets, [name], **options).items()
+def one(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
+    ((_, maps),) = explain(model, images, targets, [name]).items()
     return maps
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_map_has_the_shape_of_the_grid_and_is_finite(family: nn.Module, name: str) -> None:
-    maps = one(family, images_for(family), TARGETS, name)
+Explained = Callable[..., Maps]
+
+
+@pytest.fixture(scope="module")
+def explained(family: nn.Module) -> Explained:
+    """Maps of every method that is defined for a network, of the images of these numbers: one call, which is kept.
+
+    That each of them is what it is alone, is shown by ``test_all_methods_together_equal_each_alone``.
+    """
+    images, names = images_for(family), applicable(family, ALL)
+
+    @cache
+    def maps(numbers: tuple[int, ...] = (0, 1, 2), targets: tuple[tuple[int, ...], ...] = TARGETS) -> Maps:
+        return explain(family, images[list(numbers)], torch.tensor(targets), names)
+
+    return maps
+
+
+@pytest.fixture(params=ALL)
+def name(request: pytest.FixtureRequest, family: nn.Module) -> str:
+    """A method as the command line has it."""
+    if reason := methods.parse(request.param).unsupported(describe(family)):
+        pytest.skip(reason)
+    return request.param
+
+
+def test_all_methods_together_equal_each_alone(family: nn.Module, explained: Explained) -> None:
+    together = explained((0,), TARGETS[:1])
+    for name in applicable(family, ALL):
+        alone = one(family, images_for(family)[:1], torch.tensor(TARGETS[:1]), name)
+        assert torch.equal(together[methods.parse(name).name], alone), name
+
+
+def test_a_map_has_the_shape_of_the_grid_is_finite_and_says_something(
+    family: nn.Module, name: str, explained: Explained
+) -> None:
+    maps = explained()[methods.parse(name).name]
     assert maps.shape == (3, 2, *describe(family).grid)
     assert maps.dtype == torch.float64
     assert maps.isfinite().all()
+    assert maps.flatten(2).std(2).any() == (name != "uniform")
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_map_does_not_depend_on_its_batch(family: nn.Module, name: str) -> None:
-    images, order = images_for(family), torch.tensor([2, 0, 1])
-    together = one(family, images, TARGETS, name)
-    alone = torch.cat([one(family, images[i : i + 1], TARGETS[i : i + 1], name) for i in range(3)])
-    assert torch.allclose(together, alone, rtol=0, atol=1e-12)
-    assert torch.allclose(together[order], one(family, images[order], TARGETS[order], name), rtol=0, atol=1e-12)
+def test_a_map_does_not_depend_on_its_batch(name: str, explained: Explained) -> None:
+    key = methods.parse(name).name
+    alone = torch.cat([explained((number,), TARGETS[number : number + 1])[key] for number in range(3)])
+    assert torch.allclose(explained()[key], alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_only_maps_by_class_depend_on_the_class(family: nn.Module, name: str) -> None:
-    first, second = one(family, images_for(family, 1), torch.tensor([[3, 7]]), name)[0]
+def test_only_maps_by_class_depend_on_the_class(name: str, explained: Explained) -> None:
+    first, second = explained()[methods.parse(name).name][0]
     assert torch.equal(first, second) != by_class(name)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_repeated_target_gives_the_same_map(family: nn.Module, name: str) -> None:
-    images = images_for(family)
-    maps = one(family, images, torch.tensor([[1, 4, 1], [2, 2, 5], [0, 9, 9]]), name)
+def test_a_map_depends_on_no_other_class_and_a_class_that_comes_again_has_the_same(
+    name: str, explained: Explained
+) -> None:
+    key = methods.parse(name).name
+    maps = explained(targets=((1, 4, 1), (2, 2, 5), (0, 9, 9)))[key]
     assert torch.equal(maps[0, 0], maps[0, 2])
     assert torch.equal(maps[1, 0], maps[1, 1])
     assert torch.equal(maps[2, 1], maps[2, 2])
-    for column in range(3):
-        targets = torch.tensor([[1, 4, 1], [2, 2, 5], [0, 9, 9]])[:, column : column + 1]
-        assert torch.allclose(maps[:, column], one(family, images, targets, name)[:, 0], rtol=0, atol=1e-12)
+    for targets, columns in (((1, 2, 9), (0, 1, 1)), ((4, 5, 0), (1, 2, 0))):
+        alone = explained(targets=tuple((target,) for target in targets))[key]
+        assert torch.allclose(maps[range(3), columns], alone[:, 0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if "logit" not in name and not name.startswith("pm")])
-def test_a_constant_added_to_all_logits_changes_nothing(family: nn.Module, name: str) -> None:
+def test_a_constant_added_to_all_logits_changes_nothing(family: nn.Module, explained: Explained) -> None:
     shifted = copy.deepcopy(family)
     for head in ("head", "head_dist"):
         if hasattr(shifted, head):
             getattr(shifted, head).bias.data += 3.0
-    images = images_for(family)
-    before, after = one(family, images, TARGETS, name), one(shifted, images, TARGETS, name)
-    assert torch.allclose(before, after, rtol=0, atol=1e-12)
+    names = [name for name in applicable(family, ALL) if "logit" not in name and not name.startswith("pm")]
+    after = explain(shifted, images_for(family), torch.tensor(TARGETS), names)
+    for name, maps in after.items():
+        assert torch.allclose(explained()[name], maps, rtol=0, atol=1e-12), name
 
 
 def state(model: nn.Module) -> tuple[object, ...]:
@@ -114,9 +146,9 @@ def test_the_model_comes_back_as_it_was(family: nn.Module, raises: bool, monkeyp
     if raises:
         monkeypatch.setattr(type(model.blocks[-1].mlp), "forward", _broken)
         with pytest.raises(ZeroDivisionError):
-            explain(model, images_for(model), TARGETS, names)
+            explain(model, images_for(model), torch.tensor(TARGETS), names)
     else:
-        explain(model, images_for(model), TARGETS, names)
+        explain(model, images_for(model), torch.tensor(TARGETS), names)
     assert_same_state(before, state(model))
 
 
@@ -124,20 +156,12 @@ def _broken(*_: object) -> None:
     raise ZeroDivisionError
 
 
-def test_all_methods_together_equal_each_alone(family: nn.Module) -> None:
-    names = applicable(family, ALL)
-    together = explain(family, images_for(family), TARGETS, names)
-    for name in names:
-        alone = one(family, images_for(family), TARGETS, name)
-        assert torch.equal(together[methods.parse(name).name], alone), name
-
-
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_gradient_mode_does_not_matter(context) -> None:
     model = small_vit()
-    expected = one(model, images_for(model), TARGETS, "legrad")
+    expected = one(model, images_for(model), torch.tensor(TARGETS), "legrad")
     with context():
-        assert torch.equal(one(model, images_for(model), TARGETS, "legrad"), expected)
+        assert torch.equal(one(model, images_for(model), torch.tensor(TARGETS), "legrad"), expected)
 
 
 @pytest.mark.parametrize("name", ["attention", "rollout", "legrad", "legrad:layers=last2", "reciprocam:kernel=single"])

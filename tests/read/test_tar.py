@@ -1,26 +1,21 @@
 """Members to samples: what is one, what a scan finds wrong, and that a read never ends silently."""
 
 import bz2
-import errno
 import gzip
 import io
 import lzma
 import re
 import tarfile
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import pytest
-from fsspec import AbstractFileSystem
 from support import jpeg, samples, write_tar
 
-from pipeline import files
-from pipeline.read import Decoders, Frame, batches, count
+from pipeline.read import Decoders, Frame, batches
 from pipeline.read.members import Entry
 from pipeline.read.tar import MAX_BYTES, Scan, group, read, scan
-from schemas.errors import BadTar, UsageError
+from schemas.errors import BadTar
 from schemas.run import ShardRecord
 from schemas.samples import Status
 
@@ -216,105 +211,6 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     assert scan(url).samples == 1
     ((only),) = read(ShardRecord(tar="x", url=url, samples=1, size=-1), 9)
     assert only.image().data == jpeg()
-
-
-class Failing(io.BytesIO):
-    """A file that breaks off."""
-
-    def __init__(self, data: bytes, after: int, error: Exception) -> None:
-        super().__init__(data)
-        self.after, self.error = after, error
-
-    def read(self, size: int = -1) -> bytes:
-        if self.tell() >= self.after:
-            raise self.error
-        return super().read(min(size, self.after - self.tell()))
-
-
-class Unreliable(AbstractFileSystem):
-    """A store that fails as it is told to."""
-
-    protocol = "unreliable"
-    data, after, error = b"", 0, OSError()
-
-    def _open(self, path: str, mode: str = "rb", **options: object) -> Failing:
-        return Failing(self.data, self.after, self.error)
-
-
-class ClientError(Exception):
-    """As clients of stores have them: no OSError."""
-
-
-@pytest.fixture
-def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], str]:
-    """URL of a tar that comes up to its middle."""
-    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
-    monkeypatch.setattr(files, "_TRIES", 2)
-
-    def make(error: Exception, pack: bool = False) -> str:
-        data = write_tar(tmp_path / "a.tar", samples(9)).read_bytes()
-        monkeypatch.setattr(Unreliable, "data", gzip.compress(data, 0) if pack else data)
-        monkeypatch.setattr(Unreliable, "after", len(data) // 2)
-        monkeypatch.setattr(Unreliable, "error", error)
-        return "unreliable://bucket/a.tar"
-
-    return make
-
-
-@pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ECONNRESET, "connection reset"),
-        OSError("without a number"),
-        OSError(errno.ESTALE, "stale handle"),
-        TimeoutError(),
-        ClientError("payload is not completed"),
-        RuntimeError("session is closed"),
-    ],
-)
-def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack: bool) -> None:
-    url = unreliable(error, pack)
-    for use in (lambda: scan(url), lambda: list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))):
-        with pytest.raises(OSError, match=r"unreliable://bucket/a\.tar") as failed:
-            use()
-        assert failed.value.errno
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (FileNotFoundError("a.tar"), "there is no such file"),
-        (PermissionError("a.tar"), "permission denied"),
-        (IsADirectoryError("a.tar"), "it is a folder"),
-    ],
-)
-def test_what_is_not_there_is_a_problem_of_the_tar(unreliable, error: Exception, says: str) -> None:
-    url = unreliable(error)
-    assert scan(url).problem == says
-    with pytest.raises(BadTar, match=says):
-        list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))
-
-
-def test_a_plan_without_the_network_is_refused(unreliable) -> None:
-    url = unreliable(OSError(errno.ENETUNREACH, "network is unreachable"))
-    with pytest.raises(UsageError, match=r"unreliable://bucket/a.tar: cannot be reached \(network is unreachable"):
-        count([url], keep_partial=True)
-
-
-def test_a_folder_is_no_tar(tmp_path: Path) -> None:
-    assert scan(str(tmp_path)).problem == "it is a folder"
-    assert scan(str(tmp_path / "a.tar")).problem == "there is no such file"
-
-
-def test_a_command_that_fails_is_no_damage_and_one_that_is_no_longer_needed_is_no_failure(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", samples(400))
-    half = path.stat().st_size // 2
-    with pytest.raises(OSError, match="exit 7") as failed:
-        scan(f"pipe:head -c {half} {path}; exit 7")
-    assert failed.value.errno
-    path.write_bytes(path.read_bytes()[:512] + b"\xff" * 512 + path.read_bytes())
-    assert "broken" in scan(f"pipe:cat {path}").problem
 
 
 def test_an_image_beyond_measure_is_not_read_and_neither_is_a_label(tmp_path: Path) -> None:

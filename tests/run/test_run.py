@@ -1,7 +1,6 @@
 """A run in this process: what it finishes, what it sets aside, and that it goes on to the same bytes."""
 
 import json
-import shutil
 import struct
 from itertools import count
 from pathlib import Path
@@ -39,6 +38,7 @@ def test_two_runs_give_the_same_bytes(finished: Path, spec: RunSpec, tmp_path: P
     same_bytes(finished, tmp_path / "again")
 
 
+@pytest.mark.usefixtures("computed_once")
 def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,69 +124,6 @@ def test_bad_samples_are_rows_and_their_neighbours_keep_their_maps(
         assert np.isnan(found[10]).all()
         others = [i for i in range(21) if i != 10]
         assert np.array_equal(found[others], expected[others], equal_nan=True)
-
-
-def test_retry_failed_does_only_the_samples_that_have_no_maps(
-    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A tar that was mended: its maps are those of a tar that was never broken, and no other tar is opened."""
-    out, tar = tmp_path / "atlas", tmp_path / "shards" / "part-1.tar"
-    whole, members = tar.read_bytes(), samples(7, 5)
-    for place in (9, 18):
-        members[place] = (members[place][0], b"junk")
-    write_tar(tar, members)
-    plan(spec, str(out))
-    assert run(str(out), INLINE).commits["part-1"].statuses == {"ok": 5, "undecodable": 2}
-    assert run(str(out), INLINE, retry_failed=True).commits["part-1"].ok == 5  # nothing has changed yet
-    tar.write_bytes(whole)
-    assert run(str(out), INLINE).commits["part-1"].ok == 5  # it is done, and nobody asked for more
-    done: list[tuple[str, int]] = []
-    add = Sink.add
-
-    def watched(self: Sink, row, maps, figures) -> None:
-        done.append((self.tar, row["ordinal"]))
-        add(self, row, maps, figures)
-
-    monkeypatch.setattr(Sink, "add", watched)
-    run(str(out), INLINE, retry_failed=True)
-    assert done == [("part-1", 3), ("part-1", 6)]
-    same_bytes(finished, out)
-    assert verify(str(out)).faults == []
-
-
-def test_a_crash_at_any_moment_of_a_retry_is_mended(
-    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tar = tmp_path / "shards" / "part-1.tar"
-    whole, members = tar.read_bytes(), samples(7, 5)
-    members[9] = (members[9][0], b"junk")
-    write_tar(tar, members)
-    plan(spec, str(tmp_path / "first"))
-    run(str(tmp_path / "first"), INLINE)
-    tar.write_bytes(whole)
-    for k in count(1):
-        out = shutil.copytree(tmp_path / "first", tmp_path / f"crash-{k}")
-        with crash_after(k, monkeypatch) as crash:
-            run(str(out), INLINE, retry_failed=True)
-        run(str(out), INLINE, retry_failed=True)
-        same_bytes(finished, out)
-        assert verify(str(out)).faults == []
-        if not crash.happened:
-            break
-    assert k > 12
-
-
-def test_a_tar_of_other_samples_is_not_retried(spec: RunSpec, tmp_path: Path) -> None:
-    out, tar = str(tmp_path / "atlas"), tmp_path / "shards" / "part-1.tar"
-    members = samples(7, 5)
-    members[9] = (members[9][0], b"junk")
-    write_tar(tar, members)
-    plan(spec, out)
-    run(out, INLINE)
-    write_tar(tar, samples(7, 20))
-    with pytest.raises(RunFailed, match=r"part-1: sample 3 was s0008 and is s0023 now; plan another atlas"):
-        run(out, INLINE, retry_failed=True)
-    assert Atlas.open(out).commits["part-1"].ok == 6
 
 
 def test_weights_that_changed_since_the_plan_are_refused(spec: RunSpec, tmp_path: Path) -> None:

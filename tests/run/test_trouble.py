@@ -30,6 +30,7 @@ CLOSED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     ("module", "call", "error", "says"),
     [(os, "fsync", FULL, "No space left on device"), (os, "replace", CLOSED, "Permission denied")],
 )
+@pytest.mark.usefixtures("computed_once")
 def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, call: str, error, says: str
 ) -> None:

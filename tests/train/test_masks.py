@@ -210,13 +210,6 @@ def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
     assert source.count is None
 
 
-def test_what_lies_between_the_cuts_of_a_policy_is_ignored(atlas: Atlas) -> None:
-    policy = OTSU.model_copy(update={"background": Cut(kind="otsu", scale=0.5)})
-    source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
-    shares = [source.of(shard.tar, sample).ignore.mean() for sample in read_all(shard)]
-    assert 0 < np.mean(shares) < 0.5
-
-
 def test_a_policy_whose_threshold_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match="policy p: its threshold is still to be found; write the one"):
         PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="calibrated")}))
@@ -265,11 +258,6 @@ def test_a_policy_that_refines_reads_the_pictures_again(atlas: Atlas) -> None:
         assert (known.object == sharp.mask).all()
         differ += (known.object != coarse.mask).any()
     assert differ
-
-
-def test_a_threshold_that_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
-    with pytest.raises(UsageError, match="policy p: its threshold is still to be found"):
-        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="calibrated")}))
 
 
 def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> None:

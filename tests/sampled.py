@@ -1,0 +1,20 @@
+"""What the tests of methods that show samples of an image share."""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.explain import Method, explain
+
+TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9]])
+KEYS = ["a", "b", "c"]
+
+
+def one(model: nn.Module, images: Tensor, targets: Tensor, method: Method, **options: object) -> Tensor:
+    """Maps [B, K, h, w] of one method."""
+    return explain(model, images, targets, method, **options)[method.name]  # type: ignore[arg-type]
+
+
+def probabilities(model: nn.Module, image: Tensor) -> Tensor:
+    """[C] of one image."""
+    with torch.no_grad():
+        return model(image[None]).softmax(-1)[0]

@@ -1,0 +1,161 @@
+"""Whatever in an atlas is not as it was committed is found and named."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import write_tar
+
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.store import Atlas
+from pipeline.store.verify import Verdict, verify
+from schemas.errors import RunFailed
+from schemas.record import sha256
+from schemas.run import RunSpec
+
+
+@pytest.fixture
+def copy(atlas: Atlas, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
+
+
+def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
+    assert verify(str(copy)) == Verdict(2 * (3 * 5 + 1), 0, [])
+
+
+def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
+    for name in json.loads((copy / "commits" / "demo-validation-01.json").read_text())["objects"]:
+        path = copy / name["path"]
+        whole = path.read_bytes()
+        for broken in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1]):
+            path.write_bytes(broken)
+            (fault,) = verify(str(copy)).faults
+            assert fault.startswith(f"demo-validation-01: {name['path']}: ")
+        path.unlink()
+        assert verify(str(copy)).faults == [f"demo-validation-01: {name['path']}: is missing"]
+        assert verify(str(copy)).damaged == ["demo-validation-01"]
+        path.write_bytes(whole)
+
+
+def test_verify_counts_what_is_not_committed(copy: Path) -> None:
+    (copy / "commits" / "demo-validation-00.json").unlink()
+    assert verify(str(copy)) == Verdict(3 * 5 + 1, 1, [])
+
+
+def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
+    """Also where the commit record itself says that all is well: a missing Zarr object reads as NaN."""
+    path = copy / "commits" / "demo-validation-00.json"
+    record = json.loads(path.read_text())
+    record["objects"] = [each for each in record["objects"] if "/legrad/" not in each["path"]]
+    path.write_text(json.dumps(record))
+    shutil.rmtree(copy / "maps.zarr" / "legrad" / "c" / "0")
+    problems = verify(str(copy)).faults
+    with pytest.raises(RunFailed, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"):
+        Atlas.open(str(copy)).tar("demo-validation-00").maps("legrad")
+    assert problems == [
+        f"demo-validation-00: 24 samples that are ok have no legrad map of their {t}" for t in ("label", "predicted")
+    ]
+
+
+def recommit(copy: Path, tar: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change a sample table as if it had been committed so."""
+    table, record = copy / "samples" / f"{tar}.parquet", copy / "commits" / f"{tar}.json"
+    pq.write_table(change(pq.read_table(table)), table)
+    content = json.loads(record.read_text())
+    for entry in content["objects"]:
+        if entry["path"].startswith("samples/"):
+            entry |= {"size": table.stat().st_size, "sha256": sha256(table.read_bytes())}
+    record.write_text(json.dumps(content))
+
+
+def test_verify_recounts_rows_and_statuses_and_looks_for_a_key_that_comes_twice(copy: Path) -> None:
+    tar = "demo-validation-00"
+    whole = pq.read_table(copy / "samples" / f"{tar}.parquet")
+    recommit(copy, tar, lambda table: table.slice(1))
+    assert verify(str(copy)).faults == [f"{tar}: its sample table has not the 24 rows that were committed"]
+    failed = pa.array(["ok"] * 23 + ["undecodable"]).dictionary_encode()
+    recommit(copy, tar, lambda _: whole.set_column(whole.schema.get_field_index("status"), "status", failed))
+    (fault,) = verify(str(copy)).faults
+    assert fault.startswith(f"{tar}: its rows have the statuses {{'ok': 23, 'undecodable': 1}}, {{'ok': 24}} were")
+    keys = pa.array(["twin", "twin", *whole["key"].to_pylist()[2:]])
+    recommit(copy, tar, lambda _: whole.set_column(whole.schema.get_field_index("key"), "key", keys))
+    assert verify(str(copy)).faults == [f"{tar}: 2 samples that are ok have the key twin"]
+
+
+def test_verify_finds_what_belongs_to_nothing(copy: Path) -> None:
+    strays = [
+        "maps.zarr/legrad/c/7/0/0/0",
+        "maps.zarr/old/zarr.json",
+        "samples/other.parquet",
+        ".vitatlas-x1y2.part",
+        "notes",
+    ]
+    for name in strays:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"x")
+    (copy / "labels" / "mine").mkdir(parents=True)
+    (copy / "labels" / "mine" / "policy.json").write_text("{}")  # derived from it
+    assert sorted(verify(str(copy)).faults) == sorted(
+        f"{name}: belongs to nothing that was committed" for name in strays
+    )
+
+
+def test_verify_follows_no_path_out_of_the_atlas(copy: Path) -> None:
+    path = copy / "commits" / "demo-validation-00.json"
+    record = json.loads(path.read_text())
+    record["objects"].append({"path": "../../secret", "size": 1, "sha256": "sha256:0"})
+    path.write_text(json.dumps(record))
+    assert verify(str(copy)).faults == ["demo-validation-00: its commit names ../../secret, which is not its own"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["missing", "not JSON", '"little"', '"fill_value": "NaN"', '"dimension_names": [', "48"],
+)
+def test_verify_looks_at_the_metadata_too_and_planning_again_mends_it(copy: Path, how: str) -> None:
+    path = copy / "maps.zarr" / "legrad" / "zarr.json"
+    text = path.read_text()
+    if how == "missing":
+        path.unlink()
+    elif how == "not JSON":
+        path.write_text("{")
+    else:
+        other = {'"little"': '"big"', '"fill_value": "NaN"': '"fill_value": 0.0', "48": "49"}
+        assert how in text
+        path.write_text(text.replace(how, other.get(how, how + '"w", '), 1))
+    (problem,) = verify(str(copy)).faults
+    assert problem.startswith("maps.zarr/legrad/zarr.json: is")
+    plan(Atlas.open(str(copy)).run.spec, str(copy))
+    assert verify(str(copy)).faults == []
+
+
+def test_a_tar_without_any_map_is_no_fault(spec: RunSpec, tmp_path: Path) -> None:
+    write_tar(tmp_path / "shards" / "part-1.tar", [(f"s{i}.jpg", b"junk") for i in range(3)])
+    plan(spec, str(tmp_path / "atlas"))
+    run(str(tmp_path / "atlas"), INLINE)
+    assert verify(str(tmp_path / "atlas")) == Verdict(21, 0, [], [])
+
+
+def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) -> None:
+    path = copy / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert verify(str(copy)).faults == ["run.json: has been changed since it was planned"]
+    with pytest.raises(RunFailed, match=r"its run.json has been changed since it was planned"):
+        run(str(copy), INLINE)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"tar": 1}', "another tar's"])
+def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content: str) -> None:
+    path = copy / "commits" / "demo-validation-01.json"
+    other = (copy / "commits" / "demo-validation-00.json").read_text()
+    path.write_text(other if content.startswith("another") else content)
+    (fault,) = verify(str(copy)).faults
+    assert re.search(r"demo-validation-01.json: .*; remove it and go on with: vitatlas run", fault)
+    with pytest.raises(RunFailed, match=r"demo-validation-01.json: .*; remove it and go on with: vitatlas run"):
+        Atlas.open(str(copy)).samples(["row"]), Atlas.open(str(copy)).commits
