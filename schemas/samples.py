@@ -54,7 +54,7 @@ SAMPLES = pa.schema(
         pa.field("offset_y", pa.float64()),
         pa.field("image_bytes", pa.int64()),
         pa.field("image_sha256", pa.string()),
-        pa.field("fallback", _CATEGORY),
+        pa.field("fallback", CATEGORY),
     ]
 )
 """Columns:
