@@ -1,20 +1,18 @@
 """Figures of a tar: its images, their maps from the atlas, questions to the network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.faith.measure import Batch, Measure, Value
 from pipeline.faith.network import Network
-from pipeline.read import batches
 from pipeline.run.worker import Worker
 from pipeline.store import Tar
-from schemas.errors import BadTar
+from pipeline.store.pictures import pictures
 from schemas.faith import FIGURES
 
 _BATCH = 16
@@ -37,7 +35,7 @@ def examine_tar(
         methods: names of maps.
 
     Raises:
-        BadTar: it cannot be read, or its pictures are not those that the atlas has maps of.
+        BadTar: see ``pictures``.
     """
     known = {method.name: method for method in worker.explainer.methods}
     network = Network(
@@ -53,9 +51,10 @@ def examine_tar(
     samples = part.samples.to_pylist()
     tables = []
     with undisturbed(worker.model):
-        for chosen, pixels in _pictures(worker, part, ordinals):
+        for chosen, seen in pictures(worker.run, part, ordinals, _BATCH, worker.decoders):
             rows = [samples[ordinal] for ordinal in chosen]
             classes = {"label": "label", "predicted": "prediction"}
+            pixels = torch.stack([torch.as_tensor(each) for each in seen])
             batch = Batch(
                 network,
                 (pixels.to(worker.device).float() / 255 - worker.mean) / worker.std,
@@ -68,29 +67,6 @@ def examine_tar(
             tables += [_table(rows, targets, value) for measure in measures for value in measure.of(batch)]
     found = pa.concat_tables(tables).unify_dictionaries() if tables else FIGURES.empty_table()
     return found.combine_chunks().sort_by("row")
-
-
-def _pictures(worker: Worker, part: Tar, ordinals: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-    """The network's inputs of some samples, a few at a time: their ordinals [B], uint8 [B, 3, H, W]."""
-    run, shard, wanted = worker.run, worker.run.shards[part.commit.tar_index], set(ordinals)
-    hashes = part.samples["image_sha256"].to_pylist()
-    waiting: list[tuple[int, Tensor]] = []
-    read = batches(
-        shard, run.slot, worker.frame, _BATCH, None, worker.decoders, only=lambda sample: sample.ordinal in wanted
-    )
-    for batch in read:
-        for sample in batch.samples:
-            if sample.ordinal not in wanted:
-                continue
-            if sample.picture is None or sample.picture.sha256 != hashes[sample.ordinal]:
-                raise BadTar(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
-            waiting.append((sample.ordinal, torch.as_tensor(sample.picture.pixels)))
-            wanted.remove(sample.ordinal)
-        while len(waiting) >= _BATCH or (waiting and not wanted):
-            group, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            yield [ordinal for ordinal, _ in group], torch.stack([pixels for _, pixels in group])
-    if wanted:
-        raise BadTar(f"{shard.url}: has not all the samples that the atlas has maps of; is it another tar?")
 
 
 def _table(rows: Sequence[dict[str, Any]], targets: Sequence[str], value: Value) -> pa.Table:

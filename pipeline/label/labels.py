@@ -1,17 +1,18 @@
 """The labels of one tar, from the maps of an atlas and, where a policy refines them, from the pictures."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.files import refuse_commands
 from pipeline.label.combine import combine
 from pipeline.label.mask import Heat, Label, make
 from pipeline.label.refine import refiner
-from pipeline.read import Decoders, Frame, batches
 from pipeline.store import Atlas, Tar
+from pipeline.store.pictures import pictures
 from schemas.errors import UsageError
 from schemas.labels import Verdict
 from schemas.layout import Flag
@@ -42,8 +43,8 @@ def labels_of(atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False) 
         allow_pipe: a tar whose pictures are needed may be read from the shell command that the atlas names.
 
     Raises:
-        UsageError: see ``check``; the pictures are not those of which the maps are.
-        BadTar: they cannot be read.
+        UsageError: see ``check``.
+        BadTar: pictures that are needed cannot be read, or are not those of which the maps are.
     """
     frame = atlas.run.model.input_size
     for heat, sample in heats(atlas, tar, policy, allow_pipe):
@@ -65,20 +66,23 @@ def heats(
     """
     atlas.offers(policy.target, policy.methods)
     part = atlas.tar(tar)
-    if policy.refine is None:
-        yield from _heats(part, policy)
-        return
-    refine = refiner(policy.refine)
     ready = _heats(part, policy)
-    for pixels in pictures(atlas, part, allow_pipe):
-        group = [next(ready) for _ in range(len(pixels))]
-        good = [place for place, (heat, _) in enumerate(group) if heat is not None]
-        if good:
-            sharp = refine(np.stack([group[place][0].values for place in good]), pixels[good])  # type: ignore[union-attr]
-            for place, values in zip(good, sharp, strict=True):
-                heat, sample = group[place]
-                group[place] = Heat(values, heat.agreement if heat else None), sample
+    if policy.refine is None:
+        yield from ready
+        return
+    refuse_commands([atlas.run.shards[part.commit.tar_index].url], allow_pipe)
+    refine, begin = refiner(policy.refine), 0
+    for ordinals, pixels in pictures(atlas.run, part, np.flatnonzero(part.good).tolist(), _BATCH):
+        group = list(islice(ready, ordinals[-1] + 1 - begin))
+        places = [ordinal - begin for ordinal in ordinals]
+        begin += len(group)
+        found = [(place, heat, seen) for place, seen in zip(places, pixels, strict=True) if (heat := group[place][0])]
+        if found:
+            sharp = refine(np.stack([heat.values for _, heat, _ in found]), np.stack([seen for *_, seen in found]))
+            for (place, heat, _), values in zip(found, sharp, strict=True):
+                group[place] = replace(heat, values=values), group[place][1]
         yield from group
+    yield from ready
 
 
 def _heats(part: Tar, policy: Policy) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
@@ -92,27 +96,3 @@ def _heats(part: Tar, policy: Policy) -> Iterator[tuple[Heat | None, dict[str, A
             continue
         values, limits = ({name: every[name][place] for name in good} for every in (maps, bounds))
         yield Heat(*combine(values, limits, policy)), sample
-
-
-def pictures(atlas: Atlas, part: Tar, allow_pipe: bool) -> Iterator[NDArray[np.uint8]]:
-    """The network's inputs of all samples of a tar, some at a time: uint8 [B, 3, H, W], black where there is none.
-
-    Raises:
-        UsageError, BadTar: see ``labels_of``.
-    """
-    run, shard = atlas.run, atlas.run.shards[part.commit.tar_index]
-    refuse_commands([shard.url], allow_pipe)
-    rows = part.samples.select(["key", "status", "image_sha256"]).to_pylist()
-    done = 0
-    with Decoders(0) as decoders:
-        for batch in batches(shard, run.slot, Frame.of(run.model, run.spec.geometry), _BATCH, None, decoders):
-            for sample, row in zip(batch.samples, rows[done:], strict=False):
-                found = sample.picture.sha256 if sample.picture else None
-                if sample.key != row["key"] or (row["status"] == Status.OK and found != row["image_sha256"]):
-                    raise UsageError(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
-            done += len(batch.samples)
-            if done > len(rows):
-                break
-            yield batch.pixels
-    if done != len(rows):
-        raise UsageError(f"{shard.url}: has not the {len(rows)} samples that the atlas has maps of; is it another tar?")

@@ -16,11 +16,11 @@ from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.exporter import Part, Whole
 from pipeline.audit.tables import truth_of_tar
 from pipeline.files import refuse_commands
-from pipeline.label.labels import pictures as pictures_of
 from pipeline.label.score_map import window
 from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects, Tar
 from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.pictures import pictures as pictures_of
 from pipeline.truth import Truths, read_truth
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
@@ -28,6 +28,9 @@ from schemas.labels import PartRecord
 from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import ObjectRecord, Target
 from schemas.samples import Status
+
+_BATCH = 32
+"""Pictures that are in memory together."""
 
 
 def export(
@@ -63,9 +66,8 @@ def export(
 
     Raises:
         UsageError: no such kind, method or target, no sample with maps, truth that cannot be used, a package is not
-            installed, the audit lacks a table, or the folder holds an export of something else. Or the tars hold other
-            pictures than the atlas has maps of.
-        BadTar: a tar cannot be read.
+            installed, the audit lacks a table, or the folder holds an export of something else.
+        BadTar: a tar cannot be read, or holds other pictures than the atlas has maps of.
     """
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}")
@@ -97,7 +99,7 @@ def export(
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
         pending = [(tar, truth_of_tar(atlas, tar, known)) for tar in atlas.commits if tar not in records]
-        for _ in spread(partial(_of_tar, url, about, objects.url, allow_pipe), pending, f"export to {kind}", address):
+        for _ in spread(partial(_of_tar, url, about, objects.url), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
             _put(objects, EXPORTERS[kind].of_all(Whole(atlas.run, about, samples, audit), Path(folder)), Path(folder))
@@ -105,11 +107,11 @@ def export(
     return objects.url
 
 
-def _of_tar(url: str, about: ExportRecord, out: str, allow_pipe: bool, item: tuple[str, Truths | None]) -> PartRecord:
+def _of_tar(url: str, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
     tar, truth = item
     atlas, objects = Atlas.open(url), Objects(out)
     objects.delete(commit_object(tar))
-    part = _part(atlas, atlas.tar(tar), about, truth, allow_pipe)
+    part = _part(atlas, atlas.tar(tar), about, truth)
     written: tuple[ObjectRecord, ...] = ()
     if len(part):
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
@@ -136,7 +138,7 @@ def _put(objects: Objects, names: Iterable[str], folder: Path) -> tuple[ObjectRe
     return tuple(records)
 
 
-def _part(atlas: Atlas, tar: Tar, about: ExportRecord, truth: Truths | None, allow_pipe: bool) -> Part:
+def _part(atlas: Atlas, tar: Tar, about: ExportRecord, truth: Truths | None) -> Part:
     samples = tar.samples.filter(pa.array(tar.good))
     maps = {}
     for method in about.methods:
@@ -147,17 +149,15 @@ def _part(atlas: Atlas, tar: Tar, about: ExportRecord, truth: Truths | None, all
         samples,
         samples[EXPLAINED[about.target]].to_numpy().astype(np.int64),
         maps,
-        _pixels(atlas, tar, allow_pipe) if about.pictures else None,
+        _pixels(atlas, tar) if about.pictures else None,
         None if truth is None else _masks(samples, truth, atlas.run.model.input_size),
     )
 
 
-def _pixels(atlas: Atlas, tar: Tar, allow_pipe: bool) -> Iterator[NDArray[np.uint8]]:
+def _pixels(atlas: Atlas, tar: Tar) -> Iterator[NDArray[np.uint8]]:
     """Of the samples that have maps."""
-    good, begin = tar.good, 0
-    for pixels in pictures_of(atlas, tar, allow_pipe):
-        yield pixels[good[begin : begin + len(pixels)]]
-        begin += len(pixels)
+    for _, pixels in pictures_of(atlas.run, tar, np.flatnonzero(tar.good).tolist(), _BATCH):
+        yield np.stack(pixels)
 
 
 def _masks(samples: pa.Table, truth: Truths, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:

@@ -1,0 +1,50 @@
+"""The pictures that maps are of, once more from their tar, and no others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from pipeline.picture import Frame
+from pipeline.read import Decoders, Decoding, batches
+from pipeline.store.atlas import Tar
+from schemas.errors import BadTar
+from schemas.run import RunRecord
+
+
+def pictures(
+    run: RunRecord, part: Tar, ordinals: Sequence[int], together: int, decoders: Decoding | None = None
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """What the network saw of some samples of a tar, in the order of the tar, of which no more is read than needed.
+
+    Args:
+        run: that made the maps.
+        ordinals: of samples that have maps.
+        together: how many come at a time; the last ones may be fewer.
+        decoders: None decodes beside this thread.
+
+    Yields:
+        Ordinals, and the network's input of each, uint8 [3, H, W]: NumPy arrays, or tensors of the device that decodes.
+
+    Raises:
+        BadTar: it cannot be read, or its pictures are not those that the atlas has maps of.
+    """
+    shard, wanted = run.shards[part.commit.tar_index], set(ordinals)
+    known = part.samples.select(["key", "image_sha256"]).to_pylist()
+    frame, waiting = Frame.of(run.model, run.spec.geometry), list[tuple[int, Any]]()
+    with ExitStack() as stack:
+        decoders = decoders or stack.enter_context(Decoders(0))
+        read = batches(shard, run.slot, frame, together, None, decoders, only=lambda sample: sample.ordinal in wanted)
+        while wanted and (batch := next(read, None)):
+            for sample in batch.samples:
+                if sample.ordinal not in wanted:
+                    continue
+                found = sample.picture.sha256 if sample.picture else None
+                if {"key": sample.key, "image_sha256": found} != known[sample.ordinal] or sample.picture is None:
+                    raise BadTar(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
+                waiting.append((sample.ordinal, sample.picture.pixels))
+                wanted.remove(sample.ordinal)
+            while len(waiting) >= together or (waiting and not wanted):
+                group, waiting = waiting[:together], waiting[together:]
+                yield [ordinal for ordinal, _ in group], [pixels for _, pixels in group]
+    if wanted:
+        raise BadTar(f"{shard.url}: has not all the samples that the atlas has maps of; is it another tar?")

@@ -1,0 +1,74 @@
+"""Pictures come once more from their tar, and only those that the maps are of."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import jpeg, samples, write_tar
+
+from pipeline.label import labels_of
+from pipeline.picture import Frame
+from pipeline.read import decode
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.store import Atlas
+from pipeline.store.pictures import pictures
+from schemas.errors import BadTar
+from schemas.policy import Cut, Pamr, Policy
+from schemas.run import ModelSpec, RunSpec
+
+Members = list[tuple[str, bytes]]
+MEMBERS = samples(12)
+MEMBERS[3] = (MEMBERS[3][0], b"no picture")  # of the second sample
+GOOD = [0, *range(2, 12)]
+POLICY = Policy(name="sharp", methods=("legrad",), cut=Cut(kind="otsu"), refine=Pamr())
+
+
+@pytest.fixture(scope="module")
+def atlas(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    folder = tmp_path_factory.mktemp("pictures")
+    shard = str(write_tar(folder / "a.tar", MEMBERS))
+    plan(RunSpec(shards=(shard,), model=checkpoint, methods=("legrad",), batch_size=4), str(folder / "atlas"))
+    return run(str(folder / "atlas"), INLINE)
+
+
+@pytest.mark.parametrize(("ordinals", "sizes"), [(GOOD, [4, 4, 3]), ([2, 7, 8], [3]), ([11], [1]), ([], [])])
+def test_all_that_are_asked_for_come_in_order_and_full_groups(
+    atlas: Atlas, ordinals: list[int], sizes: list[int]
+) -> None:
+    found = list(pictures(atlas.run, atlas.tar("a"), ordinals, 4))
+    assert [len(some) for some, _ in found] == sizes
+    assert [ordinal for some, _ in found for ordinal in some] == ordinals
+    frame = Frame.of(atlas.run.model, atlas.run.spec.geometry)
+    for some, pixels in found:
+        for ordinal, seen in zip(some, pixels, strict=True):
+            assert np.array_equal(seen, decode(MEMBERS[3 * ordinal][1], frame).pixels)
+
+
+@pytest.mark.parametrize("labels", [False, True], ids=["pictures", "labels"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda members: [("s0000.jpg", jpeg(99)), *members[1:]], "s0000 is not the picture that the atlas has maps"),
+        (lambda members: [("other.jpg", members[0][1]), *members[3:]], "other is not the picture"),
+        (lambda members: members[:-6], "has not all the samples that the atlas has maps of; is it another tar"),
+    ],
+    ids=["exchanged", "renamed", "shorter"],
+)
+def test_a_tar_of_other_pictures_is_refused(
+    atlas: Atlas, tmp_path: Path, change: Callable[[Members], Members], says: str, labels: bool
+) -> None:
+    members = change(MEMBERS)
+    other = str(write_tar(tmp_path / "a.tar", members))
+    shard = replace(atlas.run.shards[0], url=other, samples=sum(name.endswith(".jpg") for name, _ in members))
+    moved = Atlas(atlas.objects, atlas.run.model_copy(update={"shards": (shard,)}))
+    with pytest.raises(BadTar, match=says):
+        list(labels_of(moved, "a", POLICY) if labels else pictures(moved.run, moved.tar("a"), GOOD, 4))
+
+
+def test_samples_without_maps_are_labelled_in_their_place(atlas: Atlas) -> None:
+    found = list(labels_of(atlas, "a", POLICY))
+    assert [label.sample["ordinal"] for label in found] == list(range(12))
+    assert [label.status == "undecodable" for label in found] == [number == 1 for number in range(12)]
