@@ -80,6 +80,7 @@ _SUMMARY = {
     "mean": "mean of them",
     "low": "lower end of the interval, 2.5 % of the bootstrap over pictures",
     "high": "upper end of the interval, 97.5 % of the bootstrap over pictures",
+    "note": "what must be known to read the figure; null of most",
 }
 
 TABLES: tuple[Described, ...] = (

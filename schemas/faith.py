@@ -63,11 +63,16 @@ SUMMARY = pa.schema(
         pa.field("mean", pa.float64()),
         pa.field("low", pa.float64()),
         pa.field("high", pa.float64()),
+        pa.field("note", pa.string()),
     ]
 )
 """One row a method, target and figure. ``better`` – ``higher`` or ``lower``; ``images`` – that have a value; ``mean`` –
-of them; ``low``, ``high`` – from 2.5 to 97.5 % of the bootstrap over images, whose draws all methods share. The figure
-``adcc_of_means`` is ADCC of the means of its parts, as tables of papers have it."""
+of them; ``low``, ``high`` – from 2.5 to 97.5 % of the bootstrap over images, whose draws all methods share;
+``note`` – what must be known to read the figure, null of most. The figure ``adcc_of_means`` is ADCC of the means of its
+parts, as tables of papers have it."""
+
+OWN_WEIGHTS = "the method has weights of its own, which were not randomised with those of the network"
+"""Note of figures that compare a network with one that forgets."""
 
 
 class FaithRecord(Record):

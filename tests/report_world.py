@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
 from schemas.audit import REPRODUCED
-from schemas.faith import SUMMARY
+from schemas.faith import OWN_WEIGHTS, SUMMARY
 from schemas.scores import LOCALIZATION, SCORES
 
 METHODS = ("attention", "rollout", "legrad", "center", "uniform")
@@ -69,6 +69,7 @@ def summary(figures: tuple[str, ...]) -> pa.Table:
             "mean": 0.1 * place + (target == "predicted"),
             "low": 0.1 * place - 0.05,
             "high": 0.1 * place + 0.05,
+            "note": OWN_WEIGHTS if (method, figure) == ("rollout", "mprt") else None,
         }
         for place, method in enumerate(METHODS)
         for target in ("label", "predicted")

@@ -42,7 +42,8 @@ def wrong_summaries(objects: Objects) -> Iterator[str]:
             if unknown := unknown - set(better):
                 yield f"{name}: has no row of {', '.join(sorted(unknown))}, of which there are figures"
                 continue
-            again = summarise(parts_of(objects, figures), better)
+            notes = {(row["method"], row["figure"]): row["note"] for row in there.to_pylist()}
+            again = summarise(parts_of(objects, figures), better, notes)
             yield from _different(name, there, again, ("method", "target", "figure"), f"that of {folder}/figures/")
 
 

@@ -21,7 +21,7 @@ from pipeline.store import Atlas, Lease, Objects
 from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.tables import packed, unpacked
 from schemas.errors import UsageError
-from schemas.faith import FaithRecord, Kind
+from schemas.faith import OWN_WEIGHTS, FaithRecord, Kind
 from schemas.labels import PartRecord
 from schemas.layout import ABOUT, commit_object
 from schemas.record import sha256
@@ -106,7 +106,7 @@ def faith(
             continue
         better = {figure: direction for each in by.values() for figure, direction in each.figures.items()}
         found = objects.read([_figures(tar) for tar in drawn])
-        summary = summarise((unpacked(data) for data in found), better)
+        summary = summarise((unpacked(data) for data in found), better, _notes(atlas, by))
         objects.put(SUMMARY, packed(summary))
         objects.sweep()
     return summary
@@ -121,6 +121,12 @@ def cost(atlas: Atlas, measures: Mapping[str, Measure], methods: int) -> Cost:
     depth = load(atlas.run.spec.model).anatomy.depth
     each = sum((measure.cost(methods, depth) for measure in measures.values()), Cost())
     return each * len(atlas.run.spec.targets)
+
+
+def _notes(atlas: Atlas, measures: Mapping[str, Measure]) -> dict[tuple[str, str], str]:
+    """What to know of figures of methods with weights of their own, by method and figure."""
+    forgetting = [figure for measure in measures.values() if measure.forgets for figure in measure.figures]
+    return {(method, figure): OWN_WEIGHTS for method in atlas.run.artifacts for figure in forgetting}
 
 
 def _pending(objects: Objects, atlas: Atlas, about: FaithRecord, drawn: Drawn) -> Drawn:

@@ -86,9 +86,11 @@ class Measure(ABC):
 
     Class attributes:
         figures: what it gives of each map, and whether higher or lower is better.
+        forgets: whether the network forgets for it. A method with weights of its own keeps these.
     """
 
     figures: ClassVar[Figures]
+    forgets: ClassVar[bool] = False
 
     @abstractmethod
     def cost(self, methods: int, depth: int) -> Cost:

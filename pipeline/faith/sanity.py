@@ -57,6 +57,7 @@ class Randomisation(Measure):
     """
 
     figures: ClassVar[Figures] = {"mprt": "lower", "smprt": "lower", "emprt": "higher"}
+    forgets: ClassVar[bool] = True
 
     samples: int = 4
     noise: float = 0.1

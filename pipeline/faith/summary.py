@@ -17,6 +17,8 @@ _PARTS = ("average_drop", "coherency", "complexity")
 
 Whose = tuple[str, str, str]
 """Method, target and figure."""
+Notes = Mapping[tuple[str, str], str | None]
+"""What must be known to read a figure, by method and figure."""
 
 
 class Totals:
@@ -43,12 +45,13 @@ class Totals:
             return self.sums / self.weights
 
 
-def summarise(tables: Iterable[pa.Table], better: Mapping[str, Better]) -> pa.Table:
+def summarise(tables: Iterable[pa.Table], better: Mapping[str, Better], notes: Notes | None = None) -> pa.Table:
     """Means over the images, with intervals of the bootstrap: ``schemas.faith.SUMMARY``.
 
     Args:
         tables: ``schemas.faith.FIGURES``; all rows of an image are in one. One is in memory at a time.
         better: direction of each figure.
+        notes: on figures, by method and figure.
     """
     rng = np.random.default_rng(0)
     totals: dict[Whose, Totals] = {}
@@ -61,7 +64,7 @@ def summarise(tables: Iterable[pa.Table], better: Mapping[str, Better]) -> pa.Ta
     rows: list[dict[str, Any]] = []
     for (method, target, figure), total in totals.items():
         found = _row(method, target, figure, better[figure], total.number)
-        rows.append(found | _interval(total.means))
+        rows.append(found | _interval(total.means) | {"note": (notes or {}).get((method, figure))})
         if figure == "adcc":
             parts = adcc(*(totals[method, target, part].means for part in _PARTS))
             rows.append(_row(method, target, "adcc_of_means", better[figure], total.number) | _interval(parts))

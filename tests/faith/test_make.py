@@ -1,5 +1,6 @@
 """An atlas is measured tar by tar: a row for each image, method, target and figure, from its own tars and network."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support import DEMO_MODEL, crash_after, jpeg, samples, write_tar
+from support import DEMO_MODEL, FAST, crash_after, jpeg, samples, write_tar
 
 from pipeline.demo.tour import ARTIFACTS
 from pipeline.demo.world import World
@@ -22,8 +23,8 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas, Objects
 from pipeline.store.tables import unpacked
 from schemas.errors import BadTar, UsageError
-from schemas.faith import FAITHFULNESS_FIGURES, FIGURES, SANITY_FIGURES, SUMMARY
-from schemas.run import RunSpec
+from schemas.faith import FAITHFULNESS_FIGURES, FIGURES, OWN_WEIGHTS, SANITY_FIGURES, SUMMARY
+from schemas.run import ModelSpec, RunSpec
 
 CHEAP: dict[str, Measure] = {"curves": Curves(1)}
 """Three copies of an image, which all methods share."""
@@ -33,6 +34,24 @@ CHEAP: dict[str, Measure] = {"curves": Curves(1)}
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tars in this process."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)
+
+
+@pytest.fixture(scope="module")
+def made(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An atlas of three tars of 5, 7 and 4 samples, not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    for index, (count, first) in enumerate(((5, 0), (7, 5), (4, 12))):
+        write_tar(folder / f"part-{index}.tar", samples(count, first))
+    shards = (str(folder / "part-{0..2}.tar"),)
+    plan(RunSpec(shards=shards, model=checkpoint, methods=FAST, batch_size=4), str(folder / "atlas"))
+    run(str(folder / "atlas"), INLINE)
+    return folder / "atlas"
+
+
+@pytest.fixture
+def finished(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed; its tars are those of the other."""
+    return Path(shutil.copytree(made, tmp_path / "undisturbed"))
 
 
 @pytest.fixture
@@ -206,14 +225,16 @@ def test_images_are_drawn_from_all_tars_and_only_those_with_maps(
 
 @pytest.mark.parametrize("change", ["exchanged", "shorter"])
 def test_a_tar_that_holds_other_pictures_is_refused_and_the_others_stay(
-    finished: Path, tmp_path: Path, measure: Callable[..., pa.Table], change: str
+    spec: RunSpec, tmp_path: Path, measure: Callable[..., pa.Table], change: str
 ) -> None:
+    plan(spec, str(tmp_path / "atlas"))
+    run(str(tmp_path / "atlas"), INLINE)
     members = samples(4, 12)
     if change == "exchanged":
         members[0] = (members[0][0], jpeg(99))
     write_tar(tmp_path / "shards" / "part-2.tar", members if change == "exchanged" else members[:9])
     with pytest.raises(BadTar, match="part-2"):
-        measure(finished)
+        measure(tmp_path / "atlas")
     assert Objects(str(tmp_path / "faith")).list("commits") == ["part-0.json", "part-1.json"]
 
 
@@ -258,6 +279,8 @@ def test_learned_methods_are_asked_again_as_any_other(world: World, tmp_path: Pa
     of = {(row["method"], row["figure"]): row["mean"] for row in found if row["target"] == "predicted"}
     assert all(of[method, "random_logit"] < 1 for method in ("pm", "pm_zs"))
     assert of["pm", "mprt"] == 1  # its network is its own, and forgets nothing
+    noted = {(row["method"], row["figure"]) for row in found if row["note"] == OWN_WEIGHTS}
+    assert noted == {(method, figure) for method in ("pm", "diffmask") for figure in ("mprt", "emprt")}
     assert all(of[method, "mprt"] < 1 for method in ("pm_zs", "diffmask"))
 
 

@@ -32,11 +32,12 @@ _DESCRIBED = ("agreement", "entropy", "effective_area", "border", "corners", "in
 
 @dataclass(frozen=True)
 class Value:
-    """A score of a method, and its interval of 95 % where one is known."""
+    """A score of a method, its interval of 95 % where one is known, and what must be known to read it."""
 
     mean: float
     low: float | None = None
     high: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,16 @@ class Group:
     note: str
     ranks: bool
     scores: tuple[Score, ...]
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """Methods by what must be known of one of their scores."""
+        found: dict[str, list[str]] = {}
+        for score in self.scores:
+            for method, value in score.values.items():
+                if value.note is not None and method not in found.setdefault(value.note, []):
+                    found[value.note].append(method)
+        return found
 
 
 def groups(audited: Audited) -> list[Group]:
@@ -175,7 +186,11 @@ def _summarised(table: pa.Table) -> tuple[Score, ...]:
             figure,
             rows[0]["better"],
             3,
-            {row["method"]: Value(row["mean"], row["low"], row["high"]) for row in rows if row["mean"] is not None},
+            {
+                row["method"]: Value(row["mean"], row["low"], row["high"], row["note"])
+                for row in rows
+                if row["mean"] is not None
+            },
         )
         for figure, rows in by_figure.items()
     ]

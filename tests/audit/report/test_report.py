@@ -29,6 +29,7 @@ from pipeline.read.tar import read
 from pipeline.store import Atlas
 from schemas.audit import NUMBERS, SHORTCUTS
 from schemas.errors import BadTar, UsageError
+from schemas.faith import OWN_WEIGHTS
 from schemas.scores import is_control
 
 KINDS = {"row": "<f8", "label": "<i4", "prediction": "<i4", "probability": "<f4", "agreement": "<f4", "shard": "<u4"}
@@ -184,6 +185,12 @@ def test_what_columns_mean_is_text_that_needs_no_pointer(reported: Reported) -> 
         assert meaning(name) in page.text
     for path in (reported.folder / "assets").glob("*.js"):
         assert "title:" not in path.read_text(), path.name
+
+
+def test_what_must_be_known_to_read_a_figure_stands_under_its_table(reported: Reported) -> None:
+    page = (reported.folder / "index.html").read_text()
+    assert f'<p class="note">† rollout: {OWN_WEIGHTS}.</p>' in page
+    assert page.count("0.100†") == 1
 
 
 def test_a_control_raises_no_alarm_on_the_page_of_a_class(reported: Reported) -> None:
