@@ -29,7 +29,8 @@ from pipeline.demo.scenes import CLASSES
 from pipeline.demo.train import MODEL, normalised
 from pipeline.demo.world import World, build
 from pipeline.label import label, read_policy
-from pipeline.label.dataset import IGNORE, MaskDataset, MaskSample
+from pipeline.label.dataset import MaskDataset, MaskSample
+from pipeline.label.formats.indexed import IGNORE
 from pipeline.read import find
 from pipeline.read.members import entries
 from pipeline.read.stream import opened

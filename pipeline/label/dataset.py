@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import base_plus_ext
 
 from pipeline.files import locate
+from pipeline.label.formats.indexed import IGNORE, OBJECT
 from pipeline.read import Frame, Undecodable, decode, find
 from pipeline.read.members import entries
 from pipeline.read.shards import names
@@ -29,7 +30,6 @@ from pipeline.secrets import masked
 from schemas.errors import BadTar, UsageError
 from schemas.labels import Verdict
 
-IGNORE = 255
 NO_MASK = "no_mask"
 """What is counted where the mask tar has nothing of a sample: its key is unsafe, or not its own."""
 
@@ -208,7 +208,7 @@ def _mask(data: bytes, name: str) -> NDArray[np.uint8]:
             mode, values = image.mode, np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{name}: cannot be read as a PNG ({error})") from None
-    if mode not in ("P", "L") or ((values > 1) & (values != IGNORE)).any():
+    if mode not in ("P", "L") or ((values > OBJECT) & (values != IGNORE)).any():
         raise UsageError(f"{name}: must be an indexed PNG of 0, 1 and {IGNORE}")
     return values
 

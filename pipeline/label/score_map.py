@@ -24,12 +24,17 @@ def score_map(values: NDArray[np.floating], window: Window = (0, 0, 1, 1)) -> ND
     Returns:
         float64 [224, 224] in [0, 1]; all 0 where the map has a NaN or is constant.
     """
+    return placed(values, window, cv2.INTER_CUBIC)
+
+
+def placed(values: NDArray[np.floating], window: Window, interpolation: int) -> NDArray[np.float64]:
+    """A map where it lies in the square, as ``score_map``, by any interpolation of OpenCV."""
     x0, y0, x1, y1 = (round(SIDE * min(1, max(0, edge))) for edge in window)
     x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)  # of a picture many times longer than wide
-    resized = cv2.resize(values.astype(np.float64), (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
+    resized = cv2.resize(values.astype(np.float64), (x1 - x0, y1 - y0), interpolation=interpolation)
     low, high = resized.min(), resized.max()
     scaled = np.zeros((SIDE, SIDE))
-    if np.isfinite(high - low) and np.ptp(values) > 0:
+    if np.isfinite(high - low) and high > low and np.ptp(values) > 0:  # cubic resize may leave a trace of a constant
         scaled[y0:y1, x0:x1] = (resized - low) / (high - low)
     return scaled
 

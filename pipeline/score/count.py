@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.label.score_map import Window, score_map, window
+from pipeline.label.score_map import SIDE, Window, score_map, window
 from pipeline.score import pixels, segmentation
-from pipeline.score.localization import IOUS, SIDE, Boxes, iou, overlaps, resize_boxes
+from pipeline.score.localization import IOUS, Boxes, iou, overlaps, resize_boxes
 from pipeline.score.pictures import Part
 from pipeline.score.tally import TUNING, Tally, fixed, group_of, pack, unpack
 from pipeline.score.trivial import TRIVIAL
@@ -126,16 +126,16 @@ def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, Array
     coarse = sizes[pixels.size_of(mask)] = pixels.coarse(found)
     linear = segmentation.linear_map(values, picture.window)
     areas = segmentation.areas(linear, mask, ignore)
-    values_ = [segmentation.average_precision(linear, mask, ignore), segmentation.f1(areas), 0.0, 0.0]
+    per_picture = [segmentation.average_precision(linear, mask, ignore), segmentation.f1(areas), 0.0, 0.0]
     if mask.any():
-        values_[2:] = pixels.pointing(score, mask, ignore), pixels.energy(score, mask, ignore)
+        per_picture[2:] = pixels.pointing(score, mask, ignore), pixels.energy(score, mask, ignore)
     return counts | {
         "masks": 1,
         "objects": int(mask.any()),
         "pixels": found,
         "sizes": sizes,
         "areas": areas,
-        "values": fixed(values_),
+        "values": fixed(per_picture),
         "f_beta": fixed(pixels.f_beta(coarse)),
     }
 

@@ -12,9 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.label.score_map import SIDE, score_map
-
-__all__ = ["IOUS", "LEVELS", "SIDE", "TAUS", "boxes_at", "iou", "overlaps", "resize_boxes", "score_map"]
+from pipeline.label.score_map import SIDE
 
 IOUS = (0.3, 0.5, 0.7)
 TAUS: NDArray[np.float64] = np.arange(0, 1, 0.001)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.label.formats.indexed import IGNORE, OBJECT
 from pipeline.label.mask import Label
 from pipeline.store import Objects
 from pipeline.truth import Claims, Truths
 from schemas.errors import RunFailed, UsageError
 
-_IGNORE = 255
 _SUFFIX = ".mask.png"
 Mask = NDArray[np.bool_]
 
@@ -111,6 +111,6 @@ def _read(folder: str) -> Iterator[tuple[str, str, Mask, Mask]]:
                         continue
                     stream = archive.extractfile(member)
                     values = np.asarray(Image.open(stream, formats=["PNG"]))  # type: ignore[arg-type]
-                    yield tar, member.name.removesuffix(_SUFFIX), values == 1, values == _IGNORE
+                    yield tar, member.name.removesuffix(_SUFFIX), values == OBJECT, values == IGNORE
         except (OSError, tarfile.TarError) as error:
             raise RunFailed(f"{folder}/png/{tar}: cannot be read ({error}); label again") from None

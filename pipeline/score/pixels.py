@@ -6,7 +6,8 @@ A map s in [0, 1] and a true mask, both 224 × 224. What the truth ignores count
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.score.localization import SIDE, TAUS
+from pipeline.label.score_map import SIDE
+from pipeline.score.localization import TAUS
 
 BINS = len(TAUS) + 1
 """Of scores: from each threshold to the next, and those that are 1."""

@@ -7,31 +7,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.score.localization import SIDE
+from pipeline.label.score_map import Window, placed
 
 _STEPS = 2**16 - 1
 
 Mask = NDArray[np.bool_]
 
 
-def linear_map(values: NDArray[np.floating], window: tuple[float, float, float, float]) -> NDArray[np.float64]:
-    """A map as their protocol has it: bilinear resize, then min–max.
-
-    Args:
-        values: float [h, w].
-        window: the part of the picture that it is of, see ``score_map``. The rest gets 0.
-
-    Returns:
-        float64 [224, 224] in [0, 1]; all 0 where the map has a NaN or is constant.
-    """
-    x0, y0, x1, y1 = (round(SIDE * min(1, max(0, edge))) for edge in window)
-    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-    resized = cv2.resize(values.astype(np.float64), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-    low, high = resized.min(), resized.max()
-    scaled = np.zeros((SIDE, SIDE))
-    if np.isfinite(high - low) and high > low:
-        scaled[y0:y1, x0:x1] = (resized - low) / (high - low)
-    return scaled
+def linear_map(values: NDArray[np.floating], window: Window = (0, 0, 1, 1)) -> NDArray[np.float64]:
+    """A map as their protocol has it: bilinear resize, then min–max. The rest as ``score_map``."""
+    return placed(values, window, cv2.INTER_LINEAR)
 
 
 def areas(score: NDArray[np.float64], mask: Mask, ignore: Mask) -> NDArray[np.int64]:

@@ -5,7 +5,8 @@ Each is a box at every cut of a method, so that it is counted as one.
 
 import numpy as np
 
-from pipeline.score.localization import LEVELS, SIDE, Boxes
+from pipeline.label.score_map import SIDE
+from pipeline.score.localization import LEVELS, Boxes
 
 _STEP = 8
 _SIDES = np.arange(_STEP, SIDE + 1, _STEP)[np.arange(len(LEVELS)) * (SIDE // _STEP) // len(LEVELS)]

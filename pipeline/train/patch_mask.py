@@ -16,7 +16,7 @@ from pipeline.explain.readout import PatchReadout
 from pipeline.explain.trace import at_classes, autocast
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Frame
-from pipeline.score.calibration import Calibration
+from pipeline.train.calibration import Calibration
 from pipeline.train.finite import finite_gradients
 from pipeline.train.labelled import BOXED, MASKED, UNKNOWN, Cut, Labelled, Pool
 from pipeline.train.masks import Masks

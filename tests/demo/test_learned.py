@@ -15,7 +15,7 @@ from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.read import Decoders, Frame, count, find
-from pipeline.score.calibration import Calibration
+from pipeline.train.calibration import Calibration
 from pipeline.train.diffmask import DiffMaskTraining
 from pipeline.train.labelled import Cut, Labelled
 from pipeline.train.masks import truth_masks

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.label.score_map import score_map
-from pipeline.score.localization import IOUS, LEVELS, SIDE, TAUS, boxes_at, iou, overlaps, resize_boxes
+from pipeline.label.score_map import SIDE, score_map
+from pipeline.score.localization import IOUS, LEVELS, TAUS, boxes_at, iou, overlaps, resize_boxes
 
 GOLDEN_TAUS = (0, 0.25, 0.5, 0.75, 0.999)
 
@@ -181,6 +181,11 @@ def test_a_score_map_does_not_depend_on_scale_and_offset(values: np.ndarray, sca
 @pytest.mark.parametrize("values", [np.full((4, 4), 0.3), np.full((4, 4), np.nan), np.diag([1, 2, np.inf, 3.0])])
 def test_a_map_without_contrast_or_with_nan_is_zero(values: np.ndarray) -> None:
     assert not score_map(values).any()
+
+
+def test_a_map_that_varies_across_a_window_of_one_pixel_says_nothing() -> None:
+    """Of a picture many times longer than wide, cut to a square."""
+    assert not score_map(np.tile([0.0, 1, 2, 3], (4, 1)), (0.5, 0, 0.501, 1)).any()
 
 
 def test_what_the_network_did_not_see_has_the_least_value() -> None:

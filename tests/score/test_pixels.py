@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, f1_score
 
-from pipeline.label.score_map import score_map
+from pipeline.label.score_map import SIDE, score_map
 from pipeline.score import pixels, segmentation
-from pipeline.score.localization import SIDE
 from pipeline.score.pixels import BINS, MASK_TAUS
 
 NOWHERE = np.zeros((SIDE, SIDE), bool)
@@ -133,7 +132,7 @@ VALUES = [RNG.random((14, 14)) for _ in range(3)]
 
 @pytest.mark.parametrize("number", range(3))
 def test_average_precision_is_that_of_both_classes_together(number: int) -> None:
-    score = segmentation.linear_map(VALUES[number], (0, 0, 1, 1))
+    score = segmentation.linear_map(VALUES[number])
     mask, counted = MASKS[number], MASKS[number] | ~IGNORES[number]
     found = segmentation.average_precision(score, mask, IGNORES[number])
     flat, real = score[counted], mask[counted]
@@ -152,7 +151,7 @@ def test_imagenet_segmentation_is_foreground_above_the_mean() -> None:
     total = np.zeros((2, 2), np.int64)
     right = union = shared = pixels_ = 0
     for values, mask, ignore in zip(VALUES, MASKS, IGNORES, strict=False):
-        score = segmentation.linear_map(values, (0, 0, 1, 1))
+        score = segmentation.linear_map(values)
         counts = segmentation.areas(score, mask, ignore)
         total += counts
         counted = mask | ~ignore
@@ -169,7 +168,7 @@ def test_their_map_is_enlarged_linearly() -> None:
     values = VALUES[0].astype(np.float64)
     expected = F.interpolate(torch.from_numpy(values)[None, None], scale_factor=16, mode="bilinear")[0, 0].numpy()
     expected = (expected - expected.min()) / np.ptp(expected)
-    assert np.abs(segmentation.linear_map(values, (0, 0, 1, 1)) - expected).max() < 1e-12
-    assert not segmentation.linear_map(np.full((3, 3), np.nan), (0, 0, 1, 1)).any()
-    assert not segmentation.linear_map(np.ones((3, 3)), (0, 0, 1, 1)).any()
+    assert np.abs(segmentation.linear_map(values) - expected).max() < 1e-12
+    assert not segmentation.linear_map(np.full((3, 3), np.nan)).any()
+    assert not segmentation.linear_map(np.ones((3, 3))).any()
     assert not segmentation.linear_map(values, (0.5, 0, 1, 1))[:, :112].any()

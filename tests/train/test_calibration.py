@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.score.calibration import BINS, Calibration
+from pipeline.train.calibration import BINS, Calibration
 
 
 def of(p: np.ndarray, y: np.ndarray) -> Calibration:
