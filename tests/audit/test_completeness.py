@@ -20,10 +20,9 @@ from schemas.samples import Status
 METHODS = ("legrad", "uniform")
 
 
-@pytest.fixture
-def troubled(tmp_path: Path, checkpoint: ModelSpec) -> Path:
+def trouble(place: Path, checkpoint: ModelSpec) -> Path:
     """An atlas of five tars: good, with bad samples, vanished before the run, cut off before the plan, not done."""
-    folder = tmp_path / "shards"
+    folder = place / "shards"
     write_tar(folder / "a.tar", samples(3))
     members = dict(samples(6))
     members["s0000.jpg"] = b"no picture"
@@ -36,13 +35,25 @@ def troubled(tmp_path: Path, checkpoint: ModelSpec) -> Path:
     whole = write_tar(folder / "d.tar", samples(5)).read_bytes()
     (folder / "d.tar").write_bytes(whole[: len(whole) // 2])
     write_tar(folder / "e.tar", samples(2))
-    out = tmp_path / "atlas"
+    out = place / "atlas"
     plan(RunSpec(shards=(str(folder / "*.tar"),), model=checkpoint, methods=METHODS, batch_size=4), str(out))
     (folder / "c.tar").unlink()
     with pytest.raises(RunFailed):
         run(str(out), INLINE)
     (out / "commits" / "e.json").unlink()
     return out
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: ModelSpec) -> Path:
+    """Such an atlas, not to be changed."""
+    return trouble(tmp_path_factory.mktemp("trouble"), checkpoint)
+
+
+@pytest.fixture
+def troubled(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed; its tars are those of the other."""
+    return Path(shutil.copytree(made, tmp_path / "atlas"))
 
 
 def counted(table: pa.Table, *names: str) -> dict[tuple[str, ...], int]:
@@ -55,9 +66,9 @@ def counted(table: pa.Table, *names: str) -> dict[tuple[str, ...], int]:
     return found
 
 
-def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_unfinished_work(troubled: Path) -> None:
-    table = completeness(str(troubled))
-    planned = Atlas.open(str(troubled)).run
+def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_unfinished_work(made: Path) -> None:
+    table = completeness(str(made))
+    planned = Atlas.open(str(made)).run
     assert table.schema.equals(COMPLETENESS)
     assert counted(table, "tar") == {(shard.tar,): shard.samples for shard in planned.shards}
     assert sum(counted(table, "tar").values()) == planned.samples
@@ -74,19 +85,19 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
     assert planned.shards[3].samples > 0
 
 
-def test_reasons_are_kinds_of_errors_and_tell_no_path(troubled: Path, tmp_path: Path) -> None:
-    rows = completeness(str(troubled)).to_pylist()
+def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
+    rows = completeness(str(made)).to_pylist()
     reasons = {row["status"]: row["reason"] for row in rows if row["what"] == "samples" and row["tar"] == "b"}
     assert reasons[Status.OK] is None
     assert reasons[Status.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
     assert sum(row["status"] == Status.LABEL_OUT_OF_RANGE for row in rows) == 1
     assert all((row["reason"] is None) == (row["status"] == Status.OK) for row in rows)
-    assert not any(str(tmp_path) in (row["reason"] or "") for row in rows)
+    assert not any(str(made.parent) in (row["reason"] or "") for row in rows)
     assert next(row["reason"] for row in rows if row["tar"] == "c") == "there is no such file"
 
 
-def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(troubled: Path) -> None:
-    rows = [row for row in completeness(str(troubled)).to_pylist() if row["what"] == "maps"]
+def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(made: Path) -> None:
+    rows = [row for row in completeness(str(made)).to_pylist() if row["what"] == "maps"]
     found = {(row["tar"], row["method"], row["status"]): row["count"] for row in rows if row["count"]}
     assert found == {
         ("a", "legrad", "ok"): 6,
@@ -97,7 +108,8 @@ def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(troubled:
     assert {(row["tar"], row["expected"]) for row in rows} == {("a", 6), ("b", 2)}
 
 
-def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(troubled: Path, tmp_path: Path) -> None:
+def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path, checkpoint: ModelSpec) -> None:
+    troubled = trouble(tmp_path, checkpoint)
     write_tar(tmp_path / "shards" / "c.tar", samples(4))
     write_tar(tmp_path / "shards" / "d.tar", samples(5))
     run(str(troubled), INLINE)

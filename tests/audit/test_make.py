@@ -6,18 +6,29 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
+from audit.conftest import SMALL
+from safetensors.torch import save_file
+from some_audit import PUBLICATION
+from support import samples, write_tar
 
+from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.make import Extent, audit
 from pipeline.audit.manifest import check
+from pipeline.audit.recheck import recheck
 from pipeline.demo.world import World
 from pipeline.label import label
+from pipeline.run import INLINE, run
+from pipeline.run.plan import plan
+from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas import audit as schemas
 from schemas.policy import Cut, Policy
+from schemas.run import ModelSpec, RunSpec
 
 NOTHING = Extent(0, 0, 0, pictures=False)
-EXTENT = Extent(images=6, sanity=2, recompute=32)
 SCHEMAS = {
     "methods": schemas.METHODS,
     "agreement": schemas.AGREEMENT,
@@ -30,52 +41,73 @@ SCHEMAS = {
 }
 
 
-@pytest.fixture(scope="module")
-def audited(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An atlas with labels, and its audit within."""
-    folder = tmp_path_factory.mktemp("audited") / "atlas"
-    shutil.copytree(atlas.objects.url, folder)
-    policy = Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu"))
-    label(str(folder), policy, ["png"], str(folder / "labels" / "otsu"))
-    audit(str(folder), truth=str(world.truth), extent=EXTENT)
-    return folder
-
-
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_its_tables_are_as_their_schema_says(audited: Path, name: str) -> None:
-    path = audited / "audit" / "label"
-    table = pq.read_table(path / name if (path / name).is_dir() else path / f"{name}.parquet")
+def test_its_tables_are_as_their_schema_says(published: Path, name: str) -> None:
+    table = pq.read_table(published / name if (published / name).is_dir() else published / f"{name}.parquet")
     assert table.schema.names == SCHEMAS[name].names
     assert len(table)
     for field in SCHEMAS[name]:
         assert field.nullable or not table[field.name].null_count, field.name
 
 
-def test_it_vouches_for_every_object_and_the_atlas_is_still_whole(audited: Path) -> None:
-    folder = audited / "audit" / "label"
-    assert check(str(folder)) == []
-    assert verify(str(audited)).faults == []
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        data = path.read_bytes()
-        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        name = str(path.relative_to(folder))
-        assert [fault.split(":")[0] for fault in check(str(folder))] == [name]
-        path.write_bytes(data)
+def test_the_atlas_around_it_is_still_whole(published: Path) -> None:
+    assert check(str(published)) == []
+    assert verify(str(published.parents[1])).faults == []
 
 
-def test_the_same_audit_again_has_the_same_root(audited: Path, world: World) -> None:
-    folder = audited / "audit" / "label"
-    root = json.loads((folder / "manifest.json").read_text())["root"]
-    assert audit(str(audited), truth=str(world.truth), extent=EXTENT).manifest.root == root
-    assert check(str(folder), root) == []
+def test_the_same_audit_again_has_the_same_root(published: Path, world: World, tmp_path: Path) -> None:
+    atlas = shutil.copytree(published.parents[1], tmp_path / "atlas")
+    root = json.loads((published / "manifest.json").read_text())["root"]
+    again = audit(str(atlas), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
+    assert again.manifest.root == root
+    assert check(str(atlas / "audit" / "label"), root) == []
 
 
-def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(audited: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(audited, tmp_path / "copy")
+def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
+    policy = Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu"))
+    label(str(copy), policy, ["png"], str(copy / "labels" / "otsu"))
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
     said: list[str] = []
-    audit(str(copy), str(tmp_path / "out"), extent=NOTHING, say=said.append)
+    audit(str(copy), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
     (fault,) = (line for line in said if "made of other maps" in line)
     assert fault.startswith(f"labels/otsu: {path.stem} was")
     assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent"].to_pylist()
+
+
+def upright(folder: Path) -> ModelSpec:
+    """A small random network whose input is 48 × 32 pixels, so that its grid is not square."""
+    options = {"img_size": [48, 32], "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    told = {"input_size": [3, 48, 32], "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": 10}
+    torch.manual_seed(0)
+    name = "vit_tiny_patch16_224"
+    save_file(timm.create_model(name, num_classes=10, **options).state_dict(), folder / "model.safetensors")
+    config = {"architecture": name, "num_classes": 10, "model_args": options, "pretrained_cfg": told}
+    (folder / "config.json").write_text(json.dumps(config))
+    return ModelSpec(name=f"local-dir:{folder}", pretrained=True)
+
+
+@pytest.mark.parametrize("methods", [("legrad", "center", "edges"), ("uniform",)], ids=["not square", "degenerate"])
+def test_an_atlas_whose_grid_is_not_square_or_whose_maps_say_nothing_is_audited_whole(
+    tmp_path: Path, methods: tuple[str, ...]
+) -> None:
+    shard = str(write_tar(tmp_path / "a.tar", samples(6)))
+    url = str(tmp_path / "atlas")
+    plan(RunSpec(shards=(shard,), model=upright(tmp_path), methods=methods, batch_size=4), url)
+    assert run(url, INLINE).run.model.grid == (6, 4)
+    known = [{"id": number, "file_name": f"s{number:04d}.jpg", "width": 40 + number, "height": 30 + number % 5}
+             for number in range(6)]  # fmt: skip
+    boxes = [{"id": 1 + number, "image_id": number, "bbox": [5, 5, 20, 15]} for number in range(6)]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": known, "annotations": boxes}))
+    score(url, str(tmp_path / "truth.json"))
+    exports = tuple(EXPORTERS)
+    audit(url, truth=str(tmp_path / "truth.json"), extent=Extent(2, 1, 4, exports=exports), device="cpu")
+    out = tmp_path / "atlas" / "audit" / "label"
+    assert list(recheck(str(out))) == []
+    assert "patch grid 6 × 4" in (out / "README.md").read_text()
+    rows = [row for row in pq.read_table(out / "methods.parquet").to_pylist() if row["class"] is None]
+    assert {row["method"]: row["degenerate"] for row in rows} == {name: 6 * (name == "uniform") for name in methods}
+    found = pq.read_table(out / "shortcuts.parquet")
+    assert set(found["method"].to_pylist()) == set(methods) - {"uniform"}
+    assert all(len(row) == 24 for row in pq.read_table(out / "clusters.parquet")["prototype"].to_pylist())

@@ -1,11 +1,12 @@
 """One byte of a published folder differs, and the object is named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.audit.manifest import check, merkle_root, publish
-from pipeline.store import Objects
+from pipeline.store import Atlas, Objects
 from schemas.errors import UsageError
 from schemas.publication import MANIFEST
 from schemas.record import sha256
@@ -13,13 +14,14 @@ from schemas.run import ObjectRecord
 
 
 @pytest.fixture
-def published(finished: Path) -> Path:
+def published(atlas: Atlas, tmp_path: Path) -> Path:
     """An atlas with something derived, published."""
-    (finished / "labels" / "otsu").mkdir(parents=True)
-    (finished / "labels" / "otsu" / "a b’s <img>.png").write_bytes(b"not a picture")
-    (finished / "labels" / "empty").write_bytes(b"")
-    publish(str(finished))
-    return finished
+    folder = Path(shutil.copytree(atlas.objects.url, tmp_path / "atlas"))
+    (folder / "labels" / "otsu").mkdir(parents=True)
+    (folder / "labels" / "otsu" / "a b’s <img>.png").write_bytes(b"not a picture")
+    (folder / "labels" / "empty").write_bytes(b"")
+    publish(str(folder))
+    return folder
 
 
 def files(folder: Path) -> list[str]:

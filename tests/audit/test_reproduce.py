@@ -9,6 +9,7 @@ from support import FAST, jpeg, samples, write_tar
 
 from pipeline.audit.reproduce import reproduced
 from pipeline.run.worker import Worker
+from pipeline.store import Atlas
 from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
 from schemas.errors import UsageError
 
@@ -72,6 +73,6 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     assert set(table["rows"].to_pylist()) == {5 + 3}
 
 
-def test_no_such_method_is_refused(finished: Path) -> None:
+def test_no_such_method_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match="has no maps of 'nothing'"):
-        reproduced(str(finished), methods=["nothing"])
+        reproduced(atlas.objects.url, methods=["nothing"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from s3.faults import Fault, Proxy, each
-from support import samples
+from support import Crash, samples
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -164,10 +164,6 @@ def test_a_server_that_fails_from_the_start(
         code, out, err = vitatlas(command, *arguments)
         assert (code, out, len(err.splitlines())) == (1, "", 1)
         assert re.search(r"(Service Unavailable|reduce your request rate\.), 6 times in \d+ s$", err)
-
-
-class Crash(BaseException):
-    """The process is gone: nothing may catch this."""
 
 
 def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(

@@ -5,8 +5,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from audit.report.seen import CHROMIUM, DESKTOP, TIMEOUT, Open
+from playwright.sync_api import Browser, Page, sync_playwright
 from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
 from support import DEMO_MODEL
 
@@ -73,3 +76,41 @@ def reported(audited: Atlas) -> Reported:
 def copy(reported: Reported, tmp_path: Path) -> Reported:
     """A copy of it, to be changed."""
     return Reported(reported.atlas, Path(shutil.copytree(reported.audit, tmp_path / "audit")))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, reported: Reported) -> Iterator[Open]:
+    """Open a view of the report. Whatever the console or a dialog says is a failure, and so is a request elsewhere."""
+    said: list[str] = []
+    contexts = []
+
+    def visit(
+        view: str = "", folder: Path = reported.folder, size: tuple[int, int] = DESKTOP, scheme: Any = "light"
+    ) -> Page:
+        contexts.append(
+            browser.new_context(
+                viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+            )
+        )
+        contexts[-1].set_default_timeout(TIMEOUT)
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"{error}"))
+        page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        page.goto(f"file://{folder}/index.html{view}")
+        page.wait_for_function("() => document.body.dataset.ready")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert said == []
