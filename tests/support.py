@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -137,6 +138,14 @@ def _objects(root: Path) -> list[str]:
     """Everything in a folder but what a writer that was killed may leave behind: a hidden, unfinished object."""
     files = (path for path in root.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(root)) for path in files if not unfinished(path.name))
+
+
+@contextmanager
+def in_one_process() -> Iterator[None]:
+    """A few small tars are done sooner than a process starts."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "cpu_count", lambda: 1)
+        yield
 
 
 class Crash(BaseException):

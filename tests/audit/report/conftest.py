@@ -1,9 +1,7 @@
 """One small report, that many tests look at."""
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 from audit.report.seen import CHROMIUM, DESKTOP, TIMEOUT, Open
 from playwright.sync_api import Browser, Page, sync_playwright
 from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
-from support import DEMO_MODEL
+from support import DEMO_MODEL, in_one_process
 
 from pipeline.audit.make import Extent, audit
 from pipeline.audit.report import report
@@ -24,14 +22,6 @@ from schemas.run import RunSpec
 from schemas.scores import ScoresRecord, Tuned
 
 
-@contextmanager
-def here() -> Iterator[None]:
-    """A few small tars are done sooner than a process starts."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(os, "cpu_count", lambda: 1)
-        yield
-
-
 @pytest.fixture(scope="session")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     """An atlas with an audit in it, and with scores of every kind, whose values are made up."""
@@ -42,7 +32,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     url = str(world.folder / "atlas")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS), url)
     atlas = run(url, INLINE)
-    with here():
+    with in_one_process():
         audit(url, extent=Extent(0, 0, 0, pictures=False))
     out = Objects(f"{url}/audit/label")
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
@@ -67,7 +57,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
 def reported(audited: Atlas) -> Reported:
     """Its report, with pictures."""
     url = audited.objects.url
-    with here():
+    with in_one_process():
         report(url, f"{url}/audit/label", names=NAMES)
     return Reported(audited, Path(url) / "audit" / "label")
 
