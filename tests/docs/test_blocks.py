@@ -16,9 +16,9 @@ from support import jpeg
 from jobs.cli import cli
 from pipeline.demo.world import World
 from pipeline.store import Atlas
-from schemas.audit import PublicationRecord
 from schemas.audit_tables import TABLES
 from schemas.policy import Policy
+from schemas.publication import PublicationRecord
 from schemas.record import Record
 from schemas.run import RunSpec
 
