@@ -7,18 +7,22 @@ import click
 from click.core import ParameterSource
 
 from jobs import show
+from jobs.complete import among, of_atlas
 from jobs.names import class_names, listed
+from jobs.places import FILE, FOLDER, PLACE
 from schemas.errors import RunFailed, UsageError
 from schemas.text import printable
 
+EXPORTS = ("virelay", "quantus")
+"""As pipeline.audit has them."""
 _SHOWN = 10
 """Classes that are listed."""
 
 
 @click.command("audit")
-@click.argument("atlas", required=False)
-@click.option("--out", metavar="DIR", help="Default: ATLAS/audit/TARGET.")
-@click.option("--check", "folder", metavar="DIR", help="Verify a published audit, from its files alone.")
+@click.argument("atlas", required=False, type=PLACE)
+@click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/audit/TARGET.")
+@click.option("--check", "folder", type=FOLDER, metavar="DIR", help="Verify a published audit, from its files alone.")
 @click.option("--root", metavar="sha256:…", help="With --check: the root that its publisher told.")
 @click.option(
     "--target",
@@ -27,9 +31,9 @@ _SHOWN = 10
     show_default=True,
     help="Whose maps.",
 )
-@click.option("--methods", default="", metavar="A,B", help="Default: all of the atlas.")
-@click.option("--truth", metavar="FILE|DIR", help="Boxes or masks: how much of a map lies on the object.")
-@click.option("--classes", "classes_file", metavar="FILE", help="Names of the classes, a line each. Default: numbers.")
+@click.option("--methods", default="", shell_complete=among(of_atlas), metavar="A,B", help="Default: all of the atlas.")
+@click.option("--truth", type=PLACE, metavar="FILE|DIR", help="Boxes or masks: how much of a map lies on the object.")
+@click.option("--classes", "classes_file", type=FILE, metavar="FILE", help="Names, a line each. Default: numbers.")
 @click.option(
     "--images", type=click.IntRange(0), default=1000, show_default=True, metavar="N", help="Drawn for faithfulness."
 )
@@ -41,15 +45,33 @@ _SHOWN = 10
 )
 @click.option("--maps-only", is_flag=True, help="Ask neither network nor tars: none of these three, no pictures.")
 @click.option("--no-pictures", is_flag=True, help="No thumbnails in the report: maps alone may be given away.")
-@click.option("--export", "exports", default="", metavar="A,B", help="For other tools: virelay, quantus.")
-@click.option("--made-of", "further", multiple=True, metavar="DIR", help="Labels or scores elsewhere, for the lineage.")
 @click.option(
-    "--publication", "publication_file", metavar="FILE", help="YAML for the card: name, license, url, creator, version."
+    "--export",
+    "exports",
+    default="",
+    shell_complete=among(lambda context: EXPORTS),
+    metavar="A,B",
+    help=f"For other tools: {', '.join(EXPORTS)}.",
+)
+@click.option(
+    "--made-of",
+    "further",
+    multiple=True,
+    type=FOLDER,
+    metavar="DIR",
+    help="Labels or scores elsewhere, for the lineage.",
+)
+@click.option(
+    "--publication",
+    "publication_file",
+    type=FILE,
+    metavar="FILE",
+    help="YAML for the card: name, license, url, creator, version.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@show.json_option
 @click.pass_context
 def command(
     context: click.Context,

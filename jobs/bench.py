@@ -7,7 +7,9 @@ from typing import Any, Literal
 import click
 
 from jobs import show
+from jobs.complete import among, known
 from jobs.names import listed
+from jobs.places import PLACE
 from schemas.bench import BenchRecord, Cost, Pilot
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
@@ -16,7 +18,12 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 @click.command("bench")
 @click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
 @click.option("--classes", type=click.IntRange(1), metavar="N", help="Of the classifier. Default: the model's own.")
-@click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.")
+@click.option(
+    "--methods",
+    shell_complete=among(known),
+    metavar="A,B",
+    help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.",
+)
 @click.option(
     "--batch-size",
     "--batch",
@@ -56,11 +63,16 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
     metavar="N",
     help="Of the CPU. Default: as many as torch takes.",
 )
-@click.option("--tar", metavar="TAR", help="Of pictures to read and decode. Default: drawn ones of 500 × 375 pixels.")
+@click.option(
+    "--tar",
+    type=PLACE,
+    metavar="TAR",
+    help="Of pictures to read and decode. Default: drawn ones of 500 × 375 pixels.",
+)
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
 )
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@show.json_option
 def command(
     name: str,
     classes: int | None,
@@ -93,8 +105,8 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
+    from pipeline.explain import load
     from pipeline.explain.bench import measure
-    from pipeline.explain.load import create, known
     from pipeline.read import find
     from pipeline.run.pilot import pilot
 
@@ -125,7 +137,7 @@ def command(
         precision=precision,
         decode=decode,
     )
-    loaded = known(record.model, create(record.model, num_classes=record.classes).eval())
+    loaded = load.known(record.model, load.create(record.model, num_classes=record.classes).eval())
     record = record.model_copy(update={"pilot": pilot(spec, loaded, device, tar)})
     if json_:
         show.as_json(record.model_dump(mode="json"))

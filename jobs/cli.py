@@ -9,7 +9,7 @@ import click
 
 from pipeline.secrets import masked
 from schemas.errors import AtlasError
-from schemas.text import printable
+from schemas.text import meant, printable
 
 COMMANDS = {
     "demo": "See the whole job on a small world with known truth.",
@@ -38,6 +38,13 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"jobs.{name}").command
         return command
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and (hint := meant(args[0], COMMANDS)):
+            context.fail(f"No such command {args[0]!r}{hint}.")
+        return super().resolve_command(context, args)
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -52,6 +59,8 @@ def cli() -> None:
     See it work:     vitatlas demo
     On your tars:    vitatlas run 'train-{0000..1023}.tar' --out ATLAS \\
                          --model vit_base_patch16_224.augreg_in21k_ft_in1k --pretrained
+
+    Completion:      eval "$(_VITATLAS_COMPLETE=bash_source vitatlas)"    in ~/.bashrc; or zsh_source, fish_source
 
     Exit codes: 0 complete, 1 failed, 2 bad usage, 75 stopped early (the same command goes on).
     """
@@ -83,7 +92,7 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(printable(masked(f"vitatlas: {where}{error.strerror or error}")), err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, NotADirectoryError | IsADirectoryError) else 1)  # a name that cannot be meant
 
 
 def _no_more_signals() -> None:

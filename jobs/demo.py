@@ -6,12 +6,14 @@ from typing import Literal
 import click
 
 from jobs import show
-from jobs.estimate import show_estimate
+from jobs.estimate import expect, show_estimate
 from jobs.plan import describe
+from schemas.bench import Pilot
+from schemas.run import RunRecord
 
 
 @click.command("demo")
-@click.argument("folder", type=click.Path(path_type=Path), default="demo", metavar="[DIR]")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="demo", metavar="[DIR]")
 @click.option(
     "--executor",
     type=click.Choice(["ray", "inline"]),
@@ -19,7 +21,8 @@ from jobs.plan import describe
     show_default=True,
     help="Ray actors, or this process alone.",
 )
-def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
+@show.json_option
+def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> None:
     """See the whole job on a small world with known truth.
 
     Draws scenes into tars, computes the maps of every method, makes pseudo-masks, scores them against the
@@ -32,7 +35,13 @@ def command(folder: Path, executor: Literal["ray", "inline"]) -> None:
     """
     from pipeline.demo.tour import tour
 
-    summary = tour(folder, executor, say=click.echo, planned=describe, expected=show_estimate)
+    def expected(run: RunRecord, pilot: Pilot) -> None:
+        show_estimate(expect(run, pilot))
+
+    if json_:
+        show.as_json(tour(folder, executor, say=lambda line: click.echo(line, err=True)))
+        return
+    summary = tour(folder, executor, say=click.echo, planned=describe, expected=expected)
     rows = [
         [name, each["kind"], each["pxap"], each["maxboxacc_v2"], round(each["images_per_s"])]
         for name, each in summary["methods"].items()

@@ -1,6 +1,7 @@
 """What a run will take, as ``plan`` and ``demo`` print it."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -8,6 +9,7 @@ import click
 from jobs import show
 from schemas.bench import Pilot
 from schemas.errors import UsageError
+from schemas.estimate import Estimate
 from schemas.run import RunRecord
 
 
@@ -23,14 +25,51 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * {"m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
 
 
-def show_estimate(
+@dataclass(frozen=True)
+class Expected:
+    """What a run will take.
+
+    Attributes:
+        least, most: differ where there are targets that the pilot had not; each is of ``actors``.
+        needed: actors to be done by the deadline; None without one.
+        deadline: in seconds.
+        price: of an actor's hour.
+        decode: where pictures are decoded; see ``Pilot``.
+    """
+
+    least: Estimate
+    most: Estimate
+    needed: int | None
+    deadline: float | None
+    price: float | None
+    decode: str
+
+    @property
+    def both(self) -> list[Estimate]:
+        """The least and the most, or one of them where they are equal."""
+        return [self.least] if self.least == self.most else [self.least, self.most]
+
+    def cost(self, each: Estimate) -> float | None:
+        """Of all actors, until they are done."""
+        return None if self.price is None else each.hours * each.actors * self.price
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        ends = {"least": self.least, "most": self.most}
+        return {name: each.model_dump(mode="json") | {"cost": self.cost(each)} for name, each in ends.items()} | {
+            "needed": self.needed,
+            "deadline": self.deadline,
+        }
+
+
+def expect(
     run: RunRecord,
     pilot: Pilot,
     actors: int | None = None,
     deadline: float | None = None,
     price: float | None = None,
-) -> None:
-    """Print what a run will take, from the least to the most where there are targets that the pilot had not.
+) -> Expected:
+    """Say what a run will take.
 
     Args:
         actors: GPUs, or cores where the device is a CPU; None is as many as the deadline needs, else one.
@@ -42,29 +81,33 @@ def show_estimate(
     """
     from pipeline.run.estimate import actors_for, estimate
 
-    shares = (0.0, 1.0) if len(run.spec.targets) > pilot.targets else (0.0,)
-    device = pilot.device
-    what = "core" if device == "cpu" else "GPU"
-    expected = [estimate(run, pilot, other=share) for share in shares]
+    other = 1.0 if len(run.spec.targets) > pilot.targets else 0.0
+    most, needed = estimate(run, pilot, other=other), None
     if deadline is not None:
-        needed = actors_for(expected[-1], deadline)
+        needed = actors_for(most, deadline)
         if needed is None:
             raise UsageError(
-                f"--deadline is {_time(deadline)}, and one tar takes {_time(expected[-1].tar_seconds)}; "
+                f"--deadline is {_time(deadline)}, and one tar takes {_time(most.tar_seconds)}; "
                 "a tar is not divided: make smaller ones, or wait longer"
             )
-        click.echo(f"needed   {needed} × {device} to be done within {_time(deadline)}")
-        actors = actors or needed
-    actors = actors or 1
-    expected = [estimate(run, pilot, actors, share) for share in shares]
-    first = expected[0]
+    number = actors or needed or 1
+    least, most = estimate(run, pilot, number, 0.0), estimate(run, pilot, number, other)
+    return Expected(least, most, needed, deadline, price, pilot.decode)
+
+
+def show_estimate(expected: Expected) -> None:
+    """Print what a run will take, from the least to the most."""
+    first, both = expected.least, expected.both
+    what = "core" if first.device == "cpu" else "GPU"
+    if expected.needed is not None and expected.deadline is not None:
+        click.echo(f"needed   {expected.needed} × {first.device} to be done within {_time(expected.deadline)}")
     show.table(
-        f"time of one {what}, by stage" + ("; decode is of one core" if pilot.decode == "processes" else ""),
-        ["stage", *(("least", "most") if len(shares) > 1 else ("time",))],
-        [[stage, *(_time(each.seconds[stage]) for each in expected)] for stage in first.seconds],
+        f"time of one {what}, by stage" + ("; decode is of one core" if expected.decode == "processes" else ""),
+        ["stage", *(("least", "most") if len(both) > 1 else ("time",))],
+        [[stage, *(_time(each.seconds[stage]) for each in both)] for stage in first.seconds],
     )
-    times = [_time(3600 * each.hours) for each in expected]
-    click.echo(f"time     {_range(times)} on {actors} × {device}, once all have started")
+    times = [_time(3600 * each.hours) for each in both]
+    click.echo(f"time     {_range(times)} on {first.actors} × {first.device}, once all have started")
     if first.decode_processes:
         enough = f"; {first.enough_processes} processes a GPU would do (--decode-processes)"
         slow = first.limit == "decoding"
@@ -77,10 +120,10 @@ def show_estimate(
     else:
         click.echo(f"limit    {'decoding' if first.limit == 'decoding' else 'the network'}, on the same core")
     click.echo(f"atlas    about {show.size(first.bytes)} in {first.objects:,} objects")
-    if price is not None:
-        costs = [f"{each.hours * actors * price:,.2f}" for each in expected]
-        click.echo(f"cost     {_range(costs)} at {price:.2f} per {what} hour")
-    if len(shares) > 1:
+    if expected.price is not None:
+        costs = [f"{expected.cost(each):,.2f}" for each in both]
+        click.echo(f"cost     {_range(costs)} at {expected.price:.2f} per {what} hour")
+    if len(both) > 1:
         click.echo("         the second target is computed only where the prediction is not the label")
 
 

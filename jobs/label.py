@@ -3,26 +3,37 @@
 import click
 
 from jobs import show
-from jobs.names import class_names
+from jobs.complete import among
+from jobs.names import class_names, listed
+from jobs.places import FILE, FOLDER, PLACE
+
+FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "labelstudio", "fiftyone", "sam")
+"""As pipeline.label has them; to import that for ``--help`` would take seconds."""
 
 
 @click.command("label")
-@click.argument("atlas")
-@click.option("--policy", "policy_file", required=True, metavar="FILE", help="YAML of the policy.")
+@click.argument("atlas", type=PLACE)
+@click.option("--policy", "policy_file", type=FILE, required=True, metavar="FILE", help="YAML of the policy.")
 @click.option(
     "--format",
     "formats",
     default="png,coco",
     show_default=True,
     metavar="A,B",
-    help="Of png, coco, voc, parquet, imagenet_s, wsol, cvat, labelstudio, fiftyone, sam.",
+    shell_complete=among(lambda context: FORMATS),
+    help=f"Of {', '.join(FORMATS)}.",
 )
-@click.option("--out", metavar="DIR", help="Default: ATLAS/labels/NAME of the policy.")
-@click.option("--tune", metavar="FILE|DIR", help="Truth of a small split, to calibrate a policy's cut on.")
-@click.option("--tune-atlas", metavar="ATLAS", help="With --tune: of that split. Default: the one that is labelled.")
-@click.option("--classes", "classes_file", metavar="FILE", help="Names of the classes, a line each. Default: numbers.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/labels/NAME of the policy.")
+@click.option("--tune", type=PLACE, metavar="FILE|DIR", help="Truth of a small split, to calibrate a policy's cut on.")
+@click.option(
+    "--tune-atlas", type=PLACE, metavar="ATLAS", help="With --tune: of that split. Default: the one that is labelled."
+)
+@click.option(
+    "--classes", "classes_file", type=FILE, metavar="FILE", help="Names of the classes, a line each. Default: numbers."
+)
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
+@show.json_option
 def command(
     atlas: str,
     policy_file: str,
@@ -33,6 +44,7 @@ def command(
     classes_file: str | None,
     address: str | None,
     allow_pipe: bool,
+    json_: bool,
 ) -> None:
     """Make pseudo-masks from the maps, by a policy.
 
@@ -59,9 +71,16 @@ def command(
         raise UsageError("--tune-atlas needs the truth of its pictures, with --tune FILE|DIR")
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
     show.note_partial(atlas)
-    chosen = [name.strip() for name in formats.split(",")]
+    chosen = list(listed(formats))
+    if not chosen:
+        raise UsageError(f"--format names no format; there are {', '.join(FORMATS)}")
     tuning = Tuning(tune, tune_atlas, address, allow_pipe) if tune else None
     made = label(atlas, policy, chosen, out, tuning, class_names(classes_file), address, allow_pipe)
+    if json_:
+        figures = {"counts": made.counts, "area": made.area, "ignored": made.ignored}
+        about = {"out": out, "policy": policy.name, "formats": chosen, "calibration": made.calibration}
+        show.as_json(about | {"cut": made.policy.cut.at} | figures)
+        return
     show.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
     if made.calibration:
         click.echo(f"cut at {made.policy.cut.at}: {made.calibration}")

@@ -10,7 +10,7 @@ from schemas.errors import UsageError
 
 @click.command("methods")
 @click.option("--model", metavar="NAME", help="Say for each method whether it applies to this timm model.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@show.json_option
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -1,6 +1,5 @@
 """``vitatlas plan``."""
 
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import click
 
 from jobs import show
-from jobs.estimate import Duration, show_estimate
+from jobs.estimate import Duration, expect, show_estimate
+from jobs.places import FILE, PLACE, Number
 from jobs.spec import run_spec, spec_options
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
@@ -17,14 +17,15 @@ from schemas.text import printable
 
 
 @click.command("plan")
-@click.argument("shards", nargs=-1, metavar="SHARD…")
+@click.argument("shards", nargs=-1, type=PLACE, metavar="SHARD…")
 @spec_options
-@click.option("--bench", "bench_file", metavar="FILE", help="Of vitatlas bench: say how many hours it will take.")
+@click.option(
+    "--bench", "bench_file", type=FILE, metavar="FILE", help="Of vitatlas bench: say how many hours it will take."
+)
 @click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: on so many. Default 1.")
 @click.option("--deadline", type=Duration(), metavar="6h", help="With --bench: say how many GPUs that needs.")
-@click.option(
-    "--price", type=click.FloatRange(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost."
-)
+@click.option("--price", type=Number(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost.")
+@show.json_option
 def command(
     shards: tuple[str, ...],
     spec_file: str | None,
@@ -33,6 +34,7 @@ def command(
     gpus: int | None,
     deadline: float | None,
     price: float | None,
+    json_: bool,
     **flags: Any,
 ) -> None:
     """Freeze a run: count the tars, look at the network, create the arrays.
@@ -50,17 +52,20 @@ def command(
         raise UsageError("no atlas: say where it is to be made with --out")
     if not bench_file and (gpus, deadline, price) != (None, None, None):
         raise UsageError("--gpus, --deadline and --price need the FILE of vitatlas bench, with --bench FILE")
-    if price is not None and not math.isfinite(price):
-        raise UsageError(f"--price is {price}; it must be a number")
     spec = run_spec(shards, spec_file, flags)
     bench = _bench_of(spec, bench_file) if bench_file else None
     run = planned(spec, out)
-    if bench and bench.pilot:
-        show_estimate(run, bench.pilot, gpus, deadline, price)
+    expected = expect(run, bench.pilot, gpus, deadline, price) if bench and bench.pilot else None
+    if json_:
+        show.as_json(summary(run, out) | {"estimate": expected and expected.as_dict()})
+        return
+    describe(run, out)
+    if expected:
+        show_estimate(expected)
 
 
 def planned(spec: RunSpec, out: str) -> RunRecord:
-    """Plan, with a bar while tars are counted, and say what was planned."""
+    """Plan, with a bar while tars are counted, and warn of those that something is wrong with."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -70,25 +75,43 @@ def planned(spec: RunSpec, out: str) -> RunRecord:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("count samples", total=None)
         run = plan(spec, out, lambda done, total: bar.update(task, completed=done, total=total))
-    describe(run, out)
+    for shard in run.shards:
+        if shard.problem:
+            fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
+            click.echo(printable(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
     return run
 
 
-def describe(run: RunRecord, out: str) -> None:
-    """Print rows, bytes and units of a planned run, and what is wrong with its tars."""
+def summary(run: RunRecord, out: str) -> dict[str, Any]:
+    """What was planned, for programs."""
     height, width = run.model.grid
     maps = run.samples * len(run.methods) * len(run.spec.targets)
+    return {
+        "atlas": out,
+        "model": {"name": run.model.name, "parameters": run.model.parameters, "grid": [height, width]},
+        "methods": list(run.methods),
+        "targets": list(run.spec.targets),
+        "geometry": run.spec.geometry,
+        "tars": len(run.shards),
+        "slot": run.slot,
+        "images": run.samples,
+        "maps": maps,
+        "bytes": maps * (height * width * 2 + 8),
+        "problems": {shard.url: shard.problem for shard in run.shards if shard.problem},
+    }
+
+
+def describe(run: RunRecord, out: str) -> None:
+    """Print rows, bytes and units of a planned run."""
+    height, width = run.model.grid
+    about = summary(run, out)
     click.echo(f"atlas    {out}")
     click.echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
     click.echo(f"methods  {', '.join(run.methods)}")
     click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
     click.echo(f"tars     {len(run.shards)}, of up to {run.slot:,} rows each")
     click.echo(f"images   {run.samples:,}")
-    click.echo(f"maps     {maps:,}, at most {show.size(maps * (height * width * 2 + 8))} before compression")
-    for shard in run.shards:
-        if shard.problem:
-            fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
-            click.echo(printable(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
+    click.echo(f"maps     {about['maps']:,}, at most {show.size(about['bytes'])} before compression")
 
 
 def _bench_of(spec: RunSpec, file: str) -> BenchRecord:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.plan import planned
+from jobs import show
+from jobs.places import FILE, FOLDER, PLACE, Number
+from jobs.plan import describe, planned
 from jobs.spec import run_spec, spec_options
 from schemas.errors import UsageError
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("places", nargs=-1, metavar="ATLAS | SHARD…")
+@click.argument("places", nargs=-1, type=PLACE, metavar="ATLAS | SHARD…")
 @spec_options
 @click.option(
     "--executor",
@@ -43,23 +45,28 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="SECONDS",
     help="Over one tar, then another actor gets it. Default: 10 times the slowest so far, at least 600; first 6 hours.",
 )
 @click.option(
     "--patience",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=600,
     show_default=True,
     metavar="SECONDS",
     help="Without a single actor at work, then the run fails.",
 )
-@click.option("--cache", metavar="DIR", help="Of each node: copy remote tars there, and read them from there again.")
+@click.option(
+    "--cache", type=FOLDER, metavar="DIR", help="Of each node: copy remote tars there, and read them from there again."
+)
 @click.option(
     "--cache-gb", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="With --cache: at most."
 )
-@click.option("--log", metavar="FILE", help="Append a line of JSON for each attempt at a tar; - is standard error.")
+@click.option(
+    "--log", type=FILE, metavar="FILE", help="Append a line of JSON for each attempt at a tar; - is standard error."
+)
+@show.json_option
 def command(
     places: tuple[str, ...],
     spec_file: str | None,
@@ -75,6 +82,7 @@ def command(
     log: str | None,
     cache: str | None,
     cache_gb: int,
+    json_: bool,
     **flags: Any,
 ) -> None:
     """Compute the maps of every tar that has none yet.
@@ -102,7 +110,9 @@ def command(
     else:
         spec = run_spec(places, spec_file, flags)
         allowed = spec.allow_pipe
-        planned(spec, out)
+        record = planned(spec, out)
+        if not json_:
+            describe(record, out)
 
     from pipeline.run import Crew, run
     from schemas.samples import Status
@@ -115,6 +125,11 @@ def command(
     )  # fmt: skip
     atlas = run(out, crew, retry_failed)
     statuses = atlas.statuses()
+    if json_:
+        images = {"done": statuses.total(), "planned": atlas.run.samples}
+        tars = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
+        show.as_json({"atlas": atlas.objects.url, "tars": tars, "images": images, "statuses": dict(statuses)})
+        return
     good = statuses.pop(Status.OK, 0)
     without = f"{statuses.total():,} without" + ("; vitatlas status says why" if statuses.total() else "")
     click.echo(f"complete {len(atlas.committed)} tars, {good:,} images with maps, {without}")

@@ -5,7 +5,9 @@ from typing import Any, Literal
 import click
 
 from jobs import show
+from jobs.complete import among, of_atlas
 from jobs.names import listed
+from jobs.places import FOLDER, PLACE
 
 _SHOWN = {
     "PxAP": "pxap",
@@ -21,10 +23,16 @@ _SHOWN = {
 
 
 @click.command("score")
-@click.argument("atlas")
-@click.option("--truth", required=True, metavar="FILE|DIR", help="Boxes or masks: COCO, wsolevaluation, XML, PNG.")
-@click.option("--tune", metavar="FILE|DIR", help="Truth of the split for thresholds. Default: 1 % of the pictures.")
-@click.option("--tune-atlas", metavar="ATLAS", help="With --tune: of that split. Default: the one that is scored.")
+@click.argument("atlas", type=PLACE)
+@click.option(
+    "--truth", type=PLACE, required=True, metavar="FILE|DIR", help="Boxes or masks: COCO, wsolevaluation, XML, PNG."
+)
+@click.option(
+    "--tune", type=PLACE, metavar="FILE|DIR", help="Truth of the split for thresholds. Default: 1 % of the pictures."
+)
+@click.option(
+    "--tune-atlas", type=PLACE, metavar="ATLAS", help="With --tune: of that split. Default: the one that is scored."
+)
 @click.option(
     "--target",
     type=click.Choice(["label", "predicted"]),
@@ -32,11 +40,11 @@ _SHOWN = {
     show_default=True,
     help="Whose maps; label is GT-known.",
 )
-@click.option("--methods", default="", metavar="A,B", help="Default: all of the atlas.")
+@click.option("--methods", default="", shell_complete=among(of_atlas), metavar="A,B", help="Default: all of the atlas.")
 @click.option("--subset", is_flag=True, help="Score the pictures that truth and atlas both have.")
-@click.option("--out", metavar="DIR", help="Default: ATLAS/scores/TRUTH-TARGET.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/scores/TRUTH-TARGET.")
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON, with every score.")
+@show.json_option
 def command(
     atlas: str,
     truth: str,

@@ -1,8 +1,9 @@
 """How commands print: tables and sentences for people, JSON for programs."""
 
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -36,9 +37,21 @@ def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else printable(str(value))
 
 
-def as_json(value: Any) -> None:
-    """JSON on standard output."""
-    click.echo(json.dumps(value, indent=1))
+json_option = click.option("--json", "json_", is_flag=True, help="Print one JSON document, and nothing else.")
+"""Of every command that prints. What the documents hold: docs/reference/formats.md."""
+
+
+def as_json(value: Any, indent: int | None = 1) -> None:
+    """One JSON document on standard output. A number that is none is null: JSON has no NaN."""
+    click.echo(json.dumps(_finite(value), indent=indent, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def size(count: float) -> str:

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from jobs.complete import among, known, specs
 from jobs.names import listed
+from jobs.places import FILE, FOLDER
 from schemas.errors import UsageError
 from schemas.record import mapping
-from schemas.run import RunSpec
+from schemas.run import RunSpec, Target
+from schemas.text import meant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,20 +21,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 def spec_options(function: F) -> F:
     """The flags of a run. Each defaults to None: what is not given is left to the spec file."""
     options = [
-        click.option("--spec", "spec_file", metavar="FILE", help="YAML spec, or the name of a ready-made one."),
-        click.option("--root", metavar="DIR", help="Folder or URL that relative shards stand in."),
-        click.option("--out", metavar="ATLAS", help="Where the atlas is made: a folder or any fsspec URL."),
+        click.option(
+            "--spec",
+            "spec_file",
+            shell_complete=specs,
+            metavar="FILE",
+            help="YAML spec, or the name of a ready-made one.",
+        ),
+        click.option("--root", type=FOLDER, metavar="DIR", help="Folder or URL that relative shards stand in."),
+        click.option(
+            "--out", type=FOLDER, metavar="ATLAS", help="Where the atlas is made: a folder or any fsspec URL."
+        ),
         click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
         click.option("--pretrained", is_flag=True, default=None, help="Take the weights that timm knows."),
-        click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
-        click.option("--methods", metavar="A,B", help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones."),
+        click.option("--checkpoint", type=FILE, metavar="FILE", help="Take the weights of a .safetensors file."),
+        click.option(
+            "--methods",
+            shell_complete=among(known),
+            metavar="A,B",
+            help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.",
+        ),
         click.option(
             "--artifact",
             multiple=True,
+            type=FILE,
             metavar="FILE",
             help="Of vitatlas train: gives diffmask or pm its weights; repeat for both.",
         ),
-        click.option("--targets", metavar="A,B", help="label, predicted, or both (the default)."),
+        click.option(
+            "--targets",
+            shell_complete=among(lambda context: get_args(Target)),
+            metavar="A,B",
+            help="label, predicted, or both (the default).",
+        ),
         click.option(
             "--geometry", type=click.Choice(["squash", "crop"]), help="Whole image (default), or timm's crop."
         ),
@@ -96,14 +118,13 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
 
 def _read(name: str) -> dict[str, Any]:
     """The content of a spec file, or of one of those in ``jobs/specs`` by its bare name."""
-    ready = files("jobs").joinpath("specs", f"{name}.yaml")
+    folder = files("jobs").joinpath("specs")
+    ready = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
     try:
-        text = ready.read_text("utf-8") if ready.is_file() else Path(name).read_text("utf-8")
+        text = (folder.joinpath(f"{name}.yaml") if name in ready else Path(name)).read_text("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{name}: is not a text file") from None
     except OSError as error:
-        there = ", ".join(
-            sorted(entry.name.removesuffix(".yaml") for entry in files("jobs").joinpath("specs").iterdir())
-        )
-        raise UsageError(f"{name}: {error.strerror or error}; ready-made specs are {there}") from None
+        reason = f"{error.strerror or error}{meant(name, ready)}"
+        raise UsageError(f"{name}: {reason}; ready-made specs are {', '.join(ready)}") from None
     return mapping(text, name, "shards, model, methods …")

@@ -6,12 +6,12 @@ from typing import Any
 import click
 
 from jobs import show
-from schemas.errors import UsageError
+from jobs.places import PLACE, Number
 from schemas.text import printable
 
 
 @click.command("status")
-@click.argument("atlas")
+@click.argument("atlas", type=PLACE)
 @click.option(
     "--failed",
     "limit",
@@ -21,11 +21,11 @@ from schemas.text import printable
     metavar="N",
     help="List at most so many samples that have no maps.",
 )
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@show.json_option
 @click.option("--watch", "watched", is_flag=True, help="Show how the run goes, from any machine, until it is over.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1),
+    type=Number(0.1),
     default=10,
     show_default=True,
     metavar="SECONDS",
@@ -35,7 +35,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     """Say how far a run is, which samples have no maps, which tars could not be done, and why.
 
     With --watch it ends when all is done (exit code 0), or when a run has ended without some tars (1); stopped
-    (Ctrl-C, SIGTERM) with 75, and the run goes on.
+    (Ctrl-C, SIGTERM) with 75, and the run goes on. With --json as well it prints a line of JSON at each look.
 
     \b
     Examples:
@@ -43,11 +43,9 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
       vitatlas status s3://bucket/train.atlas --watch --interval 60
     """
     if watched:
-        if json_:
-            raise UsageError("--watch and --json: choose one; vitatlas run --log FILE writes JSON as it goes")
         from jobs.watch import watch
 
-        watch(atlas, interval)
+        watch(atlas, interval, json_)
         return
     import pyarrow.compute as pc
 

@@ -6,6 +6,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from jobs import show
+from jobs.places import FILE, PLACE, Number
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -28,14 +30,12 @@ def command() -> None:
 def training_options(function: F) -> F:
     """What every training has: tars, network, output, length."""
     options = [
-        click.argument("shards", nargs=-1, required=True, metavar="SHARD…"),
-        click.option("--held-out", multiple=True, required=True, metavar="SHARD", help="Tars to judge by."),
+        click.argument("shards", nargs=-1, type=PLACE, required=True, metavar="SHARD…"),
+        click.option("--held-out", multiple=True, type=PLACE, required=True, metavar="SHARD", help="Tars to judge by."),
         click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
         click.option("--pretrained", is_flag=True, help="Take the weights that timm knows."),
-        click.option("--checkpoint", metavar="FILE", help="Take the weights of a .safetensors file."),
-        click.option(
-            "--out", type=click.Path(dir_okay=False), required=True, metavar="FILE", help="The artefact, safetensors."
-        ),
+        click.option("--checkpoint", type=FILE, metavar="FILE", help="Take the weights of a .safetensors file."),
+        click.option("--out", type=FILE, required=True, metavar="FILE", help="The artefact, safetensors."),
         click.option("--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N"),
         click.option(
             "--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Of each worker."
@@ -65,6 +65,7 @@ def training_options(function: F) -> F:
             help="Under Ray, if several.",
         ),
         click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster."),
+        show.json_option,
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
@@ -76,13 +77,17 @@ def settings_options(settings: type[DiffMaskSettings | PatchMaskSettings], helps
         for name, text in reversed(helps.items()):
             default = settings.model_fields[name].default
             choices = get_args(settings.model_fields[name].annotation)
-            kind = click.Choice(choices) if choices and isinstance(choices[0], str) else type(default)
+            kind = click.Choice(choices) if choices and isinstance(choices[0], str) else _kind(default)
             function = click.option(
                 f"--{name.replace('_', '-')}", type=kind, default=default, show_default=True, help=text
             )(function)
         return function
 
     return decorate
+
+
+def _kind(default: Any) -> Any:
+    return Number() if isinstance(default, float) else type(default)
 
 
 _DIFFMASK = {
@@ -111,7 +116,7 @@ _PM = {
 @command.command("diffmask")
 @training_options
 @settings_options(DiffMaskSettings, _DIFFMASK)
-def diffmask(address: str | None, **flags: Any) -> None:
+def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
     """Gates that keep the fewest patches which the prediction needs (Vision DiffMask).
 
     Writes the gates with a card, and their curves as Parquet and PNG. Interrupted, the same command goes on.
@@ -122,7 +127,10 @@ def diffmask(address: str | None, **flags: Any) -> None:
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --out gates.safetensors
     """
     spec = _spec("diffmask", _DIFFMASK, flags)
-    reached = _train(spec, "loss {loss:.2f}  KL {kl_average:.3f}  kept {kept_average:.2f}  α {alpha:.0f}", address)
+    line = "loss {loss:.2f}  KL {kl_average:.3f}  kept {kept_average:.2f}  α {alpha:.0f}"
+    reached = _train(spec, line, address, json_)
+    if json_:
+        return
     click.echo(f"gates    {spec.out}")
     click.echo(f"held out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
     click.echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
@@ -131,14 +139,22 @@ def diffmask(address: str | None, **flags: Any) -> None:
 
 @command.command("pm")
 @training_options
-@click.option("--masks", metavar="FILE|DIR", help="Truth: COCO, wsolevaluation, ILSVRC XML, PNG masks.")
-@click.option("--atlas", metavar="ATLAS", help="Instead: learn from pseudo-masks of its maps, without such labels.")
-@click.option("--policy", metavar="FILE", help="With --atlas: how maps become masks.")
-@click.option("--measure", metavar="FILE|DIR", help="Masks of held-out images, for figures alone.")
+@click.option("--masks", type=PLACE, metavar="FILE|DIR", help="Truth: COCO, wsolevaluation, ILSVRC XML, PNG masks.")
+@click.option(
+    "--atlas", type=PLACE, metavar="ATLAS", help="Instead: learn from pseudo-masks of its maps, without such labels."
+)
+@click.option("--policy", type=FILE, metavar="FILE", help="With --atlas: how maps become masks.")
+@click.option("--measure", type=PLACE, metavar="FILE|DIR", help="Masks of held-out images, for figures alone.")
 @click.option("--half", is_flag=True, help="Store float16; the figures are of float32.")
 @settings_options(PatchMaskSettings, _PM)
 def pm(
-    address: str | None, masks: str | None, atlas: str | None, policy: str | None, measure: str | None, **flags: Any
+    address: str | None,
+    json_: bool,
+    masks: str | None,
+    atlas: str | None,
+    policy: str | None,
+    measure: str | None,
+    **flags: Any,
 ) -> None:
     """Fine-tune a network to give its classes at each patch (patch-level mask prediction, a design).
 
@@ -154,7 +170,9 @@ def pm(
     """
     where = {"truth": masks, "atlas": atlas, "policy": policy, "measured": measure}
     spec = _spec("pm", _PM, flags | {"masks": MaskSpec(**where)})
-    reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address)
+    reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)
+    if json_:
+        return
     click.echo(f"weights  {spec.out}")
     for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
         if name in reached:
@@ -169,8 +187,8 @@ def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> Train
     return TrainSpec.read(content, "the flags")
 
 
-def _train(spec: TrainSpec, line: str, address: str | None) -> dict[str, float]:
-    """Train with a bar that shows the figures of each step."""
+def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict[str, float]:
+    """Train with a bar that shows the figures of each step, and print what came of it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -183,7 +201,7 @@ def _train(spec: TrainSpec, line: str, address: str | None) -> dict[str, float]:
 
         begun: list[int] = []
 
-        def show(step: int, figures: Any) -> None:
+        def look(step: int, figures: Any) -> None:
             if not begun and step > 1:
                 click.echo(f"going on from step {step - 1}", err=True)
             begun.append(step)
@@ -192,12 +210,15 @@ def _train(spec: TrainSpec, line: str, address: str | None) -> dict[str, float]:
             if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        card = train(spec, show, address)
+        card = train(spec, look, address)
     figures = card.figures
-    if not begun:
-        click.echo("complete, nothing was left to do")
-    click.echo(f"learnt   from {card.supervision}")
-    click.echo(f"kept     step {figures['step']:.0f} of {spec.steps}")
+    if json_:
+        show.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "figures": figures})
+    else:
+        if not begun:
+            click.echo("complete, nothing was left to do")
+        click.echo(f"learnt   from {card.supervision}")
+        click.echo(f"kept     step {figures['step']:.0f} of {spec.steps}")
     if not figures["step"]:
         click.echo("warning  no look was better than before training: these are the weights it began with", err=True)
     if figures["left_out"]:

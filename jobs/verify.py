@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import click
 
+from jobs import show
+from jobs.places import PLACE
 from schemas.errors import RunFailed, StoppedEarly
 from schemas.text import printable
 
@@ -12,7 +14,7 @@ _NAMED = 10
 
 
 @click.command("verify")
-@click.argument("atlas")
+@click.argument("atlas", type=PLACE)
 @click.option(
     "--recompute",
     "count",
@@ -24,7 +26,8 @@ _NAMED = 10
 )
 @click.option("--allow-pipe", is_flag=True, help="Accept pipe: tars, which run commands.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the draw of those samples.")
-def command(atlas: str, count: int, seed: int, allow_pipe: bool) -> None:
+@show.json_option
+def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Check an atlas: that all that was committed is there, as it was, and nothing else.
 
     Recounts rows, compares lengths and checksums, looks for maps that are missing or not finite, for keys that
@@ -45,18 +48,24 @@ def command(atlas: str, count: int, seed: int, allow_pipe: bool) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("verify", total=None)
         verdict = verify(atlas, lambda done, total: bar.update(task, completed=done, total=total))
-    faults, damaged = verdict.faults, verdict.damaged
-    click.echo(f"{atlas}: {verdict.objects:,} objects were compared with their commits")
-    if count and not faults:
+    again = None
+    if count and not verdict.faults:
         from pipeline.run.recompute import recompute
 
         again = recompute(atlas, count, seed, allow_pipe)
-        click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
-        for note in again.notes:
-            click.echo(printable(f"note     {note}"))
-        faults, damaged = again.faults, again.damaged
-    for fault in faults:
-        click.echo(printable(f"fault    {fault}"))
+    faults, damaged = (again or verdict).faults, (again or verdict).damaged
+    if json_:
+        compared = {"atlas": atlas, "objects": verdict.objects, "missing": verdict.missing}
+        computed = again and {"maps": again.maps, "equal": again.equal, "notes": again.notes}
+        show.as_json(compared | {"recomputed": computed, "faults": faults, "damaged": damaged})
+    else:
+        click.echo(f"{atlas}: {verdict.objects:,} objects were compared with their commits")
+        if again:
+            click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
+            for note in again.notes:
+                click.echo(printable(f"note     {note}"))
+        for fault in faults:
+            click.echo(printable(f"fault    {fault}"))
     if faults:
         raise RunFailed(f"{atlas}: faults: {len(faults)}; {_mend(atlas, damaged)}")
     if verdict.missing:

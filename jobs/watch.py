@@ -1,6 +1,8 @@
 """``vitatlas status --watch``: how a run stands, until it is over."""
 
 import time
+from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import timedelta
 
 import click
@@ -10,14 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jobs import show
 from pipeline.files import patiently
 from pipeline.run.watch import Standing, Watch
 from schemas.errors import RunFailed, StoppedEarly
 from schemas.text import printable
 
 
-def watch(url: str, interval: float) -> None:
-    """Show a run every so many seconds: a picture on a terminal, a line in a log.
+def watch(url: str, interval: float, json_: bool = False) -> None:
+    """Show a run every so many seconds: a picture on a terminal, a line in a log, or a line of JSON.
 
     Raises:
         UsageError: there is no atlas.
@@ -25,7 +28,7 @@ def watch(url: str, interval: float) -> None:
         StoppedEarly: Ctrl-C or SIGTERM. The run is not touched by it.
     """
     try:
-        standing = _last(url, interval)
+        standing = _last(url, interval, json_)
     except KeyboardInterrupt:
         raise StoppedEarly(f"{url}: no longer watching; what is at work there goes on") from None
     if not standing.complete:
@@ -33,13 +36,15 @@ def watch(url: str, interval: float) -> None:
         raise RunFailed(f"{aside} of {standing.tars} tars could not be done; vitatlas status {url} says why")
 
 
-def _last(url: str, interval: float) -> Standing:
+def _last(url: str, interval: float, json_: bool) -> Standing:
     """Show a run until it is over, and hand back how it ended."""
     watched, console = Watch(url), Console()
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) if not json_ else nullcontext() as live:
         while True:
             standing = patiently(watched.look)
-            if console.is_terminal:
+            if live is None:
+                show.as_json(asdict(standing) | {"over": standing.over}, indent=None)
+            elif console.is_terminal:
                 live.update(picture(url, standing), refresh=True)
             else:
                 click.echo(printable(line(standing)))

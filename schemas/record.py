@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import UsageError
+from schemas.text import meant
 
 _FIELDS = "has fields of its own, as in {kind: …}"
 _SAID = {
@@ -53,7 +54,9 @@ class Record(BaseModel):
             field = ".".join(str(part) for part in first["loc"])
             reason = _SAID.get(first["type"], first["msg"].removeprefix("Value error, "))
             if first["type"] == "extra_forbidden":
-                reason = f"there is no such field; there are {', '.join(cls._fields_at(first['loc'][:-1]))}"
+                there = cls._fields_at(first["loc"][:-1])
+                hint = meant(str(first["loc"][-1]), there)
+                reason = f"there is no such field{hint}; there are {', '.join(there)}"
             raise UsageError(": ".join(filter(None, (source, field, reason)))) from None
 
     @classmethod

@@ -1,4 +1,7 @@
-"""Text of strangers, fit for a terminal."""
+"""Text of strangers, fit for a terminal, and what they may have meant by it."""
+
+import difflib
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -8,3 +11,9 @@ def printable(text: str) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def meant(name: str, there: Iterable[str], closeness: float = 0.65) -> str:
+    """`` (did you mean …?)`` where some that are there are as close by difflib's ratio, in [0, 1]; else nothing."""
+    near = difflib.get_close_matches(name, list(there), 3, closeness)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -29,6 +29,7 @@ from schemas.faith import Kind
 from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.publication import UNSAID, ManifestRecord, PublicationRecord
 from schemas.run import Target
+from schemas.text import meant
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def audit(
     out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
     for name in extent.exports:
         if name not in EXPORTERS:
-            raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}")
+            raise UsageError(f"there is no export {name!r}{meant(name, EXPORTERS)}; there are {', '.join(EXPORTERS)}")
         EXPORTERS[name].require()
     atlas, objects, known = Atlas.open(url), Objects(out), read_truth(truth) if truth else None
     claimed(atlas, objects, target, methods, known)

@@ -1,6 +1,5 @@
 """A network from its spec: any timm name, with timm's weights or a checkpoint."""
 
-import difflib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import nn
 from pipeline.explain.anatomy import Anatomy, describe
 from schemas.errors import UsageError
 from schemas.run import ModelRecord, ModelSpec
+from schemas.text import meant
 
 LOCAL = "local-dir:"
 
@@ -104,9 +104,8 @@ def create(name: str, **options: Any) -> nn.Module:
         if not os.path.isfile(os.path.join(folder, "config.json")):
             raise UsageError(f"{name}: there is no config.json in that folder")
     elif not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
-        raise UsageError(f"timm has no model {name!r}{hint}")
+        hint = meant(name, timm.list_models(), 0.6)
+        raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
     try:
         return timm.create_model(name, **options)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:

@@ -25,6 +25,7 @@ from schemas.labels import LABELS, LabelsRecord, PartRecord
 from schemas.layout import commit_object
 from schemas.policy import Policy
 from schemas.record import sha256
+from schemas.text import meant
 
 ABOUT, SUMMARY = "policy.json", "summary.json"
 
@@ -147,7 +148,8 @@ def _withdraw(objects: Objects) -> None:
 def _choose(names: Iterable[str]) -> dict[str, Exporter]:
     for name in names:
         if name not in EXPORTERS:
-            raise UsageError(f"there is no label format {name!r}; there are {', '.join(EXPORTERS)}")
+            hint = meant(name, EXPORTERS)
+            raise UsageError(f"there is no label format {name!r}{hint}; there are {', '.join(EXPORTERS)}")
     return {name: EXPORTERS[name] for name in names}
 
 

@@ -34,6 +34,7 @@ from schemas.layout import (
 )
 from schemas.run import CommitRecord, RunRecord, SetAsideRecord
 from schemas.samples import SAMPLES, Status
+from schemas.text import meant
 
 if TYPE_CHECKING:
     import xarray
@@ -318,13 +319,13 @@ class Atlas:
 
     def _check_target(self, target: str) -> None:
         if target not in self.run.spec.targets:
-            there = ", ".join(self.run.spec.targets)
-            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}")
+            hint, there = meant(target, self.run.spec.targets), ", ".join(self.run.spec.targets)
+            raise UsageError(f"{self.objects.url}: has no target {target!r}{hint}; it has {there}")
 
     def _check(self, method: str) -> None:
         if method not in self.run.methods:
-            there = ", ".join(self.run.methods)
-            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {there}")
+            hint, there = meant(method, self.run.methods), ", ".join(self.run.methods)
+            raise UsageError(f"{self.objects.url}: has no maps of {method!r}{hint}; it has {there}")
 
     @cached_property
     def _index(self) -> pa.Table:

@@ -48,7 +48,7 @@ def show(atlas: "Atlas", sample: dict[str, Any], maps: dict[str, NDArray[np.floa
     down = -(-len(panels) // across)
     aspect = small["height"] / small["width"]
     figure = Figure(figsize=(_INCHES * across, _INCHES * aspect * down + 0.6), dpi=110, layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).flat
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
     for axis, (title, panel) in zip(axes, panels.items(), strict=False):
         axis.imshow(panel)
         axis.set_title(title, fontsize=8, parse_math=False)
@@ -58,7 +58,7 @@ def show(atlas: "Atlas", sample: dict[str, Any], maps: dict[str, NDArray[np.floa
     figure.suptitle(printable(said), fontsize=8, x=0.01, ha="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return Image.open(buffer)
+    return Image.open(buffer).convert("RGB")
 
 
 def _small(sample: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_the_tour_leaves_what_it_promises(summary: dict) -> None:
     assert all(Path(path).exists() for path in summary["paths"].values())
     folder = Path(summary["paths"]["summary.json"]).parent
     assert json.loads((folder / "summary.json").read_text()) == summary
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text()
+    (fields,) = re.findall(r"^\| `demo` \| (.*) \|$", page, re.MULTILINE)
+    assert set(summary) == set(re.findall(r"`([^`]+)`", fields))
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.size[0] > 1000
     for scores in summary["methods"].values():

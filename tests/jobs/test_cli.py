@@ -117,7 +117,10 @@ MISTAKES = {
     "no shards": (["--out", "x", *DEMO], "no shards: name the tars"),
     "no out": (["a.tar", *DEMO], "no atlas: say where it is to be made with --out"),
     "no such shard": (["nowhere.tar", "--out", "x", *DEMO], "nowhere.tar: no such shard"),
-    "no such method": (["a.tar", "--out", "x", *DEMO[:3], "--methods", "lograd"], "there is no method 'lograd'"),
+    "no such method": (
+        ["a.tar", "--out", "x", *DEMO[:3], "--methods", "lograd"],
+        "'lograd' (did you mean legrad?)",
+    ),
     "no such target": (["a.tar", "--out", "x", *DEMO, "--targets", "top5"], "targets.0: Input should be 'label'"),
     "a target twice": (["a.tar", "--out", "x", *DEMO, "--targets", "label,label"], "a target is named twice"),
     "batch of none": (["a.tar", "--out", "x", *DEMO, "--batch-size", "0"], "batch_size: Input should be greater"),
@@ -138,7 +141,7 @@ MISTAKES = {
     "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: must be a mapping of shards"),
     "unknown field": (
         ["a.tar", "--out", "x", "--spec", "field.yaml"],
-        "metods: there is no such field; there are shards",
+        "metods: there is no such field (did you mean methods?); there are shards",
     ),
     "a spec with a word for a model": (["a.tar", "--out", "x", "--spec", "word.yaml"], "model: must be a mapping"),
     "a spec that is no text": (["a.tar", "--out", "x", "--spec", "bytes.yaml"], "bytes.yaml: is not a text file"),
@@ -267,8 +270,11 @@ def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
     code, _, err = vitatlas("plan", *spec.shards, "--out", tmp_path / "file", *given)
-    assert code == 1
-    assert err.strip() == f"vitatlas: {tmp_path}/file: Not a directory"
+    assert code == 2
+    assert f"Directory '{tmp_path}/file' is a file." in err
+    code, _, err = vitatlas("plan", *spec.shards, "--out", tmp_path / "file" / "atlas", *given)
+    assert code == 2
+    assert err.strip() == f"vitatlas: {tmp_path}/file/atlas: Not a directory"
 
 
 def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How a run stands is read from the files of its atlas, by whoever can read them."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +120,9 @@ def test_watching_ends_with_the_run_one_line_a_look(vitatlas, finished: Path) ->
     assert code == 0
     assert text.startswith("tars 3 of 3, running none, no run is at work, failed 0, images 16 of 16, images/s –")
     assert len(text.splitlines()) == 1
-    assert vitatlas("status", finished, "--watch", "--json")[0] == 2
+    code, text, _ = vitatlas("status", finished, "--watch", "--json")
+    (look,) = (json.loads(line) for line in text.splitlines())
+    assert (code, look["done"], look["images_done"], look["over"]) == (0, 3, 16, True)
 
 
 def test_who_stops_watching_is_not_told_that_the_run_has_stopped(

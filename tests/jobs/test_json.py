@@ -1,0 +1,149 @@
+"""``--json``: every command prints one document and nothing else, with the fields that docs/reference/formats.md names."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import samples, write_tar
+
+from jobs.cli import COMMANDS
+from jobs.show import as_json
+from pipeline.demo import tour
+from pipeline.demo.world import World
+from pipeline.store import Atlas
+from schemas.run import RunSpec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text().partition("## What `--json` prints")[2]
+DOCUMENTED = {
+    command: re.findall(r"`([^`]+)`", fields)
+    for command, fields in re.findall(r"^\| `([\w ]+)` \| (.*) \|$", PAGE, re.MULTILINE)
+}
+"""Names of the fields of each command, as the page has them."""
+
+
+class Cases:
+    """A small call of each command."""
+
+    def __init__(self, atlas: Atlas, world: World, spec: RunSpec, tmp_path: Path) -> None:
+        self.atlas, self.world, self.spec, self.folder = atlas, world, spec, tmp_path
+        model = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint]
+        self.given = [*spec.shards, "--out", tmp_path / "new", *model, "--methods", "attention"]
+        write_tar(tmp_path / "held.tar", samples(4, 100))
+        self.train = [*spec.shards, "--held-out", tmp_path / "held.tar", *model, "--steps", 2, "--batch-size", 4]
+
+    def arguments(self, command: str) -> list[object]:
+        return [*command.split(), *getattr(self, command.replace(" ", "_"))()]
+
+    def plan(self) -> list[object]:
+        return self.given
+
+    def run(self) -> list[object]:
+        return [*self.given, "--executor", "inline"]
+
+    def status(self) -> list[object]:
+        return [self.atlas.objects.url]
+
+    def verify(self) -> list[object]:
+        return [self.atlas.objects.url, "--recompute", 1]
+
+    def label(self) -> list[object]:
+        policy = self.folder / "policy.yaml"
+        policy.write_text("{name: half, methods: [legrad], cut: {kind: fixed, at: 0.5}}")
+        return [self.atlas.objects.url, "--policy", policy, "--format", "coco", "--out", self.folder / "masks"]
+
+    def score(self) -> list[object]:
+        return [self.atlas.objects.url, "--truth", self.world.truth, "--methods", "center", "--out", self.folder / "s"]
+
+    def audit(self) -> list[object]:
+        return [self.atlas.objects.url, "--methods", "legrad", "--maps-only", "--out", self.folder / "audit"]
+
+    def methods(self) -> list[object]:
+        return []
+
+    def bench(self) -> list[object]:
+        return ["--model", "test_vit", "--classes", 10, "--methods", "attention", "--batch", 1, "--repeats", 1]
+
+    def train_diffmask(self) -> list[object]:
+        return [*self.train, "--out", self.folder / "gates.safetensors"]
+
+    def train_pm(self) -> list[object]:
+        (self.folder / "masks").mkdir()
+        Image.fromarray(np.eye(33, 43, dtype=np.uint8)).save(self.folder / "masks" / "s0003.png")
+        return [*self.train, "--masks", self.folder / "masks", "--out", self.folder / "pm.safetensors"]
+
+
+@pytest.fixture
+def cases(atlas: Atlas, world: World, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cases:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    return Cases(atlas, world, spec, tmp_path)
+
+
+TRAININGS = ("train diffmask", "train pm")
+NAMES = [name for command in COMMANDS for name in (TRAININGS if command == "train" else (command,))]
+"""Of every command, and of those below ``train``."""
+
+
+@pytest.mark.parametrize("command", [name for name in NAMES if name != "demo"])
+def test_one_document_with_the_fields_that_are_documented_and_nothing_else(
+    vitatlas, cases: Cases, command: str
+) -> None:
+    code, out, err = vitatlas(*cases.arguments(command), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    first = found[0] if isinstance(found, list) else found
+    assert set(first) == set(DOCUMENTED[command])
+
+
+def test_the_demo_says_what_it_does_on_standard_error(
+    vitatlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its document holds is asked in ``tests/demo``, where there is one."""
+
+    def short(folder: Path, executor: str, say: Callable[[str], None]) -> dict[str, int]:
+        say("1/5  a world")
+        return {"images": 12}
+
+    monkeypatch.setattr(tour, "tour", short)
+    code, out, err = vitatlas("demo", tmp_path, "--json")
+    assert (code, json.loads(out), err) == (0, {"images": 12}, "1/5  a world\n")
+
+
+def test_every_command_is_documented() -> None:
+    assert list(DOCUMENTED) == NAMES
+
+
+def test_a_plan_says_what_it_expects_when_it_has_a_bench(vitatlas, cases: Cases) -> None:
+    file = cases.folder / "bench.json"
+    given = ["--model", "test_vit", "--classes", 10, "--methods", "attention", "--batch", 32, "--repeats", 1]
+    assert vitatlas("bench", *given, "--out", file, "--json")[0] == 0
+    code, out, err = vitatlas("plan", *cases.given, "--bench", file, "--deadline", "6h", "--price", 2, "--json")
+    assert code == 0, err
+    estimate = json.loads(out)["estimate"]
+    assert estimate["needed"] == 1
+    assert estimate["most"]["cost"] >= estimate["least"]["cost"] > 0
+    assert set(estimate["most"]["seconds"]) >= {"decode", "forward", "attention", "write"}
+
+
+def test_faults_are_in_the_document_and_in_the_exit_code(vitatlas, atlas: Atlas, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy", ignore=shutil.ignore_patterns("scores")))
+    (copy / "samples" / "demo-validation-00.parquet").unlink()
+    code, out, err = vitatlas("verify", copy, "--json")
+    found = json.loads(out)
+    assert (code, found["damaged"], found["recomputed"]) == (1, ["demo-validation-00"], None)
+    assert "is missing" in found["faults"][0]
+    assert "to have these tars done again" in err
+
+
+def test_a_mistake_prints_no_document(vitatlas) -> None:
+    assert vitatlas("status", "nowhere", "--json")[:2] == (2, "")
+
+
+def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    as_json({"a": [float("nan"), (1.5, float("inf"))], "b": "NaN"})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, [1.5, None]], "b": "NaN"}
