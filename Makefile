@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
-.PHONY: demo test faults check docs install clean
+.PHONY: demo test coverage faults check docs install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
@@ -11,14 +11,18 @@ demo: $(READY)  ## the whole job on a small world with known truth
 test: $(READY)  ## all tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+coverage: $(READY)  ## how much of the code the tests run
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report term:skip-covered
+
 faults: $(READY)  ## more than a hundred kills: for how long, see docs/explanation/reliability.md
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
 
-check: $(READY)  ## lint, types, import rules, pages
+check: $(READY)  ## lint, types, import rules, dependencies, pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
 	$(SITE)
 
 docs: $(READY)  ## the site of the documentation, in docs/_build/html

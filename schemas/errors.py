@@ -10,6 +10,17 @@ AtlasError
 └── StoppedEarly         75   interrupted; the same command goes on from here
 """
 
+__all__ = [
+    "AtlasError",
+    "BadTar",
+    "RunFailed",
+    "SpecDrift",
+    "StoppedEarly",
+    "UnsupportedMethod",
+    "UnsupportedModel",
+    "UsageError",
+]
+
 
 class AtlasError(Exception):
     """Base of every error that a person is meant to read without a traceback."""

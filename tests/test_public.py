@@ -1,0 +1,70 @@
+"""What others may build on: names that are declared, with words and types. Changing one changes the contract."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pytest
+
+PUBLIC = {
+    "pipeline.explain": """
+        AGCAM Anatomy Attention AttentionGradCAM CPLRP Center DiffMask Edges Flag GenericAttention GradCAM GradInput
+        IntegratedGradients LeGrad Maps Method PatchMask PatchMaskValue PatchMaskZeroShot Random ReciproCAM Rise Rollout
+        SmoothGrad TiS TransformerAttribution Uniform UnsupportedMethod UnsupportedModel ViTCX describe explain flags
+        methods overlay prepare
+    """,
+    "pipeline.picture": "Frame Placement blend colours enlarge fit orientation_of overlay rgb upright",
+    "pipeline.read": """
+        Batch Cache Decoders Frame Picture Placement Sample Undecodable absolute batches count decode find
+    """,
+    "pipeline.store": "Atlas Lease MapDataset Objects Sink Tar",
+    "pipeline.run": "Crew INLINE run",
+    "pipeline.truth": "Claims Truth Truths read_truth",
+    "pipeline.label": "EXPORTERS Labelled MaskDataset MaskSample Tuning label labels_of read_labels read_policy",
+    "pipeline.score": "MaskScores folder_of score score_masks",
+    "pipeline.faith": "FAITHFULNESS KINDS MEASURES SANITY faith",
+    "schemas.errors": """
+        AtlasError BadTar RunFailed SpecDrift StoppedEarly UnsupportedMethod UnsupportedModel UsageError
+    """,
+}
+"""Names that stay, by the module that hands them out."""
+
+NAMED = [(module, name) for module, names in PUBLIC.items() for name in names.split()]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_hands_out_just_these_names(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == sorted(PUBLIC[module].split())
+
+
+def said() -> Iterator[tuple[str, str | None, object]]:
+    """Public functions and classes, and the public methods of these, with their docstrings.
+
+    A method's may stand where it was declared: in the base class.
+    """
+    for module, name in NAMED:
+        value = getattr(importlib.import_module(module), name)
+        if not (inspect.isclass(value) or inspect.isfunction(value)):
+            continue
+        yield f"{module}.{name}", inspect.getdoc(value), value
+        for inner, method in vars(value).items() if inspect.isclass(value) else ():
+            function = getattr(method, "__func__", getattr(method, "fget", method))
+            ours = inspect.isfunction(function) and function.__module__.startswith("pipeline.")
+            if ours and not inner.startswith("_"):
+                yield f"{module}.{name}.{inner}", inspect.getdoc(getattr(value, inner)), function
+
+
+@pytest.mark.parametrize(("name", "words", "value"), [pytest.param(*each, id=each[0]) for each in said()])
+def test_a_public_name_has_words_and_types(name: str, words: str | None, value: object) -> None:
+    assert words
+    if inspect.isfunction(value):
+        signature = inspect.signature(value)
+        untyped = [each.name for each in signature.parameters.values() if each.annotation is inspect.Parameter.empty]
+        assert set(untyped) <= {"self", "cls"}
+        assert signature.return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("package", ["pipeline", "jobs", "schemas"])
+def test_its_types_are_there_for_others(package: str) -> None:
+    assert files(package).joinpath("py.typed").is_file()
