@@ -190,12 +190,53 @@ def test_a_mistake_is_one_sentence_and_exit_two(
         (["methods", "--model", "resnet18"], "ResNet cannot be explained"),
         (["methods", "--model", "vit_tinny"], "timm has no model 'vit_tinny'"),
         (["paint"], "No such command 'paint'"),
+        (["statsu"], "No such command 'statsu' (did you mean status?)"),
+        (["label", "x", "--polcy", "p"], "No such option '--polcy'"),
+        (["run", "x", "--timeout", "nan"], "nan is not a finite number"),
+        (["run", "x", "--patience", "inf"], "inf is not a finite number"),
+        (["run", "x", "--timeout", "-1"], "-1"),
+        (["status", "x", "--watch", "--interval", "nan"], "nan is not a finite number"),
+        (["train", "pm", "x", "--rate", "nan"], "nan is not a finite number"),
+        (["verify", "x", "--recompute", "-1"], "-1 is not in the range"),
+        (["plan", "--spec", "imagenet1k-trian", "--out", "x"], "did you mean imagenet1k-train"),
     ],
 )
 def test_mistakes_of_the_other_commands(vitatlas, arguments: list[str], says: str) -> None:
     code, _, err = vitatlas(*arguments)
     assert code == 2
     assert says in err
+
+
+OUT = {
+    "demo": [],
+    "audit": ["x", "--out"],
+    "score": ["x", "--truth", "x", "--out"],
+    "label": ["x", "--policy", "x", "--out"],
+    "plan": ["x", *DEMO, "--out"],
+    "run": ["x", *DEMO, "--out"],
+}
+
+
+@pytest.mark.parametrize("command", OUT)
+def test_a_file_where_a_folder_is_to_be_made_is_a_mistake(vitatlas, command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, _, err = vitatlas(command, *OUT[command], tmp_path / "file")
+    assert code == 2
+    assert f"Directory '{tmp_path}/file' is a file." in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("given", "meant"), [(["--format", "pgn"], "png"), ([], "legrad")])
+def test_the_nearest_name_is_offered(
+    vitatlas, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    method = "legrad" if "--format" in given else "lograd"
+    (tmp_path / "policy.yaml").write_text(f"{{name: p, methods: [{method}], cut: {{kind: fixed, at: 0.5}}}}")
+    code, _, err = vitatlas("label", atlas.objects.url, "--policy", "policy.yaml", *given, "--out", "masks")
+    assert code == 2
+    assert f"(did you mean {meant}?)" in err
+    assert not (tmp_path / "masks").exists()
 
 
 def test_methods_says_what_applies(vitatlas) -> None:
@@ -274,7 +315,7 @@ def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> No
     assert f"Directory '{tmp_path}/file' is a file." in err
     code, _, err = vitatlas("plan", *spec.shards, "--out", tmp_path / "file" / "atlas", *given)
     assert code == 2
-    assert err.strip() == f"vitatlas: {tmp_path}/file/atlas: Not a directory"
+    assert err.strip() == f"vitatlas: {tmp_path}/file: Not a directory"
 
 
 def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
