@@ -115,8 +115,8 @@ def show_estimate(expected: Expected) -> None:
             f"limit    {'decoding' if slow else 'the GPU'}, with {first.decode_processes} decoding processes a GPU"
             f"{enough if slow else ''}"
         )
-    elif pilot.decode == "gpu":
-        click.echo(f"limit    the {'network' if device == 'cpu' else 'GPU'}, which decodes as well")
+    elif expected.decode == "gpu":
+        click.echo(f"limit    the {'network' if first.device == 'cpu' else 'GPU'}, which decodes as well")
     else:
         click.echo(f"limit    {'decoding' if first.limit == 'decoding' else 'the network'}, on the same core")
     click.echo(f"atlas    about {show.size(first.bytes)} in {first.objects:,} objects")

@@ -14,10 +14,6 @@ PUBLIC = {
         SmoothGrad TiS TransformerAttribution Uniform UnsupportedMethod UnsupportedModel ViTCX describe explain flags
         methods overlay prepare
     """,
-    "pipeline.picture": "Frame Placement blend colours enlarge fit orientation_of overlay rgb upright",
-    "pipeline.read": """
-        Batch Cache Decoders Frame Picture Placement Sample Undecodable absolute batches count decode find
-    """,
     "pipeline.store": "Atlas Lease MapDataset Objects Sink Tar",
     "pipeline.run": "Crew INLINE run",
     "pipeline.truth": "Claims Truth Truths read_truth",

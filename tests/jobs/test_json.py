@@ -1,4 +1,4 @@
-"""``--json``: every command prints one document and nothing else, with the fields that docs/reference/formats.md names."""
+"""``--json``: every command prints one document and nothing else, with the fields that are documented."""
 
 import json
 import os
@@ -19,7 +19,11 @@ from pipeline.demo.world import World
 from pipeline.store import Atlas
 from schemas.run import RunSpec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text().partition("## What `--json` prints")[2]
+PAGE = (
+    (Path(__file__).parents[2] / "docs" / "reference" / "formats.md")
+    .read_text()
+    .partition("## What `--json` prints")[2]
+)
 DOCUMENTED = {
     command: re.findall(r"`([^`]+)`", fields)
     for command, fields in re.findall(r"^\| `([\w ]+)` \| (.*) \|$", PAGE, re.MULTILINE)
