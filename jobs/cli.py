@@ -42,7 +42,7 @@ class Commands(click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and (hint := meant(args[0], COMMANDS)):
-            context.fail(f"No such command {args[0]!r}{hint}.")
+            context.fail(f"No such command {args[0]!r}{hint}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -125,6 +125,6 @@ def _read(name: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UsageError(f"{name}: is not a text file") from None
     except OSError as error:
-        reason = f"{error.strerror or error}{meant(name, ready)}"
-        raise UsageError(f"{name}: {reason}; ready-made specs are {', '.join(ready)}") from None
+        there = f"ready-made specs are {', '.join(ready)}{meant(name, ready)}"
+        raise UsageError(f"{name}: {error.strerror or error}; {there}") from None
     return mapping(text, name, "shards, model, methods …")

@@ -56,7 +56,7 @@ class Record(BaseModel):
             if first["type"] == "extra_forbidden":
                 there = cls._fields_at(first["loc"][:-1])
                 hint = meant(str(first["loc"][-1]), there)
-                reason = f"there is no such field{hint}; there are {', '.join(there)}"
+                reason = f"there is no such field; there are {', '.join(there)}{hint}"
             raise UsageError(": ".join(filter(None, (source, field, reason)))) from None
 
     @classmethod

@@ -14,6 +14,6 @@ def _escape(character: str) -> str:
 
 
 def meant(name: str, there: Iterable[str], closeness: float = 0.65) -> str:
-    """`` (did you mean …?)`` where some that are there are as close by difflib's ratio, in [0, 1]; else nothing."""
+    """``; did you mean …?`` where some that are there are as close by difflib's ratio, in [0, 1]; else nothing."""
     near = difflib.get_close_matches(name, list(there), 3, closeness)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -108,7 +108,7 @@ def audit(
     out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
     for name in extent.exports:
         if name not in EXPORTERS:
-            raise UsageError(f"there is no export {name!r}{meant(name, EXPORTERS)}; there are {', '.join(EXPORTERS)}")
+            raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{meant(name, EXPORTERS)}")
         EXPORTERS[name].require()
     atlas, objects, known = Atlas.open(url), Objects(out), read_truth(truth) if truth else None
     claimed(atlas, objects, target, methods, known)

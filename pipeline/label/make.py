@@ -149,7 +149,7 @@ def _choose(names: Iterable[str]) -> dict[str, Exporter]:
     for name in names:
         if name not in EXPORTERS:
             hint = meant(name, EXPORTERS)
-            raise UsageError(f"there is no label format {name!r}{hint}; there are {', '.join(EXPORTERS)}")
+            raise UsageError(f"there is no label format {name!r}; there are {', '.join(EXPORTERS)}{hint}")
     return {name: EXPORTERS[name] for name in names}
 
 

@@ -320,12 +320,12 @@ class Atlas:
     def _check_target(self, target: str) -> None:
         if target not in self.run.spec.targets:
             hint, there = meant(target, self.run.spec.targets), ", ".join(self.run.spec.targets)
-            raise UsageError(f"{self.objects.url}: has no target {target!r}{hint}; it has {there}")
+            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}{hint}")
 
     def _check(self, method: str) -> None:
         if method not in self.run.methods:
             hint, there = meant(method, self.run.methods), ", ".join(self.run.methods)
-            raise UsageError(f"{self.objects.url}: has no maps of {method!r}{hint}; it has {there}")
+            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {there}{hint}")
 
     @cached_property
     def _index(self) -> pa.Table:

@@ -68,7 +68,7 @@ def test_half_precision_is_measured_in_half_precision(vitatlas) -> None:
     ("arguments", "says"),
     [
         ([], "Missing option '--model'"),
-        (["--model", "vit_tinny"], "timm has no model 'vit_tinny' (did you mean"),
+        (["--model", "vit_tinny"], "timm has no model 'vit_tinny'; did you mean"),
         (["--model", "resnet18"], "ResNet cannot be explained"),
         ([*SMALL, "--methods", "lograd"], "there is no method 'lograd'; there are"),
         ([*SMALL, "--methods", "legrad,legrad"], "method legrad is named twice"),

@@ -71,7 +71,7 @@ def export(
         BadTar: a tar cannot be read, or holds other pictures than the atlas has maps of.
     """
     if kind not in EXPORTERS:
-        raise UsageError(f"there is no export to {kind!r}{meant(kind, EXPORTERS)}; there are {', '.join(EXPORTERS)}")
+        raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{meant(kind, EXPORTERS)}")
     atlas, known = Atlas.open(url), read_truth(truth) if truth else None
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
     atlas.require(target, chosen)
