@@ -1,5 +1,12 @@
-"""The table of methods, for the command line and the docs."""
+"""The table of methods, for the command line and the docs.
 
+    python -m pipeline.explain.catalogue README.md
+
+writes it anew into a page that has its two marks.
+"""
+
+import sys
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 from pipeline.explain.anatomy import describe
@@ -50,7 +57,7 @@ def _options(method: type[Method]) -> list[str]:
 
 
 def markdown() -> str:
-    """The table of methods for the README, between its two marks. A test holds the README to it."""
+    """The table of methods for the README, with its two marks. A test holds the README to it."""
     lines = [
         BEGIN,
         "| method | map of | what it shows | options | cost, in forwards | from |",
@@ -64,3 +71,21 @@ def markdown() -> str:
 
 
 BEGIN, END = "<!-- methods: made from the registry -->", "<!-- end of methods -->"
+
+
+def renew(page: Path) -> None:
+    """Write the table anew into a page.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    text = page.read_text()
+    begin, end = text.index(BEGIN), text.index(END) + len(END)
+    page.write_text(text[:begin] + markdown() + text[end:])
+
+
+if __name__ == "__main__":
+    import pipeline.explain.methods  # noqa: F401 – every method registers itself
+
+    for name in sys.argv[1:]:
+        renew(Path(name))

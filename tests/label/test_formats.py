@@ -1,8 +1,11 @@
 """What holds for every format."""
 
 import io
+import re
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,17 @@ from pipeline.label.formats import EXPORTERS
 from pipeline.store import Objects
 from schemas.errors import UsageError
 
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "add-an-exporter.md"
+"""Its example is held to what holds for every format."""
 
-@pytest.fixture(params=EXPORTERS)
-def name(request: pytest.FixtureRequest) -> str:
+
+@pytest.fixture(params=[*EXPORTERS, "csv"])
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param not in EXPORTERS:
+        (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+        example: dict[str, Any] = {}
+        exec(compile(code, PAGE.name, "exec"), example)
+        monkeypatch.setitem(EXPORTERS, "csv", example["Csv"]())
     return request.param
 
 
