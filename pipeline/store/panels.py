@@ -3,7 +3,6 @@
 import io
 import warnings
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from PIL import Image
 
 from pipeline.files import refuse_commands
 from pipeline.picture import Frame, blend, colours, enlarge
-from pipeline.read import Undecodable, decode
-from pipeline.read.tar import read
-from schemas.errors import AtlasError, BadTar
+from pipeline.store.pictures import pictures
+from schemas.errors import AtlasError
 from schemas.text import printable
 
 if TYPE_CHECKING:
@@ -76,18 +74,12 @@ _PLACED: Sequence[str] = ("scale_x", "scale_y", "offset_x", "offset_y")
 
 def _picture(atlas: "Atlas", sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
     """The picture of a sample from its tar, uint8 [H, W, 3]; None, with a warning, where it cannot be had."""
-    shard = next(shard for shard in atlas.run.shards if shard.tar == sample["tar"])
+    part = atlas.tar(sample["tar"])
     frame = Frame(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
     try:
-        refuse_commands([shard.url], allow_pipe=False)
-        group = next(islice(read(shard, atlas.run.slot), sample["ordinal"], None), None)
-        image = group.image() if group else None
-        if image is None or image.data is None:
-            raise BadTar(f"{shard.url}: has no picture of {sample['key']}")
-        picture = decode(image.data, frame)
-        if picture.sha256 != sample["image_sha256"]:
-            raise BadTar(f"{shard.url}: {sample['key']} is not the picture that the atlas has maps of")
-    except (AtlasError, OSError, Undecodable) as error:
+        refuse_commands([atlas.run.shards[part.commit.tar_index].url], allow_pipe=False)
+        _, (pixels,) = next(pictures(atlas.run, part, [sample["ordinal"]], 1, frame=frame))
+    except (AtlasError, OSError) as error:
         warnings.warn(printable(f"the maps are shown without their picture: {error}"), stacklevel=4)
         return None
-    return picture.pixels.transpose(1, 2, 0)
+    return np.asarray(pixels).transpose(1, 2, 0)

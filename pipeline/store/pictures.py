@@ -12,7 +12,12 @@ from schemas.run import RunRecord
 
 
 def pictures(
-    run: RunRecord, part: Tar, ordinals: Sequence[int], together: int, decoders: Decoding | None = None
+    run: RunRecord,
+    part: Tar,
+    ordinals: Sequence[int],
+    together: int,
+    decoders: Decoding | None = None,
+    frame: Frame | None = None,
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """What the network saw of some samples of a tar, in the order of the tar, of which no more is read than needed.
 
@@ -21,16 +26,17 @@ def pictures(
         ordinals: of samples that have maps.
         together: how many come at a time; the last ones may be fewer.
         decoders: None decodes beside this thread.
+        frame: what they are brought to; None is the network's.
 
     Yields:
-        Ordinals, and the network's input of each, uint8 [3, H, W]: NumPy arrays, or tensors of the device that decodes.
+        Ordinals, and the pixels of each, uint8 [3, H, W]: NumPy arrays, or tensors of the device that decodes.
 
     Raises:
         BadTar: it cannot be read, or its pictures are not those that the atlas has maps of.
     """
     shard, wanted = run.shards[part.commit.tar_index], set(ordinals)
     known = part.samples.select(["key", "image_sha256"]).to_pylist()
-    frame, waiting = Frame.of(run.model, run.spec.geometry), list[tuple[int, Any]]()
+    frame, waiting = frame or Frame.of(run.model, run.spec.geometry), list[tuple[int, Any]]()
     with ExitStack() as stack:
         decoders = decoders or stack.enter_context(Decoders(0))
         read = batches(shard, run.slot, frame, together, None, decoders, only=lambda sample: sample.ordinal in wanted)
