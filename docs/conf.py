@@ -18,7 +18,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "refer
 exclude_patterns = ["_build"]
 smartquotes = False  # two dashes begin an option
 
-suppress_warnings = ["toc.not_included"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures are often of others, and nothing is fetched
 myst_heading_anchors = 4
