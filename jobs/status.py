@@ -50,6 +50,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     import pyarrow.compute as pc
 
     from pipeline.store import Atlas
+    from pipeline.store.abreast import abreast
     from schemas.errors import RunFailed
     from schemas.samples import Status
 
@@ -68,14 +69,22 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     without = statuses.total() - statuses[Status.OK]
     failed: list[dict[str, Any]] = []
     damaged = []
-    for tar in opened.tars:
+
+    def without_maps(tar: str) -> list[dict[str, Any]] | RunFailed:
         try:
             samples = opened.samples_of(tar, ["tar", "key", "status", "error"])
         except RunFailed as error:
-            damaged.append(f"{error}")
+            return error
+        rows: list[dict[str, Any]] = (
+            samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).slice(0, limit).to_pylist()
+        )
+        return rows
+
+    for found in abreast(without_maps, opened.tars):
+        if isinstance(found, RunFailed):
+            damaged.append(f"{found}")
         else:
-            bad = samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK))
-            failed += bad.slice(0, limit - len(failed)).to_pylist()
+            failed += found[: limit - len(failed)]
     report = {
         "atlas": opened.objects.url,
         "tars": {"done": len(opened.committed), "planned": len(opened.run.shards)},

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 from pipeline.store import Objects
 
+_COUNTING = Lock()
+"""Many ask side by side, and ``+=`` of two threads may count but one."""
 _PAGE = 1000
 """Names in one answer of a bucket to a listing."""
 
@@ -38,7 +41,8 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
 
 def _counting(name: str, plain: Callable[..., Any], counts: Counter[str]) -> Callable[..., Any]:
     def instead(*args: Any, **options: Any) -> Any:
-        counts[name] += 1
+        with _COUNTING:
+            counts[name] += 1
         return plain(*args, **options)
 
     return instead

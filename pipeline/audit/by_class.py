@@ -73,7 +73,7 @@ def by_class(atlas: Atlas, method: str, target: Target) -> Iterator[OfClass]:
     with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
         maps = np.memmap(Path(folder) / "maps", np.float16, "w+", shape=(max(1, len(order)), *atlas.run.model.grid))
         told = np.zeros(len(order), bool)
-        for name in atlas.commits:
+        for name in atlas.tars:
             found = of_tar(atlas.tar(name), method, target)
             where = place[np.searchsorted(rows, found.rows)]
             maps[where], told[where] = found.maps, True

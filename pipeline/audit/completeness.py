@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.store import Atlas
+from pipeline.store.abreast import abreast
 from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
 from schemas.errors import RunFailed
 from schemas.run import CommitRecord, ShardRecord
@@ -31,14 +32,15 @@ def completeness(url: str) -> pa.Table:
     """
     atlas = Atlas.open(url)
     aside = atlas.set_aside()
-    commits = atlas.records()
-    rows: list[_Row] = []
-    for shard in atlas.run.shards:
-        if shard.tar in atlas.committed:
-            rows += _of_commit(atlas, shard, next(commits))
-        else:
-            rows.append(_of_shard(shard, aside.get(shard.tar)))
-    return pa.Table.from_pylist(rows, schema=COMPLETENESS)
+    committed = atlas.committed
+
+    def rows(shard: ShardRecord) -> list[_Row]:
+        if shard.tar in committed:
+            return list(_of_commit(atlas, shard, atlas.record(shard.tar)))
+        return [_of_shard(shard, aside.get(shard.tar))]
+
+    found = abreast(rows, atlas.run.shards)
+    return pa.Table.from_pylist([row for each in found for row in each], schema=COMPLETENESS)
 
 
 def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:

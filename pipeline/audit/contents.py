@@ -1,7 +1,6 @@
 """What is in an audit's folder, for those who describe it: its card, and Croissant."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
@@ -10,10 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store import Objects
+from pipeline.store.abreast import abreast
 from schemas.audit_tables import TABLES, Described
-
-_AT_ONCE = 32
-"""Tables whose ends are asked for together: a bucket answers them side by side."""
 
 
 class Present(NamedTuple):
@@ -41,8 +38,7 @@ def present(objects: Objects) -> Iterator[Present]:
             name for name in names if fnmatchcase(name, table.files) and name.count("/") == table.files.count("/")
         )
         if found:
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                footers = list(pool.map(partial(_footer, objects), found))
+            footers = list(abreast(partial(_footer, objects), found))
             yield Present(table, found, footers[0].schema.to_arrow_schema(), sum(each.num_rows for each in footers))
 
 

@@ -1,13 +1,15 @@
 """From the bytes of the pictures to maps, masks and scores: which was made of which, by hashes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any, get_args
 
 import pyarrow as pa
 
 from pipeline.store import Atlas, Objects
+from pipeline.store.abreast import abreast
 from pipeline.store.derived import parent
 from pipeline.store.tables import unpacked
 from schemas.audit import LINEAGE
@@ -39,15 +41,17 @@ def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa
         RunFailed: a commit of the atlas cannot be read.
     """
     atlas = Atlas.open(url)
-    made = products(atlas, further, out)
-    rows: list[dict[str, Any]] = []
-    for tar, commit in atlas.commits.items():
-        rows.append(_row(atlas.objects, MAPS, commit, atlas.run.spec_hash, _pictures(atlas, tar)))
-        for name, objects in made.items():
-            part = _part(objects, tar)
-            if isinstance(part, PartRecord):
-                rows.append(_row(objects, name, part, part.maker, part.parent))
-    return pa.Table.from_pylist(rows, schema=LINEAGE)
+    rows = abreast(partial(_of_tar, atlas, products(atlas, further, out)), atlas.tars)
+    return pa.Table.from_pylist([row for found in rows for row in found], schema=LINEAGE)
+
+
+def _of_tar(atlas: Atlas, made: Mapping[str, Objects], tar: str) -> list[dict[str, Any]]:
+    rows = [_row(atlas.objects, MAPS, atlas.record(tar), atlas.run.spec_hash, _pictures(atlas, tar))]
+    for name, objects in made.items():
+        part = _part(objects, tar)
+        if isinstance(part, PartRecord):
+            rows.append(_row(objects, name, part, part.maker, part.parent))
+    return rows
 
 
 def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> list[str]:
@@ -63,8 +67,8 @@ def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> lis
     return [
         f"{name}: {fault}"
         for name, objects in products(atlas, further, out).items()
-        for tar in atlas.commits
-        for fault in _faults(atlas, objects, tar)
+        for faults in abreast(partial(_faults, atlas, objects), atlas.tars)
+        for fault in faults
     ]
 
 
@@ -92,7 +96,7 @@ def products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str,
         tars = {each.removesuffix(".json") for each in found[name].list(COMMITS)}
         if not tars:
             raise UsageError(f"{url}: has no {COMMITS} of tars; name a folder of labels, scores or audit tables")
-        if tars.isdisjoint(atlas.commits):
+        if tars.isdisjoint(atlas.committed):
             raise UsageError(f"{url}: has nothing of the tars of {atlas.objects.url}; name what was made of this atlas")
     return found
 
@@ -126,17 +130,19 @@ def _row(objects: Objects, product: str, record: CommitRecord | PartRecord, make
     }
 
 
-def _faults(atlas: Atlas, objects: Objects, tar: str) -> Iterator[str]:
+def _faults(atlas: Atlas, objects: Objects, tar: str) -> list[str]:
     part = _part(objects, tar)
+    if part is None:
+        return []
     if isinstance(part, str):
-        yield part
-    elif part is not None and part.tar != tar:
-        yield f"{commit_object(tar)} is of tar {part.tar}"
-    elif part is not None:
-        if part.parent != parent(atlas.commits[tar]):
-            yield f"{tar} was made of other maps than the atlas has; make it again"
-        elif any(each.path == f"{_ROWS}/{tar}.parquet" for each in part.objects):
-            yield from _other_pictures(atlas, objects, tar)
+        return [part]
+    if part.tar != tar:
+        return [f"{commit_object(tar)} is of tar {part.tar}"]
+    if part.parent != parent(atlas.record(tar)):
+        return [f"{tar} was made of other maps than the atlas has; make it again"]
+    if any(each.path == f"{_ROWS}/{tar}.parquet" for each in part.objects):
+        return list(_other_pictures(atlas, objects, tar))
+    return []
 
 
 def _other_pictures(atlas: Atlas, objects: Objects, tar: str) -> Iterator[str]:

@@ -13,18 +13,22 @@ from pipeline.store.derived import made, parent
 from pipeline.store.tables import unpacked
 from schemas.faith import Kind
 from schemas.labels import PartRecord
-from schemas.run import CommitRecord, Target
+from schemas.run import Target
 
 
-def measured_parts(out: str, commit: CommitRecord) -> tuple[str, ...]:
-    """What was measured of the maps of a tar below ``out``, by hashes: other figures make other tables."""
-    return tuple(f"{kind} {parent(record)}" for kind, record in _records(out, commit))
+def measured_parts(out: str, tar: str, above: str) -> tuple[str, ...]:
+    """What was measured of the maps of a tar below ``out``, by hashes: other figures make other tables.
+
+    Args:
+        above: ``parent`` of the tar's commit.
+    """
+    return tuple(f"{kind} {parent(record)}" for kind, record in _records(out, tar, above))
 
 
-def _records(out: str, commit: CommitRecord) -> Iterator[tuple[Kind, PartRecord]]:
+def _records(out: str, tar: str, above: str) -> Iterator[tuple[Kind, PartRecord]]:
     for kind in get_args(Kind):
-        record = made(Objects(f"{out}/{kind}"), commit.tar)
-        if record is not None and record.parent == parent(commit):  # else it is of maps that are no more
+        record = made(Objects(f"{out}/{kind}"), tar)
+        if record is not None and record.parent == above:  # else it is of maps that are no more
             yield kind, record
 
 
@@ -33,12 +37,12 @@ class Measured:
 
     Args:
         out: folder that holds ``faithfulness`` and ``sanity``, either or both or none.
-        commit: of the tar.
+        above: ``parent`` of the tar's commit.
     """
 
-    def __init__(self, out: str, commit: CommitRecord, target: Target) -> None:
+    def __init__(self, out: str, tar: str, above: str, target: Target) -> None:
         self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for table in _tables(out, commit):
+        for table in _tables(out, tar, above):
             of_target = table.filter(pc.equal(table["target"].cast(pa.string()), target))
             methods, figures = (of_target[name].cast(pa.string()) for name in ("method", "figure"))
             for method in methods.unique().to_pylist():
@@ -56,6 +60,6 @@ class Measured:
         return np.where(known[place] == rows, values[place], np.nan)
 
 
-def _tables(out: str, commit: CommitRecord) -> Iterator[pa.Table]:
-    for kind, _ in _records(out, commit):
-        yield unpacked(Objects(f"{out}/{kind}").get(f"figures/{commit.tar}.parquet"))
+def _tables(out: str, tar: str, above: str) -> Iterator[pa.Table]:
+    for kind, _ in _records(out, tar, above):
+        yield unpacked(Objects(f"{out}/{kind}").get(f"figures/{tar}.parquet"))

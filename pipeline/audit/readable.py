@@ -1,10 +1,12 @@
 """Objects of a folder that anybody may have written, read so that what cannot be is named."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 
 from pipeline.store import Objects
+from pipeline.store.abreast import abreast
 from pipeline.store.tables import unpacked
 from schemas.errors import RunFailed
 
@@ -33,8 +35,12 @@ def table_of(objects: Objects, name: str, columns: Sequence[str] | None = None) 
     Raises:
         Unreadable: it is missing or damaged.
     """
+    return _table(name, bytes_of(objects, name), columns)
+
+
+def _table(name: str, data: bytes, columns: Sequence[str] | None) -> pa.Table:
     try:
-        table = unpacked(bytes_of(objects, name), columns)
+        table = unpacked(data, columns)
         table.validate(full=True)  # texts that are no UTF-8, for one, are no fault to Parquet
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -43,5 +49,6 @@ def table_of(objects: Objects, name: str, columns: Sequence[str] | None = None) 
 
 def parts_of(objects: Objects, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The tables in a folder, one for each tar; see ``table_of``."""
-    for name in objects.list(folder):
-        yield table_of(objects, f"{folder}/{name}", columns)
+    names = [f"{folder}/{name}" for name in objects.list(folder)]
+    for name, data in zip(names, abreast(partial(bytes_of, objects), names), strict=True):
+        yield _table(name, data, columns)

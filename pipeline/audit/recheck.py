@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pyarrow as pa
 
@@ -14,6 +15,7 @@ from pipeline.audit.readable import Unreadable, bytes_of, table_of
 from pipeline.audit.recheck_clusters import wrong_clusters
 from pipeline.audit.recheck_sums import wrong_counts, wrong_means, wrong_summaries
 from pipeline.store import Objects
+from pipeline.store.abreast import abreast
 from pipeline.store.derived import parent
 from schemas.audit import AuditRecord
 from schemas.audit_tables import TABLES
@@ -22,6 +24,7 @@ from schemas.faith import FaithRecord
 from schemas.labels import PartRecord
 from schemas.layout import ABOUT, AUDIT, COMMITS, commit_object
 from schemas.record import sha256
+from schemas.run import ObjectRecord
 
 _FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {
     "": AuditRecord,
@@ -91,22 +94,24 @@ def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
 def _commits(objects: Objects) -> Iterator[str]:
     """Parts are what their records say."""
     for folder in (*_FOLDERS, *(f"{kind}/" for kind in EXPORTERS)):
-        for _, part in _records(objects, folder):
-            for each in part.objects:
-                name = f"{folder}{each.path}"
-                try:
-                    data = bytes_of(objects, name)
-                except Unreadable as error:
-                    yield f"{error}"
-                    continue
-                if (len(data), sha256(data)) != (each.size, each.sha256):
-                    yield f"{name}: is not what {folder}{commit_object(part.tar)} says"
+        told = ((part.tar, each) for _, part in _records(objects, folder) for each in part.objects)
+        yield from filter(None, abreast(partial(_wrong_object, objects, folder), told))
+
+
+def _wrong_object(objects: Objects, folder: str, item: tuple[str, ObjectRecord]) -> str | None:
+    tar, told = item
+    try:
+        data = bytes_of(objects, f"{folder}{told.path}")
+    except Unreadable as error:
+        return f"{error}"
+    if (len(data), sha256(data)) != (told.size, told.sha256):
+        return f"{folder}{told.path}: is not what {folder}{commit_object(tar)} says"
+    return None
 
 
 def _records(objects: Objects, folder: str = "") -> Iterator[tuple[bytes, PartRecord]]:
-    for file in objects.list(f"{folder}{COMMITS}"):
-        name = f"{folder}{COMMITS}/{file}"
-        data = bytes_of(objects, name)
+    names = [f"{folder}{COMMITS}/{file}" for file in objects.list(f"{folder}{COMMITS}")]
+    for name, data in zip(names, abreast(partial(bytes_of, objects), names), strict=True):
         try:
             yield data, PartRecord.read(data, name)
         except UsageError as error:

@@ -99,7 +99,7 @@ def _standing(atlas: Atlas, method: str, target: Target) -> tuple[Standing, NDAr
     count, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
     nothing = np.zeros((count, cells), np.int64)
     standing, left_out = Standing(np.zeros(count, np.int64), nothing, nothing), np.zeros(count, np.int64)
-    for name in atlas.commits:
+    for name in atlas.tars:
         found = of_tar(atlas.tar(name), method, target)
         standing += Standing.of(found.maps, found.classes, count)
         left_out += np.bincount(found.left_out, minlength=count)

@@ -16,6 +16,7 @@ from pipeline.audit.measured import Measured, measured_parts
 from pipeline.label.score_map import window
 from pipeline.run.spread import spread
 from pipeline.store import Atlas, Lease, Objects
+from pipeline.store.abreast import abreast
 from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.tables import packed, unpacked
 from pipeline.truth import Truths
@@ -60,16 +61,14 @@ def tables(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
-        records = {
-            tar: record for tar, record in records.items() if record.parts == measured_parts(out, atlas.commits[tar])
-        }
-        pending = [(tar, truth_of_tar(atlas, tar, truth)) for tar in atlas.commits if tar not in records]
-        for _ in spread(partial(_of_tar, url, about, out), pending, "audit", address):
+        measured = abreast(lambda record: measured_parts(out, record.tar, record.parent), records.values())
+        known = {tar for (tar, record), parts in zip(records.items(), measured, strict=True) if record.parts == parts}
+        pending = with_truth(atlas, [tar for tar in atlas.tars if tar not in known], truth)
+        for _ in spread(partial(_of_tar, atlas, about, out), pending, "audit", address):
             continue
-        tars = list(atlas.commits)
         found = {
-            "methods": means(_read(objects, "images", tars), ("method",), "entropy", METHODS),
-            "agreement": means(_read(objects, "pairs", tars), ("first", "second"), "spearman", AGREEMENT),
+            "methods": means(_read(objects, "images", atlas.tars), ("method",), "entropy", METHODS),
+            "agreement": means(_read(objects, "pairs", atlas.tars), ("first", "second"), "spearman", AGREEMENT),
         }
         for name, table in found.items():
             objects.put(f"{name}.parquet", packed(table))
@@ -94,9 +93,12 @@ def claimed(
     return about
 
 
-def truth_of_tar(atlas: Atlas, tar: str, truth: Truths | None) -> Truths | None:
-    """What is known of the pictures of one tar, to be sent to where they are worked on."""
-    return None if truth is None else truth.subset(atlas.samples_of(tar, ["key"])["key"].to_pylist())
+def with_truth(atlas: Atlas, tars: Sequence[str], truth: Truths | None) -> list[tuple[str, Truths | None]]:
+    """Tars, each with what is known of its pictures, to be sent to where they are worked on."""
+    if truth is None:
+        return [(tar, None) for tar in tars]
+    samples = abreast(partial(atlas.samples_of, columns=["key"]), tars)
+    return [(tar, truth.subset(table["key"].to_pylist())) for tar, table in zip(tars, samples, strict=True)]
 
 
 def _read(objects: Objects, folder: str, tars: Sequence[str]) -> Iterable[pa.Table]:
@@ -104,11 +106,12 @@ def _read(objects: Objects, folder: str, tars: Sequence[str]) -> Iterable[pa.Tab
         yield unpacked(data)
 
 
-def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
+def _of_tar(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
     tar, truth = item
-    atlas, objects = Atlas.open(url), Objects(out)
+    objects = Objects(out)
     objects.delete(commit_object(tar))
     part = atlas.tar(tar)
+    above = parent(part.commit)
     samples = part.samples.filter(pa.array(part.good))
     flags = {method: part.flags(method, about.target)[part.good] for method in about.methods}
     maps = {
@@ -117,16 +120,16 @@ def _of_tar(url: str, about: AuditRecord, out: str, item: tuple[str, Truths | No
     }
     compared = list(pairs(maps))
     covered = _covered(samples, truth, atlas)
-    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, part.commit, about.target))
+    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, tar, above, about.target))
     written = (
         objects.put(f"images/{tar}.parquet", packed(images)),
         objects.put(f"pairs/{tar}.parquet", packed(_pairs(samples, about.target, compared))),
     )
     record = PartRecord(
         tar=tar,
-        parent=parent(part.commit),
+        parent=above,
         maker=about.digest(),
-        parts=measured_parts(out, part.commit),
+        parts=measured_parts(out, tar, above),
         counts={"images": len(samples)},
         objects=written,
     )

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pipeline.score.tally import order
 from pipeline.store import Atlas
+from pipeline.store.abreast import abreast
 from pipeline.truth import Claims, Truth, Truths
 from schemas.errors import UsageError
 from schemas.samples import Status
@@ -63,8 +65,8 @@ def parts_of(
     good: dict[str, None] = {}
     lacking: list[str] = []
     claims = [Claims(each) for each in (truth, named) if each is not None]
-    for tar in atlas.tars:
-        table = atlas.samples_of(tar, ["key", "status", "width", "height"])
+    read = partial(atlas.samples_of, columns=["key", "status", "width", "height"])
+    for tar, table in zip(atlas.tars, abreast(read, atlas.tars), strict=True):
         keys[tar] = table["key"].to_pylist()
         for row in table.to_pylist():
             if row["status"] != Status.DUPLICATE_KEY:

@@ -16,6 +16,7 @@ from zarr.codecs import BloscCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from pipeline.store.abreast import abreast
 from pipeline.store.objects import Objects
 from schemas import layout
 from schemas.layout import MAPS, Flag, Kind, shard_object
@@ -31,17 +32,16 @@ def create(objects: Objects, run: RunRecord) -> None:
 
 def wrong(objects: Objects, run: RunRecord) -> list[str]:
     """A sentence for each part of the metadata that is not as it was created."""
-    problems = []
-    for key, value in _metadata(run).items():
-        name = f"{MAPS}/{key}"
+
+    def look(item: tuple[str, Buffer]) -> str | None:
+        name = f"{MAPS}/{item[0]}"
         try:
             found = objects.get(name)
         except FileNotFoundError:
-            problems.append(f"{name}: is missing")
-            continue
-        if not _same(found, value.to_bytes()):
-            problems.append(f"{name}: is not what the plan wrote")
-    return problems
+            return f"{name}: is missing"
+        return None if _same(found, item[1].to_bytes()) else f"{name}: is not what the plan wrote"
+
+    return [problem for problem in abreast(look, _metadata(run).items()) if problem is not None]
 
 
 def metadata_objects(run: RunRecord) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import zarr
 from numpy.typing import NDArray
 
+from pipeline.store.abreast import abreast
 from pipeline.store.card import html
 from pipeline.store.dataset import MapDataset
 from pipeline.store.objects import Objects
@@ -176,7 +177,7 @@ class Atlas:
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
-        tables = [self.samples_of(shard.tar, columns) for shard in self.run.shards if shard.tar in self.committed]
+        tables = list(abreast(partial(self.samples_of, columns=columns), self.tars))
         if tables:
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
@@ -390,7 +391,7 @@ class Tar:
             raise RunFailed(f"{self.commit.tar}: {method} maps of {target} are missing; see vitatlas verify")
         return maps
 
-    @property
+    @cached_property
     def good(self) -> NDArray[np.bool_]:
         """Which samples have maps: bool [rows]."""
         good: NDArray[np.bool_] = np.array([status == Status.OK for status in self.samples["status"].to_pylist()], bool)

@@ -9,20 +9,18 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import HOPELESS, locate
+from pipeline.store.abreast import abreast
 from schemas.errors import RunFailed
 from schemas.record import sha256
 from schemas.run import ObjectRecord
 
 _BEGUN, _UNFINISHED = ".vitatlas-", ".part"
-_AT_ONCE = 32
-"""Objects that are asked for together: a bucket answers them side by side."""
 
 
 class Objects:
@@ -132,9 +130,7 @@ class Objects:
         Raises:
             FileNotFoundError: one is missing.
         """
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for first in range(0, len(names), _AT_ONCE):
-                yield from pool.map(self.get, names[first : first + _AT_ONCE])
+        return abreast(self.get, names)
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""

@@ -1,19 +1,21 @@
 """Is what stands in an atlas what was committed, all of it, and nothing else?"""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from pipeline.store import arrays
+from pipeline.store.abreast import abreast
 from pipeline.store.atlas import Atlas, Tar
-from pipeline.store.objects import unfinished
+from pipeline.store.objects import Objects, unfinished
 from schemas import layout
 from schemas.errors import RunFailed
-from schemas.layout import commit_object, samples_object, set_aside_object, shard_object
+from schemas.layout import Kind, commit_object, samples_object, set_aside_object, shard_object
 from schemas.record import sha256
-from schemas.run import CommitRecord
+from schemas.run import CommitRecord, ObjectRecord
 from schemas.samples import Status
 
 _DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)
@@ -39,6 +41,8 @@ class Verdict:
 def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
     """Check every committed object by its checksum, every row by its map, and that nothing else is there.
 
+    Each object is read once. Tars are looked at side by side, each object by object, so some 32 objects are in memory.
+
     Args:
         progress: called with tars checked and tars in all.
     """
@@ -50,23 +54,13 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
     if verdict.faults:  # nothing can be read through such metadata
         return verdict
     expected = _of_the_run(atlas)
-    for done, shard in enumerate(atlas.run.shards, 1):
-        if shard.tar in atlas.committed:
-            try:
-                commit = atlas.record(shard.tar)
-            except RunFailed as error:
-                verdict.faults.append(f"{error}")
-                verdict.damaged.append(shard.tar)
-                expected |= _own(atlas, done - 1)
-            else:
-                verdict.objects += len(commit.objects)
-                wrong = [*_wrong_record(atlas, commit), *_wrong_objects(atlas, commit)]
-                wrong = wrong or _wrong_rows(atlas, Tar(atlas, commit))
-                verdict.faults += [f"{shard.tar}: {each}" for each in wrong]
-                verdict.damaged += [shard.tar] * bool(wrong)
-                expected |= {entry.path for entry in commit.objects}
-        else:  # what a stopped run wrote of it is written over when it is done
-            expected |= _own(atlas, done - 1)
+    held = _Held(atlas.objects)
+    looks = abreast(partial(_look, Atlas(held, atlas.run), held, atlas.committed), range(len(atlas.run.shards)))
+    for done, (shard, looked) in enumerate(zip(atlas.run.shards, looks, strict=True), 1):
+        verdict.objects += looked.objects
+        verdict.faults += looked.faults
+        verdict.damaged += [shard.tar] * bool(looked.faults)
+        expected |= looked.names
         progress(done, len(atlas.run.shards))
     for name, _ in atlas.objects.walk():
         if unfinished(name) and verdict.missing:
@@ -76,6 +70,75 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
     return verdict
 
 
+class _Held(Objects):
+    """Objects of which some are in memory for a while, and are read from there."""
+
+    def __init__(self, objects: Objects) -> None:
+        vars(self).update(vars(objects))
+        self._contents: dict[str, bytes] = {}
+
+    def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        data = self._contents.get(name)
+        return super().get(name, start, end) if data is None else data[start:end]
+
+    def take(self, entry: ObjectRecord) -> str | None:
+        """Read an object, and hold it if it is as it was committed; else say what is wrong."""
+        try:
+            data = super().get(entry.path)
+        except FileNotFoundError:
+            return f"{entry.path}: is missing"
+        if len(data) != entry.size:
+            return f"{entry.path}: has {len(data)} bytes, {entry.size} were committed"
+        if sha256(data) != entry.sha256:
+            return f"{entry.path}: its contents have changed since they were committed"
+        self._contents[entry.path] = data
+        return None
+
+    def drop(self, name: str) -> None:
+        self._contents.pop(name, None)
+
+
+@dataclass
+class _Looked:
+    """What was found of a tar.
+
+    Attributes:
+        objects: that are committed.
+        faults: a sentence for each.
+        names: of the objects that may be there.
+    """
+
+    objects: int
+    faults: list[str]
+    names: set[str]
+
+
+def _look(atlas: Atlas, held: _Held, committed: frozenset[str], tar_index: int) -> _Looked:
+    tar, own = atlas.run.shards[tar_index].tar, _own(atlas, tar_index)
+    if tar not in committed:
+        return _Looked(0, [], set(own))  # what a stopped run wrote of it is written over when it is done
+    try:
+        commit = atlas.record(tar)
+    except RunFailed as error:
+        return _Looked(0, [f"{error}"], set(own))
+    entries = {entry.path: entry for entry in commit.objects}
+    changed: dict[str, str] = {}
+    lacking: list[str] = []
+    part: Tar | None = None
+    for path, array in own.items():
+        if path in entries and (fault := held.take(entries[path])) is not None:
+            changed[path] = fault
+        elif array is None:
+            part, lacking = _rows(atlas, commit)
+        elif part is not None:
+            lacking += _wrong_rows(atlas, part, *array)
+        held.drop(path)
+    faults = [f"its commit names {path}, which is not its own" for path in entries if path not in own]
+    faults += [changed[path] for path in entries if path in changed]
+    wrong = faults or lacking  # rows of what has changed say nothing
+    return _Looked(len(commit.objects), [f"{tar}: {each}" for each in wrong], set(entries))
+
+
 def _of_the_run(atlas: Atlas) -> set[str]:
     """Objects that are there whatever is committed, or may be."""
     tars = [shard.tar for shard in atlas.run.shards]
@@ -83,60 +146,45 @@ def _of_the_run(atlas: Atlas) -> set[str]:
     return names | {commit_object(tar) for tar in tars} | {set_aside_object(tar) for tar in tars}
 
 
-def _own(atlas: Atlas, tar_index: int) -> set[str]:
-    """Objects that a tar may have."""
+def _own(atlas: Atlas, tar_index: int) -> dict[str, tuple[str, Kind] | None]:
+    """Objects that a tar may have: its sample table, and parts of arrays, whose names and kinds are told."""
     run = atlas.run
-    names = {samples_object(run.shards[tar_index].tar)}
+    own: dict[str, tuple[str, Kind] | None] = {samples_object(run.shards[tar_index].tar): None}
     for method in run.methods:
         for name, kind in layout.arrays(method, run.figures.get(method, ())).items():
-            names.add(shard_object(name, tar_index, len(kind.dims)))
-    return names
+            own[shard_object(name, tar_index, len(kind.dims))] = name, kind
+    return own
 
 
-def _wrong_record(atlas: Atlas, commit: CommitRecord) -> Iterator[str]:
-    own = _own(atlas, commit.tar_index)
-    for entry in commit.objects:
-        if entry.path not in own:
-            yield f"its commit names {entry.path}, which is not its own"
-
-
-def _wrong_objects(atlas: Atlas, commit: CommitRecord) -> Iterator[str]:
-    own = _own(atlas, commit.tar_index)
-    for entry in commit.objects:
-        if entry.path not in own:
-            continue
-        try:
-            data = atlas.objects.get(entry.path)
-        except FileNotFoundError:
-            yield f"{entry.path}: is missing"
-            continue
-        if len(data) != entry.size:
-            yield f"{entry.path}: has {len(data)} bytes, {entry.size} were committed"
-        elif sha256(data) != entry.sha256:
-            yield f"{entry.path}: its contents have changed since they were committed"
-
-
-def _wrong_rows(atlas: Atlas, part: Tar) -> list[str]:
-    commit = part.commit
+def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[Tar | None, list[str]]:
+    """A tar, if its samples are those that were committed; and what is wrong with them."""
+    try:
+        part = Tar(atlas, commit)
+    except RunFailed:
+        return None, ["its sample table cannot be read"]
     rows = part.samples["row"].to_numpy()
     first = commit.tar_index * atlas.run.slot
     if len(rows) != commit.rows or not np.array_equal(rows, np.arange(first, first + commit.rows)):
-        return [f"its sample table has not the {commit.rows} rows that were committed"]
+        return None, [f"its sample table has not the {commit.rows} rows that were committed"]
     statuses = Counter(part.samples["status"].to_pylist())
     if dict(statuses) != commit.statuses or statuses[Status.OK] != commit.ok:
-        return [f"its rows have the statuses {dict(statuses)}, {commit.statuses} were committed"]
-    good = part.good
-    keys = Counter(key for key, ok in zip(part.samples["key"].to_pylist(), good, strict=True) if ok)
-    problems = [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
-    for method in atlas.methods:
-        for name, kind in layout.arrays(method, atlas.run.figures.get(method, ())).items():
-            if kind is layout.FIGURE:  # may be undefined
-                continue
-            values = part.array(name)[good]
-            present = np.isfinite(values) if np.isnan(kind.empty) else values != kind.empty
-            what = f"{name} map" if kind is layout.MAP else name
-            for place, target in enumerate(atlas.run.spec.targets):
-                lacking = int((~present[:, place]).any(tuple(range(1, present.ndim - 1))).sum())
-                if lacking:
-                    problems.append(f"{lacking} samples that are ok have no {what} of their {target}")
+        return None, [f"its rows have the statuses {dict(statuses)}, {commit.statuses} were committed"]
+    keys = Counter(key for key, ok in zip(part.samples["key"].to_pylist(), part.good, strict=True) if ok)
+    return part, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
+
+
+def _wrong_rows(atlas: Atlas, part: Tar, name: str, kind: Kind) -> list[str]:
+    if kind is layout.FIGURE:  # may be undefined
+        return []
+    try:
+        values = part.array(name)[part.good]
+    except RunFailed:
+        return [f"its part of {name} cannot be read"]
+    present = np.isfinite(values) if np.isnan(kind.empty) else values != kind.empty
+    what = f"{name} map" if kind is layout.MAP else name
+    problems = []
+    for place, target in enumerate(atlas.run.spec.targets):
+        lacking = int((~present[:, place]).any(tuple(range(1, present.ndim - 1))).sum())
+        if lacking:
+            problems.append(f"{lacking} samples that are ok have no {what} of their {target}")
     return problems

@@ -14,7 +14,7 @@ from pipeline.audit.by_class import EXPLAINED
 from pipeline.audit.describe import coverage
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.exporter import Part, Whole
-from pipeline.audit.tables import truth_of_tar
+from pipeline.audit.tables import with_truth
 from pipeline.files import refuse_commands
 from pipeline.label.score_map import window
 from pipeline.run.spread import spread
@@ -99,8 +99,8 @@ def export(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
-        pending = [(tar, truth_of_tar(atlas, tar, known)) for tar in atlas.commits if tar not in records]
-        for _ in spread(partial(_of_tar, url, about, objects.url), pending, f"export to {kind}", address):
+        pending = with_truth(atlas, [tar for tar in atlas.tars if tar not in records], known)
+        for _ in spread(partial(_of_tar, atlas, about, objects.url), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
             _put(objects, EXPORTERS[kind].of_all(Whole(atlas.run, about, samples, audit), Path(folder)), Path(folder))
@@ -108,11 +108,11 @@ def export(
     return objects.url
 
 
-def _of_tar(url: str, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
+def _of_tar(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> PartRecord:
     tar, truth = item
-    atlas, objects = Atlas.open(url), Objects(out)
+    objects, kept = Objects(out), atlas.tar(tar)
     objects.delete(commit_object(tar))
-    part = _part(atlas, atlas.tar(tar), about, truth)
+    part = _part(atlas, kept, about, truth)
     written: tuple[ObjectRecord, ...] = ()
     if len(part):
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
@@ -120,7 +120,7 @@ def _of_tar(url: str, about: ExportRecord, out: str, item: tuple[str, Truths | N
             written = _put(objects, names, Path(folder))
     record = PartRecord(
         tar=tar,
-        parent=parent(atlas.commits[tar]),
+        parent=parent(kept.commit),
         maker=about.digest(),
         parts=(),
         counts={"images": len(part)},
