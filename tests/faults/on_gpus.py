@@ -31,6 +31,7 @@ class OnGpu(pool._Actor):
     def process(self, unit: int, attempt: int) -> Any:
         context = ray.get_runtime_context()
         place = {"node": context.get_node_id(), "gpu": os.environ["CUDA_VISIBLE_DEVICES"]}
+        place["host"] = ray.util.get_node_ip_address()
         with (FOLDER / "notes").open("a") as notes:
             notes.write(json.dumps({"unit": unit, "actor": context.get_actor_id()} | place) + "\n")
         while unit >= FREE and not (FOLDER / "go on").exists():
