@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
@@ -30,8 +31,9 @@ class Made(SphinxDirective):
         text = "\n".join(self.lines(*self.arguments))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
+    @abstractmethod
     def lines(self, *arguments: str) -> Iterator[str]:
-        raise NotImplementedError
+        """What stands in the place of the directive."""
 
 
 def table(*rows: tuple[str, ...]) -> Iterator[str]:

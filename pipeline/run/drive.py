@@ -39,7 +39,10 @@ def run(url: str, crew: Crew | None = None, retry_failed: bool = False) -> Atlas
     # An atlas may be a stranger's, and its word is not the operator's.
     refuse_commands((shard.url for shard in atlas.run.shards), crew.allow_pipe)
     if atlas.run.spec.digest() != atlas.run.spec_hash:
-        raise RunFailed(f"{url}: its run.json has been changed since it was planned; restore it, or plan another atlas")
+        raise RunFailed(
+            f"{url}: its run.json has been changed since it was planned, or another version planned it; "
+            "restore it, or plan another atlas"
+        )
     # Also where a dead run left things behind.
     if _pending(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(SET_ASIDE):
         with Lease(atlas.objects, _say) as lease:

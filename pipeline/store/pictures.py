@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.picture import Frame
 from pipeline.read import Decoders, Decoding, batches
-from pipeline.store.atlas import Tar
+from pipeline.store.tar import Tar
 from schemas.errors import BadTar
 from schemas.run import RunRecord
 

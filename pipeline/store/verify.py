@@ -9,8 +9,9 @@ import numpy as np
 
 from pipeline.store import arrays
 from pipeline.store.abreast import abreast
-from pipeline.store.atlas import Atlas, Tar
+from pipeline.store.atlas import Atlas
 from pipeline.store.objects import Objects, unfinished
+from pipeline.store.tar import Tar
 from schemas import layout
 from schemas.errors import RunFailed
 from schemas.layout import Kind, commit_object, samples_object, set_aside_object, shard_object
@@ -49,7 +50,7 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
     atlas = Atlas.open(url)
     verdict = Verdict(missing=len(atlas.run.shards) - len(atlas.committed))
     if atlas.run.spec.digest() != atlas.run.spec_hash:
-        verdict.faults.append(f"{layout.RUN}: has been changed since it was planned")
+        verdict.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")
     verdict.faults += arrays.wrong(atlas.objects, atlas.run)
     if verdict.faults:  # nothing can be read through such metadata
         return verdict
