@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-_DECODERS = """
+_DECODERS = r"""
 from multiprocessing import active_children, forkserver
-from support import jpeg
-from pipeline.read import Decoders, Frame
+from read.frames import FRAME
+from pipeline.read import Decoders
 pool = Decoders(2)
-frame = Frame(32, 32, "bicubic", "squash", 1.0, "center")
-for asked in [pool.submit(jpeg(), frame) for _ in range(20)]:
+for asked in [pool.submit(b"P5 1 1 255\n\0", FRAME) for _ in range(20)]:
     asked.result()
 print(forkserver._forkserver._forkserver_pid, *[child.pid for child in active_children()], flush=True)
 """

@@ -17,8 +17,8 @@ from pipeline.store import Atlas
 from pipeline.truth import Truths
 from schemas.policy import Policy
 
-_CELL = 1.15
-"""Inches of a cell."""
+_CELL, _LEFT, _TOP = 1.15, 0.2, 0.75
+"""Inches of a cell, and of what is beside and above them all."""
 _LEGEND = (
     "maps from blue (0) to red (1), best PxAP first, controls last; ignored pixels violet; outlined in white: the truth"
 )
@@ -50,8 +50,11 @@ def draw(
     maps = {method: part.maps(method) for method in methods}
     labels = [{label.sample["ordinal"]: label for label in labels_of(atlas, tar, policy)} for policy in policies]
     columns = ["image", *methods, *(f"mask: {policy.name}" for policy in policies)]
-    figure = Figure(figsize=(_CELL * len(columns), _CELL * len(rows) + 0.65), dpi=110, layout="constrained")
-    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    width, height = _CELL * len(columns) + _LEFT, _CELL * len(rows) + _TOP
+    figure = Figure(figsize=(width, height), dpi=110)
+    # Laid out by hand, since to have it done takes longer than all the rest.
+    edges = {"left": _LEFT / width, "right": 0.998, "bottom": 0.01, "top": 1 - _TOP / height}
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, gridspec_kw=edges | {"wspace": 0.05, "hspace": 0.05})
     for line, row in zip(grid, rows, strict=True):
         sample = samples[row]
         picture, known = pictures[row], truth.of(sample["key"])

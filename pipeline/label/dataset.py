@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.tariterators import base_plus_ext
 
 from pipeline.files import locate
 from pipeline.label.formats.indexed import IGNORE, OBJECT
@@ -25,7 +24,7 @@ from pipeline.read import Frame, Undecodable, decode, find
 from pipeline.read.members import entries
 from pipeline.read.shards import names
 from pipeline.read.stream import Damage, opened
-from pipeline.read.tar import group
+from pipeline.read.tar import group, split
 from pipeline.secrets import masked
 from schemas.errors import BadTar, UsageError
 from schemas.labels import Verdict
@@ -172,8 +171,8 @@ def _labels(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key, and contents by extension, of each sample of a mask tar."""
     try:
         with opened(url) as stream:
-            for key, members in groupby(entries(stream), lambda entry: base_plus_ext(entry.name)[0] or entry.name):
-                yield key, {base_plus_ext(entry.name)[1] or "": entry.read() for entry in members}
+            for key, members in groupby(entries(stream), lambda entry: split(entry.name)[0] or entry.name):
+                yield key, {split(entry.name)[1]: entry.read() for entry in members}
     except Damage as damage:
         raise BadTar(f"{url}: {damage}; label its tar again") from damage
 

@@ -1,13 +1,11 @@
 """What decodes pictures beside the network: a thread, or processes, of which any may die."""
 
 import errno
-import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -16,7 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.children import end_with_parent
+from pipeline.children import children
 from pipeline.picture import Frame
 from pipeline.read.decode import Picture, Undecodable, decode
 
@@ -130,13 +128,7 @@ class Decoders:
             process.kill()
 
     def _start(self) -> Executor:
-        if self.processes == 0:
-            return _Thread()
-        # Not forked from here: a Ray worker has threads, and a fork of those may hang.
-        context = get_context("forkserver")
-        os.environ["PYTHONSAFEPATH"] = "1"  # nor may it import what lies in the working folder
-        context.set_forkserver_preload([__name__])  # so that a new process is there at once
-        return ProcessPoolExecutor(self.processes, context, initializer=end_with_parent)
+        return children(self.processes, __name__) if self.processes else _Thread()
 
 
 class _Thread(Executor):

@@ -5,13 +5,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
-from webdataset.shardlists import expand_urls
-
-from pipeline.children import end_with_parent
+from pipeline.children import children
 from pipeline.files import locate, patiently, refuse_commands
 from pipeline.read.tar import Scan, scan
 from pipeline.secrets import refuse_credentials
@@ -58,6 +55,8 @@ def absolute(pattern: str, root: str = "") -> str:
 
 
 def _expand(pattern: str) -> list[str]:
+    from webdataset.shardlists import expand_urls  # it brings torch, which reading and counting do without
+
     try:
         return list(expand_urls(pattern))
     except ValueError as error:
@@ -123,7 +122,7 @@ def _scan(urls: Sequence[str]) -> Iterator[Scan]:
     if len(urls) < 16:
         yield from map(_reached, urls)
         return
-    with ProcessPoolExecutor(min(32, os.cpu_count() or 1), get_context("spawn"), initializer=end_with_parent) as pool:
+    with children(min(32, os.cpu_count() or 1), __name__) as pool:
         yield from pool.map(_reached, urls, chunksize=4)
 
 

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import webdataset
 from fsspec.compression import compr
-from webdataset.gopen import Pipe
 
 from pipeline.files import locate
 
@@ -105,7 +103,10 @@ def opened(url: str) -> Iterator[Stream]:
         OSError: it does not come; see ``Stream``.
     """
     stream: Any
-    if url.startswith("pipe:"):
+    piped = url.startswith("pipe:")
+    if piped:
+        import webdataset  # it brings torch, which whoever only labels and scores does without
+
         stream = webdataset.gopen(url, "rb")
     elif "://" not in url:
         with _named(url):
@@ -115,9 +116,9 @@ def opened(url: str) -> Iterator[Stream]:
         with _named(url):
             stream = files.open(path, "rb")
     try:
-        yield Stream(_Source(stream, url))
+        yield Stream(_Source(stream, url, piped))
     finally:
-        if isinstance(stream, Pipe):
+        if piped:
             stream.ignore_errors = True  # its status counts where its output ends; here it is merely told to go
         stream.close()
 
@@ -125,9 +126,9 @@ def opened(url: str) -> Iterator[Stream]:
 class _Source(io.RawIOBase):
     """A stored file, each of whose failures is an ``OSError`` with a number and the URL."""
 
-    def __init__(self, stream: Any, url: str) -> None:
-        self._stream, self._url = stream, url
-        self.size = -1 if isinstance(stream, Pipe) else self._measure()
+    def __init__(self, stream: Any, url: str, piped: bool) -> None:
+        self._stream, self._url, self._piped = stream, url, piped
+        self.size = -1 if piped else self._measure()
 
     def _measure(self) -> int:
         with _named(self._url):
@@ -156,7 +157,7 @@ class _Source(io.RawIOBase):
             while filled < len(buffer):
                 data = self._stream.read(len(buffer) - filled)
                 if not data:
-                    if isinstance(self._stream, Pipe):
+                    if self._piped:
                         self._stream.wait_for_child()  # raises where the command failed
                     break
                 buffer[filled : filled + len(data)] = data

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from webdataset.tariterators import base_plus_ext
-
 from pipeline.read.members import Entry, entries
 from pipeline.read.stream import Cut, Damage, opened
 from schemas.errors import BadTar
@@ -28,6 +26,7 @@ MAX_BYTES = 256_000_000
 _LIMITS = dict.fromkeys(IMAGES, MAX_BYTES) | {LABEL: 1024}
 """Bytes of the members that are read, by extension; no others are."""
 _META = re.compile(r"__[^/]*__($|/)")
+_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)$")
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ def group(files: Iterable[Entry], load: bool) -> Iterator[Group]:
     """
     current: Group | None = None
     for entry in files:
-        key, extension = base_plus_ext(entry.name)
-        if key is None or _META.match(entry.name) or entry.name.rpartition("/")[2].startswith("."):
+        key, extension = split(entry.name)
+        if not key or _META.match(entry.name) or entry.name.rpartition("/")[2].startswith("."):
             continue  # hidden files, such as those that macOS puts beside each file
         extension = extension.lower()
         if current is None or key != current.key or extension in current.members:
@@ -86,9 +85,18 @@ def group(files: Iterable[Entry], load: bool) -> Iterator[Group]:
         yield current
 
 
+def split(name: str) -> tuple[str, str]:
+    """Key and extension of a file by WebDataset's rule, which is written out since that package brings torch.
+
+    Both are empty where the name has no extension.
+    """
+    found = _NAME.match(name)
+    return (found[1], found[2]) if found else ("", "")
+
+
 def key_of(name: str) -> str:
     """The key of a file by WebDataset's rule, without a leading ``./``; its name where it has no extension."""
-    return str(base_plus_ext(name)[0] or name).removeprefix("./")
+    return (split(name)[0] or name).removeprefix("./")
 
 
 def _is_sample(candidate: Group) -> bool:

@@ -1,18 +1,17 @@
 """The same function over many tars: on the cores of this machine, or on a Ray cluster where there are many."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.children import end_with_parent
+from pipeline.children import children
 from schemas.errors import RunFailed
 
 T = TypeVar("T")
@@ -56,8 +55,8 @@ def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         yield from map(function, items)
         return
     waiting = iter(items)
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin)
-    with pool:
+    work = function.func if isinstance(function, partial) else function
+    with children(processes, work.__module__) as pool:
         try:
             under_way = {pool.submit(function, item) for item in islice(waiting, processes)}
             while under_way:
@@ -70,8 +69,3 @@ def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent: what its children are at is finished
-    end_with_parent()

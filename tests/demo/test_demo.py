@@ -93,7 +93,7 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The whole job, in this process, on a quarter of what ``vitatlas demo`` draws."""
     folder = tmp_path_factory.mktemp("tour")
-    return tour(folder, "inline", tars=2, scenes=48)
+    return tour(folder, "inline", tars=2, scenes=24)
 
 
 def test_the_tour_leaves_what_it_promises(summary: dict) -> None:
@@ -138,12 +138,12 @@ def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(su
 
 def test_the_tour_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
     folder = Path(summary["paths"]["summary.json"]).parent
-    again = tour(folder, "inline", tars=2, scenes=48)
+    again = tour(folder, "inline", tars=2, scenes=24)
     assert {name: each["pxap"] for name, each in again["methods"].items()} == {
         name: each["pxap"] for name, each in summary["methods"].items()
     }
     with pytest.raises(UsageError, match="holds another demo world"):
-        tour(folder, "inline", tars=1, scenes=48)
+        tour(folder, "inline", tars=1, scenes=24)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from support import DEMO_MODEL
 from torch.utils.data import DataLoader
 
 from pipeline.demo.tour import ARTIFACTS
-from pipeline.demo.train import Scenes, accuracy, normalised
+from pipeline.demo.train import Scenes, normalised
 from pipeline.demo.world import HELD_OUT, World
 from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read
@@ -52,21 +52,30 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
         }
 
 
-def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded) -> None:
+@pytest.fixture(scope="module")
+def scenes() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pixels and labels of a thousand scenes, of another seed than those that chose the best look."""
+    return [(pixels, labels) for pixels, labels, _ in DataLoader(Scenes(HELD_OUT, 1, 1000), 100, num_workers=2)]
+
+
+def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded, scenes: list) -> None:
     training = DiffMaskTraining(loaded, DiffMaskSettings())
     training.gates.load_state_dict(read(GATES).tensors)
-    scenes = DataLoader(Scenes(HELD_OUT, 1, 400), 100)  # of another seed than those that chose the best look
     with training.session():
-        reached = training.evaluate(Images(0, "", (), pixels.numpy()) for pixels, _, _ in scenes)
+        reached = training.evaluate(Images(0, "", (), pixels.numpy()) for pixels, _ in scenes[:4])
     assert reached["kl"] <= 0.15
     assert reached["kept"] <= 0.6
     assert reached["kl_shuffled"] >= 5 * reached["kl"]
 
 
-def test_the_fine_tuned_network_is_no_worse_a_classifier() -> None:
+def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: Loaded, scenes: list) -> None:
     tuned = load(ModelSpec(name=DEMO_MODEL.name, checkpoint=PM))
-    before, after = accuracy(load(DEMO_MODEL).model, 1, 2000), accuracy(tuned.model, 1, 2000)
-    assert after["all"] >= before["all"]
+    with torch.no_grad():
+        before, after = (
+            sum(int((each.model(normalised(pixels)).argmax(1) == labels).sum()) for pixels, labels in scenes)
+            for each in (loaded, tuned)
+        )
+    assert after >= before
 
 
 def test_its_probabilities_are_what_they_say(loaded: Loaded, world: World) -> None:

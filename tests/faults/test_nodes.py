@@ -1,6 +1,7 @@
 """Several nodes with GPUs, as far as Ray knows: who works where, and what becomes of it as nodes go and come."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,10 @@ def expected(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return undisturbed(spec, tmp_path_factory.mktemp("expected") / "atlas")
 
 
-@pytest.fixture(scope="module")
-def three() -> Iterator[Nodes]:
-    """Three nodes with one GPU, one, and two."""
+@pytest.fixture
+def cluster() -> Iterator[Nodes]:
+    """A head, and nodes to come."""
     with nodes(0) as cluster:
-        for gpus in (1, 1, 2):
-            cluster.add(gpus)
         yield cluster
 
 
@@ -50,21 +49,25 @@ def places(folder: Path) -> set[tuple[str, str]]:
     return {(note["node"], note["gpu"]) for note in notes(folder)}
 
 
-def test_each_gpu_has_an_actor_a_lost_node_costs_what_it_held_and_one_that_joins_gets_that(
-    spec: RunSpec, expected: Path, three: Nodes, tmp_path: Path
+def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_held_and_one_that_joins_gets_that(
+    spec: RunSpec, expected: Path, cluster: Nodes, tmp_path: Path
 ) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    driver = start(out, three, program=(on_gpus.__file__, str(tmp_path)))
+    driver = start(out, cluster, program=(on_gpus.__file__, str(tmp_path)))
+    time.sleep(6)
+    assert driver.poll() is None  # nobody could be hired so far
+    for gpus in (1, 1, 2):
+        cluster.add(gpus)
     wait_until(lambda: len(places(tmp_path)) == 4, driver)
-    lost, other, double = three.ids
+    lost, other, double = cluster.ids
     assert places(tmp_path) == {(lost, "0"), (other, "0"), (double, "0"), (double, "1")}
     assert len({note["actor"] for note in notes(tmp_path)}) == 4
     wait_until(lambda: len(Atlas.open(str(out)).tars) == on_gpus.FREE, driver)
 
-    three.kill()
-    three.add(1)
-    new = three.ids[-1]
+    cluster.kill()
+    cluster.add(1)
+    new = cluster.ids[-1]
     wait_until(lambda: new in {note["node"] for note in notes(tmp_path)}, driver)
     (tmp_path / "go on").touch()
     error = driver.communicate(timeout=120)[1]
@@ -81,14 +84,15 @@ def test_each_gpu_has_an_actor_a_lost_node_costs_what_it_held_and_one_that_joins
 
 
 def test_when_the_head_is_lost_the_job_that_is_tried_again_goes_on(
-    spec: RunSpec, expected: Path, three: Nodes, tmp_path: Path
+    spec: RunSpec, expected: Path, cluster: Nodes, tmp_path: Path
 ) -> None:
     """The driver runs on the head and goes with it, as in a RayJob, whose next attempt is another cluster."""
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    driver = start(out, three, "--actors", "1", program=(on_gpus.__file__, str(tmp_path)))
+    cluster.add(1)
+    driver = start(out, cluster, program=(on_gpus.__file__, str(tmp_path)))
     wait_until(lambda: len(Atlas.open(str(out)).tars) == on_gpus.FREE, driver)
-    three.kill_head()
+    cluster.kill_head()
     driver.kill()
     driver.communicate()
     kept = {path: path.stat().st_mtime_ns for path in (out / "commits").iterdir()}

@@ -1,6 +1,5 @@
 """Refinement of maps by pictures: pixel-adaptive (PAMR) and by a dense CRF."""
 
-import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -122,18 +121,3 @@ def test_a_crf_that_is_not_installed_says_which_extra_is_missing(monkeypatch: py
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(UsageError, match=r"vit-atlas\[crf\]"):
         CrfRefiner(Crf(kind="crf"))
-
-
-NO_TORCH = """
-import sys
-class Missing:
-    def find_spec(self, name, *rest):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Missing())
-import pipeline.label
-"""
-
-
-def test_labels_need_no_torch_until_something_is_refined() -> None:
-    subprocess.run([sys.executable, "-c", NO_TORCH], check=True)

@@ -10,35 +10,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from read.frames import FRAME, Deadly, Endless, Hungry, of
 from support import jpeg
 
-from pipeline.picture.geometry import Placement
-from pipeline.read import Decoders, Frame, Picture, decoders
-
-FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
-
-
-class Deadly(Frame):
-    """No picture comes out of it, nor the process that tries."""
-
-    def place(self, width: int, height: int) -> Placement:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return super().place(width, height)
-
-
-class Endless(Frame):
-    def place(self, width: int, height: int) -> Placement:
-        time.sleep(600)
-        return super().place(width, height)
-
-
-class Hungry(Frame):
-    def place(self, width: int, height: int) -> Placement:
-        raise MemoryError
-
-
-def of(kind: type[Frame]) -> Frame:
-    return kind(**{name: getattr(FRAME, name) for name in FRAME.__dataclass_fields__})
+from pipeline.read import Decoders, Picture, decoders
 
 
 @pytest.mark.parametrize("processes", [0, 2])
@@ -100,11 +75,11 @@ def test_a_lack_of_memory_blames_no_picture(processes: int) -> None:
 def test_decoders_import_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pipeline.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     code = (
-        "from support import jpeg; from pipeline.read import Decoders, Frame\n"
+        "from read.frames import FRAME; from pipeline.read import Decoders\n"
         "if __name__ == '__main__':\n"
-        "    frame = Frame(32, 32, 'bicubic', 'squash', 1.0, 'center')\n"
-        "    with Decoders(1) as pool: print(pool.submit(jpeg(), frame).result().width)"
+        "    with Decoders(1) as pool: print(pool.submit(open('some.jpg', 'rb').read(), FRAME).result().width)"
     )
+    (tmp_path / "some.jpg").write_bytes(jpeg())
     (tmp_path / "other").mkdir()
     script = tmp_path / "other" / "script.py"
     script.write_text(code)

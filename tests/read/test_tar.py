@@ -10,11 +10,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import jpeg, samples, write_tar
+from webdataset.tariterators import base_plus_ext
 
 from pipeline.read import Decoders, Frame, batches
 from pipeline.read.members import Entry
-from pipeline.read.tar import MAX_BYTES, Scan, group, read, scan
+from pipeline.read.tar import MAX_BYTES, Scan, group, read, scan, split
 from schemas.errors import BadTar
 from schemas.run import ShardRecord
 from schemas.samples import Status
@@ -44,6 +47,12 @@ def named(names: list[str]) -> list[Entry]:
 )
 def test_members_are_grouped_by_webdatasets_rule(names: list[str], expected: list) -> None:
     assert [(each.key, set(each.members)) for each in group(named(names), load=False)] == expected
+
+
+@given(st.text("ab./\n", max_size=12))
+def test_a_name_is_split_as_webdataset_splits_it(name: str) -> None:
+    key, extension = base_plus_ext(name)
+    assert split(name) == (key or "", extension or "")
 
 
 def test_a_scan_counts_what_a_read_yields(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import ray
 from processes import actors
 from support import same_bytes, samples, write_tar
 
-from pipeline.run import Crew, pool, run
+from pipeline.run import INLINE, Crew, pool, run
 from pipeline.run.plan import plan
 from pipeline.run.pool import capacity, cluster
 from pipeline.run.worker import Worker
@@ -46,7 +46,7 @@ def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) ->
     broken = tmp_path / "shards" / "part-1.tar"
     broken.write_bytes(broken.read_bytes()[:6000])
     with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: it is truncated"):
-        run(str(tmp_path / "atlas"))
+        run(str(tmp_path / "atlas"), Crew(actors=1))
     assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
 
 
@@ -61,20 +61,20 @@ def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path:
     )
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
     with pytest.raises(SpecDrift, match="the weights of test_vit were"):
-        run(str(tmp_path / "a"))
+        run(str(tmp_path / "a"), Crew(actors=1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
-    finished: Path, spec: RunSpec, tmp_path: Path, number: int
+    finished: Path, spec: RunSpec, tmp_path: Path
 ) -> None:
+    """Of both signals, but in one process, in ``tests/jobs``."""
     out = tmp_path / "atlas"
     plan(spec, str(out))
     driver = drive(out, "--actors", "1")
     while not actors():
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.01)
-    driver.send_signal(number)
+    driver.send_signal(signal.SIGTERM)
     _, error = driver.communicate(timeout=120)
     done = len(Atlas.open(str(out)).commits)
     assert driver.returncode == (75 if done < 3 else 0)
@@ -82,7 +82,7 @@ def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
         assert re.search(r"stopping: [01] tars in work have 20 s; interrupt again to drop them", error)
         assert f"stopped early, {3 - done} tars are left; go on with: vitatlas run {out} --address" in error
     assert not (out / "lease.json").exists()
-    run(str(out))
+    run(str(out), INLINE)
     same_bytes(finished, out)
 
 
@@ -186,11 +186,6 @@ def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyP
 
 def test_one_actor_for_each_core_or_gpu() -> None:
     assert capacity() == (2, False)
-
-
-def test_whoever_directs_actors_loads_no_torch() -> None:
-    code = "import sys, jobs.cli, jobs.run, pipeline.run, pipeline.run.pool; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_workers_compute_in_one_thread(spec: RunSpec, tmp_path: Path) -> None:

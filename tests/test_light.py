@@ -1,0 +1,12 @@
+"""Whoever directs actors, reads, labels, scores or audits waits for no torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["pipeline.run.pool", "pipeline.label", "pipeline.score", "pipeline.audit"])
+def test_nothing_that_needs_no_network_loads_torch(module: str) -> None:
+    code = f"import sys, jobs.cli, jobs.run, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
