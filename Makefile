@@ -9,10 +9,10 @@ demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
 
 test: $(READY)  ## all tests, on two cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: $(READY)  ## how much of the code the tests run
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term:skip-covered
 
 faults: $(READY)  ## more than a hundred kills: for how long, see docs/explanation/reliability.md
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl

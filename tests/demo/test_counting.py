@@ -49,9 +49,9 @@ def test_random_maps_score_a_half() -> None:
 
 def test_gates_beat_what_they_are_compared_with(tmp_path: Path) -> None:
     """Rollout, Grad-CAM and generic attention, on a network that counts without a mistake."""
-    loaded = counter(steps=700)
+    loaded = counter(steps=500)
     assert accuracy(loaded.model) > 0.99
-    methods = [gates(loaded, tmp_path, steps=500, alphas=(20.0,)), "rollout", "gradcam", "generic_attention"]
+    methods = [gates(loaded, tmp_path, steps=300, alphas=(20.0,)), "rollout", "gradcam", "generic_attention"]
     grids = draw(200, 3)
     maps = explain(loaded.model, normalised(grids), torch.from_numpy(grids.labels)[:, None], methods)
     found = {name: score(values[:, 0], grids.red) for name, values in maps.items()}
