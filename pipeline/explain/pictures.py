@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline import picture
 from pipeline.explain.anatomy import describe
+from pipeline.explain.normalise import Normalise
 from pipeline.picture import Frame, fit, orientation_of, rgb, upright
 from schemas.errors import UsageError
 
@@ -41,8 +42,7 @@ def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Te
     frame = Frame(width, height, config["interpolation"], "squash", 1.0, "center")
     upright_ones = (rgb(upright(image, orientation_of(image))) for image in several)
     pixels = np.stack([fit(image, frame, frame.place(image.width, image.height)) for image in upright_ones])
-    mean, std = (weights.new_tensor(config[name])[:, None, None] for name in ("mean", "std"))
-    return (torch.from_numpy(pixels).to(weights) / 255 - mean) / std
+    return Normalise(config["mean"], config["std"], weights)(pixels)
 
 
 def overlay(image: Image.Image, values: Tensor | NDArray[np.floating]) -> Image.Image:

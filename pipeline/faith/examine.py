@@ -41,8 +41,8 @@ def examine_tar(
     network = Network(
         worker.model,
         worker.explainer.anatomy,
-        worker.mean,
-        worker.std,
+        worker.normalise.mean,
+        worker.normalise.std,
         {name: known[name] for name in methods},
         worker.run.spec.seed,
     )
@@ -57,7 +57,7 @@ def examine_tar(
             pixels = torch.stack([torch.as_tensor(each) for each in seen])
             batch = Batch(
                 network,
-                (pixels.to(worker.device).float() / 255 - worker.mean) / worker.std,
+                worker.normalise(pixels),
                 tuple(row["key"] for row in rows),
                 np.array([-1 if row["label"] is None else row["label"] for row in rows], np.int64),
                 np.array([[row[classes[target]] for target in targets] for row in rows], np.int64),

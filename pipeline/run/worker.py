@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.explain.load import Loaded, load
 from pipeline.explain.maps import Explainer, Targets, drift
+from pipeline.explain.normalise import Normalise
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Batch, Cache, Decoders, Frame, Sample, batches
@@ -105,8 +106,7 @@ class Worker:
         )
         self.exact = Explainer(self.model, loaded.anatomy, methods, seed)
         self.frame = Frame.of(self.run.model, self.run.spec.geometry)
-        self.mean = torch.tensor(self.run.model.mean, device=self.device)[:, None, None]
-        self.std = torch.tensor(self.run.model.std, device=self.device)[:, None, None]
+        self.normalise = Normalise(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
         self.decoders = self._decoders(decode_processes)
         self.versions = versions()
 
@@ -189,7 +189,7 @@ class Worker:
     def _begin(self, batch: Batch) -> _Begun:
         """Give a batch to the device. Nothing waits for what comes of it."""
         keys = [sample.key for sample in batch.samples]
-        images = (sent(torch.as_tensor(batch.pixels), self.device).float() / 255 - self.mean) / self.std
+        images = self.normalise(sent(torch.as_tensor(batch.pixels), self.device))
         labels = torch.tensor([_usable(sample.label, self.run.model.classes) for sample in batch.samples])
         targets = self._targets(sent(labels, self.device))
         maps = self.explainer.maps(images, targets, keys)

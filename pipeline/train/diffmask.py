@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from pipeline.explain.gates import Gates, Probe, keep_probability, log_keep_probability, sample
 from pipeline.explain.load import Loaded
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
+from pipeline.explain.normalise import Normalise
 from pipeline.explain.record import record
 from pipeline.explain.trace import Need, Trace
 from pipeline.explain.undisturbed import undisturbed
 from pipeline.train.finite import finite_gradients
-from pipeline.train.pixels import Normalise
 from pipeline.train.ranks import mean, rank, shared
 from pipeline.train.stream import Images
 from schemas.run import Precision
@@ -58,7 +58,7 @@ class DiffMaskTraining:
         self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
         self.seed, self.precision = seed, precision
         parameter = next(self.model.parameters())
-        self.normalise = Normalise(loaded.record, parameter)
+        self.normalise = Normalise(loaded.record.mean, loaded.record.std, parameter)
         self.gates = initial(self.anatomy.width, self.anatomy.depth, settings.add, seed).to(parameter)
         self._masking = shared(_Masking(self.gates))
         depths = self.anatomy.depth + 2

@@ -12,6 +12,7 @@ from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from pipeline.explain.load import Loaded
+from pipeline.explain.normalise import Normalise
 from pipeline.explain.readout import PatchReadout
 from pipeline.explain.trace import at_classes, autocast
 from pipeline.explain.undisturbed import undisturbed
@@ -20,7 +21,6 @@ from pipeline.train.calibration import Calibration
 from pipeline.train.finite import finite_gradients
 from pipeline.train.labelled import BOXED, MASKED, UNKNOWN, Cut, Labelled, Pool
 from pipeline.train.masks import Masks
-from pipeline.train.pixels import Normalise
 from pipeline.train.ranks import mean, rank, shared
 from pipeline.train.stream import Images
 from schemas.errors import RunFailed, UsageError
@@ -74,7 +74,7 @@ class PatchMaskTraining:
         self.steps, self.seed, self.precision, self.half = steps, seed, precision, half
         self.frame, self.held_out_frame = frames
         self.masks, self.pool, self.measured = masks, pool, measured
-        self.normalise = Normalise(loaded.record, next(self.model.parameters()))
+        self.normalise = Normalise(loaded.record.mean, loaded.record.std, next(self.model.parameters()))
         self.readout = PatchReadout(self.model, self.anatomy)
         self._network: nn.Module = self.readout
         groups = param_groups_layer_decay(
