@@ -1,6 +1,6 @@
 """``vitatlas verify``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -45,14 +45,18 @@ def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) ->
     from pipeline.store.verify import verify
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=None)
-        verdict = verify(atlas, lambda done, total: bar.update(task, completed=done, total=total))
     again = None
-    if count and not verdict.faults:
-        from pipeline.run.recompute import recompute
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
 
-        again = recompute(atlas, count, seed, allow_pipe)
+        def shown(what: str) -> Callable[[int, int], None]:
+            task = bar.add_task(what, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        verdict = verify(atlas, shown("verify"))
+        if count and not verdict.faults:
+            from pipeline.run.recompute import recompute
+
+            again = recompute(atlas, count, seed, allow_pipe, shown("compute again"))
     faults, damaged = (again or verdict).faults, (again or verdict).damaged
     if json_:
         compared = {"atlas": atlas, "objects": verdict.objects, "missing": verdict.missing}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import track
 
 from pipeline.demo.scenes import Scene
 from pipeline.demo.train import MODEL
@@ -43,9 +45,12 @@ def cookbook(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Image]]:
     pictures = [Image.fromarray(each.image) for each in scenes]
     entries = [entry for entry in map(_entry, methods.values()) if not entry.unsupported(network.anatomy)]
     targets = torch.tensor([[each.label] for each in scenes])
-    maps = explain(network.model, prepare(network.model, pictures), targets, entries)
-    shown = {name: [overlay(*pair) for pair in zip(pictures, of[:, 0], strict=True)] for name, of in maps.items()}
-    return {_IMAGE: pictures, **shown}
+    images, console = prepare(network.model, pictures), Console(stderr=True)
+    shown = {_IMAGE: pictures}
+    for entry in track(entries, "explain", console=console, disable=not console.is_terminal):  # some take a minute
+        ((name, maps),) = explain(network.model, images, targets, [entry]).items()
+        shown[name] = [overlay(*pair) for pair in zip(pictures, maps[:, 0], strict=True)]
+    return shown
 
 
 def _entry(method: type[Method]) -> Method:

@@ -1,7 +1,7 @@
 """A few maps once more, from the tars, to be compared with those that are stored."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,12 +41,19 @@ class Recomputed:
     notes: list[str] = field(default_factory=list)
 
 
-def recompute(url: str, count: int, seed: int = 0, allow_pipe: bool = False) -> Recomputed:
+def recompute(
+    url: str,
+    count: int,
+    seed: int = 0,
+    allow_pipe: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Recomputed:
     """Compute the maps of samples that are drawn at random, and compare.
 
     Args:
         count: samples, at most; of all methods and targets.
         seed: of the draw.
+        progress: told how many tars are done, and of how many.
     """
     atlas, result = Atlas.open(url), Recomputed()
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
@@ -58,7 +65,8 @@ def recompute(url: str, count: int, seed: int = 0, allow_pipe: bool = False) -> 
         by_tar[sample["tar"]].add(sample["ordinal"])
     if by_tar:
         with Worker(url) as worker:
-            for tar in sorted(by_tar):
+            for done, tar in enumerate(sorted(by_tar)):
+                progress(done, len(by_tar))
                 before = len(result.faults)
                 try:
                     _compare(worker, atlas.tar(tar), by_tar[tar], result)

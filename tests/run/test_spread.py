@@ -14,7 +14,7 @@ from pipeline.run.spread import MANY, spread
 from schemas.errors import RunFailed, UsageError
 
 WORK = """
-import os, time
+import os, signal, time
 from schemas.errors import UsageError
 
 def square(number):
@@ -36,6 +36,9 @@ def die_once(folder, number):
         open(mark, "w").close()
         os._exit(9)
     return number
+
+def surroundings(name):
+    return os.environ.get(name), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 def slow_first(number):
     time.sleep(0.3 if number == 0 else 0)
@@ -62,6 +65,17 @@ def test_every_item_is_done_once(work: ModuleType, count: int) -> None:
 def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(work: ModuleType) -> None:
     assert os.getpid() not in {process for _, process in spread(work.square, range(4), "square")}
     assert next(iter(spread(work.slow_first, range(6), "slow"))) != 0
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_processes_have_the_environment_of_the_moment_and_leave_an_interrupt_to_their_parent(
+    work: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("first", "second"):
+        monkeypatch.setenv("VITATLAS_TRIED", value)
+        assert set(spread(work.surroundings, ["VITATLAS_TRIED"] * 2, "look")) == {(value, True)}
+    monkeypatch.delenv("VITATLAS_TRIED")
+    assert set(spread(work.surroundings, ["VITATLAS_TRIED"] * 2, "look")) == {(None, True)}
 
 
 def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
