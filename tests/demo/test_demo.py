@@ -91,7 +91,7 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The whole job, in this process, on a quarter of what ``vitatlas demo`` draws."""
+    """The whole job, in this process, on an eighth of what ``vitatlas demo`` draws."""
     folder = tmp_path_factory.mktemp("tour")
     return tour(folder, "inline", tars=2, scenes=24)
 

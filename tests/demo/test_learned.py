@@ -54,8 +54,8 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Pixels and labels of a thousand scenes, of another seed than those that chose the best look."""
-    return [(pixels, labels) for pixels, labels, _ in DataLoader(Scenes(HELD_OUT, 1, 1000), 100, num_workers=2)]
+    """Pixels and labels of two thousand scenes, of another seed than those that chose the best look."""
+    return [(pixels, labels) for pixels, labels, _ in DataLoader(Scenes(HELD_OUT, 1, 2000), 100, num_workers=2)]
 
 
 def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded, scenes: list) -> None:

@@ -11,7 +11,6 @@ from faults import on_gpus
 from faults.matrix import Nodes, nodes, start, undisturbed, wait_until
 from support import same_bytes, samples, write_tar
 
-from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
@@ -56,8 +55,9 @@ def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_hel
     out = tmp_path / "atlas"
     plan(spec, str(out))
     driver = start(out, cluster, "--device", "cuda", program=(on_gpus.__file__, str(tmp_path)))
+    wait_until((out / "lease.json").exists, driver)
     time.sleep(6)
-    assert driver.poll() is None  # nobody could be hired so far
+    assert driver.poll() is None  # it has begun, and nobody could be hired so far
     for gpus in (1, 1, 2):
         cluster.add(gpus)
     wait_until(lambda: len(places(tmp_path)) == 4, driver)
@@ -87,7 +87,7 @@ def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_hel
 def test_when_the_head_is_lost_the_job_that_is_tried_again_goes_on(
     spec: RunSpec, expected: Path, cluster: Nodes, tmp_path: Path
 ) -> None:
-    """The driver runs on the head and goes with it, as in a RayJob; the next attempt is elsewhere."""
+    """The driver runs on the head and goes with it, as in a RayJob, whose next attempt is another cluster."""
     out = tmp_path / "atlas"
     plan(spec, str(out))
     cluster.add(1)
@@ -98,6 +98,11 @@ def test_when_the_head_is_lost_the_job_that_is_tried_again_goes_on(
     driver.communicate()
     kept = {path: path.stat().st_mtime_ns for path in (out / "commits").iterdir()}
     assert len(kept) == on_gpus.FREE
-    run(str(out), INLINE)
+    (tmp_path / "go on").touch()
+    with nodes(0) as others:
+        others.add(1)
+        again = start(out, others, "--device", "cuda", program=(on_gpus.__file__, str(tmp_path)))
+        error = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, error
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     same_bytes(expected, out)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from processes import actors
 from support import same_bytes, samples, write_tar
 
 from pipeline.run import INLINE, Crew, pool, run
-from pipeline.run.dispatch import Dispatcher
 from pipeline.run.plan import plan
 from pipeline.run.pool import capacity, cluster
 from pipeline.run.worker import Worker
@@ -66,17 +64,17 @@ def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path:
         run(str(tmp_path / "a"), Crew(actors=1))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
-    finished: Path, spec: RunSpec, tmp_path: Path
+    finished: Path, spec: RunSpec, tmp_path: Path, number: int
 ) -> None:
-    """Of both signals, but in one process, in ``tests/jobs``."""
     out = tmp_path / "atlas"
     plan(spec, str(out))
     driver = drive(out, "--actors", "1")
     while not actors():
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.01)
-    driver.send_signal(signal.SIGTERM)
+    driver.send_signal(number)
     _, error = driver.communicate(timeout=120)
     done = len(Atlas.open(str(out)).commits)
     assert driver.returncode == (75 if done < 3 else 0)
@@ -89,16 +87,15 @@ def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
 
 
 def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_last(
-    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: RunSpec, tmp_path: Path
 ) -> None:
     """Its decoder waits for a pipe that nobody writes to."""
-    monkeypatch.setattr(pool, "Dispatcher", partial(Dispatcher, kills=2))
     out = tmp_path / "atlas"
     pipe = write_tar(tmp_path / "shards" / "part-1.tar", samples(7, 5))
     plan(spec, str(out))
     pipe.unlink()
     os.mkfifo(pipe)
-    with pytest.raises(RunFailed, match=r"part-1.tar: 2 actors were lost over it; the last: not done after \d+ s"):
+    with pytest.raises(RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: not done after \d+ s"):
         run(str(out), Crew(actors=1, timeout=3))
     assert list(Atlas.open(str(out)).commits) == ["part-0", "part-2"]
 

@@ -113,12 +113,12 @@ def test_a_faulty_way_to_the_server_changes_nothing(
     same_objects(f"{bucket}/atlas", undisturbed)
 
 
-def test_an_actor_does_not_mind_either(undisturbed: Path, remote: RunSpec, bucket: str, proxy: Proxy) -> None:
-    """Real Ray of its own, whose actor finds the server by the environment alone."""
+def test_actors_do_not_mind_either(undisturbed: Path, remote: RunSpec, bucket: str, proxy: Proxy) -> None:
+    """Real Ray of its own, whose actors find the server by the environment alone."""
     proxy.fail(each(0.02))
     command = [sys.executable, "-m", "jobs.cli", "run", *map(str, flags(remote)), "--out", f"{bucket}/atlas"]
     done = subprocess.run(
-        [*command, "--address", "local", "--actors", "1"], capture_output=True, text=True, timeout=300, check=False
+        [*command, "--address", "local", "--actors", "2"], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, "complete 3 tars, 16 images" in done.stdout) == (0, True), done.stderr
     assert proxy.injected.total() > 3

@@ -1,4 +1,4 @@
-"""Two workers learn as one would from the images of both, on average."""
+"""Two workers under Ray Train learn as one would from the images of both, on average."""
 
 from itertools import islice
 from pathlib import Path
@@ -7,21 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support import samples, write_tar
-from train.together import as_one_of_two
 
-from pipeline.children import children
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import load
 from pipeline.read import Decoders, Frame
 from pipeline.train.diffmask import DiffMaskTraining
-from pipeline.train.labelled import Labelled, Pool
-from pipeline.train.masks import truth_masks
+from pipeline.train.labelled import Labelled
 from pipeline.train.patch_mask import PatchMaskTraining
 from pipeline.train.start import Prepared, prepare, train
 from pipeline.train.stream import Images, Stream
-from pipeline.train.workers import over_workers
 from schemas.errors import RunFailed, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
@@ -57,7 +52,7 @@ def averaged(parts: list[tuple[torch.Tensor, dict[str, float]]]) -> tuple[torch.
     return sum(losses) / 2, {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
 
 
-def test_gates_of_two_workers_under_ray_are_those_of_one_on_average(spec: TrainSpec) -> None:
+def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> None:
     told: list[int] = []
     card = train(spec, lambda step, figures: told.append(step))
     assert told == list(range(1, STEPS + 1))
@@ -81,21 +76,21 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     settings = PatchMaskSettings(rate=1e-3, warm_up=0)
     asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks)}}
     spec = TrainSpec(**(spec.model_dump() | asked))
-    prepared = prepare(spec)
-    with children(2, "pipeline.train.start") as pool:
-        work = [pool.submit(as_one_of_two, prepared, rank, str(tmp_path / "store")) for rank in range(2)]
-    assert [each.result() for each in work] == [None, None]
+    train(spec, lambda step, figures: None)
     loaded = load(spec.model)
     frame = Frame.of(loaded.record, "squash")
     learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
     one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
-    decoders = Decoders(0)
+    prepared, pool = prepare(spec), Decoders(0)
+    from pipeline.train.labelled import Pool
+    from pipeline.train.masks import truth_masks
+
     pools = [
-        Pool.gather(Stream(prepared.shards, learning, 3, 10, 0, rank, 2), truth_masks(str(masks)), decoders)
+        Pool.gather(Stream(prepared.shards, learning, 3, 10, 0, rank, 2), truth_masks(str(masks)), pool)
         for rank in range(2)
     ]
     with one.session():
-        for images in zip(*streams(prepared, decoders, 10, learning), strict=True):
+        for images in zip(*streams(prepared, pool, 10, learning), strict=True):
             parts = []
             for rank, each in enumerate(images):
                 batch = Labelled.of(each.tar, each.samples, each.pixels, None, learning)
@@ -106,6 +101,8 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
 
 
 def _mask(path: Path, width: int, height: int) -> None:
+    from PIL import Image
+
     values = np.zeros((height, width), np.uint8)
     values[5:20, 8:30] = 1
     Image.fromarray(values).save(path)
@@ -125,7 +122,6 @@ def test_more_workers_than_cores_are_refused(spec: TrainSpec) -> None:
 
 def test_what_goes_wrong_in_a_worker_comes_back_as_it_is(spec: TrainSpec) -> None:
     Path(f"{spec.out}.checkpoint").write_bytes(b"junk")
-    alone = prepare(spec.model_copy(update={"workers": 1}))
     with pytest.raises((UsageError, RunFailed), match=r"out.safetensors.checkpoint: cannot be read as a checkpoint"):
-        over_workers(alone, lambda step, figures: None)
+        train(spec, lambda step, figures: None)
     assert not Path(spec.out).exists()
