@@ -6,12 +6,12 @@ from typing import Literal
 import click
 from click.core import ParameterSource
 
-from jobs import show
-from jobs.complete import among, of_atlas
+from jobs import output
+from jobs.completion import among, of_atlas
 from jobs.names import class_names, listed
-from jobs.places import FILE, FOLDER, PLACE
-from schemas.errors import RunFailed, UsageError
-from schemas.text import printable
+from jobs.params import FILE, FOLDER, PLACE
+from schemas.errors import RunFailedError, UsageError
+from schemas.text import escape_control
 
 EXPORTS = ("virelay", "quantus")
 """As pipeline.audit has them."""
@@ -71,7 +71,7 @@ _SHOWN = 10
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
-@show.json_option
+@output.json_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -121,7 +121,7 @@ def command(
         raise UsageError(f"--maps-only asks nothing of the network; leave out {', '.join(sorted(beside))}, or itself")
     if root is not None:
         raise UsageError("--root is what an audit is checked by; say --check DIR")
-    from pipeline.audit.make import Extent, audit
+    from pipeline.audit.audit_atlas import Extent, audit
     from schemas.layout import AUDIT
     from schemas.publication import UNSAID, PublicationRecord
 
@@ -130,7 +130,7 @@ def command(
     if maps_only:
         extent = Extent(0, 0, 0, False, listed(exports))
     out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
-    show.note_partial(atlas)
+    output.note_partial(atlas)
     names = class_names(classes_file)
     made = audit(
         atlas,
@@ -145,16 +145,16 @@ def command(
         device,
         address,
         allow_pipe,
-        lambda line: click.echo(printable(line), err=True),
+        lambda line: click.echo(escape_control(line), err=True),
     )
     rows = made.suspicious.to_pylist()
     if json_:
-        show.as_json({"out": out, "root": made.manifest.root, "suspicious": rows})
+        output.as_json({"out": out, "root": made.manifest.root, "suspicious": rows})
         return
     alarming = [row for row in rows if row["alarms"]]
     click.echo(f"{len(alarming)} of {len(rows)} classes look decided by a shortcut")
     if alarming:
-        show.table(
+        output.table(
             "one place stands out of their maps more often than of those of others, by so many points at least",
             [
                 "class",
@@ -184,17 +184,17 @@ def command(
 def _check(folder: str, root: str | None, json_: bool) -> None:
     if root is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", root):
         raise UsageError(f"--root {root}: is no root; one is sha256: and 64 digits from 0 to f")
-    from pipeline.audit.manifest import stated_root
-    from pipeline.audit.recheck import recheck
+    from pipeline.audit.publication.manifest import stated_root
+    from pipeline.audit.publication.verify_audit import recheck
 
     faults = list(recheck(folder, root))
     if json_:
-        show.as_json({"folder": folder, "faults": faults})
+        output.as_json({"folder": folder, "faults": faults})
     else:
         for fault in faults:
-            click.echo(printable(f"fault    {fault}"))
+            click.echo(escape_control(f"fault    {fault}"))
     if faults:
-        raise RunFailed(f"{folder}: faults: {len(faults)}; it is not, or not whole, what was published")
+        raise RunFailedError(f"{folder}: faults: {len(faults)}; it is not, or not whole, what was published")
     if not json_:
         same = "every object is as its manifest says, and the tables say what their parts say"
         click.echo(f"{folder}: {same}")

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import click
 
-from jobs import show
-from jobs.complete import among, known
+from jobs import output
+from jobs.completion import among, known
 from jobs.names import listed
-from jobs.places import PLACE
+from jobs.params import PLACE
 from schemas.bench import BenchRecord, Cost, Pilot
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
@@ -72,7 +72,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
 )
-@show.json_option
+@output.json_option
 def command(
     name: str,
     classes: int | None,
@@ -108,7 +108,7 @@ def command(
     from pipeline.explain import load
     from pipeline.explain.bench import measure
     from pipeline.read import find
-    from pipeline.run.pilot import pilot
+    from pipeline.run.bench_shard import pilot
 
     if tar:
         find([tar])  # a mistake is said before minutes are spent
@@ -140,7 +140,7 @@ def command(
     loaded = load.known(record.model, load.create(record.model, num_classes=record.classes).eval())
     record = record.model_copy(update={"pilot": pilot(spec, loaded, device, tar)})
     if json_:
-        show.as_json(record.model_dump(mode="json"))
+        output.as_json(record.model_dump(mode="json"))
     else:
         _show(record)
     if out:
@@ -156,12 +156,12 @@ def _show(record: BenchRecord) -> None:
         forwards=1, images_per_s=record.batch / record.forward_seconds, peak_bytes=record.forward_peak_bytes, stages={}
     )
     costs = {"plain forward": forward} | record.alone | {"all together": record.together}
-    show.table(
+    output.table(
         f"each method alone, and all {len(record.alone)} together",
         ["method", "cost, in F", "images/s", "peak memory"],
         [_row(method, cost) for method, cost in costs.items()],
     )
-    show.table(
+    output.table(
         "all together: what a method shares with later ones counts as the first one's",
         ["stage", "% of the time"],
         [[stage, 100 * share] for stage, share in record.together.stages.items()],
@@ -172,13 +172,13 @@ def _show(record: BenchRecord) -> None:
 
 def _show_pilot(pilot: Pilot) -> None:
     stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
-    show.table(
-        f"one actor from tar to atlas: {pilot.images} pictures ({pilot.pictures}), {show.size(pilot.bytes)} of maps",
+    output.table(
+        f"one actor from tar to atlas: {pilot.images} pictures ({pilot.pictures}), {output.size(pilot.bytes)} of maps",
         ["stage", "ms an image"],
         [[stage, 1000 * took / pilot.images] for stage, took in stages.items()],
     )
 
 
 def _row(method: str, cost: Cost) -> list[Any]:
-    peak = None if cost.peak_bytes is None else show.size(cost.peak_bytes)
+    peak = None if cost.peak_bytes is None else output.size(cost.peak_bytes)
     return [method, cost.forwards, cost.images_per_s, peak]

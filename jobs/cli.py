@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from pipeline.secrets import masked
+from pipeline.utils.redaction import redact
 from schemas.errors import AtlasError
-from schemas.text import meant, printable
+from schemas.text import escape_control, suggest
 
 COMMANDS = {
     "demo": "See the whole job on a small world with known truth.",
@@ -41,7 +41,7 @@ class Commands(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and (hint := meant(args[0], COMMANDS)):
+        if args and args[0] not in COMMANDS and (hint := suggest(args[0], COMMANDS)):
             context.fail(f"No such command {args[0]!r}{hint}")
         return super().resolve_command(context, args)
 
@@ -84,14 +84,14 @@ def main() -> None:
         sys.exit(75)
     except AtlasError as error:
         _no_more_signals()
-        click.echo(printable(masked(f"vitatlas: {error}")), err=True)
+        click.echo(escape_control(redact(f"vitatlas: {error}")), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stdout = None
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(printable(masked(f"vitatlas: {where}{error.strerror or error}")), err=True)
+        click.echo(escape_control(redact(f"vitatlas: {where}{error.strerror or error}")), err=True)
         sys.exit(2 if isinstance(error, NotADirectoryError | IsADirectoryError) else 1)  # a name that cannot be meant
 
 

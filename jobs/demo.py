@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from jobs import show
+from jobs import output
 from jobs.estimate import expect, show_estimate
 from jobs.plan import describe
 from schemas.bench import Pilot
@@ -21,7 +21,7 @@ from schemas.run import RunRecord
     show_default=True,
     help="Ray actors, or this process alone.",
 )
-@show.json_option
+@output.json_option
 def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> None:
     """See the whole job on a small world with known truth.
 
@@ -33,26 +33,26 @@ def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> No
     Example:
       vitatlas demo /tmp/demo
     """
-    from pipeline.demo.tour import tour
+    from pipeline.demo.run_demo import tour
 
     def expected(run: RunRecord, pilot: Pilot) -> None:
         show_estimate(expect(run, pilot))
 
     if json_:
-        show.as_json(tour(folder, executor, say=lambda line: click.echo(line, err=True)))
+        output.as_json(tour(folder, executor, say=lambda line: click.echo(line, err=True)))
         return
     summary = tour(folder, executor, say=click.echo, planned=describe, expected=expected)
     rows = [
         [name, each["kind"], each["pxap"], each["maxboxacc_v2"], round(each["images_per_s"])]
         for name, each in summary["methods"].items()
     ]
-    show.table(f"{summary['images']} scenes", ["method", "kind", "PxAP %", "MaxBoxAccV2 %", "images/s"], rows)
+    output.table(f"{summary['images']} scenes", ["method", "kind", "PxAP %", "MaxBoxAccV2 %", "images/s"], rows)
     columns = ["mean_iou", "precision", "precision_without_ignoring", "coverage"]
     masks = [[name, *(each[column] for column in columns)] for name, each in summary["masks"].items()]
     titles = ["mean IoU %", "right pixels %", "with ignored as background", "pixels labelled %"]
-    show.table("pseudo-masks against the truth", ["policy", *titles], masks)
+    output.table("pseudo-masks against the truth", ["policy", *titles], masks)
     compared = [[name.replace("_", " "), *each.values()] for name, each in summary["estimate"].items()]
-    show.table("what plan expected of the maps, and what they took", ["", "expected", "measured", "ratio"], compared)
+    output.table("what plan expected of the maps, and what they took", ["", "expected", "measured", "ratio"], compared)
     click.echo(f"all of it in {summary['seconds']:.0f} s")
     for name, path in summary["paths"].items():
         click.echo(f"  {name:<12} {path}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from jobs import show
+from jobs import output
 from schemas.bench import Pilot
 from schemas.errors import UsageError
 from schemas.estimate import Estimate
@@ -101,7 +101,7 @@ def show_estimate(expected: Expected) -> None:
     what = "core" if first.device == "cpu" else "GPU"
     if expected.needed is not None and expected.deadline is not None:
         click.echo(f"needed   {expected.needed} × {first.device} to be done within {_time(expected.deadline)}")
-    show.table(
+    output.table(
         f"time of one {what}, by stage" + ("; decode is of one core" if expected.decode == "processes" else ""),
         ["stage", *(("least", "most") if len(both) > 1 else ("time",))],
         [[stage, *(_time(each.seconds[stage]) for each in both)] for stage in first.seconds],
@@ -119,7 +119,7 @@ def show_estimate(expected: Expected) -> None:
         click.echo(f"limit    the {'network' if first.device == 'cpu' else 'GPU'}, which decodes as well")
     else:
         click.echo(f"limit    {'decoding' if first.limit == 'decoding' else 'the network'}, on the same core")
-    click.echo(f"atlas    about {show.size(first.bytes)} in {first.objects:,} objects")
+    click.echo(f"atlas    about {output.size(first.bytes)} in {first.objects:,} objects")
     if expected.price is not None:
         costs = [f"{expected.cost(each):,.2f}" for each in both]
         click.echo(f"cost     {_range(costs)} at {expected.price:.2f} per {what} hour")

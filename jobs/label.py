@@ -2,10 +2,10 @@
 
 import click
 
-from jobs import show
-from jobs.complete import among
+from jobs import output
+from jobs.completion import among
 from jobs.names import class_names, listed
-from jobs.places import FILE, FOLDER, PLACE
+from jobs.params import FILE, FOLDER, PLACE
 
 FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "labelstudio", "fiftyone", "sam")
 """As pipeline.label has them; to import that for ``--help`` would take seconds."""
@@ -33,7 +33,7 @@ FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "label
 )
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
-@show.json_option
+@output.json_option
 def command(
     atlas: str,
     policy_file: str,
@@ -70,7 +70,7 @@ def command(
     if tune_atlas and not tune:
         raise UsageError("--tune-atlas needs the truth of its pictures, with --tune FILE|DIR")
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
-    show.note_partial(atlas)
+    output.note_partial(atlas)
     chosen = list(listed(formats))
     if not chosen:
         raise UsageError(f"--format names no format; there are {', '.join(FORMATS)}")
@@ -79,9 +79,9 @@ def command(
     if json_:
         figures = {"counts": made.counts, "area": made.area, "ignored": made.ignored}
         about = {"out": out, "policy": policy.name, "formats": chosen, "calibration": made.calibration}
-        show.as_json(about | {"cut": made.policy.cut.at} | figures)
+        output.as_json(about | {"cut": made.policy.cut.at} | figures)
         return
-    show.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
+    output.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
     if made.calibration:
         click.echo(f"cut at {made.policy.cut.at}: {made.calibration}")
     if made.area is not None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from jobs import show
+from jobs import output
 from schemas.errors import UsageError
 
 
 @click.command("methods")
 @click.option("--model", metavar="NAME", help="Say for each method whether it applies to this timm model.")
-@show.json_option
+@output.json_option
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -25,7 +25,7 @@ def command(model: str | None, json_: bool, sheet: Path | None) -> None:
       vitatlas methods --model vit_base_patch16_siglip_224
       vitatlas methods --sheet methods.jpg
     """
-    from pipeline.explain.catalogue import catalogue
+    from pipeline.explain.method_table import catalogue
 
     if model == "":
         raise UsageError("--model is empty; name a timm model, such as vit_base_patch16_224")
@@ -34,10 +34,10 @@ def command(model: str | None, json_: bool, sheet: Path | None) -> None:
         return
     rows = catalogue(model)
     if json_:
-        show.as_json(rows)
+        output.as_json(rows)
         return
     columns = list(rows[0])
-    show.table(f"methods{' for ' + model if model else ''}", columns, [list(row.values()) for row in rows])
+    output.table(f"methods{' for ' + model if model else ''}", columns, [list(row.values()) for row in rows])
 
 
 def _draw(file: Path, model: str | None, json_: bool) -> None:
@@ -47,8 +47,8 @@ def _draw(file: Path, model: str | None, json_: bool) -> None:
         raise UsageError(f"{file}: must end in .jpg, which is what is drawn")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file}: there is no folder {file.parent}")
-    from pipeline.demo.cookbook import cookbook
-    from pipeline.demo.cookbook import sheet as draw
+    from pipeline.demo.method_gallery import cookbook
+    from pipeline.demo.method_gallery import sheet as draw
 
     pictures = cookbook()
     draw(pictures, file)

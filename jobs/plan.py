@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from jobs import show
+from jobs import output
 from jobs.estimate import Duration, expect, show_estimate
-from jobs.places import FILE, PLACE, Number
-from jobs.spec import run_spec, spec_options
+from jobs.params import FILE, PLACE, Number
+from jobs.run_options import run_spec, spec_options
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunRecord, RunSpec
-from schemas.text import printable
+from schemas.text import escape_control
 
 
 @click.command("plan")
@@ -25,7 +25,7 @@ from schemas.text import printable
 @click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: on so many. Default 1.")
 @click.option("--deadline", type=Duration(), metavar="6h", help="With --bench: say how many GPUs that needs.")
 @click.option("--price", type=Number(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost.")
-@show.json_option
+@output.json_option
 def command(
     shards: tuple[str, ...],
     spec_file: str | None,
@@ -57,7 +57,7 @@ def command(
     run = planned(spec, out)
     expected = expect(run, bench.pilot, gpus, deadline, price) if bench and bench.pilot else None
     if json_:
-        show.as_json(summary(run, out) | {"estimate": expected and expected.as_dict()})
+        output.as_json(summary(run, out) | {"estimate": expected and expected.as_dict()})
         return
     describe(run, out)
     if expected:
@@ -78,7 +78,7 @@ def planned(spec: RunSpec, out: str) -> RunRecord:
     for shard in run.shards:
         if shard.problem:
             fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
-            click.echo(printable(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
+            click.echo(escape_control(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
     return run
 
 
@@ -111,7 +111,7 @@ def describe(run: RunRecord, out: str) -> None:
     click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
     click.echo(f"tars     {len(run.shards)}, of up to {run.slot:,} rows each")
     click.echo(f"images   {run.samples:,}")
-    click.echo(f"maps     {about['maps']:,}, at most {show.size(about['bytes'])} before compression")
+    click.echo(f"maps     {about['maps']:,}, at most {output.size(about['bytes'])} before compression")
 
 
 def _bench_of(spec: RunSpec, file: str) -> BenchRecord:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import show
-from jobs.places import FILE, FOLDER, PLACE, Number
+from jobs import output
+from jobs.params import FILE, FOLDER, PLACE, Number
 from jobs.plan import describe, planned
-from jobs.spec import run_spec, spec_options
+from jobs.run_options import run_spec, spec_options
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.run.crew import Device, Executor
+    from pipeline.run.execution import Device, Executor
 
 
 @click.command("run")
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @click.option(
     "--log", type=FILE, metavar="FILE", help="Append a line of JSON for each attempt at a tar; - is standard error."
 )
-@show.json_option
+@output.json_option
 def command(
     places: tuple[str, ...],
     spec_file: str | None,
@@ -114,12 +114,12 @@ def command(
         if not json_:
             describe(record, out)
 
-    from pipeline.run import Crew, run
+    from pipeline.run import ExecutionOptions, run
     from schemas.samples import Status
 
     if cache and "://" in cache:
         raise UsageError(f"--cache {cache}: is a URL; name a folder that is on each node's own disk")
-    crew = Crew(
+    crew = ExecutionOptions(
         executor, address, actors, device, decode_processes, timeout, patience,
         allow_pipe=allowed, log=log, cache=os.path.abspath(cache) if cache else None, cache_gb=cache_gb,
     )  # fmt: skip
@@ -128,7 +128,7 @@ def command(
     if json_:
         images = {"done": statuses.total(), "planned": atlas.run.samples}
         tars = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
-        show.as_json({"atlas": atlas.objects.url, "tars": tars, "images": images, "statuses": dict(statuses)})
+        output.as_json({"atlas": atlas.objects.url, "tars": tars, "images": images, "statuses": dict(statuses)})
         return
     good = statuses.pop(Status.OK, 0)
     without = f"{statuses.total():,} without" + ("; vitatlas status says why" if statuses.total() else "")

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 import click
 
-from jobs import show
-from jobs.complete import among, of_atlas
+from jobs import output
+from jobs.completion import among, of_atlas
 from jobs.names import listed
-from jobs.places import FOLDER, PLACE
+from jobs.params import FOLDER, PLACE
 
 _SHOWN = {
     "PxAP": "pxap",
@@ -44,7 +44,7 @@ _SHOWN = {
 @click.option("--subset", is_flag=True, help="Score the pictures that truth and atlas both have.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/scores/TRUTH-TARGET.")
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
-@show.json_option
+@output.json_option
 def command(
     atlas: str,
     truth: str,
@@ -72,11 +72,11 @@ def command(
     """
     from pipeline.score import folder_of, score
 
-    show.note_partial(atlas)
+    output.note_partial(atlas)
     folder = out or folder_of(atlas, truth, target)
     rows = score(atlas, truth, target, listed(methods), tune, tune_atlas, subset, folder, address, _note).to_pylist()
     if json_:
-        show.as_json(rows)
+        output.as_json(rows)
         return
     shown = {title: name for title, name in _SHOWN.items() if any(row[name] is not None for row in rows)}
     first = rows[0]
@@ -84,7 +84,7 @@ def command(
         f"localization in {atlas}, %: {first['images']} pictures, thresholds tuned on {first['tuned_on']}, tested on "
         f"{first['tested']}, network {first['classifier']}"
     )
-    show.table(title, ["method", "τ", *shown], [_cells(row, list(shown.values())) for row in rows])
+    output.table(title, ["method", "τ", *shown], [_cells(row, list(shown.values())) for row in rows])
     click.echo(
         "* control. PxAP, MaxBoxAcc, V2: the threshold that is best on these pictures; seg mIoU: the map's own mean."
     )

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from jobs import show
-from jobs.places import PLACE, Number
-from schemas.text import printable
+from jobs import output
+from jobs.params import PLACE, Number
+from schemas.text import escape_control
 
 
 @click.command("status")
@@ -21,7 +21,7 @@ from schemas.text import printable
     metavar="N",
     help="List at most so many samples that have no maps.",
 )
-@show.json_option
+@output.json_option
 @click.option("--watch", "watched", is_flag=True, help="Show how the run goes, from any machine, until it is over.")
 @click.option(
     "--interval",
@@ -43,15 +43,15 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
       vitatlas status s3://bucket/train.atlas --watch --interval 60
     """
     if watched:
-        from jobs.watch import watch
+        from jobs.live_status import watch
 
         watch(atlas, interval, json_)
         return
     import pyarrow.compute as pc
 
     from pipeline.store import Atlas
-    from pipeline.store.abreast import abreast
-    from schemas.errors import RunFailed
+    from pipeline.utils.concurrency import concurrent_map
+    from schemas.errors import RunFailedError
     from schemas.samples import Status
 
     opened = Atlas.open(atlas)
@@ -70,18 +70,18 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     failed: list[dict[str, Any]] = []
     damaged = []
 
-    def without_maps(tar: str) -> list[dict[str, Any]] | RunFailed:
+    def without_maps(tar: str) -> list[dict[str, Any]] | RunFailedError:
         try:
             samples = opened.samples_of(tar, ["tar", "key", "status", "error"])
-        except RunFailed as error:
+        except RunFailedError as error:
             return error
         rows: list[dict[str, Any]] = (
             samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).slice(0, limit).to_pylist()
         )
         return rows
 
-    for found in abreast(without_maps, opened.tars):
-        if isinstance(found, RunFailed):
+    for found in concurrent_map(without_maps, opened.tars):
+        if isinstance(found, RunFailedError):
             damaged.append(f"{found}")
         else:
             failed += found[: limit - len(failed)]
@@ -99,27 +99,27 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         "failed": failed,
     }
     if json_:
-        show.as_json(report)
+        output.as_json(report)
         return
     click.echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} tars are done")
-    show.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
+    output.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     if degenerate:
-        show.table("maps that say nothing (constant or not finite)", ["method", "maps"], list(degenerate.items()))
+        output.table("maps that say nothing (constant or not finite)", ["method", "maps"], list(degenerate.items()))
     if drift:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
-        show.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
+        output.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
     if fallbacks:
-        show.table("not decoded on the GPU, but in processes", ["reason", "images"], fallbacks.most_common())
+        output.table("not decoded on the GPU, but in processes", ["reason", "images"], fallbacks.most_common())
     for shard in opened.run.shards:
         if shard.problem and shard.tar not in aside and (shard.kept or shard.tar not in opened.committed):
             kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
-            click.echo(printable(f"{shard.url}: {shard.problem}{kept}"))
+            click.echo(escape_control(f"{shard.url}: {shard.problem}{kept}"))
     for sentence in damaged:
-        click.echo(printable(sentence))
+        click.echo(escape_control(sentence))
     if aside:
-        show.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
+        output.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
     if failed:
-        show.table(
+        output.table(
             f"without maps ({len(failed)} of {without})",
             ["tar", "key", "status", "error"],
             [[row["tar"], row["key"], row["status"], row["error"]] for row in failed],

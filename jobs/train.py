@@ -6,8 +6,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from jobs import show
-from jobs.places import FILE, PLACE, Number
+from jobs import output
+from jobs.params import FILE, PLACE, Number
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -65,7 +65,7 @@ def training_options(function: F) -> F:
             help="Under Ray, if several.",
         ),
         click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster."),
-        show.json_option,
+        output.json_option,
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
@@ -192,7 +192,7 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pipeline.train.start import train
+    from pipeline.train.train_explainer import train
 
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
@@ -213,7 +213,7 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
         card = train(spec, look, address)
     figures = card.figures
     if json_:
-        show.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "figures": figures})
+        output.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "figures": figures})
     else:
         if not begun:
             click.echo("complete, nothing was left to do")

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from jobs import show
-from jobs.places import PLACE
-from schemas.errors import RunFailed, StoppedEarly
-from schemas.text import printable
+from jobs import output
+from jobs.params import PLACE
+from schemas.errors import RunFailedError, StoppedEarlyError
+from schemas.text import escape_control
 
 _NAMED = 10
 """Tars that a message names."""
@@ -26,7 +26,7 @@ _NAMED = 10
 )
 @click.option("--allow-pipe", is_flag=True, help="Accept pipe: tars, which run commands.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the draw of those samples.")
-@show.json_option
+@output.json_option
 def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Check an atlas: that all that was committed is there, as it was, and nothing else.
 
@@ -61,19 +61,19 @@ def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) ->
     if json_:
         compared = {"atlas": atlas, "objects": verdict.objects, "missing": verdict.missing}
         computed = again and {"maps": again.maps, "equal": again.equal, "notes": again.notes}
-        show.as_json(compared | {"recomputed": computed, "faults": faults, "damaged": damaged})
+        output.as_json(compared | {"recomputed": computed, "faults": faults, "damaged": damaged})
     else:
         click.echo(f"{atlas}: {verdict.objects:,} objects were compared with their commits")
         if again:
             click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
             for note in again.notes:
-                click.echo(printable(f"note     {note}"))
+                click.echo(escape_control(f"note     {note}"))
         for fault in faults:
-            click.echo(printable(f"fault    {fault}"))
+            click.echo(escape_control(f"fault    {fault}"))
     if faults:
-        raise RunFailed(f"{atlas}: faults: {len(faults)}; {_mend(atlas, damaged)}")
+        raise RunFailedError(f"{atlas}: faults: {len(faults)}; {_mend(atlas, damaged)}")
     if verdict.missing:
-        raise StoppedEarly(f"{verdict.missing} tars are not done yet; go on with: vitatlas run {atlas}")
+        raise StoppedEarlyError(f"{verdict.missing} tars are not done yet; go on with: vitatlas run {atlas}")
 
 
 def _mend(atlas: str, damaged: Sequence[str]) -> str:

@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from schemas.columns import CATEGORY
-from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES
-from schemas.record import Record
+from schemas.arrow import CATEGORY
+from schemas.base import Record
+from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES
 from schemas.run import Target
 
 _WHOSE = (pa.field("method", CATEGORY, nullable=False), pa.field("target", CATEGORY, nullable=False))
@@ -29,7 +29,7 @@ SHORTCUTS = pa.schema(
 - ``maps`` – that were looked at; ``degenerate`` – left out, because they are constant or were not finite.
 - ``rank`` – among the classes of the method, 1 is the most suspicious. ``alarm`` – whether it is above the threshold.
 - ``locked`` – by how much at least the class's maps stand out at one place more often than others do; see
-  ``pipeline.audit.locked``. ``y``, ``x`` – that cell of the patch grid. ``share``, ``others`` – how often it stands
+  ``pipeline.audit.fixed_location_test``. ``y``, ``x`` – that cell of the patch grid. ``share``, ``others`` – how often it stands
   out of maps of the class, and of all other classes; ``above`` – how often it does so because its value is high: in
   the others it is a hole.
 - ``clusters`` – of the class's maps; ``eigenvalues`` – of their graph, and the ``gap`` behind which it was cut.
@@ -86,14 +86,14 @@ MEASURES = ("spearman", "pearson", *TOPS, "iou")
 """Of the agreement of two maps, 1 where they are equal; see ``pipeline.audit.agreement.compare``."""
 
 NUMBERS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border", "corners", "inside", "agreement")
-"""Of a map, all in [0, 1] but the last; see ``pipeline.audit.describe``. Null where the map says nothing.
+"""Of a map, all in [0, 1] but the last; see ``pipeline.audit.map_statistics``. Null where the map says nothing.
 
 - ``inside`` – mass on the object, null where no truth is known of the picture.
 - ``agreement`` – mean rank correlation with the maps of all other methods, controls too; null without another.
 """
 
 MEASURED = (*FAITHFULNESS_FIGURES, *SANITY_FIGURES)
-"""Figures for which the network was asked again, of the pictures that were drawn for it; see ``schemas.faith``."""
+"""Figures for which the network was asked again, of the pictures that were drawn for it; see ``schemas.metrics``."""
 
 IMAGES = pa.schema(
     [

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from schemas import audit, faith
+from schemas import audit, metrics
 
 
 class Described(NamedTuple):
@@ -68,8 +68,8 @@ COLUMNS: Mapping[str, str] = {
     "cluster": "index of the cluster within its class, largest first",
     "share": "share of the maps out of which the cell stands that the class is suspected for",
     "figure": "name of what was measured",
-    **dict.fromkeys(faith.FAITHFULNESS_FIGURES, "see faithfulness; null of pictures that were not drawn"),
-    **dict.fromkeys(faith.SANITY_FIGURES, "see sanity; null of pictures that were not drawn"),
+    **dict.fromkeys(metrics.FAITHFULNESS_FIGURES, "see faithfulness; null of pictures that were not drawn"),
+    **dict.fromkeys(metrics.SANITY_FIGURES, "see sanity; null of pictures that were not drawn"),
 }
 """Meanings that hold in all tables, by column."""
 
@@ -221,28 +221,28 @@ TABLES: tuple[Described, ...] = (
     Described(
         "faithfulness",
         "faithfulness/summary.parquet",
-        faith.SUMMARY,
+        metrics.SUMMARY,
         "means over a sample of pictures, by method, target and measure of faithfulness",
         _SUMMARY,
     ),
     Described(
         "faithfulness_figures",
         "faithfulness/figures/*.parquet",
-        faith.FIGURES,
+        metrics.FIGURES,
         "a picture, method, target and measure of faithfulness",
         _FIGURES,
     ),
     Described(
         "sanity",
         "sanity/summary.parquet",
-        faith.SUMMARY,
+        metrics.SUMMARY,
         "means over a sample of pictures, by method, target and sanity check",
         _SUMMARY,
     ),
     Described(
         "sanity_figures",
         "sanity/figures/*.parquet",
-        faith.FIGURES,
+        metrics.FIGURES,
         "a picture, method, target and sanity check",
         _FIGURES,
     ),

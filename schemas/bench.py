@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.run import Decode, Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -4,18 +4,18 @@ AtlasError
 ├── UsageError            2   a user's mistake; the message names the item and the mend
 │   ├── UnsupportedModel      a network that attribution maps are not defined for here
 │   ├── UnsupportedMethod     a method that does not apply to this network
-│   └── SpecDrift             an atlas exists that was planned otherwise
-├── RunFailed             1   the work ended, and some of it is missing or wrong
-│   └── BadTar                one tar cannot be used; the run goes on without it and fails at its end
-└── StoppedEarly         75   interrupted; the same command goes on from here
+│   └── SpecMismatchError             an atlas exists that was planned otherwise
+├── RunFailedError             1   the work ended, and some of it is missing or wrong
+│   └── CorruptShardError                one tar cannot be used; the run goes on without it and fails at its end
+└── StoppedEarlyError         75   interrupted; the same command goes on from here
 """
 
 __all__ = [
     "AtlasError",
-    "BadTar",
-    "RunFailed",
-    "SpecDrift",
-    "StoppedEarly",
+    "CorruptShardError",
+    "RunFailedError",
+    "SpecMismatchError",
+    "StoppedEarlyError",
     "UnsupportedMethod",
     "UnsupportedModel",
     "UsageError",
@@ -42,19 +42,19 @@ class UnsupportedMethod(UsageError):
     """A method that is not defined for this network, with the reason."""
 
 
-class SpecDrift(UsageError):
+class SpecMismatchError(UsageError):
     """An atlas stands where one was to be made, and was planned otherwise."""
 
 
-class RunFailed(AtlasError):
+class RunFailedError(AtlasError):
     """The work came to its end, but not all of it is there."""
 
 
-class BadTar(RunFailed):
+class CorruptShardError(RunFailedError):
     """A tar that cannot be read as planned: truncated, changed, or not a tar."""
 
 
-class StoppedEarly(AtlasError):
+class StoppedEarlyError(AtlasError):
     """Interrupted before the end. What is committed stays; the same command does the rest."""
 
     exit_code = 75

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from schemas.record import Record
+from schemas.base import Record
 
 Limit = Literal["decoding", "network"]
 

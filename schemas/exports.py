@@ -1,6 +1,6 @@
 """What an audit is exported as, for programs of others."""
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.run import Target
 
 

@@ -5,8 +5,8 @@ from enum import StrEnum
 import pyarrow as pa
 from pydantic import Field
 
-from schemas.columns import CATEGORY
-from schemas.record import Record
+from schemas.arrow import CATEGORY
+from schemas.base import Record
 from schemas.run import ObjectRecord
 
 VERSION = 1
@@ -92,7 +92,7 @@ class LabelsRecord(Record):
     hash: str = ""
 
 
-class PartRecord(Record):
+class DerivedCommit(Record):
     """``commits/<tar>.json`` of what is derived from an atlas: one tar of it is done. Written last of that tar.
 
     Attributes:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.run import ObjectRecord, Target
 
 MANIFEST = "manifest.json"

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from schemas.base import Record
 from schemas.layout import FORMAT
-from schemas.record import Record
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """What becomes part of a path: it cannot lead anywhere."""
@@ -225,7 +225,7 @@ class CommitRecord(Record):
     finished: str
 
 
-class SetAsideRecord(Record):
+class QuarantineRecord(Record):
     """``set_aside/<tar>.json``: a tar that the last run could not do. The next run begins without these.
 
     Attributes:

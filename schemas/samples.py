@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from schemas.columns import CATEGORY
+from schemas.arrow import CATEGORY
 
 
 class Status(StrEnum):

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.run import Target
 
 PROTOCOL = 3

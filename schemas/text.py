@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def printable(text: str) -> str:
+def escape_control(text: str) -> str:
     """A text whose control and formatting characters, but for newlines, are written as escapes."""
     return "".join(each if each.isprintable() or each == "\n" else _escape(each) for each in text)
 
@@ -13,7 +13,7 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def meant(name: str, there: Iterable[str], closeness: float = 0.65) -> str:
+def suggest(name: str, there: Iterable[str], closeness: float = 0.65) -> str:
     """``; did you mean …?`` where some that are there are as close by difflib's ratio, in [0, 1]; else nothing."""
     near = difflib.get_close_matches(name, list(there), 3, closeness)
     return f"; did you mean {' or '.join(near)}?" if near else ""

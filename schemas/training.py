@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.run import Geometry, ModelSpec
 
 Rate = Annotated[float, Field(ge=0, le=1000)]

@@ -13,8 +13,8 @@ from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
 from torch import nn
 
 from jobs.cli import main
-from pipeline.demo.world import World, build
-from pipeline.explain.maps import Explainer, Maps, Targets
+from pipeline.demo.synthetic_dataset import World, build
+from pipeline.explain.explainer import Explainer, MapBatch, Targets
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -68,10 +68,10 @@ def finished(spec: RunSpec, tmp_path: Path) -> Path:
 @pytest.fixture
 def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that do the same tars over and over, and are about what is written: the same batch, the same maps."""
-    known: dict[tuple[object, ...], Maps] = {}
+    known: dict[tuple[object, ...], MapBatch] = {}
     compute = Explainer.maps
 
-    def maps(self: Explainer, images: torch.Tensor, targets: Targets, keys: Sequence[str]) -> Maps:
+    def maps(self: Explainer, images: torch.Tensor, targets: Targets, keys: Sequence[str]) -> MapBatch:
         batch = (self.methods, tuple(keys), images.numpy().tobytes())
         if batch not in known:
             known[batch] = compute(self, images, targets, keys)

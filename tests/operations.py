@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Any
 
-from pipeline.store import Objects
+from pipeline.store import ObjectStore
 
 _COUNTING = Lock()
 """Many ask side by side, and ``+=`` of two threads may count but one."""
@@ -21,21 +21,21 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     for name in ("get", "put", "exists", "delete", "create"):
-        replace(Objects, name, _counting(name, getattr(Objects, name), counts))
-    list_, walk = Objects.list, Objects.walk
+        replace(ObjectStore, name, _counting(name, getattr(ObjectStore, name), counts))
+    list_, walk = ObjectStore.list, ObjectStore.walk
 
-    def listing(self: Objects, folder: str) -> list[str]:
+    def listing(self: ObjectStore, folder: str) -> list[str]:
         found = list_(self, folder)
         counts["list"] += 1 + len(found) // _PAGE
         return found
 
-    def walking(self: Objects) -> Iterator[tuple[str, int]]:
+    def walking(self: ObjectStore) -> Iterator[tuple[str, int]]:
         found = list(walk(self))
         counts["list"] += 1 + len(found) // _PAGE
         yield from found
 
-    replace(Objects, "list", listing)
-    replace(Objects, "walk", walking)
+    replace(ObjectStore, "list", listing)
+    replace(ObjectStore, "walk", walking)
     return counts
 
 

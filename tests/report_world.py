@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
 from schemas.audit import REPRODUCED
-from schemas.faith import OWN_WEIGHTS, SUMMARY
+from schemas.metrics import OWN_WEIGHTS, SUMMARY
 from schemas.scores import LOCALIZATION, SCORES
 
 METHODS = ("attention", "rollout", "legrad", "center", "uniform")

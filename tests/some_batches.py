@@ -9,10 +9,10 @@ from support import images_for
 from torch import nn
 
 from pipeline.explain import describe, explain
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.undisturbed import undisturbed
-from pipeline.faith.measure import Batch, Measure
-from pipeline.faith.network import Network
+from pipeline.metrics.explained_model import Network
+from pipeline.metrics.metric import Batch, Measure
 
 KEYS = ("a", "b", "c")
 TARGETS = np.array([[1, 1], [2, 7], [3, 0]])
@@ -32,5 +32,5 @@ def batch_of(model: nn.Module, names: Sequence[str], targets: np.ndarray = TARGE
 
 
 def figures(measure: Measure, batch: Batch) -> dict[tuple[str, str], np.ndarray]:
-    with undisturbed(batch.network.model):
+    with preserve_model_state(batch.network.model):
         return {(value.method, value.figure): value.values for value in measure.of(batch)}

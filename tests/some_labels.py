@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from pipeline.label.exporter import Context, Exporter
+from pipeline.label.formats.base import Context, Exporter
 from pipeline.label.mask import Heat, Label
 
 CONTEXT = Context("sha256:policy")

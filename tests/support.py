@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.demo.train import MODEL
-from pipeline.store import Objects
-from pipeline.store.objects import unfinished
+from pipeline.demo.train_model import MODEL
+from pipeline.store import ObjectStore
+from pipeline.store.object_store import unfinished
 from schemas.run import ModelSpec
 
 DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
@@ -177,6 +177,6 @@ def crash_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crashin
 
     with monkeypatch.context() as patched:
         for name in ("put", "create", "delete", "sweep"):
-            patched.setattr(Objects, name, crashing(getattr(Objects, name)))
+            patched.setattr(ObjectStore, name, crashing(getattr(ObjectStore, name)))
         with suppress(Crash):
             yield crash

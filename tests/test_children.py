@@ -22,9 +22,9 @@ print(forkserver._forkserver._forkserver_pid, *[child.pid for child in active_ch
 _SPREAD = """
 from time import sleep
 from multiprocessing import active_children
-from pipeline.run import spread
-spread.os.cpu_count = lambda: 2
-items = spread.spread(sleep, [0, 0, 3600, 3600], "sleep")
+from pipeline.run import parallel_map
+parallel_map.os.cpu_count = lambda: 2
+items = parallel_map.parallel_map(sleep, [0, 0, 3600, 3600], "sleep")
 next(items), next(items)
 print(*[child.pid for child in active_children()], flush=True)
 """

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["pipeline.run.pool", "pipeline.label", "pipeline.score", "pipeline.audit"])
+@pytest.mark.parametrize("module", ["pipeline.run.ray_executor", "pipeline.label", "pipeline.score", "pipeline.audit"])
 def test_nothing_that_needs_no_network_loads_torch(module: str) -> None:
     code = f"import sys, jobs.cli, jobs.run, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,14 +14,14 @@ PUBLIC = {
         SmoothGrad TiS TransformerAttribution Uniform UnsupportedMethod UnsupportedModel ViTCX describe explain flags
         methods overlay prepare
     """,
-    "pipeline.store": "Atlas Lease MapDataset Objects Sink Tar",
-    "pipeline.run": "Crew INLINE run",
+    "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
+    "pipeline.run": "ExecutionOptions INLINE run",
     "pipeline.truth": "Claims Truth Truths read_truth",
     "pipeline.label": "EXPORTERS Labelled MaskDataset MaskSample Tuning label labels_of read_labels read_policy",
     "pipeline.score": "MaskScores folder_of score score_masks",
-    "pipeline.faith": "FAITHFULNESS KINDS MEASURES SANITY faith",
+    "pipeline.metrics": "FAITHFULNESS KINDS MEASURES SANITY faith",
     "schemas.errors": """
-        AtlasError BadTar RunFailed SpecDrift StoppedEarly UnsupportedMethod UnsupportedModel UsageError
+        AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod UnsupportedModel UsageError
     """,
 }
 """Names that stay, by the module that hands them out."""

@@ -61,8 +61,8 @@ def test_the_readme_and_the_demo_have_it(copy: Path) -> None:
     code = """
 import runpy, sys
 sys.argv = ["catalogue", "README.md"]
-runpy.run_module("pipeline.explain.catalogue", run_name="__main__")
-from pipeline.demo.tour import registry, MODEL
+runpy.run_module("pipeline.explain.method_table", run_name="__main__")
+from pipeline.demo.run_demo import registry, MODEL
 from pipeline.explain.load import load
 from schemas.run import ModelSpec
 print(*(method.name for method in registry.usual(load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)).anatomy)))

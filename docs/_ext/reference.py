@@ -175,7 +175,7 @@ class Methods(Made):
     """``{methods}``: each with its definition, options, cost, where it applies, and its maps in the sheet."""
 
     def lines(self) -> Iterator[str]:
-        from pipeline.demo.cookbook import strips
+        from pipeline.demo.method_gallery import strips
         from pipeline.explain import methods
 
         folder = DOCS / "_build" / "strips"  # where Sphinx finds pictures: below the pages

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.store import Atlas
-from pipeline.store.abreast import abreast
+from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
-from schemas.errors import RunFailed
+from schemas.errors import RunFailedError
 from schemas.run import CommitRecord, ShardRecord
 from schemas.samples import Status
 
@@ -28,7 +28,7 @@ def completeness(url: str) -> pa.Table:
         ``schemas.audit.COMPLETENESS``, tar by tar in the order of the run.
 
     Raises:
-        RunFailed: a commit cannot be read, or does not say what the sample table of its tar does.
+        RunFailedError: a commit cannot be read, or does not say what the sample table of its tar does.
     """
     atlas = Atlas.open(url)
     aside = atlas.set_aside()
@@ -39,7 +39,7 @@ def completeness(url: str) -> pa.Table:
             return list(_of_commit(atlas, shard, atlas.record(shard.tar)))
         return [_of_shard(shard, aside.get(shard.tar))]
 
-    found = abreast(rows, atlas.run.shards)
+    found = concurrent_map(rows, atlas.run.shards)
     return pa.Table.from_pylist([row for each in found for row in each], schema=COMPLETENESS)
 
 
@@ -65,7 +65,7 @@ def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterat
         found = _errors(atlas, shard.tar)
         for status, count in failed.items():
             if sum(number for (other, _), number in found.items() if other == status) != count:
-                raise RunFailed(
+                raise RunFailedError(
                     f"{shard.tar}: its commit counts {count} samples that are {status}, its sample table does not; "
                     f"see vitatlas verify {atlas.objects.url}"
                 )

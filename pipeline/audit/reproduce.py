@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.files import refuse_commands
-from pipeline.run.crew import Device
-from pipeline.run.spread import spread
+from pipeline.run.execution import Device
+from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from pipeline.store.sink import normalise
+from pipeline.store.shard_writer import normalise
+from pipeline.utils.io import refuse_commands
 from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
-from schemas.errors import BadTar
+from schemas.errors import CorruptShardError
 from schemas.samples import Status
 
 Drawn = tuple[str, tuple[int, ...]]
@@ -44,7 +44,7 @@ def reproduced(
     Args:
         rows: samples that have maps, at most.
         methods: that are compared; empty is all.
-        address: of a Ray cluster, see ``spread``.
+        address: of a Ray cluster, see ``parallel_map``.
         say: told what is to be computed, and which tars and samples cannot be.
 
     Returns:
@@ -52,7 +52,7 @@ def reproduced(
 
     Raises:
         UsageError: no such method, or no finished tar.
-        SpecDrift: the network is another now.
+        SpecMismatchError: the network is another now.
     """
     atlas = Atlas.open(url)
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
@@ -64,7 +64,7 @@ def reproduced(
     number = sum(len(ordinals) for _, ordinals in drawn)
     say(f"{number} samples of {len(drawn)} tars are computed twice, by {len(atlas.methods)} methods")
     found: list[_Row] = []
-    for compared, notes in spread(
+    for compared, notes in parallel_map(
         partial(_of_tar, url, device, chosen, sizes), drawn, "compute again", address, gpu=True
     ):
         found += compared
@@ -118,7 +118,7 @@ def _of_tar(
                 again = {method: normalise(raw[method])[0] for method in methods}
                 maps = _maps({method: stored[method][place] for method in methods}, again, atlas.run.spec.targets)
                 compared += [{"kind": kind} | each for each in maps]
-        except (BadTar, OSError) as error:
+        except (CorruptShardError, OSError) as error:
             notes[f"{tar}: cannot be computed again: {error}"] = None
     return compared, list(notes)
 
@@ -140,7 +140,7 @@ def _maps(
     before: dict[str, NDArray[np.float16]], now: dict[str, NDArray[np.float16]], targets: Sequence[str]
 ) -> Iterator[_Row]:
     """Comparisons of maps [K, h, w] of a sample, by method."""
-    from pipeline.faith.correlation import spearman
+    from pipeline.metrics.similarity import spearman
 
     for method, stored in before.items():
         ranks = spearman(stored.reshape(len(targets), -1), now[method].reshape(len(targets), -1))

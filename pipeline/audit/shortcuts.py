@@ -9,10 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.audit.by_class import by_class, of_tar
-from pipeline.audit.locked import ALARM, Standing, standing_out
+from pipeline.audit.fixed_location_test import ALARM, Standing, standing_out
+from pipeline.audit.maps_by_class import by_class, of_tar
 from pipeline.audit.spray import Clusters, cluster
-from pipeline.run.spread import spread
+from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
 from schemas.run import Target
@@ -37,12 +37,12 @@ class Shortcuts(NamedTuple):
 def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), address: str | None = None) -> Shortcuts:
     """Rank the classes of an atlas by how much their maps are locked to one place, and cluster the maps of each.
 
-    Which classes raise an alarm is decided by ``pipeline.audit.locked``, whose error rate is known; the clusters and
+    Which classes raise an alarm is decided by ``pipeline.audit.fixed_location_test``, whose error rate is known; the clusters and
     gaps of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
 
     Args:
         methods: empty is all.
-        address: of a Ray cluster, see ``spread``.
+        address: of a Ray cluster, see ``parallel_map``.
 
     Raises:
         UsageError: the atlas has no such method or target, or no finished tar.
@@ -50,7 +50,7 @@ def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), a
     atlas = Atlas.open(url)
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
     atlas.require(target, chosen)
-    found = dict(spread(partial(_search, url, target), chosen, "search for shortcuts", address))
+    found = dict(parallel_map(partial(_search, url, target), chosen, "search for shortcuts", address))
     tables = zip(*(found[method] for method in chosen), strict=True)
     return Shortcuts(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
 

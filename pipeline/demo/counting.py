@@ -29,12 +29,12 @@ from pipeline.explain.artifacts import write
 from pipeline.explain.load import Loaded, known
 from pipeline.explain.method import Method
 from pipeline.read import Frame
-from pipeline.train.diffmask import DiffMaskTraining
-from pipeline.train.fit import Learner
-from pipeline.train.labelled import MASKED, UNKNOWN, Labelled, Pool
-from pipeline.train.patch_mask import PatchMaskTraining
-from pipeline.train.stream import Images
-from schemas.artifact import Card
+from pipeline.train.diffmask_training import DiffMaskTraining
+from pipeline.train.image_stream import Images
+from pipeline.train.masked_images import MASKED, UNKNOWN, Labelled, Pool
+from pipeline.train.patch_mask_training import PatchMaskTraining
+from pipeline.train.trainer import Learner
+from schemas.artifacts import Card
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 
 CELLS, SIDE = 3, 16

@@ -26,15 +26,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from pipeline.demo.scenes import CLASSES
-from pipeline.demo.train import MODEL, normalised
-from pipeline.demo.world import World, build
+from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.train_model import MODEL, normalised
 from pipeline.label import label, read_policy
-from pipeline.label.dataset import MaskDataset, MaskSample
-from pipeline.label.formats.indexed import IGNORE
+from pipeline.label.formats.png_encoding import IGNORE
+from pipeline.label.mask_dataset import MaskDataset, MaskSample
 from pipeline.read import find
-from pipeline.read.members import entries
-from pipeline.read.stream import opened
-from pipeline.read.tar import group
+from pipeline.read.byte_stream import opened
+from pipeline.read.samples import group
+from pipeline.read.tar_members import entries
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.truth import read_truth

@@ -1,11 +1,11 @@
 """Attribution maps of vision transformers. A library of its own: needs torch, timm, scipy and Pillow."""
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.maps import Maps, explain, flags
+from pipeline.explain.explainer import MapBatch, explain, flags
 from pipeline.explain.method import Method
 from pipeline.explain.methods import *  # noqa: F403 – every method, as methods/__init__.py names them
 from pipeline.explain.methods import __all__ as _methods
-from pipeline.explain.pictures import overlay, prepare
+from pipeline.explain.preprocess import overlay, prepare
 from pipeline.explain.registry import methods  # the registry; the folder of that name holds its entries
 from schemas.errors import UnsupportedMethod, UnsupportedModel
 from schemas.layout import Flag
@@ -13,7 +13,7 @@ from schemas.layout import Flag
 __all__ = [
     "Anatomy",
     "Flag",
-    "Maps",
+    "MapBatch",
     "Method",
     "UnsupportedMethod",
     "UnsupportedModel",

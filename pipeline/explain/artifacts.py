@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from schemas.artifact import CARD, Card
+from schemas.artifacts import CARD, Card
 from schemas.errors import UsageError
 
 

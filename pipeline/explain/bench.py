@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.explainer import Explainer, supported
 from pipeline.explain.load import absolute_name, create
-from pipeline.explain.maps import Explainer, supported
 from pipeline.explain.method import Method
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import autocast
-from pipeline.explain.undisturbed import undisturbed
 from schemas.bench import BenchRecord, Cost
 from schemas.errors import UsageError
 from schemas.run import Precision
@@ -57,7 +57,7 @@ def measure(
         UsageError: no such model, method or device, or a plain forward of the batch does not fit into memory.
         UnsupportedModel: see ``describe``.
         UnsupportedMethod: a method is not defined for this model. Nothing has been computed then.
-        RunFailed: a method does not fit into memory, not even for one image.
+        RunFailedError: a method does not fit into memory, not even for one image.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here; choose cpu")
@@ -65,7 +65,7 @@ def measure(
     anatomy = describe(model)
     chosen = supported(registry.resolve(methods) or registry.usual(anatomy), anatomy)
     measured: list[_Measured] = []
-    with _threads(threads), undisturbed(model), _enough_memory(name, batch):
+    with _threads(threads), preserve_model_state(model), _enough_memory(name, batch):
         bench = _Bench(model.to(device), anatomy, batch, precision, torch.device(device))
         for each in [*((method,) for method in chosen), chosen]:
             progress(len(measured), len(chosen) + 1)
@@ -143,7 +143,7 @@ class _Measured:
 
 
 class _Bench:
-    """A network, ``undisturbed``, and a batch for it.
+    """A network, ``preserve_model_state``, and a batch for it.
 
     Attributes:
         forwards: timings of plain forwards.

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.explain.anatomy import Anatomy, describe
 from schemas.errors import UsageError
 from schemas.run import ModelRecord, ModelSpec
-from schemas.text import meant
+from schemas.text import suggest
 
 LOCAL = "local-dir:"
 
@@ -104,7 +104,7 @@ def create(name: str, **options: Any) -> nn.Module:
         if not os.path.isfile(os.path.join(folder, "config.json")):
             raise UsageError(f"{name}: there is no config.json in that folder")
     elif not timm.is_model(name.partition(".")[0]):
-        hint = meant(name, timm.list_models(), 0.6)
+        hint = suggest(name, timm.list_models(), 0.6)
         raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
     try:
         return timm.create_model(name, **options)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import Site, Substitute, watch
 from pipeline.explain.trace import Linear, Need, Trace
-from pipeline.explain.watch import Site, Substitute, watch
 from schemas.run import Precision
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from schemas.errors import UsageError
-from schemas.text import meant
+from schemas.text import suggest
 
 M = TypeVar("M", bound=type[Method])
 
@@ -43,7 +43,7 @@ class Registry(Mapping[str, type[Method]]):
         """
         base, *pairs = _parts(text)
         if base not in self._classes:
-            raise UsageError(f"there is no method {base!r}; there are {', '.join(self)}{meant(base, self)}")
+            raise UsageError(f"there is no method {base!r}; there are {', '.join(self)}{suggest(base, self)}")
         method = self._classes[base]
         kinds = {name: kind for name, kind in typing.get_type_hints(method).items() if not _is_class_variable(kind)}
         chosen: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class Registry(Mapping[str, type[Method]]):
             option, _, value = pair.partition("=")
             if option not in kinds:
                 there = f"it has {', '.join(kinds)}" if kinds else "it has none"
-                raise UsageError(f"{text}: {base} has no option {option!r}; {there}{meant(option, kinds)}")
+                raise UsageError(f"{text}: {base} has no option {option!r}; {there}{suggest(option, kinds)}")
             chosen[option] = _convert(value, kinds[option], f"{text}: {option}")
         return method(**chosen)
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import Site, full
+from pipeline.explain.lrp_rules import Switchable
 from pipeline.explain.readout import classify
-from pipeline.explain.rules import Switchable
-from pipeline.explain.watch import Site, full
 from schemas.run import Precision
 
 _AT_ONCE = 32

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from pipeline.label.calibrate import Tuning
 from pipeline.label.formats import EXPORTERS
-from pipeline.label.labels import labels_of
-from pipeline.label.make import Labelled, label, read_labels, read_policy
-from pipeline.label.tune import Tuning
+from pipeline.label.label_atlas import Labelled, label, read_labels, read_policy
+from pipeline.label.label_shard import labels_of
 
 if TYPE_CHECKING:
-    from pipeline.label.dataset import MaskDataset, MaskSample
+    from pipeline.label.mask_dataset import MaskDataset, MaskSample
 
 __all__ = [
     "EXPORTERS",
@@ -25,7 +25,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in ("MaskDataset", "MaskSample"):  # of torch, which nothing else here needs
-        from pipeline.label import dataset
+        from pipeline.label import mask_dataset
 
-        return getattr(dataset, name)
+        return getattr(mask_dataset, name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

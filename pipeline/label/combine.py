@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pipeline.label.cut import threshold
+from pipeline.label.threshold import threshold
 from schemas.policy import Policy
 
 Grid = NDArray[np.float32]

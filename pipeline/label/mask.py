@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pipeline.label.cut import threshold
-from pipeline.picture.enlarge import enlarge, seen
+from pipeline.image.upsample import enlarge, seen
+from pipeline.label.threshold import threshold
 from schemas.labels import Verdict
 from schemas.policy import Clean, Policy
 

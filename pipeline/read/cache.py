@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.files import HOPELESS, locate
+from pipeline.utils.io import PERMANENT_ERRNOS, url_to_fs
+from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.record import sha256
 
 _BEGUN, _UNFINISHED = ".vitatlas-", ".part"
 _ABANDONED = 24 * 3600.0
@@ -63,7 +63,7 @@ class Cache:
         """
         if "://" not in url or url.startswith("pipe:"):
             return url
-        files, path = locate(url)
+        files, path = url_to_fs(url)
         try:
             said = files.info(path)
         except FileNotFoundError:
@@ -85,7 +85,7 @@ class Cache:
                 raise OSError(errno.EIO, f"{part.stat().st_size} bytes came of {size}", url)
             os.replace(part, copy)
         except OSError as error:
-            if error.errno in HOPELESS:  # the disk is full or closed, which is no matter of the tar
+            if error.errno in PERMANENT_ERRNOS:  # the disk is full or closed, which is no matter of the tar
                 return url
             raise
         finally:

@@ -16,10 +16,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.picture import Frame, Placement, fit, rgb, upright
-from pipeline.read import bare
-from pipeline.read.bare import Bare
-from pipeline.read.bare import Undecodable as Undecodable
+from pipeline.image import Frame, Placement, fit, rgb, upright
+from pipeline.read import strip_metadata
+from pipeline.read.strip_metadata import Bare
+from pipeline.read.strip_metadata import Undecodable as Undecodable
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are not decoded: one would take more memory than a batch."""
@@ -29,11 +29,11 @@ MAX_INTERPRETED = 10_000_000
 """Values of a picture, or quarters of its bytes, that Pillow decodes in Python: plain and rescaled PPM, BMP of runs."""
 
 _KINDS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Bare], type[ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), bare.jpeg, JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), bare.png, PngImageFile),
-    (re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL), bare.webp, WebPImageFile),
-    (re.compile(rb"P[1-6]\s"), bare.ppm, PpmImageFile),
-    (re.compile(rb"BM"), bare.bmp, BmpImageFile),
+    (re.compile(rb"\xff\xd8\xff"), strip_metadata.jpeg, JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), strip_metadata.png, PngImageFile),
+    (re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL), strip_metadata.webp, WebPImageFile),
+    (re.compile(rb"P[1-6]\s"), strip_metadata.ppm, PpmImageFile),
+    (re.compile(rb"BM"), strip_metadata.bmp, BmpImageFile),
 )
 """How each kind begins, what leaves its metadata away, and what decodes it."""
 _COMPILED = ("jpeg", "zip", "raw")
@@ -112,7 +112,7 @@ def _loaded(data: bytes) -> tuple[Image.Image, int]:
     image, stripped = opened(data)
     with _one_sentence():
         image.load()
-    return image, bare.orientation(stripped.exif)
+    return image, strip_metadata.orientation(stripped.exif)
 
 
 @contextmanager

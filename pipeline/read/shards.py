@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
-from pipeline.children import children
-from pipeline.files import locate, patiently, refuse_commands
-from pipeline.read.tar import Scan, scan
-from pipeline.secrets import refuse_credentials
+from pipeline.read.samples import Scan, scan
+from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
+from pipeline.utils.process_pool import make_process_pool
+from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
@@ -64,7 +64,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _match(url: str) -> list[str]:
-    files, path = locate(url)
+    files, path = url_to_fs(url)
     try:
         kind = files.info(path)["type"]
     except FileNotFoundError:
@@ -122,13 +122,13 @@ def _scan(urls: Sequence[str]) -> Iterator[Scan]:
     if len(urls) < 16:
         yield from map(_reached, urls)
         return
-    with children(min(32, os.cpu_count() or 1), __name__) as pool:
+    with make_process_pool(min(32, os.cpu_count() or 1), __name__) as pool:
         yield from pool.map(_reached, urls, chunksize=4)
 
 
 def _reached(url: str) -> Scan:
     try:
-        return patiently(scan, url)
+        return with_retries(scan, url)
     except OSError as error:
         # Not a problem of the tar: that would be written down for good.
         raise UsageError(f"{url}: cannot be reached ({error.strerror}); try again, or leave it out") from error
@@ -139,7 +139,7 @@ def _folder(url: str) -> str:
 
 
 def _size(url: str) -> int:
-    files, path = locate(url)
+    files, path = url_to_fs(url)
     return int(files.size(path))
 
 
@@ -147,7 +147,7 @@ def _lengths(folder: str) -> dict[str, int]:
     """Samples of each tar by file name, as ``_info.json`` in the folder says."""
     if folder.startswith("pipe:"):
         return {}
-    files, path = locate(f"{folder}/{INFO}")
+    files, path = url_to_fs(f"{folder}/{INFO}")
     if not files.exists(path):
         return {}
     try:

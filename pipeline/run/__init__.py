@@ -3,7 +3,7 @@
 A run that finds everything done needs no network, and its driver never does: torch is imported by actors alone.
 """
 
-from pipeline.run.crew import INLINE, Crew
-from pipeline.run.drive import run
+from pipeline.run.driver import run
+from pipeline.run.execution import INLINE, ExecutionOptions
 
-__all__ = ["INLINE", "Crew", "run"]
+__all__ = ["INLINE", "ExecutionOptions", "run"]

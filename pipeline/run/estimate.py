@@ -8,7 +8,7 @@ actors take as long as eight.
 
 from math import ceil
 
-from pipeline.store.arrays import metadata_objects
+from pipeline.store.zarr_arrays import metadata_objects
 from schemas import layout
 from schemas.bench import Pilot
 from schemas.estimate import Estimate

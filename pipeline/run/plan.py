@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 from pipeline.explain.artifacts import read
+from pipeline.explain.explainer import supported
 from pipeline.explain.load import Loaded, absolute_model, load
-from pipeline.explain.maps import supported
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Frame, absolute, count, find
-from pipeline.run.on_device import check_frame
-from pipeline.store import Lease, Objects, arrays
-from schemas.errors import SpecDrift, UsageError
+from pipeline.run.gpu_decode import check_frame
+from pipeline.store import Lease, ObjectStore, zarr_arrays
+from schemas.base import differences
+from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
-from schemas.record import differences
 from schemas.run import RunRecord, RunSpec, ShardRecord
 
 CHUNK = 256
@@ -34,9 +34,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 
     Raises:
         UsageError: something in the spec does not exist or does not fit; nothing has been written then.
-        SpecDrift: an atlas is there that was planned otherwise; the message names the fields.
+        SpecMismatchError: an atlas is there that was planned otherwise; the message names the fields.
     """
-    objects = Objects(out)
+    objects = ObjectStore(out)
     asked = spec = _absolute(spec)
     if objects.exists(RUN):
         return _same(objects, asked)
@@ -52,7 +52,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     with Lease(objects):
         if objects.exists(RUN):  # another was quicker
             return _same(objects, asked)
-        arrays.create(objects, run)
+        zarr_arrays.create(objects, run)
         objects.put(RUN, run.to_bytes())
         objects.sweep()
     return run
@@ -111,7 +111,7 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
     return tuple(chosen.values())
 
 
-def _same(objects: Objects, spec: RunSpec) -> RunRecord:
+def _same(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     """The run that is there, if it is the one that is asked for. Metadata of arrays that got lost is written again."""
     out = objects.url
     run = RunRecord.read(objects.get(RUN), f"{out}/{RUN}")
@@ -126,12 +126,12 @@ def _same(objects: Objects, spec: RunSpec) -> RunRecord:
     if not differing:
         check_artifacts(run, out)
     if differing:
-        raise SpecDrift(
+        raise SpecMismatchError(
             f"{out}: was planned with another spec: {'; '.join(differing)}; "
             "choose another --out, or give the arguments it was planned with"
         )
-    if arrays.wrong(objects, run):
-        arrays.create(objects, run)
+    if zarr_arrays.wrong(objects, run):
+        zarr_arrays.create(objects, run)
     return run
 
 
@@ -145,12 +145,12 @@ def check_artifacts(run: RunRecord, url: str) -> None:
     """Refuse to go on with other weights than those that the run was planned with.
 
     Raises:
-        SpecDrift: the file of a method has changed.
+        SpecMismatchError: the file of a method has changed.
     """
     now = artifacts(registry.resolve(run.spec.methods))
     for name, digest in run.artifacts.items():
         if now.get(name) != digest:
-            raise SpecDrift(
+            raise SpecMismatchError(
                 f"{url}: the artefact of {name} was {digest} when it was planned and is {now.get(name)} now; "
                 "restore it, or plan another atlas"
             )

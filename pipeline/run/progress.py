@@ -16,10 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.run.outcome import Done, Note, Outcome, SetAside
+from pipeline.run.events import Committed, Event, Message, Quarantined
 from schemas.run import RunRecord
 from schemas.samples import Status
-from schemas.text import printable
+from schemas.text import escape_control
 
 
 class RunProgress:
@@ -64,14 +64,14 @@ class RunProgress:
         """Images a second since the start."""
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
-    def show(self, outcome: Outcome) -> None:
+    def show(self, outcome: Event) -> None:
         """Take note of a finished or set-aside tar, or pass on what is to be known."""
-        if isinstance(outcome, Note):
-            self._console.print(printable(outcome.text), markup=False, highlight=False, soft_wrap=True)
+        if isinstance(outcome, Message):
+            self._console.print(escape_control(outcome.text), markup=False, highlight=False, soft_wrap=True)
             return
-        if not isinstance(outcome, Done | SetAside):
+        if not isinstance(outcome, Committed | Quarantined):
             return
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Committed):
             commit = outcome.commit
             self.images += commit.rows
             self.statuses.update(commit.statuses)
@@ -81,10 +81,10 @@ class RunProgress:
         else:
             tar, note = self.run.shards[outcome.tar_index].tar, f"set aside: {outcome.reason}"
         bad = sum(count for status, count in self.statuses.items() if status != Status.OK)
-        self.tars += isinstance(outcome, Done)
+        self.tars += isinstance(outcome, Committed)
         rate = f"{self.rate:.1f} images/s" + (f", {bad} images without maps" if bad else "")
         self._bar.update(self._task, completed=self.tars, rate=rate)
         if note:
-            self._console.print(printable(f"{tar}: {note}"), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(escape_control(f"{tar}: {note}"), markup=False, highlight=False, soft_wrap=True)
         elif not self._console.is_terminal:
             print(f"{tar}: committed, {self.tars} of {len(self.run.shards)} tars, {rate}", file=sys.stderr)

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.files import refuse_commands
-from pipeline.run.crew import Device
+from pipeline.run.execution import Device
 from pipeline.run.worker import Explained, Worker
-from pipeline.store import Atlas, Tar
-from pipeline.store.sink import normalise
-from schemas.errors import BadTar
+from pipeline.store import Atlas, AtlasShard
+from pipeline.store.shard_writer import normalise
+from pipeline.utils.io import refuse_commands
+from schemas.errors import CorruptShardError
 from schemas.layout import range_name
 from schemas.samples import Status
 
@@ -70,14 +70,14 @@ def recompute(
                 before = len(result.faults)
                 try:
                     _compare(worker, atlas.tar(tar), by_tar[tar], result)
-                except (BadTar, OSError) as error:
+                except (CorruptShardError, OSError) as error:
                     result.notes.append(f"{tar}: cannot be computed again: {error}")
                 result.damaged += [tar] * (len(result.faults) > before)
     return result
 
 
 def once_more(
-    worker: Worker, part: Tar, ordinals: Collection[int], batch_size: int | None = None
+    worker: Worker, part: AtlasShard, ordinals: Collection[int], batch_size: int | None = None
 ) -> Iterator[Explained]:
     """What is computed now of some samples of a tar, of which no more is read than up to the last of them.
 
@@ -86,7 +86,7 @@ def once_more(
         batch_size: None is the run's, with which the same bytes are to be expected.
 
     Raises:
-        BadTar, OSError: see ``Worker.process``.
+        CorruptShardError, OSError: see ``Worker.process``.
     """
     last = max(ordinals)
     with closing(worker.explain(part.commit.tar_index, ordinals, batch_size)) as found:
@@ -102,7 +102,7 @@ def worker_of(url: str, device: Device, spec_hash: str) -> Worker:
     return Worker(url, device)
 
 
-def _compare(worker: Worker, part: Tar, ordinals: set[int], result: Recomputed) -> None:
+def _compare(worker: Worker, part: AtlasShard, ordinals: set[int], result: Recomputed) -> None:
     tar = part.commit.tar
     for row, maps, _ in once_more(worker, part, ordinals):
         ordinal, key = row["ordinal"], row["key"]

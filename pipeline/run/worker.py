@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.explain.explainer import Explainer, Targets, drift
 from pipeline.explain.load import Loaded, load
-from pipeline.explain.maps import Explainer, Targets, drift
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.normalise import Normalise
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.undisturbed import undisturbed
 from pipeline.read import Batch, Cache, Decoders, Frame, Sample, batches
-from pipeline.run.crew import Device, check_decoding
-from pipeline.run.on_device import DeviceDecoders, sent
+from pipeline.run.execution import Device, check_decoding
+from pipeline.run.gpu_decode import DeviceDecoders, sent
 from pipeline.run.plan import check_artifacts, versions
-from pipeline.run.stopwatch import Stopwatch
-from pipeline.store import Atlas, Sink
-from schemas.errors import BadTar, SpecDrift, UsageError
+from pipeline.store import Atlas, ShardWriter
+from pipeline.utils.timer import StageTimer
+from schemas.errors import CorruptShardError, SpecMismatchError, UsageError
 from schemas.run import CommitRecord
 from schemas.samples import Status
 
@@ -93,13 +93,13 @@ class Worker:
         torch.set_num_threads(1)
         loaded = loaded or load(self.run.spec.model)
         if loaded.record.weights != self.run.model.weights:
-            raise SpecDrift(
+            raise SpecMismatchError(
                 f"{url}: the weights of {loaded.record.name} were {self.run.model.weights} when it was "
                 f"planned and are {loaded.record.weights} now; restore them, or plan another atlas"
             )
         check_artifacts(self.run, url)
         self.model = loaded.model.to(self.device)
-        self.watch = Stopwatch(self.device)
+        self.watch = StageTimer(self.device)
         methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed
         self.explainer = Explainer(
             self.model, loaded.anatomy, methods, seed, self.run.spec.precision, lap=self.watch.lap
@@ -127,15 +127,17 @@ class Worker:
         """Explain one tar and commit it.
 
         Raises:
-            BadTar: it cannot be read as planned. Nothing of it has been written.
+            CorruptShardError: it cannot be read as planned. Nothing of it has been written.
             OSError: a network failed for longer than it was waited for; another attempt may succeed.
         """
-        sink = Sink(self.objects, self.run, tar_index)
+        sink = ShardWriter(self.objects, self.run, tar_index)
         again = sink.resume() if self.retry_failed else None
         for explained in self.explain(tar_index, again):
             sink.add(*explained)
         if again is not None and self.samples != len(sink.rows):
-            raise BadTar(f"{sink.tar}: had {len(sink.rows)} samples and has {self.samples} now; plan another atlas")
+            raise CorruptShardError(
+                f"{sink.tar}: had {len(sink.rows)} samples and has {self.samples} now; plan another atlas"
+            )
         sink.drift = self.drift or sink.drift
         return sink.commit(self.watch.seconds(), attempt, socket.gethostname(), self.versions)
 
@@ -150,7 +152,7 @@ class Worker:
             batch_size: None is the run's; with another one the last bits may differ.
 
         Raises:
-            BadTar, OSError: see ``process``.
+            CorruptShardError, OSError: see ``process``.
         """
         shard, spec = self.run.shards[tar_index], self.run.spec
         classes = self.run.model.classes if "label" in spec.targets else None
@@ -165,7 +167,7 @@ class Worker:
             first = ordinal - ordinal % size
             return wanted is None or any(each in wanted for each in range(first, first + size))
 
-        with undisturbed(self.model):
+        with preserve_model_state(self.model):
             before: _Begun | None = None
             for batch in batches(
                 shard,

@@ -1,10 +1,10 @@
 """Maps to Zarr, tables to Parquet, commits last; and ``Atlas``, which reads them."""
 
 from pipeline.store.atlas import Atlas
-from pipeline.store.dataset import MapDataset
+from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.lease import Lease
-from pipeline.store.objects import Objects
-from pipeline.store.sink import Sink
-from pipeline.store.tar import Tar
+from pipeline.store.map_dataset import MapDataset
+from pipeline.store.object_store import ObjectStore
+from pipeline.store.shard_writer import ShardWriter
 
-__all__ = ["Atlas", "Lease", "MapDataset", "Objects", "Sink", "Tar"]
+__all__ = ["Atlas", "AtlasShard", "Lease", "MapDataset", "ObjectStore", "ShardWriter"]

@@ -12,15 +12,15 @@ import pyarrow.compute as pc
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.store.abreast import abreast
+from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.card import html
-from pipeline.store.dataset import MapDataset
-from pipeline.store.objects import Objects
-from pipeline.store.source import Source
-from pipeline.store.tables import unpacked
-from pipeline.store.tar import Tar
+from pipeline.store.map_dataset import MapDataset
+from pipeline.store.object_store import ObjectStore
+from pipeline.store.parquet import from_parquet
+from pipeline.store.zarr_store import Source
+from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
-from schemas.errors import RunFailed, UsageError
+from schemas.errors import RunFailedError, UsageError
 from schemas.layout import (
     COMMITS,
     FORMAT,
@@ -34,9 +34,9 @@ from schemas.layout import (
     samples_object,
     set_aside_object,
 )
-from schemas.run import CommitRecord, RunRecord, SetAsideRecord
+from schemas.run import CommitRecord, QuarantineRecord, RunRecord
 from schemas.samples import SAMPLES, Status
-from schemas.text import meant
+from schemas.text import suggest
 
 if TYPE_CHECKING:
     import xarray
@@ -50,7 +50,7 @@ class Atlas:
     its address, and opened there once, however many tars are worked on: the plan of 100,000 tars has 17 MB.
     """
 
-    def __init__(self, objects: Objects, run: RunRecord) -> None:
+    def __init__(self, objects: ObjectStore, run: RunRecord) -> None:
         self.objects, self.run = objects, run
 
     @classmethod
@@ -60,7 +60,7 @@ class Atlas:
         Raises:
             UsageError: there is none, or it is of a later format.
         """
-        objects = Objects(url)
+        objects = ObjectStore(url)
         try:
             data = objects.get(RUN)
         except (FileNotFoundError, NotADirectoryError):
@@ -119,7 +119,7 @@ class Atlas:
         for name, data in zip(found, self.objects.read(found), strict=True):
             tar = name.removeprefix(f"{SET_ASIDE}/").removesuffix(".json")
             try:
-                reasons[tar] = SetAsideRecord.read(data, name).reason
+                reasons[tar] = QuarantineRecord.read(data, name).reason
             except UsageError as error:  # torn: that it is set aside is known nevertheless
                 reasons[tar] = f"{error}"
         return reasons
@@ -145,14 +145,14 @@ class Atlas:
             if record.spec_hash != self.run.spec_hash:
                 raise UsageError(f"{where}: was computed for another spec")
         except UsageError as error:
-            raise RunFailed(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
+            raise RunFailedError(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
         return record
 
     def record(self, tar: str) -> CommitRecord:
         """The commit record of one finished tar, without reading those of the others.
 
         Raises:
-            RunFailed: it is none.
+            RunFailedError: it is none.
         """
         if "commits" in self.__dict__:
             return self.commits[tar]
@@ -178,7 +178,7 @@ class Atlas:
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
-        tables = list(abreast(partial(self.samples_of, columns=columns), self.tars))
+        tables = list(concurrent_map(partial(self.samples_of, columns=columns), self.tars))
         if tables:
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
@@ -187,15 +187,15 @@ class Atlas:
         """The sample table of one finished tar.
 
         Raises:
-            RunFailed: it is missing or damaged.
+            RunFailedError: it is missing or damaged.
         """
         where = f"{self.objects.url}/{samples_object(tar)}"
         try:
-            return unpacked(self.objects.get(samples_object(tar)), columns)
+            return from_parquet(self.objects.get(samples_object(tar)), columns)
         except FileNotFoundError:
-            raise RunFailed(f"{where}: is missing; see vitatlas verify") from None
+            raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowInvalid, OSError) as error:
-            raise RunFailed(f"{where}: cannot be read ({error}); see vitatlas verify") from None
+            raise RunFailedError(f"{where}: cannot be read ({error}); see vitatlas verify") from None
 
     def maps(self, method: str) -> "xarray.DataArray":
         """All maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is none.
@@ -236,7 +236,7 @@ class Atlas:
         Raises:
             UsageError: see ``map``.
         """
-        from pipeline.store.panels import show
+        from pipeline.store.map_figure import show
 
         row = self._row(key)
         maps = {method: self.map(row, method, target) for method in methods or self.methods}
@@ -263,7 +263,7 @@ class Atlas:
         values: NDArray[np.float32] = low + (high - low) * self._read(method, row, target).astype(np.float32)
         return values
 
-    def tar(self, tar: str) -> Tar:
+    def tar(self, tar: str) -> AtlasShard:
         """Everything of one finished tar.
 
         Raises:
@@ -273,7 +273,7 @@ class Atlas:
             commit = self.record(tar)
         except (FileNotFoundError, KeyError):
             raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status") from None
-        return Tar(self, commit)
+        return AtlasShard(self, commit)
 
     def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
         """Whether one map says anything."""
@@ -289,7 +289,7 @@ class Atlas:
         try:
             return np.asarray(self.group[array][selection])
         except (ValueError, RuntimeError, KeyError) as error:
-            raise RunFailed(
+            raise RunFailedError(
                 f"{self.objects.url}: {array} cannot be read ({error}); vitatlas verify says what is damaged"
             ) from error
 
@@ -321,12 +321,12 @@ class Atlas:
 
     def _check_target(self, target: str) -> None:
         if target not in self.run.spec.targets:
-            hint, there = meant(target, self.run.spec.targets), ", ".join(self.run.spec.targets)
+            hint, there = suggest(target, self.run.spec.targets), ", ".join(self.run.spec.targets)
             raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {there}{hint}")
 
     def _check(self, method: str) -> None:
         if method not in self.run.methods:
-            hint, there = meant(method, self.run.methods), ", ".join(self.run.methods)
+            hint, there = suggest(method, self.run.methods), ", ".join(self.run.methods)
             raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {there}{hint}")
 
     @cached_property

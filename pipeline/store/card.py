@@ -3,7 +3,7 @@
 from html import escape
 from typing import TYPE_CHECKING
 
-from schemas.text import printable
+from schemas.text import escape_control
 
 if TYPE_CHECKING:
     from pipeline.store.atlas import Atlas
@@ -21,5 +21,5 @@ def html(atlas: "Atlas") -> str:
         "tars": f"{len(atlas.tars):,} of {len(run.shards):,} done",
         "images": f"{run.samples:,} planned",
     }
-    rows = "".join(f"<tr><th>{name}</th><td>{escape(printable(text))}</td></tr>" for name, text in about.items())
+    rows = "".join(f"<tr><th>{name}</th><td>{escape(escape_control(text))}</td></tr>" for name, text in about.items())
     return f"<table>{rows}</table>"

@@ -4,22 +4,22 @@ from collections.abc import Container, Iterable
 from typing import TypeVar
 
 from pipeline.store.atlas import Atlas
-from pipeline.store.objects import Objects
+from pipeline.store.object_store import ObjectStore
+from schemas.base import Record, differences, sha256
 from schemas.errors import UsageError
-from schemas.labels import PartRecord
+from schemas.labels import DerivedCommit
 from schemas.layout import COMMITS, RUN, commit_object
-from schemas.record import Record, differences, sha256
 from schemas.run import CommitRecord
 
 R = TypeVar("R", bound=Record)
 
 
-def parent(commit: CommitRecord | PartRecord) -> str:
+def parent(commit: CommitRecord | DerivedCommit) -> str:
     """Hash of all that is derived from: the objects of one tar, whenever and wherever they were made."""
     return sha256("\n".join(f"{each.path} {each.sha256}" for each in commit.objects).encode())
 
 
-def claim(objects: Objects, name: str, about: R, free: Container[str] = ()) -> R | None:
+def claim(objects: ObjectStore, name: str, about: R, free: Container[str] = ()) -> R | None:
     """Make sure that a folder is free, or holds the same.
 
     Args:
@@ -55,7 +55,7 @@ def _without(record: Record, fields: Container[str]) -> dict[str, object]:
     return {name: value for name, value in record.model_dump(mode="json").items() if name not in fields}
 
 
-def made(objects: Objects, tar: str) -> PartRecord | None:
+def made(objects: ObjectStore, tar: str) -> DerivedCommit | None:
     """What was made of a tar, from whatever and by whatever; None where nothing was."""
     try:
         return _part(tar, objects.get(commit_object(tar)))
@@ -63,14 +63,14 @@ def made(objects: Objects, tar: str) -> PartRecord | None:
         return None
 
 
-def _part(tar: str, data: bytes) -> PartRecord | None:
+def _part(tar: str, data: bytes) -> DerivedCommit | None:
     try:
-        return PartRecord.read(data, commit_object(tar))
+        return DerivedCommit.read(data, commit_object(tar))
     except UsageError:  # torn, or of another version: as good as none
         return None
 
 
-def done(objects: Objects, atlas: Atlas, maker: str, parts: Iterable[str]) -> dict[str, PartRecord]:
+def done(objects: ObjectStore, atlas: Atlas, maker: str, parts: Iterable[str]) -> dict[str, DerivedCommit]:
     """Records of the tars that need not be made again: by this maker, from the maps as they are, with these parts."""
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
     tars, wanted = [tar for tar in atlas.tars if tar in present], set(parts)
@@ -88,7 +88,7 @@ def done(objects: Objects, atlas: Atlas, maker: str, parts: Iterable[str]) -> di
     return {record.tar: record for record in good if all(each.path in there for each in record.objects)}
 
 
-def forget(objects: Objects, atlas: Atlas, wanted: Container[str] | None = None) -> None:
+def forget(objects: ObjectStore, atlas: Atlas, wanted: Container[str] | None = None) -> None:
     """Remove what was made of tars that are finished no more, or are not wanted; None wants all."""
     for name in objects.list(COMMITS):
         tar = name.removesuffix(".json")

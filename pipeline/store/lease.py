@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from pipeline.store.objects import Objects
-from schemas.errors import AtlasError, RunFailed, UsageError
+from pipeline.store.object_store import ObjectStore
+from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import LEASE
 from schemas.run import LeaseRecord
 
@@ -36,10 +36,10 @@ class Lease:
         at_work: tars that are being done; whoever reads the lease knows a few seconds later.
 
     Raises:
-        RunFailed: on entering, another run holds it; the message says which.
+        RunFailedError: on entering, another run holds it; the message says which.
     """
 
-    def __init__(self, objects: Objects, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, objects: ObjectStore, say: Callable[[str], None] = lambda line: None) -> None:
         self.objects, self.say, self.lost = objects, say, False
         self.at_work: tuple[str, ...] = ()
         self._mine = LeaseRecord(
@@ -83,7 +83,7 @@ class Lease:
         """Whether the holder of a lease is dead or silent; False if the lease has gone meanwhile.
 
         Raises:
-            RunFailed: the holder is alive.
+            RunFailedError: the holder is alive.
         """
         record = _read(there)
         if record and _dead(record):
@@ -97,7 +97,7 @@ class Lease:
             if now is None:
                 return False
             if now != there:
-                raise RunFailed(
+                raise RunFailedError(
                     f"{self.objects.url}: a run on {who} is writing to it; wait for its end, or stop it and go on"
                 )
         return True

@@ -7,15 +7,15 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.store import arrays
-from pipeline.store.abreast import abreast
+from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
-from pipeline.store.objects import Objects, unfinished
-from pipeline.store.tar import Tar
+from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.object_store import ObjectStore, unfinished
+from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
-from schemas.errors import RunFailed
+from schemas.base import sha256
+from schemas.errors import RunFailedError
 from schemas.layout import Kind, commit_object, samples_object, set_aside_object, shard_object
-from schemas.record import sha256
 from schemas.run import CommitRecord, ObjectRecord
 from schemas.samples import Status
 
@@ -51,12 +51,12 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
     verdict = Verdict(missing=len(atlas.run.shards) - len(atlas.committed))
     if atlas.run.spec.digest() != atlas.run.spec_hash:
         verdict.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")
-    verdict.faults += arrays.wrong(atlas.objects, atlas.run)
+    verdict.faults += zarr_arrays.wrong(atlas.objects, atlas.run)
     if verdict.faults:  # nothing can be read through such metadata
         return verdict
     expected = _of_the_run(atlas)
     held = _Held(atlas.objects)
-    looks = abreast(partial(_look, Atlas(held, atlas.run), held, atlas.committed), range(len(atlas.run.shards)))
+    looks = concurrent_map(partial(_look, Atlas(held, atlas.run), held, atlas.committed), range(len(atlas.run.shards)))
     for done, (shard, looked) in enumerate(zip(atlas.run.shards, looks, strict=True), 1):
         verdict.objects += looked.objects
         verdict.faults += looked.faults
@@ -71,10 +71,10 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
     return verdict
 
 
-class _Held(Objects):
+class _Held(ObjectStore):
     """Objects of which some are in memory for a while, and are read from there."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectStore) -> None:
         vars(self).update(vars(objects))
         self._contents: dict[str, bytes] = {}
 
@@ -120,12 +120,12 @@ def _look(atlas: Atlas, held: _Held, committed: frozenset[str], tar_index: int) 
         return _Looked(0, [], set(own))  # what a stopped run wrote of it is written over when it is done
     try:
         commit = atlas.record(tar)
-    except RunFailed as error:
+    except RunFailedError as error:
         return _Looked(0, [f"{error}"], set(own))
     entries = {entry.path: entry for entry in commit.objects}
     changed: dict[str, str] = {}
     lacking: list[str] = []
-    part: Tar | None = None
+    part: AtlasShard | None = None
     for path, array in own.items():
         if path in entries and (fault := held.take(entries[path])) is not None:
             changed[path] = fault
@@ -143,7 +143,7 @@ def _look(atlas: Atlas, held: _Held, committed: frozenset[str], tar_index: int) 
 def _of_the_run(atlas: Atlas) -> set[str]:
     """Objects that are there whatever is committed, or may be."""
     tars = [shard.tar for shard in atlas.run.shards]
-    names = {layout.RUN, layout.LEASE, *arrays.metadata_objects(atlas.run)}
+    names = {layout.RUN, layout.LEASE, *zarr_arrays.metadata_objects(atlas.run)}
     return names | {commit_object(tar) for tar in tars} | {set_aside_object(tar) for tar in tars}
 
 
@@ -157,11 +157,11 @@ def _own(atlas: Atlas, tar_index: int) -> dict[str, tuple[str, Kind] | None]:
     return own
 
 
-def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[Tar | None, list[str]]:
+def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | None, list[str]]:
     """A tar, if its samples are those that were committed; and what is wrong with them."""
     try:
-        part = Tar(atlas, commit)
-    except RunFailed:
+        part = AtlasShard(atlas, commit)
+    except RunFailedError:
         return None, ["its sample table cannot be read"]
     rows = part.samples["row"].to_numpy()
     first = commit.tar_index * atlas.run.slot
@@ -174,12 +174,12 @@ def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[Tar | None, list[str]]:
     return part, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
 
 
-def _wrong_rows(atlas: Atlas, part: Tar, name: str, kind: Kind) -> list[str]:
+def _wrong_rows(atlas: Atlas, part: AtlasShard, name: str, kind: Kind) -> list[str]:
     if kind is layout.FIGURE:  # may be undefined
         return []
     try:
         values = part.array(name)[part.good]
-    except RunFailed:
+    except RunFailedError:
         return [f"its part of {name} cannot be read"]
     present = np.isfinite(values) if np.isnan(kind.empty) else values != kind.empty
     what = f"{name} map" if kind is layout.MAP else name

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.read.tar import key_of
+from pipeline.read.samples import key_of
+from pipeline.truth.csv_lines import contents
 from pipeline.truth.rle import decode
-from pipeline.truth.text import contents
 from pipeline.truth.truth import Boxes, Mask, Truth, Truths
+from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.record import sha256
 
 INSTANCES = "instances.json"
 

@@ -9,12 +9,12 @@ from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from pipeline.read.tar import key_of
+from pipeline.read.samples import key_of
 from pipeline.truth.boxes import Size, box_truths
-from pipeline.truth.text import contents, numbers, pixels
+from pipeline.truth.csv_lines import contents, numbers, pixels
 from pipeline.truth.truth import Truths
+from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.record import sha256
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.read.decode import MAX_PIXELS
+from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.record import sha256
 
 Boxes = NDArray[np.int64]
 Mask = NDArray[np.bool_]

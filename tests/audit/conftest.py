@@ -8,8 +8,8 @@ import pytest
 from some_audit import PUBLICATION
 from support import in_one_process
 
-from pipeline.audit.make import Extent, audit
-from pipeline.demo.world import World
+from pipeline.audit.audit_atlas import Extent, audit
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 
 SMALL = Extent(images=6, sanity=4, recompute=32, pictures=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.by_class import EXPLAINED, by_class
+from pipeline.audit.maps_by_class import EXPLAINED, by_class
 from pipeline.store import Atlas
 from schemas.layout import Flag
 

@@ -11,9 +11,9 @@ import yaml
 from markdown_it import MarkdownIt
 from some_audit import PUBLICATION
 
-from pipeline.audit.card import CARD, card, escaped
+from pipeline.audit.publication.dataset_card import CARD, card, escaped
 from pipeline.store import Atlas
-from pipeline.store.tables import packed
+from pipeline.store.parquet import to_parquet
 from schemas.audit_tables import TABLES, Described
 
 
@@ -111,7 +111,7 @@ def test_what_is_missing_is_told_with_reasons_and_what_was_not_looked_at_as_well
     rows = table.to_pylist()
     rows[0] |= {"count": 20}
     rows.append(rows[0] | {"status": "undecodable", "reason": "<img src=x> | broken", "count": 4})
-    (folder / "completeness.parquet").write_bytes(packed(pa.Table.from_pylist(rows, schema=table.schema)))
+    (folder / "completeness.parquet").write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=table.schema)))
     (folder / "reproduced.parquet").unlink()
     text = card(str(published.parents[1]), str(folder)).decode()
     assert "Of 48 pictures that were planned, 44 have maps." in text

@@ -13,7 +13,7 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
-from schemas.errors import RunFailed
+from schemas.errors import RunFailedError
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import Status
 
@@ -38,7 +38,7 @@ def trouble(place: Path, checkpoint: ModelSpec) -> Path:
     out = place / "atlas"
     plan(RunSpec(shards=(str(folder / "*.tar"),), model=checkpoint, methods=METHODS, batch_size=4), str(out))
     (folder / "c.tar").unlink()
-    with pytest.raises(RunFailed):
+    with pytest.raises(RunFailedError):
         run(str(out), INLINE)
     (out / "commits" / "e.json").unlink()
     return out
@@ -131,7 +131,7 @@ def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> Non
     record = json.loads(path.read_text())
     record["statuses"][Status.UNDECODABLE] = 1
     path.write_text(json.dumps(record))
-    with pytest.raises(RunFailed, match="its commit counts 1 samples that are undecodable"):
+    with pytest.raises(RunFailedError, match="its commit counts 1 samples that are undecodable"):
         completeness(str(troubled))
 
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from some_audit import PUBLICATION
 
-from pipeline.audit.croissant import CROISSANT, croissant
+from pipeline.audit.publication.croissant import CROISSANT, croissant
 from schemas.audit_tables import TABLES, Described
+from schemas.base import sha256
 from schemas.publication import MANIFEST
-from schemas.record import sha256
 
 # How mlcroissant uses rdflib and pandas.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

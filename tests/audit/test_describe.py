@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.describe import coverage, describe, inside
+from pipeline.audit.map_statistics import coverage, describe, inside
 from pipeline.truth.truth import Truth
 from schemas.errors import UsageError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.environment import environment, model_name
+from pipeline.audit.publication.environment import environment, model_name
 from pipeline.store import Atlas
 from schemas.publication import EnvironmentRecord
 

@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit.lineage import MAPS, breaks, lineage
-from pipeline.audit.tables import tables
+from pipeline.audit.map_tables import tables
+from pipeline.audit.publication.lineage import MAPS, breaks, lineage
 from pipeline.label import label
 from pipeline.store import Atlas
 from pipeline.store.derived import parent
-from pipeline.store.tables import packed
+from pipeline.store.parquet import to_parquet
 from schemas.audit import LINEAGE
+from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.labels import LabelsRecord
 from schemas.policy import Cut, Policy
-from schemas.record import sha256
 
 POLICY = Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu"))
 
@@ -83,7 +83,7 @@ def test_labels_of_other_pictures_are_named(audited: Path) -> None:
     hashes = table["image_sha256"].to_pylist()
     hashes[2] = sha256(b"another")
     place = table.column_names.index("image_sha256")
-    path.write_bytes(packed(table.set_column(place, "image_sha256", pa.array(hashes))))
+    path.write_bytes(to_parquet(table.set_column(place, "image_sha256", pa.array(hashes))))
     (fault,) = breaks(str(audited))
     assert fault.startswith("labels/otsu: demo-validation-00: the label of scene_000002 (row 2) is of another picture")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.locked import ALARM, ALPHA, Standing, standing_out
+from pipeline.audit.fixed_location_test import ALARM, ALPHA, Standing, standing_out
 
 CELLS, WIDTH = 64, 8
 

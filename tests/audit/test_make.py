@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from some_audit import PUBLICATION
 from support import samples, write_tar
 
+from pipeline.audit.audit_atlas import Extent, audit
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.make import Extent, audit
-from pipeline.audit.manifest import check
-from pipeline.audit.recheck import recheck
-from pipeline.demo.world import World
+from pipeline.audit.publication.manifest import check
+from pipeline.audit.publication.verify_audit import recheck
+from pipeline.demo.synthetic_dataset import World
 from pipeline.label import label
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.manifest import check, merkle_root, publish
-from pipeline.store import Atlas, Objects
+from pipeline.audit.publication.manifest import check, merkle_root, publish
+from pipeline.store import Atlas, ObjectStore
+from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.publication import MANIFEST
-from schemas.record import sha256
 from schemas.run import ObjectRecord
 
 
@@ -112,7 +112,7 @@ def test_the_root_depends_on_every_field_and_on_the_order(count: int) -> None:
 
 
 def test_a_folder_in_a_bucket_is_published_alike() -> None:
-    objects = Objects("memory://published")
+    objects = ObjectStore("memory://published")
     objects.put("a/b", b"1")
     publish(objects.url)
     assert check(objects.url) == []

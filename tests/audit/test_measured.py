@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit.measured import Measured, measured_parts
+from pipeline.audit.metric_columns import Measured, measured_parts
 from pipeline.store import Atlas
 from pipeline.store.derived import parent
 from schemas.audit import MEASURED

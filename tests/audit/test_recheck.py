@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from some_audit import PUBLICATION
 
-from pipeline.audit.card import CARD, card
-from pipeline.audit.croissant import CROISSANT, croissant
-from pipeline.audit.manifest import publish
-from pipeline.audit.recheck import recheck
-from pipeline.store import Objects
-from pipeline.store.tables import packed
+from pipeline.audit.publication.croissant import CROISSANT, croissant
+from pipeline.audit.publication.dataset_card import CARD, card
+from pipeline.audit.publication.manifest import publish
+from pipeline.audit.publication.verify_audit import recheck
+from pipeline.store import ObjectStore
+from pipeline.store.parquet import to_parquet
+from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.publication import MANIFEST
-from schemas.record import sha256
 
 TAR = "demo-validation-01"
 Change = Callable[[list[dict[str, Any]]], Any]
@@ -113,7 +113,7 @@ def test_what_a_forger_changed_contradicts_what_it_was_made_from(folder: Path, w
     typed = [field for field in table.schema if field.name in names]
     if what == "a type":
         typed = [pa.field(field.name, pa.string()) if field.name == "gini" else field for field in typed]
-    (folder / name).write_bytes(packed(pa.Table.from_pylist(rows, schema=pa.schema(typed))))
+    (folder / name).write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=pa.schema(typed))))
     publish(str(folder))
     faults = list(recheck(str(folder)))
     assert any(fault.startswith(said) for fault in faults), faults
@@ -122,7 +122,7 @@ def test_what_a_forger_changed_contradicts_what_it_was_made_from(folder: Path, w
 def test_a_part_that_is_not_what_its_record_and_croissant_say_is_named(folder: Path) -> None:
     for name in (f"images/{TAR}.parquet", "methods.parquet"):
         path = folder / name
-        path.write_bytes(packed(pq.read_table(path).replace_schema_metadata({"new": "writer"})))
+        path.write_bytes(to_parquet(pq.read_table(path).replace_schema_metadata({"new": "writer"})))
     publish(str(folder))
     assert sorted(recheck(str(folder))) == [
         f"images/{TAR}.parquet: is not what commits/{TAR}.json says",
@@ -161,13 +161,13 @@ def test_texts_that_are_no_utf_8_are_named(folder: Path) -> None:
     path = folder / "lineage.parquet"
     table = pq.read_table(path)
     broken = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
-    path.write_bytes(packed(table.set_column(table.column_names.index("hash"), table.schema.field("hash"), broken)))
+    path.write_bytes(to_parquet(table.set_column(table.column_names.index("hash"), table.schema.field("hash"), broken)))
     publish(str(folder))
     assert list(recheck(str(folder))) == ["lineage.parquet: cannot be read (ArrowInvalid)"]
 
 
 def test_a_bucket_is_checked_and_described_alike(published: Path) -> None:
-    objects = Objects("memory://audit")
+    objects = ObjectStore("memory://audit")
     for path in published.rglob("*"):
         if path.is_file():
             objects.put(str(path.relative_to(published)), path.read_bytes())

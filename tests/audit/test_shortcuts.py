@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from support import DEMO_MODEL
 
-from pipeline.audit.locked import ALARM
+from pipeline.audit.fixed_location_test import ALARM
 from pipeline.audit.ranking import suspicious
 from pipeline.audit.shortcuts import Shortcuts, shortcuts
 from pipeline.demo.scenes import SHORTCUT_CLASS
-from pipeline.demo.world import World, build
+from pipeline.demo.synthetic_dataset import World, build
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.audit.agreement import MEASURES, compare, prepare
-from pipeline.audit.describe import describe
-from pipeline.audit.tables import tables
-from pipeline.demo.world import World
+from pipeline.audit.map_statistics import describe
+from pipeline.audit.map_tables import tables
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.audit import AGREEMENT, IMAGES, METHODS, NUMBERS, PAIRS

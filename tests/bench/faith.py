@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.demo.train import MODEL
-from pipeline.demo.world import World, build
-from pipeline.faith import faith
+from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.train_model import MODEL
+from pipeline.metrics import faith
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from schemas.run import ModelSpec, RunSpec

@@ -24,18 +24,18 @@ import torchvision
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from pipeline.demo.train import MODEL
-from pipeline.demo.world import World, build
+from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.load import Loaded, create, known, load
 from pipeline.read import Decoders, Decoding, Frame, batches, count, find
-from pipeline.run.crew import Device
-from pipeline.run.on_device import DeviceDecoders
-from pipeline.run.pilot import drawn, first
+from pipeline.run.bench_shard import drawn, first
+from pipeline.run.execution import Device
+from pipeline.run.gpu_decode import DeviceDecoders
 from pipeline.run.plan import freeze
-from pipeline.run.watch import Unit
+from pipeline.run.status import ShardProgress
 from pipeline.run.worker import Worker
-from pipeline.store import Objects
+from pipeline.store import ObjectStore
 from schemas.layout import RUN
 from schemas.run import CommitRecord, Decode, ModelSpec, Precision, RunSpec, ShardRecord
 
@@ -66,7 +66,7 @@ def worker_of(
     folder: str, spec: RunSpec, loaded: Loaded, shards: Sequence[ShardRecord], device: Device, processes: int
 ) -> Worker:
     """A worker over shards that are counted, whose atlas is thrown away with the folder."""
-    objects = Objects(f"{folder}/{spec.decode}")
+    objects = ObjectStore(f"{folder}/{spec.decode}")
     objects.put(RUN, freeze(spec, loaded, tuple(shards)).to_bytes())
     return Worker(objects.url, device, processes, loaded=loaded)
 
@@ -132,7 +132,7 @@ def rows(commits: dict[Decode, CommitRecord]) -> Iterator[tuple[str, list[str]]]
         return [say(commit, commit.seconds) for commit in commits.values()]
 
     yield "images/s, tar to atlas", every(lambda commit, took: f"{commit.rows / took['total']:.1f}")
-    yield "network idle", every(lambda commit, took: f"{Unit.of(commit).idle / took['total']:.1%}")
+    yield "network idle", every(lambda commit, took: f"{ShardProgress.of(commit).idle / took['total']:.1%}")
     for stage in ("read", "decode"):
         yield f"{stage}, ms an image", every(lambda commit, took, s=stage: f"{1000 * took.get(s, 0) / commit.rows:.2f}")
     yield (

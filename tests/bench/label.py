@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.demo.train import MODEL
-from pipeline.demo.world import SHARDS, World, build
+from pipeline.demo.synthetic_dataset import SHARDS, World, build
+from pipeline.demo.train_model import MODEL
 from pipeline.label import EXPORTERS, label
-from pipeline.label.exporter import Context
-from pipeline.label.labels import heats
+from pipeline.label.formats.base import Context
+from pipeline.label.label_shard import heats
 from pipeline.label.mask import make
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import ray
 
-from pipeline.demo.train import MODEL
-from pipeline.demo.world import World, build
+from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.bench import measure
 from pipeline.explain.load import load
-from pipeline.run import Crew, run
+from pipeline.run import ExecutionOptions, run
 from pipeline.run.dispatch import Dispatcher
 from pipeline.run.plan import plan
 from schemas.run import ModelSpec, RunSpec
@@ -59,7 +59,7 @@ def main() -> None:
             bare = measure(f"local-dir:{MODEL}", chosen, device="cpu", batch=_BATCH, threads=1, repeats=9)
             url = f"{folder}/atlas-{pair}"
             plan(spec, url)
-            atlas = run(url, Crew(actors=1))
+            atlas = run(url, ExecutionOptions(actors=1))
             took = time.perf_counter() - joined[-1]
             whole = given.tars * given.scenes / took
             ratios.append(whole / bare.together.images_per_s)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.store import Objects, arrays
+from pipeline.store import ObjectStore, zarr_arrays
 from schemas import layout
 from schemas.layout import RUN, commit_object, samples_object, shard_object
 from schemas.run import CommitRecord, ModelRecord, ModelSpec, ObjectRecord, RunRecord, RunSpec, ShardRecord
@@ -60,8 +60,8 @@ def committed(run: RunRecord, tar_index: int) -> CommitRecord:
 
 def write(url: str, tars: int, done: int) -> None:
     """A simulated atlas."""
-    objects, run = Objects(url), simulated(tars)
-    arrays.create(objects, run)
+    objects, run = ObjectStore(url), simulated(tars)
+    zarr_arrays.create(objects, run)
     objects.put(RUN, run.to_bytes())
     for index in range(done):
         objects.put(commit_object(run.shards[index].tar), committed(run, index).to_bytes())
@@ -70,16 +70,17 @@ def write(url: str, tars: int, done: int) -> None:
 DRIVE = """
 import sys
 from pathlib import Path
-from pipeline.run import drive, INLINE
-from pipeline.run.outcome import SetAside
-from schemas.errors import RunFailed
+from pipeline.run import INLINE
+from pipeline.run import driver
+from pipeline.run.events import Quarantined
+from schemas.errors import RunFailedError
 def peak():
     # Not getrusage, which begins with what the process that started this one had.
     return next(int(line.split()[1]) // 1024 for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
 def simulated(url, units, crew, retry_failed, stop):
     # Units are handed out, done, and forgotten, as the pool does.
     from pipeline.run.dispatch import Dispatcher
-    from pipeline.run.outcome import Note
+    from pipeline.run.events import Note
     dispatcher = Dispatcher(units)
     for actor in range(8):
         dispatcher.join(actor)
@@ -91,10 +92,10 @@ def simulated(url, units, crew, retry_failed, stop):
             dispatcher.finish(actor, dispatcher._loads[actor].units[0])
     print(begin, peak())
     yield from ()
-drive._outcomes = simulated
+driver._outcomes = simulated
 try:
-    drive.run(sys.argv[1], INLINE)
-except RunFailed:
+    driver.run(sys.argv[1], INLINE)
+except RunFailedError:
     pass
 """
 
@@ -114,7 +115,7 @@ def main() -> None:
         for tars in (1_000, 10_000, 100_000):
             url = f"{folder}/open-{tars}"
             Path(url).mkdir()
-            Objects(url).put(RUN, simulated(tars).to_bytes())
+            ObjectStore(url).put(RUN, simulated(tars).to_bytes())
             text = subprocess.run([sys.executable, "-c", DRIVE, url], check=True, capture_output=True, text=True).stdout
             before, after = text.split()
             print(f"{tars:,} tars: driver {before} MB when it has read the plan, {after} MB at most when all are done")

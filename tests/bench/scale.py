@@ -22,10 +22,10 @@ import numpy as np
 from operations import counted
 from support import DEMO_MODEL, samples, write_tar
 
-from pipeline.run import INLINE, inline, run
+from pipeline.run import INLINE, inline_executor, run
 from pipeline.run.plan import plan, versions
 from pipeline.score import score
-from pipeline.store import Atlas, Objects, Sink
+from pipeline.store import Atlas, ObjectStore, ShardWriter
 from pipeline.store.verify import verify
 from schemas.policy import Cut, Policy
 from schemas.run import CommitRecord, RunSpec
@@ -53,7 +53,7 @@ class Recorded:
         pass
 
     def process(self, tar_index: int, attempt: int) -> CommitRecord:
-        sink = Sink(self.objects, self.run, tar_index)
+        sink = ShardWriter(self.objects, self.run, tar_index)
         for ordinal in range(self.rows):
             row = {"ordinal": ordinal, "key": f"{sink.tar}_{ordinal:04d}", "member": f"{sink.tar}_{ordinal:04d}.JPEG"}
             if ordinal >= self.good:
@@ -95,7 +95,7 @@ def do(stage: str, folder: Path) -> None:
         shards = ((folder / "pattern").read_text(),)
         plan(RunSpec(shards=shards, model=DEMO_MODEL, methods=(_METHOD,), targets=("label",)), url)
     elif stage in ("run", "resume"):
-        inline.Worker = Recorded  # type: ignore[assignment, misc]
+        inline_executor.Worker = Recorded  # type: ignore[assignment, misc]
         run(url, INLINE)
     elif stage == "status":
         from jobs.cli import main
@@ -123,7 +123,7 @@ def measured(stage: str, folder: Path) -> None:
     """Do a stage and print what it took as JSON, on the last line."""
     os.fsync = lambda handle: None
     os.cpu_count = lambda: 1  # what is spread over tars is done here
-    sys.modules["pipeline.run.spread"].MANY = 10**9  # type: ignore[attr-defined]
+    sys.modules["pipeline.run.parallel_map"].MANY = 10**9  # type: ignore[attr-defined]
     counts, before, begun = counted(), resident("VmRSS"), sum(os.times()[:4])
     do(stage, folder)
     print(json.dumps({"cpu": sum(os.times()[:4]) - begun, "mb": resident("VmHWM") - before, **counts}))
@@ -160,7 +160,7 @@ def main() -> None:
             calls = ", ".join(f"{name} {count:,}" for name, count in sorted(found.items()))
             took = f"{cpu:8.1f} s of CPU, {1000 * cpu / given.tars:7.1f} s per 1,000 tars"
             print(f"{stage:7}{took}, {grown:6.0f} MB more; {calls}", flush=True)
-        objects = [size for _, size in Objects(str(folder / "atlas")).walk()]
+        objects = [size for _, size in ObjectStore(str(folder / "atlas")).walk()]
         print(f"{len(objects):,} objects, {sum(objects) / 1e6:,.0f} MB")
 
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.label.score_map import score_map
-from pipeline.score import pixels, segmentation
-from pipeline.score.count import Picture, of_map
-from pipeline.score.localization import overlaps
-from pipeline.score.metrics import row
-from pipeline.score.tally import Tally, group_of, pack
+from pipeline.image.score_map import score_map
+from pipeline.score import pixel_metrics, segmentation_metrics
+from pipeline.score.aggregate import row
+from pipeline.score.box_metrics import overlaps
+from pipeline.score.counters import Tally, group_of, pack
+from pipeline.score.score_shard import Picture, of_map
 
 GRID = 14
 
@@ -54,8 +54,8 @@ def main() -> None:
         parts = {
             "everything": seconds(lambda each: of_map(each, known), values),
             "boxes": seconds(lambda each: overlaps(each, known.boxes), scores),
-            "histogram": seconds(lambda each: pixels.histogram(each, mask, nothing), scores),
-            "AP": seconds(lambda each: segmentation.average_precision(each, mask, nothing), scores),
+            "histogram": seconds(lambda each: pixel_metrics.histogram(each, mask, nothing), scores),
+            "AP": seconds(lambda each: segmentation_metrics.average_precision(each, mask, nothing), scores),
         }
         print(f"{kind:7}", *(f"{name} {1e3 * value:.1f} ms" for name, value in parts.items()), sep="  ")
     tally, found = Tally(), [of_map(each, known) for each in values]

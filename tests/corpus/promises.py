@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.read import Frame, Undecodable, decode
-from pipeline.read.tar import Scan, read, scan
-from schemas.errors import BadTar
+from pipeline.read.samples import Scan, read, scan
+from schemas.errors import CorruptShardError
 from schemas.run import ShardRecord
 
 FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
@@ -34,7 +34,7 @@ def scanned(path: Path) -> tuple[Scan, list[bytes | None]]:
     found = scan(str(path))
     shard = ShardRecord(tar="a", url=str(path), samples=found.samples, size=found.size, problem=found.problem)
     if found.problem:
-        with pytest.raises(BadTar) as refused:
+        with pytest.raises(CorruptShardError) as refused:
             list(read(shard, 10**6))
         assert found.problem in str(refused.value)
         shard = replace(shard, kept=True)

@@ -18,16 +18,16 @@ from support import FAST, jpeg, write_tar
 
 from jobs.plan import planned as plan_aloud
 from pipeline.read import Frame, decode
-from pipeline.read.tar import read, scan
+from pipeline.read.samples import read, scan
 from pipeline.run import run
-from pipeline.run.crew import Crew
+from pipeline.run.execution import ExecutionOptions
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.errors import BadTar, RunFailed
+from schemas.errors import CorruptShardError, RunFailedError
 from schemas.run import ModelSpec, RunSpec, ShardRecord
 from schemas.samples import Status
 
-HERE = Crew(executor="inline")
+HERE = ExecutionOptions(executor="inline")
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pickle.find_class")
 _WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 _heard: list[tuple[str, tuple[object, ...]]] | None = None
@@ -147,7 +147,7 @@ def test_a_strange_tar_is_done_or_named_and_the_others_are_done(
         RunSpec(shards=(str(folder / "*.tar"),), model=checkpoint, methods=("attention",), batch_size=3), str(out)
     )
     heard.clear()
-    with pytest.raises(RunFailed) as failed:
+    with pytest.raises(RunFailedError) as failed:
         run(str(out), HERE)
     only_within(out, heard)
     atlas = Atlas.open(str(out))
@@ -193,7 +193,7 @@ def test_what_is_kept_is_what_was_packed(name: str, tmp_path: Path) -> None:
     if found.problem:
         assert re.search(TARS[name].problem or "nothing", found.problem), found
         assert found.samples == TARS[name].kept
-        with pytest.raises(BadTar, match=re.escape(found.problem)):
+        with pytest.raises(CorruptShardError, match=re.escape(found.problem)):
             list(read(shard, 99))
     if found.samples:
         kept = replace(shard, kept=True)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import encode
 
-from pipeline.read.tar import scan
+from pipeline.read.samples import scan
 
 EXAMPLES = int(os.environ.get("FUZZ", "100"))
 IMAGES = [data for name, data in MEMBERS if name.endswith("jpg")]

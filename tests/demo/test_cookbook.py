@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo import cookbook
-from pipeline.demo.cookbook import sheet, strips
-from pipeline.demo.world import DEMO, scene
+from pipeline.demo import method_gallery
+from pipeline.demo.method_gallery import sheet, strips
+from pipeline.demo.synthetic_dataset import DEMO, scene
 from pipeline.explain import methods
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "methods.jpg"
@@ -19,8 +19,8 @@ def test_every_method_that_is_defined_for_the_network_is_in_it_with_its_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = [methods[name] for name in ("legrad", "transformer_attribution", "pm", "diffmask", "center")]
-    monkeypatch.setattr(cookbook, "methods", SimpleNamespace(values=lambda: few, parse=methods.parse))
-    found = cookbook.cookbook([1, 24])
+    monkeypatch.setattr(method_gallery, "methods", SimpleNamespace(values=lambda: few, parse=methods.parse))
+    found = method_gallery.cookbook([1, 24])
     assert list(found) == ["image", "legrad", "pm", "diffmask", "center"]
     sizes = [scene(DEMO, 0, number).image.shape[1::-1] for number in (1, 24)]
     assert all([picture.size for picture in pictures] == sizes for pictures in found.values())

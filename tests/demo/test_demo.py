@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from pipeline.demo.run_demo import tour
 from pipeline.demo.scenes import CLASSES, MARK_GIVEN_CLASS, SHORTCUT_CLASS
-from pipeline.demo.tour import tour
-from pipeline.demo.train import MODEL, accuracy
-from pipeline.demo.world import DEMO, HELD_OUT, World, build, scene
+from pipeline.demo.synthetic_dataset import DEMO, HELD_OUT, World, build, scene
+from pipeline.demo.train_model import MODEL, accuracy
 from pipeline.explain.load import load
 from pipeline.truth import read_truth
 from schemas.errors import UsageError

@@ -8,18 +8,18 @@ import torch
 from support import DEMO_MODEL
 from torch.utils.data import DataLoader
 
-from pipeline.demo.tour import ARTIFACTS
-from pipeline.demo.train import Scenes, normalised
-from pipeline.demo.world import HELD_OUT, World
+from pipeline.demo.run_demo import ARTIFACTS
+from pipeline.demo.synthetic_dataset import HELD_OUT, World
+from pipeline.demo.train_model import Scenes, normalised
 from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.read import Decoders, Frame, count, find
 from pipeline.train.calibration import Calibration
-from pipeline.train.diffmask import DiffMaskTraining
-from pipeline.train.labelled import Cut, Labelled
-from pipeline.train.masks import truth_masks
-from pipeline.train.stream import Images, Stream
+from pipeline.train.diffmask_training import DiffMaskTraining
+from pipeline.train.image_stream import Images, Stream
+from pipeline.train.mask_sources import truth_masks
+from pipeline.train.masked_images import Cut, Labelled
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 

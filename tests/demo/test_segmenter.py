@@ -10,9 +10,9 @@ import yaml
 
 from pipeline.demo import segmenter
 from pipeline.demo.segmenter import POLICY, Segmenter, mean_iou, prepared, segment, train, write_truth
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.label import MaskDataset, MaskSample, label, labels_of
-from pipeline.label.tune import overlap
+from pipeline.label.calibrate import overlap
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 

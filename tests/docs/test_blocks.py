@@ -14,12 +14,12 @@ from docs.pages import ROOT, Block, blocks
 from support import jpeg
 
 from jobs.cli import cli
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 from schemas.audit_tables import TABLES
+from schemas.base import Record
 from schemas.policy import Policy
 from schemas.publication import PublicationRecord
-from schemas.record import Record
 from schemas.run import RunSpec
 
 SPOKEN = {"python", "console", "yaml", "sql", "text", "", "json"}

@@ -17,12 +17,12 @@ from reference import fields_of, found
 import schemas
 from jobs.cli import COMMANDS
 from pipeline.explain import Method, methods
-from pipeline.explain.catalogue import BEGIN, END, markdown
+from pipeline.explain.method_table import BEGIN, END, markdown
 from pipeline.label import EXPORTERS
-from pipeline.read.tar import IMAGES
+from pipeline.read.samples import IMAGES
 from schemas.audit_tables import TABLES
+from schemas.base import Record
 from schemas.labels import Verdict
-from schemas.record import Record
 from schemas.samples import Status
 from schemas.scores import LOCALIZATION
 

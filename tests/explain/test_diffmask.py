@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain, methods
 from pipeline.explain.artifacts import read, write
-from pipeline.explain.gates import LOW, TEMPERATURE, Gates, keep_probability, log_keep_probability, sample
+from pipeline.explain.diffmask_gates import LOW, TEMPERATURE, Gates, keep_probability, log_keep_probability, sample
 from pipeline.explain.load import weights_hash
 from pipeline.explain.methods.diffmask import hidden_states, masked_logits
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.trace import Need, Trace
-from pipeline.explain.undisturbed import undisturbed
-from pipeline.train.diffmask import initial
-from schemas.artifact import Card
+from pipeline.train.diffmask_training import initial
+from schemas.artifacts import Card
 from schemas.errors import UsageError
 
 
@@ -46,7 +46,7 @@ def test_gates_equal_their_golden_values(artifact: Path) -> None:
     assert close(maps[:, 0], data["diffmask_mask"])
     assert torch.equal(maps[:, 0], maps[:, 1])
     gates = Gates.from_tensors(load_file(artifact)).double()
-    with undisturbed(model), torch.no_grad():
+    with preserve_model_state(model), torch.no_grad():
         trace = record(model, describe(model), images, Need.TOKENS, ("",) * 3, 0)
         logits = gates.logits(hidden_states(trace))
         assert close(logits.unflatten(2, (6, 6)), data["diffmask_logits"])
@@ -102,7 +102,7 @@ def traced(model: nn.Module) -> tuple[Trace, Gates]:
 
 @torch.no_grad()
 def test_an_open_mask_changes_nothing_and_a_closed_one_leaves_nothing(family: nn.Module) -> None:
-    with undisturbed(family):
+    with preserve_model_state(family):
         trace, gates = traced(family)
         ones = torch.ones(3, trace.anatomy.patches, dtype=torch.float64)
         assert torch.allclose(masked_logits(family, gates, trace, ones), trace.logits, rtol=0, atol=1e-12)
@@ -113,7 +113,7 @@ def test_an_open_mask_changes_nothing_and_a_closed_one_leaves_nothing(family: nn
 
 @torch.no_grad()
 def test_the_mask_never_grows_with_the_probes(family: nn.Module) -> None:
-    with undisturbed(family):
+    with preserve_model_state(family):
         trace, gates = traced(family)
         keep = keep_probability(gates.logits(hidden_states(trace)))
     assert keep.shape == (3, 5, trace.anatomy.patches)

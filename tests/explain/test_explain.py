@@ -7,7 +7,7 @@ from support import FAMILIES, SHORT, images_for, small_vit
 from timm.models.vision_transformer import ParallelScalingBlock
 
 from pipeline.explain import LeGrad, ReciproCAM, UnsupportedModel, describe, explain, methods
-from pipeline.explain.catalogue import catalogue
+from pipeline.explain.method_table import catalogue
 from schemas.errors import UsageError
 
 ONE = torch.zeros(1, 1, dtype=torch.int64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden_models import CASES, GOLDEN, golden_model
 
-from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, Maps, ReciproCAM, explain, methods
+from pipeline.explain import AGCAM, IntegratedGradients, LeGrad, MapBatch, ReciproCAM, explain, methods
 
 METHODS = {
     "attention": "attention",
@@ -31,7 +31,7 @@ METHODS = {
 
 
 @cache
-def maps_of(case: str, dtype: torch.dtype) -> Maps:
+def maps_of(case: str, dtype: torch.dtype) -> MapBatch:
     """All maps of a golden network in one call."""
     data = np.load(GOLDEN / f"{case}.npz")
     model, images = golden_model(case).to(dtype), torch.tensor(data["x"]).to(dtype)

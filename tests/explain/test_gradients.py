@@ -8,10 +8,10 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import AGCAM, LeGrad, describe, explain, methods
-from pipeline.explain.maps import Explainer
+from pipeline.explain.explainer import Explainer
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.trace import Need
-from pipeline.explain.undisturbed import undisturbed
 
 
 def test_generic_attention_is_the_written_out_product(family: nn.Module) -> None:
@@ -93,7 +93,7 @@ def test_the_gradient_to_attention_agrees_with_finite_differences() -> None:
     images = images_for(model, 1)
     anatomy = describe(model)
     targets = torch.tensor([[TARGET]])
-    with undisturbed(model):
+    with preserve_model_state(model):
         trace = record(model, anatomy, images, Need.TO_ATTENTION, ("a",), 0)
         slopes = [trace.site(b).attention.gradient(trace.gradients(targets).of_block(b)) for b in range(3)]
     step = 1e-6
@@ -146,7 +146,7 @@ def test_one_forward_serves_all_that_need_no_other(monkeypatch: pytest.MonkeyPat
 def test_nothing_is_recorded_that_no_method_asked_for() -> None:
     model = small_vit()
     anatomy = describe(model)
-    with undisturbed(model):
+    with preserve_model_state(model):
         trace = record(model, anatomy, images_for(model), Need.LAST, ("a", "b", "c"), 0)
     assert trace.blocks[:-1] == [None, None]
     assert trace.inputs[:-1] == [None, None]

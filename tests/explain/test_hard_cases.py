@@ -8,9 +8,9 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, describe, explain, flags, methods
-from pipeline.explain.maps import Explainer, drift
-from pipeline.explain.undisturbed import undisturbed
-from schemas.errors import RunFailed
+from pipeline.explain.explainer import Explainer, drift
+from pipeline.explain.model_state import preserve_model_state
+from schemas.errors import RunFailedError
 
 USUAL = [name for name, method in methods.items() if method.usual]
 TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9], [3, 3], [4, 1]])
@@ -40,7 +40,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept(small_memory: 
     model, images = small_vit(), images_for(small_vit(), 5)
     bound = explainer(model, ["legrad", "reciprocam", "smoothgrad:samples=2", "integrated_gradients:nodes=2"])
     keys = list("abcde")
-    with undisturbed(model):
+    with preserve_model_state(model):
         maps = bound.maps(images, lambda rows, _: TARGETS[rows], keys)
         assert small_memory == [5, 2, 2, 1]
         small_memory.clear()
@@ -60,7 +60,7 @@ def test_one_image_that_does_not_fit_is_the_end(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
 
     monkeypatch.setattr(Explainer, "_part", full)
-    with pytest.raises(RunFailed, match=r"not even one image fits .*Tried to allocate 2.00 GiB\); choose fewer"):
+    with pytest.raises(RunFailedError, match=r"not even one image fits .*Tried to allocate 2.00 GiB\); choose fewer"):
         explain(small_vit(), images_for(small_vit(), 2), TARGETS[:2], "legrad")
 
 

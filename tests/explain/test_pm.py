@@ -16,7 +16,7 @@ from pipeline.explain import PatchMask, UnsupportedMethod, describe, explain
 from pipeline.explain.artifacts import write
 from pipeline.explain.load import weights_hash
 from pipeline.explain.readout import patch_logits
-from schemas.artifact import Card
+from schemas.artifacts import Card
 from schemas.errors import UsageError
 
 TARGETS = torch.tensor([[1, 7], [2, 2], [0, 9]])

@@ -9,7 +9,7 @@ import torch
 from support import FAMILIES, SHORT, images_for, small_vit
 from torch import nn
 
-from pipeline.explain import Maps, Method, describe, explain, methods
+from pipeline.explain import MapBatch, Method, describe, explain, methods
 
 VARIANTS = (
     "legrad:layers=last2",
@@ -39,7 +39,7 @@ def one(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str
     return maps
 
 
-Explained = Callable[..., Maps]
+Explained = Callable[..., MapBatch]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def explained(family: nn.Module) -> Explained:
     images, names = images_for(family), applicable(family, ALL)
 
     @cache
-    def maps(numbers: tuple[int, ...] = (0, 1, 2), targets: tuple[tuple[int, ...], ...] = TARGETS) -> Maps:
+    def maps(numbers: tuple[int, ...] = (0, 1, 2), targets: tuple[tuple[int, ...], ...] = TARGETS) -> MapBatch:
         return explain(family, images[list(numbers)], torch.tensor(targets), names)
 
     return maps

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.explain import describe, methods
 from pipeline.explain.methods import transformer_attribution
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.trace import Linear
-from pipeline.explain.undisturbed import undisturbed
 
 
 def frozen(model: nn.Module, images: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def test_transformer_attribution_hands_all_relevance_on(kind: str) -> None:
     method = methods["transformer_attribution"]()
     anatomy = describe(model)
     targets = torch.full((3, 1), TARGET)
-    with undisturbed(model), torch.no_grad():
+    with preserve_model_state(model), torch.no_grad():
         trace = record(model, anatomy, images_for(model), method.needs(anatomy), ("a", "b", "c"), 0)
         relevance = transformer_attribution._of_class_token(trace, targets)
         for block in (2, 1):

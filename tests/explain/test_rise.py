@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.explain import Rise, describe
 from pipeline.explain.record import record
-from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Need, Trace
+from pipeline.utils.random import generator
 
 
 def rise_masks(method: Rise, key: str, size: tuple[int, int]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, Method, Rise, TiS, UnsupportedMethod, ViTCX, explain
-from pipeline.explain.methods.sampling import interpolation
+from pipeline.explain.methods.perturbation import interpolation
 
 METHODS = [Rise(masks=16, cells=4), ViTCX(), TiS(masks=16)]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.explain import TiS, UnsupportedMethod, describe
 from pipeline.explain.methods import tis
-from pipeline.explain.seeds import generator
+from pipeline.utils.random import generator
 
 POSITIONS = {kind: describe(small_vit(**options)).positions for kind, options in FAMILIES.items()}
 

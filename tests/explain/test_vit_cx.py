@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.explain import Flag, ViTCX, describe, explain
 from pipeline.explain.methods import vit_cx
-from pipeline.explain.seeds import generator
+from pipeline.utils.random import generator
 
 
 def feature_maps(model: nn.Module, image: Tensor) -> Tensor:

@@ -16,14 +16,14 @@ from typing import Any
 import ray
 
 from jobs.cli import main
-from pipeline.run import pool
+from pipeline.run import ray_executor
 
 FOLDER = Path()
 """For the notes; named by the first argument."""
 FREE = 6
 
 
-class OnGpu(pool._Actor):
+class OnGpu(ray_executor._Actor):
     def prepare(self, url: str, device: str, *rest: Any) -> Any:
         assert device == "cuda"
         return super().prepare(url, "cpu", *rest)
@@ -41,5 +41,5 @@ class OnGpu(pool._Actor):
 
 if __name__ == "__main__":
     FOLDER = Path(sys.argv.pop(1))
-    pool._Actor = OnGpu  # type: ignore[misc]
+    ray_executor._Actor = OnGpu  # type: ignore[misc]
     main()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.manifest import publish
-from pipeline.audit.recheck import recheck
-from pipeline.demo.world import World
+from pipeline.audit.publication.manifest import publish
+from pipeline.audit.publication.verify_audit import recheck
+from pipeline.demo.synthetic_dataset import World
 from pipeline.label import label
 from pipeline.store import Atlas
 from schemas.policy import Cut, Policy
@@ -85,7 +85,7 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
     vitatlas, atlas: Atlas, tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.explain.load.load", None)
-    monkeypatch.setattr("pipeline.read.batches", None)
+    monkeypatch.setattr("pipeline.read.loader", None)
     code, printed, _ = vitatlas("audit", atlas.objects.url, "--out", tmp_path / "out", "--maps-only", "--json")
     assert code == 0
     assert len(json.loads(printed)["suspicious"]) == 10

@@ -13,7 +13,7 @@ from PIL import Image
 from support import encode, samples, write_tar
 
 from jobs.cli import COMMANDS
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 from schemas.run import ModelSpec
 
@@ -201,7 +201,7 @@ def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, worl
 def test_ready_made_specs_are_specs() -> None:
     from importlib.resources import files
 
-    from jobs.spec import run_spec
+    from jobs.run_options import run_spec
 
     ready = [entry.name for entry in files("jobs").joinpath("specs").iterdir() if entry.name.endswith(".yaml")]
     assert sorted(ready) == ["imagenet1k-train.yaml", "imagenet1k-validation.yaml"]

@@ -13,9 +13,9 @@ from PIL import Image
 from support import samples, write_tar
 
 from jobs.cli import COMMANDS
-from jobs.show import as_json
-from pipeline.demo import tour
-from pipeline.demo.world import World
+from jobs.output import as_json
+from pipeline.demo import run_demo
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 from schemas.run import RunSpec
 
@@ -113,7 +113,7 @@ def test_the_demo_says_what_it_does_on_standard_error(
         say("1/5  a world")
         return {"images": 12}
 
-    monkeypatch.setattr(tour, "tour", short)
+    monkeypatch.setattr(run_demo, "tour", short)
     code, out, err = vitatlas("demo", tmp_path, "--json")
     assert (code, json.loads(out), err) == (0, {"images": 12}, "1/5  a world\n")
 

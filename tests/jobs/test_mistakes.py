@@ -6,7 +6,7 @@ import pytest
 import yaml
 from support import samples, write_tar
 
-from pipeline.demo.train import MODEL
+from pipeline.demo.train_model import MODEL
 from pipeline.store import Atlas
 from schemas.run import ModelSpec
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from k8s.kustomize import Document
 
 from jobs.cli import cli
-from jobs.spec import run_spec
+from jobs.run_options import run_spec
 from pipeline.explain.registry import methods
 from pipeline.label import read_policy
 from schemas.run import RunSpec

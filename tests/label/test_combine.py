@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import rankdata
 
 from pipeline.label.combine import combine
-from pipeline.label.cut import threshold
+from pipeline.label.threshold import threshold
 from schemas.errors import UsageError
 from schemas.policy import Cut, Filter, Policy
 

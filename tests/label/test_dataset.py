@@ -18,10 +18,10 @@ from PIL import Image
 from support import encode, jpeg, write_tar
 from torch.utils.data import DataLoader
 
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.label import MaskDataset, label, labels_of
 from pipeline.store import Atlas
-from schemas.errors import BadTar, UsageError
+from schemas.errors import CorruptShardError, UsageError
 from schemas.policy import Clean, Cut, Policy
 
 SIZE = (40, 30)
@@ -267,7 +267,7 @@ def test_a_damaged_tar_is_named(tmp_path: Path, side: str) -> None:
     folders = tars(tmp_path)
     tar = tmp_path / side / "part-1.tar"
     tar.write_bytes(tar.read_bytes()[:3000])
-    with pytest.raises(BadTar, match=rf"{side}/part-1.tar: "):
+    with pytest.raises(CorruptShardError, match=rf"{side}/part-1.tar: "):
         keys(MaskDataset(*folders))
 
 

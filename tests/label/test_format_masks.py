@@ -17,8 +17,8 @@ from pycocotools import mask as rle
 from some_labels import CONTEXT, LABELS, MASKED, box, label_of, shape, written
 
 from pipeline.label.formats import EXPORTERS
-from pipeline.label.formats.indexed import GREYS, VOC, indexed, values
 from pipeline.label.formats.parquet import MASKS
+from pipeline.label.formats.png_encoding import GREYS, VOC, indexed, values
 from pipeline.label.mask import Label
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from some_labels import CONTEXT, LABELS, MASKED, NAMED, label_of, shape, written
 
-from pipeline.label.exporter import Context
 from pipeline.label.formats import EXPORTERS
-from pipeline.label.formats.brush import brush_rle
+from pipeline.label.formats.base import Context
+from pipeline.label.formats.labelstudio_rle import brush_rle
 
 
 def decode_rle(data: list[int]) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from some_labels import CONTEXT, LABELS, MASKED, label_of, shape, written
 
+from pipeline.image.score_map import score_map, window
 from pipeline.label.formats import EXPORTERS
-from pipeline.label.score_map import score_map, window
 from schemas.errors import UsageError
 
 MAPPED = [each for part in LABELS.values() for each in part if each.heat is not None]

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from some_labels import CONTEXT, LABELS, NAMED, label_of, labels, shape, written
 
 from pipeline.label.formats import EXPORTERS
-from pipeline.store import Objects
+from pipeline.store import ObjectStore
 from schemas.errors import UsageError
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "add-an-exporter.md"
@@ -40,7 +40,7 @@ def test_equal_labels_make_equal_bytes_at_any_time(name: str, monkeypatch: pytes
 
 
 def test_every_object_lies_in_a_folder_of_the_format(name: str, tmp_path) -> None:
-    objects = Objects(str(tmp_path / "out"))
+    objects = ObjectStore(str(tmp_path / "out"))
     for path, data in written(EXPORTERS[name]).items():
         assert path.startswith(f"{name}/")
         assert "evil" not in path

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from support import jpeg, samples, write_tar
 
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.label import EXPORTERS, label, labels_of, read_labels, read_policy
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan

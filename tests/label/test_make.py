@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support import crash_after, samples, write_tar
 
-from pipeline.label import EXPORTERS, label, make, read_labels
-from pipeline.label.make import _label_tar
+from pipeline.label import EXPORTERS, label, label_atlas, read_labels
+from pipeline.label.label_atlas import _label_tar
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -27,8 +27,8 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
         done.append(arguments[-1])
         return _label_tar(*arguments)
 
-    monkeypatch.setattr(make, "_label_tar", counting)
-    monkeypatch.setattr(make, "spread", lambda function, items, *rest, **options: map(function, items))
+    monkeypatch.setattr(label_atlas, "_label_tar", counting)
+    monkeypatch.setattr(label_atlas, "spread", lambda function, items, *rest, **options: map(function, items))
     tars = [shard.tar for shard in atlas.run.shards]
     label(atlas.objects.url, POLICY, ["png"], str(out))
     assert done == tars
@@ -50,7 +50,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
 def test_stopped_after_any_operation_the_same_command_ends_with_the_same_bytes(
     atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make, "spread", lambda function, items, *rest, **options: map(function, items))
+    monkeypatch.setattr(label_atlas, "spread", lambda function, items, *rest, **options: map(function, items))
     whole = tmp_path / "whole"
     label(atlas.objects.url, POLICY, ["png", "coco"], str(whole))
     expected = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
@@ -155,7 +155,7 @@ def test_what_was_made_of_all_tars_does_not_outlive_one_of_them(
     def tripping(*arguments: object, **options: object) -> None:
         raise RuntimeError("tripped")
 
-    monkeypatch.setattr(make, "spread", tripping)
+    monkeypatch.setattr(label_atlas, "spread", tripping)
     with pytest.raises(RuntimeError, match="tripped"):
         label(str(finished), POLICY, ["coco"], str(out))
     assert not (out / "summary.json").exists()

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
+from pipeline.image.upsample import enlarge
 from pipeline.label.combine import combine
 from pipeline.label.mask import Heat, Label, make
-from pipeline.picture.enlarge import enlarge
 from schemas.policy import Clean, Cut, Filter, Policy
 
 SQUASHED = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import samples
 
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.label import Tuning, label, labels_of, read_labels
 from pipeline.store import Atlas
 from pipeline.truth import read_truth

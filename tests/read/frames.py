@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from pipeline.picture import Frame
-from pipeline.picture.geometry import Placement
+from pipeline.image import Frame
+from pipeline.image.geometry import Placement
 
 FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
 

@@ -7,7 +7,7 @@ import pytest
 from support import jpeg, samples, write_tar
 
 from pipeline.read import Batch, Decoders, Frame, batches
-from pipeline.read.tar import scan
+from pipeline.read.samples import scan
 from schemas.run import ShardRecord
 from schemas.samples import Status
 

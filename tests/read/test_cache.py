@@ -11,7 +11,7 @@ import pytest
 from support import same_bytes
 
 from pipeline.read import Cache
-from pipeline.run import Crew, run
+from pipeline.run import ExecutionOptions, run
 from pipeline.run.plan import plan
 from schemas.errors import UsageError
 from schemas.run import RunSpec
@@ -107,10 +107,10 @@ def test_a_run_from_copies_gives_the_same_bytes_and_asks_for_no_tar_again(
 ) -> None:
     bucket.put(f"{tmp_path}/shards/*.tar", "/tars/")
     spec = spec.model_copy(update={"shards": ("memory://tars/part-{0..2}.tar",)})
-    crew = Crew("inline", cache=str(tmp_path / "copies"))
+    crew = ExecutionOptions("inline", cache=str(tmp_path / "copies"))
     for name in ("plain", "first", "second"):
         plan(spec, str(tmp_path / name))
-    run(str(tmp_path / "plain"), Crew("inline"))
+    run(str(tmp_path / "plain"), ExecutionOptions("inline"))
     monkeypatch.setattr(type(bucket), "_open", None)  # nothing is streamed
     monkeypatch.setattr(type(bucket), "get_file", _copied := _Copying(bucket))
     run(str(tmp_path / "first"), crew)
@@ -133,9 +133,9 @@ class _Copying:
 
 
 def test_the_command_that_goes_on_names_the_folder() -> None:
-    said = Crew(cache="/nvme/copies", cache_gb=7).command("a.atlas")
+    said = ExecutionOptions(cache="/nvme/copies", cache_gb=7).command("a.atlas")
     assert said == "vitatlas run a.atlas --cache /nvme/copies --cache-gb 7"
-    assert Crew(cache="/nvme/copies").command("a.atlas") == "vitatlas run a.atlas --cache /nvme/copies"
+    assert ExecutionOptions(cache="/nvme/copies").command("a.atlas") == "vitatlas run a.atlas --cache /nvme/copies"
 
 
 def test_a_cache_is_no_url(vitatlas: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from read.frames import FRAME, Deadly, Endless, Hungry, of
 from support import jpeg
 
-from pipeline.read import Decoders, Picture, decoders
+from pipeline.read import Decoders, Picture, decoder_pool
 
 
 @pytest.mark.parametrize("processes", [0, 2])
@@ -41,7 +41,7 @@ def test_a_picture_that_kills_its_decoder_is_told_apart() -> None:
 
 
 def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "_PATIENCE", 2.0)
+    monkeypatch.setattr(decoder_pool, "_PATIENCE", 2.0)
     with Decoders(1) as pool:
         pool.submit(jpeg(), FRAME).result()
         asked = [pool.submit(jpeg(), of(Endless)), *(pool.submit(jpeg(), FRAME) for _ in range(8))]
@@ -62,7 +62,7 @@ def test_a_fork_server_that_is_killed_is_replaced() -> None:
 
 
 def test_decoders_that_die_of_everything_blame_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "_ANY_FRAME", of(Deadly))
+    monkeypatch.setattr(decoder_pool, "_ANY_FRAME", of(Deadly))
     with Decoders(1) as pool, pytest.raises(OSError, match="decoders die whatever they are given"):
         pool.submit(jpeg(), of(Deadly)).result()
 

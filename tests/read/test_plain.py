@@ -8,7 +8,7 @@ from PIL import Image
 from support import encode, jpeg
 
 from pipeline.read import Frame, Plain, decode, plain
-from pipeline.read.plain import MAX_PLAIN, MAX_SHRINK
+from pipeline.read.baseline_jpeg import MAX_PLAIN, MAX_SHRINK
 
 FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
 

@@ -16,9 +16,9 @@ from support import jpeg, samples, write_tar
 from webdataset.tariterators import base_plus_ext
 
 from pipeline.read import Decoders, Frame, batches
-from pipeline.read.members import Entry
-from pipeline.read.tar import MAX_BYTES, Scan, group, read, scan, split
-from schemas.errors import BadTar
+from pipeline.read.samples import MAX_BYTES, Scan, group, read, scan, split
+from pipeline.read.tar_members import Entry
+from schemas.errors import CorruptShardError
 from schemas.run import ShardRecord
 from schemas.samples import Status
 
@@ -131,17 +131,17 @@ def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
 def test_a_read_of_a_broken_tar_raises(tmp_path: Path, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(broken(path.read_bytes(), how))
-    with pytest.raises(BadTar, match=r"a.tar: it|a.tar: its header"):
+    with pytest.raises(CorruptShardError, match=r"a.tar: it|a.tar: its header"):
         list(read(shard(path, 6), 99))
 
 
 def test_a_tar_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(4))
-    with pytest.raises(BadTar, match="3 samples were planned, it holds 4; restore it, or plan another"):
+    with pytest.raises(CorruptShardError, match="3 samples were planned, it holds 4; restore it, or plan another"):
         list(read(shard(path, 3), 9))
-    with pytest.raises(BadTar, match="5 samples were planned, it holds 4"):
+    with pytest.raises(CorruptShardError, match="5 samples were planned, it holds 4"):
         list(read(shard(path, 5), 9))
-    with pytest.raises(BadTar, match="there is no such file"):
+    with pytest.raises(CorruptShardError, match="there is no such file"):
         list(read(shard(tmp_path / "gone.tar", 5), 9))
 
 
@@ -149,7 +149,7 @@ def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tm
     path = write_tar(tmp_path / "a.tar", samples(4))
     planned = ShardRecord(tar="x", url=str(path), samples=2, size=-1, problem="it is truncated")
     assert len(list(read(planned, 4))) == 4
-    with pytest.raises(BadTar, match="holds 4 samples, but has room for 3"):
+    with pytest.raises(CorruptShardError, match="holds 4 samples, but has room for 3"):
         list(read(planned, 3))
 
 
@@ -159,7 +159,7 @@ def test_a_compressed_tar_is_checked_to_its_end(tmp_path: Path, pack, how: str) 
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(pack(broken(path.read_bytes(), how)))
     assert scan(str(path)).problem
-    with pytest.raises(BadTar):
+    with pytest.raises(CorruptShardError):
         list(read(shard(path, 6), 9))
 
 
@@ -185,7 +185,7 @@ def test_damage_behind_the_last_sample_is_seen_without_a_scan_by_the_plan(tmp_pa
     path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg()), ("b.cls", b"1")])
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(b"b.cls")])
-    with pytest.raises(BadTar, match="it is truncated"):
+    with pytest.raises(CorruptShardError, match="it is truncated"):
         list(read(shard(path, 2), 9))
 
 
@@ -279,5 +279,7 @@ def test_of_a_kept_tar_just_the_planned_samples_are_read(tmp_path: Path, pipe: s
     path.write_bytes(whole)  # mended since
     assert [each.key for each in read(kept(url, 150), 150)] == keys
     path.write_bytes(whole[: whole.index(b"s0140.jpg") + 600])
-    with pytest.raises(BadTar, match=r"150 samples were planned, it holds 140|past sample 140: it is truncated"):
+    with pytest.raises(
+        CorruptShardError, match=r"150 samples were planned, it holds 140|past sample 140: it is truncated"
+    ):
         list(read(kept(url, 150), 150))

@@ -11,10 +11,10 @@ import pytest
 from fsspec import AbstractFileSystem
 from support import samples, write_tar
 
-from pipeline import files
 from pipeline.read import count
-from pipeline.read.tar import read, scan
-from schemas.errors import BadTar, UsageError
+from pipeline.read.samples import read, scan
+from pipeline.utils import io as storage_io
+from schemas.errors import CorruptShardError, UsageError
 from schemas.run import ShardRecord
 
 
@@ -49,7 +49,7 @@ class ClientError(Exception):
 def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], str]:
     """URL of a tar that comes up to its middle."""
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
-    monkeypatch.setattr(files, "_TRIES", 2)
+    monkeypatch.setattr(storage_io, "_TRIES", 2)
 
     def make(error: Exception, pack: bool = False) -> str:
         data = write_tar(tmp_path / "a.tar", samples(9)).read_bytes()
@@ -92,7 +92,7 @@ def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack:
 def test_what_is_not_there_is_a_problem_of_the_tar(unreliable, error: Exception, says: str) -> None:
     url = unreliable(error)
     assert scan(url).problem == says
-    with pytest.raises(BadTar, match=says):
+    with pytest.raises(CorruptShardError, match=says):
         list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))
 
 

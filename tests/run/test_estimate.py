@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from support import DEMO_MODEL
 
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.explain.load import load
 from pipeline.run import INLINE, run
+from pipeline.run.bench_shard import pilot
 from pipeline.run.estimate import PROCESSES, actors_for, estimate
-from pipeline.run.pilot import pilot
 from pipeline.run.plan import plan
 from schemas.bench import Pilot
 from schemas.errors import UsageError

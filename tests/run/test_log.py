@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import Crew, run
+from pipeline.run import ExecutionOptions, run
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
-from schemas.errors import RunFailed
+from schemas.errors import RunFailedError
 from schemas.run import RunSpec
 
 FIELDS = [
@@ -37,8 +37,8 @@ def test_done_tried_again_and_set_aside(spec: RunSpec, tmp_path: Path, monkeypat
     monkeypatch.setattr(Worker, "process", once)
     plan(spec, str(tmp_path / "atlas"))
     log = tmp_path / "log.jsonl"
-    with pytest.raises(RunFailed, match=f"go on with: vitatlas run .* --log {log}"):
-        run(str(tmp_path / "atlas"), Crew("inline", log=str(log)))
+    with pytest.raises(RunFailedError, match=f"go on with: vitatlas run .* --log {log}"):
+        run(str(tmp_path / "atlas"), ExecutionOptions("inline", log=str(log)))
     found = lines(log.read_text())
     assert [(line["tar"], line["outcome"], line["attempt"]) for line in found] == [
         ("part-0", "set_aside", 1),

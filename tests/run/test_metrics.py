@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import metrics
-from pipeline.run.metrics import COUNTERS, GAUGES, Metrics
-from pipeline.run.outcome import Again, AtWork, Done, Note, SetAside
+from pipeline.run import prometheus
+from pipeline.run.events import Committed, InProgress, Message, Quarantined, Retrying
+from pipeline.run.prometheus import COUNTERS, GAUGES, Metrics
 from pipeline.store import Atlas
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana.json"
@@ -43,8 +43,8 @@ def test_counters_are_named_as_prometheus_has_them() -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_metrics_are_made_by_ray_with_the_tags_they_have() -> None:
     made = Metrics(3)
-    made.note(AtWork((1, 2)))
-    made.note(Again(1, 1, "the network failed"))
+    made.note(InProgress((1, 2)))
+    made.note(Retrying(1, 1, "the network failed"))
     for name, (_, tags) in COUNTERS.items():
         assert (made._counters[name].info["name"], made._counters[name].info["tag_keys"]) == (name, tags)
 
@@ -63,12 +63,19 @@ def test_every_outcome_is_counted(finished: Path, monkeypatch: pytest.MonkeyPatc
         def set(self, value: float) -> None:
             counted[self.name,] = value
 
-    monkeypatch.setattr(metrics, "Counter", Recorder)
-    monkeypatch.setattr(metrics, "Gauge", Recorder)
+    monkeypatch.setattr(prometheus, "Counter", Recorder)
+    monkeypatch.setattr(prometheus, "Gauge", Recorder)
     commit = Atlas.open(str(finished)).record("part-1")
     commit = commit.model_copy(update={"statuses": {"ok": 6, "undecodable": 1}, "seconds": {"read": 0.0, "total": 2.0}})
     made = Metrics(3)
-    for outcome in (AtWork((0, 1)), Done(commit), Again(0, 1, "x"), SetAside(0, 2, "x"), Note("x"), AtWork((2,))):
+    for outcome in (
+        InProgress((0, 1)),
+        Committed(commit),
+        Retrying(0, 1, "x"),
+        Quarantined(0, 2, "x"),
+        Message("x"),
+        InProgress((2,)),
+    ):
         made.note(outcome)
     assert counted == {
         ("vitatlas_units_planned",): 3,

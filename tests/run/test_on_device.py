@@ -11,10 +11,10 @@ import torchvision
 from PIL import Image
 from support import encode, jpeg, same_bytes, samples, write_tar
 
-from pipeline.explain.maps import Explainer
+from pipeline.explain.explainer import Explainer
 from pipeline.read import Decoders, Frame, Picture, batches, decode
-from pipeline.run import INLINE, on_device, run
-from pipeline.run.on_device import DeviceDecoders
+from pipeline.run import INLINE, gpu_decode, run
+from pipeline.run.gpu_decode import DeviceDecoders
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
@@ -98,7 +98,7 @@ def test_every_picture_stands_in_its_place_whatever_is_beside_it(
     together, results = decoders.gather([*pending[:3], None, *pending[3:]], FRAME)
     assert torch.equal(together, torch.stack([*alone[:3], torch.zeros_like(alone[0]), *alone[3:]]))
     assert [each is None for each in results] == [False] * 3 + [True] + [False] * 2
-    monkeypatch.setattr(on_device, "_AT_ONCE", 500 * 375)  # and whatever goes to the device with it
+    monkeypatch.setattr(gpu_decode, "_AT_ONCE", 500 * 375)  # and whatever goes to the device with it
     assert torch.equal(gathered(decoders, pictures)[0], torch.stack(alone))
 
 
@@ -145,7 +145,7 @@ def test_what_is_not_the_fault_of_a_picture_does_not_decide_its_way(
     decoders: DeviceDecoders, monkeypatch: pytest.MonkeyPatch, refuses: str, says: str, error: str
 ) -> None:
     pictures = [photo(seed) for seed in range(2)]
-    easy = [on_device._easy(grey) for grey in (False, True)]
+    easy = [gpu_decode._easy(grey) for grey in (False, True)]
     monkeypatch.setattr(
         torchvision.io, "decode_jpeg", failing(pictures[:1] if refuses == "one" else pictures + easy, says)
     )
@@ -159,7 +159,7 @@ def test_no_memory_for_a_resize_is_no_fault_of_a_picture(
     def never(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(on_device, "framed", never)
+    monkeypatch.setattr(gpu_decode, "framed", never)
     with pytest.raises(OSError, match="not enough memory on the device"):
         gathered(decoders, [photo(0)])
 

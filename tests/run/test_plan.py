@@ -7,7 +7,7 @@ import pytest
 from support import FAST, samples, write_tar
 
 from pipeline.run.plan import plan
-from schemas.errors import SpecDrift, UsageError
+from schemas.errors import SpecMismatchError, UsageError
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
 
@@ -64,7 +64,7 @@ def test_the_folder_that_one_stands_in_is_no_part_of_the_run(
 def test_another_spec_is_refused_with_the_fields_that_differ(spec: RunSpec, tmp_path: Path, change, says: str) -> None:
     out = str(tmp_path / "atlas")
     plan(spec, out)
-    with pytest.raises(SpecDrift, match=says):
+    with pytest.raises(SpecMismatchError, match=says):
         plan(spec.model_copy(update=change), out)
 
 
@@ -72,7 +72,7 @@ def test_a_glob_that_matches_other_tars_now_is_refused(spec: RunSpec, tmp_path: 
     spec = spec.model_copy(update={"shards": (str(tmp_path / "shards" / "*.tar"),)})
     plan(spec, str(tmp_path / "atlas"))
     write_tar(tmp_path / "shards" / "part-9.tar", samples(1))
-    with pytest.raises(SpecDrift, match="the shards match 4 tars, not the 3 that were planned"):
+    with pytest.raises(SpecMismatchError, match="the shards match 4 tars, not the 3 that were planned"):
         plan(spec, str(tmp_path / "atlas"))
 
 

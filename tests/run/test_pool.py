@@ -13,12 +13,12 @@ import ray
 from processes import actors
 from support import same_bytes, samples, write_tar
 
-from pipeline.run import INLINE, Crew, pool, run
+from pipeline.run import INLINE, ExecutionOptions, ray_executor, run
 from pipeline.run.plan import plan
-from pipeline.run.pool import capacity, cluster
+from pipeline.run.ray_executor import capacity, cluster
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
-from schemas.errors import RunFailed, SpecDrift, UsageError
+from schemas.errors import RunFailedError, SpecMismatchError, UsageError
 from schemas.run import RunSpec
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -45,8 +45,8 @@ def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) ->
     plan(spec, str(tmp_path / "atlas"))
     broken = tmp_path / "shards" / "part-1.tar"
     broken.write_bytes(broken.read_bytes()[:6000])
-    with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: it is truncated"):
-        run(str(tmp_path / "atlas"), Crew(actors=1))
+    with pytest.raises(RunFailedError, match=r"1 of 3 tars could not be done:\n .*part-1.tar: it is truncated"):
+        run(str(tmp_path / "atlas"), ExecutionOptions(actors=1))
     assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
 
 
@@ -60,8 +60,8 @@ def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path:
         spec.model_copy(update={"model": spec.model.model_copy(update={"checkpoint": str(path)})}), str(tmp_path / "a")
     )
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
-    with pytest.raises(SpecDrift, match="the weights of test_vit were"):
-        run(str(tmp_path / "a"), Crew(actors=1))
+    with pytest.raises(SpecMismatchError, match="the weights of test_vit were"):
+        run(str(tmp_path / "a"), ExecutionOptions(actors=1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -95,8 +95,8 @@ def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_las
     plan(spec, str(out))
     pipe.unlink()
     os.mkfifo(pipe)
-    with pytest.raises(RunFailed, match=r"part-1.tar: 3 actors were lost over it; the last: not done after \d+ s"):
-        run(str(out), Crew(actors=1, timeout=3))
+    with pytest.raises(RunFailedError, match=r"part-1.tar: 3 actors were lost over it; the last: not done after \d+ s"):
+        run(str(out), ExecutionOptions(actors=1, timeout=3))
     assert list(Atlas.open(str(out)).commits) == ["part-0", "part-2"]
 
 
@@ -106,7 +106,7 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
     out = tmp_path / "atlas"
     plan(spec, str(out))
 
-    class Tripping(pool._Actor):
+    class Tripping(ray_executor._Actor):
         """Of the first, the disk fails while it loads; of the second, the GPU at its first tar."""
 
         def prepare(self, *arguments):
@@ -126,8 +126,8 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
                 return False
             return True
 
-    monkeypatch.setattr(pool, "_Actor", Tripping)
-    atlas = run(str(out), Crew(actors=1))
+    monkeypatch.setattr(ray_executor, "_Actor", Tripping)
+    atlas = run(str(out), ExecutionOptions(actors=1))
     assert max(commit.attempt for commit in atlas.records()) == 2
     same_bytes(finished, out)
 
@@ -135,19 +135,19 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
 def test_an_error_of_every_tar_ends_the_run(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Actors get ready each time, and trip each time."""
 
-    class Tripping(pool._Actor):
+    class Tripping(ray_executor._Actor):
         def prepare(self, *arguments):
             return []
 
         def process(self, unit: int, attempt: int):
             raise RuntimeError("an error of this program")
 
-    monkeypatch.setattr(pool, "_Actor", Tripping)
-    monkeypatch.setattr(pool, "_FRUITLESS", 2)
+    monkeypatch.setattr(ray_executor, "_Actor", Tripping)
+    monkeypatch.setattr(ray_executor, "_FRUITLESS", 2)
     plan(spec, str(tmp_path / "atlas"))
     says = r"2 actors in a row were lost before a tar was done; the last: RuntimeError: an error of this program"
-    with pytest.raises(RunFailed, match=says):
-        run(str(tmp_path / "atlas"), Crew(actors=1))
+    with pytest.raises(RunFailedError, match=says):
+        run(str(tmp_path / "atlas"), ExecutionOptions(actors=1))
 
 
 def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,15 +175,15 @@ def test_without_an_address_no_cluster_is_joined_that_the_environment_does_not_n
 
 def test_where_no_actor_gets_a_place_the_run_says_so(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "atlas"))
-    with pytest.raises(RunFailed, match=r"no actor got a place .* within 3 s; each needs one GPU, and of those"):
-        run(str(tmp_path / "atlas"), Crew(device="cuda", patience=3))
+    with pytest.raises(RunFailedError, match=r"no actor got a place .* within 3 s; each needs one GPU, and of those"):
+        run(str(tmp_path / "atlas"), ExecutionOptions(device="cuda", patience=3))
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address, variable in (("127.0.0.1:1", ""), (None, "127.0.0.1:1")):
         monkeypatch.setenv("RAY_ADDRESS", variable)
-        with pytest.raises(RunFailed, match=r"no Ray cluster at 127.0.0.1:1"), cluster(address):
+        with pytest.raises(RunFailedError, match=r"no Ray cluster at 127.0.0.1:1"), cluster(address):
             pass
 
 
@@ -203,6 +203,6 @@ def test_no_actor_decodes_on_a_cpu_what_a_gpu_was_to_decode(ray_cluster: None, s
     out = str(tmp_path / "atlas")
     plan(spec.model_copy(update={"decode": "gpu"}), out)
     with pytest.raises(UsageError, match="planned with --decode gpu, and there is no GPU here"):
-        run(out, Crew(actors=1))
-    atlas = run(out, Crew(actors=1, device="cpu"))
+        run(out, ExecutionOptions(actors=1))
+    atlas = run(out, ExecutionOptions(actors=1, device="cpu"))
     assert {commit.seconds["decode"] > 0 for commit in atlas.records()} == {True}

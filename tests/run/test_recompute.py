@@ -12,7 +12,7 @@ from support import jpeg, samples, write_tar
 
 from pipeline.run.recompute import recompute
 from pipeline.store.verify import verify
-from schemas.record import sha256
+from schemas.base import sha256
 
 
 def test_maps_that_are_computed_again_are_equal_bit_by_bit(finished: Path) -> None:

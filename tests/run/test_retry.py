@@ -9,9 +9,9 @@ from support import crash_after, same_bytes, samples, write_tar
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
-from pipeline.store import Atlas, Sink
+from pipeline.store import Atlas, ShardWriter
 from pipeline.store.verify import verify
-from schemas.errors import RunFailed
+from schemas.errors import RunFailedError
 from schemas.run import RunSpec
 
 
@@ -30,13 +30,13 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
     tar.write_bytes(whole)
     assert run(str(out), INLINE).commits["part-1"].ok == 5  # it is done, and nobody asked for more
     done: list[tuple[str, int]] = []
-    add = Sink.add
+    add = ShardWriter.add
 
-    def watched(self: Sink, row, maps, figures) -> None:
+    def watched(self: ShardWriter, row, maps, figures) -> None:
         done.append((self.tar, row["ordinal"]))
         add(self, row, maps, figures)
 
-    monkeypatch.setattr(Sink, "add", watched)
+    monkeypatch.setattr(ShardWriter, "add", watched)
     run(str(out), INLINE, retry_failed=True)
     assert done == [("part-1", 3), ("part-1", 6)]
     same_bytes(finished, out)
@@ -74,6 +74,6 @@ def test_a_tar_of_other_samples_is_not_retried(spec: RunSpec, tmp_path: Path) ->
     plan(spec, out)
     run(out, INLINE)
     write_tar(tar, samples(7, 20))
-    with pytest.raises(RunFailed, match=r"part-1: sample 3 was s0008 and is s0023 now; plan another atlas"):
+    with pytest.raises(RunFailedError, match=r"part-1: sample 3 was s0008 and is s0023 now; plan another atlas"):
         run(out, INLINE, retry_failed=True)
     assert Atlas.open(out).commits["part-1"].ok == 6

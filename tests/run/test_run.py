@@ -13,9 +13,9 @@ from support import crash_after, encode, jpeg, same_bytes, samples, write_tar
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
-from pipeline.store import Atlas, Sink
+from pipeline.store import Atlas, ShardWriter
 from pipeline.store.verify import verify
-from schemas.errors import RunFailed, SpecDrift, StoppedEarly, UsageError
+from schemas.errors import RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
 from schemas.layout import Flag
 from schemas.run import RunSpec
 from schemas.samples import Status
@@ -80,7 +80,7 @@ def test_a_broken_tar_is_set_aside_and_done_when_it_is_mended(spec: RunSpec, tmp
     whole = broken.read_bytes()
     broken.write_bytes(whole[:5000])
     plan(spec, out)
-    with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n.*part-0.tar: it is truncated"):
+    with pytest.raises(RunFailedError, match=r"1 of 3 tars could not be done:\n.*part-0.tar: it is truncated"):
         run(out, INLINE)
     assert list(Atlas.open(out).commits) == ["part-1", "part-2"]
     assert Atlas.open(out).set_aside() == {"part-0": f"{broken}: it is truncated"}
@@ -97,7 +97,7 @@ def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
     plan(spec, str(out))
     whole = broken.read_bytes()
     broken.write_bytes(whole[:6000])
-    with pytest.raises(RunFailed, match=r"part-1.tar: it is truncated"):
+    with pytest.raises(RunFailedError, match=r"part-1.tar: it is truncated"):
         run(str(out), INLINE)
     assert not list((out / "maps.zarr" / "legrad" / "c").glob("1"))
     broken.write_bytes(whole)
@@ -135,23 +135,23 @@ def test_weights_that_changed_since_the_plan_are_refused(spec: RunSpec, tmp_path
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"checkpoint": str(path)})})
     plan(spec, str(tmp_path / "atlas"))
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
-    with pytest.raises(SpecDrift, match="the weights of test_vit were sha256:"):
+    with pytest.raises(SpecMismatchError, match="the weights of test_vit were sha256:"):
         run(str(tmp_path / "atlas"), INLINE)
 
 
 def test_an_interrupt_stops_early_and_says_how_to_go_on(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, commit = tmp_path / "atlas", Sink.commit
+    out, commit = tmp_path / "atlas", ShardWriter.commit
     plan(spec, str(out))
 
-    def interrupted(self: Sink, *arguments: object):
+    def interrupted(self: ShardWriter, *arguments: object):
         if self.tar_index == 1:
             raise KeyboardInterrupt
         return commit(self, *arguments)
 
-    monkeypatch.setattr(Sink, "commit", interrupted)
-    with pytest.raises(StoppedEarly, match=f"go on with: vitatlas run {out}"):
+    monkeypatch.setattr(ShardWriter, "commit", interrupted)
+    with pytest.raises(StoppedEarlyError, match=f"go on with: vitatlas run {out}"):
         run(str(out), INLINE)
     monkeypatch.undo()
     assert list(Atlas.open(str(out)).commits) == ["part-0"]
@@ -202,7 +202,7 @@ def test_a_map_that_is_not_finite_is_flagged_and_counted(
 def test_a_network_that_is_not_finite_is_a_row_with_its_status(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.explain.maps import Explainer
+    from pipeline.explain.explainer import Explainer
 
     maps_of = Explainer.maps
 
@@ -224,7 +224,7 @@ def test_a_network_that_is_not_finite_is_a_row_with_its_status(
 def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "junk.tar", [("a.jpg", b"junk"), ("a.cls", b"1")])
     plan(spec.model_copy(update={"shards": (str(shard),)}), str(tmp_path / "atlas"))
-    with pytest.raises(RunFailed, match=r"no image of .* has maps; vitatlas status"):
+    with pytest.raises(RunFailedError, match=r"no image of .* has maps; vitatlas status"):
         run(str(tmp_path / "atlas"), INLINE)
 
 

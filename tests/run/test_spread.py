@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 import ray
 
-from pipeline.run.spread import MANY, spread
-from schemas.errors import RunFailed, UsageError
+from pipeline.run.parallel_map import MANY, parallel_map
+from schemas.errors import RunFailedError, UsageError
 
 WORK = """
 import os, signal, time
@@ -58,13 +58,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_every_item_is_done_once(work: ModuleType, count: int) -> None:
-    assert sorted(value for value, _ in spread(work.square, range(count), "square")) == [n * n for n in range(count)]
+    assert sorted(value for value, _ in parallel_map(work.square, range(count), "square")) == [
+        n * n for n in range(count)
+    ]
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(work: ModuleType) -> None:
-    assert os.getpid() not in {process for _, process in spread(work.square, range(4), "square")}
-    assert next(iter(spread(work.slow_first, range(6), "slow"))) != 0
+    assert os.getpid() not in {process for _, process in parallel_map(work.square, range(4), "square")}
+    assert next(iter(parallel_map(work.slow_first, range(6), "slow"))) != 0
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
@@ -73,9 +75,9 @@ def test_processes_have_the_environment_of_the_moment_and_leave_an_interrupt_to_
 ) -> None:
     for value in ("first", "second"):
         monkeypatch.setenv("VITATLAS_TRIED", value)
-        assert set(spread(work.surroundings, ["VITATLAS_TRIED"] * 2, "look")) == {(value, True)}
+        assert set(parallel_map(work.surroundings, ["VITATLAS_TRIED"] * 2, "look")) == {(value, True)}
     monkeypatch.delenv("VITATLAS_TRIED")
-    assert set(spread(work.surroundings, ["VITATLAS_TRIED"] * 2, "look")) == {(None, True)}
+    assert set(parallel_map(work.surroundings, ["VITATLAS_TRIED"] * 2, "look")) == {(None, True)}
 
 
 def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,27 +87,27 @@ def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((len(items), address, gpu))
         return []
 
-    monkeypatch.setattr("pipeline.run.tasks.tasks", tasks)
-    assert list(spread(abs, range(MANY + 1), "many")) == []
-    assert list(spread(abs, range(2), "few, but told to", "auto", gpu=True)) == []
+    monkeypatch.setattr("pipeline.run.ray_tasks.tasks", tasks)
+    assert list(parallel_map(abs, range(MANY + 1), "many")) == []
+    assert list(parallel_map(abs, range(2), "few, but told to", "auto", gpu=True)) == []
     assert asked == [(MANY + 1, None, False), (2, "auto", True)]
-    assert list(spread(abs, range(1), "one")) == [0]
+    assert list(parallel_map(abs, range(1), "one")) == [0]
 
 
 @pytest.mark.parametrize("address", [None, "local"])
 def test_a_users_mistake_comes_through_as_it_is(ray_cluster: None, work: ModuleType, address: str | None) -> None:
     with pytest.raises(UsageError, match="three: is no good"):
-        list(spread(work.trip, range(6), "trip", address))
+        list(parallel_map(work.trip, range(6), "trip", address))
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_a_process_that_dies_is_said_and_nothing_hangs(work: ModuleType) -> None:
-    with pytest.raises(RunFailed, match="a process was killed, perhaps for want of memory"):
-        list(spread(work.die, range(6), "die"))
+    with pytest.raises(RunFailedError, match="a process was killed, perhaps for want of memory"):
+        list(parallel_map(work.die, range(6), "die"))
 
 
 def test_ray_gives_an_item_that_is_lost_to_another_process(ray_cluster: None, work: ModuleType, tmp_path: Path) -> None:
-    done = list(spread(partial(work.die_once, str(tmp_path)), range(8), "die once", "local"))
+    done = list(parallel_map(partial(work.die_once, str(tmp_path)), range(8), "die once", "local"))
     assert sorted(done) == list(range(8))
-    with pytest.raises(RunFailed, match="a task was lost 4 times"):
-        list(spread(work.die, range(6), "die", "local"))
+    with pytest.raises(RunFailedError, match="a task was lost 4 times"):
+        list(parallel_map(work.die, range(6), "die", "local"))

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.run import stopwatch
-from pipeline.run.stopwatch import Stopwatch
+from pipeline.utils import timer
+from pipeline.utils.timer import StageTimer
 
 
 class Gpu:
@@ -48,7 +48,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     return gpu
 
 
-def batches(gpu: Gpu, watch: Stopwatch, reading: float, forward: float, count: int = 4) -> None:
+def batches(gpu: Gpu, watch: StageTimer, reading: float, forward: float, count: int = 4) -> None:
     """As a worker does it: read, ask for a forward, look at what came of the last one."""
     for _ in range(count):
         gpu.host += reading
@@ -58,7 +58,7 @@ def batches(gpu: Gpu, watch: Stopwatch, reading: float, forward: float, count: i
 
 
 def test_a_lap_on_a_gpu_waits_for_nothing_and_its_seconds_are_those_of_the_gpu(gpu: Gpu) -> None:
-    watch = Stopwatch(torch.device("cuda"))
+    watch = StageTimer(torch.device("cuda"))
     batches(gpu, watch, reading=0.25, forward=1.0)
     assert (gpu.waited, gpu.host) == (0, 1.0)  # the host went on while the GPU was at its first batch
     seconds = watch.seconds()
@@ -68,15 +68,15 @@ def test_a_lap_on_a_gpu_waits_for_nothing_and_its_seconds_are_those_of_the_gpu(g
 
 
 def test_reading_that_a_gpu_waits_for_is_counted_in_full(gpu: Gpu) -> None:
-    watch = Stopwatch(torch.device("cuda"))
+    watch = StageTimer(torch.device("cuda"))
     batches(gpu, watch, reading=1.5, forward=1.0)
     seconds = watch.seconds()
     assert (seconds["read"], seconds["forward"]) == (pytest.approx(1.5 + 3 * 0.5), pytest.approx(4.0))
 
 
 def test_marks_are_counted_up_before_they_are_many(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopwatch, "_KEPT", 6)
-    watch = Stopwatch(torch.device("cuda"))
+    monkeypatch.setattr(timer, "_KEPT", 6)
+    watch = StageTimer(torch.device("cuda"))
     batches(gpu, watch, reading=0.25, forward=1.0, count=10)
     assert gpu.waited == 3
     assert watch.seconds()["forward"] == pytest.approx(10.0)
@@ -85,7 +85,7 @@ def test_marks_are_counted_up_before_they_are_many(gpu: Gpu, monkeypatch: pytest
 def test_the_stages_of_a_cpu_are_all_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    watch = Stopwatch(torch.device("cpu"))
+    watch = StageTimer(torch.device("cpu"))
     for stage in ("read", "forward", "read"):
         now += 1
         watch.lap(stage)

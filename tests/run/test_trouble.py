@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support import same_bytes
 
-from pipeline.read import tar
+from pipeline.read import samples
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
-from pipeline.store import Atlas, Lease, Sink, lease
+from pipeline.store import Atlas, Lease, ShardWriter, lease
 from pipeline.store.verify import verify
-from schemas.errors import RunFailed, SpecDrift
+from schemas.errors import RunFailedError, SpecMismatchError
 from schemas.run import RunSpec
 
 plan_module = sys.modules["pipeline.run.plan"]
@@ -47,7 +47,9 @@ def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(
 
         with monkeypatch.context() as patched:
             patched.setattr(module, call, refusing)
-            with pytest.raises(RunFailed, match=rf"cannot write .*: {says}; mend that, and the same command goes on"):
+            with pytest.raises(
+                RunFailedError, match=rf"cannot write .*: {says}; mend that, and the same command goes on"
+            ):
                 run(str(out), INLINE)
         assert next(calls) <= k + 3
         run(str(out), INLINE)
@@ -59,7 +61,7 @@ def test_a_folder_that_is_closed_ends_the_run(finished: Path, spec: RunSpec, tmp
     out = tmp_path / "atlas"
     plan(spec, str(out))
     out.chmod(0o555)
-    with pytest.raises(RunFailed, match=r"cannot write .*: Permission denied"):
+    with pytest.raises(RunFailedError, match=r"cannot write .*: Permission denied"):
         run(str(out), INLINE)
     out.chmod(0o755)
     run(str(out), INLINE)
@@ -74,12 +76,12 @@ def test_a_second_run_is_refused_while_the_first_goes_on(
     plan(spec, str(out))
     with (
         Lease(Atlas.open(str(out)).objects),
-        pytest.raises(RunFailed, match=r"a run on .* is writing to it; wait for its end, or stop it and go on"),
+        pytest.raises(RunFailedError, match=r"a run on .* is writing to it; wait for its end, or stop it and go on"),
     ):
         run(str(out), INLINE)
     run(str(out), INLINE)
     same_bytes(finished, out)
-    with Lease(Atlas.open(str(out)).objects), pytest.raises(RunFailed, match="is writing to it"):
+    with Lease(Atlas.open(str(out)).objects), pytest.raises(RunFailedError, match="is writing to it"):
         run(str(out), INLINE)
 
 
@@ -103,7 +105,7 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for failures in (2, 10**6):
-        out, left, real = tmp_path / f"atlas-{failures}", failures, tar.read
+        out, left, real = tmp_path / f"atlas-{failures}", failures, samples.read
 
         def failing(shard, room, real=real):
             nonlocal left
@@ -113,13 +115,13 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
             yield from real(shard, room)
 
         plan(spec, str(out))
-        monkeypatch.setattr(sys.modules["pipeline.read.batches"], "read", failing)
+        monkeypatch.setattr(sys.modules["pipeline.read.loader"], "read", failing)
         if failures == 2:
             atlas = run(str(out), INLINE)
             assert atlas.commits["part-1"].attempt == 3
             same_bytes(finished, out)
         else:
-            with pytest.raises(RunFailed, match=r"1 of 3 tars could not be done:\n .*part-1.tar: .*timed out"):
+            with pytest.raises(RunFailedError, match=r"1 of 3 tars could not be done:\n .*part-1.tar: .*timed out"):
                 run(str(out), INLINE)
             assert Atlas.open(str(out)).set_aside() == {"part-1": "[Errno 110] Connection timed out"}
 
@@ -147,16 +149,16 @@ def test_what_another_run_undid_while_the_lease_was_waited_for_is_done(
 def test_a_commit_that_vanishes_during_a_run_is_no_success(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, commit = tmp_path / "atlas", Sink.commit
+    out, commit = tmp_path / "atlas", ShardWriter.commit
     plan(spec, str(out))
 
-    def vanishing(self: Sink, *arguments):
+    def vanishing(self: ShardWriter, *arguments):
         record = commit(self, *arguments)
         (out / "commits" / "part-0.json").unlink(missing_ok=True)
         return record
 
-    monkeypatch.setattr(Sink, "commit", vanishing)
-    with pytest.raises(RunFailed, match=r"tars not done: 1, the first is part-0; go on with: vitatlas run"):
+    monkeypatch.setattr(ShardWriter, "commit", vanishing)
+    with pytest.raises(RunFailedError, match=r"tars not done: 1, the first is part-0; go on with: vitatlas run"):
         run(str(out), INLINE)
 
 
@@ -174,7 +176,7 @@ def test_of_two_plans_at_once_one_is_made_and_the_other_refused(
             return scan(*arguments)
 
         patched.setattr(plan_module, "count", slow)
-        with pytest.raises(SpecDrift, match="seed is 0, not 7"):
+        with pytest.raises(SpecMismatchError, match="seed is 0, not 7"):
             plan(spec.model_copy(update={"seed": 7}), out)
     assert verify(out).faults == []
 
@@ -193,7 +195,7 @@ def test_an_error_of_another_kind_sets_its_tar_aside_and_one_of_every_tar_ends_t
             return explain(self, tar_index, wanted)
 
         monkeypatch.setattr(Worker, "explain", failing)
-        with pytest.raises(RunFailed if len(broken) == 1 else RuntimeError, match="an error of the GPU"):
+        with pytest.raises(RunFailedError if len(broken) == 1 else RuntimeError, match="an error of the GPU"):
             run(out, INLINE)
         assert len(Atlas.open(out).committed) == 3 - len(broken)
 

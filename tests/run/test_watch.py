@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 from support import write_tar
 
-from pipeline.run import INLINE, run, watch
+from pipeline.run import INLINE, run, status
 from pipeline.run.plan import plan
-from pipeline.run.watch import Unit, Watch, idle, speed
+from pipeline.run.status import ShardProgress, StatusReader, idle, speed
 from pipeline.store import Lease, lease
-from schemas.errors import RunFailed
+from schemas.errors import RunFailedError
 from schemas.layout import LEASE
 from schemas.run import Decode, LeaseRecord, RunSpec
 
 
-def unit(finished: float, rows: int = 10, idle: float = 1.0) -> Unit:
-    return Unit(finished - 5, finished, rows, {"ok": rows}, idle, 4.0)
+def unit(finished: float, rows: int = 10, idle: float = 1.0) -> ShardProgress:
+    return ShardProgress(finished - 5, finished, rows, {"ok": rows}, idle, 4.0)
 
 
 def test_speed_is_that_of_the_latest_tars(monkeypatch: pytest.MonkeyPatch) -> None:
     assert speed([]) is None
     assert speed([unit(110), unit(105)]) == 2  # since 100, when the first of them began: start-up does not count
     assert speed([unit(100)._replace(begun=99.9)]) == 10  # stamps are of whole seconds
-    monkeypatch.setattr(watch, "_RECENT", 2)
+    monkeypatch.setattr(status, "_RECENT", 2)
     assert speed([unit(104), unit(1004), unit(1008)]) == pytest.approx(20 / 904)
     assert speed([unit(1004), unit(1000), unit(1008)]) == pytest.approx(20 / 8)
 
@@ -44,13 +44,13 @@ def test_a_network_waits_in_every_stage_that_is_not_its_own(spec: RunSpec, tmp_p
         {"decode"} if decode == "gpu" else set()
     )
     waited = sum(took for stage, took in commit.seconds.items() if stage not in own | {"total"})
-    assert Unit.of(commit).idle == pytest.approx(waited)
+    assert ShardProgress.of(commit).idle == pytest.approx(waited)
 
 
 def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    seen = Watch(str(out))
+    seen = StatusReader(str(out))
     before = seen.look()
     assert (before.tars, before.done, before.images, before.alive, before.over) == (3, 0, 16, False, False)
     mine = LeaseRecord(holder="a", host="elsewhere", pid=1, since="2020-01-01T00:00:00+00:00", at_work=("part-1",))
@@ -71,13 +71,13 @@ def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, t
 
 def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    seen, get = Watch(str(finished)), watch.Atlas._commit
+    seen, get = StatusReader(str(finished)), status.Atlas._commit
 
     def counted(self, index: int, tar: str, data: bytes):
         read.append(tar)
         return get(self, index, tar, data)
 
-    monkeypatch.setattr(watch.Atlas, "_commit", counted)
+    monkeypatch.setattr(status.Atlas, "_commit", counted)
     for _ in range(3):
         assert seen.look().complete
     assert read == ["part-0", "part-1", "part-2"]
@@ -87,9 +87,9 @@ def test_a_holder_that_is_silent_is_not_at_work(spec: RunSpec, tmp_path: Path, m
     out = tmp_path / "atlas"
     plan(spec, str(out))
     (out / LEASE).write_bytes(LeaseRecord(holder="a", host="gone", pid=1, since="2026-01-01T00:00:00Z").to_bytes())
-    seen = Watch(str(out))
+    seen = StatusReader(str(out))
     assert seen.look().alive
-    monkeypatch.setattr(watch, "LAPSE", 0.0)
+    monkeypatch.setattr(status, "LAPSE", 0.0)
     assert not seen.look().alive
 
 
@@ -105,10 +105,10 @@ def test_a_run_says_what_it_is_at(spec: RunSpec, tmp_path: Path, monkeypatch: py
 
 
 def test_what_a_run_says_stands_in_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.store import Objects
+    from pipeline.store import ObjectStore
 
     monkeypatch.setattr(lease, "BEAT", 0.02)
-    objects = Objects(str(tmp_path))
+    objects = ObjectStore(str(tmp_path))
     with Lease(objects) as held:
         held.at_work = ("part-1",)
         while LeaseRecord.read(objects.get(LEASE), LEASE).at_work != ("part-1",):
@@ -131,7 +131,7 @@ def test_who_stops_watching_is_not_told_that_the_run_has_stopped(
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.watch.time.sleep", interrupted)
+    monkeypatch.setattr("jobs.live_status.time.sleep", interrupted)
     plan(spec, str(tmp_path / "atlas"))
     code, text, err = vitatlas("status", tmp_path / "atlas", "--watch")
     assert code == 75
@@ -149,7 +149,7 @@ def test_a_run_that_set_tars_aside_ends_with_one_and_the_reasons(vitatlas, spec:
     write_tar(tmp_path / "shards" / "part-2.tar", [("a.jpg", b"junk"), ("a.cls", b"1")])
     out = tmp_path / "atlas"
     plan(spec, str(out))
-    with pytest.raises(RunFailed):
+    with pytest.raises(RunFailedError):
         run(str(out), INLINE)
     code, text, err = vitatlas("status", out, "--watch")
     assert code == 1
@@ -163,9 +163,11 @@ def test_a_terminal_gets_a_picture_in_which_names_are_text(finished: Path) -> No
 
     from rich.console import Console
 
-    from jobs.watch import picture
+    from jobs.live_status import picture
 
-    standing = replace(Watch(str(finished)).look(), aside={"[red]\x1b[31mx": 2}, failed={"undecodable": 3}, left=3700.0)
+    standing = replace(
+        StatusReader(str(finished)).look(), aside={"[red]\x1b[31mx": 2}, failed={"undecodable": 3}, left=3700.0
+    )
     console = Console(width=100)
     with console.capture() as captured:
         console.print(picture("[bold]atlas", standing))

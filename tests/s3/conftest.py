@@ -18,9 +18,9 @@ import s3fs
 from s3.faults import Proxy
 from support import FAST, samples, write_tar
 
-from pipeline import files
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
+from pipeline.utils import io
 from schemas.run import ModelSpec, RunSpec
 
 _TIMEOUTS = {"connect_timeout": 2, "read_timeout": 0.3}
@@ -75,7 +75,7 @@ def _reached(proxy: Proxy) -> Iterator[None]:
             patch.setenv(name, value)
         # fsspec looks at the environment once, when it is imported.
         patch.setitem(fsspec.config.conf, "s3", {"config_kwargs": _TIMEOUTS})
-        patch.setattr(files, "_LONGEST", 0.05)
+        patch.setattr(io, "_LONGEST", 0.05)
         s3fs.S3FileSystem.clear_instance_cache()
         proxy.heal()
         yield

@@ -8,7 +8,7 @@ from s3.faults import Fault, Proxy
 from support import same_bytes
 
 from pipeline.read import Cache
-from pipeline.run import Crew, run
+from pipeline.run import ExecutionOptions, run
 from pipeline.run.plan import plan
 from schemas.run import RunSpec
 
@@ -26,7 +26,7 @@ def test_a_second_run_fetches_no_tar_and_gives_the_same_bytes(
     for name in ("first", "second"):
         plan(remote, str(tmp_path / name))
         asked(proxy)
-        run(str(tmp_path / name), Crew("inline", cache=str(tmp_path / "copies")))
+        run(str(tmp_path / name), ExecutionOptions("inline", cache=str(tmp_path / "copies")))
         same_bytes(undisturbed, tmp_path / name)
         fetched = [path for method, path in asked(proxy) if method == "GET"]
         assert len(fetched) == (3 if name == "first" else 0)

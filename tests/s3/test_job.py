@@ -18,7 +18,7 @@ from support import Crash, samples
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
-from pipeline.store import Atlas, Objects
+from pipeline.store import Atlas, ObjectStore
 from pipeline.store.verify import verify
 from schemas.run import ObjectRecord, RunSpec
 
@@ -27,7 +27,7 @@ POLICY = "{name: largest, methods: [legrad], cut: {kind: otsu}, clean: {keep: la
 
 def contents(url: str | Path) -> dict[str, Any]:
     """All objects below a folder or URL; commit records but for when, where and how often."""
-    objects = Objects(str(url))
+    objects = ObjectStore(str(url))
     names = [name for name, _ in objects.walk()]
     found: dict[str, Any] = dict(zip(names, objects.read(names), strict=True))
     for name in names:
@@ -135,21 +135,21 @@ def test_a_server_that_only_fails_ends_the_run_and_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ["run", *flags(remote), "--out", f"{bucket}/atlas", "--executor", "inline"]
-    put = Objects.put
+    put = ObjectStore.put
 
-    def then_no_more(self: Objects, name: str, data: bytes) -> ObjectRecord:
+    def then_no_more(self: ObjectStore, name: str, data: bytes) -> ObjectRecord:
         record = put(self, name, data)
         if name.startswith("commits/"):
             proxy.fail({Fault.ERROR: 1.0})
         return record
 
-    monkeypatch.setattr(Objects, "put", then_no_more)
+    monkeypatch.setattr(ObjectStore, "put", then_no_more)
     code, _, err = vitatlas(*command)
     assert code == 1
     assert "Traceback" not in err
     assert re.search(r"6 times in \d+ s", err.splitlines()[-1])
     proxy.heal()
-    monkeypatch.setattr(Objects, "put", put)
+    monkeypatch.setattr(ObjectStore, "put", put)
     assert vitatlas("status", f"{bucket}/atlas")[1].startswith(f"{bucket}/atlas: 1 of 3 tars are done")
     assert vitatlas(*command)[0] == 0
     same_objects(f"{bucket}/atlas", undisturbed)
@@ -190,7 +190,7 @@ def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
         out = f"{bucket}/crash-{k}"
         with monkeypatch.context() as patch:
             for name in ("put", "create", "delete"):
-                patch.setattr(Objects, name, crashing(getattr(Objects, name)))
+                patch.setattr(ObjectStore, name, crashing(getattr(ObjectStore, name)))
             left = k
             try:
                 plan(small, out)

@@ -10,17 +10,17 @@ import fsspec
 import pytest
 from s3.faults import Fault, Proxy, each
 
-from pipeline import files
-from pipeline.store import Objects
-from schemas.errors import RunFailed, UsageError
+from pipeline.store import ObjectStore
+from pipeline.utils import io
+from schemas.errors import RunFailedError, UsageError
 
 
 @pytest.fixture
-def objects(bucket: str) -> Objects:
-    return Objects(f"{bucket}/atlas")
+def objects(bucket: str) -> ObjectStore:
+    return ObjectStore(f"{bucket}/atlas")
 
 
-def test_what_is_put_is_there(objects: Objects) -> None:
+def test_what_is_put_is_there(objects: ObjectStore) -> None:
     objects.put("a/b.bin", b"one")
     objects.put("a/b.bin", b"other")
     objects.put("a/c.bin", b"")
@@ -40,8 +40,8 @@ def test_what_is_put_is_there(objects: Objects) -> None:
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_a_file_is_put_like_its_bytes(objects: Objects, tmp_path: Path, local: bool) -> None:
-    chosen = Objects(str(tmp_path / "out")) if local else objects
+def test_a_file_is_put_like_its_bytes(objects: ObjectStore, tmp_path: Path, local: bool) -> None:
+    chosen = ObjectStore(str(tmp_path / "out")) if local else objects
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 5000)
     record = chosen.put_file("a/b.bin", path)
@@ -50,7 +50,7 @@ def test_a_file_is_put_like_its_bytes(objects: Objects, tmp_path: Path, local: b
     assert list(chosen.walk()) == [("a/b.bin", 1_280_000), ("a/c.bin", 1_280_000)]
 
 
-def test_a_write_and_a_read_are_one_request_each(objects: Objects, proxy: Proxy) -> None:
+def test_a_write_and_a_read_are_one_request_each(objects: ObjectStore, proxy: Proxy) -> None:
     objects.put("a.bin", b"before")
     proxy.heal()
     objects.put("a.bin", b"after" * 1_000_000)
@@ -58,7 +58,7 @@ def test_a_write_and_a_read_are_one_request_each(objects: Objects, proxy: Proxy)
     assert [method for method, _ in proxy.requests] == ["PUT", "GET"]
 
 
-def test_of_many_that_create_one_wins(objects: Objects) -> None:
+def test_of_many_that_create_one_wins(objects: ObjectStore) -> None:
     together = Barrier(8)
 
     def create(name: int) -> bool:
@@ -71,7 +71,7 @@ def test_of_many_that_create_one_wins(objects: Objects) -> None:
     assert objects.get("lease") == f"of {won.index(True)}".encode()
 
 
-def test_who_created_knows_it_though_the_answer_was_lost(objects: Objects, proxy: Proxy) -> None:
+def test_who_created_knows_it_though_the_answer_was_lost(objects: ObjectStore, proxy: Proxy) -> None:
     names = [f"lease-{number}" for number in range(12)]
     proxy.fail({Fault.LOST: 0.3})
     assert all(objects.create(name, b"mine") for name in names)
@@ -82,7 +82,7 @@ def test_who_created_knows_it_though_the_answer_was_lost(objects: Objects, proxy
 
 
 @pytest.mark.parametrize("fault", Fault)
-def test_each_fault_passes_unnoticed(objects: Objects, proxy: Proxy, fault: Fault) -> None:
+def test_each_fault_passes_unnoticed(objects: ObjectStore, proxy: Proxy, fault: Fault) -> None:
     objects.put("a/old.bin", b"old")
     proxy.fail({fault: 0.2}, seed=2)
     for number in range(4):
@@ -97,7 +97,7 @@ def test_each_fault_passes_unnoticed(objects: Objects, proxy: Proxy, fault: Faul
     assert proxy.injected[fault] > 1
 
 
-def test_what_another_process_writes_is_seen_at_once(objects: Objects) -> None:
+def test_what_another_process_writes_is_seen_at_once(objects: ObjectStore) -> None:
     objects.put("commits/a.json", b"a")
     assert objects.list("commits") == ["a.json"]
     assert list(objects.walk()) == [("commits/a.json", 1)]
@@ -118,28 +118,28 @@ objects.put("commits/b.json", b"b")
 
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.BUSY, Fault.SILENCE, Fault.REFUSED])
 def test_a_server_that_is_gone_is_given_up(
-    objects: Objects, proxy: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
+    objects: ObjectStore, proxy: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_PATIENCE", 1.0)
+    monkeypatch.setattr(io, "_PATIENCE", 1.0)
     proxy.fail({fault: 1.0})
     with pytest.raises(OSError, match=r"a\.bin") as raised:
         objects.get("a.bin")
     assert raised.value.__cause__ is not None
-    assert len(proxy.requests) <= 2 * files._TRIES  # aiohttp may repeat what was dropped; nothing else multiplies
+    assert len(proxy.requests) <= 2 * io._TRIES  # aiohttp may repeat what was dropped; nothing else multiplies
     with pytest.raises(OSError, match=r"b\.bin"):
         objects.put("b.bin", b"")
     proxy.heal()
     assert list(objects.walk()) == []
 
 
-def test_no_credentials_is_a_users_mistake(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_credentials_is_a_users_mistake(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    for call in (Objects(objects.url).get, lambda name: Objects(objects.url).put(name, b"")):
+    for call in (ObjectStore(objects.url).get, lambda name: ObjectStore(objects.url).put(name, b"")):
         with pytest.raises(UsageError, match=r"credentials.*docs/howto/storage.md"):
             call("a.bin")
 
@@ -147,15 +147,15 @@ def test_no_credentials_is_a_users_mistake(objects: Objects, monkeypatch: pytest
 def test_an_endpoint_without_a_scheme_is_a_users_mistake(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
     with pytest.raises(UsageError, match=r"Invalid endpoint: localhost:9000; see docs/howto/storage.md"):
-        Objects("s3://bucket/atlas").get("a.bin")
+        ObjectStore("s3://bucket/atlas").get("a.bin")
 
 
 def test_a_bucket_that_is_not_there(proxy: Proxy) -> None:
-    objects = Objects("s3://no-such-bucket/atlas")
+    objects = ObjectStore("s3://no-such-bucket/atlas")
     assert not objects.exists("a.bin")
     with pytest.raises(FileNotFoundError):
         objects.get("a.bin")
-    with pytest.raises(RunFailed, match=r"cannot write a\.bin"):
+    with pytest.raises(RunFailedError, match=r"cannot write a\.bin"):
         objects.put("a.bin", b"")
     assert len(proxy.requests) < 10
 

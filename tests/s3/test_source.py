@@ -8,15 +8,15 @@ import xarray
 import zarr
 from s3.faults import Fault, Proxy, each
 
-from pipeline.store import Atlas, Objects
-from pipeline.store.source import Source
+from pipeline.store import Atlas, ObjectStore
+from pipeline.store.zarr_store import Source
 from schemas.layout import MAPS
 
 
 @pytest.fixture
 def uploaded(undisturbed: Path, bucket: str) -> Source:
     """The atlas in a bucket, without a run."""
-    here, there = Objects(str(undisturbed)), Objects(f"{bucket}/atlas")
+    here, there = ObjectStore(str(undisturbed)), ObjectStore(f"{bucket}/atlas")
     for name, _ in here.walk():
         there.put(name, here.get(name))
     return Source(there, MAPS)

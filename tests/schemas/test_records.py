@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from schemas import errors
+from schemas.base import differences, sha256
 from schemas.errors import AtlasError, UsageError
 from schemas.labels import LABELS
 from schemas.policy import Clean, Cut, Policy
-from schemas.record import differences, sha256
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import SAMPLES
 from schemas.scores import LOCALIZATION
@@ -70,8 +70,8 @@ def test_the_tree_of_errors_in_the_docstring_is_the_tree() -> None:
     assert drawn == defined
     codes = {name: getattr(errors, name).exit_code for name in defined}
     assert codes == {
-        "UsageError": 2, "UnsupportedModel": 2, "UnsupportedMethod": 2, "SpecDrift": 2,
-        "RunFailed": 1, "BadTar": 1, "StoppedEarly": 75,
+        "UsageError": 2, "UnsupportedModel": 2, "UnsupportedMethod": 2, "SpecMismatchError": 2,
+        "RunFailedError": 1, "CorruptShardError": 1, "StoppedEarlyError": 75,
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 from schemas.scores import LOCALIZATION
 

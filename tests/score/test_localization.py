@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.label.score_map import SIDE, score_map
-from pipeline.score.localization import IOUS, LEVELS, TAUS, boxes_at, iou, overlaps, resize_boxes
+from pipeline.image.score_map import SIDE, score_map
+from pipeline.score.box_metrics import IOUS, LEVELS, TAUS, boxes_at, iou, overlaps, resize_boxes
 
 GOLDEN_TAUS = (0, 0.25, 0.5, 0.75, 0.999)
 

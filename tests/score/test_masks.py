@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from pipeline.label.mask import Label
 from pipeline.score import score_masks
 from pipeline.truth import Truth, Truths
-from schemas.errors import RunFailed, UsageError
+from schemas.errors import RunFailedError, UsageError
 
 RNG = np.random.default_rng(0)
 SHAPE = (20, 30)
@@ -110,7 +110,7 @@ def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_
         score_masks(str(tmp_path / "nowhere"), TRUTH)
     tar = folder / "png" / "part-0.tar"
     tar.write_bytes(tar.read_bytes()[:700])
-    with pytest.raises(RunFailed, match=r"png/part-0\.tar: cannot be read"):
+    with pytest.raises(RunFailedError, match=r"png/part-0\.tar: cannot be read"):
         score_masks(str(folder), TRUTH)
 
 

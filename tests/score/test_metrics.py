@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from pipeline.label.score_map import score_map
-from pipeline.score import pixels, segmentation
-from pipeline.score.count import Picture, of_boxes, of_map
-from pipeline.score.localization import LEVELS, TAUS, boxes_at, iou
-from pipeline.score.metrics import row
-from pipeline.score.pixels import MASK_TAUS
-from pipeline.score.tally import TUNING, Tally
-from pipeline.score.trivial import TRIVIAL
+from pipeline.image.score_map import score_map
+from pipeline.score import pixel_metrics, segmentation_metrics
+from pipeline.score.aggregate import row
+from pipeline.score.box_metrics import LEVELS, TAUS, boxes_at, iou
+from pipeline.score.counters import TUNING, Tally
+from pipeline.score.pixel_metrics import MASK_TAUS
+from pipeline.score.score_shard import Picture, of_boxes, of_map
+from pipeline.score.trivial_boxes import TRIVIAL
 from schemas.scores import SCORES
 
 RNG = np.random.default_rng(5)
@@ -104,22 +104,24 @@ def test_masks() -> None:
     assert masks_at(SCENES, ROW["mask_tau_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
     assert (ROW["iou"], ROW["f_beta"]) == pytest.approx(masks_at(REST, ROW["mask_tau"]), abs=1e-4)
     for place, name in enumerate(("iou_s", "iou_ms", "iou_ml", "iou_l")):
-        some = [each for each in REST if pixels.size_of(each[1].mask) == place]
+        some = [each for each in REST if pixel_metrics.size_of(each[1].mask) == place]
         assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_tau"])[0]) if some else None)
 
 
 def test_means_over_pictures() -> None:
-    linear = [segmentation.linear_map(values, WINDOW) for values, _ in SCENES]
+    linear = [segmentation_metrics.linear_map(values, WINDOW) for values, _ in SCENES]
     expected = {
-        "seg_map": [segmentation.average_precision(s, p.mask, NONE) for s, (_, p) in zip(linear, SCENES, strict=True)],
+        "seg_map": [
+            segmentation_metrics.average_precision(s, p.mask, NONE) for s, (_, p) in zip(linear, SCENES, strict=True)
+        ],
         "seg_f1": [f1_score(p.mask.ravel(), (s > s.mean()).ravel()) for s, (_, p) in zip(linear, SCENES, strict=True)],
         "pointing": [p.mask.ravel()[score_map(values).argmax()] for values, p in SCENES],
         "energy": [score_map(values)[p.mask].sum() / score_map(values).sum() for values, p in SCENES],
     }
     for name, values in expected.items():
         assert ROW[name] == pytest.approx(100 * np.mean(values), abs=1e-4), name
-    total = sum(pixels.histogram(score_map(values), p.mask, NONE) for values, p in SCENES)
-    assert ROW["pxap"] == pytest.approx(pixels.pxap(total))
+    total = sum(pixel_metrics.histogram(score_map(values), p.mask, NONE) for values, p in SCENES)
+    assert ROW["pxap"] == pytest.approx(pixel_metrics.pxap(total))
 
 
 def test_every_score_lies_in_its_interval() -> None:
@@ -212,4 +214,4 @@ def test_a_picture_of_which_everything_is_ignored_divides_nothing_by_nothing() -
 def test_a_map_of_ignored_pixels_alone_has_the_energy_of_a_constant() -> None:
     score, mask, ignore = (np.zeros((224, 224)) for _ in range(3))
     score[:112], ignore[:112], mask[112:168] = 1, 1, 1
-    assert pixels.energy(score, mask.astype(bool), ignore.astype(bool)) == 0.5
+    assert pixel_metrics.energy(score, mask.astype(bool), ignore.astype(bool)) == 0.5

@@ -7,8 +7,8 @@ import pytest
 from score.worlds import boxed, change, first, of_keys, rows_of, small, without
 from support import samples, write_tar
 
-from pipeline.demo.world import World
-from pipeline.label.tune import Tuning
+from pipeline.demo.synthetic_dataset import World
+from pipeline.label.calibrate import Tuning
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score

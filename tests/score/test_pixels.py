@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, f1_score
 
-from pipeline.label.score_map import SIDE, score_map
-from pipeline.score import pixels, segmentation
-from pipeline.score.pixels import BINS, MASK_TAUS
+from pipeline.image.score_map import SIDE, score_map
+from pipeline.score import pixel_metrics, segmentation_metrics
+from pipeline.score.pixel_metrics import BINS, MASK_TAUS
 
 NOWHERE = np.zeros((SIDE, SIDE), bool)
 
@@ -25,7 +25,7 @@ IGNORES = [disc(20, 20, 60), NOWHERE, disc(200, 10, 30), disc(100, 100, 90)]
 
 
 def counts() -> np.ndarray:
-    return sum(map(pixels.histogram, SCORES, MASKS, IGNORES))
+    return sum(map(pixel_metrics.histogram, SCORES, MASKS, IGNORES))
 
 
 def reference_pxap(scores: list[np.ndarray], masks: list[np.ndarray], ignores: list[np.ndarray]) -> float:
@@ -54,36 +54,36 @@ def direct_pxap(score: np.ndarray, mask: np.ndarray) -> float:
 
 
 def test_pxap_equals_the_reference_and_drops_what_is_to_be_ignored() -> None:
-    assert pixels.pxap(counts()) == pytest.approx(reference_pxap(SCORES, MASKS, IGNORES), abs=1e-9)
+    assert pixel_metrics.pxap(counts()) == pytest.approx(reference_pxap(SCORES, MASKS, IGNORES), abs=1e-9)
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_pxap_equals_the_formula(number: int) -> None:
-    found = pixels.pxap(pixels.histogram(SCORES[number], MASKS[number], NOWHERE))
+    found = pixel_metrics.pxap(pixel_metrics.histogram(SCORES[number], MASKS[number], NOWHERE))
     assert found == pytest.approx(direct_pxap(SCORES[number], MASKS[number]), abs=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_pxap_of_a_constant_is_the_share_of_object_pixels(value: float) -> None:
-    found = pixels.histogram(np.full((SIDE, SIDE), value), MASKS[1], IGNORES[0])
-    assert pixels.pxap(found) == pytest.approx(100 * MASKS[1].sum() / (MASKS[1] | ~IGNORES[0]).sum(), abs=1e-9)
+    found = pixel_metrics.histogram(np.full((SIDE, SIDE), value), MASKS[1], IGNORES[0])
+    assert pixel_metrics.pxap(found) == pytest.approx(100 * MASKS[1].sum() / (MASKS[1] | ~IGNORES[0]).sum(), abs=1e-9)
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
 def test_pxap_of_the_object_itself_is_100_whatever_the_ignored_pixels_score(ignored: float) -> None:
     score = np.where(IGNORES[0] & ~MASKS[0], ignored, MASKS[0].astype(float))
-    assert pixels.pxap(pixels.histogram(score, MASKS[0], IGNORES[0])) == 100
+    assert pixel_metrics.pxap(pixel_metrics.histogram(score, MASKS[0], IGNORES[0])) == 100
 
 
 def test_pxap_without_an_object_is_undefined() -> None:
-    assert np.isnan(pixels.pxap(pixels.histogram(SCORES[0], NOWHERE, NOWHERE)))
+    assert np.isnan(pixel_metrics.pxap(pixel_metrics.histogram(SCORES[0], NOWHERE, NOWHERE)))
 
 
 @pytest.mark.parametrize("wobble", [-1, 0, 1])
 def test_scores_at_an_edge_fall_into_the_bin_of_the_reference(wobble: int) -> None:
     edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0])
     scores = np.resize(np.clip(np.nextafter(edges[:-1], edges[:-1] + wobble), 0, 1), (SIDE, SIDE))
-    found = pixels.histogram(scores, ~NOWHERE, NOWHERE)
+    found = pixel_metrics.histogram(scores, ~NOWHERE, NOWHERE)
     assert np.array_equal(found[0], np.histogram(scores, edges)[0])
     assert (found.shape, found[1].sum()) == ((2, BINS), 0)
 
@@ -91,8 +91,8 @@ def test_scores_at_an_edge_fall_into_the_bin_of_the_reference(wobble: int) -> No
 @pytest.mark.parametrize("number", range(4))
 def test_masks_at_every_threshold(number: int) -> None:
     score, mask, counted = SCORES[number], MASKS[number], MASKS[number] | ~IGNORES[number]
-    coarse = pixels.coarse(pixels.histogram(score, mask, IGNORES[number]))
-    overlap, f_beta = pixels.iou(coarse), pixels.f_beta(coarse)
+    coarse = pixel_metrics.coarse(pixel_metrics.histogram(score, mask, IGNORES[number]))
+    overlap, f_beta = pixel_metrics.iou(coarse), pixel_metrics.f_beta(coarse)
     for place in (0, 1, 30, 57, 99):
         found = (score >= MASK_TAUS[place]) & counted
         assert overlap[place] == pytest.approx(100 * (found & mask).sum() / (found | mask).sum())
@@ -106,25 +106,25 @@ def test_masks_at_every_threshold(number: int) -> None:
 )
 def test_sizes(share: float, bucket: int) -> None:
     mask = np.arange(10_000).reshape(100, 100) < share * 10_000
-    assert pixels.size_of(mask) == bucket
+    assert pixel_metrics.size_of(mask) == bucket
 
 
 def test_the_pointing_game_draws_among_equal_maxima() -> None:
     score = SCORES[0] * 0.9
     inside, outside = np.argwhere(MASKS[0])[5], np.argwhere(~MASKS[0] & ~IGNORES[0])[5]
     score[tuple(inside)] = 1
-    assert pixels.pointing(score, MASKS[0], NOWHERE) == 1
+    assert pixel_metrics.pointing(score, MASKS[0], NOWHERE) == 1
     score[tuple(outside)] = 1
-    assert pixels.pointing(score, MASKS[0], NOWHERE) == 0.5
-    assert pixels.pointing(np.zeros((SIDE, SIDE)), MASKS[0], NOWHERE) == MASKS[0].mean()
-    assert pixels.pointing(np.where(IGNORES[0] & ~MASKS[0], 1.0, score * 0.5), MASKS[0], IGNORES[0]) == 0.5
+    assert pixel_metrics.pointing(score, MASKS[0], NOWHERE) == 0.5
+    assert pixel_metrics.pointing(np.zeros((SIDE, SIDE)), MASKS[0], NOWHERE) == MASKS[0].mean()
+    assert pixel_metrics.pointing(np.where(IGNORES[0] & ~MASKS[0], 1.0, score * 0.5), MASKS[0], IGNORES[0]) == 0.5
 
 
 def test_energy_is_the_share_of_the_map_in_the_object() -> None:
     score, mask = SCORES[2], MASKS[2]
     counted = mask | ~IGNORES[2]
-    assert pixels.energy(score, mask, IGNORES[2]) == pytest.approx(score[mask].sum() / score[counted].sum())
-    assert pixels.energy(np.zeros((SIDE, SIDE)), mask, NOWHERE) == pytest.approx(mask.mean())
+    assert pixel_metrics.energy(score, mask, IGNORES[2]) == pytest.approx(score[mask].sum() / score[counted].sum())
+    assert pixel_metrics.energy(np.zeros((SIDE, SIDE)), mask, NOWHERE) == pytest.approx(mask.mean())
 
 
 VALUES = [RNG.random((14, 14)) for _ in range(3)]
@@ -132,9 +132,9 @@ VALUES = [RNG.random((14, 14)) for _ in range(3)]
 
 @pytest.mark.parametrize("number", range(3))
 def test_average_precision_is_that_of_both_classes_together(number: int) -> None:
-    score = segmentation.linear_map(VALUES[number])
+    score = segmentation_metrics.linear_map(VALUES[number])
     mask, counted = MASKS[number], MASKS[number] | ~IGNORES[number]
-    found = segmentation.average_precision(score, mask, IGNORES[number])
+    found = segmentation_metrics.average_precision(score, mask, IGNORES[number])
     flat, real = score[counted], mask[counted]
     expected = average_precision_score(np.concatenate([~real, real]), np.concatenate([1 - flat, flat]))
     assert found == pytest.approx(expected, abs=2e-5)
@@ -144,31 +144,31 @@ def test_average_precision_is_that_of_both_classes_together(number: int) -> None
 
 
 def test_average_precision_of_a_constant_is_a_half_as_there() -> None:
-    assert segmentation.average_precision(np.zeros((SIDE, SIDE)), MASKS[0], NOWHERE) == 0.5
+    assert segmentation_metrics.average_precision(np.zeros((SIDE, SIDE)), MASKS[0], NOWHERE) == 0.5
 
 
 def test_imagenet_segmentation_is_foreground_above_the_mean() -> None:
     total = np.zeros((2, 2), np.int64)
     right = union = shared = pixels_ = 0
     for values, mask, ignore in zip(VALUES, MASKS, IGNORES, strict=False):
-        score = segmentation.linear_map(values)
-        counts = segmentation.areas(score, mask, ignore)
+        score = segmentation_metrics.linear_map(values)
+        counts = segmentation_metrics.areas(score, mask, ignore)
         total += counts
         counted = mask | ~ignore
         found, real = (score > score.mean())[counted], mask[counted]
-        assert segmentation.f1(counts) == pytest.approx(f1_score(real, found))
+        assert segmentation_metrics.f1(counts) == pytest.approx(f1_score(real, found))
         right, pixels_ = right + (found == real).sum(), pixels_ + real.size
         shared = shared + np.array([(~found & ~real).sum(), (found & real).sum()])
         union = union + np.array([(~found | ~real).sum(), (found | real).sum()])
-    assert segmentation.accuracy(total.astype(float)) == pytest.approx(100 * right / pixels_)
-    assert segmentation.mean_iou(total.astype(float)) == pytest.approx(100 * (shared / union).mean())
+    assert segmentation_metrics.accuracy(total.astype(float)) == pytest.approx(100 * right / pixels_)
+    assert segmentation_metrics.mean_iou(total.astype(float)) == pytest.approx(100 * (shared / union).mean())
 
 
 def test_their_map_is_enlarged_linearly() -> None:
     values = VALUES[0].astype(np.float64)
     expected = F.interpolate(torch.from_numpy(values)[None, None], scale_factor=16, mode="bilinear")[0, 0].numpy()
     expected = (expected - expected.min()) / np.ptp(expected)
-    assert np.abs(segmentation.linear_map(values) - expected).max() < 1e-12
-    assert not segmentation.linear_map(np.full((3, 3), np.nan)).any()
-    assert not segmentation.linear_map(np.ones((3, 3))).any()
-    assert not segmentation.linear_map(values, (0.5, 0, 1, 1))[:, :112].any()
+    assert np.abs(segmentation_metrics.linear_map(values) - expected).max() < 1e-12
+    assert not segmentation_metrics.linear_map(np.full((3, 3), np.nan)).any()
+    assert not segmentation_metrics.linear_map(np.ones((3, 3))).any()
+    assert not segmentation_metrics.linear_map(values, (0.5, 0, 1, 1))[:, :112].any()

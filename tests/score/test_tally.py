@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.score.count import Picture, of_map
-from pipeline.score.metrics import WEIGHTS, interval, row
-from pipeline.score.tally import ALL, FIXED, REST, TUNING, Tally, fixed, group_of, order, pack, unpack
-from schemas.errors import RunFailed
+from pipeline.score.aggregate import WEIGHTS, interval, row
+from pipeline.score.counters import ALL, FIXED, REST, TUNING, Tally, fixed, group_of, order, pack, unpack
+from pipeline.score.score_shard import Picture, of_map
+from schemas.errors import RunFailedError
 
 RNG = np.random.default_rng(3)
 
@@ -68,7 +68,7 @@ def test_packed_counts_are_the_same_and_equal_ones_have_equal_bytes() -> None:
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: b"nothing", lambda data: pack({})[:5]])
 def test_damaged_counts_are_named(damage) -> None:
-    with pytest.raises(RunFailed, match=r"tars/a\.npz: cannot be read"):
+    with pytest.raises(RunFailedError, match=r"tars/a\.npz: cannot be read"):
         unpack(damage(pack({"one": WHOLE})), "tars/a.npz")
 
 

@@ -9,18 +9,18 @@ import pytest
 from PIL import Image
 from score.worlds import boxed, change, first, of_keys, rows_of, small
 
-from pipeline.demo.world import DEMO, World, scene
-from pipeline.label.score_map import score_map
-from pipeline.score import count, score
-from pipeline.score.localization import overlaps, resize_boxes
-from pipeline.score.pixels import histogram, pxap
-from pipeline.score.tally import order
-from pipeline.score.trivial import TRIVIAL
+from pipeline.demo.synthetic_dataset import DEMO, World, scene
+from pipeline.image.score_map import score_map
+from pipeline.score import score, score_shard
+from pipeline.score.box_metrics import overlaps, resize_boxes
+from pipeline.score.counters import order
+from pipeline.score.pixel_metrics import histogram, pxap
+from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas
 from pipeline.truth.truth import resize_mask
+from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.labels import PartRecord
-from schemas.record import sha256
+from schemas.labels import DerivedCommit
 from schemas.run import RunSpec
 from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
 
@@ -94,7 +94,7 @@ def test_what_is_counted_is_not_counted_again(atlas: Atlas, world: World, scored
     rows, out = scored
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "localization.parquet").unlink()
-    monkeypatch.setattr("pipeline.score.wsol.count_tar", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("pipeline.score.score_atlas.count_tar", lambda *_: pytest.fail("counted again"))
     again = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
     assert rows_of(again) == rows
     for name in ("localization.parquet", "curves.parquet", "curves.png"):
@@ -108,12 +108,12 @@ def test_a_method_asked_for_later_is_counted_alone(atlas: Atlas, world: World, t
     truth = change(world, tmp_path, first(24))
     before = small(atlas, truth, tmp_path)
     seen: list[int] = []
-    of_map = count.of_map
-    monkeypatch.setattr(count, "of_map", lambda values, picture: seen.append(1) or of_map(values, picture))
+    of_map = score_shard.of_map
+    monkeypatch.setattr(score_shard, "of_map", lambda values, picture: seen.append(1) or of_map(values, picture))
     both = small(atlas, truth, tmp_path, methods=["attention", "legrad"])
     assert len(seen) == 24
     assert both["legrad"] == before["legrad"]
-    record = PartRecord.read(next((tmp_path / "out" / "commits").iterdir()).read_bytes(), "x")
+    record = DerivedCommit.read(next((tmp_path / "out" / "commits").iterdir()).read_bytes(), "x")
     assert record.parts == (*TRIVIAL, "legrad", "attention")
     assert record.counts["scored"] == 24
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from support import jpeg, write_tar
 
-from pipeline.demo.world import World
+from pipeline.demo.synthetic_dataset import World
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score

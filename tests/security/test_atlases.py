@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.run import INLINE, run
-from pipeline.store import Objects
-from schemas.errors import AtlasError, RunFailed
+from pipeline.store import ObjectStore
+from schemas.errors import AtlasError, RunFailedError
 
 Vitatlas = Callable[..., tuple[int, str, str]]
 
@@ -33,7 +33,7 @@ def falsify(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize("url", ["inside", "memory://atlas"])
 def test_a_name_that_leads_out_is_refused(inside: Path, monkeypatch: pytest.MonkeyPatch, url: str, name: str) -> None:
     monkeypatch.chdir(inside.parent)
-    objects = Objects(url)
+    objects = ObjectStore(url)
     for call in (
         objects.get,
         objects.exists,
@@ -43,7 +43,7 @@ def test_a_name_that_leads_out_is_refused(inside: Path, monkeypatch: pytest.Monk
         lambda name: objects.create(name, b""),
         lambda name: list(objects.read([name])),
     ):
-        with pytest.raises(RunFailed, match="is no name of an object in it"):
+        with pytest.raises(RunFailedError, match="is no name of an object in it"):
             call(name)
 
 

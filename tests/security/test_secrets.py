@@ -6,9 +6,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import files
-from pipeline.files import locate, patiently
-from pipeline.secrets import masked, refuse_credentials
+from pipeline.utils import io
+from pipeline.utils.io import url_to_fs, with_retries
+from pipeline.utils.redaction import redact, refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
 
@@ -56,11 +56,11 @@ INNOCENT = [
 @pytest.mark.parametrize("url", CARRYING)
 def test_a_url_that_carries_a_secret_is_refused_without_showing_it(url: str) -> None:
     url = url.format(SECRET)
-    for function in (refuse_credentials, locate) if not url.startswith("pipe:") else (refuse_credentials,):
+    for function in (refuse_credentials, url_to_fs) if not url.startswith("pipe:") else (refuse_credentials,):
         with pytest.raises(UsageError, match=r"\*\*\*.*carries credentials; give them by the environment") as raised:
             function(url)
         assert "hunter2" not in str(raised.value)
-    assert masked(masked(url)) == masked(url)
+    assert redact(redact(url)) == redact(url)
 
 
 @pytest.mark.parametrize("url", INNOCENT)
@@ -69,13 +69,13 @@ def test_other_urls_are_left_alone(url: str) -> None:
 
 
 def test_errors_of_a_store_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_TRIES", 1)
+    monkeypatch.setattr(io, "_TRIES", 1)
 
     def fail(path: str) -> None:
         raise OSError(5, f"403, url='https://host/{path}?X-Amz-Signature={SECRET}'")
 
     with pytest.raises(OSError, match=r"X-Amz-Signature=\*\*\*") as raised:
-        patiently(fail, "a.bin")
+        with_retries(fail, "a.bin")
     assert "hunter2" not in str(raised.value)
 
 

@@ -14,8 +14,8 @@ import xarray
 import zarr
 from PIL import Image
 
-from pipeline.demo.train import MEAN, SIDE, STD
-from pipeline.demo.world import DEMO, World, scene
+from pipeline.demo.synthetic_dataset import DEMO, World, scene
+from pipeline.demo.train_model import MEAN, SIDE, STD
 from pipeline.explain import explain
 from pipeline.explain.load import load
 from pipeline.store import Atlas

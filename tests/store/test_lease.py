@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Objects, lease
+from pipeline.store import ObjectStore, lease
 from pipeline.store.lease import Lease
-from schemas.errors import RunFailed
+from schemas.errors import RunFailedError
 from schemas.layout import LEASE
 from schemas.run import LeaseRecord
 
@@ -21,18 +21,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Objects:
-    return Objects(str(tmp_path / "atlas"))
+def objects(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(str(tmp_path / "atlas"))
 
 
-def held(objects: Objects) -> LeaseRecord:
+def held(objects: ObjectStore) -> LeaseRecord:
     return LeaseRecord.read(objects.get(LEASE), LEASE)
 
 
-def test_a_second_run_is_refused_and_told_by_whom(objects: Objects) -> None:
+def test_a_second_run_is_refused_and_told_by_whom(objects: ObjectStore) -> None:
     with Lease(objects):
         holder = held(objects)
-        with pytest.raises(RunFailed, match=rf"a run on .* \(process {holder.pid}, since .*\) is writing to it; wait"):
+        with pytest.raises(
+            RunFailedError, match=rf"a run on .* \(process {holder.pid}, since .*\) is writing to it; wait"
+        ):
             Lease(objects).__enter__()
         assert held(objects).holder == holder.holder
     with Lease(objects):
@@ -40,7 +42,7 @@ def test_a_second_run_is_refused_and_told_by_whom(objects: Objects) -> None:
     assert not objects.exists(LEASE)
 
 
-def test_a_silent_holder_on_another_machine_loses_it(objects: Objects) -> None:
+def test_a_silent_holder_on_another_machine_loses_it(objects: ObjectStore) -> None:
     stranger = LeaseRecord(holder="other", host="elsewhere", pid=1, since="2026-01-01T00:00:00+00:00")
     objects.put(LEASE, stranger.to_bytes())
     said: list[str] = []
@@ -51,13 +53,15 @@ def test_a_silent_holder_on_another_machine_loses_it(objects: Objects) -> None:
     assert "elsewhere (process 1, since 2026-01-01" in said[0]
 
 
-def test_a_torn_lease_lapses(objects: Objects) -> None:
+def test_a_torn_lease_lapses(objects: ObjectStore) -> None:
     objects.put(LEASE, b"{")
     with Lease(objects):
         assert held(objects)
 
 
-def test_a_dead_process_of_this_machine_is_not_waited_for(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_process_of_this_machine_is_not_waited_for(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "LAPSE", 600.0)
     code = (
         "import sys, os; from pipeline.store import Objects; from pipeline.store.lease import Lease;"
@@ -71,7 +75,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(objects: Objects, monk
         assert time.monotonic() - begun < 5
 
 
-def test_a_holder_that_was_taken_for_dead_knows_it(objects: Objects) -> None:
+def test_a_holder_that_was_taken_for_dead_knows_it(objects: ObjectStore) -> None:
     with Lease(objects) as mine:
         stranger = LeaseRecord(holder="other", host="elsewhere", pid=1, since="")
         objects.put(LEASE, stranger.to_bytes())
@@ -82,7 +86,7 @@ def test_a_holder_that_was_taken_for_dead_knows_it(objects: Objects) -> None:
     assert held(objects).holder == "other"  # and takes nothing away from the other
 
 
-def test_of_many_at_once_one_gets_it(objects: Objects) -> None:
+def test_of_many_at_once_one_gets_it(objects: ObjectStore) -> None:
     code = (
         "import sys, time; from pipeline.store import Objects; from pipeline.store import lease;"
         "lease.BEAT, lease.LAPSE = 0.1, 5.0\n"

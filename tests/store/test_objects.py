@@ -6,21 +6,21 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.store import Objects
-from schemas.errors import RunFailed, UsageError
-from schemas.record import sha256
+from pipeline.store import ObjectStore
+from schemas.base import sha256
+from schemas.errors import RunFailedError, UsageError
 
 
 @pytest.fixture(params=["local", "memory"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path):
     if request.param == "local":
-        yield Objects(str(tmp_path / "atlas"))
+        yield ObjectStore(str(tmp_path / "atlas"))
     else:
-        yield Objects("memory://objects-test")
+        yield ObjectStore("memory://objects-test")
         fsspec.filesystem("memory").store.clear()
 
 
-def test_what_is_put_is_there(objects: Objects) -> None:
+def test_what_is_put_is_there(objects: ObjectStore) -> None:
     record = objects.put("a/b.bin", b"one")
     assert (record.path, record.size, record.sha256) == ("a/b.bin", 3, sha256(b"one"))
     objects.put("a/b.bin", b"other")
@@ -39,14 +39,14 @@ def test_what_is_put_is_there(objects: Objects) -> None:
     assert objects.list("a") == ["b.bin"]
 
 
-def test_an_object_is_created_once(objects: Objects) -> None:
+def test_an_object_is_created_once(objects: ObjectStore) -> None:
     assert objects.create("a/lease", b"mine")
     assert not objects.create("a/lease", b"yours")
     assert objects.get("a/lease") == b"mine"
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
-    objects = Objects(str(tmp_path))
+    objects = ObjectStore(str(tmp_path))
     objects.put("a/b.bin", b"whole")
     (tmp_path / ".vitatlas-x1y2.part").write_bytes(b"half")
     assert [name for name, _ in objects.walk()] == [".vitatlas-x1y2.part", "a/b.bin"]
@@ -56,14 +56,14 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    objects = Objects(str(tmp_path))
+    objects = ObjectStore(str(tmp_path))
     objects.put("a.bin", b"before")
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(RunFailed, match=r"cannot write a.bin: No space left on device; mend that"):
+    with pytest.raises(RunFailedError, match=r"cannot write a.bin: No space left on device; mend that"):
         objects.put("a.bin", b"after")
     monkeypatch.undo()
     assert objects.get("a.bin") == b"before"
@@ -71,7 +71,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, step: str, mon
 
 
 def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    objects, real, swept = Objects(str(tmp_path)), os.fsync, []
+    objects, real, swept = ObjectStore(str(tmp_path)), os.fsync, []
 
     def sweeping(handle: int) -> None:
         real(handle)
@@ -89,7 +89,7 @@ def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path, monkeypat
 def test_files_can_be_read_by_others(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        Objects(str(tmp_path)).put("a.bin", b"x")
+        ObjectStore(str(tmp_path)).put("a.bin", b"x")
     finally:
         os.umask(before)
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
@@ -97,4 +97,4 @@ def test_files_can_be_read_by_others(tmp_path: Path) -> None:
 
 def test_an_unknown_protocol_is_a_users_mistake() -> None:
     with pytest.raises(UsageError, match="nosuch"):
-        Objects("nosuch://bucket/atlas")
+        ObjectStore("nosuch://bucket/atlas")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from support import jpeg, samples, write_tar
 
+from pipeline.image import Frame
 from pipeline.label import labels_of
-from pipeline.picture import Frame
 from pipeline.read import decode
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from pipeline.store.pictures import pictures
-from schemas.errors import BadTar
+from pipeline.store.images import pictures
+from schemas.errors import CorruptShardError
 from schemas.policy import Cut, Pamr, Policy
 from schemas.run import ModelSpec, RunSpec
 
@@ -64,7 +64,7 @@ def test_a_tar_of_other_pictures_is_refused(
     other = str(write_tar(tmp_path / "a.tar", members))
     shard = replace(atlas.run.shards[0], url=other, samples=sum(name.endswith(".jpg") for name, _ in members))
     moved = Atlas(atlas.objects, atlas.run.model_copy(update={"shards": (shard,)}))
-    with pytest.raises(BadTar, match=says):
+    with pytest.raises(CorruptShardError, match=says):
         list(labels_of(moved, "a", POLICY) if labels else pictures(moved.run, moved.tar("a"), GOOD, 4))
 
 

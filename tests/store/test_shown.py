@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from pipeline.store import Atlas, Objects
+from pipeline.store import Atlas, ObjectStore
 from pipeline.store.card import html
 from schemas.errors import UsageError
 from schemas.run import RunRecord
@@ -41,7 +41,7 @@ def test_texts_of_strangers_do_nothing_in_a_notebook(atlas: Atlas, tmp_path: Pat
     run = atlas.run.model_copy(
         update={"model": atlas.run.model.model_copy(update={"name": "<script>alert(1)</script>\x1b[31m"})}
     )
-    shown = html(Atlas(Objects(str(tmp_path / "<img src=x>")), run))
+    shown = html(Atlas(ObjectStore(str(tmp_path / "<img src=x>")), run))
     assert "<script" not in shown
     assert "<img" not in shown
     assert "\x1b" not in shown
@@ -80,7 +80,7 @@ def test_without_its_tar_a_map_is_shown_alone_and_that_is_said(
 
 
 def test_large_and_odd_pictures_are_shown_small(atlas: Atlas, tmp_path: Path) -> None:
-    from pipeline.store.panels import show
+    from pipeline.store.map_figure import show
 
     sample = {
         "tar": atlas.run.shards[0].tar, "ordinal": 0, "key": "$x^$ \x1b", "label": None, "prediction": 1,

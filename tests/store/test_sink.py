@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.store.sink import normalise
+from pipeline.store.shard_writer import normalise
 from schemas.layout import Flag
 
 

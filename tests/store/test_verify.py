@@ -15,8 +15,8 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.verify import Verdict, verify
-from schemas.errors import RunFailed
-from schemas.record import sha256
+from schemas.base import sha256
+from schemas.errors import RunFailedError
 from schemas.run import RunSpec
 
 
@@ -56,7 +56,9 @@ def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
     path.write_text(json.dumps(record))
     shutil.rmtree(copy / "maps.zarr" / "legrad" / "c" / "0")
     problems = verify(str(copy)).faults
-    with pytest.raises(RunFailed, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"):
+    with pytest.raises(
+        RunFailedError, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"
+    ):
         Atlas.open(str(copy)).tar("demo-validation-00").maps("legrad")
     assert problems == [
         f"demo-validation-00: 24 samples that are ok have no legrad map of their {t}" for t in ("label", "predicted")
@@ -148,7 +150,7 @@ def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) 
     assert verify(str(copy)).faults == [
         "run.json: has been changed since it was planned, or another version planned it"
     ]
-    with pytest.raises(RunFailed, match=r"its run.json has been changed since it was planned"):
+    with pytest.raises(RunFailedError, match=r"its run.json has been changed since it was planned"):
         run(str(copy), INLINE)
 
 
@@ -159,5 +161,5 @@ def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content
     path.write_text(other if content.startswith("another") else content)
     (fault,) = verify(str(copy)).faults
     assert re.search(r"demo-validation-01.json: .*; remove it and go on with: vitatlas run", fault)
-    with pytest.raises(RunFailed, match=r"demo-validation-01.json: .*; remove it and go on with: vitatlas run"):
+    with pytest.raises(RunFailedError, match=r"demo-validation-01.json: .*; remove it and go on with: vitatlas run"):
         Atlas.open(str(copy)).samples(["row"]), Atlas.open(str(copy)).commits

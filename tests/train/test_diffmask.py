@@ -9,8 +9,8 @@ from support import images_for, small_vit
 from torch import nn
 
 from pipeline.explain.load import known
-from pipeline.explain.undisturbed import undisturbed
-from pipeline.train.diffmask import DiffMaskTraining, ascended
+from pipeline.explain.model_state import preserve_model_state
+from pipeline.train.diffmask_training import DiffMaskTraining, ascended
 from schemas.training import DiffMaskSettings
 
 QUICK = DiffMaskSettings(rate=1e-2, placeholder_rate=1e-2, add=3.0, warm_up=0)
@@ -19,7 +19,7 @@ QUICK = DiffMaskSettings(rate=1e-2, placeholder_rate=1e-2, add=3.0, warm_up=0)
 @pytest.fixture
 def model() -> Iterator[nn.Module]:
     network = small_vit()
-    with undisturbed(network):
+    with preserve_model_state(network):
         yield network
 
 

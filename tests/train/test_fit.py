@@ -12,12 +12,12 @@ from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
 from pipeline.read import Decoders, Frame, count, find
-from pipeline.train.diffmask import DiffMaskTraining
-from pipeline.train.fit import Learner, fit
-from pipeline.train.patch_mask import PatchMaskTraining
-from pipeline.train.stream import Stream
-from schemas.artifact import Card
-from schemas.errors import RunFailed, UsageError
+from pipeline.train.diffmask_training import DiffMaskTraining
+from pipeline.train.image_stream import Stream
+from pipeline.train.patch_mask_training import PatchMaskTraining
+from pipeline.train.trainer import Learner, fit
+from schemas.artifacts import Card
+from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
 
     made.normalise = Poisoned()
     says = r"the loss of step 5 is nan: .* last good one is .*parts.safetensors.checkpoint; lower the learning rate"
-    with pytest.raises(RunFailed, match=says):
+    with pytest.raises(RunFailedError, match=says):
         train(method, checkpoint, shards, parts, made=made)
     assert Path(f"{parts}.checkpoint").exists()
     assert not parts.exists()
@@ -196,10 +196,10 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
 def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:
     members = [(name, b"junk" if name.endswith("jpg") else data) for name, data in samples(6)]
     shard = write_tar(tmp_path / "one.tar", members)
-    with pytest.raises(RunFailed, match="the held-out tars have no image that can be judged by"):
+    with pytest.raises(RunFailedError, match="the held-out tars have no image that can be judged by"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     frame = Frame.of(load(checkpoint).record, "squash")
-    with pytest.raises(RunFailed, match="none of 1 tars has an image that can be learnt from"):
+    with pytest.raises(RunFailedError, match="none of 1 tars has an image that can be learnt from"):
         next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(Decoders(0)))
 
 
@@ -220,7 +220,7 @@ def test_held_out_figures_that_are_not_finite_stop_the_training(
 
     made.step = wreck  # type: ignore[method-assign]
     out = tmp_path / "out.safetensors"
-    with pytest.raises(RunFailed, match=r"the held-out figures after step 4 are .*nan.*last good one is"):
+    with pytest.raises(RunFailedError, match=r"the held-out figures after step 4 are .*nan.*last good one is"):
         train(method, checkpoint, shards, out, made=made, steps=4)
     assert not out.exists()
     assert Path(f"{out}.checkpoint").exists()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from support import small_vit
 
 from pipeline.explain import describe
-from pipeline.train.labelled import MASKED, Cut, Labelled, Pool
+from pipeline.train.masked_images import MASKED, Cut, Labelled, Pool
 
 ANATOMY = describe(small_vit())
 

@@ -15,7 +15,7 @@ from pipeline.read import Decoders, Frame, Sample, batches, count, find
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from pipeline.train.masks import Known, PseudoMasks, masks, truth_masks
+from pipeline.train.mask_sources import Known, PseudoMasks, masks, truth_masks
 from schemas.errors import UsageError
 from schemas.policy import Cut, Filter, Pamr, Policy
 from schemas.run import ModelSpec, RunSpec, ShardRecord

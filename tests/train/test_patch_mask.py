@@ -14,8 +14,8 @@ from pipeline.explain import describe, explain
 from pipeline.explain.load import known
 from pipeline.explain.readout import PatchReadout, classify
 from pipeline.read import Frame
-from pipeline.train.labelled import BOXED, MASKED, UNKNOWN, Labelled
-from pipeline.train.patch_mask import PatchMaskTraining, absent, patch_loss
+from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, Labelled
+from pipeline.train.patch_mask_training import PatchMaskTraining, absent, patch_loss
 from schemas.training import PatchMaskSettings
 
 GRID = (6, 6)

@@ -10,7 +10,7 @@ from support import samples, write_tar
 
 from pipeline.explain.load import load
 from pipeline.read import Decoders, Frame, count, find
-from pipeline.train.stream import Stream
+from pipeline.train.image_stream import Stream
 from schemas.errors import UsageError
 from schemas.run import ModelSpec, ShardRecord
 

@@ -12,12 +12,12 @@ from support import samples, write_tar
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import load
 from pipeline.read import Decoders, Frame
-from pipeline.train.diffmask import DiffMaskTraining
-from pipeline.train.labelled import Labelled
-from pipeline.train.patch_mask import PatchMaskTraining
-from pipeline.train.start import Prepared, prepare, train
-from pipeline.train.stream import Images, Stream
-from schemas.errors import RunFailed, UsageError
+from pipeline.train.diffmask_training import DiffMaskTraining
+from pipeline.train.image_stream import Images, Stream
+from pipeline.train.masked_images import Labelled
+from pipeline.train.patch_mask_training import PatchMaskTraining
+from pipeline.train.train_explainer import Prepared, prepare, train
+from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
 
@@ -82,8 +82,8 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
     one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
     prepared, pool = prepare(spec), Decoders(0)
-    from pipeline.train.labelled import Pool
-    from pipeline.train.masks import truth_masks
+    from pipeline.train.mask_sources import truth_masks
+    from pipeline.train.masked_images import Pool
 
     pools = [
         Pool.gather(Stream(prepared.shards, learning, 3, 10, 0, rank, 2), truth_masks(str(masks)), pool)
@@ -122,6 +122,8 @@ def test_more_workers_than_cores_are_refused(spec: TrainSpec) -> None:
 
 def test_what_goes_wrong_in_a_worker_comes_back_as_it_is(spec: TrainSpec) -> None:
     Path(f"{spec.out}.checkpoint").write_bytes(b"junk")
-    with pytest.raises((UsageError, RunFailed), match=r"out.safetensors.checkpoint: cannot be read as a checkpoint"):
+    with pytest.raises(
+        (UsageError, RunFailedError), match=r"out.safetensors.checkpoint: cannot be read as a checkpoint"
+    ):
         train(spec, lambda step, figures: None)
     assert not Path(spec.out).exists()

@@ -17,10 +17,10 @@ from pycocotools.coco import COCO
 from truth.files import WRITERS, Drawn, drawn, save, write_coco, write_wsol_masks
 
 from pipeline.label import EXPORTERS, labels_of
-from pipeline.label.exporter import Context
+from pipeline.label.formats.base import Context
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
-from pipeline.truth.read import FORMATS
+from pipeline.truth.registry import FORMATS
 from schemas.policy import Cut, Policy
 
 

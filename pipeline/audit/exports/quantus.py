@@ -8,8 +8,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.exporter import Part, Whole, room
-from pipeline.store import Objects
+from pipeline.audit.exports.base import Part, Whole, room
+from pipeline.store import ObjectStore
 from schemas.exports import ExportRecord
 from schemas.run import RunRecord
 
@@ -31,7 +31,7 @@ class Quantus:
     def require(self) -> None:
         return
 
-    def check(self, about: ExportRecord, audit: Objects) -> None:
+    def check(self, about: ExportRecord, audit: ObjectStore) -> None:
         return
 
     def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.audit.by_class import EXPLAINED
-from pipeline.audit.environment import model_name
-from pipeline.audit.exports.exporter import Part, Whole, room
-from pipeline.store import Objects
-from pipeline.store.tables import unpacked
+from pipeline.audit.exports.base import Part, Whole, room
+from pipeline.audit.maps_by_class import EXPLAINED
+from pipeline.audit.publication.environment import model_name
+from pipeline.store import ObjectStore
+from pipeline.store.parquet import from_parquet
 from schemas.audit import AuditRecord
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
@@ -62,7 +62,7 @@ class Virelay:
             install = "pip install 'vit-atlas[virelay]'"
             raise UsageError(f"virelay: its files are HDF5, which needs h5py; install it with: {install}")
 
-    def check(self, about: ExportRecord, audit: Objects) -> None:
+    def check(self, about: ExportRecord, audit: ObjectStore) -> None:
         self.require()
         for name in (ABOUT, MEMBERS, SHORTCUTS):
             if not audit.exists(name):
@@ -150,8 +150,8 @@ def _part_name(tar: str) -> str:
     return f"parts/{tar}.h5"
 
 
-def _read(audit: Objects, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    table = unpacked(audit.get(name), columns)
+def _read(audit: ObjectStore, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    table = from_parquet(audit.get(name), columns)
     return table.set_column(table.column_names.index("method"), "method", table["method"].cast(pa.string()))
 
 

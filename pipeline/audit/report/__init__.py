@@ -1,5 +1,5 @@
 """The report of an audit: a folder of static pages that opens from a disk or a bucket, without server or network."""
 
-from pipeline.audit.report.make import report
+from pipeline.audit.report.build import report
 
 __all__ = ["report"]

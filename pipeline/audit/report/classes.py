@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audit.report.pack import base64_of, stretched
+from pipeline.audit.report.js_encoding import base64_of, stretched
+from pipeline.audit.report.load_tables import Audited
 from pipeline.audit.report.places import in_words
-from pipeline.audit.report.read import Audited
 from schemas.audit import NUMBERS
 from schemas.scores import is_control
 

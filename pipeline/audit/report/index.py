@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.report.pack import base64_of, script
-from pipeline.audit.report.shards import Columns
+from pipeline.audit.report.js_chunks import Columns
+from pipeline.audit.report.js_encoding import base64_of, script
 from schemas.audit import NUMBERS
 
 SORTED = ("agreement", "entropy", "effective_area", "border", "inside")

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.audit.locked import ALARM
-from pipeline.audit.report.charts import dots, ranks
+from pipeline.audit.fixed_location_test import ALARM
+from pipeline.audit.report.chart_layout import dots, ranks
 from pipeline.audit.report.classes import packed_map
+from pipeline.audit.report.js_chunks import Columns
+from pipeline.audit.report.load_tables import Audited
 from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.places import in_words
-from pipeline.audit.report.read import Audited
-from pipeline.audit.report.repeated import repeated
-from pipeline.audit.report.scores import LOCALIZING, drawn, groups, ordered, ranking, rows_of
-from pipeline.audit.report.shards import Columns
+from pipeline.audit.report.reproducibility import repeated
+from pipeline.audit.report.score_view import LOCALIZING, drawn, groups, ordered, ranking, rows_of
 from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
 from pipeline.store import Atlas
 from schemas.audit import NUMBERS

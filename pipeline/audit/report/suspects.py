@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.audit.report.read import Audited
+from pipeline.audit.report.load_tables import Audited
 from schemas.scores import is_control
 
 SHOWN = 12

@@ -9,8 +9,8 @@ from pipeline.explain.methods.gradcam import AttentionGradCAM, GradCAM
 from pipeline.explain.methods.agcam import AGCAM
 from pipeline.explain.methods.legrad import LeGrad
 from pipeline.explain.methods.reciprocam import ReciproCAM
-from pipeline.explain.methods.pm import PatchMask
-from pipeline.explain.methods.pm_zs import PatchMaskValue, PatchMaskZeroShot
+from pipeline.explain.methods.patch_mask import PatchMask
+from pipeline.explain.methods.patch_mask_zero_shot import PatchMaskValue, PatchMaskZeroShot
 from pipeline.explain.methods.diffmask import DiffMask
 from pipeline.explain.methods.grad_input import GradInput
 from pipeline.explain.methods.integrated_gradients import IntegratedGradients

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import Site, Substitute, watch
 from pipeline.explain.method import Method
-from pipeline.explain.methods.rows import readout_rows
+from pipeline.explain.methods.attention_rows import readout_rows
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
-from pipeline.explain.watch import Site, Substitute, watch
 
 
 @methods.register

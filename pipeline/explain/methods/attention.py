@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.explain.method import Method
-from pipeline.explain.methods.rows import readout_row
+from pipeline.explain.methods.attention_rows import readout_row
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
+from pipeline.utils.random import generator
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.artifacts import read
-from pipeline.explain.gates import Gates, keep_probability
+from pipeline.explain.diffmask_gates import Gates, keep_probability
 from pipeline.explain.methods.learned import Learned
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
-from pipeline.explain.undisturbed import undisturbed
 from schemas.errors import UsageError
 
 
@@ -64,7 +64,7 @@ class DiffMask(Learned):
             images: [B, 3, H, W], preprocessed.
         """
         anatomy = describe(model)
-        with undisturbed(model), torch.no_grad():
+        with preserve_model_state(model), torch.no_grad():
             trace = record(model, anatomy, images, Need.TOKENS, ("",) * len(images), 0)
             return trace.grid(self._keep(trace))
 

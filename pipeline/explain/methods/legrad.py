@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import Attention, Site, watch
 from pipeline.explain.method import Method
 from pipeline.explain.readout import classifiers
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
-from pipeline.explain.watch import Attention, Site, watch
 
 
 @methods.register

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import Attention, Site, Substitute, watch
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace, at_classes
-from pipeline.explain.watch import Attention, Site, Substitute, watch
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 

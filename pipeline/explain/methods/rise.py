@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.sampling import Sampling, interpolation
+from pipeline.explain.methods.perturbation import Sampling, interpolation
 from pipeline.explain.registry import methods
-from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
+from pipeline.utils.random import generator
 
 _MASKS_AT_ONCE = 128
 """Masks that are held as pixels at a time; bounds memory, changes nothing else."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
-from pipeline.explain.methods.rows import first_row, readout_row
+from pipeline.explain.methods.attention_rows import first_row, readout_row
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Need, Trace
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.sampling import Sampling
+from pipeline.explain.methods.perturbation import Sampling
 from pipeline.explain.registry import methods
-from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Need, Trace
+from pipeline.utils.random import generator
 
 _TOKENS_AT_ONCE = 16384
 """Tokens of one chunk of sampled copies; bounds its memory, changes nothing else."""

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import full
 from pipeline.explain.method import Method
-from pipeline.explain.methods.rows import first_row
+from pipeline.explain.methods.attention_rows import first_row
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Linear, Need, Trace
-from pipeline.explain.watch import full
 
 _STABILISER = 1e-9
 

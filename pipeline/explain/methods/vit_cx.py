@@ -8,10 +8,10 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.sampling import Sampling, interpolation
+from pipeline.explain.methods.perturbation import Sampling, interpolation
 from pipeline.explain.registry import methods
-from pipeline.explain.seeds import generator
 from pipeline.explain.trace import Trace
+from pipeline.utils.random import generator
 
 _MAPS_AT_ONCE = 64
 """Maps that are held as pixels at a time; bounds memory, changes nothing else."""

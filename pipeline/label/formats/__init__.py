@@ -1,16 +1,16 @@
 """Formats of labels, one file each."""
 
-from pipeline.label.exporter import Exporter
+from pipeline.label.formats.base import Exporter
 from pipeline.label.formats.coco import Coco
 from pipeline.label.formats.cvat import Cvat
 from pipeline.label.formats.fiftyone import FiftyOne
 from pipeline.label.formats.imagenet_s import ImageNetS
 from pipeline.label.formats.labelstudio import LabelStudio
 from pipeline.label.formats.parquet import Parquet
-from pipeline.label.formats.png import Png
 from pipeline.label.formats.sam import Sam
 from pipeline.label.formats.voc import Voc
-from pipeline.label.formats.wsol import Wsol
+from pipeline.label.formats.webdataset_png import Png
+from pipeline.label.formats.wsolevaluation import Wsol
 
 EXPORTERS: dict[str, Exporter] = {
     "png": Png(),

@@ -6,9 +6,9 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from pipeline.label.exporter import Context, Read, Written, dumps
-from pipeline.label.formats.joined import joined
-from pipeline.label.formats.names import class_names
+from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.json_merge import joined
+from pipeline.label.formats.naming import class_names
 from pipeline.label.mask import Label, Rle
 
 

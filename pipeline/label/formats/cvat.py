@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.label.exporter import Context, Read, Written
-from pipeline.label.formats.indexed import IGNORE, OBJECT, colour, png, values
-from pipeline.label.formats.names import class_names, file_name
+from pipeline.label.formats.base import Context, Read, Written
+from pipeline.label.formats.naming import class_names, file_name
+from pipeline.label.formats.png_encoding import IGNORE, OBJECT, colour, png, values
 from pipeline.label.mask import Label
 
 _BACKGROUND, _IGNORED = "background", "ignore"

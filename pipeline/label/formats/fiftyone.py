@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.label.exporter import Context, Read, Written, dumps
-from pipeline.label.formats.indexed import png, values
-from pipeline.label.formats.joined import joined
-from pipeline.label.formats.names import class_names, file_name
+from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.json_merge import joined
+from pipeline.label.formats.naming import class_names, file_name
+from pipeline.label.formats.png_encoding import png, values
 from pipeline.label.mask import Label
 
 _MASKS = "fields/pseudo_mask"

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from pipeline.label.exporter import Context, Read, Written
-from pipeline.label.formats.indexed import IGNORE, OBJECT, png, values
-from pipeline.label.formats.names import file_name
+from pipeline.label.formats.base import Context, Read, Written
+from pipeline.label.formats.naming import file_name
+from pipeline.label.formats.png_encoding import IGNORE, OBJECT, png, values
 from pipeline.label.mask import Label
 
 _IGNORED = 1000

@@ -5,9 +5,9 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
-from pipeline.label.exporter import Context, Read, Written, dumps
-from pipeline.label.formats.brush import brush_rle
-from pipeline.label.formats.names import class_names
+from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.labelstudio_rle import brush_rle
+from pipeline.label.formats.naming import class_names
 from pipeline.label.mask import Label, Mask
 
 _IGNORED = "ignore"

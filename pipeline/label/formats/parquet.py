@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 from pycocotools import mask as rle
 
-from pipeline.label.exporter import Context, Read, Written
+from pipeline.label.formats.base import Context, Read, Written
 from pipeline.label.mask import Label
-from pipeline.store.tables import packed
+from pipeline.store.parquet import to_parquet
 
 _RLE = pa.struct([pa.field("size", pa.list_(pa.int32(), 2)), pa.field("counts", pa.binary())])
 
@@ -41,7 +41,7 @@ class Parquet:
 
     def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
-        yield f"parquet/{tar}.parquet", packed(pa.Table.from_pylist([_row(each) for each in labels], schema))
+        yield f"parquet/{tar}.parquet", to_parquet(pa.Table.from_pylist([_row(each) for each in labels], schema))
 
     def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()

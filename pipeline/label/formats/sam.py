@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.label.exporter import Context, Read, Written, dumps
-from pipeline.label.formats.indexed import OBJECT, values
+from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.png_encoding import OBJECT, values
 from pipeline.label.mask import Box, Label, Mask
 
 _POINTS = 3

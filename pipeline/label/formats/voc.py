@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.label.exporter import Context, Read, Written
-from pipeline.label.formats.indexed import VOC, indexed, values
-from pipeline.label.formats.names import file_name
+from pipeline.label.formats.base import Context, Read, Written
+from pipeline.label.formats.naming import file_name
+from pipeline.label.formats.png_encoding import VOC, indexed, values
 from pipeline.label.mask import Label
 from schemas.errors import UsageError
 

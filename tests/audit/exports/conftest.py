@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.exports.make import export
+from pipeline.audit.exports.export_audit import export
 from pipeline.audit.shortcuts import shortcuts
-from pipeline.demo.world import World
-from pipeline.store import Atlas, Objects
-from pipeline.store.tables import packed
+from pipeline.demo.synthetic_dataset import World
+from pipeline.store import Atlas, ObjectStore
+from pipeline.store.parquet import to_parquet
 from schemas.audit import AuditRecord
 from schemas.run import Target
 
@@ -18,9 +18,9 @@ def tables(url: str, out: Path, target: Target = "label") -> None:
     """What exports need of an audit."""
     found, atlas = shortcuts(url, target), Atlas.open(url)
     about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
-    Objects(str(out)).put("about.json", about.to_bytes())
+    ObjectStore(str(out)).put("about.json", about.to_bytes())
     for name, table in (("shortcuts", found.classes), ("members", found.members)):
-        Objects(str(out)).put(f"{name}.parquet", packed(table))
+        ObjectStore(str(out)).put(f"{name}.parquet", to_parquet(table))
 
 
 @pytest.fixture(scope="module")

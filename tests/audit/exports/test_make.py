@@ -8,9 +8,9 @@ import pytest
 from support import crash_after
 
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.exports.make import export
-from pipeline.demo.world import World
-from pipeline.store import Atlas, Objects
+from pipeline.audit.exports.export_audit import export
+from pipeline.demo.synthetic_dataset import World
+from pipeline.store import Atlas, ObjectStore
 from schemas.errors import UsageError
 
 TABLES = ("about.json", "members.parquet", "shortcuts.parquet")
@@ -39,7 +39,7 @@ def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_no
 def test_an_export_to_a_store_that_is_no_folder_is_the_same(
     atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path
 ) -> None:
-    store = Objects(f"memory:/{tmp_path}")
+    store = ObjectStore(f"memory:/{tmp_path}")
     for name in TABLES:
         store.put(name, (audit / name).read_bytes())
     export(atlas.objects.url, store.url, kind, truth=str(world.truth))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.audit.describe import coverage, describe, inside
-from pipeline.audit.exports.make import export
-from pipeline.demo.world import World
-from pipeline.label.score_map import window
+from pipeline.audit.exports.export_audit import export
+from pipeline.audit.map_statistics import coverage, describe, inside
+from pipeline.demo.synthetic_dataset import World
+from pipeline.image.score_map import window
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.audit.exports.make import export
-from pipeline.demo.world import World
+from pipeline.audit.exports.export_audit import export
+from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 

@@ -15,7 +15,7 @@ from audit.exports.conftest import tables
 from support import samples, write_tar
 
 from pipeline.audit.exports import virelay
-from pipeline.audit.exports.make import export
+from pipeline.audit.exports.export_audit import export
 from pipeline.audit.exports.virelay import label_map
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan

@@ -11,13 +11,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
 from support import DEMO_MODEL, in_one_process
 
-from pipeline.audit.make import Extent, audit
+from pipeline.audit.audit_atlas import Extent, audit
 from pipeline.audit.report import report
-from pipeline.demo.world import World, build
+from pipeline.demo.synthetic_dataset import World, build
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
-from pipeline.store import Atlas, Objects
-from pipeline.store.tables import packed
+from pipeline.store import Atlas, ObjectStore
+from pipeline.store.parquet import to_parquet
 from schemas.run import RunSpec
 from schemas.scores import ScoresRecord, Tuned
 
@@ -34,12 +34,12 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     atlas = run(url, INLINE)
     with in_one_process():
         audit(url, extent=Extent(0, 0, 0, pictures=False))
-    out = Objects(f"{url}/audit/label")
+    out = ObjectStore(f"{url}/audit/label")
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
-        out.put(f"{folder}/summary.parquet", packed(summary(figures)))
-    out.put("completeness.parquet", packed(completeness()))
-    out.put("reproduced.parquet", packed(reproduced()))
-    scores = Objects(f"{url}/scores/truth-label")
+        out.put(f"{folder}/summary.parquet", to_parquet(summary(figures)))
+    out.put("completeness.parquet", to_parquet(completeness()))
+    out.put("reproduced.parquet", to_parquet(reproduced()))
+    scores = ObjectStore(f"{url}/scores/truth-label")
     about = ScoresRecord(
         run=atlas.run.spec_hash,
         truth="sha256:1",
@@ -49,7 +49,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
         tuning=Tuned(keys=""),
     )
     scores.put("about.json", about.to_bytes())
-    scores.put("localization.parquet", packed(localization()))
+    scores.put("localization.parquet", to_parquet(localization()))
     return atlas
 
 

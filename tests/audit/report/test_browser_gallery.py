@@ -10,7 +10,7 @@ from report_world import BROKEN, METHODS, WRONG, Reported
 
 from pipeline.audit.report import report
 from pipeline.audit.report.index import index_script, method_scripts
-from pipeline.audit.report.shards import Columns
+from pipeline.audit.report.js_chunks import Columns
 from schemas.audit import NUMBERS
 
 pytestmark = in_a_browser

@@ -18,18 +18,18 @@ from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.audit.report import report
 from pipeline.audit.report.classes import classes, mean_map
+from pipeline.audit.report.js_encoding import eight_bits, script
+from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.meanings import meaning
-from pipeline.audit.report.pack import eight_bits, script
-from pipeline.audit.report.read import read_audit
 from pipeline.audit.report.suspects import suspects
 from pipeline.audit.spray import l1_normalised
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.read import Frame, decode
-from pipeline.read.tar import read
+from pipeline.read.samples import read
 from pipeline.store import Atlas
 from schemas.audit import NUMBERS, SHORTCUTS
-from schemas.errors import BadTar, UsageError
-from schemas.faith import OWN_WEIGHTS
+from schemas.errors import CorruptShardError, UsageError
+from schemas.metrics import OWN_WEIGHTS
 from schemas.scores import is_control
 
 KINDS = {"row": "<f8", "label": "<i4", "prediction": "<i4", "probability": "<f4", "agreement": "<f4", "shard": "<u4"}
@@ -131,7 +131,7 @@ def test_without_pictures_no_picture_is_in_it_and_no_tar_is_read(copy: Reported,
     report(str(elsewhere), str(copy.audit), pictures=False)
     assert all(told(path)[1]["thumbnails"] is None for path in (copy.folder / "data" / "shards").iterdir())
     assert not any(b"/9j/" in data for data in content(copy.folder).values())  # how a JPEG begins
-    with pytest.raises(BadTar):
+    with pytest.raises(CorruptShardError):
         report(str(elsewhere), str(copy.audit))
 
 
@@ -289,7 +289,7 @@ def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
 
 
 def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reported, tmp_path: Path) -> None:
-    from pipeline.audit.make import Extent, audit
+    from pipeline.audit.audit_atlas import Extent, audit
 
     url, out = reported.atlas.objects.url, str(tmp_path / "one")
     audit(url, out, "predicted", ["legrad"], extent=Extent(0, 0, 0, pictures=False))

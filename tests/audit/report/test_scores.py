@@ -6,14 +6,14 @@ import pyarrow as pa
 import pytest
 from report_world import METHODS, Reported
 
-from pipeline.audit.report.charts import COLUMN, LABEL, ROW, WIDTH, apart, dots, ranks
+from pipeline.audit.report.chart_layout import COLUMN, LABEL, ROW, WIDTH, apart, dots, ranks
+from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.page import heat, told
 from pipeline.audit.report.places import in_words
-from pipeline.audit.report.read import read_audit
-from pipeline.audit.report.scores import LOCALIZING, Group, Score, Value, groups, ordered, ranking, rows_of
+from pipeline.audit.report.score_view import LOCALIZING, Group, Score, Value, groups, ordered, ranking, rows_of
 from schemas.audit import METHODS as METHODS_OF
-from schemas.faith import FAITHFULNESS_FIGURES, SANITY_FIGURES, SUMMARY
+from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES, SUMMARY
 
 UP = Score("up", "higher", 1, {"a": Value(3, 2, 4), "b": Value(1), "c": Value(3), "center": Value(9)})
 DOWN = Score("down", "lower", 1, {"a": Value(3), "b": Value(1)})

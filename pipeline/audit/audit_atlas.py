@@ -1,0 +1,168 @@
+"""The whole audit of an atlas in one folder, which anybody can look at, and check."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import pyarrow as pa
+
+from pipeline.audit.completeness import completeness
+from pipeline.audit.exports import EXPORTERS
+from pipeline.audit.exports.export_audit import export
+from pipeline.audit.map_tables import claimed, tables
+from pipeline.audit.publication.croissant import CROISSANT, croissant
+from pipeline.audit.publication.dataset_card import CARD, card
+from pipeline.audit.publication.environment import environment
+from pipeline.audit.publication.lineage import breaks, lineage, products
+from pipeline.audit.publication.manifest import publish
+from pipeline.audit.ranking import suspicious
+from pipeline.audit.report import report
+from pipeline.audit.reproduce import reproduced
+from pipeline.audit.shortcuts import shortcuts
+from pipeline.run.execution import Device
+from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store.parquet import to_parquet
+from pipeline.truth import read_truth
+from pipeline.utils.io import refuse_commands
+from schemas.errors import UsageError
+from schemas.layout import ABOUT, AUDIT, LEASE
+from schemas.metrics import Kind
+from schemas.publication import UNSAID, ManifestRecord, PublicationRecord
+from schemas.run import Target
+from schemas.text import suggest
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of an audit is made, beside the tables of all maps.
+
+    Attributes:
+        images, sanity: pictures that are drawn to measure faithfulness, and for sanity checks; 0 leaves them out.
+        recompute: pictures whose maps are computed again; 0 leaves that out.
+        pictures: small copies of the pictures go into the report, and the network's inputs into exports.
+        exports: names in ``EXPORTERS``.
+    """
+
+    images: int = 1000
+    sanity: int = 100
+    recompute: int = 256
+    pictures: bool = True
+    exports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What came of it.
+
+    Attributes:
+        manifest: of the folder; its root is to be told elsewhere too.
+        suspicious: ``schemas.audit.SUSPICIOUS``.
+    """
+
+    manifest: ManifestRecord
+    suspicious: pa.Table
+
+
+def audit(
+    url: str,
+    out: str | None = None,
+    target: Target = "label",
+    methods: Sequence[str] = (),
+    truth: str | None = None,
+    names: Sequence[str] = (),
+    extent: Extent = Extent(),
+    further: Sequence[str] = (),
+    publication: PublicationRecord = UNSAID,
+    device: Device = "auto",
+    address: str | None = None,
+    allow_pipe: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Audited:
+    """Audit an atlas. What is measured or made tar by tar is not done again.
+
+    Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); what ``tables`` does; ``shortcuts.parquet``,
+    ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``,
+    ``reproduced.parquet`` and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``;
+    and last ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit_tables``.
+
+    Args:
+        url: of the atlas.
+        out: folder or URL; None is ``audit/<target>`` in the atlas.
+        target, methods, address: see ``tables``.
+        truth: a file or folder, as ``read_truth`` takes it.
+        names: of the classes, by index.
+        extent: how much is made.
+        further: what was made of the atlas elsewhere, see ``lineage``.
+        publication: what only the publisher knows.
+        device: of the network.
+        allow_pipe: tars may be read from the shell commands that the atlas names.
+        say: told what is done, and where the chain from pictures to labels, scores and tables is broken.
+
+    Raises:
+        UsageError: not all classes are named; see also ``tables``, ``lineage`` and ``export``.
+        CorruptShardError: pictures that are to be seen again cannot be read, or are others now.
+        SpecMismatchError: the network is another now.
+    """
+    from pipeline.metrics.evaluate_atlas import faith  # the network is needed only here
+
+    out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
+    for name in extent.exports:
+        if name not in EXPORTERS:
+            raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
+        EXPORTERS[name].require()
+    atlas, objects, known = Atlas.open(url), ObjectStore(out), read_truth(truth) if truth else None
+    claimed(atlas, objects, target, methods, known)
+    _refuse_others(objects, extent)
+    products(atlas, further, None)
+    if names and len(names) != atlas.run.model.classes:
+        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
+    if extent.images or extent.sanity or extent.recompute or extent.pictures:
+        refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+    kinds: dict[Kind, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
+    for kind, number in kinds.items():
+        if number:
+            faith(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
+    say("tables: every map in numbers, every two methods compared")
+    tables(url, out, target, methods, known, address)
+    for fault in breaks(url, further, out):
+        say(fault)
+    say("shortcuts: clusters of the maps of each class")
+    searched = shortcuts(url, target, methods, address)
+    found: dict[str, pa.Table] = {
+        "suspicious": suspicious(searched.classes),
+        "shortcuts": searched.classes,
+        "clusters": searched.clusters,
+        "members": searched.members,
+        "completeness": completeness(url),
+        "lineage": lineage(url, further, out),
+    }
+    if extent.recompute:
+        found["reproduced"] = reproduced(url, extent.recompute, methods, 0, device, address, allow_pipe, say)
+    with Lease(objects):
+        for name, table in found.items():
+            objects.put(f"{name}.parquet", to_parquet(table))
+        objects.put("environment.json", environment(url).to_bytes())
+    for name in extent.exports:
+        say(f"export to {name}")
+        export(url, out, name, target, methods, truth, extent.pictures, allow_pipe, address, names)
+    report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
+    with Lease(objects):
+        objects.put(CARD, card(url, out, publication, extent.pictures))
+        objects.put(CROISSANT, croissant(url, out, publication))
+    return Audited(publish(out), found["suspicious"])
+
+
+def _refuse_others(objects: ObjectStore, extent: Extent) -> None:
+    """Nothing is published that this audit does not make.
+
+    Raises:
+        UsageError: the folder holds something else, or an export that is not made again.
+    """
+    for kind in EXPORTERS:
+        if kind not in extent.exports and objects.exists(f"{kind}/{ABOUT}"):
+            raise UsageError(f"{objects.url}: holds an export to {kind}; say --export {kind} as well, or remove it")
+    if not objects.exists(ABOUT):
+        began = (*get_args(Kind), LEASE)  # what a call that was stopped early may have left
+        for name, _ in objects.walk():
+            if name.partition("/")[0] not in began:
+                raise UsageError(f"{objects.url}: holds {name}, which is of no audit; name an empty folder with --out")

@@ -1,0 +1,94 @@
+"""What an export to another program is."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.store import ObjectStore
+from schemas.exports import ExportRecord
+from schemas.run import RunRecord
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an atlas has of one tar: of its n samples that have maps, in the order of the rows.
+
+    Attributes:
+        samples: their rows of the sample table.
+        classes: int64 [n], that the maps explain.
+        maps: float32 [n, h, w] in [0, 1], by method; 0 everywhere where a map says nothing.
+        pixels: what the network saw, some samples at a time: uint8 [b, 3, H, W]. Comes once. None: not wanted.
+        masks: where the object is in that, bool [H, W]; of a sample of which no truth is known, None. Comes once.
+            None: no truth was given.
+    """
+
+    tar: str
+    samples: pa.Table
+    classes: NDArray[np.int64]
+    maps: Mapping[str, NDArray[np.float32]]
+    pixels: Iterable[NDArray[np.uint8]] | None
+    masks: Iterable[NDArray[np.bool_] | None] | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all parts have in common.
+
+    Attributes:
+        run: that made the atlas.
+        about: what is asked for.
+        samples: row, tar, label, prediction, key of all samples that have maps, in the order of the rows.
+        audit: folder of the audit, with its tables.
+    """
+
+    run: RunRecord
+    about: ExportRecord
+    samples: pa.Table
+    audit: ObjectStore
+
+
+class Exporter(Protocol):
+    """A format of another program. To add one: a file in this folder, and a line in its ``EXPORTERS``.
+
+    Files are written below a local folder, and their names are given once they are closed: whoever asked puts them
+    where they belong, and removes them.
+    """
+
+    def require(self) -> None:
+        """Make sure that what it is written with is installed.
+
+        Raises:
+            UsageError: it is not.
+        """
+        ...
+
+    def check(self, about: ExportRecord, audit: ObjectStore) -> None:
+        """Refuse before anything is done.
+
+        Raises:
+            UsageError: a package is not installed, or the audit has not what is needed of it.
+        """
+        ...
+
+    def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+        """Files of one tar, in which there is at least one sample."""
+        ...
+
+    def of_all(self, whole: Whole, folder: Path) -> Iterator[str]:
+        """Files that are made of all tars together, when those of each are there."""
+        ...
+
+
+def room(folder: Path, name: str) -> Path:
+    """Where a file is written that is to have this name; its folder is made."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,170 @@
+"""An audit in the format of another program, tar by tar."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.audit.exports import EXPORTERS
+from pipeline.audit.exports.base import Part, Whole
+from pipeline.audit.map_statistics import coverage
+from pipeline.audit.map_tables import with_truth
+from pipeline.audit.maps_by_class import EXPLAINED
+from pipeline.image.score_map import window
+from pipeline.run.parallel_map import parallel_map
+from pipeline.store import Atlas, AtlasShard, Lease, ObjectStore
+from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.images import pictures as pictures_of
+from pipeline.truth import Truths, read_truth
+from pipeline.utils.io import refuse_commands
+from schemas.errors import UsageError
+from schemas.exports import ExportRecord
+from schemas.labels import DerivedCommit
+from schemas.layout import ABOUT, Flag, commit_object
+from schemas.run import ObjectRecord, Target
+from schemas.samples import Status
+from schemas.text import suggest
+
+_BATCH = 32
+"""Pictures that are in memory together."""
+
+
+def export(
+    url: str,
+    out: str,
+    kind: str,
+    target: Target = "label",
+    methods: Sequence[str] = (),
+    truth: str | None = None,
+    pictures: bool = True,
+    allow_pipe: bool = False,
+    address: str | None = None,
+    classes: Sequence[str] = (),
+) -> str:
+    """Write an atlas and its audit as another program reads them. What is done already is not done again.
+
+    Writes, in a folder of the name of the kind: ``about.json``; the files of each tar and ``commits/<tar>.json``; then
+    those that are made of all tars together.
+
+    Args:
+        url: of the atlas.
+        out: folder or URL of the audit, with its tables.
+        kind: name in ``EXPORTERS``.
+        target, methods: whose maps; no methods are all of the atlas.
+        truth: a file or folder, as ``read_truth`` takes it, for kinds that have masks.
+        pictures: with the pixels that the network saw, which are read from the tars.
+        allow_pipe: tars may be read from the shell commands that the atlas names.
+        address: of a Ray cluster, see ``parallel_map``.
+        classes: their names, by index.
+
+    Returns:
+        URL of the folder that was written.
+
+    Raises:
+        UsageError: no such kind, method or target, no sample with maps, truth that cannot be used, a package is not
+            installed, the audit lacks a table, or the folder holds an export of something else.
+        CorruptShardError: a tar cannot be read, or holds other pictures than the atlas has maps of.
+    """
+    if kind not in EXPORTERS:
+        raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
+    atlas, known = Atlas.open(url), read_truth(truth) if truth else None
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    atlas.require(target, chosen)
+    if classes and len(classes) != atlas.run.model.classes:
+        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
+    if pictures:
+        refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+    about = ExportRecord(
+        kind=kind,
+        run=atlas.run.spec_hash,
+        target=target,
+        methods=chosen,
+        truth=known.digest if known is not None else None,
+        pictures=pictures,
+        classes=tuple(classes),
+    )
+    audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
+    samples = atlas.samples(["row", "tar", "status", "label", "prediction", "key"])
+    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
+    if not len(samples):
+        raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
+    EXPORTERS[kind].check(about, audit)
+    claim(objects, ABOUT, about)
+    with Lease(objects):
+        objects.put(ABOUT, about.to_bytes())
+        forget(objects, atlas)
+        records = done(objects, atlas, about.digest(), ())
+        pending = with_truth(atlas, [tar for tar in atlas.tars if tar not in records], known)
+        for _ in parallel_map(partial(_of_tar, atlas, about, objects.url), pending, f"export to {kind}", address):
+            continue
+        with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
+            _put(objects, EXPORTERS[kind].of_all(Whole(atlas.run, about, samples, audit), Path(folder)), Path(folder))
+        objects.sweep()
+    return objects.url
+
+
+def _of_tar(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
+    tar, truth = item
+    objects, kept = ObjectStore(out), atlas.tar(tar)
+    objects.delete(commit_object(tar))
+    part = _part(atlas, kept, about, truth)
+    written: tuple[ObjectRecord, ...] = ()
+    if len(part):
+        with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
+            names = EXPORTERS[about.kind].of_tar(part, atlas.run, Path(folder))
+            written = _put(objects, names, Path(folder))
+    record = DerivedCommit(
+        tar=tar,
+        parent=parent(kept.commit),
+        maker=about.digest(),
+        parts=(),
+        counts={"images": len(part)},
+        objects=written,
+    )
+    objects.put(commit_object(tar), record.to_bytes())
+    return record
+
+
+def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[ObjectRecord, ...]:
+    """Put files, each as soon as it is there, so that the next has its place on this machine's disk."""
+    records = []
+    for name in names:
+        records.append(objects.put_file(name, folder / name))
+        (folder / name).unlink()
+    return tuple(records)
+
+
+def _part(atlas: Atlas, tar: AtlasShard, about: ExportRecord, truth: Truths | None) -> Part:
+    samples = tar.samples.filter(pa.array(tar.good))
+    maps = {}
+    for method in about.methods:
+        says = tar.flags(method, about.target)[tar.good] == Flag.OK
+        maps[method] = np.where(says[:, None, None], tar.maps(method, about.target)[tar.good], np.float32(0))
+    return Part(
+        tar.commit.tar,
+        samples,
+        samples[EXPLAINED[about.target]].to_numpy().astype(np.int64),
+        maps,
+        _pixels(atlas, tar) if about.pictures else None,
+        None if truth is None else _masks(samples, truth, atlas.run.model.input_size),
+    )
+
+
+def _pixels(atlas: Atlas, tar: AtlasShard) -> Iterator[NDArray[np.uint8]]:
+    """Of the samples that have maps."""
+    for _, pixels in pictures_of(atlas.run, tar, np.flatnonzero(tar.good).tolist(), _BATCH):
+        yield np.stack(pixels)
+
+
+def _masks(samples: pa.Table, truth: Truths, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:
+    """Pixels of the network's input more than half of which is object."""
+    for sample in samples.to_pylist():
+        known, covered = truth.of(sample["key"]), None
+        if known is not None and known.annotated:
+            covered = coverage(known, sample["width"], sample["height"], window(sample, size), size)
+        yield None if covered is None else covered > 0.5

@@ -1,0 +1,228 @@
+"""The tables of an audit: every map in numbers, every two methods compared, tar by tar; and their means."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.audit.agreement import pairs
+from pipeline.audit.group_means import means
+from pipeline.audit.map_statistics import coverage, describe, inside
+from pipeline.audit.maps_by_class import EXPLAINED
+from pipeline.audit.metric_columns import Measured, measured_parts
+from pipeline.image.score_map import window
+from pipeline.run.parallel_map import parallel_map
+from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.parquet import from_parquet, to_parquet
+from pipeline.truth import Truths
+from pipeline.utils.concurrency import concurrent_map
+from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
+from schemas.labels import DerivedCommit
+from schemas.layout import ABOUT, Flag, commit_object
+from schemas.run import Target
+
+Floats = NDArray[np.float64]
+Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
+
+
+def tables(
+    url: str,
+    out: str,
+    target: Target = "label",
+    methods: Sequence[str] = (),
+    truth: Truths | None = None,
+    address: str | None = None,
+) -> dict[str, pa.Table]:
+    """Write the tables of an atlas. What is done already is not done again.
+
+    Writes ``about.json``; for each tar ``images/<tar>.parquet``, ``pairs/<tar>.parquet`` and ``commits/<tar>.json``;
+    then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit``.
+
+    Args:
+        out: folder or URL; what ``pipeline.metrics`` measured in it becomes columns of the same pictures.
+        methods: empty is all.
+        truth: pictures of which it says nothing have no ``inside``.
+        address: of a Ray cluster, see ``parallel_map``.
+
+    Returns:
+        ``methods`` and ``agreement``.
+
+    Raises:
+        UsageError: no such method or target, no finished tar, truth that cannot be used or is of another size, or
+            ``out`` holds tables of something else.
+    """
+    atlas, objects = Atlas.open(url), ObjectStore(out)
+    about = claimed(atlas, objects, target, methods, truth)
+    with Lease(objects):
+        objects.put(ABOUT, about.to_bytes())
+        forget(objects, atlas)
+        records = done(objects, atlas, about.digest(), ())
+        measured = concurrent_map(lambda record: measured_parts(out, record.tar, record.parent), records.values())
+        known = {tar for (tar, record), parts in zip(records.items(), measured, strict=True) if record.parts == parts}
+        pending = with_truth(atlas, [tar for tar in atlas.tars if tar not in known], truth)
+        for _ in parallel_map(partial(_of_tar, atlas, about, out), pending, "audit", address):
+            continue
+        found = {
+            "methods": means(_read(objects, "images", atlas.tars), ("method",), "entropy", METHODS),
+            "agreement": means(_read(objects, "pairs", atlas.tars), ("first", "second"), "spearman", AGREEMENT),
+        }
+        for name, table in found.items():
+            objects.put(f"{name}.parquet", to_parquet(table))
+        objects.sweep()
+    return found
+
+
+def claimed(
+    atlas: Atlas, objects: ObjectStore, target: Target, methods: Sequence[str], truth: Truths | None
+) -> AuditRecord:
+    """What a folder of tables is made from, which it may not be made from anything else. Nothing is written.
+
+    Raises:
+        UsageError: see ``tables``.
+    """
+    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
+    atlas.require(target, chosen)
+    about = AuditRecord(
+        run=atlas.run.spec_hash, target=target, methods=chosen, truth=truth.digest if truth is not None else None
+    )
+    claim(objects, ABOUT, about)
+    return about
+
+
+def with_truth(atlas: Atlas, tars: Sequence[str], truth: Truths | None) -> list[tuple[str, Truths | None]]:
+    """Tars, each with what is known of its pictures, to be sent to where they are worked on."""
+    if truth is None:
+        return [(tar, None) for tar in tars]
+    samples = concurrent_map(partial(atlas.samples_of, columns=["key"]), tars)
+    return [(tar, truth.subset(table["key"].to_pylist())) for tar, table in zip(tars, samples, strict=True)]
+
+
+def _read(objects: ObjectStore, folder: str, tars: Sequence[str]) -> Iterable[pa.Table]:
+    for data in objects.read([f"{folder}/{tar}.parquet" for tar in tars]):
+        yield from_parquet(data)
+
+
+def _of_tar(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
+    tar, truth = item
+    objects = ObjectStore(out)
+    objects.delete(commit_object(tar))
+    part = atlas.tar(tar)
+    above = parent(part.commit)
+    samples = part.samples.filter(pa.array(part.good))
+    flags = {method: part.flags(method, about.target)[part.good] for method in about.methods}
+    maps = {
+        method: np.where(flags[method][:, None, None] == Flag.OK, part.maps(method, about.target)[part.good], np.nan)
+        for method in about.methods
+    }
+    compared = list(pairs(maps))
+    covered = _covered(samples, truth, atlas)
+    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, tar, above, about.target))
+    written = (
+        objects.put(f"images/{tar}.parquet", to_parquet(images)),
+        objects.put(f"pairs/{tar}.parquet", to_parquet(_pairs(samples, about.target, compared))),
+    )
+    record = DerivedCommit(
+        tar=tar,
+        parent=above,
+        maker=about.digest(),
+        parts=measured_parts(out, tar, above),
+        counts={"images": len(samples)},
+        objects=written,
+    )
+    objects.put(commit_object(tar), record.to_bytes())
+    return record
+
+
+def _images(
+    samples: pa.Table,
+    target: Target,
+    maps: Mapping[str, NDArray[np.floating]],
+    flags: Mapping[str, NDArray[np.uint8]],
+    compared: Compared,
+    covered: Floats,
+    measured: Measured,
+) -> pa.Table:
+    """``schemas.audit.IMAGES`` of a tar, method by method.
+
+    Args:
+        maps: [n, h, w] by method, NaN where they say nothing.
+        covered: [n, h, w]; NaN where no truth is known.
+    """
+    correct = _correct(samples)
+    agreement = _agreement(maps, compared)
+    # Of what is not known, last; of what is equal, in the order of the methods.
+    order = np.argsort(np.nan_to_num(-np.stack(list(agreement.values())), nan=np.inf), axis=0, kind="stable")
+    ranks = np.argsort(order, axis=0) + 1
+    parts = []
+    for place, (method, values) in enumerate(maps.items()):
+        says = flags[method] == Flag.OK
+        numbers = describe(np.where(says[:, None, None], values, 0))
+        numbers |= {"inside": inside(np.where(says[:, None, None], values, 0), covered), "agreement": agreement[method]}
+        columns: dict[str, Any] = {
+            "row": samples["row"],
+            "key": samples["key"],
+            "class": samples[EXPLAINED[target]],
+            "correct": correct,
+            "method": [method] * len(samples),
+            "flag": [Flag(each).name.lower() for each in flags[method]],
+            **{name: _known(np.where(says, numbers[name], np.nan)) for name in NUMBERS},
+            "object": _known(covered.mean((1, 2))),
+            "agreement_rank": pa.array(ranks[place], mask=np.isnan(agreement[method])),
+            **{name: _known(measured.of(method, name, samples["row"].to_numpy())) for name in MEASURED},
+        }
+        parts.append(pa.table(columns).cast(IMAGES))
+    return pa.concat_tables(parts)
+
+
+def _correct(samples: pa.Table) -> pa.Array:
+    label, prediction = (samples[name].to_pylist() for name in ("label", "prediction"))
+    return pa.array([None if one is None else one == other for one, other in zip(label, prediction, strict=True)])
+
+
+def _agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> dict[str, Floats]:
+    """Mean rank correlation of each method with the others, NaN without any: [n] by method."""
+    found: dict[str, Floats] = {}
+    for method, values in maps.items():
+        others = [measured["spearman"] for *both, measured in compared if method in both]
+        known = np.isfinite(others).sum(0) if others else np.zeros(len(values))
+        found[method] = np.nansum(others, axis=0) / np.where(known, known, np.nan) if others else known * np.nan
+    return found
+
+
+def _pairs(samples: pa.Table, target: Target, compared: Compared) -> pa.Table:
+    """``schemas.audit.PAIRS`` of a tar, pair by pair."""
+    parts = [PAIRS.empty_table()]
+    for first, second, measured in compared:
+        columns: dict[str, Any] = {
+            "row": samples["row"],
+            "class": samples[EXPLAINED[target]],
+            "first": [first] * len(samples),
+            "second": [second] * len(samples),
+            **{name: _known(measured[name]) for name in MEASURES},
+        }
+        parts.append(pa.table(columns).cast(PAIRS))
+    return pa.concat_tables(parts)
+
+
+def _known(values: Floats) -> pa.Array:
+    """Null where it is NaN."""
+    return pa.array(values, pa.float64(), from_pandas=True)
+
+
+def _covered(samples: pa.Table, truth: Truths | None, atlas: Atlas) -> Floats:
+    """Share of each cell that the object covers: [n, h, w]; NaN where nothing is known of a picture."""
+    model = atlas.run.model
+    covered = np.full((len(samples), *model.grid), np.nan)
+    if truth is None:
+        return covered
+    for place, sample in enumerate(samples.to_pylist()):
+        known = truth.of(sample["key"])
+        if known is not None and known.annotated:
+            seen = window(sample, model.input_size)
+            found = coverage(known, sample["width"], sample["height"], seen, model.grid)
+            covered[place] = np.nan if found is None else found
+    return covered

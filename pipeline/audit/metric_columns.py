@@ -1,0 +1,65 @@
+"""Figures of faithfulness and sanity as columns beside what the maps say by themselves."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.store import ObjectStore
+from pipeline.store.derived import made, parent
+from pipeline.store.parquet import from_parquet
+from schemas.labels import DerivedCommit
+from schemas.metrics import Kind
+from schemas.run import Target
+
+
+def measured_parts(out: str, tar: str, above: str) -> tuple[str, ...]:
+    """What was measured of the maps of a tar below ``out``, by hashes: other figures make other tables.
+
+    Args:
+        above: ``parent`` of the tar's commit.
+    """
+    return tuple(f"{kind} {parent(record)}" for kind, record in _records(out, tar, above))
+
+
+def _records(out: str, tar: str, above: str) -> Iterator[tuple[Kind, DerivedCommit]]:
+    for kind in get_args(Kind):
+        record = made(ObjectStore(f"{out}/{kind}"), tar)
+        if record is not None and record.parent == above:  # else it is of maps that are no more
+            yield kind, record
+
+
+class Measured:
+    """The figures of one tar and target, of whichever pictures were drawn.
+
+    Args:
+        out: folder that holds ``faithfulness`` and ``sanity``, either or both or none.
+        above: ``parent`` of the tar's commit.
+    """
+
+    def __init__(self, out: str, tar: str, above: str, target: Target) -> None:
+        self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        for table in _tables(out, tar, above):
+            of_target = table.filter(pc.equal(table["target"].cast(pa.string()), target))
+            methods, figures = (of_target[name].cast(pa.string()) for name in ("method", "figure"))
+            for method in methods.unique().to_pylist():
+                of_method = pc.equal(methods, method)
+                for figure in figures.filter(of_method).unique().to_pylist():
+                    some = of_target.filter(pc.and_(of_method, pc.equal(figures, figure))).sort_by("row")
+                    self._values[method, figure] = (some["row"].to_numpy(), some["value"].to_numpy())
+
+    def of(self, method: str, figure: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Values of samples [n]: float64 [n], NaN where nothing was measured."""
+        known, values = self._values.get((method, figure), (np.empty(0, np.int64), np.empty(0)))
+        place = np.searchsorted(known, rows).clip(0, max(0, len(known) - 1))
+        if not len(known):
+            return np.full(len(rows), np.nan)
+        return np.where(known[place] == rows, values[place], np.nan)
+
+
+def _tables(out: str, tar: str, above: str) -> Iterator[pa.Table]:
+    for kind, _ in _records(out, tar, above):
+        yield from_parquet(ObjectStore(f"{out}/{kind}").get(f"figures/{tar}.parquet"))

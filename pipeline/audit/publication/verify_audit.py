@@ -1,0 +1,187 @@
+"""Is an audit what was published, and do its tables say what they were made from? Told from its files alone."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pyarrow as pa
+
+from pipeline.audit.exports import EXPORTERS
+from pipeline.audit.publication.contents import plain
+from pipeline.audit.publication.croissant import CROISSANT
+from pipeline.audit.publication.lineage import MAPS
+from pipeline.audit.publication.manifest import check
+from pipeline.audit.publication.safe_reader import Unreadable, bytes_of, table_of
+from pipeline.audit.publication.verify_clusters import wrong_clusters
+from pipeline.audit.publication.verify_sums import wrong_counts, wrong_means, wrong_summaries
+from pipeline.store import ObjectStore
+from pipeline.store.derived import parent
+from pipeline.utils.concurrency import concurrent_map
+from schemas.audit import AuditRecord
+from schemas.audit_tables import TABLES
+from schemas.base import sha256
+from schemas.errors import UsageError
+from schemas.labels import DerivedCommit
+from schemas.layout import ABOUT, AUDIT, COMMITS, commit_object
+from schemas.metrics import FaithRecord
+from schemas.run import ObjectRecord
+
+_FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {
+    "": AuditRecord,
+    "faithfulness/": FaithRecord,
+    "sanity/": FaithRecord,
+}
+"""Folders with parts by tar, and what says what they were made by."""
+
+
+def recheck(
+    out: str, root: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[str]:
+    """Check every object of an audit by the manifest, and every table by those that it was made from.
+
+    Args:
+        out: folder or URL of the audit.
+        root, progress: see ``manifest.check``.
+
+    Yields:
+        A sentence for each fault, which begins with the path of the object. Of objects that are not as they were
+        published nothing more is told, nor of tables as long as there is one that cannot be read.
+
+    Raises:
+        UsageError: there is no manifest, so that nothing was published there.
+    """
+    objects = ObjectStore(out)
+    for looks in ((lambda _: iter(check(out, root, progress)),), (_columns,), _LOOKS):
+        faults = False
+        for look in looks:
+            try:
+                for fault in look(objects):
+                    faults = True
+                    yield fault
+            except Unreadable as error:
+                faults = True
+                yield f"{error}"
+        if faults:
+            return
+
+
+def _columns(objects: ObjectStore) -> Iterator[str]:
+    """Tables can be read, and have the columns that they ought to have."""
+    for table in TABLES:
+        folder = table.files.rpartition("/")[0]
+        names = [f"{folder}/{name}" for name in objects.list(folder)] if table.by_tar else [table.files]
+        for name in names:
+            if table.by_tar or objects.exists(name):
+                try:
+                    there = table_of(objects, name)
+                except Unreadable as error:
+                    yield f"{error}"
+                    continue
+                for field in table.schema:
+                    if (wrong := _wrong_column(there, field)) is not None:
+                        yield f"{name}: {wrong}"
+
+
+def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
+    if field.name not in table.column_names:
+        return f"has no column {field.name}"
+    column = table[field.name]
+    if plain(column.type) != plain(field.type):
+        return f"column {field.name} is {column.type}, not {field.type}"
+    return f"column {field.name} has gaps" if column.null_count and not field.nullable else None
+
+
+def _commits(objects: ObjectStore) -> Iterator[str]:
+    """Parts are what their records say."""
+    for folder in (*_FOLDERS, *(f"{kind}/" for kind in EXPORTERS)):
+        told = ((part.tar, each) for _, part in _records(objects, folder) for each in part.objects)
+        yield from filter(None, concurrent_map(partial(_wrong_object, objects, folder), told))
+
+
+def _wrong_object(objects: ObjectStore, folder: str, item: tuple[str, ObjectRecord]) -> str | None:
+    tar, told = item
+    try:
+        data = bytes_of(objects, f"{folder}{told.path}")
+    except Unreadable as error:
+        return f"{error}"
+    if (len(data), sha256(data)) != (told.size, told.sha256):
+        return f"{folder}{told.path}: is not what {folder}{commit_object(tar)} says"
+    return None
+
+
+def _records(objects: ObjectStore, folder: str = "") -> Iterator[tuple[bytes, DerivedCommit]]:
+    names = [f"{folder}{COMMITS}/{file}" for file in objects.list(f"{folder}{COMMITS}")]
+    for name, data in zip(names, concurrent_map(partial(bytes_of, objects), names), strict=True):
+        try:
+            yield data, DerivedCommit.read(data, name)
+        except UsageError as error:
+            raise Unreadable(f"{error}") from None
+
+
+def _lineage(objects: ObjectStore) -> Iterator[str]:
+    """The chain ends in the parts of this very folder."""
+    name = "lineage.parquet"
+    rows = table_of(objects, name).to_pylist()
+    maps = {row["tar"]: row["hash"] for row in rows if row["product"] == MAPS}
+    told = {(row["product"], row["tar"]): row for row in rows}
+    for folder in _FOLDERS:
+        product = f"{AUDIT}/{folder}".rstrip("/")
+        for data, part in _records(objects, folder):
+            commit = f"{folder}{commit_object(part.tar)}"
+            if maps.get(part.tar) != part.parent:
+                yield f"{commit}: was made of other maps than {name} has"
+            total = sum(each.size for each in part.objects)
+            known = {"hash": parent(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
+            known |= {"parent": part.parent, "maker": part.maker}
+            row = told.pop((product, part.tar), {})
+            for column, value in known.items():
+                if row.get(column) != value:
+                    yield f"{name}: {column} of {product}, {part.tar} is not that of its record"
+                    break
+    for product, tar in told:
+        if product.partition("/")[0] == AUDIT:
+            yield f"{name}: tells of {product}, {tar}, of which there is no record"
+
+
+def _makers(objects: ObjectStore) -> Iterator[str]:
+    """Parts were made by what the folder says that it was made by."""
+    for folder, kind in _FOLDERS.items():
+        name = f"{folder}{ABOUT}"
+        records = [part for _, part in _records(objects, folder)]
+        if not records and not objects.exists(name):
+            continue
+        try:
+            maker = kind.read(bytes_of(objects, name), name).digest()
+        except UsageError as error:
+            raise Unreadable(f"{error}") from None
+        for part in records:
+            if part.maker != maker:
+                yield f"{folder}{commit_object(part.tar)}: was made by something else than {name} says"
+
+
+def _croissant(objects: ObjectStore) -> Iterator[str]:
+    """Hashes are those of the files, and fields are columns of the tables."""
+    try:
+        described = json.loads(bytes_of(objects, CROISSANT))
+        files = [(each["contentUrl"], each["sha256"]) for each in described["distribution"] if "sha256" in each]
+    except (ValueError, KeyError, TypeError) as error:
+        yield f"{CROISSANT}: cannot be read ({type(error).__name__})"
+        return
+    for name, told in files:
+        try:
+            if sha256(bytes_of(objects, name)) != f"sha256:{told}":
+                yield f"{name}: is not what {CROISSANT} says"
+        except Unreadable as error:
+            yield f"{error}"
+
+
+_LOOKS: tuple[Callable[[ObjectStore], Iterator[str]], ...] = (
+    wrong_means,
+    wrong_summaries,
+    wrong_counts,
+    _commits,
+    _makers,
+    _lineage,
+    wrong_clusters,
+    _croissant,
+)

@@ -1,0 +1,61 @@
+"""The read-outs of patch-level mask prediction on untouched weights."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.explain.attention_capture import Substitute
+from pipeline.explain.method import Method
+from pipeline.explain.readout import DESIGN, patch_logits
+from pipeline.explain.registry import methods
+from pipeline.explain.trace import Trace, at_classes
+
+
+@methods.register
+@dataclass(frozen=True)
+class PatchMaskZeroShot(Method):
+    """Probability of the class by the classifier, read at each patch; the network as it is.
+
+    E_i = σ(head(fc_norm(norm(x_i)))_c) with x_i the patch tokens behind the last block: the read-out of
+    ``pm`` without its training. Where norm precedes the mean (``fc_norm`` off), the mean over patches of the
+    logits is the logit of the image: class activation mapping. A class-token network never learnt to say
+    anything there, since its logits have no gradient at these tokens. Cost: N·D·C, about 1 % of a forward.
+    """
+
+    base = "pm_zs"
+    at_once = True
+    paper = "after Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
+    provenance = DESIGN
+    cost = "≈0.01"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        return _map(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets)
+
+
+@methods.register
+@dataclass(frozen=True)
+class PatchMaskValue(Method):
+    """The same where each patch attends to itself alone in the last block, the network as it is.
+
+    E_i = σ(head(fc_norm(norm(x̂_i)))_c) with x̂_i = y_i + mlp(norm2(y_i)), y_i = x_i + proj(v_i): the value
+    takes the place of the attention output, as MaskCLIP reads a network's last layer. Of a class-token
+    network this path was trained, the ordinary one was not. Cost: the MLP of one block.
+    """
+
+    base = "pm_value"
+    at_once = True
+    paper = "after Zhou et al., MaskCLIP, ECCV 2022 (arXiv 2112.01071), and Kang et al., PRL 187, 2025; a design"
+    provenance = DESIGN
+    cost = "≈0.1"
+
+    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+        prefix = trace.anatomy.prefix_tokens
+        with trace.network(), Substitute(trace.last.attention.value[:, :, prefix:].detach()):
+            tokens = trace.model.blocks[-1](trace.input(-1)[:, prefix:].detach())
+        return _map(trace, tokens, targets)
+
+
+def _map(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
+    with trace.network():
+        logits = patch_logits(trace.model, trace.anatomy, tokens)
+    return trace.grid(at_classes(logits.to(trace.images.dtype).sigmoid(), targets))

@@ -1,0 +1,61 @@
+"""Pictures as PIL has them: into ``explain``, and its maps back over them."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+
+from pipeline.explain.anatomy import describe
+from pipeline.explain.normalise import Normalise
+from pipeline.image import Frame, fit, orientation_of, rgb, upright
+from pipeline.image import overlay as overlay_heatmap
+from schemas.errors import UsageError
+
+
+def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Tensor:
+    """Pictures as ``explain`` takes them: whole, in the size, interpolation, mean and deviation of the model.
+
+    To the bit what a run with the geometry ``squash`` makes of the same pictures in a tar.
+
+    Args:
+        model: of timm, as ``describe`` knows it.
+        images: one or several, of any mode and size; their EXIF orientation is applied.
+
+    Returns:
+        [B, 3, H, W] in the precision of the model and on its device.
+
+    Raises:
+        UsageError: there are none, or the model does not take RGB.
+        UnsupportedModel: see ``describe``.
+    """
+    several = [images] if isinstance(images, Image.Image) else list(images)
+    if not several:
+        raise UsageError("there are no images to prepare")
+    height, width = describe(model).input_size
+    config, weights = resolve_model_data_config(model), next(model.parameters())
+    if len(config["mean"]) != 3:
+        raise UsageError(f"the model takes {len(config['mean'])} channels; only RGB is known here")
+    frame = Frame(width, height, config["interpolation"], "squash", 1.0, "center")
+    upright_ones = (rgb(upright(image, orientation_of(image))) for image in several)
+    pixels = np.stack([fit(image, frame, frame.place(image.width, image.height)) for image in upright_ones])
+    return Normalise(config["mean"], config["std"], weights)(pixels)
+
+
+def overlay(image: Image.Image, values: Tensor | NDArray[np.floating]) -> Image.Image:
+    """A map over the whole picture, from blue at its minimum to red at its maximum. Needs matplotlib.
+
+    Args:
+        image: any mode and size; its EXIF orientation is applied.
+        values: float [h, w]: one of the maps that ``explain`` gives, or ``Atlas.map``.
+
+    Returns:
+        RGB, as large as the image.
+
+    Raises:
+        UsageError: that is not one map, or it is not finite.
+    """
+    return overlay_heatmap(image, torch.as_tensor(values).detach().float().cpu().numpy())

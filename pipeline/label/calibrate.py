@@ -1,0 +1,115 @@
+"""The threshold of a calibrated policy, found on a small split of which the truth is known."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.label.label_shard import check, heats
+from pipeline.label.mask import Label, make
+from pipeline.run.parallel_map import parallel_map
+from pipeline.store import Atlas
+from pipeline.truth import Claims, Truth, Truths, read_truth
+from schemas.errors import UsageError
+from schemas.policy import Cut, Filter, Policy
+from schemas.samples import Status
+
+THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Pictures of which the truth is known.
+
+    Attributes:
+        truth: file or folder, as ``read_truth`` takes it.
+        atlas: of these pictures; None is the one that is labelled.
+        address, allow_pipe: see ``label``.
+    """
+
+    truth: str
+    atlas: str | None = None
+    address: str | None = None
+    allow_pipe: bool = False
+
+    def about(self, atlas: Atlas) -> tuple[str, str]:
+        """Hashes of the truth, and of the run that made the maps."""
+        atlas = atlas if self.atlas is None else Atlas.open(self.atlas)
+        return read_truth(self.truth).digest, atlas.run.spec_hash
+
+    def threshold(self, atlas: Atlas, policy: Policy) -> tuple[float, str]:
+        """The best of 49 thresholds for a policy, and a sentence on how it was found.
+
+        The best has the largest mean overlap (IoU) of cleaned masks with true masks, or, where the truth has boxes
+        only, of the largest component's box with the best true box. Filters, the band and scales do not apply here: a
+        scale moves the threshold that was found.
+
+        Raises:
+            UsageError: no picture of the atlas has truth; see also ``check``.
+        """
+        atlas = atlas if self.atlas is None else Atlas.open(self.atlas)
+        check(atlas, policy)
+        policy = policy.model_copy(update={"filter": Filter(), "background": None})
+        truth = read_truth(self.truth)
+        work = partial(_overlaps, atlas, policy, self.allow_pipe)
+        parts = dict(parallel_map(work, _known(atlas, truth), "calibrate", self.address, policy.refine is not None))
+        found = np.array([overlaps for tar in sorted(parts) for overlaps in parts[tar]]).reshape(-1, len(THRESHOLDS))
+        total, images = found.sum(0), len(found)
+        if not images:
+            raise UsageError(f"{self.truth}: has no object in any picture of {atlas.objects.url}")
+        best = int(total.argmax())
+        if not total[best]:
+            raise UsageError(f"{self.truth}: no mask of policy {policy.name} meets an object, whatever the threshold")
+        said = (
+            f"largest mean IoU, {total[best] / images:.4f}, of {images} pictures in {truth.name} ({truth.digest}) "
+            f"with the maps of run {atlas.run.spec_hash}"
+        )
+        return float(THRESHOLDS[best]), said
+
+
+def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
+    """Tars with pictures of which there is truth, each with that part of it."""
+    tars = [shard.tar for shard in atlas.run.shards if shard.tar in atlas.committed]
+    parts, claims = [], Claims(truth)
+    for tar in tars:
+        rows = atlas.samples_of(tar, ["key", "status"]).to_pylist()
+        keys = [row["key"] for row in rows if row["status"] != Status.DUPLICATE_KEY]
+        for key in keys:
+            claims.of(tar, key)
+        parts.append((tar, truth.subset(keys)))
+    return [(tar, part) for tar, part in parts if len(part)]
+
+
+def _overlaps(
+    atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]
+) -> tuple[str, list[list[float]]]:
+    tar, truth = item
+    found: list[list[float]] = []
+    candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
+    for heat, sample in heats(atlas, tar, policy, allow_pipe):
+        known = truth.of(sample["key"])
+        if heat is None or known is None or not len(known.corners):
+            continue
+        known = known.of_size(sample["width"], sample["height"])
+        frame = atlas.run.model.input_size
+        found.append([overlap(make(heat, sample, frame, each), known) for each in candidates])
+    return tar, found
+
+
+def overlap(label: Label, truth: Truth) -> float:
+    """IoU of a mask with the true one, in [0, 1]; of their boxes, where the truth has boxes only.
+
+    Pixels that the truth ignores do not count. An empty mask has 0.
+    """
+    mask, real = label.mask, truth.mask
+    if mask is None or not label.boxes:
+        return 0.0
+    if real is not None:
+        counts = ~truth.ignore | real
+        return float((mask & real & counts).sum() / max(1, ((mask | real) & counts).sum()))
+    box = np.array(label.boxes[0])
+    low, high = np.maximum(box[:2], truth.corners[:, :2]), np.minimum(box[2:], truth.corners[:, 2:])
+    shared = np.clip(high - low + 1, 0, None).prod(1)
+    areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (box, truth.corners)]
+    return float((shared / (areas[0] + areas[1] - shared)).max())

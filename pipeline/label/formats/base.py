@@ -1,0 +1,70 @@
+"""What an exporter is."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.label.mask import Label
+from pipeline.read.loader import climbs
+from schemas.samples import Status
+
+Written = tuple[str, bytes]
+"""Path of an object below the output folder, and its contents."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What exporters may know beside the labels.
+
+    Attributes:
+        policy_hash: of the policy that was applied.
+        classes: names of the classes by their index; empty where nobody said them.
+    """
+
+    policy_hash: str
+    classes: tuple[str, ...] = ()
+
+    def name(self, class_index: int) -> str:
+        """The name of a class; its number where it has none."""
+        return self.classes[class_index] if class_index < len(self.classes) else str(class_index)
+
+
+class Exporter(Protocol):
+    """A format of labels: objects for each tar, and perhaps some that are made of all of them.
+
+    To add one: a file in ``formats``, and a line in its ``EXPORTERS``.
+
+    Attributes:
+        by_key: it names files by key, so no key may stand in two tars.
+        needs_heat: it needs the maps that masks are cut from, which take much memory.
+    """
+
+    by_key: bool
+    needs_heat: bool
+
+    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        """Objects of one tar. The labels come in its order, once."""
+        ...
+
+    def merge(self, tars: Sequence[str], read: "Read", context: Context) -> Iterator[Written]:
+        """Objects that are made of all tars together."""
+        ...
+
+
+class Read(Protocol):
+    """Reads an object that ``export`` has written."""
+
+    def __call__(self, name: str) -> bytes:
+        """Its contents."""
+        ...
+
+
+def dumps(value: object) -> bytes:
+    """Compact JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def named(label: Label) -> bool:
+    """Whether a sample has a key of its own that can be the name of a file."""
+    return label.status not in (Status.UNSAFE_KEY, Status.DUPLICATE_KEY) and not climbs(label.sample["key"])

@@ -1,0 +1,61 @@
+"""Masks as PNG in tars that go with the input tars: same name, same keys, same order."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+
+from pipeline.label.formats.base import Context, Read, Written, dumps, named
+from pipeline.label.formats.png_encoding import GREYS, IGNORE, indexed, values
+from pipeline.label.mask import Label
+
+
+class Png:
+    """``<key>.mask.png`` and ``<key>.json`` for each sample; a zip-join with the input tars pairs them.
+
+    The PNG is indexed, 0 background and 1 object, shown black and white: one bit deep, or eight where it has pixels
+    to ignore, which are 255 and shown grey. A sample without a mask has a JSON that says why, and no PNG; one whose
+    key is unsafe or not its own has neither.
+    """
+
+    by_key = False
+    needs_heat = False
+
+    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for label in filter(named, labels):
+                if label.mask_rle is not None:
+                    _add(archive, f"{label.sample['key']}.mask.png", _picture(label))
+                _add(archive, f"{label.sample['key']}.json", dumps(_about(label, context)))
+        yield f"png/{tar}.tar", buffer.getvalue()
+
+    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+        yield from ()
+
+
+def _picture(label: Label) -> bytes:
+    coded = values(label)
+    return indexed(coded, GREYS, bits=8 if (coded == IGNORE).any() else 1)
+
+
+def _about(label: Label, context: Context) -> dict[str, object]:
+    return {
+        "status": label.status,
+        "label": label.class_index,
+        "width": label.sample["width"],
+        "height": label.sample["height"],
+        "threshold": label.threshold,
+        "background": label.background,
+        "area": label.area,
+        "ignored": label.ignored,
+        "boxes": label.boxes,
+        "agreement": label.agreement,
+        "probability": label.probability,
+        "policy": context.policy_hash,
+    }
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no time, no owner: equal labels make equal tars
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))

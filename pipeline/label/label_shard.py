@@ -1,0 +1,98 @@
+"""The labels of one tar, from the maps of an atlas and, where a policy refines them, from the pictures."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from pipeline.label.combine import combine
+from pipeline.label.mask import Heat, Label, make
+from pipeline.label.refine import refiner
+from pipeline.store import Atlas, AtlasShard
+from pipeline.store.images import pictures
+from pipeline.utils.io import refuse_commands
+from schemas.errors import UsageError
+from schemas.labels import Verdict
+from schemas.layout import Flag
+from schemas.policy import Policy
+from schemas.samples import Status
+
+_BATCH = 32
+"""Pictures that are refined together."""
+
+
+def check(atlas: Atlas, policy: Policy) -> None:
+    """Refuse a policy that cannot be applied to an atlas.
+
+    Raises:
+        UsageError: it lacks a method or the target, or has nothing yet.
+    """
+    try:
+        atlas.require(policy.target, policy.methods)
+    except UsageError as error:
+        raise UsageError(f"policy {policy.name}: {error}") from None
+
+
+def labels_of(atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:
+    """Labels of one tar, in its order.
+
+    Args:
+        policy: calibrated.
+        allow_pipe: a tar whose pictures are needed may be read from the shell command that the atlas names.
+
+    Raises:
+        UsageError: see ``check``.
+        CorruptShardError: pictures that are needed cannot be read, or are not those of which the maps are.
+    """
+    frame = atlas.run.model.input_size
+    for heat, sample in heats(atlas, tar, policy, allow_pipe):
+        if heat is not None:
+            yield make(heat, sample, frame, policy)
+        else:
+            yield Label(sample, Verdict.NO_SIGNAL if sample["status"] == Status.OK else sample["status"])
+
+
+def heats(
+    atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False
+) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
+    """What masks are cut from, with the row of the sample table; None where no map of a sample says anything.
+
+    Maps that are constant or were not finite are left out of those that are combined.
+
+    Raises:
+        UsageError, CorruptShardError: see ``labels_of``.
+    """
+    atlas.offers(policy.target, policy.methods)
+    part = atlas.tar(tar)
+    ready = _heats(part, policy)
+    if policy.refine is None:
+        yield from ready
+        return
+    refuse_commands([atlas.run.shards[part.commit.tar_index].url], allow_pipe)
+    refine, begin = refiner(policy.refine), 0
+    for ordinals, pixels in pictures(atlas.run, part, np.flatnonzero(part.good).tolist(), _BATCH):
+        group = list(islice(ready, ordinals[-1] + 1 - begin))
+        places = [ordinal - begin for ordinal in ordinals]
+        begin += len(group)
+        found = [(place, heat, seen) for place, seen in zip(places, pixels, strict=True) if (heat := group[place][0])]
+        if found:
+            sharp = refine(np.stack([heat.values for _, heat, _ in found]), np.stack([seen for *_, seen in found]))
+            for (place, heat, _), values in zip(found, sharp, strict=True):
+                group[place] = replace(heat, values=values), group[place][1]
+        yield from group
+    yield from ready
+
+
+def _heats(part: AtlasShard, policy: Policy) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
+    maps = {name: part.maps(name, policy.target) for name in policy.methods}
+    bounds = {name: part.ranges(name, policy.target) for name in policy.methods}
+    flags = {name: part.flags(name, policy.target) for name in policy.methods}
+    for place, sample in enumerate(part.samples.to_pylist()):
+        good = [name for name in policy.methods if flags[name][place] == Flag.OK]
+        if sample["status"] != Status.OK or not good:
+            yield None, sample
+            continue
+        values, limits = ({name: every[name][place] for name in good} for every in (maps, bounds))
+        yield Heat(*combine(values, limits, policy)), sample

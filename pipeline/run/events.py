@@ -1,0 +1,47 @@
+"""What becomes of a unit of work, whoever executes it."""
+
+from dataclasses import dataclass
+
+from schemas.run import CommitRecord
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A tar is committed."""
+
+    commit: CommitRecord
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A tar cannot be done; the run goes on without it and fails at its end."""
+
+    tar_index: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """An attempt at a tar failed, and another one is made."""
+
+    tar_index: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class InProgress:
+    """Tars that somebody works on from now on."""
+
+    tars: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something that whoever watches wants to know: an actor was lost, the run is stopping."""
+
+    text: str
+
+
+Event = Committed | Quarantined | Retrying | InProgress | Message

@@ -1,0 +1,158 @@
+"""The counts of one tar: every method's maps against the truth."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.image.score_map import SIDE, Window, score_map, window
+from pipeline.score import pixel_metrics, segmentation_metrics
+from pipeline.score.box_metrics import IOUS, Boxes, iou, overlaps, resize_boxes
+from pipeline.score.counters import TUNING, Tally, fixed, group_of, pack, unpack
+from pipeline.score.splits import Part
+from pipeline.score.trivial_boxes import TRIVIAL
+from pipeline.store import Atlas, ObjectStore
+from pipeline.store.derived import parent
+from schemas.labels import DerivedCommit
+from schemas.layout import commit_object
+from schemas.run import Target
+from schemas.samples import Status
+
+Mask = NDArray[np.bool_]
+
+
+def counts_object(tar: str) -> str:
+    """The counts of a tar."""
+    return f"tars/{tar}.npz"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is known of a picture, on the 224 × 224 grid.
+
+    Attributes:
+        group: see ``tally``.
+        boxes: int [m, 4], m ≥ 1.
+        mask, ignore: bool [224, 224]; no mask where the truth has a box only.
+        rank: of the label among the classes; None without a label.
+        window: the part of the picture that maps are of.
+    """
+
+    group: int
+    boxes: Boxes
+    mask: Mask | None
+    ignore: Mask
+    rank: int | None
+    window: Window
+
+
+def count_tar(
+    atlas: Atlas, target: Target, methods: Sequence[str], out: str, maker: str, item: tuple[Part, tuple[str, ...]]
+) -> DerivedCommit:
+    """Count one tar, write its counts, then its commit.
+
+    Args:
+        item: what is scored of it, and the methods that are counted already.
+
+    Raises:
+        UsageError: something in the truth of a picture cannot be used.
+    """
+    part, there = item
+    objects, tar = ObjectStore(out), part.tar
+    tallies = unpack(objects.get(counts_object(tar)), f"{out}/{counts_object(tar)}") if there else {}
+    new = [name for name in (*TRIVIAL, *methods) if name not in tallies]
+    tallies |= {name: Tally() for name in new}
+    objects.delete(commit_object(tar))
+    kept = atlas.tar(tar)
+    maps = {method: kept.maps(method, target) for method in new if method not in TRIVIAL}
+    counts: Counter[str] = Counter()
+    for place, sample in enumerate(kept.samples.to_pylist()):
+        status, picture = _picture(sample, part, atlas.run.model.input_size)
+        counts[status] += 1
+        if picture is None:
+            continue
+        for name in new:
+            found = of_boxes(TRIVIAL[name], picture) if name in TRIVIAL else of_map(maps[name][place], picture)
+            tallies[name].add(picture.group, found)
+    written = objects.put(counts_object(tar), pack(tallies))
+    record = DerivedCommit(
+        tar=tar,
+        parent=parent(kept.commit),
+        maker=maker,
+        parts=tuple(tallies),
+        counts=dict(sorted(counts.items())),
+        objects=(written,),
+    )
+    objects.put(commit_object(tar), record.to_bytes())
+    return record
+
+
+def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tuple[str, Picture | None]:
+    known, aside = part.of(sample["key"])
+    if known is None or sample["status"] == Status.DUPLICATE_KEY:
+        return "without_truth", None
+    if sample["status"] != Status.OK:
+        return "tuning_without_maps" if aside else "without_maps", None
+    width, height = sample["width"], sample["height"]
+    known = known.of_size(width, height)
+    corners = known.corners
+    if not len(corners):
+        return "tuning_without_object" if aside else "without_object", None
+    mask, ignore = known.on_grid(SIDE)
+    key = sample["key"].removeprefix("./")
+    return "tuning" if aside else "scored", Picture(
+        group=TUNING.stop - 1 if aside else group_of(key, sample["key"] in part.split),
+        boxes=resize_boxes(corners, width, height),
+        mask=mask,
+        ignore=ignore,
+        rank=sample["label_rank"],
+        window=window(sample, frame),
+    )
+
+
+def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, ArrayLike]:
+    """Counts of one map, float [h, w]; see ``Tally``."""
+    score = score_map(values, picture.window)
+    largest, every = overlaps(score, picture.boxes)
+    counts = _of_hits(largest, every, picture.rank)
+    mask, ignore = picture.mask, picture.ignore
+    if mask is None:
+        return counts
+    found = pixel_metrics.histogram(score, mask, ignore)
+    sizes = np.zeros((len(pixel_metrics.SIZES) + 1, 2, len(pixel_metrics.MASK_TAUS)), np.int64)
+    coarse = sizes[pixel_metrics.size_of(mask)] = pixel_metrics.coarse(found)
+    linear = segmentation_metrics.linear_map(values, picture.window)
+    areas = segmentation_metrics.areas(linear, mask, ignore)
+    per_picture = [
+        segmentation_metrics.average_precision(linear, mask, ignore),
+        segmentation_metrics.f1(areas),
+        0.0,
+        0.0,
+    ]
+    if mask.any():
+        per_picture[2:] = pixel_metrics.pointing(score, mask, ignore), pixel_metrics.energy(score, mask, ignore)
+    return counts | {
+        "masks": 1,
+        "objects": int(mask.any()),
+        "pixels": found,
+        "sizes": sizes,
+        "areas": areas,
+        "values": fixed(per_picture),
+        "f_beta": fixed(pixel_metrics.f_beta(coarse)),
+    }
+
+
+def of_boxes(boxes: Boxes, picture: Picture) -> Mapping[str, ArrayLike]:
+    """Counts of a predictor that has one box at each cut, int [255, 4]."""
+    best = iou(boxes, picture.boxes).max(1)
+    return _of_hits(best, best, picture.rank)
+
+
+def _of_hits(largest: NDArray[np.float64], every: NDArray[np.float64], rank: int | None) -> dict[str, ArrayLike]:
+    """Counts of boxes from their overlaps [255]; ``hits`` is bool [6, 255] in the order of ``tally.HITS``."""
+    known, labelled = largest >= 0.5, rank is not None
+    among = [known & (rank is not None and rank < first) for first in (1, 5)]
+    return {"images": 1, "labelled": labelled, "hits": np.stack([*(every >= each for each in IOUS), known, *among])}

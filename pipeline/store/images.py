@@ -1,0 +1,56 @@
+"""The pictures that maps are of, once more from their tar, and no others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from pipeline.image import Frame
+from pipeline.read import Decoders, Decoding, batches
+from pipeline.store.atlas_shard import AtlasShard
+from schemas.errors import CorruptShardError
+from schemas.run import RunRecord
+
+
+def pictures(
+    run: RunRecord,
+    part: AtlasShard,
+    ordinals: Sequence[int],
+    together: int,
+    decoders: Decoding | None = None,
+    frame: Frame | None = None,
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """What the network saw of some samples of a tar, in the order of the tar, of which no more is read than needed.
+
+    Args:
+        run: that made the maps.
+        ordinals: of samples that have maps.
+        together: how many come at a time; the last ones may be fewer.
+        decoders: None decodes beside this thread.
+        frame: what they are brought to; None is the network's.
+
+    Yields:
+        Ordinals, and the pixels of each, uint8 [3, H, W]: NumPy arrays, or tensors of the device that decodes.
+
+    Raises:
+        CorruptShardError: it cannot be read, or its pictures are not those that the atlas has maps of.
+    """
+    shard, wanted = run.shards[part.commit.tar_index], set(ordinals)
+    known = part.samples.select(["key", "image_sha256"]).to_pylist()
+    frame, waiting = frame or Frame.of(run.model, run.spec.geometry), list[tuple[int, Any]]()
+    with ExitStack() as stack:
+        decoders = decoders or stack.enter_context(Decoders(0))
+        read = batches(shard, run.slot, frame, together, None, decoders, only=lambda sample: sample.ordinal in wanted)
+        while wanted and (batch := next(read, None)):
+            for sample in batch.samples:
+                if sample.ordinal not in wanted:
+                    continue
+                found = sample.picture.sha256 if sample.picture else None
+                if {"key": sample.key, "image_sha256": found} != known[sample.ordinal] or sample.picture is None:
+                    raise CorruptShardError(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
+                waiting.append((sample.ordinal, sample.picture.pixels))
+                wanted.remove(sample.ordinal)
+            while len(waiting) >= together or (waiting and not wanted):
+                group, waiting = waiting[:together], waiting[together:]
+                yield [ordinal for ordinal, _ in group], [pixels for _, pixels in group]
+    if wanted:
+        raise CorruptShardError(f"{shard.url}: has not all the samples that the atlas has maps of; is it another tar?")
