@@ -43,7 +43,7 @@ _SHOWN = 10
 @click.option(
     "--recompute", type=click.IntRange(0), default=256, show_default=True, metavar="N", help="Computed again."
 )
-@click.option("--maps-only", is_flag=True, help="Ask neither network nor tars: none of these three, no pictures.")
+@click.option("--maps-only", is_flag=True, help="Ask neither network nor shards: none of these three, no pictures.")
 @click.option("--no-pictures", is_flag=True, help="No thumbnails in the report: maps alone may be given away.")
 @click.option(
     "--export",
@@ -69,7 +69,7 @@ _SHOWN = 10
     help="YAML for the card: name, license, url, creator, version.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 shards.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
 @output.json_option
 @click.pass_context
@@ -101,7 +101,7 @@ def command(
     Where the network looks, where methods disagree, which classes may be decided by a shortcut, how faithful the
     maps are, and whether all of it can be made again. Open report/index.html: it needs no server.
 
-    Stopped at any moment, the same command goes on from the last finished tar.
+    Stopped at any moment, the same command goes on from the last finished shard.
 
     \b
     Examples:

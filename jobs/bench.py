@@ -83,7 +83,7 @@ def command(
     device: Literal["cpu", "cuda"] | None,
     repeats: int,
     threads: int | None,
-    tar: str | None,
+    shard: str | None,
     out: Path | None,
     json_: bool,
 ) -> None:
@@ -91,7 +91,7 @@ def command(
 
     Costs are in F, one plain forward of the same batch, and hold the forward that the methods share: 1.3 is
     0.3 more than the network alone. Weights and images are random, which changes no time; each image has one
-    target. A CPU does not say how much memory was needed. Then one actor takes pictures from a tar to an
+    target. A CPU does not say how much memory was needed. Then one actor takes pictures from a shard to an
     atlas, on a CPU with one core: what reading and writing cost, for plan --bench.
 
     \b
@@ -110,8 +110,8 @@ def command(
     from pipeline.read import find
     from pipeline.run.bench_shard import pilot
 
-    if tar:
-        find([tar])  # a mistake is said before minutes are spent
+    if shard:
+        find([shard])  # a mistake is said before minutes are spent
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
@@ -129,7 +129,7 @@ def command(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     spec = RunSpec(
-        shards=(tar or "drawn",),
+        shards=(shard or "drawn",),
         model=ModelSpec(name=record.model, pretrained=True),
         methods=tuple(record.alone),
         targets=("predicted",),
@@ -138,7 +138,7 @@ def command(
         decode=decode,
     )
     loaded = load.known(record.model, load.create(record.model, num_classes=record.classes).eval())
-    record = record.model_copy(update={"pilot": pilot(spec, loaded, device, tar)})
+    record = record.model_copy(update={"pilot": pilot(spec, loaded, device, shard)})
     if json_:
         output.as_json(record.model_dump(mode="json"))
     else:
@@ -173,7 +173,7 @@ def _show(record: BenchRecord) -> None:
 def _show_pilot(pilot: Pilot) -> None:
     stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
     output.table(
-        f"one actor from tar to atlas: {pilot.images} pictures ({pilot.pictures}), {output.size(pilot.bytes)} of maps",
+        f"one actor from shard to atlas: {pilot.images} pictures ({pilot.pictures}), {output.size(pilot.bytes)} of maps",
         ["stage", "ms an image"],
         [[stage, 1000 * took / pilot.images] for stage, took in stages.items()],
     )

@@ -13,8 +13,8 @@ from schemas.text import escape_control, suggest
 
 COMMANDS = {
     "demo": "See the whole job on a small world with known truth.",
-    "plan": "Freeze a run: count the tars, look at the network, create the arrays.",
-    "run": "Compute the maps of every tar that has none yet.",
+    "plan": "Freeze a run: count the shards, look at the network, create the arrays.",
+    "run": "Compute the maps of every shard that has none yet.",
     "status": "Say how far a run is, and what failed.",
     "verify": "Check an atlas: all that was committed is there, as it was, and nothing else.",
     "label": "Make pseudo-masks from the maps, by a policy.",
@@ -53,11 +53,11 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vit-atlas", prog_name="vitatlas")
 def cli() -> None:
-    """Attribution maps of vision transformers over image tars: an atlas to label from and to audit.
+    """Attribution maps of vision transformers over image shards: an atlas to label from and to audit.
 
     \b
     See it work:     vitatlas demo
-    On your tars:    vitatlas run 'train-{0000..1023}.tar' --out ATLAS \\
+    On your shards:    vitatlas run 'train-{0000..1023}.tar' --out ATLAS \\
                          --model vit_base_patch16_224.augreg_in21k_ft_in1k --pretrained
 
     Completion:      eval "$(_VITATLAS_COMPLETE=bash_source vitatlas)"    in ~/.bashrc; or zsh_source, fish_source

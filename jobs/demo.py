@@ -25,7 +25,7 @@ from schemas.run import RunRecord
 def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> None:
     """See the whole job on a small world with known truth.
 
-    Draws scenes into tars, computes the maps of every method, makes pseudo-masks, scores them against the
+    Draws scenes into shards, computes the maps of every method, makes pseudo-masks, scores them against the
     truth, and draws a picture of it. DIR (./demo) gets shards, truth, atlas, labels, sheet.png and
     summary.json. Needs no network and no GPU.
 

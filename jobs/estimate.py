@@ -77,7 +77,7 @@ def expect(
         price: of an actor's hour.
 
     Raises:
-        UsageError: not even one tar is done within the deadline.
+        UsageError: not even one shard is done within the deadline.
     """
     from pipeline.run.estimate import actors_for, estimate
 
@@ -87,8 +87,8 @@ def expect(
         needed = actors_for(most, deadline)
         if needed is None:
             raise UsageError(
-                f"--deadline is {_time(deadline)}, and one tar takes {_time(most.tar_seconds)}; "
-                "a tar is not divided: make smaller ones, or wait longer"
+                f"--deadline is {_time(deadline)}, and one shard takes {_time(most.shard_seconds)}; "
+                "a shard is not divided: make smaller ones, or wait longer"
             )
     number = actors or needed or 1
     least, most = estimate(run, pilot, number, 0.0), estimate(run, pilot, number, other)

@@ -31,7 +31,7 @@ FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "label
 @click.option(
     "--classes", "classes_file", type=FILE, metavar="FILE", help="Names of the classes, a line each. Default: numbers."
 )
-@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 shards.")
 @click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
 @output.json_option
 def command(
@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Make pseudo-masks from the maps, by a policy.
 
-    Stopped at any moment, the same command goes on from the last finished tar.
+    Stopped at any moment, the same command goes on from the last finished shard.
 
     \b
     Examples:

@@ -24,7 +24,7 @@ def watch(url: str, interval: float, json_: bool = False) -> None:
 
     Raises:
         UsageError: there is no atlas.
-        RunFailedError: the run has ended, and some tars could not be done.
+        RunFailedError: the run has ended, and some shards could not be done.
         StoppedEarlyError: Ctrl-C or SIGTERM. The run is not touched by it.
     """
     try:
@@ -33,7 +33,7 @@ def watch(url: str, interval: float, json_: bool = False) -> None:
         raise StoppedEarlyError(f"{url}: no longer watching; what is at work there goes on") from None
     if not standing.complete:
         aside = sum(standing.aside.values())
-        raise RunFailedError(f"{aside} of {standing.tars} tars could not be done; vitatlas status {url} says why")
+        raise RunFailedError(f"{aside} of {standing.shards} shards could not be done; vitatlas status {url} says why")
 
 
 def _last(url: str, interval: float, json_: bool) -> RunStatus:
@@ -66,10 +66,10 @@ def picture(url: str, standing: RunStatus) -> Group:
         figures.add_row(name, Text(value))
     parts: list[RenderableType] = [
         Text(escape_control(url)),
-        ProgressBar(standing.tars, standing.done, width=60),
+        ProgressBar(standing.shards, standing.done, width=60),
         figures,
     ]
-    for title, reasons in (("images without maps", standing.failed), ("tars set aside", standing.aside)):
+    for title, reasons in (("images without maps", standing.failed), ("shards quarantined", standing.aside)):
         if reasons:
             table = Table(title, "", title_justify="left")
             for reason, count in reasons.items():
@@ -82,7 +82,7 @@ def _figures(standing: RunStatus) -> dict[str, str]:
     left = None if standing.left is None else str(timedelta(seconds=round(standing.left)))
     nobody = "none, no run is at work" if standing.begun else "none: planned, but not begun"
     return {
-        "tars": f"{standing.done:,} of {standing.tars:,}",
+        "shards": f"{standing.done:,} of {standing.shards:,}",
         "running": f"{len(standing.at_work):,}" if standing.alive else nobody,
         "failed": f"{sum(standing.aside.values()):,}",
         "images": f"{standing.images_done:,} of {standing.images:,}",

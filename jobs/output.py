@@ -68,5 +68,7 @@ def note_partial(url: str) -> None:
     from pipeline.store import Atlas
 
     atlas = Atlas.open(url)
-    if len(atlas.tars) < len(atlas.run.shards):
-        click.echo(f"note     only {len(atlas.tars)} of {len(atlas.run.shards)} tars of {url} are done", err=True)
+    if len(atlas.shard_names) < len(atlas.run.shards):
+        click.echo(
+            f"note     only {len(atlas.shard_names)} of {len(atlas.run.shards)} shards of {url} are done", err=True
+        )

@@ -37,9 +37,9 @@ def command(
     json_: bool,
     **flags: Any,
 ) -> None:
-    """Freeze a run: count the tars, look at the network, create the arrays.
+    """Freeze a run: count the shards, look at the network, create the arrays.
 
-    SHARD is a path, an fsspec URL, a brace pattern (quote it) or a glob of WebDataset tars.
+    SHARD is a path, an fsspec URL, a brace pattern (quote it) or a glob of WebDataset shards.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def command(
 
 
 def planned(spec: RunSpec, out: str) -> RunRecord:
-    """Plan, with a bar while tars are counted, and warn of those that something is wrong with."""
+    """Plan, with a bar while shards are counted, and warn of those that something is wrong with."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -77,7 +77,7 @@ def planned(spec: RunSpec, out: str) -> RunRecord:
         run = plan(spec, out, lambda done, total: bar.update(task, completed=done, total=total))
     for shard in run.shards:
         if shard.problem:
-            fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be set aside"
+            fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be quarantined"
             click.echo(escape_control(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
     return run
 
@@ -92,7 +92,7 @@ def summary(run: RunRecord, out: str) -> dict[str, Any]:
         "methods": list(run.methods),
         "targets": list(run.spec.targets),
         "geometry": run.spec.geometry,
-        "tars": len(run.shards),
+        "shards": len(run.shards),
         "slot": run.slot,
         "images": run.samples,
         "maps": maps,
@@ -109,7 +109,7 @@ def describe(run: RunRecord, out: str) -> None:
     click.echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
     click.echo(f"methods  {', '.join(run.methods)}")
     click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
-    click.echo(f"tars     {len(run.shards)}, of up to {run.slot:,} rows each")
+    click.echo(f"shards     {len(run.shards)}, of up to {run.slot:,} rows each")
     click.echo(f"images   {run.samples:,}")
     click.echo(f"maps     {about['maps']:,}, at most {output.size(about['bytes'])} before compression")
 

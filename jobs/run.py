@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--timeout",
     type=Number(0, min_open=True),
     metavar="SECONDS",
-    help="Over one tar, then another actor gets it. Default: 10 times the slowest so far, at least 600; first 6 hours.",
+    help="Over one shard, then another actor gets it. Default: 10 times the slowest so far, at least 600; first 6 hours.",
 )
 @click.option(
     "--patience",
@@ -58,13 +58,16 @@ if TYPE_CHECKING:
     help="Without a single actor at work, then the run fails.",
 )
 @click.option(
-    "--cache", type=FOLDER, metavar="DIR", help="Of each node: copy remote tars there, and read them from there again."
+    "--cache",
+    type=FOLDER,
+    metavar="DIR",
+    help="Of each node: copy remote shards there, and read them from there again.",
 )
 @click.option(
     "--cache-gb", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="With --cache: at most."
 )
 @click.option(
-    "--log", type=FILE, metavar="FILE", help="Append a line of JSON for each attempt at a tar; - is standard error."
+    "--log", type=FILE, metavar="FILE", help="Append a line of JSON for each attempt at a shard; - is standard error."
 )
 @output.json_option
 def command(
@@ -85,11 +88,11 @@ def command(
     json_: bool,
     **flags: Any,
 ) -> None:
-    """Compute the maps of every tar that has none yet.
+    """Compute the maps of every shard that has none yet.
 
     Takes a planned ATLAS; or shards and --out with the flags of plan, and then plans first. Stopped at any
-    moment, the same command goes on from the last finished tar. Told to stop (Ctrl-C, SIGTERM), it gives the
-    tars in work 20 seconds to be finished, and exits with 75.
+    moment, the same command goes on from the last finished shard. Told to stop (Ctrl-C, SIGTERM), it gives the
+    shards in work 20 seconds to be finished, and exits with 75.
 
     \b
     Examples:
@@ -127,9 +130,9 @@ def command(
     statuses = atlas.statuses()
     if json_:
         images = {"done": statuses.total(), "planned": atlas.run.samples}
-        tars = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
-        output.as_json({"atlas": atlas.objects.url, "tars": tars, "images": images, "statuses": dict(statuses)})
+        shards = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
+        output.as_json({"atlas": atlas.objects.url, "shards": shards, "images": images, "statuses": dict(statuses)})
         return
     good = statuses.pop(Status.OK, 0)
     without = f"{statuses.total():,} without" + ("; vitatlas status says why" if statuses.total() else "")
-    click.echo(f"complete {len(atlas.committed)} tars, {good:,} images with maps, {without}")
+    click.echo(f"complete {len(atlas.committed)} shards, {good:,} images with maps, {without}")

@@ -72,9 +72,9 @@ def spec_options(function: F) -> F:
             help="Pictures in processes (default); or plain JPEGs on the GPU, which changes pixels by small amounts.",
         ),
         click.option(
-            "--partial-tars",
+            "--partial-shards",
             type=click.Choice(["refuse", "keep"]),
-            help="Of a truncated tar: keep the samples in front of the damage, or set it aside (the default).",
+            help="Of a truncated shard: keep the samples in front of the damage, or set it aside (the default).",
         ),
         click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run commands."),
     ]
@@ -109,7 +109,7 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     if shards:
         given["shards"] = list(shards)
     if not given.get("shards") and not content.get("shards"):
-        raise UsageError("no shards: name the tars, such as 'train-{0000..1023}.tar' (quoted), or a --spec")
+        raise UsageError("no shards: name the shards, such as 'train-{0000..1023}.tar' (quoted), or a --spec")
     if "pretrained" not in model and "checkpoint" not in model:
         raise UsageError(f"{model['name']}: say --pretrained, or give its weights with --checkpoint FILE")
     source = spec_file or "the flags"

@@ -43,7 +43,7 @@ _SHOWN = {
 @click.option("--methods", default="", shell_complete=among(of_atlas), metavar="A,B", help="Default: all of the atlas.")
 @click.option("--subset", is_flag=True, help="Score the pictures that truth and atlas both have.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/scores/TRUTH-TARGET.")
-@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 tars.")
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 shards.")
 @output.json_option
 def command(
     atlas: str,
@@ -63,7 +63,7 @@ def command(
     MaxBoxAcc, V2) and at those that are chosen on a small split (GT-known, Top-1, Top-5, IoU); ImageNet-Segmentation,
     pointing game, energy. Beside each number 95 % of the bootstrap.
 
-    Stopped at any moment, the same command goes on from the last finished tar.
+    Stopped at any moment, the same command goes on from the last finished shard.
 
     \b
     Examples:

@@ -32,9 +32,9 @@ from schemas.text import escape_control
     help="With --watch: between two looks.",
 )
 def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
-    """Say how far a run is, which samples have no maps, which tars could not be done, and why.
+    """Say how far a run is, which samples have no maps, which shards could not be done, and why.
 
-    With --watch it ends when all is done (exit code 0), or when a run has ended without some tars (1); stopped
+    With --watch it ends when all is done (exit code 0), or when a run has ended without some shards (1); stopped
     (Ctrl-C, SIGTERM) with 75, and the run goes on. With --json as well it prints a line of JSON at each look.
 
     \b
@@ -55,7 +55,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     from schemas.samples import Status
 
     opened = Atlas.open(atlas)
-    aside, images = opened.set_aside(), 0
+    aside, images = opened.quarantined(), 0
     statuses: Counter[str] = Counter()
     degenerate: Counter[str] = Counter()
     fallbacks: Counter[str] = Counter()
@@ -70,9 +70,9 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     failed: list[dict[str, Any]] = []
     damaged = []
 
-    def without_maps(tar: str) -> list[dict[str, Any]] | RunFailedError:
+    def without_maps(shard_name: str) -> list[dict[str, Any]] | RunFailedError:
         try:
-            samples = opened.samples_of(tar, ["tar", "key", "status", "error"])
+            samples = opened.samples_of(shard_name, ["shard", "key", "status", "error"])
         except RunFailedError as error:
             return error
         rows: list[dict[str, Any]] = (
@@ -80,49 +80,51 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         )
         return rows
 
-    for found in concurrent_map(without_maps, opened.tars):
+    for found in concurrent_map(without_maps, opened.shard_names):
         if isinstance(found, RunFailedError):
             damaged.append(f"{found}")
         else:
             failed += found[: limit - len(failed)]
     report = {
         "atlas": opened.objects.url,
-        "tars": {"done": len(opened.committed), "planned": len(opened.run.shards)},
+        "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
         "degenerate": dict(degenerate),
         "drift": drift,
         "fallbacks": dict(fallbacks),
         "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
-        "set_aside": aside,
+        "quarantined": aside,
         "damaged": damaged,
         "failed": failed,
     }
     if json_:
         output.as_json(report)
         return
-    click.echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} tars are done")
+    click.echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
     output.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     if degenerate:
         output.table("maps that say nothing (constant or not finite)", ["method", "maps"], list(degenerate.items()))
     if drift:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
-        output.table(f"drift by {opened.run.spec.precision}, worst tar", ["method", "of the largest value"], rows)
+        output.table(f"drift by {opened.run.spec.precision}, worst shard", ["method", "of the largest value"], rows)
     if fallbacks:
         output.table("not decoded on the GPU, but in processes", ["reason", "images"], fallbacks.most_common())
     for shard in opened.run.shards:
-        if shard.problem and shard.tar not in aside and (shard.kept or shard.tar not in opened.committed):
+        if shard.problem and shard.name not in aside and (shard.kept or shard.name not in opened.committed):
             kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
             click.echo(escape_control(f"{shard.url}: {shard.problem}{kept}"))
     for sentence in damaged:
         click.echo(escape_control(sentence))
     if aside:
-        output.table("tars that the last run could not do", ["tar", "reason"], [list(each) for each in aside.items()])
+        output.table(
+            "shards that the last run could not do", ["shard", "reason"], [list(each) for each in aside.items()]
+        )
     if failed:
         output.table(
             f"without maps ({len(failed)} of {without})",
-            ["tar", "key", "status", "error"],
-            [[row["tar"], row["key"], row["status"], row["error"]] for row in failed],
+            ["shard", "key", "status", "error"],
+            [[row["shard"], row["key"], row["status"], row["error"]] for row in failed],
         )
         click.echo(f"to try these again, once mended: vitatlas run {atlas} --retry-failed")
     if len(opened.committed) < len(opened.run.shards):

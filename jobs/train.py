@@ -28,10 +28,12 @@ def command() -> None:
 
 
 def training_options(function: F) -> F:
-    """What every training has: tars, network, output, length."""
+    """What every training has: shards, network, output, length."""
     options = [
         click.argument("shards", nargs=-1, type=PLACE, required=True, metavar="SHARD…"),
-        click.option("--held-out", multiple=True, type=PLACE, required=True, metavar="SHARD", help="Tars to judge by."),
+        click.option(
+            "--held-out", multiple=True, type=PLACE, required=True, metavar="SHARD", help="Shards to judge by."
+        ),
         click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
         click.option("--pretrained", is_flag=True, help="Take the weights that timm knows."),
         click.option("--checkpoint", type=FILE, metavar="FILE", help="Take the weights of a .safetensors file."),

@@ -10,7 +10,7 @@ from schemas.errors import RunFailedError, StoppedEarlyError
 from schemas.text import escape_control
 
 _NAMED = 10
-"""Tars that a message names."""
+"""Shards that a message names."""
 
 
 @click.command("verify")
@@ -24,14 +24,14 @@ _NAMED = 10
     metavar="N",
     help="Compute the maps of N samples again, and compare.",
 )
-@click.option("--allow-pipe", is_flag=True, help="Accept pipe: tars, which run commands.")
+@click.option("--allow-pipe", is_flag=True, help="Accept pipe: shards, which run commands.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the draw of those samples.")
 @output.json_option
 def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Check an atlas: that all that was committed is there, as it was, and nothing else.
 
     Recounts rows, compares lengths and checksums, looks for maps that are missing or not finite, for keys that
-    come twice and for objects that belong to nothing; and computes a few maps again from the tars. Prints a
+    come twice and for objects that belong to nothing; and computes a few maps again from the shards. Prints a
     line for each fault. Exits with 1 if there is one, with 75 if all is well but the run is not complete.
 
     \b
@@ -73,7 +73,7 @@ def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) ->
     if faults:
         raise RunFailedError(f"{atlas}: faults: {len(faults)}; {_mend(atlas, damaged)}")
     if verdict.missing:
-        raise StoppedEarlyError(f"{verdict.missing} tars are not done yet; go on with: vitatlas run {atlas}")
+        raise StoppedEarlyError(f"{verdict.missing} shards are not done yet; go on with: vitatlas run {atlas}")
 
 
 def _mend(atlas: str, damaged: Sequence[str]) -> str:
@@ -82,6 +82,6 @@ def _mend(atlas: str, damaged: Sequence[str]) -> str:
         return (
             "what belongs to nothing can be removed; metadata of maps is written again by the command that planned it"
         )
-    records = " ".join(f"{atlas}/commits/{tar}.json" for tar in damaged[:_NAMED])
+    records = " ".join(f"{atlas}/commits/{shard}.json" for shard in damaged[:_NAMED])
     more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-    return f"to have these tars done again, remove {records}{more}, and: vitatlas run {atlas}"
+    return f"to have these shards done again, remove {records}{more}, and: vitatlas run {atlas}"

@@ -177,22 +177,22 @@ class AuditRecord(Record):
 
 LINEAGE = pa.schema(
     [
-        *(pa.field(name, CATEGORY, nullable=False) for name in ("product", "tar", "maker")),
+        *(pa.field(name, CATEGORY, nullable=False) for name in ("product", "shard", "maker")),
         *(pa.field(name, pa.string(), nullable=False) for name in ("parent", "hash", "commit")),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("objects", "bytes")),
     ]
 )
-"""What was made of what: one row for each tar of the maps, and of each product that was made of them.
+"""What was made of what: one row for each shard of the maps, and of each product that was made of them.
 
 - ``product`` – ``maps``, or the folder of labels, scores or tables. ``maker`` – hash of the run, policy or protocol.
-- ``parent`` – hash of what it was made of: of maps, that of the keys and encoded bytes of all pictures of the tar; of
+- ``parent`` – hash of what it was made of: of maps, that of the keys and encoded bytes of all pictures of the shard; of
   other products, the ``hash`` of the maps. ``hash`` – of the objects that were made, ``objects`` in number and
   ``bytes`` long. ``commit`` – SHA-256 of the record that says so.
 """
 
 COMPLETENESS = pa.schema(
     [
-        pa.field("tar", CATEGORY, nullable=False),
+        pa.field("shard", CATEGORY, nullable=False),
         pa.field("what", CATEGORY, nullable=False),
         pa.field("method", CATEGORY),
         pa.field("status", CATEGORY, nullable=False),
@@ -201,17 +201,17 @@ COMPLETENESS = pa.schema(
         pa.field("expected", pa.int64(), nullable=False),
     ]
 )
-"""What became of everything that was planned: counts of a tar, and of a method, add up to ``expected``.
+"""What became of everything that was planned: counts of a shard, and of a method, add up to ``expected``.
 
 - ``what`` – ``samples``; or ``maps`` of a ``method``, of all targets, of the samples that are ``ok``.
-- ``status`` – of samples: see ``schemas.samples.Status``, or ``set_aside`` or ``pending`` with the whole tar; of maps:
+- ``status`` – of samples: see ``schemas.samples.Status``, or ``quarantined`` or ``pending`` with the whole shard; of maps:
   ``ok``, or ``degenerate``, which are constant or were not finite. ``reason`` – kind of error, with all that is special
   to one sample left out; null of what is ok.
-- ``count`` – of it. ``expected`` – of the tar, on each of its rows: what was planned, or what is in it where it was
+- ``count`` – of it. ``expected`` – of the shard, on each of its rows: what was planned, or what is in it where it was
   damaged when it was planned and has been mended since.
 """
-SET_ASIDE, PENDING, DEGENERATE = "set_aside", "pending", "degenerate"
-"""Values of ``status`` in ``COMPLETENESS``: of a tar that could not be done, or is not done yet; of maps."""
+QUARANTINED, PENDING, DEGENERATE = "quarantined", "pending", "degenerate"
+"""Values of ``status`` in ``COMPLETENESS``: of a shard that could not be done, or is not done yet; of maps."""
 
 REPRODUCED = pa.schema(
     [

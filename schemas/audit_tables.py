@@ -13,7 +13,7 @@ class Described(NamedTuple):
 
     Attributes:
         name: under which it is loaded.
-        files: path below the folder of the audit; a glob where there is one file for each tar.
+        files: path below the folder of the audit; a glob where there is one file for each shard.
         schema: of it, at least: columns may be added.
         rows: what a row is.
         own: meanings of columns that mean something else in other tables.
@@ -26,8 +26,8 @@ class Described(NamedTuple):
     own: Mapping[str, str] = {}
 
     @property
-    def by_tar(self) -> bool:
-        """Whether there is one file for each tar."""
+    def by_shard(self) -> bool:
+        """Whether there is one file for each shard."""
         return "*" in self.files
 
     def meaning(self, column: str) -> str:
@@ -38,7 +38,7 @@ class Described(NamedTuple):
 COLUMNS: Mapping[str, str] = {
     "row": "index of the sample into all arrays of the atlas",
     "key": "WebDataset key of the sample",
-    "tar": "short name of the tar that the sample is in",
+    "shard": "short name of the shard that the sample is in",
     "class": "index of the class that the map explains",
     "method": "name of the attribution method, with its options",
     "target": "which class is explained: the label, or the predicted one",
@@ -174,11 +174,11 @@ TABLES: tuple[Described, ...] = (
         "lineage",
         "lineage.parquet",
         audit.LINEAGE,
-        "a tar of a product",
+        "a shard of a product",
         {
             "product": "maps, or the folder of what was made of them",
             "maker": "hash of the run, policy or protocol that made it",
-            "parent": "hash of what it was made of: of maps, of the keys and encoded bytes of all pictures of the tar",
+            "parent": "hash of what it was made of: of maps, of the keys and encoded bytes of all pictures of the shard",
             "hash": "of the objects that were made",
             "commit": "SHA-256 of the record that says so",
             "objects": "number of objects",
@@ -189,14 +189,14 @@ TABLES: tuple[Described, ...] = (
         "completeness",
         "completeness.parquet",
         audit.COMPLETENESS,
-        "what became of samples or maps of a tar",
+        "what became of samples or maps of a shard",
         {
             "what": "samples, or maps of a method",
             "method": "name of the method; null of samples",
             "status": "ok, or what is wrong",
             "reason": "kind of error; null of what is ok",
             "count": "how many ended so",
-            "expected": "to which the counts of the tar (and the method) add up",
+            "expected": "to which the counts of the shard (and the method) add up",
         },
     ),
     Described(

@@ -32,7 +32,7 @@ class Cost(Record):
 
 
 class Pilot(Record):
-    """What one actor took over a small tar, from its bytes to its commit.
+    """What one actor took over a small shard, from its bytes to its commit.
 
     Attributes:
         device: name of the GPU, or ``cpu``, of which it had one core.
@@ -81,7 +81,7 @@ class BenchRecord(Record):
         forward_peak_bytes: of F, as in ``Cost``.
         alone: a pass of each method by itself, by the text that names it on the command line.
         together: one pass of all these methods.
-        pilot: all these methods on pictures, from a tar to an atlas; None where that was not measured.
+        pilot: all these methods on pictures, from a shard to an atlas; None where that was not measured.
     """
 
     format: Literal[1] = 1

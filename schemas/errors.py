@@ -6,7 +6,7 @@ AtlasError
 │   ├── UnsupportedMethod     a method that does not apply to this network
 │   └── SpecMismatchError             an atlas exists that was planned otherwise
 ├── RunFailedError             1   the work ended, and some of it is missing or wrong
-│   └── CorruptShardError                one tar cannot be used; the run goes on without it and fails at its end
+│   └── CorruptShardError                one shard cannot be used; the run goes on without it and fails at its end
 └── StoppedEarlyError         75   interrupted; the same command goes on from here
 """
 
@@ -51,7 +51,7 @@ class RunFailedError(AtlasError):
 
 
 class CorruptShardError(RunFailedError):
-    """A tar that cannot be read as planned: truncated, changed, or not a tar."""
+    """A shard that cannot be read as planned: truncated, changed, or not a shard."""
 
 
 class StoppedEarlyError(AtlasError):

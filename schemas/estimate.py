@@ -13,11 +13,11 @@ class Estimate(Record):
     Attributes:
         device: name of the GPU, or ``cpu``.
         actors: that share the work: one a GPU, or one a core.
-        images, tars: of the run.
+        images, shards: of the run.
         decode_processes: of each actor; 0 is a thread on the actor's own core, or the GPU itself.
         enough_processes: so many of an actor, and decoding no longer limits it.
         seconds: of one actor over the whole run, by stage; ``decode`` is of one core, or of the GPU where that decodes.
-        tar_seconds: of an actor over a tar of mean size.
+        shard_seconds: of an actor over a shard of mean size.
         hours: until all actors are done, once they have started.
         actor_hours: of all actors while they are at work.
         limit: what an actor waits for: its pictures, or its network. On a CPU it is whatever takes longer.
@@ -27,11 +27,11 @@ class Estimate(Record):
     device: str
     actors: int
     images: int
-    tars: int
+    shards: int
     decode_processes: int
     enough_processes: int
     seconds: dict[str, float]
-    tar_seconds: float
+    shard_seconds: float
     hours: float
     actor_hours: float
     limit: Limit

@@ -1,4 +1,4 @@
-"""The label table: one row for every sample of a tar, with or without a mask."""
+"""The label table: one row for every sample of a shard, with or without a mask."""
 
 from enum import StrEnum
 
@@ -93,10 +93,10 @@ class LabelsRecord(Record):
 
 
 class DerivedCommit(Record):
-    """``commits/<tar>.json`` of what is derived from an atlas: one tar of it is done. Written last of that tar.
+    """``commits/<shard>.json`` of what is derived from an atlas: one shard of it is done. Written last of that shard.
 
     Attributes:
-        tar: its short name.
+        shard: its short name.
         parent: hash of the maps and samples that it was made from.
         maker: hash of what made it, a policy or a protocol.
         parts: which parts were asked for, formats or methods.
@@ -105,7 +105,7 @@ class DerivedCommit(Record):
         objects: what was written before this record.
     """
 
-    tar: str
+    shard: str
     parent: str
     maker: str
     parts: tuple[str, ...]

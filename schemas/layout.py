@@ -8,7 +8,7 @@ RUN = "run.json"
 MAPS = "maps.zarr"
 SAMPLES = "samples"
 COMMITS = "commits"
-SET_ASIDE = "set_aside"
+QUARANTINED = "quarantined"
 LEASE = "lease.json"
 LABELS = "labels"
 SCORES = "scores"
@@ -16,7 +16,7 @@ AUDIT = "audit"
 ABOUT = "about.json"
 """Of what is derived from an atlas: what it is made from, in the folder that holds it. Written first."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout on disk. Readers refuse a larger one."""
 
 
@@ -69,21 +69,21 @@ def arrays(method: str, figures: Iterable[str]) -> dict[str, Kind]:
     }
 
 
-def shard_object(array: str, tar_index: int, dims: int) -> str:
-    """The one Zarr object that holds a tar's rows of an array of so many dimensions."""
-    return f"{MAPS}/{array}/c/{tar_index}" + "/0" * (dims - 1)
+def shard_object(array: str, shard_index: int, dims: int) -> str:
+    """The one Zarr object that holds a shard's rows of an array of so many dimensions."""
+    return f"{MAPS}/{array}/c/{shard_index}" + "/0" * (dims - 1)
 
 
-def samples_object(tar: str) -> str:
-    """A tar's sample table."""
-    return f"{SAMPLES}/{tar}.parquet"
+def samples_object(shard: str) -> str:
+    """A shard's sample table."""
+    return f"{SAMPLES}/{shard}.parquet"
 
 
-def set_aside_object(tar: str) -> str:
-    """Why a tar could not be done, as long as it is not."""
-    return f"{SET_ASIDE}/{tar}.json"
+def quarantine_object(shard: str) -> str:
+    """Why a shard could not be done, as long as it is not."""
+    return f"{QUARANTINED}/{shard}.json"
 
 
-def commit_object(tar: str) -> str:
-    """A tar's commit record, the last thing that is written of it."""
-    return f"{COMMITS}/{tar}.json"
+def commit_object(shard: str) -> str:
+    """A shard's commit record, the last thing that is written of it."""
+    return f"{COMMITS}/{shard}.json"

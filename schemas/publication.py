@@ -33,7 +33,7 @@ class EnvironmentRecord(Record):
         platform, cpu, gpus: of the machine that made it; cpu is empty where that is not known.
         run: hash of the run that made the maps.
         planned: versions of the packages that it was planned with.
-        computed: of those that computed, each with the number of its tars.
+        computed: of those that computed, each with the number of its shards.
         model: name of the network in timm.
         weights: SHA-256 over its tensors.
         parameters, classes: how many it has.

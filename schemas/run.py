@@ -14,7 +14,7 @@ Target = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
-PartialTars = Literal["refuse", "keep"]
+PartialShards = Literal["refuse", "keep"]
 
 
 class ModelSpec(Record):
@@ -42,7 +42,7 @@ class RunSpec(Record):
     """What a user asks for: the content of a spec file, or of the flags of ``vitatlas plan``.
 
     Attributes:
-        shards: paths, fsspec URLs or brace patterns of tars, in the order of the rows.
+        shards: paths, fsspec URLs or brace patterns of shards, in the order of the rows.
         root: folder or URL that relative shards stand in; empty is the working directory.
         model: the network to explain.
         methods: names, with options as in ``reciprocam:kernel=box``; empty is every method that is cheap.
@@ -51,12 +51,12 @@ class RunSpec(Record):
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images a forward. Part of the spec, because a float may depend on it in its last bit.
         seed: of the methods that draw at random.
-        precision: ``full`` is float32; the half ones run the network under autocast, and each tar's record
+        precision: ``full`` is float32; the half ones run the network under autocast, and each shard's record
             says how far that moves its maps.
         decode: ``processes`` beside the network; ``gpu`` decodes plain JPEGs on it, and the others in processes. Part
             of the spec, because pixels of the two differ by small amounts.
-        partial_tars: ``keep`` takes the samples in front of the place where a tar is truncated or broken;
-            ``refuse`` sets such a tar aside.
+        partial_shards: ``keep`` takes the samples in front of the place where a shard is truncated or broken;
+            ``refuse`` quarantines such a shard.
         allow_pipe: accept ``pipe:`` shards, which run a shell command.
     """
 
@@ -71,7 +71,7 @@ class RunSpec(Record):
     seed: int = 0
     precision: Precision = "full"
     decode: Decode = "processes"
-    partial_tars: PartialTars = "refuse"
+    partial_shards: PartialShards = "refuse"
     allow_pipe: bool = False
 
     @model_validator(mode="after")
@@ -115,18 +115,18 @@ class ModelRecord(Record):
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ShardRecord:
-    """One tar, the unit of work and of commit. There may be very many, so it takes half the memory of a ``Record``.
+    """One shard, the unit of work and of commit. There may be very many, so it takes half the memory of a ``Record``.
 
     Attributes:
-        tar: its short name, unique in the run and safe as a file name.
+        name: its short name, unique in the run and safe as a file name.
         url: where it is read from.
         samples: how many samples it holds, so many rows it owns.
         size: bytes, or −1 where the store does not say.
-        problem: what the scan found wrong with it; such a tar is set aside, and the run fails at its end.
+        problem: what the scan found wrong with it; such a shard is quarantined, and the run fails at its end.
         kept: ``samples`` of them in front of the problem are good, and are taken instead.
     """
 
-    tar: Name
+    name: Name
     url: str
     samples: int
     size: int
@@ -141,8 +141,8 @@ class RunRecord(Record):
         format: version of the layout.
         spec, spec_hash: what was asked for, and its hash.
         model: the network as it was.
-        shards: tars, in the order of the rows.
-        slot: rows that each tar owns: the largest count, rounded up to the chunk.
+        shards: shards, in the order of the rows.
+        slot: rows that each shard owns: the largest count, rounded up to the chunk.
         chunk: rows of one Zarr chunk.
         methods: array name of each method, with all its options.
         figures: names of the numbers that methods report beside each map.
@@ -166,7 +166,7 @@ class RunRecord(Record):
 
     @property
     def samples(self) -> int:
-        """Images in all tars together."""
+        """Images in all shards together."""
         return sum(shard.samples for shard in self.shards)
 
     @property
@@ -190,16 +190,16 @@ class ObjectRecord(Record):
 
 
 class CommitRecord(Record):
-    """``commits/<tar>.json``: proof that a tar is done. Without it nothing of the tar counts.
+    """``commits/<shard>.json``: proof that a shard is done. Without it nothing of the shard counts.
 
     Attributes:
         format: version of the layout.
-        tar, tar_index: its short name, and its place in the run.
-        rows, ok: samples of the tar, and how many of them have maps.
+        shard, shard_index: its short name, and its place in the run.
+        rows, ok: samples of the shard, and how many of them have maps.
         statuses: how many samples ended in each status.
         degenerate: how many maps of each method are constant or were not finite, where there are any.
         drift: what half precision changes, by method: the largest difference to float32 as a fraction of the
-            largest value of the map, median over maps of the tar's first images. Empty in full precision.
+            largest value of the map, median over maps of the shard's first images. Empty in full precision.
         fallbacks: of a run that decodes on the GPU, how many images were decoded in processes, by reason.
         objects: what was written before this record.
         spec_hash, versions: of the run and the machine that did it.
@@ -208,8 +208,8 @@ class CommitRecord(Record):
     """
 
     format: int = FORMAT
-    tar: str
-    tar_index: int
+    shard: str
+    shard_index: int
     rows: int
     ok: int
     statuses: dict[str, int]
@@ -226,15 +226,15 @@ class CommitRecord(Record):
 
 
 class QuarantineRecord(Record):
-    """``set_aside/<tar>.json``: a tar that the last run could not do. The next run begins without these.
+    """``quarantined/<shard>.json``: a shard that the last run could not do. The next run begins without these.
 
     Attributes:
-        tar: its short name.
+        shard: its short name.
         reason: one sentence.
         finished: when it was given up.
     """
 
-    tar: str
+    shard: str
     reason: str
     finished: str
 
@@ -247,7 +247,7 @@ class LeaseRecord(Record):
         host, pid: where it runs.
         since: when it began.
         beat: counts up for as long as it lives.
-        at_work: tars that are being done.
+        at_work: shards that are being done.
     """
 
     holder: str

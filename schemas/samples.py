@@ -1,4 +1,4 @@
-"""The sample table: one row for every image of a tar, whatever became of it."""
+"""The sample table: one row for every image of a shard, whatever became of it."""
 
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ class Status(StrEnum):
         MISSING_IMAGE: no member is an image.
         UNDECODABLE: the image is damaged, too large, or none.
         MISSING_LABEL, BAD_LABEL, LABEL_OUT_OF_RANGE: only where ``label`` is among the targets.
-        DUPLICATE_KEY: the tar has this key already.
+        DUPLICATE_KEY: the shard has this key already.
         UNSAFE_KEY: it is absolute, climbs (``..``) or is not UTF-8.
         NOT_FINITE: the network gave NaN or infinity.
     """
@@ -34,7 +34,7 @@ class Status(StrEnum):
 SAMPLES = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
-        pa.field("tar", CATEGORY, nullable=False),
+        pa.field("shard", CATEGORY, nullable=False),
         pa.field("ordinal", pa.int32(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("member", pa.string()),
@@ -59,9 +59,9 @@ SAMPLES = pa.schema(
 )
 """Columns:
 
-- ``row`` – index into every array of ``maps.zarr``: ``tar_index × slot + ordinal``.
-- ``tar``, ``ordinal`` – which tar, and the how-manieth sample in it: the identity of a sample.
-- ``key`` – its WebDataset key; keys need not be unique across tars. ``member`` – name of its image in the tar.
+- ``row`` – index into every array of ``maps.zarr``: ``shard_index × slot + ordinal``.
+- ``shard``, ``ordinal`` – which shard, and the how-manieth sample in it: the identity of a sample.
+- ``key`` – its WebDataset key; keys need not be unique across shards. ``member`` – name of its image in the shard.
 - ``status``, ``error`` – a ``Status``, and one sentence where something is wrong.
 - ``label`` – the class of the ``cls`` member. ``prediction``, ``probability`` – the network's top class and
   its softmax probability. ``label_probability``, ``label_rank`` – the same of the label; rank 0 is the top.

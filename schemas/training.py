@@ -70,7 +70,7 @@ class MaskSpec(Record):
 
     Attributes:
         truth: a COCO file with masks or boxes, or a folder of PNGs named by key.
-        atlas: an atlas of the tars, whose maps make pseudo-masks: no locality label at all.
+        atlas: an atlas of the shards, whose maps make pseudo-masks: no locality label at all.
         policy: the policy (YAML) that makes them.
         measured: truth of held-out images; figures are taken with it, nothing is learnt or chosen.
     """
@@ -86,8 +86,8 @@ class TrainSpec(Record):
 
     Attributes:
         model: the network.
-        shards: tars to learn from.
-        held_out: tars to judge by.
+        shards: shards to learn from.
+        held_out: shards to judge by.
         out: the artefact.
         settings: of the method.
         masks: for ``pm``.

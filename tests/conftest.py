@@ -1,4 +1,4 @@
-"""What many tests share: small networks, tars, and one small atlas that was really computed."""
+"""What many tests share: small networks, shards, and one small atlas that was really computed."""
 
 import os
 import sys
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
-    """Three tars of 5, 7 and 4 samples; a brace pattern."""
+    """Three shards of 5, 7 and 4 samples; a brace pattern."""
     first = 0
     for index, count in enumerate((5, 7, 4)):
         write_tar(tmp_path / "shards" / f"part-{index}.tar", samples(count, first))
@@ -52,7 +52,7 @@ def shards(tmp_path: Path) -> str:
 
 @pytest.fixture
 def spec(shards: str, checkpoint: ModelSpec) -> RunSpec:
-    """A run over those tars."""
+    """A run over those shards."""
     return RunSpec(shards=(shards,), model=checkpoint, methods=FAST, batch_size=4)
 
 
@@ -67,7 +67,7 @@ def finished(spec: RunSpec, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that do the same tars over and over, and are about what is written: the same batch, the same maps."""
+    """For tests that do the same shards over and over, and are about what is written: the same batch, the same maps."""
     known: dict[tuple[object, ...], MapBatch] = {}
     compute = Explainer.maps
 
@@ -82,8 +82,8 @@ def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A demo world of two tars with 24 scenes each."""
-    world = World(tmp_path_factory.mktemp("world"), tars=2, scenes=24)
+    """A demo world of two shards with 24 scenes each."""
+    world = World(tmp_path_factory.mktemp("world"), num_shards=2, scenes=24)
     build(world)
     return world
 

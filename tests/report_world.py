@@ -42,7 +42,7 @@ class Reported:
 
 
 def spoil(path: Path, first: int) -> None:
-    """Hostile keys for the first samples of a tar, wrong labels and a broken picture for some."""
+    """Hostile keys for the first samples of a shard, wrong labels and a broken picture for some."""
     with tarfile.open(path) as archive:
         members = [(info.name, archive.extractfile(info).read()) for info in archive]
     with tarfile.open(path, "w") as archive:
@@ -90,10 +90,10 @@ def localization() -> pa.Table:
 
 
 def completeness() -> pa.Table:
-    """Of two tars, with a reason that is hostile."""
+    """Of two shards, with a reason that is hostile."""
     return pa.table(
         {
-            "tar": ["a", "b", "b"],
+            "shard": ["a", "b", "b"],
             "what": ["samples"] * 3,
             "method": pa.nulls(3, pa.string()),
             "status": ["ok", "ok", "undecodable"],

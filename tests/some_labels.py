@@ -64,7 +64,7 @@ def without_map(row: int, key: str, status: str) -> Label:
 
 
 def labels() -> dict[str, list[Label]]:
-    """Of two tars, by tar."""
+    """Of two shards, by shard."""
     ring = shape((5, 5, 24, 20)) & ~shape((10, 9, 14, 12))
     band = shape((2, 2, 27, 23)) & ~shape((5, 5, 24, 20))
     two = shape((1, 1, 4, 6), (20, 10, 33, 28), size=(31, 37))
@@ -91,10 +91,10 @@ MASKED = [each for part in LABELS.values() for each in part if each.mask_rle is 
 
 
 def written(exporter: Exporter, context: Context = CONTEXT) -> dict[str, bytes]:
-    """All objects of both tars, merged ones too."""
+    """All objects of both shards, merged ones too."""
     objects: dict[str, bytes] = {}
-    for tar, part in LABELS.items():
-        for name, data in exporter.export(tar, iter(part), context):
+    for shard, part in LABELS.items():
+        for name, data in exporter.export(shard, iter(part), context):
             assert name not in objects, name
             objects[name] = data
     for name, data in exporter.merge(list(LABELS), objects.__getitem__, context):

@@ -1,4 +1,4 @@
-"""What tests build their worlds from: small networks, pictures and tars."""
+"""What tests build their worlds from: small networks, pictures and shards."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
-    """A tar of these members."""
+    """A shard of these members."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in members:
@@ -142,7 +142,7 @@ def _objects(root: Path) -> list[str]:
 
 @contextmanager
 def in_one_process() -> Iterator[None]:
-    """A few small tars are done sooner than a process starts."""
+    """A few small shards are done sooner than a process starts."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "cpu_count", lambda: 1)
         yield

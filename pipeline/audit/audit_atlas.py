@@ -78,7 +78,7 @@ def audit(
     allow_pipe: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Audited:
-    """Audit an atlas. What is measured or made tar by tar is not done again.
+    """Audit an atlas. What is measured or made shard by shard is not done again.
 
     Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); what ``tables`` does; ``shortcuts.parquet``,
     ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``,
@@ -95,7 +95,7 @@ def audit(
         further: what was made of the atlas elsewhere, see ``lineage``.
         publication: what only the publisher knows.
         device: of the network.
-        allow_pipe: tars may be read from the shell commands that the atlas names.
+        allow_pipe: shards may be read from the shell commands that the atlas names.
         say: told what is done, and where the chain from pictures to labels, scores and tables is broken.
 
     Raises:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.store import Atlas
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
+from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.errors import RunFailedError
 from schemas.run import CommitRecord, ShardRecord
 from schemas.samples import Status
@@ -25,32 +25,32 @@ def completeness(url: str) -> pa.Table:
     """Count what became of every sample that was planned, and of every map of those that have any.
 
     Returns:
-        ``schemas.audit.COMPLETENESS``, tar by tar in the order of the run.
+        ``schemas.audit.COMPLETENESS``, shard by shard in the order of the run.
 
     Raises:
-        RunFailedError: a commit cannot be read, or does not say what the sample table of its tar does.
+        RunFailedError: a commit cannot be read, or does not say what the sample table of its shard does.
     """
     atlas = Atlas.open(url)
-    aside = atlas.set_aside()
+    aside = atlas.quarantined()
     committed = atlas.committed
 
     def rows(shard: ShardRecord) -> list[_Row]:
-        if shard.tar in committed:
-            return list(_of_commit(atlas, shard, atlas.record(shard.tar)))
-        return [_of_shard(shard, aside.get(shard.tar))]
+        if shard.name in committed:
+            return list(_of_commit(atlas, shard, atlas.record(shard.name)))
+        return [_of_shard(shard, aside.get(shard.name))]
 
     found = concurrent_map(rows, atlas.run.shards)
     return pa.Table.from_pylist([row for each in found for row in each], schema=COMPLETENESS)
 
 
 def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
-    """Of a tar that is not done."""
+    """Of a shard that is not done."""
     if reason is None and not shard.kept:
         reason = shard.problem  # no run has come to it, and it is known what will come of that
     return {
-        "tar": shard.tar,
+        "shard": shard.name,
         "what": "samples",
-        "status": PENDING if reason is None else SET_ASIDE,
+        "status": PENDING if reason is None else QUARANTINED,
         "reason": "the run has not come to it yet" if reason is None else _without_place(reason, shard),
         "count": shard.samples,
         "expected": shard.samples,
@@ -58,22 +58,22 @@ def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
 
 
 def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterator[_Row]:
-    of_tar = {"tar": shard.tar, "what": "samples", "expected": commit.rows if shard.problem else shard.samples}
+    of_shard = {"shard": shard.name, "what": "samples", "expected": commit.rows if shard.problem else shard.samples}
     failed = {status: count for status, count in commit.statuses.items() if status != Status.OK}
-    yield of_tar | {"status": str(Status.OK), "count": commit.ok}
+    yield of_shard | {"status": str(Status.OK), "count": commit.ok}
     if failed:
-        found = _errors(atlas, shard.tar)
+        found = _errors(atlas, shard.name)
         for status, count in failed.items():
             if sum(number for (other, _), number in found.items() if other == status) != count:
                 raise RunFailedError(
-                    f"{shard.tar}: its commit counts {count} samples that are {status}, its sample table does not; "
+                    f"{shard.name}: its commit counts {count} samples that are {status}, its sample table does not; "
                     f"see vitatlas verify {atlas.objects.url}"
                 )
         for (status, reason), count in sorted(found.items()):
-            yield of_tar | {"status": status, "reason": reason, "count": count}
+            yield of_shard | {"status": status, "reason": reason, "count": count}
     maps = commit.ok * len(atlas.run.spec.targets)
     for method in atlas.methods:
-        of_method = {"tar": shard.tar, "what": "maps", "method": method, "expected": maps}
+        of_method = {"shard": shard.name, "what": "maps", "method": method, "expected": maps}
         degenerate = commit.degenerate.get(method, 0)
         yield of_method | {"status": str(Status.OK), "count": maps - degenerate}
         if degenerate:
@@ -81,9 +81,9 @@ def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterat
             yield of_method | {"status": DEGENERATE, "reason": reason, "count": degenerate}
 
 
-def _errors(atlas: Atlas, tar: str) -> Counter[tuple[str, str]]:
-    """How many samples of a tar have no maps, by status and kind of error."""
-    samples = atlas.samples_of(tar, ["status", "error"])
+def _errors(atlas: Atlas, shard: str) -> Counter[tuple[str, str]]:
+    """How many samples of a shard have no maps, by status and kind of error."""
+    samples = atlas.samples_of(shard, ["status", "error"])
     failed = samples.filter(pc.not_equal(samples["status"].cast(pa.string()), Status.OK))
     return Counter((row["status"], kind_of_error(row["error"] or "")) for row in failed.to_pylist())
 
@@ -95,5 +95,5 @@ def kind_of_error(error: str) -> str:
 
 
 def _without_place(reason: str, shard: ShardRecord) -> str:
-    """A reason that does not tell where the tar stood, which may be a path of somebody's machine or hold a secret."""
+    """A reason that does not tell where the shard stood, which may be a path of somebody's machine or hold a secret."""
     return kind_of_error(reason.removeprefix(f"{shard.url}: ").replace(shard.url, "…"))

@@ -1,4 +1,4 @@
-"""Means over pictures, by class and over all classes, of tables that come one tar after another."""
+"""Means over pictures, by class and over all classes, of tables that come one shard after another."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The tables of an audit: every map in numbers, every two methods compared, tar by tar; and their means."""
+"""The tables of an audit: every map in numbers, every two methods compared, shard by shard; and their means."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ def tables(
 ) -> dict[str, pa.Table]:
     """Write the tables of an atlas. What is done already is not done again.
 
-    Writes ``about.json``; for each tar ``images/<tar>.parquet``, ``pairs/<tar>.parquet`` and ``commits/<tar>.json``;
+    Writes ``about.json``; for each shard ``images/<shard>.parquet``, ``pairs/<shard>.parquet`` and ``commits/<shard>.json``;
     then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit``.
 
     Args:
@@ -52,7 +52,7 @@ def tables(
         ``methods`` and ``agreement``.
 
     Raises:
-        UsageError: no such method or target, no finished tar, truth that cannot be used or is of another size, or
+        UsageError: no such method or target, no finished shard, truth that cannot be used or is of another size, or
             ``out`` holds tables of something else.
     """
     atlas, objects = Atlas.open(url), ObjectStore(out)
@@ -61,14 +61,16 @@ def tables(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
-        measured = concurrent_map(lambda record: measured_parts(out, record.tar, record.parent), records.values())
-        known = {tar for (tar, record), parts in zip(records.items(), measured, strict=True) if record.parts == parts}
-        pending = with_truth(atlas, [tar for tar in atlas.tars if tar not in known], truth)
-        for _ in parallel_map(partial(_of_tar, atlas, about, out), pending, "audit", address):
+        measured = concurrent_map(lambda record: measured_parts(out, record.shard, record.parent), records.values())
+        known = {
+            shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.parts == parts
+        }
+        pending = with_truth(atlas, [shard for shard in atlas.shard_names if shard not in known], truth)
+        for _ in parallel_map(partial(_of_shard, atlas, about, out), pending, "audit", address):
             continue
         found = {
-            "methods": means(_read(objects, "images", atlas.tars), ("method",), "entropy", METHODS),
-            "agreement": means(_read(objects, "pairs", atlas.tars), ("first", "second"), "spearman", AGREEMENT),
+            "methods": means(_read(objects, "images", atlas.shard_names), ("method",), "entropy", METHODS),
+            "agreement": means(_read(objects, "pairs", atlas.shard_names), ("first", "second"), "spearman", AGREEMENT),
         }
         for name, table in found.items():
             objects.put(f"{name}.parquet", to_parquet(table))
@@ -93,24 +95,24 @@ def claimed(
     return about
 
 
-def with_truth(atlas: Atlas, tars: Sequence[str], truth: Truths | None) -> list[tuple[str, Truths | None]]:
-    """Tars, each with what is known of its pictures, to be sent to where they are worked on."""
+def with_truth(atlas: Atlas, shards: Sequence[str], truth: Truths | None) -> list[tuple[str, Truths | None]]:
+    """Shards, each with what is known of its pictures, to be sent to where they are worked on."""
     if truth is None:
-        return [(tar, None) for tar in tars]
-    samples = concurrent_map(partial(atlas.samples_of, columns=["key"]), tars)
-    return [(tar, truth.subset(table["key"].to_pylist())) for tar, table in zip(tars, samples, strict=True)]
+        return [(shard, None) for shard in shards]
+    samples = concurrent_map(partial(atlas.samples_of, columns=["key"]), shards)
+    return [(shard, truth.subset(table["key"].to_pylist())) for shard, table in zip(shards, samples, strict=True)]
 
 
-def _read(objects: ObjectStore, folder: str, tars: Sequence[str]) -> Iterable[pa.Table]:
-    for data in objects.read([f"{folder}/{tar}.parquet" for tar in tars]):
+def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[pa.Table]:
+    for data in objects.read([f"{folder}/{shard}.parquet" for shard in shards]):
         yield from_parquet(data)
 
 
-def _of_tar(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
-    tar, truth = item
+def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
+    shard, truth = item
     objects = ObjectStore(out)
-    objects.delete(commit_object(tar))
-    part = atlas.tar(tar)
+    objects.delete(commit_object(shard))
+    part = atlas.shard(shard)
     above = parent(part.commit)
     samples = part.samples.filter(pa.array(part.good))
     flags = {method: part.flags(method, about.target)[part.good] for method in about.methods}
@@ -120,20 +122,20 @@ def _of_tar(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truths 
     }
     compared = list(pairs(maps))
     covered = _covered(samples, truth, atlas)
-    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, tar, above, about.target))
+    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, shard, above, about.target))
     written = (
-        objects.put(f"images/{tar}.parquet", to_parquet(images)),
-        objects.put(f"pairs/{tar}.parquet", to_parquet(_pairs(samples, about.target, compared))),
+        objects.put(f"images/{shard}.parquet", to_parquet(images)),
+        objects.put(f"pairs/{shard}.parquet", to_parquet(_pairs(samples, about.target, compared))),
     )
     record = DerivedCommit(
-        tar=tar,
+        shard=shard,
         parent=above,
         maker=about.digest(),
-        parts=measured_parts(out, tar, above),
+        parts=measured_parts(out, shard, above),
         counts={"images": len(samples)},
         objects=written,
     )
-    objects.put(commit_object(tar), record.to_bytes())
+    objects.put(commit_object(shard), record.to_bytes())
     return record
 
 
@@ -146,7 +148,7 @@ def _images(
     covered: Floats,
     measured: Measured,
 ) -> pa.Table:
-    """``schemas.audit.IMAGES`` of a tar, method by method.
+    """``schemas.audit.IMAGES`` of a shard, method by method.
 
     Args:
         maps: [n, h, w] by method, NaN where they say nothing.
@@ -194,7 +196,7 @@ def _agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> 
 
 
 def _pairs(samples: pa.Table, target: Target, compared: Compared) -> pa.Table:
-    """``schemas.audit.PAIRS`` of a tar, pair by pair."""
+    """``schemas.audit.PAIRS`` of a shard, pair by pair."""
     parts = [PAIRS.empty_table()]
     for first, second, measured in compared:
         columns: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The maps of an atlas, which stand there tar by tar, class by class."""
+"""The maps of an atlas, which stand there shard by shard, class by class."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ EXPLAINED: dict[Target, str] = {"label": "label", "predicted": "prediction"}
 """Column of the sample table with the class that maps of a target explain."""
 
 
-class OfTar(NamedTuple):
-    """Maps of a tar, without those that say nothing.
+class ShardMaps(NamedTuple):
+    """Maps of a shard, without those that say nothing.
 
     Attributes:
         rows: int64 [n], of the samples.
@@ -46,24 +46,24 @@ class OfClass(NamedTuple):
     maps: NDArray[np.float16]
 
 
-def of_tar(tar: AtlasShard, method: str, target: Target) -> OfTar:
-    """The maps of a tar that say anything."""
-    good = tar.good
-    says = good & (tar.flags(method, target) == Flag.OK)
-    classes = tar.samples[EXPLAINED[target]].to_numpy(zero_copy_only=False)
-    return OfTar(
-        tar.samples["row"].to_numpy()[says],
+def of_shard(shard: AtlasShard, method: str, target: Target) -> ShardMaps:
+    """The maps of a shard that say anything."""
+    good = shard.good
+    says = good & (shard.flags(method, target) == Flag.OK)
+    classes = shard.samples[EXPLAINED[target]].to_numpy(zero_copy_only=False)
+    return ShardMaps(
+        shard.samples["row"].to_numpy()[says],
         classes[says].astype(np.int64),
-        tar.maps(method, target)[says],
+        shard.maps(method, target)[says],
         classes[good & ~says].astype(np.int64),
     )
 
 
 def by_class(atlas: Atlas, method: str, target: Target) -> Iterator[OfClass]:
-    """The maps of each class that has any. In memory are those of one class, or of one tar.
+    """The maps of each class that has any. In memory are those of one class, or of one shard.
 
-    The tars are read once, into a temporary file in which each class has its place: reading the atlas once for each
-    class would read all of it, since its tars are mixed.
+    The shards are read once, into a temporary file in which each class has its place: reading the atlas once for each
+    class would read all of it, since its shards are mixed.
     """
     samples = atlas.samples(["row", EXPLAINED[target]])
     rows, classes = samples["row"].to_numpy(), samples[EXPLAINED[target]].fill_null(-1).to_numpy()
@@ -73,8 +73,8 @@ def by_class(atlas: Atlas, method: str, target: Target) -> Iterator[OfClass]:
     with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
         maps = np.memmap(Path(folder) / "maps", np.float16, "w+", shape=(max(1, len(order)), *atlas.run.model.grid))
         told = np.zeros(len(order), bool)
-        for name in atlas.tars:
-            found = of_tar(atlas.tar(name), method, target)
+        for name in atlas.shard_names:
+            found = of_shard(atlas.shard(name), method, target)
             where = place[np.searchsorted(rows, found.rows)]
             maps[where], told[where] = found.maps, True
         for index, part in zip(present, np.split(np.arange(len(order)), begins[1:]), strict=True):

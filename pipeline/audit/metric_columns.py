@@ -16,33 +16,33 @@ from schemas.metrics import Kind
 from schemas.run import Target
 
 
-def measured_parts(out: str, tar: str, above: str) -> tuple[str, ...]:
-    """What was measured of the maps of a tar below ``out``, by hashes: other figures make other tables.
+def measured_parts(out: str, shard: str, above: str) -> tuple[str, ...]:
+    """What was measured of the maps of a shard below ``out``, by hashes: other figures make other tables.
 
     Args:
-        above: ``parent`` of the tar's commit.
+        above: ``parent`` of the shard's commit.
     """
-    return tuple(f"{kind} {parent(record)}" for kind, record in _records(out, tar, above))
+    return tuple(f"{kind} {parent(record)}" for kind, record in _records(out, shard, above))
 
 
-def _records(out: str, tar: str, above: str) -> Iterator[tuple[Kind, DerivedCommit]]:
+def _records(out: str, shard: str, above: str) -> Iterator[tuple[Kind, DerivedCommit]]:
     for kind in get_args(Kind):
-        record = made(ObjectStore(f"{out}/{kind}"), tar)
+        record = made(ObjectStore(f"{out}/{kind}"), shard)
         if record is not None and record.parent == above:  # else it is of maps that are no more
             yield kind, record
 
 
 class Measured:
-    """The figures of one tar and target, of whichever pictures were drawn.
+    """The figures of one shard and target, of whichever pictures were drawn.
 
     Args:
         out: folder that holds ``faithfulness`` and ``sanity``, either or both or none.
-        above: ``parent`` of the tar's commit.
+        above: ``parent`` of the shard's commit.
     """
 
-    def __init__(self, out: str, tar: str, above: str, target: Target) -> None:
+    def __init__(self, out: str, shard: str, above: str, target: Target) -> None:
         self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for table in _tables(out, tar, above):
+        for table in _tables(out, shard, above):
             of_target = table.filter(pc.equal(table["target"].cast(pa.string()), target))
             methods, figures = (of_target[name].cast(pa.string()) for name in ("method", "figure"))
             for method in methods.unique().to_pylist():
@@ -60,6 +60,6 @@ class Measured:
         return np.where(known[place] == rows, values[place], np.nan)
 
 
-def _tables(out: str, tar: str, above: str) -> Iterator[pa.Table]:
-    for kind, _ in _records(out, tar, above):
-        yield from_parquet(ObjectStore(f"{out}/{kind}").get(f"figures/{tar}.parquet"))
+def _tables(out: str, shard: str, above: str) -> Iterator[pa.Table]:
+    for kind, _ in _records(out, shard, above):
+        yield from_parquet(ObjectStore(f"{out}/{kind}").get(f"figures/{shard}.parquet"))

@@ -21,7 +21,7 @@ from schemas.errors import CorruptShardError
 from schemas.samples import Status
 
 Drawn = tuple[str, tuple[int, ...]]
-"""A tar, and ordinals of its samples."""
+"""A shard, and ordinals of its samples."""
 _Row = dict[str, Any]
 
 
@@ -35,9 +35,9 @@ def reproduced(
     allow_pipe: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> pa.Table:
-    """Compute samples again from the tars, as the run did and with another batch size, and compare all their maps.
+    """Compute samples again from the shards, as the run did and with another batch size, and compare all their maps.
 
-    What is drawn is batches of the run, from all finished tars: a sample gets the same bytes only among those that it
+    What is drawn is batches of the run, from all finished shards: a sample gets the same bytes only among those that it
     was computed with, so that single samples would cost as many times more as a batch has samples. The other batch is
     of one sample, which nothing beside it can touch; of two, where the run's was of one.
 
@@ -45,13 +45,13 @@ def reproduced(
         rows: samples that have maps, at most.
         methods: that are compared; empty is all.
         address: of a Ray cluster, see ``parallel_map``.
-        say: told what is to be computed, and which tars and samples cannot be.
+        say: told what is to be computed, and which shards and samples cannot be.
 
     Returns:
         ``schemas.audit.REPRODUCED``: for each kind, the network and then the methods by target.
 
     Raises:
-        UsageError: no such method, or no finished tar.
+        UsageError: no such method, or no finished shard.
         SpecMismatchError: the network is another now.
     """
     atlas = Atlas.open(url)
@@ -62,10 +62,10 @@ def reproduced(
     sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     drawn = _draw(atlas, rows, seed)
     number = sum(len(ordinals) for _, ordinals in drawn)
-    say(f"{number} samples of {len(drawn)} tars are computed twice, by {len(atlas.methods)} methods")
+    say(f"{number} samples of {len(drawn)} shards are computed twice, by {len(atlas.methods)} methods")
     found: list[_Row] = []
     for compared, notes in parallel_map(
-        partial(_of_tar, url, device, chosen, sizes), drawn, "compute again", address, gpu=True
+        partial(_of_shard, url, device, chosen, sizes), drawn, "compute again", address, gpu=True
     ):
         found += compared
         for note in notes:
@@ -88,21 +88,21 @@ def _draw(atlas: Atlas, count: int, seed: int) -> list[Drawn]:
     batches, whose = np.unique(batch, return_inverse=True)
     turn = np.random.default_rng(seed).permutation(len(batches))[whose]
     drawn = np.sort(rows[np.lexsort((rows, turn))[:count]])
-    by_tar: dict[str, list[int]] = defaultdict(list)
+    by_shard: dict[str, list[int]] = defaultdict(list)
     for index, ordinal in zip(*(each.tolist() for each in np.divmod(drawn, slot)), strict=True):
-        by_tar[atlas.run.shards[index].tar].append(ordinal)
-    return [(tar, tuple(ordinals)) for tar, ordinals in by_tar.items()]
+        by_shard[atlas.run.shards[index].name].append(ordinal)
+    return [(shard, tuple(ordinals)) for shard, ordinals in by_shard.items()]
 
 
-def _of_tar(
+def _of_shard(
     url: str, device: Device, methods: Sequence[str], sizes: dict[str, int], drawn: Drawn
 ) -> tuple[list[_Row], list[str]]:
-    """Comparisons of all maps of samples of a tar, and why there are none of others."""
+    """Comparisons of all maps of samples of a shard, and why there are none of others."""
     from pipeline.run.recompute import once_more, worker_of  # torch, which few who audit need
 
-    tar, ordinals = drawn
+    shard, ordinals = drawn
     atlas = Atlas.open(url)
-    worker, part = worker_of(url, device, atlas.run.spec_hash), atlas.tar(tar)
+    worker, part = worker_of(url, device, atlas.run.spec_hash), atlas.shard(shard)
     samples = part.samples.take(list(ordinals)).to_pylist()
     stored = {method: part.array(method)[list(ordinals)] for method in methods}
     compared: list[_Row] = []
@@ -112,14 +112,14 @@ def _of_tar(
             for place, (now, raw, _) in enumerate(once_more(worker, part, ordinals, size)):
                 before = samples[place]
                 if now["status"] != Status.OK or now["image_sha256"] != before["image_sha256"]:
-                    notes[f"{tar}: {before['key']} cannot be computed again: its picture is another now"] = None
+                    notes[f"{shard}: {before['key']} cannot be computed again: its picture is another now"] = None
                     continue
                 compared.append({"kind": kind} | _network(before, now))
                 again = {method: normalise(raw[method])[0] for method in methods}
                 maps = _maps({method: stored[method][place] for method in methods}, again, atlas.run.spec.targets)
                 compared += [{"kind": kind} | each for each in maps]
         except (CorruptShardError, OSError) as error:
-            notes[f"{tar}: cannot be computed again: {error}"] = None
+            notes[f"{shard}: cannot be computed again: {error}"] = None
     return compared, list(notes)
 
 
@@ -163,7 +163,7 @@ def _summary(compared: Sequence[_Row]) -> _Row:
         "mean": [each["mean"] for each in compared],
         "mean_spearman": ranks,
     }
-    # Sums that do not depend on the order in which tars come.
+    # Sums that do not depend on the order in which shards come.
     means = {name: math.fsum(values) / len(values) if values else None for name, values in known.items()}
     return means | {
         "rows": len(compared),

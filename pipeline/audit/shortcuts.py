@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.fixed_location_test import ALARM, Standing, standing_out
-from pipeline.audit.maps_by_class import by_class, of_tar
+from pipeline.audit.maps_by_class import by_class, of_shard
 from pipeline.audit.spray import Clusters, cluster
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
@@ -45,7 +45,7 @@ def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), a
         address: of a Ray cluster, see ``parallel_map``.
 
     Raises:
-        UsageError: the atlas has no such method or target, or no finished tar.
+        UsageError: the atlas has no such method or target, or no finished shard.
     """
     atlas = Atlas.open(url)
     chosen = tuple(dict.fromkeys(methods)) or atlas.methods
@@ -99,8 +99,8 @@ def _standing(atlas: Atlas, method: str, target: Target) -> tuple[Standing, NDAr
     count, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
     nothing = np.zeros((count, cells), np.int64)
     standing, left_out = Standing(np.zeros(count, np.int64), nothing, nothing), np.zeros(count, np.int64)
-    for name in atlas.tars:
-        found = of_tar(atlas.tar(name), method, target)
+    for name in atlas.shard_names:
+        found = of_shard(atlas.shard(name), method, target)
         standing += Standing.of(found.maps, found.classes, count)
         left_out += np.bincount(found.left_out, minlength=count)
     return standing, left_out

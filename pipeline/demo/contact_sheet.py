@@ -26,7 +26,7 @@ _LEGEND = (
 
 def draw(
     atlas: Atlas,
-    tar: str,
+    shard: str,
     rows: Sequence[int],
     methods: Sequence[str],
     policies: Sequence[Policy],
@@ -37,18 +37,18 @@ def draw(
     """Draw a sheet as PNG.
 
     Args:
-        tar: whose samples are shown.
-        rows: which of them, by their place in the tar.
+        shard: whose samples are shown.
+        rows: which of them, by their place in the shard.
         methods: a column each, in this order.
         policies: of the masks in the last columns, one each.
         truth: outlined in the first column and beside the masks.
         names: of the classes.
     """
-    part = atlas.tar(tar)
+    part = atlas.shard(shard)
     samples = part.samples.to_pylist()
-    pictures = _pictures(atlas, tar)
+    pictures = _pictures(atlas, shard)
     maps = {method: part.maps(method) for method in methods}
-    labels = [{label.sample["ordinal"]: label for label in labels_of(atlas, tar, policy)} for policy in policies]
+    labels = [{label.sample["ordinal"]: label for label in labels_of(atlas, shard, policy)} for policy in policies]
     columns = ["image", *methods, *(f"mask: {policy.name}" for policy in policies)]
     width, height = _CELL * len(columns) + _LEFT, _CELL * len(rows) + _TOP
     figure = Figure(figsize=(width, height), dpi=110)
@@ -80,8 +80,8 @@ def draw(
     figure.savefig(path)
 
 
-def _pictures(atlas: Atlas, tar: str) -> list[NDArray[np.uint8]]:
-    shard = next(shard for shard in atlas.run.shards if shard.tar == tar)
+def _pictures(atlas: Atlas, shard_name: str) -> list[NDArray[np.uint8]]:
+    shard = next(shard for shard in atlas.run.shards if shard.name == shard_name)
     images = (group.image() for group in read(shard, atlas.run.slot))
     return [np.asarray(Image.open(io.BytesIO(image.data or b"")).convert("RGB")) for image in images if image]
 

@@ -1,4 +1,4 @@
-"""The whole job on the demo world: tars, atlas, masks, scores, picture."""
+"""The whole job on the demo world: shards, atlas, masks, scores, picture."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ _WORLD = "world.json"
 class WorldRecord(Record):
     """What the world in a folder was made from; another one is not written over it."""
 
-    tars: int
+    shards: int
     scenes: int
     seed: int
 
@@ -51,7 +51,7 @@ class WorldRecord(Record):
 def tour(
     folder: Path,
     executor: Executor = "ray",
-    tars: int = 4,
+    shards: int = 4,
     scenes: int = 96,
     say: Callable[[str], None] = lambda line: None,
     planned: Callable[[RunRecord, str], None] = lambda record, url: None,
@@ -61,7 +61,7 @@ def tour(
 
     Args:
         folder: gets ``shards``, ``truth``, ``atlas``, ``labels``, ``sheet.png``, ``summary.json``.
-        tars, scenes: how many tars, and scenes in each.
+        shards, scenes: how many shards, and scenes in each.
         say: told what is being done.
         planned: told what was planned.
         expected: told what a small run took.
@@ -73,8 +73,8 @@ def tour(
         UsageError: the folder holds something else.
     """
     begun = time.perf_counter()
-    world = World(folder, tars, scenes)
-    say(f"1/5  a world of {tars * scenes} scenes with known truth → {folder}/shards, {folder}/truth")
+    world = World(folder, shards, scenes)
+    say(f"1/5  a world of {shards * scenes} scenes with known truth → {folder}/shards, {folder}/truth")
     _build(world)
     url = str(folder / "atlas")
     say(f"2/5  attribution maps of every method → {url}")
@@ -128,7 +128,7 @@ def _figures(scores: MaskScores) -> dict[str, float]:
 
 def _build(world: World) -> None:
     """Write the world, unless it is there already."""
-    record = WorldRecord(tars=world.tars, scenes=world.scenes, seed=world.seed)
+    record = WorldRecord(shards=world.num_shards, scenes=world.scenes, seed=world.seed)
     mark = world.folder / _WORLD
     if mark.exists():
         if WorldRecord.read(mark.read_bytes(), str(mark)) != record:
@@ -169,9 +169,9 @@ def _compared(expected: Estimate, atlas: Atlas) -> dict[str, dict[str, float]]:
 
 
 def _sheet(atlas: Atlas, truth: Truths, methods: list[str], path: Path) -> None:
-    """One sample of each class, from the first tar."""
-    tar = next(iter(atlas.commits))
-    labels = atlas.tar(tar).samples["label"].to_pylist()
+    """One sample of each class, from the first shard."""
+    shard = next(iter(atlas.commits))
+    labels = atlas.shard(shard).samples["label"].to_pylist()
     rows = [labels.index(index) for index in range(len(CLASSES)) if index in labels]
     names = [each.name for each in CLASSES]
-    draw(atlas, tar, rows, methods, (PLAIN, REFINED, THREE, BANDED), truth, names, path)
+    draw(atlas, shard, rows, methods, (PLAIN, REFINED, THREE, BANDED), truth, names, path)

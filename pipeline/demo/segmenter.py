@@ -140,7 +140,7 @@ def mean_iou(truth: MaskDataset, guess: Callable[[MaskSample], Mask | None]) -> 
 
 
 def write_truth(world: World, folder: Path) -> None:
-    """The true masks of a world in tars as ``vitatlas label --format png`` writes them."""
+    """The true masks of a world in shards as ``vitatlas label --format png`` writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     truths = read_truth(world.truth)
     for url in find([world.shards]):

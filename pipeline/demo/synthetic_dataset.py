@@ -1,6 +1,6 @@
-"""The demo world on disk: tars as ImageNet has them in the wild, and the truth beside them.
+"""The demo world on disk: shards as ImageNet has them in the wild, and the truth beside them.
 
-``python -m pipeline.demo.synthetic_dataset DIR --split train --tars 16 --scenes 3000 --truth 400`` writes one to train on.
+``python -m pipeline.demo.synthetic_dataset DIR --split train --shards 16 --scenes 3000 --truth 400`` writes one to train on.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class World:
 
     Attributes:
         folder: holds ``shards`` and ``truth``.
-        tars, scenes: how many tars, and scenes in each.
+        num_shards, scenes: how many shards, and scenes in each.
         seed: other seeds make other scenes of the same kind.
         shortcut: whether the mark is planted.
         split: which stream the scenes are of; ``validation`` is what the demo explains.
@@ -42,7 +42,7 @@ class World:
     """
 
     folder: Path
-    tars: int = 4
+    num_shards: int = 4
     scenes: int = 96
     seed: int = 0
     shortcut: bool = True
@@ -51,8 +51,8 @@ class World:
 
     @property
     def shards(self) -> str:
-        """Brace pattern of the tars."""
-        return str(self.folder / SHARDS / f"demo-{self.split}-{{00..{self.tars - 1:02d}}}.tar")
+        """Brace pattern of the shards."""
+        return str(self.folder / SHARDS / f"demo-{self.split}-{{00..{self.num_shards - 1:02d}}}.tar")
 
     @property
     def truth(self) -> Path:
@@ -70,13 +70,13 @@ def scene(stream: int, seed: int, number: int, shortcut: bool = True) -> Scene:
 def build(world: World) -> None:
     """Write a world: ``shards/*.tar``, ``shards/_info.json`` and ``truth/instances.json``.
 
-    A tar holds ``<key>.jpg``, ``<key>.cls`` and ``<key>.json`` for each scene; what is where in the scene
+    A shard holds ``<key>.jpg``, ``<key>.cls`` and ``<key>.json`` for each scene; what is where in the scene
     stands only in the truth, as COCO. Pictures that carry the shortcut are marked there by ``"marked"``.
     """
     (world.folder / SHARDS).mkdir(parents=True, exist_ok=True)
     world.truth.mkdir(parents=True, exist_ok=True)
     truth: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
-    names = [f"demo-{world.split}-{index:02d}.tar" for index in range(world.tars)]
+    names = [f"demo-{world.split}-{index:02d}.tar" for index in range(world.num_shards)]
     for index, name in enumerate(track(names, "draw scenes", disable=len(names) < 2)):
         with tarfile.open(world.folder / SHARDS / name, "w") as archive:
             for number in range(index * world.scenes, (index + 1) * world.scenes):
@@ -91,8 +91,8 @@ def build(world: World) -> None:
     split = {
         "name": world.split,
         "filenames": names,
-        "shard_lengths": [world.scenes] * world.tars,
-        "num_samples": world.scenes * world.tars,
+        "shard_lengths": [world.scenes] * world.num_shards,
+        "num_samples": world.scenes * world.num_shards,
     }
     (world.folder / SHARDS / INFO).write_text(json.dumps({"splits": {world.split: split}}, indent=1))
     categories = [{"id": index, "name": each.name} for index, each in enumerate(CLASSES)]
@@ -132,12 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", choices=list(_STREAMS), default="validation")
-    parser.add_argument("--tars", type=int, default=4)
-    parser.add_argument("--scenes", type=int, default=96, help="in each tar")
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--scenes", type=int, default=96, help="in each shard")
     parser.add_argument("--truth", type=int, help="of how many scenes it is written down; default all")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    build(World(chosen.folder, chosen.tars, chosen.scenes, chosen.seed, split=chosen.split, known=chosen.truth))
+    build(World(chosen.folder, chosen.shards, chosen.scenes, chosen.seed, split=chosen.split, known=chosen.truth))
 
 
 if __name__ == "__main__":

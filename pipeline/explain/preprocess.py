@@ -19,7 +19,7 @@ from schemas.errors import UsageError
 def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Tensor:
     """Pictures as ``explain`` takes them: whole, in the size, interpolation, mean and deviation of the model.
 
-    To the bit what a run with the geometry ``squash`` makes of the same pictures in a tar.
+    To the bit what a run with the geometry ``squash`` makes of the same pictures in a shard.
 
     Args:
         model: of timm, as ``describe`` knows it.

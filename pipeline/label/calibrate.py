@@ -54,7 +54,9 @@ class Tuning:
         truth = read_truth(self.truth)
         work = partial(_overlaps, atlas, policy, self.allow_pipe)
         parts = dict(parallel_map(work, _known(atlas, truth), "calibrate", self.address, policy.refine is not None))
-        found = np.array([overlaps for tar in sorted(parts) for overlaps in parts[tar]]).reshape(-1, len(THRESHOLDS))
+        found = np.array([overlaps for shard in sorted(parts) for overlaps in parts[shard]]).reshape(
+            -1, len(THRESHOLDS)
+        )
         total, images = found.sum(0), len(found)
         if not images:
             raise UsageError(f"{self.truth}: has no object in any picture of {atlas.objects.url}")
@@ -69,32 +71,32 @@ class Tuning:
 
 
 def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
-    """Tars with pictures of which there is truth, each with that part of it."""
-    tars = [shard.tar for shard in atlas.run.shards if shard.tar in atlas.committed]
+    """Shards with pictures of which there is truth, each with that part of it."""
+    shards = [shard.name for shard in atlas.run.shards if shard.name in atlas.committed]
     parts, claims = [], Claims(truth)
-    for tar in tars:
-        rows = atlas.samples_of(tar, ["key", "status"]).to_pylist()
+    for shard_name in shards:
+        rows = atlas.samples_of(shard_name, ["key", "status"]).to_pylist()
         keys = [row["key"] for row in rows if row["status"] != Status.DUPLICATE_KEY]
         for key in keys:
-            claims.of(tar, key)
-        parts.append((tar, truth.subset(keys)))
-    return [(tar, part) for tar, part in parts if len(part)]
+            claims.of(shard_name, key)
+        parts.append((shard_name, truth.subset(keys)))
+    return [(shard_name, part) for shard_name, part in parts if len(part)]
 
 
 def _overlaps(
     atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]
 ) -> tuple[str, list[list[float]]]:
-    tar, truth = item
+    shard, truth = item
     found: list[list[float]] = []
     candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
-    for heat, sample in heats(atlas, tar, policy, allow_pipe):
+    for heat, sample in heats(atlas, shard, policy, allow_pipe):
         known = truth.of(sample["key"])
         if heat is None or known is None or not len(known.corners):
             continue
         known = known.of_size(sample["width"], sample["height"])
         frame = atlas.run.model.input_size
         found.append([overlap(make(heat, sample, frame, each), known) for each in candidates])
-    return tar, found
+    return shard, found
 
 
 def overlap(label: Label, truth: Truth) -> float:

@@ -1,4 +1,4 @@
-"""Labels of a whole atlas: every tar by one policy, in every format that is asked for."""
+"""Labels of a whole atlas: every shard by one policy, in every format that is asked for."""
 
 import json
 from collections import Counter
@@ -48,7 +48,7 @@ class Labelled:
         calibration: one sentence on how that was found; None where the policy has its own.
         counts: samples by status.
         area, ignored: of the labels with a mask, mean share of the picture; None without any.
-        merged: objects that were made of all tars together.
+        merged: objects that were made of all shards together.
     """
 
     policy: Policy
@@ -69,10 +69,10 @@ def label(
     address: str | None = None,
     allow_pipe: bool = False,
 ) -> Labelled:
-    """Label every finished tar of an atlas. What is there already is not made again.
+    """Label every finished shard of an atlas. What is there already is not made again.
 
-    Writes ``policy.json``; for each tar the objects of each format, ``labels/<tar>.parquet`` and
-    ``commits/<tar>.json``; then what formats make of all tars together, and last ``summary.json``.
+    Writes ``policy.json``; for each shard the objects of each format, ``labels/<shard>.parquet`` and
+    ``commits/<shard>.json``; then what formats make of all shards together, and last ``summary.json``.
 
     Args:
         url: of the atlas.
@@ -84,7 +84,7 @@ def label(
 
     Raises:
         UsageError: no such format, the atlas has no such method or target, a policy that is to be calibrated on
-            nothing, other labels are there, or a key that stands in two tars. Nothing is written then.
+            nothing, other labels are there, or a key that stands in two shards. Nothing is written then.
         CorruptShardError: pictures that a policy needs cannot be read.
     """
     atlas, names = Atlas.open(url), tuple(dict.fromkeys(formats))
@@ -121,24 +121,24 @@ def label(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, maker, names)
-        pending = [tar for tar in atlas.tars if tar not in records]
+        pending = [shard for shard in atlas.shard_names if shard not in records]
         if pending:
             _withdraw(objects)
-        work = partial(_label_tar, atlas, policy, names, context, maker, objects.url, allow_pipe)
+        work = partial(_label_shard, atlas, policy, names, context, maker, objects.url, allow_pipe)
         for record in parallel_map(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
-            records[record.tar] = record
-        tars, merged = atlas.tars, []
+            records[record.shard] = record
+        shards, merged = atlas.shard_names, []
         for exporter in exporters.values():
-            for name, data in exporter.merge(tars, objects.get, context):
+            for name, data in exporter.merge(shards, objects.get, context):
                 merged.append(objects.put(name, data).path)
-        labelled = _summary(policy, about.calibration, [records[tar] for tar in tars], merged)
+        labelled = _summary(policy, about.calibration, [records[shard] for shard in shards], merged)
         objects.put(SUMMARY, (json.dumps(_plain(labelled), indent=1) + "\n").encode())
         objects.sweep()
     return labelled
 
 
 def _withdraw(objects: ObjectStore) -> None:
-    """What was made of all tars together counts no more once one of them is made anew."""
+    """What was made of all shards together counts no more once one of them is made anew."""
     if objects.exists(SUMMARY):
         for name in json.loads(objects.get(SUMMARY))["merged"]:
             objects.delete(name)
@@ -154,7 +154,7 @@ def _choose(names: Iterable[str]) -> dict[str, Exporter]:
 
 
 def _refuse_shared_keys(atlas: Atlas) -> None:
-    table = atlas.samples(["tar", "key", "status"])
+    table = atlas.samples(["shard", "key", "status"])
     status = table["status"].cast(pa.string())
     table = table.filter(pc.invert(pc.is_in(status, pa.array(["duplicate_key", "unsafe_key"]))))
     table = table.set_column(1, "key", pc.replace_substring_regex(table["key"], r"^\./", ""))
@@ -162,14 +162,14 @@ def _refuse_shared_keys(atlas: Atlas) -> None:
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(several):
         key = several[0].as_py()
-        tars = table.filter(pc.equal(table["key"], key))["tar"].to_pylist()
+        shards = table.filter(pc.equal(table["key"], key))["shard"].to_pylist()
         raise UsageError(
-            f"{key}: is a key in {tars[0]} and in {tars[1]}, and a format that names files by key would write one over "
+            f"{key}: is a key in {shards[0]} and in {shards[1]}, and a format that names files by key would write one over "
             f"the other; take png or parquet"
         )
 
 
-def _label_tar(
+def _label_shard(
     atlas: Atlas,
     policy: Policy,
     formats: tuple[str, ...],
@@ -177,11 +177,11 @@ def _label_tar(
     maker: str,
     out: str,
     allow_pipe: bool,
-    tar: str,
+    shard: str,
 ) -> DerivedCommit:
     objects = ObjectStore(out)
-    above = parent(atlas.record(tar))  # before the maps are read: if they change meanwhile, this is made again
-    before = made(objects, tar)
+    above = parent(atlas.record(shard))  # before the maps are read: if they change meanwhile, this is made again
+    before = made(objects, shard)
     known = tuple(each for each in before.parts if each in EXPORTERS) if before else ()
     parts = tuple(dict.fromkeys((*known, *formats)))
     if before is not None and (before.parent, before.maker) != (above, maker):
@@ -190,17 +190,17 @@ def _label_tar(
         before, known = None, ()
     missing = tuple(each for each in parts if each not in known) or parts  # or an object of them is gone
     whole = any(EXPORTERS[each].needs_heat for each in missing)
-    labels = [each if whole else each.light() for each in labels_of(atlas, tar, policy, allow_pipe)]
+    labels = [each if whole else each.light() for each in labels_of(atlas, shard, policy, allow_pipe)]
     written = [
-        objects.put(name, data) for each in missing for name, data in EXPORTERS[each].export(tar, labels, context)
+        objects.put(name, data) for each in missing for name, data in EXPORTERS[each].export(shard, labels, context)
     ]
     rows = [_row(each, context.policy_hash, above) for each in labels]
-    written.append(objects.put(f"labels/{tar}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=LABELS))))
+    written.append(objects.put(f"labels/{shard}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=LABELS))))
     names = {each.path for each in written}
     kept = () if before is None else tuple(each for each in before.objects if each.path not in names)
     masks = [each for each in labels if each.mask_rle is not None]
     record = DerivedCommit(
-        tar=tar,
+        shard=shard,
         parent=above,
         maker=maker,
         parts=parts,
@@ -209,7 +209,7 @@ def _label_tar(
         | {"masks": float(len(masks))},
         objects=tuple(sorted((*kept, *written), key=lambda each: each.path)),
     )
-    objects.put(commit_object(tar), record.to_bytes())
+    objects.put(commit_object(shard), record.to_bytes())
     return record
 
 
@@ -251,7 +251,7 @@ def _plain(labelled: Labelled) -> dict[str, Any]:
 
 
 def read_labels(out: str) -> pa.Table:
-    """The label table of all tars in a folder of labels, in the order of their names; ``schemas.labels.LABELS``."""
+    """The label table of all shards in a folder of labels, in the order of their names; ``schemas.labels.LABELS``."""
     objects = ObjectStore(out)
     return pa.concat_tables(list(_tables(objects)))
 

@@ -1,4 +1,4 @@
-"""The labels of one tar, from the maps of an atlas and, where a policy refines them, from the pictures."""
+"""The labels of one shard, from the maps of an atlas and, where a policy refines them, from the pictures."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,19 +35,19 @@ def check(atlas: Atlas, policy: Policy) -> None:
         raise UsageError(f"policy {policy.name}: {error}") from None
 
 
-def labels_of(atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:
-    """Labels of one tar, in its order.
+def labels_of(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:
+    """Labels of one shard, in its order.
 
     Args:
         policy: calibrated.
-        allow_pipe: a tar whose pictures are needed may be read from the shell command that the atlas names.
+        allow_pipe: a shard whose pictures are needed may be read from the shell command that the atlas names.
 
     Raises:
         UsageError: see ``check``.
         CorruptShardError: pictures that are needed cannot be read, or are not those of which the maps are.
     """
     frame = atlas.run.model.input_size
-    for heat, sample in heats(atlas, tar, policy, allow_pipe):
+    for heat, sample in heats(atlas, shard, policy, allow_pipe):
         if heat is not None:
             yield make(heat, sample, frame, policy)
         else:
@@ -55,7 +55,7 @@ def labels_of(atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False) 
 
 
 def heats(
-    atlas: Atlas, tar: str, policy: Policy, allow_pipe: bool = False
+    atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False
 ) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
     """What masks are cut from, with the row of the sample table; None where no map of a sample says anything.
 
@@ -65,12 +65,12 @@ def heats(
         UsageError, CorruptShardError: see ``labels_of``.
     """
     atlas.offers(policy.target, policy.methods)
-    part = atlas.tar(tar)
+    part = atlas.shard(shard)
     ready = _heats(part, policy)
     if policy.refine is None:
         yield from ready
         return
-    refuse_commands([atlas.run.shards[part.commit.tar_index].url], allow_pipe)
+    refuse_commands([atlas.run.shards[part.commit.shard_index].url], allow_pipe)
     refine, begin = refiner(policy.refine), 0
     for ordinals, pixels in pictures(atlas.run, part, np.flatnonzero(part.good).tolist(), _BATCH):
         group = list(islice(ready, ordinals[-1] + 1 - begin))

@@ -1,4 +1,4 @@
-"""Pictures with their pseudo-masks, to train on: image tars beside the mask tars of ``vitatlas label --format png``."""
+"""Pictures with their pseudo-masks, to train on: image shards beside the mask shards of ``vitatlas label --format png``."""
 
 import io
 import json
@@ -30,7 +30,7 @@ from schemas.errors import CorruptShardError, UsageError
 from schemas.labels import Verdict
 
 NO_MASK = "no_mask"
-"""What is counted where the mask tar has nothing of a sample: its key is unsafe, or not its own."""
+"""What is counted where the mask shard has nothing of a sample: its key is unsafe, or not its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,26 +51,26 @@ class MaskSample(NamedTuple):
 
 
 class MaskDataset(IterableDataset[Any]):
-    """Samples of image tars that have a mask, joined with it by key, tar by tar.
+    """Samples of image shards that have a mask, joined with it by key, shard by shard.
 
-    Each tar is read by one worker of one rank: of a ``torch.distributed`` group that exists when this is made, ranks
-    take every so-manieth tar of an epoch's order, and the workers of their loaders every so-manieth of those. Ranks may
+    Each shard is read by one worker of one rank: of a ``torch.distributed`` group that exists when this is made, ranks
+    take every so-manieth shard of an epoch's order, and the workers of their loaders every so-manieth of those. Ranks may
     so get unequally many samples. Order depends on seed, epoch and their numbers alone.
 
     Samples without a mask, and those whose mask is empty though there is an object, are left out; at the end of an
     epoch ``skipped`` has their number by status, and each worker logs its own.
 
     Args:
-        images: brace patterns, globs, folders, paths or fsspec URLs of tars; one or several.
-        masks: the same of mask tars, ``labels/png``. Those of other tars than ``images`` are left alone.
+        images: brace patterns, globs, folders, paths or fsspec URLs of shards; one or several.
+        masks: the same of mask shards, ``labels/png``. Those of other shards than ``images`` are left alone.
         transform: applied to each ``MaskSample``; what it returns is the item.
-        shuffle: samples, still encoded, from which each next one is drawn; the tars are shuffled too. 0: neither.
+        shuffle: samples, still encoded, from which each next one is drawn; the shards are shuffled too. 0: neither.
         seed: of that.
 
     Raises:
-        UsageError: no such tars, one without masks, a shell command, or fewer tars than ranks. While it is read: a mask
-            tar is of other pictures, or a mask is none.
-        CorruptShardError: a tar is damaged, while it is read.
+        UsageError: no such shards, one without masks, a shell command, or fewer shards than ranks. While it is read: a mask
+            shard is of other pictures, or a mask is none.
+        CorruptShardError: a shard is damaged, while it is read.
     """
 
     def __init__(
@@ -83,11 +83,13 @@ class MaskDataset(IterableDataset[Any]):
     ) -> None:
         self.transform, self.shuffle, self.seed = transform, shuffle, seed
         self.skipped: Counter[str] = Counter()
-        self._pairs = _pairs(_tars(images), _tars(masks))
+        self._pairs = _pairs(_shards(images), _shards(masks))
         grouped = dist.is_available() and dist.is_initialized()
         self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
         if len(self._pairs) < self._ranks:
-            raise UsageError(f"{len(self._pairs)} tars are too few for {self._ranks} ranks; make more, smaller tars")
+            raise UsageError(
+                f"{len(self._pairs)} shards are too few for {self._ranks} ranks; make more, smaller shards"
+            )
         # Workers that live longer than an epoch have their own copy of all but shared memory.
         self._epoch = torch.tensor(0).share_memory_()
 
@@ -101,8 +103,8 @@ class MaskDataset(IterableDataset[Any]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         skipped: Counter[str] = Counter()
-        tars = [self._pairs[place] for place in order[self._rank :: self._ranks][worker::workers]]
-        found: Iterator[_Decoding] = chain.from_iterable(_joined(*pair, skipped) for pair in tars)
+        shards = [self._pairs[place] for place in order[self._rank :: self._ranks][worker::workers]]
+        found: Iterator[_Decoding] = chain.from_iterable(_joined(*pair, skipped) for pair in shards)
         if self.shuffle:
             found = _shuffled(found, self.shuffle, np.random.default_rng((*seed, self._rank, worker)))
         for each in found:
@@ -111,18 +113,18 @@ class MaskDataset(IterableDataset[Any]):
         self.skipped = skipped
         if skipped:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-            _log.warning("left out of %d tars, having no mask to learn from: %s", len(tars), reasons)
+            _log.warning("left out of %d shards, having no mask to learn from: %s", len(shards), reasons)
 
 
 _Decoding = Callable[[], MaskSample]
 
 
-def _tars(patterns: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    """URLs of tars; a folder is all of them that are right in it."""
+def _shards(patterns: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """URLs of shards; a folder is all of them that are right in it."""
     several = [str(each) for each in ([patterns] if isinstance(patterns, str | Path) else patterns)]
     for index, pattern in enumerate(several):
         if pattern.startswith("pipe:"):
-            raise UsageError(f"{redact(pattern)}: is a shell command, and none is run here; name the tars themselves")
+            raise UsageError(f"{redact(pattern)}: is a shell command, and none is run here; name the shards themselves")
         files, path = url_to_fs(pattern)
         if files.isdir(path):
             several[index] = f"{pattern.rstrip('/')}/*.tar"
@@ -130,7 +132,7 @@ def _tars(patterns: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def _pairs(images: Sequence[str], masks: Sequence[str]) -> list[tuple[str, str]]:
-    """Each image tar with its mask tar, which has the short name that a plan gives the image tar."""
+    """Each image shard with its mask shard, which has the short name that a plan gives the image shard."""
     known = dict(zip(names(masks), masks, strict=True))
     pairs = []
     for name, url in zip(names(images), images, strict=True):
@@ -138,12 +140,12 @@ def _pairs(images: Sequence[str], masks: Sequence[str]) -> list[tuple[str, str]]
             raise UsageError(f"{url}: there is no {name}.tar among its masks; label it, or leave it out")
         pairs.append((url, known[name]))
     if not pairs:
-        raise UsageError("no image tars are named")
+        raise UsageError("no image shards are named")
     return pairs
 
 
 def _joined(images: str, masks: str, skipped: Counter[str]) -> Iterator[_Decoding]:
-    """Samples of one tar that have a mask. Both tars have the same order, but the masks may lack some keys."""
+    """Samples of one shard that have a mask. Both shards have the same order, but the masks may lack some keys."""
     labels = _labels(masks)
     key, files = next(labels, (None, {}))
     try:
@@ -164,17 +166,17 @@ def _joined(images: str, masks: str, skipped: Counter[str]) -> Iterator[_Decodin
         if key is not None:  # else an atlas was made of what is in front of it
             raise CorruptShardError(f"{images}: cannot be read past {key}: {damage}") from damage
     if key is not None:
-        raise UsageError(f"{masks}: has {key}, which {images} has not, or not in this order; it is of another tar")
+        raise UsageError(f"{masks}: has {key}, which {images} has not, or not in this order; it is of another shard")
 
 
 def _labels(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key, and contents by extension, of each sample of a mask tar."""
+    """Key, and contents by extension, of each sample of a mask shard."""
     try:
         with opened(url) as stream:
             for key, members in groupby(entries(stream), lambda entry: split(entry.name)[0] or entry.name):
                 yield key, {split(entry.name)[1]: entry.read() for entry in members}
     except Damage as damage:
-        raise CorruptShardError(f"{url}: {damage}; label its tar again") from damage
+        raise CorruptShardError(f"{url}: {damage}; label its shard again") from damage
 
 
 def _about(files: dict[str, bytes], name: str) -> tuple[str, int]:
@@ -184,7 +186,7 @@ def _about(files: dict[str, bytes], name: str) -> tuple[str, int]:
         return str(about["status"]), int(about["label"] if about["status"] == Verdict.OK else -1)
     except (KeyError, TypeError, ValueError) as error:
         what = f"{name} does not say status and label ({error!r})"
-        raise UsageError(f"{what}; are these tars of vitatlas label --format png?") from None
+        raise UsageError(f"{what}; are these shards of vitatlas label --format png?") from None
 
 
 def _decoded(key: str, image: bytes, mask: bytes, label: int, urls: tuple[str, str]) -> MaskSample:

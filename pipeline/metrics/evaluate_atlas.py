@@ -1,4 +1,4 @@
-"""Faithfulness or sanity of a whole atlas: some of its images, measured tar by tar."""
+"""Faithfulness or sanity of a whole atlas: some of its images, measured shard by shard."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from typing import get_args
 import pyarrow as pa
 
 from pipeline.explain.load import load
-from pipeline.metrics.evaluate_shard import examine_tar
+from pipeline.metrics.evaluate_shard import evaluate_shard
 from pipeline.metrics.metric import Cost, Measure
 from pipeline.metrics.registry import KINDS
 from pipeline.metrics.sample_selection import Drawn, draw
@@ -44,11 +44,11 @@ def faith(
     say: Callable[[str], None] = lambda line: None,
     measures: Mapping[str, Measure] | None = None,
 ) -> pa.Table:
-    """Measure the maps of images that are drawn at random from the finished tars. What is done is not done again.
+    """Measure the maps of images that are drawn at random from the finished shards. What is done is not done again.
 
-    Writes ``about.json``; for each tar of which images are drawn ``figures/<tar>.parquet`` and ``commits/<tar>.json``;
+    Writes ``about.json``; for each shard of which images are drawn ``figures/<shard>.parquet`` and ``commits/<shard>.json``;
     then ``summary.parquet``. Columns are in ``schemas.metrics``. When the atlas has grown, the same call draws from all
-    of it, and measures those tars again of which other images are drawn now; see ``draw``.
+    of it, and measures those shards again of which other images are drawn now; see ``draw``.
 
     Args:
         url: of the atlas.
@@ -66,7 +66,7 @@ def faith(
     Raises:
         UsageError: no such kind or method, nothing to measure by, no image to measure, or ``out`` holds figures of
             something else.
-        CorruptShardError: a tar cannot be read, or its pictures are not those that the atlas has maps of.
+        CorruptShardError: a shard cannot be read, or its pictures are not those that the atlas has maps of.
         SpecMismatchError: the network is another now.
     """
     if kind not in get_args(Kind):
@@ -98,14 +98,14 @@ def faith(
         forget(objects, atlas, drawn)
         pending = _pending(objects, atlas, about, drawn)
         if pending:
-            objects.delete(SUMMARY)  # it counts no more once a tar is made anew
+            objects.delete(SUMMARY)  # it counts no more once a shard is made anew
             left = sum(len(ordinals) for ordinals in pending.values())
             say(f"{kind}: {left} images, at most {cost(atlas, by, len(chosen)) * left}")
-        work = partial(_of_tar, url, device, tuple(by.values()), about, out)
+        work = partial(_of_shard, url, device, tuple(by.values()), about, out)
         for _ in parallel_map(work, list(pending.items()), f"measure {kind}", address, gpu=True):
             continue
         better = {figure: direction for each in by.values() for figure, direction in each.figures.items()}
-        found = objects.read([_figures(tar) for tar in drawn])
+        found = objects.read([_figures(shard_name) for shard_name in drawn])
         summary = summarise((from_parquet(data) for data in found), better, _notes(atlas, by))
         objects.put(SUMMARY, to_parquet(summary))
         objects.sweep()
@@ -130,22 +130,22 @@ def _notes(atlas: Atlas, measures: Mapping[str, Measure]) -> dict[tuple[str, str
 
 
 def _pending(objects: ObjectStore, atlas: Atlas, about: FaithRecord, drawn: Drawn) -> Drawn:
-    """Tars that are to be measured: never done, made again since, or drawn otherwise."""
+    """Shards that are to be measured: never done, made again since, or drawn otherwise."""
     records = done(objects, atlas, about.digest(), ())
-    there = {tar: record.parts for tar, record in records.items()}
-    return {tar: ordinals for tar, ordinals in drawn.items() if there.get(tar) != _parts(ordinals)}
+    there = {shard: record.parts for shard, record in records.items()}
+    return {shard: ordinals for shard, ordinals in drawn.items() if there.get(shard) != _parts(ordinals)}
 
 
 def _parts(ordinals: Sequence[int]) -> tuple[str]:
-    """Which part of a tar is measured, for its record."""
+    """Which part of a shard is measured, for its record."""
     return (sha256(" ".join(map(str, ordinals)).encode()),)
 
 
-def _figures(tar: str) -> str:
-    return f"figures/{tar}.parquet"
+def _figures(shard: str) -> str:
+    return f"figures/{shard}.parquet"
 
 
-def _of_tar(
+def _of_shard(
     url: str,
     device: Device,
     measures: Sequence[Measure],
@@ -153,19 +153,19 @@ def _of_tar(
     out: str,
     item: tuple[str, tuple[int, ...]],
 ) -> DerivedCommit:
-    tar, ordinals = item
+    shard, ordinals = item
     atlas, objects = Atlas.open(url), ObjectStore(out)
-    part = atlas.tar(tar)
-    figures = examine_tar(worker_of(url, device, about.run), part, ordinals, measures, about.methods, about.seed)
-    objects.delete(commit_object(tar))
-    written = objects.put(_figures(tar), to_parquet(figures))
+    part = atlas.shard(shard)
+    figures = evaluate_shard(worker_of(url, device, about.run), part, ordinals, measures, about.methods, about.seed)
+    objects.delete(commit_object(shard))
+    written = objects.put(_figures(shard), to_parquet(figures))
     record = DerivedCommit(
-        tar=tar,
+        shard=shard,
         parent=parent(part.commit),
         maker=about.digest(),
         parts=_parts(ordinals),
         counts={"images": len(ordinals)},
         objects=(written,),
     )
-    objects.put(commit_object(tar), record.to_bytes())
+    objects.put(commit_object(shard), record.to_bytes())
     return record

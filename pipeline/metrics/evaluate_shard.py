@@ -1,4 +1,4 @@
-"""Figures of a tar: its images, their maps from the atlas, questions to the network."""
+"""Figures of a shard: its images, their maps from the atlas, questions to the network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _BATCH = 16
 """Images whose copies are remembered together; bounds memory."""
 
 
-def examine_tar(
+def evaluate_shard(
     worker: Worker,
     part: AtlasShard,
     ordinals: Sequence[int],
@@ -27,7 +27,7 @@ def examine_tar(
     methods: Sequence[str],
     seed: int = 0,
 ) -> pa.Table:
-    """Measure the maps of some images of a tar: ``schemas.metrics.FIGURES``, in the order of the rows.
+    """Measure the maps of some images of a shard: ``schemas.metrics.FIGURES``, in the order of the rows.
 
     Args:
         worker: of the atlas.

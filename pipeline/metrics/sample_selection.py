@@ -10,20 +10,20 @@ from schemas.base import sha256
 from schemas.samples import Status
 
 Drawn = dict[str, tuple[int, ...]]
-"""Ordinals of the samples that are drawn, by tar, both in order; tars without any are left out."""
+"""Ordinals of the samples that are drawn, by shard, both in order; shards without any are left out."""
 
 
 def draw(atlas: Atlas, images: int, seed: int) -> Drawn:
     """So many of the samples that have maps, at random: those whose rows have the lowest hashes.
 
-    A sample's hash depends on nothing but its row and the seed. So tars that are finished later add samples and push
+    A sample's hash depends on nothing but its row and the seed. So shards that are finished later add samples and push
     out others, as many; all that are drawn from before and after stay.
     """
-    samples = atlas.samples(["tar", "ordinal", "row", "status"])
+    samples = atlas.samples(["shard", "ordinal", "row", "status"])
     good = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))
     rows = good["row"].to_pylist()
     chosen = heapq.nsmallest(images, range(len(rows)), key=lambda place: sha256(f"{seed} {rows[place]}".encode()))
-    by_tar: dict[str, list[int]] = defaultdict(list)
+    by_shard: dict[str, list[int]] = defaultdict(list)
     for sample in good.take(sorted(chosen)).to_pylist():
-        by_tar[sample["tar"]].append(sample["ordinal"])
-    return {tar: tuple(sorted(by_tar[tar])) for tar in sorted(by_tar)}
+        by_shard[sample["shard"]].append(sample["ordinal"])
+    return {shard: tuple(sorted(by_shard[shard])) for shard in sorted(by_shard)}

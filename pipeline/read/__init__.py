@@ -1,4 +1,4 @@
-"""From tars to batches of pictures that know where they came from."""
+"""From shards to batches of pictures that know where they came from."""
 
 from pipeline.image import Frame, Placement
 from pipeline.read.baseline_jpeg import Plain, plain

@@ -1,4 +1,4 @@
-"""Copies of remote tars on a node's own disk: what is read again is read from there."""
+"""Copies of remote shards on a node's own disk: what is read again is read from there."""
 
 import errno
 import os
@@ -22,14 +22,14 @@ _ABANDONED = 24 * 3600.0
 class Cache:
     """A folder of copies, for all actors of a node and for later runs.
 
-    A copy is named by the URL of its tar and by what the store says of it (length, time, ETag), so it is not taken for
-    a tar that has been replaced. It is there whole or not at all. Nothing is thrown out to make room, since runs read
-    tars in turn: what was thrown out would always be what is read next. When the folder is full, tars come over the
+    A copy is named by the URL of its shard and by what the store says of it (length, time, ETag), so it is not taken for
+    a shard that has been replaced. It is there whole or not at all. Nothing is thrown out to make room, since runs read
+    shards in turn: what was thrown out would always be what is read next. When the folder is full, shards come over the
     network.
 
     Attributes:
         folder: local, absolute.
-        limit: bytes of all copies; two actors that copy at the same moment may exceed it by a tar.
+        limit: bytes of all copies; two actors that copy at the same moment may exceed it by a shard.
 
     Raises:
         UsageError: there can be no such folder.
@@ -51,12 +51,12 @@ class Cache:
                     part.unlink()
 
     def held(self, urls: Sequence[str]) -> list[int]:
-        """Places of the tars of which there are copies here. No store is asked, so some may be out of date."""
+        """Places of the shards of which there are copies here. No store is asked, so some may be out of date."""
         there = {name.partition("-")[0] for name in os.listdir(self.folder)}
         return [place for place, url in enumerate(urls) if _name(url) in there] if there else []
 
     def near(self, url: str) -> str:
-        """Where a tar is best read from: its copy, which is made if there is room; else its URL.
+        """Where a shard is best read from: its copy, which is made if there is room; else its URL.
 
         Raises:
             OSError: it does not come, or not all of it; another attempt may succeed.
@@ -85,7 +85,7 @@ class Cache:
                 raise OSError(errno.EIO, f"{part.stat().st_size} bytes came of {size}", url)
             os.replace(part, copy)
         except OSError as error:
-            if error.errno in PERMANENT_ERRNOS:  # the disk is full or closed, which is no matter of the tar
+            if error.errno in PERMANENT_ERRNOS:  # the disk is full or closed, which is no matter of the shard
                 return url
             raise
         finally:

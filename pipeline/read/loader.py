@@ -1,4 +1,4 @@
-"""A tar as batches: read ahead and decoded while the last batch is being explained."""
+"""A shard as batches: read ahead and decoded while the last batch is being explained."""
 
 import re
 from collections import deque
@@ -21,11 +21,11 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a tar, good or not.
+    """One sample of a shard, good or not.
 
     Attributes:
-        ordinal: place in the tar, from 0.
-        member: name of its image in the tar.
+        ordinal: place in the shard, from 0.
+        member: name of its image in the shard.
         label: the class index, or None where there is none that can be used.
         picture: None unless ``status`` is ``ok``.
         error: one sentence where ``status`` is not ``ok``, or where a label that is not needed is wrong.
@@ -42,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive samples of a tar.
+    """Consecutive samples of a shard.
 
     Attributes:
         samples: B of them.
@@ -65,10 +65,10 @@ def batches(
     decoders: Decoding,
     only: Callable[[Sample], bool] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of a tar, in its order.
+    """Batches of a shard, in its order.
 
     Args:
-        room: rows that the tar owns.
+        room: rows that the shard owns.
         classes: a label must be below it; None if labels are not needed, so that a sample without one is
             as good as any.
         only: whether a sample is wanted; of others no picture is decoded.
@@ -108,13 +108,13 @@ def _check(ordinal: int, group: Group, classes: int | None, first: dict[str, int
     elif climbs(key):
         status, error = Status.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if key in first:
-        status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this tar has the same key"
+        status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this shard has the same key"
     first.setdefault(key, ordinal)
     return Sample(ordinal, key, _escaped(image.name) if image else None, label, None, status, error)
 
 
 def _escaped(name: str) -> str:
-    """A name of a tar, in which Python keeps bytes that are not UTF-8 as lone surrogates."""
+    """A name of a shard, in which Python keeps bytes that are not UTF-8 as lone surrogates."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Samples of one tar: how members make a sample, scanned by their headers or read in full.
+"""Samples of one shard: how members make a sample, scanned by their headers or read in full.
 
 Scanning and reading share ``group``, so that a plan counts exactly what a run will read. A sample is named
 by WebDataset's rule: its key is the path up to the first dot of the file name, its members follow one
@@ -34,7 +34,7 @@ class Member:
     """A file of a sample.
 
     Attributes:
-        name: in the tar.
+        name: in the shard.
         size: in bytes.
         data: its contents; None where they were not read, since nobody needs them or they are too large.
     """
@@ -104,14 +104,14 @@ def _is_sample(candidate: Group) -> bool:
 
 
 def read(shard: ShardRecord, room: int) -> Iterator[Group]:
-    """Samples of a tar with the bytes of their images and labels. Nothing is decoded here.
+    """Samples of a shard with the bytes of their images and labels. Nothing is decoded here.
 
-    A tar on a local disk is scanned first, so that one that is damaged, even behind its last sample, yields
+    A shard on a local disk is scanned first, so that one that is damaged, even behind its last sample, yields
     nothing. One that was damaged when it was planned and is whole now may hold any number of samples that
     there is room for. Of one that is kept as far as it is good, just the planned samples are read.
 
     Args:
-        room: rows that the tar owns.
+        room: rows that the shard owns.
 
     Raises:
         CorruptShardError: it cannot be read to its end, or does not hold as many samples as were planned.
@@ -146,10 +146,10 @@ def _compare(shard: ShardRecord, count: int, room: int) -> None:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the headers of a tar say.
+    """What the headers of a shard say.
 
     Attributes:
-        samples: of a tar that is damaged, those that are surely whole: in front of the damage, but for the
+        samples: of a shard that is damaged, those that are surely whole: in front of the damage, but for the
             last. None of a compressed one, unless it is merely cut off: its checksum says that something is
             wrong, but not where.
         size: in bytes, −1 where that is not known.
@@ -162,9 +162,9 @@ class Scan:
 
 
 def scan(url: str) -> Scan:
-    """Count the samples of a tar by its headers; the contents are skipped over.
+    """Count the samples of a shard by its headers; the contents are skipped over.
 
-    Never raises for what is wrong with a tar: that is returned.
+    Never raises for what is wrong with a shard: that is returned.
 
     Raises:
         OSError: it cannot be reached, which may pass.

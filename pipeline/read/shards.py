@@ -1,4 +1,4 @@
-"""Shard patterns to shards: what is there, and how many samples each tar holds."""
+"""Shard patterns to shards: what is there, and how many samples each shard holds."""
 
 import json
 import os
@@ -17,17 +17,17 @@ from schemas.run import ShardRecord
 
 _BLOCK = 512
 _AT_ONCE = 32
-"""Tars that are asked for together: a bucket answers for them side by side."""
-_SUFFIX = re.compile(r"\.(tar(\.\w+)?|tgz)$")
+"""Shards that are asked for together: a bucket answers for them side by side."""
+_SUFFIX = re.compile(r"\.(shard(\.\w+)?|tgz)$")
 INFO = "_info.json"
-"""Where ImageNet-like collections keep the number of samples of each tar."""
+"""Where ImageNet-like collections keep the number of samples of each shard."""
 
 
 def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
-    """URLs of all tars, in order: braces expanded and ``*`` matched, unless a file has that very name.
+    """URLs of all shards, in order: braces expanded and ``*`` matched, unless a file has that very name.
 
     Raises:
-        UsageError: a pattern matches nothing, a tar does not exist or is named twice, or a shard is a
+        UsageError: a pattern matches nothing, a shard does not exist or is named twice, or a shard is a
             shell command and those were not allowed.
     """
     urls: list[str] = []
@@ -70,7 +70,7 @@ def _match(url: str) -> list[str]:
     except FileNotFoundError:
         kind = None
     if kind == "directory":
-        raise UsageError(f"{url}: is a folder; name its tars, as in '{url.rstrip('/')}/*.tar'")
+        raise UsageError(f"{url}: is a folder; name its shards, as in '{url.rstrip('/')}/*.tar'")
     if kind is not None:
         return [url]
     if not re.search(r"[*?\[]", path):
@@ -84,15 +84,15 @@ def _match(url: str) -> list[str]:
 def count(
     urls: Sequence[str], progress: Callable[[int], None] = lambda done: None, keep_partial: bool = False
 ) -> tuple[ShardRecord, ...]:
-    """A record of each tar: from ``_info.json`` beside it where there is one, else from its headers.
+    """A record of each shard: from ``_info.json`` beside it where there is one, else from its headers.
 
     Args:
-        progress: called with the number of tars that are counted.
-        keep_partial: of tars that are damaged keep the samples in front of that. The headers of all are read
+        progress: called with the number of shards that are counted.
+        keep_partial: of shards that are damaged keep the samples in front of that. The headers of all are read
             then, since ``_info.json`` does not know.
 
     Raises:
-        UsageError: a tar cannot be reached now, or ``_info.json`` is none.
+        UsageError: a shard cannot be reached now, or ``_info.json`` is none.
     """
     lengths = {} if keep_partial else {folder: _lengths(folder) for folder in {_folder(url) for url in urls}}
     known = {url: lengths.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
@@ -105,14 +105,14 @@ def count(
         result = _listed(samples, next(sizes)) if samples is not None else next(scans)
         kept = keep_partial and result.problem is not None and result.samples > 0
         records.append(
-            ShardRecord(tar=name, url=url, samples=result.samples, size=result.size, problem=result.problem, kept=kept)
+            ShardRecord(name=name, url=url, samples=result.samples, size=result.size, problem=result.problem, kept=kept)
         )
         progress(len(records))
     return tuple(records)
 
 
 def _listed(samples: int, size: int) -> Scan:
-    """What ``_info.json`` says of a tar, if that can be: a sample takes two blocks at least."""
+    """What ``_info.json`` says of a shard, if that can be: a sample takes two blocks at least."""
     if samples * 2 * _BLOCK > size:
         return Scan(0, size, f"{INFO} says {samples} samples, more than its {size} bytes can hold")
     return Scan(samples, size, None if samples > 0 else f"{INFO} says it holds {samples} samples")
@@ -130,7 +130,7 @@ def _reached(url: str) -> Scan:
     try:
         return with_retries(scan, url)
     except OSError as error:
-        # Not a problem of the tar: that would be written down for good.
+        # Not a problem of the shard: that would be written down for good.
         raise UsageError(f"{url}: cannot be reached ({error.strerror}); try again, or leave it out") from error
 
 
@@ -144,7 +144,7 @@ def _size(url: str) -> int:
 
 
 def _lengths(folder: str) -> dict[str, int]:
-    """Samples of each tar by file name, as ``_info.json`` in the folder says."""
+    """Samples of each shard by file name, as ``_info.json`` in the folder says."""
     if folder.startswith("pipe:"):
         return {}
     files, path = url_to_fs(f"{folder}/{INFO}")
@@ -165,7 +165,7 @@ def _lengths(folder: str) -> dict[str, int]:
 
 
 def names(urls: Sequence[str]) -> list[str]:
-    """A short name for each tar, safe as a file name, and unique even where a disk takes no notice of case."""
+    """A short name for each shard, safe as a file name, and unique even where a disk takes no notice of case."""
     stems = [re.sub(r"[^A-Za-z0-9_.-]|^\.", "_", _SUFFIX.sub("", PurePosixPath(url).name))[:100] for url in urls]
     often = Counter(stem.lower() for stem in stems)
     taken = {stem for stem, times in often.items() if times == 1}

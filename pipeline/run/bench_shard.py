@@ -27,22 +27,22 @@ _WIDTH, _HEIGHT = 500, 375
 """Of drawn pictures: the middle of ImageNet, and of as many bytes."""
 
 
-def pilot(spec: RunSpec, loaded: Loaded, device: Device, tar: str | None = None) -> Pilot:
-    """Explain the first pictures of a tar into an atlas that is thrown away.
+def pilot(spec: RunSpec, loaded: Loaded, device: Device, shard: str | None = None) -> Pilot:
+    """Explain the first pictures of a shard into an atlas that is thrown away.
 
     Args:
         spec: what is asked for; its shards are not looked at.
         loaded: its network.
-        tar: path or fsspec URL; None draws pictures of 500 × 375 pixels.
+        shard: path or fsspec URL; None draws pictures of 500 × 375 pixels.
 
     Raises:
-        UsageError: the tar cannot be read, or none of its pictures has maps.
+        UsageError: the shard cannot be read, or none of its pictures has maps.
     """
     with TemporaryDirectory() as folder:
-        url = tar or drawn(Path(folder, "drawn.tar"), _BATCHES * spec.batch_size)
+        url = shard or drawn(Path(folder, "drawn.tar"), _BATCHES * spec.batch_size)
         (whole,) = count(find([url]))
         if whole.problem or not whole.samples:
-            raise UsageError(f"{url}: {whole.problem or 'it is empty'}; name a tar that is whole")
+            raise UsageError(f"{url}: {whole.problem or 'it is empty'}; name a shard that is whole")
         shards = (first(whole, "warm", spec.batch_size), first(whole, "timed", _BATCHES * spec.batch_size))
         run = freeze(spec, loaded, shards)
         objects = ObjectStore(f"{folder}/atlas")
@@ -51,14 +51,14 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, tar: str | None = None)
             worker.process(0)
             commit = worker.process(1)
             if not commit.ok:
-                raise UsageError(f"{url}: none of its first {commit.rows} samples has maps; name another tar")
+                raise UsageError(f"{url}: none of its first {commit.rows} samples has maps; name another shard")
             aside: tuple[str, ...] = ("total",)
             decoding = 0.0
             if spec.decode == "processes":
                 aside, decoding = ("read", "total"), _decoding(run, worker.frame)
         return Pilot(
             device="cpu" if worker.device.type == "cpu" else torch.cuda.get_device_name(worker.device),
-            pictures=f"drawn, {_WIDTH} × {_HEIGHT}" if tar is None else whole.tar,
+            pictures=f"drawn, {_WIDTH} × {_HEIGHT}" if shard is None else whole.name,
             images=commit.rows,
             targets=len(spec.targets),
             decode=spec.decode,
@@ -66,7 +66,7 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, tar: str | None = None)
             decode_seconds=decoding,
             objects=len(commit.objects) + 1,
             bytes=sum(each.size for each in commit.objects),
-            commit_bytes=len(objects.get(commit_object(commit.tar))),
+            commit_bytes=len(objects.get(commit_object(commit.shard))),
         )
 
 
@@ -80,13 +80,13 @@ def _decoding(run: RunRecord, frame: Frame) -> float:
 
 
 def first(whole: ShardRecord, name: str, images: int) -> ShardRecord:
-    """The first images of a tar as a shard."""
+    """The first images of a shard as a shard."""
     images = min(images, whole.samples)
     return ShardRecord(name, whole.url, images, whole.size, "the rest is left out", kept=True)
 
 
 def drawn(path: Path, images: int) -> str:
-    """A tar of pictures as large as ImageNet's, in pixels and about so in bytes."""
+    """A shard of pictures as large as ImageNet's, in pixels and about so in bytes."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as archive:
         for number in range(images):

@@ -32,14 +32,14 @@ class _Load:
 
 
 class Dispatcher:
-    """Hands units to actors until each is done or set aside, each exactly once.
+    """Hands units to actors until each is done or quarantined, each exactly once.
 
     Times are seconds of any clock that does not go back.
 
     Args:
         units: to be done, in this order.
         window: units that an actor has at a time.
-        attempts: after so many failures a unit is set aside.
+        attempts: after so many failures a unit is quarantined.
         kills: after so many actors were lost over it, likewise. One loss is no failure of the unit: most
             are the machine's.
         timeout: seconds that a unit may take; None is ten times what the slowest one took so far, and at
@@ -47,7 +47,7 @@ class Dispatcher:
 
     Attributes:
         done: how many units are.
-        set_aside: why, by unit.
+        quarantined: why, by unit.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Dispatcher:
     ) -> None:
         self.window, self.attempts, self.kills, self.timeout = window, attempts, kills, timeout
         self.done = 0
-        self.set_aside: dict[int, str] = {}
+        self.quarantined: dict[int, str] = {}
         # With an order, and any of them can be taken out or put in front at once.
         self._pending = OrderedDict.fromkeys(units)
         self._loads: dict[int, _Load] = {}
@@ -88,7 +88,7 @@ class Dispatcher:
 
     @property
     def left(self) -> int:
-        """Units that are neither done nor set aside."""
+        """Units that are neither done nor quarantined."""
         return len(self._pending) + sum(len(load.units) for load in self._loads.values())
 
     def working_on(self, actor: int) -> int | None:
@@ -145,7 +145,7 @@ class Dispatcher:
         self._take(actor, unit, now)
         self._failed[unit] += 1
         if final or self._failed[unit] >= self.attempts:
-            self._put_aside(unit, reason)
+            self._quarantine(unit, reason)
         else:
             self._returned[unit] += 1
             self._pending[unit] = None
@@ -163,7 +163,7 @@ class Dispatcher:
         if blame:
             self._killed[units[0]] += 1
             if self._killed[units[0]] >= self.kills:
-                self._put_aside(units.popleft(), f"{self.kills} actors were lost over it; the last: {reason}")
+                self._quarantine(units.popleft(), f"{self.kills} actors were lost over it; the last: {reason}")
         self._returned.update(units)
         for unit in reversed(units):
             self._pending[unit] = None
@@ -197,8 +197,8 @@ class Dispatcher:
         load.since = now
         return took
 
-    def _put_aside(self, unit: int, reason: str) -> None:
-        self.set_aside[unit] = reason
+    def _quarantine(self, unit: int, reason: str) -> None:
+        self.quarantined[unit] = reason
         self._forget(unit)
 
     def _forget(self, unit: int) -> None:

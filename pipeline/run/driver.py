@@ -12,27 +12,27 @@ from pipeline.run.signals import GracefulShutdown
 from pipeline.store import Atlas, Lease
 from pipeline.utils.io import refuse_commands
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
-from schemas.layout import LEASE, SET_ASIDE, set_aside_object
+from schemas.layout import LEASE, QUARANTINED, quarantine_object
 from schemas.run import QuarantineRecord, RunRecord
 from schemas.samples import Status
 
 _NAMED = 50
-"""Tars that a message names; the others stand in ``vitatlas status``."""
+"""Shards that a message names; the others stand in ``vitatlas status``."""
 
 
 def run(url: str, crew: ExecutionOptions | None = None, retry_failed: bool = False) -> Atlas:
-    """Do every tar that has no commit yet.
+    """Do every shard that has no commit yet.
 
     Args:
         url: of a planned atlas.
         crew: who does it; None is Ray with its defaults.
-        retry_failed: do the samples again that have no maps, in tars that are done.
+        retry_failed: do the samples again that have no maps, in shards that are done.
 
     Returns:
         The finished atlas.
 
     Raises:
-        RunFailedError: some tars could not be done, which the message names; or another run is at work here.
+        RunFailedError: some shards could not be done, which the message names; or another run is at work here.
         StoppedEarlyError: interrupted by SIGINT or SIGTERM.
     """
     crew, atlas = crew or ExecutionOptions(), Atlas.open(url)
@@ -44,16 +44,16 @@ def run(url: str, crew: ExecutionOptions | None = None, retry_failed: bool = Fal
             "restore it, or plan another atlas"
         )
     # Also where a dead run left things behind.
-    if _pending(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(SET_ASIDE):
+    if _pending(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED):
         with Lease(atlas.objects, _say) as lease:
             atlas = Atlas.open(url)  # others may have gone on while the lease was waited for
             _begin(atlas)
             _work(atlas, crew, retry_failed, lease)
             atlas.objects.sweep()
     finished = Atlas.open(url)
-    if missing := [shard.tar for shard in finished.run.shards if shard.tar not in finished.committed]:
+    if missing := [shard.name for shard in finished.run.shards if shard.name not in finished.committed]:
         raise RunFailedError(
-            f"{url}: tars not done: {len(missing)}, the first is {missing[0]}; go on with: {crew.command(url)}"
+            f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; go on with: {crew.command(url)}"
         )
     if not finished.statuses()[Status.OK]:
         raise RunFailedError(f"no image of {url} has maps; vitatlas status {url} says why")
@@ -61,18 +61,18 @@ def run(url: str, crew: ExecutionOptions | None = None, retry_failed: bool = Fal
 
 
 def _pending(atlas: Atlas, retry_failed: bool) -> list[int]:
-    """Tars that are to be done."""
-    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.tar not in atlas.committed]
+    """Shards that are to be done."""
+    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.name not in atlas.committed]
     if retry_failed:
-        pending += [commit.tar_index for commit in atlas.records() if commit.ok < commit.rows]
+        pending += [commit.shard_index for commit in atlas.records() if commit.ok < commit.rows]
     return sorted(pending)
 
 
 def _begin(atlas: Atlas) -> None:
     """Forget what earlier runs left unfinished."""
     atlas.objects.sweep()
-    for name in atlas.objects.list(SET_ASIDE):
-        atlas.objects.delete(f"{SET_ASIDE}/{name}")
+    for name in atlas.objects.list(QUARANTINED):
+        atlas.objects.delete(f"{QUARANTINED}/{name}")
 
 
 def _work(atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
@@ -96,32 +96,32 @@ def _work(atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, lease: Lease
                     aside.append(outcome)
                     _remember(atlas, outcome)
                 elif isinstance(outcome, InProgress):
-                    lease.at_work = tuple(run.shards[index].tar for index in outcome.tars)
+                    lease.at_work = tuple(run.shards[index].name for index in outcome.shards)
                 if lease.lost:
                     raise RunFailedError(f"{url}: another run has taken it over, as this one was silent for too long")
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts and stops
         stop.asked = True
     if stop.asked and done + len(aside) < len(pending):
         left = len(pending) - done
-        raise StoppedEarlyError(f"stopped early, {left} tars are left; go on with: {crew.command(url, retry_failed)}")
+        raise StoppedEarlyError(f"stopped early, {left} shards are left; go on with: {crew.command(url, retry_failed)}")
     if aside:
         raise RunFailedError(
-            f"{len(aside)} of {len(run.shards)} tars could not be done:\n  {_reasons(run, aside)}\n"
+            f"{len(aside)} of {len(run.shards)} shards could not be done:\n  {_reasons(run, aside)}\n"
             f"mend them and go on with: {crew.command(url, retry_failed)}"
         )
 
 
 def _remember(atlas: Atlas, outcome: Quarantined) -> None:
-    tar = atlas.run.shards[outcome.tar_index].tar
+    shard = atlas.run.shards[outcome.shard_index].name
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = QuarantineRecord(tar=tar, reason=outcome.reason, finished=now)
-    atlas.objects.put(set_aside_object(tar), record.to_bytes())
+    record = QuarantineRecord(shard=shard, reason=outcome.reason, finished=now)
+    atlas.objects.put(quarantine_object(shard), record.to_bytes())
 
 
 def _reasons(run: RunRecord, aside: list[Quarantined]) -> str:
     lines = []
-    for outcome in sorted(aside, key=lambda each: each.tar_index)[:_NAMED]:
-        url = run.shards[outcome.tar_index].url
+    for outcome in sorted(aside, key=lambda each: each.shard_index)[:_NAMED]:
+        url = run.shards[outcome.shard_index].url
         lines.append(outcome.reason if url in outcome.reason else f"{url}: {outcome.reason}")
     if len(aside) > _NAMED:
         lines.append(f"and {len(aside) - _NAMED} more, which vitatlas status lists")

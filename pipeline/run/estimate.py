@@ -2,7 +2,7 @@
 
 An actor beside a GPU decodes in processes of its own while its network works, so it takes the longer of the two;
 one on a core does both, one after the other. Where the GPU decodes, that is work of the GPU, as the network's is.
-Writing comes after either. Tars are not divided: seven on four
+Writing comes after either. Shards are not divided: seven on four
 actors take as long as eight.
 """
 
@@ -18,7 +18,7 @@ from schemas.run import RunRecord
 PROCESSES = 4
 """That decode beside a GPU, unless a run is told otherwise."""
 _BY_TAR = ("drift", "write")
-"""Stages that take as long over a small tar as over a large one: objects and their flushes, a few images."""
+"""Stages that take as long over a small shard as over a large one: objects and their flushes, a few images."""
 _BESIDE = ("read", "decode", "collect")
 """Stages that a second target does not repeat."""
 
@@ -33,52 +33,52 @@ def estimate(run: RunRecord, pilot: Pilot, actors: int = 1, other: float = 0.0) 
             than the first, so that they are computed once more.
     """
     shards = [shard for shard in run.shards if shard.samples]
-    images, tars = sum(shard.samples for shard in shards), len(shards)
+    images, shard_names = sum(shard.samples for shard in shards), len(shards)
     more = len(run.spec.targets) - pilot.targets
     on_gpu = pilot.decode == "gpu"
     decoding = images * pilot.decode_seconds / pilot.images
     seconds = {} if on_gpu else {"decode": decoding}
     for stage, took in pilot.seconds.items():
         if stage in _BY_TAR:
-            seconds[stage] = tars * took
+            seconds[stage] = shard_names * took
         else:
             seconds[stage] = images * took / pilot.images * (1 if stage in _BESIDE else 1 + other * max(0, more))
-    by_tar = sum(seconds.get(stage, 0.0) for stage in _BY_TAR)
-    network = sum(seconds.values()) - decoding - by_tar
+    by_shard = sum(seconds.get(stage, 0.0) for stage in _BY_TAR)
+    network = sum(seconds.values()) - decoding - by_shard
     processes = 0 if pilot.device == "cpu" or on_gpu else PROCESSES
     decode = decoding / (processes or 1)
-    work = by_tar + (max(decode, network) if processes else decode + network)
-    per_tar = work / max(1, tars)
+    work = by_shard + (max(decode, network) if processes else decode + network)
+    per_tar = work / max(1, shard_names)
     planned = metadata_objects(run) | {RUN: len(run.to_bytes())}
     return Estimate(
         device=pilot.device,
         actors=actors,
         images=images,
-        tars=tars,
+        shards=shard_names,
         decode_processes=processes,
         enough_processes=ceil(decoding / max(network, 1e-9)),
         seconds=seconds,
-        tar_seconds=per_tar,
-        hours=ceil(tars / actors) * per_tar / 3600,
+        shard_seconds=per_tar,
+        hours=ceil(shard_names / actors) * per_tar / 3600,
         actor_hours=work / 3600,
         limit="decoding" if decode > network else "network",
-        objects=_objects(run, tars) + len(planned),
-        bytes=round(_bytes(run, pilot, images, tars)) + sum(planned.values()),
+        objects=_objects(run, shard_names) + len(planned),
+        bytes=round(_bytes(run, pilot, images, shard_names)) + sum(planned.values()),
     )
 
 
 def actors_for(expected: Estimate, deadline: float) -> int | None:
-    """The fewest actors that are done within so many seconds; None where not even one tar is."""
-    rounds = int(deadline / expected.tar_seconds) if expected.tar_seconds else expected.tars
-    return ceil(expected.tars / rounds) if rounds else None
+    """The fewest actors that are done within so many seconds; None where not even one shard is."""
+    rounds = int(deadline / expected.shard_seconds) if expected.shard_seconds else expected.shards
+    return ceil(expected.shards / rounds) if rounds else None
 
 
-def _objects(run: RunRecord, tars: int) -> int:
-    """Arrays, table and commit of each tar."""
-    return tars * (sum(len(layout.arrays(method, run.figures.get(method, ()))) for method in run.methods) + 2)
+def _objects(run: RunRecord, shards: int) -> int:
+    """Arrays, table and commit of each shard."""
+    return shards * (sum(len(layout.arrays(method, run.figures.get(method, ()))) for method in run.methods) + 2)
 
 
-def _bytes(run: RunRecord, pilot: Pilot, images: int, tars: int) -> float:
+def _bytes(run: RunRecord, pilot: Pilot, images: int, shards: int) -> float:
     """Of these. Maps of two targets take twice as much at most: less where they are the same maps."""
     each = pilot.bytes / pilot.images * max(1.0, len(run.spec.targets) / pilot.targets)
-    return images * each + tars * pilot.commit_bytes
+    return images * each + shards * pilot.commit_bytes

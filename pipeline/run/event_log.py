@@ -1,4 +1,4 @@
-"""The log of a run for machines: one line of JSON for each attempt at a tar.
+"""The log of a run for machines: one line of JSON for each attempt at a shard.
 
 Written by the one process that hears of all of them, so that a line is there even where the actor died, and no two
 writers share a file. Not beside the atlas: object storage cannot append, and what collects logs on a cluster
@@ -50,11 +50,11 @@ def _write(outcome: Event, run: RunRecord, stream: IO[str]) -> None:
 def entry(outcome: Event, run: RunRecord) -> dict[str, Any] | None:
     """What the log says of an outcome: the same fields always, None where they say nothing.
 
-    ``outcome`` is ``done``, ``again`` (the attempt failed, another is made) or ``set_aside``.
+    ``outcome`` is ``done``, ``again`` (the attempt failed, another is made) or ``quarantined``.
     """
     if isinstance(outcome, Committed):
         commit = outcome.commit
-        return _fields(run, commit.tar_index, "done", commit.attempt) | {
+        return _fields(run, commit.shard_index, "done", commit.attempt) | {
             "host": commit.host,
             "rows": commit.rows,
             "ok": commit.ok,
@@ -63,20 +63,20 @@ def entry(outcome: Event, run: RunRecord) -> dict[str, Any] | None:
             "seconds": commit.seconds,
         }
     if isinstance(outcome, Retrying | Quarantined):
-        what = "again" if isinstance(outcome, Retrying) else "set_aside"
-        return _fields(run, outcome.tar_index, what, outcome.attempt) | {"reason": redact(outcome.reason)}
+        what = "again" if isinstance(outcome, Retrying) else "quarantined"
+        return _fields(run, outcome.shard_index, what, outcome.attempt) | {"reason": redact(outcome.reason)}
     return None
 
 
-def _fields(run: RunRecord, tar_index: int, outcome: str, attempt: int) -> dict[str, Any]:
+def _fields(run: RunRecord, shard_index: int, outcome: str, attempt: int) -> dict[str, Any]:
     nothing = dict.fromkeys(("host", "rows", "ok", "failed", "bytes", "seconds", "reason"))
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    tar = run.shards[tar_index].tar
+    shard = run.shards[shard_index].name
     return {
         "time": now,
         "event": "unit",
         "outcome": outcome,
-        "tar": tar,
-        "tar_index": tar_index,
+        "shard": shard,
+        "shard_index": shard_index,
         "attempt": attempt,
     } | nothing

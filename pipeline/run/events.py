@@ -7,34 +7,34 @@ from schemas.run import CommitRecord
 
 @dataclass(frozen=True)
 class Committed:
-    """A tar is committed."""
+    """A shard is committed."""
 
     commit: CommitRecord
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A tar cannot be done; the run goes on without it and fails at its end."""
+    """A shard cannot be done; the run goes on without it and fails at its end."""
 
-    tar_index: int
+    shard_index: int
     attempt: int
     reason: str
 
 
 @dataclass(frozen=True)
 class Retrying:
-    """An attempt at a tar failed, and another one is made."""
+    """An attempt at a shard failed, and another one is made."""
 
-    tar_index: int
+    shard_index: int
     attempt: int
     reason: str
 
 
 @dataclass(frozen=True)
 class InProgress:
-    """Tars that somebody works on from now on."""
+    """Shards that somebody works on from now on."""
 
-    tars: tuple[int, ...]
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,21 @@ class ExecutionOptions:
     """The hands of a run. None of this changes what is computed.
 
     Attributes:
-        executor: ``ray`` spreads tars over actors, ``inline`` does them one by one in this process.
+        executor: ``ray`` spreads shards over actors, ``inline`` does them one by one in this process.
         address: of the Ray cluster: ``local`` starts one; ``auto`` or HOST:PORT joins one; None joins what the
             environment names (RAY_ADDRESS), else starts one.
         actors: at most so many; None is one to a GPU, or to a core where the cluster has no GPU.
         device: ``cuda`` waits for GPUs that are not there yet; ``auto`` takes them where they are.
         decode_processes: of each actor; None is a thread beside a CPU and four processes beside a GPU. Where the GPU
             decodes, they have what it cannot.
-        timeout: seconds that an actor may take over a tar before another gets it; None is ten times the
+        timeout: seconds that an actor may take over a shard before another gets it; None is ten times the
             slowest one so far, and at least ten minutes; six hours as long as none is done.
         patience: seconds without a single actor at work after which the run fails.
-        grace: seconds that tars in work have to be finished when the run is told to stop.
-        log: file that gets a line of JSON for each attempt at a tar; ``-`` is standard error.
-        cache: folder of each node that remote tars are copied to and read from; None reads them over the network.
+        grace: seconds that shards in work have to be finished when the run is told to stop.
+        log: file that gets a line of JSON for each attempt at a shard; ``-`` is standard error.
+        cache: folder of each node that remote shards are copied to and read from; None reads them over the network.
         cache_gb: of all copies on a node, at most.
-        allow_pipe: tars may be read from the shell commands that the atlas names.
+        allow_pipe: shards may be read from the shell commands that the atlas names.
     """
 
     executor: Executor = "ray"
@@ -66,7 +66,7 @@ class ExecutionOptions:
         return shlex.join(["vitatlas", "run", url, *flags])
 
     def copies(self) -> "Cache | None":
-        """Of remote tars, on the node that asks. Raises: see ``Cache``."""
+        """Of remote shards, on the node that asks. Raises: see ``Cache``."""
         from pipeline.read import Cache  # decoders are not needed where actors are only directed
 
         return Cache(self.cache, self.cache_gb * 10**9) if self.cache else None

@@ -1,6 +1,6 @@
 """Pictures decoded where the network is: plain JPEGs by torchvision, on a GPU by nvJPEG; all others in processes.
 
-Which way a picture takes is decided by its headers and by nothing else, so that a tar that is done again gets the same
+Which way a picture takes is decided by its headers and by nothing else, so that a shard that is done again gets the same
 pixels. They differ from those of the processes by small amounts: the resize rounds once, where Pillow rounds
 after each direction, and nvJPEG has an inverse cosine transform and an enlargement of colours of its own.
 """

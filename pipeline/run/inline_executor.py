@@ -28,7 +28,7 @@ def inline(url: str, units: Sequence[int], crew: ExecutionOptions, retry_failed:
                 reason, final = f"{error}", False
             except Exception as error:
                 others += 1
-                if others > dispatcher.attempts:  # it is not this tar
+                if others > dispatcher.attempts:  # it is not this shard
                     raise
                 reason, final = f"{type(error).__name__}: {error}", False
             else:
@@ -37,7 +37,7 @@ def inline(url: str, units: Sequence[int], crew: ExecutionOptions, retry_failed:
                 yield Committed(commit)
                 continue
             dispatcher.fail(0, unit, reason, final)
-            if unit in dispatcher.set_aside:
-                yield Quarantined(unit, assignment.attempt, dispatcher.set_aside[unit])
+            if unit in dispatcher.quarantined:
+                yield Quarantined(unit, assignment.attempt, dispatcher.quarantined[unit])
             else:
                 yield Retrying(unit, assignment.attempt, reason)

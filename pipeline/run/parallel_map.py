@@ -1,4 +1,4 @@
-"""The same function over many tars: on the cores of this machine, or on a Ray cluster where there are many."""
+"""The same function over many shards: on the cores of this machine, or on a Ray cluster where there are many."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -18,19 +18,19 @@ from schemas.layout import RUN
 from schemas.run import RunRecord, RunSpec, ShardRecord
 
 CHUNK = 256
-"""Rows of a Zarr chunk: small enough to read one map quickly, large enough for tars of a thousand."""
+"""Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
 
 _COMPUTE = ("vit-atlas", "torch", "timm", "numpy", "pillow", "zarr", "pyarrow")
 
 
 def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda done, total: None) -> RunRecord:
-    """Freeze a run: find and count the tars, look at the network, write arrays and ``run.json``.
+    """Freeze a run: find and count the shards, look at the network, write arrays and ``run.json``.
 
     Planning again with the same spec is free and changes nothing.
 
     Args:
         out: local path or fsspec URL of the atlas.
-        progress: called with tars counted and tars in all.
+        progress: called with shards counted and shards in all.
 
     Raises:
         UsageError: something in the spec does not exist or does not fit; nothing has been written then.
@@ -48,7 +48,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     frame = Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
     if spec.decode == "gpu":
         check_frame(frame)
-    run = freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_tars == "keep"))
+    run = freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep"))
     with Lease(objects):
         if objects.exists(RUN):  # another was quicker
             return _same(objects, asked)
@@ -122,7 +122,7 @@ def _same(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     if not differing and any(set("*?[") & set(pattern) for pattern in spec.shards):  # others match the same
         urls = find(spec.shards, spec.allow_pipe)
         if urls != tuple(shard.url for shard in run.shards):
-            differing = [f"the shards match {len(urls)} tars, not the {len(run.shards)} that were planned"]
+            differing = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
     if not differing:
         check_artifacts(run, out)
     if differing:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line a tar in a log."""
+"""What a person sees while a run goes on: a bar on a terminal, a line a shard in a log."""
 
 import sys
 import time
@@ -26,14 +26,14 @@ class RunProgress:
     """Live progress of a run on standard error.
 
     Attributes:
-        tars: done, by this run or an earlier one.
+        shards: done, by this run or an earlier one.
         images: explained or recorded since the start.
         statuses: how many of them ended in each status.
         started: when.
     """
 
     def __init__(self, run: RunRecord, done: int) -> None:
-        self.run, self.tars, self.images, self.statuses = run, done, 0, Counter[str]()
+        self.run, self.shard_names, self.images, self.statuses = run, done, 0, Counter[str]()
         self.started = time.monotonic()
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -41,7 +41,7 @@ class RunProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("tars  {task.fields[rate]}"),
+            TextColumn("shards  {task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -65,7 +65,7 @@ class RunProgress:
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
     def show(self, outcome: Event) -> None:
-        """Take note of a finished or set-aside tar, or pass on what is to be known."""
+        """Take note of a finished or set-aside shard, or pass on what is to be known."""
         if isinstance(outcome, Message):
             self._console.print(escape_control(outcome.text), markup=False, highlight=False, soft_wrap=True)
             return
@@ -77,14 +77,14 @@ class RunProgress:
             self.statuses.update(commit.statuses)
             failed = commit.rows - commit.ok
             note = f"{failed} of {commit.rows} samples have no maps" if failed else ""
-            tar = commit.tar
+            shard = commit.shard
         else:
-            tar, note = self.run.shards[outcome.tar_index].tar, f"set aside: {outcome.reason}"
+            shard, note = self.run.shards[outcome.shard_index].name, f"quarantined: {outcome.reason}"
         bad = sum(count for status, count in self.statuses.items() if status != Status.OK)
-        self.tars += isinstance(outcome, Committed)
+        self.shard_names += isinstance(outcome, Committed)
         rate = f"{self.rate:.1f} images/s" + (f", {bad} images without maps" if bad else "")
-        self._bar.update(self._task, completed=self.tars, rate=rate)
+        self._bar.update(self._task, completed=self.shard_names, rate=rate)
         if note:
-            self._console.print(escape_control(f"{tar}: {note}"), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(escape_control(f"{shard}: {note}"), markup=False, highlight=False, soft_wrap=True)
         elif not self._console.is_terminal:
-            print(f"{tar}: committed, {self.tars} of {len(self.run.shards)} tars, {rate}", file=sys.stderr)
+            print(f"{shard}: committed, {self.shard_names} of {len(self.run.shards)} shards, {rate}", file=sys.stderr)

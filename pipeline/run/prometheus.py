@@ -10,15 +10,15 @@ from ray.util.metrics import Counter, Gauge
 from pipeline.run.events import Committed, Event, InProgress, Quarantined, Retrying
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "vitatlas_units_total": ("Tars committed.", ()),
-    "vitatlas_images_total": ("Images of committed tars, by what became of them.", ("status",)),
+    "vitatlas_units_total": ("Shards committed.", ()),
+    "vitatlas_images_total": ("Images of committed shards, by what became of them.", ("status",)),
     "vitatlas_stage_seconds_total": ("Seconds of actors, by stage; total is all of them.", ("stage",)),
-    "vitatlas_retries_total": ("Attempts at a tar that failed, after which another was made.", ()),
-    "vitatlas_quarantined_total": ("Tars that were set aside.", ()),
+    "vitatlas_retries_total": ("Attempts at a shard that failed, after which another was made.", ()),
+    "vitatlas_quarantined_total": ("Shards that were quarantined.", ()),
 }
 GAUGES: dict[str, str] = {
-    "vitatlas_units_planned": "Tars that this run has to do.",
-    "vitatlas_units_running": "Tars that actors work on.",
+    "vitatlas_units_planned": "Shards that this run has to do.",
+    "vitatlas_units_running": "Shards that actors work on.",
 }
 
 
@@ -26,7 +26,7 @@ class Metrics:
     """Counts outcomes.
 
     Args:
-        planned: tars that the run has to do.
+        planned: shards that the run has to do.
     """
 
     def __init__(self, planned: int) -> None:
@@ -49,7 +49,7 @@ class Metrics:
         elif isinstance(outcome, Quarantined):
             self._count("vitatlas_quarantined_total")
         elif isinstance(outcome, InProgress):
-            self._gauges["vitatlas_units_running"].set(len(outcome.tars))
+            self._gauges["vitatlas_units_running"].set(len(outcome.shards))
 
     def _count(self, name: str, by: float = 1, **tags: str) -> None:
         if by > 0:  # Ray refuses to count by nothing

@@ -29,8 +29,8 @@ _LOOK = 5.0
 """Seconds between two looks at what the cluster has."""
 _UNREADY = 3
 _FRUITLESS = 10
-"""Actors that may be lost in a row before one was ready, and before another tar is done; at least twice as many as
-there are. It is not one tar then, nor one node: it would be the same with all."""
+"""Actors that may be lost in a row before one was ready, and before another shard is done; at least twice as many as
+there are. It is not one shard then, nor one node: it would be the same with all."""
 
 
 @contextmanager
@@ -110,7 +110,7 @@ class _Pool:
 
     def __init__(self, atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, dispatcher: Dispatcher) -> None:
         self.crew, self.dispatcher = crew, dispatcher
-        self._tars = [shard.tar for shard in atlas.run.shards]
+        self._shards = [shard.name for shard in atlas.run.shards]
         self.actors: dict[int, Any] = {}
         self.asked: dict[Any, tuple[int, Assignment | None]] = {}
         self._on_gpu = capacity(crew.device)[1]
@@ -145,7 +145,9 @@ class _Pool:
         self.dispatcher.drain()
         self._draining = True
         busy, end = self.dispatcher.busy, time.monotonic() + self.crew.grace
-        yield Message(f"stopping: {len(busy)} tars in work have {self.crew.grace:.0f} s; interrupt again to drop them")
+        yield Message(
+            f"stopping: {len(busy)} shards in work have {self.crew.grace:.0f} s; interrupt again to drop them"
+        )
         for name in self.actors.keys() - set(busy):
             self._dismiss(name)
         while not self.dispatcher.finished and time.monotonic() < end:
@@ -212,7 +214,7 @@ class _Pool:
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, AtlasError) and not isinstance(cause, CorruptShardError):
-                raise cause from None  # what would be said of every tar: a mistake in the spec, a full disk
+                raise cause from None  # what would be said of every shard: a mistake in the spec, a full disk
             if assignment is None or not isinstance(cause, CorruptShardError | OSError):
                 # Of whatever else an actor may not recover, as of an error of its GPU.
                 yield from self._bury(name, f"{type(cause).__name__}: {cause}", blame=True)
@@ -244,19 +246,19 @@ class _Pool:
         unit = self.dispatcher.working_on(name)
         attempt = 0 if unit is None else self.dispatcher.attempt(unit)
         self._dismiss(name, reason, blame)
-        where = "" if unit is None else f" over {self._tars[unit]}"
+        where = "" if unit is None else f" over {self._shards[unit]}"
         yield Message(f"an actor was lost{where}: {reason}")
         if unit is not None:
             yield self._failed(unit, attempt, reason)
         self._lost += blame
         if self._lost >= max(_FRUITLESS if self._ready else _UNREADY, 2 * self._wanted):
-            raise RunFailedError(f"{self._lost} actors in a row were lost before a tar was done; the last: {reason}")
+            raise RunFailedError(f"{self._lost} actors in a row were lost before a shard was done; the last: {reason}")
         self._looked = -_LOOK
 
     def _failed(self, unit: int, attempt: int, reason: str) -> Event:
-        """What becomes of a tar that was not done."""
-        if unit in self.dispatcher.set_aside:
-            return Quarantined(unit, attempt, self.dispatcher.set_aside[unit])
+        """What becomes of a shard that was not done."""
+        if unit in self.dispatcher.quarantined:
+            return Quarantined(unit, attempt, self.dispatcher.quarantined[unit])
         return Retrying(unit, attempt, reason)
 
     def _dismiss(self, name: int, reason: str = "", blame: bool = False) -> None:
@@ -277,7 +279,7 @@ class _Actor:
     def prepare(
         self, url: str, device: Device, decode_processes: int, retry_failed: bool, crew: ExecutionOptions
     ) -> list[int]:
-        """Load, and say which units' tars have copies on this node."""
+        """Load, and say which units' shards have copies on this node."""
         from pipeline.run.worker import Worker  # torch is not needed where actors are only directed
 
         cache = crew.copies()

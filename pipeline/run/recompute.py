@@ -1,4 +1,4 @@
-"""A few maps once more, from the tars, to be compared with those that are stored."""
+"""A few maps once more, from the shards, to be compared with those that are stored."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -30,7 +30,7 @@ class Recomputed:
     Attributes:
         maps, equal: how many, and how many of them were equal bit by bit.
         faults: a sentence for each map that is not what is computed now.
-        damaged: their tars.
+        damaged: their shards.
         notes: why others could not be computed, which says nothing of the atlas.
     """
 
@@ -53,33 +53,33 @@ def recompute(
     Args:
         count: samples, at most; of all methods and targets.
         seed: of the draw.
-        progress: told how many tars are done, and of how many.
+        progress: told how many shards are done, and of how many.
     """
     atlas, result = Atlas.open(url), Recomputed()
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    samples = atlas.samples(["tar", "ordinal", "status"])
+    samples = atlas.samples(["shard", "ordinal", "status"])
     good = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))
     drawn = good.take(np.random.default_rng(seed).permutation(len(good))[:count]).to_pylist()
-    by_tar: dict[str, set[int]] = defaultdict(set)
+    by_shard: dict[str, set[int]] = defaultdict(set)
     for sample in drawn:
-        by_tar[sample["tar"]].add(sample["ordinal"])
-    if by_tar:
+        by_shard[sample["shard"]].add(sample["ordinal"])
+    if by_shard:
         with Worker(url) as worker:
-            for done, tar in enumerate(sorted(by_tar)):
-                progress(done, len(by_tar))
+            for done, shard_name in enumerate(sorted(by_shard)):
+                progress(done, len(by_shard))
                 before = len(result.faults)
                 try:
-                    _compare(worker, atlas.tar(tar), by_tar[tar], result)
+                    _compare(worker, atlas.shard(shard_name), by_shard[shard_name], result)
                 except (CorruptShardError, OSError) as error:
-                    result.notes.append(f"{tar}: cannot be computed again: {error}")
-                result.damaged += [tar] * (len(result.faults) > before)
+                    result.notes.append(f"{shard_name}: cannot be computed again: {error}")
+                result.damaged += [shard_name] * (len(result.faults) > before)
     return result
 
 
 def once_more(
     worker: Worker, part: AtlasShard, ordinals: Collection[int], batch_size: int | None = None
 ) -> Iterator[Explained]:
-    """What is computed now of some samples of a tar, of which no more is read than up to the last of them.
+    """What is computed now of some samples of a shard, of which no more is read than up to the last of them.
 
     Args:
         worker: of the atlas.
@@ -89,7 +89,7 @@ def once_more(
         CorruptShardError, OSError: see ``Worker.process``.
     """
     last = max(ordinals)
-    with closing(worker.explain(part.commit.tar_index, ordinals, batch_size)) as found:
+    with closing(worker.explain(part.commit.shard_index, ordinals, batch_size)) as found:
         for explained in found:
             yield explained
             if explained.row["ordinal"] == last:
@@ -98,17 +98,17 @@ def once_more(
 
 @lru_cache(1)
 def worker_of(url: str, device: Device, spec_hash: str) -> Worker:
-    """A worker that this process keeps for many tars. The hash tells apart what stands at a place one after another."""
+    """A worker that this process keeps for many shards. The hash tells apart what stands at a place one after another."""
     return Worker(url, device)
 
 
 def _compare(worker: Worker, part: AtlasShard, ordinals: set[int], result: Recomputed) -> None:
-    tar = part.commit.tar
+    shard = part.commit.shard
     for row, maps, _ in once_more(worker, part, ordinals):
         ordinal, key = row["ordinal"], row["key"]
         made_of = part.samples["image_sha256"][ordinal].as_py()
         if row["status"] != Status.OK or row["image_sha256"] != made_of:
-            result.notes.append(f"{tar}: {key} cannot be computed again: its picture is another now")
+            result.notes.append(f"{shard}: {key} cannot be computed again: its picture is another now")
             continue
         for method, raw in maps.items():
             scaled, bounds, _ = normalise(raw)
@@ -122,7 +122,7 @@ def _compare(worker: Worker, part: AtlasShard, ordinals: set[int], result: Recom
                 off = _distance(scaled[place], bounds[place], stored[place], stored_bounds[place])
                 if not off <= allowed:
                     result.faults.append(
-                        f"{tar}: the {method} map of {key} ({target}) is not what is computed now, it is {off:.2g} "
+                        f"{shard}: the {method} map of {key} ({target}) is not what is computed now, it is {off:.2g} "
                         f"of its range away; it was made on {part.commit.host}, torch {part.commit.versions['torch']}"
                     )
 

@@ -20,7 +20,7 @@ from schemas.run import CommitRecord, LeaseRecord
 from schemas.samples import Status
 
 _RECENT = 64
-"""Tars whose speed is the speed now."""
+"""Shards whose speed is the speed now."""
 _IDLE = ("read", "decode", "collect", "write")
 """Stages of an actor in which its network waits; on a GPU as long as nothing was left for it to do."""
 
@@ -54,18 +54,18 @@ class RunStatus:
     """A run at one moment.
 
     Attributes:
-        tars, done: planned, and committed.
+        shards, done: planned, and committed.
         at_work: names of those that are being done, a few seconds ago.
-        aside: how many tars could not be done, by the reason.
-        images, images_done: planned, and in committed tars.
+        aside: how many shards could not be done, by the reason.
+        images, images_done: planned, and in committed shards.
         failed: images that have no maps, by their status.
-        rate: images a second of the latest tars; None while no run is at work or none of its tars is done.
+        rate: images a second of the latest shards; None while no run is at work or none of its shards is done.
         left: seconds until its end at this rate.
         idle: share of the actors' time in which their networks waited for pictures and for writing.
         alive: a run is at work. One that has just died is taken for alive for half a minute.
     """
 
-    tars: int
+    shards: int
     done: int
     at_work: tuple[str, ...]
     aside: dict[str, int]
@@ -84,13 +84,13 @@ class RunStatus:
 
     @property
     def complete(self) -> bool:
-        """Every tar is done."""
-        return self.done == self.tars
+        """Every shard is done."""
+        return self.done == self.shards
 
     @property
     def over(self) -> bool:
-        """Nothing more will come of itself: all is done; or all but what was set aside, and nobody is at work."""
-        return self.complete or (not self.alive and self.done + sum(self.aside.values()) >= self.tars)
+        """Nothing more will come of itself: all is done; or all but what was quarantined, and nobody is at work."""
+        return self.complete or (not self.alive and self.done + sum(self.aside.values()) >= self.shards)
 
 
 class StatusReader:
@@ -114,24 +114,26 @@ class StatusReader:
         """
         run = self._atlas.run
         atlas = Atlas(self._atlas.objects, run)  # which lists anew
-        for tar in self._units.keys() - atlas.committed:  # being done again
-            del self._units[tar]
+        for shard_name in self._units.keys() - atlas.committed:  # being done again
+            del self._units[shard_name]
         with suppress(FileNotFoundError):  # a commit that was listed is being done again; the next look has the rest
             for commit in atlas.records(but=self._units):
-                self._units[commit.tar] = ShardProgress.of(commit)
+                self._units[commit.shard] = ShardProgress.of(commit)
         lease, alive = self._lease()
         since = datetime.fromisoformat(lease.since).timestamp() if lease and alive else None
-        aside = {tar: reason for tar, reason in atlas.set_aside().items() if tar not in self._units}
-        urls = {shard.tar: shard.url for shard in run.shards if shard.tar in aside}
-        reasons = Counter(reason.removeprefix(f"{urls[tar]}: ") for tar, reason in aside.items())
+        aside = {
+            shard_name: reason for shard_name, reason in atlas.quarantined().items() if shard_name not in self._units
+        }
+        urls = {shard.name: shard.url for shard in run.shards if shard.name in aside}
+        reasons = Counter(reason.removeprefix(f"{urls[shard_name]}: ") for shard_name, reason in aside.items())
         statuses: Counter[str] = Counter()
         for unit in self._units.values():
             statuses.update(unit.statuses)
         of_this_run = [unit for unit in self._units.values() if since is not None and unit.finished >= since]
         rate = speed(of_this_run)
-        waiting = sum(s.samples for s in run.shards if s.tar not in self._units and s.tar not in aside)
+        waiting = sum(s.samples for s in run.shards if s.name not in self._units and s.name not in aside)
         return RunStatus(
-            tars=len(run.shards),
+            shards=len(run.shards),
             done=len(self._units),
             at_work=lease.at_work if lease and alive else (),
             aside=dict(reasons.most_common()),
@@ -160,7 +162,7 @@ class StatusReader:
 
 
 def speed(units: Collection[ShardProgress]) -> float | None:
-    """Images a second of the latest tars of a run, without its start-up; None where none is done."""
+    """Images a second of the latest shards of a run, without its start-up; None where none is done."""
     latest = sorted(units, key=lambda unit: unit.finished)[-_RECENT - 1 :]
     if not latest:
         return None
@@ -169,6 +171,6 @@ def speed(units: Collection[ShardProgress]) -> float | None:
 
 
 def idle(units: Collection[ShardProgress]) -> float | None:
-    """Share of the actors' time, in [0, 1], in which their networks waited; None where no tar is done."""
+    """Share of the actors' time, in [0, 1], in which their networks waited; None where no shard is done."""
     total = sum(unit.total for unit in units)
     return sum(unit.idle for unit in units) / total if total else None

@@ -1,4 +1,4 @@
-"""What one actor does: a model, and tar after tar through it."""
+"""What one actor does: a model, and shard after shard through it."""
 
 import socket
 from collections.abc import Callable, Container, Generator, Iterator
@@ -27,14 +27,14 @@ from schemas.run import CommitRecord
 from schemas.samples import Status
 
 _DRIFT_IMAGES = 8
-"""Images of each tar that are computed in full precision as well, where the run is in half."""
+"""Images of each shard that are computed in full precision as well, where the run is in half."""
 
 
 class Explained(NamedTuple):
     """What a run says of one sample.
 
     Attributes:
-        row: its columns of the sample table, but for ``row`` and ``tar``.
+        row: its columns of the sample table, but for ``row`` and ``shard``.
         maps: raw maps [K, h, w] by method; none where the sample has none.
         figures: numbers [K] by the name of their array.
     """
@@ -61,15 +61,15 @@ class _Begun(NamedTuple):
 
 
 class Worker:
-    """A loaded model that turns tars of a run into commits.
+    """A loaded model that turns shards of a run into commits.
 
     Args:
         url: of the atlas.
         device: ``auto`` is a GPU where there is one.
         decode_processes: 0 decodes in a thread beside the model.
-        retry_failed: of a tar that is done, do the samples again that have no maps, and only those.
+        retry_failed: of a shard that is done, do the samples again that have no maps, and only those.
         loaded: the network of the run, where it is at hand; None loads it.
-        cache: of remote tars on this node; None reads them over the network.
+        cache: of remote shards on this node; None reads them over the network.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Worker:
         check_decoding(self.run.spec.decode, device, gpu)
         self.device = torch.device("cuda" if gpu and device != "cpu" else "cpu")
         # On a CPU one thread an actor: sums are then added in the same order whatever the machine is
-        # doing beside, and a tar that is done again gives the same bytes. More actors use more cores.
+        # doing beside, and a shard that is done again gives the same bytes. More actors use more cores.
         torch.set_num_threads(1)
         loaded = loaded or load(self.run.spec.model)
         if loaded.record.weights != self.run.model.weights:
@@ -123,28 +123,28 @@ class Worker:
     ) -> None:
         self.decoders.close()
 
-    def process(self, tar_index: int, attempt: int = 1) -> CommitRecord:
-        """Explain one tar and commit it.
+    def process(self, shard_index: int, attempt: int = 1) -> CommitRecord:
+        """Explain one shard and commit it.
 
         Raises:
             CorruptShardError: it cannot be read as planned. Nothing of it has been written.
             OSError: a network failed for longer than it was waited for; another attempt may succeed.
         """
-        sink = ShardWriter(self.objects, self.run, tar_index)
+        sink = ShardWriter(self.objects, self.run, shard_index)
         again = sink.resume() if self.retry_failed else None
-        for explained in self.explain(tar_index, again):
+        for explained in self.explain(shard_index, again):
             sink.add(*explained)
         if again is not None and self.samples != len(sink.rows):
             raise CorruptShardError(
-                f"{sink.tar}: had {len(sink.rows)} samples and has {self.samples} now; plan another atlas"
+                f"{sink.shard}: had {len(sink.rows)} samples and has {self.samples} now; plan another atlas"
             )
         sink.drift = self.drift or sink.drift
         return sink.commit(self.watch.seconds(), attempt, socket.gethostname(), self.versions)
 
     def explain(
-        self, tar_index: int, wanted: Container[int] | None = None, batch_size: int | None = None
+        self, shard_index: int, wanted: Container[int] | None = None, batch_size: int | None = None
     ) -> Generator[Explained, None, None]:
-        """What the run says of the samples of a tar, in their order.
+        """What the run says of the samples of a shard, in their order.
 
         Args:
             wanted: their ordinals; None is all. Whole batches are computed, so that a sample gets the very
@@ -154,7 +154,7 @@ class Worker:
         Raises:
             CorruptShardError, OSError: see ``process``.
         """
-        shard, spec = self.run.shards[tar_index], self.run.spec
+        shard, spec = self.run.shards[shard_index], self.run.spec
         classes = self.run.model.classes if "label" in spec.targets else None
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}

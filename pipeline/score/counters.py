@@ -77,7 +77,7 @@ def fixed(values: ArrayLike) -> NDArray[np.int64]:
 
 
 def group_of(key: str, split: bool) -> int:
-    """The group of a picture by its key alone, so that it does not depend on tars."""
+    """The group of a picture by its key alone, so that it does not depend on shards."""
     groups = range(TUNING.start, ALL.stop) if split else range(REST.stop)
     return groups[_hash("group", key) % len(groups)]
 

@@ -60,8 +60,8 @@ def score_masks(labels: str | Iterable[Label], truth: Truths) -> MaskScores:
     ious: dict[str, float] = {}
     known: set[str] = set()
     claims = Claims(truth)
-    for tar, key, mask, ignore in masks:
-        picture = claims.of(tar, key)
+    for shard, key, mask, ignore in masks:
+        picture = claims.of(shard, key)
         real = None if picture is None else picture.of_size(mask.shape[1], mask.shape[0]).mask
         if picture is None or real is None:
             continue
@@ -91,26 +91,26 @@ def _figures(mask: Mask, ignore: Mask, real: Mask) -> tuple[float, ...]:
 
 
 def _masks(labels: Iterable[Label]) -> Iterator[tuple[str, str, Mask, Mask]]:
-    """Tar, key, object and what is ignored, of each label with a mask."""
+    """Shard, key, object and what is ignored, of each label with a mask."""
     for label in labels:
         mask, ignore = label.mask, label.ignore
         if mask is not None:
-            yield label.sample["tar"], label.sample["key"], mask, np.zeros_like(mask) if ignore is None else ignore
+            yield label.sample["shard"], label.sample["key"], mask, np.zeros_like(mask) if ignore is None else ignore
 
 
 def _read(folder: str) -> Iterator[tuple[str, str, Mask, Mask]]:
     objects = ObjectStore(folder)
-    tars = [name for name in objects.list("png") if name.endswith(".tar")]
-    if not tars:
+    shards = [name for name in objects.list("png") if name.endswith(".tar")]
+    if not shards:
         raise UsageError(f"{folder}: has no png/*.tar; make some with vitatlas label … --format png --out {folder}")
-    for tar in tars:
+    for shard in shards:
         try:
-            with tarfile.open(fileobj=io.BytesIO(objects.get(f"png/{tar}"))) as archive:
+            with tarfile.open(fileobj=io.BytesIO(objects.get(f"png/{shard}"))) as archive:
                 for member in archive:
                     if not member.name.endswith(_SUFFIX):
                         continue
                     stream = archive.extractfile(member)
                     values = np.asarray(Image.open(stream, formats=["PNG"]))  # type: ignore[arg-type]
-                    yield tar, member.name.removesuffix(_SUFFIX), values == OBJECT, values == IGNORE
+                    yield shard, member.name.removesuffix(_SUFFIX), values == OBJECT, values == IGNORE
         except (OSError, tarfile.TarError) as error:
-            raise RunFailedError(f"{folder}/png/{tar}: cannot be read ({error}); label again") from None
+            raise RunFailedError(f"{folder}/png/{shard}: cannot be read ({error}); label again") from None

@@ -13,7 +13,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.score.aggregate import row
 from pipeline.score.counters import ALL, Tally, unpack
 from pipeline.score.plots import curves, draw
-from pipeline.score.score_shard import count_tar, counts_object
+from pipeline.score.score_shard import counts_object, score_shard
 from pipeline.score.splits import Part, parts_of, tuning_parts
 from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas, Lease, ObjectStore
@@ -43,7 +43,7 @@ def score(
 ) -> pa.Table:
     """Score the maps of an atlas. What is counted already is not counted again.
 
-    Writes ``about.json``; for each tar ``tars/<tar>.npz`` and ``commits/<tar>.json``; then ``curves.parquet``,
+    Writes ``about.json``; for each shard ``counts/<shard>.npz`` and ``commits/<shard>.json``; then ``curves.parquet``,
     ``curves.png`` and ``localization.parquet``.
 
     Args:
@@ -124,7 +124,7 @@ def _about(
 
 
 def _claim(objects: ObjectStore, about: ScoresRecord) -> None:
-    """Finished scores of something else are not written over; those of a part of the tars are gone on with."""
+    """Finished scores of something else are not written over; those of a part of the shards are gone on with."""
     finished = objects.exists(TABLE)
     there = claim(objects, ABOUT, about, ("protocol", "tuning") if finished else tuple(ScoresRecord.model_fields))
     tuned = ("truth", "atlas")
@@ -146,25 +146,25 @@ def _counted(
     methods: tuple[str, ...],
     address: str | None,
 ) -> tuple[dict[str, Tally], Counter[str]]:
-    """Counts of all tars together, and of pictures by what became of them."""
+    """Counts of all shards together, and of pictures by what became of them."""
     maker, wanted = about.digest(), {*TRIVIAL, *methods}
     records = done(objects, atlas, maker, ())
-    there = {tar: record.parts for tar, record in records.items()}
-    pending = [(part, there.get(part.tar, ())) for part in parts if not wanted <= set(there.get(part.tar, ()))]
+    there = {shard: record.parts for shard, record in records.items()}
+    pending = [(part, there.get(part.shard, ())) for part in parts if not wanted <= set(there.get(part.shard, ()))]
     for name in (TABLE, CURVES, FIGURE) if pending else ():
         objects.delete(name)  # they are of what was there before
-    work = partial(count_tar, atlas, about.target, methods, objects.url, maker)
+    work = partial(score_shard, atlas, about.target, methods, objects.url, maker)
     for record in parallel_map(work, pending, "score", address):
-        records[record.tar] = record
+        records[record.shard] = record
     tallies: dict[str, Tally] = {}
     counts: Counter[str] = Counter()
-    tars = [part.tar for part in parts]
-    for tar, data in zip(tars, objects.read([counts_object(tar) for tar in tars]), strict=True):
-        found = unpack(data, f"{objects.url}/{counts_object(tar)}")
+    shards = [part.shard for part in parts]
+    for shard, data in zip(shards, objects.read([counts_object(shard) for shard in shards]), strict=True):
+        found = unpack(data, f"{objects.url}/{counts_object(shard)}")
         tallies = {
             name: tallies[name] + found[name] if name in tallies else found[name] for name in (*TRIVIAL, *methods)
         }
-        counts.update(records[tar].counts)
+        counts.update(records[shard].counts)
     return tallies, counts
 
 

@@ -1,4 +1,4 @@
-"""The counts of one tar: every method's maps against the truth."""
+"""The counts of one shard: every method's maps against the truth."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ from schemas.samples import Status
 Mask = NDArray[np.bool_]
 
 
-def counts_object(tar: str) -> str:
-    """The counts of a tar."""
-    return f"tars/{tar}.npz"
+def counts_object(shard: str) -> str:
+    """The counts of a shard."""
+    return f"counts/{shard}.npz"
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Picture:
     window: Window
 
 
-def count_tar(
+def score_shard(
     atlas: Atlas, target: Target, methods: Sequence[str], out: str, maker: str, item: tuple[Part, tuple[str, ...]]
 ) -> DerivedCommit:
-    """Count one tar, write its counts, then its commit.
+    """Count one shard, write its counts, then its commit.
 
     Args:
         item: what is scored of it, and the methods that are counted already.
@@ -61,12 +61,12 @@ def count_tar(
         UsageError: something in the truth of a picture cannot be used.
     """
     part, there = item
-    objects, tar = ObjectStore(out), part.tar
-    tallies = unpack(objects.get(counts_object(tar)), f"{out}/{counts_object(tar)}") if there else {}
+    objects, shard = ObjectStore(out), part.shard
+    tallies = unpack(objects.get(counts_object(shard)), f"{out}/{counts_object(shard)}") if there else {}
     new = [name for name in (*TRIVIAL, *methods) if name not in tallies]
     tallies |= {name: Tally() for name in new}
-    objects.delete(commit_object(tar))
-    kept = atlas.tar(tar)
+    objects.delete(commit_object(shard))
+    kept = atlas.shard(shard)
     maps = {method: kept.maps(method, target) for method in new if method not in TRIVIAL}
     counts: Counter[str] = Counter()
     for place, sample in enumerate(kept.samples.to_pylist()):
@@ -77,16 +77,16 @@ def count_tar(
         for name in new:
             found = of_boxes(TRIVIAL[name], picture) if name in TRIVIAL else of_map(maps[name][place], picture)
             tallies[name].add(picture.group, found)
-    written = objects.put(counts_object(tar), pack(tallies))
+    written = objects.put(counts_object(shard), pack(tallies))
     record = DerivedCommit(
-        tar=tar,
+        shard=shard,
         parent=parent(kept.commit),
         maker=maker,
         parts=tuple(tallies),
         counts=dict(sorted(counts.items())),
         objects=(written,),
     )
-    objects.put(commit_object(tar), record.to_bytes())
+    objects.put(commit_object(shard), record.to_bytes())
     return record
 
 

@@ -15,7 +15,7 @@ from schemas.samples import Status
 
 @dataclass(frozen=True)
 class Part:
-    """What is scored of one tar.
+    """What is scored of one shard.
 
     Attributes:
         truth: of its pictures.
@@ -23,7 +23,7 @@ class Part:
         aside: truth of further pictures, which thresholds are tuned on and nothing else is done with.
     """
 
-    tar: str
+    shard: str
     truth: Truths
     split: frozenset[str] = frozenset()
     aside: Truths | None = None
@@ -49,7 +49,7 @@ def parts_of(
     subset: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Part]:
-    """The part of each finished tar; tars of which nothing is known are left out.
+    """The part of each finished shard; shards of which nothing is known are left out.
 
     Args:
         tuning: names the tuning split, and says what the truth does not. ``by hash``: one in a hundred of the pictures
@@ -66,12 +66,12 @@ def parts_of(
     lacking: list[str] = []
     claims = [Claims(each) for each in (truth, named) if each is not None]
     read = partial(atlas.samples_of, columns=["key", "status", "width", "height"])
-    for tar, table in zip(atlas.tars, concurrent_map(read, atlas.tars), strict=True):
-        keys[tar] = table["key"].to_pylist()
+    for shard, table in zip(atlas.shard_names, concurrent_map(read, atlas.shard_names), strict=True):
+        keys[shard] = table["key"].to_pylist()
         for row in table.to_pylist():
             if row["status"] != Status.DUPLICATE_KEY:
                 for each in claims:
-                    each.of(tar, row["key"])
+                    each.of(shard, row["key"])
             if row["status"] != Status.OK:
                 continue
             both = [said(each, row["key"]) for each in (truth, named) if each is not None]
@@ -89,8 +89,8 @@ def parts_of(
         _chosen(list(good)) if tuning == "by hash" else (key for key in good if named and said(named, key))
     )
     parts = [
-        Part(tar, truth.subset(every), split & set(every), named.subset(every) if named else None)
-        for tar, every in keys.items()
+        Part(shard, truth.subset(every), split & set(every), named.subset(every) if named else None)
+        for shard, every in keys.items()
     ]
     return [part for part in parts if len(part.truth) or (part.aside is not None and len(part.aside))]
 
@@ -138,4 +138,4 @@ def tuning_parts(
 ) -> Iterator[Part]:
     """Parts of an atlas all of whose pictures serve for tuning. Raises: see ``parts_of``."""
     for part in parts_of(atlas, truth, truth, subset, say):
-        yield Part(part.tar, truth.subset(()), aside=part.truth)
+        yield Part(part.shard, truth.subset(()), aside=part.truth)

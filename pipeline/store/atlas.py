@@ -25,14 +25,14 @@ from schemas.layout import (
     COMMITS,
     FORMAT,
     MAPS,
+    QUARANTINED,
     RUN,
-    SET_ASIDE,
     Flag,
     commit_object,
     flag_name,
+    quarantine_object,
     range_name,
     samples_object,
-    set_aside_object,
 )
 from schemas.run import CommitRecord, QuarantineRecord, RunRecord
 from schemas.samples import SAMPLES, Status
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 class Atlas:
     """A bound collection of maps: ``Atlas.open(url)``.
 
-    Only committed tars are read. What a run adds later is seen after opening again. To another process it is sent as
-    its address, and opened there once, however many tars are worked on: the plan of 100,000 tars has 17 MB.
+    Only committed shards are read. What a run adds later is seen after opening again. To another process it is sent as
+    its address, and opened there once, however many shards are worked on: the plan of 100,000 shards has 17 MB.
     """
 
     def __init__(self, objects: ObjectStore, run: RunRecord) -> None:
@@ -81,86 +81,86 @@ class Atlas:
         return self.run.digest()
 
     def __repr__(self) -> str:
-        done = f"{len(self.committed)} of {len(self.run.shards)} tars"
+        done = f"{len(self.committed)} of {len(self.run.shards)} shards"
         return f"<Atlas {self.objects.url}: {done}, methods {', '.join(self.run.methods)}>"
 
     def _repr_html_(self) -> str:
         return html(self)
 
     @cached_property
-    def tars(self) -> tuple[str, ...]:
-        """Finished tars in the order of the run, from one listing; no record of them is read."""
+    def shard_names(self) -> tuple[str, ...]:
+        """Finished shards in the order of the run, from one listing; no record of them is read."""
         present = set(self.objects.list(COMMITS))
-        return tuple(shard.tar for shard in self.run.shards if f"{shard.tar}.json" in present)
+        return tuple(shard.name for shard in self.run.shards if f"{shard.name}.json" in present)
 
     @cached_property
     def committed(self) -> frozenset[str]:
-        """Finished tars, as ``tars``."""
-        return frozenset(self.tars)
+        """Finished shards, as ``shards``."""
+        return frozenset(self.shard_names)
 
     def records(self, but: Container[str] = ()) -> Iterator[CommitRecord]:
-        """Commit records of the finished tars, in the order of the run, of which a few at a time are in memory.
+        """Commit records of the finished shards, in the order of the run, of which a few at a time are in memory.
 
         Args:
-            but: tars whose records are not read.
+            but: shards whose records are not read.
         """
-        wanted = [(index, shard.tar) for index, shard in enumerate(self.run.shards) if shard.tar not in but]
-        tars = [(index, tar) for index, tar in wanted if tar in self.committed]
-        found = self.objects.read([commit_object(tar) for _, tar in tars])
-        for (index, tar), data in zip(tars, found, strict=True):
-            yield self._commit(index, tar, data)
+        wanted = [(index, shard.name) for index, shard in enumerate(self.run.shards) if shard.name not in but]
+        shards = [(index, shard_name) for index, shard_name in wanted if shard_name in self.committed]
+        found = self.objects.read([commit_object(shard_name) for _, shard_name in shards])
+        for (index, shard_name), data in zip(shards, found, strict=True):
+            yield self._commit(index, shard_name, data)
 
-    def set_aside(self) -> dict[str, str]:
-        """Why the last run could not do a tar, or not do it again, by its name."""
-        names = [set_aside_object(shard.tar) for shard in self.run.shards]
-        there = set(self.objects.list(SET_ASIDE))
-        found = [name for name in names if name.removeprefix(f"{SET_ASIDE}/") in there]
+    def quarantined(self) -> dict[str, str]:
+        """Why the last run could not do a shard, or not do it again, by its name."""
+        names = [quarantine_object(shard.name) for shard in self.run.shards]
+        there = set(self.objects.list(QUARANTINED))
+        found = [name for name in names if name.removeprefix(f"{QUARANTINED}/") in there]
         reasons = {}
         for name, data in zip(found, self.objects.read(found), strict=True):
-            tar = name.removeprefix(f"{SET_ASIDE}/").removesuffix(".json")
+            shard_name = name.removeprefix(f"{QUARANTINED}/").removesuffix(".json")
             try:
-                reasons[tar] = QuarantineRecord.read(data, name).reason
-            except UsageError as error:  # torn: that it is set aside is known nevertheless
-                reasons[tar] = f"{error}"
+                reasons[shard_name] = QuarantineRecord.read(data, name).reason
+            except UsageError as error:  # torn: that it is quarantined is known nevertheless
+                reasons[shard_name] = f"{error}"
         return reasons
 
     @cached_property
     def commits(self) -> Mapping[str, CommitRecord]:
-        """All of them, by tar. Of many tars they take much memory; see ``tars`` and ``records``."""
-        return {record.tar: record for record in self.records()}
+        """All of them, by shard. Of many shards they take much memory; see ``shards`` and ``records``."""
+        return {record.shard: record for record in self.records()}
 
     def statuses(self) -> Counter[str]:
-        """How many samples of the finished tars ended in each status."""
+        """How many samples of the finished shards ended in each status."""
         total: Counter[str] = Counter()
         for record in self.records():
             total.update(record.statuses)
         return total
 
-    def _commit(self, index: int, tar: str, data: bytes) -> CommitRecord:
-        where = f"{self.objects.url}/{commit_object(tar)}"
+    def _commit(self, index: int, shard: str, data: bytes) -> CommitRecord:
+        where = f"{self.objects.url}/{commit_object(shard)}"
         try:
             record = CommitRecord.read(data, where)
-            if (record.tar, record.tar_index) != (tar, index):
-                raise UsageError(f"{where}: is of tar {record.tar}")
+            if (record.shard, record.shard_index) != (shard, index):
+                raise UsageError(f"{where}: is of shard {record.shard}")
             if record.spec_hash != self.run.spec_hash:
                 raise UsageError(f"{where}: was computed for another spec")
         except UsageError as error:
             raise RunFailedError(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
         return record
 
-    def record(self, tar: str) -> CommitRecord:
-        """The commit record of one finished tar, without reading those of the others.
+    def record(self, shard: str) -> CommitRecord:
+        """The commit record of one finished shard, without reading those of the others.
 
         Raises:
             RunFailedError: it is none.
         """
         if "commits" in self.__dict__:
-            return self.commits[tar]
-        return self._commit(self._places[tar], tar, self.objects.get(commit_object(tar)))
+            return self.commits[shard]
+        return self._commit(self._places[shard], shard, self.objects.get(commit_object(shard)))
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {shard.tar: index for index, shard in enumerate(self.run.shards)}
+        return {shard.name: index for index, shard in enumerate(self.run.shards)}
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -177,21 +177,21 @@ class Atlas:
         return Source(self.objects, MAPS)
 
     def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The sample table of all finished tars; columns as in ``schemas.samples.SAMPLES``."""
-        tables = list(concurrent_map(partial(self.samples_of, columns=columns), self.tars))
+        """The sample table of all finished shards; columns as in ``schemas.samples.SAMPLES``."""
+        tables = list(concurrent_map(partial(self.samples_of, columns=columns), self.shard_names))
         if tables:
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
 
-    def samples_of(self, tar: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The sample table of one finished tar.
+    def samples_of(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The sample table of one finished shard.
 
         Raises:
             RunFailedError: it is missing or damaged.
         """
-        where = f"{self.objects.url}/{samples_object(tar)}"
+        where = f"{self.objects.url}/{samples_object(shard)}"
         try:
-            return from_parquet(self.objects.get(samples_object(tar)), columns)
+            return from_parquet(self.objects.get(samples_object(shard)), columns)
         except FileNotFoundError:
             raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -209,7 +209,7 @@ class Atlas:
     def to_xarray(self) -> "xarray.Dataset":
         """All arrays of all methods, lazily: of each, maps (row, target, y, x), range, flag and figures.
 
-        Rows are those of the sample table; those of tars that are not finished hold no maps.
+        Rows are those of the sample table; those of shards that are not finished hold no maps.
         """
         import xarray  # half a second, and few need it
 
@@ -224,7 +224,7 @@ class Atlas:
         return MapDataset(self, method, target)
 
     def show(self, key: str | int, *methods: str, target: str = "label") -> "Image":
-        """Maps of one sample over its picture, in a row; alone, with a warning, where its tar cannot be read.
+        """Maps of one sample over its picture, in a row; alone, with a warning, where its shard cannot be read.
 
         Args:
             key: of the sample, or its row number.
@@ -240,8 +240,8 @@ class Atlas:
 
         row = self._row(key)
         maps = {method: self.map(row, method, target) for method in methods or self.methods}
-        tar_index, ordinal = divmod(row, self.run.slot)
-        (sample,) = self.samples_of(self.run.shards[tar_index].tar).slice(ordinal, 1).to_pylist()
+        shard_index, ordinal = divmod(row, self.run.slot)
+        (sample,) = self.samples_of(self.run.shards[shard_index].name).slice(ordinal, 1).to_pylist()
         return show(self, sample, maps, target)
 
     def map(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
@@ -263,16 +263,16 @@ class Atlas:
         values: NDArray[np.float32] = low + (high - low) * self._read(method, row, target).astype(np.float32)
         return values
 
-    def tar(self, tar: str) -> AtlasShard:
-        """Everything of one finished tar.
+    def shard(self, shard: str) -> AtlasShard:
+        """Everything of one finished shard.
 
         Raises:
             UsageError: it is not finished.
         """
-        try:  # no listing, which takes longer the more tars there are
-            commit = self.record(tar)
+        try:  # no listing, which takes longer the more shards there are
+            commit = self.record(shard)
         except (FileNotFoundError, KeyError):
-            raise UsageError(f"{self.objects.url}: tar {tar} is not finished; see vitatlas status") from None
+            raise UsageError(f"{self.objects.url}: shard {shard} is not finished; see vitatlas status") from None
         return AtlasShard(self, commit)
 
     def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
@@ -302,12 +302,12 @@ class Atlas:
         """Make sure that there is something to be made of these methods and this target.
 
         Raises:
-            UsageError: no such target or method, or no finished tar.
+            UsageError: no such target or method, or no finished shard.
         """
         self.offers(target, methods)
         if not self.committed:
             url = self.objects.url
-            raise UsageError(f"{url}: has no finished tar yet; run it first: vitatlas run {url}")
+            raise UsageError(f"{url}: has no finished shard yet; run it first: vitatlas run {url}")
 
     def offers(self, target: str, methods: Iterable[str]) -> None:
         """Make sure that the run is of these methods and this target. Nothing is read.
@@ -337,7 +337,7 @@ class Atlas:
         column = "row" if isinstance(key, int) else "key"
         found = self._index.filter(pc.equal(self._index[column], key))
         if not len(found):
-            raise UsageError(f"{self.objects.url}: has no sample {key!r} in its finished tars")
+            raise UsageError(f"{self.objects.url}: has no sample {key!r} in its finished shards")
         good = found.filter(pc.equal(found["status"].cast(pa.string()), Status.OK))
         if not len(good):
             status, error = found["status"][0].as_py(), found["error"][0].as_py()

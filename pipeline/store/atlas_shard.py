@@ -1,4 +1,4 @@
-"""What one tar owns of an atlas."""
+"""What one shard owns of an atlas."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AtlasShard:
-    """The part of an atlas that one tar owns.
+    """The part of an atlas that one shard owns.
 
     Attributes:
         commit: its record.
@@ -25,8 +25,8 @@ class AtlasShard:
 
     def __init__(self, atlas: "Atlas", commit: CommitRecord) -> None:
         self._atlas, self.commit = atlas, commit
-        self.samples = atlas.samples_of(commit.tar)
-        self._first = commit.tar_index * atlas.run.slot
+        self.samples = atlas.samples_of(commit.shard)
+        self._first = commit.shard_index * atlas.run.slot
 
     def maps(self, method: str, target: str = "label") -> NDArray[np.float32]:
         """Its maps of a method, one for each sample: float32 [rows, h, w] in [0, 1]; NaN: no map.
@@ -37,7 +37,7 @@ class AtlasShard:
         """
         maps = self.values(method, target)
         if np.isnan(maps[self.good]).any():
-            raise RunFailedError(f"{self.commit.tar}: {method} maps of {target} are missing; see vitatlas verify")
+            raise RunFailedError(f"{self.commit.shard}: {method} maps of {target} are missing; see vitatlas verify")
         return maps
 
     @cached_property

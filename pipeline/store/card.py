@@ -18,7 +18,7 @@ def html(atlas: "Atlas") -> str:
         "model": f"{run.model.name}, {height}×{width} patches",
         "methods": ", ".join(run.methods),
         "targets": ", ".join(run.spec.targets),
-        "tars": f"{len(atlas.tars):,} of {len(run.shards):,} done",
+        "shards": f"{len(atlas.shard_names):,} of {len(run.shards):,} done",
         "images": f"{run.samples:,} planned",
     }
     rows = "".join(f"<tr><th>{name}</th><td>{escape(escape_control(text))}</td></tr>" for name, text in about.items())

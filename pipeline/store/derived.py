@@ -1,4 +1,4 @@
-"""What is made of an atlas tar by tar: its objects, then a commit for each tar. What is committed is not made again."""
+"""What is made of an atlas shard by shard: its objects, then a commit for each shard. What is committed is not made again."""
 
 from collections.abc import Container, Iterable
 from typing import TypeVar
@@ -15,7 +15,7 @@ R = TypeVar("R", bound=Record)
 
 
 def parent(commit: CommitRecord | DerivedCommit) -> str:
-    """Hash of all that is derived from: the objects of one tar, whenever and wherever they were made."""
+    """Hash of all that is derived from: the objects of one shard, whenever and wherever they were made."""
     return sha256("\n".join(f"{each.path} {each.sha256}" for each in commit.objects).encode())
 
 
@@ -55,45 +55,45 @@ def _without(record: Record, fields: Container[str]) -> dict[str, object]:
     return {name: value for name, value in record.model_dump(mode="json").items() if name not in fields}
 
 
-def made(objects: ObjectStore, tar: str) -> DerivedCommit | None:
-    """What was made of a tar, from whatever and by whatever; None where nothing was."""
+def made(objects: ObjectStore, shard: str) -> DerivedCommit | None:
+    """What was made of a shard, from whatever and by whatever; None where nothing was."""
     try:
-        return _part(tar, objects.get(commit_object(tar)))
+        return _part(shard, objects.get(commit_object(shard)))
     except FileNotFoundError:
         return None
 
 
-def _part(tar: str, data: bytes) -> DerivedCommit | None:
+def _part(shard: str, data: bytes) -> DerivedCommit | None:
     try:
-        return DerivedCommit.read(data, commit_object(tar))
+        return DerivedCommit.read(data, commit_object(shard))
     except UsageError:  # torn, or of another version: as good as none
         return None
 
 
 def done(objects: ObjectStore, atlas: Atlas, maker: str, parts: Iterable[str]) -> dict[str, DerivedCommit]:
-    """Records of the tars that need not be made again: by this maker, from the maps as they are, with these parts."""
+    """Records of the shards that need not be made again: by this maker, from the maps as they are, with these parts."""
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
-    tars, wanted = [tar for tar in atlas.tars if tar in present], set(parts)
+    shards, wanted = [shard for shard in atlas.shard_names if shard in present], set(parts)
     good = []
-    # A few of either at a time: a commit names every object of its tar, and there may be very many.
-    found = objects.read([commit_object(tar) for tar in tars])
+    # A few of either at a time: a commit names every object of its shard, and there may be very many.
+    found = objects.read([commit_object(shard) for shard in shards])
     for data, above in zip(found, atlas.records(but=atlas.committed - present), strict=True):
-        record = _part(above.tar, data)
-        if record is None or (record.tar, record.parent, record.maker) != (above.tar, parent(above), maker):
+        record = _part(above.shard, data)
+        if record is None or (record.shard, record.parent, record.maker) != (above.shard, parent(above), maker):
             continue
         if wanted <= set(record.parts):
             good.append(record)
     folders = {each.path.rpartition("/")[0] for record in good for each in record.objects}
     there = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}
-    return {record.tar: record for record in good if all(each.path in there for each in record.objects)}
+    return {record.shard: record for record in good if all(each.path in there for each in record.objects)}
 
 
 def forget(objects: ObjectStore, atlas: Atlas, wanted: Container[str] | None = None) -> None:
-    """Remove what was made of tars that are finished no more, or are not wanted; None wants all."""
+    """Remove what was made of shards that are finished no more, or are not wanted; None wants all."""
     for name in objects.list(COMMITS):
-        tar = name.removesuffix(".json")
-        if tar not in atlas.committed or (wanted is not None and tar not in wanted):
-            record = made(objects, tar)
+        shard = name.removesuffix(".json")
+        if shard not in atlas.committed or (wanted is not None and shard not in wanted):
+            record = made(objects, shard)
             for each in record.objects if record else ():
                 objects.delete(each.path)
-            objects.delete(commit_object(tar))
+            objects.delete(commit_object(shard))

@@ -1,4 +1,4 @@
-"""The pictures that maps are of, once more from their tar, and no others."""
+"""The pictures that maps are of, once more from their shard, and no others."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ def pictures(
     decoders: Decoding | None = None,
     frame: Frame | None = None,
 ) -> Iterator[tuple[list[int], list[Any]]]:
-    """What the network saw of some samples of a tar, in the order of the tar, of which no more is read than needed.
+    """What the network saw of some samples of a shard, in the order of the shard, of which no more is read than needed.
 
     Args:
         run: that made the maps.
@@ -34,7 +34,7 @@ def pictures(
     Raises:
         CorruptShardError: it cannot be read, or its pictures are not those that the atlas has maps of.
     """
-    shard, wanted = run.shards[part.commit.tar_index], set(ordinals)
+    shard, wanted = run.shards[part.commit.shard_index], set(ordinals)
     known = part.samples.select(["key", "image_sha256"]).to_pylist()
     frame, waiting = frame or Frame.of(run.model, run.spec.geometry), list[tuple[int, Any]]()
     with ExitStack() as stack:
@@ -53,4 +53,6 @@ def pictures(
                 group, waiting = waiting[:together], waiting[together:]
                 yield [ordinal for ordinal, _ in group], [pixels for _, pixels in group]
     if wanted:
-        raise CorruptShardError(f"{shard.url}: has not all the samples that the atlas has maps of; is it another tar?")
+        raise CorruptShardError(
+            f"{shard.url}: has not all the samples that the atlas has maps of; is it another shard?"
+        )

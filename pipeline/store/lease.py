@@ -33,7 +33,7 @@ class Lease:
 
     Attributes:
         lost: another run has taken it, because this one was silent for too long.
-        at_work: tars that are being done; whoever reads the lease knows a few seconds later.
+        at_work: shards that are being done; whoever reads the lease knows a few seconds later.
 
     Raises:
         RunFailedError: on entering, another run holds it; the message says which.

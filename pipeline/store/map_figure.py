@@ -73,11 +73,11 @@ _PLACED: Sequence[str] = ("scale_x", "scale_y", "offset_x", "offset_y")
 
 
 def _picture(atlas: "Atlas", sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """The picture of a sample from its tar, uint8 [H, W, 3]; None, with a warning, where it cannot be had."""
-    part = atlas.tar(sample["tar"])
+    """The picture of a sample from its shard, uint8 [H, W, 3]; None, with a warning, where it cannot be had."""
+    part = atlas.shard(sample["shard"])
     frame = Frame(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
     try:
-        refuse_commands([atlas.run.shards[part.commit.tar_index].url], allow_pipe=False)
+        refuse_commands([atlas.run.shards[part.commit.shard_index].url], allow_pipe=False)
         _, (pixels,) = next(pictures(atlas.run, part, [sample["ordinal"]], 1, frame=frame))
     except (AtlasError, OSError) as error:
         warnings.warn(escape_control(f"the maps are shown without their picture: {error}"), stacklevel=4)

@@ -1,4 +1,4 @@
-"""One tar's results, gathered in memory and written at its end: arrays, then table, then commit."""
+"""One shard's results, gathered in memory and written at its end: arrays, then table, then commit."""
 
 import time
 from collections import Counter
@@ -24,12 +24,12 @@ from schemas.samples import SAMPLES, Status
 
 @dataclass
 class ShardWriter:
-    """The slot of one tar.
+    """The slot of one shard.
 
     Attributes:
         objects: of the atlas.
         run: the frozen run.
-        tar_index: which of its shards.
+        shard_index: which of its shards.
         slots: what goes into each array, [slot, …] by its name.
         rows: the sample table so far.
         drift: see ``CommitRecord``.
@@ -37,7 +37,7 @@ class ShardWriter:
 
     objects: ObjectStore
     run: RunRecord
-    tar_index: int
+    shard_index: int
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, float] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class ShardWriter:
         """Add the next sample.
 
         Args:
-            row: its columns of the sample table, but for ``row`` and ``tar``.
+            row: its columns of the sample table, but for ``row`` and ``shard``.
             maps: raw maps [K, h, w] of each method; none if the sample has no maps.
             figures: numbers [K] by the name of their array.
         """
@@ -65,7 +65,7 @@ class ShardWriter:
             self.slots[flag_name(name)][ordinal] = flags
         for name, values in figures.items():
             self.slots[name][ordinal] = values
-        row = {"row": self.tar_index * self.run.slot + ordinal, "tar": self.tar} | row
+        row = {"row": self.shard_index * self.run.slot + ordinal, "shard": self.shard} | row
         if ordinal == len(self.rows):
             self.rows.append(row)
         elif self.rows[ordinal]["key"] == row["key"]:
@@ -73,13 +73,13 @@ class ShardWriter:
         else:
             before = self.rows[ordinal]["key"]
             raise CorruptShardError(
-                f"{self.tar}: sample {ordinal} was {before} and is {row['key']} now; plan another atlas"
+                f"{self.shard}: sample {ordinal} was {before} and is {row['key']} now; plan another atlas"
             )
 
     @property
-    def tar(self) -> str:
+    def shard(self) -> str:
         """Its short name."""
-        return self.run.shards[self.tar_index].tar
+        return self.run.shards[self.shard_index].name
 
     def resume(self) -> set[int] | None:
         """Take up what is committed, if that is so.
@@ -88,34 +88,34 @@ class ShardWriter:
             Ordinals of the samples that have no maps, which can be added again.
         """
         atlas = Atlas(self.objects, self.run)
-        if self.tar not in atlas.committed:
+        if self.shard not in atlas.committed:
             return None
-        part = atlas.tar(self.tar)
+        part = atlas.shard(self.shard)
         for name, values in self.slots.items():
             values[: part.commit.rows] = part.array(name)
         self.rows, self.drift = part.samples.to_pylist(), part.commit.drift
         return set(np.flatnonzero(~part.good).tolist())
 
     def commit(self, seconds: dict[str, float], attempt: int, host: str, versions: dict[str, str]) -> CommitRecord:
-        """Write everything. Until the last object is there, nothing of this tar counts.
+        """Write everything. Until the last object is there, nothing of this shard counts.
 
         Args:
             seconds: by stage, and their ``total``; the stage ``write`` is added here.
         """
         begun = time.perf_counter()
         # There may be one, of an earlier attempt whose answer was lost; from here on it counts no more.
-        self.objects.delete(commit_object(self.tar))
+        self.objects.delete(commit_object(self.shard))
         written = []
         for name, kind in self._kinds().items():
-            written.append(zarr_arrays.put(self.objects, self.run, name, kind, self.tar_index, self.slots[name]))
-        written.append(self.objects.put(samples_object(self.tar), self._table()))
+            written.append(zarr_arrays.put(self.objects, self.run, name, kind, self.shard_index, self.slots[name]))
+        written.append(self.objects.put(samples_object(self.shard), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
         fallbacks = Counter(str(row["fallback"]) for row in self.rows if row.get("fallback"))
         took = time.perf_counter() - begun
         seconds = seconds | {"write": took, "total": seconds.get("total", 0.0) + took}
         record = CommitRecord(
-            tar=self.tar,
-            tar_index=self.tar_index,
+            shard=self.shard,
+            shard_index=self.shard_index,
             rows=len(self.rows),
             ok=statuses[Status.OK],
             statuses=dict(sorted(statuses.items())),
@@ -130,7 +130,7 @@ class ShardWriter:
             host=host,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.objects.put(commit_object(self.tar), record.to_bytes())
+        self.objects.put(commit_object(self.shard), record.to_bytes())
         return record
 
     def _degenerate(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.base import sha256
 from schemas.errors import RunFailedError
-from schemas.layout import Kind, commit_object, samples_object, set_aside_object, shard_object
+from schemas.layout import Kind, commit_object, quarantine_object, samples_object, shard_object
 from schemas.run import CommitRecord, ObjectRecord
 from schemas.samples import Status
 
@@ -28,9 +28,9 @@ class Verdict:
 
     Attributes:
         objects: committed ones that were read and compared.
-        missing: tars that have no commit.
+        missing: shards that have no commit.
         faults: a sentence for each.
-        damaged: tars that are to be done again, for it to be mended.
+        damaged: shards that are to be done again, for it to be mended.
     """
 
     objects: int = 0
@@ -42,10 +42,10 @@ class Verdict:
 def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
     """Check every committed object by its checksum, every row by its map, and that nothing else is there.
 
-    Each object is read once. Tars are looked at side by side, each object by object, so some 32 objects are in memory.
+    Each object is read once. Shards are looked at side by side, each object by object, so some 32 objects are in memory.
 
     Args:
-        progress: called with tars checked and tars in all.
+        progress: called with shards checked and shards in all.
     """
     atlas = Atlas.open(url)
     verdict = Verdict(missing=len(atlas.run.shards) - len(atlas.committed))
@@ -60,7 +60,7 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
     for done, (shard, looked) in enumerate(zip(atlas.run.shards, looks, strict=True), 1):
         verdict.objects += looked.objects
         verdict.faults += looked.faults
-        verdict.damaged += [shard.tar] * bool(looked.faults)
+        verdict.damaged += [shard.name] * bool(looked.faults)
         expected |= looked.names
         progress(done, len(atlas.run.shards))
     for name, _ in atlas.objects.walk():
@@ -101,7 +101,7 @@ class _Held(ObjectStore):
 
 @dataclass
 class _Looked:
-    """What was found of a tar.
+    """What was found of a shard.
 
     Attributes:
         objects: that are committed.
@@ -114,12 +114,12 @@ class _Looked:
     names: set[str]
 
 
-def _look(atlas: Atlas, held: _Held, committed: frozenset[str], tar_index: int) -> _Looked:
-    tar, own = atlas.run.shards[tar_index].tar, _own(atlas, tar_index)
-    if tar not in committed:
+def _look(atlas: Atlas, held: _Held, committed: frozenset[str], shard_index: int) -> _Looked:
+    shard, own = atlas.run.shards[shard_index].name, _own(atlas, shard_index)
+    if shard not in committed:
         return _Looked(0, [], set(own))  # what a stopped run wrote of it is written over when it is done
     try:
-        commit = atlas.record(tar)
+        commit = atlas.record(shard)
     except RunFailedError as error:
         return _Looked(0, [f"{error}"], set(own))
     entries = {entry.path: entry for entry in commit.objects}
@@ -137,34 +137,38 @@ def _look(atlas: Atlas, held: _Held, committed: frozenset[str], tar_index: int) 
     faults = [f"its commit names {path}, which is not its own" for path in entries if path not in own]
     faults += [changed[path] for path in entries if path in changed]
     wrong = faults or lacking  # rows of what has changed say nothing
-    return _Looked(len(commit.objects), [f"{tar}: {each}" for each in wrong], set(entries))
+    return _Looked(len(commit.objects), [f"{shard}: {each}" for each in wrong], set(entries))
 
 
 def _of_the_run(atlas: Atlas) -> set[str]:
     """Objects that are there whatever is committed, or may be."""
-    tars = [shard.tar for shard in atlas.run.shards]
+    shards = [shard.name for shard in atlas.run.shards]
     names = {layout.RUN, layout.LEASE, *zarr_arrays.metadata_objects(atlas.run)}
-    return names | {commit_object(tar) for tar in tars} | {set_aside_object(tar) for tar in tars}
+    return (
+        names
+        | {commit_object(shard_name) for shard_name in shards}
+        | {quarantine_object(shard_name) for shard_name in shards}
+    )
 
 
-def _own(atlas: Atlas, tar_index: int) -> dict[str, tuple[str, Kind] | None]:
-    """Objects that a tar may have: its sample table, and parts of arrays, whose names and kinds are told."""
+def _own(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, Kind] | None]:
+    """Objects that a shard may have: its sample table, and parts of arrays, whose names and kinds are told."""
     run = atlas.run
-    own: dict[str, tuple[str, Kind] | None] = {samples_object(run.shards[tar_index].tar): None}
+    own: dict[str, tuple[str, Kind] | None] = {samples_object(run.shards[shard_index].name): None}
     for method in run.methods:
         for name, kind in layout.arrays(method, run.figures.get(method, ())).items():
-            own[shard_object(name, tar_index, len(kind.dims))] = name, kind
+            own[shard_object(name, shard_index, len(kind.dims))] = name, kind
     return own
 
 
 def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | None, list[str]]:
-    """A tar, if its samples are those that were committed; and what is wrong with them."""
+    """A shard, if its samples are those that were committed; and what is wrong with them."""
     try:
         part = AtlasShard(atlas, commit)
     except RunFailedError:
         return None, ["its sample table cannot be read"]
     rows = part.samples["row"].to_numpy()
-    first = commit.tar_index * atlas.run.slot
+    first = commit.shard_index * atlas.run.slot
     if len(rows) != commit.rows or not np.array_equal(rows, np.arange(first, first + commit.rows)):
         return None, [f"its sample table has not the {commit.rows} rows that were committed"]
     statuses = Counter(part.samples["status"].to_pylist())

@@ -1,6 +1,6 @@
-"""The Zarr side of an atlas: the arrays it has, and a tar's rows of them as finished objects.
+"""The Zarr side of an atlas: the arrays it has, and a shard's rows of them as finished objects.
 
-A tar's rows are encoded here, by zarr, in memory, and written as one object by the same hand as everything
+A shard's rows are encoded here, by zarr, in memory, and written as one object by the same hand as everything
 else: so each object is written once and whole, its checksum is known before it is written, and no writer
 ever reads, merges or touches metadata.
 """
@@ -105,14 +105,14 @@ def row_shape(kind: Kind, run: RunRecord) -> tuple[int, ...]:
 
 
 def empty(kind: Kind, run: RunRecord) -> NDArray[Any]:
-    """A tar's slot of an array, in which no row has a map yet."""
+    """A shard's slot of an array, in which no row has a map yet."""
     return np.full((run.slot, *row_shape(kind, run)), kind.empty, kind.dtype)
 
 
 def _create(
     group: zarr.Group, name: str, kind: Kind, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
 ) -> Any:
-    """An array whose Zarr shard is exactly one tar's slot."""
+    """An array whose Zarr shard is exactly one shard's slot."""
     return group.create_array(
         name,
         shape=shape,
@@ -127,9 +127,9 @@ def _create(
 
 
 def put(
-    objects: ObjectStore, run: RunRecord, name: str, kind: Kind, tar_index: int, values: NDArray[Any]
+    objects: ObjectStore, run: RunRecord, name: str, kind: Kind, shard_index: int, values: NDArray[Any]
 ) -> ObjectRecord | None:
-    """Write a tar's slot of one array: [slot, …], ``kind.empty`` where there is no map.
+    """Write a shard's slot of one array: [slot, …], ``kind.empty`` where there is no map.
 
     Returns:
         None where all is empty: Zarr keeps no object for that.
@@ -138,7 +138,7 @@ def put(
     group = zarr.create_group(MemoryStore(contents))
     _create(group, name, kind, values.shape, run, {})[:] = values
     first = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
-    target = shard_object(name, tar_index, values.ndim)
+    target = shard_object(name, shard_index, values.ndim)
     if first not in contents:
         objects.delete(target)  # an earlier attempt may have had maps
         return None

@@ -1,4 +1,4 @@
-"""The images of tars, over and over, in an order that depends on the seed alone."""
+"""The images of shards, over and over, in an order that depends on the seed alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class Images:
 
     Attributes:
         number: place in the stream, from 0.
-        tar: that they are of.
+        shard: that they are of.
         samples: B of them, at least one, every one with a picture.
         pixels: uint8 [B, 3, H, W].
         left_out: samples before and among them, since the last ones, that have no picture or label.
     """
 
     number: int
-    tar: str
+    shard: str
     samples: tuple[Sample, ...]
     pixels: NDArray[np.uint8]
     left_out: int = 0
@@ -34,9 +34,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of tars. A tar is read from front to back, as WebDataset tars are shuffled already.
+    """Batches of shards. A shard is read from front to back, as WebDataset shards are shuffled already.
 
-    In each epoch the tars come in another order. Of several ranks each takes every so-manieth tar of that order, and
+    In each epoch the shards come in another order. Of several ranks each takes every so-manieth shard of that order, and
     ranks that are through early wait for nobody: they go on with the next epoch.
 
     Attributes:
@@ -59,20 +59,20 @@ class Stream:
 
     def __post_init__(self) -> None:
         if len(self.usable) < self.ranks:
-            raise UsageError(f"there are {len(self.usable)} tars that can be used, too few for {self.ranks} workers")
+            raise UsageError(f"there are {len(self.usable)} shards that can be used, too few for {self.ranks} workers")
 
     @cached_property
     def usable(self) -> list[ShardRecord]:
-        """The tars that have samples and no problem."""
+        """The shards that have samples and no problem."""
         return [shard for shard in self.shards if not shard.problem and shard.samples]
 
     def order(self, epoch: int) -> list[ShardRecord]:
-        """The tars of this rank in an epoch."""
+        """The shards of this rank in an epoch."""
         places = np.random.default_rng([92, self.seed, epoch]).permutation(len(self.usable))
         return [self.usable[place] for place in places[self.rank :: self.ranks]]
 
     def read(self, pool: Decoders, first: int = 0) -> Iterator[Images]:
-        """Batches without end, from the given one on; those before it are not read at all where a tar is skipped.
+        """Batches without end, from the given one on; those before it are not read at all where a shard is skipped.
 
         Args:
             first: number of the batch to begin with.
@@ -88,7 +88,7 @@ class Stream:
                 yield images
             number = begun + sum(map(self._batches, self.order(epoch)))
             if number > first and begun >= first and not found:
-                raise RunFailedError(f"none of {len(self.order(epoch))} tars has an image that can be learnt from")
+                raise RunFailedError(f"none of {len(self.order(epoch))} shards has an image that can be learnt from")
 
     def epoch(
         self,
@@ -115,7 +115,7 @@ class Stream:
                     left_out += len(batch.samples) - len(good)
                     if place >= first and good:
                         chosen = tuple(batch.samples[index] for index in good)
-                        yield Images(place, shard.tar, chosen, batch.pixels[good], left_out)
+                        yield Images(place, shard.name, chosen, batch.pixels[good], left_out)
                     if place < first or good:
                         left_out = 0
             number = end

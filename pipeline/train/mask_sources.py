@@ -52,7 +52,7 @@ class Known:
         if self.object.shape != (height, width):
             wrong = f"{self.object.shape[1]}×{self.object.shape[0]}"
             what = f"{sample.key}: its mask is {wrong} pixels, the picture {width}×{height}"
-            raise UsageError(f"{what}; are these the masks of other tars?")
+            raise UsageError(f"{what}; are these the masks of other shards?")
         placement = sample.picture.placement
         cut = (slice(placement.top, placement.top + frame.height), slice(placement.left, placement.left + frame.width))
         planes = [
@@ -67,7 +67,7 @@ class Masks(Protocol):
 
     Attributes:
         about: what they are, with a hash, for the card.
-        count: of how many pictures they are; None where that is every picture of the tars.
+        count: of how many pictures they are; None where that is every picture of the shards.
     """
 
     about: str
@@ -76,7 +76,7 @@ class Masks(Protocol):
     def __contains__(self, key: object) -> bool:
         """Whether there may be a mask of that key."""
 
-    def of(self, tar: str, sample: Sample) -> Known | None:
+    def of(self, shard: str, sample: Sample) -> Known | None:
         """What is known of a sample; None where nothing is."""
 
 
@@ -94,7 +94,7 @@ class TruthMasks:
         truth = self._truths.of(str(key))
         return truth is not None and truth.annotated
 
-    def of(self, tar: str, sample: Sample) -> Known | None:
+    def of(self, shard: str, sample: Sample) -> Known | None:
         truth = self._truths.of(sample.key)
         if truth is not None and truth.width is None and sample.picture is not None:
             truth = truth.of_size(sample.picture.width, sample.picture.height)
@@ -134,35 +134,35 @@ class PseudoMasks:
         return True
 
     def check(self, shards: Iterable[ShardRecord]) -> None:
-        """Refuse tars that the atlas has no maps of.
+        """Refuse shards that the atlas has no maps of.
 
         Raises:
             UsageError: there is one, or it holds another number of samples.
         """
         for shard in shards:
-            commit = self._atlas.commits.get(shard.tar)
+            commit = self._atlas.commits.get(shard.name)
             if commit is None or commit.rows != shard.samples:
                 what = "has no maps of" if commit is None else f"has {commit.rows} samples, not {shard.samples}, of"
                 url = self._atlas.objects.url
-                raise UsageError(f"{url}: {what} {shard.tar}; make the atlas of the tars to learn from")
+                raise UsageError(f"{url}: {what} {shard.name}; make the atlas of the shards to learn from")
 
-    def of(self, tar: str, sample: Sample) -> Known | None:
-        labels, told = self._labels(tar)
+    def of(self, shard: str, sample: Sample) -> Known | None:
+        labels, told = self._labels(shard)
         place = sample.ordinal
         label = labels[place]
         if label.sample["key"] != sample.key:
-            raise UsageError(f"{tar}: sample {place} is {sample.key}, in the atlas it is {label.sample['key']}")
+            raise UsageError(f"{shard}: sample {place} is {sample.key}, in the atlas it is {label.sample['key']}")
         if not told[place] or label.status != Verdict.OK or label.class_index != sample.label:
             return None
         assert label.mask is not None, "what is labelled has a mask"
         assert label.ignore is not None, "and what is ignored beside it"
         return Known(label.mask, label.ignore)
 
-    def _read(self, tar: str) -> tuple[list[Label], NDArray[np.bool_]]:
-        """Labels of a tar without what they were cut from; and of which there is a map that says something."""
-        policy, part = self._policy, self._atlas.tar(tar)
+    def _read(self, shard: str) -> tuple[list[Label], NDArray[np.bool_]]:
+        """Labels of a shard without what they were cut from; and of which there is a map that says something."""
+        policy, part = self._policy, self._atlas.shard(shard)
         told = np.any([part.flags(method, policy.target) == Flag.OK for method in policy.methods], axis=0)
-        return [replace(label, heat=None) for label in labels_of(self._atlas, tar, policy)], told
+        return [replace(label, heat=None) for label in labels_of(self._atlas, shard, policy)], told
 
 
 def masks(spec: MaskSpec) -> Masks:

@@ -42,9 +42,9 @@ class Labelled:
 
     @classmethod
     def of(
-        cls, tar: str, samples: Sequence[Sample], pixels: NDArray[np.uint8], masks: Masks | None, frame: Frame
+        cls, shard: str, samples: Sequence[Sample], pixels: NDArray[np.uint8], masks: Masks | None, frame: Frame
     ) -> Self:
-        """Samples of a tar with what masks say of them.
+        """Samples of a shard with what masks say of them.
 
         Raises:
             UsageError: a mask is of another size than its picture.
@@ -52,7 +52,7 @@ class Labelled:
         planes = np.zeros((len(samples), 2, *pixels.shape[2:]), np.uint8)
         known = np.full(len(samples), UNKNOWN)
         for place, sample in enumerate(samples):
-            found = masks.of(tar, sample) if masks else None
+            found = masks.of(shard, sample) if masks else None
             if found is not None:
                 planes[place], known[place] = found.planes(sample, frame), BOXED if found.boxed else MASKED
         labels = np.array([-1 if sample.label is None else sample.label for sample in samples])
@@ -76,14 +76,14 @@ class Pool:
 
     @classmethod
     def gather(cls, stream: Stream, masks: Masks, decoder: Decoders) -> Self:
-        """All pictures of a rank's tars that masks are known of.
+        """All pictures of a rank's shards that masks are known of.
 
         Raises:
             UsageError: a mask is of another size than its picture.
         """
         return cls(
             [
-                Labelled.of(images.tar, images.samples, images.pixels, masks, stream.frame)
+                Labelled.of(images.shard, images.samples, images.pixels, masks, stream.frame)
                 for images in stream.epoch(decoder, only=lambda sample: sample.key in masks)
             ]
         )

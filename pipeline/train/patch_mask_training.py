@@ -97,7 +97,7 @@ class PatchMaskTraining:
         ``loss`` is all of it, ``ce`` the cross-entropy of the images, ``patch`` the patch loss; ``accuracy`` is of
         the batch.
         """
-        batch = Labelled.of(images.tar, images.samples, images.pixels, self.masks, self.frame)
+        batch = Labelled.of(images.shard, images.samples, images.pixels, self.masks, self.frame)
         if self.pool is not None and len(self.pool):  # another worker may have all of them
             batch = batch + self.pool.draw(len(batch), self.step_count, (self.seed, rank()))
         return self.learn(batch)
@@ -160,7 +160,7 @@ class PatchMaskTraining:
         right = entropy = count = 0.0
         calibration = Calibration()
         for images in batches:
-            batch = Labelled.of(images.tar, images.samples, images.pixels, self.measured, self.held_out_frame)
+            batch = Labelled.of(images.shard, images.samples, images.pixels, self.measured, self.held_out_frame)
             labels = torch.from_numpy(batch.labels).to(self.normalise.device)
             pixels = self.normalise(batch.pixels)
             with autocast(pixels, self.precision):

@@ -52,7 +52,7 @@ class Prepared:
         """All that decides what is learnt: a checkpoint is gone on with by the same training only."""
         counted = {shard.url: [shard.samples, shard.size] for shard in (*self.shards, *self.held_out)}
         asked = self.spec.model_dump(mode="json", exclude={"out"})
-        return asked | {"tars": counted, "masks": self.about, "weights": self.weights}
+        return asked | {"shards": counted, "masks": self.about, "weights": self.weights}
 
     @property
     def digest(self) -> str:
@@ -61,14 +61,14 @@ class Prepared:
 
 
 def train(spec: TrainSpec, progress: Progress, address: str | None = None) -> Card:
-    """Train an explainer on tars; see ``fit`` for what is written.
+    """Train an explainer on shards; see ``fit`` for what is written.
 
     Args:
         progress: called with each step's figures.
         address: of the Ray cluster, where there are several workers.
 
     Raises:
-        UsageError: model, tars, masks or output do not fit; nothing has been written then.
+        UsageError: model, shards, masks or output do not fit; nothing has been written then.
         RunFailedError: see ``fit``.
     """
     prepared = prepare(spec)
@@ -85,7 +85,7 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     """Look a training over, without beginning it.
 
     Args:
-        counted: called with the number of tars counted.
+        counted: called with the number of shards counted.
 
     Raises:
         UsageError: see ``train``.
@@ -95,7 +95,7 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     spec = _absolute(spec)
     learn, test = find(spec.shards), find(spec.held_out)
     if both := sorted({os.path.realpath(url) for url in learn} & {os.path.realpath(url) for url in test}):
-        raise UsageError(f"{both[0]}: is among the tars to learn from and among those held out")
+        raise UsageError(f"{both[0]}: is among the shards to learn from and among those held out")
     source = masks(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
     measured = truth_masks(spec.masks.measured) if spec.masks and spec.masks.measured else None
     shards, held_out = count(learn, counted), count(test, counted)
@@ -211,7 +211,7 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
         images = sum(shard.samples for shard in stream.shards)
         found = round(mean({"masks": len(pool)}, torch.device(device))["masks"] * ranks())
         if not found:
-            many = f"none of its {source.count} pictures is in the tars"
+            many = f"none of its {source.count} pictures is in the shards"
             raise UsageError(f"{asked.truth}: {many}; are the keys the same?")
         supervision = f"labels, and {found} masks of {images} images ({100 * found / images:.2f} %): {source.about}"
         if found < source.count:

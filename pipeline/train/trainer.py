@@ -146,7 +146,9 @@ def fit(
 def _look(learner: Learner, batches: Iterable[Images], course: Course) -> None:
     reached = of_first(learner.evaluate(batches))
     if not reached:
-        raise RunFailedError("the held-out tars have no image that can be judged by; do they have pictures and labels?")
+        raise RunFailedError(
+            "the held-out shards have no image that can be judged by; do they have pictures and labels?"
+        )
     if not all(math.isfinite(value) for value in reached.values()):
         raise FloatingPointError(f"the held-out figures after step {len(course.steps)} are {reached}")
     course.looks.append({"step": len(course.steps), **reached})

@@ -151,7 +151,7 @@ class Truths:
         deeper = [each for each in same if each.endswith(f"/{key}") or key.endswith(f"/{each}")]
         if len(deeper) > 1:
             both = f"{deeper[0]} and {deeper[1]} are both the truth of {key}"
-            raise UsageError(f"{self.name}: {both}; name its folder in the tar, or take one away")
+            raise UsageError(f"{self.name}: {both}; name its folder in the shard, or take one away")
         found = deeper or (same if self.bare else [])
         return self.pictures[found[0]] if found else None
 

@@ -1,4 +1,4 @@
-"""Maps class by class are those of the tars, each once, without those that say nothing."""
+"""Maps class by class are those of the shards, each once, without those that say nothing."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from schemas.layout import Flag
 def test_each_map_is_given_once_with_its_row_and_class(atlas: Atlas, target: str, method: str) -> None:
     expected = {}
     for name in atlas.commits:
-        tar = atlas.tar(name)
-        for place, sample in enumerate(tar.samples.to_pylist()):
-            if tar.flags(method, target)[place] == Flag.OK:
-                expected[sample["row"]] = (sample[EXPLAINED[target]], tar.maps(method, target)[place])
+        shard = atlas.shard(name)
+        for place, sample in enumerate(shard.samples.to_pylist()):
+            if shard.flags(method, target)[place] == Flag.OK:
+                expected[sample["row"]] = (sample[EXPLAINED[target]], shard.maps(method, target)[place])
     found = list(by_class(atlas, method, target))
     assert [each.class_index for each in found] == sorted({number for number, _ in expected.values()})
     rows = [int(row) for each in found for row in each.rows]

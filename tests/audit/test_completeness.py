@@ -12,7 +12,7 @@ from pipeline.audit.completeness import completeness, kind_of_error
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, SET_ASIDE
+from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.errors import RunFailedError
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import Status
@@ -21,7 +21,7 @@ METHODS = ("legrad", "uniform")
 
 
 def trouble(place: Path, checkpoint: ModelSpec) -> Path:
-    """An atlas of five tars: good, with bad samples, vanished before the run, cut off before the plan, not done."""
+    """An atlas of five shards: good, with bad samples, vanished before the run, cut off before the plan, not done."""
     folder = place / "shards"
     write_tar(folder / "a.tar", samples(3))
     members = dict(samples(6))
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: ModelSpec) -> Pat
 
 @pytest.fixture
 def troubled(made: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be changed; its tars are those of the other."""
+    """A copy of it, to be changed; its shards are those of the other."""
     return Path(shutil.copytree(made, tmp_path / "atlas"))
 
 
@@ -70,16 +70,16 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
     table = completeness(str(made))
     planned = Atlas.open(str(made)).run
     assert table.schema.equals(COMPLETENESS)
-    assert counted(table, "tar") == {(shard.tar,): shard.samples for shard in planned.shards}
-    assert sum(counted(table, "tar").values()) == planned.samples
-    assert counted(table, "tar", "status") == {
+    assert counted(table, "shard") == {(shard.name,): shard.samples for shard in planned.shards}
+    assert sum(counted(table, "shard").values()) == planned.samples
+    assert counted(table, "shard", "status") == {
         ("a", Status.OK): 3,
         ("b", Status.OK): 1,
         ("b", Status.UNDECODABLE): 2,
         ("b", Status.LABEL_OUT_OF_RANGE): 2,
         ("b", Status.MISSING_IMAGE): 1,
-        ("c", SET_ASIDE): 4,
-        ("d", SET_ASIDE): planned.shards[3].samples,
+        ("c", QUARANTINED): 4,
+        ("d", QUARANTINED): planned.shards[3].samples,
         ("e", PENDING): 2,
     }
     assert planned.shards[3].samples > 0
@@ -87,25 +87,25 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
 
 def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
     rows = completeness(str(made)).to_pylist()
-    reasons = {row["status"]: row["reason"] for row in rows if row["what"] == "samples" and row["tar"] == "b"}
+    reasons = {row["status"]: row["reason"] for row in rows if row["what"] == "samples" and row["shard"] == "b"}
     assert reasons[Status.OK] is None
     assert reasons[Status.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
     assert sum(row["status"] == Status.LABEL_OUT_OF_RANGE for row in rows) == 1
     assert all((row["reason"] is None) == (row["status"] == Status.OK) for row in rows)
     assert not any(str(made.parent) in (row["reason"] or "") for row in rows)
-    assert next(row["reason"] for row in rows if row["tar"] == "c") == "there is no such file"
+    assert next(row["reason"] for row in rows if row["shard"] == "c") == "there is no such file"
 
 
 def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(made: Path) -> None:
     rows = [row for row in completeness(str(made)).to_pylist() if row["what"] == "maps"]
-    found = {(row["tar"], row["method"], row["status"]): row["count"] for row in rows if row["count"]}
+    found = {(row["shard"], row["method"], row["status"]): row["count"] for row in rows if row["count"]}
     assert found == {
         ("a", "legrad", "ok"): 6,
         ("a", "uniform", DEGENERATE): 6,
         ("b", "legrad", "ok"): 2,
         ("b", "uniform", DEGENERATE): 2,
     }
-    assert {(row["tar"], row["expected"]) for row in rows} == {("a", 6), ("b", 2)}
+    assert {(row["shard"], row["expected"]) for row in rows} == {("a", 6), ("b", 2)}
 
 
 def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path, checkpoint: ModelSpec) -> None:
@@ -114,16 +114,16 @@ def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path,
     write_tar(tmp_path / "shards" / "d.tar", samples(5))
     run(str(troubled), INLINE)
     table = completeness(str(troubled))
-    assert counted(table, "tar", "status")[("d", Status.OK)] == 5
-    assert {row["expected"] for row in table.to_pylist() if row["tar"] == "d" and row["what"] == "samples"} == {5}
+    assert counted(table, "shard", "status")[("d", Status.OK)] == 5
+    assert {row["expected"] for row in table.to_pylist() if row["shard"] == "d" and row["what"] == "samples"} == {5}
     assert counted(table, "what") == {("samples",): 3 + 6 + 4 + 5 + 2}
 
 
 def test_an_atlas_that_was_never_run_has_all_pending(troubled: Path) -> None:
     shutil.rmtree(troubled / "commits")
-    shutil.rmtree(troubled / "set_aside")
-    found = counted(completeness(str(troubled)), "tar", "status")
-    assert {key for key in found if key[1] != PENDING} == {("d", SET_ASIDE)}
+    shutil.rmtree(troubled / "quarantined")
+    found = counted(completeness(str(troubled)), "shard", "status")
+    assert {key for key in found if key[1] != PENDING} == {("d", QUARANTINED)}
 
 
 def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> None:

@@ -51,14 +51,14 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
     atlas, rows = Atlas.open(str(audited)), table.to_pylist()
     assert [row["product"] for row in rows] == [MAPS, "labels/otsu", "audit", "elsewhere/elsewhere"] * TARS
     for row in rows:
-        commit = atlas.commits[row["tar"]]
+        commit = atlas.commits[row["shard"]]
         if row["product"] == MAPS:
-            pictures = atlas.samples_of(row["tar"])
+            pictures = atlas.samples_of(row["shard"])
             columns = [pictures["key"].to_pylist(), pictures["image_sha256"].to_pylist()]
             assert row["parent"] == sha256(json.dumps(columns).encode())
             assert (row["maker"], row["hash"]) == (atlas.run.spec_hash, parent(commit))
             assert (row["objects"], row["bytes"]) == (len(commit.objects), sum(each.size for each in commit.objects))
-            assert row["commit"] == sha256((audited / "commits" / f"{row['tar']}.json").read_bytes())
+            assert row["commit"] == sha256((audited / "commits" / f"{row['shard']}.json").read_bytes())
         else:
             assert row["parent"] == parent(commit)
     assert len({row["parent"] for row in rows if row["product"] == MAPS}) == TARS
@@ -105,5 +105,5 @@ def test_what_was_not_made_of_every_tar_is_no_fault(audited: Path) -> None:
 
 
 def test_a_folder_that_is_no_product_is_refused(audited: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no commits of tars"):
+    with pytest.raises(UsageError, match="has no commits of shards"):
         lineage(str(audited), [str(tmp_path / "nothing")])

@@ -66,7 +66,7 @@ FORGED: dict[str, tuple[str, Change, str]] = {
     "no mean": ("methods.parquet", lambda rows: rows.pop(), "methods.parquet: has no row of"),
     "a mean of nothing": ("methods.parquet", first(**{"class": 99}), "methods.parquet: has a"),
     "a mean twice": ("methods.parquet", lambda rows: rows.append(rows[0]), "methods.parquet: has 56 rows of 55"),
-    "a tar that is not there": ("completeness.parquet", first(tar="x"), "images/x.parquet: is missing"),
+    "a shard that is not there": ("completeness.parquet", first(shard="x"), "images/x.parquet: is missing"),
     "an agreement": ("agreement.parquet", first(iou=1.0), "agreement.parquet: iou of"),
     "a summary": ("sanity/summary.parquet", first(mean=0.0), "sanity/summary.parquet: mean of"),
     "an interval": ("sanity/summary.parquet", first(high=9.0), "sanity/summary.parquet: high of"),

@@ -66,7 +66,7 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     said: list[str] = []
     table = reproduced(str(finished), say=said.append)
-    assert said[0] == "16 samples of 3 tars are computed twice, by 3 methods"
+    assert said[0] == "16 samples of 3 shards are computed twice, by 3 methods"
     assert [note.split(":")[0] for note in said[1:]] == ["part-1", "part-2"]
     assert "s0012 cannot be computed again: its picture is another now" in said[2]
     assert set(table["drawn"].to_pylist()) == {16}

@@ -24,9 +24,9 @@ FINDING = METHODS[:3]
 
 
 def search(folder: Path, shortcut: bool, seed: int) -> Shortcuts:
-    world = World(folder, tars=3, scenes=250, seed=seed, shortcut=shortcut)
+    world = World(folder, num_shards=3, scenes=250, seed=seed, shortcut=shortcut)
     build(world)
-    (folder / "truth" / "instances.json").unlink()  # nothing but tars, and no truth, is left to look at
+    (folder / "truth" / "instances.json").unlink()  # nothing but shards, and no truth, is left to look at
     url = str(folder / "atlas")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS, targets=("label",)), url)
     run(url, INLINE)

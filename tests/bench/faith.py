@@ -25,10 +25,10 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--tars", type=int, default=2)
+    parser.add_argument("--shards", type=int, default=2)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), tars=chosen.tars, scenes=-(-chosen.images // chosen.tars))
+        world = World(Path(folder), num_shards=chosen.shards, scenes=-(-chosen.images // chosen.shards))
         build(world)
         out = f"{folder}/atlas"
         model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)

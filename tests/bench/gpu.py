@@ -1,4 +1,4 @@
-"""What a GPU makes of the whole way from tar to atlas, by who decodes: the table of docs/explanation/performance.md.
+"""What a GPU makes of the whole way from shard to atlas, by who decodes: the table of docs/explanation/performance.md.
 
 One actor with its decoding processes takes pictures through the full set of methods, once with ``--decode processes``
 and once with ``--decode gpu``. Then the pixels of the two are compared, and what the difference does to LeGrad
@@ -131,7 +131,7 @@ def rows(commits: dict[Decode, CommitRecord]) -> Iterator[tuple[str, list[str]]]
     def every(say: Callable[..., str]) -> list[str]:
         return [say(commit, commit.seconds) for commit in commits.values()]
 
-    yield "images/s, tar to atlas", every(lambda commit, took: f"{commit.rows / took['total']:.1f}")
+    yield "images/s, shard to atlas", every(lambda commit, took: f"{commit.rows / took['total']:.1f}")
     yield "network idle", every(lambda commit, took: f"{ShardProgress.of(commit).idle / took['total']:.1%}")
     for stage in ("read", "decode"):
         yield f"{stage}, ms an image", every(lambda commit, took, s=stage: f"{1000 * took.get(s, 0) / commit.rows:.2f}")
@@ -160,12 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loaded = known(given.model, create(given.model).eval())
     methods = registry.resolve(given.methods.split(",")) if given.methods else registry.usual(loaded.anatomy)
     with tempfile.TemporaryDirectory() as folder:
-        tar = given.tar or drawn(Path(folder, "drawn.tar"), given.batch * given.batches)
-        (whole,) = count(find([tar]))
+        shard = given.shard or drawn(Path(folder, "drawn.tar"), given.batch * given.batches)
+        (whole,) = count(find([shard]))
         commits = {}
         for way in _WAYS:
             spec = RunSpec(
-                shards=(tar,),
+                shards=(shard,),
                 model=ModelSpec(name=given.model, pretrained=True),
                 methods=tuple(method.text for method in methods),
                 targets=("predicted",),

@@ -32,15 +32,15 @@ REFINED = PLAIN.model_copy(update={"name": "legrad-pamr-otsu", "refine": Pamr()}
 _TIMES = 10
 
 
-def draw(folder: Path, tars: int, scenes: int) -> str:
-    """Brace pattern of the tars of a world, each ten times."""
-    world = World(folder, tars, scenes)
+def draw(folder: Path, shards: int, scenes: int) -> str:
+    """Brace pattern of the shards of a world, each ten times."""
+    world = World(folder, shards, scenes)
     build(world)
     several = folder / "several"
     several.mkdir()
-    for number in range(_TIMES * tars):
-        (several / f"{number:03d}.tar").hardlink_to(folder / SHARDS / f"demo-validation-{number % tars:02d}.tar")
-    return str(several / f"{{000..{_TIMES * tars - 1:03d}}}.tar")
+    for number in range(_TIMES * shards):
+        (several / f"{number:03d}.tar").hardlink_to(folder / SHARDS / f"demo-validation-{number % shards:02d}.tar")
+    return str(several / f"{{000..{_TIMES * shards - 1:03d}}}.tar")
 
 
 def end_to_end(url: str, policy: Policy, formats: list[str], out: str) -> tuple[int, float]:
@@ -51,34 +51,34 @@ def end_to_end(url: str, policy: Policy, formats: list[str], out: str) -> tuple[
 
 
 def stages(atlas: Atlas, policy: Policy, formats: list[str]) -> Iterator[tuple[str, float]]:
-    """Milliseconds a label of each stage, of the first tar, on one core."""
-    tar, frame = next(iter(atlas.commits)), atlas.run.model.input_size
-    rows = atlas.record(tar).rows
+    """Milliseconds a label of each stage, of the first shard, on one core."""
+    shard, frame = next(iter(atlas.commits)), atlas.run.model.input_size
+    rows = atlas.record(shard).rows
 
     def timed(work: Callable[[], Iterable[T]]) -> tuple[list[T], float]:
         begun = time.process_time()
         return list(work()), (time.process_time() - begun) * 1000 / rows
 
-    timed(lambda: heats(atlas, tar, policy))  # imports, and whatever the first call sets up
-    found, took = timed(lambda: heats(atlas, tar, policy))
+    timed(lambda: heats(atlas, shard, policy))  # imports, and whatever the first call sets up
+    found, took = timed(lambda: heats(atlas, shard, policy))
     yield "maps" if policy.refine is None else "maps, pictures, refinement", took
     labels, took = timed(lambda: [make(heat, sample, frame, policy) for heat, sample in found if heat is not None])
     yield "masks", took
     for name in formats:
-        yield name, timed(lambda name=name: EXPORTERS[name].export(tar, labels, Context("sha256:0")))[1]
+        yield name, timed(lambda name=name: EXPORTERS[name].export(shard, labels, Context("sha256:0")))[1]
 
 
 def main() -> None:
     """Print seconds of 10,000 labels, and what each stage takes of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tars", type=int, default=4)
-    parser.add_argument("--scenes", type=int, default=250, help="in each tar")
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--scenes", type=int, default=250, help="in each shard")
     parser.add_argument("--formats", default="png,coco")
     given = parser.parse_args()
     formats = given.formats.split(",")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        shards = draw(Path(folder), given.tars, given.scenes)
+        shards = draw(Path(folder), given.shards, given.scenes)
         model, url = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True), f"{folder}/atlas"
         plan(RunSpec(shards=(shards,), model=model, methods=("legrad",), targets=("label",)), url)
         atlas = run(url, INLINE)

@@ -32,7 +32,7 @@ def main() -> None:
     """Print each pair, the median ratio, and where the time of a run went."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--tars", type=int, default=6)
+    parser.add_argument("--shards", type=int, default=6)
     parser.add_argument("--scenes", type=int, default=256)
     parser.add_argument("--methods", default="")
     given = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
     Dispatcher.join = timed  # type: ignore[method-assign]
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), given.tars, given.scenes)
+        world = World(Path(folder), given.shards, given.scenes)
         build(world)
         # One target, as bench has it: the second is computed only where it differs.
         spec = RunSpec(
@@ -61,7 +61,7 @@ def main() -> None:
             plan(spec, url)
             atlas = run(url, ExecutionOptions(actors=1))
             took = time.perf_counter() - joined[-1]
-            whole = given.tars * given.scenes / took
+            whole = given.shards * given.scenes / took
             ratios.append(whole / bare.together.images_per_s)
             print(f"bare {bare.together.images_per_s:.1f} images/s, run {whole:.1f} images/s, ratio {ratios[-1]:.3f}")
             for commit in atlas.records():

@@ -1,7 +1,7 @@
-"""How long a resume takes that finds everything done: an atlas of 1.28 million rows in 1,024 tars.
+"""How long a resume takes that finds everything done: an atlas of 1.28 million rows in 1,024 shards.
 
-The tars do not exist, so that opening one would fail; their commit records are as long as real ones of twenty
-methods. Then the same with 10³ and 10⁵ tars of which nothing is done, for the memory of the driver.
+The shards do not exist, so that opening one would fail; their commit records are as long as real ones of twenty
+methods. Then the same with 10³ and 10⁵ shards of which nothing is done, for the memory of the driver.
 
     python tests/bench/resume.py
 """
@@ -22,8 +22,8 @@ METHODS = tuple(f"method_{number:02d}" for number in range(20))
 ROWS = 1251
 
 
-def simulated(tars: int) -> RunRecord:
-    """A planned run over tars that nobody has."""
+def simulated(shard_names: int) -> RunRecord:
+    """A planned run over shards that nobody has."""
     spec = RunSpec(
         shards=("gone-*.tar",), model=ModelSpec(name="vit_base_patch16_224", pretrained=True), methods=METHODS
     )
@@ -32,39 +32,39 @@ def simulated(tars: int) -> RunRecord:
         input_size=(224, 224), grid=(14, 14), prefix_tokens=1, readout="class token", mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5), interpolation="bicubic", crop_pct=0.9, crop_mode="center",
     )  # fmt: skip
-    names = [f"imagenet1k-train-{index:06d}" for index in range(tars)]
-    shards = tuple(ShardRecord(tar=name, url=f"/gone/{name}.tar", samples=ROWS, size=141 * 2**20) for name in names)
+    names = [f"imagenet1k-train-{index:06d}" for index in range(shard_names)]
+    shards = tuple(ShardRecord(name=name, url=f"/gone/{name}.tar", samples=ROWS, size=141 * 2**20) for name in names)
     return RunRecord(
         spec=spec, spec_hash=spec.digest(), model=model, methods={name: {} for name in METHODS}, figures={},
         slot=1280, chunk=256, shards=shards, versions={},
     )  # fmt: skip
 
 
-def committed(run: RunRecord, tar_index: int) -> CommitRecord:
-    """The record of a tar that went well."""
-    tar = run.shards[tar_index].tar
+def committed(run: RunRecord, shard_index: int) -> CommitRecord:
+    """The record of a shard that went well."""
+    shard = run.shards[shard_index].name
     paths = [
-        shard_object(name, tar_index, len(kind.dims))
+        shard_object(name, shard_index, len(kind.dims))
         for method in METHODS
         for name, kind in layout.arrays(method, ()).items()
     ]
     objects = [
-        ObjectRecord(path=path, size=501760, sha256="sha256:" + "1" * 64) for path in [*paths, samples_object(tar)]
+        ObjectRecord(path=path, size=501760, sha256="sha256:" + "1" * 64) for path in [*paths, samples_object(shard)]
     ]
     return CommitRecord(
-        tar=tar, tar_index=tar_index, rows=ROWS, ok=ROWS, statuses={"ok": ROWS}, degenerate={}, drift={},
+        shard=shard, shard_index=shard_index, rows=ROWS, ok=ROWS, statuses={"ok": ROWS}, degenerate={}, drift={},
         objects=tuple(objects), spec_hash=run.spec_hash, versions={"torch": "2"},
         seconds=dict.fromkeys(METHODS, 1.0), attempt=1, host="host", finished="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
 
 
-def write(url: str, tars: int, done: int) -> None:
+def write(url: str, shards: int, done: int) -> None:
     """A simulated atlas."""
-    objects, run = ObjectStore(url), simulated(tars)
+    objects, run = ObjectStore(url), simulated(shards)
     zarr_arrays.create(objects, run)
     objects.put(RUN, run.to_bytes())
     for index in range(done):
-        objects.put(commit_object(run.shards[index].tar), committed(run, index).to_bytes())
+        objects.put(commit_object(run.shards[index].name), committed(run, index).to_bytes())
 
 
 DRIVE = """
@@ -112,13 +112,15 @@ def main() -> None:
             begun = time.perf_counter()
             text = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
             print(f"resume of a finished atlas, {executor}: {time.perf_counter() - begun:.2f} s, {text!r}")
-        for tars in (1_000, 10_000, 100_000):
-            url = f"{folder}/open-{tars}"
+        for shards in (1_000, 10_000, 100_000):
+            url = f"{folder}/open-{shards}"
             Path(url).mkdir()
-            ObjectStore(url).put(RUN, simulated(tars).to_bytes())
+            ObjectStore(url).put(RUN, simulated(shards).to_bytes())
             text = subprocess.run([sys.executable, "-c", DRIVE, url], check=True, capture_output=True, text=True).stdout
             before, after = text.split()
-            print(f"{tars:,} tars: driver {before} MB when it has read the plan, {after} MB at most when all are done")
+            print(
+                f"{shards:,} shards: driver {before} MB when it has read the plan, {after} MB at most when all are done"
+            )
 
 
 if __name__ == "__main__":

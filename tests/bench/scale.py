@@ -1,9 +1,9 @@
 """ImageNet, and ten times ImageNet, through all that is not the network: plan, run, status, verify, label, score.
 
-The maps of a tar are recorded, not computed: each tar of 1,250 rows is committed by the sink itself, with one method,
-from the same numbers. Only ``--good`` rows of each tar have maps, so that labels and scores cost their bookkeeping
-here; what each map costs is in ``tests/bench/label.py`` and ``score.py``. All tars are one file under many names. Every
-stage has a process of its own, does all its tars in that process, and does not wait for the disk (``fsync``), since
+The maps of a shard are recorded, not computed: each shard of 1,250 rows is committed by the sink itself, with one method,
+from the same numbers. Only ``--good`` rows of each shard have maps, so that labels and scores cost their bookkeeping
+here; what each map costs is in ``tests/bench/label.py`` and ``score.py``. All shards are one file under many names. Every
+stage has a process of its own, does all its shards in that process, and does not wait for the disk (``fsync``), since
 that measures the disk.
 
     python tests/bench/scale.py --tars 1024
@@ -36,7 +36,7 @@ _METHOD = "center"
 
 
 class Recorded:
-    """In the place of a worker: commits tars whose maps are known."""
+    """In the place of a worker: commits shards whose maps are known."""
 
     def __init__(self, url: str, *_: object, **__: object) -> None:
         atlas = Atlas.open(url)
@@ -52,10 +52,14 @@ class Recorded:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def process(self, tar_index: int, attempt: int) -> CommitRecord:
-        sink = ShardWriter(self.objects, self.run, tar_index)
+    def process(self, shard_index: int, attempt: int) -> CommitRecord:
+        sink = ShardWriter(self.objects, self.run, shard_index)
         for ordinal in range(self.rows):
-            row = {"ordinal": ordinal, "key": f"{sink.tar}_{ordinal:04d}", "member": f"{sink.tar}_{ordinal:04d}.JPEG"}
+            row = {
+                "ordinal": ordinal,
+                "key": f"{sink.shard}_{ordinal:04d}",
+                "member": f"{sink.shard}_{ordinal:04d}.JPEG",
+            }
             if ordinal >= self.good:
                 sink.add(row | {"status": Status.MISSING_LABEL, "error": "no .cls member"}, {}, {})
                 continue
@@ -67,7 +71,7 @@ class Recorded:
 
 
 def tars_of(folder: Path, count: int, rows: int, listed: bool) -> str:
-    """A pattern of so many names of one tar; ``listed``: ``_info.json`` says how many samples each holds."""
+    """A pattern of so many names of one shard; ``listed``: ``_info.json`` says how many samples each holds."""
     shards = folder / "shards"
     names = [f"train-{number:06d}.tar" for number in range(count)]
     first = write_tar(shards / names[0], [each for each in samples(rows) if not each[0].endswith(".json")])
@@ -82,7 +86,7 @@ def tars_of(folder: Path, count: int, rows: int, listed: bool) -> str:
 
 def truth_of(folder: Path, count: int, good: int) -> Path:
     """Boxes of the rows that have maps."""
-    lines = [f"train-{tar:06d}_{row:04d},50,40,300,200" for tar in range(count) for row in range(good)]
+    lines = [f"train-{shard:06d}_{row:04d},50,40,300,200" for shard in range(count) for row in range(good)]
     path = folder / "boxes.csv"
     path.write_text("\n".join(["image_id,x0,y0,x1,y1", *lines]))
     return path
@@ -122,7 +126,7 @@ def resident(field: str) -> float:
 def measured(stage: str, folder: Path) -> None:
     """Do a stage and print what it took as JSON, on the last line."""
     os.fsync = lambda handle: None
-    os.cpu_count = lambda: 1  # what is spread over tars is done here
+    os.cpu_count = lambda: 1  # what is spread over shards is done here
     sys.modules["pipeline.run.parallel_map"].MANY = 10**9  # type: ignore[attr-defined]
     counts, before, begun = counted(), resident("VmRSS"), sum(os.times()[:4])
     do(stage, folder)
@@ -132,9 +136,9 @@ def measured(stage: str, folder: Path) -> None:
 def main() -> None:
     """Print a line for each stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tars", type=int, default=1024)
-    parser.add_argument("--rows", type=int, default=1250, help="of each tar")
-    parser.add_argument("--good", type=int, default=4, help="rows of each tar that have maps")
+    parser.add_argument("--shards", type=int, default=1024)
+    parser.add_argument("--rows", type=int, default=1250, help="of each shard")
+    parser.add_argument("--good", type=int, default=4, help="rows of each shard that have maps")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--scan", action="store_true", help="count samples by headers, not by _info.json")
     parser.add_argument("--folder", type=Path, help="keep everything here; what is there is gone on with")
@@ -148,9 +152,9 @@ def main() -> None:
         folder = given.folder or Path(temporary)
         if not (folder / "pattern").exists():
             folder.mkdir(exist_ok=True)
-            (folder / "pattern").write_text(tars_of(folder, given.tars, given.rows, not given.scan))
-            truth_of(folder, given.tars, given.good)
-        print(f"{given.tars:,} tars, {given.tars * given.rows:,} rows", flush=True)
+            (folder / "pattern").write_text(tars_of(folder, given.shards, given.rows, not given.scan))
+            truth_of(folder, given.shards, given.good)
+        print(f"{given.shards:,} shards, {given.shards * given.rows:,} rows", flush=True)
         for stage in given.stages.split(","):
             sizes = ["--good", str(given.good), "--rows", str(given.rows)]
             command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), *sizes]
@@ -158,7 +162,7 @@ def main() -> None:
             found = json.loads(done.stdout.strip().rpartition("\n")[2])
             cpu, grown = found.pop("cpu"), found.pop("mb")
             calls = ", ".join(f"{name} {count:,}" for name, count in sorted(found.items()))
-            took = f"{cpu:8.1f} s of CPU, {1000 * cpu / given.tars:7.1f} s per 1,000 tars"
+            took = f"{cpu:8.1f} s of CPU, {1000 * cpu / given.shards:7.1f} s per 1,000 shards"
             print(f"{stage:7}{took}, {grown:6.0f} MB more; {calls}", flush=True)
         objects = [size for _, size in ObjectStore(str(folder / "atlas")).walk()]
         print(f"{len(objects):,} objects, {sum(objects) / 1e6:,.0f} MB")

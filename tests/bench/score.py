@@ -1,4 +1,4 @@
-"""What it costs to score a map: milliseconds on one core at 224 × 224, and bytes of the counts of a tar.
+"""What it costs to score a map: milliseconds on one core at 224 × 224, and bytes of the counts of a shard.
 
 ``smooth`` maps are blurred noise on 14 × 14, as most methods give; ``noise`` is not blurred, and has about seven times
 the contours.
@@ -61,7 +61,7 @@ def main() -> None:
     tally, found = Tally(), [of_map(each, known) for each in values]
     for number in range(1000):
         tally.add(group_of(str(number), False), found[number % count])
-    print(f"counts of a tar: {len(pack({'method': tally})) / 1e3:.0f} kB a method")
+    print(f"counts of a shard: {len(pack({'method': tally})) / 1e3:.0f} kB a method")
     begun = time.process_time()
     row("method", "label", tally)
     print(f"scores with intervals: {time.process_time() - begun:.2f} s a method")

@@ -151,7 +151,7 @@ def test_a_strange_tar_is_done_or_named_and_the_others_are_done(
         run(str(out), HERE)
     only_within(out, heard)
     atlas = Atlas.open(str(out))
-    aside = atlas.set_aside()
+    aside = atlas.quarantined()
     for shard in planned.shards:
         name = Path(shard.url).stem[4:]
         kind = TARS.get(name, SOUND["plain"])

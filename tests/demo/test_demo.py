@@ -69,7 +69,7 @@ def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world
 
 
 def test_a_world_of_the_same_seed_has_the_same_bytes(world: World, tmp_path: Path) -> None:
-    other = World(tmp_path, tars=2, scenes=24)
+    other = World(tmp_path, num_shards=2, scenes=24)
     build(other)
     for path in [*other.folder.rglob("*.tar"), *other.folder.rglob("*.json")]:
         assert path.read_bytes() == (world.folder / path.relative_to(tmp_path)).read_bytes()
@@ -93,7 +93,7 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The whole job, in this process, on an eighth of what ``vitatlas demo`` draws."""
     folder = tmp_path_factory.mktemp("tour")
-    return tour(folder, "inline", tars=2, scenes=24)
+    return tour(folder, "inline", shards=2, scenes=24)
 
 
 def test_the_tour_leaves_what_it_promises(summary: dict) -> None:
@@ -138,12 +138,12 @@ def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(su
 
 def test_the_tour_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
     folder = Path(summary["paths"]["summary.json"]).parent
-    again = tour(folder, "inline", tars=2, scenes=24)
+    again = tour(folder, "inline", shards=2, scenes=24)
     assert {name: each["pxap"] for name, each in again["methods"].items()} == {
         name: each["pxap"] for name, each in summary["methods"].items()
     }
     with pytest.raises(UsageError, match="holds another demo world"):
-        tour(folder, "inline", tars=1, scenes=24)
+        tour(folder, "inline", shards=1, scenes=24)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_its_probabilities_are_what_they_say(loaded: Loaded, world: World) -> No
     masks = truth_masks(str(world.truth))
     found = {"pm": Calibration(), "pm_zs": Calibration()}
     for images in Stream(count(find((world.shards,))), frame, 24, 10, 0).epoch(Decoders(0)):
-        batch = Labelled.of(images.tar, images.samples, images.pixels, masks, frame)
+        batch = Labelled.of(images.shard, images.samples, images.pixels, masks, frame)
         covered, _ = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
         labels = torch.from_numpy(batch.labels)[:, None]
         maps = explain(loaded.model, normalised(torch.from_numpy(batch.pixels)), labels, [PatchMask.load(PM), "pm_zs"])

@@ -72,6 +72,6 @@ def test_it_says_how_good_the_pseudo_masks_are(
     rows = dict(re.findall(r"│ (\w.*?) +│ (0\.\d+)", capsys.readouterr().out))
     assert list(rows) == ["pseudo-masks", "segmenter trained on pseudo-masks", "segmenter trained on true masks"]
     atlas, truths = Atlas.open(str(tmp_path / "out/heldout/atlas")), read_truth(tmp_path / "out/heldout/truth")
-    labels = [each for tar in atlas.commits for each in labels_of(atlas, tar, POLICY)]
+    labels = [each for shard in atlas.commits for each in labels_of(atlas, shard, POLICY)]
     expected = np.mean([overlap(each, truths.of(each.sample["key"])) for each in labels])
     assert float(rows["pseudo-masks"]) == pytest.approx(expected, abs=6e-4)

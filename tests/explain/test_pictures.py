@@ -37,7 +37,7 @@ def model() -> nn.Module:
 
 
 def as_a_run(model: nn.Module, data: bytes) -> torch.Tensor:
-    """The input of the network as a worker makes it from the bytes of a tar."""
+    """The input of the network as a worker makes it from the bytes of a shard."""
     record = known("test_vit", model).record
     pixels = torch.from_numpy(decode(data, Frame.of(record, "squash")).pixels)
     mean, std = (torch.tensor(values)[:, None, None] for values in (record.mean, record.std))

@@ -1,6 +1,6 @@
 """Processes of a run are killed, at random moments, until it is done; then its bytes are compared.
 
-A cluster of real Ray nodes on this machine, real tars, real files; ``kill -9`` of whatever is drawn: an actor, a
+A cluster of real Ray nodes on this machine, real shards, real files; ``kill -9`` of whatever is drawn: an actor, a
 process that decodes for one, a node's raylet, the driver.
 """
 
@@ -44,10 +44,10 @@ class Report:
     """What was done to one run.
 
     Attributes:
-        kills: what was killed, and how many tars were committed then.
+        kills: what was killed, and how many shards were committed then.
         codes: that the command ended with, start after start; −9 where the driver was killed.
         says: its last line each time.
-        attempts: of the tar that took most.
+        attempts: of the shard that took most.
         seconds: from the first start to the end.
     """
 
@@ -236,12 +236,12 @@ def main() -> None:
 
 
 def _world(folder: Path) -> RunSpec:
-    """Twelve tars that an actor needs about a second for, each."""
+    """Twelve shards that an actor needs about a second for, each."""
     torch.manual_seed(1)
     path = folder / "weights.safetensors"
     save_file(timm.create_model("test_vit", num_classes=10).state_dict(), path)
-    for tar in range(12):
-        write_tar(folder / "shards" / f"part-{tar:02d}.tar", samples(24, 24 * tar))
+    for shard in range(12):
+        write_tar(folder / "shards" / f"part-{shard:02d}.tar", samples(24, 24 * shard))
     model = ModelSpec(name="test_vit", checkpoint=str(path))
     methods = ("legrad", "reciprocam", "cp_lrp", "rise:masks=20", "random")
     return RunSpec(shards=(str(folder / "shards" / "*.tar"),), model=model, methods=methods, batch_size=4)

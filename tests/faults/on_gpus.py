@@ -1,6 +1,6 @@
 """``vitatlas`` on GPUs that are not there.
 
-An actor takes one of Ray's, computes on the CPU all the same, notes where it does what, and from the seventh tar on
+An actor takes one of Ray's, computes on the CPU all the same, notes where it does what, and from the seventh shard on
 waits until it may go on.
 
     python on_gpus.py FOLDER run ATLAS …

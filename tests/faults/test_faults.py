@@ -11,8 +11,8 @@ from schemas.run import ModelSpec, RunSpec
 def test_a_run_of_which_everything_is_killed_once_ends_with_the_same_bytes(
     checkpoint: ModelSpec, tmp_path: Path
 ) -> None:
-    for tar in range(8):  # of about a second each, so that the run does not end before it was disturbed
-        write_tar(tmp_path / "shards" / f"part-{tar:02d}.tar", samples(6, 6 * tar))
+    for shard in range(8):  # of about a second each, so that the run does not end before it was disturbed
+        write_tar(tmp_path / "shards" / f"part-{shard:02d}.tar", samples(6, 6 * shard))
     methods = ("legrad", "rise:masks=120")
     spec = RunSpec(shards=(f"{tmp_path}/shards/*.tar",), model=checkpoint, methods=methods, batch_size=4)
     expected = undisturbed(spec, tmp_path / "undisturbed")

@@ -50,8 +50,8 @@ def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
     checkpoint: ModelSpec, three: Hosts, tmp_path: Path
 ) -> None:
     cut_off, _ = three.add(), three.add()
-    for tar in range(_TARS):
-        write_tar(tmp_path / "shards" / f"part-{tar:02d}.tar", samples(2, 2 * tar))
+    for shard in range(_TARS):
+        write_tar(tmp_path / "shards" / f"part-{shard:02d}.tar", samples(2, 2 * shard))
     spec = RunSpec(shards=(f"{tmp_path}/shards/*.tar",), model=checkpoint, methods=("legrad",))
     expected, out = undisturbed(spec, tmp_path / "expected"), tmp_path / "atlas"
     plan(spec, str(out))
@@ -66,7 +66,7 @@ def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
     )
     try:
         wait_until(lambda: len({note["host"] for note in notes(tmp_path)}) == 2, driver)
-        wait_until(lambda: len(Atlas.open(str(out)).tars) == on_gpus.FREE, driver)
+        wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
         wait_until(
             lambda: any(note["host"] == cut_off and note["unit"] >= on_gpus.FREE for note in notes(tmp_path)), driver
         )
@@ -85,7 +85,7 @@ def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
     held = held_by(cut_off, tmp_path)
     assert set(begun) == set(range(_TARS))
     assert twice == held  # nothing else was begun again
-    again = {commit.tar_index for commit in Atlas.open(str(out)).records() if commit.attempt > 1}
+    again = {commit.shard_index for commit in Atlas.open(str(out)).records() if commit.attempt > 1}
     assert held <= again
     assert len(again) <= _WINDOW
     same_bytes(expected, out)

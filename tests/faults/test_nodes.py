@@ -22,8 +22,8 @@ _TARS, _WINDOW = 16, 2
 @pytest.fixture(scope="module")
 def spec(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
     folder = tmp_path_factory.mktemp("work")
-    for tar in range(_TARS):
-        write_tar(folder / f"part-{tar:02d}.tar", samples(2, 2 * tar))
+    for shard in range(_TARS):
+        write_tar(folder / f"part-{shard:02d}.tar", samples(2, 2 * shard))
     return RunSpec(shards=(f"{folder}/*.tar",), model=checkpoint, methods=("legrad",))
 
 
@@ -64,7 +64,7 @@ def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_hel
     lost, other, double = cluster.ids
     assert places(tmp_path) == {(lost, "0"), (other, "0"), (double, "0"), (double, "1")}
     assert len({note["actor"] for note in notes(tmp_path)}) == 4
-    wait_until(lambda: len(Atlas.open(str(out)).tars) == on_gpus.FREE, driver)
+    wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
 
     cluster.kill()
     cluster.add(1)
@@ -75,7 +75,7 @@ def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_hel
     assert driver.returncode == 0, error
     assert "an actor was lost" in error
     commits = list(Atlas.open(str(out)).records())
-    again = {commit.tar_index for commit in commits if commit.attempt > 1}
+    again = {commit.shard_index for commit in commits if commit.attempt > 1}
     begun = [note["unit"] for note in notes(tmp_path)]
     at = next(note["unit"] for note in notes(tmp_path) if note["node"] == lost and note["unit"] >= on_gpus.FREE)
     assert at in again
@@ -92,7 +92,7 @@ def test_when_the_head_is_lost_the_job_that_is_tried_again_goes_on(
     plan(spec, str(out))
     cluster.add(1)
     driver = start(out, cluster, "--device", "cuda", program=(on_gpus.__file__, str(tmp_path)))
-    wait_until(lambda: len(Atlas.open(str(out)).tars) == on_gpus.FREE, driver)
+    wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
     cluster.kill_head()
     driver.kill()
     driver.communicate()

@@ -62,7 +62,7 @@ def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atla
     assert code == 2
     assert "holds an export to quantus; say --export quantus as well, or remove it" in said
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
-    part = next((tmp_path / "out" / "quantus" / "tars").rglob("legrad.npy"))
+    part = next((tmp_path / "out" / "quantus" / "shards").rglob("legrad.npy"))
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     publish(str(tmp_path / "out"))  # by who can write to the folder
     (fault,) = recheck(str(tmp_path / "out"))
@@ -110,7 +110,7 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
         (["ATLAS", "--maps-only", "--images", "5"], "--maps-only asks nothing of the network; leave out images"),
         (["--check", "nowhere", "--export", "virelay"], "--check stands alone"),
         (["--check", "nowhere", "--root", "x"], "--root x: is no root"),
-        (["ATLAS", "--made-of", "nowhere"], "has no commits of tars"),
+        (["ATLAS", "--made-of", "nowhere"], "has no commits of shards"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(

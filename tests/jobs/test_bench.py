@@ -207,7 +207,7 @@ def test_a_deadline_says_how_many_gpus_it_needs(plan) -> None:
 @pytest.mark.parametrize(
     ("deadline", "says"),
     [
-        ("20m", "--deadline is 0.33 h, and one tar takes 0.35 h; a tar is not divided"),
+        ("20m", "--deadline is 0.33 h, and one shard takes 0.35 h; a shard is not divided"),
         ("soon", "'soon' is no time; write it as 90m, 6h or 2d"),
         ("0h", "'0h' is no time"),
     ],

@@ -43,14 +43,14 @@ def test_plan_run_status_verify(vitatlas, spec, tmp_path: Path) -> None:
     given = [*spec.shards, "--out", out, "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
     code, text, _ = vitatlas("plan", *given, "--methods", "attention,legrad")
     assert code == 0
-    assert "tars     3, of up to 7 rows each\nimages   16" in text
+    assert "shards     3, of up to 7 rows each\nimages   16" in text
     assert vitatlas("verify", out)[0] == 75
-    assert "0 of 3 tars" in vitatlas("status", out)[1]
+    assert "0 of 3 shards" in vitatlas("status", out)[1]
     code, text, _ = vitatlas("run", out, "--executor", "inline")
-    assert (code, "complete 3 tars, 16 images with maps, 0 without" in text) == (0, True)
+    assert (code, "complete 3 shards, 16 images with maps, 0 without" in text) == (0, True)
     assert vitatlas("verify", out)[0] == 0
     report = json.loads(vitatlas("status", out, "--json")[1])
-    assert report["tars"] == {"done": 3, "planned": 3}
+    assert report["shards"] == {"done": 3, "planned": 3}
     assert report["statuses"] == {"ok": 16}
 
 
@@ -99,7 +99,7 @@ def test_a_broken_tar_ends_with_one_naming_it(vitatlas, spec, tmp_path: Path) ->
     given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
     code, _, err = vitatlas("run", *spec.shards, "--out", tmp_path / "atlas", *given, "--executor", "inline")
     assert code == 1
-    assert "part-1.tar: it is truncated; it will be set aside" in err
+    assert "part-1.tar: it is truncated; it will be quarantined" in err
     assert f"go on with: vitatlas run {tmp_path / 'atlas'}" in err
 
 
@@ -133,7 +133,7 @@ def test_a_changed_byte_fails_verify_naming_the_object(vitatlas, spec, tmp_path:
     victim.write_bytes(victim.read_bytes()[:-1] + b"!")
     code, text, err = vitatlas("verify", out)
     assert code == 1
-    assert f"faults: 1; to have these tars done again, remove {out}/commits/part-1.json, and: vitatlas run" in err
+    assert f"faults: 1; to have these shards done again, remove {out}/commits/part-1.json, and: vitatlas run" in err
     assert "fault    part-1: maps.zarr/attention/c/1/0/0/0: its contents have changed" in text
 
 
@@ -151,7 +151,7 @@ def test_a_signal_ends_with_75_and_the_same_command_finishes(vitatlas, spec, tmp
     _, err = job.communicate(timeout=60)
     assert job.returncode in (75, 0)  # 0: it was quicker than the signal
     if job.returncode == 75:
-        assert err.rstrip().endswith(f"tars are left; go on with: vitatlas run {out} --executor inline")
+        assert err.rstrip().endswith(f"shards are left; go on with: vitatlas run {out} --executor inline")
     assert vitatlas(*command)[0] == 0
     assert len(Atlas.open(str(out)).commits) == 3
 

@@ -141,7 +141,7 @@ def test_faults_are_in_the_document_and_in_the_exit_code(vitatlas, atlas: Atlas,
     found = json.loads(out)
     assert (code, found["damaged"], found["recomputed"]) == (1, ["demo-validation-00"], None)
     assert "is missing" in found["faults"][0]
-    assert "to have these tars done again" in err
+    assert "to have these shards done again" in err
 
 
 def test_a_mistake_prints_no_document(vitatlas) -> None:

@@ -19,7 +19,7 @@ MISTAKES = {
         ["a.tar", "--out", "x", "--model", "test_vit", "--pretrained", "--checkpoint", "w.safetensors"],
         "exactly one of pretrained and checkpoint",
     ),
-    "no shards": (["--out", "x", *DEMO], "no shards: name the tars"),
+    "no shards": (["--out", "x", *DEMO], "no shards: name the shards"),
     "no out": (["a.tar", *DEMO], "no atlas: say where it is to be made with --out"),
     "no such shard": (["nowhere.tar", "--out", "x", *DEMO], "nowhere.tar: no such shard"),
     "no such method": (
@@ -51,7 +51,7 @@ MISTAKES = {
     "a spec with a word for a model": (["a.tar", "--out", "x", "--spec", "word.yaml"], "model: must be a mapping"),
     "a spec that is no text": (["a.tar", "--out", "x", "--spec", "bytes.yaml"], "bytes.yaml: is not a text file"),
     "an atlas without a name": (["a.tar", "--out", "", *DEMO], "no atlas: say where"),
-    "empty tar": (["empty.tar", "--out", "x", *DEMO], "empty.tar: it is empty; no shard can be used"),
+    "empty shard": (["empty.tar", "--out", "x", *DEMO], "empty.tar: it is empty; no shard can be used"),
 }
 
 

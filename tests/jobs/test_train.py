@@ -1,4 +1,4 @@
-"""``vitatlas train`` from tars to gates that a run takes."""
+"""``vitatlas train`` from shards to gates that a run takes."""
 
 import hashlib
 from pathlib import Path
@@ -87,8 +87,8 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     opened = Atlas.open(str(atlas))
     assert opened.methods == ("pm_zs", "pm", "diffmask")
     assert opened.run.provenance["pm_zs"] == opened.run.provenance["pm"] == "pm_design_v1"
-    (tar, *_) = opened.commits
-    probability = opened.tar(tar).figure("pm", "probability")
+    (shard, *_) = opened.commits
+    probability = opened.shard(shard).figure("pm", "probability")
     assert ((probability > 0) & (probability < 1)).all()
 
 
@@ -167,7 +167,7 @@ def test_what_was_trained_on_other_weights_is_not_taken_for_done(
         (["--masks", "nowhere"], "nowhere: No such file"),
         (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
         (["--masks", "{masks}", "--crop", "2"], "settings.pm.crop: Input should be less than or equal to 1"),
-        (["--masks", "{other}"], "other: none of its 1 pictures is in the tars; are the keys the same?"),
+        (["--masks", "{other}"], "other: none of its 1 pictures is in the shards; are the keys the same?"),
         (
             ["--masks", "{wrong}"],
             "s0003: its mask is 7×5 pixels, the picture 43×33; are these the masks of",
@@ -225,4 +225,4 @@ def test_bad_usage_is_one_sentence(
 def test_tars_that_are_learnt_from_cannot_be_held_out(vitatlas, arguments: list[object], shards: str, tmp_path) -> None:
     code, _, err = vitatlas(*arguments, "--held-out", shards, "--out", tmp_path / "gates.safetensors")
     assert code == 2
-    assert "is among the tars to learn from and among those held out" in err
+    assert "is among the shards to learn from and among those held out" in err

@@ -49,8 +49,8 @@ def masked(number: int, key: str | None = None) -> list[tuple[str, bytes]]:
     return [(f"{key}.mask.png", png(mask_of(number))), (f"{key}.json", about(number=number))]
 
 
-def tars(folder: Path, sizes: Iterable[int] = (5, 7, 4)) -> tuple[Path, Path]:
-    """Folders of image tars of so many samples, and of their masks."""
+def shards(folder: Path, sizes: Iterable[int] = (5, 7, 4)) -> tuple[Path, Path]:
+    """Folders of image shards of so many samples, and of their masks."""
     first = 0
     for index, count in enumerate(sizes):
         numbers = range(first, first + count)
@@ -63,7 +63,7 @@ def tars(folder: Path, sizes: Iterable[int] = (5, 7, 4)) -> tuple[Path, Path]:
 def pair(
     folder: Path, images: list[tuple[str, bytes]], masks: list[tuple[str, bytes]], **options: object
 ) -> MaskDataset:
-    """Of one tar with these members, and its mask tar."""
+    """Of one shard with these members, and its mask shard."""
     write_tar(folder / "images" / "one.tar", images)
     write_tar(folder / "masks" / "one.tar", masks)
     return MaskDataset(folder / "images", folder / "masks", **options)
@@ -85,7 +85,7 @@ def test_masks_are_those_that_label_writes(
     cuts = {"cut": Cut(kind="otsu", scale=1.1), "background": Cut(kind="otsu", scale=0.7)}
     policy = Policy(name="p", methods=("legrad",), clean=Clean(min_area=0.01), **cuts)
     label(atlas.objects.url, policy, ["png"], str(tmp_path))
-    labels = {each.sample["key"]: each for tar in atlas.commits for each in labels_of(atlas, tar, policy)}
+    labels = {each.sample["key"]: each for shard in atlas.commits for each in labels_of(atlas, shard, policy)}
     dataset = MaskDataset(world.shards, tmp_path / "png")
     found = {sample.key: sample for sample in dataset}
     assert set(found) == {key for key, each in labels.items() if each.status == "ok"}
@@ -100,7 +100,7 @@ def test_masks_are_those_that_label_writes(
 
 
 def test_pixels_are_those_of_the_picture(tmp_path: Path) -> None:
-    for number, sample in enumerate(MaskDataset(*tars(tmp_path))):
+    for number, sample in enumerate(MaskDataset(*shards(tmp_path))):
         shown = np.asarray(Image.open(io.BytesIO(jpeg(number, SIZE))))
         assert np.array_equal(sample.image.permute(1, 2, 0), shown)
         assert np.array_equal(sample.mask, mask_of(number))
@@ -131,21 +131,22 @@ def test_what_has_no_mask_is_left_out_and_counted(tmp_path: Path, caplog: pytest
         assert keys(dataset) == ["s000", "s001", "s005"]
     assert dataset.skipped == {"no_mask": 2, "not_top1": 1, "undecodable": 1, "empty": 1}
     assert (
-        "left out of 1 tars, having no mask to learn from: 1 empty, 2 no_mask, 1 not_top1, 1 undecodable" in caplog.text
+        "left out of 1 shards, having no mask to learn from: 1 empty, 2 no_mask, 1 not_top1, 1 undecodable"
+        in caplog.text
     )
 
 
 @pytest.mark.parametrize(("workers", "sizes"), [(0, (5, 7, 4)), (1, (5, 7, 4)), (2, (5, 7, 4)), (2, (16,))])
 @pytest.mark.parametrize("shuffle", [0, 6])
 def test_workers_give_every_sample_once(tmp_path: Path, workers: int, sizes: tuple[int, ...], shuffle: int) -> None:
-    dataset = MaskDataset(*tars(tmp_path, sizes), shuffle=shuffle)
+    dataset = MaskDataset(*shards(tmp_path, sizes), shuffle=shuffle)
     found = [key for batch in DataLoader(dataset, 2, num_workers=workers, collate_fn=whole) for key, *_ in batch]
     assert sorted(found) == [f"s{number:03d}" for number in range(16)]
     assert (found == sorted(found)) == (shuffle == 0 and (workers < 2 or len(sizes) == 1))
 
 
 def test_ranks_share_the_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = tars(tmp_path)
+    folders = shards(tmp_path)
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     parts = []
@@ -157,12 +158,12 @@ def test_ranks_share_the_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(parts)
     assert sorted(parts[0] + parts[1]) == [f"s{number:03d}" for number in range(16)]
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
-    with pytest.raises(UsageError, match="3 tars are too few for 4 ranks"):
+    with pytest.raises(UsageError, match="3 shards are too few for 4 ranks"):
         MaskDataset(*folders)
 
 
 def test_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
-    folders = tars(tmp_path)
+    folders = shards(tmp_path)
 
     def order(seed: int, epoch: int) -> list[str]:
         dataset = MaskDataset(*folders, shuffle=8, seed=seed)
@@ -174,7 +175,7 @@ def test_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
 
 
 def test_workers_that_stay_hear_of_the_epoch(tmp_path: Path) -> None:
-    dataset = MaskDataset(*tars(tmp_path), shuffle=8)
+    dataset = MaskDataset(*shards(tmp_path), shuffle=8)
     loader = DataLoader(dataset, None, num_workers=1, persistent_workers=True)
     first = keys(loader)
     dataset.set_epoch(1)
@@ -182,9 +183,9 @@ def test_workers_that_stay_hear_of_the_epoch(tmp_path: Path) -> None:
 
 
 def test_a_buffer_mixes_tars(tmp_path: Path) -> None:
-    found = keys(MaskDataset(*tars(tmp_path), shuffle=16))
-    tar = [0] * 5 + [1] * 7 + [2] * 4
-    changes = sum(tar[int(one[1:])] != tar[int(other[1:])] for one, other in pairwise(found))
+    found = keys(MaskDataset(*shards(tmp_path), shuffle=16))
+    shard = [0] * 5 + [1] * 7 + [2] * 4
+    changes = sum(shard[int(one[1:])] != shard[int(other[1:])] for one, other in pairwise(found))
     assert changes > 2
 
 
@@ -193,13 +194,13 @@ def small(sample: tuple) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_what_the_transform_returns_is_batched(tmp_path: Path) -> None:
-    images, masks = next(iter(DataLoader(MaskDataset(*tars(tmp_path), transform=small), 4)))
+    images, masks = next(iter(DataLoader(MaskDataset(*shards(tmp_path), transform=small), 4)))
     assert (images.shape, masks.shape) == ((4, 3, 8, 8), (4, 8, 8))
 
 
 @pytest.mark.parametrize("kind", ["folder", "braces", "glob", "list", "url", "packed"])
 def test_tars_are_named_in_every_way(tmp_path: Path, kind: str) -> None:
-    images, masks = tars(tmp_path)
+    images, masks = shards(tmp_path)
     named = {
         "folder": (images, f"{masks}/"),
         "braces": (f"{images}/part-{{0..2}}.tar", f"{masks}/part-{{0..2}}.tar"),
@@ -211,23 +212,23 @@ def test_tars_are_named_in_every_way(tmp_path: Path, kind: str) -> None:
     if kind == "url":
         fsspec.filesystem("memory").put(str(tmp_path), "/dataset", recursive=True)
     if kind == "packed":
-        for tar in images.glob("*.tar"):
-            with fsspec.open(f"{tar}.gz", "wb", compression="gzip") as packed:
-                packed.write(tar.read_bytes())
+        for shard in images.glob("*.tar"):
+            with fsspec.open(f"{shard}.gz", "wb", compression="gzip") as packed:
+                packed.write(shard.read_bytes())
     assert keys(MaskDataset(*named)) == [f"s{number:03d}" for number in range(16)]
 
 
 def test_masks_of_other_tars_are_left_alone(tmp_path: Path) -> None:
-    images, masks = tars(tmp_path)
+    images, masks = shards(tmp_path)
     assert keys(MaskDataset(images / "part-1.tar", masks)) == [f"s{number:03d}" for number in range(5, 12)]
 
 
 def test_an_image_tar_may_be_damaged_behind_what_was_labelled(tmp_path: Path) -> None:
     dataset = pair(tmp_path, [each for n in range(3) for each in picture(n)], masked(0))
-    tar = tmp_path / "images" / "one.tar"
-    with tarfile.open(tar) as archive:
+    shard = tmp_path / "images" / "one.tar"
+    with tarfile.open(shard) as archive:
         end = archive.getmember("s002.jpg").offset_data
-    tar.write_bytes(tar.read_bytes()[: end + 100])
+    shard.write_bytes(shard.read_bytes()[: end + 100])
     assert keys(dataset) == ["s000"]
 
 
@@ -264,27 +265,27 @@ def test_masks_that_do_not_fit_are_named(
 
 @pytest.mark.parametrize("side", ["images", "masks"])
 def test_a_damaged_tar_is_named(tmp_path: Path, side: str) -> None:
-    folders = tars(tmp_path)
-    tar = tmp_path / side / "part-1.tar"
-    tar.write_bytes(tar.read_bytes()[:3000])
+    folders = shards(tmp_path)
+    shard = tmp_path / side / "part-1.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(CorruptShardError, match=rf"{side}/part-1.tar: "):
         keys(MaskDataset(*folders))
 
 
 def test_tars_that_are_not_there_are_named(tmp_path: Path) -> None:
-    images, masks = tars(tmp_path)
+    images, masks = shards(tmp_path)
     (masks / "part-1.tar").unlink()
     with pytest.raises(UsageError, match=r"images/part-1.tar: there is no part-1.tar among its masks"):
         MaskDataset(images, masks)
     with pytest.raises(UsageError, match=r"nowhere.tar: no such shard"):
         MaskDataset(tmp_path / "nowhere.tar", masks)
-    with pytest.raises(UsageError, match="no image tars are named"):
+    with pytest.raises(UsageError, match="no image shards are named"):
         MaskDataset([], masks)
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_no_shell_command_is_run(tmp_path: Path, side: int) -> None:
-    sources: list = list(tars(tmp_path))
+    sources: list = list(shards(tmp_path))
     sources[side] = [f"pipe:touch {tmp_path}/ran", "x.tar"]
     with pytest.raises(UsageError, match="is a shell command, and none is run here"):
         MaskDataset(*sources)

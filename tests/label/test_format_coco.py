@@ -62,7 +62,7 @@ def test_masks_against_themselves_are_perfect_and_what_is_ignored_does_not_count
 
 def test_all_tars_together_are_their_parts() -> None:
     objects = written(EXPORTERS["coco"], NAMED)
-    parts = [json.loads(objects[f"coco/tars/{tar}.json"]) for tar in LABELS]
+    parts = [json.loads(objects[f"coco/shards/{shard}.json"]) for shard in LABELS]
     merged = json.loads(objects["coco/instances.json"])
     for name in ("images", "annotations"):
         assert merged[name] == parts[0][name] + parts[1][name]

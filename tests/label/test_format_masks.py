@@ -35,9 +35,9 @@ def pixels(data: bytes) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_masks_and_what_is_said_of_them(tmp_path: Path) -> None:
     objects = written(EXPORTERS["png"])
-    for tar, part in LABELS.items():
-        path = tmp_path / f"{tar}.tar"
-        path.write_bytes(objects[f"png/{tar}.tar"])
+    for shard, part in LABELS.items():
+        path = tmp_path / f"{shard}.tar"
+        path.write_bytes(objects[f"png/{shard}.tar"])
         found = list(webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False))
         told = [each for each in part if each.status not in ("unsafe_key", "duplicate_key")]
         assert [each["__key__"] for each in found] == [each.sample["key"] for each in told]
@@ -142,7 +142,7 @@ def test_datasets_reads_run_lengths_that_pycocotools_decodes(tmp_path: Path) -> 
     schema = pq.read_schema(tmp_path / "first.parquet")
     assert schema.equals(MASKS)
     assert schema.metadata[b"policy"].decode() == CONTEXT.policy_hash
-    files = [str(tmp_path / f"{tar}.parquet") for tar in LABELS]
+    files = [str(tmp_path / f"{shard}.parquet") for shard in LABELS]
     found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert len(found) == len(every)
     for row, label in zip(found, every, strict=True):

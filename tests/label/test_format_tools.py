@@ -53,9 +53,9 @@ def where(rgb: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
 
 def test_a_cvat_archive_says_by_colour_what_is_what() -> None:
     objects, maps = written(EXPORTERS["cvat"], NAMED), {}
-    for tar, part in LABELS.items():
+    for shard, part in LABELS.items():
         masked = [each for each in part if each.mask_rle is not None]
-        with zipfile.ZipFile(io.BytesIO(objects[f"cvat/{tar}.zip"])) as archive:
+        with zipfile.ZipFile(io.BytesIO(objects[f"cvat/{shard}.zip"])) as archive:
             names = cvat_labels(archive)
             maps |= names
             assert len(set(names.values())) == len(names)
@@ -90,7 +90,7 @@ def test_cvat_has_a_label_for_a_class_of_any_name(name: str) -> None:
 
 def test_label_studio_decodes_its_brush_to_the_mask() -> None:
     objects = written(EXPORTERS["labelstudio"], NAMED)
-    tasks = [task for tar in LABELS for task in json.loads(objects[f"labelstudio/tars/{tar}.json"])]
+    tasks = [task for shard in LABELS for task in json.loads(objects[f"labelstudio/shards/{shard}.json"])]
     assert [task["data"]["image"] for task in tasks] == [each.sample["member"] for each in MASKED]
     config = ElementTree.fromstring(objects["labelstudio/config.xml"])
     choices = [each.attrib["value"] for each in config.iter("Label")]

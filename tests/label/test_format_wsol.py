@@ -55,8 +55,8 @@ def test_the_window_is_what_the_network_saw() -> None:
 
 
 def test_prompts_lie_where_they_say() -> None:
-    for tar, part in LABELS.items():
-        content = json.loads(written(EXPORTERS["sam"])[f"sam/{tar}.json"])
+    for shard, part in LABELS.items():
+        content = json.loads(written(EXPORTERS["sam"])[f"sam/{shard}.json"])
         good = [each for each in part if each.mask_rle is not None and each.boxes]
         assert content["policy"] == CONTEXT.policy_hash
         for image, each in zip(content["images"], good, strict=True):

@@ -78,11 +78,11 @@ def test_a_merge_holds_bytes_not_objects(format_name: str, path: str) -> None:
     exporter = EXPORTERS[format_name]
     rng = np.random.default_rng(0)
     parts = {}
-    for tar in range(40):
-        some = [label_of(64 * tar + row, f"{tar}/{row}", rng.random((20, 20)) > 0.5) for row in range(20)]
-        parts |= dict(exporter.export(f"t{tar}", iter(some), CONTEXT))
+    for shard in range(40):
+        some = [label_of(64 * shard + row, f"{shard}/{row}", rng.random((20, 20)) > 0.5) for row in range(20)]
+        parts |= dict(exporter.export(f"t{shard}", iter(some), CONTEXT))
     tracemalloc.start()
-    merged = dict(exporter.merge([f"t{tar}" for tar in range(40)], parts.__getitem__, CONTEXT))
+    merged = dict(exporter.merge([f"t{shard}" for shard in range(40)], parts.__getitem__, CONTEXT))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * len(merged[path])

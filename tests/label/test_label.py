@@ -34,8 +34,8 @@ def labels(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def png_masks(labels: Path, tar: str) -> dict[str, np.ndarray]:
-    with tarfile.open(labels / "png" / f"{tar}.tar") as archive:
+def png_masks(labels: Path, shard: str) -> dict[str, np.ndarray]:
+    with tarfile.open(labels / "png" / f"{shard}.tar") as archive:
         return {
             name.removesuffix(".mask.png"): np.array(Image.open(io.BytesIO(archive.extractfile(name).read())))
             for name in archive.getnames()
@@ -46,8 +46,8 @@ def png_masks(labels: Path, tar: str) -> dict[str, np.ndarray]:
 def test_every_rle_decodes_to_the_mask_in_the_png(labels: Path, atlas: Atlas) -> None:
     coco = COCO(labels / "coco" / "instances.json")
     seen = 0
-    for tar in atlas.commits:
-        for key, mask in png_masks(labels, tar).items():
+    for shard in atlas.commits:
+        for key, mask in png_masks(labels, shard).items():
             (image,) = (image for image in coco.imgs.values() if image["file_name"] == f"{key}.jpg")
             found = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
             decoded = coco.annToMask(found[0]) if found else np.zeros_like(mask)
@@ -73,9 +73,9 @@ def test_a_png_is_indexed_with_one_bit_and_shows_black_and_white(labels: Path) -
 # webdataset leaves the closing of its files to the garbage collector
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_tars_zip_with_the_input_tars(labels: Path, world: World, atlas: Atlas) -> None:
-    for tar in atlas.commits:
+    for shard in atlas.commits:
         pair = [
-            webdataset.WebDataset(str(folder / f"{tar}.tar"), shardshuffle=False, empty_check=False)
+            webdataset.WebDataset(str(folder / f"{shard}.tar"), shardshuffle=False, empty_check=False)
             for folder in (world.folder / "shards", labels / "png")
         ]
         for picture, mask in zip(*pair, strict=True):
@@ -88,10 +88,10 @@ def test_tars_zip_with_the_input_tars(labels: Path, world: World, atlas: Atlas) 
 
 
 def test_the_table_says_what_the_masks_are(labels: Path, atlas: Atlas) -> None:
-    for tar in atlas.commits:
-        table = pq.read_table(labels / "labels" / f"{tar}.parquet")
+    for shard in atlas.commits:
+        table = pq.read_table(labels / "labels" / f"{shard}.parquet")
         assert table.schema == LABELS
-        masks = png_masks(labels, tar)
+        masks = png_masks(labels, shard)
         for row in table.to_pylist():
             mask = masks[row["key"]]
             assert row["area"] == pytest.approx(mask.mean())

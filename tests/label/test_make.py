@@ -7,7 +7,7 @@ import pytest
 from support import crash_after, samples, write_tar
 
 from pipeline.label import EXPORTERS, label, label_atlas, read_labels
-from pipeline.label.label_atlas import _label_tar
+from pipeline.label.label_atlas import _label_shard
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -25,25 +25,25 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
 
     def counting(*arguments):
         done.append(arguments[-1])
-        return _label_tar(*arguments)
+        return _label_shard(*arguments)
 
-    monkeypatch.setattr(label_atlas, "_label_tar", counting)
+    monkeypatch.setattr(label_atlas, "_label_shard", counting)
     monkeypatch.setattr(label_atlas, "spread", lambda function, items, *rest, **options: map(function, items))
-    tars = [shard.tar for shard in atlas.run.shards]
+    shards = [shard.name for shard in atlas.run.shards]
     label(atlas.objects.url, POLICY, ["png"], str(out))
-    assert done == tars
+    assert done == shards
     label(atlas.objects.url, POLICY, ["png"], str(out))
-    assert done == tars
+    assert done == shards
     label(atlas.objects.url, POLICY, ["png", "coco"], str(out))  # another format
-    assert done == 2 * tars
-    commit = out / "commits" / f"{tars[1]}.json"
+    assert done == 2 * shards
+    commit = out / "commits" / f"{shards[1]}.json"
     content = json.loads(commit.read_text())
-    commit.write_text(json.dumps(content | {"parent": "sha256:0"}))  # the maps of that tar were made again
+    commit.write_text(json.dumps(content | {"parent": "sha256:0"}))  # the maps of that shard were made again
     label(atlas.objects.url, POLICY, ["png", "coco"], str(out))
-    assert done == 2 * tars + tars[1:2]
+    assert done == 2 * shards + shards[1:2]
     commit.write_text("{")  # torn
     label(atlas.objects.url, POLICY, ["png", "coco"], str(out))
-    assert done == 2 * tars + 2 * tars[1:2]
+    assert done == 2 * shards + 2 * shards[1:2]
     assert json.loads(commit.read_text()) == content
 
 
@@ -112,9 +112,9 @@ def test_a_tar_that_was_done_again_leaves_nothing_of_what_it_was(
     """Also of formats that are not asked for this time, and of pictures that have no maps any more."""
     out = tmp_path / "labels"
     label(str(finished), POLICY, ["png", "voc"], str(out))
-    tar = tmp_path / "shards" / "part-1.tar"
+    shard = tmp_path / "shards" / "part-1.tar"
     first = samples(7, 5)
-    write_tar(tar, [*first[:3], ("s0006.jpg", b"broken"), *first[4:]])
+    write_tar(shard, [*first[:3], ("s0006.jpg", b"broken"), *first[4:]])
     (finished / "commits" / "part-1.json").unlink()
     run(str(finished), INLINE)
     label(str(finished), POLICY, ["voc"], str(out))
@@ -140,7 +140,7 @@ def test_an_object_that_is_gone_is_made_again(finished: Path, tmp_path: Path) ->
     label(str(finished), POLICY, ["png", "coco"], str(out))
     before = everything(out)
     (out / "png" / "part-0.tar").unlink()
-    (out / "coco" / "tars" / "part-2.json").unlink()
+    (out / "coco" / "shards" / "part-2.json").unlink()
     label(str(finished), POLICY, ["png", "coco"], str(out))
     assert everything(out) == before
 
@@ -150,7 +150,7 @@ def test_what_was_made_of_all_tars_does_not_outlive_one_of_them(
 ) -> None:
     out = tmp_path / "labels"
     label(str(finished), POLICY, ["coco"], str(out))
-    (out / "coco" / "tars" / "part-2.json").unlink()
+    (out / "coco" / "shards" / "part-2.json").unlink()
 
     def tripping(*arguments: object, **options: object) -> None:
         raise RuntimeError("tripped")

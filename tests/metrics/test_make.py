@@ -1,4 +1,4 @@
-"""An atlas is measured tar by tar: a row for each image, method, target and figure, from its own tars and network."""
+"""An atlas is measured shard by shard: a row for each image, method, target and figure, from its own shards and network."""
 
 import shutil
 from collections.abc import Callable
@@ -32,13 +32,13 @@ CHEAP: dict[str, Measure] = {"curves": Curves(1)}
 
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tars in this process."""
+    """All shards in this process."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)
 
 
 @pytest.fixture(scope="module")
 def made(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An atlas of three tars of 5, 7 and 4 samples, not to be changed."""
+    """An atlas of three shards of 5, 7 and 4 samples, not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     for index, (count, first) in enumerate(((5, 0), (7, 5), (4, 12))):
         write_tar(folder / f"part-{index}.tar", samples(count, first))
@@ -50,7 +50,7 @@ def made(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def finished(made: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be changed; its tars are those of the other."""
+    """A copy of it, to be changed; its shards are those of the other."""
     return Path(shutil.copytree(made, tmp_path / "undisturbed"))
 
 
@@ -66,7 +66,7 @@ def measure(tmp_path: Path) -> Callable[..., pa.Table]:
 
 
 def figures(out: Path) -> pa.Table:
-    """All figures of a folder, in the order of the tars."""
+    """All figures of a folder, in the order of the shards."""
     objects = ObjectStore(str(out))
     return pa.concat_tables(
         [from_parquet(objects.get(f"figures/{name}")) for name in objects.list("figures")]
@@ -181,25 +181,25 @@ def test_as_the_atlas_grows_the_draw_is_of_all_of_it_and_little_is_measured_agai
 ) -> None:
     measure(finished, "whole", 4)
     whole, (first, *later) = ObjectStore(str(finished)), Atlas.open(str(finished)).commits
-    records = {tar: whole.get(f"commits/{tar}.json") for tar in later}
-    for tar in later:
-        whole.delete(f"commits/{tar}.json")
+    records = {shard: whole.get(f"commits/{shard}.json") for shard in later}
+    for shard in later:
+        whole.delete(f"commits/{shard}.json")
     measure(finished, "grown", 4)
     assert set(draw(Atlas.open(str(finished)), 4, 0)) == {first}
-    for tar, data in records.items():
-        whole.put(f"commits/{tar}.json", data)
+    for shard, data in records.items():
+        whole.put(f"commits/{shard}.json", data)
     measure(finished, "grown", 4)
     assert content(tmp_path / "whole") == content(tmp_path / "grown")
-    for tar in later:
-        whole.delete(f"commits/{tar}.json")
-    measure(finished, "grown", 4)  # and when tars are finished no more
+    for shard in later:
+        whole.delete(f"commits/{shard}.json")
+    measure(finished, "grown", 4)  # and when shards are finished no more
     assert ObjectStore(str(tmp_path / "grown")).list("figures") == [f"{first}.parquet"]
 
 
 def test_a_draw_is_random_and_keeps_what_larger_and_smaller_ones_have(finished: Path) -> None:
     def rows(images: int, seed: int = 0) -> set[tuple[str, int]]:
         found = draw(Atlas.open(str(finished)), images, seed)
-        return {(tar, ordinal) for tar, ordinals in found.items() for ordinal in ordinals}
+        return {(shard, ordinal) for shard, ordinals in found.items() for ordinal in ordinals}
 
     assert rows(4) < rows(8) < rows(99)
     assert [len(rows(images)) for images in (1, 4, 99)] == [1, 4, 16]
@@ -217,7 +217,7 @@ def test_images_are_drawn_from_all_tars_and_only_those_with_maps(
     out = str(tmp_path / "atlas")
     plan(spec, out)
     drawn = draw(run(out, INLINE), 99, 0)
-    assert {tar: len(ordinals) for tar, ordinals in drawn.items()} == {"part-0": 4, "part-1": 7, "part-2": 4}
+    assert {shard: len(ordinals) for shard, ordinals in drawn.items()} == {"part-0": 4, "part-1": 7, "part-2": 4}
     assert 1 not in drawn["part-0"]
     measure(out)
     assert len(figures(tmp_path / "faith")) == 15 * 2 * 3
@@ -256,7 +256,7 @@ def test_without_any_map_there_is_nothing_to_measure(
     spec: RunSpec, tmp_path: Path, measure: Callable[..., pa.Table]
 ) -> None:
     plan(spec, str(tmp_path / "planned"))
-    with pytest.raises(UsageError, match="has no finished tar yet; run it first"):
+    with pytest.raises(UsageError, match="has no finished shard yet; run it first"):
         measure(tmp_path / "planned")
 
 

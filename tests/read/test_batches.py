@@ -1,4 +1,4 @@
-"""Every sample of a tar comes out, in order, good or with what is wrong with it."""
+"""Every sample of a shard comes out, in order, good or with what is wrong with it."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
 
 
 def read(path: Path, size: int = 4, classes: int | None = 10, processes: int = 0) -> list[Batch]:
-    shard = ShardRecord(tar="x", url=str(path), samples=scan(str(path)).samples, size=-1)
+    shard = ShardRecord(name="x", url=str(path), samples=scan(str(path)).samples, size=-1)
     with Decoders(processes) as pool:
         return list(batches(shard, 99, FRAME, size, classes, pool))
 
@@ -66,7 +66,7 @@ BAD = {
         "label 10 is outside of 0 … 9",
     ),
     "label too small": ([("b.jpg", jpeg()), ("b.cls", b"-1")], Status.LABEL_OUT_OF_RANGE, "outside of 0 … 9"),
-    "same key again": ([("s0001.jpg", jpeg()), ("s0001.cls", b"1")], Status.DUPLICATE_KEY, "sample 1 of this tar"),
+    "same key again": ([("s0001.jpg", jpeg()), ("s0001.cls", b"1")], Status.DUPLICATE_KEY, "sample 1 of this shard"),
     "key that climbs": ([("../../b.jpg", jpeg()), ("../../b.cls", b"1")], Status.UNSAFE_KEY, "would leave the folder"),
     "absolute key": ([("/etc/b.jpg", jpeg()), ("/etc/b.cls", b"1")], Status.UNSAFE_KEY, "would leave the folder"),
 }

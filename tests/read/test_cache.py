@@ -1,4 +1,4 @@
-"""Copies of remote tars: made once, whole, in bounds, and never taken for another."""
+"""Copies of remote shards: made once, whole, in bounds, and never taken for another."""
 
 import os
 import time

@@ -24,7 +24,7 @@ from schemas.samples import Status
 
 
 def shard(path: Path, count: int) -> ShardRecord:
-    return ShardRecord(tar="x", url=str(path), samples=count, size=-1)
+    return ShardRecord(name="x", url=str(path), samples=count, size=-1)
 
 
 def named(names: list[str]) -> list[Entry]:
@@ -89,12 +89,12 @@ def broken(data: bytes, how: str) -> bytes:
     member = data.index(b"s0003.jpg")
     return {
         "empty file": b"",
-        "no tar": b"these are no blocks of a tar" * 100,
+        "no shard": b"these are no blocks of a shard" * 100,
         "cut in a member": data[: member + 600],
         "cut in a header": data[: member + 100],
         "cut between members": data[:member],
         "broken header": data[:member] + b"\xff" * 512 + data[member + 512 :],
-        "two tars in one": data + data,
+        "two shards in one": data + data,
         "garbage behind": data + b"x" * 40000,
     }[how]
 
@@ -103,12 +103,12 @@ def broken(data: bytes, how: str) -> bytes:
     ("how", "says"),
     [
         ("empty file", "it is empty"),
-        ("no tar", "it is not a tar"),
+        ("no shard", "it is not a shard"),
         ("cut in a member", "it is truncated"),
         ("cut in a header", "truncated|header"),
         ("cut between members", "truncated: it ends at byte"),
         ("broken header", "header at byte .* is broken"),
-        ("two tars in one", "something follows the mark of its end"),
+        ("two shards in one", "something follows the mark of its end"),
         ("garbage behind", "something follows the mark of its end"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["empty file", "no tar", "cut in a member", "cut in a header", "cut between members", "broken header"]
+    "how", ["empty file", "no shard", "cut in a member", "cut in a header", "cut between members", "broken header"]
 )
 def test_a_read_of_a_broken_tar_raises(tmp_path: Path, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
@@ -147,14 +147,14 @@ def test_a_tar_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> Non
 
 def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(4))
-    planned = ShardRecord(tar="x", url=str(path), samples=2, size=-1, problem="it is truncated")
+    planned = ShardRecord(name="x", url=str(path), samples=2, size=-1, problem="it is truncated")
     assert len(list(read(planned, 4))) == 4
     with pytest.raises(CorruptShardError, match="holds 4 samples, but has room for 3"):
         list(read(planned, 3))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-@pytest.mark.parametrize("how", ["cut in a member", "cut between members", "broken header", "two tars in one"])
+@pytest.mark.parametrize("how", ["cut in a member", "cut between members", "broken header", "two shards in one"])
 def test_a_compressed_tar_is_checked_to_its_end(tmp_path: Path, pack, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(pack(broken(path.read_bytes(), how)))
@@ -218,7 +218,7 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("a.cls", b"3")])
     url = f"pipe:cat {path}"
     assert scan(url).samples == 1
-    ((only),) = read(ShardRecord(tar="x", url=url, samples=1, size=-1), 9)
+    ((only),) = read(ShardRecord(name="x", url=url, samples=1, size=-1), 9)
     assert only.image().data == jpeg()
 
 
@@ -263,7 +263,7 @@ def test_memory_does_not_grow_with_members(tmp_path: Path) -> None:
 
 
 def kept(path: Path, count: int) -> ShardRecord:
-    return ShardRecord(tar="x", url=str(path), samples=count, size=-1, problem="it is truncated", kept=True)
+    return ShardRecord(name="x", url=str(path), samples=count, size=-1, problem="it is truncated", kept=True)
 
 
 @pytest.mark.parametrize("pipe", ["", "pipe:cat "])

@@ -47,7 +47,7 @@ class ClientError(Exception):
 
 @pytest.fixture
 def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], str]:
-    """URL of a tar that comes up to its middle."""
+    """URL of a shard that comes up to its middle."""
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
     monkeypatch.setattr(storage_io, "_TRIES", 2)
 
@@ -75,7 +75,7 @@ def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exc
 )
 def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack: bool) -> None:
     url = unreliable(error, pack)
-    for use in (lambda: scan(url), lambda: list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))):
+    for use in (lambda: scan(url), lambda: list(read(ShardRecord(name="a", url=url, samples=9, size=-1), 9))):
         with pytest.raises(OSError, match=r"unreliable://bucket/a\.tar") as failed:
             use()
         assert failed.value.errno
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_a_problem_of_the_tar(unreliable, error: Exception,
     url = unreliable(error)
     assert scan(url).problem == says
     with pytest.raises(CorruptShardError, match=says):
-        list(read(ShardRecord(tar="a", url=url, samples=9, size=-1), 9))
+        list(read(ShardRecord(name="a", url=url, samples=9, size=-1), 9))
 
 
 def test_a_plan_without_the_network_is_refused(unreliable) -> None:

@@ -77,14 +77,14 @@ def test_every_unit_ends_exactly_once(units: int, window: int, events: list[str]
         elif busy := crew.busy():
             crew.end(data.draw(st.sampled_from(busy)), event)
         assert sorted(crew.busy()) == sorted(dispatcher.busy)
-        assert dispatcher.left + len(crew.done) + len(dispatcher.set_aside) == units
+        assert dispatcher.left + len(crew.done) + len(dispatcher.quarantined) == units
     if not crew.actors:
         crew.hire()
     while not dispatcher.finished:  # no deadlock: from any state, finishing what is in flight ends it
         crew.hand_out()
         assert crew.busy()
         crew.end(crew.busy()[0], "finish")
-    ended = [*crew.done, *dispatcher.set_aside]
+    ended = [*crew.done, *dispatcher.quarantined]
     assert len(set(ended)) == len(ended)
     assert dispatcher.done == len(crew.done)
     if not crew.drained:
@@ -132,7 +132,7 @@ def test_a_dismissed_actor_blames_no_unit() -> None:
         dispatcher.join(actor)
         dispatcher.next()
         dispatcher.leave(actor, "its node is gone", blame=False)
-    assert dispatcher.set_aside == {}
+    assert dispatcher.quarantined == {}
 
 
 def test_when_drained_it_ends_with_what_is_in_work() -> None:
@@ -146,7 +146,7 @@ def test_when_drained_it_ends_with_what_is_in_work() -> None:
     dispatcher.finish(0, 0)
     dispatcher.fail(1, 1, "broken", final=False)
     assert dispatcher.finished
-    assert (dispatcher.done, dispatcher.left, dispatcher.set_aside) == (1, 4, {})
+    assert (dispatcher.done, dispatcher.left, dispatcher.quarantined) == (1, 4, {})
 
 
 def test_memory_does_not_grow_with_the_units() -> None:
@@ -184,7 +184,7 @@ def test_a_unit_that_kills_its_actors_is_set_aside_and_the_one_behind_it_is_not_
         dispatcher.join(actor)
         assert [dispatcher.next().unit for _ in range(2)] == [7, 8]
         dispatcher.leave(actor, "out of memory")
-    assert dispatcher.set_aside == {7: "3 actors were lost over it; the last: out of memory"}
+    assert dispatcher.quarantined == {7: "3 actors were lost over it; the last: out of memory"}
     dispatcher.join(9)
     assignment = dispatcher.next()
     assert (assignment.unit, assignment.attempt) == (8, 4)
@@ -199,7 +199,7 @@ def test_a_failure_is_tried_again_so_many_times() -> None:
         assert not dispatcher.finished
         assert dispatcher.next().attempt == attempt
         dispatcher.fail(0, 0, f"error {attempt}", final=False)
-    assert dispatcher.set_aside == {0: "error 3"}
+    assert dispatcher.quarantined == {0: "error 3"}
     assert dispatcher.finished
 
 

@@ -28,12 +28,12 @@ GPU = Pilot(
     bytes=1000,
     commit_bytes=70,
 )
-"""A tenth of a second of the network an image, two of the method, 0.05 beside; four seconds a tar; 0.4 to decode."""
+"""A tenth of a second of the network an image, two of the method, 0.05 beside; four seconds a shard; 0.4 to decode."""
 
 
 @pytest.fixture
 def planned(spec: RunSpec, tmp_path: Path) -> RunRecord:
-    """16 images in three tars, of two targets."""
+    """16 images in three shards, of two targets."""
     return plan(spec, str(tmp_path / "atlas"))
 
 
@@ -43,8 +43,8 @@ def test_beside_a_gpu_an_actor_takes_the_longer_of_decoding_and_network(planned:
         {"decode": 6.4, "forward": 1.6, "legrad": 3.2, "collect": 0.8, "write": 9.0, "drift": 3.0}
     )
     assert (expected.limit, expected.enough_processes) == ("network", 2)
-    assert expected.tar_seconds == pytest.approx((1.6 + 3.2 + 0.8 + 9 + 3) / 3)
-    assert expected.hours == pytest.approx(2 * expected.tar_seconds / 3600)  # three tars on two are two rounds
+    assert expected.shard_seconds == pytest.approx((1.6 + 3.2 + 0.8 + 9 + 3) / 3)
+    assert expected.hours == pytest.approx(2 * expected.shard_seconds / 3600)  # three shards on two are two rounds
     assert expected.actor_hours == pytest.approx(17.6 / 3600)
 
 
@@ -121,6 +121,9 @@ def test_a_run_takes_what_was_expected_of_it(
 def test_a_pilot_needs_pictures(spec: RunSpec, tmp_path: Path) -> None:
     (tmp_path / "empty.tar").touch()
     loaded = load(spec.model)
-    for name, says in (("empty.tar", "empty.tar: it is empty; name a tar that is whole"), ("no.tar", "no such shard")):
+    for name, says in (
+        ("empty.tar", "empty.tar: it is empty; name a shard that is whole"),
+        ("no.tar", "no such shard"),
+    ):
         with pytest.raises(UsageError, match=says):
             pilot(spec, loaded, "cpu", str(tmp_path / name))

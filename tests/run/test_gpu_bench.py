@@ -15,7 +15,7 @@ def test_the_table_has_both_ways_and_the_difference_between_them(capsys: pytest.
     table = {
         name: cells for name, *cells in (line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line)
     }
-    speeds = [float(cell) for cell in table["images/s, tar to atlas"]]
+    speeds = [float(cell) for cell in table["images/s, shard to atlas"]]
     assert min(speeds) > 0
     assert [float(cell) == 0 for cell in table["decode, ms an image"]] == [True, False]
     assert table["not decoded on the device"] == ["0", "0"]

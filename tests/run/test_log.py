@@ -1,4 +1,4 @@
-"""A line of JSON for each attempt at a tar, with the same fields whatever became of it."""
+"""A line of JSON for each attempt at a shard, with the same fields whatever became of it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from schemas.errors import RunFailedError
 from schemas.run import RunSpec
 
 FIELDS = [
-    "time", "event", "outcome", "tar", "tar_index", "attempt",
+    "time", "event", "outcome", "shard", "shard_index", "attempt",
     "host", "rows", "ok", "failed", "bytes", "seconds", "reason",
 ]  # fmt: skip
 
@@ -28,11 +28,11 @@ def test_done_tried_again_and_set_aside(spec: RunSpec, tmp_path: Path, monkeypat
     (tmp_path / "shards" / "part-0.tar").write_bytes(b"junk" * 1000)
     process, failed = Worker.process, []
 
-    def once(self: Worker, tar_index: int, attempt: int = 1):
-        if tar_index == 1 and not failed:
-            failed.append(tar_index)
+    def once(self: Worker, shard_index: int, attempt: int = 1):
+        if shard_index == 1 and not failed:
+            failed.append(shard_index)
             raise OSError("s3://bucket?token=abcd: timed out\nwith a second line")
-        return process(self, tar_index, attempt)
+        return process(self, shard_index, attempt)
 
     monkeypatch.setattr(Worker, "process", once)
     plan(spec, str(tmp_path / "atlas"))
@@ -40,8 +40,8 @@ def test_done_tried_again_and_set_aside(spec: RunSpec, tmp_path: Path, monkeypat
     with pytest.raises(RunFailedError, match=f"go on with: vitatlas run .* --log {log}"):
         run(str(tmp_path / "atlas"), ExecutionOptions("inline", log=str(log)))
     found = lines(log.read_text())
-    assert [(line["tar"], line["outcome"], line["attempt"]) for line in found] == [
-        ("part-0", "set_aside", 1),
+    assert [(line["shard"], line["outcome"], line["attempt"]) for line in found] == [
+        ("part-0", "quarantined", 1),
         ("part-1", "again", 1),
         ("part-2", "done", 1),
         ("part-1", "done", 2),
@@ -60,10 +60,10 @@ def test_a_run_that_goes_on_appends_and_standard_error_is_a_log_too(vitatlas, sp
     code, _, err = vitatlas("run", tmp_path / "atlas", "--executor", "inline", "--log", "-")
     assert (code, len(lines(err))) == (0, 3)
     (tmp_path / "log").write_text("")
-    for tar in ("part-0", "part-1"):
-        (tmp_path / "atlas" / "commits" / f"{tar}.json").unlink()
+    for shard in ("part-0", "part-1"):
+        (tmp_path / "atlas" / "commits" / f"{shard}.json").unlink()
         assert vitatlas("run", tmp_path / "atlas", "--executor", "inline", "--log", tmp_path / "log")[0] == 0
-    assert [line["tar"] for line in lines((tmp_path / "log").read_text())] == ["part-0", "part-1"]
+    assert [line["shard"] for line in lines((tmp_path / "log").read_text())] == ["part-0", "part-1"]
 
 
 def test_a_log_that_cannot_be_written_is_a_mistake_before_any_work(vitatlas, spec: RunSpec, tmp_path: Path) -> None:

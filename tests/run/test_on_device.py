@@ -199,7 +199,7 @@ def test_a_run_counts_what_was_not_decoded_on_the_device(mixed: RunSpec, tmp_pat
     assert atlas.commits["part-1"].fallbacks == {"PNG": 1, "not baseline": 1}
     assert atlas.commits["part-1"].statuses == {"ok": 6, "undecodable": 1}
     assert {"read", "decode"} <= set(atlas.commits["part-1"].seconds)
-    table = atlas.tar("part-1").samples
+    table = atlas.shard("part-1").samples
     assert table["fallback"].to_pylist() == ["PNG", None, None, None, "not baseline", None, None]
 
 
@@ -211,8 +211,8 @@ def test_two_runs_that_decode_on_the_device_give_the_same_bytes(mixed: RunSpec, 
 
 
 def test_a_retry_keeps_the_count(mixed: RunSpec, tmp_path: Path) -> None:
-    out, tar = str(tmp_path / "atlas"), tmp_path / "shards" / "part-1.tar"
-    junk = tar.read_bytes()
+    out, shard = str(tmp_path / "atlas"), tmp_path / "shards" / "part-1.tar"
+    junk = shard.read_bytes()
     plan(mixed, out)
     run(out, ON_CPU)
     good = jpeg(3)
@@ -220,7 +220,7 @@ def test_a_retry_keeps_the_count(mixed: RunSpec, tmp_path: Path) -> None:
     members[0] = (members[0][0], encode(Image.new("RGB", (30, 20), "red"), "PNG"))
     members[9] = (members[9][0], good)
     members[12] = (members[12][0], jpeg(9, progressive=True))
-    assert write_tar(tar, members).read_bytes() != junk
+    assert write_tar(shard, members).read_bytes() != junk
     commit = run(out, ON_CPU, retry_failed=True).commits["part-1"]
     assert (commit.ok, commit.fallbacks) == (7, {"PNG": 1, "not baseline": 1})
 
@@ -309,8 +309,8 @@ def test_an_error_in_the_next_batch_leaves_no_half_tar(
 
 @pytest.mark.parametrize("processes", [0, 1])
 def test_batches_of_both_decoders_say_the_same_of_every_sample(mixed: RunSpec, tmp_path: Path, processes: int) -> None:
-    tar = tmp_path / "shards" / "part-1.tar"
-    shard = ShardRecord("part-1", str(tar), 7, tar.stat().st_size)
+    shard_name = tmp_path / "shards" / "part-1.tar"
+    shard = ShardRecord("part-1", str(shard_name), 7, shard_name.stat().st_size)
     found = []
     for decoders in (Decoders(processes), DeviceDecoders(CPU, processes)):
         flat = [each for batch in batches(shard, 7, FRAME, 3, 10, decoders) for each in batch.samples]

@@ -14,7 +14,7 @@ from schemas.run import ModelSpec, RunRecord, RunSpec
 def test_the_slot_is_the_largest_tar_rounded_up_to_the_chunk(spec: RunSpec, tmp_path: Path) -> None:
     run = plan(spec, str(tmp_path / "atlas"))
     assert (run.slot, run.chunk, run.samples, run.rows) == (7, 7, 16, 21)
-    assert [(shard.tar, shard.samples) for shard in run.shards] == [("part-0", 5), ("part-1", 7), ("part-2", 4)]
+    assert [(shard.name, shard.samples) for shard in run.shards] == [("part-0", 5), ("part-1", 7), ("part-2", 4)]
 
 
 def test_a_large_tar_has_several_chunks(checkpoint: ModelSpec, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_glob_that_matches_other_tars_now_is_refused(spec: RunSpec, tmp_path: 
     spec = spec.model_copy(update={"shards": (str(tmp_path / "shards" / "*.tar"),)})
     plan(spec, str(tmp_path / "atlas"))
     write_tar(tmp_path / "shards" / "part-9.tar", samples(1))
-    with pytest.raises(SpecMismatchError, match="the shards match 4 tars, not the 3 that were planned"):
+    with pytest.raises(SpecMismatchError, match="the shards match 4 shards, not the 3 that were planned"):
         plan(spec, str(tmp_path / "atlas"))
 
 

@@ -45,7 +45,7 @@ def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) ->
     plan(spec, str(tmp_path / "atlas"))
     broken = tmp_path / "shards" / "part-1.tar"
     broken.write_bytes(broken.read_bytes()[:6000])
-    with pytest.raises(RunFailedError, match=r"1 of 3 tars could not be done:\n .*part-1.tar: it is truncated"):
+    with pytest.raises(RunFailedError, match=r"1 of 3 shards could not be done:\n .*part-1.tar: it is truncated"):
         run(str(tmp_path / "atlas"), ExecutionOptions(actors=1))
     assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
 
@@ -79,8 +79,8 @@ def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
     done = len(Atlas.open(str(out)).commits)
     assert driver.returncode == (75 if done < 3 else 0)
     if done < 3:
-        assert re.search(r"stopping: [01] tars in work have 20 s; interrupt again to drop them", error)
-        assert f"stopped early, {3 - done} tars are left; go on with: vitatlas run {out} --address" in error
+        assert re.search(r"stopping: [01] shards in work have 20 s; interrupt again to drop them", error)
+        assert f"stopped early, {3 - done} shards are left; go on with: vitatlas run {out} --address" in error
     assert not (out / "lease.json").exists()
     run(str(out), INLINE)
     same_bytes(finished, out)
@@ -107,7 +107,7 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
     plan(spec, str(out))
 
     class Tripping(ray_executor._Actor):
-        """Of the first, the disk fails while it loads; of the second, the GPU at its first tar."""
+        """Of the first, the disk fails while it loads; of the second, the GPU at its first shard."""
 
         def prepare(self, *arguments):
             if self.first("loaded"):
@@ -145,7 +145,7 @@ def test_an_error_of_every_tar_ends_the_run(spec: RunSpec, tmp_path: Path, monke
     monkeypatch.setattr(ray_executor, "_Actor", Tripping)
     monkeypatch.setattr(ray_executor, "_FRUITLESS", 2)
     plan(spec, str(tmp_path / "atlas"))
-    says = r"2 actors in a row were lost before a tar was done; the last: RuntimeError: an error of this program"
+    says = r"2 actors in a row were lost before a shard was done; the last: RuntimeError: an error of this program"
     with pytest.raises(RunFailedError, match=says):
         run(str(tmp_path / "atlas"), ExecutionOptions(actors=1))
 

@@ -1,4 +1,4 @@
-"""Samples that have no maps, done again once their tars are mended."""
+"""Samples that have no maps, done again once their shards are mended."""
 
 import shutil
 from itertools import count
@@ -18,22 +18,22 @@ from schemas.run import RunSpec
 def test_retry_failed_does_only_the_samples_that_have_no_maps(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tar that was mended: its maps are those of a tar that was never broken, and no other tar is opened."""
-    out, tar = tmp_path / "atlas", tmp_path / "shards" / "part-1.tar"
-    whole, members = tar.read_bytes(), samples(7, 5)
+    """A shard that was mended: its maps are those of a shard that was never broken, and no other shard is opened."""
+    out, shard = tmp_path / "atlas", tmp_path / "shards" / "part-1.tar"
+    whole, members = shard.read_bytes(), samples(7, 5)
     for place in (9, 18):
         members[place] = (members[place][0], b"junk")
-    write_tar(tar, members)
+    write_tar(shard, members)
     plan(spec, str(out))
     assert run(str(out), INLINE).commits["part-1"].statuses == {"ok": 5, "undecodable": 2}
     assert run(str(out), INLINE, retry_failed=True).commits["part-1"].ok == 5  # nothing has changed yet
-    tar.write_bytes(whole)
+    shard.write_bytes(whole)
     assert run(str(out), INLINE).commits["part-1"].ok == 5  # it is done, and nobody asked for more
     done: list[tuple[str, int]] = []
     add = ShardWriter.add
 
     def watched(self: ShardWriter, row, maps, figures) -> None:
-        done.append((self.tar, row["ordinal"]))
+        done.append((self.shard, row["ordinal"]))
         add(self, row, maps, figures)
 
     monkeypatch.setattr(ShardWriter, "add", watched)
@@ -47,13 +47,13 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
 def test_a_crash_at_any_moment_of_a_retry_is_mended(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tar = tmp_path / "shards" / "part-1.tar"
-    whole, members = tar.read_bytes(), samples(7, 5)
+    shard = tmp_path / "shards" / "part-1.tar"
+    whole, members = shard.read_bytes(), samples(7, 5)
     members[9] = (members[9][0], b"junk")
-    write_tar(tar, members)
+    write_tar(shard, members)
     plan(spec, str(tmp_path / "first"))
     run(str(tmp_path / "first"), INLINE)
-    tar.write_bytes(whole)
+    shard.write_bytes(whole)
     for k in count(1):
         out = shutil.copytree(tmp_path / "first", tmp_path / f"crash-{k}")
         with crash_after(k, monkeypatch) as crash:
@@ -67,13 +67,13 @@ def test_a_crash_at_any_moment_of_a_retry_is_mended(
 
 
 def test_a_tar_of_other_samples_is_not_retried(spec: RunSpec, tmp_path: Path) -> None:
-    out, tar = str(tmp_path / "atlas"), tmp_path / "shards" / "part-1.tar"
+    out, shard = str(tmp_path / "atlas"), tmp_path / "shards" / "part-1.tar"
     members = samples(7, 5)
     members[9] = (members[9][0], b"junk")
-    write_tar(tar, members)
+    write_tar(shard, members)
     plan(spec, out)
     run(out, INLINE)
-    write_tar(tar, samples(7, 20))
+    write_tar(shard, samples(7, 20))
     with pytest.raises(RunFailedError, match=r"part-1: sample 3 was s0008 and is s0023 now; plan another atlas"):
         run(out, INLINE, retry_failed=True)
     assert Atlas.open(out).commits["part-1"].ok == 6

@@ -54,7 +54,7 @@ def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
         assert verify(str(out)).faults == []
         if not crash.happened:
             break
-    assert k > 45  # metadata of 3 methods, run.json, the lease, and 11 objects for each of 3 tars
+    assert k > 45  # metadata of 3 methods, run.json, the lease, and 11 objects for each of 3 shards
 
 
 def test_a_torn_object_without_commit_is_written_over(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_a_broken_tar_is_set_aside_and_done_when_it_is_mended(spec: RunSpec, tmp
     whole = broken.read_bytes()
     broken.write_bytes(whole[:5000])
     plan(spec, out)
-    with pytest.raises(RunFailedError, match=r"1 of 3 tars could not be done:\n.*part-0.tar: it is truncated"):
+    with pytest.raises(RunFailedError, match=r"1 of 3 shards could not be done:\n.*part-0.tar: it is truncated"):
         run(out, INLINE)
     assert list(Atlas.open(out).commits) == ["part-1", "part-2"]
-    assert Atlas.open(out).set_aside() == {"part-0": f"{broken}: it is truncated"}
+    assert Atlas.open(out).quarantined() == {"part-0": f"{broken}: it is truncated"}
     broken.write_bytes(whole)  # only its good part was counted, but there is room for all of it
     assert run(out, INLINE).commits["part-0"].ok == 5
-    assert Atlas.open(out).set_aside() == {}
+    assert Atlas.open(out).quarantined() == {}
     assert verify(out).faults == []
 
 
@@ -108,7 +108,7 @@ def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
 def test_bad_samples_are_rows_and_their_neighbours_keep_their_maps(
     finished: Path, spec: RunSpec, tmp_path: Path
 ) -> None:
-    """One image of the second tar is replaced by junk: same shape of batch, same bytes for all others."""
+    """One image of the second shard is replaced by junk: same shape of batch, same bytes for all others."""
     members = samples(7, 5)
     members[9] = (members[9][0], b"junk")
     write_tar(tmp_path / "shards" / "part-1.tar", members)
@@ -116,7 +116,7 @@ def test_bad_samples_are_rows_and_their_neighbours_keep_their_maps(
     plan(spec, str(out))
     atlas, good = run(str(out), INLINE), Atlas.open(str(finished))
     assert atlas.commits["part-1"].statuses == {"ok": 6, "undecodable": 1}
-    row = atlas.tar("part-1").samples.slice(3, 1).to_pylist()[0]
+    row = atlas.shard("part-1").samples.slice(3, 1).to_pylist()[0]
     assert (row["key"], row["row"], row["status"], row["width"]) == ("s0008", 10, "undecodable", None)
     assert "4 bytes" in row["error"]
     for method in atlas.methods:
@@ -146,7 +146,7 @@ def test_an_interrupt_stops_early_and_says_how_to_go_on(
     plan(spec, str(out))
 
     def interrupted(self: ShardWriter, *arguments: object):
-        if self.tar_index == 1:
+        if self.shard_index == 1:
             raise KeyboardInterrupt
         return commit(self, *arguments)
 
@@ -191,7 +191,7 @@ def test_a_map_that_is_not_finite_is_flagged_and_counted(
     commit = atlas.commits["part-0"]
     assert commit.statuses == {"ok": 5}
     assert commit.degenerate == {"attention": 4}
-    part = atlas.tar("part-0")
+    part = atlas.shard("part-0")
     assert part.flags("attention").tolist() == [0, 0, 2, 1, 0]
     assert atlas.flag("s0002", "attention", "predicted") == Flag.NOT_FINITE
     assert not part.maps("attention")[2:4].any()

@@ -1,4 +1,4 @@
-"""One function over many tars."""
+"""One function over many shards."""
 
 import importlib
 import os

@@ -95,8 +95,8 @@ def test_two_runs_that_know_nothing_of_each_other_write_the_same(finished: Path,
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [(each.communicate()[1], each.returncode) for each in runs]
-    # One may look at the end while the other is writing a tar anew, and then does not say that all is there.
-    assert all(code == 0 or "tars not done: 1, the first is part-" in says for says, code in said), said
+    # One may look at the end while the other is writing a shard anew, and then does not say that all is there.
+    assert all(code == 0 or "shards not done: 1, the first is part-" in says for says, code in said), said
     assert 0 in (code for _, code in said)
     same_bytes(finished, out)
 
@@ -109,7 +109,7 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
 
         def failing(shard, room, real=real):
             nonlocal left
-            if shard.tar == "part-1" and left:
+            if shard.name == "part-1" and left:
                 left -= 1
                 raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
             yield from real(shard, room)
@@ -121,9 +121,9 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
             assert atlas.commits["part-1"].attempt == 3
             same_bytes(finished, out)
         else:
-            with pytest.raises(RunFailedError, match=r"1 of 3 tars could not be done:\n .*part-1.tar: .*timed out"):
+            with pytest.raises(RunFailedError, match=r"1 of 3 shards could not be done:\n .*part-1.tar: .*timed out"):
                 run(str(out), INLINE)
-            assert Atlas.open(str(out)).set_aside() == {"part-1": "[Errno 110] Connection timed out"}
+            assert Atlas.open(str(out)).quarantined() == {"part-1": "[Errno 110] Connection timed out"}
 
 
 def test_what_another_run_undid_while_the_lease_was_waited_for_is_done(
@@ -158,7 +158,7 @@ def test_a_commit_that_vanishes_during_a_run_is_no_success(
         return record
 
     monkeypatch.setattr(ShardWriter, "commit", vanishing)
-    with pytest.raises(RunFailedError, match=r"tars not done: 1, the first is part-0; go on with: vitatlas run"):
+    with pytest.raises(RunFailedError, match=r"shards not done: 1, the first is part-0; go on with: vitatlas run"):
         run(str(out), INLINE)
 
 
@@ -189,10 +189,10 @@ def test_an_error_of_another_kind_sets_its_tar_aside_and_one_of_every_tar_ends_t
         out = str(tmp_path / f"atlas-{len(broken)}")
         plan(spec, out)
 
-        def failing(self: Worker, tar_index: int, wanted=None, broken=broken):
-            if tar_index in broken:
+        def failing(self: Worker, shard_index: int, wanted=None, broken=broken):
+            if shard_index in broken:
                 raise RuntimeError("an error of the GPU")
-            return explain(self, tar_index, wanted)
+            return explain(self, shard_index, wanted)
 
         monkeypatch.setattr(Worker, "explain", failing)
         with pytest.raises(RunFailedError if len(broken) == 1 else RuntimeError, match="an error of the GPU"):

@@ -52,7 +52,7 @@ def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, t
     plan(spec, str(out))
     seen = StatusReader(str(out))
     before = seen.look()
-    assert (before.tars, before.done, before.images, before.alive, before.over) == (3, 0, 16, False, False)
+    assert (before.shards, before.done, before.images, before.alive, before.over) == (3, 0, 16, False, False)
     mine = LeaseRecord(holder="a", host="elsewhere", pid=1, since="2020-01-01T00:00:00+00:00", at_work=("part-1",))
     (out / LEASE).write_bytes(mine.to_bytes())
     assert (seen.look().alive, seen.look().at_work, seen.look().rate) == (True, ("part-1",), None)
@@ -73,9 +73,9 @@ def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatc
     read: list[str] = []
     seen, get = StatusReader(str(finished)), status.Atlas._commit
 
-    def counted(self, index: int, tar: str, data: bytes):
-        read.append(tar)
-        return get(self, index, tar, data)
+    def counted(self, index: int, shard: str, data: bytes):
+        read.append(shard)
+        return get(self, index, shard, data)
 
     monkeypatch.setattr(status.Atlas, "_commit", counted)
     for _ in range(3):
@@ -94,14 +94,14 @@ def test_a_holder_that_is_silent_is_not_at_work(spec: RunSpec, tmp_path: Path, m
 
 
 def test_a_run_says_what_it_is_at(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an inline run hands to its lease, tar by tar."""
+    """What an inline run hands to its lease, shard by shard."""
     said: list[tuple[str, ...]] = []
     monkeypatch.setattr(
-        Lease, "at_work", property(lambda self: (), lambda self, tars: said.append(tars)), raising=False
+        Lease, "at_work", property(lambda self: (), lambda self, shards: said.append(shards)), raising=False
     )
     plan(spec, str(tmp_path / "atlas"))
     run(str(tmp_path / "atlas"), INLINE)
-    assert [tars for tars in said if tars] == [("part-0",), ("part-1",), ("part-2",)]
+    assert [shards for shards in said if shards] == [("part-0",), ("part-1",), ("part-2",)]
 
 
 def test_what_a_run_says_stands_in_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_what_a_run_says_stands_in_its_lease(tmp_path: Path, monkeypatch: pytest
 def test_watching_ends_with_the_run_one_line_a_look(vitatlas, finished: Path) -> None:
     code, text, _ = vitatlas("status", finished, "--watch")
     assert code == 0
-    assert text.startswith("tars 3 of 3, running none, no run is at work, failed 0, images 16 of 16, images/s –")
+    assert text.startswith("shards 3 of 3, running none, no run is at work, failed 0, images 16 of 16, images/s –")
     assert len(text.splitlines()) == 1
     code, text, _ = vitatlas("status", finished, "--watch", "--json")
     (look,) = (json.loads(line) for line in text.splitlines())
@@ -142,7 +142,7 @@ def test_who_stops_watching_is_not_told_that_the_run_has_stopped(
 
 
 def test_a_run_that_set_tars_aside_ends_with_one_and_the_reasons(vitatlas, spec: RunSpec, tmp_path: Path) -> None:
-    """A reason is counted, whatever the tar; what a stranger named is text."""
+    """A reason is counted, whatever the shard; what a stranger named is text."""
     for name in ("part-0.tar", "part-1.tar"):
         broken = tmp_path / "shards" / name
         broken.write_bytes(broken.read_bytes()[:5000])
@@ -155,7 +155,7 @@ def test_a_run_that_set_tars_aside_ends_with_one_and_the_reasons(vitatlas, spec:
     assert code == 1
     assert "failed 2" in text
     assert "; 1 × undecodable; 2 × it is truncated" in text
-    assert f"2 of 3 tars could not be done; vitatlas status {out} says why" in err
+    assert f"2 of 3 shards could not be done; vitatlas status {out} says why" in err
 
 
 def test_a_terminal_gets_a_picture_in_which_names_are_text(finished: Path) -> None:

@@ -100,21 +100,21 @@ def bucket(proxy: Proxy, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def tars(_proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three tars of 5, 7 and 4 samples in a bucket; a brace pattern."""
-    folder = tmp_path_factory.mktemp("tars")
+def shards(_proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three shards of 5, 7 and 4 samples in a bucket; a brace pattern."""
+    folder = tmp_path_factory.mktemp("shards")
     for index, number in enumerate((5, 7, 4)):
         write_tar(folder / f"part-{index}.tar", samples(number, (0, 5, 12)[index]))
     with _reached(_proxy):
-        s3fs.S3FileSystem().mkdir("tars")
+        s3fs.S3FileSystem().mkdir("shards")
         s3fs.S3FileSystem().put(f"{folder}/*.tar", "tars/")
     return "s3://tars/part-{0..2}.tar"
 
 
 @pytest.fixture(scope="session")
-def remote(tars: str, checkpoint: ModelSpec) -> RunSpec:
-    """A run over those tars."""
-    return RunSpec(shards=(tars,), model=checkpoint, methods=FAST, batch_size=4)
+def remote(shard_names: str, checkpoint: ModelSpec) -> RunSpec:
+    """A run over those shards."""
+    return RunSpec(shards=(shard_names,), model=checkpoint, methods=FAST, batch_size=4)
 
 
 @pytest.fixture(scope="session")

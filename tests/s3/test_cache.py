@@ -1,4 +1,4 @@
-"""Copies of tars that lie in a bucket."""
+"""Copies of shards that lie in a bucket."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from schemas.run import RunSpec
 
 
 def asked(proxy: Proxy) -> list[tuple[str, str]]:
-    """Requests for tars since the last time."""
+    """Requests for shards since the last time."""
     found = [(method, path) for method, path in proxy.requests if path.endswith(".tar")]
     proxy.requests.clear()
     return found

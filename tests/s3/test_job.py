@@ -1,4 +1,4 @@
-"""The whole job with tars and atlas in buckets, behind a network and a server that fail."""
+"""The whole job with shards and atlas in buckets, behind a network and a server that fail."""
 
 import json
 import os
@@ -61,11 +61,11 @@ def test_the_whole_job_gives_the_same_bytes_in_a_bucket(
     assert vitatlas("plan", *flags(remote), "--out", out)[0] == 0
     assert vitatlas("verify", out)[0] == 75
     code, text, _ = vitatlas("run", out, "--executor", "inline")
-    assert (code, "complete 3 tars, 16 images with maps, 0 without" in text) == (0, True)
+    assert (code, "complete 3 shards, 16 images with maps, 0 without" in text) == (0, True)
     same_objects(out, undisturbed)
     assert not [name for name, data in contents(out).items() if os.environ["AWS_SECRET_ACCESS_KEY"] in str(data)]
     assert vitatlas("verify", out)[0] == 0
-    assert json.loads(vitatlas("status", out, "--json")[1])["tars"] == {"done": 3, "planned": 3}
+    assert json.loads(vitatlas("status", out, "--json")[1])["shards"] == {"done": 3, "planned": 3}
 
     local = tmp_path / "atlas"
     shutil.copytree(undisturbed, local)
@@ -120,7 +120,7 @@ def test_actors_do_not_mind_either(undisturbed: Path, remote: RunSpec, bucket: s
     done = subprocess.run(
         [*command, "--address", "local", "--actors", "2"], capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.returncode, "complete 3 tars, 16 images" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "complete 3 shards, 16 images" in done.stdout) == (0, True), done.stderr
     assert proxy.injected.total() > 3
     proxy.heal()
     same_objects(f"{bucket}/atlas", undisturbed)
@@ -150,7 +150,7 @@ def test_a_server_that_only_fails_ends_the_run_and_the_same_command_goes_on(
     assert re.search(r"6 times in \d+ s", err.splitlines()[-1])
     proxy.heal()
     monkeypatch.setattr(ObjectStore, "put", put)
-    assert vitatlas("status", f"{bucket}/atlas")[1].startswith(f"{bucket}/atlas: 1 of 3 tars are done")
+    assert vitatlas("status", f"{bucket}/atlas")[1].startswith(f"{bucket}/atlas: 1 of 3 shards are done")
     assert vitatlas(*command)[0] == 0
     same_objects(f"{bucket}/atlas", undisturbed)
 
@@ -201,4 +201,4 @@ def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
         plan(small, out)
         run(out, INLINE)
         same_objects(out, tmp_path / "atlas")
-    assert k > 16  # metadata of one method, run.json, and 5 objects for each of 2 tars
+    assert k > 16  # metadata of one method, run.json, and 5 objects for each of 2 shards

@@ -51,15 +51,15 @@ TRUTH = Truths(
 def labels() -> Iterator[Label]:
     for key, mask in MASKS.items():
         coded = [rle.encode(np.asfortranarray(each, np.uint8)) for each in (mask, IGNORED[key])]
-        yield Label({"tar": "part-0", "key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
-    yield Label({"tar": "part-0", "key": "unlabelled"}, "too_small")
-    yield Label({"tar": "part-0", "key": "box"}, "ok", mask_rle=coded[0])
-    yield Label({"tar": "part-0", "key": "unheard of"}, "ok", mask_rle=coded[0])
+        yield Label({"shard": "part-0", "key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
+    yield Label({"shard": "part-0", "key": "unlabelled"}, "too_small")
+    yield Label({"shard": "part-0", "key": "box"}, "ok", mask_rle=coded[0])
+    yield Label({"shard": "part-0", "key": "unheard of"}, "ok", mask_rle=coded[0])
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The same labels as PNG in a tar."""
+    """The same labels as PNG in a shard."""
     (tmp_path / "png").mkdir()
     with tarfile.open(tmp_path / "png" / "part-0.tar", "w") as archive:
         for key, mask in MASKS.items():
@@ -108,8 +108,8 @@ def test_without_labels_there_is_no_number() -> None:
 def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no png/\*\.tar; make some with vitatlas label"):
         score_masks(str(tmp_path / "nowhere"), TRUTH)
-    tar = folder / "png" / "part-0.tar"
-    tar.write_bytes(tar.read_bytes()[:700])
+    shard = folder / "png" / "part-0.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(RunFailedError, match=r"png/part-0\.tar: cannot be read"):
         score_masks(str(folder), TRUTH)
 
@@ -117,12 +117,12 @@ def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_
 def test_masks_of_another_size_are_refused() -> None:
     coded = rle.encode(np.ones((5, 5), np.uint8, "F"))
     with pytest.raises(UsageError, match="empty: is 5×5 pixels, but 30×20 in the truth"):
-        score_masks([Label({"tar": "part-0", "key": "empty"}, "ok", mask_rle=coded)], TRUTH)
+        score_masks([Label({"shard": "part-0", "key": "empty"}, "ok", mask_rle=coded)], TRUTH)
 
 
 def test_two_labels_of_one_truth_are_named() -> None:
     coded = rle.encode(np.asfortranarray(MASKS["folder/a"], np.uint8))
-    twice = [Label({"tar": tar, "key": "folder/a"}, "ok", mask_rle=coded) for tar in ("part-0", "part-1")]
+    twice = [Label({"shard": shard, "key": "folder/a"}, "ok", mask_rle=coded) for shard in ("part-0", "part-1")]
     with pytest.raises(UsageError, match="folder/a would be the truth of folder/a in part-1 and folder/a in part-0"):
         score_masks(twice, TRUTH)
 
@@ -131,5 +131,5 @@ def test_a_picture_of_which_everything_is_ignored_has_no_figures() -> None:
     nothing, everything = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     truth = Truths("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
     coded = rle.encode(np.asfortranarray(everything, np.uint8))
-    found = score_masks([Label({"tar": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
+    found = score_masks([Label({"shard": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
     assert (found.images, found.unlabelled) == (0, 0)

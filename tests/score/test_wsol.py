@@ -94,7 +94,7 @@ def test_what_is_counted_is_not_counted_again(atlas: Atlas, world: World, scored
     rows, out = scored
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "localization.parquet").unlink()
-    monkeypatch.setattr("pipeline.score.score_atlas.count_tar", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("pipeline.score.score_atlas.score_shard", lambda *_: pytest.fail("counted again"))
     again = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
     assert rows_of(again) == rows
     for name in ("localization.parquet", "curves.parquet", "curves.png"):

@@ -27,7 +27,7 @@ def change(world: World, tmp_path: Path, how: Callable[[dict], Any]) -> str:
 
 
 def first(pictures: int) -> Callable[[dict], None]:
-    """Truth of so many pictures only; the first tar has 24."""
+    """Truth of so many pictures only; the first shard has 24."""
 
     def keep(content: dict) -> None:
         content["images"] = content["images"][:pictures]
@@ -46,16 +46,16 @@ def without(number: int) -> Callable[[dict], None]:
     return take_out
 
 
-def of_keys(spec: RunSpec, tmp_path: Path, tars: dict[str, list[str]], labelled: bool = True) -> Atlas:
-    """An atlas of 40 × 30 pictures with these keys, by tar."""
-    for tar, keys in tars.items():
+def of_keys(spec: RunSpec, tmp_path: Path, shard_names: dict[str, list[str]], labelled: bool = True) -> Atlas:
+    """An atlas of 40 × 30 pictures with these keys, by shard."""
+    for shard, keys in shard_names.items():
         members = [
             (f"{key}.{kind}", data)
             for number, key in enumerate(keys)
             for kind, data in (("jpg", jpeg(number)), *([("cls", b"1")] if labelled else []))
         ]
-        write_tar(tmp_path / "keys" / f"{tar}.tar", members)
-    shards = tuple(str(tmp_path / "keys" / f"{tar}.tar") for tar in tars)
+        write_tar(tmp_path / "keys" / f"{shard}.tar", members)
+    shards = tuple(str(tmp_path / "keys" / f"{shard}.tar") for shard in shard_names)
     plan(spec.model_copy(update={"shards": shards}), str(tmp_path / "of_keys"))
     return run(str(tmp_path / "of_keys"), INLINE)
 

@@ -59,7 +59,7 @@ def test_a_tar_whose_name_climbs_is_not_followed(vitatlas: Vitatlas, atlas: Path
     (inside / "policy.yaml").write_text("{name: a, methods: [legrad], cut: {kind: otsu}}")
     target = atlas / "commits" / ".." / ".." / "part-0.json"
     target.resolve().write_bytes((atlas / "commits" / "part-0.json").read_bytes())
-    falsify(atlas / "run.json", lambda record: record["shards"][0].update(tar="../../part-0"))
+    falsify(atlas / "run.json", lambda record: record["shards"][0].update(shard="../../part-0"))
     for command in (["status"], ["verify"], ["label", "--policy", inside / "policy.yaml", "--out", inside / "masks"]):
         _, _, err = vitatlas(command[0], atlas, *command[1:])
         assert "Traceback" not in err
@@ -69,7 +69,7 @@ def test_a_tar_whose_name_climbs_is_not_followed(vitatlas: Vitatlas, atlas: Path
 
 def test_a_run_over_such_a_tar_writes_nothing_outside(vitatlas: Vitatlas, atlas: Path, outside: Path) -> None:
     (atlas / "commits" / "part-0.json").unlink()
-    falsify(atlas / "run.json", lambda record: record["shards"][0].update(tar="../../../climbed"))
+    falsify(atlas / "run.json", lambda record: record["shards"][0].update(shard="../../../climbed"))
     code, _, err = vitatlas("run", atlas, "--executor", "inline")
     assert code != 0
     assert "Traceback" not in err

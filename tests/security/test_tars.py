@@ -1,4 +1,4 @@
-"""Tars of strangers: nothing in them runs, and no name in them leads anywhere."""
+"""Shards of strangers: nothing in them runs, and no name in them leads anywhere."""
 
 import io
 import json
@@ -116,10 +116,10 @@ def test_the_name_of_a_shard_is_only_a_name(
     monkeypatch.chdir(inside)
     shard = write_tar(inside / name, [("a.jpg", jpeg()), ("a.cls", b"1")])
     assert explained(vitatlas, shard, checkpoint, inside / "atlas")[0] == 0
-    (tar,) = Atlas.open(str(inside / "atlas")).commits
-    assert (inside / "atlas" / "commits" / f"{tar}.json").is_file()
+    (shard_name,) = Atlas.open(str(inside / "atlas")).commits
+    assert (inside / "atlas" / "commits" / f"{shard_name}.json").is_file()
     assert not (inside / "marker").exists()
-    assert not tar.startswith(".")
+    assert not shard_name.startswith(".")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_sample_table_has_its_schema_and_says_where_it_is_from(atlas: Atlas)
 
 
 def test_maps_are_those_of_explain(atlas: Atlas, world: World) -> None:
-    """From the tar's bytes, decoded here by other means, through the public function."""
+    """From the shard's bytes, decoded here by other means, through the public function."""
     import io
     import tarfile
 
@@ -83,7 +83,7 @@ def test_maps_are_those_of_explain(atlas: Atlas, world: World) -> None:
 def test_lazy_maps_and_one_map_agree(atlas: Atlas) -> None:
     lazy = atlas.maps("attention")
     assert np.array_equal(lazy[7, 1].values.astype(np.float32), atlas.map("scene_000007", "attention", "predicted"))
-    part = atlas.tar("demo-validation-01")
+    part = atlas.shard("demo-validation-01")
     assert np.array_equal(part.maps("attention")[3], atlas.map("scene_000027", "attention"))
     assert np.array_equal(atlas.map(27, "attention"), atlas.map("scene_000027", "attention"))
 
@@ -101,7 +101,7 @@ def test_a_constant_map_is_zero_and_its_range_keeps_the_value(atlas: Atlas) -> N
         (lambda a: a.map("scene_000000", "gradcam"), "has no maps of 'gradcam'; it has attention, legrad"),
         (lambda a: a.map("scene_000000", "legrad", "top5"), "has no target 'top5'; it has label, predicted"),
         (lambda a: a.maps("gradcam"), "has no maps of 'gradcam'"),
-        (lambda a: a.tar("demo-validation-09"), "is not finished"),
+        (lambda a: a.shard("demo-validation-09"), "is not finished"),
         (lambda a: Atlas.open(a.objects.url + "/samples"), "is not an atlas"),
         (lambda a: Atlas.open("/nowhere/at/all"), "is not an atlas"),
     ],
@@ -126,6 +126,6 @@ def test_an_atlas_is_sent_as_its_address_and_opened_once_a_process(
     first = pickle.loads(sent)
     assert pickle.loads(sent) is first
     assert first.run == atlas.run
-    assert first.tar("demo-validation-00").samples == atlas.tar("demo-validation-00").samples
+    assert first.shard("demo-validation-00").samples == atlas.shard("demo-validation-00").samples
     other = shutil.copytree(atlas.objects.url, tmp_path / "other")
     assert pickle.loads(pickle.dumps(Atlas.open(str(other)))).objects.url == str(other)

@@ -1,4 +1,4 @@
-"""What is asked of a store grows with the tars in a straight line: nothing is listed or parsed for each of them."""
+"""What is asked of a store grows with the shards in a straight line: nothing is listed or parsed for each of them."""
 
 import os
 from collections import Counter
@@ -24,12 +24,12 @@ POLICY = Policy(name="otsu", methods=("center",), cut=Cut(kind="otsu"))
 
 @pytest.fixture(scope="module")
 def atlases(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Atlases of 3, 6 and 9 tars."""
+    """Atlases of 3, 6 and 9 shards."""
     found = {}
     for size in SIZES:
         folder = tmp_path_factory.mktemp(f"of-{size}")
-        for tar in range(size):
-            write_tar(folder / f"{tar}.tar", samples(2, 2 * tar))
+        for shard in range(size):
+            write_tar(folder / f"{shard}.tar", samples(2, 2 * shard))
         spec = RunSpec(shards=(f"{folder}/*.tar",), model=checkpoint, methods=("center",), targets=("label",))
         plan(spec, f"{folder}/atlas")
         run(f"{folder}/atlas", INLINE)
@@ -41,7 +41,7 @@ def atlases(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def operations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Counted, with what is done for each tar in this process; how often a plan was parsed, too."""
+    """Counted, with what is done for each shard in this process; how often a plan was parsed, too."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     counts = counted(monkeypatch.setattr)
     plain = RunRecord.read

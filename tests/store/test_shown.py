@@ -17,10 +17,10 @@ from schemas.run import RunRecord
 
 
 def with_shards_at(atlas: Atlas, place: str) -> Atlas:
-    """The same atlas, whose tars are said to lie elsewhere."""
+    """The same atlas, whose shards are said to lie elsewhere."""
     content = atlas.run.model_dump(mode="json")
     for shard in content["shards"]:
-        shard["url"] = place.format(tar=shard["tar"])
+        shard["url"] = place.format(shard=shard["shard"])
     return Atlas(atlas.objects, RunRecord.model_validate(content))
 
 
@@ -63,8 +63,8 @@ def test_a_map_is_shown_over_its_picture(atlas: Atlas) -> None:
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("/nowhere/{tar}.tar", "no such file"),
-        ("pipe:touch {tar}.ran", "runs a shell command"),
+        ("/nowhere/{shard}.tar", "no such file"),
+        ("pipe:touch {shard}.ran", "runs a shell command"),
         ("{folder}/demo-validation-01.tar", "is not the picture"),
     ],
 )
@@ -83,7 +83,7 @@ def test_large_and_odd_pictures_are_shown_small(atlas: Atlas, tmp_path: Path) ->
     from pipeline.store.map_figure import show
 
     sample = {
-        "tar": atlas.run.shards[0].tar, "ordinal": 0, "key": "$x^$ \x1b", "label": None, "prediction": 1,
+        "shard": atlas.run.shards[0].name, "ordinal": 0, "key": "$x^$ \x1b", "label": None, "prediction": 1,
         "width": 60_000, "height": 10, "scale_x": 625.0, "scale_y": 10 / 96, "offset_x": 0.0, "offset_y": 0.0,
     }  # fmt: skip
     assert show(atlas, sample, {"legrad": np.eye(8, dtype=np.float32)}, "label").width < 2000
@@ -127,7 +127,7 @@ def test_a_loader_of_torch_gets_every_map_with_its_row_once(atlas: Atlas) -> Non
 
 
 def test_samples_without_maps_are_no_items(atlas: Atlas, tmp_path: Path) -> None:
-    """Of a tar that is not finished there is nothing either."""
+    """Of a shard that is not finished there is nothing either."""
     copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
     (copy / "commits" / "demo-validation-00.json").unlink()
     assert Atlas.open(str(copy)).dataset("legrad").rows.tolist() == list(range(24, 48))

@@ -59,15 +59,15 @@ def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
     with pytest.raises(
         RunFailedError, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"
     ):
-        Atlas.open(str(copy)).tar("demo-validation-00").maps("legrad")
+        Atlas.open(str(copy)).shard("demo-validation-00").maps("legrad")
     assert problems == [
         f"demo-validation-00: 24 samples that are ok have no legrad map of their {t}" for t in ("label", "predicted")
     ]
 
 
-def recommit(copy: Path, tar: str, change: Callable[[pa.Table], pa.Table]) -> None:
+def recommit(copy: Path, shard: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Change a sample table as if it had been committed so."""
-    table, record = copy / "samples" / f"{tar}.parquet", copy / "commits" / f"{tar}.json"
+    table, record = copy / "samples" / f"{shard}.parquet", copy / "commits" / f"{shard}.json"
     pq.write_table(change(pq.read_table(table)), table)
     content = json.loads(record.read_text())
     for entry in content["objects"]:
@@ -77,17 +77,17 @@ def recommit(copy: Path, tar: str, change: Callable[[pa.Table], pa.Table]) -> No
 
 
 def test_verify_recounts_rows_and_statuses_and_looks_for_a_key_that_comes_twice(copy: Path) -> None:
-    tar = "demo-validation-00"
-    whole = pq.read_table(copy / "samples" / f"{tar}.parquet")
-    recommit(copy, tar, lambda table: table.slice(1))
-    assert verify(str(copy)).faults == [f"{tar}: its sample table has not the 24 rows that were committed"]
+    shard = "demo-validation-00"
+    whole = pq.read_table(copy / "samples" / f"{shard}.parquet")
+    recommit(copy, shard, lambda table: table.slice(1))
+    assert verify(str(copy)).faults == [f"{shard}: its sample table has not the 24 rows that were committed"]
     failed = pa.array(["ok"] * 23 + ["undecodable"]).dictionary_encode()
-    recommit(copy, tar, lambda _: whole.set_column(whole.schema.get_field_index("status"), "status", failed))
+    recommit(copy, shard, lambda _: whole.set_column(whole.schema.get_field_index("status"), "status", failed))
     (fault,) = verify(str(copy)).faults
-    assert fault.startswith(f"{tar}: its rows have the statuses {{'ok': 23, 'undecodable': 1}}, {{'ok': 24}} were")
+    assert fault.startswith(f"{shard}: its rows have the statuses {{'ok': 23, 'undecodable': 1}}, {{'ok': 24}} were")
     keys = pa.array(["twin", "twin", *whole["key"].to_pylist()[2:]])
-    recommit(copy, tar, lambda _: whole.set_column(whole.schema.get_field_index("key"), "key", keys))
-    assert verify(str(copy)).faults == [f"{tar}: 2 samples that are ok have the key twin"]
+    recommit(copy, shard, lambda _: whole.set_column(whole.schema.get_field_index("key"), "key", keys))
+    assert verify(str(copy)).faults == [f"{shard}: 2 samples that are ok have the key twin"]
 
 
 def test_verify_finds_what_belongs_to_nothing(copy: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) 
         run(str(copy), INLINE)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"tar": 1}', "another tar's"])
+@pytest.mark.parametrize("content", ["", "{", '{"shard": 1}', "another shard's"])
 def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content: str) -> None:
     path = copy / "commits" / "demo-validation-01.json"
     other = (copy / "commits" / "demo-validation-00.json").read_text()

@@ -1,4 +1,4 @@
-"""Training on tars: it goes on where it stopped, and says what it reached."""
+"""Training on shards: it goes on where it stopped, and says what it reached."""
 
 from itertools import islice
 from pathlib import Path
@@ -196,10 +196,10 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
 def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:
     members = [(name, b"junk" if name.endswith("jpg") else data) for name, data in samples(6)]
     shard = write_tar(tmp_path / "one.tar", members)
-    with pytest.raises(RunFailedError, match="the held-out tars have no image that can be judged by"):
+    with pytest.raises(RunFailedError, match="the held-out shards have no image that can be judged by"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     frame = Frame.of(load(checkpoint).record, "squash")
-    with pytest.raises(RunFailedError, match="none of 1 tars has an image that can be learnt from"):
+    with pytest.raises(RunFailedError, match="none of 1 shards has an image that can be learnt from"):
         next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(Decoders(0)))
 
 

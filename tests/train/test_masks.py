@@ -203,8 +203,8 @@ def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
 
 def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
     source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[1]
-    for sample, label in zip(read_all(shard), labels_of(atlas, shard.tar, OTSU), strict=True):
-        known = source.of(shard.tar, sample)
+    for sample, label in zip(read_all(shard), labels_of(atlas, shard.name, OTSU), strict=True):
+        known = source.of(shard.name, sample)
         assert (known.object == label.mask).all()
         assert not known.ignore.any()
     assert source.count is None
@@ -220,20 +220,20 @@ def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: At
     nothing = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="fixed", at=1.0)}))
     constant = PseudoMasks(atlas.objects.url, Policy(name="p", methods=("uniform",), cut=Cut(kind="otsu")))
     shard = atlas.run.shards[0]
-    for sample, row in zip(read_all(shard), atlas.tar(shard.tar).samples.to_pylist(), strict=True):
-        assert predicted.of(shard.tar, sample) is not None or row["prediction"] != row["label"]
-        assert predicted.of(shard.tar, replace(sample, label=(row["prediction"] + 1) % 10)) is None
-        assert nothing.of(shard.tar, sample) is None
-        assert constant.of(shard.tar, sample) is None
+    for sample, row in zip(read_all(shard), atlas.shard(shard.name).samples.to_pylist(), strict=True):
+        assert predicted.of(shard.name, sample) is not None or row["prediction"] != row["label"]
+        assert predicted.of(shard.name, replace(sample, label=(row["prediction"] + 1) % 10)) is None
+        assert nothing.of(shard.name, sample) is None
+        assert constant.of(shard.name, sample) is None
 
 
 def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
     source = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"filter": Filter(area=(0.1, 0.3))}))
     known = {True: 0, False: 0}
     for shard in atlas.run.shards:
-        for sample, label in zip(read_all(shard), labels_of(atlas, shard.tar, OTSU), strict=True):
+        for sample, label in zip(read_all(shard), labels_of(atlas, shard.name, OTSU), strict=True):
             kept = 0.1 <= label.area <= 0.3
-            assert (source.of(shard.tar, sample) is not None) == kept
+            assert (source.of(shard.name, sample) is not None) == kept
             known[kept] += 1
     assert all(known.values())
 
@@ -241,8 +241,8 @@ def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
 def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
     policy = OTSU.model_copy(update={"background": Cut(kind="otsu", scale=0.7)})
     source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
-    for sample, label in zip(read_all(shard), labels_of(atlas, shard.tar, policy), strict=True):
-        known = source.of(shard.tar, sample)
+    for sample, label in zip(read_all(shard), labels_of(atlas, shard.name, policy), strict=True):
+        known = source.of(shard.name, sample)
         assert (known.ignore == label.ignore).all()
         assert known.ignore.any()
         assert not (known.object & known.ignore).any()
@@ -251,10 +251,10 @@ def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
 def test_a_policy_that_refines_reads_the_pictures_again(atlas: Atlas) -> None:
     refined = OTSU.model_copy(update={"refine": Pamr(iterations=2, dilations=(1, 4))})
     source, shard = PseudoMasks(atlas.objects.url, refined), atlas.run.shards[0]
-    pairs = zip(labels_of(atlas, shard.tar, OTSU), labels_of(atlas, shard.tar, refined), strict=True)
+    pairs = zip(labels_of(atlas, shard.name, OTSU), labels_of(atlas, shard.name, refined), strict=True)
     differ = 0
     for sample, (coarse, sharp) in zip(read_all(shard), pairs, strict=True):
-        known = source.of(shard.tar, sample)
+        known = source.of(shard.name, sample)
         assert (known.object == sharp.mask).all()
         differ += (known.object != coarse.mask).any()
     assert differ
@@ -268,7 +268,7 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
     frame = Frame.of(atlas.run.model, "crop")
     found = 0
     for sample in read_all(shard, frame):
-        if (known := source.of(shard.tar, sample)) is not None:
+        if (known := source.of(shard.name, sample)) is not None:
             found += 1
             assert 0 < known.ignore.mean() < 1
             assert not (known.object & known.ignore).any()
@@ -282,8 +282,8 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
 def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
     source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[0]
     with pytest.raises(UsageError, match="has no maps of train-77"):
-        source.check([replace(shard, tar="train-77")])
-    with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.tar}"):
+        source.check([replace(shard, shard="train-77")])
+    with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.name}"):
         source.check([replace(shard, samples=25)])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):
         PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"methods": ("gradcam",)}))

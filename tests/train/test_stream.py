@@ -1,4 +1,4 @@
-"""Tars as an endless stream whose place is a number."""
+"""Shards as an endless stream whose place is a number."""
 
 from itertools import islice
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_it_goes_on_from_any_place(counted: tuple[ShardRecord, ...], frame: Fram
 def test_ranks_share_an_epoch_among_them(counted: tuple[ShardRecord, ...], frame: Frame) -> None:
     for epoch in range(5):
         parts = [Stream(counted, frame, 3, None, 0, rank, 3).order(epoch) for rank in range(3)]
-        assert sorted(shard.tar for part in parts for shard in part) == sorted(shard.tar for shard in counted)
+        assert sorted(shard.name for part in parts for shard in part) == sorted(shard.name for shard in counted)
 
 
 def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path, frame: Frame) -> None:
@@ -63,5 +63,5 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path, frame: Frame) 
 
 
 def test_more_workers_than_tars_are_refused(counted: tuple[ShardRecord, ...], frame: Frame) -> None:
-    with pytest.raises(UsageError, match="there are 3 tars that can be used, too few for 4 workers"):
+    with pytest.raises(UsageError, match="there are 3 shards that can be used, too few for 4 workers"):
         Stream(counted, frame, 3, None, 0, 0, 4)

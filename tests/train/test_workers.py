@@ -93,7 +93,7 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
         for images in zip(*streams(prepared, pool, 10, learning), strict=True):
             parts = []
             for rank, each in enumerate(images):
-                batch = Labelled.of(each.tar, each.samples, each.pixels, None, learning)
+                batch = Labelled.of(each.shard, each.samples, each.pixels, None, learning)
                 batch = batch + pools[rank].draw(len(batch), one.step_count, (0, rank))
                 parts.append(one.loss(batch, rank))
             one.apply(*averaged(parts))

@@ -107,9 +107,9 @@ def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
 
 def test_labels_of_ours_are_truth_with_their_ignored_pixels(atlas: Atlas, tmp_path: Path) -> None:
     policy = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"), background=Cut(kind="otsu", scale=0.5))
-    tar = next(iter(atlas.commits))
-    labels = list(labels_of(atlas, tar, policy))
-    ((_, content),) = EXPORTERS["coco"].export(tar, labels, Context("sha256:0"))
+    shard = next(iter(atlas.commits))
+    labels = list(labels_of(atlas, shard, policy))
+    ((_, content),) = EXPORTERS["coco"].export(shard, labels, Context("sha256:0"))
     (tmp_path / "instances.json").write_bytes(content)
     truths = read_truth(tmp_path)
     for each in labels:

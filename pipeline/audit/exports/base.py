@@ -16,7 +16,7 @@ from schemas.run import RunRecord
 
 @dataclass(frozen=True)
 class Part:
-    """What an atlas has of one tar: of its n samples that have maps, in the order of the rows.
+    """What an atlas has of one shard: of its n samples that have maps, in the order of the rows.
 
     Attributes:
         samples: their rows of the sample table.
@@ -27,7 +27,7 @@ class Part:
             None: no truth was given.
     """
 
-    tar: str
+    shard: str
     samples: pa.Table
     classes: NDArray[np.int64]
     maps: Mapping[str, NDArray[np.float32]]
@@ -45,7 +45,7 @@ class Whole:
     Attributes:
         run: that made the atlas.
         about: what is asked for.
-        samples: row, tar, label, prediction, key of all samples that have maps, in the order of the rows.
+        samples: row, shard, label, prediction, key of all samples that have maps, in the order of the rows.
         audit: folder of the audit, with its tables.
     """
 
@@ -78,12 +78,12 @@ class Exporter(Protocol):
         """
         ...
 
-    def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
-        """Files of one tar, in which there is at least one sample."""
+    def of_shard(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+        """Files of one shard, in which there is at least one sample."""
         ...
 
     def of_all(self, whole: Whole, folder: Path) -> Iterator[str]:
-        """Files that are made of all tars together, when those of each are there."""
+        """Files that are made of all shards together, when those of each are there."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""An audit in the format of another program, tar by tar."""
+"""An audit in the format of another program, shard by shard."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,8 +48,8 @@ def export(
 ) -> str:
     """Write an atlas and its audit as another program reads them. What is done already is not done again.
 
-    Writes, in a folder of the name of the kind: ``about.json``; the files of each tar and ``commits/<tar>.json``; then
-    those that are made of all tars together.
+    Writes, in a folder of the name of the kind: ``about.json``; the files of each shard and ``commits/<shard>.json``; then
+    those that are made of all shards together.
 
     Args:
         url: of the atlas.
@@ -57,8 +57,8 @@ def export(
         kind: name in ``EXPORTERS``.
         target, methods: whose maps; no methods are all of the atlas.
         truth: a file or folder, as ``read_truth`` takes it, for kinds that have masks.
-        pictures: with the pixels that the network saw, which are read from the tars.
-        allow_pipe: tars may be read from the shell commands that the atlas names.
+        pictures: with the pixels that the network saw, which are read from the shards.
+        allow_pipe: shards may be read from the shell commands that the atlas names.
         address: of a Ray cluster, see ``parallel_map``.
         classes: their names, by index.
 
@@ -68,7 +68,7 @@ def export(
     Raises:
         UsageError: no such kind, method or target, no sample with maps, truth that cannot be used, a package is not
             installed, the audit lacks a table, or the folder holds an export of something else.
-        CorruptShardError: a tar cannot be read, or holds other pictures than the atlas has maps of.
+        CorruptShardError: a shard cannot be read, or holds other pictures than the atlas has maps of.
     """
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
@@ -89,7 +89,7 @@ def export(
         classes=tuple(classes),
     )
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
-    samples = atlas.samples(["row", "tar", "status", "label", "prediction", "key"])
+    samples = atlas.samples(["row", "shard", "status", "label", "prediction", "key"])
     samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
@@ -99,8 +99,10 @@ def export(
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
         records = done(objects, atlas, about.digest(), ())
-        pending = with_truth(atlas, [tar for tar in atlas.tars if tar not in records], known)
-        for _ in parallel_map(partial(_of_tar, atlas, about, objects.url), pending, f"export to {kind}", address):
+        pending = with_truth(
+            atlas, [shard_name for shard_name in atlas.shard_names if shard_name not in records], known
+        )
+        for _ in parallel_map(partial(_of_shard, atlas, about, objects.url), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
             _put(objects, EXPORTERS[kind].of_all(Whole(atlas.run, about, samples, audit), Path(folder)), Path(folder))
@@ -108,25 +110,25 @@ def export(
     return objects.url
 
 
-def _of_tar(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
-    tar, truth = item
-    objects, kept = ObjectStore(out), atlas.tar(tar)
-    objects.delete(commit_object(tar))
+def _of_shard(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
+    shard, truth = item
+    objects, kept = ObjectStore(out), atlas.shard(shard)
+    objects.delete(commit_object(shard))
     part = _part(atlas, kept, about, truth)
     written: tuple[ObjectRecord, ...] = ()
     if len(part):
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            names = EXPORTERS[about.kind].of_tar(part, atlas.run, Path(folder))
+            names = EXPORTERS[about.kind].of_shard(part, atlas.run, Path(folder))
             written = _put(objects, names, Path(folder))
     record = DerivedCommit(
-        tar=tar,
+        shard=shard,
         parent=parent(kept.commit),
         maker=about.digest(),
         parts=(),
         counts={"images": len(part)},
         objects=written,
     )
-    objects.put(commit_object(tar), record.to_bytes())
+    objects.put(commit_object(shard), record.to_bytes())
     return record
 
 
@@ -139,25 +141,25 @@ def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[Obje
     return tuple(records)
 
 
-def _part(atlas: Atlas, tar: AtlasShard, about: ExportRecord, truth: Truths | None) -> Part:
-    samples = tar.samples.filter(pa.array(tar.good))
+def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: Truths | None) -> Part:
+    samples = shard.samples.filter(pa.array(shard.good))
     maps = {}
     for method in about.methods:
-        says = tar.flags(method, about.target)[tar.good] == Flag.OK
-        maps[method] = np.where(says[:, None, None], tar.maps(method, about.target)[tar.good], np.float32(0))
+        says = shard.flags(method, about.target)[shard.good] == Flag.OK
+        maps[method] = np.where(says[:, None, None], shard.maps(method, about.target)[shard.good], np.float32(0))
     return Part(
-        tar.commit.tar,
+        shard.commit.shard,
         samples,
         samples[EXPLAINED[about.target]].to_numpy().astype(np.int64),
         maps,
-        _pixels(atlas, tar) if about.pictures else None,
+        _pixels(atlas, shard) if about.pictures else None,
         None if truth is None else _masks(samples, truth, atlas.run.model.input_size),
     )
 
 
-def _pixels(atlas: Atlas, tar: AtlasShard) -> Iterator[NDArray[np.uint8]]:
+def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
     """Of the samples that have maps."""
-    for _, pixels in pictures_of(atlas.run, tar, np.flatnonzero(tar.good).tolist(), _BATCH):
+    for _, pixels in pictures_of(atlas.run, shard, np.flatnonzero(shard.good).tolist(), _BATCH):
         yield np.stack(pixels)
 
 

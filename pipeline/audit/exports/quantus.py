@@ -1,4 +1,4 @@
-"""Arrays for Quantus, a library of metrics of explanations: what its metrics are called with, a folder for each tar."""
+"""Arrays for Quantus, a library of metrics of explanations: what its metrics are called with, a folder for each shard."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ README = "README.md"
 
 
 class Quantus:
-    """``tars/<tar>/`` with the arrays of the n samples of a tar that have maps, in the order of the rows, and a README.
+    """``shards/<shard>/`` with the arrays of the n samples of a shard that have maps, in the order of the rows, and a README.
 
     - ``x.npy`` – uint8 [n, 3, H, W], what the network saw, before normalisation: a quarter of the size. None without
       pictures.
@@ -34,8 +34,8 @@ class Quantus:
     def check(self, about: ExportRecord, audit: ObjectStore) -> None:
         return
 
-    def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
-        where, size = f"tars/{part.tar}", run.model.input_size
+    def of_shard(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+        where, size = f"shards/{part.shard}", run.model.input_size
         yield _save(folder, f"{where}/y.npy", part.classes)
         yield _save(folder, f"{where}/row.npy", part.samples["row"].to_numpy())
         for method, maps in part.maps.items():
@@ -68,19 +68,19 @@ def _save(folder: Path, name: str, values: NDArray[Any]) -> str:
 
 
 def _readme(whole: Whole) -> str:
-    model, about, tars = whole.run.model, whole.about, whole.samples["tar"].to_pylist()
+    model, about, shards = whole.run.model, whole.about, whole.samples["shard"].to_pylist()
     (height, width), (rows, columns) = model.input_size, model.grid
     mean, std = ([[[each]] for each in values] for values in (model.mean, model.std))
     pixels = 'load("x")' if about.pictures else f"np.full((len(y), 3, {height}, {width}), 128, np.uint8)"
     masks = ', load("s"), load("known")' if about.truth else ""
-    further = f"tar = {tars[0]!r}  # or {tars[-1]!r}, …" if tars[0] != tars[-1] else f"tar = {tars[0]!r}"
+    further = f"shard = {shards[0]!r}  # or {shards[-1]!r}, …" if shards[0] != shards[-1] else f"shard = {shards[0]!r}"
     return _TEXT.format(
         run=about.run,
-        number=len(tars),
+        number=len(shards),
         target=about.target,
         methods=", ".join(f"`{method}`" for method in about.methods),
         method=about.methods[0],
-        tar=further,
+        shard=further,
         names=f"y, a{', s, known' if about.truth else ''}",
         masks=masks,
         down=height // rows,
@@ -98,8 +98,8 @@ Maps of {number} pictures, of the class that is the *{target}*, by {methods}; ma
 
 ```python
 import numpy as np, quantus
-{tar}
-load = lambda name: np.asarray(np.load(f"tars/{{tar}}/{{name}}.npy", mmap_mode="r"))
+{shard}
+load = lambda name: np.asarray(np.load(f"shards/{{shard}}/{{name}}.npy", mmap_mode="r"))
 {names} = load("y"), load("a/{method}").repeat({down}, 2).repeat({across}, 3){masks}
 x = ({pixels} / np.float32(255) - np.float32({mean})) / np.float32({std})
 {use}
@@ -112,7 +112,7 @@ x = ({pixels} / np.float32(255) - np.float32({mean})) / np.float32({std})
 - `s.npy`: bool [n, 1, H, W], where the object is, and `known.npy`: bool [n], whether that is known; if truth was given.
 
 `np.asarray` copies nothing, but Quantus refuses any class of arrays but NumPy's own. Metrics that ask the network take
-it as `model=`. Of large tars take a slice: `x[:64]`, `a[:64]`, …
+it as `model=`. Of large shards take a slice: `x[:64]`, `a[:64]`, …
 """
 _WITHOUT_MASKS = "scores = quantus.Sparseness()(model=None, x_batch=x, y_batch=y, a_batch=a)"
 _WITH_MASKS = """scores = quantus.RelevanceMassAccuracy()(

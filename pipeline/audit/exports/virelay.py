@@ -43,7 +43,7 @@ class Virelay:
     """``<method>.yaml`` with ``labels.json``, ``input.h5``, ``<method>.attribution.h5``, ``<method>.analysis.h5``.
 
     Arrays over all N samples that have maps, in the order of the rows, are virtual: they are read from
-    ``parts/<tar>.h5``, which must stay beside them.
+    ``parts/<shard>.h5``, which must stay beside them.
 
     - ``input.h5``: ``data`` uint8 [N, 3, H, W], ``label`` int32 [N], ``row`` int64 [N] and ``key`` of the samples.
     - ``<method>.attribution.h5``: ``attribution`` float16 [N, 3, h, w], the map and two channels of 0, since the viewer
@@ -73,10 +73,10 @@ class Virelay:
             maps = f"the {(*lacking, *about.methods)[0]} maps of {about.target}"
             raise UsageError(f"{audit.url}: is no audit of {maps}; audit these first, or name others")
 
-    def of_tar(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+    def of_shard(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
         import h5py
 
-        name, count = _part_name(part.tar), len(part)
+        name, count = _part_name(part.shard), len(part)
         with h5py.File(room(folder, name), "w") as file:
             if part.pixels is not None:
                 data = file.create_dataset("data", (count, 3, *run.model.input_size), np.uint8)
@@ -146,8 +146,8 @@ def label_map(count: int, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
     return [{"index": index, "word_net_id": ids[index], "name": names[index]} for index in range(count)]
 
 
-def _part_name(tar: str) -> str:
-    return f"parts/{tar}.h5"
+def _part_name(shard: str) -> str:
+    return f"parts/{shard}.h5"
 
 
 def _read(audit: ObjectStore, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -161,14 +161,14 @@ def _create(file: Any, name: str, values: NDArray[Any]) -> None:
 
 
 def _virtual(file: Any, name: str, of_part: str, samples: pa.Table, shape: tuple[int, ...], dtype: type) -> None:
-    """An array over all samples that is read from the part of each tar."""
+    """An array over all samples that is read from the part of each shard."""
     import h5py
 
     layout, begin = h5py.VirtualLayout((len(samples), *shape), dtype), 0
     layout.dcpl.set_obj_track_times(False)  # else the same again would not be the same bytes
-    for each in pc.value_counts(samples["tar"].cast(pa.string())).to_pylist():  # in the order in which they come
-        tar, count = each["values"], each["counts"]
-        layout[begin : begin + count] = h5py.VirtualSource(_part_name(tar), of_part, (count, *shape), dtype)
+    for each in pc.value_counts(samples["shard"].cast(pa.string())).to_pylist():  # in the order in which they come
+        shard, count = each["values"], each["counts"]
+        layout[begin : begin + count] = h5py.VirtualSource(_part_name(shard), of_part, (count, *shape), dtype)
         begin += count
     file.create_virtual_dataset(name, layout)
 

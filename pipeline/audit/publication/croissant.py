@@ -94,7 +94,7 @@ def croissant(url: str, out: str, publication: PublicationRecord = UNSAID) -> by
         publication: what only the publisher knows.
 
     Returns:
-        JSON-LD: each table as a record set with its fields; single objects with their SHA-256, objects by tar as sets
+        JSON-LD: each table as a record set with its fields; single objects with their SHA-256, objects by shard as sets
         of files; and of what, by what it was made. The date is that of the last map, so that equal audits are equal.
 
     Raises:
@@ -156,10 +156,10 @@ def _sources(atlas: Atlas, about: AuditRecord) -> list[_Node]:
 
 def _distribution(objects: ObjectStore, tables: Sequence[Present]) -> list[_Node]:
     """All objects of the folder: tables first, then what else stands in it, then what stands in its folders."""
-    sets = [_file_set(_id(each.table.name), [each.table.files]) for each in tables if each.table.by_tar]
-    by_tar = {name for each in tables if each.table.by_tar for name in each.names}
-    tabled = [each.names[0] for each in tables if not each.table.by_tar]
-    others = [name for name, _ in objects.walk() if name not in by_tar and name not in tabled and name not in _UNTOLD]
+    sets = [_file_set(_id(each.table.name), [each.table.files]) for each in tables if each.table.by_shard]
+    by_shard = {name for each in tables if each.table.by_shard for name in each.names}
+    tabled = [each.names[0] for each in tables if not each.table.by_shard]
+    others = [name for name, _ in objects.walk() if name not in by_shard and name not in tabled and name not in _UNTOLD]
     single = [*tabled, *(name for name in others if "/" not in name)]
     found = [_file_object(name, data) for name, data in zip(single, objects.read(single), strict=True)]
     patterns: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -204,7 +204,7 @@ def _format(names: Iterable[str]) -> str:
 
 def _record_set(each: Present) -> _Node:
     table = each.table
-    source = {"fileSet": {"@id": _id(table.name)}} if table.by_tar else {"fileObject": {"@id": quote(table.files)}}
+    source = {"fileSet": {"@id": _id(table.name)}} if table.by_shard else {"fileObject": {"@id": quote(table.files)}}
     return {
         "@type": "cr:RecordSet",
         "@id": table.name,

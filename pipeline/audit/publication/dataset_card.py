@@ -140,17 +140,17 @@ def _table(objects: ObjectStore, tables: list[Present], name: str) -> pa.Table |
 
 
 def _completeness(objects: ObjectStore, tables: list[Present]) -> dict[str, Any]:
-    """Counts of tars, and of samples and maps by status, from the table."""
+    """Counts of shards, and of samples and maps by status, from the table."""
     table = _table(objects, tables, "completeness")
     found: dict[str, Counter[str]] = {"samples": Counter(), "maps": Counter()}
     reasons: Counter[tuple[str, str]] = Counter()
-    tars = set()
+    shards = set()
     for row in table.to_pylist() if table is not None else ():
-        tars.add(row["tar"])
+        shards.add(row["shard"])
         found[row["what"]][row["status"]] += row["count"]
         if row["what"] == "samples" and row["reason"] is not None:
             reasons[row["status"], row["reason"]] += row["count"]
-    return found | {"tars": len(tars), "reasons": reasons.most_common()}
+    return found | {"shards": len(shards), "reasons": reasons.most_common()}
 
 
 def _reproduced(objects: ObjectStore, tables: list[Present]) -> list[dict[str, Any]]:

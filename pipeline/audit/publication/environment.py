@@ -57,7 +57,7 @@ def model_name(name: str) -> str:
 
 
 def _computed(atlas: Atlas) -> tuple[tuple[dict[str, str], int], ...]:
-    """Versions of those that did tars, most tars first."""
+    """Versions of those that did shards, most shards first."""
     found: dict[str, int] = {}
     for record in atlas.records():
         key = json.dumps(record.versions, sort_keys=True)

@@ -29,7 +29,7 @@ _ROWS = "labels"
 
 
 def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa.Table:
-    """What was made of what, as ``schemas.audit.LINEAGE``, by tar and product.
+    """What was made of what, as ``schemas.audit.LINEAGE``, by shard and product.
 
     Args:
         url: of an atlas; labels and scores in it are found.
@@ -41,14 +41,14 @@ def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa
         RunFailedError: a commit of the atlas cannot be read.
     """
     atlas = Atlas.open(url)
-    rows = concurrent_map(partial(_of_tar, atlas, products(atlas, further, out)), atlas.tars)
+    rows = concurrent_map(partial(_of_shard, atlas, products(atlas, further, out)), atlas.shard_names)
     return pa.Table.from_pylist([row for found in rows for row in found], schema=LINEAGE)
 
 
-def _of_tar(atlas: Atlas, made: Mapping[str, ObjectStore], tar: str) -> list[dict[str, Any]]:
-    rows = [_row(atlas.objects, MAPS, atlas.record(tar), atlas.run.spec_hash, _pictures(atlas, tar))]
+def _of_shard(atlas: Atlas, made: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
+    rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.spec_hash, _pictures(atlas, shard))]
     for name, objects in made.items():
-        part = _part(objects, tar)
+        part = _part(objects, shard)
         if isinstance(part, DerivedCommit):
             rows.append(_row(objects, name, part, part.maker, part.parent))
     return rows
@@ -57,7 +57,7 @@ def _of_tar(atlas: Atlas, made: Mapping[str, ObjectStore], tar: str) -> list[dic
 def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> list[str]:
     """A sentence for each place where the chain is broken; each begins with the product.
 
-    What is wrong may be that a tar was done again after labels had been made of it, or that labels are of other
+    What is wrong may be that a shard was done again after labels had been made of it, or that labels are of other
     pictures than the atlas has. That objects are as their records say is for ``manifest.check``.
 
     Raises:
@@ -67,7 +67,7 @@ def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> lis
     return [
         f"{name}: {fault}"
         for name, objects in products(atlas, further, out).items()
-        for faults in concurrent_map(partial(_faults, atlas, objects), atlas.tars)
+        for faults in concurrent_map(partial(_faults, atlas, objects), atlas.shard_names)
         for fault in faults
     ]
 
@@ -93,27 +93,29 @@ def products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str,
         if name in found:
             raise UsageError(f"{url}: has the same name as another folder that was made of it; rename one of them")
         found[name] = ObjectStore(url)
-        tars = {each.removesuffix(".json") for each in found[name].list(COMMITS)}
-        if not tars:
-            raise UsageError(f"{url}: has no {COMMITS} of tars; name a folder of labels, scores or audit tables")
-        if tars.isdisjoint(atlas.committed):
-            raise UsageError(f"{url}: has nothing of the tars of {atlas.objects.url}; name what was made of this atlas")
+        shards = {each.removesuffix(".json") for each in found[name].list(COMMITS)}
+        if not shards:
+            raise UsageError(f"{url}: has no {COMMITS} of shards; name a folder of labels, scores or audit tables")
+        if shards.isdisjoint(atlas.committed):
+            raise UsageError(
+                f"{url}: has nothing of the shards of {atlas.objects.url}; name what was made of this atlas"
+            )
     return found
 
 
-def _part(objects: ObjectStore, tar: str) -> DerivedCommit | str | None:
-    """The record of a tar; why it cannot be read; None where there is none, as nothing need be made of every tar."""
+def _part(objects: ObjectStore, shard: str) -> DerivedCommit | str | None:
+    """The record of a shard; why it cannot be read; None where there is none, as nothing need be made of every shard."""
     try:
-        return DerivedCommit.read(objects.get(commit_object(tar)), commit_object(tar))
+        return DerivedCommit.read(objects.get(commit_object(shard)), commit_object(shard))
     except FileNotFoundError:
         return None
     except UsageError as error:
         return f"{error}"
 
 
-def _pictures(atlas: Atlas, tar: str) -> str:
-    """Hash of the keys and encoded bytes of all pictures of a tar, in order."""
-    samples = atlas.samples_of(tar, ["key", "image_sha256"])
+def _pictures(atlas: Atlas, shard: str) -> str:
+    """Hash of the keys and encoded bytes of all pictures of a shard, in order."""
+    samples = atlas.samples_of(shard, ["key", "image_sha256"])
     return sha256(json.dumps([samples[name].to_pylist() for name in samples.column_names]).encode())
 
 
@@ -122,40 +124,40 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "product": product,
-        "tar": record.tar,
+        "shard": record.shard,
         "maker": maker,
         "parent": made_of,
         "hash": parent(record),
-        "commit": sha256(objects.get(commit_object(record.tar))),
+        "commit": sha256(objects.get(commit_object(record.shard))),
         "objects": len(record.objects),
         "bytes": sum(each.size for each in record.objects),
     }
 
 
-def _faults(atlas: Atlas, objects: ObjectStore, tar: str) -> list[str]:
-    part = _part(objects, tar)
+def _faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
+    part = _part(objects, shard)
     if part is None:
         return []
     if isinstance(part, str):
         return [part]
-    if part.tar != tar:
-        return [f"{commit_object(tar)} is of tar {part.tar}"]
-    if part.parent != parent(atlas.record(tar)):
-        return [f"{tar} was made of other maps than the atlas has; make it again"]
-    if any(each.path == f"{_ROWS}/{tar}.parquet" for each in part.objects):
-        return list(_other_pictures(atlas, objects, tar))
+    if part.shard != shard:
+        return [f"{commit_object(shard)} is of shard {part.shard}"]
+    if part.parent != parent(atlas.record(shard)):
+        return [f"{shard} was made of other maps than the atlas has; make it again"]
+    if any(each.path == f"{_ROWS}/{shard}.parquet" for each in part.objects):
+        return list(_other_pictures(atlas, objects, shard))
     return []
 
 
-def _other_pictures(atlas: Atlas, objects: ObjectStore, tar: str) -> Iterator[str]:
+def _other_pictures(atlas: Atlas, objects: ObjectStore, shard: str) -> Iterator[str]:
     columns = ["row", "key", "image_sha256"]
     try:
-        data = objects.get(f"{_ROWS}/{tar}.parquet")
+        data = objects.get(f"{_ROWS}/{shard}.parquet")
         labels = from_parquet(data, columns).to_pylist()
     except (FileNotFoundError, pa.ArrowInvalid) as error:
-        yield f"{_ROWS}/{tar}.parquet cannot be read ({type(error).__name__}); make it again"
+        yield f"{_ROWS}/{shard}.parquet cannot be read ({type(error).__name__}); make it again"
         return
-    known = {row["row"]: row for row in atlas.samples_of(tar, columns).to_pylist()}
+    known = {row["row"]: row for row in atlas.samples_of(shard, columns).to_pylist()}
     for row in labels:
         if known.get(row["row"]) != row:
-            yield f"{tar}: the label of {row['key']} (row {row['row']}) is of another picture than the atlas has there"
+            yield f"{shard}: the label of {row['key']} (row {row['row']}) is of another picture than the atlas has there"

@@ -48,7 +48,7 @@ def _table(name: str, data: bytes, columns: Sequence[str] | None) -> pa.Table:
 
 
 def parts_of(objects: ObjectStore, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The tables in a folder, one for each tar; see ``table_of``."""
+    """The tables in a folder, one for each shard; see ``table_of``."""
     names = [f"{folder}/{name}" for name in objects.list(folder)]
     for name, data in zip(names, concurrent_map(partial(bytes_of, objects), names), strict=True):
         yield _table(name, data, columns)

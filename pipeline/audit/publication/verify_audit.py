@@ -31,7 +31,7 @@ _FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {
     "faithfulness/": FaithRecord,
     "sanity/": FaithRecord,
 }
-"""Folders with parts by tar, and what says what they were made by."""
+"""Folders with parts by shard, and what says what they were made by."""
 
 
 def recheck(
@@ -69,9 +69,9 @@ def _columns(objects: ObjectStore) -> Iterator[str]:
     """Tables can be read, and have the columns that they ought to have."""
     for table in TABLES:
         folder = table.files.rpartition("/")[0]
-        names = [f"{folder}/{name}" for name in objects.list(folder)] if table.by_tar else [table.files]
+        names = [f"{folder}/{name}" for name in objects.list(folder)] if table.by_shard else [table.files]
         for name in names:
-            if table.by_tar or objects.exists(name):
+            if table.by_shard or objects.exists(name):
                 try:
                     there = table_of(objects, name)
                 except Unreadable as error:
@@ -94,18 +94,18 @@ def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
 def _commits(objects: ObjectStore) -> Iterator[str]:
     """Parts are what their records say."""
     for folder in (*_FOLDERS, *(f"{kind}/" for kind in EXPORTERS)):
-        told = ((part.tar, each) for _, part in _records(objects, folder) for each in part.objects)
+        told = ((part.shard, each) for _, part in _records(objects, folder) for each in part.objects)
         yield from filter(None, concurrent_map(partial(_wrong_object, objects, folder), told))
 
 
 def _wrong_object(objects: ObjectStore, folder: str, item: tuple[str, ObjectRecord]) -> str | None:
-    tar, told = item
+    shard, told = item
     try:
         data = bytes_of(objects, f"{folder}{told.path}")
     except Unreadable as error:
         return f"{error}"
     if (len(data), sha256(data)) != (told.size, told.sha256):
-        return f"{folder}{told.path}: is not what {folder}{commit_object(tar)} says"
+        return f"{folder}{told.path}: is not what {folder}{commit_object(shard)} says"
     return None
 
 
@@ -122,25 +122,25 @@ def _lineage(objects: ObjectStore) -> Iterator[str]:
     """The chain ends in the parts of this very folder."""
     name = "lineage.parquet"
     rows = table_of(objects, name).to_pylist()
-    maps = {row["tar"]: row["hash"] for row in rows if row["product"] == MAPS}
-    told = {(row["product"], row["tar"]): row for row in rows}
+    maps = {row["shard"]: row["hash"] for row in rows if row["product"] == MAPS}
+    told = {(row["product"], row["shard"]): row for row in rows}
     for folder in _FOLDERS:
         product = f"{AUDIT}/{folder}".rstrip("/")
         for data, part in _records(objects, folder):
-            commit = f"{folder}{commit_object(part.tar)}"
-            if maps.get(part.tar) != part.parent:
+            commit = f"{folder}{commit_object(part.shard)}"
+            if maps.get(part.shard) != part.parent:
                 yield f"{commit}: was made of other maps than {name} has"
             total = sum(each.size for each in part.objects)
             known = {"hash": parent(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
             known |= {"parent": part.parent, "maker": part.maker}
-            row = told.pop((product, part.tar), {})
+            row = told.pop((product, part.shard), {})
             for column, value in known.items():
                 if row.get(column) != value:
-                    yield f"{name}: {column} of {product}, {part.tar} is not that of its record"
+                    yield f"{name}: {column} of {product}, {part.shard} is not that of its record"
                     break
-    for product, tar in told:
+    for product, shard in told:
         if product.partition("/")[0] == AUDIT:
-            yield f"{name}: tells of {product}, {tar}, of which there is no record"
+            yield f"{name}: tells of {product}, {shard}, of which there is no record"
 
 
 def _makers(objects: ObjectStore) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _makers(objects: ObjectStore) -> Iterator[str]:
             raise Unreadable(f"{error}") from None
         for part in records:
             if part.maker != maker:
-                yield f"{folder}{commit_object(part.tar)}: was made by something else than {name} says"
+                yield f"{folder}{commit_object(part.shard)}: was made by something else than {name} says"
 
 
 def _croissant(objects: ObjectStore) -> Iterator[str]:

@@ -74,7 +74,7 @@ def _near(one: Any, other: Any) -> bool:
 
 
 def said(key: Group) -> str:
-    """A method, class, tar or the like, for a sentence."""
+    """A method, class, shard or the like, for a sentence."""
     return ", ".join("all classes" if part is None else str(part) for part in key)
 
 
@@ -87,17 +87,17 @@ def wrong_counts(objects: ObjectStore) -> Iterator[str]:
     expected: defaultdict[Group, set[int]] = defaultdict(set)
     good: Counter[str] = Counter()
     for row in table_of(objects, name).to_pylist():
-        key = (row["tar"], row["what"], row["method"])
+        key = (row["shard"], row["what"], row["method"])
         counts[key] += row["count"]
         expected[key].add(row["expected"])
         if (row["what"], row["status"]) == ("samples", "ok"):
-            good[row["tar"]] += row["count"]
+            good[row["shard"]] += row["count"]
     for key, planned in expected.items():
         if planned != {counts[key]}:
             whose = " ".join(part for part in key if part is not None)
             yield f"{name}: {whose} are {counts[key]} and should be {', '.join(map(str, sorted(planned)))}"
-    for tar in sorted({file.removesuffix(".parquet") for file in objects.list("images")} | set(good)):
-        part = f"images/{tar}.parquet"
+    for shard in sorted({file.removesuffix(".parquet") for file in objects.list("images")} | set(good)):
+        part = f"images/{shard}.parquet"
         pictures = len(table_of(objects, part, ["row"])["row"].unique())
-        if pictures != good[tar]:
-            yield f"{part}: has {pictures} pictures, and {name} says that {good[tar]} have maps"
+        if pictures != good[shard]:
+            yield f"{part}: has {pictures} pictures, and {name} says that {good[shard]} have maps"

@@ -70,12 +70,12 @@ def report(
     methods = tuple(name for name in atlas.methods if name in audited.about.methods)
     count = sum(len(part.ordinals) for part in parts)
     kind = "with small copies of the pictures" if pictures else "without pictures"
-    say(f"report: {count} images of {len(parts)} tars, {kind}")
+    say(f"report: {count} images of {len(parts)} shards, {kind}")
     objects = ObjectStore(f"{audited.objects.url}/{REPORT}")
     with Lease(objects):
         work = partial(write_part, atlas.objects.url, audited.objects.url, objects.url, methods, pictures)
         found = dict(parallel_map(work, parts, "report", address))
-        columns = joined([found[part.tar] for part in parts])
+        columns = joined([found[part.shard] for part in parts])
         written = {shard_object(int(number)) for number in np.unique(columns.images["shard"])}
         told = _data(atlas, audited, methods, names, columns, pictures)
         told |= _assets() | {"index.html": page(atlas, audited, methods, names, columns, pictures)}

@@ -25,21 +25,21 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Part:
-    """What the report shows of a tar.
+    """What the report shows of a shard.
 
     Attributes:
         ordinals: of the samples, ascending.
         first: number of its first shard.
     """
 
-    tar: str
+    shard: str
     ordinals: tuple[int, ...]
     first: int
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is known of the images of a tar without looking at a shard.
+    """What is known of the images of a shard without looking at a shard.
 
     Attributes:
         keys: n of them.
@@ -56,15 +56,15 @@ class Columns:
 
 def draw(atlas: Atlas, images: int, seed: int) -> list[Part]:
     """So many samples that have maps, at random, in the order of their rows."""
-    samples = atlas.samples(["tar", "ordinal", "status"])
+    samples = atlas.samples(["shard", "ordinal", "status"])
     good = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
     drawn = good.take(np.sort(np.random.default_rng(seed).permutation(len(good))[:images])).to_pylist()
-    by_tar: dict[str, list[int]] = {}
+    by_shard: dict[str, list[int]] = {}
     for sample in drawn:
-        by_tar.setdefault(sample["tar"], []).append(sample["ordinal"])
+        by_shard.setdefault(sample["shard"], []).append(sample["ordinal"])
     parts, first = [], 0
-    for tar, ordinals in by_tar.items():
-        parts.append(Part(tar, tuple(ordinals), first))
+    for shard, ordinals in by_shard.items():
+        parts.append(Part(shard, tuple(ordinals), first))
         first += -(-len(ordinals) // IMAGES)
     return parts
 
@@ -77,7 +77,7 @@ def shard_object(number: int) -> str:
 def write_part(
     url: str, audit: str, out: str, methods: Sequence[str], pictures: bool, part: Part
 ) -> tuple[str, Columns]:
-    """Write the shards of a tar.
+    """Write the shards of a shard.
 
     ``atlas.shard(number, {thumbnails, blocks, maps, flags, numbers})``: JPEGs; for each image and target which block of
     maps is its (one for both where they explain the same class); uint8 [blocks, methods, h, w]; uint8 [blocks,
@@ -92,12 +92,12 @@ def write_part(
         CorruptShardError: see ``thumbnails``.
     """
     atlas, objects = Atlas.open(url), ObjectStore(out)
-    tar, chosen = atlas.tar(part.tar), np.array(part.ordinals)
+    shard, chosen = atlas.shard(part.shard), np.array(part.ordinals)
     targets = atlas.run.spec.targets
-    maps = np.stack([[eight_bits(tar.maps(name, each)[chosen]) for each in targets] for name in methods])
-    flags = np.stack([[tar.flags(name, each)[chosen] for each in targets] for name in methods])
-    small = thumbnails(atlas, tar, part.ordinals) if pictures else {}
-    numbers = _numbers(ObjectStore(audit), part, tar, methods)
+    maps = np.stack([[eight_bits(shard.maps(name, each)[chosen]) for each in targets] for name in methods])
+    flags = np.stack([[shard.flags(name, each)[chosen] for each in targets] for name in methods])
+    small = thumbnails(atlas, shard, part.ordinals) if pictures else {}
+    numbers = _numbers(ObjectStore(audit), part, shard, methods)
     for begin in range(0, len(chosen), IMAGES):
         here = slice(begin, begin + IMAGES)
         blocks, which = _blocks(maps[:, :, here], flags[:, :, here])
@@ -110,7 +110,7 @@ def write_part(
         }
         number = part.first + begin // IMAGES
         objects.put(shard_object(number), script("shard", number, data))
-    return part.tar, _columns(ObjectStore(audit), part, tar, flags, numbers)
+    return part.shard, _columns(ObjectStore(audit), part, shard, flags, numbers)
 
 
 def _blocks(
@@ -133,10 +133,10 @@ def _blocks(
     return blocks, which
 
 
-def _numbers(objects: ObjectStore, part: Part, tar: AtlasShard, methods: Sequence[str]) -> Floats:
+def _numbers(objects: ObjectStore, part: Part, shard: AtlasShard, methods: Sequence[str]) -> Floats:
     """Numbers of the audit: [methods, NUMBERS, n]; NaN of a method that it leaves out."""
-    table = from_parquet(objects.get(f"images/{part.tar}.parquet"), ["row", "method", *NUMBERS])
-    rows = tar.samples["row"].to_numpy()[list(part.ordinals)]
+    table = from_parquet(objects.get(f"images/{part.shard}.parquet"), ["row", "method", *NUMBERS])
+    rows = shard.samples["row"].to_numpy()[list(part.ordinals)]
     found = np.full((len(methods), len(NUMBERS), len(rows)), np.nan, np.float32)
     names = table["method"].cast(pa.string())
     for place, method in enumerate(methods):
@@ -148,8 +148,8 @@ def _numbers(objects: ObjectStore, part: Part, tar: AtlasShard, methods: Sequenc
     return found
 
 
-def _columns(audit: ObjectStore, part: Part, tar: AtlasShard, flags: NDArray[np.uint8], numbers: Floats) -> Columns:
-    samples = tar.samples.take(pa.array(part.ordinals))
+def _columns(audit: ObjectStore, part: Part, shard: AtlasShard, flags: NDArray[np.uint8], numbers: Floats) -> Columns:
+    samples = shard.samples.take(pa.array(part.ordinals))
     place = np.arange(len(part.ordinals))
     images = {
         "row": samples["row"].to_numpy().astype(np.float64),  # a script has no whole numbers of 64 bits
@@ -166,7 +166,7 @@ def _columns(audit: ObjectStore, part: Part, tar: AtlasShard, flags: NDArray[np.
 
 def _agreement(audit: ObjectStore, part: Part, rows: NDArray[np.int64]) -> Floats:
     """Mean rank correlation of each two methods that are no controls: [n], NaN where there are no two."""
-    table = from_parquet(audit.get(f"pairs/{part.tar}.parquet"), ["row", "first", "second", "spearman"])
+    table = from_parquet(audit.get(f"pairs/{part.shard}.parquet"), ["row", "first", "second", "spearman"])
     names = {name for each in ("first", "second") for name in table[each].unique().to_pylist()}
     own = pa.array(sorted(name for name in names if not is_control(name)), pa.string())
     inside = pc.and_(*(pc.is_in(table[each].cast(pa.string()), own) for each in ("first", "second")))

@@ -163,7 +163,7 @@ def heat(value: float | None) -> str:
 def _counts(atlas: Atlas) -> dict[str, Any]:
     statuses = atlas.statuses()
     return {
-        "tars": len(atlas.run.shards),
+        "shards": len(atlas.run.shards),
         "finished": len(atlas.committed),
         "planned": atlas.run.samples,
         "mapped": statuses[Status.OK],
@@ -227,12 +227,12 @@ def _classes(audited: Audited, alarms: Mapping[int, int]) -> list[dict[str, Any]
 def _sheets(audited: Audited) -> list[Sheet]:
     found = []
     if audited.completeness is not None:
-        found.append(_sheet("Completeness", "completeness.parquet", _over_tars(audited.completeness)))
+        found.append(_sheet("Completeness", "completeness.parquet", _over_shards(audited.completeness)))
     return found
 
 
-def _over_tars(table: pa.Table) -> pa.Table:
-    """Counts of all tars together."""
+def _over_shards(table: pa.Table) -> pa.Table:
+    """Counts of all shards together."""
     by = ["what", "method", "status", "reason"]
     texts = [table[name].cast(pa.string()) for name in by]
     counts = pa.table([*texts, table["count"]], names=[*by, "count"])

@@ -17,7 +17,7 @@ _QUALITY = 80
 
 
 def thumbnails(atlas: Atlas, part: AtlasShard, ordinals: Sequence[int]) -> dict[int, bytes]:
-    """JPEGs of some pictures of a tar, by ordinal: the network's input, so that a map lies on it edge to edge.
+    """JPEGs of some pictures of a shard, by ordinal: the network's input, so that a map lies on it edge to edge.
 
     Raises:
         CorruptShardError: see ``pictures``.

@@ -31,24 +31,24 @@ class Context:
 
 
 class Exporter(Protocol):
-    """A format of labels: objects for each tar, and perhaps some that are made of all of them.
+    """A format of labels: objects for each shard, and perhaps some that are made of all of them.
 
     To add one: a file in ``formats``, and a line in its ``EXPORTERS``.
 
     Attributes:
-        by_key: it names files by key, so no key may stand in two tars.
+        by_key: it names files by key, so no key may stand in two shards.
         needs_heat: it needs the maps that masks are cut from, which take much memory.
     """
 
     by_key: bool
     needs_heat: bool
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
-        """Objects of one tar. The labels come in its order, once."""
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        """Objects of one shard. The labels come in its order, once."""
         ...
 
-    def merge(self, tars: Sequence[str], read: "Read", context: Context) -> Iterator[Written]:
-        """Objects that are made of all tars together."""
+    def merge(self, shards: Sequence[str], read: "Read", context: Context) -> Iterator[Written]:
+        """Objects that are made of all shards together."""
         ...
 
 

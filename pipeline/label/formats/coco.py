@@ -15,7 +15,7 @@ from pipeline.label.mask import Label, Rle
 class Coco:
     """An annotation for each mask that is not empty, and one with ``iscrowd`` for the pixels to ignore, if any.
 
-    Ids of images are their rows, and ``file_name`` is the member's in the tar. Annotations of row r are 2r + 1 and, of
+    Ids of images are their rows, and ``file_name`` is the member's in the shard. Annotations of row r are 2r + 1 and, of
     what is ignored, 2r + 2. Category ids are the class indices as they are in the input (COCO itself begins at 1).
     ``iscrowd`` of a mask is 0, since readers that take run lengths for crowds would leave it out.
     """
@@ -23,7 +23,7 @@ class Coco:
     by_key = False
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for label in labels:
@@ -39,14 +39,14 @@ class Coco:
             )
             annotations += _annotations(label)
         content = {"annotations": annotations, "images": images, **_rest(_classes(annotations), context)}
-        yield f"coco/tars/{tar}.json", dumps(content)
+        yield f"coco/shards/{shard}.json", dumps(content)
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         classes: set[int] = set()
 
         def parts() -> Iterator[Mapping[str, Any]]:
-            for tar in tars:
-                part = json.loads(read(f"coco/tars/{tar}.json"))
+            for shard in shards:
+                part = json.loads(read(f"coco/shards/{shard}.json"))
                 classes.update(each["id"] for each in part["categories"])
                 yield part
 

@@ -17,7 +17,7 @@ _BACKGROUND, _IGNORED = "background", "ignore"
 
 
 class Cvat:
-    """``cvat/<tar>.zip``: a colour for each class, the same in every tar, and the label ``ignore`` beside them.
+    """``cvat/<shard>.zip``: a colour for each class, the same in every shard, and the label ``ignore`` beside them.
 
     Images go by their keys, which is how CVAT finds those of a task. The object is the first of an image, what is
     ignored the second. A class with a sign in its name that ``labelmap.txt`` has a use for goes by its number.
@@ -26,7 +26,7 @@ class Cvat:
     by_key = False
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         keys: list[str] = []
         classes: set[int] = set()
         buffer = io.BytesIO()
@@ -43,9 +43,9 @@ class Cvat:
                 _add(archive, f"SegmentationObject/{key}.png", _painted(coded, colour(1), colour(2)))
             _add(archive, "ImageSets/Segmentation/default.txt", "".join(f"{key}\n" for key in keys).encode())
             _add(archive, "labelmap.txt", _label_map(classes, context).encode())
-        yield f"cvat/{tar}.zip", buffer.getvalue()
+        yield f"cvat/{shard}.zip", buffer.getvalue()
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()
 
 

@@ -22,13 +22,13 @@ class FiftyOne:
     Samples have ``pseudo_mask``, a ``Segmentation`` on disk with 0 background, 1 object, 255 ignore, in grey, since of
     an indexed PNG it takes the colours; ``pseudo_label``, a ``Classification`` with the probability as confidence;
     ``pseudo_boxes``, ``Detections``, one for each component; ``key``, ``row`` and ``status``. Images are looked for in
-    ``fiftyone/data``, by their path in the tar: unpack or link them there.
+    ``fiftyone/data``, by their path in the shard: unpack or link them there.
     """
 
     by_key = True
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         samples = []
         for label in labels:
             if label.mask_rle is None or label.class_index is None:
@@ -37,10 +37,10 @@ class FiftyOne:
             yield f"fiftyone/{mask}", png(Image.fromarray(values(label)))
             name = class_names([label.class_index], context)[label.class_index]
             samples.append(_sample(label, mask, name))
-        yield f"fiftyone/tars/{tar}.json", dumps({"samples": samples})
+        yield f"fiftyone/shards/{shard}.json", dumps({"samples": samples})
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
-        parts = (json.loads(read(f"fiftyone/tars/{tar}.json")) for tar in tars)
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+        parts = (json.loads(read(f"fiftyone/shards/{shard}.json")) for shard in shards)
         yield "fiftyone/samples.json", joined(parts, ["samples"], dict)
         info = {"policy": context.policy_hash, "mask_targets": {"1": "object", "255": "ignore"}}
         yield "fiftyone/metadata.json", dumps({"media_type": "image", "info": info})

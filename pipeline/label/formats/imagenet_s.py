@@ -23,12 +23,12 @@ class ImageNetS:
     by_key = True
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         for label in labels:
             if label.mask_rle is not None:
                 yield f"imagenet_s/{file_name(label.sample['key'])}.png", _picture(label)
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()
 
 

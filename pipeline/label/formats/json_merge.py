@@ -1,4 +1,4 @@
-"""One large JSON of the parts that tars have written, without all of it in memory as objects."""
+"""One large JSON of the parts that shards have written, without all of it in memory as objects."""
 
 import io
 import json

@@ -14,17 +14,17 @@ _IGNORED = "ignore"
 
 
 class LabelStudio:
-    """``labelstudio/tars/<tar>.json``: a task with a prediction for each sample with a mask.
+    """``labelstudio/shards/<shard>.json``: a task with a prediction for each sample with a mask.
 
     The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty; its
-    score is the probability of the class. The image of a task is the member's path in the tar: put the address
-    where your images are served in front of it. ``labelstudio/config.xml`` is the labelling interface for all tars.
+    score is the probability of the class. The image of a task is the member's path in the shard: put the address
+    where your images are served in front of it. ``labelstudio/config.xml`` is the labelling interface for all shards.
     """
 
     by_key = False
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         tasks = []
         used: dict[int, str] = {}
         for label in labels:
@@ -32,13 +32,13 @@ class LabelStudio:
                 names = class_names([label.class_index], context, [_IGNORED])
                 tasks.append(_task(label, names[label.class_index], context))
                 used |= names
-        yield f"labelstudio/tars/{tar}.json", dumps(tasks)
-        yield f"labelstudio/tars/{tar}.xml", _config(used[index] for index in sorted(used))
+        yield f"labelstudio/shards/{shard}.json", dumps(tasks)
+        yield f"labelstudio/shards/{shard}.xml", _config(used[index] for index in sorted(used))
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         names: dict[str, None] = {}
-        for tar in tars:
-            config = ElementTree.fromstring(read(f"labelstudio/tars/{tar}.xml"))
+        for shard in shards:
+            config = ElementTree.fromstring(read(f"labelstudio/shards/{shard}.xml"))
             names |= dict.fromkeys(each.attrib["value"] for each in config.iter("Label"))
         names.pop(_IGNORED, None)
         yield "labelstudio/config.xml", _config(names)

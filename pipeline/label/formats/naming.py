@@ -7,7 +7,7 @@ from schemas.errors import UsageError
 
 
 def file_name(name: str, forbidden: str = "") -> str:
-    """A key or a member of a tar as a path below a folder: without the "./" that some tars put in front.
+    """A key or a member of a shard as a path below a folder: without the "./" that some shards put in front.
 
     Args:
         name: that does not climb; see ``named``.

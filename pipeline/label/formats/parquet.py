@@ -34,16 +34,16 @@ MASKS = pa.schema(
 
 
 class Parquet:
-    """``parquet/<tar>.parquet`` with a row for each sample, as ``MASKS``; the policy's hash stands in its metadata."""
+    """``parquet/<shard>.parquet`` with a row for each sample, as ``MASKS``; the policy's hash stands in its metadata."""
 
     by_key = False
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
-        yield f"parquet/{tar}.parquet", to_parquet(pa.Table.from_pylist([_row(each) for each in labels], schema))
+        yield f"parquet/{shard}.parquet", to_parquet(pa.Table.from_pylist([_row(each) for each in labels], schema))
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()
 
 

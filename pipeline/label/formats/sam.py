@@ -18,7 +18,7 @@ _AROUND = 0.25
 
 
 class Sam:
-    """``sam/<tar>.json``: for each sample with a mask that is not empty, a prompt for each component of it.
+    """``sam/<shard>.json``: for each sample with a mask that is not empty, a prompt for each component of it.
 
     A prompt has ``box``, x0, y0, x1, y1, ends inclusive; ``point_coords``, x and y each; and ``point_labels``: 1
     where the distance to all that is not the component has a peak, 0 where, around the box, the distance to all that
@@ -28,11 +28,11 @@ class Sam:
     by_key = False
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         images = [_image(label) for label in labels if label.mask_rle is not None and label.boxes]
-        yield f"sam/{tar}.json", dumps({"policy": context.policy_hash, "images": images})
+        yield f"sam/{shard}.json", dumps({"policy": context.policy_hash, "images": images})
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()
 
 

@@ -16,21 +16,21 @@ class Voc:
     """``voc/SegmentationClass/<key>.png``: 0 background, 1 object, 255 ignore, in the palette of VOC.
 
     Objects are 1 whatever their class, since 8 bits do not hold those of ImageNet; the label table has the class.
-    Keys of the masks of a tar stand in ``voc/ImageSets/Segmentation/<tar>.txt``, those of all tars in ``default.txt``.
+    Keys of the masks of a shard stand in ``voc/ImageSets/Segmentation/<shard>.txt``, those of all shards in ``default.txt``.
     """
 
     by_key = True
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
-        if tar == _ALL:
-            raise UsageError(f"{tar}: the list of its keys would be taken for that of all tars; rename the tar")
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+        if shard == _ALL:
+            raise UsageError(f"{shard}: the list of its keys would be taken for that of all shards; rename the shard")
         keys = []
         for label in labels:
             if label.mask_rle is not None:
                 keys.append(file_name(label.sample["key"]))
                 yield f"voc/SegmentationClass/{keys[-1]}.png", indexed(values(label), VOC)
-        yield f"{_LISTS}/{tar}.txt", "".join(f"{key}\n" for key in keys).encode()
+        yield f"{_LISTS}/{shard}.txt", "".join(f"{key}\n" for key in keys).encode()
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
-        yield f"{_LISTS}/{_ALL}.txt", b"".join(read(f"{_LISTS}/{tar}.txt") for tar in tars)
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+        yield f"{_LISTS}/{_ALL}.txt", b"".join(read(f"{_LISTS}/{shard}.txt") for shard in shards)

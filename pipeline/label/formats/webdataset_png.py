@@ -1,4 +1,4 @@
-"""Masks as PNG in tars that go with the input tars: same name, same keys, same order."""
+"""Masks as PNG in shards that go with the input shards: same name, same keys, same order."""
 
 import io
 import tarfile
@@ -10,7 +10,7 @@ from pipeline.label.mask import Label
 
 
 class Png:
-    """``<key>.mask.png`` and ``<key>.json`` for each sample; a zip-join with the input tars pairs them.
+    """``<key>.mask.png`` and ``<key>.json`` for each sample; a zip-join with the input shards pairs them.
 
     The PNG is indexed, 0 background and 1 object, shown black and white: one bit deep, or eight where it has pixels
     to ignore, which are 255 and shown grey. A sample without a mask has a JSON that says why, and no PNG; one whose
@@ -20,16 +20,16 @@ class Png:
     by_key = False
     needs_heat = False
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for label in filter(named, labels):
                 if label.mask_rle is not None:
                     _add(archive, f"{label.sample['key']}.mask.png", _picture(label))
                 _add(archive, f"{label.sample['key']}.json", dumps(_about(label, context)))
-        yield f"png/{tar}.tar", buffer.getvalue()
+        yield f"png/{shard}.tar", buffer.getvalue()
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         yield from ()
 
 
@@ -56,6 +56,6 @@ def _about(label: Label, context: Context) -> dict[str, object]:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no time, no owner: equal labels make equal tars
+    member = tarfile.TarInfo(name)  # no time, no owner: equal labels make equal shards
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))

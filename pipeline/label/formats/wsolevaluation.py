@@ -16,9 +16,9 @@ _FILES = ("image_ids", "class_labels", "image_sizes", "localization")
 class Wsol:
     """``wsol/score_maps/<image id>.npy``, and ``wsol/metadata`` with the files that the evaluator wants of a split.
 
-    An image id is the member's path in the tar, extension included. Every sample with a map has a score map and its
+    An image id is the member's path in the shard, extension included. Every sample with a map has a score map and its
     lines in ``image_ids.txt``, ``class_labels.txt`` and ``image_sizes.txt``; ``localization.txt`` has the boxes of
-    its pseudo-mask, both ends inclusive, where it has any. The same of each tar is in ``wsol/tars/<tar>``.
+    its pseudo-mask, both ends inclusive, where it has any. The same of each shard is in ``wsol/shards/<shard>``.
 
     Score maps are float64 [224, 224], as the evaluator insists: 0.4 MB each.
     """
@@ -26,7 +26,7 @@ class Wsol:
     by_key = True
     needs_heat = True
 
-    def export(self, tar: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
         lines: dict[str, list[str]] = {name: [] for name in _FILES}
         for label in labels:
             if label.heat is None:
@@ -41,8 +41,8 @@ class Wsol:
             if label.mask_rle is not None:
                 lines["localization"] += [f"{image_id},{x0},{y0},{x1},{y1}" for x0, y0, x1, y1 in label.boxes or ()]
         for name in _FILES:
-            yield f"wsol/tars/{tar}/{name}.txt", "".join(f"{line}\n" for line in lines[name]).encode()
+            yield f"wsol/shards/{shard}/{name}.txt", "".join(f"{line}\n" for line in lines[name]).encode()
 
-    def merge(self, tars: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
         for name in _FILES:
-            yield f"wsol/metadata/{name}.txt", b"".join(read(f"wsol/tars/{tar}/{name}.txt") for tar in tars)
+            yield f"wsol/metadata/{name}.txt", b"".join(read(f"wsol/shards/{shard}/{name}.txt") for shard in shards)

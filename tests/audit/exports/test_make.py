@@ -54,8 +54,8 @@ def test_only_a_tar_of_which_something_is_gone_is_made_again(
     out = shutil.copytree(audit, tmp_path / "out")
     before = contents(out / kind)
     first, second = (
-        [each["path"] for each in json.loads((out / kind / "commits" / f"{tar}.json").read_text())["objects"]]
-        for tar in atlas.commits
+        [each["path"] for each in json.loads((out / kind / "commits" / f"{shard}.json").read_text())["objects"]]
+        for shard in atlas.commits
     )
     times = {name: (out / kind / name).stat().st_mtime_ns for name in (*first, *second)}
     (out / kind / second[0]).unlink()

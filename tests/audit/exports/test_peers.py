@@ -65,10 +65,10 @@ def test_virelay_opens_a_project(atlas: Atlas, audit: Path, peer: list[str], met
         assert {len(row) for row in each["embedding"]} == {len(each["eigenvalues"])}
 
 
-def readme(folder: Path, tar: str) -> str:
-    """The lines of the README, for LeGrad and a tar."""
+def readme(folder: Path, shard: str) -> str:
+    """The lines of the README, for LeGrad and a shard."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    code = re.sub("^tar = .*", f"tar = {tar!r}", code, flags=re.MULTILINE).replace("a/attention", "a/legrad")
+    code = re.sub("^shard = .*", f"shard = {shard!r}", code, flags=re.MULTILINE).replace("a/attention", "a/legrad")
     return f"import os; os.chdir({str(folder)!r})\n{code}"
 
 
@@ -96,18 +96,18 @@ def measured(
 def test_quantus_measures_sparseness_as_we_do(
     atlas: Atlas, measured: dict[str, list[float]], name: str, place: int
 ) -> None:
-    tar = atlas.tar(list(atlas.commits)[place])
-    assert measured[name] == pytest.approx(describe(tar.maps("legrad"))["gini"], abs=1e-4)
+    shard = atlas.shard(list(atlas.commits)[place])
+    assert measured[name] == pytest.approx(describe(shard.maps("legrad"))["gini"], abs=1e-4)
 
 
 def test_quantus_finds_as_much_mass_inside_as_we_do(
     atlas: Atlas, world: World, measured: dict[str, list[float]]
 ) -> None:
     """By the lines of the README as they stand."""
-    tar, truths, size = atlas.tar(next(iter(atlas.commits))), read_truth(world.truth), atlas.run.model.input_size
+    shard, truths, size = atlas.shard(next(iter(atlas.commits))), read_truth(world.truth), atlas.run.model.input_size
     covered = []
-    for sample in tar.samples.to_pylist():
+    for sample in shard.samples.to_pylist():
         known, seen = truths.of(sample["key"]), window(sample, size)
         covered.append(coverage(known, sample["width"], sample["height"], seen, atlas.run.model.grid))
     # Masks of pixels are whole, so cells are covered by a little more or less than they really are.
-    assert measured["mass"] == pytest.approx(inside(tar.maps("legrad"), np.stack(covered)), abs=0.02)
+    assert measured["mass"] == pytest.approx(inside(shard.maps("legrad"), np.stack(covered)), abs=0.02)

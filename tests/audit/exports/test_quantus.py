@@ -1,4 +1,4 @@
-"""Arrays for Quantus are those of the atlas, of the tars and of the truth."""
+"""Arrays for Quantus are those of the atlas, of the shards and of the truth."""
 
 from pathlib import Path
 
@@ -13,21 +13,21 @@ from pipeline.truth import read_truth
 
 
 def test_each_tar_has_its_maps_classes_and_rows(atlas: Atlas, audit: Path) -> None:
-    folder = audit / "quantus" / "tars"
+    folder = audit / "quantus" / "shards"
     assert {path.name for path in folder.iterdir()} == set(atlas.commits)
     for name in atlas.commits:
-        tar = atlas.tar(name)
-        assert np.load(folder / name / "y.npy").tolist() == tar.samples["label"].to_pylist()
-        assert np.load(folder / name / "row.npy").tolist() == tar.samples["row"].to_pylist()
+        shard = atlas.shard(name)
+        assert np.load(folder / name / "y.npy").tolist() == shard.samples["label"].to_pylist()
+        assert np.load(folder / name / "row.npy").tolist() == shard.samples["row"].to_pylist()
         assert {path.stem for path in (folder / name / "a").iterdir()} == set(atlas.methods)
         for method in atlas.methods:
             maps = np.load(folder / name / "a" / f"{method}.npy", mmap_mode="r")
             assert maps.dtype == np.float32
-            assert np.array_equal(maps[:, 0], tar.maps(method))
+            assert np.array_equal(maps[:, 0], shard.maps(method))
 
 
 def test_pixels_are_those_that_virelay_gets(audit: Path) -> None:
-    parts = sorted((audit / "quantus" / "tars").iterdir())
+    parts = sorted((audit / "quantus" / "shards").iterdir())
     pixels = np.concatenate([np.load(part / "x.npy", mmap_mode="r") for part in parts])
     assert pixels.dtype == np.uint8
     with h5py.File(audit / "virelay" / "input.h5") as file:
@@ -37,9 +37,9 @@ def test_pixels_are_those_that_virelay_gets(audit: Path) -> None:
 def test_masks_cover_what_the_truth_says(atlas: Atlas, audit: Path, world: World) -> None:
     truths, size = read_truth(world.truth), atlas.run.model.input_size
     for name in atlas.commits:
-        masks = np.load(audit / "quantus" / "tars" / name / "s.npy")
-        known = np.load(audit / "quantus" / "tars" / name / "known.npy")
-        samples = atlas.tar(name).samples.to_pylist()
+        masks = np.load(audit / "quantus" / "shards" / name / "s.npy")
+        known = np.load(audit / "quantus" / "shards" / name / "known.npy")
+        samples = atlas.shard(name).samples.to_pylist()
         assert (masks.dtype, known.dtype) == (np.bool_, np.bool_)
         assert masks.shape == (len(samples), 1, *size)
         assert known.all()
@@ -57,14 +57,14 @@ def test_a_picture_without_truth_has_an_empty_mask_and_is_not_known(atlas: Atlas
     data = (world.truth / "instances.json").read_text().replace("scene_000001.jpg", "scene_999999.jpg")
     (tmp_path / "instances.json").write_text(data)
     export(atlas.objects.url, str(tmp_path), "quantus", methods=["legrad"], truth=str(tmp_path), pictures=False)
-    part = tmp_path / "quantus" / "tars" / next(iter(atlas.commits))
+    part = tmp_path / "quantus" / "shards" / next(iter(atlas.commits))
     assert np.flatnonzero(~np.load(part / "known.npy")).tolist() == [1]
     assert not np.load(part / "s.npy")[1].any()
 
 
 def test_without_truth_and_pictures_there_are_neither(atlas: Atlas, tmp_path: Path) -> None:
     export(atlas.objects.url, str(tmp_path), "quantus", "predicted", ["legrad"], pictures=False)
-    part = tmp_path / "quantus" / "tars" / next(iter(atlas.commits))
+    part = tmp_path / "quantus" / "shards" / next(iter(atlas.commits))
     assert {path.name for path in part.iterdir()} == {"a", "row.npy", "y.npy"}
-    expected = atlas.tar(part.name).samples["prediction"].to_pylist()
+    expected = atlas.shard(part.name).samples["prediction"].to_pylist()
     assert np.load(part / "y.npy").tolist() == expected

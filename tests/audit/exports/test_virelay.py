@@ -27,8 +27,8 @@ METHODS = ("attention", "legrad", "reciprocam_single", "center")
 
 
 def stacked(atlas: Atlas, method: str, target: str = "label") -> np.ndarray:
-    tars = [atlas.tar(name) for name in atlas.commits]
-    return np.concatenate([tar.maps(method, target)[tar.good] for tar in tars])
+    shards = [atlas.shard(name) for name in atlas.commits]
+    return np.concatenate([shard.maps(method, target)[shard.good] for shard in shards])
 
 
 def test_pixels_and_labels_are_those_of_the_samples(atlas: Atlas, audit: Path) -> None:

@@ -62,10 +62,12 @@ def test_shards_hold_the_very_maps_of_the_atlas_for_every_target(reported: Repor
     samples = atlas.samples()
     keys = dict(zip(samples["row"].to_pylist(), samples["key"].to_pylist(), strict=True))
     maps = {
-        method: np.concatenate([atlas.tar(tar).maps(method, target) for tar in atlas.commits]) for method in METHODS
+        method: np.concatenate([atlas.shard(shard_name).maps(method, target) for shard_name in atlas.commits])
+        for method in METHODS
     }
     flags = {
-        method: np.concatenate([atlas.tar(tar).flags(method, target) for tar in atlas.commits]) for method in METHODS
+        method: np.concatenate([atlas.shard(shard_name).flags(method, target) for shard_name in atlas.commits])
+        for method in METHODS
     }
     at = {row: place for place, row in enumerate(keys)}
     shards = {number: told(reported.folder / "data" / "shards" / f"{number}.js") for number in set(index["shard"])}
@@ -239,8 +241,8 @@ def test_a_script_of_data_is_plain_whatever_it_holds() -> None:
 def test_the_mean_of_clusters_is_the_mean_of_the_maps(reported: Reported) -> None:
     atlas, audited = reported.atlas, read_audit(reported.atlas, str(reported.audit), "label")
     clusters = [each for each in audited.clusters.to_pylist() if (each["method"], each["class"]) == ("legrad", 3)]
-    maps = [atlas.tar(name) for name in atlas.commits]
-    own = [tar.maps("legrad")[tar.samples["label"].to_numpy(zero_copy_only=False) == 3] for tar in maps]
+    maps = [atlas.shard(name) for name in atlas.commits]
+    own = [shard.maps("legrad")[shard.samples["label"].to_numpy(zero_copy_only=False) == 3] for shard in maps]
     expected = l1_normalised(np.concatenate(own)).mean(0)
     assert np.allclose(mean_map(clusters, atlas.run.model.grid), expected, atol=1e-6)
 
