@@ -64,7 +64,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
     help="Of the CPU. Default: as many as torch takes.",
 )
 @click.option(
-    "--tar",
+    "--shard",
     type=PLACE,
     metavar="TAR",
     help="Of pictures to read and decode. Default: drawn ones of 500 × 375 pixels.",

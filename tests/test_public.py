@@ -10,7 +10,7 @@ import pytest
 PUBLIC = {
     "pipeline.explain": """
         AGCAM Anatomy Attention AttentionGradCAM CPLRP Center DiffMask Edges Flag GenericAttention GradCAM GradInput
-        IntegratedGradients LeGrad Maps Method PatchMask PatchMaskValue PatchMaskZeroShot Random ReciproCAM Rise Rollout
+        IntegratedGradients LeGrad MapBatch Method PatchMask PatchMaskValue PatchMaskZeroShot Random ReciproCAM Rise Rollout
         SmoothGrad TiS TransformerAttribution Uniform UnsupportedMethod UnsupportedModel ViTCX describe explain flags
         methods overlay prepare
     """,

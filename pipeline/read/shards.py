@@ -18,7 +18,7 @@ from schemas.run import ShardRecord
 _BLOCK = 512
 _AT_ONCE = 32
 """Shards that are asked for together: a bucket answers for them side by side."""
-_SUFFIX = re.compile(r"\.(shard(\.\w+)?|tgz)$")
+_SUFFIX = re.compile(r"\.(tar(\.\w+)?|tgz)$")
 INFO = "_info.json"
 """Where ImageNet-like collections keep the number of samples of each shard."""
 

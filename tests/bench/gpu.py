@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=16)
     parser.add_argument("--processes", type=int, default=4, help="that decode beside the network")
     parser.add_argument("--scenes", type=int, default=192, help="of the demo, of which maps are compared")
-    parser.add_argument("--tar", help="by default drawn pictures of 500 × 375 pixels")
+    parser.add_argument("--shard", help="by default drawn pictures of 500 × 375 pixels")
     given = parser.parse_args(arguments)
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = known(given.model, create(given.model).eval())

@@ -38,9 +38,9 @@ def test_the_record_says_what_was_measured(vitatlas, tmp_path: Path) -> None:
 
 def test_a_bench_reads_the_pictures_that_it_is_given(vitatlas, spec: RunSpec, tmp_path: Path) -> None:
     given = [*SMALL, "--methods", "attention", "--batch", 3, "--repeats", 1, "--json"]
-    code, text, _ = vitatlas("bench", *given, "--tar", tmp_path / "shards" / "part-1.tar")
+    code, text, _ = vitatlas("bench", *given, "--shard", tmp_path / "shards" / "part-1.tar")
     assert (code, json.loads(text)["pilot"]["pictures"], json.loads(text)["pilot"]["images"]) == (0, "part-1", 6)
-    code, _, err = vitatlas("bench", *given, "--tar", tmp_path / "nowhere.tar")
+    code, _, err = vitatlas("bench", *given, "--shard", tmp_path / "nowhere.tar")
     assert (code, "nowhere.tar: no such shard" in err) == (2, True)
 
 

@@ -28,7 +28,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
         return _label_shard(*arguments)
 
     monkeypatch.setattr(label_atlas, "_label_shard", counting)
-    monkeypatch.setattr(label_atlas, "spread", lambda function, items, *rest, **options: map(function, items))
+    monkeypatch.setattr(label_atlas, "parallel_map", lambda function, items, *rest, **options: map(function, items))
     shards = [shard.name for shard in atlas.run.shards]
     label(atlas.objects.url, POLICY, ["png"], str(out))
     assert done == shards
@@ -50,7 +50,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
 def test_stopped_after_any_operation_the_same_command_ends_with_the_same_bytes(
     atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_atlas, "spread", lambda function, items, *rest, **options: map(function, items))
+    monkeypatch.setattr(label_atlas, "parallel_map", lambda function, items, *rest, **options: map(function, items))
     whole = tmp_path / "whole"
     label(atlas.objects.url, POLICY, ["png", "coco"], str(whole))
     expected = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
@@ -155,7 +155,7 @@ def test_what_was_made_of_all_tars_does_not_outlive_one_of_them(
     def tripping(*arguments: object, **options: object) -> None:
         raise RuntimeError("tripped")
 
-    monkeypatch.setattr(label_atlas, "spread", tripping)
+    monkeypatch.setattr(label_atlas, "parallel_map", tripping)
     with pytest.raises(RuntimeError, match="tripped"):
         label(str(finished), POLICY, ["coco"], str(out))
     assert not (out / "summary.json").exists()

@@ -44,7 +44,7 @@ def test_tars_on_any_file_system(folder: Path) -> None:
     for name in ALL:
         files.pipe_file(f"/bucket/{name}", (folder / name).read_bytes())
     urls = find(["memory://bucket/t-{00..02}.tar"])
-    assert [(each.shard, each.samples, each.problem) for each in count(urls)] == [
+    assert [(each.name, each.samples, each.problem) for each in count(urls)] == [
         ("t-00", 1, None), ("t-01", 2, None), ("t-02", 3, None)
     ]  # fmt: skip
     assert names(find(["memory://bucket/*.tar"])) == names(find([absolute("*.tar", "memory://bucket")])) == ALL
@@ -109,7 +109,7 @@ def test_short_names_are_unique_and_safe(tmp_path: Path) -> None:
     paths = ["a/x.tar", "b/x.tar", "c/..y z.tar", "c/ünï.tar.gz", "c/p-0.1.tar", "c/p-0.2.tar"]
     for path in paths:
         write_tar(tmp_path / path, samples(1))
-    short = [each.shard for each in count(tuple(str(tmp_path / path) for path in paths))]
+    short = [each.name for each in count(tuple(str(tmp_path / path) for path in paths))]
     assert short == ["x.0", "x.1", "_.y_z", "_n_", "p-0.1", "p-0.2"]
 
 
@@ -138,7 +138,7 @@ def test_the_good_front_of_a_tar_is_kept_whatever_info_json_says(folder: Path) -
 
 def test_short_names_are_unique_whatever_the_tars_are_called(tmp_path: Path) -> None:
     urls = [str(write_tar(tmp_path / name, samples(1))) for name in ("a/x.tar", "b/x.tar", "c/x.0.tar", "d/X.tar")]
-    names = [record.shard for record in count(urls)]
+    names = [record.name for record in count(urls)]
     assert len({name.lower() for name in names}) == 4
     assert names[2] == "x.0"
 

@@ -89,7 +89,7 @@ def broken(data: bytes, how: str) -> bytes:
     member = data.index(b"s0003.jpg")
     return {
         "empty file": b"",
-        "no shard": b"these are no blocks of a shard" * 100,
+        "no tar": b"these are no blocks of a shard" * 100,
         "cut in a member": data[: member + 600],
         "cut in a header": data[: member + 100],
         "cut between members": data[:member],
@@ -103,7 +103,7 @@ def broken(data: bytes, how: str) -> bytes:
     ("how", "says"),
     [
         ("empty file", "it is empty"),
-        ("no shard", "it is not a shard"),
+        ("no tar", "it is not a tar"),
         ("cut in a member", "it is truncated"),
         ("cut in a header", "truncated|header"),
         ("cut between members", "truncated: it ends at byte"),
@@ -126,7 +126,7 @@ def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["empty file", "no shard", "cut in a member", "cut in a header", "cut between members", "broken header"]
+    "how", ["empty file", "no tar", "cut in a member", "cut in a header", "cut between members", "broken header"]
 )
 def test_a_read_of_a_broken_tar_raises(tmp_path: Path, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))

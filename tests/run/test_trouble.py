@@ -89,7 +89,7 @@ def test_two_runs_that_know_nothing_of_each_other_write_the_same(finished: Path,
     out = tmp_path / "atlas"
     plan(spec, str(out))
     code = (
-        "import sys; from pipeline.run import Crew, INLINE, run; from pipeline.store import lease;"
+        "import sys; from pipeline.run import ExecutionOptions, INLINE, run; from pipeline.store import lease;"
         "from pipeline.store.lease import Lease; Lease.__enter__ = lambda self: self;"
         "Lease.__exit__ = lambda self, *rest: None; run(sys.argv[1], INLINE)"
     )

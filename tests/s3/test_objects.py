@@ -1,4 +1,4 @@
-"""Objects in a bucket: whole or not at all, one request each, and never out of a cache."""
+"""ObjectStore in a bucket: whole or not at all, one request each, and never out of a cache."""
 
 import subprocess
 import sys
@@ -103,8 +103,8 @@ def test_what_another_process_writes_is_seen_at_once(objects: ObjectStore) -> No
     assert list(objects.walk()) == [("commits/a.json", 1)]
     assert not objects.exists("commits/b.json")
     script = f"""
-from pipeline.store import Objects
-objects = Objects({objects.url!r})
+from pipeline.store import ObjectStore
+objects = ObjectStore({objects.url!r})
 objects.put("commits/a.json", b"another")
 objects.put("commits/b.json", b"b")
 """

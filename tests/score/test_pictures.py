@@ -92,7 +92,7 @@ def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("shards", "file_names", "says"),
+    ("keys", "file_names", "says"),
     [
         (
             {"a": ["x/s0", "s1"], "b": ["x/s0", "s2"]},
@@ -109,9 +109,9 @@ def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
 )
 @pytest.mark.parametrize("role", ["truth", "tune", "calibrate"])
 def test_one_truth_is_not_that_of_two_samples(
-    spec: RunSpec, tmp_path: Path, shards: dict, file_names: list, says: str, role: str
+    spec: RunSpec, tmp_path: Path, keys: dict, file_names: list, says: str, role: str
 ) -> None:
-    atlas = of_keys(spec, tmp_path, shards)
+    atlas = of_keys(spec, tmp_path, keys)
     truth = boxed(tmp_path / "truth.json", file_names)
     url, own = atlas.objects.url, boxed(tmp_path / "own.json", ["none.jpg"])
     uses = {

@@ -64,8 +64,8 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(lease, "LAPSE", 600.0)
     code = (
-        "import sys, os; from pipeline.store import Objects; from pipeline.store.lease import Lease;"
-        "Lease(Objects(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
+        "import sys, os; from pipeline.store import ObjectStore; from pipeline.store.lease import Lease;"
+        "Lease(ObjectStore(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, objects.url], check=False)
     assert killed.returncode == -9
@@ -88,9 +88,9 @@ def test_a_holder_that_was_taken_for_dead_knows_it(objects: ObjectStore) -> None
 
 def test_of_many_at_once_one_gets_it(objects: ObjectStore) -> None:
     code = (
-        "import sys, time; from pipeline.store import Objects; from pipeline.store import lease;"
+        "import sys, time; from pipeline.store import ObjectStore; from pipeline.store import lease;"
         "lease.BEAT, lease.LAPSE = 0.1, 5.0\n"
-        "with lease.Lease(Objects(sys.argv[1])): print('got', flush=True); time.sleep(8)"
+        "with lease.Lease(ObjectStore(sys.argv[1])): print('got', flush=True); time.sleep(8)"
     )
     runs = [
         subprocess.Popen([sys.executable, "-c", code, objects.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

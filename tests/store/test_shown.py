@@ -20,7 +20,7 @@ def with_shards_at(atlas: Atlas, place: str) -> Atlas:
     """The same atlas, whose shards are said to lie elsewhere."""
     content = atlas.run.model_dump(mode="json")
     for shard in content["shards"]:
-        shard["url"] = place.format(shard=shard["shard"])
+        shard["url"] = place.format(shard=shard["name"])
     return Atlas(atlas.objects, RunRecord.model_validate(content))
 
 

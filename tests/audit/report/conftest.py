@@ -27,7 +27,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     """An atlas with an audit in it, and with scores of every kind, whose values are made up."""
     world = World(tmp_path_factory.mktemp("reported"), num_shards=2, scenes=130, seed=1)
     build(world)
-    for index in range(world.shards):
+    for index in range(world.num_shards):
         spoil(Path(world.shards.replace("{00..01}", f"{index:02d}")), index * world.scenes)
     url = str(world.folder / "atlas")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS), url)
