@@ -83,7 +83,7 @@ def _figures(standing: RunStatus) -> dict[str, str]:
     nobody = "none, no run is at work" if standing.begun else "none: planned, but not begun"
     return {
         "shards": f"{standing.done:,} of {standing.shards:,}",
-        "running": f"{len(standing.at_work):,}" if standing.alive else nobody,
+        "running": f"{len(standing.in_progress):,}" if standing.alive else nobody,
         "failed": f"{sum(standing.aside.values()):,}",
         "images": f"{standing.images_done:,} of {standing.images:,}",
         "images/s": "–" if standing.rate is None else f"{standing.rate:,.1f}",

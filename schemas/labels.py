@@ -3,11 +3,9 @@
 from enum import StrEnum
 
 import pyarrow as pa
-from pydantic import Field
 
 from schemas.arrow import CATEGORY
 from schemas.base import Record
-from schemas.run import ObjectRecord
 
 VERSION = 1
 """Of what is in labels and how they are written."""
@@ -90,25 +88,3 @@ class LabelsRecord(Record):
     threshold: float | None = None
     calibration: str | None = None
     hash: str = ""
-
-
-class DerivedCommit(Record):
-    """``commits/<shard>.json`` of what is derived from an atlas: one shard of it is done. Written last of that shard.
-
-    Attributes:
-        shard: its short name.
-        parent: hash of the maps and samples that it was made from.
-        maker: hash of what made it, a policy or a protocol.
-        parts: which parts were asked for, formats or methods.
-        counts: samples by status.
-        figures: numbers about it, for the summary.
-        objects: what was written before this record.
-    """
-
-    shard: str
-    parent: str
-    maker: str
-    parts: tuple[str, ...]
-    counts: dict[str, int]
-    figures: dict[str, float] = Field(default_factory=dict)
-    objects: tuple[ObjectRecord, ...]

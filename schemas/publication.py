@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from schemas.base import Record
-from schemas.run import ObjectRecord, Target
+from schemas.commits import ObjectRecord
+from schemas.run import Target
 
 MANIFEST = "manifest.json"
 """Stands right in the folder that it is of."""

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from pipeline.store import Atlas
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
+from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
-from schemas.run import CommitRecord, ShardRecord
+from schemas.run import ShardRecord
 from schemas.samples import Status
 
 _SPECIAL = re.compile(r"""'[^']*'|"[^"]*"|\S*/\S*|0x[0-9a-f]+|\d[\d,.]*""")

@@ -21,7 +21,7 @@ from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import Truths
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
-from schemas.labels import DerivedCommit
+from schemas.commits import DerivedCommit
 from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import Target
 
@@ -63,7 +63,7 @@ def tables(
         records = done(objects, atlas, about.digest(), ())
         measured = concurrent_map(lambda record: measured_parts(out, record.shard, record.parent), records.values())
         known = {
-            shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.parts == parts
+            shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.items == parts
         }
         pending = with_truth(atlas, [shard for shard in atlas.shard_names if shard not in known], truth)
         for _ in parallel_map(partial(_of_shard, atlas, about, out), pending, "audit", address):
@@ -130,8 +130,8 @@ def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truth
     record = DerivedCommit(
         shard=shard,
         parent=above,
-        maker=about.digest(),
-        parts=measured_parts(out, shard, above),
+        settings_hash=about.digest(),
+        items=measured_parts(out, shard, above),
         counts={"images": len(samples)},
         objects=written,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.store import ObjectStore
 from pipeline.store.derived import made, parent
 from pipeline.store.parquet import from_parquet
-from schemas.labels import DerivedCommit
+from schemas.commits import DerivedCommit
 from schemas.metrics import Kind
 from schemas.run import Target
 

@@ -21,8 +21,9 @@ from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.derived import claim, done, forget, made, parent
 from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
+from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.labels import LABELS, DerivedCommit, LabelsRecord
+from schemas.labels import LABELS, LabelsRecord
 from schemas.layout import commit_object
 from schemas.policy import Policy
 from schemas.text import suggest
@@ -116,15 +117,15 @@ def label(
         about = about.model_copy(update={"threshold": threshold, "calibration": said})
         policy = policy.at(threshold)
     about = about.model_copy(update={"hash": policy.digest()})
-    context, maker = Context(policy.digest(), tuple(classes)), about.digest()
+    context, settings_hash = Context(policy.digest(), tuple(classes)), about.digest()
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
         forget(objects, atlas)
-        records = done(objects, atlas, maker, names)
+        records = done(objects, atlas, settings_hash, names)
         pending = [shard for shard in atlas.shard_names if shard not in records]
         if pending:
             _withdraw(objects)
-        work = partial(_label_shard, atlas, policy, names, context, maker, objects.url, allow_pipe)
+        work = partial(_label_shard, atlas, policy, names, context, settings_hash, objects.url, allow_pipe)
         for record in parallel_map(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
             records[record.shard] = record
         shards, merged = atlas.shard_names, []
@@ -174,7 +175,7 @@ def _label_shard(
     policy: Policy,
     formats: tuple[str, ...],
     context: Context,
-    maker: str,
+    settings_hash: str,
     out: str,
     allow_pipe: bool,
     shard: str,
@@ -182,9 +183,9 @@ def _label_shard(
     objects = ObjectStore(out)
     above = parent(atlas.record(shard))  # before the maps are read: if they change meanwhile, this is made again
     before = made(objects, shard)
-    known = tuple(each for each in before.parts if each in EXPORTERS) if before else ()
+    known = tuple(each for each in before.items if each in EXPORTERS) if before else ()
     parts = tuple(dict.fromkeys((*known, *formats)))
-    if before is not None and (before.parent, before.maker) != (above, maker):
+    if before is not None and (before.parent, before.settings_hash) != (above, settings_hash):
         for each in before.objects:
             objects.delete(each.path)
         before, known = None, ()
@@ -202,10 +203,10 @@ def _label_shard(
     record = DerivedCommit(
         shard=shard,
         parent=above,
-        maker=maker,
-        parts=parts,
+        settings_hash=settings_hash,
+        items=parts,
         counts=dict(sorted(Counter(str(each.status) for each in labels).items())),
-        figures={name: float(sum(getattr(each, name) for each in masks)) for name in ("area", "ignored")}
+        statistics={name: float(sum(getattr(each, name) for each in masks)) for name in ("area", "ignored")}
         | {"masks": float(len(masks))},
         objects=tuple(sorted((*kept, *written), key=lambda each: each.path)),
     )
@@ -241,7 +242,7 @@ def _summary(
     counts: Counter[str] = Counter()
     for record in records:
         counts.update(record.counts)
-    total = {name: sum(record.figures[name] for record in records) for name in ("area", "ignored", "masks")}
+    total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
     area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
     return Labelled(policy, calibration, dict(sorted(counts.items())), area, ignored, tuple(merged))
 

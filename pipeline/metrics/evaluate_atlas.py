@@ -21,8 +21,8 @@ from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
 from schemas.base import sha256
+from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.labels import DerivedCommit
 from schemas.layout import ABOUT, commit_object
 from schemas.metrics import OWN_WEIGHTS, FaithRecord, Kind
 
@@ -132,7 +132,7 @@ def _notes(atlas: Atlas, measures: Mapping[str, Measure]) -> dict[tuple[str, str
 def _pending(objects: ObjectStore, atlas: Atlas, about: FaithRecord, drawn: Drawn) -> Drawn:
     """Shards that are to be measured: never done, made again since, or drawn otherwise."""
     records = done(objects, atlas, about.digest(), ())
-    there = {shard: record.parts for shard, record in records.items()}
+    there = {shard: record.items for shard, record in records.items()}
     return {shard: ordinals for shard, ordinals in drawn.items() if there.get(shard) != _parts(ordinals)}
 
 
@@ -162,8 +162,8 @@ def _of_shard(
     record = DerivedCommit(
         shard=shard,
         parent=parent(part.commit),
-        maker=about.digest(),
-        parts=_parts(ordinals),
+        settings_hash=about.digest(),
+        items=_parts(ordinals),
         counts={"images": len(ordinals)},
         objects=(written,),
     )

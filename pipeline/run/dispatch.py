@@ -97,7 +97,7 @@ class Dispatcher:
         return load.units[0] if load and load.units else None
 
     @property
-    def at_work(self) -> tuple[int, ...]:
+    def in_progress(self) -> tuple[int, ...]:
         """The units that actors work on."""
         return tuple(load.units[0] for load in self._loads.values() if load.units)
 

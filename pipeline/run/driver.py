@@ -11,9 +11,10 @@ from pipeline.run.progress import RunProgress
 from pipeline.run.signals import GracefulShutdown
 from pipeline.store import Atlas, Lease
 from pipeline.utils.io import refuse_commands
+from schemas.commits import QuarantineRecord
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
 from schemas.layout import LEASE, QUARANTINED, quarantine_object
-from schemas.run import QuarantineRecord, RunRecord
+from schemas.run import RunRecord
 from schemas.samples import Status
 
 _NAMED = 50
@@ -96,7 +97,7 @@ def _work(atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, lease: Lease
                     aside.append(outcome)
                     _remember(atlas, outcome)
                 elif isinstance(outcome, InProgress):
-                    lease.at_work = tuple(run.shards[index].name for index in outcome.shards)
+                    lease.in_progress = tuple(run.shards[index].name for index in outcome.shards)
                 if lease.lost:
                     raise RunFailedError(f"{url}: another run has taken it over, as this one was silent for too long")
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts and stops

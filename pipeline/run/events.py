@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from schemas.run import CommitRecord
+from schemas.commits import CommitRecord
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class _Pool:
         decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
         self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed, crew
         self._wanted = self._hired = self._lost = 0
-        self._at_work: tuple[int, ...] = ()
+        self._in_progress: tuple[int, ...] = ()
         self._ready = self._draining = False
         self._looked = -_LOOK
         self._alone_since = time.monotonic()
@@ -161,9 +161,9 @@ class _Pool:
         while assignment := self.dispatcher.next(now):
             reply = self.actors[assignment.actor].process.remote(assignment.unit, assignment.attempt)
             self.asked[reply] = assignment.actor, assignment
-        if self.dispatcher.at_work != self._at_work:
-            self._at_work = self.dispatcher.at_work
-            yield InProgress(self._at_work)
+        if self.dispatcher.in_progress != self._in_progress:
+            self._in_progress = self.dispatcher.in_progress
+            yield InProgress(self._in_progress)
         if not self.asked:
             time.sleep(_TICK)
             return

@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from pipeline.store import Atlas
-from pipeline.store.lease import LAPSE
+from pipeline.store.lease import TIMEOUT
+from schemas.commits import CommitRecord, LeaseRecord
 from schemas.errors import UsageError
 from schemas.layout import LEASE
-from schemas.run import CommitRecord, LeaseRecord
 from schemas.samples import Status
 
 _RECENT = 64
@@ -55,7 +55,7 @@ class RunStatus:
 
     Attributes:
         shards, done: planned, and committed.
-        at_work: names of those that are being done, a few seconds ago.
+        in_progress: names of those that are being done, a few seconds ago.
         aside: how many shards could not be done, by the reason.
         images, images_done: planned, and in committed shards.
         failed: images that have no maps, by their status.
@@ -67,7 +67,7 @@ class RunStatus:
 
     shards: int
     done: int
-    at_work: tuple[str, ...]
+    in_progress: tuple[str, ...]
     aside: dict[str, int]
     images: int
     images_done: int
@@ -135,7 +135,7 @@ class StatusReader:
         return RunStatus(
             shards=len(run.shards),
             done=len(self._units),
-            at_work=lease.at_work if lease and alive else (),
+            in_progress=lease.in_progress if lease and alive else (),
             aside=dict(reasons.most_common()),
             images=run.samples,
             images_done=sum(unit.rows for unit in self._units.values()),
@@ -158,7 +158,7 @@ class StatusReader:
         now = time.monotonic()
         if lease != self._heard[0] or lease is None:
             self._heard = lease, now
-        return lease, now - self._heard[1] < LAPSE
+        return lease, now - self._heard[1] < TIMEOUT
 
 
 def speed(units: Collection[ShardProgress]) -> float | None:

@@ -22,8 +22,8 @@ from pipeline.run.gpu_decode import DeviceDecoders, sent
 from pipeline.run.plan import check_artifacts, versions
 from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
+from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, SpecMismatchError, UsageError
-from schemas.run import CommitRecord
 from schemas.samples import Status
 
 _DRIFT_IMAGES = 8

@@ -147,13 +147,13 @@ def _counted(
     address: str | None,
 ) -> tuple[dict[str, Tally], Counter[str]]:
     """Counts of all shards together, and of pictures by what became of them."""
-    maker, wanted = about.digest(), {*TRIVIAL, *methods}
-    records = done(objects, atlas, maker, ())
-    there = {shard: record.parts for shard, record in records.items()}
+    settings_hash, wanted = about.digest(), {*TRIVIAL, *methods}
+    records = done(objects, atlas, settings_hash, ())
+    there = {shard: record.items for shard, record in records.items()}
     pending = [(part, there.get(part.shard, ())) for part in parts if not wanted <= set(there.get(part.shard, ()))]
     for name in (TABLE, CURVES, FIGURE) if pending else ():
         objects.delete(name)  # they are of what was there before
-    work = partial(score_shard, atlas, about.target, methods, objects.url, maker)
+    work = partial(score_shard, atlas, about.target, methods, objects.url, settings_hash)
     for record in parallel_map(work, pending, "score", address):
         records[record.shard] = record
     tallies: dict[str, Tally] = {}

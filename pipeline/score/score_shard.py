@@ -16,7 +16,7 @@ from pipeline.score.splits import Part
 from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import parent
-from schemas.labels import DerivedCommit
+from schemas.commits import DerivedCommit
 from schemas.layout import commit_object
 from schemas.run import Target
 from schemas.samples import Status
@@ -50,7 +50,12 @@ class Picture:
 
 
 def score_shard(
-    atlas: Atlas, target: Target, methods: Sequence[str], out: str, maker: str, item: tuple[Part, tuple[str, ...]]
+    atlas: Atlas,
+    target: Target,
+    methods: Sequence[str],
+    out: str,
+    settings_hash: str,
+    item: tuple[Part, tuple[str, ...]],
 ) -> DerivedCommit:
     """Count one shard, write its counts, then its commit.
 
@@ -81,8 +86,8 @@ def score_shard(
     record = DerivedCommit(
         shard=shard,
         parent=parent(kept.commit),
-        maker=maker,
-        parts=tuple(tallies),
+        settings_hash=settings_hash,
+        items=tuple(tallies),
         counts=dict(sorted(counts.items())),
         objects=(written,),
     )

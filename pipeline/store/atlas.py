@@ -20,6 +20,7 @@ from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import Source
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
+from schemas.commits import CommitRecord, QuarantineRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import (
     COMMITS,
@@ -34,7 +35,7 @@ from schemas.layout import (
     range_name,
     samples_object,
 )
-from schemas.run import CommitRecord, QuarantineRecord, RunRecord
+from schemas.run import RunRecord
 from schemas.samples import SAMPLES, Status
 from schemas.text import suggest
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.layout import flag_name, range_name
-from schemas.run import CommitRecord
 from schemas.samples import Status
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ from typing import TypeVar
 from pipeline.store.atlas import Atlas
 from pipeline.store.object_store import ObjectStore
 from schemas.base import Record, differences, sha256
+from schemas.commits import CommitRecord, DerivedCommit
 from schemas.errors import UsageError
-from schemas.labels import DerivedCommit
 from schemas.layout import COMMITS, RUN, commit_object
-from schemas.run import CommitRecord
 
 R = TypeVar("R", bound=Record)
 
@@ -70,8 +69,8 @@ def _part(shard: str, data: bytes) -> DerivedCommit | None:
         return None
 
 
-def done(objects: ObjectStore, atlas: Atlas, maker: str, parts: Iterable[str]) -> dict[str, DerivedCommit]:
-    """Records of the shards that need not be made again: by this maker, from the maps as they are, with these parts."""
+def done(objects: ObjectStore, atlas: Atlas, settings_hash: str, parts: Iterable[str]) -> dict[str, DerivedCommit]:
+    """Records of the shards that need not be made again: with these settings, from the maps as they are, with these parts."""
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
     shards, wanted = [shard for shard in atlas.shard_names if shard in present], set(parts)
     good = []
@@ -79,9 +78,13 @@ def done(objects: ObjectStore, atlas: Atlas, maker: str, parts: Iterable[str]) -
     found = objects.read([commit_object(shard) for shard in shards])
     for data, above in zip(found, atlas.records(but=atlas.committed - present), strict=True):
         record = _part(above.shard, data)
-        if record is None or (record.shard, record.parent, record.maker) != (above.shard, parent(above), maker):
+        if record is None or (record.shard, record.parent, record.settings_hash) != (
+            above.shard,
+            parent(above),
+            settings_hash,
+        ):
             continue
-        if wanted <= set(record.parts):
+        if wanted <= set(record.items):
             good.append(record)
     folders = {each.path.rpartition("/")[0] for record in good for each in record.objects}
     there = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}

@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.store.object_store import ObjectStore
+from schemas.commits import LeaseRecord
 from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import LEASE
-from schemas.run import LeaseRecord
 
-BEAT = 5.0
+HEARTBEAT = 5.0
 """Seconds between two signs of life."""
-LAPSE = 30.0
+TIMEOUT = 30.0
 """Seconds without one after which a lease is no longer held."""
 _HELD: set[str] = set()
 """Holders in this very process."""
@@ -33,7 +33,7 @@ class Lease:
 
     Attributes:
         lost: another run has taken it, because this one was silent for too long.
-        at_work: shards that are being done; whoever reads the lease knows a few seconds later.
+        in_progress: shards that are being done; whoever reads the lease knows a few seconds later.
 
     Raises:
         RunFailedError: on entering, another run holds it; the message says which.
@@ -41,7 +41,7 @@ class Lease:
 
     def __init__(self, objects: ObjectStore, say: Callable[[str], None] = lambda line: None) -> None:
         self.objects, self.say, self.lost = objects, say, False
-        self.at_work: tuple[str, ...] = ()
+        self.in_progress: tuple[str, ...] = ()
         self._mine = LeaseRecord(
             holder=uuid.uuid4().hex,
             host=_host(),
@@ -64,7 +64,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join(timeout=LAPSE)
+        self._thread.join(timeout=TIMEOUT)
         _HELD.discard(self._mine.holder)
         # A store that fails here has failed before, and said so; what stays behind lapses.
         with suppress(OSError, AtlasError):
@@ -89,10 +89,10 @@ class Lease:
         if record and _dead(record):
             return True
         who = f"{record.host} (process {record.pid}, since {record.since})" if record else "another machine"
-        self.say(f"a run on {who} may be writing to {self.objects.url}; waiting up to {LAPSE:.0f} s for a sign of it")
-        end = time.monotonic() + LAPSE
+        self.say(f"a run on {who} may be writing to {self.objects.url}; waiting up to {TIMEOUT:.0f} s for a sign of it")
+        end = time.monotonic() + TIMEOUT
         while time.monotonic() < end:
-            time.sleep(BEAT / 5)
+            time.sleep(HEARTBEAT / 5)
             now = self._there()
             if now is None:
                 return False
@@ -104,9 +104,9 @@ class Lease:
 
     def _live(self) -> None:
         """Count up until the end."""
-        beat = 0
-        while not self._over.wait(BEAT):
-            beat += 1
+        heartbeat = 0
+        while not self._over.wait(HEARTBEAT):
+            heartbeat += 1
             # When the store is down, what the run itself writes says so; the next beat tries again.
             with suppress(OSError, AtlasError):
                 there = self._there()
@@ -114,7 +114,8 @@ class Lease:
                     self.lost = True
                     return
                 self.objects.put(
-                    LEASE, self._mine.model_copy(update={"beat": beat, "at_work": self.at_work}).to_bytes()
+                    LEASE,
+                    self._mine.model_copy(update={"heartbeat": heartbeat, "in_progress": self.in_progress}).to_bytes(),
                 )
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from pipeline.utils.concurrency import concurrent_map
 from pipeline.utils.io import PERMANENT_ERRNOS, url_to_fs
 from schemas.base import sha256
+from schemas.commits import ObjectRecord
 from schemas.errors import RunFailedError
-from schemas.run import ObjectRecord
 
 _BEGUN, _UNFINISHED = ".vitatlas-", ".part"
 

@@ -16,9 +16,10 @@ from pipeline.store.atlas import Atlas
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas import layout
+from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
 from schemas.layout import Flag, Kind, commit_object, flag_name, range_name, samples_object
-from schemas.run import CommitRecord, RunRecord
+from schemas.run import RunRecord
 from schemas.samples import SAMPLES, Status
 
 

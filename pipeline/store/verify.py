@@ -14,9 +14,9 @@ from pipeline.store.object_store import ObjectStore, unfinished
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.base import sha256
+from schemas.commits import CommitRecord, ObjectRecord
 from schemas.errors import RunFailedError
 from schemas.layout import Kind, commit_object, quarantine_object, samples_object, shard_object
-from schemas.run import CommitRecord, ObjectRecord
 from schemas.samples import Status
 
 _DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)

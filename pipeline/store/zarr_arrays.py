@@ -19,8 +19,9 @@ from zarr.storage import MemoryStore
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
+from schemas.commits import ObjectRecord
 from schemas.layout import MAPS, Flag, Kind, shard_object
-from schemas.run import ObjectRecord, RunRecord
+from schemas.run import RunRecord
 
 
 def create(objects: ObjectStore, run: RunRecord) -> None:

@@ -36,8 +36,9 @@ from pipeline.run.plan import freeze
 from pipeline.run.status import ShardProgress
 from pipeline.run.worker import Worker
 from pipeline.store import ObjectStore
+from schemas.commits import CommitRecord
 from schemas.layout import RUN
-from schemas.run import CommitRecord, Decode, ModelSpec, Precision, RunSpec, ShardRecord
+from schemas.run import Decode, ModelSpec, Precision, RunSpec, ShardRecord
 
 _WAYS: tuple[Decode, ...] = get_args(Decode)
 _BESIDE = ("read", "decode", "collect", "write", "drift", "total")

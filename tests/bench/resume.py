@@ -15,8 +15,9 @@ from pathlib import Path
 
 from pipeline.store import ObjectStore, zarr_arrays
 from schemas import layout
+from schemas.commits import CommitRecord, ObjectRecord
 from schemas.layout import RUN, commit_object, samples_object, shard_object
-from schemas.run import CommitRecord, ModelRecord, ModelSpec, ObjectRecord, RunRecord, RunSpec, ShardRecord
+from schemas.run import ModelRecord, ModelSpec, RunRecord, RunSpec, ShardRecord
 
 METHODS = tuple(f"method_{number:02d}" for number in range(20))
 ROWS = 1251

@@ -27,8 +27,9 @@ from pipeline.run.plan import plan, versions
 from pipeline.score import score
 from pipeline.store import Atlas, ObjectStore, ShardWriter
 from pipeline.store.verify import verify
+from schemas.commits import CommitRecord
 from schemas.policy import Cut, Policy
-from schemas.run import CommitRecord, RunSpec
+from schemas.run import RunSpec
 from schemas.samples import Status
 
 STAGES = ("plan", "run", "resume", "status", "verify", "label", "score")

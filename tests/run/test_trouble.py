@@ -71,7 +71,7 @@ def test_a_folder_that_is_closed_ends_the_run(finished: Path, spec: RunSpec, tmp
 def test_a_second_run_is_refused_while_the_first_goes_on(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "BEAT", 0.1)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
     out = tmp_path / "atlas"
     plan(spec, str(out))
     with (

@@ -12,9 +12,10 @@ from pipeline.run import INLINE, run, status
 from pipeline.run.plan import plan
 from pipeline.run.status import ShardProgress, StatusReader, idle, speed
 from pipeline.store import Lease, lease
+from schemas.commits import LeaseRecord
 from schemas.errors import RunFailedError
 from schemas.layout import LEASE
-from schemas.run import Decode, LeaseRecord, RunSpec
+from schemas.run import Decode, RunSpec
 
 
 def unit(finished: float, rows: int = 10, idle: float = 1.0) -> ShardProgress:
@@ -53,9 +54,9 @@ def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, t
     seen = StatusReader(str(out))
     before = seen.look()
     assert (before.shards, before.done, before.images, before.alive, before.over) == (3, 0, 16, False, False)
-    mine = LeaseRecord(holder="a", host="elsewhere", pid=1, since="2020-01-01T00:00:00+00:00", at_work=("part-1",))
+    mine = LeaseRecord(holder="a", host="elsewhere", pid=1, since="2020-01-01T00:00:00+00:00", in_progress=("part-1",))
     (out / LEASE).write_bytes(mine.to_bytes())
-    assert (seen.look().alive, seen.look().at_work, seen.look().rate) == (True, ("part-1",), None)
+    assert (seen.look().alive, seen.look().in_progress, seen.look().rate) == (True, ("part-1",), None)
     shutil.copytree(finished, out, dirs_exist_ok=True)
     (out / "commits" / "part-2.json").unlink()
     midway = seen.look()
@@ -66,7 +67,7 @@ def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, t
     shutil.copy(finished / "commits" / "part-2.json", out / "commits")
     (out / LEASE).unlink()
     after = seen.look()
-    assert (after.done, after.complete, after.over, after.rate, after.at_work) == (3, True, True, None, ())
+    assert (after.done, after.complete, after.over, after.rate, after.in_progress) == (3, True, True, None, ())
 
 
 def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,7 @@ def test_a_holder_that_is_silent_is_not_at_work(spec: RunSpec, tmp_path: Path, m
     (out / LEASE).write_bytes(LeaseRecord(holder="a", host="gone", pid=1, since="2026-01-01T00:00:00Z").to_bytes())
     seen = StatusReader(str(out))
     assert seen.look().alive
-    monkeypatch.setattr(status, "LAPSE", 0.0)
+    monkeypatch.setattr(status, "TIMEOUT", 0.0)
     assert not seen.look().alive
 
 
@@ -97,7 +98,7 @@ def test_a_run_says_what_it_is_at(spec: RunSpec, tmp_path: Path, monkeypatch: py
     """What an inline run hands to its lease, shard by shard."""
     said: list[tuple[str, ...]] = []
     monkeypatch.setattr(
-        Lease, "at_work", property(lambda self: (), lambda self, shards: said.append(shards)), raising=False
+        Lease, "in_progress", property(lambda self: (), lambda self, shards: said.append(shards)), raising=False
     )
     plan(spec, str(tmp_path / "atlas"))
     run(str(tmp_path / "atlas"), INLINE)
@@ -107,11 +108,11 @@ def test_a_run_says_what_it_is_at(spec: RunSpec, tmp_path: Path, monkeypatch: py
 def test_what_a_run_says_stands_in_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.store import ObjectStore
 
-    monkeypatch.setattr(lease, "BEAT", 0.02)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.02)
     objects = ObjectStore(str(tmp_path))
     with Lease(objects) as held:
-        held.at_work = ("part-1",)
-        while LeaseRecord.read(objects.get(LEASE), LEASE).at_work != ("part-1",):
+        held.in_progress = ("part-1",)
+        while LeaseRecord.read(objects.get(LEASE), LEASE).in_progress != ("part-1",):
             pass
 
 

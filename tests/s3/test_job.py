@@ -20,7 +20,8 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.verify import verify
-from schemas.run import ObjectRecord, RunSpec
+from schemas.commits import ObjectRecord
+from schemas.run import RunSpec
 
 POLICY = "{name: largest, methods: [legrad], cut: {kind: otsu}, clean: {keep: largest}}"
 

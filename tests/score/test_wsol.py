@@ -19,8 +19,8 @@ from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas
 from pipeline.truth.truth import resize_mask
 from schemas.base import sha256
+from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.labels import DerivedCommit
 from schemas.run import RunSpec
 from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
 
@@ -114,7 +114,7 @@ def test_a_method_asked_for_later_is_counted_alone(atlas: Atlas, world: World, t
     assert len(seen) == 24
     assert both["legrad"] == before["legrad"]
     record = DerivedCommit.read(next((tmp_path / "out" / "commits").iterdir()).read_bytes(), "x")
-    assert record.parts == (*TRIVIAL, "legrad", "attention")
+    assert record.items == (*TRIVIAL, "legrad", "attention")
     assert record.counts["scored"] == 24
 
 

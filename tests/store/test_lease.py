@@ -9,15 +9,15 @@ import pytest
 
 from pipeline.store import ObjectStore, lease
 from pipeline.store.lease import Lease
+from schemas.commits import LeaseRecord
 from schemas.errors import RunFailedError
 from schemas.layout import LEASE
-from schemas.run import LeaseRecord
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT", 0.1)
-    monkeypatch.setattr(lease, "LAPSE", 1.0)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(lease, "TIMEOUT", 1.0)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_torn_lease_lapses(objects: ObjectStore) -> None:
 def test_a_dead_process_of_this_machine_is_not_waited_for(
     objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "LAPSE", 600.0)
+    monkeypatch.setattr(lease, "TIMEOUT", 600.0)
     code = (
         "import sys, os; from pipeline.store import ObjectStore; from pipeline.store.lease import Lease;"
         "Lease(ObjectStore(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
@@ -89,7 +89,7 @@ def test_a_holder_that_was_taken_for_dead_knows_it(objects: ObjectStore) -> None
 def test_of_many_at_once_one_gets_it(objects: ObjectStore) -> None:
     code = (
         "import sys, time; from pipeline.store import ObjectStore; from pipeline.store import lease;"
-        "lease.BEAT, lease.LAPSE = 0.1, 5.0\n"
+        "lease.HEARTBEAT, lease.TIMEOUT = 0.1, 5.0\n"
         "with lease.Lease(ObjectStore(sys.argv[1])): print('got', flush=True); time.sleep(8)"
     )
     runs = [

@@ -22,11 +22,11 @@ from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.images import pictures as pictures_of
 from pipeline.truth import Truths, read_truth
 from pipeline.utils.io import refuse_commands
+from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
-from schemas.labels import DerivedCommit
 from schemas.layout import ABOUT, Flag, commit_object
-from schemas.run import ObjectRecord, Target
+from schemas.run import Target
 from schemas.samples import Status
 from schemas.text import suggest
 
@@ -123,8 +123,8 @@ def _of_shard(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Trut
     record = DerivedCommit(
         shard=shard,
         parent=parent(kept.commit),
-        maker=about.digest(),
-        parts=(),
+        settings_hash=about.digest(),
+        items=(),
         counts={"images": len(part)},
         objects=written,
     )

@@ -14,11 +14,10 @@ from pipeline.store.parquet import from_parquet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import LINEAGE
 from schemas.base import sha256
+from schemas.commits import CommitRecord, DerivedCommit
 from schemas.errors import UsageError
-from schemas.labels import DerivedCommit
 from schemas.layout import AUDIT, COMMITS, LABELS, SCORES, commit_object
 from schemas.metrics import Kind
-from schemas.run import CommitRecord
 
 MAPS = "maps"
 """Name of the product that an atlas is itself."""
@@ -50,7 +49,7 @@ def _of_shard(atlas: Atlas, made: Mapping[str, ObjectStore], shard: str) -> list
     for name, objects in made.items():
         part = _part(objects, shard)
         if isinstance(part, DerivedCommit):
-            rows.append(_row(objects, name, part, part.maker, part.parent))
+            rows.append(_row(objects, name, part, part.settings_hash, part.parent))
     return rows
 
 
@@ -120,12 +119,12 @@ def _pictures(atlas: Atlas, shard: str) -> str:
 
 
 def _row(
-    objects: ObjectStore, product: str, record: CommitRecord | DerivedCommit, maker: str, made_of: str
+    objects: ObjectStore, product: str, record: CommitRecord | DerivedCommit, settings_hash: str, made_of: str
 ) -> dict[str, Any]:
     return {
         "product": product,
         "shard": record.shard,
-        "maker": maker,
+        "maker": settings_hash,
         "parent": made_of,
         "hash": parent(record),
         "commit": sha256(objects.get(commit_object(record.shard))),

@@ -20,11 +20,10 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import AuditRecord
 from schemas.audit_tables import TABLES
 from schemas.base import sha256
+from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
-from schemas.labels import DerivedCommit
 from schemas.layout import ABOUT, AUDIT, COMMITS, commit_object
 from schemas.metrics import FaithRecord
-from schemas.run import ObjectRecord
 
 _FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {
     "": AuditRecord,
@@ -132,7 +131,7 @@ def _lineage(objects: ObjectStore) -> Iterator[str]:
                 yield f"{commit}: was made of other maps than {name} has"
             total = sum(each.size for each in part.objects)
             known = {"hash": parent(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
-            known |= {"parent": part.parent, "maker": part.maker}
+            known |= {"parent": part.parent, "maker": part.settings_hash}
             row = told.pop((product, part.shard), {})
             for column, value in known.items():
                 if row.get(column) != value:
@@ -151,11 +150,11 @@ def _makers(objects: ObjectStore) -> Iterator[str]:
         if not records and not objects.exists(name):
             continue
         try:
-            maker = kind.read(bytes_of(objects, name), name).digest()
+            settings_hash = kind.read(bytes_of(objects, name), name).digest()
         except UsageError as error:
             raise Unreadable(f"{error}") from None
         for part in records:
-            if part.maker != maker:
+            if part.settings_hash != settings_hash:
                 yield f"{folder}{commit_object(part.shard)}: was made by something else than {name} says"
 
 

@@ -1,0 +1,118 @@
+"""Records of finished and current work: commits of shards and of derived products, quarantines, the lease."""
+
+from pydantic import Field
+
+from schemas.base import Record
+from schemas.layout import FORMAT
+
+
+class ObjectRecord(Record):
+    """One written object.
+
+    Attributes:
+        path: its name below the folder of the record.
+        size: length in bytes.
+        sha256: ``sha256:…`` of its contents.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+class CommitRecord(Record):
+    """``commits/<shard>.json``: the proof that a shard is done. Without it, nothing of the shard is read.
+
+    Attributes:
+        format: version of the layout.
+        shard: short name of the shard.
+        shard_index: its index in the run.
+        rows: samples of the shard.
+        ok: number of them that have maps.
+        statuses: number of samples by status.
+        degenerate: number of constant or non-finite maps by method, where there are any.
+        drift: error of half precision by method: the largest difference to float32 as a fraction of the largest value
+            of the map, median over maps of the first images of the shard. Empty in full precision.
+        fallbacks: in a run that decodes on the GPU, number of images that were decoded in processes, by reason.
+        objects: all objects that were written before this record.
+        spec_hash: hash of the spec of the run.
+        versions: versions of the packages that computed the shard.
+        seconds: time by stage.
+        attempt: number of the attempt, from 1.
+        host: machine that did it.
+        finished: time of the commit. ``seconds``, ``attempt``, ``host`` and ``finished`` may differ between equal
+            atlases.
+    """
+
+    format: int = FORMAT
+    shard: str
+    shard_index: int
+    rows: int
+    ok: int
+    statuses: dict[str, int]
+    degenerate: dict[str, int]
+    drift: dict[str, float]
+    fallbacks: dict[str, int] = Field(default_factory=dict)
+    objects: tuple[ObjectRecord, ...]
+    spec_hash: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    attempt: int
+    host: str
+    finished: str
+
+
+class QuarantineRecord(Record):
+    """``quarantined/<shard>.json``: a shard that the last run could not do. The next run removes it and tries again.
+
+    Attributes:
+        shard: short name of the shard.
+        reason: one sentence.
+        finished: time of the last attempt.
+    """
+
+    shard: str
+    reason: str
+    finished: str
+
+
+class LeaseRecord(Record):
+    """``lease.json``: the run that is writing to an atlas now. It is deleted when that run ends.
+
+    Attributes:
+        holder: random identifier of the run.
+        host: machine it runs on.
+        pid: its process id.
+        since: time it began.
+        heartbeat: counter that increases while the run is alive.
+        in_progress: shards that are being done.
+    """
+
+    holder: str
+    host: str
+    pid: int
+    since: str
+    heartbeat: int = 0
+    in_progress: tuple[str, ...] = ()
+
+
+class DerivedCommit(Record):
+    """``commits/<shard>.json`` of a derived product: the proof that one shard of it is done.
+
+    Attributes:
+        shard: short name of the shard.
+        parent: hash of the maps and samples that it was made from.
+        settings_hash: hash of the policy or protocol that made it.
+        items: the formats, methods or samples that are done.
+        counts: number of samples by status.
+        statistics: values for the summary.
+        objects: all objects that were written before this record.
+    """
+
+    shard: str
+    parent: str
+    settings_hash: str
+    items: tuple[str, ...]
+    counts: dict[str, int]
+    statistics: dict[str, float] = Field(default_factory=dict)
+    objects: tuple[ObjectRecord, ...]
