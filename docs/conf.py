@@ -25,4 +25,4 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "separated"
-napoleon_custom_sections = [("Options", "params_style"), ("Presets", "params_style"), ("Figures", "params_style")]
+napoleon_custom_sections = [("Options", "params_style"), ("Presets", "params_style"), ("Extra outputs", "params_style")]

@@ -21,7 +21,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Kind:
+class ArraySpec:
     """What an array holds for each row.
 
     Attributes:
@@ -35,10 +35,10 @@ class Kind:
     empty: float
 
 
-MAP = Kind(("row", "target", "y", "x"), "float16", float("nan"))
-RANGE = Kind(("row", "target", "bound"), "float32", float("nan"))
-FLAG = Kind(("row", "target"), "uint8", 255)
-FIGURE = Kind(("row", "target"), "float32", float("nan"))
+MAP = ArraySpec(("row", "target", "y", "x"), "float16", float("nan"))
+RANGE = ArraySpec(("row", "target", "bound"), "float32", float("nan"))
+FLAG = ArraySpec(("row", "target"), "uint8", 255)
+EXTRA_OUTPUT = ArraySpec(("row", "target"), "float32", float("nan"))
 
 
 class Flag(IntEnum):
@@ -59,13 +59,13 @@ def flag_name(method: str) -> str:
     return f"{method}_flag"
 
 
-def arrays(method: str, figures: Iterable[str]) -> dict[str, Kind]:
-    """All arrays of a method: maps, their bounds, their flags, and one for each figure it reports."""
+def arrays(method: str, extra_outputs: Iterable[str]) -> dict[str, ArraySpec]:
+    """All arrays of a method: maps, their bounds, their flags, and one for each extra output."""
     return {
         method: MAP,
         range_name(method): RANGE,
         flag_name(method): FLAG,
-        **{f"{method}_{figure}": FIGURE for figure in figures},
+        **{f"{method}_{output}": EXTRA_OUTPUT for output in extra_outputs},
     }
 
 

@@ -145,7 +145,7 @@ class RunRecord(Record):
         slot: rows that each shard owns: the largest count, rounded up to the chunk.
         chunk: rows of one Zarr chunk.
         methods: array name of each method, with all its options.
-        figures: names of the numbers that methods report beside each map.
+        extra_outputs: names of the numbers that a method reports beside each map, by method.
         artifacts: SHA-256 of the file of each method that has weights of its own.
         provenance: name of the design that a method follows, where its paper leaves one open.
         versions: of the packages that compute.
@@ -156,7 +156,7 @@ class RunRecord(Record):
     spec_hash: str
     model: ModelRecord
     methods: dict[Name, dict[str, str | int | float | bool]]
-    figures: dict[Name, tuple[Name, ...]]
+    extra_outputs: dict[Name, tuple[Name, ...]]
     artifacts: dict[str, str] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)
     slot: int

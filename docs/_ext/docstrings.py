@@ -7,7 +7,9 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-_SECTION = re.compile(r"^(Attributes|Class attributes|Options|Presets|Figures):\n((?:(?: +.*)?\n)*)", re.MULTILINE)
+_SECTION = re.compile(
+    r"^(Attributes|Class attributes|Options|Presets|Extra outputs):\n((?:(?: +.*)?\n)*)", re.MULTILINE
+)
 _ENTRY = re.compile(r"^ {4}(\w[\w…, ]*): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 _HEAD = re.compile(r"((?:``\w+``(?:, | … )?)+) – ")
 _BULLET = re.compile(r"^- (.*(?:\n {2}.*)*)", re.MULTILINE)

@@ -166,7 +166,7 @@ class Arrays(Made):
 
         rows = [
             (f"`{name}`", f"({', '.join(kind.dims)})", kind.dtype, str(kind.empty))
-            for name, kind in arrays("<method>", ["<figure>"]).items()
+            for name, kind in arrays("<method>", ["<extra_output>"]).items()
         ]
         yield from table(("array", "dimensions", "type", "where there is no map"), *rows)
 
@@ -219,7 +219,7 @@ def _options(method: Any, of: dict[str, dict[str, str]]) -> Iterator[str]:
     ]
     if rows:
         yield from table(("option", "type", "default", ""), *rows)
-    for section in ("Presets", "Figures"):
+    for section in ("Presets", "Extra outputs"):
         for name, text in of.get(section, {}).items():
             yield f"{section[:-1]} `{name}`: {text}\n"
 

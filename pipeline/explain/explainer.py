@@ -33,11 +33,11 @@ class MapBatch(dict[str, Tensor]):
 
     Attributes:
         logits: [B, C] of the network.
-        figures: numbers that a method gives beside each map, [B, K] by ``<method>_<figure>``.
+        extra_outputs: numbers that a method gives beside each map, [B, K] by ``<method>_<figure>``.
     """
 
     logits: Tensor
-    figures: dict[str, Tensor]
+    extra_outputs: dict[str, Tensor]
 
     def flags(self, name: str) -> Tensor:
         """Whether each map of a method says anything: int8 [B, K] of ``Flag``."""
@@ -211,14 +211,14 @@ class Explainer:
         return record(self.model, self.anatomy, images, self.need, tuple(keys), self.seed, self.precision)
 
     def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
-        """Maps [B, K, h, w] of methods, and their figures [B, K]."""
+        """Maps [B, K, h, w] of methods, and their extra_outputs [B, K]."""
         found = {}
         dtype = torch.float64 if trace.images.dtype == torch.float64 else torch.float32
         for method in methods:
             with torch.no_grad():
                 found[method.name] = method.compute(trace, targets).to(dtype)
-            found |= {f"{method.name}_{figure}": value for figure, value in trace.figures.items()}
-            trace.figures.clear()
+            found |= {f"{method.name}_{output}": value for output, value in trace.extra_outputs.items()}
+            trace.extra_outputs.clear()
             self.lap(method.name)
         return found
 
@@ -249,16 +249,18 @@ class Explainer:
 
 
 def _bound(found: dict[str, Tensor], methods: tuple[Method, ...], logits: Tensor) -> MapBatch:
-    """Maps in the order of the methods, apart from their figures."""
+    """Maps in the order of the methods, apart from their extra_outputs."""
     maps = MapBatch({method.name: found.pop(method.name) for method in methods})
-    maps.logits, maps.figures = logits, found
+    maps.logits, maps.extra_outputs = logits, found
     return maps
 
 
 def _joined(parts: list[MapBatch]) -> MapBatch:
     maps = MapBatch({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
     maps.logits = torch.cat([part.logits for part in parts])
-    maps.figures = {name: torch.cat([part.figures[name] for part in parts]) for name in parts[0].figures}
+    maps.extra_outputs = {
+        name: torch.cat([part.extra_outputs[name] for part in parts]) for name in parts[0].extra_outputs
+    }
     return maps
 
 

@@ -27,7 +27,7 @@ class Method(ABC):
         provenance: name of the design that it follows, where the paper leaves one open; goes into ``run.json``.
         cost: in forwards of the same batch, beyond the shared one, as text for tables.
         usual: whether a run that names no methods has it; False where it costs many forwards.
-        figures: names of the numbers that it reports beside each map, in ``trace.figures``.
+        extra_outputs: names of the numbers that it reports beside each map, in ``trace.extra_outputs``.
         presets: options that belong together, by name.
         unnamed: options that are no part of the name.
     """
@@ -40,7 +40,7 @@ class Method(ABC):
     provenance: ClassVar[str] = ""
     cost: ClassVar[str]
     usual: ClassVar[bool] = True
-    figures: ClassVar[tuple[str, ...]] = ()
+    extra_outputs: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     unnamed: ClassVar[tuple[str, ...]] = ()
 

@@ -87,7 +87,7 @@ class Trace:
         keys: a name for each image, from which methods that draw at random take their seed.
         seed: of the run, likewise.
         precision: see ``explain``.
-        figures: what methods report beside their map, [B, K] by name.
+        extra_outputs: what methods report beside their map, [B, K] by name.
         logits: [B, C].
         embedding: [B, N, D] or [B, h, w, D], output of the patch embedding.
         blocks: the attention of each block; all but the last are None without ``Need.ATTENTION``.
@@ -105,7 +105,7 @@ class Trace:
     keys: tuple[str, ...]
     seed: int
     precision: Precision
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    extra_outputs: dict[str, Tensor] = field(default_factory=dict)
     logits: Tensor = field(init=False)
     embedding: Tensor = field(init=False)
     last_output: Tensor = field(init=False)

@@ -75,7 +75,7 @@ def actors_for(expected: Estimate, deadline: float) -> int | None:
 
 def _objects(run: RunRecord, shards: int) -> int:
     """Arrays, table and commit of each shard."""
-    return shards * (sum(len(layout.arrays(method, run.figures.get(method, ()))) for method in run.methods) + 2)
+    return shards * (sum(len(layout.arrays(method, run.extra_outputs.get(method, ()))) for method in run.methods) + 2)
 
 
 def _bytes(run: RunRecord, pilot: Pilot, images: int, shards: int) -> float:

@@ -80,7 +80,7 @@ def freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> Ru
         spec_hash=spec.digest(),
         model=loaded.record,
         methods={method.name: method.options() for method in methods},
-        figures={method.name: method.figures for method in methods if method.figures},
+        extra_outputs={method.name: method.extra_outputs for method in methods if method.extra_outputs},
         artifacts=artifacts(methods),
         provenance={method.name: method.design for method in methods if method.design},
         slot=-(-largest // chunk) * chunk,

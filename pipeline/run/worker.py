@@ -36,26 +36,26 @@ class Explained(NamedTuple):
     Attributes:
         row: its columns of the sample table, but for ``row`` and ``shard``.
         maps: raw maps [K, h, w] by method; none where the sample has none.
-        figures: numbers [K] by the name of their array.
+        extra_outputs: numbers [K] by the name of their array.
     """
 
     row: dict[str, Any]
     maps: dict[str, NDArray[Any]]
-    figures: dict[str, NDArray[Any]]
+    extra_outputs: dict[str, NDArray[Any]]
 
 
 class _Begun(NamedTuple):
     """A batch that was given to the device, and what is on its way back.
 
     Attributes:
-        maps, figures: tensors [B, K, …] on the host, by name.
+        maps, extra_outputs: tensors [B, K, …] on the host, by name.
         scores: float64 [B, C], softmax of the logits, on the host.
         wait: returns when all of these are there.
     """
 
     batch: Batch
     maps: dict[str, Tensor]
-    figures: dict[str, Tensor]
+    extra_outputs: dict[str, Tensor]
     scores: Tensor
     wait: Callable[[], None]
 
@@ -203,7 +203,7 @@ class Worker:
         return _Begun(
             batch,
             {name: _home(values) for name, values in maps.items()},
-            {name: _home(values) for name, values in maps.figures.items()},
+            {name: _home(values) for name, values in maps.extra_outputs.items()},
             _home(maps.logits.double().softmax(-1)),
             self._mark(),
         )
@@ -222,7 +222,7 @@ class Worker:
             return
         begun.wait()
         arrays = {name: values.numpy() for name, values in begun.maps.items()}
-        figures = {name: values.numpy() for name, values in begun.figures.items()}
+        extra_outputs = {name: values.numpy() for name, values in begun.extra_outputs.items()}
         scores = begun.scores.numpy()
         for place, sample in enumerate(begun.batch.samples):
             if wanted is not None and sample.ordinal not in wanted:
@@ -237,7 +237,7 @@ class Worker:
                 yield Explained(
                     row | _predicted(scores[place], sample.label),
                     {name: values[place] for name, values in arrays.items()},
-                    {name: values[place] for name, values in figures.items()},
+                    {name: values[place] for name, values in extra_outputs.items()},
                 )
 
     def _targets(self, labels: Tensor) -> Targets:

@@ -208,7 +208,7 @@ class Atlas:
         return self.to_xarray()[method]
 
     def to_xarray(self) -> "xarray.Dataset":
-        """All arrays of all methods, lazily: of each, maps (row, target, y, x), range, flag and figures.
+        """All arrays of all methods, lazily: of each, maps (row, target, y, x), range, flag and extra outputs.
 
         Rows are those of the sample table; those of shards that are not finished hold no maps.
         """
@@ -296,8 +296,10 @@ class Atlas:
 
     @cached_property
     def _arrays(self) -> frozenset[str]:
-        figures = self.run.figures
-        return frozenset(name for method in self.methods for name in layout.arrays(method, figures.get(method, ())))
+        extra_outputs = self.run.extra_outputs
+        return frozenset(
+            name for method in self.methods for name in layout.arrays(method, extra_outputs.get(method, ()))
+        )
 
     def require(self, target: str, methods: Iterable[str]) -> None:
         """Make sure that there is something to be made of these methods and this target.

@@ -54,9 +54,9 @@ class AtlasShard:
         """A ``Flag`` of each map: uint8 [rows]; 255 where there is none."""
         return self.values(flag_name(method), target).astype(np.uint8)
 
-    def figure(self, method: str, figure: str, target: str = "label") -> NDArray[np.float32]:
+    def extra_output(self, method: str, name: str, target: str = "label") -> NDArray[np.float32]:
         """A number that the method reports beside each map: float32 [rows], NaN where there is none."""
-        return self.values(f"{method}_{figure}", target)
+        return self.values(f"{method}_{name}", target)
 
     def array(self, name: str) -> NDArray[Any]:
         """Its rows of an array, of all targets, as they are stored: [rows, …]."""

@@ -18,7 +18,7 @@ from pipeline.store.parquet import to_parquet
 from schemas import layout
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
-from schemas.layout import Flag, Kind, commit_object, flag_name, range_name, samples_object
+from schemas.layout import ArraySpec, Flag, commit_object, flag_name, range_name, samples_object
 from schemas.run import RunRecord
 from schemas.samples import SAMPLES, Status
 
@@ -46,17 +46,19 @@ class ShardWriter:
     def __post_init__(self) -> None:
         self.slots = {name: zarr_arrays.empty(kind, self.run) for name, kind in self._kinds().items()}
 
-    def _kinds(self) -> dict[str, Kind]:
-        every = [layout.arrays(method, self.run.figures.get(method, ())) for method in self.run.methods]
+    def _kinds(self) -> dict[str, ArraySpec]:
+        every = [layout.arrays(method, self.run.extra_outputs.get(method, ())) for method in self.run.methods]
         return {name: kind for one in every for name, kind in one.items()}
 
-    def add(self, row: dict[str, Any], maps: Mapping[str, NDArray[Any]], figures: Mapping[str, NDArray[Any]]) -> None:
+    def add(
+        self, row: dict[str, Any], maps: Mapping[str, NDArray[Any]], extra_outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
         """Add the next sample.
 
         Args:
             row: its columns of the sample table, but for ``row`` and ``shard``.
             maps: raw maps [K, h, w] of each method; none if the sample has no maps.
-            figures: numbers [K] by the name of their array.
+            extra_outputs: numbers [K] by the name of their array.
         """
         ordinal = row["ordinal"]
         for name, raw in maps.items():
@@ -64,7 +66,7 @@ class ShardWriter:
             self.slots[name][ordinal] = scaled
             self.slots[range_name(name)][ordinal] = bounds
             self.slots[flag_name(name)][ordinal] = flags
-        for name, values in figures.items():
+        for name, values in extra_outputs.items():
             self.slots[name][ordinal] = values
         row = {"row": self.shard_index * self.run.slot + ordinal, "shard": self.shard} | row
         if ordinal == len(self.rows):

@@ -16,7 +16,7 @@ from schemas import layout
 from schemas.base import sha256
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.errors import RunFailedError
-from schemas.layout import Kind, commit_object, quarantine_object, samples_object, shard_object
+from schemas.layout import ArraySpec, commit_object, quarantine_object, samples_object, shard_object
 from schemas.samples import Status
 
 _DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)
@@ -151,12 +151,12 @@ def _of_the_run(atlas: Atlas) -> set[str]:
     )
 
 
-def _own(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, Kind] | None]:
+def _own(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, ArraySpec] | None]:
     """Objects that a shard may have: its sample table, and parts of arrays, whose names and kinds are told."""
     run = atlas.run
-    own: dict[str, tuple[str, Kind] | None] = {samples_object(run.shards[shard_index].name): None}
+    own: dict[str, tuple[str, ArraySpec] | None] = {samples_object(run.shards[shard_index].name): None}
     for method in run.methods:
-        for name, kind in layout.arrays(method, run.figures.get(method, ())).items():
+        for name, kind in layout.arrays(method, run.extra_outputs.get(method, ())).items():
             own[shard_object(name, shard_index, len(kind.dims))] = name, kind
     return own
 
@@ -178,8 +178,8 @@ def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | None, list[s
     return part, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
 
 
-def _wrong_rows(atlas: Atlas, part: AtlasShard, name: str, kind: Kind) -> list[str]:
-    if kind is layout.FIGURE:  # may be undefined
+def _wrong_rows(atlas: Atlas, part: AtlasShard, name: str, kind: ArraySpec) -> list[str]:
+    if kind is layout.EXTRA_OUTPUT:  # may be undefined
         return []
     try:
         values = part.array(name)[part.good]

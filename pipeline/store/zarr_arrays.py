@@ -20,7 +20,7 @@ from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.commits import ObjectRecord
-from schemas.layout import MAPS, Flag, Kind, shard_object
+from schemas.layout import MAPS, ArraySpec, Flag, shard_object
 from schemas.run import RunRecord
 
 
@@ -79,7 +79,7 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
     target[:] = np.asarray(run.spec.targets, dtype=object)
     for method, options in run.methods.items():
-        for name, kind in layout.arrays(method, run.figures.get(method, ())).items():
+        for name, kind in layout.arrays(method, run.extra_outputs.get(method, ())).items():
             attributes = dict(options) if kind is layout.MAP else _ATTRIBUTES.get(kind, {})
             _create(group, name, kind, (run.rows, *row_shape(kind, run)), run, attributes)
     with warnings.catch_warnings():
@@ -90,7 +90,7 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     return contents
 
 
-_ATTRIBUTES: dict[Kind, dict[str, Any]] = {
+_ATTRIBUTES: dict[ArraySpec, dict[str, Any]] = {
     layout.RANGE: {"bounds": ["min", "max"]},
     layout.FLAG: {
         "flag_values": [int(flag) for flag in Flag],
@@ -99,19 +99,19 @@ _ATTRIBUTES: dict[Kind, dict[str, Any]] = {
 }
 
 
-def row_shape(kind: Kind, run: RunRecord) -> tuple[int, ...]:
+def row_shape(kind: ArraySpec, run: RunRecord) -> tuple[int, ...]:
     """Shape of what an array holds for one row."""
     sizes = dict(zip(("target", "y", "x", "bound"), (len(run.spec.targets), *run.model.grid, 2), strict=True))
     return tuple(sizes[dim] for dim in kind.dims[1:])
 
 
-def empty(kind: Kind, run: RunRecord) -> NDArray[Any]:
+def empty(kind: ArraySpec, run: RunRecord) -> NDArray[Any]:
     """A shard's slot of an array, in which no row has a map yet."""
     return np.full((run.slot, *row_shape(kind, run)), kind.empty, kind.dtype)
 
 
 def _create(
-    group: zarr.Group, name: str, kind: Kind, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
+    group: zarr.Group, name: str, kind: ArraySpec, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
 ) -> Any:
     """An array whose Zarr shard is exactly one shard's slot."""
     return group.create_array(
@@ -128,7 +128,7 @@ def _create(
 
 
 def put(
-    objects: ObjectStore, run: RunRecord, name: str, kind: Kind, shard_index: int, values: NDArray[Any]
+    objects: ObjectStore, run: RunRecord, name: str, kind: ArraySpec, shard_index: int, values: NDArray[Any]
 ) -> ObjectRecord | None:
     """Write a shard's slot of one array: [slot, …], ``kind.empty`` where there is no map.
 

@@ -36,7 +36,7 @@ def simulated(shard_names: int) -> RunRecord:
     names = [f"imagenet1k-train-{index:06d}" for index in range(shard_names)]
     shards = tuple(ShardRecord(name=name, url=f"/gone/{name}.tar", samples=ROWS, size=141 * 2**20) for name in names)
     return RunRecord(
-        spec=spec, spec_hash=spec.digest(), model=model, methods={name: {} for name in METHODS}, figures={},
+        spec=spec, spec_hash=spec.digest(), model=model, methods={name: {} for name in METHODS}, extra_outputs={},
         slot=1280, chunk=256, shards=shards, versions={},
     )  # fmt: skip
 

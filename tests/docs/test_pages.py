@@ -98,7 +98,10 @@ def test_every_status_is_described(kind: type[StrEnum]) -> None:
 def test_every_option_of_a_method_is_described(method: type[Method]) -> None:
     of = said(method).of
     assert set(of.get("Options", {})) == set(method().options())
-    assert (set(of.get("Presets", {})), set(of.get("Figures", {}))) == (set(method.presets), set(method.figures))
+    assert (set(of.get("Presets", {})), set(of.get("Extra outputs", {}))) == (
+        set(method.presets),
+        set(method.extra_outputs),
+    )
 
 
 def test_every_format_and_kind_of_picture_is_explained() -> None:

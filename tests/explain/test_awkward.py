@@ -39,7 +39,7 @@ def test_pixels_beyond_the_last_patch_count_nothing() -> None:
     maps = explain(model, images, ONE, ["grad_input", IntegratedGradients(nodes=100)])
     expected = (images * gradient).detach()[..., :48, :48].reshape(1, 3, 6, 8, 6, 8).sum((1, 3, 5))
     assert torch.allclose(maps["grad_input"][:, 0], expected, rtol=1e-10, atol=1e-12)
-    assert maps.figures["integrated_gradients_nodes100_completeness"].item() < 0.02
+    assert maps.extra_outputs["integrated_gradients_nodes100_completeness"].item() < 0.02
     assert describe(model).patch == (8, 8)
 
 

@@ -47,7 +47,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept(small_memory: 
         again = bound.maps(images, lambda rows, _: TARGETS[rows], keys)
         assert small_memory == [2, 2, 1]
     assert maps.logits.shape == (5, 10)
-    assert maps.figures["integrated_gradients_nodes2_completeness"].shape == (5, 2)
+    assert maps.extra_outputs["integrated_gradients_nodes2_completeness"].shape == (5, 2)
     for name, values in maps.items():
         assert torch.equal(values, again[name])
         for row in range(5):

@@ -25,7 +25,7 @@ def missed(model: nn.Module, nodes: int) -> Tensor:
     maps = explain(model, images, torch.full((3, 1), TARGET), IntegratedGradients(nodes=nodes))
     ((name, values),) = maps.items()
     shares = (values.sum((2, 3))[:, 0] - difference).abs() / difference.abs()
-    assert torch.allclose(maps.figures[f"{name}_completeness"][:, 0], shares, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(maps.extra_outputs[f"{name}_completeness"][:, 0], shares, rtol=1e-6, atol=1e-9)
     return shares.max()
 
 

@@ -57,7 +57,7 @@ def test_pm_is_the_read_out_of_its_own_weights(family: nn.Module, tmp_path: Path
     assert torch.equal(maps["attention"], explain(family, images, TARGETS, "attention")["attention"])
     with torch.no_grad():
         expected = other(images).softmax(-1).gather(1, TARGETS)
-    assert torch.allclose(maps.figures["pm_probability"], expected, atol=1e-12)
+    assert torch.allclose(maps.extra_outputs["pm_probability"], expected, atol=1e-12)
 
 
 class _Alone(TorchFunctionMode):

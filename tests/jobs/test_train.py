@@ -88,7 +88,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     assert opened.methods == ("pm_zs", "pm", "diffmask")
     assert opened.run.provenance["pm_zs"] == opened.run.provenance["pm"] == "pm_design_v1"
     (shard, *_) = opened.commits
-    probability = opened.shard(shard).figure("pm", "probability")
+    probability = opened.shard(shard).extra_output("pm", "probability")
     assert ((probability > 0) & (probability < 1)).all()
 
 
@@ -105,7 +105,7 @@ def test_pm_maps_are_those_of_its_own_weights(
     assert torch.allclose(maps["pm"], explain(tuned, images, targets, "pm_zs")["pm_zs"], atol=1e-6)
     assert not torch.allclose(maps["pm"], maps["pm_zs"], atol=1e-3)
     expected = tuned(images).softmax(-1).gather(1, targets)
-    assert torch.allclose(maps.figures["pm_probability"], expected, atol=1e-6)
+    assert torch.allclose(maps.extra_outputs["pm_probability"], expected, atol=1e-6)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     with pytest.raises(UsageError, match="is an artefact of pm, not of diffmask"):
         DiffMask.load(out)

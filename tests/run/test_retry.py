@@ -32,9 +32,9 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
     done: list[tuple[str, int]] = []
     add = ShardWriter.add
 
-    def watched(self: ShardWriter, row, maps, figures) -> None:
+    def watched(self: ShardWriter, row, maps, extra_outputs) -> None:
         done.append((self.shard, row["ordinal"]))
-        add(self, row, maps, figures)
+        add(self, row, maps, extra_outputs)
 
     monkeypatch.setattr(ShardWriter, "add", watched)
     run(str(out), INLINE, retry_failed=True)

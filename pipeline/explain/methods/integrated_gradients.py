@@ -26,7 +26,7 @@ class IntegratedGradients(Method):
     Options:
         nodes: of the quadrature.
 
-    Figures:
+    Extra outputs:
         completeness: by how much the values miss their sum, y_c(x) − y_c(0), as a fraction of it.
     """
 
@@ -34,7 +34,7 @@ class IntegratedGradients(Method):
     paper = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017"
     cost = "≈2.2 · nodes"
     usual = False
-    figures = ("completeness",)
+    extra_outputs = ("completeness",)
 
     nodes: int = 64
 
@@ -50,5 +50,5 @@ class IntegratedGradients(Method):
         baseline = trace.predict(torch.zeros_like(trace.images[:1])).expand(len(targets), -1)
         difference = (trace.logits - baseline).gather(1, targets)
         missed = (maps.sum((2, 3)) - difference).abs()
-        trace.figures["completeness"] = torch.where(missed == 0, 0.0, missed / difference.abs())
+        trace.extra_outputs["completeness"] = torch.where(missed == 0, 0.0, missed / difference.abs())
         return maps

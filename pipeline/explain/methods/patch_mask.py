@@ -28,7 +28,7 @@ class PatchMask(Learned):
     Options:
         artifact: safetensors file of the fine-tuned network.
 
-    Figures:
+    Extra outputs:
         probability: of the class for the image, by the fine-tuned network.
     """
 
@@ -37,7 +37,7 @@ class PatchMask(Learned):
     paper = "Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
     provenance = DESIGN
     cost = "1"
-    figures = ("probability",)
+    extra_outputs = ("probability",)
 
     def check(self) -> None:
         super().check()
@@ -54,7 +54,7 @@ class PatchMask(Learned):
             raise UsageError(f"{self.artifact}: its tensors are not those of the network that its card names")
         with trace.network():
             logits, patches = functional_call(readout, weights, (like.detach(),))
-        trace.figures["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
+        trace.extra_outputs["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
         return trace.grid(at_classes(patches.to(like.dtype).sigmoid(), targets))
 
 
