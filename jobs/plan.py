@@ -76,9 +76,9 @@ def planned(spec: RunSpec, out: str) -> RunRecord:
         task = bar.add_task("count samples", total=None)
         run = plan(spec, out, lambda done, total: bar.update(task, completed=done, total=total))
     for shard in run.shards:
-        if shard.problem:
-            fate = f"its first {shard.samples:,} samples are kept" if shard.kept else "it will be quarantined"
-            click.echo(escape_control(f"warning  {shard.url}: {shard.problem}; {fate}"), err=True)
+        if shard.fault:
+            fate = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"
+            click.echo(escape_control(f"warning  {shard.url}: {shard.fault}; {fate}"), err=True)
     return run
 
 
@@ -97,7 +97,7 @@ def summary(run: RunRecord, out: str) -> dict[str, Any]:
         "images": run.samples,
         "maps": maps,
         "bytes": maps * (height * width * 2 + 8),
-        "problems": {shard.url: shard.problem for shard in run.shards if shard.problem},
+        "problems": {shard.url: shard.fault for shard in run.shards if shard.fault},
     }
 
 

@@ -118,7 +118,7 @@ def command(
             describe(record, out)
 
     from pipeline.run import ExecutionOptions, run
-    from schemas.samples import Status
+    from schemas.samples import SampleStatus
 
     if cache and "://" in cache:
         raise UsageError(f"--cache {cache}: is a URL; name a folder that is on each node's own disk")
@@ -133,6 +133,6 @@ def command(
         shards = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
         output.as_json({"atlas": atlas.objects.url, "shards": shards, "images": images, "statuses": dict(statuses)})
         return
-    good = statuses.pop(Status.OK, 0)
+    good = statuses.pop(SampleStatus.OK, 0)
     without = f"{statuses.total():,} without" + ("; vitatlas status says why" if statuses.total() else "")
     click.echo(f"complete {len(atlas.committed)} shards, {good:,} images with maps, {without}")

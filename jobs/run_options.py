@@ -12,7 +12,7 @@ from jobs.names import listed
 from jobs.params import FILE, FOLDER
 from schemas.base import mapping
 from schemas.errors import UsageError
-from schemas.run import RunSpec, Target
+from schemas.run import RunSpec, TargetKind
 from schemas.text import suggest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +50,7 @@ def spec_options(function: F) -> F:
         ),
         click.option(
             "--targets",
-            shell_complete=among(lambda context: get_args(Target)),
+            shell_complete=among(lambda context: get_args(TargetKind)),
             metavar="A,B",
             help="label, predicted, or both (the default).",
         ),

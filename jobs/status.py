@@ -52,7 +52,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     from pipeline.store import Atlas
     from pipeline.utils.concurrency import concurrent_map
     from schemas.errors import RunFailedError
-    from schemas.samples import Status
+    from schemas.samples import SampleStatus
 
     opened = Atlas.open(atlas)
     aside, images = opened.quarantined(), 0
@@ -66,7 +66,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         degenerate.update(commit.degenerate)
         fallbacks.update(commit.fallbacks)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
-    without = statuses.total() - statuses[Status.OK]
+    without = statuses.total() - statuses[SampleStatus.OK]
     failed: list[dict[str, Any]] = []
     damaged = []
 
@@ -76,7 +76,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         except RunFailedError as error:
             return error
         rows: list[dict[str, Any]] = (
-            samples.filter(pc.not_equal(samples["status"].cast("string"), Status.OK)).slice(0, limit).to_pylist()
+            samples.filter(pc.not_equal(samples["status"].cast("string"), SampleStatus.OK)).slice(0, limit).to_pylist()
         )
         return rows
 
@@ -93,7 +93,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         "degenerate": dict(degenerate),
         "drift": drift,
         "fallbacks": dict(fallbacks),
-        "problems": {shard.url: shard.problem for shard in opened.run.shards if shard.problem},
+        "problems": {shard.url: shard.fault for shard in opened.run.shards if shard.fault},
         "quarantined": aside,
         "damaged": damaged,
         "failed": failed,
@@ -111,9 +111,9 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     if fallbacks:
         output.table("not decoded on the GPU, but in processes", ["reason", "images"], fallbacks.most_common())
     for shard in opened.run.shards:
-        if shard.problem and shard.name not in aside and (shard.kept or shard.name not in opened.committed):
-            kept = f"; its first {shard.samples} samples are kept" if shard.kept else ""
-            click.echo(escape_control(f"{shard.url}: {shard.problem}{kept}"))
+        if shard.fault and shard.name not in aside and (shard.partial or shard.name not in opened.committed):
+            kept = f"; its first {shard.samples} samples are kept" if shard.partial else ""
+            click.echo(escape_control(f"{shard.url}: {shard.fault}{kept}"))
     for sentence in damaged:
         click.echo(escape_control(sentence))
     if aside:

@@ -5,7 +5,7 @@ import pyarrow as pa
 from schemas.arrow import CATEGORY
 from schemas.base import Record
 from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES
-from schemas.run import Target
+from schemas.run import TargetKind
 
 _WHOSE = (pa.field("method", CATEGORY, nullable=False), pa.field("target", CATEGORY, nullable=False))
 
@@ -170,7 +170,7 @@ class AuditRecord(Record):
 
     protocol: int = 1
     run: str
-    target: Target
+    target: TargetKind
     methods: tuple[str, ...]
     truth: str | None = None
 
@@ -204,7 +204,7 @@ COMPLETENESS = pa.schema(
 """What became of everything that was planned: counts of a shard, and of a method, add up to ``expected``.
 
 - ``what`` – ``samples``; or ``maps`` of a ``method``, of all targets, of the samples that are ``ok``.
-- ``status`` – of samples: see ``schemas.samples.Status``, or ``quarantined`` or ``pending`` with the whole shard; of maps:
+- ``status`` – of samples: see ``schemas.samples.SampleStatus``, or ``quarantined`` or ``pending`` with the whole shard; of maps:
   ``ok``, or ``degenerate``, which are constant or were not finite. ``reason`` – kind of error, with all that is special
   to one sample left out; null of what is ok.
 - ``count`` – of it. ``expected`` – of the shard, on each of its rows: what was planned, or what is in it where it was

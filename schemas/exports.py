@@ -1,7 +1,7 @@
 """What an audit is exported as, for programs of others."""
 
 from schemas.base import Record
-from schemas.run import Target
+from schemas.run import TargetKind
 
 
 class ExportRecord(Record):
@@ -20,7 +20,7 @@ class ExportRecord(Record):
     protocol: int = 1
     kind: str
     run: str
-    target: Target
+    target: TargetKind
     methods: tuple[str, ...]
     truth: str | None
     pictures: bool

@@ -11,7 +11,7 @@ VERSION = 1
 """Of what is in labels and how they are written."""
 
 
-class Verdict(StrEnum):
+class LabelStatus(StrEnum):
     """What became of a label. Samples without maps keep their own status instead.
 
     Attributes:
@@ -54,7 +54,7 @@ LABELS = pa.schema(
 )
 """Columns:
 
-- ``row``, ``key`` – of the sample; ``status`` – a ``Verdict``, or that of the sample where it has no map. Only
+- ``row``, ``key`` – of the sample; ``status`` – a ``LabelStatus``, or that of the sample where it has no map. Only
   ``ok`` and ``empty`` (nothing is foreground) have a mask.
 - ``label`` – the class that the mask is of; ``probability`` – what the network gives it.
 - ``width``, ``height`` – of mask and original picture. ``threshold`` – that foreground lies above; ``background`` –

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Record
-from schemas.run import Target
+from schemas.run import TargetKind
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -124,7 +124,7 @@ class Policy(Record):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
-    target: Target = "label"
+    target: TargetKind = "label"
     normalise: Literal["minmax", "max", "clip", "raw"] = "minmax"
     combine: Literal["mean", "rank_mean", "geometric", "agreement"] = "mean"
     vote: Cut = Cut(kind="otsu")

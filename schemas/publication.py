@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.base import Record
 from schemas.commits import ObjectRecord
-from schemas.run import Target
+from schemas.run import TargetKind
 
 MANIFEST = "manifest.json"
 """Stands right in the folder that it is of."""
@@ -62,7 +62,7 @@ class EnvironmentRecord(Record):
     precision: str
     batch_size: int
     seed: int
-    targets: tuple[Target, ...]
+    targets: tuple[TargetKind, ...]
     methods: dict[str, dict[str, str | int | float | bool]]
     artifacts: dict[str, str]
     provenance: dict[str, str]

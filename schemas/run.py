@@ -10,7 +10,7 @@ from schemas.layout import FORMAT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """What becomes part of a path: it cannot lead anywhere."""
-Target = Literal["label", "predicted"]
+TargetKind = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
@@ -65,7 +65,7 @@ class RunSpec(Record):
     model: ModelSpec
     methods: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
-    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("label", "predicted")
+    targets: Annotated[tuple[TargetKind, ...], Field(min_length=1)] = ("label", "predicted")
     geometry: Geometry = "squash"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: int = 0
@@ -122,16 +122,16 @@ class ShardRecord:
         url: where it is read from.
         samples: how many samples it holds, so many rows it owns.
         size: bytes, or −1 where the store does not say.
-        problem: what the scan found wrong with it; such a shard is quarantined, and the run fails at its end.
-        kept: ``samples`` of them in front of the problem are good, and are taken instead.
+        fault: error that the scan found, or None; such a shard is quarantined, and the run fails at its end.
+        partial: use the ``samples`` samples before the fault instead.
     """
 
     name: Name
     url: str
     samples: int
     size: int
-    problem: str | None = None
-    kept: bool = False
+    fault: str | None = None
+    partial: bool = False
 
 
 class RunRecord(Record):

@@ -7,7 +7,7 @@ import pyarrow as pa
 from schemas.arrow import CATEGORY
 
 
-class Status(StrEnum):
+class SampleStatus(StrEnum):
     """What became of a sample. Only ``OK`` rows have maps.
 
     Attributes:
@@ -62,7 +62,7 @@ SAMPLES = pa.schema(
 - ``row`` – index into every array of ``maps.zarr``: ``shard_index × slot + ordinal``.
 - ``shard``, ``ordinal`` – which shard, and the how-manieth sample in it: the identity of a sample.
 - ``key`` – its WebDataset key; keys need not be unique across shards. ``member`` – name of its image in the shard.
-- ``status``, ``error`` – a ``Status``, and one sentence where something is wrong.
+- ``status``, ``error`` – a ``SampleStatus``, and one sentence where something is wrong.
 - ``label`` – the class of the ``cls`` member. ``prediction``, ``probability`` – the network's top class and
   its softmax probability. ``label_probability``, ``label_rank`` – the same of the label; rank 0 is the top.
 - ``width``, ``height`` – the original in pixels, after its orientation was applied. ``orientation`` – of EXIF, 1–8.

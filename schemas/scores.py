@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from schemas.base import Record
-from schemas.run import Target
+from schemas.run import TargetKind
 
 PROTOCOL = 3
 """Version of the formulas and of what is counted. Counts of another one are made again."""
@@ -144,6 +144,6 @@ class ScoresRecord(Record):
     run: str
     truth: str
     name: str
-    target: Target
+    target: TargetKind
     subset: bool
     tuning: Tuned

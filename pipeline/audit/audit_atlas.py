@@ -28,7 +28,7 @@ from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.metrics import Kind
 from schemas.publication import UNSAID, ManifestRecord, PublicationRecord
-from schemas.run import Target
+from schemas.run import TargetKind
 from schemas.text import suggest
 
 
@@ -66,7 +66,7 @@ class Audited:
 def audit(
     url: str,
     out: str | None = None,
-    target: Target = "label",
+    target: TargetKind = "label",
     methods: Sequence[str] = (),
     truth: str | None = None,
     names: Sequence[str] = (),

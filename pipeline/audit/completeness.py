@@ -14,7 +14,7 @@ from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.run import ShardRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _SPECIAL = re.compile(r"""'[^']*'|"[^"]*"|\S*/\S*|0x[0-9a-f]+|\d[\d,.]*""")
 """What differs between errors of one kind: what is quoted, paths, addresses, numbers."""
@@ -46,8 +46,8 @@ def completeness(url: str) -> pa.Table:
 
 def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
     """Of a shard that is not done."""
-    if reason is None and not shard.kept:
-        reason = shard.problem  # no run has come to it, and it is known what will come of that
+    if reason is None and not shard.partial:
+        reason = shard.fault  # no run has come to it, and it is known what will come of that
     return {
         "shard": shard.name,
         "what": "samples",
@@ -59,9 +59,9 @@ def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
 
 
 def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterator[_Row]:
-    of_shard = {"shard": shard.name, "what": "samples", "expected": commit.rows if shard.problem else shard.samples}
-    failed = {status: count for status, count in commit.statuses.items() if status != Status.OK}
-    yield of_shard | {"status": str(Status.OK), "count": commit.ok}
+    of_shard = {"shard": shard.name, "what": "samples", "expected": commit.rows if shard.fault else shard.samples}
+    failed = {status: count for status, count in commit.statuses.items() if status != SampleStatus.OK}
+    yield of_shard | {"status": str(SampleStatus.OK), "count": commit.ok}
     if failed:
         found = _errors(atlas, shard.name)
         for status, count in failed.items():
@@ -76,7 +76,7 @@ def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterat
     for method in atlas.methods:
         of_method = {"shard": shard.name, "what": "maps", "method": method, "expected": maps}
         degenerate = commit.degenerate.get(method, 0)
-        yield of_method | {"status": str(Status.OK), "count": maps - degenerate}
+        yield of_method | {"status": str(SampleStatus.OK), "count": maps - degenerate}
         if degenerate:
             reason = "the map is constant, or was not finite"
             yield of_method | {"status": DEGENERATE, "reason": reason, "count": degenerate}
@@ -85,7 +85,7 @@ def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterat
 def _errors(atlas: Atlas, shard: str) -> Counter[tuple[str, str]]:
     """How many samples of a shard have no maps, by status and kind of error."""
     samples = atlas.samples_of(shard, ["status", "error"])
-    failed = samples.filter(pc.not_equal(samples["status"].cast(pa.string()), Status.OK))
+    failed = samples.filter(pc.not_equal(samples["status"].cast(pa.string()), SampleStatus.OK))
     return Counter((row["status"], kind_of_error(row["error"] or "")) for row in failed.to_pylist())
 
 

@@ -23,7 +23,7 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
 from schemas.commits import DerivedCommit
 from schemas.layout import ABOUT, Flag, commit_object
-from schemas.run import Target
+from schemas.run import TargetKind
 
 Floats = NDArray[np.float64]
 Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
@@ -32,7 +32,7 @@ Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
 def tables(
     url: str,
     out: str,
-    target: Target = "label",
+    target: TargetKind = "label",
     methods: Sequence[str] = (),
     truth: Truths | None = None,
     address: str | None = None,
@@ -79,7 +79,7 @@ def tables(
 
 
 def claimed(
-    atlas: Atlas, objects: ObjectStore, target: Target, methods: Sequence[str], truth: Truths | None
+    atlas: Atlas, objects: ObjectStore, target: TargetKind, methods: Sequence[str], truth: Truths | None
 ) -> AuditRecord:
     """What a folder of tables is made from, which it may not be made from anything else. Nothing is written.
 
@@ -141,7 +141,7 @@ def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truth
 
 def _images(
     samples: pa.Table,
-    target: Target,
+    target: TargetKind,
     maps: Mapping[str, NDArray[np.floating]],
     flags: Mapping[str, NDArray[np.uint8]],
     compared: Compared,
@@ -195,7 +195,7 @@ def _agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> 
     return found
 
 
-def _pairs(samples: pa.Table, target: Target, compared: Compared) -> pa.Table:
+def _pairs(samples: pa.Table, target: TargetKind, compared: Compared) -> pa.Table:
     """``schemas.audit.PAIRS`` of a shard, pair by pair."""
     parts = [PAIRS.empty_table()]
     for first, second, measured in compared:

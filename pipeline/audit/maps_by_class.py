@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.store import Atlas, AtlasShard
 from schemas.layout import Flag
-from schemas.run import Target
+from schemas.run import TargetKind
 
-EXPLAINED: dict[Target, str] = {"label": "label", "predicted": "prediction"}
+EXPLAINED: dict[TargetKind, str] = {"label": "label", "predicted": "prediction"}
 """Column of the sample table with the class that maps of a target explain."""
 
 
@@ -46,7 +46,7 @@ class OfClass(NamedTuple):
     maps: NDArray[np.float16]
 
 
-def of_shard(shard: AtlasShard, method: str, target: Target) -> ShardMaps:
+def of_shard(shard: AtlasShard, method: str, target: TargetKind) -> ShardMaps:
     """The maps of a shard that say anything."""
     good = shard.good
     says = good & (shard.flags(method, target) == Flag.OK)
@@ -59,7 +59,7 @@ def of_shard(shard: AtlasShard, method: str, target: Target) -> ShardMaps:
     )
 
 
-def by_class(atlas: Atlas, method: str, target: Target) -> Iterator[OfClass]:
+def by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterator[OfClass]:
     """The maps of each class that has any. In memory are those of one class, or of one shard.
 
     The shards are read once, into a temporary file in which each class has its place: reading the atlas once for each

@@ -13,7 +13,7 @@ from pipeline.store.derived import made, parent
 from pipeline.store.parquet import from_parquet
 from schemas.commits import DerivedCommit
 from schemas.metrics import Kind
-from schemas.run import Target
+from schemas.run import TargetKind
 
 
 def measured_parts(out: str, shard: str, above: str) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ class Measured:
         above: ``parent`` of the shard's commit.
     """
 
-    def __init__(self, out: str, shard: str, above: str, target: Target) -> None:
+    def __init__(self, out: str, shard: str, above: str, target: TargetKind) -> None:
         self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for table in _tables(out, shard, above):
             of_target = table.filter(pc.equal(table["target"].cast(pa.string()), target))

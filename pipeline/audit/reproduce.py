@@ -18,7 +18,7 @@ from pipeline.store.shard_writer import normalise
 from pipeline.utils.io import refuse_commands
 from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
 from schemas.errors import CorruptShardError
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 Drawn = tuple[str, tuple[int, ...]]
 """A shard, and ordinals of its samples."""
@@ -83,7 +83,7 @@ def reproduced(
 def _draw(atlas: Atlas, count: int, seed: int) -> list[Drawn]:
     """Batches at random, until they hold so many samples that have maps."""
     samples, slot = atlas.samples(["row", "status"]), atlas.run.slot
-    rows = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))["row"].to_numpy()
+    rows = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))["row"].to_numpy()
     batch = rows // slot * slot + rows % slot // atlas.run.spec.batch_size
     batches, whose = np.unique(batch, return_inverse=True)
     turn = np.random.default_rng(seed).permutation(len(batches))[whose]
@@ -111,7 +111,7 @@ def _of_shard(
         try:
             for place, (now, raw, _) in enumerate(once_more(worker, part, ordinals, size)):
                 before = samples[place]
-                if now["status"] != Status.OK or now["image_sha256"] != before["image_sha256"]:
+                if now["status"] != SampleStatus.OK or now["image_sha256"] != before["image_sha256"]:
                     notes[f"{shard}: {before['key']} cannot be computed again: its picture is another now"] = None
                     continue
                 compared.append({"kind": kind} | _network(before, now))

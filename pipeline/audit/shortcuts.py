@@ -15,7 +15,7 @@ from pipeline.audit.spray import Clusters, cluster
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
-from schemas.run import Target
+from schemas.run import TargetKind
 
 MOST_MAPS = 2000
 """Of a class that are clustered; of more, so many are drawn."""
@@ -34,7 +34,9 @@ class Shortcuts(NamedTuple):
     members: pa.Table
 
 
-def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), address: str | None = None) -> Shortcuts:
+def shortcuts(
+    url: str, target: TargetKind = "label", methods: Sequence[str] = (), address: str | None = None
+) -> Shortcuts:
     """Rank the classes of an atlas by how much their maps are locked to one place, and cluster the maps of each.
 
     Which classes raise an alarm is decided by ``pipeline.audit.fixed_location_test``, whose error rate is known; the clusters and
@@ -55,7 +57,7 @@ def shortcuts(url: str, target: Target = "label", methods: Sequence[str] = (), a
     return Shortcuts(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
 
 
-def _search(url: str, target: Target, method: str) -> tuple[str, Shortcuts]:
+def _search(url: str, target: TargetKind, method: str) -> tuple[str, Shortcuts]:
     atlas = Atlas.open(url)
     standing, left_out = _standing(atlas, method, target)
     locked = standing.locked
@@ -94,7 +96,7 @@ def _suspicion(standing: Standing, index: int, cell: int, locked: float, width: 
     }
 
 
-def _standing(atlas: Atlas, method: str, target: Target) -> tuple[Standing, NDArray[np.int64]]:
+def _standing(atlas: Atlas, method: str, target: TargetKind) -> tuple[Standing, NDArray[np.int64]]:
     """How often cells stand out, and how many maps say nothing, by class."""
     count, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
     nothing = np.zeros((count, cells), np.int64)

@@ -13,7 +13,7 @@ from pipeline.store import Atlas
 from pipeline.truth import Claims, Truth, Truths, read_truth
 from schemas.errors import UsageError
 from schemas.policy import Cut, Filter, Policy
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
 
@@ -76,7 +76,7 @@ def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
     parts, claims = [], Claims(truth)
     for shard_name in shards:
         rows = atlas.samples_of(shard_name, ["key", "status"]).to_pylist()
-        keys = [row["key"] for row in rows if row["status"] != Status.DUPLICATE_KEY]
+        keys = [row["key"] for row in rows if row["status"] != SampleStatus.DUPLICATE_KEY]
         for key in keys:
             claims.of(shard_name, key)
         parts.append((shard_name, truth.subset(keys)))

@@ -14,10 +14,10 @@ from pipeline.store import Atlas, AtlasShard
 from pipeline.store.images import pictures
 from pipeline.utils.io import refuse_commands
 from schemas.errors import UsageError
-from schemas.labels import Verdict
+from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _BATCH = 32
 """Pictures that are refined together."""
@@ -51,7 +51,7 @@ def labels_of(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False
         if heat is not None:
             yield make(heat, sample, frame, policy)
         else:
-            yield Label(sample, Verdict.NO_SIGNAL if sample["status"] == Status.OK else sample["status"])
+            yield Label(sample, LabelStatus.NO_SIGNAL if sample["status"] == SampleStatus.OK else sample["status"])
 
 
 def heats(
@@ -91,7 +91,7 @@ def _heats(part: AtlasShard, policy: Policy) -> Iterator[tuple[Heat | None, dict
     flags = {name: part.flags(name, policy.target) for name in policy.methods}
     for place, sample in enumerate(part.samples.to_pylist()):
         good = [name for name in policy.methods if flags[name][place] == Flag.OK]
-        if sample["status"] != Status.OK or not good:
+        if sample["status"] != SampleStatus.OK or not good:
             yield None, sample
             continue
         values, limits = ({name: every[name][place] for name in good} for every in (maps, bounds))

@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 
 from pipeline.image.upsample import enlarge, seen
 from pipeline.label.threshold import threshold
-from schemas.labels import Verdict
+from schemas.labels import LabelStatus
 from schemas.policy import Clean, Policy
 
 Mask = NDArray[np.bool_]
@@ -37,7 +37,7 @@ class Label:
 
     Attributes:
         sample: its row of the sample table.
-        status: a ``Verdict``, or the sample's own where it has no map.
+        status: a ``LabelStatus``, or the sample's own where it has no map.
         class_index: the class that the mask is of.
         heat: what it was cut from; None without a map.
         frame: height and width of the network's input.
@@ -102,7 +102,7 @@ def make(heat: Heat, sample: dict[str, Any], frame: tuple[int, int], policy: Pol
     by_class = {sample["label"]: sample["label_probability"], sample["prediction"]: sample["probability"]}
     area, probability = float(mask.mean()), by_class.get(class_index)
     status = _verdict(sample, area, probability, heat.agreement, policy)
-    kept = status in (Verdict.OK, Verdict.EMPTY)
+    kept = status in (LabelStatus.OK, LabelStatus.EMPTY)
     return Label(
         sample,
         status,
@@ -147,16 +147,16 @@ def _clean(mask: Mask, clean: Clean) -> tuple[Mask, tuple[Box, ...]]:
 
 def _verdict(
     sample: dict[str, Any], area: float, probability: float | None, agreement: float | None, policy: Policy
-) -> Verdict:
+) -> LabelStatus:
     rules = policy.filter
     if rules.top1 and sample["prediction"] != sample["label"]:
-        return Verdict.NOT_TOP1
+        return LabelStatus.NOT_TOP1
     if (probability or 0.0) < rules.probability:
-        return Verdict.LOW_PROBABILITY
+        return LabelStatus.LOW_PROBABILITY
     if agreement is not None and agreement < rules.agreement:
-        return Verdict.DISAGREEMENT
+        return LabelStatus.DISAGREEMENT
     if area < rules.area[0]:
-        return Verdict.TOO_SMALL
+        return LabelStatus.TOO_SMALL
     if area > rules.area[1]:
-        return Verdict.TOO_LARGE
-    return Verdict.OK if area else Verdict.EMPTY
+        return LabelStatus.TOO_LARGE
+    return LabelStatus.OK if area else LabelStatus.EMPTY

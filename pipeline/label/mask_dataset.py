@@ -27,7 +27,7 @@ from pipeline.read.tar_members import entries
 from pipeline.utils.io import url_to_fs
 from pipeline.utils.redaction import redact
 from schemas.errors import CorruptShardError, UsageError
-from schemas.labels import Verdict
+from schemas.labels import LabelStatus
 
 NO_MASK = "no_mask"
 """What is counted where the mask shard has nothing of a sample: its key is unsafe, or not its own."""
@@ -155,7 +155,7 @@ def _joined(images: str, masks: str, skipped: Counter[str]) -> Iterator[_Decodin
                     skipped[NO_MASK] += 1
                     continue
                 (status, label), image = _about(files, f"{masks}: {key}.json"), sample.image()
-                if status != Verdict.OK:
+                if status != LabelStatus.OK:
                     skipped[status] += 1
                 elif image is None or image.data is None or "mask.png" not in files:
                     raise UsageError(f"{masks}: {key} is said to have a mask; it or the picture in {images} is missing")
@@ -183,7 +183,7 @@ def _about(files: dict[str, bytes], name: str) -> tuple[str, int]:
     """Status and class of a label; −1 where that is none, which it never is of a mask."""
     try:
         about = json.loads(files["json"])
-        return str(about["status"]), int(about["label"] if about["status"] == Verdict.OK else -1)
+        return str(about["status"]), int(about["label"] if about["status"] == LabelStatus.OK else -1)
     except (KeyError, TypeError, ValueError) as error:
         what = f"{name} does not say status and label ({error!r})"
         raise UsageError(f"{what}; are these shards of vitatlas label --format png?") from None

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from pipeline.store import Atlas
 from schemas.base import sha256
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 Drawn = dict[str, tuple[int, ...]]
 """Ordinals of the samples that are drawn, by shard, both in order; shards without any are left out."""
@@ -20,7 +20,7 @@ def draw(atlas: Atlas, images: int, seed: int) -> Drawn:
     out others, as many; all that are drawn from before and after stay.
     """
     samples = atlas.samples(["shard", "ordinal", "row", "status"])
-    good = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))
+    good = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
     rows = good["row"].to_pylist()
     chosen = heapq.nsmallest(images, range(len(rows)), key=lambda place: sha256(f"{seed} {rows[place]}".encode()))
     by_shard: dict[str, list[int]] = defaultdict(list)

@@ -12,7 +12,7 @@ from pipeline.read.decode import Picture
 from pipeline.read.decoder_pool import Decoding
 from pipeline.read.samples import IMAGES, LABEL, MAX_BYTES, Group, read
 from schemas.run import ShardRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _DECIMAL = re.compile(rb"\s*[+-]?[0-9]{1,9}\s*")
 _AHEAD = 2
@@ -36,7 +36,7 @@ class Sample:
     member: str | None
     label: int | None
     picture: Picture | None
-    status: Status
+    status: SampleStatus
     error: str | None
 
 
@@ -85,7 +85,7 @@ def batches(
         for group in chunk:
             sample = _check(next(ordinals), group, classes, first)
             image = group.image()
-            data = image.data if image and sample.status is Status.OK and (only is None or only(sample)) else None
+            data = image.data if image and sample.status is SampleStatus.OK and (only is None or only(sample)) else None
             pending.append((sample, None if data is None else decoders.submit(data, frame)))
         ahead.append(pending)
         if len(ahead) > _AHEAD:
@@ -100,15 +100,15 @@ def _check(ordinal: int, group: Group, classes: int | None, first: dict[str, int
     key, image = _escaped(group.key), group.image()
     if image is None:
         found = _escaped(", ".join(sorted(group.members)))[:200]
-        status, error = Status.MISSING_IMAGE, f"no member ends in {', '.join(IMAGES)}; there are: {found}"
+        status, error = SampleStatus.MISSING_IMAGE, f"no member ends in {', '.join(IMAGES)}; there are: {found}"
     elif image.data is None:
-        status, error = Status.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_BYTES:,}"
+        status, error = SampleStatus.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_BYTES:,}"
     if key != group.key:
-        status, error = Status.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
+        status, error = SampleStatus.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
     elif climbs(key):
-        status, error = Status.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
+        status, error = SampleStatus.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if key in first:
-        status, error = Status.DUPLICATE_KEY, f"sample {first[key]} of this shard has the same key"
+        status, error = SampleStatus.DUPLICATE_KEY, f"sample {first[key]} of this shard has the same key"
     first.setdefault(key, ordinal)
     return Sample(ordinal, key, _escaped(image.name) if image else None, label, None, status, error)
 
@@ -118,21 +118,21 @@ def _escaped(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _label(group: Group, classes: int | None) -> tuple[int | None, Status, str | None]:
+def _label(group: Group, classes: int | None) -> tuple[int | None, SampleStatus, str | None]:
     """The label, and what is wrong with it. Where none is needed, a wrong one is only remarked on."""
     member = group.members.get(LABEL)
-    label, status, error = None, Status.OK, None
+    label, status, error = None, SampleStatus.OK, None
     if member is None:
         if classes is not None:
-            status, error = Status.MISSING_LABEL, f"no .{LABEL} member"
+            status, error = SampleStatus.MISSING_LABEL, f"no .{LABEL} member"
     elif member.data is None or not _DECIMAL.fullmatch(member.data):
         what = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
-        status, error = Status.BAD_LABEL, f"the .{LABEL} member is {what}, not a number of up to 9 digits"
+        status, error = SampleStatus.BAD_LABEL, f"the .{LABEL} member is {what}, not a number of up to 9 digits"
     else:
         label = int(member.data)
         if classes is not None and not 0 <= label < classes:
-            status, error = Status.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
-    return label, Status.OK if classes is None else status, error
+            status, error = SampleStatus.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
+    return label, SampleStatus.OK if classes is None else status, error
 
 
 def _collect(pending: list[tuple[Sample, Any]], frame: Frame, decoders: Decoding) -> Batch:
@@ -142,7 +142,7 @@ def _collect(pending: list[tuple[Sample, Any]], frame: Frame, decoders: Decoding
         if isinstance(result, Picture):
             sample = replace(sample, picture=result)
         elif isinstance(result, str):
-            sample = replace(sample, status=Status.UNDECODABLE, error=result)
+            sample = replace(sample, status=SampleStatus.UNDECODABLE, error=result)
         samples.append(sample)
     return Batch(tuple(samples), pixels)
 

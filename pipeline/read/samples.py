@@ -119,13 +119,13 @@ def read(shard: ShardRecord, room: int) -> Iterator[Group]:
     """
     if _is_local(shard.url):
         found = scan(shard.url)
-        if found.problem and not shard.kept:
-            raise CorruptShardError(f"{shard.url}: {found.problem}")
-        _compare(shard, min(found.samples, shard.samples) if shard.kept else found.samples, room)
+        if found.fault and not shard.partial:
+            raise CorruptShardError(f"{shard.url}: {found.fault}")
+        _compare(shard, min(found.samples, shard.samples) if shard.partial else found.samples, room)
     count = 0
     try:
         with opened(shard.url) as stream:
-            for sample in islice(group(entries(stream), load=True), shard.samples if shard.kept else None):
+            for sample in islice(group(entries(stream), load=True), shard.samples if shard.partial else None):
                 count += 1
                 if count <= room:
                     yield sample
@@ -135,7 +135,7 @@ def read(shard: ShardRecord, room: int) -> Iterator[Group]:
 
 
 def _compare(shard: ShardRecord, count: int, room: int) -> None:
-    planned = shard.kept or not shard.problem
+    planned = shard.partial or not shard.fault
     if planned and count != shard.samples:
         raise CorruptShardError(
             f"{shard.url}: {shard.samples} samples were planned, it holds {count}; restore it, or plan another atlas"
@@ -153,12 +153,12 @@ class Scan:
             last. None of a compressed one, unless it is merely cut off: its checksum says that something is
             wrong, but not where.
         size: in bytes, −1 where that is not known.
-        problem: what is wrong with it.
+        fault: what is wrong with it.
     """
 
     samples: int
     size: int
-    problem: str | None
+    fault: str | None
 
 
 def scan(url: str) -> Scan:

@@ -103,9 +103,9 @@ def count(
     for name, url in zip(names(urls), urls, strict=True):
         samples = known[url]
         result = _listed(samples, next(sizes)) if samples is not None else next(scans)
-        kept = keep_partial and result.problem is not None and result.samples > 0
+        kept = keep_partial and result.fault is not None and result.samples > 0
         records.append(
-            ShardRecord(name=name, url=url, samples=result.samples, size=result.size, problem=result.problem, kept=kept)
+            ShardRecord(name=name, url=url, samples=result.samples, size=result.size, fault=result.fault, partial=kept)
         )
         progress(len(records))
     return tuple(records)

@@ -41,8 +41,8 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, shard: str | None = Non
     with TemporaryDirectory() as folder:
         url = shard or drawn(Path(folder, "drawn.tar"), _BATCHES * spec.batch_size)
         (whole,) = count(find([url]))
-        if whole.problem or not whole.samples:
-            raise UsageError(f"{url}: {whole.problem or 'it is empty'}; name a shard that is whole")
+        if whole.fault or not whole.samples:
+            raise UsageError(f"{url}: {whole.fault or 'it is empty'}; name a shard that is whole")
         shards = (first(whole, "warm", spec.batch_size), first(whole, "timed", _BATCHES * spec.batch_size))
         run = freeze(spec, loaded, shards)
         objects = ObjectStore(f"{folder}/atlas")
@@ -82,7 +82,7 @@ def _decoding(run: RunRecord, frame: Frame) -> float:
 def first(whole: ShardRecord, name: str, images: int) -> ShardRecord:
     """The first images of a shard as a shard."""
     images = min(images, whole.samples)
-    return ShardRecord(name, whole.url, images, whole.size, "the rest is left out", kept=True)
+    return ShardRecord(name, whole.url, images, whole.size, "the rest is left out", partial=True)
 
 
 def drawn(path: Path, images: int) -> str:

@@ -15,7 +15,7 @@ from schemas.commits import QuarantineRecord
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
 from schemas.layout import LEASE, QUARANTINED, quarantine_object
 from schemas.run import RunRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _NAMED = 50
 """Shards that a message names; the others stand in ``vitatlas status``."""
@@ -56,7 +56,7 @@ def run(url: str, crew: ExecutionOptions | None = None, retry_failed: bool = Fal
         raise RunFailedError(
             f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; go on with: {crew.command(url)}"
         )
-    if not finished.statuses()[Status.OK]:
+    if not finished.statuses()[SampleStatus.OK]:
         raise RunFailedError(f"no image of {url} has maps; vitatlas status {url} says why")
     return finished
 

@@ -70,8 +70,8 @@ def freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> Ru
     Raises:
         UsageError: no shard can be used.
     """
-    if all(shard.problem and not shard.kept for shard in shards):
-        raise UsageError(f"{shards[0].url}: {shards[0].problem}; no shard can be used")
+    if all(shard.fault and not shard.partial for shard in shards):
+        raise UsageError(f"{shards[0].url}: {shards[0].fault}; no shard can be used")
     largest = max(1, *(shard.samples for shard in shards))
     chunk = min(CHUNK, largest)
     methods = registry.resolve(spec.methods)

@@ -18,7 +18,7 @@ from rich.progress import (
 
 from pipeline.run.events import Committed, Event, Message, Quarantined
 from schemas.run import RunRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 from schemas.text import escape_control
 
 
@@ -80,7 +80,7 @@ class RunProgress:
             shard = commit.shard
         else:
             shard, note = self.run.shards[outcome.shard_index].name, f"quarantined: {outcome.reason}"
-        bad = sum(count for status, count in self.statuses.items() if status != Status.OK)
+        bad = sum(count for status, count in self.statuses.items() if status != SampleStatus.OK)
         self.shard_names += isinstance(outcome, Committed)
         rate = f"{self.rate:.1f} images/s" + (f", {bad} images without maps" if bad else "")
         self._bar.update(self._task, completed=self.shard_names, rate=rate)

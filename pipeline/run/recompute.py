@@ -17,7 +17,7 @@ from pipeline.store.shard_writer import normalise
 from pipeline.utils.io import refuse_commands
 from schemas.errors import CorruptShardError
 from schemas.layout import range_name
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _TOLERANCE = 0.01
 """Of a map in [0, 1]: what another kind of machine may change in float32, with room to spare."""
@@ -58,7 +58,7 @@ def recompute(
     atlas, result = Atlas.open(url), Recomputed()
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     samples = atlas.samples(["shard", "ordinal", "status"])
-    good = samples.filter(pc.equal(samples["status"].cast("string"), Status.OK))
+    good = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
     drawn = good.take(np.random.default_rng(seed).permutation(len(good))[:count]).to_pylist()
     by_shard: dict[str, set[int]] = defaultdict(set)
     for sample in drawn:
@@ -107,7 +107,7 @@ def _compare(worker: Worker, part: AtlasShard, ordinals: set[int], result: Recom
     for row, maps, _ in once_more(worker, part, ordinals):
         ordinal, key = row["ordinal"], row["key"]
         made_of = part.samples["image_sha256"][ordinal].as_py()
-        if row["status"] != Status.OK or row["image_sha256"] != made_of:
+        if row["status"] != SampleStatus.OK or row["image_sha256"] != made_of:
             result.notes.append(f"{shard}: {key} cannot be computed again: its picture is another now")
             continue
         for method, raw in maps.items():

@@ -17,7 +17,7 @@ from pipeline.store.lease import TIMEOUT
 from schemas.commits import CommitRecord, LeaseRecord
 from schemas.errors import UsageError
 from schemas.layout import LEASE
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _RECENT = 64
 """Shards whose speed is the speed now."""
@@ -139,7 +139,7 @@ class StatusReader:
             aside=dict(reasons.most_common()),
             images=run.samples,
             images_done=sum(unit.rows for unit in self._units.values()),
-            failed={status: count for status, count in sorted(statuses.items()) if status != Status.OK},
+            failed={status: count for status, count in sorted(statuses.items()) if status != SampleStatus.OK},
             rate=rate,
             left=waiting / rate if rate else None,
             idle=idle(of_this_run or self._units.values()),

@@ -24,7 +24,7 @@ from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, SpecMismatchError, UsageError
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _DRIFT_IMAGES = 8
 """Images of each shard that are computed in full precision as well, where the run is in half."""
@@ -232,7 +232,7 @@ class Worker:
                 yield Explained(row, {}, {})
             elif not np.isfinite(scores[place]).all():
                 error = "the logits are NaN or infinite"
-                yield Explained(row | {"status": Status.NOT_FINITE, "error": error}, {}, {})
+                yield Explained(row | {"status": SampleStatus.NOT_FINITE, "error": error}, {}, {})
             else:
                 yield Explained(
                     row | _predicted(scores[place], sample.label),

@@ -23,7 +23,7 @@ from pipeline.truth import Truths, read_truth
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
-from schemas.run import Target
+from schemas.run import TargetKind
 from schemas.scores import LOCALIZATION, ScoresRecord, Tuned, is_control
 
 TABLE, CURVES, FIGURE, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
@@ -32,7 +32,7 @@ TABLE, CURVES, FIGURE, TUNING = "localization.parquet", "curves.parquet", "curve
 def score(
     url: str,
     truth: str,
-    target: Target = "label",
+    target: TargetKind = "label",
     methods: Sequence[str] = (),
     tune: str | None = None,
     tune_atlas: str | None = None,
@@ -106,7 +106,7 @@ def score(
 def _about(
     atlas: Atlas,
     truth: Truths,
-    target: Target,
+    target: TargetKind,
     subset: bool,
     tuning: Truths | None,
     other: Atlas | None,
@@ -132,7 +132,7 @@ def _claim(objects: ObjectStore, about: ScoresRecord) -> None:
         raise UsageError(f"{objects.url}: holds scores with another tuning split; name another --out, or remove it")
 
 
-def folder_of(url: str, truth: str, target: Target) -> str:
+def folder_of(url: str, truth: str, target: TargetKind) -> str:
     """Where scores stand if nobody says it: ``scores/<truth>-<target>`` in the atlas."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(truth).resolve().name).strip("-") or "truth"
     return f"{url.rstrip('/')}/{SCORES}/{name}-{target}"
@@ -168,7 +168,7 @@ def _counted(
     return tallies, counts
 
 
-def _row(atlas: Atlas, target: Target, name: str, tally: Tally, counts: Mapping[str, int]) -> dict[str, Any]:
+def _row(atlas: Atlas, target: TargetKind, name: str, tally: Tally, counts: Mapping[str, int]) -> dict[str, Any]:
     model = atlas.run.model
     return {
         "method": name,

@@ -18,8 +18,8 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import parent
 from schemas.commits import DerivedCommit
 from schemas.layout import commit_object
-from schemas.run import Target
-from schemas.samples import Status
+from schemas.run import TargetKind
+from schemas.samples import SampleStatus
 
 Mask = NDArray[np.bool_]
 
@@ -51,7 +51,7 @@ class Picture:
 
 def score_shard(
     atlas: Atlas,
-    target: Target,
+    target: TargetKind,
     methods: Sequence[str],
     out: str,
     settings_hash: str,
@@ -97,9 +97,9 @@ def score_shard(
 
 def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tuple[str, Picture | None]:
     known, aside = part.of(sample["key"])
-    if known is None or sample["status"] == Status.DUPLICATE_KEY:
+    if known is None or sample["status"] == SampleStatus.DUPLICATE_KEY:
         return "without_truth", None
-    if sample["status"] != Status.OK:
+    if sample["status"] != SampleStatus.OK:
         return "tuning_without_maps" if aside else "without_maps", None
     width, height = sample["width"], sample["height"]
     known = known.of_size(width, height)

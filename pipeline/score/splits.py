@@ -10,7 +10,7 @@ from pipeline.store import Atlas
 from pipeline.truth import Claims, Truth, Truths
 from pipeline.utils.concurrency import concurrent_map
 from schemas.errors import UsageError
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def parts_of(
     for shard, table in zip(atlas.shard_names, concurrent_map(read, atlas.shard_names), strict=True):
         keys[shard] = table["key"].to_pylist()
         for row in table.to_pylist():
-            if row["status"] != Status.DUPLICATE_KEY:
+            if row["status"] != SampleStatus.DUPLICATE_KEY:
                 for each in claims:
                     each.of(shard, row["key"])
-            if row["status"] != Status.OK:
+            if row["status"] != SampleStatus.OK:
                 continue
             both = [said(each, row["key"]) for each in (truth, named) if each is not None]
             for known in both:

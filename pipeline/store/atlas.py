@@ -36,7 +36,7 @@ from schemas.layout import (
     samples_object,
 )
 from schemas.run import RunRecord
-from schemas.samples import SAMPLES, Status
+from schemas.samples import SAMPLES, SampleStatus
 from schemas.text import suggest
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ class Atlas:
         found = self._index.filter(pc.equal(self._index[column], key))
         if not len(found):
             raise UsageError(f"{self.objects.url}: has no sample {key!r} in its finished shards")
-        good = found.filter(pc.equal(found["status"].cast(pa.string()), Status.OK))
+        good = found.filter(pc.equal(found["status"].cast(pa.string()), SampleStatus.OK))
         if not len(good):
             status, error = found["status"][0].as_py(), found["error"][0].as_py()
             raise UsageError(f"{key}: has no map, its status is {status} ({error})")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.layout import flag_name, range_name
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 if TYPE_CHECKING:
     from pipeline.store.atlas import Atlas
@@ -43,7 +43,9 @@ class AtlasShard:
     @cached_property
     def good(self) -> NDArray[np.bool_]:
         """Which samples have maps: bool [rows]."""
-        good: NDArray[np.bool_] = np.array([status == Status.OK for status in self.samples["status"].to_pylist()], bool)
+        good: NDArray[np.bool_] = np.array(
+            [status == SampleStatus.OK for status in self.samples["status"].to_pylist()], bool
+        )
         return good
 
     def ranges(self, method: str, target: str = "label") -> NDArray[np.float32]:

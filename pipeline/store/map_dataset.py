@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import RunFailedError
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 if TYPE_CHECKING:
     from pipeline.store.atlas import Atlas
@@ -27,7 +27,7 @@ class MapDataset:
         atlas.require(target, [method])
         self._atlas, self._method, self._target = atlas, method, target
         table = atlas.samples(["row", "status"])
-        good = np.array([status == Status.OK for status in table["status"].to_pylist()], bool)
+        good = np.array([status == SampleStatus.OK for status in table["status"].to_pylist()], bool)
         self.rows: NDArray[np.int64] = table["row"].to_numpy()[good]
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
 from schemas.layout import ArraySpec, Flag, commit_object, flag_name, range_name, samples_object
 from schemas.run import RunRecord
-from schemas.samples import SAMPLES, Status
+from schemas.samples import SAMPLES, SampleStatus
 
 
 @dataclass
@@ -120,7 +120,7 @@ class ShardWriter:
             shard=self.shard,
             shard_index=self.shard_index,
             rows=len(self.rows),
-            ok=statuses[Status.OK],
+            ok=statuses[SampleStatus.OK],
             statuses=dict(sorted(statuses.items())),
             degenerate=self._degenerate(),
             drift=self.drift,

@@ -17,13 +17,13 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.errors import RunFailedError
 from schemas.layout import ArraySpec, commit_object, quarantine_object, samples_object, shard_object
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 _DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)
 
 
 @dataclass
-class Verdict:
+class VerifyResult:
     """What was looked at, and what is wrong.
 
     Attributes:
@@ -39,7 +39,7 @@ class Verdict:
     damaged: list[str] = field(default_factory=list)
 
 
-def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
+def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyResult:
     """Check every committed object by its checksum, every row by its map, and that nothing else is there.
 
     Each object is read once. Shards are looked at side by side, each object by object, so some 32 objects are in memory.
@@ -48,7 +48,7 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
         progress: called with shards checked and shards in all.
     """
     atlas = Atlas.open(url)
-    verdict = Verdict(missing=len(atlas.run.shards) - len(atlas.committed))
+    verdict = VerifyResult(missing=len(atlas.run.shards) - len(atlas.committed))
     if atlas.run.spec.digest() != atlas.run.spec_hash:
         verdict.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")
     verdict.faults += zarr_arrays.wrong(atlas.objects, atlas.run)
@@ -172,7 +172,7 @@ def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | None, list[s
     if len(rows) != commit.rows or not np.array_equal(rows, np.arange(first, first + commit.rows)):
         return None, [f"its sample table has not the {commit.rows} rows that were committed"]
     statuses = Counter(part.samples["status"].to_pylist())
-    if dict(statuses) != commit.statuses or statuses[Status.OK] != commit.ok:
+    if dict(statuses) != commit.statuses or statuses[SampleStatus.OK] != commit.ok:
         return None, [f"its rows have the statuses {dict(statuses)}, {commit.statuses} were committed"]
     keys = Counter(key for key, ok in zip(part.samples["key"].to_pylist(), part.good, strict=True) if ok)
     return part, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]

@@ -64,7 +64,7 @@ class Stream:
     @cached_property
     def usable(self) -> list[ShardRecord]:
         """The shards that have samples and no problem."""
-        return [shard for shard in self.shards if not shard.problem and shard.samples]
+        return [shard for shard in self.shards if not shard.fault and shard.samples]
 
     def order(self, epoch: int) -> list[ShardRecord]:
         """The shards of this rank in an epoch."""

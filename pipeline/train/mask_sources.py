@@ -17,7 +17,7 @@ from pipeline.read import Frame, Sample
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
-from schemas.labels import Verdict
+from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
 from schemas.run import ShardRecord
@@ -152,7 +152,7 @@ class PseudoMasks:
         label = labels[place]
         if label.sample["key"] != sample.key:
             raise UsageError(f"{shard}: sample {place} is {sample.key}, in the atlas it is {label.sample['key']}")
-        if not told[place] or label.status != Verdict.OK or label.class_index != sample.label:
+        if not told[place] or label.status != LabelStatus.OK or label.class_index != sample.label:
             return None
         assert label.mask is not None, "what is labelled has a mask"
         assert label.ignore is not None, "and what is ignored beside it"

@@ -100,8 +100,8 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     measured = truth_masks(spec.masks.measured) if spec.masks and spec.masks.measured else None
     shards, held_out = count(learn, counted), count(test, counted)
     for shard in (*shards, *held_out):
-        if shard.problem:
-            raise UsageError(f"{shard.url}: {shard.problem}; leave it out, or mend it")
+        if shard.fault:
+            raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or mend it")
     if isinstance(source, PseudoMasks):
         source.check(shards)
     about = [each.about for each in (source, measured) if each]

@@ -15,7 +15,7 @@ from pipeline.store import Atlas
 from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.errors import RunFailedError
 from schemas.run import ModelSpec, RunSpec
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 METHODS = ("legrad", "uniform")
 
@@ -73,11 +73,11 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
     assert counted(table, "shard") == {(shard.name,): shard.samples for shard in planned.shards}
     assert sum(counted(table, "shard").values()) == planned.samples
     assert counted(table, "shard", "status") == {
-        ("a", Status.OK): 3,
-        ("b", Status.OK): 1,
-        ("b", Status.UNDECODABLE): 2,
-        ("b", Status.LABEL_OUT_OF_RANGE): 2,
-        ("b", Status.MISSING_IMAGE): 1,
+        ("a", SampleStatus.OK): 3,
+        ("b", SampleStatus.OK): 1,
+        ("b", SampleStatus.UNDECODABLE): 2,
+        ("b", SampleStatus.LABEL_OUT_OF_RANGE): 2,
+        ("b", SampleStatus.MISSING_IMAGE): 1,
         ("c", QUARANTINED): 4,
         ("d", QUARANTINED): planned.shards[3].samples,
         ("e", PENDING): 2,
@@ -88,10 +88,10 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
 def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
     rows = completeness(str(made)).to_pylist()
     reasons = {row["status"]: row["reason"] for row in rows if row["what"] == "samples" and row["shard"] == "b"}
-    assert reasons[Status.OK] is None
-    assert reasons[Status.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
-    assert sum(row["status"] == Status.LABEL_OUT_OF_RANGE for row in rows) == 1
-    assert all((row["reason"] is None) == (row["status"] == Status.OK) for row in rows)
+    assert reasons[SampleStatus.OK] is None
+    assert reasons[SampleStatus.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
+    assert sum(row["status"] == SampleStatus.LABEL_OUT_OF_RANGE for row in rows) == 1
+    assert all((row["reason"] is None) == (row["status"] == SampleStatus.OK) for row in rows)
     assert not any(str(made.parent) in (row["reason"] or "") for row in rows)
     assert next(row["reason"] for row in rows if row["shard"] == "c") == "there is no such file"
 
@@ -114,7 +114,7 @@ def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path,
     write_tar(tmp_path / "shards" / "d.tar", samples(5))
     run(str(troubled), INLINE)
     table = completeness(str(troubled))
-    assert counted(table, "shard", "status")[("d", Status.OK)] == 5
+    assert counted(table, "shard", "status")[("d", SampleStatus.OK)] == 5
     assert {row["expected"] for row in table.to_pylist() if row["shard"] == "d" and row["what"] == "samples"} == {5}
     assert counted(table, "what") == {("samples",): 3 + 6 + 4 + 5 + 2}
 
@@ -129,7 +129,7 @@ def test_an_atlas_that_was_never_run_has_all_pending(troubled: Path) -> None:
 def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> None:
     path = troubled / "commits" / "b.json"
     record = json.loads(path.read_text())
-    record["statuses"][Status.UNDECODABLE] = 1
+    record["statuses"][SampleStatus.UNDECODABLE] = 1
     path.write_text(json.dumps(record))
     with pytest.raises(RunFailedError, match="its commit counts 1 samples that are undecodable"):
         completeness(str(troubled))

@@ -30,7 +30,7 @@ from pipeline.store.verify import verify
 from schemas.commits import CommitRecord
 from schemas.policy import Cut, Policy
 from schemas.run import RunSpec
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 STAGES = ("plan", "run", "resume", "status", "verify", "label", "score")
 _METHOD = "center"
@@ -62,12 +62,12 @@ class Recorded:
                 "member": f"{sink.shard}_{ordinal:04d}.JPEG",
             }
             if ordinal >= self.good:
-                sink.add(row | {"status": Status.MISSING_LABEL, "error": "no .cls member"}, {}, {})
+                sink.add(row | {"status": SampleStatus.MISSING_LABEL, "error": "no .cls member"}, {}, {})
                 continue
             place = {"width": 500, "height": 375, "orientation": 1, "image_bytes": 110_000, "image_sha256": "0" * 64}
             place |= {"scale_x": 500 / 96, "scale_y": 375 / 96, "offset_x": 0.0, "offset_y": 0.0}
             found = {"label": 1, "prediction": 1, "probability": 0.9, "label_probability": 0.9, "label_rank": 0}
-            sink.add(row | {"status": Status.OK} | place | found, self.maps[ordinal], {})
+            sink.add(row | {"status": SampleStatus.OK} | place | found, self.maps[ordinal], {})
         return sink.commit({"total": 1.0}, attempt, "host", versions())
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageCms
 from support import encode, jpeg
 
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
-OK, BAD = Status.OK, Status.UNDECODABLE
+OK, BAD = SampleStatus.OK, SampleStatus.UNDECODABLE
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Strange:
     """Bytes, and what a run is to make of them."""
 
     make: Callable[[], bytes]
-    status: Status
+    status: SampleStatus
 
 
 def blocks(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:

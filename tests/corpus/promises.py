@@ -32,12 +32,12 @@ def scanned(path: Path) -> tuple[Scan, list[bytes | None]]:
     front is kept.
     """
     found = scan(str(path))
-    shard = ShardRecord(tar="a", url=str(path), samples=found.samples, size=found.size, problem=found.problem)
-    if found.problem:
+    shard = ShardRecord(name="a", url=str(path), samples=found.samples, size=found.size, fault=found.fault)
+    if found.fault:
         with pytest.raises(CorruptShardError) as refused:
             list(read(shard, 10**6))
-        assert found.problem in str(refused.value)
-        shard = replace(shard, kept=True)
+        assert found.fault in str(refused.value)
+        shard = replace(shard, partial=True)
     groups = list(read(shard, 10**6)) if found.samples else []
     assert len(groups) == found.samples
     images = (each.image() for each in groups)

@@ -18,8 +18,8 @@ class Strange:
     """Bytes, a pattern of what is wrong with them, and how many samples are good where they are kept."""
 
     make: Callable[[], bytes]
-    problem: str | None = None
-    kept: int = 0
+    fault: str | None = None
+    partial: int = 0
 
 
 def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **fields: object) -> bytes:

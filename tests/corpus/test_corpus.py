@@ -25,7 +25,7 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, RunFailedError
 from schemas.run import ModelSpec, RunSpec, ShardRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 HERE = ExecutionOptions(executor="inline")
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pickle.find_class")
@@ -92,11 +92,11 @@ def test_a_strange_picture_is_a_row_and_its_neighbours_do_not_notice(
     rows = {row["key"]: row for row in tables[0]}
     for name, kind in PICTURES.items():
         assert rows[name]["status"] == kind.status, (name, rows[name])
-        assert bool(rows[name]["error"]) == (kind.status != Status.OK), (name, rows[name])
+        assert bool(rows[name]["error"]) == (kind.status != SampleStatus.OK), (name, rows[name])
     good = [row["row"] for row in tables[0] if row["key"].startswith("good")]
     assert len(good) == len(PICTURES)
     assert [tables[0][row] for row in range(0, len(tables[0]), 2)] == [
-        row | {"tar": "strange"} for row in tables[1][::2]
+        row | {"shard": "strange"} for row in tables[1][::2]
     ]
     arrays = [name for name, array in atlases[0].group.arrays() if array.metadata.dimension_names[0] == "row"]
     assert set(FAST) < set(arrays)
@@ -112,7 +112,7 @@ def test_pictures_without_their_metadata_have_the_pixels_that_they_have_with_the
     """As Pillow sees them with everything that is in the file, where it can."""
     compared = 0
     for name, kind in PICTURES.items():
-        if kind.status != Status.OK or COSTLY.search(name):
+        if kind.status != SampleStatus.OK or COSTLY.search(name):
             continue
         data = kind.make()
         with warnings.catch_warnings():
@@ -155,31 +155,31 @@ def test_a_strange_tar_is_done_or_named_and_the_others_are_done(
     for shard in planned.shards:
         name = Path(shard.url).stem[4:]
         kind = TARS.get(name, SOUND["plain"])
-        if kind.problem:
-            assert re.search(kind.problem, shard.problem or ""), (name, shard)
-            assert aside[shard.tar] == f"{shard.url}: {shard.problem}"
-            assert shard.tar not in atlas.commits
+        if kind.fault:
+            assert re.search(kind.fault, shard.fault or ""), (name, shard)
+            assert aside[shard.name] == f"{shard.url}: {shard.fault}"
+            assert shard.name not in atlas.commits
         else:
-            assert shard.problem is None, (name, shard)
-            assert (atlas.commits[shard.tar].rows, atlas.commits[shard.tar].ok) == (4, 4), name
+            assert shard.fault is None, (name, shard)
+            assert (atlas.commits[shard.name].rows, atlas.commits[shard.name].ok) == (4, 4), name
     assert str(failed.value).startswith(f"{len(BROKEN)} of {len(planned.shards)} tars")
 
 
 def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
     folder: Path, checkpoint: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = {name: kind.kept for name, kind in BROKEN.items() if kind.kept}
+    kept = {name: kind.partial for name, kind in BROKEN.items() if kind.partial}
     shards = tuple(str(path) for path in sorted(folder.glob("*.tar")) if path.stem[4:] in kept)
     out = str(folder / "atlas")
     spec = RunSpec(shards=shards, model=checkpoint, methods=("attention",), batch_size=3, partial_tars="keep")
     planned = plan_aloud(spec, out)
     assert {Path(shard.url).stem[4:]: shard.samples for shard in planned.shards} == kept
-    assert all(shard.kept and shard.problem for shard in planned.shards)
+    assert all(shard.partial and shard.fault for shard in planned.shards)
     assert capsys.readouterr().err.splitlines() == [
-        f"warning  {shard.url}: {shard.problem}; its first {shard.samples} samples are kept" for shard in planned.shards
+        f"warning  {shard.url}: {shard.fault}; its first {shard.samples} samples are kept" for shard in planned.shards
     ]
     assert {tar: commit.ok for tar, commit in run(out, HERE).commits.items()} == {
-        shard.tar: shard.samples for shard in planned.shards
+        shard.name: shard.samples for shard in planned.shards
     }
 
 
@@ -188,13 +188,13 @@ def test_what_is_kept_is_what_was_packed(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(TARS[name].make())
     found = scan(str(path))
-    shard = ShardRecord(tar="a", url=str(path), samples=found.samples, size=found.size, problem=found.problem)
+    shard = ShardRecord(name="a", url=str(path), samples=found.samples, size=found.size, fault=found.fault)
     images = [data for key, data in MEMBERS if key.endswith("jpg")]
-    if found.problem:
-        assert re.search(TARS[name].problem or "nothing", found.problem), found
-        assert found.samples == TARS[name].kept
-        with pytest.raises(CorruptShardError, match=re.escape(found.problem)):
+    if found.fault:
+        assert re.search(TARS[name].fault or "nothing", found.fault), found
+        assert found.samples == TARS[name].partial
+        with pytest.raises(CorruptShardError, match=re.escape(found.fault)):
             list(read(shard, 99))
     if found.samples:
-        kept = replace(shard, kept=True)
+        kept = replace(shard, partial=True)
         assert [sample.image().data for sample in read(kept, 99)] == images[: found.samples]

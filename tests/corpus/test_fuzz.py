@@ -101,7 +101,7 @@ def test_a_packed_tar_without_a_problem_is_the_one_that_was_packed(
     path = tmp_path / "a.tar"
     path.write_bytes(changed(pack(GOOD), how))
     found, images = scanned(path)
-    assert found.problem or images == IMAGES
+    assert found.fault or images == IMAGES
 
 
 SMALL = [
@@ -117,7 +117,7 @@ def test_a_packed_tar_that_is_cut_anywhere_has_a_good_front(tmp_path: Path, pack
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         found, images = scanned(path)
-        assert found.problem
+        assert found.fault
         assert images == [data for name, data in SMALL if name.endswith("jpg")][: len(images)]
         counts.append(len(images))
     assert counts == sorted(counts)
@@ -130,5 +130,5 @@ def test_a_plain_tar_that_is_cut_anywhere_has_the_samples_that_another_follows(t
     for end in reversed(range(sum(map(len, PARTS)) + 1)):
         os.truncate(path, end)
         found = scan(str(path))
-        assert found.problem
+        assert found.fault
         assert found.samples == sum(start + 512 <= end for start in starts[2::2]), end

@@ -22,8 +22,8 @@ from pipeline.label import EXPORTERS
 from pipeline.read.samples import IMAGES
 from schemas.audit_tables import TABLES
 from schemas.base import Record
-from schemas.labels import Verdict
-from schemas.samples import Status
+from schemas.labels import LabelStatus
+from schemas.samples import SampleStatus
 from schemas.scores import LOCALIZATION
 
 README = ROOT / "README.md"
@@ -89,7 +89,7 @@ def test_every_score_is_described() -> None:
     assert set(LOCALIZATION.names) - there == {"iou30", "iou50", "iou70"}  # of which maxboxacc_v2 is the mean
 
 
-@pytest.mark.parametrize("kind", [Status, Verdict])
+@pytest.mark.parametrize("kind", [SampleStatus, LabelStatus])
 def test_every_status_is_described(kind: type[StrEnum]) -> None:
     assert [each.name for each in kind] == list(said(kind).of["Attributes"])
 

@@ -9,7 +9,7 @@ from support import jpeg, samples, write_tar
 from pipeline.read import Batch, Decoders, Frame, batches
 from pipeline.read.samples import scan
 from schemas.run import ShardRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
 
@@ -26,7 +26,7 @@ def test_samples_come_in_order_whatever_the_batch(tmp_path: Path, size: int) -> 
     assert [len(batch.samples) for batch in found][:-1] == [size] * (len(found) - 1)
     flat = [sample for batch in found for sample in batch.samples]
     assert [(s.ordinal, s.key, s.label, s.status) for s in flat] == [
-        (i, f"s{i:04d}", i, Status.OK) for i in range(10)
+        (i, f"s{i:04d}", i, SampleStatus.OK) for i in range(10)
     ]  # fmt: skip
     assert all(
         np.array_equal(batch.pixels[i], s.picture.pixels) for batch in found for i, s in enumerate(batch.samples)
@@ -41,34 +41,46 @@ def test_processes_decode_as_a_thread_does(tmp_path: Path) -> None:
 
 
 BAD = {
-    "missing image": ([("b.cls", b"1")], Status.MISSING_IMAGE, "there are: cls"),
-    "image after two dots": ([("b.v2.jpg", jpeg()), ("b.cls", b"1")], Status.MISSING_IMAGE, "there are: cls, v2.jpg"),
-    "broken image": ([("b.jpg", b"junk"), ("b.cls", b"1")], Status.UNDECODABLE, "4 bytes that are no JPEG"),
-    "empty image": ([("b.jpg", b""), ("b.cls", b"1")], Status.UNDECODABLE, "0 bytes"),
-    "no label": ([("b.jpg", jpeg())], Status.MISSING_LABEL, "no .cls member"),
-    "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], Status.BAD_LABEL, "b'dog', not a number"),
-    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], Status.BAD_LABEL, "not a number"),
-    "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], Status.BAD_LABEL, "not a number"),
+    "missing image": ([("b.cls", b"1")], SampleStatus.MISSING_IMAGE, "there are: cls"),
+    "image after two dots": (
+        [("b.v2.jpg", jpeg()), ("b.cls", b"1")],
+        SampleStatus.MISSING_IMAGE,
+        "there are: cls, v2.jpg",
+    ),
+    "broken image": ([("b.jpg", b"junk"), ("b.cls", b"1")], SampleStatus.UNDECODABLE, "4 bytes that are no JPEG"),
+    "empty image": ([("b.jpg", b""), ("b.cls", b"1")], SampleStatus.UNDECODABLE, "0 bytes"),
+    "no label": ([("b.jpg", jpeg())], SampleStatus.MISSING_LABEL, "no .cls member"),
+    "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], SampleStatus.BAD_LABEL, "b'dog', not a number"),
+    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], SampleStatus.BAD_LABEL, "not a number"),
+    "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], SampleStatus.BAD_LABEL, "not a number"),
     "label in Python's own spelling": (
         [("b.jpg", jpeg()), ("b.cls", b"1_0")],
-        Status.BAD_LABEL,
+        SampleStatus.BAD_LABEL,
         "not a number",
     ),
-    "label beyond any class": ([("b.jpg", jpeg()), ("b.cls", b"9" * 30)], Status.BAD_LABEL, "of up to 9 digits"),
+    "label beyond any class": ([("b.jpg", jpeg()), ("b.cls", b"9" * 30)], SampleStatus.BAD_LABEL, "of up to 9 digits"),
     "key of other bytes": (
         [("caf\udce9.jpg", jpeg()), ("caf\udce9.cls", b"1")],
-        Status.UNSAFE_KEY,
+        SampleStatus.UNSAFE_KEY,
         "the key is not UTF-8",
     ),
     "label too large": (
         [("b.jpg", jpeg()), ("b.cls", b"10")],
-        Status.LABEL_OUT_OF_RANGE,
+        SampleStatus.LABEL_OUT_OF_RANGE,
         "label 10 is outside of 0 … 9",
     ),
-    "label too small": ([("b.jpg", jpeg()), ("b.cls", b"-1")], Status.LABEL_OUT_OF_RANGE, "outside of 0 … 9"),
-    "same key again": ([("s0001.jpg", jpeg()), ("s0001.cls", b"1")], Status.DUPLICATE_KEY, "sample 1 of this shard"),
-    "key that climbs": ([("../../b.jpg", jpeg()), ("../../b.cls", b"1")], Status.UNSAFE_KEY, "would leave the folder"),
-    "absolute key": ([("/etc/b.jpg", jpeg()), ("/etc/b.cls", b"1")], Status.UNSAFE_KEY, "would leave the folder"),
+    "label too small": ([("b.jpg", jpeg()), ("b.cls", b"-1")], SampleStatus.LABEL_OUT_OF_RANGE, "outside of 0 … 9"),
+    "same key again": (
+        [("s0001.jpg", jpeg()), ("s0001.cls", b"1")],
+        SampleStatus.DUPLICATE_KEY,
+        "sample 1 of this shard",
+    ),
+    "key that climbs": (
+        [("../../b.jpg", jpeg()), ("../../b.cls", b"1")],
+        SampleStatus.UNSAFE_KEY,
+        "would leave the folder",
+    ),
+    "absolute key": ([("/etc/b.jpg", jpeg()), ("/etc/b.cls", b"1")], SampleStatus.UNSAFE_KEY, "would leave the folder"),
 }
 
 
@@ -84,7 +96,7 @@ def test_a_bad_sample_is_a_row_with_its_reason_and_its_neighbours_are_unharmed(t
     assert not with_bad[0].pixels[3].any()
     (without,) = read(write_tar(tmp_path / "b.tar", clean), 7)
     others = [0, 1, 2, 4, 5, 6]
-    assert [flat[i].status for i in others] == [Status.OK] * 6
+    assert [flat[i].status for i in others] == [SampleStatus.OK] * 6
     assert np.array_equal(with_bad[0].pixels[others], without.pixels)
 
 
@@ -95,5 +107,5 @@ def test_labels_that_are_not_needed_may_be_missing_or_wrong(tmp_path: Path) -> N
         members += [(f"{key}.jpg", jpeg()), (f"{key}.cls", text)]
     (batch,) = read(write_tar(tmp_path / "a.tar", members), 9, classes=None)
     assert [sample.label for sample in batch.samples] == [None, 4711, -1, None, None]
-    assert {sample.status for sample in batch.samples} == {Status.OK}
+    assert {sample.status for sample in batch.samples} == {SampleStatus.OK}
     assert [bool(sample.error) for sample in batch.samples] == [False, False, False, True, True]

@@ -44,7 +44,7 @@ def test_tars_on_any_file_system(folder: Path) -> None:
     for name in ALL:
         files.pipe_file(f"/bucket/{name}", (folder / name).read_bytes())
     urls = find(["memory://bucket/t-{00..02}.tar"])
-    assert [(each.name, each.samples, each.problem) for each in count(urls)] == [
+    assert [(each.name, each.samples, each.fault) for each in count(urls)] == [
         ("t-00", 1, None), ("t-01", 2, None), ("t-02", 3, None)
     ]  # fmt: skip
     assert names(find(["memory://bucket/*.tar"])) == names(find([absolute("*.tar", "memory://bucket")])) == ALL
@@ -102,7 +102,7 @@ def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> Non
 def test_counts_that_cannot_be_are_a_problem_of_the_tar(folder: Path, length: int, says: str) -> None:
     info(folder, ALL[:1], [length])
     (only,) = count(find([absolute("t-00.tar", str(folder))]))
-    assert says in only.problem
+    assert says in only.fault
 
 
 def test_short_names_are_unique_and_safe(tmp_path: Path) -> None:
@@ -127,13 +127,13 @@ def test_the_good_front_of_a_tar_is_kept_whatever_info_json_says(folder: Path) -
     path = folder / "t-02.tar"
     path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"s0002.jpg") + 600])
     urls = find([absolute("t-*.tar", str(folder))])
-    assert [(each.samples, each.kept) for each in count(urls)] == [(1, False), (2, False), (3, False)]
+    assert [(each.samples, each.partial) for each in count(urls)] == [(1, False), (2, False), (3, False)]
     found = count(urls, keep_partial=True)
-    assert [(each.samples, each.problem, each.kept) for each in found] == [
+    assert [(each.samples, each.fault, each.partial) for each in found] == [
         (1, None, False), (2, None, False), (2, "it is truncated", True)
     ]  # fmt: skip
     path.write_bytes(b"nothing of it is left")
-    assert [each.kept for each in count(urls, keep_partial=True)] == [False, False, False]
+    assert [each.partial for each in count(urls, keep_partial=True)] == [False, False, False]
 
 
 def test_short_names_are_unique_whatever_the_tars_are_called(tmp_path: Path) -> None:

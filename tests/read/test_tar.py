@@ -20,7 +20,7 @@ from pipeline.read.samples import MAX_BYTES, Scan, group, read, scan, split
 from pipeline.read.tar_members import Entry
 from schemas.errors import CorruptShardError
 from schemas.run import ShardRecord
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 
 def shard(path: Path, count: int) -> ShardRecord:
@@ -59,7 +59,7 @@ def test_a_scan_counts_what_a_read_yields(tmp_path: Path) -> None:
     members = [*samples(5), ("x.cls", b"1"), ("notes.txt", b"no sample"), ("y.v2.jpg", b""), *samples(2, 7)]
     path = write_tar(tmp_path / "a.tar", members)
     found = scan(str(path))
-    assert (found.samples, found.size, found.problem) == (9, path.stat().st_size, None)
+    assert (found.samples, found.size, found.fault) == (9, path.stat().st_size, None)
     assert [each.key for each in read(shard(path, 9), 99)][5:7] == ["x", "y"]
 
 
@@ -68,7 +68,7 @@ def test_a_compressed_tar_is_read_like_any_other(tmp_path: Path) -> None:
     packed = tmp_path / "a.tar.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert scan(str(packed)).samples == 3
-    assert scan(str(packed)).problem is None
+    assert scan(str(packed)).fault is None
     assert len(list(read(shard(packed, 3), 99))) == 3
 
 
@@ -116,13 +116,13 @@ def test_a_scan_says_what_is_wrong_and_never_raises(tmp_path: Path, how: str, sa
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(broken(path.read_bytes(), how))
     found = scan(str(path))
-    assert found.problem
-    assert re.search(says, found.problem), found.problem
+    assert found.fault
+    assert re.search(says, found.fault), found.fault
     assert found.samples <= 6
 
 
 def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
-    assert scan(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).problem == "it holds no samples"
+    assert scan(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).fault == "it holds no samples"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_tar_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> Non
 
 def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(4))
-    planned = ShardRecord(name="x", url=str(path), samples=2, size=-1, problem="it is truncated")
+    planned = ShardRecord(name="x", url=str(path), samples=2, size=-1, fault="it is truncated")
     assert len(list(read(planned, 4))) == 4
     with pytest.raises(CorruptShardError, match="holds 4 samples, but has room for 3"):
         list(read(planned, 3))
@@ -158,7 +158,7 @@ def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tm
 def test_a_compressed_tar_is_checked_to_its_end(tmp_path: Path, pack, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(pack(broken(path.read_bytes(), how)))
-    assert scan(str(path)).problem
+    assert scan(str(path)).fault
     with pytest.raises(CorruptShardError):
         list(read(shard(path, 6), 9))
 
@@ -168,16 +168,16 @@ def test_a_compressed_tar_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> 
     packed = bytearray(gzip.compress(path.read_bytes(), 0))
     packed[packed.index(b"JFIF") + 300] ^= 1  # within a picture; nothing else would notice
     path.write_bytes(packed)
-    assert "CRC" in scan(str(path)).problem
+    assert "CRC" in scan(str(path)).fault
 
 
 def test_padding_with_zeros_is_no_damage_and_two_small_tars_in_one_are(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(1))
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0" * 100_000)
-    assert scan(str(path)).problem is None
+    assert scan(str(path)).fault is None
     path.write_bytes(whole.rstrip(b"\0") + b"\0" * 1024 + whole)
-    assert scan(str(path)).problem
+    assert scan(str(path)).fault
 
 
 def test_damage_behind_the_last_sample_is_seen_without_a_scan_by_the_plan(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_hard_link_is_a_problem(tmp_path: Path) -> None:
         info = tarfile.TarInfo("b.jpg")
         info.type, info.linkname = tarfile.LNKTYPE, "a.jpg"
         archive.addfile(info)
-    assert "b.jpg is a hard link" in scan(str(tmp_path / "a.tar")).problem
+    assert "b.jpg is a hard link" in scan(str(tmp_path / "a.tar")).fault
 
 
 def test_workers_of_other_frameworks_in_the_environment_do_not_matter(
@@ -239,13 +239,13 @@ def test_an_image_beyond_measure_is_not_read_and_neither_is_a_label(tmp_path: Pa
     }  # fmt: skip
     with Decoders() as decoders:
         (batch,) = batches(shard(path, 2), 2, Frame(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders)
-    assert batch.samples[0].status == Status.UNDECODABLE
+    assert batch.samples[0].status == SampleStatus.UNDECODABLE
     assert batch.samples[0].error == "256,000,001 bytes are more than 256,000,000"
     assert batch.samples[1].error == f"the .cls member is {bytes(40)!r}, not a number of up to 9 digits"
     write_tar(path, [("a.jpg", jpeg()), ("a.cls", b"1" * 1025)])
     with Decoders() as decoders:
         (batch,) = batches(shard(path, 1), 2, Frame(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders)
-    assert batch.samples[0].status == Status.BAD_LABEL
+    assert batch.samples[0].status == SampleStatus.BAD_LABEL
     assert batch.samples[0].error == "the .cls member is of 1,025 bytes, not a number of up to 9 digits"
 
 
@@ -262,8 +262,8 @@ def test_memory_does_not_grow_with_members(tmp_path: Path) -> None:
     assert peaks[2] < peaks[1] + 50_000
 
 
-def kept(path: Path, count: int) -> ShardRecord:
-    return ShardRecord(name="x", url=str(path), samples=count, size=-1, problem="it is truncated", kept=True)
+def partial(path: Path, count: int) -> ShardRecord:
+    return ShardRecord(name="x", url=str(path), samples=count, size=-1, fault="it is truncated", partial=True)
 
 
 @pytest.mark.parametrize("pipe", ["", "pipe:cat "])
@@ -273,13 +273,13 @@ def test_of_a_kept_tar_just_the_planned_samples_are_read(tmp_path: Path, pipe: s
     url = f"{pipe}{path}"
     path.write_bytes(whole[: whole.index(b"s0150.jpg") + 600])
     found = scan(url)
-    assert (found.samples, found.problem) == (150, "it is truncated")
+    assert (found.samples, found.fault) == (150, "it is truncated")
     keys = [f"s{number:04d}" for number in range(150)]
-    assert [each.key for each in read(kept(url, 150), 150)] == keys
+    assert [each.key for each in read(partial(url, 150), 150)] == keys
     path.write_bytes(whole)  # mended since
-    assert [each.key for each in read(kept(url, 150), 150)] == keys
+    assert [each.key for each in read(partial(url, 150), 150)] == keys
     path.write_bytes(whole[: whole.index(b"s0140.jpg") + 600])
     with pytest.raises(
         CorruptShardError, match=r"150 samples were planned, it holds 140|past sample 140: it is truncated"
     ):
-        list(read(kept(url, 150), 150))
+        list(read(partial(url, 150), 150))

@@ -91,7 +91,7 @@ def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack:
 )
 def test_what_is_not_there_is_a_problem_of_the_tar(unreliable, error: Exception, says: str) -> None:
     url = unreliable(error)
-    assert scan(url).problem == says
+    assert scan(url).fault == says
     with pytest.raises(CorruptShardError, match=says):
         list(read(ShardRecord(name="a", url=url, samples=9, size=-1), 9))
 
@@ -103,8 +103,8 @@ def test_a_plan_without_the_network_is_refused(unreliable) -> None:
 
 
 def test_a_folder_is_no_tar(tmp_path: Path) -> None:
-    assert scan(str(tmp_path)).problem == "it is a folder"
-    assert scan(str(tmp_path / "a.tar")).problem == "there is no such file"
+    assert scan(str(tmp_path)).fault == "it is a folder"
+    assert scan(str(tmp_path / "a.tar")).fault == "there is no such file"
 
 
 def test_a_command_that_fails_is_no_damage_and_one_that_is_no_longer_needed_is_no_failure(tmp_path: Path) -> None:
@@ -114,4 +114,4 @@ def test_a_command_that_fails_is_no_damage_and_one_that_is_no_longer_needed_is_n
         scan(f"pipe:head -c {half} {path}; exit 7")
     assert failed.value.errno
     path.write_bytes(path.read_bytes()[:512] + b"\xff" * 512 + path.read_bytes())
-    assert "broken" in scan(f"pipe:cat {path}").problem
+    assert "broken" in scan(f"pipe:cat {path}").fault

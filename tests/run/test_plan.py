@@ -94,7 +94,7 @@ def test_a_broken_tar_is_planned_with_its_problem_and_all_broken_is_refused(spec
     broken = tmp_path / "shards" / "part-1.tar"
     broken.write_bytes(broken.read_bytes()[:5000])
     run = plan(spec, str(tmp_path / "atlas"))
-    assert [shard.problem for shard in run.shards] == [None, "it is truncated", None]
+    assert [shard.fault for shard in run.shards] == [None, "it is truncated", None]
     only = spec.model_copy(update={"shards": (str(broken),)})
     with pytest.raises(UsageError, match=r"part-1.tar: it is truncated; no shard can be used"):
         plan(only, str(tmp_path / "other"))

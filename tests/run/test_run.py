@@ -18,14 +18,14 @@ from pipeline.store.verify import verify
 from schemas.errors import RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
 from schemas.layout import Flag
 from schemas.run import RunSpec
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 
 def test_every_sample_has_its_maps(finished: Path) -> None:
     atlas = Atlas.open(str(finished))
     samples = atlas.samples()
     assert samples["row"].to_pylist() == [*range(5), *range(7, 14), *range(14, 18)]
-    assert set(samples["status"].to_pylist()) == {Status.OK}
+    assert set(samples["status"].to_pylist()) == {SampleStatus.OK}
     for method in atlas.methods:
         maps = atlas.maps(method).values
         assert np.isfinite(maps[samples["row"].to_numpy()]).all()

@@ -14,7 +14,7 @@ from support import write_tar
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from pipeline.store.verify import Verdict, verify
+from pipeline.store.verify import VerifyResult, verify
 from schemas.base import sha256
 from schemas.errors import RunFailedError
 from schemas.run import RunSpec
@@ -26,7 +26,7 @@ def copy(atlas: Atlas, tmp_path: Path) -> Path:
 
 
 def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
-    assert verify(str(copy)) == Verdict(2 * (3 * 5 + 1), 0, [])
+    assert verify(str(copy)) == VerifyResult(2 * (3 * 5 + 1), 0, [])
 
 
 def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
@@ -45,7 +45,7 @@ def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: P
 
 def test_verify_counts_what_is_not_committed(copy: Path) -> None:
     (copy / "commits" / "demo-validation-00.json").unlink()
-    assert verify(str(copy)) == Verdict(3 * 5 + 1, 1, [])
+    assert verify(str(copy)) == VerifyResult(3 * 5 + 1, 1, [])
 
 
 def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_tar_without_any_map_is_no_fault(spec: RunSpec, tmp_path: Path) -> Non
     write_tar(tmp_path / "shards" / "part-1.tar", [(f"s{i}.jpg", b"junk") for i in range(3)])
     plan(spec, str(tmp_path / "atlas"))
     run(str(tmp_path / "atlas"), INLINE)
-    assert verify(str(tmp_path / "atlas")) == Verdict(21, 0, [], [])
+    assert verify(str(tmp_path / "atlas")) == VerifyResult(21, 0, [], [])
 
 
 def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) -> None:

@@ -26,8 +26,8 @@ from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
 from schemas.layout import ABOUT, Flag, commit_object
-from schemas.run import Target
-from schemas.samples import Status
+from schemas.run import TargetKind
+from schemas.samples import SampleStatus
 from schemas.text import suggest
 
 _BATCH = 32
@@ -38,7 +38,7 @@ def export(
     url: str,
     out: str,
     kind: str,
-    target: Target = "label",
+    target: TargetKind = "label",
     methods: Sequence[str] = (),
     truth: str | None = None,
     pictures: bool = True,
@@ -90,7 +90,7 @@ def export(
     )
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
     samples = atlas.samples(["row", "shard", "status", "label", "prediction", "key"])
-    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
+    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     EXPORTERS[kind].check(about, audit)

@@ -26,14 +26,14 @@ from schemas.audit import AuditRecord
 from schemas.errors import UsageError
 from schemas.exports import ExportRecord
 from schemas.layout import ABOUT
-from schemas.run import RunRecord, Target
+from schemas.run import RunRecord, TargetKind
 
 MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"
 ANALYSIS, EMBEDDING, CLUSTERING = "spectral_analysis", "spectral", "kmeans"
 UNKNOWN = -1
 """Label of a sample that has none, or one that the network does not know."""
 GREY = 128
-_STRATEGIES: dict[Target, str] = {"label": "true_label", "predicted": "predicted_label"}
+_STRATEGIES: dict[TargetKind, str] = {"label": "true_label", "predicted": "predicted_label"}
 _SYNSET = re.compile(r"(n[0-9]{8})(?:[\s:,]+(.*))?")
 """A name of a class as ILSVRC's ``LOC_synset_mapping.txt`` has it, or the WordNet id alone."""
 _CHUNK = 64
@@ -189,7 +189,7 @@ def _probabilities(samples: pa.Table, count: int) -> NDArray[np.float32]:
 
 
 def _by_class(
-    members: pa.Table, samples: pa.Table, target: Target, url: str
+    members: pa.Table, samples: pa.Table, target: TargetKind, url: str
 ) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
     """Of each class: its index, places of its members among the samples, and their rows of the table."""
     rows = samples["row"].to_numpy()

@@ -18,7 +18,7 @@ from pipeline.utils.io import refuse_commands
 from schemas.audit import NUMBERS
 from schemas.errors import UsageError
 from schemas.layout import Flag
-from schemas.run import Target
+from schemas.run import TargetKind
 from schemas.scores import is_control
 
 REPORT = "report"
@@ -29,7 +29,7 @@ _CLASSES = "data/classes"
 def report(
     url: str,
     out: str,
-    target: Target = "label",
+    target: TargetKind = "label",
     names: Sequence[str] = (),
     pictures: bool = True,
     images: int = 50_000,

@@ -14,7 +14,7 @@ from pipeline.audit.report.thumbnails import thumbnails
 from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.parquet import from_parquet
 from schemas.audit import NUMBERS
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
 IMAGES = 8
@@ -57,7 +57,7 @@ class Columns:
 def draw(atlas: Atlas, images: int, seed: int) -> list[Part]:
     """So many samples that have maps, at random, in the order of their rows."""
     samples = atlas.samples(["shard", "ordinal", "status"])
-    good = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
+    good = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
     drawn = good.take(np.sort(np.random.default_rng(seed).permutation(len(good))[:images])).to_pylist()
     by_shard: dict[str, list[int]] = {}
     for sample in drawn:

@@ -10,7 +10,7 @@ from pipeline.store.parquet import from_parquet
 from schemas.audit import AuditRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
-from schemas.run import Target
+from schemas.run import TargetKind
 from schemas.scores import ScoresRecord
 
 _LOCALIZATION = "localization.parquet"
@@ -39,7 +39,7 @@ class Audited:
     localization: dict[str, pa.Table]
 
 
-def read_audit(atlas: Atlas, out: str, target: Target) -> Audited:
+def read_audit(atlas: Atlas, out: str, target: TargetKind) -> Audited:
     """The audit in a folder.
 
     Raises:
@@ -78,11 +78,11 @@ def _table(objects: ObjectStore, name: str) -> pa.Table | None:
         return None
 
 
-def _of_target(table: pa.Table | None, target: Target) -> pa.Table | None:
+def _of_target(table: pa.Table | None, target: TargetKind) -> pa.Table | None:
     return None if table is None else table.filter(pc.equal(table["target"].cast(pa.string()), target))
 
 
-def _localization(atlas: Atlas, target: Target) -> dict[str, pa.Table]:
+def _localization(atlas: Atlas, target: TargetKind) -> dict[str, pa.Table]:
     """Finished scores of the same maps, in the atlas."""
     found = {}
     for folder in atlas.objects.list(SCORES):

@@ -23,7 +23,7 @@ from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
 from pipeline.store import Atlas
 from schemas.audit import NUMBERS
 from schemas.audit_tables import COLUMNS
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
 _ROWS = 60
@@ -166,8 +166,8 @@ def _counts(atlas: Atlas) -> dict[str, Any]:
         "shards": len(atlas.run.shards),
         "finished": len(atlas.committed),
         "planned": atlas.run.samples,
-        "mapped": statuses[Status.OK],
-        "failed": sorted((status, count) for status, count in statuses.items() if status != Status.OK),
+        "mapped": statuses[SampleStatus.OK],
+        "failed": sorted((status, count) for status, count in statuses.items() if status != SampleStatus.OK),
     }
 
 
@@ -188,7 +188,7 @@ def _publication(model: str) -> str:
 def _right(atlas: Atlas) -> dict[str, int] | None:
     """How many images have a label, and how many of them another prediction; None where none has one."""
     samples = atlas.samples(["status", "label", "prediction"])
-    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), Status.OK))
+    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
     labelled = samples.filter(pc.is_valid(samples["label"]))
     wrong = pc.sum(pc.not_equal(labelled["label"], labelled["prediction"])).as_py()
     return {"labelled": len(labelled), "wrong": wrong} if len(labelled) else None

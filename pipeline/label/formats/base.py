@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline.label.mask import Label
 from pipeline.read.loader import climbs
-from schemas.samples import Status
+from schemas.samples import SampleStatus
 
 Written = tuple[str, bytes]
 """Path of an object below the output folder, and its contents."""
@@ -67,4 +67,4 @@ def dumps(value: object) -> bytes:
 
 def named(label: Label) -> bool:
     """Whether a sample has a key of its own that can be the name of a file."""
-    return label.status not in (Status.UNSAFE_KEY, Status.DUPLICATE_KEY) and not climbs(label.sample["key"])
+    return label.status not in (SampleStatus.UNSAFE_KEY, SampleStatus.DUPLICATE_KEY) and not climbs(label.sample["key"])

@@ -11,10 +11,10 @@ from pipeline.demo.synthetic_dataset import World
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas.audit import AuditRecord
-from schemas.run import Target
+from schemas.run import TargetKind
 
 
-def tables(url: str, out: Path, target: Target = "label") -> None:
+def tables(url: str, out: Path, target: TargetKind = "label") -> None:
     """What exports need of an audit."""
     found, atlas = shortcuts(url, target), Atlas.open(url)
     about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
