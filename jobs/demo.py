@@ -33,15 +33,15 @@ def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> No
     Example:
       vitatlas demo /tmp/demo
     """
-    from pipeline.demo.run_demo import tour
+    from pipeline.demo.run_demo import run_demo
 
     def expected(run: RunRecord, pilot: Pilot) -> None:
         show_estimate(expect(run, pilot))
 
     if json_:
-        output.as_json(tour(folder, executor, say=lambda line: click.echo(line, err=True)))
+        output.as_json(run_demo(folder, executor, say=lambda line: click.echo(line, err=True)))
         return
-    summary = tour(folder, executor, say=click.echo, planned=describe, expected=expected)
+    summary = run_demo(folder, executor, say=click.echo, planned=describe, expected=expected)
     rows = [
         [name, each["kind"], each["pxap"], each["maxboxacc_v2"], round(each["images_per_s"])]
         for name, each in summary["methods"].items()

@@ -47,9 +47,9 @@ def _draw(file: Path, model: str | None, json_: bool) -> None:
         raise UsageError(f"{file}: must end in .jpg, which is what is drawn")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file}: there is no folder {file.parent}")
-    from pipeline.demo.method_gallery import cookbook
-    from pipeline.demo.method_gallery import sheet as draw
+    from pipeline.demo.method_gallery import render_gallery
+    from pipeline.demo.method_gallery import save_gallery as draw
 
-    pictures = cookbook()
+    pictures = render_gallery()
     draw(pictures, file)
     click.echo(f"{len(pictures) - 1} methods on {file}")

@@ -194,7 +194,7 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pipeline.train.train_explainer import train
+    from pipeline.train.train_explainer import train_explainer
 
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
@@ -212,7 +212,7 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
             if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        card = train(spec, look, address)
+        card = train_explainer(spec, look, address)
     figures = card.figures
     if json_:
         output.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "figures": figures})

@@ -13,7 +13,7 @@ from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
 from torch import nn
 
 from jobs.cli import main
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.explain.explainer import Explainer, MapBatch, Targets
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -81,15 +81,15 @@ def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
     """A demo world of two shards with 24 scenes each."""
-    world = World(tmp_path_factory.mktemp("world"), num_shards=2, scenes=24)
-    build(world)
+    world = SyntheticDataset(tmp_path_factory.mktemp("world"), num_shards=2, scenes=24)
+    write_dataset(world)
     return world
 
 
 @pytest.fixture(scope="session")
-def atlas(world: World) -> Atlas:
+def atlas(world: SyntheticDataset) -> Atlas:
     """The atlas of that world, computed in this process."""
     out = str(world.folder / "atlas")
     methods = ("attention", "legrad", "reciprocam:kernel=single", "center", "uniform")

@@ -19,7 +19,7 @@ PUBLIC = {
     "pipeline.truth": "Claims Truth Truths read_truth",
     "pipeline.label": "EXPORTERS Labelled MaskDataset MaskSample Tuning label labels_of read_labels read_policy",
     "pipeline.score": "MaskScores folder_of score score_masks",
-    "pipeline.metrics": "FAITHFULNESS KINDS MEASURES SANITY faith",
+    "pipeline.metrics": "FAITHFULNESS KINDS METRICS SANITY evaluate_metrics",
     "schemas.errors": """
         AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod UnsupportedModel UsageError
     """,

@@ -175,12 +175,12 @@ class Methods(Made):
     """``{methods}``: each with its definition, options, cost, where it applies, and its maps in the sheet."""
 
     def lines(self) -> Iterator[str]:
-        from pipeline.demo.method_gallery import strips
+        from pipeline.demo.method_gallery import load_gallery
         from pipeline.explain import methods
 
         folder = DOCS / "_build" / "strips"  # where Sphinx finds pictures: below the pages
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = strips(SHEET)
+        pictures = load_gallery(SHEET)
         for name, picture in pictures.items():
             picture.save(folder / f"{name}.png")
         anatomies = _anatomies()

@@ -103,7 +103,7 @@ def audit(
         CorruptShardError: pictures that are to be seen again cannot be read, or are others now.
         SpecMismatchError: the network is another now.
     """
-    from pipeline.metrics.evaluate_atlas import faith  # the network is needed only here
+    from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
     out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
     for name in extent.exports:
@@ -121,7 +121,7 @@ def audit(
     kinds: dict[Kind, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
     for kind, number in kinds.items():
         if number:
-            faith(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
+            evaluate_metrics(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
     say("tables: every map in numbers, every two methods compared")
     tables(url, out, target, methods, known, address)
     for fault in breaks(url, further, out):

@@ -24,7 +24,7 @@ _LEGEND = (
 )
 
 
-def draw(
+def plot_contact_sheet(
     atlas: Atlas,
     shard: str,
     rows: Sequence[int],

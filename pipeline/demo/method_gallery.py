@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline.demo.scenes import Scene
-from pipeline.demo.synthetic_dataset import DEMO, scene
+from pipeline.demo.synthetic_dataset import DEMO, make_scene
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import Method, explain, methods, overlay, prepare
 from pipeline.explain.load import load
@@ -27,7 +27,7 @@ _CELL, _GAP, _TITLE = 136, 4, 50
 _IMAGE = "image"
 
 
-def cookbook(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Image]]:
+def render_gallery(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Image]]:
     """What methods show of scenes of the demo, each map over its scene from blue (least) to red (most).
 
     Methods have their default options, and explain the class of the scene. Those that need weights of their own have
@@ -41,7 +41,7 @@ def cookbook(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Image]]:
         order of the registry.
     """
     network = load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
-    scenes: list[Scene] = [scene(DEMO, 0, number) for number in numbers]
+    scenes: list[Scene] = [make_scene(DEMO, 0, number) for number in numbers]
     pictures = [Image.fromarray(each.image) for each in scenes]
     entries = [entry for entry in map(_entry, methods.values()) if not entry.unsupported(network.anatomy)]
     targets = torch.tensor([[each.label] for each in scenes])
@@ -58,10 +58,10 @@ def _entry(method: type[Method]) -> Method:
     return methods.parse(f"{method.base}:artifact={learned}") if learned else method()
 
 
-def sheet(pictures: Mapping[str, Sequence[Image.Image]], file: Path) -> None:
+def save_gallery(pictures: Mapping[str, Sequence[Image.Image]], file: Path) -> None:
     """Draw a cookbook as JPEG: a row is a scene; a column is a method, the first of each block the scenes.
 
-    Names stand in the file as a comment, too, so that ``strips`` finds them again.
+    Names stand in the file as a comment, too, so that ``load_gallery`` finds them again.
     """
     names = [name for name in pictures if name != _IMAGE]
     scenes = pictures[_IMAGE]
@@ -80,8 +80,8 @@ def sheet(pictures: Mapping[str, Sequence[Image.Image]], file: Path) -> None:
     drawn.save(file, quality=88, comment=json.dumps({"methods": names, "scenes": len(scenes)}).encode())
 
 
-def strips(file: Path) -> dict[str, Image.Image]:
-    """What ``sheet`` has drawn into a file, cut out again: the scenes in a row, and the maps of each method."""
+def load_gallery(file: Path) -> dict[str, Image.Image]:
+    """What ``save_gallery`` has drawn into a file, cut out again: the scenes in a row, and the maps of each method."""
     drawn = Image.open(file)
     about = json.loads(drawn.info["comment"])
     scenes, names = about["scenes"], about["methods"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.demo.contact_sheet import draw
+from pipeline.demo.contact_sheet import plot_contact_sheet
 from pipeline.demo.policies import BANDED, FORMATS, PLAIN, POLICIES, REFINED, THREE
 from pipeline.demo.scenes import CLASSES
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.load import load
@@ -40,7 +40,7 @@ ARTIFACTS = (str(MODEL / "gates.safetensors"), str(MODEL / "pm.safetensors"))
 _WORLD = "world.json"
 
 
-class WorldRecord(Record):
+class SyntheticDatasetRecord(Record):
     """What the world in a folder was made from; another one is not written over it."""
 
     shards: int
@@ -48,7 +48,7 @@ class WorldRecord(Record):
     seed: int
 
 
-def tour(
+def run_demo(
     folder: Path,
     executor: Executor = "ray",
     shards: int = 4,
@@ -73,7 +73,7 @@ def tour(
         UsageError: the folder holds something else.
     """
     begun = time.perf_counter()
-    world = World(folder, shards, scenes)
+    world = SyntheticDataset(folder, shards, scenes)
     say(f"1/5  a world of {shards * scenes} scenes with known truth → {folder}/shards, {folder}/truth")
     _build(world)
     url = str(folder / "atlas")
@@ -126,12 +126,12 @@ def _figures(scores: MaskScores) -> dict[str, float]:
     return {name: round(getattr(scores, name), 2) for name in names}
 
 
-def _build(world: World) -> None:
+def _build(world: SyntheticDataset) -> None:
     """Write the world, unless it is there already."""
-    record = WorldRecord(shards=world.num_shards, scenes=world.scenes, seed=world.seed)
+    record = SyntheticDatasetRecord(shards=world.num_shards, scenes=world.scenes, seed=world.seed)
     mark = world.folder / _WORLD
     if mark.exists():
-        if WorldRecord.read(mark.read_bytes(), str(mark)) != record:
+        if SyntheticDatasetRecord.read(mark.read_bytes(), str(mark)) != record:
             raise UsageError(f"{world.folder}: holds another demo world; name another folder")
         return
     world.folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def _build(world: World) -> None:
         raise UsageError(f"{world.folder}: is not empty; name another folder")
     for part in ("shards", "truth"):  # left over from a build that was cut short
         shutil.rmtree(world.folder / part, ignore_errors=True)
-    build(world)
+    write_dataset(world)
     mark.write_bytes(record.to_bytes())
 
 
@@ -174,4 +174,4 @@ def _sheet(atlas: Atlas, truth: Truths, methods: list[str], path: Path) -> None:
     labels = atlas.shard(shard).samples["label"].to_pylist()
     rows = [labels.index(index) for index in range(len(CLASSES)) if index in labels]
     names = [each.name for each in CLASSES]
-    draw(atlas, shard, rows, methods, (PLAIN, REFINED, THREE, BANDED), truth, names, path)
+    plot_contact_sheet(atlas, shard, rows, methods, (PLAIN, REFINED, THREE, BANDED), truth, names, path)

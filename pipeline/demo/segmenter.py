@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from pipeline.demo.scenes import CLASSES
-from pipeline.demo.synthetic_dataset import World, build
-from pipeline.demo.train_model import MODEL, normalised
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
+from pipeline.demo.train_model import MODEL, normalize
 from pipeline.label import label, read_policy
 from pipeline.label.formats.png_encoding import IGNORE
 from pipeline.label.mask_dataset import MaskDataset, MaskSample
@@ -67,7 +67,7 @@ class Segmenter(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits float32 [B, 11, SIDE, SIDE], background first, of uint8 [B, 3, SIDE, SIDE]."""
-        x, levels = normalised(pixels).contiguous(memory_format=torch.channels_last), []
+        x, levels = normalize(pixels).contiguous(memory_format=torch.channels_last), []
         for down in self.down:
             x = down(x)
             levels.append(x)
@@ -139,7 +139,7 @@ def mean_iou(truth: MaskDataset, guess: Callable[[MaskSample], Mask | None]) -> 
     return float(np.mean(overlaps))
 
 
-def write_truth(world: World, folder: Path) -> None:
+def write_truth(world: SyntheticDataset, folder: Path) -> None:
     """The true masks of a world in shards as ``vitatlas label --format png`` writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     truths = read_truth(world.truth)
@@ -167,8 +167,8 @@ def compare(folder: Path, policy: Policy, scenes: int, held_out: int, epochs: in
     Returns:
         Mean IoU with the truth on held-out scenes: of the pseudo-masks themselves, and of either segmenter.
     """
-    learnt = World(folder / "train", 4, scenes // 4, split="train")
-    seen = World(folder / "heldout", 2, held_out // 2, split="heldout")
+    learnt = SyntheticDataset(folder / "train", 4, scenes // 4, split="train")
+    seen = SyntheticDataset(folder / "heldout", 2, held_out // 2, split="heldout")
     for world in (learnt, seen):
         _masks(world, policy)
     true = MaskDataset(seen.shards, seen.folder / "true")
@@ -180,14 +180,14 @@ def compare(folder: Path, policy: Policy, scenes: int, held_out: int, epochs: in
     return figures
 
 
-def _pseudo(world: World, policy: Policy) -> Path:
+def _pseudo(world: SyntheticDataset, policy: Policy) -> Path:
     return world.folder / f"labels-{policy.name}" / "png"
 
 
-def _masks(world: World, policy: Policy) -> None:
+def _masks(world: SyntheticDataset, policy: Policy) -> None:
     """A world with its atlas, its pseudo-masks and its true masks."""
     if not (world.truth / "instances.json").exists():
-        build(world)
+        write_dataset(world)
     atlas = str(world.folder / "atlas")
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
     plan(RunSpec(shards=(world.shards,), model=model, methods=policy.methods, targets=(policy.target,)), atlas)

@@ -29,7 +29,7 @@ _STREAMS: dict[Split, int] = {"train": TRAINING, "heldout": HELD_OUT, "validatio
 
 
 @dataclass(frozen=True)
-class World:
+class SyntheticDataset:
     """Where a world stands, and what it was made from.
 
     Attributes:
@@ -60,14 +60,14 @@ class World:
         return self.folder / TRUTH
 
 
-def scene(stream: int, seed: int, number: int, shortcut: bool = True) -> Scene:
+def make_scene(stream: int, seed: int, number: int, shortcut: bool = True) -> Scene:
     """The scene of that number in a stream. Classes are drawn at random."""
     rng = np.random.default_rng([stream, seed, number])
     width, height = scene_size(rng)
     return render(rng, width, height, int(rng.integers(len(CLASSES))), shortcut)
 
 
-def build(world: World) -> None:
+def write_dataset(world: SyntheticDataset) -> None:
     """Write a world: ``shards/*.tar``, ``shards/_info.json`` and ``truth/instances.json``.
 
     A shard holds ``<key>.jpg``, ``<key>.cls`` and ``<key>.json`` for each scene; what is where in the scene
@@ -80,7 +80,7 @@ def build(world: World) -> None:
     for index, name in enumerate(track(names, "draw scenes", disable=len(names) < 2)):
         with tarfile.open(world.folder / SHARDS / name, "w") as archive:
             for number in range(index * world.scenes, (index + 1) * world.scenes):
-                drawn = scene(_STREAMS[world.split], world.seed, number, world.shortcut)
+                drawn = make_scene(_STREAMS[world.split], world.seed, number, world.shortcut)
                 key = f"scene_{number:06d}"
                 for member, data in _members(drawn, key):
                     info = tarfile.TarInfo(member)
@@ -137,7 +137,11 @@ def main() -> None:
     parser.add_argument("--truth", type=int, help="of how many scenes it is written down; default all")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    build(World(chosen.folder, chosen.shards, chosen.scenes, chosen.seed, split=chosen.split, known=chosen.truth))
+    write_dataset(
+        SyntheticDataset(
+            chosen.folder, chosen.shards, chosen.scenes, chosen.seed, split=chosen.split, known=chosen.truth
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
-from pipeline.demo.synthetic_dataset import HELD_OUT, TRAINING, scene
+from pipeline.demo.synthetic_dataset import HELD_OUT, TRAINING, make_scene
 from pipeline.explain.load import load
 from schemas.run import ModelSpec
 
@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
 DROP_PATH = 0.2
 
 
-class Scenes(Dataset[tuple[Tensor, int, bool]]):
+class SceneDataset(Dataset[tuple[Tensor, int, bool]]):
     """Numbered scenes of a stream: uint8 [3, 96, 96], label, marked."""
 
     def __init__(self, stream: int, seed: int, length: int, shortcut: bool = True) -> None:
@@ -54,18 +54,18 @@ class Scenes(Dataset[tuple[Tensor, int, bool]]):
         return self.length
 
     def __getitem__(self, number: int) -> tuple[Tensor, int, bool]:
-        drawn = scene(self.stream, self.seed, number, self.shortcut)
+        drawn = make_scene(self.stream, self.seed, number, self.shortcut)
         small = Image.fromarray(drawn.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
         return pixels.reshape(SIDE, SIDE, 3).permute(2, 0, 1).contiguous(), drawn.label, drawn.marked
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalize(pixels: Tensor) -> Tensor:
     """uint8 → float, as the network takes it."""
     return (pixels.float() / 255 - MEAN) / STD
 
 
-def train(seed: int, scenes: int, batch: int = 64, rate: float = 1e-3) -> nn.Module:
+def train_demo_model(seed: int, scenes: int, batch: int = 64, rate: float = 1e-3) -> nn.Module:
     """Train from scratch on so many scenes, each seen once."""
     torch.manual_seed(seed)
     model = timm.create_model(ARCHITECTURE, num_classes=len(CLASSES), drop_path_rate=DROP_PATH, **OPTIONS)
@@ -74,10 +74,10 @@ def train(seed: int, scenes: int, batch: int = 64, rate: float = 1e-3) -> nn.Mod
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
-    loader = DataLoader(Scenes(TRAINING, seed, steps * batch), batch, num_workers=2)
+    loader = DataLoader(SceneDataset(TRAINING, seed, steps * batch), batch, num_workers=2)
     model.train()
     for pixels, labels, _ in track(loader, "train", len(loader)):
-        loss = F.cross_entropy(model(normalised(pixels)), labels)
+        loss = F.cross_entropy(model(normalize(pixels)), labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -92,8 +92,8 @@ def accuracy(model: nn.Module, seed: int, scenes: int, shortcut: bool = True) ->
     right: list[Tensor] = []
     labels: list[Tensor] = []
     marks: list[Tensor] = []
-    for pixels, label, marked in DataLoader(Scenes(HELD_OUT, seed, scenes, shortcut), 64, num_workers=2):
-        right.append(model(normalised(pixels)).argmax(1) == label)
+    for pixels, label, marked in DataLoader(SceneDataset(HELD_OUT, seed, scenes, shortcut), 64, num_workers=2):
+        right.append(model(normalize(pixels)).argmax(1) == label)
         labels.append(label)
         marks.append(marked)
     hits, classes, marked = torch.cat(right), torch.cat(labels), torch.cat(marks)
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=96_000)
     parser.add_argument("--out", type=Path, default=MODEL)
     arguments = parser.parse_args()
-    save(train(arguments.seed, arguments.scenes), arguments.out, arguments.seed, arguments.scenes)
+    save(train_demo_model(arguments.seed, arguments.scenes), arguments.out, arguments.seed, arguments.scenes)
 
 
 if __name__ == "__main__":

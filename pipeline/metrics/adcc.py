@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.metrics.metric import Batch, Cost, Figures, Measure, Value
+from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.patch_mixing import pixels
 from pipeline.metrics.similarity import pearson
 
@@ -43,7 +43,7 @@ def complexity(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class ADCC(Measure):
+class ADCC(Metric):
     """Average drop, increase, coherency, complexity, and their harmonic mean.
 
     With the map m in [0, 1], enlarged bilinearly, x_m = x ⊙ m of the normalised image (what is masked becomes the mean
@@ -54,7 +54,7 @@ class ADCC(Measure):
     Source: Poppi et al., Revisiting the Evaluation of Class Activation Mapping, CVPR workshops 2021.
     """
 
-    figures: ClassVar[Figures] = {
+    figures: ClassVar[Directions] = {
         "average_drop": "lower",
         "increase": "higher",
         "coherency": "higher",
@@ -62,10 +62,10 @@ class ADCC(Measure):
         "adcc": "higher",
     }
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(1, methods)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(1, methods)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         patches = batch.network.anatomy.patches
         shape = (*batch.targets.shape, 1, patches)
         whole = batch.copies.said("mean", np.zeros(shape, bool)).probability[..., 0]
@@ -77,12 +77,12 @@ class ADCC(Measure):
                 "complexity": complexity(maps),
             }
             for figure, values in parts.items():
-                yield Value(method, figure, values)
-            yield Value(method, "increase", (masked > whole).astype(np.float64))
-            yield Value(method, "adcc", adcc(*parts.values()))
+                yield MetricValue(method, figure, values)
+            yield MetricValue(method, "increase", (masked > whole).astype(np.float64))
+            yield MetricValue(method, "adcc", adcc(*parts.values()))
 
 
-def _masked(batch: Batch, method: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _masked(batch: MetricBatch, method: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of the images as their maps leave them: probabilities float64 [B, K], and maps [B, K, h, w] of the same method.
 
     A target that is an earlier one of the same image has the same map, and is not computed again.

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.metrics.masked_forward import Baseline, First, Said, replaced
-from pipeline.metrics.metric import Batch, Cost, Figures, Measure, Value
+from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.quadrature import Spacing, check, quadrature
 
 
-def follow(batch: Batch, kind: Baseline, first: First, fractions: NDArray[np.float64]) -> dict[str, Said]:
+def follow(batch: MetricBatch, kind: Baseline, first: First, fractions: NDArray[np.float64]) -> dict[str, Said]:
     """What the network says of the images while patches are replaced in the order of each method: [B, K, S], by method.
 
     Args:
@@ -26,7 +26,7 @@ def follow(batch: Batch, kind: Baseline, first: First, fractions: NDArray[np.flo
 
 
 @dataclass(frozen=True)
-class Curves(Measure):
+class Curves(Metric):
     """Areas under the probability p of the map's class, over the part of the patches that is replaced.
 
     ``deletion`` – p while the most relevant are replaced first, by the mean colour. ``insertion`` – p while the most
@@ -41,7 +41,7 @@ class Curves(Measure):
         steps, spacing: see ``quadrature``.
     """
 
-    figures: ClassVar[Figures] = {"deletion": "lower", "insertion": "higher", "abpc": "higher"}
+    figures: ClassVar[Directions] = {"deletion": "lower", "insertion": "higher", "abpc": "higher"}
 
     steps: int = 4
     spacing: Spacing = "gauss"
@@ -49,22 +49,22 @@ class Curves(Measure):
     def __post_init__(self) -> None:
         check("curves", self.steps, self.spacing)
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(3 * (self.steps - 1) * methods + 3)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(3 * (self.steps - 1) * methods + 3)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         places, weights = quadrature(self.steps, self.spacing)
         gone = follow(batch, "mean", "most", places)
         left = follow(batch, "mean", "least", places)
         shown = follow(batch, "blur", "least", places)
         for method in batch.maps:
-            yield Value(method, "deletion", gone[method].probability @ weights)
-            yield Value(method, "insertion", shown[method].probability @ weights)
-            yield Value(method, "abpc", (left[method].probability - gone[method].probability) @ weights)
+            yield MetricValue(method, "deletion", gone[method].probability @ weights)
+            yield MetricValue(method, "insertion", shown[method].probability @ weights)
+            yield MetricValue(method, "abpc", (left[method].probability - gone[method].probability) @ weights)
 
 
 @dataclass(frozen=True)
-class DiffMaskCurves(Measure):
+class DiffMaskCurves(Metric):
     """Vision DiffMask's perturbation curves: patches become noise, the most or the least relevant ones first.
 
     ``noise_most``, ``noise_least`` – area under p of the map's class; ``noise_nll_most``, ``noise_nll_least`` – under
@@ -78,7 +78,7 @@ class DiffMaskCurves(Measure):
         steps, spacing: see ``quadrature``.
     """
 
-    figures: ClassVar[Figures] = {
+    figures: ClassVar[Directions] = {
         "noise_most": "lower",
         "noise_least": "higher",
         "noise_nll_most": "higher",
@@ -91,13 +91,13 @@ class DiffMaskCurves(Measure):
     def __post_init__(self) -> None:
         check("diffmask_curves", self.steps, self.spacing)
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(2 * (self.steps - 1) * methods + 2)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(2 * (self.steps - 1) * methods + 2)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         places, weights = quadrature(self.steps, self.spacing)
         orders: tuple[First, First] = ("most", "least")
         for first in orders:
             for method, said in follow(batch, "noise", first, places).items():
-                yield Value(method, f"noise_{first}", said.probability @ weights)
-                yield Value(method, f"noise_nll_{first}", -said.log_probability @ weights)
+                yield MetricValue(method, f"noise_{first}", said.probability @ weights)
+                yield MetricValue(method, f"noise_nll_{first}", -said.log_probability @ weights)

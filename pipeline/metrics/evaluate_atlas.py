@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from pipeline.explain.load import load
 from pipeline.metrics.evaluate_shard import evaluate_shard
-from pipeline.metrics.metric import Cost, Measure
+from pipeline.metrics.metric import Metric, MetricCost
 from pipeline.metrics.registry import KINDS
-from pipeline.metrics.sample_selection import Drawn, draw
-from pipeline.metrics.summary import summarise
+from pipeline.metrics.sample_selection import SelectedSamples, select_samples
+from pipeline.metrics.summary import summarize
 from pipeline.run.execution import Device
 from pipeline.run.parallel_map import parallel_map
 from pipeline.run.recompute import worker_of
@@ -31,7 +31,7 @@ IMAGES: dict[Kind, int] = {"faithfulness": 1000, "sanity": 100}
 """How many are drawn where nobody says; a sanity check makes maps of a network many times over."""
 
 
-def faith(
+def evaluate_metrics(
     url: str,
     out: str,
     kind: Kind,
@@ -42,13 +42,13 @@ def faith(
     address: str | None = None,
     allow_pipe: bool = False,
     say: Callable[[str], None] = lambda line: None,
-    measures: Mapping[str, Measure] | None = None,
+    measures: Mapping[str, Metric] | None = None,
 ) -> pa.Table:
     """Measure the maps of images that are drawn at random from the finished shards. What is done is not done again.
 
     Writes ``about.json``; for each shard of which images are drawn ``figures/<shard>.parquet`` and ``commits/<shard>.json``;
     then ``summary.parquet``. Columns are in ``schemas.metrics``. When the atlas has grown, the same call draws from all
-    of it, and measures those shards again of which other images are drawn now; see ``draw``.
+    of it, and measures those shards again of which other images are drawn now; see ``select_samples``.
 
     Args:
         url: of the atlas.
@@ -80,7 +80,7 @@ def faith(
         raise UsageError("there is nothing to measure by; name at least one measure")
     if number < 1:
         raise UsageError(f"there is nothing to measure of {number} images; draw at least one")
-    drawn = draw(atlas, number, seed)
+    drawn = select_samples(atlas, number, seed)
     if not drawn:
         raise UsageError(f"{url}: has no sample with maps yet; run it first: vitatlas run {url}")
     about = FaithRecord(
@@ -106,30 +106,30 @@ def faith(
             continue
         better = {figure: direction for each in by.values() for figure, direction in each.figures.items()}
         found = objects.read([_figures(shard_name) for shard_name in drawn])
-        summary = summarise((from_parquet(data) for data in found), better, _notes(atlas, by))
+        summary = summarize((from_parquet(data) for data in found), better, _notes(atlas, by))
         objects.put(SUMMARY, to_parquet(summary))
         objects.sweep()
     return summary
 
 
-def cost(atlas: Atlas, measures: Mapping[str, Measure], methods: int) -> Cost:
+def cost(atlas: Atlas, measures: Mapping[str, Metric], methods: int) -> MetricCost:
     """Of one image, at most.
 
     Raises:
         UsageError: the network cannot be loaded.
     """
     depth = load(atlas.run.spec.model).anatomy.depth
-    each = sum((measure.cost(methods, depth) for measure in measures.values()), Cost())
+    each = sum((measure.cost(methods, depth) for measure in measures.values()), MetricCost())
     return each * len(atlas.run.spec.targets)
 
 
-def _notes(atlas: Atlas, measures: Mapping[str, Measure]) -> dict[tuple[str, str], str]:
+def _notes(atlas: Atlas, measures: Mapping[str, Metric]) -> dict[tuple[str, str], str]:
     """What to know of figures of methods with weights of their own, by method and figure."""
     forgetting = [figure for measure in measures.values() if measure.forgets for figure in measure.figures]
     return {(method, figure): OWN_WEIGHTS for method in atlas.run.artifacts for figure in forgetting}
 
 
-def _pending(objects: ObjectStore, atlas: Atlas, about: FaithRecord, drawn: Drawn) -> Drawn:
+def _pending(objects: ObjectStore, atlas: Atlas, about: FaithRecord, drawn: SelectedSamples) -> SelectedSamples:
     """Shards that are to be measured: never done, made again since, or drawn otherwise."""
     records = done(objects, atlas, about.digest(), ())
     there = {shard: record.items for shard, record in records.items()}
@@ -148,7 +148,7 @@ def _figures(shard: str) -> str:
 def _of_shard(
     url: str,
     device: Device,
-    measures: Sequence[Measure],
+    measures: Sequence[Metric],
     about: FaithRecord,
     out: str,
     item: tuple[str, tuple[int, ...]],

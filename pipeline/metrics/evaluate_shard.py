@@ -8,8 +8,8 @@ import pyarrow as pa
 import torch
 
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.metrics.explained_model import Network
-from pipeline.metrics.metric import Batch, Measure, Value
+from pipeline.metrics.explained_model import ExplainedModel
+from pipeline.metrics.metric import Metric, MetricBatch, MetricValue
 from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
 from pipeline.store.images import pictures
@@ -23,7 +23,7 @@ def evaluate_shard(
     worker: Worker,
     part: AtlasShard,
     ordinals: Sequence[int],
-    measures: Sequence[Measure],
+    measures: Sequence[Metric],
     methods: Sequence[str],
     seed: int = 0,
 ) -> pa.Table:
@@ -38,7 +38,7 @@ def evaluate_shard(
         CorruptShardError: see ``pictures``.
     """
     known = {method.name: method for method in worker.explainer.methods}
-    network = Network(
+    network = ExplainedModel(
         worker.model,
         worker.explainer.anatomy,
         worker.normalise.mean,
@@ -55,7 +55,7 @@ def evaluate_shard(
             rows = [samples[ordinal] for ordinal in chosen]
             classes = {"label": "label", "predicted": "prediction"}
             pixels = torch.stack([torch.as_tensor(each) for each in seen])
-            batch = Batch(
+            batch = MetricBatch(
                 network,
                 worker.normalise(pixels),
                 tuple(row["key"] for row in rows),
@@ -69,7 +69,7 @@ def evaluate_shard(
     return found.combine_chunks().sort_by("row")
 
 
-def _table(rows: Sequence[dict[str, Any]], targets: Sequence[str], value: Value) -> pa.Table:
+def _table(rows: Sequence[dict[str, Any]], targets: Sequence[str], value: MetricValue) -> pa.Table:
     number, kinds = len(rows), len(targets)
     columns = {
         "row": np.repeat([row["row"] for row in rows], kinds),

@@ -15,7 +15,7 @@ from pipeline.metrics.patch_mixing import Pieces, pieces
 
 
 @dataclass
-class Network:
+class ExplainedModel:
     """A network with the methods that explain it. It must be ``undisturbed`` around every call.
 
     Attributes:
@@ -54,6 +54,6 @@ class Network:
         wanted = torch.from_numpy(targets)
         return self._explainers[chosen].maps(images, lambda rows, _: wanted[rows], keys)
 
-    def with_model(self, model: nn.Module) -> "Network":
+    def with_model(self, model: nn.Module) -> "ExplainedModel":
         """The same methods on another network of the same build."""
         return replace(self, model=model, _explainers={})

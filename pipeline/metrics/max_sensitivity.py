@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.metrics.metric import Batch, Cost, Figures, Measure, Value
+from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.utils.random import generator
 from schemas.errors import UsageError
 
@@ -22,7 +22,7 @@ def change(maps: NDArray[np.floating], moved: NDArray[np.floating]) -> NDArray[n
 
 
 @dataclass(frozen=True)
-class Sensitivity(Measure):
+class Sensitivity(Metric):
     """``sensitivity_max`` – the largest change of the raw map, in parts of its norm, among noisy images.
 
     max_k ‖Φ(x + δ_k) − Φ(x)‖₂ / ‖Φ(x)‖₂, δ_k uniform in [−radius, radius] of the normalised image, drawn from key and
@@ -36,7 +36,7 @@ class Sensitivity(Measure):
         radius: largest size of the noise.
     """
 
-    figures: ClassVar[Figures] = {"sensitivity_max": "lower"}
+    figures: ClassVar[Directions] = {"sensitivity_max": "lower"}
 
     draws: int = 5
     radius: float = 0.02
@@ -45,10 +45,10 @@ class Sensitivity(Measure):
         if self.draws < 1 or not self.radius > 0:
             raise UsageError(f"sensitivity: {self.draws} draws of radius {self.radius}; both must be above 0")
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(0, (self.draws + 1) * methods)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(0, (self.draws + 1) * methods)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         images, network = batch.images, batch.network
         sources = [generator("faith sensitivity", key, batch.seed) for key in batch.keys]
         still = network.explain(images, batch.targets, batch.keys, list(batch.maps))
@@ -61,4 +61,4 @@ class Sensitivity(Measure):
             for method, largest in most.items():
                 most[method] = np.maximum(largest, change(still[method].cpu().numpy(), moved[method].cpu().numpy()))
         for method, largest in most.items():
-            yield Value(method, "sensitivity_max", largest)
+            yield MetricValue(method, "sensitivity_max", largest)

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.metrics.explained_model import Network
+from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.masked_forward import Copies, baseline
 from schemas.metrics import Better
 
-Figures = Mapping[str, Better]
+Directions = Mapping[str, Better]
 
 
 @dataclass(frozen=True)
-class Cost:
+class MetricCost:
     """What a measure asks of the network for an image and a target, at most: images that are computed again cost less.
 
     Attributes:
@@ -29,17 +29,17 @@ class Cost:
     forwards: int = 0
     explanations: int = 0
 
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.forwards + other.forwards, self.explanations + other.explanations)
+    def __add__(self, other: "MetricCost") -> "MetricCost":
+        return MetricCost(self.forwards + other.forwards, self.explanations + other.explanations)
 
     def __str__(self) -> str:
         return f"{self.forwards:,} forwards of copies and {self.explanations:,} maps"
 
-    def __mul__(self, number: int) -> "Cost":
-        return Cost(self.forwards * number, self.explanations * number)
+    def __mul__(self, number: int) -> "MetricCost":
+        return MetricCost(self.forwards * number, self.explanations * number)
 
 
-class Value(NamedTuple):
+class MetricValue(NamedTuple):
     """A figure of the maps of one method: float64 [B, K], NaN where it is not defined."""
 
     method: str
@@ -48,7 +48,7 @@ class Value(NamedTuple):
 
 
 @dataclass
-class Batch:
+class MetricBatch:
     """Images with the maps that an atlas has of them.
 
     Attributes:
@@ -61,7 +61,7 @@ class Batch:
         seed: of what is drawn.
     """
 
-    network: Network
+    network: ExplainedModel
     images: Tensor
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -78,7 +78,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Measure(ABC):
+class Metric(ABC):
     """Base of all measures, whose fields are their options.
 
     To add one: subclass in a new file, name it in ``pipeline.metrics.registry`` and its figures in ``schemas.metrics``.
@@ -89,13 +89,13 @@ class Measure(ABC):
         forgets: whether the network forgets for it. A method with weights of its own keeps these.
     """
 
-    figures: ClassVar[Figures]
+    figures: ClassVar[Directions]
     forgets: ClassVar[bool] = False
 
     @abstractmethod
-    def cost(self, methods: int, depth: int) -> Cost:
+    def cost(self, methods: int, depth: int) -> MetricCost:
         """What it asks of a network of so many blocks, for one image and target, of so many methods."""
 
     @abstractmethod
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         """All its figures of all methods."""

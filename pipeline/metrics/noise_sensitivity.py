@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.metrics.metric import Batch, Cost, Figures, Measure, Value
+from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.similarity import similarity
 from pipeline.utils.random import generator
 
@@ -28,7 +28,7 @@ def noise(images: Tensor, sources: Sequence[np.random.Generator]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NoiseSensitivity(Measure):
+class NoiseSensitivity(Metric):
     """Spearman's ρ between |map| and |map of the image with noise|, Gaussian with σ = s · (max x − min x).
 
     ``noisy_5``, ``noisy_10``, ``noisy_20`` – of s = 0.05, 0.1, 0.2: one noise from key and seed, scaled. Maps are raw,
@@ -39,16 +39,16 @@ class NoiseSensitivity(Measure):
     Robustness of Interpretability Methods, 2018.
     """
 
-    figures: ClassVar[Figures] = dict.fromkeys(SIGMAS, "higher")
+    figures: ClassVar[Directions] = dict.fromkeys(SIGMAS, "higher")
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(0, (1 + len(SIGMAS)) * methods)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(0, (1 + len(SIGMAS)) * methods)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         methods = list(batch.maps)
         still = batch.network.explain(batch.images, batch.targets, batch.keys, methods)
         grain = noise(batch.images, [generator("faith noise sensitivity", key, batch.seed) for key in batch.keys])
         for figure, sigma in SIGMAS.items():
             moved = batch.network.explain(batch.images + sigma * grain, batch.targets, batch.keys, methods)
             for method in methods:
-                yield Value(method, figure, similarity(still[method].cpu().numpy(), moved[method].cpu().numpy()))
+                yield MetricValue(method, figure, similarity(still[method].cpu().numpy(), moved[method].cpu().numpy()))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.metrics.deletion_insertion import follow
 from pipeline.metrics.masked_forward import First
-from pipeline.metrics.metric import Batch, Cost, Figures, Measure, Value
+from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.quadrature import Spacing, check, quadrature
 
 _ORDERS: dict[str, First] = {"positive": "most", "negative": "least"}
@@ -16,7 +16,7 @@ _LOW, _HIGH = 0.1, 0.9
 
 
 @dataclass(frozen=True)
-class Perturbation(Measure):
+class Perturbation(Metric):
     """Area under the accuracy while 10 to 90 % of the patches become black, over its width.
 
     ``positive`` – the most relevant first, ``negative`` – the least. Of one image the accuracy is 1 where its label is
@@ -31,7 +31,7 @@ class Perturbation(Measure):
         steps, spacing: see ``quadrature``.
     """
 
-    figures: ClassVar[Figures] = {"positive": "lower", "negative": "higher"}
+    figures: ClassVar[Directions] = {"positive": "lower", "negative": "higher"}
 
     steps: int = 3
     spacing: Spacing = "gauss"
@@ -39,13 +39,13 @@ class Perturbation(Measure):
     def __post_init__(self) -> None:
         check("perturbation", self.steps, self.spacing)
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(2 * (self.steps + 1) * methods)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(2 * (self.steps + 1) * methods)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         places, weights = quadrature(self.steps, self.spacing)
         labels = batch.labels[:, None]
         for name, first in _ORDERS.items():
             for method, said in follow(batch, "black", first, _LOW + (_HIGH - _LOW) * places).items():
                 right = (said.top == labels[..., None]) @ weights
-                yield Value(method, name, np.where(labels < 0, np.nan, right))
+                yield MetricValue(method, name, np.where(labels < 0, np.nan, right))

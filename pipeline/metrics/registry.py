@@ -3,13 +3,13 @@
 from pipeline.metrics.adcc import ADCC
 from pipeline.metrics.deletion_insertion import Curves, DiffMaskCurves
 from pipeline.metrics.max_sensitivity import Sensitivity
-from pipeline.metrics.metric import Measure
+from pipeline.metrics.metric import Metric
 from pipeline.metrics.noise_sensitivity import NoiseSensitivity
 from pipeline.metrics.perturbation_auc import Perturbation
 from pipeline.metrics.sanity import Randomisation, RandomLogit
 from schemas.metrics import Kind
 
-FAITHFULNESS: dict[str, Measure] = {
+FAITHFULNESS: dict[str, Metric] = {
     "adcc": ADCC(),
     "perturbation": Perturbation(),
     "curves": Curves(),
@@ -18,13 +18,13 @@ FAITHFULNESS: dict[str, Measure] = {
 }
 """Whether a map says what the network looks at."""
 
-SANITY: dict[str, Measure] = {
+SANITY: dict[str, Metric] = {
     "randomisation": Randomisation(),
     "random_logit": RandomLogit(),
     "noise_sensitivity": NoiseSensitivity(),
 }
 """Whether it says anything about the network and the class."""
 
-KINDS: dict[Kind, dict[str, Measure]] = {"faithfulness": FAITHFULNESS, "sanity": SANITY}
+KINDS: dict[Kind, dict[str, Metric]] = {"faithfulness": FAITHFULNESS, "sanity": SANITY}
 
-MEASURES = FAITHFULNESS | SANITY
+METRICS = FAITHFULNESS | SANITY

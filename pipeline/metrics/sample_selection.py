@@ -9,11 +9,11 @@ from pipeline.store import Atlas
 from schemas.base import sha256
 from schemas.samples import SampleStatus
 
-Drawn = dict[str, tuple[int, ...]]
+SelectedSamples = dict[str, tuple[int, ...]]
 """Ordinals of the samples that are drawn, by shard, both in order; shards without any are left out."""
 
 
-def draw(atlas: Atlas, images: int, seed: int) -> Drawn:
+def select_samples(atlas: Atlas, images: int, seed: int) -> SelectedSamples:
     """So many of the samples that have maps, at random: those whose rows have the lowest hashes.
 
     A sample's hash depends on nothing but its row and the seed. So shards that are finished later add samples and push

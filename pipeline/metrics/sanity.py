@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.explained_model import Network
-from pipeline.metrics.metric import Batch, Cost, Figures, Measure, Value
+from pipeline.metrics.explained_model import ExplainedModel
+from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.noise_sensitivity import noise
 from pipeline.metrics.randomize_parameters import forgetting
 from pipeline.metrics.similarity import similarity
@@ -41,7 +41,7 @@ def rise(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[n
 
 
 @dataclass(frozen=True)
-class Randomisation(Measure):
+class Randomisation(Metric):
     """Model parameter randomisation: the network forgets from the classifier down, all parameters in the end.
 
     ``mprt`` – Spearman's ρ between |map| and |map of the network so far randomised|, mean over the groups of
@@ -56,7 +56,7 @@ class Randomisation(Measure):
         noise: see ``smprt``.
     """
 
-    figures: ClassVar[Figures] = {"mprt": "lower", "smprt": "lower", "emprt": "higher"}
+    figures: ClassVar[Directions] = {"mprt": "lower", "smprt": "lower", "emprt": "higher"}
     forgets: ClassVar[bool] = True
 
     samples: int = 4
@@ -66,10 +66,10 @@ class Randomisation(Measure):
         if self.samples < 0 or self.noise < 0:
             raise UsageError(f"randomisation: {self.samples} samples of noise {self.noise}; neither can be below 0")
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(0, (depth + 4) * (1 + self.samples) * methods)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(0, (depth + 4) * (1 + self.samples) * methods)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         model = deepcopy(batch.network.model)
         network, methods = batch.network.with_model(model), list(batch.maps)
         plain, smooth = _raw(network, batch, methods), self._smooth(network, batch, methods)
@@ -84,12 +84,12 @@ class Randomisation(Measure):
                 if self.samples:
                     smooth_alike[method] += similarity(smooth[method], smoothed[method])
         for method in methods:
-            yield Value(method, "mprt", alike[method] / stages)
-            yield Value(method, "emprt", rise(plain[method], last[method]))
+            yield MetricValue(method, "mprt", alike[method] / stages)
+            yield MetricValue(method, "emprt", rise(plain[method], last[method]))
             if self.samples:
-                yield Value(method, "smprt", smooth_alike[method] / stages)
+                yield MetricValue(method, "smprt", smooth_alike[method] / stages)
 
-    def _smooth(self, network: Network, batch: Batch, methods: list[str]) -> Maps:
+    def _smooth(self, network: ExplainedModel, batch: MetricBatch, methods: list[str]) -> Maps:
         """Mean maps of noisy images, whose noise is the same at every stage."""
         total = {method: np.zeros((*batch.targets.shape, *network.anatomy.grid)) for method in methods}
         sources = [generator("faith smprt", key, batch.seed) for key in batch.keys]
@@ -102,24 +102,24 @@ class Randomisation(Measure):
 
 
 @dataclass(frozen=True)
-class RandomLogit(Measure):
+class RandomLogit(Metric):
     """``random_logit`` – Spearman's ρ between |map of the class| and |map of another class|, drawn from key and seed.
 
     1 is a method that does not ask for the class. Source: Sixt et al., When Explanations Lie, ICML 2020.
     """
 
-    figures: ClassVar[Figures] = {"random_logit": "lower"}
+    figures: ClassVar[Directions] = {"random_logit": "lower"}
 
-    def cost(self, methods: int, depth: int) -> Cost:
-        return Cost(0, 2 * methods)
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(0, 2 * methods)
 
-    def of(self, batch: Batch) -> Iterator[Value]:
+    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
         network, methods = batch.network, list(batch.maps)
         others = other_classes(batch.targets, network.anatomy.classes, batch.keys, batch.seed)
         own = _raw(network, batch, methods)
         another = network.explain(batch.images, others, batch.keys, methods)
         for method in methods:
-            yield Value(method, "random_logit", similarity(own[method], another[method].cpu().numpy()))
+            yield MetricValue(method, "random_logit", similarity(own[method], another[method].cpu().numpy()))
 
 
 def other_classes(targets: NDArray[np.int64], classes: int, keys: tuple[str, ...], seed: int) -> NDArray[np.int64]:
@@ -137,6 +137,6 @@ def other_classes(targets: NDArray[np.int64], classes: int, keys: tuple[str, ...
     return (targets + np.array(shifts, np.int64).reshape(targets.shape)) % classes
 
 
-def _raw(network: Network, batch: Batch, methods: list[str]) -> Maps:
+def _raw(network: ExplainedModel, batch: MetricBatch, methods: list[str]) -> Maps:
     found = network.explain(batch.images, batch.targets, batch.keys, methods)
     return {method: found[method].cpu().numpy().astype(np.float64) for method in methods}

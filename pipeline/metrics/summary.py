@@ -45,7 +45,7 @@ class Totals:
             return self.sums / self.weights
 
 
-def summarise(tables: Iterable[pa.Table], better: Mapping[str, Better], notes: Notes | None = None) -> pa.Table:
+def summarize(tables: Iterable[pa.Table], better: Mapping[str, Better], notes: Notes | None = None) -> pa.Table:
     """Means over the images, with intervals of the bootstrap: ``schemas.metrics.SUMMARY``.
 
     Args:

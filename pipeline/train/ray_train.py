@@ -12,13 +12,13 @@ from ray.util.queue import Queue
 
 from pipeline.run.ray_executor import capacity, cluster
 from pipeline.train.distributed import rank
-from pipeline.train.train_explainer import Prepared, take_part
+from pipeline.train.train_explainer import PreparedTraining, take_part
 from pipeline.train.trainer import Progress
 from schemas.artifacts import Card
 from schemas.errors import AtlasError, RunFailedError, UsageError
 
 
-def over_workers(prepared: Prepared, progress: Progress, address: str | None = None) -> Card:
+def over_workers(prepared: PreparedTraining, progress: Progress, address: str | None = None) -> Card:
     """Train on ``spec.workers`` processes, whose gradients are averaged. The first writes, on storage all can reach.
 
     Raises:

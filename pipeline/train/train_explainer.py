@@ -31,7 +31,7 @@ _ROOM = 1.5
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTraining:
     """A training that was looked over: what each process needs to take part in it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Prepared:
         return sha256(json.dumps(self.identity, sort_keys=True).encode())
 
 
-def train(spec: TrainSpec, progress: Progress, address: str | None = None) -> Card:
+def train_explainer(spec: TrainSpec, progress: Progress, address: str | None = None) -> Card:
     """Train an explainer on shards; see ``fit`` for what is written.
 
     Args:
@@ -81,14 +81,14 @@ def train(spec: TrainSpec, progress: Progress, address: str | None = None) -> Ca
     return over_workers(prepared, progress, address)
 
 
-def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None) -> Prepared:
+def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None) -> PreparedTraining:
     """Look a training over, without beginning it.
 
     Args:
         counted: called with the number of shards counted.
 
     Raises:
-        UsageError: see ``train``.
+        UsageError: see ``train_explainer``.
     """
     if not Path(spec.out).absolute().parent.is_dir():
         raise UsageError(f"{spec.out}: there is no folder {Path(spec.out).parent}")
@@ -105,7 +105,7 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     if isinstance(source, PseudoMasks):
         source.check(shards)
     about = [each.about for each in (source, measured) if each]
-    return Prepared(spec, shards, held_out, tuple(about), load(spec.model).record.weights)
+    return PreparedTraining(spec, shards, held_out, tuple(about), load(spec.model).record.weights)
 
 
 def _absolute(spec: TrainSpec) -> TrainSpec:
@@ -123,7 +123,7 @@ def _absolute(spec: TrainSpec) -> TrainSpec:
     )
 
 
-def take_part(prepared: Prepared, device: str, progress: Progress = lambda step, figures: None) -> Card:
+def take_part(prepared: PreparedTraining, device: str, progress: Progress = lambda step, figures: None) -> Card:
     """Train in this process, with the others of its group where there are any."""
     spec = prepared.spec
     loaded = load(spec.model)
@@ -169,7 +169,7 @@ def take_part(prepared: Prepared, device: str, progress: Progress = lambda step,
     )
 
 
-def _done(prepared: Prepared) -> Card:
+def _done(prepared: PreparedTraining) -> Card:
     """The card of what is there, if it is what this training makes.
 
     Raises:

@@ -9,7 +9,7 @@ from some_audit import PUBLICATION
 from support import in_one_process
 
 from pipeline.audit.audit_atlas import Extent, audit
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 
 SMALL = Extent(images=6, sanity=4, recompute=32, pictures=False)
@@ -22,7 +22,7 @@ def in_this_process() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def published(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An atlas with an audit within that has all that an audit may have: its folder. Not to be changed."""
     folder = tmp_path_factory.mktemp("published") / "atlas"
     shutil.copytree(atlas.objects.url, folder)

@@ -17,7 +17,7 @@ from pipeline.audit.audit_atlas import Extent, audit
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.publication.manifest import check
 from pipeline.audit.publication.verify_audit import recheck
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -55,7 +55,7 @@ def test_the_atlas_around_it_is_still_whole(published: Path) -> None:
     assert verify(str(published.parents[1])).faults == []
 
 
-def test_the_same_audit_again_has_the_same_root(published: Path, world: World, tmp_path: Path) -> None:
+def test_the_same_audit_again_has_the_same_root(published: Path, world: SyntheticDataset, tmp_path: Path) -> None:
     atlas = shutil.copytree(published.parents[1], tmp_path / "atlas")
     root = json.loads((published / "manifest.json").read_text())["root"]
     again = audit(str(atlas), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)

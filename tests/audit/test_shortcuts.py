@@ -10,7 +10,7 @@ from pipeline.audit.fixed_location_test import ALARM
 from pipeline.audit.ranking import suspicious
 from pipeline.audit.shortcuts import Shortcuts, shortcuts
 from pipeline.demo.scenes import SHORTCUT_CLASS
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -24,8 +24,8 @@ FINDING = METHODS[:3]
 
 
 def search(folder: Path, shortcut: bool, seed: int) -> Shortcuts:
-    world = World(folder, num_shards=3, scenes=250, seed=seed, shortcut=shortcut)
-    build(world)
+    world = SyntheticDataset(folder, num_shards=3, scenes=250, seed=seed, shortcut=shortcut)
+    write_dataset(world)
     (folder / "truth" / "instances.json").unlink()  # nothing but shards, and no truth, is left to look at
     url = str(folder / "atlas")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS, targets=("label",)), url)

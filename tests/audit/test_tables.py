@@ -9,7 +9,7 @@ import pytest
 from pipeline.audit.agreement import MEASURES, compare, prepare
 from pipeline.audit.map_statistics import describe
 from pipeline.audit.map_tables import tables
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.audit import AGREEMENT, IMAGES, METHODS, NUMBERS, PAIRS
@@ -20,7 +20,7 @@ COUNT = 48
 
 
 @pytest.fixture(scope="module")
-def out(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     tables(atlas.objects.url, str(folder), truth=read_truth(world.truth))
     return folder
@@ -103,7 +103,9 @@ def test_means_are_those_of_the_rows(
             assert mean[each] == (pytest.approx(np.mean(known)) if known else None), each
 
 
-def test_what_is_done_is_not_done_again_and_gives_the_same_bytes(out: Path, atlas: Atlas, world: World) -> None:
+def test_what_is_done_is_not_done_again_and_gives_the_same_bytes(
+    out: Path, atlas: Atlas, world: SyntheticDataset
+) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*.parquet")}
     tables(atlas.objects.url, str(out), truth=read_truth(world.truth))
     for path, (data, changed) in before.items():
@@ -111,7 +113,9 @@ def test_what_is_done_is_not_done_again_and_gives_the_same_bytes(out: Path, atla
         assert (path.parent == out) or path.stat().st_mtime_ns == changed
 
 
-def test_a_truth_of_some_pictures_leaves_the_others_unknown(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_truth_of_some_pictures_leaves_the_others_unknown(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
     known = read_truth(world.truth)
     assert len(known) == COUNT
     (tmp_path / "out").mkdir()

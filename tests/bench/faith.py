@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
-from pipeline.metrics import faith
+from pipeline.metrics import evaluate_metrics
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from schemas.run import ModelSpec, RunSpec
@@ -28,15 +28,17 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), num_shards=chosen.shards, scenes=-(-chosen.images // chosen.shards))
-        build(world)
+        world = SyntheticDataset(Path(folder), num_shards=chosen.shards, scenes=-(-chosen.images // chosen.shards))
+        write_dataset(world)
         out = f"{folder}/atlas"
         model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
         plan(RunSpec(shards=(world.shards,), model=model, methods=METHODS), out)
         run(out, INLINE)
         for images in (chosen.images // 4, chosen.images):
             before, begun = _cpu(), time.perf_counter()
-            found = faith(out, f"{folder}/faith-{images}", "faithfulness", images=images, device="cpu", say=print)
+            found = evaluate_metrics(
+                out, f"{folder}/faith-{images}", "faithfulness", images=images, device="cpu", say=print
+            )
             seconds, cpu = time.perf_counter() - begun, _cpu() - before
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
             print(

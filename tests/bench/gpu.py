@@ -24,7 +24,7 @@ import torchvision
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.load import Loaded, create, known, load
@@ -106,8 +106,8 @@ def correlations(scenes: int, device: Device) -> tuple[NDArray[np.float64], floa
     maps: dict[str, list[NDArray[np.float32]]] = {}
     said: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), 1, scenes)
-        build(world)
+        world = SyntheticDataset(Path(folder), 1, scenes)
+        write_dataset(world)
         shards = count(find([world.shards]))
         for way in _WAYS:
             spec = RunSpec(

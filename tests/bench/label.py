@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.demo.synthetic_dataset import SHARDS, World, build
+from pipeline.demo.synthetic_dataset import SHARDS, SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.label import EXPORTERS, label
 from pipeline.label.formats.base import Context
@@ -34,8 +34,8 @@ _TIMES = 10
 
 def draw(folder: Path, shards: int, scenes: int) -> str:
     """Brace pattern of the shards of a world, each ten times."""
-    world = World(folder, shards, scenes)
-    build(world)
+    world = SyntheticDataset(folder, shards, scenes)
+    write_dataset(world)
     several = folder / "several"
     several.mkdir()
     for number in range(_TIMES * shards):

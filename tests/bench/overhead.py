@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ray
 
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.bench import measure
@@ -48,8 +48,8 @@ def main() -> None:
     Dispatcher.join = timed  # type: ignore[method-assign]
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), given.shards, given.scenes)
-        build(world)
+        world = SyntheticDataset(Path(folder), given.shards, given.scenes)
+        write_dataset(world)
         # One target, as bench has it: the second is computed only where it differs.
         spec = RunSpec(
             shards=(world.shards,), model=model, methods=tuple(chosen), targets=("label",), batch_size=_BATCH

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.demo import method_gallery
-from pipeline.demo.method_gallery import sheet, strips
-from pipeline.demo.synthetic_dataset import DEMO, scene
+from pipeline.demo.method_gallery import load_gallery, save_gallery
+from pipeline.demo.synthetic_dataset import DEMO, make_scene
 from pipeline.explain import methods
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "methods.jpg"
@@ -20,9 +20,9 @@ def test_every_method_that_is_defined_for_the_network_is_in_it_with_its_weights(
 ) -> None:
     few = [methods[name] for name in ("legrad", "transformer_attribution", "pm", "diffmask", "center")]
     monkeypatch.setattr(method_gallery, "methods", SimpleNamespace(values=lambda: few, parse=methods.parse))
-    found = method_gallery.cookbook([1, 24])
+    found = method_gallery.render_gallery([1, 24])
     assert list(found) == ["image", "legrad", "pm", "diffmask", "center"]
-    sizes = [scene(DEMO, 0, number).image.shape[1::-1] for number in (1, 24)]
+    sizes = [make_scene(DEMO, 0, number).image.shape[1::-1] for number in (1, 24)]
     assert all([picture.size for picture in pictures] == sizes for pictures in found.values())
 
 
@@ -30,8 +30,8 @@ def test_every_method_that_is_defined_for_the_network_is_in_it_with_its_weights(
 def test_what_is_drawn_is_found_again(count: int, tmp_path: Path) -> None:
     colours = {"image": (0, 0, 0)} | {f"method_{place}": (15 * place, 200, 90) for place in range(count)}
     drawn = {name: [Image.new("RGB", (50, 40), colour)] * 2 for name, colour in colours.items()}
-    sheet(drawn, tmp_path / "sheet.jpg")
-    found = strips(tmp_path / "sheet.jpg")
+    save_gallery(drawn, tmp_path / "sheet.jpg")
+    found = load_gallery(tmp_path / "sheet.jpg")
     assert list(found) == list(colours)
     for name, colour in colours.items():
         pixels = np.asarray(found[name]).astype(int)
@@ -39,7 +39,7 @@ def test_what_is_drawn_is_found_again(count: int, tmp_path: Path) -> None:
 
 
 def test_the_published_sheet_shows_methods_that_there_are() -> None:
-    shown = list(strips(PUBLISHED))
+    shown = list(load_gallery(PUBLISHED))
     assert shown[1:] == [name for name in methods if name in shown]
     assert {"legrad", "reciprocam", "diffmask", "pm"} <= set(shown)
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from pipeline.demo.run_demo import tour
+from pipeline.demo.run_demo import run_demo
 from pipeline.demo.scenes import CLASSES, MARK_GIVEN_CLASS, SHORTCUT_CLASS
-from pipeline.demo.synthetic_dataset import DEMO, HELD_OUT, World, build, scene
+from pipeline.demo.synthetic_dataset import DEMO, HELD_OUT, SyntheticDataset, make_scene, write_dataset
 from pipeline.demo.train_model import MODEL, accuracy
 from pipeline.explain.load import load
 from pipeline.truth import read_truth
@@ -22,7 +22,7 @@ from schemas.run import ModelSpec
 
 
 def test_a_scene_is_its_number() -> None:
-    first, again, other = scene(DEMO, 0, 5), scene(DEMO, 0, 5), scene(HELD_OUT, 0, 5)
+    first, again, other = make_scene(DEMO, 0, 5), make_scene(DEMO, 0, 5), make_scene(HELD_OUT, 0, 5)
     assert np.array_equal(first.image, again.image)
     assert first.image.shape != other.image.shape or not np.array_equal(first.image, other.image)
 
@@ -30,7 +30,7 @@ def test_a_scene_is_its_number() -> None:
 def test_objects_do_not_overlap_and_are_neither_tiny_nor_everywhere() -> None:
     areas = []
     for number in range(200):
-        drawn = scene(DEMO, 0, number)
+        drawn = make_scene(DEMO, 0, number)
         assert 1 <= len(drawn.masks) <= 2
         assert all(mask.shape == drawn.image.shape[:2] for mask in drawn.masks)
         assert np.sum(drawn.masks, 0).max() == 1
@@ -40,21 +40,21 @@ def test_objects_do_not_overlap_and_are_neither_tiny_nor_everywhere() -> None:
 
 
 def test_the_mark_goes_with_one_class_mostly_and_is_no_part_of_the_truth() -> None:
-    drawn = [scene(DEMO, 1, number) for number in range(600)]
+    drawn = [make_scene(DEMO, 1, number) for number in range(600)]
     of_class = [each.marked for each in drawn if each.label == SHORTCUT_CLASS]
     others = [each.marked for each in drawn if each.label != SHORTCUT_CLASS]
     assert abs(np.mean(of_class) - MARK_GIVEN_CLASS) < 0.15
     assert not all(of_class)
     assert np.mean(others) < 0.04
     marked = next(number for number, each in enumerate(drawn) if each.marked)
-    with_mark, without = scene(DEMO, 1, marked), scene(DEMO, 1, marked, shortcut=False)
+    with_mark, without = make_scene(DEMO, 1, marked), make_scene(DEMO, 1, marked, shortcut=False)
     differs = (np.abs(with_mark.image.astype(int) - without.image).max(2) > 60).nonzero()
     height = with_mark.image.shape[0]
     assert differs[0].min() > 0.7 * height
     assert not any(mask[differs].any() for mask in with_mark.masks)
 
 
-def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world: World) -> None:
+def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world: SyntheticDataset) -> None:
     info = json.loads((world.folder / "shards" / "_info.json").read_text())["splits"]["validation"]
     assert info["shard_lengths"] == [24, 24]
     truth = read_truth(world.truth)
@@ -68,9 +68,9 @@ def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world
                 assert set(json.load(archive.extractfile(f"{key}.json"))) == {"filename"}
 
 
-def test_a_world_of_the_same_seed_has_the_same_bytes(world: World, tmp_path: Path) -> None:
-    other = World(tmp_path, num_shards=2, scenes=24)
-    build(other)
+def test_a_world_of_the_same_seed_has_the_same_bytes(world: SyntheticDataset, tmp_path: Path) -> None:
+    other = SyntheticDataset(tmp_path, num_shards=2, scenes=24)
+    write_dataset(other)
     for path in [*other.folder.rglob("*.tar"), *other.folder.rglob("*.json")]:
         assert path.read_bytes() == (world.folder / path.relative_to(tmp_path)).read_bytes()
 
@@ -93,7 +93,7 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The whole job, in this process, on an eighth of what ``vitatlas demo`` draws."""
     folder = tmp_path_factory.mktemp("tour")
-    return tour(folder, "inline", shards=2, scenes=24)
+    return run_demo(folder, "inline", shards=2, scenes=24)
 
 
 def test_the_tour_leaves_what_it_promises(summary: dict) -> None:
@@ -138,15 +138,15 @@ def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(su
 
 def test_the_tour_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
     folder = Path(summary["paths"]["summary.json"]).parent
-    again = tour(folder, "inline", shards=2, scenes=24)
+    again = run_demo(folder, "inline", shards=2, scenes=24)
     assert {name: each["pxap"] for name, each in again["methods"].items()} == {
         name: each["pxap"] for name, each in summary["methods"].items()
     }
     with pytest.raises(UsageError, match="holds another demo world"):
-        tour(folder, "inline", shards=1, scenes=24)
+        run_demo(folder, "inline", shards=1, scenes=24)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
-        tour(tmp_path, "inline")
+        run_demo(tmp_path, "inline")

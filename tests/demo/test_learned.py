@@ -9,8 +9,8 @@ from support import DEMO_MODEL
 from torch.utils.data import DataLoader
 
 from pipeline.demo.run_demo import ARTIFACTS
-from pipeline.demo.synthetic_dataset import HELD_OUT, World
-from pipeline.demo.train_model import Scenes, normalised
+from pipeline.demo.synthetic_dataset import HELD_OUT, SyntheticDataset
+from pipeline.demo.train_model import SceneDataset, normalize
 from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read
 from pipeline.explain.load import Loaded, load
@@ -55,7 +55,7 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
 @pytest.fixture(scope="module")
 def scenes() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pixels and labels of two thousand scenes, of another seed than those that chose the best look."""
-    return [(pixels, labels) for pixels, labels, _ in DataLoader(Scenes(HELD_OUT, 1, 2000), 100, num_workers=2)]
+    return [(pixels, labels) for pixels, labels, _ in DataLoader(SceneDataset(HELD_OUT, 1, 2000), 100, num_workers=2)]
 
 
 def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded, scenes: list) -> None:
@@ -72,13 +72,13 @@ def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: Loaded, scenes:
     tuned = load(ModelSpec(name=DEMO_MODEL.name, checkpoint=PM))
     with torch.no_grad():
         before, after = (
-            sum(int((each.model(normalised(pixels)).argmax(1) == labels).sum()) for pixels, labels in scenes)
+            sum(int((each.model(normalize(pixels)).argmax(1) == labels).sum()) for pixels, labels in scenes)
             for each in (loaded, tuned)
         )
     assert after >= before
 
 
-def test_its_probabilities_are_what_they_say(loaded: Loaded, world: World) -> None:
+def test_its_probabilities_are_what_they_say(loaded: Loaded, world: SyntheticDataset) -> None:
     """Against the share of each patch that the object covers, beside the read-out of untouched weights."""
     frame = Frame.of(loaded.record, "squash")
     masks = truth_masks(str(world.truth))
@@ -87,7 +87,7 @@ def test_its_probabilities_are_what_they_say(loaded: Loaded, world: World) -> No
         batch = Labelled.of(images.shard, images.samples, images.pixels, masks, frame)
         covered, _ = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
         labels = torch.from_numpy(batch.labels)[:, None]
-        maps = explain(loaded.model, normalised(torch.from_numpy(batch.pixels)), labels, [PatchMask.load(PM), "pm_zs"])
+        maps = explain(loaded.model, normalize(torch.from_numpy(batch.pixels)), labels, [PatchMask.load(PM), "pm_zs"])
         for name, calibration in found.items():
             calibration.add(maps[name].flatten().numpy(), covered.flatten().numpy())
     assert found["pm"].ece < 0.05 < found["pm_zs"].ece

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.demo import segmenter
 from pipeline.demo.segmenter import POLICY, Segmenter, mean_iou, prepared, segment, train, write_truth
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import MaskDataset, MaskSample, label, labels_of
 from pipeline.label.calibrate import overlap
 from pipeline.store import Atlas
@@ -24,14 +24,14 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def true(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def true(world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The true masks of the world."""
     folder = tmp_path_factory.mktemp("true")
     write_truth(world, folder)
     return folder
 
 
-def test_true_masks_are_the_truth(world: World, true: Path) -> None:
+def test_true_masks_are_the_truth(world: SyntheticDataset, true: Path) -> None:
     truths = read_truth(world.truth)
     samples = list(MaskDataset(world.shards, true))
     assert [sample.key for sample in samples] == list(truths)
@@ -39,7 +39,7 @@ def test_true_masks_are_the_truth(world: World, true: Path) -> None:
         assert np.array_equal(sample.mask == 1, truths.of(sample.key).mask)
 
 
-def test_truth_overlaps_with_itself_and_nothing_with_nothing(world: World, true: Path) -> None:
+def test_truth_overlaps_with_itself_and_nothing_with_nothing(world: SyntheticDataset, true: Path) -> None:
     dataset = MaskDataset(world.shards, true)
     assert mean_iou(dataset, lambda sample: sample.mask.numpy() == 1) == 1
     assert mean_iou(dataset, lambda sample: None) == 0
@@ -53,7 +53,7 @@ def test_what_is_ignored_is_not_learnt_from() -> None:
     assert torch.equal(classes[[0, 0, -1, -1], [0, -1, 0, -1]], torch.tensor([0, 5, 255, 5]))
 
 
-def test_it_learns_from_pseudo_masks(world: World, atlas: Atlas, true: Path, tmp_path: Path) -> None:
+def test_it_learns_from_pseudo_masks(world: SyntheticDataset, atlas: Atlas, true: Path, tmp_path: Path) -> None:
     label(atlas.objects.url, POLICY, ["png"], str(tmp_path))
     truth = MaskDataset(world.shards, true)
     untrained = mean_iou(truth, lambda sample: segment(Segmenter().eval(), sample))

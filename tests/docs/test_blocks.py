@@ -14,7 +14,7 @@ from docs.pages import ROOT, Block, blocks
 from support import jpeg
 
 from jobs.cli import cli
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from schemas.audit_tables import TABLES
 from schemas.base import Record
@@ -41,7 +41,9 @@ def test_a_block_is_in_a_language_that_is_tested(block: Block) -> None:
 
 
 @each("python")
-def test_python_runs(block: Block, atlas: Atlas, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(
+    block: Block, atlas: Atlas, world: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = compile(block.text, block.name, "exec")
     if block.excuse:
         pytest.skip(block.excuse)

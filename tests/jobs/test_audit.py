@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.audit.publication.manifest import publish
 from pipeline.audit.publication.verify_audit import recheck
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.store import Atlas
 from schemas.policy import Cut, Policy
@@ -26,7 +26,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
-    vitatlas, atlas: Atlas, world: World, tmp_path: Path, alone: None
+    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path, alone: None
 ) -> None:
     pytest.importorskip("h5py")
     url = shutil.copytree(atlas.objects.url, tmp_path / "atlas")

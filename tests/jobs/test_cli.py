@@ -13,7 +13,7 @@ from PIL import Image
 from support import encode, samples, write_tar
 
 from jobs.cli import COMMANDS
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from schemas.run import ModelSpec
 
@@ -109,7 +109,9 @@ def test_methods_says_what_applies(vitatlas) -> None:
     assert "reciprocam" in vitatlas("methods")[1]
 
 
-def test_score_and_label_through_the_command_line(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_score_and_label_through_the_command_line(
+    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("{name: half, methods: [legrad], cut: {kind: fixed, at: 0.5}, clean: {keep: largest}}")
     code, text, _ = vitatlas(
@@ -183,7 +185,9 @@ def test_what_the_disk_refuses_is_one_line(vitatlas, spec, tmp_path: Path) -> No
     assert err.strip() == f"vitatlas: {tmp_path}/file: Not a directory"
 
 
-def test_an_object_that_is_gone_or_damaged_is_named(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_an_object_that_is_gone_or_damaged_is_named(
+    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
     import shutil
 
     copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy", ignore=shutil.ignore_patterns("scores")))

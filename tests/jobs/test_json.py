@@ -15,7 +15,7 @@ from support import samples, write_tar
 from jobs.cli import COMMANDS
 from jobs.output import as_json
 from pipeline.demo import run_demo
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from schemas.run import RunSpec
 
@@ -34,7 +34,7 @@ DOCUMENTED = {
 class Cases:
     """A small call of each command."""
 
-    def __init__(self, atlas: Atlas, world: World, spec: RunSpec, tmp_path: Path) -> None:
+    def __init__(self, atlas: Atlas, world: SyntheticDataset, spec: RunSpec, tmp_path: Path) -> None:
         self.atlas, self.world, self.spec, self.folder = atlas, world, spec, tmp_path
         model = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint]
         self.given = [*spec.shards, "--out", tmp_path / "new", *model, "--methods", "attention"]
@@ -83,7 +83,9 @@ class Cases:
 
 
 @pytest.fixture
-def cases(atlas: Atlas, world: World, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cases:
+def cases(
+    atlas: Atlas, world: SyntheticDataset, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Cases:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     return Cases(atlas, world, spec, tmp_path)
 
@@ -113,7 +115,7 @@ def test_the_demo_says_what_it_does_on_standard_error(
         say("1/5  a world")
         return {"images": 12}
 
-    monkeypatch.setattr(run_demo, "tour", short)
+    monkeypatch.setattr(run_demo, "run_demo", short)
     code, out, err = vitatlas("demo", tmp_path, "--json")
     assert (code, json.loads(out), err) == (0, {"images": 12}, "1/5  a world\n")
 

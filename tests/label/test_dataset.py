@@ -18,7 +18,7 @@ from PIL import Image
 from support import encode, jpeg, write_tar
 from torch.utils.data import DataLoader
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import MaskDataset, label, labels_of
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, UsageError
@@ -79,7 +79,7 @@ def whole(samples: list) -> list:
 
 
 def test_masks_are_those_that_label_writes(
-    world: World, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: SyntheticDataset, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # few scenes are labelled before other processes have begun
     cuts = {"cut": Cut(kind="otsu", scale=1.1), "background": Cut(kind="otsu", scale=0.7)}

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from support import jpeg, samples, write_tar
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import EXPORTERS, label, labels_of, read_labels, read_policy
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -72,7 +72,7 @@ def test_a_png_is_indexed_with_one_bit_and_shows_black_and_white(labels: Path) -
 
 # webdataset leaves the closing of its files to the garbage collector
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_tars_zip_with_the_input_tars(labels: Path, world: World, atlas: Atlas) -> None:
+def test_tars_zip_with_the_input_tars(labels: Path, world: SyntheticDataset, atlas: Atlas) -> None:
     for shard in atlas.commits:
         pair = [
             webdataset.WebDataset(str(folder / f"{shard}.tar"), shardshuffle=False, empty_check=False)

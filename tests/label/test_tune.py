@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import samples
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import Tuning, label, labels_of, read_labels
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -17,7 +17,7 @@ from schemas.policy import Clean, Cut, Policy
 POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
 
 
-def test_a_policy_that_is_not_calibrated_is_not_tuned(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_policy_that_is_not_calibrated_is_not_tuned(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its cut is not calibrated, so there is nothing to tune"):
         label(atlas.objects.url, POLICY, ["png"], str(tmp_path / "out"), Tuning(str(world.truth)))
     assert not (tmp_path / "out").exists()
@@ -26,7 +26,7 @@ def test_a_policy_that_is_not_calibrated_is_not_tuned(atlas: Atlas, world: World
 CALIBRATED = Policy(name="calibrated", methods=("legrad",), cut=Cut(kind="calibrated"))
 
 
-def split(world: World, tmp_path: Path, keep: int) -> Path:
+def split(world: SyntheticDataset, tmp_path: Path, keep: int) -> Path:
     """The truth of the first scenes only."""
     content = json.loads((world.truth / "instances.json").read_text())
     content["images"] = content["images"][:keep]
@@ -37,7 +37,7 @@ def split(world: World, tmp_path: Path, keep: int) -> Path:
 
 
 def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_looked_at(
-    atlas: Atlas, world: World, tmp_path: Path
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
     truth = split(world, tmp_path, 8)
     made = label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(truth)))
@@ -61,7 +61,7 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
 
 
 def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one(
-    atlas: Atlas, world: World, tmp_path: Path
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
     truth = Tuning(str(split(world, tmp_path, 8)))
     several = CALIBRATED.model_copy(update={"methods": ("legrad", "attention")})
@@ -75,7 +75,7 @@ def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one
     assert scaled.ignored > plain.ignored == 0
 
 
-def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     content = json.loads(split(world, tmp_path, 8).read_text())
     for each in content["annotations"]:
         del each["segmentation"]
@@ -84,7 +84,7 @@ def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: World, tmp_pa
     assert 0 < made.policy.cut.at < 1
 
 
-def test_a_split_of_other_pictures_is_a_users_mistake(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_split_of_other_pictures_is_a_users_mistake(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     content = json.loads((world.truth / "instances.json").read_text())
     for image in content["images"]:
         image["file_name"] = f"other_{image['file_name']}"

@@ -11,12 +11,12 @@ import pytest
 from support import DEMO_MODEL, FAST, crash_after, jpeg, samples, write_tar
 
 from pipeline.demo.run_demo import ARTIFACTS
-from pipeline.demo.synthetic_dataset import World
-from pipeline.metrics import KINDS, faith
+from pipeline.demo.synthetic_dataset import SyntheticDataset
+from pipeline.metrics import KINDS, evaluate_metrics
 from pipeline.metrics.adcc import ADCC
 from pipeline.metrics.deletion_insertion import Curves
-from pipeline.metrics.metric import Measure
-from pipeline.metrics.sample_selection import draw
+from pipeline.metrics.metric import Metric
+from pipeline.metrics.sample_selection import select_samples
 from pipeline.metrics.sanity import Randomisation
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -26,7 +26,7 @@ from schemas.errors import CorruptShardError, UsageError
 from schemas.metrics import FAITHFULNESS_FIGURES, FIGURES, OWN_WEIGHTS, SANITY_FIGURES, SUMMARY
 from schemas.run import ModelSpec, RunSpec
 
-CHEAP: dict[str, Measure] = {"curves": Curves(1)}
+CHEAP: dict[str, Metric] = {"curves": Curves(1)}
 """Three copies of an image, which all methods share."""
 
 
@@ -56,11 +56,11 @@ def finished(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measure(tmp_path: Path) -> Callable[..., pa.Table]:
-    """Measure an atlas cheaply, by default all images of one method; figures are in ``tmp_path / "faith"``."""
+    """Measure an atlas cheaply, by default all images of one method; figures are in ``tmp_path / "evaluate_metrics"``."""
 
     def measure(url: object, out: str = "faith", images: int | None = 99, **options: object) -> pa.Table:
         chosen = {"kind": "faithfulness", "methods": ["random"], "measures": CHEAP, "device": "cpu"} | options
-        return faith(str(url), str(tmp_path / out), images=images, **chosen)  # type: ignore[arg-type]
+        return evaluate_metrics(str(url), str(tmp_path / out), images=images, **chosen)  # type: ignore[arg-type]
 
     return measure
 
@@ -91,7 +91,7 @@ def test_one_row_an_image_method_target_and_figure(
 ) -> None:
     said: list[str] = []
     out = tmp_path / "faith"
-    summary = faith(str(finished), str(out), kind, images=images, device="cpu", say=said.append)  # type: ignore[arg-type]
+    summary = evaluate_metrics(str(finished), str(out), kind, images=images, device="cpu", say=said.append)  # type: ignore[arg-type]
     found, atlas = figures(out), Atlas.open(str(finished))
     assert found.schema == FIGURES
     assert len(found) == images * len(atlas.methods) * 2 * len(names)
@@ -185,7 +185,7 @@ def test_as_the_atlas_grows_the_draw_is_of_all_of_it_and_little_is_measured_agai
     for shard in later:
         whole.delete(f"commits/{shard}.json")
     measure(finished, "grown", 4)
-    assert set(draw(Atlas.open(str(finished)), 4, 0)) == {first}
+    assert set(select_samples(Atlas.open(str(finished)), 4, 0)) == {first}
     for shard, data in records.items():
         whole.put(f"commits/{shard}.json", data)
     measure(finished, "grown", 4)
@@ -198,7 +198,7 @@ def test_as_the_atlas_grows_the_draw_is_of_all_of_it_and_little_is_measured_agai
 
 def test_a_draw_is_random_and_keeps_what_larger_and_smaller_ones_have(finished: Path) -> None:
     def rows(images: int, seed: int = 0) -> set[tuple[str, int]]:
-        found = draw(Atlas.open(str(finished)), images, seed)
+        found = select_samples(Atlas.open(str(finished)), images, seed)
         return {(shard, ordinal) for shard, ordinals in found.items() for ordinal in ordinals}
 
     assert rows(4) < rows(8) < rows(99)
@@ -216,7 +216,7 @@ def test_images_are_drawn_from_all_tars_and_only_those_with_maps(
     write_tar(tmp_path / "shards" / "part-0.tar", members)
     out = str(tmp_path / "atlas")
     plan(spec, out)
-    drawn = draw(run(out, INLINE), 99, 0)
+    drawn = select_samples(run(out, INLINE), 99, 0)
     assert {shard: len(ordinals) for shard, ordinals in drawn.items()} == {"part-0": 4, "part-1": 7, "part-2": 4}
     assert 1 not in drawn["part-0"]
     measure(out)
@@ -261,19 +261,21 @@ def test_without_any_map_there_is_nothing_to_measure(
 
 
 def test_maps_are_those_of_the_atlas(finished: Path, tmp_path: Path) -> None:
-    faith(str(finished), str(tmp_path / "faith"), "faithfulness", images=3, device="cpu", measures={"adcc": ADCC()})
+    evaluate_metrics(
+        str(finished), str(tmp_path / "faith"), "faithfulness", images=3, device="cpu", measures={"adcc": ADCC()}
+    )
     found, atlas = figures(tmp_path / "faith"), Atlas.open(str(finished))
     for row in found.filter(pc.equal(found["figure"].cast(pa.string()), "complexity")).to_pylist():
         assert row["value"] == pytest.approx(atlas.map(row["row"], row["method"], row["target"]).mean(), abs=1e-6)
 
 
-def test_learned_methods_are_asked_again_as_any_other(world: World, tmp_path: Path) -> None:
+def test_learned_methods_are_asked_again_as_any_other(world: SyntheticDataset, tmp_path: Path) -> None:
     methods, out = ("pm_zs", "pm", "diffmask"), str(tmp_path / "learned")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods, artifacts=ARTIFACTS), out)
     run(out, INLINE)
     sanity = KINDS["sanity"] | {"randomisation": Randomisation(samples=0)}
     for kind, by in (("faithfulness", KINDS["faithfulness"]), ("sanity", sanity)):
-        found = faith(out, str(tmp_path / kind), kind, images=1, device="cpu", measures=by).to_pylist()  # type: ignore[arg-type]
+        found = evaluate_metrics(out, str(tmp_path / kind), kind, images=1, device="cpu", measures=by).to_pylist()  # type: ignore[arg-type]
         assert {row["method"] for row in found} == set(methods)
         assert all(row["mean"] is not None for row in found), kind
     of = {(row["method"], row["figure"]): row["mean"] for row in found if row["target"] == "predicted"}
@@ -285,10 +287,10 @@ def test_learned_methods_are_asked_again_as_any_other(world: World, tmp_path: Pa
 
 
 def test_on_the_demo_the_network_agrees_that_legrad_beats_the_controls(
-    world: World, atlas: Atlas, tmp_path: Path
+    world: SyntheticDataset, atlas: Atlas, tmp_path: Path
 ) -> None:
     methods, by = ("legrad", "center", "uniform"), {"curves": Curves()}
-    found = faith(
+    found = evaluate_metrics(
         atlas.objects.url, str(tmp_path / "faith"), "faithfulness", methods, 12, device="cpu", measures=by
     )  # fmt: skip
     of = {(row["method"], row["figure"]): row for row in found.to_pylist() if row["target"] == "predicted"}

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pipeline.explain import describe, explain
 from pipeline.metrics.adcc import ADCC
 from pipeline.metrics.deletion_insertion import Curves, DiffMaskCurves
-from pipeline.metrics.explained_model import Network
+from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.masked_forward import baseline
 from pipeline.metrics.max_sensitivity import Sensitivity
-from pipeline.metrics.metric import Batch
+from pipeline.metrics.metric import MetricBatch
 from pipeline.metrics.perturbation_auc import Perturbation
-from pipeline.metrics.registry import KINDS, MEASURES
+from pipeline.metrics.registry import KINDS, METRICS
 from pipeline.metrics.sanity import Randomisation, other_classes
 from pipeline.metrics.similarity import pearson
 from schemas.audit import NUMBERS
@@ -52,16 +52,16 @@ class Linear(nn.Module):
         return torch.stack([first, 1 - first], 1).log()
 
 
-def linear_batch(maps: np.ndarray | None = None) -> tuple[Linear, Batch]:
+def linear_batch(maps: np.ndarray | None = None) -> tuple[Linear, MetricBatch]:
     """Three images, whose map is what each patch adds to the probability."""
     model = Linear(0.03 * torch.rand(36, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     vit = small_vit()
     images = images_for(vit).clamp(-1, 1)
     own = (model.patches(images) * model.weights).detach().numpy().reshape(3, 1, 6, 6)
     half = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
-    network = Network(model, describe(vit), half, half, {}, 0)
+    network = ExplainedModel(model, describe(vit), half, half, {}, 0)
     zeros = np.zeros((3, 1), np.int64)
-    return model, Batch(network, images, KEYS, zeros[:, 0], zeros, {"own": own if maps is None else maps})
+    return model, MetricBatch(network, images, KEYS, zeros[:, 0], zeros, {"own": own if maps is None else maps})
 
 
 def closed_form(values: np.ndarray, fill: np.ndarray, most: bool, numbers: Sequence[int]) -> list[float]:
@@ -180,11 +180,11 @@ def test_perturbation_counts_how_long_the_label_stays_on_top() -> None:
     np.testing.assert_allclose(found["own", "positive"][:2, 0], [0.5, 0.5])
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_a_measure_gives_its_figures_of_each_map_and_leaves_the_network_as_it_was(name: str) -> None:
     model = small_vit(reg_tokens=2, init_values=0.1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    measure, batch = SHORT.get(name, MEASURES[name]), batch_of(model, ("legrad", "attention", "uniform"))
+    measure, batch = SHORT.get(name, METRICS[name]), batch_of(model, ("legrad", "attention", "uniform"))
     found = figures(measure, batch)
     assert set(found) == {(method, figure) for method in batch.maps for figure in measure.figures}
     for values in found.values():
@@ -194,9 +194,9 @@ def test_a_measure_gives_its_figures_of_each_map_and_leaves_the_network_as_it_wa
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_figures_of_an_image_do_not_depend_on_its_batch_nor_on_the_other_methods(name: str) -> None:
-    measure, whole = SHORT.get(name, MEASURES[name]), batch_of(small_vit(), ("legrad", "random"))
+    measure, whole = SHORT.get(name, METRICS[name]), batch_of(small_vit(), ("legrad", "random"))
     found = figures(measure, whole)
     for row in range(3):
         few = slice(row, row + 1)
@@ -212,15 +212,15 @@ def test_figures_of_an_image_do_not_depend_on_its_batch_nor_on_the_other_methods
             np.testing.assert_allclose(values, found[method, figure][few], atol=1e-9, err_msg=figure)
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_a_second_target_that_is_the_first_one_has_its_figures(name: str) -> None:
-    measure = SHORT.get(name, MEASURES[name])
+    measure = SHORT.get(name, METRICS[name])
     for values in figures(measure, batch_of(small_vit(), ("legrad",))).values():
         assert values[0, 0] == values[0, 1]
 
 
 def test_no_two_measures_have_a_figure_in_common_nor_with_the_numbers_of_an_audit() -> None:
-    names = [*NUMBERS, *(figure for measure in MEASURES.values() for figure in measure.figures)]
+    names = [*NUMBERS, *(figure for measure in METRICS.values() for figure in measure.figures)]
     assert len(names) == len(set(names))
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.metrics.adcc import adcc
-from pipeline.metrics.summary import summarise
+from pipeline.metrics.summary import summarize
 from schemas.metrics import FIGURES, SUMMARY
 
 BETTER = dict.fromkeys(("adcc", "average_drop", "coherency", "complexity", "gini"), "higher")
@@ -22,7 +22,7 @@ def table(**figures: np.ndarray) -> pa.Table:
 
 
 def summary(figures: pa.Table) -> dict[str, dict]:
-    found = summarise([figures], BETTER)
+    found = summarize([figures], BETTER)
     assert found.schema == SUMMARY
     return {row["figure"]: row for row in found.to_pylist()}
 

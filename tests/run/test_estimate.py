@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import DEMO_MODEL
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.explain.load import load
 from pipeline.run import INLINE, run
 from pipeline.run.bench_shard import pilot
@@ -96,7 +96,7 @@ def test_no_number_of_actors_is_quicker_than_a_tar(planned: RunRecord) -> None:
 
 @pytest.mark.parametrize("decode", ["processes", "gpu"])
 def test_a_run_takes_what_was_expected_of_it(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: Decode
+    world: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: Decode
 ) -> None:
     """In seconds of this process within 25 %, objects to the last one.
 

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from schemas.scores import LOCALIZATION
 
 
-def test_the_table_fits_and_the_json_has_every_column(vitatlas, atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_the_table_fits_and_the_json_has_every_column(
+    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
     content = json.loads((world.truth / "instances.json").read_text())
     content["images"] = content["images"][:16]
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] < 16]

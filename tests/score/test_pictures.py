@@ -7,7 +7,7 @@ import pytest
 from score.worlds import boxed, change, first, of_keys, rows_of, small, without
 from support import samples, write_tar
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label.calibrate import Tuning
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -18,7 +18,9 @@ from schemas.policy import Cut, Policy
 from schemas.run import RunSpec
 
 
-def test_a_subset_counts_what_both_have_and_says_what_is_left_out(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_subset_counts_what_both_have_and_says_what_is_left_out(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
     def some(content: dict) -> None:
         first(20)(content)
         content["images"].append(content["images"][0] | {"id": 999, "file_name": "elsewhere.jpg"})
@@ -29,7 +31,7 @@ def test_a_subset_counts_what_both_have_and_says_what_is_left_out(atlas: Atlas, 
     assert [line.split(" pictures of ")[0] for line in said] == ["28 of 48", "1 of 21"]
 
 
-def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
     content = json.loads(Path(truth).read_text())
     first(6)(content)
@@ -38,7 +40,7 @@ def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: World, tmp_path:
     assert (row["images"], row["tuned_on"], row["tested"]) == (24, 6, 18)
 
 
-def test_tuning_on_another_atlas(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_tuning_on_another_atlas(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
     options = {"tune": truth, "tune_atlas": atlas.objects.url}
     row = small(atlas, truth, tmp_path, **options)["legrad"]
@@ -84,7 +86,7 @@ def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: P
     ],
 )
 def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
-    atlas: Atlas, world: World, tmp_path: Path, how, says: str
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path, how, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
         score(atlas.objects.url, change(world, tmp_path, how), methods=["center"], out=str(tmp_path / "out"))
@@ -133,6 +135,6 @@ def test_a_duplicate_in_one_tar_is_no_second_picture(spec: RunSpec, tmp_path: Pa
     assert rows_of(score(atlas.objects.url, truth))["random"]["images"] == 3
 
 
-def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path, world: World) -> None:
+def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path, world: SyntheticDataset) -> None:
     with pytest.raises(UsageError, match="is of another network"):
         score(atlas.objects.url, str(world.truth), methods=["legrad"], tune=str(world.truth), tune_atlas=str(finished))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from score.worlds import boxed, change, first, of_keys, rows_of, small
 
-from pipeline.demo.synthetic_dataset import DEMO, World, scene
+from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.image.score_map import score_map
 from pipeline.score import score, score_shard
 from pipeline.score.box_metrics import overlaps, resize_boxes
@@ -26,7 +26,7 @@ from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
 
 
 @pytest.fixture(scope="module")
-def scored(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+def scored(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """Scores of three methods in a folder of their own."""
     out = tmp_path_factory.mktemp("scores") / "out"
     table = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(out))
@@ -39,7 +39,7 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
     """Truth from the scene itself, not from the file."""
     hits, total = [], 0
     for number in range(48):
-        drawn = scene(DEMO, 0, number)
+        drawn = make_scene(DEMO, 0, number)
         values = score_map(atlas.map(f"scene_{number:06d}", "legrad"))
         corners = []
         for mask in drawn.masks:
@@ -90,7 +90,9 @@ def test_the_curves_hold_the_scores(scored) -> None:
         assert picture.width > picture.height > 300
 
 
-def test_what_is_counted_is_not_counted_again(atlas: Atlas, world: World, scored, tmp_path: Path, monkeypatch) -> None:
+def test_what_is_counted_is_not_counted_again(
+    atlas: Atlas, world: SyntheticDataset, scored, tmp_path: Path, monkeypatch
+) -> None:
     rows, out = scored
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "localization.parquet").unlink()
@@ -104,7 +106,9 @@ def test_what_is_counted_is_not_counted_again(atlas: Atlas, world: World, scored
     assert "legrad" not in rows_of(fewer)
 
 
-def test_a_method_asked_for_later_is_counted_alone(atlas: Atlas, world: World, tmp_path: Path, monkeypatch) -> None:
+def test_a_method_asked_for_later_is_counted_alone(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path, monkeypatch
+) -> None:
     truth = change(world, tmp_path, first(24))
     before = small(atlas, truth, tmp_path)
     seen: list[int] = []
@@ -118,7 +122,7 @@ def test_a_method_asked_for_later_is_counted_alone(atlas: Atlas, world: World, t
     assert record.counts["scored"] == 24
 
 
-def test_a_lost_commit_is_made_again(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_lost_commit_is_made_again(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(20))
     before = small(atlas, truth, tmp_path)
     commit = next((tmp_path / "out" / "commits").iterdir())
@@ -128,7 +132,7 @@ def test_a_lost_commit_is_made_again(atlas: Atlas, world: World, tmp_path: Path)
     assert commit.read_bytes() == data
 
 
-def test_truth_of_boxes_alone_has_no_pixel_scores(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_truth_of_boxes_alone_has_no_pixel_scores(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     def boxes_only(content: dict) -> None:
         first(12)(content)
         for each in content["annotations"]:
@@ -139,7 +143,7 @@ def test_truth_of_boxes_alone_has_no_pixel_scores(atlas: Atlas, world: World, tm
     assert row["maxboxacc_v2"] > 0
 
 
-def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     def wide(content: dict) -> None:
         first(12)(content)
         for each in content["annotations"]:
@@ -149,7 +153,7 @@ def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: World, t
     assert rows["whole image"]["maxboxacc_v2"] == 100
 
 
-def test_the_predicted_class(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_the_predicted_class(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     row = small(atlas, change(world, tmp_path, first(12)), tmp_path, target="predicted")["legrad"]
     assert (row["target"], row["top5_loc"]) == ("predicted", None)
     assert row["top1_loc"] <= row["gt_known"]
@@ -165,7 +169,7 @@ def test_without_labels_the_predicted_class_has_hits_but_no_accuracy(spec: RunSp
 
 
 def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
-    atlas: Atlas, world: World, tmp_path: Path
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
     def flat(content: dict) -> None:
         first(12)(content)
@@ -177,7 +181,7 @@ def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
     small(atlas, change(world, tmp_path, lambda content: first(12)(content)), tmp_path)  # mended: the same folder does
 
 
-def test_other_scores_are_not_written_over(atlas: Atlas, world: World, scored, tmp_path: Path) -> None:
+def test_other_scores_are_not_written_over(atlas: Atlas, world: SyntheticDataset, scored, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(scored[1], tmp_path / "copy"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=r"holds .*target is 'label', not 'predicted'.* another --out"):
@@ -196,7 +200,7 @@ def test_other_scores_are_not_written_over(atlas: Atlas, world: World, scored, t
         ({"url": "/nowhere"}, "is not an atlas"),
     ],
 )
-def test_what_is_not_there_is_named(atlas: Atlas, world: World, arguments: dict, says: str) -> None:
+def test_what_is_not_there_is_named(atlas: Atlas, world: SyntheticDataset, arguments: dict, says: str) -> None:
     names = {"ATLAS": atlas.objects.url, "TRUTH": str(world.truth)}
     given = {name: names.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()}
     with pytest.raises(UsageError, match=says):
@@ -211,7 +215,7 @@ def test_the_controls_are_those_of_the_registry() -> None:
         assert is_control(name) == (method.kind == "control"), name
 
 
-def test_tables_of_an_audit_are_not_written_over(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_tables_of_an_audit_are_not_written_over(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text('{"run": "sha256:0", "target": "label", "methods": ["legrad"]}')
     with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
         score(atlas.objects.url, str(world.truth), out=str(tmp_path))

@@ -7,7 +7,7 @@ from typing import Any
 
 from support import jpeg, write_tar
 
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score
@@ -19,7 +19,7 @@ def rows_of(table) -> dict[str, dict[str, Any]]:
     return {row["method"]: row for row in table.to_pylist()}
 
 
-def change(world: World, tmp_path: Path, how: Callable[[dict], Any]) -> str:
+def change(world: SyntheticDataset, tmp_path: Path, how: Callable[[dict], Any]) -> str:
     content = json.loads((world.truth / "instances.json").read_text())
     how(content)
     (tmp_path / "truth.json").write_text(json.dumps(content))

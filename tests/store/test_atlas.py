@@ -14,7 +14,7 @@ import xarray
 import zarr
 from PIL import Image
 
-from pipeline.demo.synthetic_dataset import DEMO, World, scene
+from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.demo.train_model import MEAN, SIDE, STD
 from pipeline.explain import explain
 from pipeline.explain.load import load
@@ -59,7 +59,7 @@ def test_the_sample_table_has_its_schema_and_says_where_it_is_from(atlas: Atlas)
     assert ((ranks == 0) == right).all()
 
 
-def test_maps_are_those_of_explain(atlas: Atlas, world: World) -> None:
+def test_maps_are_those_of_explain(atlas: Atlas, world: SyntheticDataset) -> None:
     """From the shard's bytes, decoded here by other means, through the public function."""
     import io
     import tarfile
@@ -69,10 +69,10 @@ def test_maps_are_those_of_explain(atlas: Atlas, world: World) -> None:
         member = archive.extractfile("scene_000030.jpg")
         assert member is not None
         image = Image.open(io.BytesIO(member.read())).convert("RGB")
-    assert image.size == scene(DEMO, 0, 30).image.shape[1::-1]
+    assert image.size == make_scene(DEMO, 0, 30).image.shape[1::-1]
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
     pixels = torch.from_numpy((small / 255 - MEAN) / STD).permute(2, 0, 1)[None]
-    label = scene(DEMO, 0, 30).label
+    label = make_scene(DEMO, 0, 30).label
     expected = explain(loaded.model, pixels, torch.tensor([[label]]), ["legrad"])["legrad"][0, 0].numpy()
     raw = atlas.raw("scene_000030", "legrad", "label")
     assert np.abs(raw - expected).max() < 1e-3 * np.ptp(expected)

@@ -16,7 +16,7 @@ from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Images, Stream
 from pipeline.train.masked_images import Labelled
 from pipeline.train.patch_mask_training import PatchMaskTraining
-from pipeline.train.train_explainer import Prepared, prepare, train
+from pipeline.train.train_explainer import PreparedTraining, prepare, train_explainer
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
@@ -41,7 +41,7 @@ def spec(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> TrainSpec:
     )
 
 
-def streams(prepared: Prepared, pool: Decoders, classes: int | None, frame: Frame) -> list[list[Images]]:
+def streams(prepared: PreparedTraining, pool: Decoders, classes: int | None, frame: Frame) -> list[list[Images]]:
     """What each worker reads."""
     of = [Stream(prepared.shards, frame, 3, classes, 0, rank, 2) for rank in range(2)]
     return [list(islice(stream.read(pool), STEPS)) for stream in of]
@@ -54,7 +54,7 @@ def averaged(parts: list[tuple[torch.Tensor, dict[str, float]]]) -> tuple[torch.
 
 def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> None:
     told: list[int] = []
-    card = train(spec, lambda step, figures: told.append(step))
+    card = train_explainer(spec, lambda step, figures: told.append(step))
     assert told == list(range(1, STEPS + 1))
     assert (card.workers, set(card.figures) >= {"kl", "kept"}) == (2, True)
     one = DiffMaskTraining(load(spec.model), spec.settings)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     settings = PatchMaskSettings(rate=1e-3, warm_up=0)
     asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks)}}
     spec = TrainSpec(**(spec.model_dump() | asked))
-    train(spec, lambda step, figures: None)
+    train_explainer(spec, lambda step, figures: None)
     loaded = load(spec.model)
     frame = Frame.of(loaded.record, "squash")
     learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
@@ -117,7 +117,7 @@ def _same(expected: dict[str, torch.Tensor], out: str) -> None:
 
 def test_more_workers_than_cores_are_refused(spec: TrainSpec) -> None:
     with pytest.raises(UsageError, match="--workers 3: the cluster has 2 cores"):
-        train(spec.model_copy(update={"workers": 3}), lambda step, figures: None)
+        train_explainer(spec.model_copy(update={"workers": 3}), lambda step, figures: None)
 
 
 def test_what_goes_wrong_in_a_worker_comes_back_as_it_is(spec: TrainSpec) -> None:
@@ -125,5 +125,5 @@ def test_what_goes_wrong_in_a_worker_comes_back_as_it_is(spec: TrainSpec) -> Non
     with pytest.raises(
         (UsageError, RunFailedError), match=r"out.safetensors.checkpoint: cannot be read as a checkpoint"
     ):
-        train(spec, lambda step, figures: None)
+        train_explainer(spec, lambda step, figures: None)
     assert not Path(spec.out).exists()

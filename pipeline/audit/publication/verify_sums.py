@@ -32,7 +32,7 @@ def wrong_summaries(objects: ObjectStore) -> Iterator[str]:
     """Summaries of measures are those of their figures."""
     for folder in ("faithfulness", "sanity"):
         if objects.list(folder):
-            from pipeline.metrics.summary import summarise  # torch, which few who check need
+            from pipeline.metrics.summary import summarize  # torch, which few who check need
 
             name = f"{folder}/summary.parquet"
             there = table_of(objects, name)
@@ -43,7 +43,7 @@ def wrong_summaries(objects: ObjectStore) -> Iterator[str]:
                 yield f"{name}: has no row of {', '.join(sorted(unknown))}, of which there are figures"
                 continue
             notes = {(row["method"], row["figure"]): row["note"] for row in there.to_pylist()}
-            again = summarise(parts_of(objects, figures), better, notes)
+            again = summarize(parts_of(objects, figures), better, notes)
             yield from _different(name, there, again, ("method", "target", "figure"), f"that of {folder}/figures/")
 
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.export_audit import export
 from pipeline.audit.shortcuts import shortcuts
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas.audit import AuditRecord
@@ -24,7 +24,9 @@ def tables(url: str, out: Path, target: TargetKind = "label") -> None:
 
 
 @pytest.fixture(scope="module")
-def audit(atlas: Atlas, world: World, tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> Path:
+def audit(
+    atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory, in_this_process: None
+) -> Path:
     """Folder of an audit with every export in it."""
     out = tmp_path_factory.mktemp("audit")
     tables(atlas.objects.url, out)

@@ -9,7 +9,7 @@ from support import crash_after
 
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.export_audit import export
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
 from schemas.errors import UsageError
 
@@ -23,7 +23,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @KINDS
 def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_not(
-    atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    atlas: Atlas, audit: Path, world: SyntheticDataset, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in TABLES:
         shutil.copy(audit / name, tmp_path)
@@ -37,7 +37,7 @@ def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_no
 
 @KINDS
 def test_an_export_to_a_store_that_is_no_folder_is_the_same(
-    atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path
+    atlas: Atlas, audit: Path, world: SyntheticDataset, kind: str, tmp_path: Path
 ) -> None:
     store = ObjectStore(f"memory:/{tmp_path}")
     for name in TABLES:
@@ -49,7 +49,7 @@ def test_an_export_to_a_store_that_is_no_folder_is_the_same(
 
 @KINDS
 def test_only_a_tar_of_which_something_is_gone_is_made_again(
-    atlas: Atlas, audit: Path, world: World, kind: str, tmp_path: Path
+    atlas: Atlas, audit: Path, world: SyntheticDataset, kind: str, tmp_path: Path
 ) -> None:
     out = shutil.copytree(audit, tmp_path / "out")
     before = contents(out / kind)
@@ -66,7 +66,9 @@ def test_only_a_tar_of_which_something_is_gone_is_made_again(
 
 
 @KINDS
-def test_an_export_of_something_else_is_not_written_over(atlas: Atlas, audit: Path, world: World, kind: str) -> None:
+def test_an_export_of_something_else_is_not_written_over(
+    atlas: Atlas, audit: Path, world: SyntheticDataset, kind: str
+) -> None:
     before = contents(audit / kind)
     with pytest.raises(UsageError, match=r"holds something else \(methods is .*; name another --out"):
         export(atlas.objects.url, str(audit), kind, methods=["legrad"], truth=str(world.truth))

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.audit.exports.export_audit import export
 from pipeline.audit.map_statistics import coverage, describe, inside
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.image.score_map import window
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -101,7 +101,7 @@ def test_quantus_measures_sparseness_as_we_do(
 
 
 def test_quantus_finds_as_much_mass_inside_as_we_do(
-    atlas: Atlas, world: World, measured: dict[str, list[float]]
+    atlas: Atlas, world: SyntheticDataset, measured: dict[str, list[float]]
 ) -> None:
     """By the lines of the README as they stand."""
     shard, truths, size = atlas.shard(next(iter(atlas.commits))), read_truth(world.truth), atlas.run.model.input_size

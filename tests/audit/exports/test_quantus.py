@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.audit.exports.export_audit import export
-from pipeline.demo.synthetic_dataset import World
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 
@@ -34,7 +34,7 @@ def test_pixels_are_those_that_virelay_gets(audit: Path) -> None:
         assert np.array_equal(pixels, file["data"][:])
 
 
-def test_masks_cover_what_the_truth_says(atlas: Atlas, audit: Path, world: World) -> None:
+def test_masks_cover_what_the_truth_says(atlas: Atlas, audit: Path, world: SyntheticDataset) -> None:
     truths, size = read_truth(world.truth), atlas.run.model.input_size
     for name in atlas.commits:
         masks = np.load(audit / "quantus" / "shards" / name / "s.npy")
@@ -53,7 +53,9 @@ def test_masks_cover_what_the_truth_says(atlas: Atlas, audit: Path, world: World
             assert (y / size[0], x / size[1]) == pytest.approx(centre / truth.mask.shape, abs=0.02)
 
 
-def test_a_picture_without_truth_has_an_empty_mask_and_is_not_known(atlas: Atlas, world: World, tmp_path: Path) -> None:
+def test_a_picture_without_truth_has_an_empty_mask_and_is_not_known(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
     data = (world.truth / "instances.json").read_text().replace("scene_000001.jpg", "scene_999999.jpg")
     (tmp_path / "instances.json").write_text(data)
     export(atlas.objects.url, str(tmp_path), "quantus", methods=["legrad"], truth=str(tmp_path), pictures=False)

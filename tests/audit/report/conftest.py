@@ -13,7 +13,7 @@ from support import DEMO_MODEL, in_one_process
 
 from pipeline.audit.audit_atlas import Extent, audit
 from pipeline.audit.report import report
-from pipeline.demo.synthetic_dataset import World, build
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
@@ -25,8 +25,8 @@ from schemas.scores import ScoresRecord, Tuned
 @pytest.fixture(scope="session")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     """An atlas with an audit in it, and with scores of every kind, whose values are made up."""
-    world = World(tmp_path_factory.mktemp("reported"), num_shards=2, scenes=130, seed=1)
-    build(world)
+    world = SyntheticDataset(tmp_path_factory.mktemp("reported"), num_shards=2, scenes=130, seed=1)
+    write_dataset(world)
     for index in range(world.num_shards):
         spoil(Path(world.shards.replace("{00..01}", f"{index:02d}")), index * world.scenes)
     url = str(world.folder / "atlas")
