@@ -10,7 +10,7 @@ from jobs import output
 from jobs.completion import among, known
 from jobs.names import listed
 from jobs.params import PLACE
-from schemas.bench import BenchRecord, Cost, Pilot
+from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
 
@@ -131,14 +131,14 @@ def command(
     spec = RunSpec(
         shards=(shard or "drawn",),
         model=ModelSpec(name=record.model, pretrained=True),
-        methods=tuple(record.alone),
+        methods=tuple(record.per_method),
         targets=("predicted",),
         batch_size=batch,
         precision=precision,
         decode=decode,
     )
     loaded = load.known(record.model, load.create(record.model, num_classes=record.classes).eval())
-    record = record.model_copy(update={"pilot": pilot(spec, loaded, device, shard)})
+    record = record.model_copy(update={"end_to_end": pilot(spec, loaded, device, shard)})
     if json_:
         output.as_json(record.model_dump(mode="json"))
     else:
@@ -151,34 +151,37 @@ def _show(record: BenchRecord) -> None:
     height, width = record.grid
     click.echo(f"model    {record.model}, {record.parameters:,} parameters, {height}×{width} patches")
     click.echo(f"device   {record.device}, threads {record.threads}, precision {record.precision}")
-    click.echo(f"F        {record.forward_seconds:.4g} s for {record.batch} images, median")
-    forward = Cost(
-        forwards=1, images_per_s=record.batch / record.forward_seconds, peak_bytes=record.forward_peak_bytes, stages={}
+    click.echo(f"F        {record.forward_seconds:.4g} s for {record.batch_size} images, median")
+    forward = MethodCost(
+        forwards=1,
+        images_per_s=record.batch_size / record.forward_seconds,
+        peak_bytes=record.forward_peak_bytes,
+        stages={},
     )
-    costs = {"plain forward": forward} | record.alone | {"all together": record.together}
+    costs = {"plain forward": forward} | record.per_method | {"all together": record.all_methods}
     output.table(
-        f"each method alone, and all {len(record.alone)} together",
+        f"each method alone, and all {len(record.per_method)} together",
         ["method", "cost, in F", "images/s", "peak memory"],
         [_row(method, cost) for method, cost in costs.items()],
     )
     output.table(
         "all together: what a method shares with later ones counts as the first one's",
         ["stage", "% of the time"],
-        [[stage, 100 * share] for stage, share in record.together.stages.items()],
+        [[stage, 100 * share] for stage, share in record.all_methods.stages.items()],
     )
-    if record.pilot:
-        _show_pilot(record.pilot)
+    if record.end_to_end:
+        _show_pilot(record.end_to_end)
 
 
-def _show_pilot(pilot: Pilot) -> None:
+def _show_pilot(pilot: EndToEndTiming) -> None:
     stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
     output.table(
-        f"one actor from shard to atlas: {pilot.images} pictures ({pilot.pictures}), {output.size(pilot.bytes)} of maps",
+        f"one actor from shard to atlas: {pilot.images} pictures ({pilot.source}), {output.size(pilot.bytes)} of maps",
         ["stage", "ms an image"],
         [[stage, 1000 * took / pilot.images] for stage, took in stages.items()],
     )
 
 
-def _row(method: str, cost: Cost) -> list[Any]:
+def _row(method: str, cost: MethodCost) -> list[Any]:
     peak = None if cost.peak_bytes is None else output.size(cost.peak_bytes)
     return [method, cost.forwards, cost.images_per_s, peak]

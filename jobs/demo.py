@@ -8,7 +8,7 @@ import click
 from jobs import output
 from jobs.estimate import expect, show_estimate
 from jobs.plan import describe
-from schemas.bench import Pilot
+from schemas.bench import EndToEndTiming
 from schemas.run import RunRecord
 
 
@@ -35,7 +35,7 @@ def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> No
     """
     from pipeline.demo.run_demo import run_demo
 
-    def expected(run: RunRecord, pilot: Pilot) -> None:
+    def expected(run: RunRecord, pilot: EndToEndTiming) -> None:
         show_estimate(expect(run, pilot))
 
     if json_:

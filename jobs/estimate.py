@@ -7,9 +7,8 @@ from typing import Any
 import click
 
 from jobs import output
-from schemas.bench import Pilot
+from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import UsageError
-from schemas.estimate import Estimate
 from schemas.run import RunRecord
 
 
@@ -34,7 +33,7 @@ class Expected:
         needed: actors to be done by the deadline; None without one.
         deadline: in seconds.
         price: of an actor's hour.
-        decode: where pictures are decoded; see ``Pilot``.
+        decode: where pictures are decoded; see ``EndToEndTiming``.
     """
 
     least: Estimate
@@ -64,7 +63,7 @@ class Expected:
 
 def expect(
     run: RunRecord,
-    pilot: Pilot,
+    pilot: EndToEndTiming,
     actors: int | None = None,
     deadline: float | None = None,
     price: float | None = None,
@@ -109,8 +108,8 @@ def show_estimate(expected: Expected) -> None:
     times = [_time(3600 * each.hours) for each in both]
     click.echo(f"time     {_range(times)} on {first.actors} × {first.device}, once all have started")
     if first.decode_processes:
-        enough = f"; {first.enough_processes} processes a GPU would do (--decode-processes)"
-        slow = first.limit == "decoding"
+        enough = f"; {first.sufficient_processes} processes a GPU would do (--decode-processes)"
+        slow = first.bottleneck == "decoding"
         click.echo(
             f"limit    {'decoding' if slow else 'the GPU'}, with {first.decode_processes} decoding processes a GPU"
             f"{enough if slow else ''}"
@@ -118,7 +117,7 @@ def show_estimate(expected: Expected) -> None:
     elif expected.decode == "gpu":
         click.echo(f"limit    the {'network' if first.device == 'cpu' else 'GPU'}, which decodes as well")
     else:
-        click.echo(f"limit    {'decoding' if first.limit == 'decoding' else 'the network'}, on the same core")
+        click.echo(f"limit    {'decoding' if first.bottleneck == 'decoding' else 'the network'}, on the same core")
     click.echo(f"atlas    about {output.size(first.bytes)} in {first.objects:,} objects")
     if expected.price is not None:
         costs = [f"{expected.cost(each):,.2f}" for each in both]

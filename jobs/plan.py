@@ -55,7 +55,7 @@ def command(
     spec = run_spec(shards, spec_file, flags)
     bench = _bench_of(spec, bench_file) if bench_file else None
     run = planned(spec, out)
-    expected = expect(run, bench.pilot, gpus, deadline, price) if bench and bench.pilot else None
+    expected = expect(run, bench.end_to_end, gpus, deadline, price) if bench and bench.end_to_end else None
     if json_:
         output.as_json(summary(run, out) | {"estimate": expected and expected.as_dict()})
         return
@@ -133,15 +133,15 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
         "model": (bench.model, absolute_name(spec.model.name)),
         "classes": (bench.classes, anatomy.classes),
         "grid": (bench.grid, anatomy.grid),
-        "methods": (sorted(bench.alone), sorted(methods)),
-        "batch": (bench.batch, spec.batch_size),
+        "methods": (sorted(bench.per_method), sorted(methods)),
+        "batch_size": (bench.batch_size, spec.batch_size),
         "precision": (bench.precision, spec.precision),
     }
     differing = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in pairs.items() if there != here]
-    if bench.pilot is None:
+    if bench.end_to_end is None:
         differing.append("reading and writing were not measured")
-    elif bench.pilot.decode != spec.decode:
-        differing.append(f"decode is {bench.pilot.decode!r}, not {spec.decode!r}")
+    elif bench.end_to_end.decode != spec.decode:
+        differing.append(f"decode is {bench.end_to_end.decode!r}, not {spec.decode!r}")
     if differing:
         again = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
         again += ["--batch-size", str(spec.batch_size), "--precision", spec.precision]

@@ -27,9 +27,8 @@ from pipeline.score import MaskScores, score, score_masks
 from pipeline.store import Atlas
 from pipeline.truth import Truths, read_truth
 from schemas.base import Record
-from schemas.bench import Pilot
+from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import SpecMismatchError, UsageError
-from schemas.estimate import Estimate
 from schemas.layout import COMMITS, MAPS, RUN, SAMPLES
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
@@ -55,7 +54,7 @@ def run_demo(
     scenes: int = 96,
     say: Callable[[str], None] = lambda line: None,
     planned: Callable[[RunRecord, str], None] = lambda record, url: None,
-    expected: Callable[[RunRecord, Pilot], None] = lambda record, pilot: None,
+    expected: Callable[[RunRecord, EndToEndTiming], None] = lambda record, pilot: None,
 ) -> dict[str, Any]:
     """Do the whole job and write ``summary.json``.
 

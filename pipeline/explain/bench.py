@@ -20,7 +20,7 @@ from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import autocast
-from schemas.bench import BenchRecord, Cost
+from schemas.bench import BenchRecord, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Precision
 
@@ -81,13 +81,13 @@ def measure(
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             threads=torch.get_num_threads(),
             precision=precision,
-            batch=batch,
+            batch_size=batch,
             repeats=repeats,
             versions={"python": platform.python_version()} | {package: version(package) for package in _COMPUTE},
             forward_seconds=seconds,
             forward_peak_bytes=_peak(bench.forwards),
-            alone={method.text: cost for method, cost in zip(chosen, costs[:-1], strict=True)},
-            together=costs[-1],
+            per_method={method.text: cost for method, cost in zip(chosen, costs[:-1], strict=True)},
+            all_methods=costs[-1],
         )
 
 
@@ -126,15 +126,15 @@ def _peak(timings: Iterable[_Timing]) -> int | None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A pass of some methods: its cost in F, its peak, and its stages, each as in ``Cost``."""
+    """A pass of some methods: its cost in F, its peak, and its stages, each as in ``MethodCost``."""
 
     forwards: float
     peak: int | None
     stages: dict[str, float]
 
-    def cost(self, images_per_s: float) -> Cost:
+    def cost(self, images_per_s: float) -> MethodCost:
         """At so many images a second of F."""
-        return Cost(
+        return MethodCost(
             forwards=self.forwards,
             images_per_s=images_per_s / self.forwards,
             peak_bytes=self.peak,

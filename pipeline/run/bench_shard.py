@@ -16,7 +16,7 @@ from pipeline.run.execution import Device
 from pipeline.run.plan import freeze
 from pipeline.run.worker import Worker
 from pipeline.store import ObjectStore
-from schemas.bench import Pilot
+from schemas.bench import EndToEndTiming
 from schemas.errors import UsageError
 from schemas.layout import RUN, commit_object
 from schemas.run import RunRecord, RunSpec, ShardRecord
@@ -27,7 +27,7 @@ _WIDTH, _HEIGHT = 500, 375
 """Of drawn pictures: the middle of ImageNet, and of as many bytes."""
 
 
-def pilot(spec: RunSpec, loaded: Loaded, device: Device, shard: str | None = None) -> Pilot:
+def pilot(spec: RunSpec, loaded: Loaded, device: Device, shard: str | None = None) -> EndToEndTiming:
     """Explain the first pictures of a shard into an atlas that is thrown away.
 
     Args:
@@ -56,9 +56,9 @@ def pilot(spec: RunSpec, loaded: Loaded, device: Device, shard: str | None = Non
             decoding = 0.0
             if spec.decode == "processes":
                 aside, decoding = ("read", "total"), _decoding(run, worker.frame)
-        return Pilot(
+        return EndToEndTiming(
             device="cpu" if worker.device.type == "cpu" else torch.cuda.get_device_name(worker.device),
-            pictures=f"drawn, {_WIDTH} × {_HEIGHT}" if shard is None else whole.name,
+            source=f"drawn, {_WIDTH} × {_HEIGHT}" if shard is None else whole.name,
             images=commit.rows,
             targets=len(spec.targets),
             decode=spec.decode,

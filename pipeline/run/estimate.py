@@ -10,8 +10,7 @@ from math import ceil
 
 from pipeline.store.zarr_arrays import metadata_objects
 from schemas import layout
-from schemas.bench import Pilot
-from schemas.estimate import Estimate
+from schemas.bench import EndToEndTiming, Estimate
 from schemas.layout import RUN
 from schemas.run import RunRecord
 
@@ -23,7 +22,7 @@ _BESIDE = ("read", "decode", "collect")
 """Stages that a second target does not repeat."""
 
 
-def estimate(run: RunRecord, pilot: Pilot, actors: int = 1, other: float = 0.0) -> Estimate:
+def estimate(run: RunRecord, pilot: EndToEndTiming, actors: int = 1, other: float = 0.0) -> Estimate:
     """What a planned run takes.
 
     Args:
@@ -56,12 +55,12 @@ def estimate(run: RunRecord, pilot: Pilot, actors: int = 1, other: float = 0.0) 
         images=images,
         shards=shard_names,
         decode_processes=processes,
-        enough_processes=ceil(decoding / max(network, 1e-9)),
+        sufficient_processes=ceil(decoding / max(network, 1e-9)),
         seconds=seconds,
         shard_seconds=per_tar,
         hours=ceil(shard_names / actors) * per_tar / 3600,
         actor_hours=work / 3600,
-        limit="decoding" if decode > network else "network",
+        bottleneck="decoding" if decode > network else "network",
         objects=_objects(run, shard_names) + len(planned),
         bytes=round(_bytes(run, pilot, images, shard_names)) + sum(planned.values()),
     )
@@ -78,7 +77,7 @@ def _objects(run: RunRecord, shards: int) -> int:
     return shards * (sum(len(layout.arrays(method, run.extra_outputs.get(method, ()))) for method in run.methods) + 2)
 
 
-def _bytes(run: RunRecord, pilot: Pilot, images: int, shards: int) -> float:
+def _bytes(run: RunRecord, pilot: EndToEndTiming, images: int, shards: int) -> float:
     """Of these. Maps of two targets take twice as much at most: less where they are the same maps."""
     each = pilot.bytes / pilot.images * max(1.0, len(run.spec.targets) / pilot.targets)
     return images * each + shards * pilot.commit_bytes

@@ -162,7 +162,7 @@ def test_a_strange_tar_is_done_or_named_and_the_others_are_done(
         else:
             assert shard.fault is None, (name, shard)
             assert (atlas.commits[shard.name].rows, atlas.commits[shard.name].ok) == (4, 4), name
-    assert str(failed.value).startswith(f"{len(BROKEN)} of {len(planned.shards)} tars")
+    assert str(failed.value).startswith(f"{len(BROKEN)} of {len(planned.shards)} shards")
 
 
 def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
@@ -171,7 +171,7 @@ def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
     kept = {name: kind.partial for name, kind in BROKEN.items() if kind.partial}
     shards = tuple(str(path) for path in sorted(folder.glob("*.tar")) if path.stem[4:] in kept)
     out = str(folder / "atlas")
-    spec = RunSpec(shards=shards, model=checkpoint, methods=("attention",), batch_size=3, partial_tars="keep")
+    spec = RunSpec(shards=shards, model=checkpoint, methods=("attention",), batch_size=3, partial_shards="keep")
     planned = plan_aloud(spec, out)
     assert {Path(shard.url).stem[4:]: shard.samples for shard in planned.shards} == kept
     assert all(shard.partial and shard.fault for shard in planned.shards)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.bench import BenchRecord, Cost, Pilot
+from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.run import RunSpec
 
 SMALL = ["--model", "test_vit", "--classes", "10", "--device", "cpu", "--threads", "1"]
@@ -20,26 +20,30 @@ def test_the_record_says_what_was_measured(vitatlas, tmp_path: Path) -> None:
     record = BenchRecord.read(out.read_bytes(), "bench.json")
     assert BenchRecord.read(json.loads(text), "stdout") == record
     assert (record.model, record.classes, record.grid, record.input_size) == ("test_vit", 10, (10, 10), (160, 160))
-    assert (record.device, record.threads, record.batch, record.precision) == ("cpu", 1, 2, "full")
-    assert tuple(record.alone) == METHODS
-    for method, cost in record.alone.items():
+    assert (record.device, record.threads, record.batch_size, record.precision) == ("cpu", 1, 2, "full")
+    assert tuple(record.per_method) == METHODS
+    for method, cost in record.per_method.items():
         assert set(cost.stages) == {"forward", method}
-    assert set(record.together.stages) == {"forward", *METHODS}
-    assert record.together.forwards > 1
-    for cost in [*record.alone.values(), record.together]:
+    assert set(record.all_methods.stages) == {"forward", *METHODS}
+    assert record.all_methods.forwards > 1
+    for cost in [*record.per_method.values(), record.all_methods]:
         assert sum(cost.stages.values()) == pytest.approx(1)
         assert min(cost.stages.values()) > 0
         assert cost.images_per_s == pytest.approx(2 / (cost.forwards * record.forward_seconds))
         assert cost.peak_bytes is None  # a CPU does not say
-    assert record.pilot is not None
-    assert set(record.pilot.seconds) == {"forward", "attention", "reciprocam_box", "legrad", "collect", "write"}
-    assert (record.pilot.images, record.pilot.objects) == (4, 11)
+    assert record.end_to_end is not None
+    assert set(record.end_to_end.seconds) == {"forward", "attention", "reciprocam_box", "legrad", "collect", "write"}
+    assert (record.end_to_end.images, record.end_to_end.objects) == (4, 11)
 
 
 def test_a_bench_reads_the_pictures_that_it_is_given(vitatlas, spec: RunSpec, tmp_path: Path) -> None:
     given = [*SMALL, "--methods", "attention", "--batch", 3, "--repeats", 1, "--json"]
     code, text, _ = vitatlas("bench", *given, "--shard", tmp_path / "shards" / "part-1.tar")
-    assert (code, json.loads(text)["pilot"]["pictures"], json.loads(text)["pilot"]["images"]) == (0, "part-1", 6)
+    assert (code, json.loads(text)["end_to_end"]["source"], json.loads(text)["end_to_end"]["images"]) == (
+        0,
+        "part-1",
+        6,
+    )
     code, _, err = vitatlas("bench", *given, "--shard", tmp_path / "nowhere.tar")
     assert (code, "nowhere.tar: no such shard" in err) == (2, True)
 
@@ -55,8 +59,8 @@ def test_no_methods_means_those_of_a_run_that_names_none(vitatlas) -> None:
     record = BenchRecord.read(
         json.loads(vitatlas("bench", *SMALL, "--batch", 1, "--repeats", 1, "--json")[1]), "stdout"
     )
-    assert {"attention", "legrad", "reciprocam", "center"} <= set(record.alone)
-    assert "smoothgrad" not in record.alone
+    assert {"attention", "legrad", "reciprocam", "center"} <= set(record.per_method)
+    assert "smoothgrad" not in record.per_method
 
 
 def test_half_precision_is_measured_in_half_precision(vitatlas) -> None:
@@ -86,7 +90,7 @@ def test_a_mistake_is_one_sentence_and_exit_two(vitatlas, arguments: list[str], 
     assert "Traceback" not in err
 
 
-COST = Cost(forwards=2.5, images_per_s=0.01, peak_bytes=None, stages={"forward": 0.4, "legrad": 0.6})
+COST = MethodCost(forwards=2.5, images_per_s=0.01, peak_bytes=None, stages={"forward": 0.4, "legrad": 0.6})
 BENCH = BenchRecord(
     model="test_vit",
     parameters=1,
@@ -96,16 +100,16 @@ BENCH = BenchRecord(
     device="NVIDIA H200",
     threads=1,
     precision="full",
-    batch=4,
+    batch_size=4,
     repeats=1,
     versions={},
     forward_seconds=1,
     forward_peak_bytes=None,
-    alone={"legrad": COST, "attention": COST},
-    together=COST,
-    pilot=Pilot(
+    per_method={"legrad": COST, "attention": COST},
+    all_methods=COST,
+    end_to_end=EndToEndTiming(
         device="NVIDIA H200",
-        pictures="drawn",
+        source="drawn",
         images=4,
         targets=1,
         seconds={"forward": 100, "legrad": 300, "write": 200},
@@ -151,7 +155,9 @@ def test_a_plan_says_hours_limit_and_cost(plan) -> None:
 
 
 def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
-    code, text, _ = plan(BENCH.model_copy(update={"pilot": BENCH.pilot.model_copy(update={"decode_seconds": 1})}))
+    code, text, _ = plan(
+        BENCH.model_copy(update={"end_to_end": BENCH.end_to_end.model_copy(update={"decode_seconds": 1})})
+    )
     assert code == 0
     assert "time     0.61 h to 1.06 h on 1 × NVIDIA H200" in text
     assert "limit    the GPU, with 4 decoding processes a GPU\n" in text
@@ -160,9 +166,9 @@ def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
 
 
 def test_where_the_gpu_decodes_a_plan_counts_it_to_the_gpu(plan) -> None:
-    seconds = {"read": 40, "decode": 160} | BENCH.pilot.seconds
-    pilot = BENCH.pilot.model_copy(update={"decode": "gpu", "decode_seconds": 0, "seconds": seconds})
-    bench = BENCH.model_copy(update={"pilot": pilot})
+    seconds = {"read": 40, "decode": 160} | BENCH.end_to_end.seconds
+    pilot = BENCH.end_to_end.model_copy(update={"decode": "gpu", "decode_seconds": 0, "seconds": seconds})
+    bench = BENCH.model_copy(update={"end_to_end": pilot})
     code, text, _ = plan(bench, "--targets", "label", "--decode", "gpu")
     assert code == 0
     # 16 images of 150 s, and three times 200 s to write.
@@ -178,7 +184,7 @@ def test_a_bench_of_decoding_on_the_device_is_what_a_refusal_asks_for(plan, vita
     code, text, _ = vitatlas("bench", *command, "--device", "cpu", "--threads", 1, "--repeats", 1)
     assert (code, "decode, a core" in text, "│ decode " in text) == (0, False, True)
     measured = BenchRecord.read((tmp_path / "bench.json").read_bytes(), "bench.json")
-    assert (measured.pilot.decode, measured.pilot.decode_seconds) == ("gpu", 0)
+    assert (measured.end_to_end.decode, measured.end_to_end.decode_seconds) == ("gpu", 0)
     code, text, _ = plan(measured, "--decode", "gpu")
     assert (code, "limit    the network, which decodes as well" in text) == (0, True)
 
@@ -187,13 +193,13 @@ def test_a_bench_of_decoding_on_the_device_is_what_a_refusal_asks_for(plan, vita
     ("factor", "time"), [(1, "0.70 h"), (1 / 60, "0.70 min"), (1 / 600, "4.2 s"), (1e-5, "0.025 s"), (100, "70.37 h")]
 )
 def test_a_time_is_said_in_a_unit_that_fits_it(plan, factor: float, time: str) -> None:
-    pilot = BENCH.pilot.model_copy(
+    pilot = BENCH.end_to_end.model_copy(
         update={
-            "seconds": {stage: factor * took for stage, took in BENCH.pilot.seconds.items()},
-            "decode_seconds": factor * BENCH.pilot.decode_seconds,
+            "seconds": {stage: factor * took for stage, took in BENCH.end_to_end.seconds.items()},
+            "decode_seconds": factor * BENCH.end_to_end.decode_seconds,
         }
     )
-    text = plan(BENCH.model_copy(update={"pilot": pilot}), "--targets", "label", "--gpus", 2)[1]
+    text = plan(BENCH.model_copy(update={"end_to_end": pilot}), "--targets", "label", "--gpus", 2)[1]
     assert f"time     {time} on 2" in text
 
 
@@ -222,11 +228,11 @@ def test_a_deadline_that_cannot_be_kept_is_said(plan, deadline: str, says: str) 
     [
         ({"model": "deit_tiny"}, "model is 'deit_tiny', not 'test_vit'"),
         ({"grid": (14, 14)}, "grid is (14, 14), not (10, 10)"),
-        ({"alone": {"legrad": COST}}, "methods is ['legrad'], not ['attention', 'legrad']"),
+        ({"per_method": {"legrad": COST}}, "methods is ['legrad'], not ['attention', 'legrad']"),
         ({"classes": 1000}, "classes is 1000, not 10"),
-        ({"pilot": None}, "reading and writing were not measured"),
-        ({"pilot": BENCH.pilot.model_copy(update={"decode": "gpu"})}, "decode is 'gpu', not 'processes'"),
-        ({"batch": 256, "precision": "bfloat16"}, "batch is 256, not 4; precision is 'bfloat16', not 'full'"),
+        ({"end_to_end": None}, "reading and writing were not measured"),
+        ({"end_to_end": BENCH.end_to_end.model_copy(update={"decode": "gpu"})}, "decode is 'gpu', not 'processes'"),
+        ({"batch_size": 256, "precision": "bfloat16"}, "batch_size is 256, not 4; precision is 'bfloat16', not 'full'"),
     ],
 )
 def test_a_bench_of_something_else_is_refused_before_anything_is_written(plan, tmp_path: Path, change, says) -> None:

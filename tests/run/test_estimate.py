@@ -13,13 +13,13 @@ from pipeline.run import INLINE, run
 from pipeline.run.bench_shard import pilot
 from pipeline.run.estimate import PROCESSES, actors_for, estimate
 from pipeline.run.plan import plan
-from schemas.bench import Pilot
+from schemas.bench import EndToEndTiming
 from schemas.errors import UsageError
 from schemas.run import Decode, RunRecord, RunSpec
 
-GPU = Pilot(
+GPU = EndToEndTiming(
     device="NVIDIA H200",
-    pictures="drawn",
+    source="drawn",
     images=10,
     targets=1,
     seconds={"forward": 1.0, "legrad": 2.0, "collect": 0.5, "write": 3.0, "drift": 1.0},
@@ -42,7 +42,7 @@ def test_beside_a_gpu_an_actor_takes_the_longer_of_decoding_and_network(planned:
     assert expected.seconds == pytest.approx(
         {"decode": 6.4, "forward": 1.6, "legrad": 3.2, "collect": 0.8, "write": 9.0, "drift": 3.0}
     )
-    assert (expected.limit, expected.enough_processes) == ("network", 2)
+    assert (expected.bottleneck, expected.sufficient_processes) == ("network", 2)
     assert expected.shard_seconds == pytest.approx((1.6 + 3.2 + 0.8 + 9 + 3) / 3)
     assert expected.hours == pytest.approx(2 * expected.shard_seconds / 3600)  # three shards on two are two rounds
     assert expected.actor_hours == pytest.approx(17.6 / 3600)
@@ -51,9 +51,9 @@ def test_beside_a_gpu_an_actor_takes_the_longer_of_decoding_and_network(planned:
 def test_slow_decoding_limits_and_says_how_many_processes_would_do(planned: RunRecord) -> None:
     slow = GPU.model_copy(update={"decode_seconds": 40.0})
     expected = estimate(planned, slow)
-    assert expected.limit == "decoding"
+    assert expected.bottleneck == "decoding"
     assert expected.actor_hours == pytest.approx((64 / PROCESSES + 12) / 3600)
-    assert expected.enough_processes == 12  # 64 / 5.6
+    assert expected.sufficient_processes == 12  # 64 / 5.6
 
 
 def test_where_the_gpu_decodes_it_is_work_of_the_gpu(planned: RunRecord) -> None:
@@ -65,13 +65,13 @@ def test_where_the_gpu_decodes_it_is_work_of_the_gpu(planned: RunRecord) -> None
         {"read": 0.8, "decode": 2.4, "forward": 3.2, "legrad": 6.4, "collect": 0.8, "write": 9.0, "drift": 3.0}
     )
     assert expected.actor_hours == pytest.approx(sum(expected.seconds.values()) / 3600)
-    assert (expected.limit, expected.decode_processes) == ("network", 0)
+    assert (expected.bottleneck, expected.decode_processes) == ("network", 0)
 
 
 def test_on_a_core_decoding_and_network_take_turns(planned: RunRecord) -> None:
     expected = estimate(planned, GPU.model_copy(update={"device": "cpu"}))
     assert expected.actor_hours == pytest.approx((6.4 + 5.6 + 12) / 3600)
-    assert (expected.limit, expected.decode_processes) == ("decoding", 0)
+    assert (expected.bottleneck, expected.decode_processes) == ("decoding", 0)
 
 
 def test_another_target_repeats_the_network_for_its_share_of_the_images(planned: RunRecord) -> None:
