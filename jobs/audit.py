@@ -122,8 +122,8 @@ def command(
     if root is not None:
         raise UsageError("--root is what an audit is checked by; say --check DIR")
     from pipeline.audit.audit_atlas import Extent, audit
+    from schemas.audit_records import DEFAULT_PUBLICATION, PublicationRecord
     from schemas.layout import AUDIT
-    from schemas.publication import UNSAID, PublicationRecord
 
     assert atlas is not None
     extent = Extent(images, sanity, recompute, not no_pictures, listed(exports))
@@ -141,7 +141,7 @@ def command(
         names,
         extent,
         further,
-        PublicationRecord.from_yaml(publication_file) if publication_file else UNSAID,
+        PublicationRecord.from_yaml(publication_file) if publication_file else DEFAULT_PUBLICATION,
         device,
         address,
         allow_pipe,

@@ -3,9 +3,7 @@
 import pyarrow as pa
 
 from schemas.arrow import CATEGORY
-from schemas.base import Record
 from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES
-from schemas.run import TargetKind
 
 _WHOSE = (pa.field("method", CATEGORY, nullable=False), pa.field("target", CATEGORY, nullable=False))
 
@@ -156,23 +154,6 @@ AGREEMENT = pa.schema(
 
 ``undefined`` – of the ``images`` in which either map says nothing; they are in no mean.
 """
-
-
-class AuditRecord(Record):
-    """``about.json`` of a folder of audit tables: what they are made from. Written first.
-
-    Attributes:
-        protocol: version of the formulas.
-        run: hash of the run that made the atlas.
-        target, methods: whose maps.
-        truth: digest of the truth, where one was given.
-    """
-
-    protocol: int = 1
-    run: str
-    target: TargetKind
-    methods: tuple[str, ...]
-    truth: str | None = None
 
 
 LINEAGE = pa.schema(

@@ -1,6 +1,6 @@
 """An audit's publisher, over whose words nothing may stumble."""
 
-from schemas.publication import PublicationRecord
+from schemas.audit_records import PublicationRecord
 
 PUBLICATION = PublicationRecord(
     name="Demo: <img src=x> *audit* | 1",

@@ -24,10 +24,10 @@ from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import read_truth
 from pipeline.utils.io import refuse_commands
+from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.metrics import Kind
-from schemas.publication import UNSAID, ManifestRecord, PublicationRecord
 from schemas.run import TargetKind
 from schemas.text import suggest
 
@@ -72,7 +72,7 @@ def audit(
     names: Sequence[str] = (),
     extent: Extent = Extent(),
     further: Sequence[str] = (),
-    publication: PublicationRecord = UNSAID,
+    publication: PublicationRecord = DEFAULT_PUBLICATION,
     device: Device = "auto",
     address: str | None = None,
     allow_pipe: bool = False,

@@ -20,7 +20,8 @@ from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import Truths
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS, AuditRecord
+from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS
+from schemas.audit_records import AuditRecord
 from schemas.commits import DerivedCommit
 from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import TargetKind

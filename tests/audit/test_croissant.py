@@ -12,9 +12,9 @@ import pytest
 from some_audit import PUBLICATION
 
 from pipeline.audit.publication.croissant import CROISSANT, croissant
+from schemas.audit_records import MANIFEST
 from schemas.audit_tables import TABLES, Described
 from schemas.base import sha256
-from schemas.publication import MANIFEST
 
 # How mlcroissant uses rdflib and pandas.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.audit.publication.environment import environment, model_name
 from pipeline.store import Atlas
-from schemas.publication import EnvironmentRecord
+from schemas.audit_records import EnvironmentRecord
 
 
 def test_versions_weights_and_all_that_decides_what_the_maps_are_is_told(finished: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.audit.publication.manifest import check, merkle_root, publish
 from pipeline.store import Atlas, ObjectStore
+from schemas.audit_records import MANIFEST
 from schemas.base import sha256
 from schemas.commits import ObjectRecord
 from schemas.errors import UsageError
-from schemas.publication import MANIFEST
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from pipeline.audit.publication.manifest import publish
 from pipeline.audit.publication.verify_audit import recheck
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import to_parquet
+from schemas.audit_records import MANIFEST
 from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.publication import MANIFEST
 
 TAR = "demo-validation-01"
 Change = Callable[[list[dict[str, Any]]], Any]

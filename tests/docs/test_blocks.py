@@ -16,10 +16,10 @@ from support import jpeg
 from jobs.cli import cli
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
+from schemas.audit_records import PublicationRecord
 from schemas.audit_tables import TABLES
 from schemas.base import Record
 from schemas.policy import Policy
-from schemas.publication import PublicationRecord
 from schemas.run import RunSpec
 
 SPOKEN = {"python", "console", "yaml", "sql", "text", "", "json"}

@@ -248,7 +248,7 @@ def test_a_bench_of_something_else_is_refused_before_anything_is_written(plan, t
 
 @pytest.mark.parametrize("name", ["--batch-size", "--batch"])
 def test_plan_and_bench_name_the_batch_alike(plan, vitatlas, name: str) -> None:
-    assert "batch is 4, not 5" in plan(BENCH, name, 5)[2]
+    assert "batch_size is 4, not 5" in plan(BENCH, name, 5)[2]
     assert "4097 is not in the range" in vitatlas("bench", *SMALL, name, 4097)[2]
 
 

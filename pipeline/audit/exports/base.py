@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.store import ObjectStore
-from schemas.exports import ExportRecord
+from schemas.audit_records import ExportRecord
 from schemas.run import RunRecord
 
 

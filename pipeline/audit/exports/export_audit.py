@@ -22,9 +22,9 @@ from pipeline.store.derived import claim, done, forget, parent
 from pipeline.store.images import pictures as pictures_of
 from pipeline.truth import Truths, read_truth
 from pipeline.utils.io import refuse_commands
+from schemas.audit_records import ExportRecord
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
-from schemas.exports import ExportRecord
 from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import TargetKind
 from schemas.samples import SampleStatus
@@ -85,7 +85,7 @@ def export(
         target=target,
         methods=chosen,
         truth=known.digest if known is not None else None,
-        pictures=pictures,
+        pixels=pictures,
         classes=tuple(classes),
     )
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
@@ -152,7 +152,7 @@ def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: Truths | 
         samples,
         samples[EXPLAINED[about.target]].to_numpy().astype(np.int64),
         maps,
-        _pixels(atlas, shard) if about.pictures else None,
+        _pixels(atlas, shard) if about.pixels else None,
         None if truth is None else _masks(samples, truth, atlas.run.model.input_size),
     )
 

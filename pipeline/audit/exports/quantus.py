@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.exports.base import Part, Whole, room
 from pipeline.store import ObjectStore
-from schemas.exports import ExportRecord
+from schemas.audit_records import ExportRecord
 from schemas.run import RunRecord
 
 README = "README.md"
@@ -71,7 +71,7 @@ def _readme(whole: Whole) -> str:
     model, about, shards = whole.run.model, whole.about, whole.samples["shard"].to_pylist()
     (height, width), (rows, columns) = model.input_size, model.grid
     mean, std = ([[[each]] for each in values] for values in (model.mean, model.std))
-    pixels = 'load("x")' if about.pictures else f"np.full((len(y), 3, {height}, {width}), 128, np.uint8)"
+    pixels = 'load("x")' if about.pixels else f"np.full((len(y), 3, {height}, {width}), 128, np.uint8)"
     masks = ', load("s"), load("known")' if about.truth else ""
     further = f"shard = {shards[0]!r}  # or {shards[-1]!r}, …" if shards[0] != shards[-1] else f"shard = {shards[0]!r}"
     return _TEXT.format(

@@ -22,9 +22,8 @@ from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.audit.publication.environment import model_name
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit import AuditRecord
+from schemas.audit_records import AuditRecord, ExportRecord
 from schemas.errors import UsageError
-from schemas.exports import ExportRecord
 from schemas.layout import ABOUT
 from schemas.run import RunRecord, TargetKind
 
@@ -104,7 +103,7 @@ class Virelay:
         yield "labels.json"
         size, count = run.model.input_size, len(samples)
         with h5py.File(room(folder, "input.h5"), "w") as file:
-            if about.pictures:
+            if about.pixels:
                 _virtual(file, "data", "data", samples, (3, *size), np.uint8)
             else:  # chunks that are never written take no room, and read as their fill value
                 file.create_dataset("data", (count, 3, *size), np.uint8, chunks=(1, 3, *size), fillvalue=GREY)

@@ -17,10 +17,9 @@ from pipeline.audit.publication.contents import Present, plain, present
 from pipeline.audit.publication.dataset_card import default_name
 from pipeline.audit.publication.environment import model_name
 from pipeline.store import Atlas, ObjectStore
-from schemas.audit import AuditRecord
+from schemas.audit_records import DEFAULT_PUBLICATION, MANIFEST, AuditRecord, PublicationRecord
 from schemas.base import sha256
 from schemas.layout import ABOUT, LEASE
-from schemas.publication import MANIFEST, UNSAID, PublicationRecord
 
 CROISSANT = "croissant.json"
 _UNTOLD = (CROISSANT, MANIFEST, LEASE)
@@ -85,7 +84,7 @@ _CONTEXT: dict[str, Any] = {
 _Node = dict[str, Any]
 
 
-def croissant(url: str, out: str, publication: PublicationRecord = UNSAID) -> bytes:
+def croissant(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
     """Describe the folder of an audit, all but itself and the manifest; so it is made last but one.
 
     Args:
@@ -139,7 +138,7 @@ def croissant(url: str, out: str, publication: PublicationRecord = UNSAID) -> by
 
 def _license(name: str) -> str:
     """The page of a licence that SPDX knows; what else was said, as it was said."""
-    return name if "://" in name or name == UNSAID.license else f"https://spdx.org/licenses/{name}.html"
+    return name if "://" in name or name == DEFAULT_PUBLICATION.license else f"https://spdx.org/licenses/{name}.html"
 
 
 def _sources(atlas: Atlas, about: AuditRecord) -> list[_Node]:

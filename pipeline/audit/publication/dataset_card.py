@@ -15,9 +15,9 @@ from pipeline.audit.publication.contents import Present, present, type_name
 from pipeline.audit.publication.environment import model_name
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit import OTHER_BATCH, SAME_BATCH, AuditRecord
+from schemas.audit import OTHER_BATCH, SAME_BATCH
+from schemas.audit_records import DEFAULT_PUBLICATION, AuditRecord, PublicationRecord
 from schemas.layout import ABOUT
-from schemas.publication import UNSAID, PublicationRecord
 from schemas.text import escape_control
 
 CARD = "README.md"
@@ -30,7 +30,7 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _KINDS = {SAME_BATCH: "as they were computed", OTHER_BATCH: "with another batch size"}
 
 
-def card(url: str, out: str, publication: PublicationRecord = UNSAID, pictures: bool = False) -> bytes:
+def card(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False) -> bytes:
     """The card of an audit, whose tables are in their folder already.
 
     Args:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 
 from pipeline.store import Atlas
-from schemas.publication import EnvironmentRecord
+from schemas.audit_records import EnvironmentRecord
 
 _PACKAGES = ("vit-atlas", "torch", "timm", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
 _FOLDER = "local-dir:"

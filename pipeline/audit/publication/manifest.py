@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.store import Lease, ObjectStore
+from schemas.audit_records import MANIFEST, ManifestRecord
 from schemas.base import sha256
 from schemas.commits import ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import AUDIT, LEASE, RUN
-from schemas.publication import MANIFEST, ManifestRecord
 
 _UNTOLD = (MANIFEST, LEASE)
 """Of a folder itself: what cannot be in its manifest."""

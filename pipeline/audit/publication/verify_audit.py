@@ -17,7 +17,7 @@ from pipeline.audit.publication.verify_sums import wrong_counts, wrong_means, wr
 from pipeline.store import ObjectStore
 from pipeline.store.derived import parent
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import AuditRecord
+from schemas.audit_records import AuditRecord
 from schemas.audit_tables import TABLES
 from schemas.base import sha256
 from schemas.commits import DerivedCommit, ObjectRecord

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit import AuditRecord
+from schemas.audit_records import AuditRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
 from schemas.run import TargetKind

@@ -10,7 +10,7 @@ from pipeline.audit.shortcuts import shortcuts
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
-from schemas.audit import AuditRecord
+from schemas.audit_records import AuditRecord
 from schemas.run import TargetKind
 
 
