@@ -16,7 +16,7 @@ from pipeline.audit.metric_columns import Measured, measured_parts
 from pipeline.image.score_map import window
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import Truths
 from pipeline.utils.concurrency import concurrent_map
@@ -60,8 +60,8 @@ def tables(
     about = claimed(atlas, objects, target, methods, truth)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
-        forget(objects, atlas)
-        records = done(objects, atlas, about.digest(), ())
+        remove_stale(objects, atlas)
+        records = load_completed(objects, atlas, about.digest(), ())
         measured = concurrent_map(lambda record: measured_parts(out, record.shard, record.parent), records.values())
         known = {
             shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.items == parts
@@ -92,7 +92,7 @@ def claimed(
     about = AuditRecord(
         run=atlas.run.spec_hash, target=target, methods=chosen, truth=truth.digest if truth is not None else None
     )
-    claim(objects, ABOUT, about)
+    check_output_dir(objects, ABOUT, about)
     return about
 
 
@@ -114,7 +114,7 @@ def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truth
     objects = ObjectStore(out)
     objects.delete(commit_object(shard))
     part = atlas.shard(shard)
-    above = parent(part.commit)
+    above = content_hash(part.commit)
     samples = part.samples.filter(pa.array(part.good))
     flags = {method: part.flags(method, about.target)[part.good] for method in about.methods}
     maps = {

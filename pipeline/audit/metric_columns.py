@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.store import ObjectStore
-from pipeline.store.derived import made, parent
+from pipeline.store.derived import content_hash, read_commit
 from pipeline.store.parquet import from_parquet
 from schemas.commits import DerivedCommit
 from schemas.metrics import Kind
@@ -20,14 +20,14 @@ def measured_parts(out: str, shard: str, above: str) -> tuple[str, ...]:
     """What was measured of the maps of a shard below ``out``, by hashes: other figures make other tables.
 
     Args:
-        above: ``parent`` of the shard's commit.
+        above: ``content_hash`` of the shard's commit.
     """
-    return tuple(f"{kind} {parent(record)}" for kind, record in _records(out, shard, above))
+    return tuple(f"{kind} {content_hash(record)}" for kind, record in _records(out, shard, above))
 
 
 def _records(out: str, shard: str, above: str) -> Iterator[tuple[Kind, DerivedCommit]]:
     for kind in get_args(Kind):
-        record = made(ObjectStore(f"{out}/{kind}"), shard)
+        record = read_commit(ObjectStore(f"{out}/{kind}"), shard)
         if record is not None and record.parent == above:  # else it is of maps that are no more
             yield kind, record
 
@@ -37,7 +37,7 @@ class Measured:
 
     Args:
         out: folder that holds ``faithfulness`` and ``sanity``, either or both or none.
-        above: ``parent`` of the shard's commit.
+        above: ``content_hash`` of the shard's commit.
     """
 
     def __init__(self, out: str, shard: str, above: str, target: TargetKind) -> None:

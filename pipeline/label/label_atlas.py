@@ -18,7 +18,7 @@ from pipeline.label.label_shard import check, labels_of
 from pipeline.label.mask import Label
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import claim, done, forget, made, parent
+from pipeline.store.derived import check_output_dir, content_hash, load_completed, read_commit, remove_stale
 from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
@@ -108,7 +108,7 @@ def label(
         truth=truth,
         tuned=tuned,
     )
-    before = claim(objects, ABOUT, about, ("hash", "threshold", "calibration"))
+    before = check_output_dir(objects, ABOUT, about, ("hash", "threshold", "calibration"))
     if tuning is not None:
         # Of an unfinished command the threshold stands, though by now there may be more pictures to tune on.
         threshold, said = before.threshold if before else None, before.calibration if before else None
@@ -120,8 +120,8 @@ def label(
     context, settings_hash = Context(policy.digest(), tuple(classes)), about.digest()
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
-        forget(objects, atlas)
-        records = done(objects, atlas, settings_hash, names)
+        remove_stale(objects, atlas)
+        records = load_completed(objects, atlas, settings_hash, names)
         pending = [shard for shard in atlas.shard_names if shard not in records]
         if pending:
             _withdraw(objects)
@@ -181,8 +181,8 @@ def _label_shard(
     shard: str,
 ) -> DerivedCommit:
     objects = ObjectStore(out)
-    above = parent(atlas.record(shard))  # before the maps are read: if they change meanwhile, this is made again
-    before = made(objects, shard)
+    above = content_hash(atlas.record(shard))  # before the maps are read: if they change meanwhile, this is made again
+    before = read_commit(objects, shard)
     known = tuple(each for each in before.items if each in EXPORTERS) if before else ()
     parts = tuple(dict.fromkeys((*known, *formats)))
     if before is not None and (before.parent, before.settings_hash) != (above, settings_hash):

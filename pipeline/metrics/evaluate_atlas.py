@@ -17,7 +17,7 @@ from pipeline.run.execution import Device
 from pipeline.run.parallel_map import parallel_map
 from pipeline.run.recompute import worker_of
 from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
 from schemas.base import sha256
@@ -92,10 +92,10 @@ def evaluate_metrics(
         measures={name: asdict(measure) for name, measure in by.items()},
     )
     objects = ObjectStore(out)
-    claim(objects, ABOUT, about)
+    check_output_dir(objects, ABOUT, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
-        forget(objects, atlas, drawn)
+        remove_stale(objects, atlas, drawn)
         pending = _pending(objects, atlas, about, drawn)
         if pending:
             objects.delete(SUMMARY)  # it counts no more once a shard is made anew
@@ -131,7 +131,7 @@ def _notes(atlas: Atlas, measures: Mapping[str, Metric]) -> dict[tuple[str, str]
 
 def _pending(objects: ObjectStore, atlas: Atlas, about: FaithRecord, drawn: SelectedSamples) -> SelectedSamples:
     """Shards that are to be measured: never done, made again since, or drawn otherwise."""
-    records = done(objects, atlas, about.digest(), ())
+    records = load_completed(objects, atlas, about.digest(), ())
     there = {shard: record.items for shard, record in records.items()}
     return {shard: ordinals for shard, ordinals in drawn.items() if there.get(shard) != _parts(ordinals)}
 
@@ -161,7 +161,7 @@ def _of_shard(
     written = objects.put(_figures(shard), to_parquet(figures))
     record = DerivedCommit(
         shard=shard,
-        parent=parent(part.commit),
+        parent=content_hash(part.commit),
         settings_hash=about.digest(),
         items=_parts(ordinals),
         counts={"images": len(ordinals)},

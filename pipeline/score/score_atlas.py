@@ -17,7 +17,7 @@ from pipeline.score.score_shard import counts_object, score_shard
 from pipeline.score.splits import Part, parts_of, tuning_parts
 from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import claim, done, forget
+from pipeline.store.derived import check_output_dir, load_completed, remove_stale
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import Truths, read_truth
 from schemas.base import sha256
@@ -83,7 +83,7 @@ def score(
     _claim(objects, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
-        forget(objects, atlas)
+        remove_stale(objects, atlas)
         tallies, counts = _counted(atlas, parts, objects, about, chosen, address)
         if not tallies or not tallies[chosen[0]].counts["images"][ALL].any():
             raise UsageError(f"{url}: has no sample with maps and an object in {truth}")
@@ -126,7 +126,9 @@ def _about(
 def _claim(objects: ObjectStore, about: ScoresRecord) -> None:
     """Finished scores of something else are not written over; those of a part of the shards are gone on with."""
     finished = objects.exists(TABLE)
-    there = claim(objects, ABOUT, about, ("protocol", "tuning") if finished else tuple(ScoresRecord.model_fields))
+    there = check_output_dir(
+        objects, ABOUT, about, ("protocol", "tuning") if finished else tuple(ScoresRecord.model_fields)
+    )
     tuned = ("truth", "atlas")
     if finished and there and any(getattr(there.tuning, name) != getattr(about.tuning, name) for name in tuned):
         raise UsageError(f"{objects.url}: holds scores with another tuning split; name another --out, or remove it")
@@ -148,7 +150,7 @@ def _counted(
 ) -> tuple[dict[str, Tally], Counter[str]]:
     """Counts of all shards together, and of pictures by what became of them."""
     settings_hash, wanted = about.digest(), {*TRIVIAL, *methods}
-    records = done(objects, atlas, settings_hash, ())
+    records = load_completed(objects, atlas, settings_hash, ())
     there = {shard: record.items for shard, record in records.items()}
     pending = [(part, there.get(part.shard, ())) for part in parts if not wanted <= set(there.get(part.shard, ()))]
     for name in (TABLE, CURVES, FIGURE) if pending else ():

@@ -15,7 +15,7 @@ from pipeline.score.counters import TUNING, Tally, fixed, group_of, pack, unpack
 from pipeline.score.splits import Part
 from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas, ObjectStore
-from pipeline.store.derived import parent
+from pipeline.store.derived import content_hash
 from schemas.commits import DerivedCommit
 from schemas.layout import commit_object
 from schemas.run import TargetKind
@@ -85,7 +85,7 @@ def score_shard(
     written = objects.put(counts_object(shard), pack(tallies))
     record = DerivedCommit(
         shard=shard,
-        parent=parent(kept.commit),
+        parent=content_hash(kept.commit),
         settings_hash=settings_hash,
         items=tuple(tallies),
         counts=dict(sorted(counts.items())),

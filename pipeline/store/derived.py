@@ -13,12 +13,12 @@ from schemas.layout import COMMITS, RUN, commit_object
 R = TypeVar("R", bound=Record)
 
 
-def parent(commit: CommitRecord | DerivedCommit) -> str:
+def content_hash(commit: CommitRecord | DerivedCommit) -> str:
     """Hash of all that is derived from: the objects of one shard, whenever and wherever they were made."""
     return sha256("\n".join(f"{each.path} {each.sha256}" for each in commit.objects).encode())
 
 
-def claim(objects: ObjectStore, name: str, about: R, free: Container[str] = ()) -> R | None:
+def check_output_dir(objects: ObjectStore, name: str, about: R, free: Container[str] = ()) -> R | None:
     """Make sure that a folder is free, or holds the same.
 
     Args:
@@ -54,7 +54,7 @@ def _without(record: Record, fields: Container[str]) -> dict[str, object]:
     return {name: value for name, value in record.model_dump(mode="json").items() if name not in fields}
 
 
-def made(objects: ObjectStore, shard: str) -> DerivedCommit | None:
+def read_commit(objects: ObjectStore, shard: str) -> DerivedCommit | None:
     """What was made of a shard, from whatever and by whatever; None where nothing was."""
     try:
         return _part(shard, objects.get(commit_object(shard)))
@@ -69,7 +69,9 @@ def _part(shard: str, data: bytes) -> DerivedCommit | None:
         return None
 
 
-def done(objects: ObjectStore, atlas: Atlas, settings_hash: str, parts: Iterable[str]) -> dict[str, DerivedCommit]:
+def load_completed(
+    objects: ObjectStore, atlas: Atlas, settings_hash: str, parts: Iterable[str]
+) -> dict[str, DerivedCommit]:
     """Records of the shards that need not be made again: with these settings, from the maps as they are, with these parts."""
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
     shards, wanted = [shard for shard in atlas.shard_names if shard in present], set(parts)
@@ -80,7 +82,7 @@ def done(objects: ObjectStore, atlas: Atlas, settings_hash: str, parts: Iterable
         record = _part(above.shard, data)
         if record is None or (record.shard, record.parent, record.settings_hash) != (
             above.shard,
-            parent(above),
+            content_hash(above),
             settings_hash,
         ):
             continue
@@ -91,12 +93,12 @@ def done(objects: ObjectStore, atlas: Atlas, settings_hash: str, parts: Iterable
     return {record.shard: record for record in good if all(each.path in there for each in record.objects)}
 
 
-def forget(objects: ObjectStore, atlas: Atlas, wanted: Container[str] | None = None) -> None:
+def remove_stale(objects: ObjectStore, atlas: Atlas, wanted: Container[str] | None = None) -> None:
     """Remove what was made of shards that are finished no more, or are not wanted; None wants all."""
     for name in objects.list(COMMITS):
         shard = name.removesuffix(".json")
         if shard not in atlas.committed or (wanted is not None and shard not in wanted):
-            record = made(objects, shard)
+            record = read_commit(objects, shard)
             for each in record.objects if record else ():
                 objects.delete(each.path)
             objects.delete(commit_object(shard))

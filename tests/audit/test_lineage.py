@@ -12,7 +12,7 @@ from pipeline.audit.map_tables import tables
 from pipeline.audit.publication.lineage import MAPS, breaks, lineage
 from pipeline.label import label
 from pipeline.store import Atlas
-from pipeline.store.derived import parent
+from pipeline.store.derived import content_hash
 from pipeline.store.parquet import to_parquet
 from schemas.audit import LINEAGE
 from schemas.base import sha256
@@ -56,11 +56,11 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
             pictures = atlas.samples_of(row["shard"])
             columns = [pictures["key"].to_pylist(), pictures["image_sha256"].to_pylist()]
             assert row["parent"] == sha256(json.dumps(columns).encode())
-            assert (row["maker"], row["hash"]) == (atlas.run.spec_hash, parent(commit))
+            assert (row["maker"], row["hash"]) == (atlas.run.spec_hash, content_hash(commit))
             assert (row["objects"], row["bytes"]) == (len(commit.objects), sum(each.size for each in commit.objects))
             assert row["commit"] == sha256((audited / "commits" / f"{row['shard']}.json").read_bytes())
         else:
-            assert row["parent"] == parent(commit)
+            assert row["parent"] == content_hash(commit)
     assert len({row["parent"] for row in rows if row["product"] == MAPS}) == TARS
     about = LabelsRecord.read((made / "elsewhere" / "policy.json").read_bytes(), "policy.json")
     assert about.hash == POLICY.digest()

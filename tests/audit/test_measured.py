@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.audit.metric_columns import Measured, measured_parts
 from pipeline.store import Atlas
-from pipeline.store.derived import parent
+from pipeline.store.derived import content_hash
 from schemas.audit import MEASURED
 
 
@@ -46,10 +46,10 @@ def test_figures_of_maps_that_are_no_more_are_left_out(published: Path, tmp_path
     commit = next(iter(Atlas.open(str(published.parents[1])).commits.values()))
     out = shutil.copytree(published, tmp_path / "audit")
     rows = np.arange(10**6)
-    assert len(measured_parts(str(out), commit.shard, parent(commit))) == 2
-    assert np.isfinite(Measured(str(out), commit.shard, parent(commit), "label").of("legrad", "adcc", rows)).any()
+    assert len(measured_parts(str(out), commit.shard, content_hash(commit))) == 2
+    assert np.isfinite(Measured(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)).any()
     for kind in ("faithfulness", "sanity"):
         path = out / kind / "commits" / f"{commit.shard}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
-    assert measured_parts(str(out), commit.shard, parent(commit)) == ()
-    assert np.isnan(Measured(str(out), commit.shard, parent(commit), "label").of("legrad", "adcc", rows)).all()
+    assert measured_parts(str(out), commit.shard, content_hash(commit)) == ()
+    assert np.isnan(Measured(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)).all()

@@ -18,7 +18,7 @@ from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.image.score_map import window
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, AtlasShard, Lease, ObjectStore
-from pipeline.store.derived import claim, done, forget, parent
+from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
 from pipeline.store.images import pictures as pictures_of
 from pipeline.truth import Truths, read_truth
 from pipeline.utils.io import refuse_commands
@@ -94,11 +94,11 @@ def export(
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     EXPORTERS[kind].check(about, audit)
-    claim(objects, ABOUT, about)
+    check_output_dir(objects, ABOUT, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
-        forget(objects, atlas)
-        records = done(objects, atlas, about.digest(), ())
+        remove_stale(objects, atlas)
+        records = load_completed(objects, atlas, about.digest(), ())
         pending = with_truth(
             atlas, [shard_name for shard_name in atlas.shard_names if shard_name not in records], known
         )
@@ -122,7 +122,7 @@ def _of_shard(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Trut
             written = _put(objects, names, Path(folder))
     record = DerivedCommit(
         shard=shard,
-        parent=parent(kept.commit),
+        parent=content_hash(kept.commit),
         settings_hash=about.digest(),
         items=(),
         counts={"images": len(part)},

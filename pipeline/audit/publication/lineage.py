@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from pipeline.store import Atlas, ObjectStore
-from pipeline.store.derived import parent
+from pipeline.store.derived import content_hash
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import LINEAGE
@@ -126,7 +126,7 @@ def _row(
         "shard": record.shard,
         "maker": settings_hash,
         "parent": made_of,
-        "hash": parent(record),
+        "hash": content_hash(record),
         "commit": sha256(objects.get(commit_object(record.shard))),
         "objects": len(record.objects),
         "bytes": sum(each.size for each in record.objects),
@@ -141,7 +141,7 @@ def _faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
         return [part]
     if part.shard != shard:
         return [f"{commit_object(shard)} is of shard {part.shard}"]
-    if part.parent != parent(atlas.record(shard)):
+    if part.parent != content_hash(atlas.record(shard)):
         return [f"{shard} was made of other maps than the atlas has; make it again"]
     if any(each.path == f"{_ROWS}/{shard}.parquet" for each in part.objects):
         return list(_other_pictures(atlas, objects, shard))

@@ -15,7 +15,7 @@ from pipeline.audit.publication.safe_reader import Unreadable, bytes_of, table_o
 from pipeline.audit.publication.verify_clusters import wrong_clusters
 from pipeline.audit.publication.verify_sums import wrong_counts, wrong_means, wrong_summaries
 from pipeline.store import ObjectStore
-from pipeline.store.derived import parent
+from pipeline.store.derived import content_hash
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit_records import AuditRecord
 from schemas.audit_tables import TABLES
@@ -130,7 +130,7 @@ def _lineage(objects: ObjectStore) -> Iterator[str]:
             if maps.get(part.shard) != part.parent:
                 yield f"{commit}: was made of other maps than {name} has"
             total = sum(each.size for each in part.objects)
-            known = {"hash": parent(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
+            known = {"hash": content_hash(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
             known |= {"parent": part.parent, "maker": part.settings_hash}
             row = told.pop((product, part.shard), {})
             for column, value in known.items():
