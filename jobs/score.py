@@ -70,10 +70,10 @@ def command(
       vitatlas score val.atlas --truth instances.json
       vitatlas score val.atlas --truth metadata/ILSVRC/test --tune metadata/ILSVRC/val --tune-atlas v2.atlas
     """
-    from pipeline.score import folder_of, score
+    from pipeline.score import default_output_dir, score
 
     output.note_partial(atlas)
-    folder = out or folder_of(atlas, truth, target)
+    folder = out or default_output_dir(atlas, truth, target)
     rows = score(atlas, truth, target, listed(methods), tune, tune_atlas, subset, folder, address, _note).to_pylist()
     if json_:
         output.as_json(rows)

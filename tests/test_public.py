@@ -16,9 +16,9 @@ PUBLIC = {
     """,
     "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
     "pipeline.run": "ExecutionOptions INLINE run",
-    "pipeline.truth": "Claims Truth Truths read_truth",
+    "pipeline.truth": "Truth TruthMatcher TruthSet read_truth",
     "pipeline.label": "EXPORTERS Labelled MaskDataset MaskSample Tuning label labels_of read_labels read_policy",
-    "pipeline.score": "MaskScores folder_of score score_masks",
+    "pipeline.score": "MaskScores default_output_dir score score_masks",
     "pipeline.metrics": "FAITHFULNESS KINDS METRICS SANITY evaluate_metrics",
     "schemas.errors": """
         AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod UnsupportedModel UsageError

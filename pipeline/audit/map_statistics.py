@@ -77,8 +77,8 @@ def coverage(truth: Truth, width: int, height: int, window: Window, grid: tuple[
     Raises:
         UsageError: the truth is of another size, or a box or mask cannot be used.
     """
-    truth = truth.of_size(width, height)
-    boxes, mask = truth.corners, truth.mask
+    truth = truth.with_size(width, height)
+    boxes, mask = truth.boxes, truth.mask
     if not len(boxes):
         return None
     if mask is None:

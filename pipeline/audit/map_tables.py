@@ -18,7 +18,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
 from pipeline.store.parquet import from_parquet, to_parquet
-from pipeline.truth import Truths
+from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS
 from schemas.audit_records import AuditRecord
@@ -35,7 +35,7 @@ def tables(
     out: str,
     target: TargetKind = "label",
     methods: Sequence[str] = (),
-    truth: Truths | None = None,
+    truth: TruthSet | None = None,
     address: str | None = None,
 ) -> dict[str, pa.Table]:
     """Write the tables of an atlas. What is done already is not done again.
@@ -80,7 +80,7 @@ def tables(
 
 
 def claimed(
-    atlas: Atlas, objects: ObjectStore, target: TargetKind, methods: Sequence[str], truth: Truths | None
+    atlas: Atlas, objects: ObjectStore, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
 ) -> AuditRecord:
     """What a folder of tables is made from, which it may not be made from anything else. Nothing is written.
 
@@ -96,7 +96,7 @@ def claimed(
     return about
 
 
-def with_truth(atlas: Atlas, shards: Sequence[str], truth: Truths | None) -> list[tuple[str, Truths | None]]:
+def with_truth(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[tuple[str, TruthSet | None]]:
     """Shards, each with what is known of its pictures, to be sent to where they are worked on."""
     if truth is None:
         return [(shard, None) for shard in shards]
@@ -109,7 +109,7 @@ def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[
         yield from_parquet(data)
 
 
-def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
+def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, TruthSet | None]) -> DerivedCommit:
     shard, truth = item
     objects = ObjectStore(out)
     objects.delete(commit_object(shard))
@@ -216,15 +216,15 @@ def _known(values: Floats) -> pa.Array:
     return pa.array(values, pa.float64(), from_pandas=True)
 
 
-def _covered(samples: pa.Table, truth: Truths | None, atlas: Atlas) -> Floats:
+def _covered(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) -> Floats:
     """Share of each cell that the object covers: [n, h, w]; NaN where nothing is known of a picture."""
     model = atlas.run.model
     covered = np.full((len(samples), *model.grid), np.nan)
     if truth is None:
         return covered
     for place, sample in enumerate(samples.to_pylist()):
-        known = truth.of(sample["key"])
-        if known is not None and known.annotated:
+        known = truth.find(sample["key"])
+        if known is not None and known.is_annotated:
             seen = window(sample, model.input_size)
             found = coverage(known, sample["width"], sample["height"], seen, model.grid)
             covered[place] = np.nan if found is None else found

@@ -14,7 +14,7 @@ from pipeline.label import labels_of
 from pipeline.label.mask import Label
 from pipeline.read.samples import read
 from pipeline.store import Atlas
-from pipeline.truth import Truths
+from pipeline.truth import TruthSet
 from schemas.policy import Policy
 
 _CELL, _LEFT, _TOP = 1.15, 0.2, 0.75
@@ -30,7 +30,7 @@ def plot_contact_sheet(
     rows: Sequence[int],
     methods: Sequence[str],
     policies: Sequence[Policy],
-    truth: Truths,
+    truth: TruthSet,
     names: Sequence[str],
     path: Path,
 ) -> None:
@@ -57,7 +57,7 @@ def plot_contact_sheet(
     grid = figure.subplots(len(rows), len(columns), squeeze=False, gridspec_kw=edges | {"wspace": 0.05, "hspace": 0.05})
     for line, row in zip(grid, rows, strict=True):
         sample = samples[row]
-        picture, known = pictures[row], truth.of(sample["key"])
+        picture, known = pictures[row], truth.find(sample["key"])
         real = known.mask if known is not None else None
         line[0].imshow(picture)
         line[0].set_ylabel(names[sample["label"]], fontsize=7)

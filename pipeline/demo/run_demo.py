@@ -25,7 +25,7 @@ from pipeline.run.execution import Executor
 from pipeline.run.plan import plan
 from pipeline.score import MaskScores, score, score_masks
 from pipeline.store import Atlas
-from pipeline.truth import Truths, read_truth
+from pipeline.truth import TruthSet, read_truth
 from schemas.base import Record
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import SpecMismatchError, UsageError
@@ -167,7 +167,7 @@ def _compared(expected: Estimate, atlas: Atlas) -> dict[str, dict[str, float]]:
     }
 
 
-def _sheet(atlas: Atlas, truth: Truths, methods: list[str], path: Path) -> None:
+def _sheet(atlas: Atlas, truth: TruthSet, methods: list[str], path: Path) -> None:
     """One sample of each class, from the first shard."""
     shard = next(iter(atlas.commits))
     labels = atlas.shard(shard).samples["label"].to_pylist()

@@ -146,7 +146,7 @@ def write_truth(world: SyntheticDataset, folder: Path) -> None:
     for url in find([world.shards]):
         with opened(url) as stream, tarfile.open(folder / Path(url).name, "w") as archive:
             for sample in group(entries(stream), load=True):
-                truth = truths.of(sample.key)
+                truth = truths.find(sample.key)
                 buffer = BytesIO()
                 Image.fromarray(truth.mask.astype(np.uint8)).save(buffer, "PNG")  # type: ignore[union-attr]
                 about = json.dumps({"status": "ok", "label": int(sample.members["cls"].data or 0)})

@@ -10,7 +10,7 @@ from pipeline.label.label_shard import check, heats
 from pipeline.label.mask import Label, make
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from pipeline.truth import Claims, Truth, Truths, read_truth
+from pipeline.truth import Truth, TruthMatcher, TruthSet, read_truth
 from schemas.errors import UsageError
 from schemas.policy import Cut, Filter, Policy
 from schemas.samples import SampleStatus
@@ -70,30 +70,30 @@ class Tuning:
         return float(THRESHOLDS[best]), said
 
 
-def _known(atlas: Atlas, truth: Truths) -> list[tuple[str, Truths]]:
+def _known(atlas: Atlas, truth: TruthSet) -> list[tuple[str, TruthSet]]:
     """Shards with pictures of which there is truth, each with that part of it."""
     shards = [shard.name for shard in atlas.run.shards if shard.name in atlas.committed]
-    parts, claims = [], Claims(truth)
+    parts, matcher = [], TruthMatcher(truth)
     for shard_name in shards:
         rows = atlas.samples_of(shard_name, ["key", "status"]).to_pylist()
         keys = [row["key"] for row in rows if row["status"] != SampleStatus.DUPLICATE_KEY]
         for key in keys:
-            claims.of(shard_name, key)
+            matcher.match(shard_name, key)
         parts.append((shard_name, truth.subset(keys)))
     return [(shard_name, part) for shard_name, part in parts if len(part)]
 
 
 def _overlaps(
-    atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, Truths]
+    atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, TruthSet]
 ) -> tuple[str, list[list[float]]]:
     shard, truth = item
     found: list[list[float]] = []
     candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
     for heat, sample in heats(atlas, shard, policy, allow_pipe):
-        known = truth.of(sample["key"])
-        if heat is None or known is None or not len(known.corners):
+        known = truth.find(sample["key"])
+        if heat is None or known is None or not len(known.boxes):
             continue
-        known = known.of_size(sample["width"], sample["height"])
+        known = known.with_size(sample["width"], sample["height"])
         frame = atlas.run.model.input_size
         found.append([overlap(make(heat, sample, frame, each), known) for each in candidates])
     return shard, found
@@ -111,7 +111,7 @@ def overlap(label: Label, truth: Truth) -> float:
         counts = ~truth.ignore | real
         return float((mask & real & counts).sum() / max(1, ((mask | real) & counts).sum()))
     box = np.array(label.boxes[0])
-    low, high = np.maximum(box[:2], truth.corners[:, :2]), np.minimum(box[2:], truth.corners[:, 2:])
+    low, high = np.maximum(box[:2], truth.boxes[:, :2]), np.minimum(box[2:], truth.boxes[:, 2:])
     shared = np.clip(high - low + 1, 0, None).prod(1)
-    areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (box, truth.corners)]
+    areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (box, truth.boxes)]
     return float((shared / (areas[0] + areas[1] - shared)).max())

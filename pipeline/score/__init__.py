@@ -1,6 +1,6 @@
 """Numbers that say how good maps are."""
 
 from pipeline.score.mask_quality import MaskScores, score_masks
-from pipeline.score.score_atlas import folder_of, score
+from pipeline.score.score_atlas import default_output_dir, score
 
-__all__ = ["MaskScores", "folder_of", "score", "score_masks"]
+__all__ = ["MaskScores", "default_output_dir", "score", "score_masks"]

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.label.formats.png_encoding import IGNORE, OBJECT
 from pipeline.label.mask import Label
 from pipeline.store import ObjectStore
-from pipeline.truth import Claims, Truths
+from pipeline.truth import TruthMatcher, TruthSet
 from schemas.errors import RunFailedError, UsageError
 
 _SUFFIX = ".mask.png"
@@ -45,7 +45,7 @@ class MaskScores:
     ious: dict[str, float] = field(repr=False)
 
 
-def score_masks(labels: str | Iterable[Label], truth: Truths) -> MaskScores:
+def score_masks(labels: str | Iterable[Label], truth: TruthSet) -> MaskScores:
     """Compare labels with the truth.
 
     Args:
@@ -59,10 +59,10 @@ def score_masks(labels: str | Iterable[Label], truth: Truths) -> MaskScores:
     figures: list[tuple[float, ...]] = []
     ious: dict[str, float] = {}
     known: set[str] = set()
-    claims = Claims(truth)
+    matcher = TruthMatcher(truth)
     for shard, key, mask, ignore in masks:
-        picture = claims.of(shard, key)
-        real = None if picture is None else picture.of_size(mask.shape[1], mask.shape[0]).mask
+        picture = matcher.match(shard, key)
+        real = None if picture is None else picture.with_size(mask.shape[1], mask.shape[0]).mask
         if picture is None or real is None:
             continue
         known.add(picture.key)
@@ -74,7 +74,7 @@ def score_masks(labels: str | Iterable[Label], truth: Truths) -> MaskScores:
     iou, precision, all_right, object_precision, coverage = (
         100 * np.mean(figures, axis=0) if figures else np.full(5, np.nan)
     ).tolist()
-    unlabelled = sum(truth.pictures[key].mask is not None for key in truth if key not in known)
+    unlabelled = sum(truth.by_key[key].mask is not None for key in truth if key not in known)
     return MaskScores(len(figures), unlabelled, iou, precision, all_right, object_precision, coverage, ious)
 
 

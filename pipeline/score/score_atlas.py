@@ -19,7 +19,7 @@ from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.derived import check_output_dir, load_completed, remove_stale
 from pipeline.store.parquet import to_parquet
-from pipeline.truth import Truths, read_truth
+from pipeline.truth import TruthSet, read_truth
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
@@ -79,7 +79,7 @@ def score(
             raise UsageError(f"{tune_atlas}: is of another network than {url}; its thresholds say nothing here")
         further = list(tuning_parts(other, tuning, subset, say))
     about = _about(atlas, known, target, subset, tuning, other, [*parts, *further])
-    objects = ObjectStore(out or folder_of(url, truth, target))
+    objects = ObjectStore(out or default_output_dir(url, truth, target))
     _claim(objects, about)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
@@ -105,10 +105,10 @@ def score(
 
 def _about(
     atlas: Atlas,
-    truth: Truths,
+    truth: TruthSet,
     target: TargetKind,
     subset: bool,
-    tuning: Truths | None,
+    tuning: TruthSet | None,
     other: Atlas | None,
     parts: Iterable[Part],
 ) -> ScoresRecord:
@@ -134,7 +134,7 @@ def _claim(objects: ObjectStore, about: ScoresRecord) -> None:
         raise UsageError(f"{objects.url}: holds scores with another tuning split; name another --out, or remove it")
 
 
-def folder_of(url: str, truth: str, target: TargetKind) -> str:
+def default_output_dir(url: str, truth: str, target: TargetKind) -> str:
     """Where scores stand if nobody says it: ``scores/<truth>-<target>`` in the atlas."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(truth).resolve().name).strip("-") or "truth"
     return f"{url.rstrip('/')}/{SCORES}/{name}-{target}"

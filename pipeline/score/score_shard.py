@@ -102,11 +102,11 @@ def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tupl
     if sample["status"] != SampleStatus.OK:
         return "tuning_without_maps" if aside else "without_maps", None
     width, height = sample["width"], sample["height"]
-    known = known.of_size(width, height)
-    corners = known.corners
+    known = known.with_size(width, height)
+    corners = known.boxes
     if not len(corners):
         return "tuning_without_object" if aside else "without_object", None
-    mask, ignore = known.on_grid(SIDE)
+    mask, ignore = known.masks_on_grid(SIDE)
     key = sample["key"].removeprefix("./")
     return "tuning" if aside else "scored", Picture(
         group=TUNING.stop - 1 if aside else group_of(key, sample["key"] in part.split),

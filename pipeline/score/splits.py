@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipeline.score.counters import order
 from pipeline.store import Atlas
-from pipeline.truth import Claims, Truth, Truths
+from pipeline.truth import Truth, TruthMatcher, TruthSet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.errors import UsageError
 from schemas.samples import SampleStatus
@@ -24,9 +24,9 @@ class Part:
     """
 
     shard: str
-    truth: Truths
+    truth: TruthSet
     split: frozenset[str] = frozenset()
-    aside: Truths | None = None
+    aside: TruthSet | None = None
 
     def of(self, key: str) -> tuple[Truth | None, bool]:
         """The truth of a picture, and whether it is of one that serves for tuning only."""
@@ -36,16 +36,16 @@ class Part:
         return known, False
 
 
-def said(truth: Truths, key: str) -> Truth | None:
+def said(truth: TruthSet, key: str) -> Truth | None:
     """What is said of a picture; None where nothing is, even if it is named."""
-    known = truth.of(key)
-    return known if known is not None and known.annotated else None
+    known = truth.find(key)
+    return known if known is not None and known.is_annotated else None
 
 
 def parts_of(
     atlas: Atlas,
-    truth: Truths,
-    tuning: Truths | Literal["by hash"] | None = "by hash",
+    truth: TruthSet,
+    tuning: TruthSet | Literal["by hash"] | None = "by hash",
     subset: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Part]:
@@ -60,24 +60,24 @@ def parts_of(
         UsageError: a picture is missing on one side, or is of another size in the truth; no picture is on both; a
             picture of the truth would be that of two samples.
     """
-    named = tuning if isinstance(tuning, Truths) else None
+    named = tuning if isinstance(tuning, TruthSet) else None
     keys: dict[str, list[str]] = {}
     good: dict[str, None] = {}
     lacking: list[str] = []
-    claims = [Claims(each) for each in (truth, named) if each is not None]
+    claims = [TruthMatcher(each) for each in (truth, named) if each is not None]
     read = partial(atlas.samples_of, columns=["key", "status", "width", "height"])
     for shard, table in zip(atlas.shard_names, concurrent_map(read, atlas.shard_names), strict=True):
         keys[shard] = table["key"].to_pylist()
         for row in table.to_pylist():
             if row["status"] != SampleStatus.DUPLICATE_KEY:
                 for each in claims:
-                    each.of(shard, row["key"])
+                    each.match(shard, row["key"])
             if row["status"] != SampleStatus.OK:
                 continue
             both = [said(each, row["key"]) for each in (truth, named) if each is not None]
             for known in both:
                 if known is not None:
-                    known.of_size(row["width"], row["height"])
+                    known.with_size(row["width"], row["height"])
             if both[0] is not None:
                 good[row["key"]] = None
             elif not any(both):
@@ -102,8 +102,8 @@ def _chosen(keys: Sequence[str]) -> list[str]:
 
 def _compare(
     atlas: Atlas,
-    truth: Truths,
-    tuning: Truths | None,
+    truth: TruthSet,
+    tuning: TruthSet | None,
     keys: Iterable[str],
     lacking: Sequence[str],
     subset: bool,
@@ -134,7 +134,7 @@ def _further(keys: Sequence[str]) -> str:
 
 
 def tuning_parts(
-    atlas: Atlas, truth: Truths, subset: bool, say: Callable[[str], None] = lambda line: None
+    atlas: Atlas, truth: TruthSet, subset: bool, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Part]:
     """Parts of an atlas all of whose pictures serve for tuning. Raises: see ``parts_of``."""
     for part in parts_of(atlas, truth, truth, subset, say):

@@ -85,25 +85,25 @@ class TruthMasks:
 
     def __init__(self, source: str) -> None:
         self._truths = read_truth(source)
-        self.count: int | None = sum(self._truths.pictures[key].annotated for key in self._truths)
+        self.count: int | None = sum(self._truths.by_key[key].is_annotated for key in self._truths)
         if not self.count:
             raise UsageError(f"{source}: has no annotation of any picture")
         self.about = f"{self._truths.name} {self._truths.digest}"
 
     def __contains__(self, key: object) -> bool:
-        truth = self._truths.of(str(key))
-        return truth is not None and truth.annotated
+        truth = self._truths.find(str(key))
+        return truth is not None and truth.is_annotated
 
     def of(self, shard: str, sample: Sample) -> Known | None:
-        truth = self._truths.of(sample.key)
+        truth = self._truths.find(sample.key)
         if truth is not None and truth.width is None and sample.picture is not None:
-            truth = truth.of_size(sample.picture.width, sample.picture.height)
+            truth = truth.with_size(sample.picture.width, sample.picture.height)
         if truth is None:
             return None
         mask = truth.mask
         if mask is not None:
             return Known(mask, truth.ignore & ~mask)
-        corners = truth.corners
+        corners = truth.boxes
         if not len(corners):  # nothing is said of single objects
             return None
         filled = np.zeros_like(truth.ignore)

@@ -1,7 +1,6 @@
-"""What really is in pictures, from the annotation files that people have."""
+"""Ground truth of images: readers for the annotation formats in common use."""
 
-from pipeline.truth.claims import Claims
 from pipeline.truth.registry import read_truth
-from pipeline.truth.truth import Truth, Truths
+from pipeline.truth.truth import Truth, TruthMatcher, TruthSet
 
-__all__ = ["Claims", "Truth", "Truths", "read_truth"]
+__all__ = ["Truth", "TruthMatcher", "TruthSet", "read_truth"]

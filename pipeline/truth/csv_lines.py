@@ -1,4 +1,4 @@
-"""Files of comma-separated lines."""
+"""Reading of files of comma-separated lines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from schemas.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CsvLine:
     """A line that is not blank.
 
     Attributes:
-        number: in its file, from 1.
-        columns: as they are written.
+        number: of the line in its file, from 1.
+        columns: texts between the commas, as written.
     """
 
     number: int
     columns: list[str]
 
 
-def contents(file: Path) -> bytes:
-    """The bytes of a file.
+def read_bytes(file: Path) -> bytes:
+    """Return the content of a file.
 
     Raises:
         UsageError: it cannot be read.
@@ -35,8 +35,12 @@ def contents(file: Path) -> bytes:
         raise UsageError(f"{file}: {error.strerror or error}") from None
 
 
-def lines(data: bytes, file: Path) -> list[Line]:
-    """Lines of a file; its last may lack an end, as many of wsolevaluation's do.
+def parse_lines(data: bytes, file: Path) -> list[CsvLine]:
+    """Split a file into lines. The last one may lack a newline, as in many files of wsolevaluation.
+
+    Args:
+        data: content of the file.
+        file: its path, for errors.
 
     Raises:
         UsageError: it is not text.
@@ -44,38 +48,40 @@ def lines(data: bytes, file: Path) -> list[Line]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not text in UTF-8") from None
-    every = enumerate((line.strip() for line in text.split("\n")), 1)
-    return [Line(number, line.split(",")) for number, line in every if line]
+        raise UsageError(f"{file}: is not text in UTF-8; convert it") from None
+    lines = enumerate((line.strip() for line in text.split("\n")), 1)
+    return [CsvLine(number, line.split(",")) for number, line in lines if line]
 
 
-def numbers(rows: Sequence[Sequence[str]], width: int, where: Callable[[int], str]) -> NDArray[np.float64]:
-    """Numbers [n, width] that are written in columns.
+def parse_floats(rows: Sequence[Sequence[str]], width: int, describe_row: Callable[[int], str]) -> NDArray[np.float64]:
+    """Return the numbers in columns of text as float [n, width].
 
     Args:
-        where: of each row, for what is wrong with it.
+        rows: texts, each of ``width`` columns.
+        width: number of columns.
+        describe_row: returns the text that names the i-th row in an error.
 
     Raises:
-        UsageError: something is no number, or not a finite one.
+        UsageError: a text is not a finite number.
     """
     try:
         values = np.array(rows, np.float64).reshape(-1, width)
     except ValueError:
-        values = np.array([[_number(each) for each in row] for row in rows])
-    wrong = ~np.isfinite(values).all(1)
-    if wrong.any():
-        place = int(wrong.argmax())
-        raise UsageError(f"{where(place)} is {','.join(rows[place])[:60]}, which are not all numbers")
+        values = np.array([[_parse_float(text) for text in row] for row in rows])
+    faulty = ~np.isfinite(values).all(1)
+    if faulty.any():
+        index = int(faulty.argmax())
+        raise UsageError(f"{describe_row(index)} is {','.join(rows[index])[:60]}, which are not all numbers")
     return values
 
 
-def pixels(text: str) -> int:
-    """How many pixels a text says; 0 where it says none."""
+def parse_pixels(text: str) -> int:
+    """Return the number of pixels that a text gives; 0 if it is not such a number."""
     text = text.strip()
     return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
-def _number(text: str) -> float:
+def _parse_float(text: str) -> float:
     try:
         return float(text)
     except ValueError:

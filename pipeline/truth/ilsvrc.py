@@ -1,7 +1,7 @@
-"""Boxes of ILSVRC: a folder of XML files in the form of Pascal VOC, one for each picture.
+"""Reader of ILSVRC boxes: a folder of Pascal VOC XML files, one for each image.
 
-A picture is named by the path of its XML file, not by the ``filename`` in it, which says ``%s`` in some of ILSVRC's.
-The numbers of ``bndbox`` are kept, as wsolevaluation's metadata does; see ``boxes``.
+An image is named by the path of its XML file, not by the ``filename`` in it, which is ``%s`` in some files of ILSVRC.
+The numbers of ``bndbox`` are kept, as in the metadata of wsolevaluation; see ``box_truth``.
 """
 
 from pathlib import Path
@@ -10,57 +10,58 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from pipeline.read.samples import key_of
-from pipeline.truth.boxes import Size, box_truths
-from pipeline.truth.csv_lines import contents, numbers, pixels
-from pipeline.truth.truth import Truths
+from pipeline.truth.box_truth import ImageSize, build_box_truths
+from pipeline.truth.csv_lines import parse_floats, parse_pixels, read_bytes
+from pipeline.truth.truth import TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def there(path: Path) -> bool:
-    """Whether a folder holds XML files, however deep."""
+def matches(path: Path) -> bool:
+    """Return True if the path is a folder with XML files, at any depth."""
     return path.is_dir() and next(path.rglob("*.xml"), None) is not None
 
 
-def read(path: Path) -> Truths:
-    """Truth from a folder.
+def read(path: Path) -> TruthSet:
+    """Read the truth in a folder.
 
     Raises:
-        UsageError: a file is no XML of this form, or a box cannot be used.
+        UsageError: a file is not XML of this form, or a box cannot be used.
     """
     keys: list[str] = []
-    sizes: list[Size] = []
+    sizes: list[ImageSize] = []
     rows: list[list[str]] = []
-    owners: list[int] = []
+    image_indices: list[int] = []
     hashes: list[str] = []
     files = sorted(path.rglob("*.xml"))
-    for place, file in enumerate(files):
-        data, name = contents(file), file.relative_to(path).as_posix()
-        root = _parse(data, file)
-        boxes = [[_text(each, side, file) for side in SIDES] for each in root.iterfind("object/bndbox")]
+    for index, file in enumerate(files):
+        data, name = read_bytes(file), file.relative_to(path).as_posix()
+        root = _parse_xml(data, file)
+        boxes = [[_child_text(box, side, file) for side in SIDES] for box in root.iterfind("object/bndbox")]
         if len(boxes) != len(root.findall("object")):
-            raise UsageError(f"{file}: an object has no bndbox; add it, or take the object out")
+            raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
         rows += boxes
-        owners += [place] * len(boxes)
+        image_indices += [index] * len(boxes)
         keys.append(key_of(name))
-        sizes.append(_size(root, file))
+        sizes.append(_parse_size(root, file))
         hashes.append(f"{name} {sha256(data)}")
 
-    def where(row: int) -> str:
-        return f"{files[owners[row]]}: box {row - owners.index(owners[row]) + 1}"
+    def describe_box(row: int) -> str:
+        return f"{files[image_indices[row]]}: box {row - image_indices.index(image_indices[row]) + 1}"
 
     digest = sha256("\n".join(hashes).encode())
-    return Truths.gather(path, digest, box_truths(keys, sizes, numbers(rows, 4, where), owners, where))
+    truths = build_box_truths(keys, sizes, parse_floats(rows, 4, describe_box), image_indices, describe_box)
+    return TruthSet.from_truths(path, digest, truths)
 
 
-def _parse(data: bytes, file: Path) -> Element:
-    """The root of an XML file. One with a document type is refused: it may define entities, which may grow or fetch."""
+def _parse_xml(data: bytes, file: Path) -> Element:
+    """Return the root of an XML file. A document type is refused: its entities may grow without bound or fetch files."""
     tree, parser = TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: object) -> NoReturn:
-        raise UsageError(f"{file}: has a document type, which annotations have not; take it out")
+        raise UsageError(f"{file}: has a document type, which annotations do not have; remove it")
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = tree.start
@@ -68,27 +69,27 @@ def _parse(data: bytes, file: Path) -> Element:
     parser.CharacterDataHandler = tree.data
     try:
         parser.Parse(data, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter of encodings
+    except (expat.ExpatError, ValueError, LookupError) as error:  # ValueError and LookupError: unknown encodings
         raise UsageError(f"{file}: is not XML ({error})") from None
     root = tree.close()
     if root.tag != "annotation":
-        raise UsageError(f"{file}: is XML of {root.tag}, not an annotation; name a folder of annotations alone")
+        raise UsageError(f"{file}: is XML of {root.tag}, not an annotation; name a folder of annotations only")
     return root
 
 
-def _text(element: Element, name: str, file: Path) -> str:
-    found = element.findtext(name)
-    if found is None:
-        raise UsageError(f"{file}: {element.tag} has no {name}")
-    return found.strip()
+def _child_text(element: Element, name: str, file: Path) -> str:
+    text = element.findtext(name)
+    if text is None:
+        raise UsageError(f"{file}: {element.tag} has no {name}; add it")
+    return text.strip()
 
 
-def _size(root: Element, file: Path) -> Size:
+def _parse_size(root: Element, file: Path) -> ImageSize:
     size = root.find("size")
     if size is None:
         return None
-    texts = [_text(size, name, file) for name in ("width", "height")]
-    width, height = map(pixels, texts)
+    texts = [_child_text(size, name, file) for name in ("width", "height")]
+    width, height = map(parse_pixels, texts)
     if not width or not height:
-        raise UsageError(f"{file}: its size is {'×'.join(texts)[:60]}; write that of the picture, or none")
+        raise UsageError(f"{file}: its size is {'×'.join(texts)[:60]}; write the size of the image, or remove it")
     return width, height

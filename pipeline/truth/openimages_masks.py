@@ -1,4 +1,4 @@
-"""Truth of masks, a PNG for each object and one for what is ignored, as OpenImages has them."""
+"""Truth of instance masks as in OpenImages: one PNG for each object and one for the ignored pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,76 +6,79 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.truth.mask_folder import tight
-from pipeline.truth.png_file import Png
+from pipeline.truth.box_truth import ImageSize
+from pipeline.truth.mask_folder import tight_boxes
+from pipeline.truth.png_file import PngFile
 from pipeline.truth.truth import Boxes, Mask, Truth
 from schemas.errors import UsageError
 
-_SHAPE = 0.02
-"""By how much the side ratio of a mask may differ from that of its picture, for rounding."""
+_ASPECT_TOLERANCE = 0.02
+"""Largest relative difference between the side ratios of a mask and of its image, which rounding may cause."""
 
 
 @dataclass(frozen=True, eq=False)
 class InstanceTruth(Truth):
-    """The masks of one picture. A pixel that is not black is of the object, as for the reference evaluator.
+    """The masks of one image. A pixel that is not black belongs to the object, as in the reference evaluator.
 
-    The masks of OpenImages are of other sizes than its pictures. Where no file says the size of the picture, masks
-    are of their own size, and ``of_size`` brings them to the picture's, nearest pixel.
+    The masks of OpenImages have other sizes than its images. If no file gives the size of the image, masks keep
+    their own size, and ``with_size`` resizes them to the image, by nearest pixel.
 
     Attributes:
-        objects: a mask each, all of one size.
-        ignored: what is ignored but where an object is.
+        objects: one mask for each object, all of one size.
+        ignored: mask of the ignored pixels; objects take precedence.
     """
 
-    objects: tuple[Png, ...]
-    ignored: Png | None
+    objects: tuple[PngFile, ...]
+    ignored: PngFile | None
 
     @property
-    def corners(self) -> Boxes:
-        return np.concatenate([tight(self._plane(png).astype(np.int32)) for png in self.objects])
+    def boxes(self) -> Boxes:
+        return np.concatenate([tight_boxes(self._read_mask(png).astype(np.int32)) for png in self.objects])
 
     @property
     def mask(self) -> Mask:
-        return np.logical_or.reduce([self._plane(png) for png in self.objects])
+        return np.logical_or.reduce([self._read_mask(png) for png in self.objects])
 
     @property
     def ignore(self) -> Mask:
         mask = self.mask
-        return np.zeros_like(mask) if self.ignored is None else self._plane(self.ignored) & ~mask
+        return np.zeros_like(mask) if self.ignored is None else self._read_mask(self.ignored) & ~mask
 
-    def of_size(self, width: int, height: int) -> Truth:
-        super().of_size(width, height)
+    def with_size(self, width: int, height: int) -> Truth:
+        super().with_size(width, height)
         png = self.objects[0]
-        if abs(png.width * height - png.height * width) > _SHAPE * png.height * width:
-            what = f"{self.key}: its mask is {png.width}×{png.height} pixels, the picture {width}×{height}"
-            raise UsageError(f"{what}, which is another shape; is it the mask of another picture?")
+        if abs(png.width * height - png.height * width) > _ASPECT_TOLERANCE * png.height * width:
+            sizes = f"{self.key}: its mask is {png.width}×{png.height} pixels, the image {width}×{height}"
+            raise UsageError(f"{sizes}, which is another side ratio; is it the mask of another image?")
         return replace(self, width=width, height=height)
 
-    def on_grid(self, side: int) -> tuple[Mask | None, Mask]:
+    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
         if self.width is None:
-            return super().on_grid(side)
-        # By way of the picture's size the nearest pixel would be another one than the reference's.
-        return replace(self, width=None, height=None).on_grid(side)
+            return super().masks_on_grid(side)
+        # A resize by way of the image's size would select other nearest pixels than the reference does.
+        return replace(self, width=None, height=None).masks_on_grid(side)
 
-    def _plane(self, png: Png) -> Mask:
-        grey = png.grey()
-        if self.width is not None and self.height is not None and grey.shape != (self.height, self.width):
-            grey = cv2.resize(grey, (self.width, self.height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
-        return grey > 0
+    def _read_mask(self, png: PngFile) -> Mask:
+        gray = png.gray()
+        if self.width is not None and self.height is not None and gray.shape != (self.height, self.width):
+            gray = cv2.resize(gray, (self.width, self.height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        return gray > 0
 
 
-def one_size(pngs: Sequence[Png], size: tuple[int, int] | None, key: str) -> None:
-    """Refuse masks of one picture that are of several sizes.
+def require_same_size(pngs: Sequence[PngFile], size: ImageSize, key: str) -> None:
+    """Refuse masks of one image that differ in size.
 
     Args:
-        size: width and height of the picture, where they are known.
+        pngs: masks of the image.
+        size: width and height of the image, if known.
+        key: of the image.
 
     Raises:
-        UsageError: one is of another size than the picture, or than the first of them.
+        UsageError: a mask differs in size from the image, or from the first mask.
     """
     width, height = size or (pngs[0].width, pngs[0].height)
     for png in pngs:
         if (png.width, png.height) != (width, height):
-            other = "the picture" if size else pngs[0].path
-            what = f"{png.path}: is {png.width}×{png.height} pixels, but {other} is {width}×{height}"
-            raise UsageError(f"{what}; is it a mask of {key}?")
+            other = "the image" if size else pngs[0].path
+            sizes = f"{png.path}: is {png.width}×{png.height} pixels, but {other} is {width}×{height}"
+            raise UsageError(f"{sizes}; is it a mask of {key}?")

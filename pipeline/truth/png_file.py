@@ -1,4 +1,4 @@
-"""PNG files that hold a mask. Headers are read at once, pixels when they are asked for."""
+"""PNG files that hold a mask. Headers are read at once, pixels on demand."""
 
 import io
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from pipeline.read.decode import MAX_PIXELS
-from pipeline.truth.csv_lines import contents
+from pipeline.truth.csv_lines import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
 
@@ -21,7 +21,7 @@ MODES = ("1", "L", "P", "RGB")
 
 
 @dataclass(frozen=True)
-class Png:
+class PngFile:
     """A PNG on a disk.
 
     Attributes:
@@ -42,40 +42,42 @@ class Png:
         """Read the header.
 
         Raises:
-            UsageError: it is missing, no PNG, too large, or of a mode that no mask has.
+            UsageError: the file is missing, not a PNG, too large, or of a mode that masks do not have.
         """
-        data = contents(file)
-        with _reading(file):
-            image = PngImageFile(io.BytesIO(data))  # not Image.open, which takes other kinds for a PNG
+        data = read_bytes(file)
+        with _png_errors(file):
+            image = PngImageFile(io.BytesIO(data))  # not Image.open, which accepts other formats
         if image.width * image.height > MAX_PIXELS:
             raise UsageError(f"{file}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         if image.mode not in MODES:
-            raise UsageError(f"{file}: is a PNG of mode {image.mode}; it can be indexed, grey, RGB or of one bit")
+            raise UsageError(f"{file}: is a PNG of mode {image.mode}; write it as indexed, gray, RGB or one bit")
         return cls(str(file), sha256(data), image.mode, image.width, image.height)
 
     def values(self) -> NDArray[Any]:
-        """What is stored: bool or uint8 [height, width], indices of an indexed one; uint8 [height, width, 3] of RGB.
+        """Return the stored values: bool or uint8 [height, width], or uint8 [height, width, 3] for RGB.
+
+        Values of an indexed PNG are its indices.
 
         Raises:
-            UsageError: it cannot be decoded, or is not what it was.
+            UsageError: it cannot be decoded, or has changed since it was opened.
         """
-        return _decoded(self, None)
+        return _decode(self, None)
 
-    def grey(self) -> NDArray[np.uint8]:
-        """What it looks like in grey: uint8 [height, width].
+    def gray(self) -> NDArray[np.uint8]:
+        """Return the image converted to gray: uint8 [height, width].
 
         Raises:
             UsageError: see ``values``.
         """
-        return _decoded(self, "L")
+        return _decode(self, "L")
 
 
 @lru_cache(maxsize=4)
-def _decoded(png: Png, mode: str | None) -> NDArray[Any]:
-    data = contents(Path(png.path))
+def _decode(png: PngFile, mode: str | None) -> NDArray[Any]:
+    data = read_bytes(Path(png.path))
     if sha256(data) != png.sha256:
-        raise UsageError(f"{png.path}: was written over since its folder was read; begin again")
-    with _reading(png.path):
+        raise UsageError(f"{png.path}: was overwritten after its folder was read; run the command again")
+    with _png_errors(png.path):
         image = PngImageFile(io.BytesIO(data))
         values = np.asarray(image.convert(mode) if mode else image)
     values.setflags(write=False)
@@ -83,10 +85,10 @@ def _decoded(png: Png, mode: str | None) -> NDArray[Any]:
 
 
 @contextmanager
-def _reading(path: object) -> Iterator[None]:
+def _png_errors(path: object) -> Iterator[None]:
     try:
         yield
-    except MemoryError:  # the machine's fault: limits are looked at before
+    except MemoryError:  # not the file's fault: its size is checked before
         raise
-    except Exception as error:  # Pillow raises whatever it is that it trips over
+    except Exception as error:  # Pillow raises many types on damaged files
         raise UsageError(f"{path}: cannot be read as a PNG ({error})") from None

@@ -1,52 +1,52 @@
-"""What truth a path holds: one line for each format."""
+"""Registry of the truth formats, one line each, and the function that reads them all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, wsolevaluation
-from pipeline.truth.truth import Truths
+from pipeline.truth.truth import TruthSet
 from schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Format:
-    """A kind of annotation files.
+class TruthFormat:
+    """A format of annotation files.
 
     Attributes:
-        looks_for: what a folder of it holds, for people; None where it is a file only.
-        there: whether a path is of this kind, by its name and those of the files in it.
-        read: reads it.
+        expected: content of a folder in this format, for errors; None if the format is a single file.
+        matches: returns True if a path has this format, judged by file names only.
+        read: reads the path.
     """
 
-    looks_for: str | None
-    there: Callable[[Path], bool]
-    read: Callable[[Path], Truths]
+    expected: str | None
+    matches: Callable[[Path], bool]
+    read: Callable[[Path], TruthSet]
 
 
-FORMATS: dict[str, Format] = {
-    "coco": Format(coco.INSTANCES, coco.there, coco.read),
-    "table": Format(None, csv_boxes.there, csv_boxes.read),
-    "wsolevaluation": Format(
-        f"{wsolevaluation.IDS} with {wsolevaluation.OBJECTS}", wsolevaluation.there, wsolevaluation.read
-    ),
-    "ilsvrc": Format("XML annotations", ilsvrc.there, ilsvrc.read),
-    "png": Format("PNG masks", mask_folder.there, mask_folder.read),
+TRUTH_FORMATS: dict[str, TruthFormat] = {
+    "coco": TruthFormat(coco.INSTANCES, coco.matches, coco.read),
+    "table": TruthFormat(None, csv_boxes.matches, csv_boxes.read),
+    "wsolevaluation": TruthFormat(wsolevaluation.EXPECTED, wsolevaluation.matches, wsolevaluation.read),
+    "ilsvrc": TruthFormat("XML annotations", ilsvrc.matches, ilsvrc.read),
+    "png": TruthFormat("PNG masks", mask_folder.matches, mask_folder.read),
 }
-"""In the order in which they are looked for: the first that is there is read."""
+"""In the order of detection: the first format that matches is read."""
 
 
-def read_truth(path: str | Path) -> Truths:
-    """Truth from a file or a folder, whatever format it has.
+def read_truth(path: str | Path) -> TruthSet:
+    """Read the truth in a file or a folder of any registered format.
 
     Raises:
-        UsageError: there is nothing, nothing known, or something wrong with it.
+        UsageError: the path does not exist, has no known format, or holds a fault.
     """
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path}: No such file or folder")
-    for each in FORMATS.values():
-        if each.there(path):
-            return each.read(path)
-    looked = " nor ".join(each.looks_for for each in FORMATS.values() if each.looks_for)
-    raise UsageError(f"{path}: holds neither {looked}")
+    for truth_format in TRUTH_FORMATS.values():
+        if truth_format.matches(path):
+            return truth_format.read(path)
+    expected = " nor ".join(
+        truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
+    )
+    raise UsageError(f"{path}: holds neither {expected}")

@@ -1,7 +1,7 @@
-"""Segmentations of COCO to masks: polygons, and run lengths with and without compression.
+"""Decoding of COCO segmentations to masks: polygons, and run lengths with and without compression.
 
-pycocotools decodes them, but trusts them: of runs that end early it leaves memory as it was, and for a polygon it
-takes as much as that is long, and behind run lengths that end within a number it reads on. So they are looked at first.
+pycocotools decodes them, but does not bound hostile input: for runs that end early it leaves memory uninitialized, for
+a polygon it allocates as much as its length, and it reads beyond truncated run lengths. Input is validated here first.
 """
 
 from typing import Any
@@ -13,53 +13,59 @@ from pipeline.truth.truth import Mask
 
 
 def decode(segmentation: Any, width: int, height: int) -> Mask:
-    """A segmentation of a picture of that size: bool [height, width].
+    """Return a segmentation as a mask, bool [height, width].
+
+    Args:
+        segmentation: a list of polygons, or ``{"size": [height, width], "counts": …}``.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        ValueError, TypeError, KeyError: it is not a valid segmentation of an image of this size.
     """
     if isinstance(segmentation, list):
-        coded = rle.merge(rle.frPyObjects([_polygon(each, width, height) for each in segmentation], height, width))
+        polygons = [_validate_polygon(polygon, width, height) for polygon in segmentation]
+        coded = rle.merge(rle.frPyObjects(polygons, height, width))
     else:
         if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"its size is {segmentation['size']}, not that of the picture")
+            raise ValueError(f"its size is {segmentation['size']}, not that of the image")
         runs = segmentation["counts"]
-        counts = _unpacked(runs, width * height) if isinstance(runs, str) else [int(each) for each in runs]
+        counts = _unpack_runs(runs, width * height) if isinstance(runs, str) else [int(run) for run in runs]
         if min(counts, default=-1) < 0 or sum(counts) != width * height:
-            raise ValueError("its runs are not those of the picture's pixels")
+            raise ValueError("its runs do not add up to the pixels of the image")
         coded = rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return rle.decode(coded).astype(bool)
 
 
-def _polygon(corners: list[float], width: int, height: int) -> list[float]:
-    places = np.array(corners, np.float64)
-    if places.ndim != 1 or len(places) < 6 or len(places) % 2:
-        raise ValueError("a polygon has three corners or more, x and y of each")
-    sides = np.tile([width, height], len(places) // 2)
-    if not (abs(places) <= 2 * sides).all():
-        raise ValueError("a polygon leads far out of the picture")
-    return list(places)
+def _validate_polygon(polygon: list[float], width: int, height: int) -> list[float]:
+    coordinates = np.array(polygon, np.float64)
+    if coordinates.ndim != 1 or len(coordinates) < 6 or len(coordinates) % 2:
+        raise ValueError("a polygon needs x and y of at least three corners")
+    limits = 2 * np.tile([width, height], len(coordinates) // 2)
+    if not (abs(coordinates) <= limits).all():
+        raise ValueError("a polygon reaches far outside the image")
+    return list(coordinates)
 
 
-_LONGEST = 7
-"""Characters of the largest number: that is a difference of 32 bits."""
+_MAX_CHARACTERS = 7
+"""Characters of the largest number, a difference of 32 bits."""
 
 
-def _unpacked(text: str, pixels: int) -> list[int]:
-    """Run lengths from their compressed form: 5 bits a character, lowest first, from the fourth on as differences.
+def _unpack_runs(text: str, pixels: int) -> list[int]:
+    """Return run lengths from the compressed form: 5 bits a character, lowest first, differences from the fourth on.
 
     Raises:
-        ValueError: it is not of so many pixels, or ends within a number.
+        ValueError: it is too long for so many pixels, or ends within a number.
     """
-    if len(text) > _LONGEST * (pixels + 1):  # each run has a pixel, but the first may have none
-        raise ValueError("it is longer than the picture can need")
+    if len(text) > _MAX_CHARACTERS * (pixels + 1):  # each run has a pixel, but the first may have none
+        raise ValueError("it is longer than the image can need")
     counts: list[int] = []
     value = shift = 0
     for character in text.encode("ascii"):
         bits = character - 48
         value |= (bits & 31) << shift
         shift += 5
-        if shift > 5 * _LONGEST:
+        if shift > 5 * _MAX_CHARACTERS:
             raise ValueError("it has a number of more than 32 bits")
         if not bits & 32:
             signed = value - (1 << shift) if bits & 16 else value

@@ -1,4 +1,4 @@
-"""What really is in pictures: boxes and masks of their objects, whatever files say it."""
+"""Ground truth of images: boxes and masks of their objects, the same for every file format."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +21,14 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Truth(ABC):
-    """The objects of one picture.
+    """The annotated objects of one image.
 
     Attributes:
-        key: of the picture, as WebDataset makes it of the name of its file.
-        width, height: of the picture, in pixels; None where the files do not say.
+        key: WebDataset key of the image, derived from its file name.
+        width, height: of the image in pixels; None if the files do not give them.
 
     Raises:
-        UsageError: these are more pixels than are decoded.
+        UsageError: the image has more pixels than the decoder accepts.
     """
 
     key: str
@@ -38,20 +38,20 @@ class Truth(ABC):
     def __post_init__(self) -> None:
         if (self.width or 0) * (self.height or 0) > MAX_PIXELS:
             size = f"{self.width}×{self.height}"
-            raise UsageError(f"truth of {self.key}: {size} pixels are more than the {MAX_PIXELS:,} of a picture")
+            raise UsageError(f"truth of {self.key}: {size} pixels are more than the limit of {MAX_PIXELS:,}")
 
     @property
     @abstractmethod
-    def corners(self) -> Boxes:
-        """int64 [m, 4], x0, y0, x1, y1 of each object in pixels of the picture, ends inclusive.
+    def boxes(self) -> Boxes:
+        """int64 [m, 4]: x0, y0, x1, y1 of each object in pixels of the image, ends inclusive.
 
         Raises:
-            UsageError: a box has no area, or none of it lies in the picture; a mask cannot be read.
+            UsageError: a box has no area or lies outside the image; a mask cannot be read.
         """
 
     @property
     def mask(self) -> Mask | None:
-        """bool [height, width], union of the objects; None where one has a box only, or there is none.
+        """bool [height, width], union of the objects; None if an object has only a box, or if there is no object.
 
         Raises:
             UsageError: a mask cannot be read.
@@ -60,15 +60,15 @@ class Truth(ABC):
 
     @property
     def ignore(self) -> Mask:
-        """bool [height, width], pixels that no figure counts; [1, 1], which broadcasts, where the size is not known.
+        """bool [height, width], pixels that no metric counts; [1, 1], which broadcasts, if the size is unknown.
 
         Raises:
             UsageError: a mask cannot be read.
         """
         return np.zeros((self.height or 1, self.width or 1), bool)
 
-    def on_grid(self, side: int) -> tuple[Mask | None, Mask]:
-        """``mask`` and ``ignore`` on a square grid, bool [side, side], nearest pixel of the file's own size.
+    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
+        """Return ``mask`` and ``ignore`` on a square grid, bool [side, side], by nearest pixel of the stored size.
 
         Raises:
             UsageError: a mask cannot be read.
@@ -77,97 +77,140 @@ class Truth(ABC):
         return None if mask is None else resize_mask(mask, side), resize_mask(self.ignore, side)
 
     @property
-    def annotated(self) -> bool:
-        """Whether anything is said of the picture."""
+    def is_annotated(self) -> bool:
+        """True if the files hold an annotation of the image, and do not only name it."""
         return True
 
-    def of_size(self, width: int, height: int) -> "Truth":
-        """The same of a picture that has this size, for files that do not say one.
+    def with_size(self, width: int, height: int) -> "Truth":
+        """Return this truth for an image of a known size, for files that do not give one.
+
+        Args:
+            width: of the image, in pixels.
+            height: of the image, in pixels.
 
         Raises:
-            UsageError: they say another.
+            UsageError: the files give another size.
         """
         if (self.width, self.height) not in ((None, None), (width, height)):
-            what = f"{self.key}: is {width}×{height} pixels, but {self.width}×{self.height} in the truth"
-            raise UsageError(f"{what}; is it the truth of other pictures?")
+            mismatch = f"{self.key}: is {width}×{height} pixels, but {self.width}×{self.height} in the truth"
+            raise UsageError(f"{mismatch}; use the truth of these images")
         return self
 
 
 def resize_mask(mask: Mask, side: int) -> Mask:
-    """A mask [H, W] on a grid [side, side], nearest pixel."""
+    """Return a mask [H, W] on a grid [side, side], by nearest pixel."""
     return cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 @dataclass(frozen=True, eq=False)
-class Truths:
-    """The truth of many pictures.
+class TruthSet:
+    """The truth of many images.
 
     Attributes:
-        name: of the file or folder, for people.
-        digest: SHA-256 of all that it says, as ``sha256:…``.
-        pictures: by key.
-        bare: whether no two file names are equal, so that they name pictures whatever folder they are in.
+        name: of the file or folder, for messages.
+        digest: SHA-256 of the whole content, as ``sha256:…``.
+        by_key: truth of each image.
+        unique_names: True if no two file names are equal, so that they identify images in whatever folder.
     """
 
     name: str
     digest: str
-    pictures: Mapping[str, Truth]
-    bare: bool
+    by_key: Mapping[str, Truth]
+    unique_names: bool
 
     @classmethod
-    def gather(cls, path: Path, digest: str, truths: Iterable[Truth]) -> Self:
-        """All truths of a file or folder.
+    def from_truths(cls, path: Path, digest: str, truths: Iterable[Truth]) -> Self:
+        """Collect the truths of a file or folder.
+
+        Args:
+            path: the file or folder; its name becomes ``name``.
+            digest: SHA-256 of the whole content.
+            truths: one for each image.
 
         Raises:
-            UsageError: two are of one key.
+            UsageError: two of them have the same key.
         """
-        pictures: dict[str, Truth] = {}
-        for each in truths:
-            if each.key in pictures:
-                raise UsageError(f"{path}: two pictures have the key {each.key}")
-            pictures[each.key] = each
-        names = {key.rpartition("/")[2] for key in pictures}
-        return cls(path.resolve().name, digest, pictures, len(names) == len(pictures))
+        by_key: dict[str, Truth] = {}
+        for truth in truths:
+            if truth.key in by_key:
+                raise UsageError(f"{path}: two images have the key {truth.key}; rename one of them")
+            by_key[truth.key] = truth
+        names = {key.rpartition("/")[2] for key in by_key}
+        return cls(path.resolve().name, digest, by_key, len(names) == len(by_key))
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.by_key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.pictures)
+        return iter(self.by_key)
 
-    def of(self, key: str) -> Truth | None:
-        """The truth of a picture; None where there is none.
+    def find(self, key: str) -> Truth | None:
+        """Return the truth of a sample; None if there is none.
 
-        Folders need not go equally deep: ``b/c`` is ``a/b/c``. They may even differ where no two pictures of the
-        truth have one file name, as in ILSVRC, whose validation pictures come with folders of classes and without.
+        Keys may differ in depth: ``b/c`` matches ``a/b/c``. If all file names are unique, folders may even differ,
+        as in ILSVRC, whose validation images are distributed with class folders and without.
 
         Raises:
-            UsageError: there are two.
+            UsageError: two truths match.
         """
         key = key.removeprefix("./")
-        if key in self.pictures:
-            return self.pictures[key]
-        same = self._named.get(key.rpartition("/")[2], [])
-        deeper = [each for each in same if each.endswith(f"/{key}") or key.endswith(f"/{each}")]
-        if len(deeper) > 1:
-            both = f"{deeper[0]} and {deeper[1]} are both the truth of {key}"
-            raise UsageError(f"{self.name}: {both}; name its folder in the shard, or take one away")
-        found = deeper or (same if self.bare else [])
-        return self.pictures[found[0]] if found else None
+        if key in self.by_key:
+            return self.by_key[key]
+        same_name = self._keys_by_name.get(key.rpartition("/")[2], [])
+        matches = [other for other in same_name if other.endswith(f"/{key}") or key.endswith(f"/{other}")]
+        if len(matches) > 1:
+            both = f"{matches[0]} and {matches[1]} are both the truth of {key}"
+            raise UsageError(f"{self.name}: {both}; add the folder to its key in the shard, or remove one of them")
+        if not matches and self.unique_names:
+            matches = same_name
+        return self.by_key[matches[0]] if matches else None
 
     @cached_property
-    def _named(self) -> Mapping[str, list[str]]:
-        named: dict[str, list[str]] = {}
-        for key in self.pictures:
-            named.setdefault(key.rpartition("/")[2], []).append(key)
-        return named
+    def _keys_by_name(self) -> Mapping[str, list[str]]:
+        keys_by_name: dict[str, list[str]] = {}
+        for key in self.by_key:
+            keys_by_name.setdefault(key.rpartition("/")[2], []).append(key)
+        return keys_by_name
 
-    def subset(self, keys: Iterable[str]) -> "Truths":
-        """What there is of some pictures; small enough to be sent to where those are worked on.
+    def subset(self, keys: Iterable[str]) -> "TruthSet":
+        """Return the truth of some samples, small enough to send to the worker that processes them.
 
         Raises:
-            UsageError: see ``of``.
+            UsageError: see ``find``.
         """
-        found = [truth for key in keys if (truth := self.of(key)) is not None]
-        pictures = {truth.key: truth for truth in found}
-        return Truths(self.name, sha256("\n".join([self.digest, *pictures]).encode()), pictures, self.bare)
+        truths = [truth for key in keys if (truth := self.find(key)) is not None]
+        by_key = {truth.key: truth for truth in truths}
+        return TruthSet(self.name, sha256("\n".join([self.digest, *by_key]).encode()), by_key, self.unique_names)
+
+
+class TruthMatcher:
+    """A ``TruthSet`` in which each truth belongs to at most one sample, so that no image is counted twice.
+
+    Samples of one shard with one key are one sample: all but the first have the status ``duplicate_key``, and no maps.
+    """
+
+    def __init__(self, truths: TruthSet) -> None:
+        self._truths = truths
+        self._samples: dict[str, tuple[str, str]] = {}
+
+    def match(self, shard: str, key: str) -> Truth | None:
+        """Return the truth of a sample; None if there is none.
+
+        Args:
+            shard: of the sample.
+            key: of the sample.
+
+        Raises:
+            UsageError: the truth matches another sample too; see also ``TruthSet.find``.
+        """
+        truth = self._truths.find(key)
+        if truth is None:
+            return None
+        first = self._samples.setdefault(truth.key, (shard, key))
+        if first != (shard, key):
+            both = f"{key} in {shard} and {first[1]} in {first[0]}"
+            raise UsageError(
+                f"{self._truths.name}: {truth.key} would be the truth of {both}; remove one of the samples, or name "
+                "images in the truth by their whole keys"
+            )
+        return truth

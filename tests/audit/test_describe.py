@@ -65,7 +65,7 @@ class Known(Truth):
     given: tuple[np.ndarray, np.ndarray | None]
 
     @property
-    def corners(self) -> np.ndarray:
+    def boxes(self) -> np.ndarray:
         return self.given[0]
 
     @property

@@ -64,7 +64,7 @@ def test_tars_look_like_imagenet_in_the_wild_and_tell_nothing_of_the_truth(world
             assert [n.rpartition(".")[2] for n in names] == ["jpg", "cls", "json"] * 24
             for member in names[::3]:
                 key = member.removesuffix(".jpg")
-                assert Image.open(archive.extractfile(member)).size == (truth.of(key).width, truth.of(key).height)
+                assert Image.open(archive.extractfile(member)).size == (truth.find(key).width, truth.find(key).height)
                 assert set(json.load(archive.extractfile(f"{key}.json"))) == {"filename"}
 
 

@@ -36,7 +36,7 @@ def test_true_masks_are_the_truth(world: SyntheticDataset, true: Path) -> None:
     samples = list(MaskDataset(world.shards, true))
     assert [sample.key for sample in samples] == list(truths)
     for sample in samples:
-        assert np.array_equal(sample.mask == 1, truths.of(sample.key).mask)
+        assert np.array_equal(sample.mask == 1, truths.find(sample.key).mask)
 
 
 def test_truth_overlaps_with_itself_and_nothing_with_nothing(world: SyntheticDataset, true: Path) -> None:
@@ -73,5 +73,5 @@ def test_it_says_how_good_the_pseudo_masks_are(
     assert list(rows) == ["pseudo-masks", "segmenter trained on pseudo-masks", "segmenter trained on true masks"]
     atlas, truths = Atlas.open(str(tmp_path / "out/heldout/atlas")), read_truth(tmp_path / "out/heldout/truth")
     labels = [each for shard in atlas.commits for each in labels_of(atlas, shard, POLICY)]
-    expected = np.mean([overlap(each, truths.of(each.sample["key"])) for each in labels])
+    expected = np.mean([overlap(each, truths.find(each.sample["key"])) for each in labels])
     assert float(rows["pseudo-masks"]) == pytest.approx(expected, abs=6e-4)

@@ -47,7 +47,7 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
         overlaps = []
         for each in labels_of(atlas, "demo-validation-00", CALIBRATED.at(at)):
             if each.sample["ordinal"] < 8:
-                real = known.of(each.sample["key"]).mask
+                real = known.find(each.sample["key"]).mask
                 overlaps.append((each.mask & real).sum() / (each.mask | real).sum())
         means[at] = np.mean(overlaps)
     best = max(means, key=means.get)

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 from pipeline.label.mask import Label
 from pipeline.score import score_masks
-from pipeline.truth import Truth, Truths
+from pipeline.truth import Truth, TruthSet
 from schemas.errors import RunFailedError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -26,7 +26,7 @@ class Known(Truth):
         super().__init__(key, SHAPE[1], SHAPE[0])
         object.__setattr__(self, "both", (mask, ignore))
 
-    corners = np.zeros((1, 4), np.int64)
+    boxes = np.zeros((1, 4), np.int64)
     mask = property(lambda self: self.both[0])
     ignore = property(lambda self: self.both[1])
 
@@ -39,7 +39,7 @@ MASKS = {f"folder/{name}": draw(0.3) for name in "abc"} | {"empty": np.zeros(SHA
 IGNORED = {key: draw(0.2) & ~mask for key, mask in MASKS.items()}
 REAL = {key: draw(0.4) for key in MASKS} | {"unlabelled": draw(0.5)}
 LEFT_OUT = {key: draw(0.1) for key in REAL}
-TRUTH = Truths(
+TRUTH = TruthSet(
     "truth",
     "sha256:0",
     {key: Known(key, real, LEFT_OUT[key]) for key, real in REAL.items()}
@@ -129,7 +129,7 @@ def test_two_labels_of_one_truth_are_named() -> None:
 
 def test_a_picture_of_which_everything_is_ignored_has_no_figures() -> None:
     nothing, everything = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
-    truth = Truths("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
+    truth = TruthSet("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
     coded = rle.encode(np.asfortranarray(everything, np.uint8))
     found = score_masks([Label({"shard": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
     assert (found.images, found.unlabelled) == (0, 0)

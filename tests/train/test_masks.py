@@ -143,7 +143,7 @@ def test_a_mask_of_another_size_is_named(sample: Sample, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (np.array([[0, 255]], np.uint8), "has 0 and 255 alone, and 255 means ignored; write the object as 1"),
+        (np.array([[0, 255]], np.uint8), "has only 0 and 255, and 255 means ignored; write the object as 1"),
         (np.array([[0, 700]], np.uint16), "is a PNG of mode I"),
         (b"junk", "cannot be read as a PNG"),
     ],

@@ -34,7 +34,7 @@ class Drawn:
         return [self.objects == number for number in range(1, self.objects.max() + 1)]
 
     @property
-    def corners(self) -> list[list[int]]:
+    def boxes(self) -> list[list[int]]:
         found = [np.nonzero(mask) for mask in self.masks]
         return [[int(side) for side in (x.min(), y.min(), x.max(), y.max())] for y, x in found]
 
@@ -42,7 +42,7 @@ class Drawn:
 def write_coco(folder: Path, pictures: Sequence[Drawn], coded: bool = True) -> None:
     annotations = []
     for number, each in enumerate(pictures):
-        for mask, (x0, y0, x1, y1) in zip(each.masks, each.corners, strict=True):
+        for mask, (x0, y0, x1, y1) in zip(each.masks, each.boxes, strict=True):
             box = {"image_id": number, "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1], "iscrowd": 0}
             annotations.append(box | ({"segmentation": run_lengths(mask)} if coded else {}))
         if each.ignore.any():
@@ -69,7 +69,7 @@ def write_metadata(folder: Path, pictures: Sequence[Drawn], rows: list[str], siz
 
 
 def write_wsol_boxes(folder: Path, pictures: Sequence[Drawn]) -> None:
-    rows = [f"{each.key}.JPEG,{','.join(map(str, box))}" for each in pictures for box in each.corners]
+    rows = [f"{each.key}.JPEG,{','.join(map(str, box))}" for each in pictures for box in each.boxes]
     write_metadata(folder, pictures, rows, sizes=True)
 
 
@@ -88,7 +88,7 @@ def write_xml(folder: Path, pictures: Sequence[Drawn]) -> None:
         boxes = "".join(
             f"<object><name>n1</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
             "</bndbox></object>"
-            for x0, y0, x1, y1 in each.corners
+            for x0, y0, x1, y1 in each.boxes
         )
         size = f"<size><width>{each.size[0]}</width><height>{each.size[1]}</height><depth>3</depth></size>"
         file = folder / f"{each.key}.xml"
@@ -97,7 +97,7 @@ def write_xml(folder: Path, pictures: Sequence[Drawn]) -> None:
 
 
 def write_table(folder: Path, pictures: Sequence[Drawn]) -> None:
-    rows = [f"{each.key}.jpeg,{','.join(map(str, box))}" for each in pictures for box in each.corners]
+    rows = [f"{each.key}.jpeg,{','.join(map(str, box))}" for each in pictures for box in each.boxes]
     (folder / "boxes.txt").write_text("\n".join(["image_id,x0,y0,x1,y1", *rows]))
 
 

@@ -20,7 +20,7 @@ from pipeline.label import EXPORTERS, labels_of
 from pipeline.label.formats.base import Context
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
-from pipeline.truth.registry import FORMATS
+from pipeline.truth.registry import TRUTH_FORMATS
 from schemas.policy import Cut, Policy
 
 
@@ -49,11 +49,11 @@ def test_what_is_written_is_read(kind: str, made: list[Drawn]) -> None:
         truths = pickle.loads(pickle.dumps(read_truth(folder / writer.file)))
         assert sorted(truths) == sorted(each.key for each in made)
         for whole in made:
-            each, truth = writer.seen(whole), truths.of(whole.key)
+            each, truth = writer.seen(whole), truths.find(whole.key)
             assert (truth.width, truth.height) == (each.size if writer.sizes else (None, None))
-            for sized in (truth, truth.of_size(*each.size)):
-                assert sized.corners.dtype == np.int64
-                assert sized.corners.tolist() == each.corners
+            for sized in (truth, truth.with_size(*each.size)):
+                assert sized.boxes.dtype == np.int64
+                assert sized.boxes.tolist() == each.boxes
                 assert (sized.mask is None) == (not writer.masks)
                 assert sized.mask is None or np.array_equal(sized.mask, each.objects > 0)
                 ignore = each.ignore if writer.ignore else np.zeros_like(each.ignore)
@@ -63,26 +63,26 @@ def test_what_is_written_is_read(kind: str, made: list[Drawn]) -> None:
 
 
 def test_every_format_of_the_registry_is_written() -> None:
-    assert {writer.format for writer in WRITERS.values()} == set(FORMATS)
+    assert {writer.format for writer in WRITERS.values()} == set(TRUTH_FORMATS)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_each_is_recognised_as_what_it_is_and_as_nothing_that_comes_before(kind: str, tmp_path: Path) -> None:
     writer = WRITERS[kind]
     writer.write(tmp_path, [drawn()])
-    found = [name for name, each in FORMATS.items() if each.there(tmp_path / writer.file)]
+    found = [name for name, each in TRUTH_FORMATS.items() if each.matches(tmp_path / writer.file)]
     assert found[0] == writer.format
 
 
 def test_coco_is_read_as_its_own_tools_read_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path, [drawn()])
-    reference, truth = COCO(str(tmp_path / "instances.json")), read_truth(tmp_path).of("n01/p0")
+    reference, truth = COCO(str(tmp_path / "instances.json")), read_truth(tmp_path).find("n01/p0")
     by_crowd = {crowd: reference.loadAnns(reference.getAnnIds(iscrowd=crowd)) for crowd in (False, True)}
     masks = {crowd: [reference.annToMask(each) for each in found] for crowd, found in by_crowd.items()}
     assert np.array_equal(truth.mask, np.logical_or.reduce(masks[False]))
     assert np.array_equal(truth.ignore, np.logical_or.reduce(masks[True]))
     sides = np.array([each["bbox"] for each in by_crowd[False]])
-    assert np.array_equal(truth.corners, np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:] - 1], 1))
+    assert np.array_equal(truth.boxes, np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:] - 1], 1))
     assert capsys.readouterr().out
 
 
@@ -99,9 +99,9 @@ def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
         crowd = each | {"id": 2, "iscrowd": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
         image = {"id": 4, "file_name": "./a/b.jpg", "width": 30, "height": 20}
         (tmp_path / "instances.json").write_text(json.dumps({"images": [image], "annotations": [each, crowd]}))
-        truth = read_truth(tmp_path).of("a/b")
+        truth = read_truth(tmp_path).find("a/b")
         assert np.array_equal(truth.mask, mask.astype(bool))
-        assert truth.corners.tolist() == [[10, 5, 19, 14]]
+        assert truth.boxes.tolist() == [[10, 5, 19, 14]]
         assert truth.ignore.sum() == 16
 
 
@@ -113,7 +113,7 @@ def test_labels_of_ours_are_truth_with_their_ignored_pixels(atlas: Atlas, tmp_pa
     (tmp_path / "instances.json").write_bytes(content)
     truths = read_truth(tmp_path)
     for each in labels:
-        truth = truths.of(each.sample["key"])
+        truth = truths.find(each.sample["key"])
         assert np.array_equal(truth.mask, each.mask)
         assert np.array_equal(truth.ignore, each.ignore)
     assert sum(each.ignore.any() for each in labels) > 20
@@ -130,7 +130,7 @@ def test_masks_are_found_where_the_reference_has_them(where: str, tmp_path: Path
     if where != ".":
         (metadata / "n01").rename(root / "n01")
     (metadata / "image_sizes.txt").unlink()
-    assert np.array_equal(read_truth(metadata).of("n01/p0").mask, made.objects > 0)
+    assert np.array_equal(read_truth(metadata).find("n01/p0").mask, made.objects > 0)
 
 
 def test_masks_are_those_of_the_reference_evaluator(tmp_path: Path) -> None:
@@ -141,26 +141,26 @@ def test_masks_are_those_of_the_reference_evaluator(tmp_path: Path) -> None:
     save(tmp_path / "rest.png", np.ones((10, 10), bool))
     (tmp_path / "image_ids.txt").write_text("x.jpg")
     (tmp_path / "localization.txt").write_text("x.jpg,a.png,rest.png\nx.jpg,b.png,")
-    truth = read_truth(tmp_path).of("x")
+    truth = read_truth(tmp_path).find("x")
     read = [cv2.imread(str(tmp_path / name), cv2.IMREAD_GRAYSCALE) > 0.5 for name in ("a.png", "rest.png")]
     objects = read[0] | np.eye(10, dtype=bool)
     assert np.array_equal(truth.mask, objects)
     assert np.array_equal(truth.ignore, read[1] & ~objects)
-    larger = truth.of_size(25, 25)
+    larger = truth.with_size(25, 25)
     expected = cv2.resize(objects.astype(np.uint8), (25, 25), interpolation=cv2.INTER_NEAREST)
     assert np.array_equal(larger.mask, expected.astype(bool))
-    assert larger.corners[0].tolist() == [0, 10, 24, 24]
+    assert larger.boxes[0].tolist() == [0, 10, 24, 24]
 
 
 def test_boxes_that_reach_over_the_border_are_cut_as_soon_as_the_size_is_known(tmp_path: Path) -> None:
     (tmp_path / "boxes.txt").write_text("image_id,x0,y0,x1,y1\n0/5.jpeg,158,-2.5,500,250\n0/5.jpeg,0,0,1,1\n")
-    truth = read_truth(tmp_path / "boxes.txt").of("0/5")
-    assert truth.corners.tolist() == [[158, 0, 500, 250], [0, 0, 1, 1]]
-    assert truth.of_size(500, 200).corners.tolist() == [[158, 0, 499, 199], [0, 0, 1, 1]]
+    truth = read_truth(tmp_path / "boxes.txt").find("0/5")
+    assert truth.boxes.tolist() == [[158, 0, 500, 250], [0, 0, 1, 1]]
+    assert truth.with_size(500, 200).boxes.tolist() == [[158, 0, 499, 199], [0, 0, 1, 1]]
     (tmp_path / "image_ids.txt").write_text("0/5.jpeg\n")
     (tmp_path / "image_sizes.txt").write_text("0/5.jpeg,500,200\n")
     (tmp_path / "localization.txt").write_text("0/5.jpeg,158,-2.5,500,250\r\n\n0/5.jpeg,0,0,1,1\r\n")
-    assert read_truth(tmp_path).of("0/5").corners.tolist() == [[158, 0, 499, 199], [0, 0, 1, 1]]
+    assert read_truth(tmp_path).find("0/5").boxes.tolist() == [[158, 0, 499, 199], [0, 0, 1, 1]]
 
 
 def test_numbers_of_xml_are_kept_and_a_part_of_an_object_is_none(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_numbers_of_xml_are_kept_and_a_part_of_an_object_is_none(tmp_path: Path)
     )
     (tmp_path / "without_size.xml").write_text(f"<annotation><object>{box}</object></annotation>")
     truths = read_truth(tmp_path)
-    assert truths.of("n01440764/ILSVRC2012_val_00000001").corners.tolist() == [[111, 108, 441, 193]]
-    assert truths.of("without_size").width is None
+    assert truths.find("n01440764/ILSVRC2012_val_00000001").boxes.tolist() == [[111, 108, 441, 193]]
+    assert truths.find("without_size").width is None
 
 
 def test_a_mask_goes_to_the_grid_from_its_own_size_as_the_reference_has_it(tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_a_mask_goes_to_the_grid_from_its_own_size_as_the_reference_has_it(tmp_p
     (tmp_path / "localization.txt").write_text("x.jpg,a.png,rest.png\nx.jpg,b.png,")
     read = [cv2.imread(str(tmp_path / f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in planes]
     a, b, rest = (cv2.resize(each, (224, 224), interpolation=cv2.INTER_NEAREST) > 0.5 for each in read)
-    truth = read_truth(tmp_path).of("x")
-    for each in (truth, truth.of_size(500, 334), truth.of_size(1024, 683)):
-        mask, ignore = each.on_grid(224)
+    truth = read_truth(tmp_path).find("x")
+    for each in (truth, truth.with_size(500, 334), truth.with_size(1024, 683)):
+        mask, ignore = each.masks_on_grid(224)
         assert np.array_equal(mask, a | b)
         assert np.array_equal(ignore, rest & ~(a | b))
 
@@ -199,7 +199,7 @@ def test_every_format_goes_to_the_grid(kind: str, tmp_path: Path) -> None:
     made, writer = drawn(), WRITERS[kind]
     writer.write(tmp_path, [made])
     seen = writer.seen(made)
-    mask, ignore = read_truth(tmp_path / writer.file).of(made.key).of_size(*made.size).on_grid(60)
+    mask, ignore = read_truth(tmp_path / writer.file).find(made.key).with_size(*made.size).masks_on_grid(60)
     there = [np.repeat(np.repeat(each, 3, 0), 2, 1) for each in (seen.objects > 0, seen.ignore)]
     assert (mask is None) == (not writer.masks)
     assert mask is None or np.array_equal(mask, there[0])

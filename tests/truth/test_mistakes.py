@@ -16,12 +16,12 @@ from pipeline.truth.rle import decode
 from schemas.errors import UsageError
 
 
-def used(path: Path) -> None:
-    """All that a truth says."""
+def read_all(path: Path) -> None:
+    """Read everything that a truth holds."""
     truths = read_truth(path)
     for key in truths:
-        truth = truths.of(key)
-        _ = truth.corners, truth.mask, truth.ignore
+        truth = truths.find(key)
+        _ = truth.boxes, truth.mask, truth.ignore
 
 
 RUNS = {"size": [20, 30], "counts": [600]}
@@ -35,17 +35,17 @@ RUNS = {"size": [20, 30], "counts": [600]}
         (lambda c: c["images"][0].update(file_name=5), "is not a COCO file"),
         (
             lambda c: c["annotations"][0].update(image_id=7),
-            "annotation 1 is of image 7, which is not there; add the image, or take the annotation out",
+            "annotation 1 is of image 7, which does not exist; add the image, or remove the annotation",
         ),
         (lambda c: c["images"].append(dict(c["images"][0], file_name="other.jpg")), "two images have the id 0; give"),
-        (lambda c: c["images"].append(dict(c["images"][0], id=99)), "two pictures have the key n01/p0"),
+        (lambda c: c["images"].append(dict(c["images"][0], id=99)), "two images have the key n01/p0"),
         (lambda c: c["images"][0].update(width=-30), "n01/p0 has the size -30×20"),
         (lambda c: c["images"][0].update(height="20"), "n01/p0 has the size 30×'20'"),
         (lambda c: c["images"][0].update(height=10**7), "truth of n01/p0: 30×10000000 pixels are more than"),
-        (lambda c: c["annotations"][0].update(bbox=[0, 0, 0, 5]), "the bbox of annotation 1 .* no area in the picture"),
-        (lambda c: c["annotations"][0].update(bbox=[0, 0, 5, -5]), "no area in the picture"),
-        (lambda c: c["annotations"][0].update(bbox=[5000, 0, 4, 5]), "no area in the picture"),
-        (lambda c: c["annotations"][0].update(bbox=[0, -9, 4, 5]), "no area in the picture"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 0, 5]), "the bbox of annotation 1 .* no area in the image"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 5, -5]), "no area in the image"),
+        (lambda c: c["annotations"][0].update(bbox=[5000, 0, 4, 5]), "no area in the image"),
+        (lambda c: c["annotations"][0].update(bbox=[0, -9, 4, 5]), "no area in the image"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(bbox=["x", 2, 3, 4]), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(bbox=[float("nan"), 2, 3, 4]), "the bbox of annotation 1 cannot be used"),
@@ -53,17 +53,17 @@ RUNS = {"size": [20, 30], "counts": [600]}
         (lambda c: c["annotations"][0].update(bbox=[-float("inf"), 2, 3, 4]), "not all of its numbers are finite"),
         (lambda c: c["annotations"][0].pop("bbox"), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(segmentation="x"), "the segmentation of annotation 1 cannot be used"),
-        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "a polygon has three corners or more"),
-        (lambda c: c["annotations"][0].update(segmentation=[[0, 0, 9e9, 0, 0, 9e9]]), "far out of the picture"),
-        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"size": [3, 3]}), "not that of the picture"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "at least three corners"),
+        (lambda c: c["annotations"][0].update(segmentation=[[0, 0, 9e9, 0, 0, 9e9]]), "far outside the image"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"size": [3, 3]}), "not that of the image"),
         (
             lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": [9]}),
-            "not those of the picture's pixels",
+            "do not add up to the pixels",
         ),
-        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": ""}), "not those of the picture's pixels"),
-        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": [-1, 601]}), "not those of the picture's"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": ""}), "do not add up to the pixels"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": [-1, 601]}), "do not add up to the pixels"),
         (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "P" * 8 + "0"}), "more than 32 bits"),
-        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "0" * 4208}), "longer than the picture"),
+        (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "0" * 4208}), "longer than the image"),
         (lambda c: c["annotations"][0].update(segmentation=RUNS | {"counts": "hb0P"}), "ends within a number"),
     ],
 )
@@ -74,7 +74,7 @@ def test_of_coco(how: Callable[[dict], object], says: str, tmp_path: Path) -> No
     how(content)
     file.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=says):
-        used(tmp_path)
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"images": 5, "annotations": []}', "[" * 100_000])
@@ -92,9 +92,9 @@ BOXES = "localization.txt, line 2: the box of n01/p0.JPEG is "
     [
         ("localization.txt", "n01/p0.JPEG,5,5,3,9", f"{BOXES}5,5,3,9, which ends before it begins; write x0,y0,x1,y1"),
         ("localization.txt", "n01/p0.JPEG,5,5,9,4", f"{BOXES}5,5,9,4, which ends before it begins"),
-        ("localization.txt", "n01/p0.JPEG,30,0,40,9", f"{BOXES}30,0,40,9, which has no part in the picture of 30×20"),
-        ("localization.txt", "n01/p0.JPEG,0,-9,3,-1", f"{BOXES}0,-9,3,-1, which has no part in the picture"),
-        ("localization.txt", "n01/p0.JPEG,0,0,1e30,9", f"{BOXES}0,0,1e.30,9, which is out of all bounds"),
+        ("localization.txt", "n01/p0.JPEG,30,0,40,9", f"{BOXES}30,0,40,9, which lies outside the image of 30×20"),
+        ("localization.txt", "n01/p0.JPEG,0,-9,3,-1", f"{BOXES}0,-9,3,-1, which lies outside the image"),
+        ("localization.txt", "n01/p0.JPEG,0,0,1e30,9", f"{BOXES}0,0,1e.30,9, which reaches far outside the image of 30×20"),
         ("localization.txt", "n01/p0.JPEG,0,x,3,9", f"{BOXES}0,x,3,9, which are not all numbers"),
         ("localization.txt", "n01/p0.JPEG,0,nan,3,9", "which are not all numbers"),
         ("localization.txt", "n01/p0.JPEG,0,inf,3,9", "which are not all numbers"),
@@ -102,9 +102,9 @@ BOXES = "localization.txt, line 2: the box of n01/p0.JPEG is "
         ("localization.txt", "n01/p0.JPEG,0,0,3", "localization.txt, line 2: has 4 columns, not id,x0,y0,x1,y1"),
         ("localization.txt", "n01/p0.JPEG,0,0,3,3,3", "localization.txt, line 2: has 6 columns"),
         ("localization.txt", "n01/p9.JPEG,0,0,3,3", "localization.txt, line 2: n01/p9.JPEG is not in image_ids.txt"),
-        ("image_ids.txt", "n01/p0.JPEG", "image_ids.txt, line 2: has n01/p0.JPEG again"),
+        ("image_ids.txt", "n01/p0.JPEG", "image_ids.txt, line 2: has n01/p0.JPEG a second time"),
         ("image_ids.txt", "n01/p1.JPEG", "image_sizes.txt: has no size of n01/p1.JPEG, which image_ids.txt names"),
-        ("image_sizes.txt", "n01/p0.JPEG,3,4", "image_sizes.txt, line 2: has n01/p0.JPEG again"),
+        ("image_sizes.txt", "n01/p0.JPEG,3,4", "image_sizes.txt, line 2: has n01/p0.JPEG a second time"),
         ("image_sizes.txt", "n01/p9.JPEG,3,4", "image_sizes.txt, line 2: n01/p9.JPEG is not in image_ids.txt"),
         ("image_sizes.txt", "n01/p0.JPEG,3", "image_sizes.txt, line 2: has 2 columns, not id,width,height"),
         ("image_sizes.txt", "n01/p0.JPEG,0,4", "image_sizes.txt, line 2: n01/p0.JPEG,0,4 is not a size in pixels"),
@@ -146,11 +146,11 @@ def test_pictures_without_a_line_and_files_that_are_missing(tmp_path: Path) -> N
         ("n01/p0.JPEG,a/../../secret.png,", "leads out of the folder"),
         ("n01/p0.JPEG,..\\secret.png,", "leads out of the folder"),
         ("n01/p0.JPEG,,", "line 3: names no mask"),
-        ("n01/p0.JPEG,n01/p0_0.png,n01/p0_ignore.png", "line 3: names what is ignored again"),
+        ("n01/p0.JPEG,n01/p0_0.png,n01/p0_ignore.png", "line 3: names ignored pixels a second time"),
         ("n01/p0.JPEG,n01/none.png,", r"n01/none.png: No such file"),
         ("n01/p0.JPEG,n01/junk.png,", r"n01/junk.png: cannot be read as a PNG"),
         ("n01/p0.JPEG,n01/jpeg.png,", r"n01/jpeg.png: cannot be read as a PNG"),
-        ("n01/p0.JPEG,n01/small.png,", r"small.png: is 5×5 pixels, but the picture is 30×20; is it a mask of n01/p0"),
+        ("n01/p0.JPEG,n01/small.png,", r"small.png: is 5×5 pixels, but the image is 30×20; is it a mask of n01/p0"),
         ("n01/p0.JPEG,n01/deep.png,", "is a PNG of mode I"),
         ("n01/p0.JPEG,n01/p0_0.png", "line 3: has 2 columns, not id,mask.png,ignore.png"),
     ],
@@ -187,7 +187,7 @@ def test_masks_that_are_nowhere_or_of_several_sizes(tmp_path: Path) -> None:
         ("0/0.jpeg,1,2,3,4", "its first line is not image_id,x0,y0,x1,y1"),
         ("image_id,x0,y0,x1,y1\n0/0.jpeg,1,2,3", "boxes.csv, line 2: has 4 columns"),
         ("image_id,x0,y0,x1,y1\n11789,176,136,282,155\n11790,44,183,381,70", "line 3: the box of 11790 .* a width"),
-        ("image_id,x0,y0,x1,y1\na.jpeg,1,2,3,4\na.png,1,2,3,4", "boxes.csv: two pictures have the key a"),
+        ("image_id,x0,y0,x1,y1\na.jpeg,1,2,3,4\na.png,1,2,3,4", "boxes.csv: two images have the key a"),
     ],
 )
 def test_of_a_table(text: str, says: str, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_of_a_table(text: str, says: str, tmp_path: Path) -> None:
 
 def test_a_box_without_a_part_in_the_picture_is_found_when_its_size_is_known(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("image_id,x0,y0,x1,y1\na/b.jpeg,1,2,3,4\na/b.jpeg,400,2,500,4")
-    truth = read_truth(tmp_path / "boxes.csv").of("a/b")
-    with pytest.raises(UsageError, match="truth of a/b: box 2 is 400,2,500,4, which has no part in the picture of 300"):
-        truth.of_size(300, 300)
+    truth = read_truth(tmp_path / "boxes.csv").find("a/b")
+    with pytest.raises(UsageError, match="truth of a/b: box 2 is 400,2,500,4, which lies outside the image of 300"):
+        truth.with_size(300, 300)
 
 
 LAUGHS = '<!DOCTYPE annotation [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
@@ -254,11 +254,11 @@ def long(file: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (lambda file: save(file, np.array([[0, 255]], np.uint8)), "has 0 and 255 alone, and 255 means ignored"),
+        (lambda file: save(file, np.array([[0, 255]], np.uint8)), "has only 0 and 255, and 255 means ignored"),
         (lambda file: save(file, np.array([[0, 700]], np.uint16)), "is a PNG of mode I"),
         (lambda file: save(file, np.full((2, 2, 4), 9, np.uint8)), "is a PNG of mode RGBA"),
-        (lambda file: save(file, np.full((2, 2, 3), 9, np.uint8)), "is it a picture, not a mask"),
-        (lambda file: save(file, np.full((2, 2, 3), [0, 4, 0], np.uint8)), "is it a picture, not a mask"),
+        (lambda file: save(file, np.full((2, 2, 3), 9, np.uint8)), "is it an image, not a mask"),
+        (lambda file: save(file, np.full((2, 2, 3), [0, 4, 0], np.uint8)), "is it an image, not a mask"),
         (lambda file: file.write_bytes(b"junk"), "cannot be read as a PNG"),
         (lambda file: file.write_bytes(b""), "cannot be read as a PNG"),
         (lambda file: Image.new("L", (3, 3)).save(file, "JPEG"), "cannot be read as a PNG"),
@@ -269,14 +269,14 @@ def long(file: Path) -> None:
 def test_of_png(write: Callable[[Path], object], says: str, tmp_path: Path) -> None:
     write(tmp_path / "x.png")
     with pytest.raises(UsageError, match=f"x.png: .*{says}"):
-        used(tmp_path)
+        read_all(tmp_path)
 
 
 def test_a_mask_that_was_written_over_is_not_taken_for_what_the_digest_names(tmp_path: Path) -> None:
     save(tmp_path / "x.png", np.ones((5, 5), np.uint8))
-    truth = read_truth(tmp_path).of("x")
+    truth = read_truth(tmp_path).find("x")
     save(tmp_path / "x.png", np.full((5, 5), 2, np.uint8))
-    with pytest.raises(UsageError, match=r"x.png: was written over"):
+    with pytest.raises(UsageError, match=r"x.png: was overwritten"):
         _ = truth.mask
 
 

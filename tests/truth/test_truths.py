@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from truth.files import WRITERS, Drawn, drawn
 
-from pipeline.truth import Truths, read_truth
+from pipeline.truth import TruthSet, read_truth
 from schemas.errors import UsageError
 
 
-def boxes(folder: Path, *keys: str) -> Truths:
+def boxes(folder: Path, *keys: str) -> TruthSet:
     """Truth of these pictures, each with a box of its own."""
     rows = [f"{key}.jpeg,0,0,{number},1" for number, key in enumerate(keys)]
     (folder / "boxes.txt").write_text("\n".join(["image_id,x0,y0,x1,y1", *rows]))
@@ -40,7 +40,7 @@ def test_a_picture_is_found_by_its_path_or_by_a_name_that_is_its_own(
 ) -> None:
     truths = boxes(tmp_path, *keys)
     for each in (truths, truths.subset([asked, *keys])):
-        truth = each.of(asked)
+        truth = each.find(asked)
         assert (truth.key if truth else None) == found
     assert len(truths.subset([asked])) == (found is not None)
 
@@ -48,7 +48,7 @@ def test_a_picture_is_found_by_its_path_or_by_a_name_that_is_its_own(
 @pytest.mark.parametrize(("keys", "asked"), [(["a/s1", "b/s1"], "s1"), (["x/0/7", "y/0/7", "z/1/7"], "0/7")])
 def test_two_truths_of_one_picture_are_named(keys: list[str], asked: str, tmp_path: Path) -> None:
     truths = boxes(tmp_path, *keys)
-    for look in (truths.of, lambda key: truths.subset([key])):
+    for look in (truths.find, lambda key: truths.subset([key])):
         with pytest.raises(UsageError, match=f"boxes.txt: {keys[0]} and {keys[1]} are both the truth of {asked}"):
             look(asked)
 
@@ -56,8 +56,8 @@ def test_two_truths_of_one_picture_are_named(keys: list[str], asked: str, tmp_pa
 def test_a_part_answers_as_the_whole_does(tmp_path: Path) -> None:
     """The whole knows that names are not unique; a part of it would not see that."""
     truths = boxes(tmp_path, "a/s1", "b/s1", "b/s2")
-    assert truths.of("c/s2") is None
-    assert truths.subset(["b/s2"]).of("c/s2") is None
+    assert truths.find("c/s2") is None
+    assert truths.subset(["b/s2"]).find("c/s2") is None
 
 
 def test_a_part_is_small_and_has_a_digest_of_its_own(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_part_is_small_and_has_a_digest_of_its_own(tmp_path: Path) -> None:
     assert list(part) == ["a/s3", "a/s5"]
     assert (len(part), part.name) == (2, "boxes.txt")
     assert len(pickle.dumps(part)) < 1500
-    assert part.of("s5").corners.tolist() == [[0, 0, 5, 1]]
+    assert part.find("s5").boxes.tolist() == [[0, 0, 5, 1]]
     assert len({truths.digest, part.digest, truths.subset(["s3"]).digest}) == 3
     assert part.digest == truths.subset(["s3", "a/s5"]).digest
 
@@ -91,11 +91,11 @@ def test_the_digest_is_of_all_that_is_said_and_not_of_where(kind: str, tmp_path:
 def test_truth_of_a_picture_of_another_size_is_refused(kind: str, tmp_path: Path) -> None:
     writer = WRITERS[kind]
     writer.write(tmp_path, [drawn()])
-    truth = read_truth(tmp_path / writer.file).of("n01/p0")
+    truth = read_truth(tmp_path / writer.file).find("n01/p0")
     if writer.sizes or writer.masks:
         says = (
-            "is 30×21 pixels, but 30×20 in the truth" if writer.sizes else "its mask is 30×20 pixels, the picture 30×21"
+            "is 30×21 pixels, but 30×20 in the truth" if writer.sizes else "its mask is 30×20 pixels, the image 30×21"
         )
         with pytest.raises(UsageError, match=f"n01/p0: {says}"):
-            truth.of_size(30, 21)
-    assert truth.of_size(30, 20).key == "n01/p0"
+            truth.with_size(30, 21)
+    assert truth.with_size(30, 20).key == "n01/p0"

@@ -20,7 +20,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, AtlasShard, Lease, ObjectStore
 from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
 from pipeline.store.images import pictures as pictures_of
-from pipeline.truth import Truths, read_truth
+from pipeline.truth import TruthSet, read_truth
 from pipeline.utils.io import refuse_commands
 from schemas.audit_records import ExportRecord
 from schemas.commits import DerivedCommit, ObjectRecord
@@ -110,7 +110,7 @@ def export(
     return objects.url
 
 
-def _of_shard(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, Truths | None]) -> DerivedCommit:
+def _of_shard(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, TruthSet | None]) -> DerivedCommit:
     shard, truth = item
     objects, kept = ObjectStore(out), atlas.shard(shard)
     objects.delete(commit_object(shard))
@@ -141,7 +141,7 @@ def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[Obje
     return tuple(records)
 
 
-def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: Truths | None) -> Part:
+def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> Part:
     samples = shard.samples.filter(pa.array(shard.good))
     maps = {}
     for method in about.methods:
@@ -163,10 +163,10 @@ def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
         yield np.stack(pixels)
 
 
-def _masks(samples: pa.Table, truth: Truths, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:
+def _masks(samples: pa.Table, truth: TruthSet, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:
     """Pixels of the network's input more than half of which is object."""
     for sample in samples.to_pylist():
-        known, covered = truth.of(sample["key"]), None
-        if known is not None and known.annotated:
+        known, covered = truth.find(sample["key"]), None
+        if known is not None and known.is_annotated:
             covered = coverage(known, sample["width"], sample["height"], window(sample, size), size)
         yield None if covered is None else covered > 0.5

@@ -107,7 +107,7 @@ def test_quantus_finds_as_much_mass_inside_as_we_do(
     shard, truths, size = atlas.shard(next(iter(atlas.commits))), read_truth(world.truth), atlas.run.model.input_size
     covered = []
     for sample in shard.samples.to_pylist():
-        known, seen = truths.of(sample["key"]), window(sample, size)
+        known, seen = truths.find(sample["key"]), window(sample, size)
         covered.append(coverage(known, sample["width"], sample["height"], seen, atlas.run.model.grid))
     # Masks of pixels are whole, so cells are covered by a little more or less than they really are.
     assert measured["mass"] == pytest.approx(inside(shard.maps("legrad"), np.stack(covered)), abs=0.02)

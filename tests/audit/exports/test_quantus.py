@@ -44,7 +44,7 @@ def test_masks_cover_what_the_truth_says(atlas: Atlas, audit: Path, world: Synth
         assert masks.shape == (len(samples), 1, *size)
         assert known.all()
         for sample, mask in zip(samples, masks, strict=True):
-            truth = truths.of(sample["key"])
+            truth = truths.find(sample["key"])
             assert truth is not None
             assert truth.mask is not None
             assert mask.mean() == pytest.approx(truth.mask.mean(), abs=0.02)
