@@ -213,9 +213,9 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
         card = train_explainer(spec, look, address)
-    figures = card.figures
+    figures = card.metrics
     if json_:
-        output.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "figures": figures})
+        output.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "metrics": figures})
     else:
         if not begun:
             click.echo("complete, nothing was left to do")

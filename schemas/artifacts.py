@@ -1,30 +1,34 @@
-"""What an explainer with weights of its own says of itself, in the metadata of its safetensors file."""
+"""The record in the metadata of an artifact: the safetensors file with the weights of a learned method."""
 
 from typing import Literal
 
 from schemas.base import Record
 from schemas.run import Geometry, Precision
 
-CARD = "card"
-"""Key of the card in the metadata."""
+METADATA_KEY = "record"
+"""Key of the record in the safetensors metadata."""
 
 
-class Card(Record):
-    """Where an artefact comes from. Every number in it was measured, none is asked for.
+class ArtifactRecord(Record):
+    """Origin of an artifact. All numbers in it are measured.
 
     Attributes:
         format: version of this record.
-        method: which explainer it is for.
-        provenance: which definition it follows.
-        model: name of the network it was trained on.
-        weights: hash of that network's tensors; it is refused for any other.
+        method: learned method that the weights are for.
+        provenance: name of the definition that the training follows.
+        model: name of the network that it was trained on.
+        weights: hash of the tensors of that network; the artifact is refused for any other network.
         settings: hyper-parameters.
-        supervision: what was given beside the images.
-        data: the shards it learnt from.
-        steps, batch_size, workers, precision, geometry, seed: of the training; images of a step are the product of
-            batch size and workers.
-        training: hash of all that decided what was learnt, so that the same command finds it done.
-        figures: what it reached on held-out images.
+        supervision: supervision besides the images, such as labels or masks.
+        shards: names of the training shards.
+        steps: training steps.
+        batch_size: images of a step on each worker.
+        workers: number of workers.
+        precision: precision of the network.
+        geometry: as in ``RunSpec``.
+        seed: random seed of the training.
+        training_hash: hash of all that decides the result, so that the same command finds it done.
+        metrics: values on held-out images by name.
     """
 
     format: Literal[1] = 1
@@ -34,12 +38,12 @@ class Card(Record):
     weights: str
     settings: dict[str, str | int | float]
     supervision: str = "none"
-    data: tuple[str, ...]
+    shards: tuple[str, ...]
     steps: int
     batch_size: int
     workers: int = 1
     precision: Precision = "full"
     geometry: Geometry = "squash"
     seed: int
-    training: str = ""
-    figures: dict[str, float]
+    training_hash: str = ""
+    metrics: dict[str, float]

@@ -34,7 +34,7 @@ from pipeline.train.image_stream import Images
 from pipeline.train.masked_images import MASKED, UNKNOWN, Labelled, Pool
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.trainer import Learner
-from schemas.artifacts import Card
+from schemas.artifacts import ArtifactRecord
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 
 CELLS, SIDE = 3, 16
@@ -206,17 +206,17 @@ def accuracy(model: nn.Module, count: int = 2000) -> float:
 
 def _kept(training: Learner, method: str, loaded: Loaded, folder: Path) -> Path:
     file = folder / f"{method}.safetensors"
-    card = Card(
+    card = ArtifactRecord(
         method=method,  # type: ignore[arg-type]
         provenance="the counting task",
         model="counter",
         weights=loaded.record.weights,
         settings={},
-        data=(),
+        shards=(),
         steps=0,
         batch_size=0,
         seed=0,
-        figures={},
+        metrics={},
     )
     write(file, training.tensors(), card)
     return file

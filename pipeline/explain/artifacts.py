@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from schemas.artifacts import CARD, Card
+from schemas.artifacts import METADATA_KEY, ArtifactRecord
 from schemas.errors import UsageError
 
 
@@ -20,18 +20,23 @@ class Artifact:
 
     Attributes:
         tensors: by name.
-        card: what it says of itself, if it does.
+        record: its record, or None where it has none.
         digest: SHA-256 of the file.
     """
 
     tensors: dict[str, Tensor]
-    card: Card | None
+    record: ArtifactRecord | None
     digest: str
 
 
-def write(path: Path, tensors: dict[str, Tensor], card: Card) -> None:
+def write(path: Path, tensors: dict[str, Tensor], record: ArtifactRecord) -> None:
     """Write an artefact, whole or not at all."""
-    put(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, {CARD: card.to_bytes().decode()}))
+    put(
+        path,
+        save(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: record.to_bytes().decode()}
+        ),
+    )
 
 
 def put(path: Path, data: bytes) -> None:
@@ -58,10 +63,10 @@ def read(path: str) -> Artifact:
 def _read(path: str, changed: int, size: int) -> Artifact:
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(CARD)
+            text = (file.metadata() or {}).get(METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
     except SafetensorError as error:
         raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Artifact(tensors, Card.read(text.encode(), path) if text else None, f"sha256:{digest}")
+    return Artifact(tensors, ArtifactRecord.read(text.encode(), path) if text else None, f"sha256:{digest}")

@@ -98,7 +98,7 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
     """
     chosen = {method.name: method for method in methods}
     for file in files:
-        card = read(file).card
+        card = read(file).record
         if card is None:
             raise UsageError(
                 f"{file}: is no artefact of vitatlas train, or does not say so; see docs/howto/training.md"

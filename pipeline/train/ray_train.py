@@ -14,11 +14,11 @@ from pipeline.run.ray_executor import capacity, cluster
 from pipeline.train.distributed import rank
 from pipeline.train.train_explainer import PreparedTraining, take_part
 from pipeline.train.trainer import Progress
-from schemas.artifacts import Card
+from schemas.artifacts import ArtifactRecord
 from schemas.errors import AtlasError, RunFailedError, UsageError
 
 
-def over_workers(prepared: PreparedTraining, progress: Progress, address: str | None = None) -> Card:
+def over_workers(prepared: PreparedTraining, progress: Progress, address: str | None = None) -> ArtifactRecord:
     """Train on ``spec.workers`` processes, whose gradients are averaged. The first writes, on storage all can reach.
 
     Raises:
@@ -58,8 +58,7 @@ def over_workers(prepared: PreparedTraining, progress: Progress, address: str | 
         raise wrong
     if died or not ended:
         raise RunFailedError(f"{died or 'the workers ended without a word'}; run the same command again to go on")
-    card: Card = ended[0]
-    return card
+    return ended[0]
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from pipeline.train.mask_sources import PseudoMasks, masks, truth_masks
 from pipeline.train.masked_images import Pool
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.trainer import Learner, Progress, fit
-from schemas.artifacts import Card
+from schemas.artifacts import ArtifactRecord
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
@@ -60,7 +60,7 @@ class PreparedTraining:
         return sha256(json.dumps(self.identity, sort_keys=True).encode())
 
 
-def train_explainer(spec: TrainSpec, progress: Progress, address: str | None = None) -> Card:
+def train_explainer(spec: TrainSpec, progress: Progress, address: str | None = None) -> ArtifactRecord:
     """Train an explainer on shards; see ``fit`` for what is written.
 
     Args:
@@ -123,7 +123,9 @@ def _absolute(spec: TrainSpec) -> TrainSpec:
     )
 
 
-def take_part(prepared: PreparedTraining, device: str, progress: Progress = lambda step, figures: None) -> Card:
+def take_part(
+    prepared: PreparedTraining, device: str, progress: Progress = lambda step, figures: None
+) -> ArtifactRecord:
     """Train in this process, with the others of its group where there are any."""
     spec = prepared.spec
     loaded = load(spec.model)
@@ -138,22 +140,22 @@ def take_part(prepared: PreparedTraining, device: str, progress: Progress = lamb
     stream = Stream(prepared.shards, learning, spec.batch_size, classes, spec.seed, rank(), ranks())
     held_out = Stream(prepared.held_out, frame, spec.batch_size, classes, spec.seed)
     learner, about = _learner(spec, loaded, stream, frame, device)
-    card = Card(
+    card = ArtifactRecord(
         method=spec.settings.method,
         provenance=about.provenance,
         model=_plain(spec.model.name),
         weights=loaded.record.weights,
         settings=spec.settings.model_dump(mode="json", exclude={"method"}),
         supervision=about.supervision,
-        data=tuple(shard.url.rpartition("/")[2] for shard in prepared.shards),
+        shards=tuple(shard.url.rpartition("/")[2] for shard in prepared.shards),
         steps=spec.steps,
         batch_size=spec.batch_size,
         workers=ranks(),
         precision=spec.precision,
         geometry=spec.geometry,
         seed=spec.seed,
-        training=prepared.digest,
-        figures={},
+        training_hash=prepared.digest,
+        metrics={},
     )
     return fit(
         learner,
@@ -169,14 +171,14 @@ def take_part(prepared: PreparedTraining, device: str, progress: Progress = lamb
     )
 
 
-def _done(prepared: PreparedTraining) -> Card:
+def _done(prepared: PreparedTraining) -> ArtifactRecord:
     """The card of what is there, if it is what this training makes.
 
     Raises:
         UsageError: it is not.
     """
-    card = read(prepared.spec.out).card
-    if card is None or card.training != prepared.digest:
+    card = read(prepared.spec.out).record
+    if card is None or card.training_hash != prepared.digest:
         raise UsageError(
             f"{prepared.spec.out}: is there already, of another training; choose another --out, or remove it"
         )

@@ -22,7 +22,7 @@ from pipeline.explain import artifacts
 from pipeline.read import Decoders
 from pipeline.train.distributed import of_first, rank
 from pipeline.train.image_stream import Images, Stream
-from schemas.artifacts import Card
+from schemas.artifacts import ArtifactRecord
 from schemas.base import differences
 from schemas.errors import RunFailedError, UsageError
 
@@ -85,7 +85,7 @@ def fit(
     learner: Learner,
     stream: Stream,
     held_out: Stream,
-    card: Card,
+    card: ArtifactRecord,
     out: Path,
     identity: dict[str, Any],
     *,
@@ -93,7 +93,7 @@ def fit(
     patience: int | None = None,
     decode_processes: int = 0,
     progress: Progress = lambda step, figures: None,
-) -> Card:
+) -> ArtifactRecord:
     """Train for ``card.steps`` steps and write the artefact.
 
     Beside the artefact stand ``<out>.curves.parquet``, ``<out>.held-out.parquet`` and ``<out>.curves.png``; while
@@ -157,7 +157,9 @@ def _look(learner: Learner, batches: Iterable[Images], course: Course) -> None:
         course.best = shortfall, len(course.steps), learner.tensors()
 
 
-def _finished(learner: Learner, card: Card, course: Course, out: Path, patience: int | None) -> Card:
+def _finished(
+    learner: Learner, card: ArtifactRecord, course: Course, out: Path, patience: int | None
+) -> ArtifactRecord:
     first, last = course.looks[0], course.looks[-1]
     tensors = learner.tensors()
     if patience is not None and course.best is not None:
@@ -165,7 +167,7 @@ def _finished(learner: Learner, card: Card, course: Course, out: Path, patience:
         last = next(look for look in course.looks if look["step"] == course.best[1])
     figures = last | {f"{name}_before": value for name, value in first.items() if name != "step"}
     figures["left_out"] = sum(step["left_out"] for step in course.steps)
-    card = card.model_copy(update={"figures": figures})
+    card = card.model_copy(update={"metrics": figures})
     if rank() == 0:
         _curves(course, out)
         artifacts.write(out, tensors, card)

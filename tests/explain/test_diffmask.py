@@ -20,7 +20,7 @@ from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.trace import Need, Trace
 from pipeline.train.diffmask_training import initial
-from schemas.artifacts import Card
+from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
 
 
@@ -151,21 +151,21 @@ def test_a_file_that_holds_no_gates_is_refused(tmp_path: Path, artifact: Path) -
 def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path) -> None:
     model = small_vit()
     gates = initial(describe(model).width, describe(model).depth, 1.0, 0)
-    card = Card(
+    card = ArtifactRecord(
         method="diffmask",
         provenance="Vision DiffMask",
         model="small",
         weights=weights_hash(model),
         settings={"rate": 0.1},
-        data=("train.tar",),
+        shards=("train.tar",),
         steps=3,
         batch_size=2,
         seed=0,
-        figures={"kl": 0.1},
+        metrics={"kl": 0.1},
     )
     write(tmp_path / "gates.safetensors", gates.state_dict(), card)
     method = DiffMask.load(tmp_path / "gates.safetensors")
-    assert read(method.artifact).card == card
+    assert read(method.artifact).record == card
     targets = torch.zeros(3, 1, dtype=torch.int64)
     double = explain(model, images_for(model), targets, method)["diffmask"]
     single = explain(model.float(), images_for(model).float(), targets, method)["diffmask"]

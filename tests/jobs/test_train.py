@@ -33,13 +33,13 @@ def test_gates_are_trained_and_a_run_takes_them(
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
     assert f"--artifact {out}" in printed
-    card = read(str(out)).card
+    card = read(str(out)).record
     assert card is not None
-    assert (card.steps, card.settings["rate"], len(card.data)) == (3, 1e-3, 3)
+    assert (card.steps, card.settings["rate"], len(card.shards)) == (3, 1e-3, 3)
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
     assert "complete, nothing was left to do" in printed
-    assert read(str(out)).card == card
+    assert read(str(out)).record == card
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     use = ["--methods", "legrad", "--artifact", out, "--executor", "inline"]
     atlas = tmp_path / "atlas"
@@ -73,7 +73,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     code, printed, err = vitatlas(*arguments, "--masks", masks, "--rate", "1e-3", "--out", out)
     assert code == 0, err
     assert "held out accuracy" in printed
-    card = read(str(out)).card
+    card = read(str(out)).record
     assert card is not None
     assert card.provenance == "pm_design_v1"
     assert card.supervision.startswith("labels, and 2 masks of 16 images (12.50 %): masks sha256:")
@@ -122,8 +122,8 @@ def test_a_network_learns_from_pseudo_masks_of_an_atlas(
     arguments[1] = "pm"
     code, _, err = vitatlas(*arguments, "--atlas", atlas, "--policy", policy, "--out", out)
     assert code == 0, err
-    assert read(str(out)).card.provenance == "pm_design_v1, wsol"
-    assert read(str(out)).card.supervision.startswith("labels, and pseudo-masks without locality labels: p sha256:")
+    assert read(str(out)).record.provenance == "pm_design_v1, wsol"
+    assert read(str(out)).record.supervision.startswith("labels, and pseudo-masks without locality labels: p sha256:")
 
 
 def test_a_run_does_not_go_on_with_other_gates(

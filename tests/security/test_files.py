@@ -74,7 +74,9 @@ def test_what_a_training_goes_on_from_may_not_run_either(
 def test_a_card_is_read_as_data(vitatlas: Vitatlas, checkpoint: ModelSpec, shard: Path, inside: Path) -> None:
     import torch
 
-    save_file({"a": torch.zeros(1)}, inside / "gates.safetensors", {"card": "__import__('os').system('touch marker')"})
+    save_file(
+        {"a": torch.zeros(1)}, inside / "gates.safetensors", {"record": "__import__('os').system('touch marker')"}
+    )
     given = ["--model", "test_vit", "--checkpoint", checkpoint.checkpoint, "--artifact", inside / "gates.safetensors"]
     code, _, err = vitatlas("run", shard, "--out", inside / "atlas", *given)
     assert (code, "Invalid JSON" in err) == (2, True)

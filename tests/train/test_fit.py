@@ -16,7 +16,7 @@ from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Stream
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.trainer import Learner, fit
-from schemas.artifacts import Card
+from schemas.artifacts import ArtifactRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings
@@ -35,20 +35,20 @@ def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def card(loaded: Loaded, method: str, **change: object) -> Card:
+def record(loaded: Loaded, method: str, **change: object) -> ArtifactRecord:
     content = {
         "method": method,
         "provenance": "a test",
         "model": loaded.record.name,
         "weights": loaded.record.weights,
         "settings": {"rate": 1e-3},
-        "data": ("train.tar",),
+        "shards": ("train.tar",),
         "steps": STEPS,
         "batch_size": 4,
         "seed": 0,
-        "figures": {},
+        "metrics": {},
     }
-    return Card(**(content | change))  # type: ignore[arg-type]
+    return ArtifactRecord(**(content | change))  # type: ignore[arg-type]
 
 
 class Interrupted(Exception):
@@ -72,7 +72,7 @@ def train(
     patience: int | None = None,
     made: Learner | None = None,
     **change: object,
-) -> Card:
+) -> ArtifactRecord:
     loaded = load(checkpoint)
     classes = None if method == "diffmask" else loaded.record.classes
     stream = Stream(count(find((shards,))), Frame.of(loaded.record, "squash"), 4, classes, 0)
@@ -82,7 +82,7 @@ def train(
             raise Interrupted
 
     made = made or learner(method, checkpoint)
-    about = card(loaded, method, **change)
+    about = record(loaded, method, **change)
     identity = {"steps": about.steps, "seed": about.seed}
     return fit(made, stream, stream, about, out, identity, every=2, patience=patience, progress=progress)
 
@@ -99,8 +99,8 @@ def test_an_artefact_says_what_was_reached_and_explains(
     out = tmp_path / "out.safetensors"
     reached = train(method, checkpoint, shards, out)
     names, columns = FIGURES[method]
-    assert set(reached.figures) == names | {f"{name}_before" for name in names} | {"step", "left_out"}
-    assert read(str(out)).card == reached
+    assert set(reached.metrics) == names | {f"{name}_before" for name in names} | {"step", "left_out"}
+    assert read(str(out)).record == reached
     images = torch.randn(2, 3, *loaded.anatomy.input_size)
     maps = explain(loaded.model, images, torch.zeros(2, 1, dtype=torch.int64), METHODS[method].load(out))[method]
     assert ((maps > 0) & (maps < 1)).all()
@@ -141,7 +141,7 @@ def test_training_stops_early_and_keeps_the_best(
     monkeypatch.setattr(made, "tensors", lambda tensors=made.tensors: kept.setdefault(made.step_count, tensors()))
     out = tmp_path / "out.safetensors"
     reached = train(method, checkpoint, shards, out, patience=2, made=made, steps=20)
-    assert reached.figures["step"] == 4
+    assert reached.metrics["step"] == 4
     assert pq.read_table(f"{out}.curves.parquet").num_rows == 8
     assert all(torch.equal(tensor, kept[4][name]) for name, tensor in read(str(out)).tensors.items())
 
@@ -189,8 +189,8 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
     reached = train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     curves = pq.read_table(tmp_path / "gates.safetensors.curves.parquet")
     assert curves["batch"].to_pylist() == [0, 2, 3, 5, 6, 8, 9]
-    assert (curves["left_out"].to_pylist(), reached.figures["left_out"]) == ([0, 4, 0, 4, 0, 4, 0], 12)
-    assert reached.figures["kept"] > 0
+    assert (curves["left_out"].to_pylist(), reached.metrics["left_out"]) == ([0, 4, 0, 4, 0, 4, 0], 12)
+    assert reached.metrics["kept"] > 0
 
 
 def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:

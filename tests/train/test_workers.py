@@ -56,7 +56,7 @@ def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> No
     told: list[int] = []
     card = train_explainer(spec, lambda step, figures: told.append(step))
     assert told == list(range(1, STEPS + 1))
-    assert (card.workers, set(card.figures) >= {"kl", "kept"}) == (2, True)
+    assert (card.workers, set(card.metrics) >= {"kl", "kept"}) == (2, True)
     one = DiffMaskTraining(load(spec.model), spec.settings)  # type: ignore[arg-type]
     read_by = streams(prepare(spec), Decoders(0), None, Frame.of(load(spec.model).record, "squash"))
     with one.session():

@@ -47,7 +47,7 @@ class Learned(Method):
         Raises:
             UsageError: it is not; the message says why.
         """
-        card = self.learned.card
+        card = self.learned.record
         if card is not None and card.method != self.base:
             raise UsageError(f"{self.artifact}: is an artefact of {card.method}, not of {self.base}")
 
@@ -58,7 +58,7 @@ class Learned(Method):
 
     @property
     def trained_on(self) -> str | None:
-        card = self.learned.card if self.artifact else None
+        card = self.learned.record if self.artifact else None
         return card.weights if card else None
 
     @property
@@ -67,7 +67,7 @@ class Learned(Method):
 
     @property
     def design(self) -> str:
-        card = self.learned.card if self.artifact else None
+        card = self.learned.record if self.artifact else None
         return card.provenance if card else self.provenance
 
     def unsupported(self, anatomy: Anatomy) -> str | None:

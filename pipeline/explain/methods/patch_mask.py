@@ -41,7 +41,7 @@ class PatchMask(Learned):
 
     def check(self) -> None:
         super().check()
-        if self.learned.card is None:
+        if self.learned.record is None:
             raise UsageError(
                 f"{self.artifact}: does not say what network it was trained from; make it with vitatlas train pm"
             )
