@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from schemas.arrow import CATEGORY
-from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES
+from schemas.metrics import FAITHFULNESS_METRICS, SANITY_METRICS
 
 _WHOSE = (pa.field("method", CATEGORY, nullable=False), pa.field("target", CATEGORY, nullable=False))
 
@@ -90,7 +90,7 @@ NUMBERS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border"
 - ``agreement`` – mean rank correlation with the maps of all other methods, controls too; null without another.
 """
 
-MEASURED = (*FAITHFULNESS_FIGURES, *SANITY_FIGURES)
+MEASURED = (*FAITHFULNESS_METRICS, *SANITY_METRICS)
 """Figures for which the network was asked again, of the pictures that were drawn for it; see ``schemas.metrics``."""
 
 IMAGES = pa.schema(

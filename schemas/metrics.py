@@ -7,10 +7,10 @@ import pyarrow as pa
 from schemas.arrow import CATEGORY
 from schemas.base import Record
 
-Kind = Literal["faithfulness", "sanity"]
-Better = Literal["higher", "lower"]
+MetricSuite = Literal["faithfulness", "sanity"]
+Direction = Literal["higher", "lower"]
 
-FAITHFULNESS_FIGURES: dict[str, Better] = {
+FAITHFULNESS_METRICS: dict[str, Direction] = {
     "average_drop": "lower",
     "increase": "higher",
     "coherency": "higher",
@@ -29,7 +29,7 @@ FAITHFULNESS_FIGURES: dict[str, Better] = {
 }
 """Figures of faithfulness, and whether higher or lower is better. Formulas: ``docs/reference/faithfulness.md``."""
 
-SANITY_FIGURES: dict[str, Better] = {
+SANITY_METRICS: dict[str, Direction] = {
     "mprt": "lower",
     "smprt": "lower",
     "emprt": "higher",
@@ -40,24 +40,24 @@ SANITY_FIGURES: dict[str, Better] = {
 }
 """Figures of sanity, likewise."""
 
-FIGURES = pa.schema(
+METRIC_VALUES = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("method", CATEGORY, nullable=False),
         pa.field("target", CATEGORY, nullable=False),
-        pa.field("figure", CATEGORY, nullable=False),
+        pa.field("metric", CATEGORY, nullable=False),
         pa.field("value", pa.float64()),
     ]
 )
 """One row an image, method, target and figure. ``row``, ``key`` – of the sample; ``target`` – whose map; ``figure`` –
 a name in a measure's ``figures``; ``value`` – null where it is not defined."""
 
-SUMMARY = pa.schema(
+METRIC_SUMMARY = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),
         pa.field("target", pa.string(), nullable=False),
-        pa.field("figure", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
         pa.field("better", pa.string(), nullable=False),
         pa.field("images", pa.int64(), nullable=False),
         pa.field("mean", pa.float64()),
@@ -75,7 +75,7 @@ OWN_WEIGHTS = "the method has weights of its own, which were not randomised with
 """Note of figures that compare a network with one that forgets."""
 
 
-class FaithRecord(Record):
+class MetricsRecord(Record):
     """``about.json`` of a folder of figures: what they are of. Written first.
 
     Attributes:
@@ -89,8 +89,8 @@ class FaithRecord(Record):
 
     protocol: int = 1
     run: str
-    kind: Kind
+    kind: MetricSuite
     methods: tuple[str, ...]
     images: int
     seed: int
-    measures: dict[str, dict[str, int | float | str]]
+    metrics: dict[str, dict[str, int | float | str]]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
 from schemas.audit import REPRODUCED
-from schemas.metrics import OWN_WEIGHTS, SUMMARY
+from schemas.metrics import METRIC_SUMMARY, OWN_WEIGHTS
 from schemas.scores import LOCALIZATION, SCORES
 
 METHODS = ("attention", "rollout", "legrad", "center", "uniform")
@@ -63,7 +63,7 @@ def summary(figures: tuple[str, ...]) -> pa.Table:
         {
             "method": method,
             "target": target,
-            "figure": figure,
+            "metric": figure,
             "better": "lower" if figure == "deletion" else "higher",
             "images": 10,
             "mean": 0.1 * place + (target == "predicted"),
@@ -75,7 +75,7 @@ def summary(figures: tuple[str, ...]) -> pa.Table:
         for target in ("label", "predicted")
         for figure in figures
     ]
-    return pa.Table.from_pylist(rows, SUMMARY)
+    return pa.Table.from_pylist(rows, METRIC_SUMMARY)
 
 
 def localization() -> pa.Table:

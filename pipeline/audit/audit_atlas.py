@@ -27,7 +27,7 @@ from pipeline.utils.io import refuse_commands
 from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
-from schemas.metrics import Kind
+from schemas.metrics import MetricSuite
 from schemas.run import TargetKind
 from schemas.text import suggest
 
@@ -118,7 +118,7 @@ def audit(
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if extent.images or extent.sanity or extent.recompute or extent.pictures:
         refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    kinds: dict[Kind, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
+    kinds: dict[MetricSuite, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
     for kind, number in kinds.items():
         if number:
             evaluate_metrics(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
@@ -162,7 +162,7 @@ def _refuse_others(objects: ObjectStore, extent: Extent) -> None:
         if kind not in extent.exports and objects.exists(f"{kind}/{ABOUT}"):
             raise UsageError(f"{objects.url}: holds an export to {kind}; say --export {kind} as well, or remove it")
     if not objects.exists(ABOUT):
-        began = (*get_args(Kind), LEASE)  # what a call that was stopped early may have left
+        began = (*get_args(MetricSuite), LEASE)  # what a call that was stopped early may have left
         for name, _ in objects.walk():
             if name.partition("/")[0] not in began:
                 raise UsageError(f"{objects.url}: holds {name}, which is of no audit; name an empty folder with --out")

@@ -12,7 +12,7 @@ from pipeline.store import ObjectStore
 from pipeline.store.derived import content_hash, read_commit
 from pipeline.store.parquet import from_parquet
 from schemas.commits import DerivedCommit
-from schemas.metrics import Kind
+from schemas.metrics import MetricSuite
 from schemas.run import TargetKind
 
 
@@ -25,8 +25,8 @@ def measured_parts(out: str, shard: str, above: str) -> tuple[str, ...]:
     return tuple(f"{kind} {content_hash(record)}" for kind, record in _records(out, shard, above))
 
 
-def _records(out: str, shard: str, above: str) -> Iterator[tuple[Kind, DerivedCommit]]:
-    for kind in get_args(Kind):
+def _records(out: str, shard: str, above: str) -> Iterator[tuple[MetricSuite, DerivedCommit]]:
+    for kind in get_args(MetricSuite):
         record = read_commit(ObjectStore(f"{out}/{kind}"), shard)
         if record is not None and record.parent == above:  # else it is of maps that are no more
             yield kind, record
@@ -44,7 +44,7 @@ class Measured:
         self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for table in _tables(out, shard, above):
             of_target = table.filter(pc.equal(table["target"].cast(pa.string()), target))
-            methods, figures = (of_target[name].cast(pa.string()) for name in ("method", "figure"))
+            methods, figures = (of_target[name].cast(pa.string()) for name in ("method", "metric"))
             for method in methods.unique().to_pylist():
                 of_method = pc.equal(methods, method)
                 for figure in figures.filter(of_method).unique().to_pylist():
@@ -62,4 +62,4 @@ class Measured:
 
 def _tables(out: str, shard: str, above: str) -> Iterator[pa.Table]:
     for kind, _ in _records(out, shard, above):
-        yield from_parquet(ObjectStore(f"{out}/{kind}").get(f"figures/{shard}.parquet"))
+        yield from_parquet(ObjectStore(f"{out}/{kind}").get(f"values/{shard}.parquet"))

@@ -24,17 +24,17 @@ from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, commit_object
-from schemas.metrics import OWN_WEIGHTS, FaithRecord, Kind
+from schemas.metrics import OWN_WEIGHTS, MetricsRecord, MetricSuite
 
 SUMMARY = "summary.parquet"
-IMAGES: dict[Kind, int] = {"faithfulness": 1000, "sanity": 100}
+IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
 """How many are drawn where nobody says; a sanity check makes maps of a network many times over."""
 
 
 def evaluate_metrics(
     url: str,
     out: str,
-    kind: Kind,
+    kind: MetricSuite,
     methods: Sequence[str] = (),
     images: int | None = None,
     seed: int = 0,
@@ -46,7 +46,7 @@ def evaluate_metrics(
 ) -> pa.Table:
     """Measure the maps of images that are drawn at random from the finished shards. What is done is not done again.
 
-    Writes ``about.json``; for each shard of which images are drawn ``figures/<shard>.parquet`` and ``commits/<shard>.json``;
+    Writes ``about.json``; for each shard of which images are drawn ``values/<shard>.parquet`` and ``commits/<shard>.json``;
     then ``summary.parquet``. Columns are in ``schemas.metrics``. When the atlas has grown, the same call draws from all
     of it, and measures those shards again of which other images are drawn now; see ``select_samples``.
 
@@ -69,8 +69,8 @@ def evaluate_metrics(
         CorruptShardError: a shard cannot be read, or its pictures are not those that the atlas has maps of.
         SpecMismatchError: the network is another now.
     """
-    if kind not in get_args(Kind):
-        raise UsageError(f"there is no kind {kind!r} of measures; there are {', '.join(get_args(Kind))}")
+    if kind not in get_args(MetricSuite):
+        raise UsageError(f"there is no kind {kind!r} of measures; there are {', '.join(get_args(MetricSuite))}")
     atlas, number = Atlas.open(url), IMAGES[kind] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     chosen, by = tuple(dict.fromkeys(methods)) or atlas.methods, KINDS[kind] if measures is None else measures
@@ -83,13 +83,13 @@ def evaluate_metrics(
     drawn = select_samples(atlas, number, seed)
     if not drawn:
         raise UsageError(f"{url}: has no sample with maps yet; run it first: vitatlas run {url}")
-    about = FaithRecord(
+    about = MetricsRecord(
         run=atlas.run.spec_hash,
         kind=kind,
         methods=chosen,
         images=number,
         seed=seed,
-        measures={name: asdict(measure) for name, measure in by.items()},
+        metrics={name: asdict(measure) for name, measure in by.items()},
     )
     objects = ObjectStore(out)
     check_output_dir(objects, ABOUT, about)
@@ -129,7 +129,7 @@ def _notes(atlas: Atlas, measures: Mapping[str, Metric]) -> dict[tuple[str, str]
     return {(method, figure): OWN_WEIGHTS for method in atlas.run.artifacts for figure in forgetting}
 
 
-def _pending(objects: ObjectStore, atlas: Atlas, about: FaithRecord, drawn: SelectedSamples) -> SelectedSamples:
+def _pending(objects: ObjectStore, atlas: Atlas, about: MetricsRecord, drawn: SelectedSamples) -> SelectedSamples:
     """Shards that are to be measured: never done, made again since, or drawn otherwise."""
     records = load_completed(objects, atlas, about.digest(), ())
     there = {shard: record.items for shard, record in records.items()}
@@ -142,14 +142,14 @@ def _parts(ordinals: Sequence[int]) -> tuple[str]:
 
 
 def _figures(shard: str) -> str:
-    return f"figures/{shard}.parquet"
+    return f"values/{shard}.parquet"
 
 
 def _of_shard(
     url: str,
     device: Device,
     measures: Sequence[Metric],
-    about: FaithRecord,
+    about: MetricsRecord,
     out: str,
     item: tuple[str, tuple[int, ...]],
 ) -> DerivedCommit:

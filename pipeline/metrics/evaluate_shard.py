@@ -13,7 +13,7 @@ from pipeline.metrics.metric import Metric, MetricBatch, MetricValue
 from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
 from pipeline.store.images import pictures
-from schemas.metrics import FIGURES
+from schemas.metrics import METRIC_VALUES
 
 _BATCH = 16
 """Images whose copies are remembered together; bounds memory."""
@@ -65,7 +65,7 @@ def evaluate_shard(
                 seed,
             )
             tables += [_table(rows, targets, value) for measure in measures for value in measure.of(batch)]
-    found = pa.concat_tables(tables).unify_dictionaries() if tables else FIGURES.empty_table()
+    found = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return found.combine_chunks().sort_by("row")
 
 
@@ -76,7 +76,9 @@ def _table(rows: Sequence[dict[str, Any]], targets: Sequence[str], value: Metric
         "key": np.repeat(np.array([row["key"] for row in rows], object), kinds),
         "method": [value.method] * number * kinds,
         "target": list(targets) * number,
-        "figure": [value.figure] * number * kinds,
+        "metric": [value.figure] * number * kinds,
         "value": pa.array(value.values.ravel(), from_pandas=True),  # NaN becomes null
     }
-    return pa.table({name: pa.array(each).cast(FIGURES.field(name).type) for name, each in columns.items()}, FIGURES)
+    return pa.table(
+        {name: pa.array(each).cast(METRIC_VALUES.field(name).type) for name, each in columns.items()}, METRIC_VALUES
+    )

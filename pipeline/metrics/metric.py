@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.masked_forward import Copies, baseline
-from schemas.metrics import Better
+from schemas.metrics import Direction
 
-Directions = Mapping[str, Better]
+Directions = Mapping[str, Direction]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pipeline.metrics.metric import Metric
 from pipeline.metrics.noise_sensitivity import NoiseSensitivity
 from pipeline.metrics.perturbation_auc import Perturbation
 from pipeline.metrics.sanity import Randomisation, RandomLogit
-from schemas.metrics import Kind
+from schemas.metrics import MetricSuite
 
 FAITHFULNESS: dict[str, Metric] = {
     "adcc": ADCC(),
@@ -25,6 +25,6 @@ SANITY: dict[str, Metric] = {
 }
 """Whether it says anything about the network and the class."""
 
-KINDS: dict[Kind, dict[str, Metric]] = {"faithfulness": FAITHFULNESS, "sanity": SANITY}
+KINDS: dict[MetricSuite, dict[str, Metric]] = {"faithfulness": FAITHFULNESS, "sanity": SANITY}
 
 METRICS = FAITHFULNESS | SANITY

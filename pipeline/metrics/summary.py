@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.metrics.adcc import adcc
-from schemas.metrics import SUMMARY, Better
+from schemas.metrics import METRIC_SUMMARY, Direction
 
 REPLICATES = 1000
 _AT_ONCE = 64
@@ -45,7 +45,7 @@ class Totals:
             return self.sums / self.weights
 
 
-def summarize(tables: Iterable[pa.Table], better: Mapping[str, Better], notes: Notes | None = None) -> pa.Table:
+def summarize(tables: Iterable[pa.Table], better: Mapping[str, Direction], notes: Notes | None = None) -> pa.Table:
     """Means over the images, with intervals of the bootstrap: ``schemas.metrics.SUMMARY``.
 
     Args:
@@ -68,13 +68,13 @@ def summarize(tables: Iterable[pa.Table], better: Mapping[str, Better], notes: N
         if figure == "adcc":
             parts = adcc(*(totals[method, target, part].means for part in _PARTS))
             rows.append(_row(method, target, "adcc_of_means", better[figure], total.number) | _interval(parts))
-    return pa.Table.from_pylist(rows, schema=SUMMARY)
+    return pa.Table.from_pylist(rows, schema=METRIC_SUMMARY)
 
 
 def _by_image(table: pa.Table) -> Iterable[dict[Whose, NDArray[np.float64]]]:
     """Values of a few images at a time, [images] by whose they are, images in the order of their rows."""
     images, place = np.unique(table["row"].to_numpy(), return_inverse=True)
-    whose = zip(*(table[name].to_pylist() for name in ("method", "target", "figure")), strict=True)
+    whose = zip(*(table[name].to_pylist() for name in ("method", "target", "metric")), strict=True)
     values: dict[Whose, NDArray[np.float64]] = {}
     for each, row, value in zip(whose, place, table["value"].to_numpy(), strict=True):
         values.setdefault(each, np.full(len(images), np.nan))[row] = value
@@ -82,8 +82,8 @@ def _by_image(table: pa.Table) -> Iterable[dict[Whose, NDArray[np.float64]]]:
         yield {each: column[first : first + _AT_ONCE] for each, column in values.items()}
 
 
-def _row(method: str, target: str, figure: str, better: Better, images: int) -> dict[str, Any]:
-    return {"method": method, "target": target, "figure": figure, "better": better, "images": images}
+def _row(method: str, target: str, figure: str, better: Direction, images: int) -> dict[str, Any]:
+    return {"method": method, "target": target, "metric": figure, "better": better, "images": images}
 
 
 def _interval(means: NDArray[np.float64]) -> dict[str, float | None]:

@@ -16,9 +16,9 @@ from schemas.audit import MEASURED
 
 def test_every_figure_of_the_target_is_a_column_of_its_map_and_all_others_are_null(published: Path) -> None:
     figures = {
-        (row["row"], row["method"], row["figure"]): row["value"]
+        (row["row"], row["method"], row["metric"]): row["value"]
         for kind in ("faithfulness", "sanity")
-        for row in pq.read_table(published / kind / "figures").to_pylist()
+        for row in pq.read_table(published / kind / "values").to_pylist()
         if row["target"] == "label" and row["value"] is not None
     }
     joined = {

@@ -71,7 +71,7 @@ FORGED: dict[str, tuple[str, Change, str]] = {
     "a summary": ("sanity/summary.parquet", first(mean=0.0), "sanity/summary.parquet: mean of"),
     "an interval": ("sanity/summary.parquet", first(high=9.0), "sanity/summary.parquet: high of"),
     "no summary": ("sanity/summary.parquet", lambda rows: rows.clear(), "sanity/summary.parquet: has no row of"),
-    "a figure": (f"sanity/figures/{TAR}.parquet", first(value=9.0), "sanity/summary.parquet: mean of"),
+    "a figure": (f"sanity/values/{TAR}.parquet", first(value=9.0), "sanity/summary.parquet: mean of"),
     "a count": ("completeness.parquet", first(count=1), f"completeness.parquet: {TAR[:-1]}0 samples are 1 and should"),
     "what is planned": ("completeness.parquet", first(expected=1), "completeness.parquet: "),
     "all of it": ("completeness.parquet", first(count=1, expected=1), f"images/{TAR[:-1]}0.parquet: has 24 pictures"),

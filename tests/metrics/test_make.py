@@ -23,7 +23,7 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
 from schemas.errors import CorruptShardError, UsageError
-from schemas.metrics import FAITHFULNESS_FIGURES, FIGURES, OWN_WEIGHTS, SANITY_FIGURES, SUMMARY
+from schemas.metrics import FAITHFULNESS_METRICS, METRIC_SUMMARY, METRIC_VALUES, OWN_WEIGHTS, SANITY_METRICS
 from schemas.run import ModelSpec, RunSpec
 
 CHEAP: dict[str, Metric] = {"curves": Curves(1)}
@@ -69,7 +69,7 @@ def figures(out: Path) -> pa.Table:
     """All figures of a folder, in the order of the shards."""
     objects = ObjectStore(str(out))
     return pa.concat_tables(
-        [from_parquet(objects.get(f"figures/{name}")) for name in objects.list("figures")]
+        [from_parquet(objects.get(f"values/{name}")) for name in objects.list("values")]
     ).unify_dictionaries()
 
 
@@ -84,7 +84,7 @@ def times(out: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "names", "images"), [("faithfulness", FAITHFULNESS_FIGURES, 6), ("sanity", SANITY_FIGURES, 1)]
+    ("kind", "names", "images"), [("faithfulness", FAITHFULNESS_METRICS, 6), ("sanity", SANITY_METRICS, 1)]
 )
 def test_one_row_an_image_method_target_and_figure(
     finished: Path, tmp_path: Path, kind: str, names: dict[str, str], images: int
@@ -93,17 +93,17 @@ def test_one_row_an_image_method_target_and_figure(
     out = tmp_path / "faith"
     summary = evaluate_metrics(str(finished), str(out), kind, images=images, device="cpu", say=said.append)  # type: ignore[arg-type]
     found, atlas = figures(out), Atlas.open(str(finished))
-    assert found.schema == FIGURES
+    assert found.schema == METRIC_VALUES
     assert len(found) == images * len(atlas.methods) * 2 * len(names)
-    assert set(found["figure"].to_pylist()) == set(names)
+    assert set(found["metric"].to_pylist()) == set(names)
     assert (np.diff(found["row"].to_numpy()) >= 0).all()
     of = {row["row"]: row["key"] for row in atlas.samples().to_pylist()}
     assert {(row["row"], row["key"]) for row in found.to_pylist()} <= set(of.items())
-    assert summary.schema == SUMMARY
+    assert summary.schema == METRIC_SUMMARY
     assert summary.equals(from_parquet((out / "summary.parquet").read_bytes()))
     assert len(summary) == len(atlas.methods) * 2 * (len(names) + (kind == "faithfulness"))
     for row in summary.to_pylist():
-        assert row["better"] == names[row["figure"].replace("_of_means", "")]
+        assert row["better"] == names[row["metric"].replace("_of_means", "")]
         if row["mean"] is not None:
             assert row["images"] == images
             assert row["low"] - 1e-12 <= row["mean"] <= row["high"] + 1e-12
@@ -172,7 +172,7 @@ def test_a_tar_whose_maps_were_made_again_is_measured_again(
     after = times(tmp_path / "faith")
     assert {name for name in before if before[name] != after[name] and "/" in name} == {
         "commits/part-1.json",
-        "figures/part-1.parquet",
+        "values/part-1.parquet",
     }
 
 
@@ -193,7 +193,7 @@ def test_as_the_atlas_grows_the_draw_is_of_all_of_it_and_little_is_measured_agai
     for shard in later:
         whole.delete(f"commits/{shard}.json")
     measure(finished, "grown", 4)  # and when shards are finished no more
-    assert ObjectStore(str(tmp_path / "grown")).list("figures") == [f"{first}.parquet"]
+    assert ObjectStore(str(tmp_path / "grown")).list("values") == [f"{first}.parquet"]
 
 
 def test_a_draw_is_random_and_keeps_what_larger_and_smaller_ones_have(finished: Path) -> None:
@@ -265,7 +265,7 @@ def test_maps_are_those_of_the_atlas(finished: Path, tmp_path: Path) -> None:
         str(finished), str(tmp_path / "faith"), "faithfulness", images=3, device="cpu", measures={"adcc": ADCC()}
     )
     found, atlas = figures(tmp_path / "faith"), Atlas.open(str(finished))
-    for row in found.filter(pc.equal(found["figure"].cast(pa.string()), "complexity")).to_pylist():
+    for row in found.filter(pc.equal(found["metric"].cast(pa.string()), "complexity")).to_pylist():
         assert row["value"] == pytest.approx(atlas.map(row["row"], row["method"], row["target"]).mean(), abs=1e-6)
 
 
@@ -278,10 +278,10 @@ def test_learned_methods_are_asked_again_as_any_other(world: SyntheticDataset, t
         found = evaluate_metrics(out, str(tmp_path / kind), kind, images=1, device="cpu", measures=by).to_pylist()  # type: ignore[arg-type]
         assert {row["method"] for row in found} == set(methods)
         assert all(row["mean"] is not None for row in found), kind
-    of = {(row["method"], row["figure"]): row["mean"] for row in found if row["target"] == "predicted"}
+    of = {(row["method"], row["metric"]): row["mean"] for row in found if row["target"] == "predicted"}
     assert all(of[method, "random_logit"] < 1 for method in ("pm", "pm_zs"))
     assert of["pm", "mprt"] == 1  # its network is its own, and forgets nothing
-    noted = {(row["method"], row["figure"]) for row in found if row["note"] == OWN_WEIGHTS}
+    noted = {(row["method"], row["metric"]) for row in found if row["note"] == OWN_WEIGHTS}
     assert noted == {(method, figure) for method in ("pm", "diffmask") for figure in ("mprt", "emprt")}
     assert all(of[method, "mprt"] < 1 for method in ("pm_zs", "diffmask"))
 
@@ -293,7 +293,7 @@ def test_on_the_demo_the_network_agrees_that_legrad_beats_the_controls(
     found = evaluate_metrics(
         atlas.objects.url, str(tmp_path / "faith"), "faithfulness", methods, 12, device="cpu", measures=by
     )  # fmt: skip
-    of = {(row["method"], row["figure"]): row for row in found.to_pylist() if row["target"] == "predicted"}
+    of = {(row["method"], row["metric"]): row for row in found.to_pylist() if row["target"] == "predicted"}
     assert of["uniform", "abpc"]["mean"] == 0
     assert of["legrad", "abpc"]["low"] > 0.1
     for control in ("center", "uniform"):

@@ -23,7 +23,7 @@ from pipeline.metrics.sanity import Randomisation, other_classes
 from pipeline.metrics.similarity import pearson
 from schemas.audit import NUMBERS
 from schemas.errors import UsageError
-from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES
+from schemas.metrics import FAITHFULNESS_METRICS, SANITY_METRICS
 
 BLIND = ("center", "edges", "uniform", "random")
 
@@ -224,7 +224,7 @@ def test_no_two_measures_have_a_figure_in_common_nor_with_the_numbers_of_an_audi
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(("kind", "figures"), [("faithfulness", FAITHFULNESS_FIGURES), ("sanity", SANITY_FIGURES)])
+@pytest.mark.parametrize(("kind", "figures"), [("faithfulness", FAITHFULNESS_METRICS), ("sanity", SANITY_METRICS)])
 def test_the_schema_names_the_figures_of_the_measures_and_their_directions(kind: str, figures: dict) -> None:
     there = {figure: better for measure in KINDS[kind].values() for figure, better in measure.figures.items()}  # type: ignore[index]
     assert list(there.items()) == list(figures.items())

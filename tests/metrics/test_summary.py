@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.metrics.adcc import adcc
 from pipeline.metrics.summary import summarize
-from schemas.metrics import FIGURES, SUMMARY
+from schemas.metrics import METRIC_SUMMARY, METRIC_VALUES
 
 BETTER = dict.fromkeys(("adcc", "average_drop", "coherency", "complexity", "gini"), "higher")
 
@@ -14,17 +14,17 @@ BETTER = dict.fromkeys(("adcc", "average_drop", "coherency", "complexity", "gini
 def table(**figures: np.ndarray) -> pa.Table:
     """Figures [images] of one method."""
     rows = [
-        {"row": row, "key": f"k{row}", "method": "m", "target": "label", "figure": figure, "value": value}
+        {"row": row, "key": f"k{row}", "method": "m", "target": "label", "metric": figure, "value": value}
         for figure, values in figures.items()
         for row, value in enumerate(values)
     ]
-    return pa.Table.from_pylist(rows, schema=FIGURES)
+    return pa.Table.from_pylist(rows, schema=METRIC_VALUES)
 
 
 def summary(figures: pa.Table) -> dict[str, dict]:
     found = summarize([figures], BETTER)
-    assert found.schema == SUMMARY
-    return {row["figure"]: row for row in found.to_pylist()}
+    assert found.schema == METRIC_SUMMARY
+    return {row["metric"]: row for row in found.to_pylist()}
 
 
 def test_the_interval_is_that_of_a_mean() -> None:

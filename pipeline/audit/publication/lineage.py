@@ -17,7 +17,7 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord, DerivedCommit
 from schemas.errors import UsageError
 from schemas.layout import AUDIT, COMMITS, LABELS, SCORES, commit_object
-from schemas.metrics import Kind
+from schemas.metrics import MetricSuite
 
 MAPS = "maps"
 """Name of the product that an atlas is itself."""
@@ -83,7 +83,7 @@ def products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str,
             objects = ObjectStore(f"{atlas.objects.url}/{folder}/{name}")
             if objects.list(COMMITS):
                 found[f"{folder}/{name}"] = objects
-    for name in ("", *(f"/{kind}" for kind in get_args(Kind))) if out is not None else ():
+    for name in ("", *(f"/{kind}" for kind in get_args(MetricSuite))) if out is not None else ():
         objects = ObjectStore(f"{out}{name}")
         if objects.list(COMMITS):
             found[f"{AUDIT}{name}"] = objects

@@ -23,12 +23,12 @@ from schemas.base import sha256
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, COMMITS, commit_object
-from schemas.metrics import FaithRecord
+from schemas.metrics import MetricsRecord
 
-_FOLDERS: dict[str, type[AuditRecord] | type[FaithRecord]] = {
+_FOLDERS: dict[str, type[AuditRecord] | type[MetricsRecord]] = {
     "": AuditRecord,
-    "faithfulness/": FaithRecord,
-    "sanity/": FaithRecord,
+    "faithfulness/": MetricsRecord,
+    "sanity/": MetricsRecord,
 }
 """Folders with parts by shard, and what says what they were made by."""
 

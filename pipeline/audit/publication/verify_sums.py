@@ -36,15 +36,15 @@ def wrong_summaries(objects: ObjectStore) -> Iterator[str]:
 
             name = f"{folder}/summary.parquet"
             there = table_of(objects, name)
-            figures = f"{folder}/figures"
-            better = dict(zip(there["figure"].to_pylist(), there["better"].to_pylist(), strict=True))
-            unknown = {each for part in parts_of(objects, figures) for each in part["figure"].unique().to_pylist()}
+            figures = f"{folder}/values"
+            better = dict(zip(there["metric"].to_pylist(), there["better"].to_pylist(), strict=True))
+            unknown = {each for part in parts_of(objects, figures) for each in part["metric"].unique().to_pylist()}
             if unknown := unknown - set(better):
                 yield f"{name}: has no row of {', '.join(sorted(unknown))}, of which there are figures"
                 continue
-            notes = {(row["method"], row["figure"]): row["note"] for row in there.to_pylist()}
+            notes = {(row["method"], row["metric"]): row["note"] for row in there.to_pylist()}
             again = summarize(parts_of(objects, figures), better, notes)
-            yield from _different(name, there, again, ("method", "target", "figure"), f"that of {folder}/figures/")
+            yield from _different(name, there, again, ("method", "target", "metric"), f"that of {folder}/values/")
 
 
 def _different(name: str, there: pa.Table, again: pa.Table, keys: Sequence[str], what: str) -> Iterator[str]:

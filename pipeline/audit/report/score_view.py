@@ -180,7 +180,7 @@ def _images(number: int) -> str:
 def _summarised(table: pa.Table) -> tuple[Score, ...]:
     by_figure: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
-        by_figure.setdefault(row["figure"], []).append(row)
+        by_figure.setdefault(row["metric"], []).append(row)
     scores = [
         Score(
             figure,

@@ -13,7 +13,7 @@ from pipeline.audit.report.page import heat, told
 from pipeline.audit.report.places import in_words
 from pipeline.audit.report.score_view import LOCALIZING, Group, Score, Value, groups, ordered, ranking, rows_of
 from schemas.audit import METHODS as METHODS_OF
-from schemas.metrics import FAITHFULNESS_FIGURES, SANITY_FIGURES, SUMMARY
+from schemas.metrics import FAITHFULNESS_METRICS, METRIC_SUMMARY, SANITY_METRICS
 
 UP = Score("up", "higher", 1, {"a": Value(3, 2, 4), "b": Value(1), "c": Value(3), "center": Value(9)})
 DOWN = Score("down", "lower", 1, {"a": Value(3), "b": Value(1)})
@@ -66,7 +66,10 @@ def test_a_kind_says_of_how_many_images_it_is(reported: Reported, images: int, m
     audited = read_audit(reported.atlas, str(reported.audit), "label")
     rows = [row | {"images": images} for row in audited.faithfulness.to_pylist()]
     counts = [row | {"images": mapped} for row in audited.methods.to_pylist()]
-    tables = {"faithfulness": pa.Table.from_pylist(rows, SUMMARY), "methods": pa.Table.from_pylist(counts, METHODS_OF)}
+    tables = {
+        "faithfulness": pa.Table.from_pylist(rows, METRIC_SUMMARY),
+        "methods": pa.Table.from_pylist(counts, METHODS_OF),
+    }
     found = {group.name: group for group in groups(replace(audited, **tables))}
     assert found["Faithfulness"].note.endswith(text)
 
@@ -99,7 +102,7 @@ def test_names_of_equal_ranks_do_not_overlap_and_others_stay() -> None:
     assert places == [(0, 30 - LABEL), (0, 30), (0, 30 + LABEL), (9, 30), (0, 99)]
 
 
-@pytest.mark.parametrize("figure", [*FAITHFULNESS_FIGURES, *SANITY_FIGURES, "adcc_of_means"])
+@pytest.mark.parametrize("figure", [*FAITHFULNESS_METRICS, *SANITY_METRICS, "adcc_of_means"])
 def test_every_figure_has_a_meaning(figure: str) -> None:
     assert meaning(figure)
     assert not meaning(figure).startswith("see ")
