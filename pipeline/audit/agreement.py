@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import threshold
 from schemas.audit import MEASURES, TOPS
 from schemas.policy import Cut
@@ -79,7 +80,7 @@ def compare(first: Prepared, second: Prepared) -> dict[str, Floats]:
         "pearson": _correlation(first.values, second.values),
         "spearman": _correlation(first.ranks, second.ranks),
         **{name: _overlap(first.tops[share], second.tops[share]) for name, share in TOPS.items()},
-        "iou": _iou(first.mask, second.mask),
+        "iou": mask_iou(first.mask, second.mask, axis=1),
     }
     both = first.says & second.says
     return {name: np.where(both, measured[name], np.nan) for name in MEASURES}
@@ -100,8 +101,3 @@ def _correlation(first: Floats, second: Floats) -> Floats:
 
 def _overlap(first: Floats, second: Floats) -> Floats:
     return np.minimum(first, second).sum(1) / ((first.sum(1) + second.sum(1)) / 2)
-
-
-def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Floats:
-    union = (first | second).sum(1)
-    return np.where(union, (first & second).sum(1), 1) / np.where(union, union, 1)

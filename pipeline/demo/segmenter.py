@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, default_collate
 from pipeline.demo.scenes import CLASSES
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL, normalize
+from pipeline.image.iou import mask_iou
 from pipeline.label import label, read_policy
 from pipeline.label.formats.png_encoding import IGNORE
 from pipeline.label.mask_dataset import MaskDataset, MaskSample
@@ -135,7 +136,7 @@ def mean_iou(truth: MaskDataset, guess: Callable[[MaskSample], Mask | None]) -> 
     overlaps = []
     for sample in truth:
         real, found = sample.mask.numpy() == 1, guess(sample)
-        overlaps.append(0.0 if found is None else (real & found).sum() / (real | found).sum())
+        overlaps.append(0.0 if found is None else float(mask_iou(real, found)))
     return float(np.mean(overlaps))
 
 

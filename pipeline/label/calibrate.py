@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.image.iou import box_iou, mask_iou
 from pipeline.label.label_shard import check, heats
 from pipeline.label.mask import Label, make
 from pipeline.run.parallel_map import parallel_map
@@ -108,10 +109,6 @@ def overlap(label: Label, truth: Truth) -> float:
     if mask is None or not label.boxes:
         return 0.0
     if real is not None:
-        counts = ~truth.ignore | real
-        return float((mask & real & counts).sum() / max(1, ((mask | real) & counts).sum()))
-    box = np.array(label.boxes[0])
-    low, high = np.maximum(box[:2], truth.boxes[:, :2]), np.minimum(box[2:], truth.boxes[:, 2:])
-    shared = np.clip(high - low + 1, 0, None).prod(1)
-    areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (box, truth.boxes)]
-    return float((shared / (areas[0] + areas[1] - shared)).max())
+        counted = ~truth.ignore | real
+        return float(mask_iou(mask & counted, real & counted, empty=0.0))
+    return float(box_iou(np.array(label.boxes[:1]), truth.boxes).max())

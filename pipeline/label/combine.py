@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import threshold
 from schemas.policy import Policy
 
@@ -31,7 +32,7 @@ def combine(
         return grids[0], None
     stack = np.stack(grids)
     masks = np.stack([grid > threshold(grid, policy.vote) for grid in grids])
-    agreement = float(np.mean([_iou(first, second) for first, second in combinations(masks, 2)]))
+    agreement = float(np.mean([mask_iou(first, second) for first, second in combinations(masks, 2)]))
     if policy.combine == "agreement":
         return masks.mean(0, dtype=np.float32), agreement
     if policy.combine == "geometric":
@@ -58,8 +59,3 @@ def _normalise(values: NDArray[np.floating], bounds: NDArray[np.floating], polic
 def _stretch(values: NDArray[np.floating]) -> Grid:
     low, high = values.min(), values.max()
     return ((values - low) / (high - low) if high > low else np.zeros_like(values)).astype(np.float32)
-
-
-def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    union = (first | second).sum()
-    return float((first & second).sum() / union) if union else 1.0

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE
 
 IOUS = (0.3, 0.5, 0.7)
@@ -43,7 +44,7 @@ def overlaps(score: NDArray[np.float64], truth: Boxes) -> NDArray[np.float64]:
     boxes, areas = _measure([each for outlines in found for each in outlines], grey.shape)
     begins = np.cumsum([0, *map(len, found)])
     largest = [begin + int(areas[begin:end].argmax()) for begin, end in pairwise(begins)]
-    best = iou(boxes, truth).max(1)
+    best = box_iou(boxes, truth).max(1)
     result: NDArray[np.float64] = np.stack([best[largest], np.maximum.reduceat(best, begins[:-1])])[:, inverse]
     return result
 
@@ -84,23 +85,6 @@ def _measure(outlines: Sequence[NDArray[np.int32]], shape: tuple[int, ...]) -> t
     following[begins[1:] - 1] = points[begins[:-1]]
     cross = points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1]
     return boxes, np.abs(np.add.reduceat(cross, begins[:-1]))
-
-
-def iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
-    """Intersection over union of boxes [n, 4] and [m, 4], whose ends are inclusive: [n, m].
-
-    Raises:
-        ValueError: a box ends before it begins, or lies left or above of the picture.
-    """
-    for boxes in (first, second):
-        if (boxes < 0).any() or (boxes[:, 2:] < boxes[:, :2]).any():
-            raise ValueError("boxes must be x0, y0, x1, y1 with 0 ≤ x0 ≤ x1 and 0 ≤ y0 ≤ y1")
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(high - low + 1, 0, None).prod(2)
-    area = [(boxes[:, 2:] - boxes[:, :2] + 1).prod(1) for boxes in (first, second)]
-    union: NDArray[np.float64] = area[0][:, None] + area[1][None, :] - shared
-    return shared / union
 
 
 def resize_boxes(boxes: Boxes, width: int, height: int) -> Boxes:

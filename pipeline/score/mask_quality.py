@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.image.iou import mask_iou
 from pipeline.label.formats.png_encoding import IGNORE, OBJECT
 from pipeline.label.mask import Label
 from pipeline.store import ObjectStore
@@ -82,7 +83,7 @@ def _figures(mask: Mask, ignore: Mask, real: Mask) -> tuple[float, ...]:
     """In the order of ``MaskScores``, in [0, 1]."""
     right, labelled = mask == real, ~ignore
     return (
-        (mask & real).sum() / max(1, (mask | real).sum()),
+        mask_iou(mask, real, empty=0.0),
         right[labelled].sum() / max(1, labelled.sum()),
         right.mean(),
         (mask & real).sum() / max(1, mask.sum()),

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, Window, score_map, window
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.box_metrics import IOUS, Boxes, iou, overlaps, resize_boxes
+from pipeline.score.box_metrics import IOUS, Boxes, overlaps, resize_boxes
 from pipeline.score.counters import TUNING, Tally, fixed, group_of, pack, unpack
 from pipeline.score.splits import Part
 from pipeline.score.trivial_boxes import TRIVIAL
@@ -152,7 +153,7 @@ def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, Array
 
 def of_boxes(boxes: Boxes, picture: Picture) -> Mapping[str, ArrayLike]:
     """Counts of a predictor that has one box at each cut, int [255, 4]."""
-    best = iou(boxes, picture.boxes).max(1)
+    best = box_iou(boxes, picture.boxes).max(1)
     return _of_hits(best, best, picture.rank)
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from pipeline.image.iou import box_iou
 from pipeline.image.score_map import score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
 from pipeline.score.aggregate import row
-from pipeline.score.box_metrics import LEVELS, TAUS, boxes_at, iou
+from pipeline.score.box_metrics import LEVELS, TAUS, boxes_at
 from pipeline.score.counters import TUNING, Tally
 from pipeline.score.pixel_metrics import MASK_TAUS
 from pipeline.score.score_shard import Picture, of_boxes, of_map
@@ -53,7 +54,7 @@ ROW = row("legrad", "label", tally(SCENES))
 def hit(scene: tuple[np.ndarray, Picture], tau: float, delta: float, largest: bool) -> bool:
     grey = (score_map(scene[0]) * 255).astype(np.uint8)
     boxes, place = boxes_at(grey, int(tau * 255))
-    best = iou(boxes, scene[1].boxes)
+    best = box_iou(boxes, scene[1].boxes)
     return bool((best[place] if largest else best).max() >= delta)
 
 
@@ -181,13 +182,13 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
         for _, known in SCENES:
             total.add(known.group, of_boxes(boxes, known))
         rows[name] = row(name, "label", total)
-    whole = np.array([iou(np.array([[0, 0, 223, 223]]), p.boxes)[0, 0] for _, p in SCENES])
+    whole = np.array([box_iou(np.array([[0, 0, 223, 223]]), p.boxes)[0, 0] for _, p in SCENES])
     assert rows["whole image"]["maxboxacc"] == pytest.approx(100 * (whole >= 0.5).mean())
     squares = []
     for side in range(8, 225, 8):
         first = (224 - side) // 2
         last = min(first + side, 223)
-        squares.append([iou(np.array([[first, first, last, last]]), p.boxes)[0, 0] for _, p in SCENES])
+        squares.append([box_iou(np.array([[first, first, last, last]]), p.boxes)[0, 0] for _, p in SCENES])
     best = [100 * (np.array(squares) >= delta).mean(1).max() for delta in (0.3, 0.5, 0.7)]
     assert rows["centred square"]["maxboxacc_v2"] == pytest.approx(np.mean(best))
     assert rows["centred square"]["gt_known_20"] is None
