@@ -121,18 +121,18 @@ def command(
         raise UsageError(f"--maps-only asks nothing of the network; leave out {', '.join(sorted(beside))}, or itself")
     if root is not None:
         raise UsageError("--root is what an audit is checked by; say --check DIR")
-    from pipeline.audit.audit_atlas import Extent, audit
+    from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
     from schemas.audit_records import DEFAULT_PUBLICATION, PublicationRecord
     from schemas.layout import AUDIT
 
     assert atlas is not None
-    extent = Extent(images, sanity, recompute, not no_pictures, listed(exports))
+    extent = AuditOptions(images, sanity, recompute, not no_pictures, listed(exports))
     if maps_only:
-        extent = Extent(0, 0, 0, False, listed(exports))
+        extent = AuditOptions(0, 0, 0, False, listed(exports))
     out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
     output.note_partial(atlas)
     names = class_names(classes_file)
-    made = audit(
+    made = audit_atlas(
         atlas,
         out,
         target,
@@ -184,10 +184,10 @@ def command(
 def _check(folder: str, root: str | None, json_: bool) -> None:
     if root is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", root):
         raise UsageError(f"--root {root}: is no root; one is sha256: and 64 digits from 0 to f")
-    from pipeline.audit.publication.manifest import stated_root
-    from pipeline.audit.publication.verify_audit import recheck
+    from pipeline.audit.publication.manifest import read_root
+    from pipeline.audit.publication.verify_audit import verify_audit
 
-    faults = list(recheck(folder, root))
+    faults = list(verify_audit(folder, root))
     if json_:
         output.as_json({"folder": folder, "faults": faults})
     else:
@@ -199,4 +199,4 @@ def _check(folder: str, root: str | None, json_: bool) -> None:
         same = "every object is as its manifest says, and the tables say what their parts say"
         click.echo(f"{folder}: {same}")
         if root is None:
-            click.echo(f"root     {stated_root(folder)}   (is it the one that its publisher told?)")
+            click.echo(f"root     {read_root(folder)}   (is it the one that its publisher told?)")

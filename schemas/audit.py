@@ -33,7 +33,7 @@ SHORTCUTS = pa.schema(
 - ``clusters`` – of the class's maps; ``eigenvalues`` – of their graph, and the ``gap`` behind which it was cut.
 """
 
-SUSPICIOUS = pa.schema(
+SUSPICIOUS_CLASSES = pa.schema(
     [
         pa.field("class", pa.int32(), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("rank", "methods", "alarms", "best_rank")),
@@ -64,7 +64,7 @@ CLUSTERS = pa.schema(
   L1-normalised maps, row by row. ``share`` – of its maps, out of which the cell of the class in ``SHORTCUTS`` stands.
 """
 
-MEMBERS = pa.schema(
+CLUSTER_MEMBERS = pa.schema(
     [
         *_WHOSE,
         pa.field("row", pa.int64(), nullable=False),
@@ -78,19 +78,19 @@ MEMBERS = pa.schema(
 have clusters, or as it has maps.
 """
 
-TOPS = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
+TOP_SHARES = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
 """Measures of overlap, and the share of the cells that they look at."""
-MEASURES = ("spearman", "pearson", *TOPS, "iou")
+AGREEMENT_METRICS = ("spearman", "pearson", *TOP_SHARES, "iou")
 """Of the agreement of two maps, 1 where they are equal; see ``pipeline.audit.agreement.compare``."""
 
-NUMBERS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border", "corners", "inside", "agreement")
+MAP_STATISTICS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border", "corners", "inside", "agreement")
 """Of a map, all in [0, 1] but the last; see ``pipeline.audit.map_statistics``. Null where the map says nothing.
 
 - ``inside`` – mass on the object, null where no truth is known of the picture.
 - ``agreement`` – mean rank correlation with the maps of all other methods, controls too; null without another.
 """
 
-MEASURED = (*FAITHFULNESS_METRICS, *SANITY_METRICS)
+SAMPLED_METRICS = (*FAITHFULNESS_METRICS, *SANITY_METRICS)
 """Figures for which the network was asked again, of the pictures that were drawn for it; see ``schemas.metrics``."""
 
 IMAGES = pa.schema(
@@ -101,10 +101,10 @@ IMAGES = pa.schema(
         pa.field("correct", pa.bool_()),
         pa.field("method", CATEGORY, nullable=False),
         pa.field("flag", CATEGORY, nullable=False),
-        *(pa.field(name, pa.float64()) for name in NUMBERS),
+        *(pa.field(name, pa.float64()) for name in MAP_STATISTICS),
         pa.field("object", pa.float64()),
         pa.field("agreement_rank", pa.int32()),
-        *(pa.field(name, pa.float64()) for name in MEASURED),
+        *(pa.field(name, pa.float64()) for name in SAMPLED_METRICS),
     ]
 )
 """One row for each picture that has maps, and each method.
@@ -113,7 +113,7 @@ IMAGES = pa.schema(
 - ``flag`` – ``ok``, or why the map says nothing: ``constant``, ``not_finite``.
 - ``object`` – share of what the network saw that is object: ``inside`` of an even map. ``agreement_rank`` – place of
   the method among those of the picture, 1 agrees best with the others.
-- ``MEASURED`` – null of pictures that were not drawn, and where it is not defined.
+- ``SAMPLED_METRICS`` – null of pictures that were not drawn, and where it is not defined.
 """
 
 PAIRS = pa.schema(
@@ -122,10 +122,10 @@ PAIRS = pa.schema(
         pa.field("class", pa.int32(), nullable=False),
         pa.field("first", CATEGORY, nullable=False),
         pa.field("second", CATEGORY, nullable=False),
-        *(pa.field(name, pa.float64()) for name in MEASURES),
+        *(pa.field(name, pa.float64()) for name in AGREEMENT_METRICS),
     ]
 )
-"""One row for each picture that has maps, and each two methods: ``MEASURES``, null where either map says nothing."""
+"""One row for each picture that has maps, and each two methods: ``AGREEMENT_METRICS``, null where either map says nothing."""
 
 METHODS = pa.schema(
     [
@@ -133,13 +133,13 @@ METHODS = pa.schema(
         pa.field("class", pa.int32()),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "degenerate")),
         pa.field("correct", pa.float64()),
-        *(pa.field(name, pa.float64()) for name in (*NUMBERS, "object", *MEASURED)),
+        *(pa.field(name, pa.float64()) for name in (*MAP_STATISTICS, "object", *SAMPLED_METRICS)),
     ]
 )
 """Means of ``IMAGES``: one row for each method and class, and one for all classes, whose ``class`` is null.
 
 ``degenerate`` – of the ``images`` whose maps say nothing; they are in no mean but those of ``correct``, ``object``
-and ``MEASURED``.
+and ``SAMPLED_METRICS``.
 """
 
 AGREEMENT = pa.schema(
@@ -147,7 +147,7 @@ AGREEMENT = pa.schema(
         *(pa.field(name, CATEGORY, nullable=False) for name in ("first", "second")),
         pa.field("class", pa.int32()),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "undefined")),
-        *(pa.field(name, pa.float64()) for name in MEASURES),
+        *(pa.field(name, pa.float64()) for name in AGREEMENT_METRICS),
     ]
 )
 """Means of ``PAIRS``: one row for each two methods and each class, and one for all classes, whose ``class`` is null.
@@ -194,7 +194,7 @@ COMPLETENESS = pa.schema(
 QUARANTINED, PENDING, DEGENERATE = "quarantined", "pending", "degenerate"
 """Values of ``status`` in ``COMPLETENESS``: of a shard that could not be done, or is not done yet; of maps."""
 
-REPRODUCED = pa.schema(
+REPRODUCIBILITY = pa.schema(
     [
         pa.field("kind", CATEGORY, nullable=False),
         pa.field("batch_size", pa.int32(), nullable=False),
@@ -214,4 +214,4 @@ REPRODUCED = pa.schema(
   predicted class is the same, and ``max`` and ``mean`` are of its probability.
 """
 SAME_BATCH, OTHER_BATCH = "same_batch", "other_batch"
-"""Values of ``kind`` in ``REPRODUCED``."""
+"""Values of ``kind`` in ``REPRODUCIBILITY``."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from schemas import audit, metrics
 
 
-class Described(NamedTuple):
+class AuditTable(NamedTuple):
     """A table.
 
     Attributes:
@@ -83,8 +83,8 @@ _SUMMARY = {
     "note": "what must be known to read the figure; null of most",
 }
 
-TABLES: tuple[Described, ...] = (
-    Described(
+TABLES: tuple[AuditTable, ...] = (
+    AuditTable(
         "methods",
         "methods.parquet",
         audit.METHODS,
@@ -94,14 +94,14 @@ TABLES: tuple[Described, ...] = (
             "correct": "share of the pictures whose predicted class is the label",
         },
     ),
-    Described(
+    AuditTable(
         "images",
         "images/*.parquet",
         audit.IMAGES,
         "a picture and a method",
         {"correct": "whether the predicted class is the label; null where there is no label"},
     ),
-    Described(
+    AuditTable(
         "agreement",
         "agreement.parquet",
         audit.AGREEMENT,
@@ -111,8 +111,8 @@ TABLES: tuple[Described, ...] = (
             "undefined": "number of pictures in which either map says nothing, which are in no mean",
         },
     ),
-    Described("pairs", "pairs/*.parquet", audit.PAIRS, "a picture and two methods"),
-    Described(
+    AuditTable("pairs", "pairs/*.parquet", audit.PAIRS, "a picture and two methods"),
+    AuditTable(
         "shortcuts",
         "shortcuts.parquet",
         audit.SHORTCUTS,
@@ -132,10 +132,10 @@ TABLES: tuple[Described, ...] = (
             "eigenvalues": "of the graph of the class's maps, least first",
         },
     ),
-    Described(
+    AuditTable(
         "suspicious",
         "suspicious.parquet",
-        audit.SUSPICIOUS,
+        audit.SUSPICIOUS_CLASSES,
         "a class, with what all methods together say of it",
         {
             "rank": "place in this table; 1 is the most suspicious",
@@ -149,7 +149,7 @@ TABLES: tuple[Described, ...] = (
             "x": "column of the cell in the patch grid",
         },
     ),
-    Described(
+    AuditTable(
         "clusters",
         "clusters.parquet",
         audit.CLUSTERS,
@@ -160,17 +160,17 @@ TABLES: tuple[Described, ...] = (
             "prototype": "mean of its L1-normalised maps, row by row of the patch grid",
         },
     ),
-    Described(
+    AuditTable(
         "members",
         "members.parquet",
-        audit.MEMBERS,
+        audit.CLUSTER_MEMBERS,
         "a map that was clustered",
         {
             "cluster": "index of the cluster that it is in, within its class",
             "embedding": "entries of the first eigenvectors of the graph of its class",
         },
     ),
-    Described(
+    AuditTable(
         "lineage",
         "lineage.parquet",
         audit.LINEAGE,
@@ -185,7 +185,7 @@ TABLES: tuple[Described, ...] = (
             "bytes": "length of all of them together",
         },
     ),
-    Described(
+    AuditTable(
         "completeness",
         "completeness.parquet",
         audit.COMPLETENESS,
@@ -199,10 +199,10 @@ TABLES: tuple[Described, ...] = (
             "expected": "to which the counts of the shard (and the method) add up",
         },
     ),
-    Described(
+    AuditTable(
         "reproduced",
         "reproduced.parquet",
-        audit.REPRODUCED,
+        audit.REPRODUCIBILITY,
         "maps of a method that were computed again; or, with a null method, the network's predictions",
         {
             "kind": "same_batch: as they were computed; other_batch: with another batch size",
@@ -218,28 +218,28 @@ TABLES: tuple[Described, ...] = (
             "mean_spearman": "mean rank correlation of a map and its repetition",
         },
     ),
-    Described(
+    AuditTable(
         "faithfulness",
         "faithfulness/summary.parquet",
         metrics.METRIC_SUMMARY,
         "means over a sample of pictures, by method, target and measure of faithfulness",
         _SUMMARY,
     ),
-    Described(
+    AuditTable(
         "faithfulness_values",
         "faithfulness/values/*.parquet",
         metrics.METRIC_VALUES,
         "a picture, method, target and measure of faithfulness",
         _FIGURES,
     ),
-    Described(
+    AuditTable(
         "sanity",
         "sanity/summary.parquet",
         metrics.METRIC_SUMMARY,
         "means over a sample of pictures, by method, target and sanity check",
         _SUMMARY,
     ),
-    Described(
+    AuditTable(
         "sanity_values",
         "sanity/values/*.parquet",
         metrics.METRIC_VALUES,

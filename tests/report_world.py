@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
-from schemas.audit import REPRODUCED
+from schemas.audit import REPRODUCIBILITY
 from schemas.metrics import METRIC_SUMMARY, OWN_WEIGHTS
 from schemas.scores import LOCALIZATION, SCORES
 
@@ -114,4 +114,4 @@ def reproduced() -> pa.Table:
         for kind, size, off in (("same_batch", 32, 0.0), ("other_batch", 1, 0.5))
         for method, target in whose
     ]
-    return pa.Table.from_pylist(rows, REPRODUCED)
+    return pa.Table.from_pylist(rows, REPRODUCIBILITY)

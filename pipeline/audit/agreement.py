@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import threshold
-from schemas.audit import MEASURES, TOPS
+from schemas.audit import AGREEMENT_METRICS, TOP_SHARES
 from schemas.policy import Cut
 
 Floats = NDArray[np.float64]
@@ -18,7 +18,7 @@ _OTSU = Cut(kind="otsu")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedMaps:
     """Maps of one method, so that each of them is looked at once, however many others it is compared with.
 
     Attributes:
@@ -35,7 +35,7 @@ class Prepared:
     mask: NDArray[np.bool_]
 
 
-def prepare(maps: NDArray[np.floating]) -> Prepared:
+def prepare_maps(maps: NDArray[np.floating]) -> PreparedMaps:
     """Prepare maps of a method.
 
     Args:
@@ -45,11 +45,11 @@ def prepare(maps: NDArray[np.floating]) -> Prepared:
     says = np.isfinite(flat).all(1) & (np.ptp(flat, axis=1) > 0)
     flat = np.where(says[:, None], flat, 0.0)
     ranks = rankdata(flat, axis=1)
-    return Prepared(
+    return PreparedMaps(
         says=says,
         values=flat - flat.mean(1, keepdims=True),
         ranks=ranks - ranks.mean(1, keepdims=True),
-        tops={share: _top(flat, share) for share in TOPS.values()},
+        tops={share: _top(flat, share) for share in TOP_SHARES.values()},
         mask=np.array([row > threshold(row.astype(np.float32), _OTSU) for row in flat], bool).reshape(flat.shape),
     )
 
@@ -65,7 +65,7 @@ def _top(flat: Floats, share: float) -> Floats:
     return above + tied * ((count - above.sum(1)) / tied.sum(1))[:, None]
 
 
-def compare(first: Prepared, second: Prepared) -> dict[str, Floats]:
+def compare_maps(first: PreparedMaps, second: PreparedMaps) -> dict[str, Floats]:
     """Agreement of two methods, map by map.
 
     Returns:
@@ -79,18 +79,18 @@ def compare(first: Prepared, second: Prepared) -> dict[str, Floats]:
     measured = {
         "pearson": _correlation(first.values, second.values),
         "spearman": _correlation(first.ranks, second.ranks),
-        **{name: _overlap(first.tops[share], second.tops[share]) for name, share in TOPS.items()},
+        **{name: _overlap(first.tops[share], second.tops[share]) for name, share in TOP_SHARES.items()},
         "iou": mask_iou(first.mask, second.mask, axis=1),
     }
     both = first.says & second.says
-    return {name: np.where(both, measured[name], np.nan) for name in MEASURES}
+    return {name: np.where(both, measured[name], np.nan) for name in AGREEMENT_METRICS}
 
 
-def pairs(maps: Mapping[str, NDArray[np.floating]]) -> Iterator[tuple[str, str, dict[str, Floats]]]:
+def compare_pairs(maps: Mapping[str, NDArray[np.floating]]) -> Iterator[tuple[str, str, dict[str, Floats]]]:
     """Agreement of each two of several methods, in their order; see ``compare``."""
-    prepared = {name: prepare(values) for name, values in maps.items()}
+    prepared = {name: prepare_maps(values) for name, values in maps.items()}
     for first, second in combinations(prepared, 2):
-        yield first, second, compare(prepared[first], prepared[second])
+        yield first, second, compare_maps(prepared[first], prepared[second])
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:

@@ -6,19 +6,19 @@ from typing import get_args
 
 import pyarrow as pa
 
-from pipeline.audit.completeness import completeness
+from pipeline.audit.completeness import build_completeness_table
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.exports.export_audit import export
-from pipeline.audit.map_tables import claimed, tables
-from pipeline.audit.publication.croissant import CROISSANT, croissant
-from pipeline.audit.publication.dataset_card import CARD, card
-from pipeline.audit.publication.environment import environment
-from pipeline.audit.publication.lineage import breaks, lineage, products
-from pipeline.audit.publication.manifest import publish
-from pipeline.audit.ranking import suspicious
-from pipeline.audit.report import report
-from pipeline.audit.reproduce import reproduced
-from pipeline.audit.shortcuts import shortcuts
+from pipeline.audit.exports.export_audit import export_audit
+from pipeline.audit.map_tables import claim_tables, write_map_tables
+from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
+from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
+from pipeline.audit.publication.environment import collect_environment
+from pipeline.audit.publication.lineage import find_lineage_faults, build_lineage_table, find_products
+from pipeline.audit.publication.manifest import write_manifest
+from pipeline.audit.ranking import rank_classes
+from pipeline.audit.report import write_report
+from pipeline.audit.reproduce import build_reproducibility_table
+from pipeline.audit.shortcuts import find_shortcuts
 from pipeline.run.execution import Device
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.parquet import to_parquet
@@ -33,7 +33,7 @@ from schemas.text import suggest
 
 
 @dataclass(frozen=True)
-class Extent:
+class AuditOptions:
     """How much of an audit is made, beside the tables of all maps.
 
     Attributes:
@@ -51,7 +51,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditResult:
     """What came of it.
 
     Attributes:
@@ -63,21 +63,21 @@ class Audited:
     suspicious: pa.Table
 
 
-def audit(
+def audit_atlas(
     url: str,
     out: str | None = None,
     target: TargetKind = "label",
     methods: Sequence[str] = (),
     truth: str | None = None,
     names: Sequence[str] = (),
-    extent: Extent = Extent(),
+    extent: AuditOptions = AuditOptions(),
     further: Sequence[str] = (),
     publication: PublicationRecord = DEFAULT_PUBLICATION,
     device: Device = "auto",
     address: str | None = None,
     allow_pipe: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> Audited:
+) -> AuditResult:
     """Audit an atlas. What is measured or made shard by shard is not done again.
 
     Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); what ``tables`` does; ``shortcuts.parquet``,
@@ -111,9 +111,9 @@ def audit(
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
         EXPORTERS[name].require()
     atlas, objects, known = Atlas.open(url), ObjectStore(out), read_truth(truth) if truth else None
-    claimed(atlas, objects, target, methods, known)
+    claim_tables(atlas, objects, target, methods, known)
     _refuse_others(objects, extent)
-    products(atlas, further, None)
+    find_products(atlas, further, None)
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if extent.images or extent.sanity or extent.recompute or extent.pictures:
@@ -123,36 +123,36 @@ def audit(
         if number:
             evaluate_metrics(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
     say("tables: every map in numbers, every two methods compared")
-    tables(url, out, target, methods, known, address)
-    for fault in breaks(url, further, out):
+    write_map_tables(url, out, target, methods, known, address)
+    for fault in find_lineage_faults(url, further, out):
         say(fault)
     say("shortcuts: clusters of the maps of each class")
-    searched = shortcuts(url, target, methods, address)
+    searched = find_shortcuts(url, target, methods, address)
     found: dict[str, pa.Table] = {
-        "suspicious": suspicious(searched.classes),
+        "suspicious": rank_classes(searched.classes),
         "shortcuts": searched.classes,
         "clusters": searched.clusters,
         "members": searched.members,
-        "completeness": completeness(url),
-        "lineage": lineage(url, further, out),
+        "completeness": build_completeness_table(url),
+        "lineage": build_lineage_table(url, further, out),
     }
     if extent.recompute:
-        found["reproduced"] = reproduced(url, extent.recompute, methods, 0, device, address, allow_pipe, say)
+        found["reproduced"] = build_reproducibility_table(url, extent.recompute, methods, 0, device, address, allow_pipe, say)
     with Lease(objects):
         for name, table in found.items():
             objects.put(f"{name}.parquet", to_parquet(table))
-        objects.put("environment.json", environment(url).to_bytes())
+        objects.put("environment.json", collect_environment(url).to_bytes())
     for name in extent.exports:
         say(f"export to {name}")
-        export(url, out, name, target, methods, truth, extent.pictures, allow_pipe, address, names)
-    report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
+        export_audit(url, out, name, target, methods, truth, extent.pictures, allow_pipe, address, names)
+    write_report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
     with Lease(objects):
-        objects.put(CARD, card(url, out, publication, extent.pictures))
-        objects.put(CROISSANT, croissant(url, out, publication))
-    return Audited(publish(out), found["suspicious"])
+        objects.put(CARD_NAME, render_dataset_card(url, out, publication, extent.pictures))
+        objects.put(CROISSANT_NAME, build_croissant(url, out, publication))
+    return AuditResult(write_manifest(out), found["suspicious"])
 
 
-def _refuse_others(objects: ObjectStore, extent: Extent) -> None:
+def _refuse_others(objects: ObjectStore, extent: AuditOptions) -> None:
     """Nothing is published that this audit does not make.
 
     Raises:

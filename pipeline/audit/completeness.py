@@ -22,7 +22,7 @@ _LONGEST = 120
 _Row = dict[str, Any]
 
 
-def completeness(url: str) -> pa.Table:
+def build_completeness_table(url: str) -> pa.Table:
     """Count what became of every sample that was planned, and of every map of those that have any.
 
     Returns:
@@ -86,10 +86,10 @@ def _errors(atlas: Atlas, shard: str) -> Counter[tuple[str, str]]:
     """How many samples of a shard have no maps, by status and kind of error."""
     samples = atlas.samples_of(shard, ["status", "error"])
     failed = samples.filter(pc.not_equal(samples["status"].cast(pa.string()), SampleStatus.OK))
-    return Counter((row["status"], kind_of_error(row["error"] or "")) for row in failed.to_pylist())
+    return Counter((row["status"], generalize_error(row["error"] or "")) for row in failed.to_pylist())
 
 
-def kind_of_error(error: str) -> str:
+def generalize_error(error: str) -> str:
     """An error without what is special to one sample: names, numbers, and what comes behind a semicolon."""
     general = _SPECIAL.sub("…", error.partition(";")[0])
     return " ".join(general.split())[:_LONGEST]
@@ -97,4 +97,4 @@ def kind_of_error(error: str) -> str:
 
 def _without_place(reason: str, shard: ShardRecord) -> str:
     """A reason that does not tell where the shard stood, which may be a path of somebody's machine or hold a secret."""
-    return kind_of_error(reason.removeprefix(f"{shard.url}: ").replace(shard.url, "…"))
+    return generalize_error(reason.removeprefix(f"{shard.url}: ").replace(shard.url, "…"))

@@ -14,7 +14,7 @@ maps of that class, picture after picture, and do not in those of the other clas
 - with intervals of Clopper and Pearson (Biometrika 1934) that hold for all classes and cells at once (Bonferroni),
   ``locked`` = lower limit of p − upper limit of q, its maximum over the cells.
 
-With a probability of at least 1 − ``ALPHA`` no class is above ``ALARM`` unless its p exceeds q by more than that: a
+With a probability of at least 1 − ``ALPHA`` no class is above ``ALARM_THRESHOLD`` unless its p exceeds q by more than that: a
 false alarm of a method has a probability of at most ``ALPHA`` for all its classes together, however cells hang
 together, for pictures that were drawn independently. Only maps and classes are looked at. What it cannot see: a cue
 without a place of its own, one that all classes share, and one in so few pictures that chance could explain it.
@@ -28,13 +28,13 @@ from scipy.stats import beta
 
 ALPHA = 0.05
 """Probability of any false alarm among all classes of a method, at most."""
-ALARM = 0.1
+ALARM_THRESHOLD = 0.1
 """A class is suspicious if more than this share of its maps stand out at one place, beyond what others do."""
-STANDING = 0.1
+MAX_OUTLIER_SHARE = 0.1
 """Share of the cells of a map that may stand out of it."""
 
 
-def standing_out(maps: NDArray[np.floating]) -> NDArray[np.int8]:
+def find_outlier_cells(maps: NDArray[np.floating]) -> NDArray[np.int8]:
     """Which cells stand out of each map.
 
     Args:
@@ -47,7 +47,7 @@ def standing_out(maps: NDArray[np.floating]) -> NDArray[np.int8]:
     flat = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).astype(np.float64)
     low, middle, high = np.quantile(flat, (0.25, 0.5, 0.75), axis=1)[..., None]
     far = np.abs(flat - middle)
-    first = max(0, flat.shape[1] - max(1, int(STANDING * flat.shape[1])) - 1)
+    first = max(0, flat.shape[1] - max(1, int(MAX_OUTLIER_SHARE * flat.shape[1])) - 1)
     farthest = far > np.partition(far, first, axis=1)[:, first, None]
     step = high - low
     above, below = farthest & (flat > high + step), farthest & (flat < low - step)
@@ -55,7 +55,7 @@ def standing_out(maps: NDArray[np.floating]) -> NDArray[np.int8]:
 
 
 @dataclass
-class Standing:
+class OutlierCounts:
     """How often cells stood out, by class. Counts of parts add.
 
     Attributes:
@@ -68,16 +68,16 @@ class Standing:
     below: NDArray[np.int64]
 
     @classmethod
-    def of(cls, maps: NDArray[np.floating], classes: NDArray[np.integer], count: int) -> "Standing":
+    def of(cls, maps: NDArray[np.floating], classes: NDArray[np.integer], count: int) -> "OutlierCounts":
         """Count maps [n, h, w] of classes [n], each in [0, count)."""
-        signs = standing_out(maps)
+        signs = find_outlier_cells(maps)
         above, below = (np.zeros((count, signs.shape[1]), np.int64) for _ in range(2))
         np.add.at(above, classes, signs == 1)
         np.add.at(below, classes, signs == -1)
         return cls(np.bincount(classes, minlength=count), above, below)
 
-    def __add__(self, other: "Standing") -> "Standing":
-        return Standing(self.maps + other.maps, self.above + other.above, self.below + other.below)
+    def __add__(self, other: "OutlierCounts") -> "OutlierCounts":
+        return OutlierCounts(self.maps + other.maps, self.above + other.above, self.below + other.below)
 
     @property
     def counts(self) -> NDArray[np.int64]:

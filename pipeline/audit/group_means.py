@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def means(parts: Iterable[pa.Table], by: Sequence[str], told: str, schema: pa.Schema) -> pa.Table:
+def compute_group_means(parts: Iterable[pa.Table], by: Sequence[str], told: str, schema: pa.Schema) -> pa.Table:
     """Means of the rows of all parts, of which one is in memory at a time. Equal parts give equal bytes.
 
     Args:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.spray import l1_normalised
+from pipeline.audit.spray import l1_normalize
 from pipeline.image.score_map import Window
 from pipeline.truth import Truth
 
@@ -12,7 +12,7 @@ FRAME = 8
 """Border and corners are so many times narrower than the picture, and one cell wide at least."""
 
 
-def describe(maps: NDArray[np.floating]) -> dict[str, Floats]:
+def compute_statistics(maps: NDArray[np.floating]) -> dict[str, Floats]:
     """Numbers of maps, each taken as a distribution p of mass over its N cells.
 
     Args:
@@ -29,7 +29,7 @@ def describe(maps: NDArray[np.floating]) -> dict[str, Floats]:
         - ``border``, ``corners`` – mass in a frame whose width is an eighth of the picture, and in its four corners.
     """
     height, width = maps.shape[1:]
-    mass = l1_normalised(maps)
+    mass = l1_normalize(maps)
     flat = mass.reshape(len(mass), mass.shape[1] * mass.shape[2])
     cells = flat.shape[1]
     logs = np.log(flat, out=np.zeros_like(flat), where=flat > 0)
@@ -53,17 +53,17 @@ def _edge(length: int) -> NDArray[np.bool_]:
     return (place < wide) | (place >= length - wide)
 
 
-def inside(maps: NDArray[np.floating], covered: NDArray[np.floating]) -> Floats:
+def compute_object_mass(maps: NDArray[np.floating], covered: NDArray[np.floating]) -> Floats:
     """Mass of maps [n, h, w] on the object: float64 [n] in [0, 1].
 
     Args:
         covered: [n, h, w], share of each cell that the object covers.
     """
-    total: Floats = (l1_normalised(maps) * covered).sum((1, 2))
+    total: Floats = (l1_normalize(maps) * covered).sum((1, 2))
     return total
 
 
-def coverage(truth: Truth, width: int, height: int, window: Window, grid: tuple[int, int]) -> Floats | None:
+def compute_coverage(truth: Truth, width: int, height: int, window: Window, grid: tuple[int, int]) -> Floats | None:
     """How much of each cell of the patch grid an object covers, by its mask where it has one, or else by its boxes.
 
     Args:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.audit.agreement import pairs
-from pipeline.audit.group_means import means
-from pipeline.audit.map_statistics import coverage, describe, inside
+from pipeline.audit.agreement import compare_pairs
+from pipeline.audit.group_means import compute_group_means
+from pipeline.audit.map_statistics import compute_coverage, compute_statistics, compute_object_mass
 from pipeline.audit.maps_by_class import EXPLAINED
-from pipeline.audit.metric_columns import Measured, measured_parts
+from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.image.score_map import window
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
@@ -20,7 +20,7 @@ from pipeline.store.derived import check_output_dir, content_hash, load_complete
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import AGREEMENT, IMAGES, MEASURED, MEASURES, METHODS, NUMBERS, PAIRS
+from schemas.audit import AGREEMENT, IMAGES, SAMPLED_METRICS, AGREEMENT_METRICS, METHODS, MAP_STATISTICS, PAIRS
 from schemas.audit_records import AuditRecord
 from schemas.commits import DerivedCommit
 from schemas.layout import ABOUT, Flag, commit_object
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
 
 
-def tables(
+def write_map_tables(
     url: str,
     out: str,
     target: TargetKind = "label",
@@ -57,21 +57,21 @@ def tables(
             ``out`` holds tables of something else.
     """
     atlas, objects = Atlas.open(url), ObjectStore(out)
-    about = claimed(atlas, objects, target, methods, truth)
+    about = claim_tables(atlas, objects, target, methods, truth)
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
         remove_stale(objects, atlas)
         records = load_completed(objects, atlas, about.digest(), ())
-        measured = concurrent_map(lambda record: measured_parts(out, record.shard, record.parent), records.values())
+        measured = concurrent_map(lambda record: metric_hashes(out, record.shard, record.parent), records.values())
         known = {
             shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.items == parts
         }
-        pending = with_truth(atlas, [shard for shard in atlas.shard_names if shard not in known], truth)
+        pending = split_truth(atlas, [shard for shard in atlas.shard_names if shard not in known], truth)
         for _ in parallel_map(partial(_of_shard, atlas, about, out), pending, "audit", address):
             continue
         found = {
-            "methods": means(_read(objects, "images", atlas.shard_names), ("method",), "entropy", METHODS),
-            "agreement": means(_read(objects, "pairs", atlas.shard_names), ("first", "second"), "spearman", AGREEMENT),
+            "methods": compute_group_means(_read(objects, "images", atlas.shard_names), ("method",), "entropy", METHODS),
+            "agreement": compute_group_means(_read(objects, "pairs", atlas.shard_names), ("first", "second"), "spearman", AGREEMENT),
         }
         for name, table in found.items():
             objects.put(f"{name}.parquet", to_parquet(table))
@@ -79,7 +79,7 @@ def tables(
     return found
 
 
-def claimed(
+def claim_tables(
     atlas: Atlas, objects: ObjectStore, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
 ) -> AuditRecord:
     """What a folder of tables is made from, which it may not be made from anything else. Nothing is written.
@@ -96,7 +96,7 @@ def claimed(
     return about
 
 
-def with_truth(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[tuple[str, TruthSet | None]]:
+def split_truth(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[tuple[str, TruthSet | None]]:
     """Shards, each with what is known of its pictures, to be sent to where they are worked on."""
     if truth is None:
         return [(shard, None) for shard in shards]
@@ -121,9 +121,9 @@ def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truth
         method: np.where(flags[method][:, None, None] == Flag.OK, part.maps(method, about.target)[part.good], np.nan)
         for method in about.methods
     }
-    compared = list(pairs(maps))
+    compared = list(compare_pairs(maps))
     covered = _covered(samples, truth, atlas)
-    images = _images(samples, about.target, maps, flags, compared, covered, Measured(out, shard, above, about.target))
+    images = _images(samples, about.target, maps, flags, compared, covered, ShardMetrics(out, shard, above, about.target))
     written = (
         objects.put(f"images/{shard}.parquet", to_parquet(images)),
         objects.put(f"pairs/{shard}.parquet", to_parquet(_pairs(samples, about.target, compared))),
@@ -132,7 +132,7 @@ def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truth
         shard=shard,
         parent=above,
         settings_hash=about.digest(),
-        items=measured_parts(out, shard, above),
+        items=metric_hashes(out, shard, above),
         counts={"images": len(samples)},
         objects=written,
     )
@@ -147,7 +147,7 @@ def _images(
     flags: Mapping[str, NDArray[np.uint8]],
     compared: Compared,
     covered: Floats,
-    measured: Measured,
+    measured: ShardMetrics,
 ) -> pa.Table:
     """``schemas.audit.IMAGES`` of a shard, method by method.
 
@@ -163,8 +163,8 @@ def _images(
     parts = []
     for place, (method, values) in enumerate(maps.items()):
         says = flags[method] == Flag.OK
-        numbers = describe(np.where(says[:, None, None], values, 0))
-        numbers |= {"inside": inside(np.where(says[:, None, None], values, 0), covered), "agreement": agreement[method]}
+        numbers = compute_statistics(np.where(says[:, None, None], values, 0))
+        numbers |= {"inside": compute_object_mass(np.where(says[:, None, None], values, 0), covered), "agreement": agreement[method]}
         columns: dict[str, Any] = {
             "row": samples["row"],
             "key": samples["key"],
@@ -172,10 +172,10 @@ def _images(
             "correct": correct,
             "method": [method] * len(samples),
             "flag": [Flag(each).name.lower() for each in flags[method]],
-            **{name: _known(np.where(says, numbers[name], np.nan)) for name in NUMBERS},
+            **{name: _known(np.where(says, numbers[name], np.nan)) for name in MAP_STATISTICS},
             "object": _known(covered.mean((1, 2))),
             "agreement_rank": pa.array(ranks[place], mask=np.isnan(agreement[method])),
-            **{name: _known(measured.of(method, name, samples["row"].to_numpy())) for name in MEASURED},
+            **{name: _known(measured.of(method, name, samples["row"].to_numpy())) for name in SAMPLED_METRICS},
         }
         parts.append(pa.table(columns).cast(IMAGES))
     return pa.concat_tables(parts)
@@ -205,7 +205,7 @@ def _pairs(samples: pa.Table, target: TargetKind, compared: Compared) -> pa.Tabl
             "class": samples[EXPLAINED[target]],
             "first": [first] * len(samples),
             "second": [second] * len(samples),
-            **{name: _known(measured[name]) for name in MEASURES},
+            **{name: _known(measured[name]) for name in AGREEMENT_METRICS},
         }
         parts.append(pa.table(columns).cast(PAIRS))
     return pa.concat_tables(parts)
@@ -226,6 +226,6 @@ def _covered(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) -> Floats:
         known = truth.find(sample["key"])
         if known is not None and known.is_annotated:
             seen = window(sample, model.input_size)
-            found = coverage(known, sample["width"], sample["height"], seen, model.grid)
+            found = compute_coverage(known, sample["width"], sample["height"], seen, model.grid)
             covered[place] = np.nan if found is None else found
     return covered

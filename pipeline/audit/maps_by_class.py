@@ -32,7 +32,7 @@ class ShardMaps(NamedTuple):
     left_out: NDArray[np.int64]
 
 
-class OfClass(NamedTuple):
+class ClassMaps(NamedTuple):
     """Maps of a class, without those that say nothing.
 
     Attributes:
@@ -46,7 +46,7 @@ class OfClass(NamedTuple):
     maps: NDArray[np.float16]
 
 
-def of_shard(shard: AtlasShard, method: str, target: TargetKind) -> ShardMaps:
+def read_shard_maps(shard: AtlasShard, method: str, target: TargetKind) -> ShardMaps:
     """The maps of a shard that say anything."""
     good = shard.good
     says = good & (shard.flags(method, target) == Flag.OK)
@@ -59,7 +59,7 @@ def of_shard(shard: AtlasShard, method: str, target: TargetKind) -> ShardMaps:
     )
 
 
-def by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterator[OfClass]:
+def read_maps_by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterator[ClassMaps]:
     """The maps of each class that has any. In memory are those of one class, or of one shard.
 
     The shards are read once, into a temporary file in which each class has its place: reading the atlas once for each
@@ -74,10 +74,10 @@ def by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterator[OfClass]
         maps = np.memmap(Path(folder) / "maps", np.float16, "w+", shape=(max(1, len(order)), *atlas.run.model.grid))
         told = np.zeros(len(order), bool)
         for name in atlas.shard_names:
-            found = of_shard(atlas.shard(name), method, target)
+            found = read_shard_maps(atlas.shard(name), method, target)
             where = place[np.searchsorted(rows, found.rows)]
             maps[where], told[where] = found.maps, True
         for index, part in zip(present, np.split(np.arange(len(order)), begins[1:]), strict=True):
             inside = part[told[part]]
             if len(inside):
-                yield OfClass(int(index), rows[order[inside]], np.array(maps[inside]))
+                yield ClassMaps(int(index), rows[order[inside]], np.array(maps[inside]))

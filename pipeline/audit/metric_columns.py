@@ -16,7 +16,7 @@ from schemas.metrics import MetricSuite
 from schemas.run import TargetKind
 
 
-def measured_parts(out: str, shard: str, above: str) -> tuple[str, ...]:
+def metric_hashes(out: str, shard: str, above: str) -> tuple[str, ...]:
     """What was measured of the maps of a shard below ``out``, by hashes: other figures make other tables.
 
     Args:
@@ -32,7 +32,7 @@ def _records(out: str, shard: str, above: str) -> Iterator[tuple[MetricSuite, De
             yield kind, record
 
 
-class Measured:
+class ShardMetrics:
     """The figures of one shard and target, of whichever pictures were drawn.
 
     Args:

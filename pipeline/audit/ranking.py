@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.audit import SUSPICIOUS
+from schemas.audit import SUSPICIOUS_CLASSES
 from schemas.scores import is_control
 
 
-def suspicious(table: pa.Table) -> pa.Table:
+def rank_classes(table: pa.Table) -> pa.Table:
     """Rank classes by how many methods raise an alarm, and among equals by the highest ``locked`` of any method.
 
     Not by mean ranks: most methods rank classes without a shortcut by chance, and one that sees a shortcut is enough.
@@ -19,7 +19,7 @@ def suspicious(table: pa.Table) -> pa.Table:
         table: ``schemas.audit.SHORTCUTS``, of one target.
 
     Returns:
-        ``schemas.audit.SUSPICIOUS``.
+        ``schemas.audit.SUSPICIOUS_CLASSES``.
     """
     by_class: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in table.to_pylist():
@@ -27,7 +27,7 @@ def suspicious(table: pa.Table) -> pa.Table:
             by_class[row["class"]].append(row)
     classes = [_together(found) for found in by_class.values()]
     classes.sort(key=lambda row: (-row["alarms"], -row["locked"], row["class"]))
-    return pa.Table.from_pylist([row | {"rank": rank} for rank, row in enumerate(classes, 1)], SUSPICIOUS)
+    return pa.Table.from_pylist([row | {"rank": rank} for rank, row in enumerate(classes, 1)], SUSPICIOUS_CLASSES)
 
 
 def _together(found: list[dict[str, Any]]) -> dict[str, Any]:

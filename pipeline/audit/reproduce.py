@@ -16,7 +16,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from pipeline.store.shard_writer import normalise
 from pipeline.utils.io import refuse_commands
-from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
+from schemas.audit import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import CorruptShardError
 from schemas.samples import SampleStatus
 
@@ -25,7 +25,7 @@ Drawn = tuple[str, tuple[int, ...]]
 _Row = dict[str, Any]
 
 
-def reproduced(
+def build_reproducibility_table(
     url: str,
     rows: int = 256,
     methods: Sequence[str] = (),
@@ -48,7 +48,7 @@ def reproduced(
         say: told what is to be computed, and which shards and samples cannot be.
 
     Returns:
-        ``schemas.audit.REPRODUCED``: for each kind, the network and then the methods by target.
+        ``schemas.audit.REPRODUCIBILITY``: for each kind, the network and then the methods by target.
 
     Raises:
         UsageError: no such method, or no finished shard.
@@ -77,7 +77,7 @@ def reproduced(
         for kind, size in sizes.items()
         for method, target in whose
     ]
-    return pa.Table.from_pylist(table, schema=REPRODUCED)
+    return pa.Table.from_pylist(table, schema=REPRODUCIBILITY)
 
 
 def _draw(atlas: Atlas, count: int, seed: int) -> list[Drawn]:

@@ -9,24 +9,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.audit.fixed_location_test import ALARM, Standing, standing_out
-from pipeline.audit.maps_by_class import by_class, of_shard
-from pipeline.audit.spray import Clusters, cluster
+from pipeline.audit.fixed_location_test import ALARM_THRESHOLD, OutlierCounts, find_outlier_cells
+from pipeline.audit.maps_by_class import read_maps_by_class, read_shard_maps
+from pipeline.audit.spray import SprayClusters, cluster_maps
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
+from schemas.audit import CLUSTERS, CLUSTER_MEMBERS, SHORTCUTS
 from schemas.run import TargetKind
 
-MOST_MAPS = 2000
+MAX_MAPS = 2000
 """Of a class that are clustered; of more, so many are drawn."""
 _Row = dict[str, Any]
 
 
-class Shortcuts(NamedTuple):
+class ShortcutTables(NamedTuple):
     """What was found.
 
     Attributes:
-        classes, clusters, members: tables, as ``SHORTCUTS``, ``CLUSTERS`` and ``MEMBERS`` of ``schemas.audit``.
+        classes, clusters, members: tables, as ``SHORTCUTS``, ``CLUSTERS`` and ``CLUSTER_MEMBERS`` of ``schemas.audit``.
     """
 
     classes: pa.Table
@@ -34,9 +34,9 @@ class Shortcuts(NamedTuple):
     members: pa.Table
 
 
-def shortcuts(
+def find_shortcuts(
     url: str, target: TargetKind = "label", methods: Sequence[str] = (), address: str | None = None
-) -> Shortcuts:
+) -> ShortcutTables:
     """Rank the classes of an atlas by how much their maps are locked to one place, and cluster the maps of each.
 
     Which classes raise an alarm is decided by ``pipeline.audit.fixed_location_test``, whose error rate is known; the clusters and
@@ -54,39 +54,39 @@ def shortcuts(
     atlas.require(target, chosen)
     found = dict(parallel_map(partial(_search, url, target), chosen, "search for shortcuts", address))
     tables = zip(*(found[method] for method in chosen), strict=True)
-    return Shortcuts(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
+    return ShortcutTables(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
 
 
-def _search(url: str, target: TargetKind, method: str) -> tuple[str, Shortcuts]:
+def _search(url: str, target: TargetKind, method: str) -> tuple[str, ShortcutTables]:
     atlas = Atlas.open(url)
     standing, left_out = _standing(atlas, method, target)
     locked = standing.locked
     cells = locked.argmax(1)
     whose = {"method": method, "target": target}
-    classes, clusters, members = list[_Row](), list[_Row](), [MEMBERS.empty_table()]
-    for index, rows, maps in by_class(atlas, method, target):
-        drawn = np.sort(np.random.default_rng(index).permutation(len(rows))[:MOST_MAPS])
+    classes, clusters, members = list[_Row](), list[_Row](), [CLUSTER_MEMBERS.empty_table()]
+    for index, rows, maps in read_maps_by_class(atlas, method, target):
+        drawn = np.sort(np.random.default_rng(index).permutation(len(rows))[:MAX_MAPS])
         rows, maps, cell = rows[drawn], maps[drawn], cells[index]
         with threadpool_limits(1):  # methods are spread over the cores; threads of each would only wait for another
-            groups = cluster(maps)
+            groups = cluster_maps(maps)
         about = _suspicion(standing, index, cell, locked[index, cell], atlas.run.model.grid[1])
         cut = {"clusters": len(groups.prototypes), "gap": groups.gap, "eigenvalues": groups.eigenvalues}
         known = {"class": index, "degenerate": left_out[index]}
         classes.append(whose | known | about | cut)
-        stands = standing_out(maps)[:, cell] != 0
+        stands = find_outlier_cells(maps)[:, cell] != 0
         clusters += [whose | {"class": index} | each for each in _clusters(groups, rows, stands)]
         members.append(_members(groups, rows, whose))
     classes.sort(key=lambda row: -row["locked"])
     classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
     found = pa.Table.from_pylist(classes, SHORTCUTS), pa.Table.from_pylist(clusters, CLUSTERS)
-    return method, Shortcuts(*found, pa.concat_tables(members))
+    return method, ShortcutTables(*found, pa.concat_tables(members))
 
 
-def _suspicion(standing: Standing, index: int, cell: int, locked: float, width: int) -> _Row:
+def _suspicion(standing: OutlierCounts, index: int, cell: int, locked: float, width: int) -> _Row:
     hits = standing.counts[index, cell]
     return {
         "maps": standing.maps[index],
-        "alarm": locked > ALARM,
+        "alarm": locked > ALARM_THRESHOLD,
         "locked": locked,
         "y": cell // width,
         "x": cell % width,
@@ -96,19 +96,19 @@ def _suspicion(standing: Standing, index: int, cell: int, locked: float, width: 
     }
 
 
-def _standing(atlas: Atlas, method: str, target: TargetKind) -> tuple[Standing, NDArray[np.int64]]:
+def _standing(atlas: Atlas, method: str, target: TargetKind) -> tuple[OutlierCounts, NDArray[np.int64]]:
     """How often cells stand out, and how many maps say nothing, by class."""
     count, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
     nothing = np.zeros((count, cells), np.int64)
-    standing, left_out = Standing(np.zeros(count, np.int64), nothing, nothing), np.zeros(count, np.int64)
+    standing, left_out = OutlierCounts(np.zeros(count, np.int64), nothing, nothing), np.zeros(count, np.int64)
     for name in atlas.shard_names:
-        found = of_shard(atlas.shard(name), method, target)
-        standing += Standing.of(found.maps, found.classes, count)
+        found = read_shard_maps(atlas.shard(name), method, target)
+        standing += OutlierCounts.of(found.maps, found.classes, count)
         left_out += np.bincount(found.left_out, minlength=count)
     return standing, left_out
 
 
-def _clusters(groups: Clusters, rows: NDArray[np.int64], standing: NDArray[np.bool_]) -> list[_Row]:
+def _clusters(groups: SprayClusters, rows: NDArray[np.int64], standing: NDArray[np.bool_]) -> list[_Row]:
     return [
         {
             "cluster": each,
@@ -121,7 +121,7 @@ def _clusters(groups: Clusters, rows: NDArray[np.int64], standing: NDArray[np.bo
     ]
 
 
-def _members(groups: Clusters, rows: NDArray[np.int64], whose: _Row) -> pa.Table:
+def _members(groups: SprayClusters, rows: NDArray[np.int64], whose: _Row) -> pa.Table:
     columns: _Row = {name: [value] * len(rows) for name, value in whose.items()}
     columns |= {"row": rows, "cluster": groups.members, "embedding": list(groups.embedding.astype(np.float32))}
-    return pa.table(columns).cast(MEMBERS)
+    return pa.table(columns).cast(CLUSTER_MEMBERS)

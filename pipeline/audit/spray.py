@@ -17,7 +17,7 @@ MOST_CLUSTERS = 8
 
 
 @dataclass(frozen=True)
-class Clusters:
+class SprayClusters:
     """Groups of the maps of one class, largest first.
 
     Attributes:
@@ -43,7 +43,7 @@ class Clusters:
         return float(self.eigenvalues[count] - self.eigenvalues[count - 1]) if count < len(self.eigenvalues) else 0.0
 
 
-def l1_normalised(maps: NDArray[np.floating]) -> NDArray[np.float64]:
+def l1_normalize(maps: NDArray[np.floating]) -> NDArray[np.float64]:
     """Maps [n, h, w] ≥ 0 as float64, each with the sum 1; a map that is 0 everywhere is uniform."""
     maps = maps.astype(np.float64)
     total = maps.sum((1, 2), keepdims=True)
@@ -51,7 +51,7 @@ def l1_normalised(maps: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.where(total > 0, maps / np.where(total > 0, total, 1), uniform)
 
 
-def cluster(maps: NDArray[np.floating]) -> Clusters:
+def cluster_maps(maps: NDArray[np.floating]) -> SprayClusters:
     """Cluster maps as SpRAy does (Lapuschkin et al., Nature Communications 2019, «Spectral Relevance Analysis»).
 
     Maps are L1-normalised; each is joined to its nearest neighbours, and these to it; the first eigenvectors of the
@@ -62,7 +62,7 @@ def cluster(maps: NDArray[np.floating]) -> Clusters:
     Args:
         maps: [n, h, w] ≥ 0, n ≥ 1.
     """
-    normalised = l1_normalised(maps)
+    normalised = l1_normalize(maps)
     flat = normalised.reshape(len(normalised), normalised.shape[1] * normalised.shape[2])
     if len(maps) <= 2:
         values, vectors = np.zeros(1), np.ones((len(maps), 1))
@@ -82,4 +82,4 @@ def cluster(maps: NDArray[np.floating]) -> Clusters:
     prototypes = np.stack([normalised[members == each].mean(0) for each in range(len(sizes))])
     away = np.linalg.norm(normalised - prototypes[members], axis=(1, 2))
     central = np.array([np.where(members == each, away, np.inf).argmin() for each in range(len(sizes))], np.int64)
-    return Clusters(members, prototypes, central, values.clip(0), vectors[:, :MOST_CLUSTERS])
+    return SprayClusters(members, prototypes, central, values.clip(0), vectors[:, :MOST_CLUSTERS])

@@ -8,11 +8,11 @@ import pytest
 from some_audit import PUBLICATION
 from support import in_one_process
 
-from pipeline.audit.audit_atlas import Extent, audit
+from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 
-SMALL = Extent(images=6, sanity=4, recompute=32, pictures=False)
+SMALL = AuditOptions(images=6, sanity=4, recompute=32, pictures=False)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,5 +28,5 @@ def published(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.Te
     shutil.copytree(atlas.objects.url, folder)
     out = folder / "audit" / "label"
     with in_one_process():
-        audit(str(folder), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
+        audit_atlas(str(folder), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
     return out

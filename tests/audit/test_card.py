@@ -11,14 +11,14 @@ import yaml
 from markdown_it import MarkdownIt
 from some_audit import PUBLICATION
 
-from pipeline.audit.publication.dataset_card import CARD, card, escaped
+from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card, escape_markdown
 from pipeline.store import Atlas
 from pipeline.store.parquet import to_parquet
-from schemas.audit_tables import TABLES, Described
+from schemas.audit_tables import TABLES, AuditTable
 
 
 def head_and_body(published: Path) -> tuple[dict, str]:
-    text = (published / CARD).read_text()
+    text = (published / CARD_NAME).read_text()
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -42,13 +42,13 @@ def test_every_table_that_it_names_is_loaded_by_name(published: Path, tmp_path: 
 
 def test_a_licence_that_the_hub_has_no_name_for_is_linked(published: Path) -> None:
     said = PUBLICATION.model_copy(update={"license": "https://example.org/terms"})
-    text = card(str(published.parents[1]), str(published), said).decode()
+    text = render_dataset_card(str(published.parents[1]), str(published), said).decode()
     head = yaml.safe_load(text.split("---\n")[1])
     assert (head["license"], head["license_link"]) == ("other", "https://example.org/terms")
 
 
 @pytest.mark.parametrize("table", [pytest.param(table, id=table.name) for table in TABLES])
-def test_every_column_that_there_may_be_has_a_meaning(table: Described) -> None:
+def test_every_column_that_there_may_be_has_a_meaning(table: AuditTable) -> None:
     assert table.rows
     assert [name for name in table.schema.names if not table.meaning(name)] == []
 
@@ -58,8 +58,8 @@ def test_every_table_and_column_is_told_with_its_meaning(published: Path) -> Non
     there = [table for table in TABLES if list(published.glob(table.files))]
     assert len(there) == len(TABLES)
     for table in there:
-        assert f"### {escaped(table.name)}\n" in body
-        section = body.split(f"### {escaped(table.name)}\n")[1].split("\n##")[0]
+        assert f"### {escape_markdown(table.name)}\n" in body
+        section = body.split(f"### {escape_markdown(table.name)}\n")[1].split("\n##")[0]
         for column in pq.read_schema(next(published.glob(table.files))).names:
             assert f"| `{column}` | " in section
     assert "|  |\n" not in body
@@ -87,8 +87,8 @@ def test_numbers_are_those_of_the_tables_and_no_path_or_root_is_told(published: 
 
 def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Path) -> None:
     url, out = str(published.parents[1]), str(published)
-    assert card(url, out, PUBLICATION) == (published / CARD).read_bytes()
-    shown = card(url, out, pictures=True).decode()
+    assert render_dataset_card(url, out, PUBLICATION) == (published / CARD_NAME).read_bytes()
+    shown = render_dataset_card(url, out, pictures=True).decode()
     assert "# atlas\n" in shown
     assert "stay under the licence of the data set that they are of" in shown
 
@@ -97,7 +97,7 @@ def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Pat
     "text", ["a|b", "<script>", "[x](javascript:1)", "`code`", "**b**", "# h\n# h", "\x1b[31m", "a\\|b", "&lt;", "$x$"]
 )
 def test_whatever_is_put_in_comes_out_as_it_was_said(text: str) -> None:
-    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(f"| a |\n|---|\n| {escaped(text)} |\n")
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(f"| a |\n|---|\n| {escape_markdown(text)} |\n")
     cells = page.split("<td>")[1].split("</td>")[0]
     shown = " ".join(text.split()).replace("\x1b", "\\x1b")
     assert cells == shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -113,9 +113,9 @@ def test_what_is_missing_is_told_with_reasons_and_what_was_not_looked_at_as_well
     rows.append(rows[0] | {"status": "undecodable", "reason": "<img src=x> | broken", "count": 4})
     (folder / "completeness.parquet").write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=table.schema)))
     (folder / "reproduced.parquet").unlink()
-    text = card(str(published.parents[1]), str(folder)).decode()
+    text = render_dataset_card(str(published.parents[1]), str(folder)).decode()
     assert "Of 48 pictures that were planned, 44 have maps." in text
     assert "| 4 | undecodable | &lt;img src=x&gt; \\| broken |" in text
     assert "That was not tried." in text
     (folder / "completeness.parquet").unlink()
-    assert "That was not counted." in card(str(published.parents[1]), str(folder)).decode()
+    assert "That was not counted." in render_dataset_card(str(published.parents[1]), str(folder)).decode()

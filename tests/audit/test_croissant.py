@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from some_audit import PUBLICATION
 
-from pipeline.audit.publication.croissant import CROISSANT, croissant
+from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
 from schemas.audit_records import MANIFEST
-from schemas.audit_tables import TABLES, Described
+from schemas.audit_tables import TABLES, AuditTable
 from schemas.base import sha256
 
 # How mlcroissant uses rdflib and pandas.
@@ -22,17 +22,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def described(published: Path) -> dict[str, Any]:
-    return json.loads((published / CROISSANT).read_text())
+    return json.loads((published / CROISSANT_NAME).read_text())
 
 
 @pytest.fixture(scope="module")
 def dataset(published: Path) -> mlcroissant.Dataset:
     """As the reference implementation reads the description, which takes it seconds."""
-    return mlcroissant.Dataset(str(published / CROISSANT))
+    return mlcroissant.Dataset(str(published / CROISSANT_NAME))
 
 
 def test_the_validator_accepts_it_and_has_nothing_to_remark(published: Path) -> None:
-    tool = [sys.executable, "-m", "mlcroissant.scripts.validate", "--jsonld", str(published / CROISSANT)]
+    tool = [sys.executable, "-m", "mlcroissant.scripts.validate", "--jsonld", str(published / CROISSANT_NAME)]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line]
@@ -44,7 +44,7 @@ def test_the_validator_accepts_it_and_has_nothing_to_remark(published: Path) -> 
     "table",
     [pytest.param(table, id=table.name) for table in TABLES if not table.files.startswith("faithfulness")],
 )
-def test_records_of_every_table_are_its_rows(published: Path, dataset: mlcroissant.Dataset, table: Described) -> None:
+def test_records_of_every_table_are_its_rows(published: Path, dataset: mlcroissant.Dataset, table: AuditTable) -> None:
     paths = sorted(published.glob(table.files))
     rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
     records = list(dataset.records(table.name))
@@ -63,7 +63,7 @@ def test_every_object_is_described_and_single_ones_by_their_hash(published: Path
         assert sha256((published / name).read_bytes()) == f"sha256:{told}"
     for path in published.rglob("*"):
         name = str(path.relative_to(published))
-        if path.is_file() and name not in (CROISSANT, MANIFEST):
+        if path.is_file() and name not in (CROISSANT_NAME, MANIFEST):
             assert name in single or any(path.match(glob) for glob in globs), name
     assert "README.md" in single
     assert "methods.parquet" in single
@@ -84,8 +84,8 @@ def test_what_croissant_asks_for_is_there(described: dict[str, Any], published: 
 
 def test_the_same_audit_is_described_alike_and_without_a_publisher_too(published: Path) -> None:
     url, out = str(published.parents[1]), str(published)
-    assert croissant(url, out, PUBLICATION) == (published / CROISSANT).read_bytes()
-    plain = json.loads(croissant(url, out))
+    assert build_croissant(url, out, PUBLICATION) == (published / CROISSANT_NAME).read_bytes()
+    plain = json.loads(build_croissant(url, out))
     assert (plain["name"], plain["license"], plain["url"][:11]) == ("atlas", "unknown", "urn:sha256:")
     dataset = mlcroissant.Dataset(plain)
     assert not dataset.metadata.ctx.issues.errors

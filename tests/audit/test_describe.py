@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.map_statistics import coverage, describe, inside
+from pipeline.audit.map_statistics import compute_coverage, compute_statistics, compute_object_mass
 from pipeline.truth.truth import Truth
 from schemas.errors import UsageError
 
 
 def one(values: np.ndarray) -> dict[str, float]:
-    return {name: float(found[0]) for name, found in describe(values[None]).items()}
+    return {name: float(found[0]) for name, found in compute_statistics(values[None]).items()}
 
 
 @pytest.mark.parametrize("cells", [1, 4, 30])
@@ -49,14 +49,14 @@ def test_the_frame_is_an_eighth_wide_whatever_the_grid() -> None:
 
 def test_scale_changes_nothing_and_all_is_between_0_and_1() -> None:
     maps = np.random.default_rng(1).random((20, 7, 7))
-    first, second = describe(maps), describe(maps * 5)
+    first, second = compute_statistics(maps), compute_statistics(maps * 5)
     for name, values in first.items():
         assert np.allclose(values, second[name])
         assert ((values >= 0) & (values <= 1)).all(), name
 
 
 def test_of_no_maps_there_are_no_numbers() -> None:
-    assert all(values.shape == (0,) for values in describe(np.zeros((0, 4, 4))).values())
+    assert all(values.shape == (0,) for values in compute_statistics(np.zeros((0, 4, 4))).values())
 
 
 class Known(Truth):
@@ -80,7 +80,7 @@ def known(boxes: list[list[int]], mask: np.ndarray | None = None, size: tuple[in
 
 
 def test_a_box_covers_cells_by_its_area_ends_included() -> None:
-    covered = coverage(known([[0, 0, 14, 9]]), 30, 20, (0, 0, 1, 1), (2, 3))
+    covered = compute_coverage(known([[0, 0, 14, 9]]), 30, 20, (0, 0, 1, 1), (2, 3))
     assert covered is not None
     assert covered == pytest.approx(np.array([[1, 0.5, 0], [0, 0, 0]]))
 
@@ -89,7 +89,7 @@ def test_a_mask_counts_more_than_its_box_and_only_in_the_window() -> None:
     mask = np.zeros((20, 30), bool)
     mask[:, 15:] = True
     for window, expected in (((0, 0, 1, 1), [0, 1]), ((0.25, 0, 0.75, 1), [0, 1]), ((0.5, 0, 1.5, 1), [1, 0])):
-        covered = coverage(known([[0, 0, 29, 19]], mask), 30, 20, window, (1, 2))
+        covered = compute_coverage(known([[0, 0, 29, 19]], mask), 30, 20, window, (1, 2))
         assert covered is not None
         assert covered == pytest.approx(np.array([expected]))
 
@@ -97,7 +97,7 @@ def test_a_mask_counts_more_than_its_box_and_only_in_the_window() -> None:
 @pytest.mark.parametrize("grid", [(1, 1), (3, 7), (20, 30), (27, 41)])
 def test_coverage_of_cells_adds_to_the_area(grid: tuple[int, int]) -> None:
     mask = np.random.default_rng(2).random((20, 30)) > 0.6
-    covered = coverage(known([[0, 0, 1, 1]], mask), 30, 20, (0, 0, 1, 1), grid)
+    covered = compute_coverage(known([[0, 0, 1, 1]], mask), 30, 20, (0, 0, 1, 1), grid)
     assert covered is not None
     assert covered.shape == grid
     assert covered.mean() == pytest.approx(mask.mean())
@@ -105,11 +105,11 @@ def test_coverage_of_cells_adds_to_the_area(grid: tuple[int, int]) -> None:
 
 
 def test_there_is_nothing_to_cover_without_an_object_and_another_size_is_refused() -> None:
-    assert coverage(known([]), 30, 20, (0, 0, 1, 1), (2, 2)) is None
+    assert compute_coverage(known([]), 30, 20, (0, 0, 1, 1), (2, 2)) is None
     with pytest.raises(UsageError, match="30×20 in the truth"):
-        coverage(known([[0, 0, 1, 1]]), 31, 20, (0, 0, 1, 1), (2, 2))
+        compute_coverage(known([[0, 0, 1, 1]]), 31, 20, (0, 0, 1, 1), (2, 2))
 
 
 def test_mass_inside_is_weighted_by_coverage() -> None:
     maps, covered = np.array([[[1.0, 3.0]], [[0.0, 0.0]]]), np.array([[[0.5, 1.0]], [[1.0, 0.0]]])
-    assert inside(maps, covered).tolist() == [(0.5 + 3) / 4, 0.5]
+    assert compute_object_mass(maps, covered).tolist() == [(0.5 + 3) / 4, 0.5]

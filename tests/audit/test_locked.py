@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.fixed_location_test import ALARM, ALPHA, Standing, standing_out
+from pipeline.audit.fixed_location_test import ALARM_THRESHOLD, ALPHA, OutlierCounts, find_outlier_cells
 
 CELLS, WIDTH = 64, 8
 
@@ -18,7 +18,7 @@ def blobs(rng: np.random.Generator, count: int) -> np.ndarray:
 def test_the_farthest_tenth_stands_out_above_and_below_the_median() -> None:
     values = np.full((1, 5, 4), 0.5) + np.linspace(-0.01, 0.01, 20).reshape(1, 5, 4)
     values[0, 0, 0], values[0, 4, 3] = 0.0, 0.9
-    signs = standing_out(values)[0]
+    signs = find_outlier_cells(values)[0]
     assert signs[0] == -1
     assert signs[19] == 1
     assert np.abs(signs).sum() == 2
@@ -27,26 +27,26 @@ def test_the_farthest_tenth_stands_out_above_and_below_the_median() -> None:
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_scale_and_offset_change_nothing(kind: type) -> None:
     maps = np.random.default_rng(0).integers(0, 64, (50, 7, 7)).astype(kind)
-    expected = standing_out(maps)
-    assert np.array_equal(standing_out(maps * 4 + 16), expected)
-    assert np.array_equal(standing_out(-maps), -expected)
+    expected = find_outlier_cells(maps)
+    assert np.array_equal(find_outlier_cells(maps * 4 + 16), expected)
+    assert np.array_equal(find_outlier_cells(-maps), -expected)
     assert (np.abs(expected).sum(1) <= 4).all()
 
 
 def test_ties_and_constant_maps_let_nothing_stand_out() -> None:
-    assert not standing_out(np.full((3, 4, 4), 0.3)).any()
-    assert not standing_out(np.eye(4)[None]).any()  # four cells that are alike, and one may
-    assert standing_out(np.eye(16)[:, :, None]).astype(bool).sum(1).tolist() == [1] * 16
+    assert not find_outlier_cells(np.full((3, 4, 4), 0.3)).any()
+    assert not find_outlier_cells(np.eye(4)[None]).any()  # four cells that are alike, and one may
+    assert find_outlier_cells(np.eye(16)[:, :, None]).astype(bool).sum(1).tolist() == [1] * 16
 
 
 def test_counts_of_parts_add() -> None:
     rng = np.random.default_rng(1)
     maps, classes = rng.random((90, 6, 6)), rng.integers(0, 5, 90)
-    whole = Standing.of(maps, classes, 7)
-    parts = Standing.of(maps[:40], classes[:40], 7) + Standing.of(maps[40:], classes[40:], 7)
+    whole = OutlierCounts.of(maps, classes, 7)
+    parts = OutlierCounts.of(maps[:40], classes[:40], 7) + OutlierCounts.of(maps[40:], classes[40:], 7)
     assert all(np.array_equal(getattr(whole, name), getattr(parts, name)) for name in ("maps", "above", "below"))
     assert np.array_equal(whole.locked, parts.locked)
-    nothing = Standing.of(maps[:0], classes[:0], 7)
+    nothing = OutlierCounts.of(maps[:0], classes[:0], 7)
     assert np.array_equal((whole + nothing).locked, whole.locked)
     assert (nothing.locked <= 0).all()
     assert (whole.locked[5:] <= 0).all()  # classes without maps
@@ -59,10 +59,10 @@ def test_a_mark_that_decides_is_found_at_its_place_and_by_its_sign(sign: int) ->
     marked = (classes == 4) & (rng.random(600) < 0.7)
     maps[marked] = 0.5 + 0.05 * rng.random((int(marked.sum()), WIDTH, WIDTH))
     maps[marked, 1, 6] += 0.4 * sign
-    standing = Standing.of(maps, classes, 6)
+    standing = OutlierCounts.of(maps, classes, 6)
     best = standing.locked.max(1)
     assert best.argmax() == 4
-    assert (best > ALARM).tolist() == [False] * 4 + [True, False]
+    assert (best > ALARM_THRESHOLD).tolist() == [False] * 4 + [True, False]
     assert standing.locked[4].argmax() == 1 * WIDTH + 6
     assert (standing.above if sign > 0 else standing.below)[4, 14] > 0.6 * standing.maps[4]
 
@@ -71,23 +71,23 @@ def test_what_all_classes_share_is_no_alarm() -> None:
     rng = np.random.default_rng(3)
     maps = blobs(rng, 600)
     maps[:, 0, 0] = 3
-    assert Standing.of(maps, np.arange(600) % 6, 6).locked.max() < 0
+    assert OutlierCounts.of(maps, np.arange(600) % 6, 6).locked.max() < 0
 
 
-def standing(rng: np.random.Generator, maps: np.ndarray, share: np.ndarray) -> Standing:
+def standing(rng: np.random.Generator, maps: np.ndarray, share: np.ndarray) -> OutlierCounts:
     """Counts of maps whose cells stand out with these probabilities [classes, cells]."""
     above = rng.binomial(maps[:, None], share)
-    return Standing(maps, above, np.zeros_like(above))
+    return OutlierCounts(maps, above, np.zeros_like(above))
 
 
 @pytest.mark.parametrize("maps", [20, 100, 1000])
-@pytest.mark.parametrize("excess", [0.0, ALARM], ids=["no difference", "at the threshold"])
+@pytest.mark.parametrize("excess", [0.0, ALARM_THRESHOLD], ids=["no difference", "at the threshold"])
 def test_false_alarms_are_as_rare_as_is_promised(maps: int, excess: float) -> None:
     """At the threshold every class exceeds the others by just what is tolerated, at a cell of its own."""
     rng = np.random.default_rng(4)
     share = np.full((10, CELLS), 0.1)
     share[np.arange(10), np.arange(10)] += excess * 1.1  # of which a tenth is in the others' share
-    alarms = sum((standing(rng, np.full(10, maps), share).locked > ALARM).any() for _ in range(200))
+    alarms = sum((standing(rng, np.full(10, maps), share).locked > ALARM_THRESHOLD).any() for _ in range(200))
     assert alarms <= 200 * ALPHA
 
 
@@ -97,7 +97,7 @@ def test_what_is_clearly_above_the_threshold_is_found(maps: int, share: float, f
     shares = np.full((10, CELLS), 0.05)
     shares[3, 9] = share
     best = [standing(rng, np.full(10, maps), shares).locked.max(1) for _ in range(100)]
-    assert np.mean([each[3] > ALARM and each.argmax() == 3 for each in best]) >= found
+    assert np.mean([each[3] > ALARM_THRESHOLD and each.argmax() == 3 for each in best]) >= found
 
 
 def test_labels_that_have_been_shuffled_raise_no_alarm() -> None:
@@ -105,5 +105,5 @@ def test_labels_that_have_been_shuffled_raise_no_alarm() -> None:
     maps = blobs(rng, 800)
     maps[:100] = 0.5 + 0.01 * rng.random((100, WIDTH, WIDTH))
     maps[:100, 7, 0] = 1
-    alarms = sum((Standing.of(maps, rng.permutation(800) % 8, 8).locked > ALARM).any() for _ in range(40))
+    alarms = sum((OutlierCounts.of(maps, rng.permutation(800) % 8, 8).locked > ALARM_THRESHOLD).any() for _ in range(40))
     assert alarms == 0

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from some_audit import PUBLICATION
 from support import samples, write_tar
 
-from pipeline.audit.audit_atlas import Extent, audit
+from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.publication.manifest import check
-from pipeline.audit.publication.verify_audit import recheck
+from pipeline.audit.publication.manifest import verify_manifest
+from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.run import INLINE, run
@@ -28,13 +28,13 @@ from schemas import audit as schemas
 from schemas.policy import Cut, Policy
 from schemas.run import ModelSpec, RunSpec
 
-NOTHING = Extent(0, 0, 0, pictures=False)
+NOTHING = AuditOptions(0, 0, 0, pictures=False)
 SCHEMAS = {
     "methods": schemas.METHODS,
     "agreement": schemas.AGREEMENT,
     "shortcuts": schemas.SHORTCUTS,
     "clusters": schemas.CLUSTERS,
-    "members": schemas.MEMBERS,
+    "members": schemas.CLUSTER_MEMBERS,
     "lineage": schemas.LINEAGE,
     "images": schemas.IMAGES,
     "pairs": schemas.PAIRS,
@@ -51,16 +51,16 @@ def test_its_tables_are_as_their_schema_says(published: Path, name: str) -> None
 
 
 def test_the_atlas_around_it_is_still_whole(published: Path) -> None:
-    assert check(str(published)) == []
+    assert verify_manifest(str(published)) == []
     assert verify(str(published.parents[1])).faults == []
 
 
 def test_the_same_audit_again_has_the_same_root(published: Path, world: SyntheticDataset, tmp_path: Path) -> None:
     atlas = shutil.copytree(published.parents[1], tmp_path / "atlas")
     root = json.loads((published / "manifest.json").read_text())["root"]
-    again = audit(str(atlas), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
+    again = audit_atlas(str(atlas), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
     assert again.manifest.root == root
-    assert check(str(atlas / "audit" / "label"), root) == []
+    assert verify_manifest(str(atlas / "audit" / "label"), root) == []
 
 
 def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas,
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
     said: list[str] = []
-    audit(str(copy), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
+    audit_atlas(str(copy), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
     (fault,) = (line for line in said if "made of other maps" in line)
     assert fault.startswith(f"labels/otsu: {path.stem} was")
     assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent"].to_pylist()
@@ -102,9 +102,9 @@ def test_an_atlas_whose_grid_is_not_square_or_whose_maps_say_nothing_is_audited_
     (tmp_path / "truth.json").write_text(json.dumps({"images": known, "annotations": boxes}))
     score(url, str(tmp_path / "truth.json"))
     exports = tuple(EXPORTERS)
-    audit(url, truth=str(tmp_path / "truth.json"), extent=Extent(2, 1, 4, exports=exports), device="cpu")
+    audit_atlas(url, truth=str(tmp_path / "truth.json"), extent=AuditOptions(2, 1, 4, exports=exports), device="cpu")
     out = tmp_path / "atlas" / "audit" / "label"
-    assert list(recheck(str(out))) == []
+    assert list(verify_audit(str(out))) == []
     assert "patch grid 6 × 4" in (out / "README.md").read_text()
     rows = [row for row in pq.read_table(out / "methods.parquet").to_pylist() if row["class"] is None]
     assert {row["method"]: row["degenerate"] for row in rows} == {name: 6 * (name == "uniform") for name in methods}

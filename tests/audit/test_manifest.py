@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.publication.manifest import check, merkle_root, publish
+from pipeline.audit.publication.manifest import verify_manifest, merkle_root, write_manifest
 from pipeline.store import Atlas, ObjectStore
 from schemas.audit_records import MANIFEST
 from schemas.base import sha256
@@ -20,7 +20,7 @@ def published(atlas: Atlas, tmp_path: Path) -> Path:
     (folder / "labels" / "otsu").mkdir(parents=True)
     (folder / "labels" / "otsu" / "a b’s <img>.png").write_bytes(b"not a picture")
     (folder / "labels" / "empty").write_bytes(b"")
-    publish(str(folder))
+    write_manifest(str(folder))
     return folder
 
 
@@ -29,9 +29,9 @@ def files(folder: Path) -> list[str]:
 
 
 def test_a_published_folder_is_as_it_was_published_and_stays_so_when_published_again(published: Path) -> None:
-    assert check(str(published)) == []
+    assert verify_manifest(str(published)) == []
     before = (published / MANIFEST).read_bytes()
-    publish(str(published))
+    write_manifest(str(published))
     assert (published / MANIFEST).read_bytes() == before
     assert "lease.json" not in files(published)
 
@@ -44,9 +44,9 @@ def test_a_flipped_byte_of_any_object_names_it(published: Path) -> None:
         original = path.read_bytes()
         place = (number * 7919) % len(original)
         path.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
-        assert [fault.split(":")[0] for fault in check(str(published))] == [name]
+        assert [fault.split(":")[0] for fault in verify_manifest(str(published))] == [name]
         path.write_bytes(original)
-    assert check(str(published)) == []
+    assert verify_manifest(str(published)) == []
 
 
 def test_a_flipped_byte_anywhere_in_the_manifest_names_it(published: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_names_it(published: Path) -> No
     original = path.read_bytes()
     for place in range(0, len(original), 97):
         path.write_bytes(original[:place] + bytes([original[place] ^ 4]) + original[place + 1 :])
-        assert [fault.split(":")[0] for fault in check(str(published))] == [MANIFEST], place
+        assert [fault.split(":")[0] for fault in verify_manifest(str(published))] == [MANIFEST], place
 
 
 def test_what_is_missing_longer_and_extra_is_named(published: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_is_missing_longer_and_extra_is_named(published: Path) -> None:
     with (published / "labels" / "empty").open("ab") as stream:
         stream.write(b"x")
     (published / "labels" / ".hidden").write_text("")
-    faults = check(str(published))
+    faults = verify_manifest(str(published))
     assert sorted(fault.split(":")[0] for fault in faults) == ["labels/.hidden", "labels/empty", "run.json"]
     assert any("is missing" in fault for fault in faults)
     assert any("has 1 bytes, 0 were published" in fault for fault in faults)
@@ -70,19 +70,19 @@ def test_what_is_missing_longer_and_extra_is_named(published: Path) -> None:
 
 
 def test_another_root_than_the_one_that_was_told_is_refused(published: Path) -> None:
-    told = publish(str(published)).root
-    assert check(str(published), told) == []
+    told = write_manifest(str(published)).root
+    assert verify_manifest(str(published), told) == []
     (published / "run.json").write_bytes(b"{}")
-    publish(str(published))
-    assert check(str(published)) == []
-    assert [fault.split(":")[0] for fault in check(str(published), told)] == [MANIFEST]
+    write_manifest(str(published))
+    assert verify_manifest(str(published)) == []
+    assert [fault.split(":")[0] for fault in verify_manifest(str(published), told)] == [MANIFEST]
 
 
 def test_what_was_never_published_or_is_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"manifest\.json"):
-        check(str(tmp_path))
+        verify_manifest(str(tmp_path))
     with pytest.raises(UsageError, match="holds nothing"):
-        publish(str(tmp_path))
+        write_manifest(str(tmp_path))
 
 
 def entry(number: int) -> ObjectRecord:
@@ -114,7 +114,7 @@ def test_the_root_depends_on_every_field_and_on_the_order(count: int) -> None:
 def test_a_folder_in_a_bucket_is_published_alike() -> None:
     objects = ObjectStore("memory://published")
     objects.put("a/b", b"1")
-    publish(objects.url)
-    assert check(objects.url) == []
+    write_manifest(objects.url)
+    assert verify_manifest(objects.url) == []
     objects.put("a/b", b"2")
-    assert check(objects.url) == ["a/b: its contents have changed since they were published"]
+    assert verify_manifest(objects.url) == ["a/b: its contents have changed since they were published"]

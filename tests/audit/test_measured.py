@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit.metric_columns import Measured, measured_parts
+from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.store import Atlas
 from pipeline.store.derived import content_hash
-from schemas.audit import MEASURED
+from schemas.audit import SAMPLED_METRICS
 
 
 def test_every_figure_of_the_target_is_a_column_of_its_map_and_all_others_are_null(published: Path) -> None:
@@ -24,11 +24,11 @@ def test_every_figure_of_the_target_is_a_column_of_its_map_and_all_others_are_nu
     joined = {
         (row["row"], row["method"], name): row[name]
         for row in pq.read_table(published / "images").to_pylist()
-        for name in MEASURED
+        for name in SAMPLED_METRICS
         if row[name] is not None
     }
     assert joined == figures
-    assert {figure for *_, figure in joined} == set(MEASURED)
+    assert {figure for *_, figure in joined} == set(SAMPLED_METRICS)
 
 
 def test_means_by_method_are_of_the_pictures_that_were_drawn(published: Path) -> None:
@@ -46,10 +46,10 @@ def test_figures_of_maps_that_are_no_more_are_left_out(published: Path, tmp_path
     commit = next(iter(Atlas.open(str(published.parents[1])).commits.values()))
     out = shutil.copytree(published, tmp_path / "audit")
     rows = np.arange(10**6)
-    assert len(measured_parts(str(out), commit.shard, content_hash(commit))) == 2
-    assert np.isfinite(Measured(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)).any()
+    assert len(metric_hashes(str(out), commit.shard, content_hash(commit))) == 2
+    assert np.isfinite(ShardMetrics(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)).any()
     for kind in ("faithfulness", "sanity"):
         path = out / kind / "commits" / f"{commit.shard}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
-    assert measured_parts(str(out), commit.shard, content_hash(commit)) == ()
-    assert np.isnan(Measured(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)).all()
+    assert metric_hashes(str(out), commit.shard, content_hash(commit)) == ()
+    assert np.isnan(ShardMetrics(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)).all()

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.audit.ranking import suspicious
-from schemas.audit import SHORTCUTS, SUSPICIOUS
+from pipeline.audit.ranking import rank_classes
+from schemas.audit import SHORTCUTS, SUSPICIOUS_CLASSES
 
 
 def shortcuts_of(rows: list[tuple[str, int, int, bool, float, int]]) -> pa.Table:
@@ -15,7 +15,7 @@ def shortcuts_of(rows: list[tuple[str, int, int, bool, float, int]]) -> pa.Table
 
 
 def test_more_alarms_come_first_then_the_highest_limit_then_the_class() -> None:
-    found = suspicious(
+    found = rank_classes(
         shortcuts_of(
             [
                 ("legrad", 7, 1, True, 0.9, 0),
@@ -30,7 +30,7 @@ def test_more_alarms_come_first_then_the_highest_limit_then_the_class() -> None:
             ]
         )
     )
-    assert found.schema.equals(SUSPICIOUS)
+    assert found.schema.equals(SUSPICIOUS_CLASSES)
     rows = found.to_pylist()
     assert [row["class"] for row in rows] == [2, 7, 9, 4, 5]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
@@ -42,17 +42,17 @@ def test_more_alarms_come_first_then_the_highest_limit_then_the_class() -> None:
 
 
 def test_of_no_classes_there_is_no_row() -> None:
-    assert suspicious(SHORTCUTS.empty_table()).schema.equals(SUSPICIOUS)
+    assert rank_classes(SHORTCUTS.empty_table()).schema.equals(SUSPICIOUS_CLASSES)
 
 
 @pytest.mark.parametrize("alarm", [True, False])
 def test_the_order_of_the_rows_that_come_in_is_of_no_matter(alarm: bool) -> None:
     rows = [("legrad", index, index + 1, alarm, -index / 10, index) for index in range(6)]
-    first, again = suspicious(shortcuts_of(rows)), suspicious(shortcuts_of(rows[::-1]))
+    first, again = rank_classes(shortcuts_of(rows)), rank_classes(shortcuts_of(rows[::-1]))
     assert first.to_pylist() == again.to_pylist()
 
 
 def test_a_control_alone_makes_no_class_suspicious() -> None:
-    found = suspicious(shortcuts_of([("edges", 3, 1, True, 0.8, 0), ("legrad", 3, 1, False, 0.0, 1)]))
+    found = rank_classes(shortcuts_of([("edges", 3, 1, True, 0.8, 0), ("legrad", 3, 1, False, 0.0, 1)]))
     assert [(row["alarms"], row["methods"], row["method"]) for row in found.to_pylist()] == [(0, 1, "legrad")]
-    assert suspicious(shortcuts_of([("center", 3, 1, True, 0.8, 0)])).num_rows == 0
+    assert rank_classes(shortcuts_of([("center", 3, 1, True, 0.8, 0)])).num_rows == 0

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from some_audit import PUBLICATION
 
-from pipeline.audit.publication.croissant import CROISSANT, croissant
-from pipeline.audit.publication.dataset_card import CARD, card
-from pipeline.audit.publication.manifest import publish
-from pipeline.audit.publication.verify_audit import recheck
+from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
+from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
+from pipeline.audit.publication.manifest import write_manifest
+from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas.audit_records import MANIFEST
@@ -32,9 +32,9 @@ def folder(published: Path, tmp_path: Path) -> Path:
 
 
 def test_an_audit_as_it_was_published_has_no_fault(published: Path) -> None:
-    assert list(recheck(str(published))) == []
+    assert list(verify_audit(str(published))) == []
     root = json.loads((published / MANIFEST).read_text())["root"]
-    assert list(recheck(str(published), root)) == []
+    assert list(verify_audit(str(published), root)) == []
 
 
 def test_a_flipped_byte_of_any_object_names_it(folder: Path) -> None:
@@ -44,10 +44,10 @@ def test_a_flipped_byte_of_any_object_names_it(folder: Path) -> None:
         data = path.read_bytes()
         for place in {number * 7919 % len(data), len(data) - 1}:
             path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-            faults = list(recheck(str(folder)))
+            faults = list(verify_audit(str(folder)))
             assert [fault.split(":")[0] for fault in faults] == [str(path.relative_to(folder))]
         path.write_bytes(data)
-    assert list(recheck(str(folder))) == []
+    assert list(verify_audit(str(folder))) == []
 
 
 def first(**values: Any) -> Change:
@@ -114,8 +114,8 @@ def test_what_a_forger_changed_contradicts_what_it_was_made_from(folder: Path, w
     if what == "a type":
         typed = [pa.field(field.name, pa.string()) if field.name == "gini" else field for field in typed]
     (folder / name).write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=pa.schema(typed))))
-    publish(str(folder))
-    faults = list(recheck(str(folder)))
+    write_manifest(str(folder))
+    faults = list(verify_audit(str(folder)))
     assert any(fault.startswith(said) for fault in faults), faults
 
 
@@ -123,8 +123,8 @@ def test_a_part_that_is_not_what_its_record_and_croissant_say_is_named(folder: P
     for name in (f"images/{TAR}.parquet", "methods.parquet"):
         path = folder / name
         path.write_bytes(to_parquet(pq.read_table(path).replace_schema_metadata({"new": "writer"})))
-    publish(str(folder))
-    assert sorted(recheck(str(folder))) == [
+    write_manifest(str(folder))
+    assert sorted(verify_audit(str(folder))) == [
         f"images/{TAR}.parquet: is not what commits/{TAR}.json says",
         "methods.parquet: is not what croissant.json says",
     ]
@@ -133,8 +133,8 @@ def test_a_part_that_is_not_what_its_record_and_croissant_say_is_named(folder: P
 @pytest.mark.parametrize("name", ["about.json", f"commits/{TAR}.json", "croissant.json"])
 def test_a_record_that_cannot_be_read_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text("{}")
-    publish(str(folder))
-    assert any(fault.startswith(name) for fault in recheck(str(folder)))
+    write_manifest(str(folder))
+    assert any(fault.startswith(name) for fault in verify_audit(str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_a_record_that_cannot_be_read_is_named(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("data", [None, b"", b"no table"])
 def test_a_table_that_is_missing_or_none_is_named(folder: Path, name: str, data: bytes | None) -> None:
     (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
-    publish(str(folder))
-    assert any(fault.startswith(name) for fault in recheck(str(folder)))
+    write_manifest(str(folder))
+    assert any(fault.startswith(name) for fault in verify_audit(str(folder)))
 
 
 def test_a_record_that_leads_out_of_the_folder_is_not_followed(folder: Path, tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_a_record_that_leads_out_of_the_folder_is_not_followed(folder: Path, tmp
     record = json.loads(path.read_text())
     record["objects"][0] = {"path": "../secret", "size": 1, "sha256": sha256(b"x")}
     path.write_text(json.dumps(record))
-    publish(str(folder))
-    assert any("'../secret' is no name of an object in it" in fault for fault in recheck(str(folder)))
+    write_manifest(str(folder))
+    assert any("'../secret' is no name of an object in it" in fault for fault in verify_audit(str(folder)))
 
 
 def test_texts_that_are_no_utf_8_are_named(folder: Path) -> None:
@@ -162,8 +162,8 @@ def test_texts_that_are_no_utf_8_are_named(folder: Path) -> None:
     table = pq.read_table(path)
     broken = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
     path.write_bytes(to_parquet(table.set_column(table.column_names.index("hash"), table.schema.field("hash"), broken)))
-    publish(str(folder))
-    assert list(recheck(str(folder))) == ["lineage.parquet: cannot be read (ArrowInvalid)"]
+    write_manifest(str(folder))
+    assert list(verify_audit(str(folder))) == ["lineage.parquet: cannot be read (ArrowInvalid)"]
 
 
 def test_a_bucket_is_checked_and_described_alike(published: Path) -> None:
@@ -171,13 +171,13 @@ def test_a_bucket_is_checked_and_described_alike(published: Path) -> None:
     for path in published.rglob("*"):
         if path.is_file():
             objects.put(str(path.relative_to(published)), path.read_bytes())
-    assert list(recheck(objects.url)) == []
+    assert list(verify_audit(objects.url)) == []
     url = str(published.parents[1])
-    assert card(url, objects.url, PUBLICATION) == (published / CARD).read_bytes()
-    assert croissant(url, objects.url, PUBLICATION) == (published / CROISSANT).read_bytes()
+    assert render_dataset_card(url, objects.url, PUBLICATION) == (published / CARD_NAME).read_bytes()
+    assert build_croissant(url, objects.url, PUBLICATION) == (published / CROISSANT_NAME).read_bytes()
 
 
 def test_a_folder_that_was_never_published_is_refused(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with pytest.raises(UsageError, match=r"has no manifest\.json"):
-        list(recheck(str(folder)))
+        list(verify_audit(str(folder)))

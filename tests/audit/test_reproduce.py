@@ -7,16 +7,16 @@ import pytest
 import zarr
 from support import FAST, jpeg, samples, write_tar
 
-from pipeline.audit.reproduce import reproduced
+from pipeline.audit.reproduce import build_reproducibility_table
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
-from schemas.audit import OTHER_BATCH, REPRODUCED, SAME_BATCH
+from schemas.audit import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import UsageError
 
 
 def test_a_rerun_is_equal_bit_by_bit_and_another_batch_size_next_to_nothing_off(finished: Path) -> None:
-    table = reproduced(str(finished))
-    assert table.schema.equals(REPRODUCED)
+    table = build_reproducibility_table(str(finished))
+    assert table.schema.equals(REPRODUCIBILITY)
     rows = table.to_pylist()
     whose = [(None, None), *((method, target) for method in FAST for target in ("label", "predicted"))]
     assert [(row["method"], row["target"]) for row in rows] == whose * 2
@@ -35,7 +35,7 @@ def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finish
     maps = zarr.open_group(str(finished / "maps.zarr"), mode="r+")["legrad"]
     before = maps[2, 0]
     maps[2, 0] = before[::-1, ::-1]
-    found = {(row["kind"], row["method"], row["target"]): row for row in reproduced(str(finished)).to_pylist()}
+    found = {(row["kind"], row["method"], row["target"]): row for row in build_reproducibility_table(str(finished)).to_pylist()}
     changed = found[SAME_BATCH, "legrad", "label"]
     assert changed["equal"] == 15 / 16
     assert changed["max"] == np.abs(before.astype(float) - before[::-1, ::-1]).max()
@@ -53,7 +53,7 @@ def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: 
         return original(self, batch)
 
     monkeypatch.setattr(Worker, "_begin", counting)
-    table = reproduced(str(finished), rows=8, methods=["legrad"])
+    table = build_reproducibility_table(str(finished), rows=8, methods=["legrad"])
     assert set(table["rows"].to_pylist()) == {8}
     batches = len(explained) - 8  # beside each sample alone
     assert batches in (2, 3)  # of 5
@@ -65,7 +65,7 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     members[0] = (members[0][0], jpeg(99))
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     said: list[str] = []
-    table = reproduced(str(finished), say=said.append)
+    table = build_reproducibility_table(str(finished), say=said.append)
     assert said[0] == "16 samples of 3 shards are computed twice, by 3 methods"
     assert [note.split(":")[0] for note in said[1:]] == ["part-1", "part-2"]
     assert "s0012 cannot be computed again: its picture is another now" in said[2]
@@ -75,4 +75,4 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
 
 def test_no_such_method_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match="has no maps of 'nothing'"):
-        reproduced(atlas.objects.url, methods=["nothing"])
+        build_reproducibility_table(atlas.objects.url, methods=["nothing"])

@@ -6,15 +6,15 @@ import pyarrow as pa
 import pytest
 from support import DEMO_MODEL
 
-from pipeline.audit.fixed_location_test import ALARM
-from pipeline.audit.ranking import suspicious
-from pipeline.audit.shortcuts import Shortcuts, shortcuts
+from pipeline.audit.fixed_location_test import ALARM_THRESHOLD
+from pipeline.audit.ranking import rank_classes
+from pipeline.audit.shortcuts import ShortcutTables, find_shortcuts
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.audit import CLUSTERS, MEMBERS, SHORTCUTS
+from schemas.audit import CLUSTERS, CLUSTER_MEMBERS, SHORTCUTS
 from schemas.errors import UsageError
 from schemas.run import RunSpec
 from schemas.scores import is_control
@@ -23,23 +23,23 @@ METHODS = ("attention", "legrad", "reciprocam", "random")
 FINDING = METHODS[:3]
 
 
-def search(folder: Path, shortcut: bool, seed: int) -> Shortcuts:
+def search(folder: Path, shortcut: bool, seed: int) -> ShortcutTables:
     world = SyntheticDataset(folder, num_shards=3, scenes=250, seed=seed, shortcut=shortcut)
     write_dataset(world)
     (folder / "truth" / "instances.json").unlink()  # nothing but shards, and no truth, is left to look at
     url = str(folder / "atlas")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS, targets=("label",)), url)
     run(url, INLINE)
-    return shortcuts(url)
+    return find_shortcuts(url)
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Shortcuts:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> ShortcutTables:
     return search(tmp_path_factory.mktemp("planted"), True, seed=1)
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Shortcuts:
+def honest(tmp_path_factory: pytest.TempPathFactory) -> ShortcutTables:
     return search(tmp_path_factory.mktemp("honest"), False, seed=1)
 
 
@@ -48,7 +48,7 @@ def of(table: pa.Table, method: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("method", FINDING)
-def test_the_class_with_the_shortcut_is_first_and_alone_raises_an_alarm(planted: Shortcuts, method: str) -> None:
+def test_the_class_with_the_shortcut_is_first_and_alone_raises_an_alarm(planted: ShortcutTables, method: str) -> None:
     rows = of(planted.classes, method)
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["class"] for row in rows if row["alarm"]] == [SHORTCUT_CLASS] == [rows[0]["class"]]
@@ -57,36 +57,36 @@ def test_the_class_with_the_shortcut_is_first_and_alone_raises_an_alarm(planted:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_without_a_shortcut_there_is_no_alarm(honest: Shortcuts, method: str) -> None:
+def test_without_a_shortcut_there_is_no_alarm(honest: ShortcutTables, method: str) -> None:
     rows = of(honest.classes, method)
     assert len(rows) == 10
     assert not any(row["alarm"] for row in rows)
 
 
-def test_all_methods_together_put_it_first_and_no_other_class_has_an_alarm(planted: Shortcuts) -> None:
-    rows = suspicious(planted.classes).to_pylist()
+def test_all_methods_together_put_it_first_and_no_other_class_has_an_alarm(planted: ShortcutTables) -> None:
+    rows = rank_classes(planted.classes).to_pylist()
     asked = sum(not is_control(method) for method in METHODS)
     assert (rows[0]["class"], rows[0]["alarms"], rows[0]["methods"]) == (SHORTCUT_CLASS, len(FINDING), asked)
     assert rows[0]["best_rank"] == 1
-    assert rows[0]["locked"] > ALARM > max(row["locked"] for row in rows[1:])
+    assert rows[0]["locked"] > ALARM_THRESHOLD > max(row["locked"] for row in rows[1:])
     assert (rows[0]["y"], rows[0]["x"]) in {(7, 0), (6, 0), (7, 1)}
     assert not any(row["alarms"] for row in rows[1:])
 
 
-def test_all_methods_together_raise_no_alarm_without_a_shortcut(honest: Shortcuts) -> None:
-    rows = suspicious(honest.classes).to_pylist()
+def test_all_methods_together_raise_no_alarm_without_a_shortcut(honest: ShortcutTables) -> None:
+    rows = rank_classes(honest.classes).to_pylist()
     assert len(rows) == 10
-    assert all(row["alarms"] == 0 and row["locked"] < ALARM for row in rows)
+    assert all(row["alarms"] == 0 and row["locked"] < ALARM_THRESHOLD for row in rows)
 
 
-def test_random_maps_raise_no_alarm_where_there_is_a_shortcut(planted: Shortcuts) -> None:
+def test_random_maps_raise_no_alarm_where_there_is_a_shortcut(planted: ShortcutTables) -> None:
     assert not any(row["alarm"] for row in of(planted.classes, "random"))
 
 
-def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: Shortcuts) -> None:
+def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: ShortcutTables) -> None:
     assert planted.classes.schema.names == SHORTCUTS.names
     assert planted.clusters.schema.names == CLUSTERS.names
-    assert planted.members.schema.names == MEMBERS.names
+    assert planted.members.schema.names == CLUSTER_MEMBERS.names
     for method in METHODS:
         clusters, rows = of(planted.clusters, method), of(planted.classes, method)
         members = of(planted.members, method)
@@ -103,13 +103,13 @@ def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: Shortcuts) ->
 
 def test_what_the_atlas_has_not_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match=r"no maps of 'rise'; it has attention, legrad"):
-        shortcuts(atlas.objects.url, methods=["legrad", "rise"])
+        find_shortcuts(atlas.objects.url, methods=["legrad", "rise"])
     with pytest.raises(UsageError, match="no target 'second'"):
-        shortcuts(atlas.objects.url, "second")  # type: ignore[arg-type]
+        find_shortcuts(atlas.objects.url, "second")  # type: ignore[arg-type]
 
 
 def test_classes_without_a_map_are_not_ranked_and_maps_that_say_nothing_are_counted(atlas: Atlas) -> None:
-    found = shortcuts(atlas.objects.url, "predicted", ["uniform", "legrad"])
+    found = find_shortcuts(atlas.objects.url, "predicted", ["uniform", "legrad"])
     assert of(found.classes, "uniform") == []
     rows = of(found.classes, "legrad")
     assert {row["class"] for row in rows} == set(atlas.samples(["prediction"])["prediction"].to_pylist())

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit.agreement import MEASURES, compare, prepare
-from pipeline.audit.map_statistics import describe
-from pipeline.audit.map_tables import tables
+from pipeline.audit.agreement import AGREEMENT_METRICS, compare_maps, prepare_maps
+from pipeline.audit.map_statistics import compute_statistics
+from pipeline.audit.map_tables import write_map_tables
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
-from schemas.audit import AGREEMENT, IMAGES, METHODS, NUMBERS, PAIRS
+from schemas.audit import AGREEMENT, IMAGES, METHODS, MAP_STATISTICS, PAIRS
 from schemas.errors import UsageError
 from schemas.layout import Flag
 
@@ -22,7 +22,7 @@ COUNT = 48
 @pytest.fixture(scope="module")
 def out(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
-    tables(atlas.objects.url, str(folder), truth=read_truth(world.truth))
+    write_map_tables(atlas.objects.url, str(folder), truth=read_truth(world.truth))
     return folder
 
 
@@ -38,10 +38,10 @@ def test_every_map_has_its_numbers(out: Path, atlas: Atlas) -> None:
         flag = atlas.flag(row["row"], row["method"])
         assert row["flag"] == flag.name.lower()
         if flag == Flag.OK:
-            expected = describe(atlas.map(row["row"], row["method"])[None])
+            expected = compute_statistics(atlas.map(row["row"], row["method"])[None])
             assert all(row[name] == pytest.approx(float(values[0])) for name, values in expected.items())
         else:
-            assert all(row[name] is None for name in NUMBERS)
+            assert all(row[name] is None for name in MAP_STATISTICS)
             assert row["agreement_rank"] is None
         assert 0 < row["object"] < 1  # the truth of all demo pictures is known
         assert row["correct"] in (True, False)
@@ -58,8 +58,8 @@ def test_every_two_methods_are_compared_in_every_picture(out: Path, atlas: Atlas
     count = len(atlas.methods)
     assert len(rows) == COUNT * count * (count - 1) // 2
     for row in rows[:: COUNT // 3]:
-        one, other = (prepare(atlas.map(row["row"], row[name])[None]) for name in ("first", "second"))
-        for name, values in compare(one, other).items():
+        one, other = (prepare_maps(atlas.map(row["row"], row[name])[None]) for name in ("first", "second"))
+        for name, values in compare_maps(one, other).items():
             assert row[name] == (None if np.isnan(values[0]) else pytest.approx(values[0])), name
 
 
@@ -81,8 +81,8 @@ def test_agreement_of_a_map_is_the_mean_of_its_pairs_and_ranks_methods(out: Path
 @pytest.mark.parametrize(
     ("name", "parts", "by", "schema", "values", "silent"),
     [
-        ("methods", "images", ("method",), METHODS, (*NUMBERS, "object", "correct"), "degenerate"),
-        ("agreement", "pairs", ("first", "second"), AGREEMENT, MEASURES, "undefined"),
+        ("methods", "images", ("method",), METHODS, (*MAP_STATISTICS, "object", "correct"), "degenerate"),
+        ("agreement", "pairs", ("first", "second"), AGREEMENT, AGREEMENT_METRICS, "undefined"),
     ],
 )
 def test_means_are_those_of_the_rows(
@@ -107,7 +107,7 @@ def test_what_is_done_is_not_done_again_and_gives_the_same_bytes(
     out: Path, atlas: Atlas, world: SyntheticDataset
 ) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*.parquet")}
-    tables(atlas.objects.url, str(out), truth=read_truth(world.truth))
+    write_map_tables(atlas.objects.url, str(out), truth=read_truth(world.truth))
     for path, (data, changed) in before.items():
         assert path.read_bytes() == data
         assert (path.parent == out) or path.stat().st_mtime_ns == changed
@@ -119,20 +119,20 @@ def test_a_truth_of_some_pictures_leaves_the_others_unknown(
     known = read_truth(world.truth)
     assert len(known) == COUNT
     (tmp_path / "out").mkdir()
-    tables(atlas.objects.url, str(tmp_path / "out"), "predicted", ["legrad"])
+    write_map_tables(atlas.objects.url, str(tmp_path / "out"), "predicted", ["legrad"])
     rows = read(tmp_path / "out", "images")
     assert {row["inside"] for row in rows} == {row["object"] for row in rows} == {None}
     assert {row["agreement"] for row in rows} == {None}
     assert read(tmp_path / "out", "agreement.parquet") == []
     with pytest.raises(UsageError, match=r"holds something else \(target is"):
-        tables(atlas.objects.url, str(tmp_path / "out"), "label", ["legrad"])
+        write_map_tables(atlas.objects.url, str(tmp_path / "out"), "label", ["legrad"])
 
 
 def test_an_atlas_labels_or_scores_are_not_written_over(atlas: Atlas, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
     with pytest.raises(UsageError, match="holds an atlas; name another --out"):
-        tables(atlas.objects.url, atlas.objects.url)
+        write_map_tables(atlas.objects.url, atlas.objects.url)
     assert before == {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
     (tmp_path / "about.json").write_text('{"protocol": 2}')  # of scores
     with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
-        tables(atlas.objects.url, str(tmp_path))
+        write_map_tables(atlas.objects.url, str(tmp_path))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.publication.manifest import publish
-from pipeline.audit.publication.verify_audit import recheck
+from pipeline.audit.publication.manifest import write_manifest
+from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.store import Atlas
@@ -64,8 +64,8 @@ def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atla
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
     part = next((tmp_path / "out" / "quantus" / "shards").rglob("legrad.npy"))
     part.write_bytes(part.read_bytes()[:-1] + b"x")
-    publish(str(tmp_path / "out"))  # by who can write to the folder
-    (fault,) = recheck(str(tmp_path / "out"))
+    write_manifest(str(tmp_path / "out"))  # by who can write to the folder
+    (fault,) = verify_audit(str(tmp_path / "out"))
     assert fault.startswith(f"{part.relative_to(tmp_path / 'out')}: is not what quantus/commits/")
 
 

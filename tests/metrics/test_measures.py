@@ -21,7 +21,7 @@ from pipeline.metrics.perturbation_auc import Perturbation
 from pipeline.metrics.registry import KINDS, METRICS
 from pipeline.metrics.sanity import Randomisation, other_classes
 from pipeline.metrics.similarity import pearson
-from schemas.audit import NUMBERS
+from schemas.audit import MAP_STATISTICS
 from schemas.errors import UsageError
 from schemas.metrics import FAITHFULNESS_METRICS, SANITY_METRICS
 
@@ -220,7 +220,7 @@ def test_a_second_target_that_is_the_first_one_has_its_figures(name: str) -> Non
 
 
 def test_no_two_measures_have_a_figure_in_common_nor_with_the_numbers_of_an_audit() -> None:
-    names = [*NUMBERS, *(figure for measure in METRICS.values() for figure in measure.figures)]
+    names = [*MAP_STATISTICS, *(figure for measure in METRICS.values() for figure in measure.figures)]
     assert len(names) == len(set(names))
 
 

@@ -15,7 +15,7 @@ from schemas.run import RunRecord
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardData:
     """What an atlas has of one shard: of its n samples that have maps, in the order of the rows.
 
     Attributes:
@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Whole:
+class AtlasContext:
     """What all parts have in common.
 
     Attributes:
@@ -55,7 +55,7 @@ class Whole:
     audit: ObjectStore
 
 
-class Exporter(Protocol):
+class AuditExporter(Protocol):
     """A format of another program. To add one: a file in this folder, and a line in its ``EXPORTERS``.
 
     Files are written below a local folder, and their names are given once they are closed: whoever asked puts them
@@ -78,16 +78,16 @@ class Exporter(Protocol):
         """
         ...
 
-    def of_shard(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+    def of_shard(self, part: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
         """Files of one shard, in which there is at least one sample."""
         ...
 
-    def of_all(self, whole: Whole, folder: Path) -> Iterator[str]:
+    def of_all(self, whole: AtlasContext, folder: Path) -> Iterator[str]:
         """Files that are made of all shards together, when those of each are there."""
         ...
 
 
-def room(folder: Path, name: str) -> Path:
+def prepare_path(folder: Path, name: str) -> Path:
     """Where a file is written that is to have this name; its folder is made."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.exports.base import Part, Whole
-from pipeline.audit.map_statistics import coverage
-from pipeline.audit.map_tables import with_truth
+from pipeline.audit.exports.base import ShardData, AtlasContext
+from pipeline.audit.map_statistics import compute_coverage
+from pipeline.audit.map_tables import split_truth
 from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.image.score_map import window
 from pipeline.run.parallel_map import parallel_map
@@ -34,7 +34,7 @@ _BATCH = 32
 """Pictures that are in memory together."""
 
 
-def export(
+def export_audit(
     url: str,
     out: str,
     kind: str,
@@ -99,13 +99,13 @@ def export(
         objects.put(ABOUT, about.to_bytes())
         remove_stale(objects, atlas)
         records = load_completed(objects, atlas, about.digest(), ())
-        pending = with_truth(
+        pending = split_truth(
             atlas, [shard_name for shard_name in atlas.shard_names if shard_name not in records], known
         )
         for _ in parallel_map(partial(_of_shard, atlas, about, objects.url), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            _put(objects, EXPORTERS[kind].of_all(Whole(atlas.run, about, samples, audit), Path(folder)), Path(folder))
+            _put(objects, EXPORTERS[kind].of_all(AtlasContext(atlas.run, about, samples, audit), Path(folder)), Path(folder))
         objects.sweep()
     return objects.url
 
@@ -141,13 +141,13 @@ def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[Obje
     return tuple(records)
 
 
-def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> Part:
+def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> ShardData:
     samples = shard.samples.filter(pa.array(shard.good))
     maps = {}
     for method in about.methods:
         says = shard.flags(method, about.target)[shard.good] == Flag.OK
         maps[method] = np.where(says[:, None, None], shard.maps(method, about.target)[shard.good], np.float32(0))
-    return Part(
+    return ShardData(
         shard.commit.shard,
         samples,
         samples[EXPLAINED[about.target]].to_numpy().astype(np.int64),
@@ -168,5 +168,5 @@ def _masks(samples: pa.Table, truth: TruthSet, size: tuple[int, int]) -> Iterato
     for sample in samples.to_pylist():
         known, covered = truth.find(sample["key"]), None
         if known is not None and known.is_annotated:
-            covered = coverage(known, sample["width"], sample["height"], window(sample, size), size)
+            covered = compute_coverage(known, sample["width"], sample["height"], window(sample, size), size)
         yield None if covered is None else covered > 0.5

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.base import Part, Whole, room
+from pipeline.audit.exports.base import ShardData, AtlasContext, prepare_path
 from pipeline.store import ObjectStore
 from schemas.audit_records import ExportRecord
 from schemas.run import RunRecord
@@ -16,7 +16,7 @@ from schemas.run import RunRecord
 README = "README.md"
 
 
-class Quantus:
+class QuantusExporter:
     """``shards/<shard>/`` with the arrays of the n samples of a shard that have maps, in the order of the rows, and a README.
 
     - ``x.npy`` – uint8 [n, 3, H, W], what the network saw, before normalisation: a quarter of the size. None without
@@ -34,21 +34,21 @@ class Quantus:
     def check(self, about: ExportRecord, audit: ObjectStore) -> None:
         return
 
-    def of_shard(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+    def of_shard(self, part: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
         where, size = f"shards/{part.shard}", run.model.input_size
         yield _save(folder, f"{where}/y.npy", part.classes)
         yield _save(folder, f"{where}/row.npy", part.samples["row"].to_numpy())
         for method, maps in part.maps.items():
             yield _save(folder, f"{where}/a/{method}.npy", maps[:, None])
         if part.pixels is not None:
-            begin, x = 0, open_memmap(room(folder, f"{where}/x.npy"), "w+", np.uint8, (len(part), 3, *size))
+            begin, x = 0, open_memmap(prepare_path(folder, f"{where}/x.npy"), "w+", np.uint8, (len(part), 3, *size))
             for pixels in part.pixels:
                 x[begin : begin + len(pixels)] = pixels
                 begin += len(pixels)
             x.flush()
             yield f"{where}/x.npy"
         if part.masks is not None:
-            s = open_memmap(room(folder, f"{where}/s.npy"), "w+", np.bool_, (len(part), 1, *size))
+            s = open_memmap(prepare_path(folder, f"{where}/s.npy"), "w+", np.bool_, (len(part), 1, *size))
             known = np.zeros(len(part), np.bool_)
             for place, mask in enumerate(part.masks):
                 known[place] = mask is not None
@@ -57,17 +57,17 @@ class Quantus:
             yield f"{where}/s.npy"
             yield _save(folder, f"{where}/known.npy", known)
 
-    def of_all(self, whole: Whole, folder: Path) -> Iterator[str]:
-        room(folder, README).write_text(_readme(whole), "utf-8")
+    def of_all(self, whole: AtlasContext, folder: Path) -> Iterator[str]:
+        prepare_path(folder, README).write_text(_readme(whole), "utf-8")
         yield README
 
 
 def _save(folder: Path, name: str, values: NDArray[Any]) -> str:
-    np.save(room(folder, name), values)
+    np.save(prepare_path(folder, name), values)
     return name
 
 
-def _readme(whole: Whole) -> str:
+def _readme(whole: AtlasContext) -> str:
     model, about, shards = whole.run.model, whole.about, whole.samples["shard"].to_pylist()
     (height, width), (rows, columns) = model.input_size, model.grid
     mean, std = ([[[each]] for each in values] for values in (model.mean, model.std))

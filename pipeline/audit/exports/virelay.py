@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.base import Part, Whole, room
+from pipeline.audit.exports.base import ShardData, AtlasContext, prepare_path
 from pipeline.audit.maps_by_class import EXPLAINED
-from pipeline.audit.publication.environment import model_name
+from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from schemas.audit_records import AuditRecord, ExportRecord
@@ -38,7 +38,7 @@ _SYNSET = re.compile(r"(n[0-9]{8})(?:[\s:,]+(.*))?")
 _CHUNK = 64
 
 
-class Virelay:
+class VirelayExporter:
     """``<method>.yaml`` with ``labels.json``, ``input.h5``, ``<method>.attribution.h5``, ``<method>.analysis.h5``.
 
     Arrays over all N samples that have maps, in the order of the rows, are virtual: they are read from
@@ -72,11 +72,11 @@ class Virelay:
             maps = f"the {(*lacking, *about.methods)[0]} maps of {about.target}"
             raise UsageError(f"{audit.url}: is no audit of {maps}; audit these first, or name others")
 
-    def of_shard(self, part: Part, run: RunRecord, folder: Path) -> Iterator[str]:
+    def of_shard(self, part: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
         import h5py
 
         name, count = _part_name(part.shard), len(part)
-        with h5py.File(room(folder, name), "w") as file:
+        with h5py.File(prepare_path(folder, name), "w") as file:
             if part.pixels is not None:
                 data = file.create_dataset("data", (count, 3, *run.model.input_size), np.uint8)
                 begin = 0
@@ -90,7 +90,7 @@ class Virelay:
             _create(file, "prediction", _probabilities(part.samples, run.model.classes))
         yield name
 
-    def of_all(self, whole: Whole, folder: Path) -> Iterator[str]:
+    def of_all(self, whole: AtlasContext, folder: Path) -> Iterator[str]:
         import h5py
 
         run, about, samples = whole.run, whole.about, whole.samples
@@ -99,10 +99,10 @@ class Virelay:
         groups = [each["word_net_id"] for each in entries]
         if (labels == UNKNOWN).any():
             entries.append({"index": UNKNOWN, "word_net_id": "", "name": "no label"})
-        room(folder, "labels.json").write_text(json.dumps(entries, indent=1), "utf-8")
+        prepare_path(folder, "labels.json").write_text(json.dumps(entries, indent=1), "utf-8")
         yield "labels.json"
         size, count = run.model.input_size, len(samples)
-        with h5py.File(room(folder, "input.h5"), "w") as file:
+        with h5py.File(prepare_path(folder, "input.h5"), "w") as file:
             if about.pixels:
                 _virtual(file, "data", "data", samples, (3, *size), np.uint8)
             else:  # chunks that are never written take no room, and read as their fill value
@@ -119,17 +119,17 @@ class Virelay:
             of_method = members.filter(pc.equal(members["method"], method))
             if not len(of_method):
                 continue
-            with h5py.File(room(folder, f"{method}.attribution.h5"), "w") as file:
+            with h5py.File(prepare_path(folder, f"{method}.attribution.h5"), "w") as file:
                 _virtual(file, "attribution", f"attribution/{method}", samples, (3, *run.model.grid), np.float16)
                 _virtual(file, "prediction", "prediction", samples, (run.model.classes,), np.float32)
                 file["label"] = labels
             yield f"{method}.attribution.h5"
-            with h5py.File(room(folder, f"{method}.analysis.h5"), "w") as file:
+            with h5py.File(prepare_path(folder, f"{method}.analysis.h5"), "w") as file:
                 for index, places, each in _by_class(of_method, samples, about.target, whole.audit.url):
                     _analyse(file.create_group(groups[index]), places, each, eigenvalues[method, index])
             yield f"{method}.analysis.h5"
             project = yaml.safe_dump(_project(method, run, about), sort_keys=False, allow_unicode=True)
-            room(folder, f"{method}.yaml").write_text(project, "utf-8")
+            prepare_path(folder, f"{method}.yaml").write_text(project, "utf-8")
             yield f"{method}.yaml"
 
 
@@ -221,7 +221,7 @@ def _project(method: str, run: RunRecord, about: ExportRecord) -> Mapping[str, A
     return {
         "project": {
             "name": f"{method} ({about.target})",
-            "model": model_name(run.model.name),
+            "model": public_model_name(run.model.name),
             "label_map": "labels.json",
             "dataset": {
                 "name": f"run {run.spec_hash.removeprefix('sha256:')[:12]}",

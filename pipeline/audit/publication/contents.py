@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from pipeline.store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit_tables import TABLES, Described
+from schemas.audit_tables import TABLES, AuditTable
 
 
-class Present(NamedTuple):
+class PublishedTable(NamedTuple):
     """A table that is there.
 
     Attributes:
@@ -23,13 +23,13 @@ class Present(NamedTuple):
         rows: in all its objects.
     """
 
-    table: Described
+    table: AuditTable
     names: tuple[str, ...]
     schema: pa.Schema
     rows: int
 
 
-def present(objects: ObjectStore) -> Iterator[Present]:
+def find_tables(objects: ObjectStore) -> Iterator[PublishedTable]:
     """The tables of a folder that are there, in the order of ``schemas.audit_tables.TABLES``."""
     names = [name for name, _ in objects.walk()]
     for table in TABLES:
@@ -39,7 +39,7 @@ def present(objects: ObjectStore) -> Iterator[Present]:
         )
         if found:
             footers = list(concurrent_map(partial(_footer, objects), found))
-            yield Present(table, found, footers[0].schema.to_arrow_schema(), sum(each.num_rows for each in footers))
+            yield PublishedTable(table, found, footers[0].schema.to_arrow_schema(), sum(each.num_rows for each in footers))
 
 
 def _footer(objects: ObjectStore, name: str) -> pq.FileMetaData:
@@ -48,14 +48,14 @@ def _footer(objects: ObjectStore, name: str) -> pq.FileMetaData:
         return pq.read_metadata(stream)
 
 
-def plain(kind: pa.DataType) -> pa.DataType:
+def decoded_type(kind: pa.DataType) -> pa.DataType:
     """Type of the values of a column, however they are encoded."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def type_name(kind: pa.DataType) -> str:
+def format_type(kind: pa.DataType) -> str:
     """For people: ``text``, ``int64``, ``list of float32``."""
     if pa.types.is_list(kind):
-        return f"list of {type_name(kind.value_type)}"
+        return f"list of {format_type(kind.value_type)}"
     names = {pa.string(): "text", pa.float64(): "float64", pa.float32(): "float32", pa.bool_(): "true or false"}
-    return names.get(plain(kind), str(plain(kind)))
+    return names.get(decoded_type(kind), str(decoded_type(kind)))

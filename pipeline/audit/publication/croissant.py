@@ -13,16 +13,16 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from pipeline.audit.publication import card_text
-from pipeline.audit.publication.contents import Present, plain, present
-from pipeline.audit.publication.dataset_card import default_name
-from pipeline.audit.publication.environment import model_name
+from pipeline.audit.publication.contents import PublishedTable, decoded_type, find_tables
+from pipeline.audit.publication.dataset_card import default_dataset_name
+from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import Atlas, ObjectStore
 from schemas.audit_records import DEFAULT_PUBLICATION, MANIFEST, AuditRecord, PublicationRecord
 from schemas.base import sha256
 from schemas.layout import ABOUT, LEASE
 
-CROISSANT = "croissant.json"
-_UNTOLD = (CROISSANT, MANIFEST, LEASE)
+CROISSANT_NAME = "croissant.json"
+_UNTOLD = (CROISSANT_NAME, MANIFEST, LEASE)
 _PARQUET = "application/x-parquet"
 _FORMATS = {
     ".parquet": _PARQUET,
@@ -84,7 +84,7 @@ _CONTEXT: dict[str, Any] = {
 _Node = dict[str, Any]
 
 
-def croissant(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
+def build_croissant(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
     """Describe the folder of an audit, all but itself and the manifest; so it is made last but one.
 
     Args:
@@ -101,8 +101,8 @@ def croissant(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLI
     """
     atlas, objects = Atlas.open(url), ObjectStore(out)
     about = AuditRecord.read(objects.get(ABOUT), ABOUT)
-    tables = list(present(objects))
-    name = publication.name or default_name(atlas)
+    tables = list(find_tables(objects))
+    name = publication.name or default_dataset_name(atlas)
     date = max((record.finished for record in atlas.records()), default="")[:10]
     described = {
         "@context": _CONTEXT,
@@ -143,7 +143,7 @@ def _license(name: str) -> str:
 
 def _sources(atlas: Atlas, about: AuditRecord) -> list[_Node]:
     """What all of it was made from, by hashes."""
-    network = model_name(atlas.run.model.name)
+    network = public_model_name(atlas.run.model.name)
     known = {
         f"urn:{about.run}": "attribution maps of the run with this hash of its specification",
         f"urn:{atlas.run.model.weights}": f"weights of {network}, SHA-256 over their tensors",
@@ -153,7 +153,7 @@ def _sources(atlas: Atlas, about: AuditRecord) -> list[_Node]:
     return [{"@id": name, "@type": "prov:Entity", "prov:label": label} for name, label in known.items()]
 
 
-def _distribution(objects: ObjectStore, tables: Sequence[Present]) -> list[_Node]:
+def _distribution(objects: ObjectStore, tables: Sequence[PublishedTable]) -> list[_Node]:
     """All objects of the folder: tables first, then what else stands in it, then what stands in its folders."""
     sets = [_file_set(_id(each.table.name), [each.table.files]) for each in tables if each.table.by_shard]
     by_shard = {name for each in tables if each.table.by_shard for name in each.names}
@@ -201,7 +201,7 @@ def _format(names: Iterable[str]) -> str:
     return next(_FORMATS.get(PurePosixPath(name).suffix, "application/octet-stream") for name in names)
 
 
-def _record_set(each: Present) -> _Node:
+def _record_set(each: PublishedTable) -> _Node:
     table = each.table
     source = {"fileSet": {"@id": _id(table.name)}} if table.by_shard else {"fileObject": {"@id": quote(table.files)}}
     return {
@@ -215,7 +215,7 @@ def _record_set(each: Present) -> _Node:
                 "@id": f"{table.name}/{column.name}",
                 "name": column.name,
                 "description": table.meaning(column.name) or column.name,
-                **_data_type(plain(column.type)),
+                **_data_type(decoded_type(column.type)),
                 "source": source | {"extract": {"column": column.name}},
             }
             for column in each.schema
@@ -234,5 +234,5 @@ _TYPES = {
 
 def _data_type(kind: pa.DataType) -> _Node:
     if pa.types.is_list(kind):
-        return {"dataType": _TYPES[plain(kind.value_type)], "isArray": True, "arrayShape": "-1"}
+        return {"dataType": _TYPES[decoded_type(kind.value_type)], "isArray": True, "arrayShape": "-1"}
     return {"dataType": _TYPES[kind]}

@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.audit.publication import card_text
-from pipeline.audit.publication.contents import Present, present, type_name
-from pipeline.audit.publication.environment import model_name
+from pipeline.audit.publication.contents import PublishedTable, find_tables, format_type
+from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
 from schemas.audit import OTHER_BATCH, SAME_BATCH
@@ -20,7 +20,7 @@ from schemas.audit_records import DEFAULT_PUBLICATION, AuditRecord, PublicationR
 from schemas.layout import ABOUT
 from schemas.text import escape_control
 
-CARD = "README.md"
+CARD_NAME = "README.md"
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 """Size categories of Hugging Face, by what the number of pictures is below."""
 _LARGEST = "10M<n<100M"
@@ -30,7 +30,7 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _KINDS = {SAME_BATCH: "as they were computed", OTHER_BATCH: "with another batch size"}
 
 
-def card(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False) -> bytes:
+def render_dataset_card(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False) -> bytes:
     """The card of an audit, whose tables are in their folder already.
 
     Args:
@@ -47,14 +47,14 @@ def card(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATIO
     """
     atlas, objects = Atlas.open(url), ObjectStore(out)
     about = AuditRecord.read(objects.get(ABOUT), ABOUT)
-    tables = list(present(objects))
+    tables = list(find_tables(objects))
     counts = _completeness(objects, tables)
-    name = publication.name or default_name(atlas)
+    name = publication.name or default_dataset_name(atlas)
     body = _TEMPLATE.render(
         name=name,
         words=card_text,
         run=atlas.run,
-        model=model_name(atlas.run.model.name),
+        model=public_model_name(atlas.run.model.name),
         about=about,
         methods=_methods(atlas, about),
         counts=counts,
@@ -67,12 +67,12 @@ def card(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATIO
     return f"---\n{_head(name, publication, counts['samples']['ok'], tables)}---\n\n{body}".encode()
 
 
-def default_name(atlas: Atlas) -> str:
+def default_dataset_name(atlas: Atlas) -> str:
     """Of a data set whose publisher has not said how it is called: that of the atlas' folder."""
     return atlas.objects.url.rstrip("/").rpartition("/")[2] or "atlas"
 
 
-def escaped(value: object) -> str:
+def escape_markdown(value: object) -> str:
     """A text as plain text of one line in Markdown, whatever it is; what is Markdown already as it is."""
     if isinstance(value, Markup):
         return value
@@ -89,17 +89,17 @@ def _code(name: str) -> Markup:
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     undefined=StrictUndefined,
-    finalize=escaped,
+    finalize=escape_markdown,
     autoescape=False,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_ENVIRONMENT.filters |= {"code": _code, "kind": type_name}
+_ENVIRONMENT.filters |= {"code": _code, "kind": format_type}
 _TEMPLATE = _ENVIRONMENT.get_template("card.md.j2")
 
 
-def _head(name: str, publication: PublicationRecord, images: int, tables: list[Present]) -> str:
+def _head(name: str, publication: PublicationRecord, images: int, tables: list[PublishedTable]) -> str:
     """YAML that the Hub makes filters of, and from which ``datasets.load_dataset`` learns which tables there are."""
     licence = {"license": publication.license.lower()}
     if "://" in publication.license:  # the Hub has names for those that it knows, and a link for others
@@ -135,11 +135,11 @@ def _methods(atlas: Atlas, about: AuditRecord) -> list[dict[str, str]]:
     return rows
 
 
-def _table(objects: ObjectStore, tables: list[Present], name: str) -> pa.Table | None:
+def _table(objects: ObjectStore, tables: list[PublishedTable], name: str) -> pa.Table | None:
     return next((from_parquet(objects.get(each.names[0])) for each in tables if each.table.name == name), None)
 
 
-def _completeness(objects: ObjectStore, tables: list[Present]) -> dict[str, Any]:
+def _completeness(objects: ObjectStore, tables: list[PublishedTable]) -> dict[str, Any]:
     """Counts of shards, and of samples and maps by status, from the table."""
     table = _table(objects, tables, "completeness")
     found: dict[str, Counter[str]] = {"samples": Counter(), "maps": Counter()}
@@ -153,7 +153,7 @@ def _completeness(objects: ObjectStore, tables: list[Present]) -> dict[str, Any]
     return found | {"shards": len(shards), "reasons": reasons.most_common()}
 
 
-def _reproduced(objects: ObjectStore, tables: list[Present]) -> list[dict[str, Any]]:
+def _reproduced(objects: ObjectStore, tables: list[PublishedTable]) -> list[dict[str, Any]]:
     """Of each kind and method, the worst over the targets."""
     table = _table(objects, tables, "reproduced")
     groups: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)

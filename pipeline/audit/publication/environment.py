@@ -15,7 +15,7 @@ _ARTIFACT = "artifact"
 """Option of a method that is a file of somebody's machine, whose hash stands elsewhere."""
 
 
-def environment(url: str) -> EnvironmentRecord:
+def collect_environment(url: str) -> EnvironmentRecord:
     """What stands in ``environment.json``, the same whenever it is asked for on one machine.
 
     Raises:
@@ -31,7 +31,7 @@ def environment(url: str) -> EnvironmentRecord:
         run=run.spec_hash,
         planned=run.versions,
         computed=_computed(atlas),
-        model=model_name(model.name),
+        model=public_model_name(model.name),
         weights=model.weights,
         parameters=model.parameters,
         classes=model.classes,
@@ -51,7 +51,7 @@ def environment(url: str) -> EnvironmentRecord:
     )
 
 
-def model_name(name: str) -> str:
+def public_model_name(name: str) -> str:
     """The name of a network; of a folder, its own without those that it stands in."""
     return _FOLDER + PurePath(name.removeprefix(_FOLDER)).name if name.startswith(_FOLDER) else name
 

@@ -27,7 +27,7 @@ _ROWS = "labels"
 """Folder of the label tables of a folder of labels."""
 
 
-def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa.Table:
+def build_lineage_table(url: str, further: Sequence[str] = (), out: str | None = None) -> pa.Table:
     """What was made of what, as ``schemas.audit.LINEAGE``, by shard and product.
 
     Args:
@@ -40,7 +40,7 @@ def lineage(url: str, further: Sequence[str] = (), out: str | None = None) -> pa
         RunFailedError: a commit of the atlas cannot be read.
     """
     atlas = Atlas.open(url)
-    rows = concurrent_map(partial(_of_shard, atlas, products(atlas, further, out)), atlas.shard_names)
+    rows = concurrent_map(partial(_of_shard, atlas, find_products(atlas, further, out)), atlas.shard_names)
     return pa.Table.from_pylist([row for found in rows for row in found], schema=LINEAGE)
 
 
@@ -53,7 +53,7 @@ def _of_shard(atlas: Atlas, made: Mapping[str, ObjectStore], shard: str) -> list
     return rows
 
 
-def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> list[str]:
+def find_lineage_faults(url: str, further: Sequence[str] = (), out: str | None = None) -> list[str]:
     """A sentence for each place where the chain is broken; each begins with the product.
 
     What is wrong may be that a shard was done again after labels had been made of it, or that labels are of other
@@ -65,13 +65,13 @@ def breaks(url: str, further: Sequence[str] = (), out: str | None = None) -> lis
     atlas = Atlas.open(url)
     return [
         f"{name}: {fault}"
-        for name, objects in products(atlas, further, out).items()
+        for name, objects in find_products(atlas, further, out).items()
         for faults in concurrent_map(partial(_faults, atlas, objects), atlas.shard_names)
         for fault in faults
     ]
 
 
-def products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
+def find_products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
     """All that was made of an atlas, by name: a path in the atlas, ``audit`` and below, or ``elsewhere`` and below.
 
     Raises:

@@ -14,7 +14,7 @@ _UNTOLD = (MANIFEST, LEASE)
 """Of a folder itself: what cannot be in its manifest."""
 
 
-def publish(url: str) -> ManifestRecord:
+def write_manifest(url: str) -> ManifestRecord:
     """Write the manifest of a folder, over an earlier one. Nobody else may be writing to it.
 
     Args:
@@ -39,7 +39,7 @@ def publish(url: str) -> ManifestRecord:
     return manifest
 
 
-def stated_root(url: str) -> str:
+def read_root(url: str) -> str:
     """The root that the manifest of a folder states.
 
     Raises:
@@ -58,7 +58,7 @@ def _manifest(objects: ObjectStore) -> bytes:
         raise UsageError(f"{objects.url}: has no {MANIFEST}, so it was not published; {mend}") from None
 
 
-def check(
+def verify_manifest(
     url: str, root: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
     """Compare every object of a folder with its manifest.

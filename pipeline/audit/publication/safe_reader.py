@@ -11,11 +11,11 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas.errors import RunFailedError
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """An object that is missing, or cannot be read; what depends on it is not looked at."""
 
 
-def bytes_of(objects: ObjectStore, name: str) -> bytes:
+def read_bytes(objects: ObjectStore, name: str) -> bytes:
     """An object.
 
     Raises:
@@ -24,18 +24,18 @@ def bytes_of(objects: ObjectStore, name: str) -> bytes:
     try:
         return objects.get(name)
     except FileNotFoundError:
-        raise Unreadable(f"{name}: is missing") from None
+        raise UnreadableError(f"{name}: is missing") from None
     except RunFailedError as error:  # the name leads out of the folder
-        raise Unreadable(f"{error}") from None
+        raise UnreadableError(f"{error}") from None
 
 
-def table_of(objects: ObjectStore, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(objects: ObjectStore, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A table, or some columns of it.
 
     Raises:
         Unreadable: it is missing or damaged.
     """
-    return _table(name, bytes_of(objects, name), columns)
+    return _table(name, read_bytes(objects, name), columns)
 
 
 def _table(name: str, data: bytes, columns: Sequence[str] | None) -> pa.Table:
@@ -44,11 +44,11 @@ def _table(name: str, data: bytes, columns: Sequence[str] | None) -> pa.Table:
         table.validate(full=True)  # texts that are no UTF-8, for one, are no fault to Parquet
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Unreadable(f"{name}: cannot be read ({type(error).__name__})") from None
+        raise UnreadableError(f"{name}: cannot be read ({type(error).__name__})") from None
 
 
-def parts_of(objects: ObjectStore, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The tables in a folder, one for each shard; see ``table_of``."""
+def read_tables(objects: ObjectStore, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The tables in a folder, one for each shard; see ``read_table``."""
     names = [f"{folder}/{name}" for name in objects.list(folder)]
-    for name, data in zip(names, concurrent_map(partial(bytes_of, objects), names), strict=True):
+    for name, data in zip(names, concurrent_map(partial(read_bytes, objects), names), strict=True):
         yield _table(name, data, columns)

@@ -7,13 +7,13 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.publication.contents import plain
-from pipeline.audit.publication.croissant import CROISSANT
+from pipeline.audit.publication.contents import decoded_type
+from pipeline.audit.publication.croissant import CROISSANT_NAME
 from pipeline.audit.publication.lineage import MAPS
-from pipeline.audit.publication.manifest import check
-from pipeline.audit.publication.safe_reader import Unreadable, bytes_of, table_of
-from pipeline.audit.publication.verify_clusters import wrong_clusters
-from pipeline.audit.publication.verify_sums import wrong_counts, wrong_means, wrong_summaries
+from pipeline.audit.publication.manifest import verify_manifest
+from pipeline.audit.publication.safe_reader import UnreadableError, read_bytes, read_table
+from pipeline.audit.publication.verify_clusters import verify_clusters
+from pipeline.audit.publication.verify_sums import verify_counts, verify_means, verify_summaries
 from pipeline.store import ObjectStore
 from pipeline.store.derived import content_hash
 from pipeline.utils.concurrency import concurrent_map
@@ -33,7 +33,7 @@ _FOLDERS: dict[str, type[AuditRecord] | type[MetricsRecord]] = {
 """Folders with parts by shard, and what says what they were made by."""
 
 
-def recheck(
+def verify_audit(
     out: str, root: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Iterator[str]:
     """Check every object of an audit by the manifest, and every table by those that it was made from.
@@ -50,14 +50,14 @@ def recheck(
         UsageError: there is no manifest, so that nothing was published there.
     """
     objects = ObjectStore(out)
-    for looks in ((lambda _: iter(check(out, root, progress)),), (_columns,), _LOOKS):
+    for looks in ((lambda _: iter(verify_manifest(out, root, progress)),), (_columns,), _LOOKS):
         faults = False
         for look in looks:
             try:
                 for fault in look(objects):
                     faults = True
                     yield fault
-            except Unreadable as error:
+            except UnreadableError as error:
                 faults = True
                 yield f"{error}"
         if faults:
@@ -72,8 +72,8 @@ def _columns(objects: ObjectStore) -> Iterator[str]:
         for name in names:
             if table.by_shard or objects.exists(name):
                 try:
-                    there = table_of(objects, name)
-                except Unreadable as error:
+                    there = read_table(objects, name)
+                except UnreadableError as error:
                     yield f"{error}"
                     continue
                 for field in table.schema:
@@ -85,7 +85,7 @@ def _wrong_column(table: pa.Table, field: pa.Field) -> str | None:
     if field.name not in table.column_names:
         return f"has no column {field.name}"
     column = table[field.name]
-    if plain(column.type) != plain(field.type):
+    if decoded_type(column.type) != decoded_type(field.type):
         return f"column {field.name} is {column.type}, not {field.type}"
     return f"column {field.name} has gaps" if column.null_count and not field.nullable else None
 
@@ -100,8 +100,8 @@ def _commits(objects: ObjectStore) -> Iterator[str]:
 def _wrong_object(objects: ObjectStore, folder: str, item: tuple[str, ObjectRecord]) -> str | None:
     shard, told = item
     try:
-        data = bytes_of(objects, f"{folder}{told.path}")
-    except Unreadable as error:
+        data = read_bytes(objects, f"{folder}{told.path}")
+    except UnreadableError as error:
         return f"{error}"
     if (len(data), sha256(data)) != (told.size, told.sha256):
         return f"{folder}{told.path}: is not what {folder}{commit_object(shard)} says"
@@ -110,17 +110,17 @@ def _wrong_object(objects: ObjectStore, folder: str, item: tuple[str, ObjectReco
 
 def _records(objects: ObjectStore, folder: str = "") -> Iterator[tuple[bytes, DerivedCommit]]:
     names = [f"{folder}{COMMITS}/{file}" for file in objects.list(f"{folder}{COMMITS}")]
-    for name, data in zip(names, concurrent_map(partial(bytes_of, objects), names), strict=True):
+    for name, data in zip(names, concurrent_map(partial(read_bytes, objects), names), strict=True):
         try:
             yield data, DerivedCommit.read(data, name)
         except UsageError as error:
-            raise Unreadable(f"{error}") from None
+            raise UnreadableError(f"{error}") from None
 
 
 def _lineage(objects: ObjectStore) -> Iterator[str]:
     """The chain ends in the parts of this very folder."""
     name = "lineage.parquet"
-    rows = table_of(objects, name).to_pylist()
+    rows = read_table(objects, name).to_pylist()
     maps = {row["shard"]: row["hash"] for row in rows if row["product"] == MAPS}
     told = {(row["product"], row["shard"]): row for row in rows}
     for folder in _FOLDERS:
@@ -150,9 +150,9 @@ def _makers(objects: ObjectStore) -> Iterator[str]:
         if not records and not objects.exists(name):
             continue
         try:
-            settings_hash = kind.read(bytes_of(objects, name), name).digest()
+            settings_hash = kind.read(read_bytes(objects, name), name).digest()
         except UsageError as error:
-            raise Unreadable(f"{error}") from None
+            raise UnreadableError(f"{error}") from None
         for part in records:
             if part.settings_hash != settings_hash:
                 yield f"{folder}{commit_object(part.shard)}: was made by something else than {name} says"
@@ -161,26 +161,26 @@ def _makers(objects: ObjectStore) -> Iterator[str]:
 def _croissant(objects: ObjectStore) -> Iterator[str]:
     """Hashes are those of the files, and fields are columns of the tables."""
     try:
-        described = json.loads(bytes_of(objects, CROISSANT))
+        described = json.loads(read_bytes(objects, CROISSANT_NAME))
         files = [(each["contentUrl"], each["sha256"]) for each in described["distribution"] if "sha256" in each]
     except (ValueError, KeyError, TypeError) as error:
-        yield f"{CROISSANT}: cannot be read ({type(error).__name__})"
+        yield f"{CROISSANT_NAME}: cannot be read ({type(error).__name__})"
         return
     for name, told in files:
         try:
-            if sha256(bytes_of(objects, name)) != f"sha256:{told}":
-                yield f"{name}: is not what {CROISSANT} says"
-        except Unreadable as error:
+            if sha256(read_bytes(objects, name)) != f"sha256:{told}":
+                yield f"{name}: is not what {CROISSANT_NAME} says"
+        except UnreadableError as error:
             yield f"{error}"
 
 
 _LOOKS: tuple[Callable[[ObjectStore], Iterator[str]], ...] = (
-    wrong_means,
-    wrong_summaries,
-    wrong_counts,
+    verify_means,
+    verify_summaries,
+    verify_counts,
     _commits,
     _makers,
     _lineage,
-    wrong_clusters,
+    verify_clusters,
     _croissant,
 )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audit.group_means import means
-from pipeline.audit.publication.safe_reader import parts_of, table_of
+from pipeline.audit.group_means import compute_group_means
+from pipeline.audit.publication.safe_reader import read_tables, read_table
 from pipeline.store import ObjectStore
 from schemas.audit import AGREEMENT, METHODS
 
@@ -17,33 +17,33 @@ _NEAR = 1e-9
 Group = tuple[Any, ...]
 
 
-def wrong_means(objects: ObjectStore) -> Iterator[str]:
+def verify_means(objects: ObjectStore) -> Iterator[str]:
     """Means are those of the pictures."""
     for name, folder, by, told, schema in (
         ("methods.parquet", "images", ("method",), "entropy", METHODS),
         ("agreement.parquet", "pairs", ("first", "second"), "spearman", AGREEMENT),
     ):
-        again = means(parts_of(objects, folder), by, told, schema)
+        again = compute_group_means(read_tables(objects, folder), by, told, schema)
         keys = (*by, "class")
-        yield from _different(name, table_of(objects, name), again, keys, f"the mean over {folder}/")
+        yield from _different(name, read_table(objects, name), again, keys, f"the mean over {folder}/")
 
 
-def wrong_summaries(objects: ObjectStore) -> Iterator[str]:
+def verify_summaries(objects: ObjectStore) -> Iterator[str]:
     """Summaries of measures are those of their figures."""
     for folder in ("faithfulness", "sanity"):
         if objects.list(folder):
             from pipeline.metrics.summary import summarize  # torch, which few who check need
 
             name = f"{folder}/summary.parquet"
-            there = table_of(objects, name)
+            there = read_table(objects, name)
             figures = f"{folder}/values"
             better = dict(zip(there["metric"].to_pylist(), there["better"].to_pylist(), strict=True))
-            unknown = {each for part in parts_of(objects, figures) for each in part["metric"].unique().to_pylist()}
+            unknown = {each for part in read_tables(objects, figures) for each in part["metric"].unique().to_pylist()}
             if unknown := unknown - set(better):
                 yield f"{name}: has no row of {', '.join(sorted(unknown))}, of which there are figures"
                 continue
             notes = {(row["method"], row["metric"]): row["note"] for row in there.to_pylist()}
-            again = summarize(parts_of(objects, figures), better, notes)
+            again = summarize(read_tables(objects, figures), better, notes)
             yield from _different(name, there, again, ("method", "target", "metric"), f"that of {folder}/values/")
 
 
@@ -53,12 +53,12 @@ def _different(name: str, there: pa.Table, again: pa.Table, keys: Sequence[str],
     if len(rows) < len(there):
         yield f"{name}: has {len(there)} rows of {len(rows)} different {', '.join(keys)}"
     for key in sorted(set(rows) ^ set(expected), key=str)[:1]:
-        yield f"{name}: {'has no' if key not in rows else 'has a'} row of {said(key)}, unlike {what}"
+        yield f"{name}: {'has no' if key not in rows else 'has a'} row of {format_key(key)}, unlike {what}"
     for key in rows.keys() & expected.keys():
         wrong = [column for column in again.column_names if not _near(rows[key][column], expected[key][column])]
         if wrong:
             yield (
-                f"{name}: {wrong[0]} of {said(key)} is {rows[key][wrong[0]]}, and {what} is {expected[key][wrong[0]]}"
+                f"{name}: {wrong[0]} of {format_key(key)} is {rows[key][wrong[0]]}, and {what} is {expected[key][wrong[0]]}"
             )
             return
 
@@ -73,12 +73,12 @@ def _near(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def said(key: Group) -> str:
+def format_key(key: Group) -> str:
     """A method, class, shard or the like, for a sentence."""
     return ", ".join("all classes" if part is None else str(part) for part in key)
 
 
-def wrong_counts(objects: ObjectStore) -> Iterator[str]:
+def verify_counts(objects: ObjectStore) -> Iterator[str]:
     """Counts add up to what was planned, and pictures are as many as have maps."""
     name = "completeness.parquet"
     if not objects.exists(name):
@@ -86,7 +86,7 @@ def wrong_counts(objects: ObjectStore) -> Iterator[str]:
     counts: Counter[Group] = Counter()
     expected: defaultdict[Group, set[int]] = defaultdict(set)
     good: Counter[str] = Counter()
-    for row in table_of(objects, name).to_pylist():
+    for row in read_table(objects, name).to_pylist():
         key = (row["shard"], row["what"], row["method"])
         counts[key] += row["count"]
         expected[key].add(row["expected"])
@@ -98,6 +98,6 @@ def wrong_counts(objects: ObjectStore) -> Iterator[str]:
             yield f"{name}: {whose} are {counts[key]} and should be {', '.join(map(str, sorted(planned)))}"
     for shard in sorted({file.removesuffix(".parquet") for file in objects.list("images")} | set(good)):
         part = f"images/{shard}.parquet"
-        pictures = len(table_of(objects, part, ["row"])["row"].unique())
+        pictures = len(read_table(objects, part, ["row"])["row"].unique())
         if pictures != good[shard]:
             yield f"{part}: has {pictures} pictures, and {name} says that {good[shard]} have maps"

@@ -6,16 +6,16 @@ from importlib.resources import files
 
 import numpy as np
 
-from pipeline.audit.report.classes import classes, overall
-from pipeline.audit.report.index import disagreement, index_script, joined, method_scripts
-from pipeline.audit.report.js_chunks import SHARDS, Columns, draw, shard_object, write_part
-from pipeline.audit.report.js_encoding import base64_of, colours, script
-from pipeline.audit.report.load_tables import Audited, read_audit
-from pipeline.audit.report.page import page
+from pipeline.audit.report.classes import iter_class_data, overall_statistics
+from pipeline.audit.report.index import disagreement_threshold, index_script, concat_columns, method_scripts
+from pipeline.audit.report.js_chunks import CHUNKS, ImageColumns, sample_images, chunk_name, write_chunks
+from pipeline.audit.report.js_encoding import to_base64, read_color_map, to_script
+from pipeline.audit.report.load_tables import AuditTables, read_audit
+from pipeline.audit.report.page import render_page
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.utils.io import refuse_commands
-from schemas.audit import NUMBERS
+from schemas.audit import MAP_STATISTICS
 from schemas.errors import UsageError
 from schemas.layout import Flag
 from schemas.run import TargetKind
@@ -26,7 +26,7 @@ REPORT = "report"
 _CLASSES = "data/classes"
 
 
-def report(
+def write_report(
     url: str,
     out: str,
     target: TargetKind = "label",
@@ -64,7 +64,7 @@ def report(
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if pictures:
         refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    audited, parts = read_audit(atlas, out, target), draw(atlas, images, seed)
+    audited, parts = read_audit(atlas, out, target), sample_images(atlas, images, seed)
     if not parts:
         raise UsageError(f"{url}: has no sample with maps that a report could show")
     methods = tuple(name for name in atlas.methods if name in audited.about.methods)
@@ -73,12 +73,12 @@ def report(
     say(f"report: {count} images of {len(parts)} shards, {kind}")
     objects = ObjectStore(f"{audited.objects.url}/{REPORT}")
     with Lease(objects):
-        work = partial(write_part, atlas.objects.url, audited.objects.url, objects.url, methods, pictures)
+        work = partial(write_chunks, atlas.objects.url, audited.objects.url, objects.url, methods, pictures)
         found = dict(parallel_map(work, parts, "report", address))
-        columns = joined([found[part.shard] for part in parts])
-        written = {shard_object(int(number)) for number in np.unique(columns.images["shard"])}
+        columns = concat_columns([found[part.shard] for part in parts])
+        written = {chunk_name(int(number)) for number in np.unique(columns.images["shard"])}
         told = _data(atlas, audited, methods, names, columns, pictures)
-        told |= _assets() | {"index.html": page(atlas, audited, methods, names, columns, pictures)}
+        told |= _assets() | {"index.html": render_page(atlas, audited, methods, names, columns, pictures)}
         for name, data in told.items():
             objects.put(name, data)
         _forget(objects, written | set(told))
@@ -87,7 +87,7 @@ def report(
 
 
 def _data(
-    atlas: Atlas, audited: Audited, methods: Sequence[str], names: Sequence[str], columns: Columns, pictures: bool
+    atlas: Atlas, audited: AuditTables, methods: Sequence[str], names: Sequence[str], columns: ImageColumns, pictures: bool
 ) -> dict[str, bytes]:
     """Scripts of data that are no shards, by name."""
     model = atlas.run.model
@@ -98,17 +98,17 @@ def _data(
         "grid": list(model.grid),
         "frame": list(model.input_size),
         "classes": list(names) or [f"class {index}" for index in range(model.classes)],
-        "numbers": list(NUMBERS),
-        "overall": overall(audited, methods),
+        "numbers": list(MAP_STATISTICS),
+        "overall": overall_statistics(audited, methods),
         "flags": [flag.name.lower().replace("_", " ") for flag in Flag],
-        "disagreement": disagreement(columns.images["agreement"]),
+        "disagreement": disagreement_threshold(columns.images["agreement"]),
         "pictures": pictures,
-        "colours": base64_of(colours()),
+        "colours": to_base64(read_color_map()),
     }
-    told = {"data/meta.js": script("meta", meta), "data/index.js": index_script(columns)}
+    told = {"data/meta.js": to_script("meta", meta), "data/index.js": index_script(columns)}
     told |= dict(method_scripts(columns))
-    for index, about in classes(audited, methods, model.grid):
-        told[f"{_CLASSES}/{index}.js"] = script("class", index, about)
+    for index, about in iter_class_data(audited, methods, model.grid):
+        told[f"{_CLASSES}/{index}.js"] = to_script("class", index, about)
     return told
 
 
@@ -120,7 +120,7 @@ def _assets() -> dict[str, bytes]:
 
 def _forget(objects: ObjectStore, kept: set[str]) -> None:
     """Remove what a report of other images or classes left."""
-    for folder in (SHARDS, _CLASSES, "data/methods", "assets"):
+    for folder in (CHUNKS, _CLASSES, "data/methods", "assets"):
         for name in objects.list(folder):
             if f"{folder}/{name}" not in kept:
                 objects.delete(f"{folder}/{name}")

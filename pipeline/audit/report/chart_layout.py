@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from pipeline.audit.report.score_view import Score
+from pipeline.audit.report.score_view import ScoreColumn
 from schemas.scores import is_control
 
 ROW = 22
@@ -19,7 +19,7 @@ LABEL = 14
 """Between two names, at least."""
 WIDTH = 220
 """Of a plot of dots."""
-COLOURS = 8
+NUM_COLORS = 8
 """Methods that have a colour of their own; the others are drawn in the colour of the text."""
 
 
@@ -42,21 +42,21 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Dots:
+class DotPlot:
     """A plot of one score: a row a method."""
 
-    score: Score
+    score: ScoreColumn
     height: int
     dots: tuple[Dot, ...]
     ticks: tuple[tuple[float, str], ...]
 
 
 @dataclass(frozen=True)
-class Line:
+class RankLine:
     """A method in the plot of ranks.
 
     Attributes:
-        colour: from 1 to ``COLOURS``; 0 is that of the text.
+        colour: from 1 to ``NUM_COLORS``; 0 is that of the text.
         points: x, y and rank; pieces: lines between neighbours that both have a rank.
         first, last: x and y of its names, beside its first and last point.
     """
@@ -71,16 +71,16 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankPlot:
     """Ranks of all methods by several scores."""
 
     width: int
     height: int
     columns: tuple[tuple[float, str], ...]
-    lines: tuple[Line, ...]
+    lines: tuple[RankLine, ...]
 
 
-def dots(score: Score, methods: Sequence[str]) -> Dots:
+def layout_dot_plot(score: ScoreColumn, methods: Sequence[str]) -> DotPlot:
     """The plot of a score; methods without it have an empty row."""
     ends = [end for each in score.values.values() for end in (each.mean, each.low, each.high) if end is not None]
     low, high = min(ends), max(ends)
@@ -100,14 +100,14 @@ def dots(score: Score, methods: Sequence[str]) -> Dots:
             start, end = bounds or (None, None)
             found.append(Dot(method, is_control(method), x(value.mean), (place + 0.5) * ROW, start, end, text))
     ticks = tuple((x(each), f"{each:.{score.digits}f}") for each in ((low, high) if high > low else (low,)))
-    return Dots(score, ROW * len(methods), tuple(found), ticks)
+    return DotPlot(score, ROW * len(methods), tuple(found), ticks)
 
 
-def ranks(scores: Sequence[Score], methods: Sequence[str]) -> Ranks:
+def layout_rank_plot(scores: Sequence[ScoreColumn], methods: Sequence[str]) -> RankPlot:
     """The plot of ranks, first method first: 1 is at the top of each column."""
     wide = min(COLUMN, _RANKS / max(len(scores), 1))
     columns = tuple((round((place + 0.5) * wide, 1), score.name) for place, score in enumerate(scores))
-    coloured = [method for method in methods if not is_control(method)][:COLOURS]
+    coloured = [method for method in methods if not is_control(method)][:NUM_COLORS]
     found = [score.ranks(methods) for score in scores]
     drawn = []
     for method in methods:
@@ -124,15 +124,15 @@ def ranks(scores: Sequence[Score], methods: Sequence[str]) -> Ranks:
         if known:
             colour = coloured.index(method) + 1 if method in coloured else 0
             drawn.append((method, colour, known, pieces))
-    names = [apart([points[end][:2] for _, _, points, _ in drawn]) for end in (0, -1)]
+    names = [spread_labels([points[end][:2] for _, _, points, _ in drawn]) for end in (0, -1)]
     lines = tuple(
-        Line(method, is_control(method), colour, known, pieces, first, last)
+        RankLine(method, is_control(method), colour, known, pieces, first, last)
         for (method, colour, known, pieces), first, last in zip(drawn, *names, strict=True)
     )
-    return Ranks(round(wide * len(scores)), ROW * len(lines), columns, lines)
+    return RankPlot(round(wide * len(scores)), ROW * len(lines), columns, lines)
 
 
-def apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def spread_labels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Places of names beside points, moved up and down as little as keeps those of one column from overlapping."""
     found = list(points)
     for x in {x for x, _ in points}:

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audit.report.js_encoding import base64_of, stretched
-from pipeline.audit.report.load_tables import Audited
-from pipeline.audit.report.places import in_words
-from schemas.audit import NUMBERS
+from pipeline.audit.report.js_encoding import to_base64, stretch_to_uint8
+from pipeline.audit.report.load_tables import AuditTables
+from pipeline.audit.report.places import describe_cell
+from schemas.audit import MAP_STATISTICS
 from schemas.scores import is_control
 
 _SIGNS = ("alarm", "rank", "locked", "y", "x", "share", "others", "above", "maps", "gap")
@@ -19,14 +19,14 @@ _SIGNS = ("alarm", "rank", "locked", "y", "x", "share", "others", "above", "maps
 Row = dict[str, Any]
 
 
-def overall(audited: Audited, methods: Sequence[str]) -> list[list[float | None]]:
+def overall_statistics(audited: AuditTables, methods: Sequence[str]) -> list[list[float | None]]:
     """Means over all classes, for each method; null of what is not known."""
     rows = audited.methods.filter(pc.is_null(audited.methods["class"])).to_pylist()
-    by_method = {row["method"]: [row[name] for name in NUMBERS] for row in rows}
-    return [by_method.get(method, [None] * len(NUMBERS)) for method in methods]
+    by_method = {row["method"]: [row[name] for name in MAP_STATISTICS] for row in rows}
+    return [by_method.get(method, [None] * len(MAP_STATISTICS)) for method in methods]
 
 
-def classes(audited: Audited, methods: Sequence[str], grid: tuple[int, int]) -> Iterator[tuple[int, Row]]:
+def iter_class_data(audited: AuditTables, methods: Sequence[str], grid: tuple[int, int]) -> Iterator[tuple[int, Row]]:
     """Each class that has images, by index, with what ``data/classes/<index>.js`` says of it.
 
     ``images``, ``correct`` (share, null where no label is known), and for each method of the report, by its place:
@@ -61,9 +61,9 @@ def mean_map(clusters: Sequence[Row], grid: tuple[int, int]) -> NDArray[np.float
     return mean.reshape(grid)
 
 
-def packed_map(values: Any, grid: tuple[int, int]) -> str:
+def encode_map(values: Any, grid: tuple[int, int]) -> str:
     """A map for the page: base64 of uint8 [h, w], stretched over its range."""
-    return base64_of(stretched(np.asarray(values, np.float64).reshape(grid)))
+    return to_base64(stretch_to_uint8(np.asarray(values, np.float64).reshape(grid)))
 
 
 def _by_class(table: pa.Table) -> dict[int, list[Row]]:
@@ -74,17 +74,17 @@ def _by_class(table: pa.Table) -> dict[int, list[Row]]:
 
 
 def _of_method(row: Row, sign: Row | None, clusters: list[Row], grid: tuple[int, int]) -> Row:
-    told: Row = {name: row[name] for name in ("images", "degenerate")} | {"numbers": [row[name] for name in NUMBERS]}
+    told: Row = {name: row[name] for name in ("images", "degenerate")} | {"numbers": [row[name] for name in MAP_STATISTICS]}
     if sign is None or not clusters:
         return told
     alarm = sign["alarm"] and not is_control(row["method"])
-    where = in_words(sign["y"], sign["x"], grid)
+    where = describe_cell(sign["y"], sign["x"], grid)
     return told | {
         "sign": {name: sign[name] for name in _SIGNS} | {"alarm": alarm, "where": where},
-        "mean": packed_map(mean_map(clusters, grid), grid),
+        "mean": encode_map(mean_map(clusters, grid), grid),
         "clusters": [
             {name: each[name] for name in ("maps", "central", "share")}
-            | {"prototype": packed_map(each["prototype"], grid)}
+            | {"prototype": encode_map(each["prototype"], grid)}
             for each in sorted(clusters, key=lambda each: each["cluster"])
         ],
     }

@@ -9,22 +9,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audit.report.js_encoding import base64_of, eight_bits, script
+from pipeline.audit.report.js_encoding import to_base64, to_uint8, to_script
 from pipeline.audit.report.thumbnails import thumbnails
 from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit import NUMBERS
+from schemas.audit import MAP_STATISTICS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
-IMAGES = 8
+IMAGES_PER_CHUNK = 8
 """In a shard, at most. Images are sorted by all sorts of things, so that neighbours are rarely wanted together."""
-SHARDS = "data/shards"
+CHUNKS = "data/shards"
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardSelection:
     """What the report shows of a shard.
 
     Attributes:
@@ -38,7 +38,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ImageColumns:
     """What is known of the images of a shard without looking at a shard.
 
     Attributes:
@@ -54,7 +54,7 @@ class Columns:
     numbers: Floats
 
 
-def draw(atlas: Atlas, images: int, seed: int) -> list[Part]:
+def sample_images(atlas: Atlas, images: int, seed: int) -> list[ShardSelection]:
     """So many samples that have maps, at random, in the order of their rows."""
     samples = atlas.samples(["shard", "ordinal", "status"])
     good = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
@@ -64,19 +64,19 @@ def draw(atlas: Atlas, images: int, seed: int) -> list[Part]:
         by_shard.setdefault(sample["shard"], []).append(sample["ordinal"])
     parts, first = [], 0
     for shard, ordinals in by_shard.items():
-        parts.append(Part(shard, tuple(ordinals), first))
-        first += -(-len(ordinals) // IMAGES)
+        parts.append(ShardSelection(shard, tuple(ordinals), first))
+        first += -(-len(ordinals) // IMAGES_PER_CHUNK)
     return parts
 
 
-def shard_object(number: int) -> str:
+def chunk_name(number: int) -> str:
     """Where a shard stands in the report."""
-    return f"{SHARDS}/{number}.js"
+    return f"{CHUNKS}/{number}.js"
 
 
-def write_part(
-    url: str, audit: str, out: str, methods: Sequence[str], pictures: bool, part: Part
-) -> tuple[str, Columns]:
+def write_chunks(
+    url: str, audit: str, out: str, methods: Sequence[str], pictures: bool, part: ShardSelection
+) -> tuple[str, ImageColumns]:
     """Write the shards of a shard.
 
     ``atlas.shard(number, {thumbnails, blocks, maps, flags, numbers})``: JPEGs; for each image and target which block of
@@ -94,22 +94,22 @@ def write_part(
     atlas, objects = Atlas.open(url), ObjectStore(out)
     shard, chosen = atlas.shard(part.shard), np.array(part.ordinals)
     targets = atlas.run.spec.targets
-    maps = np.stack([[eight_bits(shard.maps(name, each)[chosen]) for each in targets] for name in methods])
+    maps = np.stack([[to_uint8(shard.maps(name, each)[chosen]) for each in targets] for name in methods])
     flags = np.stack([[shard.flags(name, each)[chosen] for each in targets] for name in methods])
     small = thumbnails(atlas, shard, part.ordinals) if pictures else {}
     numbers = _numbers(ObjectStore(audit), part, shard, methods)
-    for begin in range(0, len(chosen), IMAGES):
-        here = slice(begin, begin + IMAGES)
+    for begin in range(0, len(chosen), IMAGES_PER_CHUNK):
+        here = slice(begin, begin + IMAGES_PER_CHUNK)
         blocks, which = _blocks(maps[:, :, here], flags[:, :, here])
         data = {
-            "thumbnails": [base64_of(small[ordinal]) for ordinal in part.ordinals[here]] if pictures else None,
+            "thumbnails": [to_base64(small[ordinal]) for ordinal in part.ordinals[here]] if pictures else None,
             "blocks": which,
-            "maps": base64_of(np.stack([block[0] for block in blocks])),
-            "flags": base64_of(np.stack([block[1] for block in blocks])),
-            "numbers": base64_of(numbers[:, :, here].transpose(2, 0, 1)),
+            "maps": to_base64(np.stack([block[0] for block in blocks])),
+            "flags": to_base64(np.stack([block[1] for block in blocks])),
+            "numbers": to_base64(numbers[:, :, here].transpose(2, 0, 1)),
         }
-        number = part.first + begin // IMAGES
-        objects.put(shard_object(number), script("shard", number, data))
+        number = part.first + begin // IMAGES_PER_CHUNK
+        objects.put(chunk_name(number), to_script("shard", number, data))
     return part.shard, _columns(ObjectStore(audit), part, shard, flags, numbers)
 
 
@@ -133,22 +133,22 @@ def _blocks(
     return blocks, which
 
 
-def _numbers(objects: ObjectStore, part: Part, shard: AtlasShard, methods: Sequence[str]) -> Floats:
+def _numbers(objects: ObjectStore, part: ShardSelection, shard: AtlasShard, methods: Sequence[str]) -> Floats:
     """Numbers of the audit: [methods, NUMBERS, n]; NaN of a method that it leaves out."""
-    table = from_parquet(objects.get(f"images/{part.shard}.parquet"), ["row", "method", *NUMBERS])
+    table = from_parquet(objects.get(f"images/{part.shard}.parquet"), ["row", "method", *MAP_STATISTICS])
     rows = shard.samples["row"].to_numpy()[list(part.ordinals)]
-    found = np.full((len(methods), len(NUMBERS), len(rows)), np.nan, np.float32)
+    found = np.full((len(methods), len(MAP_STATISTICS), len(rows)), np.nan, np.float32)
     names = table["method"].cast(pa.string())
     for place, method in enumerate(methods):
         own = table.filter(pc.equal(names, method))
         if len(own):
             at = np.searchsorted(own["row"].to_numpy(), rows)
-            for which, name in enumerate(NUMBERS):
+            for which, name in enumerate(MAP_STATISTICS):
                 found[place, which] = pc.fill_null(own[name], np.nan).to_numpy()[at]
     return found
 
 
-def _columns(audit: ObjectStore, part: Part, shard: AtlasShard, flags: NDArray[np.uint8], numbers: Floats) -> Columns:
+def _columns(audit: ObjectStore, part: ShardSelection, shard: AtlasShard, flags: NDArray[np.uint8], numbers: Floats) -> ImageColumns:
     samples = shard.samples.take(pa.array(part.ordinals))
     place = np.arange(len(part.ordinals))
     images = {
@@ -158,13 +158,13 @@ def _columns(audit: ObjectStore, part: Part, shard: AtlasShard, flags: NDArray[n
         "probability": pc.fill_null(samples["probability"], np.nan).to_numpy(),
         "labelProbability": pc.fill_null(samples["label_probability"], np.nan).to_numpy(),
         "agreement": _agreement(audit, part, samples["row"].to_numpy()),
-        "shard": (part.first + place // IMAGES).astype(np.uint32),
-        "place": (place % IMAGES).astype(np.uint8),
+        "shard": (part.first + place // IMAGES_PER_CHUNK).astype(np.uint32),
+        "place": (place % IMAGES_PER_CHUNK).astype(np.uint8),
     }
-    return Columns(samples["key"].to_pylist(), images, flags, numbers)
+    return ImageColumns(samples["key"].to_pylist(), images, flags, numbers)
 
 
-def _agreement(audit: ObjectStore, part: Part, rows: NDArray[np.int64]) -> Floats:
+def _agreement(audit: ObjectStore, part: ShardSelection, rows: NDArray[np.int64]) -> Floats:
     """Mean rank correlation of each two methods that are no controls: [n], NaN where there are no two."""
     table = from_parquet(audit.get(f"pairs/{part.shard}.parquet"), ["row", "first", "second", "spearman"])
     names = {name for each in ("first", "second") for name in table[each].unique().to_pylist()}

@@ -17,7 +17,7 @@ _LOCALIZATION = "localization.parquet"
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditTables:
     """Tables of an audit; columns are in ``schemas.audit`` and, of scores, in ``schemas.metrics`` and ``schemas.scores``.
 
     Attributes:
@@ -39,7 +39,7 @@ class Audited:
     localization: dict[str, pa.Table]
 
 
-def read_audit(atlas: Atlas, out: str, target: TargetKind) -> Audited:
+def read_audit(atlas: Atlas, out: str, target: TargetKind) -> AuditTables:
     """The audit in a folder.
 
     Raises:
@@ -59,7 +59,7 @@ def read_audit(atlas: Atlas, out: str, target: TargetKind) -> Audited:
         if table is None:
             raise UsageError(f"{out}: has no {name}.parquet; {mend}")
         found[name] = table
-    return Audited(
+    return AuditTables(
         objects=objects,
         about=about,
         **found,

@@ -10,18 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.audit.fixed_location_test import ALARM
-from pipeline.audit.report.chart_layout import dots, ranks
-from pipeline.audit.report.classes import packed_map
-from pipeline.audit.report.js_chunks import Columns
-from pipeline.audit.report.load_tables import Audited
+from pipeline.audit.fixed_location_test import ALARM_THRESHOLD
+from pipeline.audit.report.chart_layout import layout_dot_plot, layout_rank_plot
+from pipeline.audit.report.classes import encode_map
+from pipeline.audit.report.js_chunks import ImageColumns
+from pipeline.audit.report.load_tables import AuditTables
 from pipeline.audit.report.meanings import meaning
-from pipeline.audit.report.places import in_words
-from pipeline.audit.report.reproducibility import repeated
-from pipeline.audit.report.score_view import LOCALIZING, drawn, groups, ordered, ranking, rows_of
-from pipeline.audit.report.suspects import NEAREST, SHOWN, suspects
+from pipeline.audit.report.places import describe_cell
+from pipeline.audit.report.reproducibility import summarize_reproducibility
+from pipeline.audit.report.score_view import LOCALIZING, count_images, collect_scores, order_methods, select_ranking_scores, group_methods
+from pipeline.audit.report.suspects import NEAREST, SHOWN, find_suspicious_classes
 from pipeline.store import Atlas
-from schemas.audit import NUMBERS
+from schemas.audit import MAP_STATISTICS
 from schemas.audit_tables import COLUMNS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
@@ -74,8 +74,8 @@ class Matrix:
     alike: tuple[float, str, str] | None
 
 
-def page(
-    atlas: Atlas, audited: Audited, methods: Sequence[str], names: Sequence[str], columns: Columns, pictures: bool
+def render_page(
+    atlas: Atlas, audited: AuditTables, methods: Sequence[str], names: Sequence[str], columns: ImageColumns, pictures: bool
 ) -> bytes:
     """The page, as UTF-8.
 
@@ -90,15 +90,15 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"told": told, "heat": heat, "meaning": meaning}
+    environment.filters |= {"told": format_value, "heat": color_class, "meaning": meaning}
     environment.tests["control"] = is_control
     environment.globals["pair"] = lambda one, other: frozenset((one, other))
-    environment.globals["where"] = lambda sign: in_words(sign["y"], sign["x"], atlas.run.model.grid)
+    environment.globals["where"] = lambda sign: describe_cell(sign["y"], sign["x"], atlas.run.model.grid)
     environment.globals["class_name"] = lambda index: names[index] if names else f"class {index}"
-    kinds = groups(audited)
-    by = ranking(kinds)
-    order = ordered(methods, by)
-    all_suspects = suspects(audited)
+    kinds = collect_scores(audited)
+    by = select_ranking_scores(kinds)
+    order = order_methods(methods, by)
+    all_suspects = find_suspicious_classes(audited)
     alarming = [each for each in all_suspects if each.alarms]
     context = {
         "run": atlas.run,
@@ -109,39 +109,39 @@ def page(
         "methods": order,
         "ranking": by,
         "drawn": _drawn(audited),
-        "groups": [(kind, rows_of(kind, order)) for kind in kinds],
+        "groups": [(kind, group_methods(kind, order)) for kind in kinds],
         "dots": [
-            (kind, rows_of(kind, order), [dots(score, rows_of(kind, order)) for score in kind.scores])
+            (kind, group_methods(kind, order), [layout_dot_plot(score, group_methods(kind, order)) for score in kind.scores])
             for kind in kinds
             if kind.ranks
         ],
-        "ranks": ranks(
+        "ranks": layout_rank_plot(
             [score for kind in kinds for score in kind.scores if score in by or kind.name == LOCALIZING], order
         ),
         "agreement": _agreement(audited),
         "suspects": alarming[:SHOWN] or all_suspects[:NEAREST],
         "alarming": alarming,
-        "threshold": ALARM,
-        "packed": lambda values: packed_map(values, atlas.run.model.grid),
+        "threshold": ALARM_THRESHOLD,
+        "packed": lambda values: encode_map(values, atlas.run.model.grid),
         "shown": frozenset(columns.images["row"].astype(np.int64).tolist()),
         "classes": _classes(audited, {each.class_index: each.alarms for each in all_suspects}),
-        "numbers": NUMBERS,
+        "numbers": MAP_STATISTICS,
         "sheets": _sheets(audited),
-        "again": None if audited.reproduced is None else repeated(audited.reproduced, audited.about.target),
-        "canvas": canvas(atlas.run.model.input_size),
+        "again": None if audited.reproduced is None else summarize_reproducibility(audited.reproduced, audited.about.target),
+        "canvas": canvas_size(atlas.run.model.input_size),
         "images": len(columns.keys),
         "pictures": pictures,
     }
     return environment.get_template("index.html").render(context).encode()
 
 
-def canvas(frame: tuple[int, int]) -> tuple[int, int]:
+def canvas_size(frame: tuple[int, int]) -> tuple[int, int]:
     """Width and height in which maps are drawn, of a network's input of this height and width."""
     scale = _CANVAS / max(frame)
     return max(1, round(frame[1] * scale)), max(1, round(frame[0] * scale))
 
 
-def told(value: Any, digits: int = 3) -> str:
+def format_value(value: Any, digits: int = 3) -> str:
     """A value as a cell of a table."""
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
@@ -152,7 +152,7 @@ def told(value: Any, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def heat(value: float | None) -> str:
+def color_class(value: float | None) -> str:
     """Name of the shade of a correlation in [−1, 1]: ``p0`` to ``p10``, below 0 ``n1`` to ``n10``."""
     if value is None:
         return "none"
@@ -171,10 +171,10 @@ def _counts(atlas: Atlas) -> dict[str, Any]:
     }
 
 
-def _drawn(audited: Audited) -> list[tuple[str, int]]:
+def _drawn(audited: AuditTables) -> list[tuple[str, int]]:
     """Of how many images what is that is too dear for all of them."""
     kinds = (("faithfulness", audited.faithfulness), ("sanity checks", audited.sanity))
-    found = [(name, drawn(table)) for name, table in kinds if table is not None]
+    found = [(name, count_images(table)) for name, table in kinds if table is not None]
     if audited.reproduced is not None:
         found.append(("computing maps again", max(audited.reproduced["rows"].to_pylist(), default=0)))
     return found
@@ -194,7 +194,7 @@ def _right(atlas: Atlas) -> dict[str, int] | None:
     return {"labelled": len(labelled), "wrong": wrong} if len(labelled) else None
 
 
-def _agreement(audited: Audited) -> list[Matrix]:
+def _agreement(audited: AuditTables) -> list[Matrix]:
     """How alike maps of all classes are, by each measure; nothing where there is one method."""
     rows = audited.agreement.filter(pc.is_null(audited.agreement["class"])).to_pylist()
     found = []
@@ -209,7 +209,7 @@ def _agreement(audited: Audited) -> list[Matrix]:
     return found if rows else []
 
 
-def _classes(audited: Audited, alarms: Mapping[int, int]) -> list[dict[str, Any]]:
+def _classes(audited: AuditTables, alarms: Mapping[int, int]) -> list[dict[str, Any]]:
     """Each class that has images, most suspicious first."""
     by_class: dict[int, list[dict[str, Any]]] = {}
     for row in audited.methods.filter(pc.is_valid(audited.methods["class"])).to_pylist():
@@ -224,7 +224,7 @@ def _classes(audited: Audited, alarms: Mapping[int, int]) -> list[dict[str, Any]
     return sorted(found, key=lambda each: place.get(each["index"], len(place)))
 
 
-def _sheets(audited: Audited) -> list[Sheet]:
+def _sheets(audited: AuditTables) -> list[Sheet]:
     found = []
     if audited.completeness is not None:
         found.append(_sheet("Completeness", "completeness.parquet", _over_shards(audited.completeness)))
@@ -240,5 +240,5 @@ def _over_shards(table: pa.Table) -> pa.Table:
 
 
 def _sheet(title: str, file: str, table: pa.Table) -> Sheet:
-    rows = [[told(value, 6) for value in row.values()] for row in table.slice(0, _ROWS).to_pylist()]
+    rows = [[format_value(value, 6) for value in row.values()] for row in table.slice(0, _ROWS).to_pylist()]
     return Sheet(title, file, table.column_names, rows, max(0, len(table) - _ROWS))

@@ -1,7 +1,7 @@
 """Where in the picture a cell is, in words."""
 
 
-def in_words(y: int, x: int, grid: tuple[int, int]) -> str:
+def describe_cell(y: int, x: int, grid: tuple[int, int]) -> str:
     """A cell of a patch grid of this height and width, as ``lower left corner (row 7, column 0 of 8 × 8)``.
 
     Rows and columns count from 0, as in the tables. What is in the outer quarter is at an edge, or in a corner.

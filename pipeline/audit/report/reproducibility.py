@@ -10,7 +10,7 @@ from schemas.audit import OTHER_BATCH, SAME_BATCH
 
 
 @dataclass(frozen=True)
-class Repeated:
+class Reproducibility:
     """Maps that were computed again.
 
     Attributes:
@@ -30,7 +30,7 @@ class Repeated:
     methods: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
 
-def repeated(table: pa.Table, target: str) -> Repeated | None:
+def summarize_reproducibility(table: pa.Table, target: str) -> Reproducibility | None:
     """``schemas.audit.REPRODUCED`` for the maps of a target; None where no method has any."""
     rows = [row for row in table.to_pylist() if row["target"] == target]
     same = {row["method"]: row for row in rows if row["kind"] == SAME_BATCH}
@@ -40,7 +40,7 @@ def repeated(table: pa.Table, target: str) -> Repeated | None:
         return None
     one, two = methods[0]
     equal, off = _known([row["equal"] for row, _ in methods]), _known([row["max"] for _, row in methods])
-    return Repeated(
+    return Reproducibility(
         rows=one["rows"],
         drawn=one["drawn"],
         same=one["batch_size"],

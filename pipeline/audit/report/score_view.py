@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
-from pipeline.audit.report.load_tables import Audited
+from pipeline.audit.report.load_tables import AuditTables
 from schemas.scores import is_control
 
 Better = Literal["higher", "lower"]
@@ -31,7 +31,7 @@ _DESCRIBED = ("agreement", "entropy", "effective_area", "border", "corners", "in
 
 
 @dataclass(frozen=True)
-class Value:
+class ScoreValue:
     """A score of a method, its interval of 95 % where one is known, and what must be known to read it."""
 
     mean: float
@@ -41,7 +41,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreColumn:
     """One column.
 
     Attributes:
@@ -53,7 +53,7 @@ class Score:
     name: str
     better: Better | None
     digits: int
-    values: Mapping[str, Value]
+    values: Mapping[str, ScoreValue]
 
     def ranks(self, methods: Iterable[str]) -> dict[str, float]:
         """Of these methods those that have a value: 1 is best, equal ones share a mean rank. Nothing that describes."""
@@ -72,7 +72,7 @@ class Score:
             return frozenset()
         sign = -1 if self.better == "higher" else 1
 
-        def reach(value: Value) -> float:
+        def reach(value: ScoreValue) -> float:
             return min(sign * end for end in (value.mean, value.low, value.high) if end is not None)
 
         top = min(sign * value.mean for value in own.values())
@@ -80,7 +80,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Group:
+class ScoreGroup:
     """Scores of one kind.
 
     Attributes:
@@ -91,7 +91,7 @@ class Group:
     name: str
     note: str
     ranks: bool
-    scores: tuple[Score, ...]
+    scores: tuple[ScoreColumn, ...]
 
     @property
     def notes(self) -> dict[str, list[str]]:
@@ -104,7 +104,7 @@ class Group:
         return found
 
 
-def groups(audited: Audited) -> list[Group]:
+def collect_scores(audited: AuditTables) -> list[ScoreGroup]:
     """All scores that there are, kind by kind; a kind or score without any value is left out."""
     mapped = max(audited.methods["images"].to_pylist(), default=0)
     found = [_localization(name, table) for name, table in audited.localization.items()]
@@ -113,12 +113,12 @@ def groups(audited: Audited) -> list[Group]:
         ("Sanity", audited.sanity, False, "whether a map depends on weights and class at all, which ranks nothing"),
     ):
         if table is not None:
-            found.append(Group(name, f"{note} ({_drawn(table, mapped)})", ranks, _summarised(table)))
+            found.append(ScoreGroup(name, f"{note} ({_drawn(table, mapped)})", ranks, _summarised(table)))
     found.append(_described(audited.methods))
     return [group for group in found if group.scores]
 
 
-def ranking(kinds: Sequence[Group]) -> tuple[Score, ...]:
+def select_ranking_scores(kinds: Sequence[ScoreGroup]) -> tuple[ScoreColumn, ...]:
     """The scores by which methods are ordered: what changes in the network's answer as pixels go, best of all evidence.
 
     Without any of these localization, and without that all that ranks. Parts of ADCC and sensitivity are no evidence by
@@ -130,7 +130,7 @@ def ranking(kinds: Sequence[Group]) -> tuple[Score, ...]:
     return causal or localizing or tuple(score for _, score in scores)
 
 
-def ordered(methods: Sequence[str], scores: Sequence[Score]) -> list[str]:
+def order_methods(methods: Sequence[str], scores: Sequence[ScoreColumn]) -> list[str]:
     """Methods by their mean rank, best first, controls last; as they come where nothing ranks them."""
     found = [score.ranks(methods) for score in scores]
 
@@ -141,34 +141,34 @@ def ordered(methods: Sequence[str], scores: Sequence[Score]) -> list[str]:
     return sorted(methods, key=place)
 
 
-def rows_of(kind: Group, methods: Sequence[str]) -> list[str]:
+def group_methods(kind: ScoreGroup, methods: Sequence[str]) -> list[str]:
     """Methods that have any score of a kind, in their order; then those that only this kind knows."""
     known = {method: None for score in kind.scores for method in score.values}
     return [method for method in methods if method in known] + [method for method in known if method not in methods]
 
 
-def _localization(truth: str, table: pa.Table) -> Group:
+def _localization(truth: str, table: pa.Table) -> ScoreGroup:
     rows = table.to_pylist()
     scores = []
     for name, title in _LOCALIZATION.items():
         values = {
-            row["method"]: Value(row[name], *((row["interval"] or {}).get(name) or (None, None)))
+            row["method"]: ScoreValue(row[name], *((row["interval"] or {}).get(name) or (None, None)))
             for row in rows
             if row[name] is not None
         }
         if values:
-            scores.append(Score(title, "higher", 1, values))
+            scores.append(ScoreColumn(title, "higher", 1, values))
     note = f"against the truth «{truth}», in % ({_images(rows[0]['images'] if rows else 0)})"
-    return Group(LOCALIZING, note, True, tuple(scores))
+    return ScoreGroup(LOCALIZING, note, True, tuple(scores))
 
 
-def drawn(table: pa.Table) -> int:
+def count_images(table: pa.Table) -> int:
     """How many images a table of ``schemas.metrics.SUMMARY`` is of."""
     return max(table["images"].to_pylist(), default=0)
 
 
 def _drawn(table: pa.Table, mapped: int) -> str:
-    number = drawn(table)
+    number = count_images(table)
     return _images(number) + (", drawn at random" if number < mapped and number >= FEW else "")
 
 
@@ -177,17 +177,17 @@ def _images(number: int) -> str:
     return f"{number:,} {'image' if number == 1 else 'images'}{few}"
 
 
-def _summarised(table: pa.Table) -> tuple[Score, ...]:
+def _summarised(table: pa.Table) -> tuple[ScoreColumn, ...]:
     by_figure: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         by_figure.setdefault(row["metric"], []).append(row)
     scores = [
-        Score(
+        ScoreColumn(
             figure,
             rows[0]["better"],
             3,
             {
-                row["method"]: Value(row["mean"], row["low"], row["high"], row["note"])
+                row["method"]: ScoreValue(row["mean"], row["low"], row["high"], row["note"])
                 for row in rows
                 if row["mean"] is not None
             },
@@ -197,11 +197,11 @@ def _summarised(table: pa.Table) -> tuple[Score, ...]:
     return tuple(score for score in scores if score.values)
 
 
-def _described(methods: pa.Table) -> Group:
+def _described(methods: pa.Table) -> ScoreGroup:
     rows = methods.filter(pc.is_null(methods["class"])).to_pylist()
     scores = [
-        Score(name, None, 3, {row["method"]: Value(row[name]) for row in rows if row[name] is not None})
+        ScoreColumn(name, None, 3, {row["method"]: ScoreValue(row[name]) for row in rows if row[name] is not None})
         for name in _DESCRIBED
     ]
     note = "means over all images: what maps look like, which is neither good nor bad"
-    return Group("Maps in numbers", note, False, tuple(score for score in scores if score.values))
+    return ScoreGroup("Maps in numbers", note, False, tuple(score for score in scores if score.values))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.audit.report.load_tables import Audited
+from pipeline.audit.report.load_tables import AuditTables
 from schemas.scores import is_control
 
 SHOWN = 12
@@ -13,7 +13,7 @@ NEAREST = 3
 
 
 @dataclass(frozen=True)
-class Sign:
+class ShortcutSign:
     """What one method says of a class.
 
     Attributes:
@@ -26,7 +26,7 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Suspect:
+class SuspiciousClass:
     """A class.
 
     Attributes:
@@ -36,12 +36,12 @@ class Suspect:
     """
 
     class_index: int
-    signs: tuple[Sign, ...]
+    signs: tuple[ShortcutSign, ...]
     alarms: int
     methods: int
 
 
-def suspects(audited: Audited) -> list[Suspect]:
+def find_suspicious_classes(audited: AuditTables) -> list[SuspiciousClass]:
     """All classes, most suspicious first, in the order of ``pipeline.audit.ranking.suspicious``."""
     clusters: dict[tuple[str, int], dict[str, Any]] = {}
     for row in audited.clusters.to_pylist():
@@ -56,6 +56,6 @@ def suspects(audited: Audited) -> list[Suspect]:
     for index, about in rows.items():
         about.sort(key=lambda row: (-row["locked"], row["method"]))
         alarming = [row for row in about if row["alarm"]]
-        signs = tuple(Sign(row, clusters[row["method"], index]) for row in alarming or about[:1])
-        found.append(Suspect(index, signs, len(alarming), len(about)))
+        signs = tuple(ShortcutSign(row, clusters[row["method"], index]) for row in alarming or about[:1])
+        found.append(SuspiciousClass(index, signs, len(alarming), len(about)))
     return sorted(found, key=lambda each: (-each.alarms, -each.signs[0].row["locked"], each.class_index))

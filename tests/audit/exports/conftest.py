@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.exports.export_audit import export
-from pipeline.audit.shortcuts import shortcuts
+from pipeline.audit.exports.export_audit import export_audit
+from pipeline.audit.shortcuts import find_shortcuts
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
@@ -16,7 +16,7 @@ from schemas.run import TargetKind
 
 def tables(url: str, out: Path, target: TargetKind = "label") -> None:
     """What exports need of an audit."""
-    found, atlas = shortcuts(url, target), Atlas.open(url)
+    found, atlas = find_shortcuts(url, target), Atlas.open(url)
     about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
     ObjectStore(str(out)).put("about.json", about.to_bytes())
     for name, table in (("shortcuts", found.classes), ("members", found.members)):
@@ -31,5 +31,5 @@ def audit(
     out = tmp_path_factory.mktemp("audit")
     tables(atlas.objects.url, out)
     for kind in EXPORTERS:
-        export(atlas.objects.url, str(out), kind, truth=str(world.truth))
+        export_audit(atlas.objects.url, str(out), kind, truth=str(world.truth))
     return out

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.audit.exports.export_audit import export
-from pipeline.audit.map_statistics import coverage, describe, inside
+from pipeline.audit.exports.export_audit import export_audit
+from pipeline.audit.map_statistics import compute_coverage, compute_statistics, compute_object_mass
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.image.score_map import window
 from pipeline.store import Atlas
@@ -78,7 +78,7 @@ def measured(
 ) -> dict[str, list[float]]:
     """Scores of Quantus, of which one process is enough: it takes seconds to start."""
     bare = tmp_path_factory.mktemp("bare")
-    export(atlas.objects.url, str(bare), "quantus", methods=["attention", "legrad"], pictures=False)
+    export_audit(atlas.objects.url, str(bare), "quantus", methods=["attention", "legrad"], pictures=False)
     first, second = atlas.commits
     lines = [
         "found = {}",
@@ -97,7 +97,7 @@ def test_quantus_measures_sparseness_as_we_do(
     atlas: Atlas, measured: dict[str, list[float]], name: str, place: int
 ) -> None:
     shard = atlas.shard(list(atlas.commits)[place])
-    assert measured[name] == pytest.approx(describe(shard.maps("legrad"))["gini"], abs=1e-4)
+    assert measured[name] == pytest.approx(compute_statistics(shard.maps("legrad"))["gini"], abs=1e-4)
 
 
 def test_quantus_finds_as_much_mass_inside_as_we_do(
@@ -108,6 +108,6 @@ def test_quantus_finds_as_much_mass_inside_as_we_do(
     covered = []
     for sample in shard.samples.to_pylist():
         known, seen = truths.find(sample["key"]), window(sample, size)
-        covered.append(coverage(known, sample["width"], sample["height"], seen, atlas.run.model.grid))
+        covered.append(compute_coverage(known, sample["width"], sample["height"], seen, atlas.run.model.grid))
     # Masks of pixels are whole, so cells are covered by a little more or less than they really are.
-    assert measured["mass"] == pytest.approx(inside(shard.maps("legrad"), np.stack(covered)), abs=0.02)
+    assert measured["mass"] == pytest.approx(compute_object_mass(shard.maps("legrad"), np.stack(covered)), abs=0.02)

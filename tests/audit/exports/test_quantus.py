@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.audit.exports.export_audit import export
+from pipeline.audit.exports.export_audit import export_audit
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -58,14 +58,14 @@ def test_a_picture_without_truth_has_an_empty_mask_and_is_not_known(
 ) -> None:
     data = (world.truth / "instances.json").read_text().replace("scene_000001.jpg", "scene_999999.jpg")
     (tmp_path / "instances.json").write_text(data)
-    export(atlas.objects.url, str(tmp_path), "quantus", methods=["legrad"], truth=str(tmp_path), pictures=False)
+    export_audit(atlas.objects.url, str(tmp_path), "quantus", methods=["legrad"], truth=str(tmp_path), pictures=False)
     part = tmp_path / "quantus" / "shards" / next(iter(atlas.commits))
     assert np.flatnonzero(~np.load(part / "known.npy")).tolist() == [1]
     assert not np.load(part / "s.npy")[1].any()
 
 
 def test_without_truth_and_pictures_there_are_neither(atlas: Atlas, tmp_path: Path) -> None:
-    export(atlas.objects.url, str(tmp_path), "quantus", "predicted", ["legrad"], pictures=False)
+    export_audit(atlas.objects.url, str(tmp_path), "quantus", "predicted", ["legrad"], pictures=False)
     part = tmp_path / "quantus" / "shards" / next(iter(atlas.commits))
     assert {path.name for path in part.iterdir()} == {"a", "row.npy", "y.npy"}
     expected = atlas.shard(part.name).samples["prediction"].to_pylist()

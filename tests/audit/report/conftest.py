@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
 from support import DEMO_MODEL, in_one_process
 
-from pipeline.audit.audit_atlas import Extent, audit
-from pipeline.audit.report import report
+from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
+from pipeline.audit.report import write_report
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -33,7 +33,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS), url)
     atlas = run(url, INLINE)
     with in_one_process():
-        audit(url, extent=Extent(0, 0, 0, pictures=False))
+        audit_atlas(url, extent=AuditOptions(0, 0, 0, pictures=False))
     out = ObjectStore(f"{url}/audit/label")
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
         out.put(f"{folder}/summary.parquet", to_parquet(summary(figures)))
@@ -58,7 +58,7 @@ def reported(audited: Atlas) -> Reported:
     """Its report, with pictures."""
     url = audited.objects.url
     with in_one_process():
-        report(url, f"{url}/audit/label", names=NAMES)
+        write_report(url, f"{url}/audit/label", names=NAMES)
     return Reported(audited, Path(url) / "audit" / "label")
 
 

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.demo.scenes import SHORTCUT_CLASS
-from schemas.audit import NUMBERS
+from schemas.audit import MAP_STATISTICS
 from schemas.scores import CONTROLS
 
 pytestmark = in_a_browser
@@ -100,8 +100,8 @@ def test_the_detail_dialog_works_by_keyboard(visit: Open) -> None:
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#detail-title")).to_have_text(names[1])
     expect(page.locator("#detail-numbers tbody tr")).to_have_count(len(METHODS))
-    assert page.locator("#detail-numbers thead th").count() == 1 + len(NUMBERS)
-    expect(page.locator("#detail .meanings dt")).to_have_count(len(NUMBERS))
+    assert page.locator("#detail-numbers thead th").count() == 1 + len(MAP_STATISTICS)
+    expect(page.locator("#detail .meanings dt")).to_have_count(len(MAP_STATISTICS))
     expect(page.locator("[title]")).to_have_count(0)  # which no finger could reach
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_be_hidden()

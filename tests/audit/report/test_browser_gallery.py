@@ -8,10 +8,10 @@ from audit.report.seen import DESKTOP, PHONE, Open, in_a_browser, keys, pixels, 
 from playwright.sync_api import Browser, expect
 from report_world import BROKEN, METHODS, WRONG, Reported
 
-from pipeline.audit.report import report
+from pipeline.audit.report import write_report
 from pipeline.audit.report.index import index_script, method_scripts
-from pipeline.audit.report.js_chunks import Columns
-from schemas.audit import NUMBERS
+from pipeline.audit.report.js_chunks import ImageColumns
+from schemas.audit import MAP_STATISTICS
 
 pytestmark = in_a_browser
 
@@ -128,8 +128,8 @@ def many(folder: Path, reported: Reported, count: int) -> None:
         "place": (np.arange(count) % 8).astype(np.uint8),
     }
     flags = np.zeros((len(METHODS), 2, count), np.uint8)
-    numbers = rng.random((len(METHODS), len(NUMBERS), count), np.float32)
-    columns = Columns([f"image {number}" for number in range(count)], images, flags, numbers)
+    numbers = rng.random((len(METHODS), len(MAP_STATISTICS), count), np.float32)
+    columns = ImageColumns([f"image {number}" for number in range(count)], images, flags, numbers)
     (folder / "data" / "index.js").write_bytes(index_script(columns))
     for name, data in method_scripts(columns):
         (folder / name).write_bytes(data)
@@ -150,7 +150,7 @@ def test_shards_that_were_not_asked_for_lately_are_dropped(visit: Open, copy: Re
 
 
 def test_without_pictures_maps_are_drawn_on_grey(visit: Open, copy: Reported) -> None:
-    report(copy.atlas.objects.url, str(copy.audit), pictures=False)
+    write_report(copy.atlas.objects.url, str(copy.audit), pictures=False)
     page = visit("#view=gallery&show=outline&method=legrad", copy.folder)
     settled(page)
     assert page.locator("#gallery-alpha").count() == 0

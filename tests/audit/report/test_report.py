@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 from report_world import HOSTILE, METHODS, NAMES, Reported
 
-from pipeline.audit.report import report
-from pipeline.audit.report.classes import classes, mean_map
-from pipeline.audit.report.js_encoding import eight_bits, script
+from pipeline.audit.report import write_report
+from pipeline.audit.report.classes import iter_class_data, mean_map
+from pipeline.audit.report.js_encoding import to_uint8, to_script
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.meanings import meaning
-from pipeline.audit.report.suspects import suspects
-from pipeline.audit.spray import l1_normalised
+from pipeline.audit.report.suspects import find_suspicious_classes
+from pipeline.audit.spray import l1_normalize
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.read import Frame, decode
 from pipeline.read.samples import read
 from pipeline.store import Atlas
-from schemas.audit import NUMBERS, SHORTCUTS
+from schemas.audit import MAP_STATISTICS, SHORTCUTS
 from schemas.errors import CorruptShardError, UsageError
 from schemas.metrics import OWN_WEIGHTS
 from schemas.scores import is_control
@@ -78,7 +78,7 @@ def test_shards_hold_the_very_maps_of_the_atlas_for_every_target(reported: Repor
         found = numbers(data["maps"], "u1").reshape(-1, len(METHODS), cells)[block]
         said = numbers(data["flags"], "u1").reshape(-1, len(METHODS))[block]
         for which, method in enumerate(METHODS):
-            assert np.array_equal(found[which], eight_bits(maps[method][at[row]]).ravel())
+            assert np.array_equal(found[which], to_uint8(maps[method][at[row]]).ravel())
             assert said[which] == flags[method][at[row]]
 
 
@@ -102,9 +102,9 @@ def test_numbers_of_images_and_methods_are_those_of_the_audit(reported: Reported
     places = numbers(index["place"], "u1")
     for image in (0, 10, index["count"] - 1):
         _, data = told(reported.folder / "data" / "shards" / f"{index['shard'][image]}.js")
-        found = numbers(data["numbers"], "<f4").reshape(-1, len(METHODS), len(NUMBERS))[places[image]]
+        found = numbers(data["numbers"], "<f4").reshape(-1, len(METHODS), len(MAP_STATISTICS))[places[image]]
         for which, method in enumerate(METHODS):
-            expected = images.loc[(index["row"][image], method), list(NUMBERS)].to_numpy(float)
+            expected = images.loc[(index["row"][image], method), list(MAP_STATISTICS)].to_numpy(float)
             assert np.allclose(found[which], expected, atol=1e-6, equal_nan=True)
     number, column = told(reported.folder / "data" / "methods" / "2.js")
     expected = images.xs("legrad", level="method").entropy[index["row"]]
@@ -130,19 +130,19 @@ def test_without_pictures_no_picture_is_in_it_and_no_tar_is_read(copy: Reported,
     for shard in record["shards"]:
         shard["url"] = "/nowhere.tar"
     (elsewhere / "run.json").write_text(json.dumps(record))
-    report(str(elsewhere), str(copy.audit), pictures=False)
+    write_report(str(elsewhere), str(copy.audit), pictures=False)
     assert all(told(path)[1]["thumbnails"] is None for path in (copy.folder / "data" / "shards").iterdir())
     assert not any(b"/9j/" in data for data in content(copy.folder).values())  # how a JPEG begins
     with pytest.raises(CorruptShardError):
-        report(str(elsewhere), str(copy.audit))
+        write_report(str(elsewhere), str(copy.audit))
 
 
 def test_the_same_again_is_the_same_and_of_fewer_images_nothing_stays(copy: Reported) -> None:
     url, before = copy.atlas.objects.url, content(copy.folder)
-    report(url, str(copy.audit), names=NAMES)
+    write_report(url, str(copy.audit), names=NAMES)
     assert content(copy.folder) == before
     (copy.folder / "data" / "classes" / "99.js").write_text("of another report")
-    report(url, str(copy.audit), names=NAMES, images=20, seed=3)
+    write_report(url, str(copy.audit), names=NAMES, images=20, seed=3)
     index, names = index_of(copy.folder), set(content(copy.folder))
     assert index["count"] == 20
     assert np.all(np.diff(index["row"]) > 0)
@@ -183,7 +183,7 @@ def test_what_columns_mean_is_text_that_needs_no_pointer(reported: Reported) -> 
     page = Tags()
     page.feed((reported.folder / "index.html").read_text())
     assert not [tag for tag, attributes in page.tags if "title" in attributes]
-    for name in ("PxAP", "deletion", "mprt", *NUMBERS):
+    for name in ("PxAP", "deletion", "mprt", *MAP_STATISTICS):
         assert meaning(name) in page.text
     for path in (reported.folder / "assets").glob("*.js"):
         assert "title:" not in path.read_text(), path.name
@@ -201,7 +201,7 @@ def test_a_control_raises_no_alarm_on_the_page_of_a_class(reported: Reported) ->
     loud = replace(audited, shortcuts=pa.Table.from_pylist(rows, SHORTCUTS))
     signs = [
         (METHODS[int(place)], told["sign"]["alarm"])
-        for _, about in classes(loud, METHODS, reported.atlas.run.model.grid)
+        for _, about in iter_class_data(loud, METHODS, reported.atlas.run.model.grid)
         for place, told in about["methods"].items()
         if "sign" in told
     ]
@@ -224,7 +224,7 @@ def test_it_says_in_a_sentence_whether_maps_came_out_the_same_again(reported: Re
 
 
 def test_without_pictures_nothing_is_called_an_image_that_is_a_map(copy: Reported) -> None:
-    report(copy.atlas.objects.url, str(copy.audit), pictures=False)
+    write_report(copy.atlas.objects.url, str(copy.audit), pictures=False)
     page = (copy.folder / "index.html").read_text()
     assert "Open the central map" in page
     assert "Open the central image" not in page
@@ -232,7 +232,7 @@ def test_without_pictures_nothing_is_called_an_image_that_is_a_map(copy: Reporte
 
 def test_a_script_of_data_is_plain_whatever_it_holds() -> None:
     value = {"key": "</script><!--\u2028é", "none": float("nan"), "list": [float("inf"), 1.5]}
-    data = script("index", value)
+    data = to_script("index", value)
     assert data.isascii()
     assert b"<" not in data
     assert json.loads(data[len("atlas.index(") : -3]) == value | {"none": None, "list": [None, 1.5]}
@@ -243,12 +243,12 @@ def test_the_mean_of_clusters_is_the_mean_of_the_maps(reported: Reported) -> Non
     clusters = [each for each in audited.clusters.to_pylist() if (each["method"], each["class"]) == ("legrad", 3)]
     maps = [atlas.shard(name) for name in atlas.commits]
     own = [shard.maps("legrad")[shard.samples["label"].to_numpy(zero_copy_only=False) == 3] for shard in maps]
-    expected = l1_normalised(np.concatenate(own)).mean(0)
+    expected = l1_normalize(np.concatenate(own)).mean(0)
     assert np.allclose(mean_map(clusters, atlas.run.model.grid), expected, atol=1e-6)
 
 
 def test_the_class_with_the_shortcut_is_the_first_suspect(reported: Reported) -> None:
-    found = suspects(read_audit(reported.atlas, str(reported.audit), "label"))
+    found = find_suspicious_classes(read_audit(reported.atlas, str(reported.audit), "label"))
     assert found[0].class_index == SHORTCUT_CLASS
     assert found[0].alarms > 0
     assert all(sign.row["alarm"] for sign in found[0].signs)
@@ -259,7 +259,7 @@ def test_where_no_class_raises_an_alarm_the_nearest_are_shown_and_it_says_so(cop
     table = pq.read_table(copy.audit / "shortcuts.parquet")
     calm = table.set_column(table.schema.get_field_index("alarm"), table.schema.field("alarm"), [[False] * len(table)])
     pq.write_table(calm, copy.audit / "shortcuts.parquet")
-    report(copy.atlas.objects.url, str(copy.audit), pictures=False)
+    write_report(copy.atlas.objects.url, str(copy.audit), pictures=False)
     page = (copy.folder / "index.html").read_text()
     assert "No class raises an alarm." in page
     assert page.count('<li class="suspect panel">') == 3
@@ -268,14 +268,14 @@ def test_where_no_class_raises_an_alarm_the_nearest_are_shown_and_it_says_so(cop
 def test_what_cannot_be_reported_is_refused(copy: Reported, tmp_path: Path) -> None:
     url = copy.atlas.objects.url
     with pytest.raises(UsageError, match=r"is no audit \(it has no about\.json\)"):
-        report(url, str(tmp_path / "nothing"))
+        write_report(url, str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="is an audit of label maps"):
-        report(url, str(copy.audit), "predicted")
+        write_report(url, str(copy.audit), "predicted")
     with pytest.raises(UsageError, match="has 10 classes, not the 1 that are named"):
-        report(url, str(copy.audit), names=["cat"])
+        write_report(url, str(copy.audit), names=["cat"])
     (copy.audit / "shortcuts.parquet").unlink()
     with pytest.raises(UsageError, match=r"has no shortcuts\.parquet"):
-        report(url, str(copy.audit))
+        write_report(url, str(copy.audit))
 
 
 def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
@@ -284,17 +284,17 @@ def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(copy.audit), "/published/audit", recursive=True)
     shutil.rmtree(copy.folder)
-    assert report(copy.atlas.objects.url, "memory://published/audit", names=NAMES).endswith("audit/report/index.html")
+    assert write_report(copy.atlas.objects.url, "memory://published/audit", names=NAMES).endswith("audit/report/index.html")
     memory.get("/published/audit/report", str(copy.folder), recursive=True)
     assert index_of(copy.folder)["count"] == 259
     memory.rm("/published", recursive=True)
 
 
 def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reported, tmp_path: Path) -> None:
-    from pipeline.audit.audit_atlas import Extent, audit
+    from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 
     url, out = reported.atlas.objects.url, str(tmp_path / "one")
-    audit(url, out, "predicted", ["legrad"], extent=Extent(0, 0, 0, pictures=False))
-    report(url, out, "predicted", images=9)
+    audit_atlas(url, out, "predicted", ["legrad"], extent=AuditOptions(0, 0, 0, pictures=False))
+    write_report(url, out, "predicted", images=9)
     assert "Agreement of methods" not in (Path(out) / "report" / "index.html").read_text()
     assert Atlas.open(url).methods == METHODS

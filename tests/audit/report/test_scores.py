@@ -6,18 +6,18 @@ import pyarrow as pa
 import pytest
 from report_world import METHODS, Reported
 
-from pipeline.audit.report.chart_layout import COLUMN, LABEL, ROW, WIDTH, apart, dots, ranks
+from pipeline.audit.report.chart_layout import COLUMN, LABEL, ROW, WIDTH, spread_labels, layout_dot_plot, layout_rank_plot
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.meanings import meaning
-from pipeline.audit.report.page import heat, told
-from pipeline.audit.report.places import in_words
-from pipeline.audit.report.score_view import LOCALIZING, Group, Score, Value, groups, ordered, ranking, rows_of
+from pipeline.audit.report.page import color_class, format_value
+from pipeline.audit.report.places import describe_cell
+from pipeline.audit.report.score_view import LOCALIZING, ScoreGroup, ScoreColumn, ScoreValue, collect_scores, order_methods, select_ranking_scores, group_methods
 from schemas.audit import METHODS as METHODS_OF
 from schemas.metrics import FAITHFULNESS_METRICS, METRIC_SUMMARY, SANITY_METRICS
 
-UP = Score("up", "higher", 1, {"a": Value(3, 2, 4), "b": Value(1), "c": Value(3), "center": Value(9)})
-DOWN = Score("down", "lower", 1, {"a": Value(3), "b": Value(1)})
-SHAPE = Score("shape", None, 1, {"a": Value(1)})
+UP = ScoreColumn("up", "higher", 1, {"a": ScoreValue(3, 2, 4), "b": ScoreValue(1), "c": ScoreValue(3), "center": ScoreValue(9)})
+DOWN = ScoreColumn("down", "lower", 1, {"a": ScoreValue(3), "b": ScoreValue(1)})
+SHAPE = ScoreColumn("shape", None, 1, {"a": ScoreValue(1)})
 
 
 def test_the_best_is_first_whichever_way_is_better() -> None:
@@ -29,28 +29,28 @@ def test_the_best_is_first_whichever_way_is_better() -> None:
 
 def test_the_best_are_those_whose_interval_reaches_the_best_mean_and_no_controls() -> None:
     assert (UP.best, DOWN.best, SHAPE.best) == ({"a", "c"}, {"b"}, frozenset())
-    near = {"a": Value(3, 2, 4), "b": Value(2, 1, 3), "c": Value(1, 0, 2.9), "center": Value(9)}
-    assert Score("up", "higher", 1, near).best == {"a", "b"}
-    far = {"a": Value(1, 0, 2), "b": Value(2, 1, 3), "c": Value(3, 1.1, 4)}
-    assert Score("down", "lower", 1, far).best == {"a", "b"}
+    near = {"a": ScoreValue(3, 2, 4), "b": ScoreValue(2, 1, 3), "c": ScoreValue(1, 0, 2.9), "center": ScoreValue(9)}
+    assert ScoreColumn("up", "higher", 1, near).best == {"a", "b"}
+    far = {"a": ScoreValue(1, 0, 2), "b": ScoreValue(2, 1, 3), "c": ScoreValue(3, 1.1, 4)}
+    assert ScoreColumn("down", "lower", 1, far).best == {"a", "b"}
 
 
 def test_methods_stand_by_their_mean_rank_with_controls_last() -> None:
-    kinds = [Group("one", "", True, (DOWN,)), Group("checks", "", False, (UP,))]
-    assert ordered(["center", "a", "b", "c"], ranking(kinds)) == ["b", "a", "c", "center"]
-    assert rows_of(kinds[0], ["c", "b"]) == ["b", "a"]
+    kinds = [ScoreGroup("one", "", True, (DOWN,)), ScoreGroup("checks", "", False, (UP,))]
+    assert order_methods(["center", "a", "b", "c"], select_ranking_scores(kinds)) == ["b", "a", "c", "center"]
+    assert group_methods(kinds[0], ["c", "b"]) == ["b", "a"]
 
 
 def test_what_the_network_answers_ranks_before_localization_and_that_before_parts_of_adcc() -> None:
-    def scores(*names: str) -> tuple[Score, ...]:
-        return tuple(Score(name, "higher", 1, {"a": Value(1)}) for name in names)
+    def scores(*names: str) -> tuple[ScoreColumn, ...]:
+        return tuple(ScoreColumn(name, "higher", 1, {"a": ScoreValue(1)}) for name in names)
 
     parts, box = (
-        Group("Faithfulness", "", True, scores("coherency", "adcc")),
-        Group(LOCALIZING, "", True, scores("PxAP")),
+        ScoreGroup("Faithfulness", "", True, scores("coherency", "adcc")),
+        ScoreGroup(LOCALIZING, "", True, scores("PxAP")),
     )
-    causal = Group("Faithfulness", "", True, scores("coherency", "deletion", "noise_most", "sensitivity_max"))
-    names = [[score.name for score in ranking(kinds)] for kinds in ([box, causal], [box, parts], [parts])]
+    causal = ScoreGroup("Faithfulness", "", True, scores("coherency", "deletion", "noise_most", "sensitivity_max"))
+    names = [[score.name for score in select_ranking_scores(kinds)] for kinds in ([box, causal], [box, parts], [parts])]
     assert names == [["deletion", "noise_most"], ["PxAP"], ["coherency", "adcc"]]
 
 
@@ -70,27 +70,27 @@ def test_a_kind_says_of_how_many_images_it_is(reported: Reported, images: int, m
         "faithfulness": pa.Table.from_pylist(rows, METRIC_SUMMARY),
         "methods": pa.Table.from_pylist(counts, METHODS_OF),
     }
-    found = {group.name: group for group in groups(replace(audited, **tables))}
+    found = {group.name: group for group in collect_scores(replace(audited, **tables))}
     assert found["Faithfulness"].note.endswith(text)
 
 
 def test_every_kind_of_score_is_read_and_only_of_the_audited_target(reported: Reported) -> None:
-    found = {group.name: group for group in groups(read_audit(reported.atlas, str(reported.audit), "label"))}
+    found = {group.name: group for group in collect_scores(read_audit(reported.atlas, str(reported.audit), "label"))}
     assert list(found) == ["Localization", "Faithfulness", "Sanity", "Maps in numbers"]
     assert [group.ranks for group in found.values()] == [True, True, False, False]
     assert "Top-1 loc" not in {score.name for score in found["Localization"].scores}  # null of every method
     adcc, deletion = found["Faithfulness"].scores
-    assert adcc.values["legrad"] == Value(pytest.approx(0.2), pytest.approx(0.15), pytest.approx(0.25))
+    assert adcc.values["legrad"] == ScoreValue(pytest.approx(0.2), pytest.approx(0.15), pytest.approx(0.25))
     assert (adcc.better, deletion.better) == ("higher", "lower")
     assert set(found["Maps in numbers"].scores[0].values) == set(METHODS) - {"uniform"}
 
 
 def test_marks_lie_in_their_plots() -> None:
-    plot = dots(UP, ["a", "x", "b"])
+    plot = layout_dot_plot(UP, ["a", "x", "b"])
     assert [(dot.method, dot.y) for dot in plot.dots] == [("a", 0.5 * ROW), ("b", 2.5 * ROW)]
     assert all(0 <= x <= WIDTH for dot in plot.dots for x in (dot.x, dot.low or 0, dot.high or 0))
     assert plot.dots[0].text == "a: 3.0 (2.0 to 4.0)"
-    lines = {line.method: line for line in ranks([UP, DOWN], ["a", "b", "center"]).lines}
+    lines = {line.method: line for line in layout_rank_plot([UP, DOWN], ["a", "b", "center"]).lines}
     assert [rank for *_, rank in lines["a"].points] == [2, 2]
     assert lines["b"].pieces == ((COLUMN / 2, 2.5 * ROW, 1.5 * COLUMN, 0.5 * ROW),)
     assert lines["center"].pieces == ()
@@ -98,7 +98,7 @@ def test_marks_lie_in_their_plots() -> None:
 
 
 def test_names_of_equal_ranks_do_not_overlap_and_others_stay() -> None:
-    places = apart([(0, 30.0), (0, 30.0), (0, 30.0), (9, 30.0), (0, 99.0)])
+    places = spread_labels([(0, 30.0), (0, 30.0), (0, 30.0), (9, 30.0), (0, 99.0)])
     assert places == [(0, 30 - LABEL), (0, 30), (0, 30 + LABEL), (9, 30), (0, 99)]
 
 
@@ -109,7 +109,7 @@ def test_every_figure_has_a_meaning(figure: str) -> None:
 
 
 def test_every_column_of_a_report_has_a_meaning(reported: Reported) -> None:
-    kinds = groups(read_audit(reported.atlas, str(reported.audit), "label"))
+    kinds = collect_scores(read_audit(reported.atlas, str(reported.audit), "label"))
     assert all(meaning(score.name) for kind in kinds for score in kind.scores)
 
 
@@ -126,12 +126,12 @@ def test_every_column_of_a_report_has_a_meaning(reported: Reported) -> None:
     ],
 )
 def test_a_cell_says_a_value_plainly(value: object, text: str) -> None:
-    assert told(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(("value", "shade"), [(1.0, "p10"), (0.04, "p0"), (-0.26, "n3"), (None, "none")])
 def test_a_correlation_has_its_shade(value: float | None, shade: str) -> None:
-    assert heat(value) == shade
+    assert color_class(value) == shade
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_a_correlation_has_its_shade(value: float | None, shade: str) -> None:
     ],
 )
 def test_a_place_is_said_in_words(y: int, x: int, words: str) -> None:
-    assert in_words(y, x, (8, 16)) == words
+    assert describe_cell(y, x, (8, 16)) == words
