@@ -83,7 +83,17 @@ TOP_SHARES = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
 AGREEMENT_METRICS = ("spearman", "pearson", *TOP_SHARES, "iou")
 """Of the agreement of two maps, 1 where they are equal; see ``pipeline.audit.agreement.compare``."""
 
-MAP_STATISTICS = ("entropy", "gini", "effective_area", "centre_y", "centre_x", "border", "corners", "inside", "agreement")
+MAP_STATISTICS = (
+    "entropy",
+    "gini",
+    "effective_area",
+    "centre_y",
+    "centre_x",
+    "border",
+    "corners",
+    "inside",
+    "agreement",
+)
 """Of a map, all in [0, 1] but the last; see ``pipeline.audit.map_statistics``. Null where the map says nothing.
 
 - ``inside`` – mass on the object, null where no truth is known of the picture.

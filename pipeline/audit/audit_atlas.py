@@ -13,7 +13,7 @@ from pipeline.audit.map_tables import claim_tables, write_map_tables
 from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
 from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
 from pipeline.audit.publication.environment import collect_environment
-from pipeline.audit.publication.lineage import find_lineage_faults, build_lineage_table, find_products
+from pipeline.audit.publication.lineage import build_lineage_table, find_lineage_faults, find_products
 from pipeline.audit.publication.manifest import write_manifest
 from pipeline.audit.ranking import rank_classes
 from pipeline.audit.report import write_report
@@ -137,7 +137,9 @@ def audit_atlas(
         "lineage": build_lineage_table(url, further, out),
     }
     if extent.recompute:
-        found["reproduced"] = build_reproducibility_table(url, extent.recompute, methods, 0, device, address, allow_pipe, say)
+        found["reproduced"] = build_reproducibility_table(
+            url, extent.recompute, methods, 0, device, address, allow_pipe, say
+        )
     with Lease(objects):
         for name, table in found.items():
             objects.put(f"{name}.parquet", to_parquet(table))

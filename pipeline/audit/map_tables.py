@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.agreement import compare_pairs
 from pipeline.audit.group_means import compute_group_means
-from pipeline.audit.map_statistics import compute_coverage, compute_statistics, compute_object_mass
+from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
 from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.image.score_map import window
@@ -20,7 +20,7 @@ from pipeline.store.derived import check_output_dir, content_hash, load_complete
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import AGREEMENT, IMAGES, SAMPLED_METRICS, AGREEMENT_METRICS, METHODS, MAP_STATISTICS, PAIRS
+from schemas.audit import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.audit_records import AuditRecord
 from schemas.commits import DerivedCommit
 from schemas.layout import ABOUT, Flag, commit_object
@@ -70,8 +70,12 @@ def write_map_tables(
         for _ in parallel_map(partial(_of_shard, atlas, about, out), pending, "audit", address):
             continue
         found = {
-            "methods": compute_group_means(_read(objects, "images", atlas.shard_names), ("method",), "entropy", METHODS),
-            "agreement": compute_group_means(_read(objects, "pairs", atlas.shard_names), ("first", "second"), "spearman", AGREEMENT),
+            "methods": compute_group_means(
+                _read(objects, "images", atlas.shard_names), ("method",), "entropy", METHODS
+            ),
+            "agreement": compute_group_means(
+                _read(objects, "pairs", atlas.shard_names), ("first", "second"), "spearman", AGREEMENT
+            ),
         }
         for name, table in found.items():
             objects.put(f"{name}.parquet", to_parquet(table))
@@ -123,7 +127,9 @@ def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, Truth
     }
     compared = list(compare_pairs(maps))
     covered = _covered(samples, truth, atlas)
-    images = _images(samples, about.target, maps, flags, compared, covered, ShardMetrics(out, shard, above, about.target))
+    images = _images(
+        samples, about.target, maps, flags, compared, covered, ShardMetrics(out, shard, above, about.target)
+    )
     written = (
         objects.put(f"images/{shard}.parquet", to_parquet(images)),
         objects.put(f"pairs/{shard}.parquet", to_parquet(_pairs(samples, about.target, compared))),
@@ -164,7 +170,10 @@ def _images(
     for place, (method, values) in enumerate(maps.items()):
         says = flags[method] == Flag.OK
         numbers = compute_statistics(np.where(says[:, None, None], values, 0))
-        numbers |= {"inside": compute_object_mass(np.where(says[:, None, None], values, 0), covered), "agreement": agreement[method]}
+        numbers |= {
+            "inside": compute_object_mass(np.where(says[:, None, None], values, 0), covered),
+            "agreement": agreement[method],
+        }
         columns: dict[str, Any] = {
             "row": samples["row"],
             "key": samples["key"],

@@ -14,7 +14,7 @@ from pipeline.audit.maps_by_class import read_maps_by_class, read_shard_maps
 from pipeline.audit.spray import SprayClusters, cluster_maps
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from schemas.audit import CLUSTERS, CLUSTER_MEMBERS, SHORTCUTS
+from schemas.audit import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
 from schemas.run import TargetKind
 
 MAX_MAPS = 2000

@@ -11,7 +11,7 @@ import yaml
 from markdown_it import MarkdownIt
 from some_audit import PUBLICATION
 
-from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card, escape_markdown
+from pipeline.audit.publication.dataset_card import CARD_NAME, escape_markdown, render_dataset_card
 from pipeline.store import Atlas
 from pipeline.store.parquet import to_parquet
 from schemas.audit_tables import TABLES, AuditTable
@@ -97,7 +97,9 @@ def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Pat
     "text", ["a|b", "<script>", "[x](javascript:1)", "`code`", "**b**", "# h\n# h", "\x1b[31m", "a\\|b", "&lt;", "$x$"]
 )
 def test_whatever_is_put_in_comes_out_as_it_was_said(text: str) -> None:
-    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(f"| a |\n|---|\n| {escape_markdown(text)} |\n")
+    page = (
+        MarkdownIt("commonmark", {"html": True}).enable("table").render(f"| a |\n|---|\n| {escape_markdown(text)} |\n")
+    )
     cells = page.split("<td>")[1].split("</td>")[0]
     shown = " ".join(text.split()).replace("\x1b", "\\x1b")
     assert cells == shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

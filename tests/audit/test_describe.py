@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.map_statistics import compute_coverage, compute_statistics, compute_object_mass
+from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
 from pipeline.truth.truth import Truth
 from schemas.errors import UsageError
 

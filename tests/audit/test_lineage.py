@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.audit.map_tables import write_map_tables
-from pipeline.audit.publication.lineage import MAPS, find_lineage_faults, build_lineage_table
+from pipeline.audit.publication.lineage import MAPS, build_lineage_table, find_lineage_faults
 from pipeline.label import label
 from pipeline.store import Atlas
 from pipeline.store.derived import content_hash

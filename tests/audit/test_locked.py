@@ -105,5 +105,7 @@ def test_labels_that_have_been_shuffled_raise_no_alarm() -> None:
     maps = blobs(rng, 800)
     maps[:100] = 0.5 + 0.01 * rng.random((100, WIDTH, WIDTH))
     maps[:100, 7, 0] = 1
-    alarms = sum((OutlierCounts.of(maps, rng.permutation(800) % 8, 8).locked > ALARM_THRESHOLD).any() for _ in range(40))
+    alarms = sum(
+        (OutlierCounts.of(maps, rng.permutation(800) % 8, 8).locked > ALARM_THRESHOLD).any() for _ in range(40)
+    )
     assert alarms == 0

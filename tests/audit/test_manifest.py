@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.publication.manifest import verify_manifest, merkle_root, write_manifest
+from pipeline.audit.publication.manifest import merkle_root, verify_manifest, write_manifest
 from pipeline.store import Atlas, ObjectStore
 from schemas.audit_records import MANIFEST
 from schemas.base import sha256

@@ -35,7 +35,10 @@ def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finish
     maps = zarr.open_group(str(finished / "maps.zarr"), mode="r+")["legrad"]
     before = maps[2, 0]
     maps[2, 0] = before[::-1, ::-1]
-    found = {(row["kind"], row["method"], row["target"]): row for row in build_reproducibility_table(str(finished)).to_pylist()}
+    found = {
+        (row["kind"], row["method"], row["target"]): row
+        for row in build_reproducibility_table(str(finished)).to_pylist()
+    }
     changed = found[SAME_BATCH, "legrad", "label"]
     assert changed["equal"] == 15 / 16
     assert changed["max"] == np.abs(before.astype(float) - before[::-1, ::-1]).max()

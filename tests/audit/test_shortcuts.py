@@ -14,7 +14,7 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.audit import CLUSTERS, CLUSTER_MEMBERS, SHORTCUTS
+from schemas.audit import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
 from schemas.errors import UsageError
 from schemas.run import RunSpec
 from schemas.scores import is_control

@@ -12,7 +12,7 @@ from pipeline.audit.map_tables import write_map_tables
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
-from schemas.audit import AGREEMENT, IMAGES, METHODS, MAP_STATISTICS, PAIRS
+from schemas.audit import AGREEMENT, IMAGES, MAP_STATISTICS, METHODS, PAIRS
 from schemas.errors import UsageError
 from schemas.layout import Flag
 

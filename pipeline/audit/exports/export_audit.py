@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audit.exports import EXPORTERS
-from pipeline.audit.exports.base import ShardData, AtlasContext
+from pipeline.audit.exports.base import AtlasContext, ShardData
 from pipeline.audit.map_statistics import compute_coverage
 from pipeline.audit.map_tables import split_truth
 from pipeline.audit.maps_by_class import EXPLAINED
@@ -105,7 +105,11 @@ def export_audit(
         for _ in parallel_map(partial(_of_shard, atlas, about, objects.url), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            _put(objects, EXPORTERS[kind].of_all(AtlasContext(atlas.run, about, samples, audit), Path(folder)), Path(folder))
+            _put(
+                objects,
+                EXPORTERS[kind].of_all(AtlasContext(atlas.run, about, samples, audit), Path(folder)),
+                Path(folder),
+            )
         objects.sweep()
     return objects.url
 

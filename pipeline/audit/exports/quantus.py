@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.base import ShardData, AtlasContext, prepare_path
+from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
 from pipeline.store import ObjectStore
 from schemas.audit_records import ExportRecord
 from schemas.run import RunRecord

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.base import ShardData, AtlasContext, prepare_path
+from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
 from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import ObjectStore

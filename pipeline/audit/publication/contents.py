@@ -39,7 +39,9 @@ def find_tables(objects: ObjectStore) -> Iterator[PublishedTable]:
         )
         if found:
             footers = list(concurrent_map(partial(_footer, objects), found))
-            yield PublishedTable(table, found, footers[0].schema.to_arrow_schema(), sum(each.num_rows for each in footers))
+            yield PublishedTable(
+                table, found, footers[0].schema.to_arrow_schema(), sum(each.num_rows for each in footers)
+            )
 
 
 def _footer(objects: ObjectStore, name: str) -> pq.FileMetaData:

@@ -30,7 +30,9 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _KINDS = {SAME_BATCH: "as they were computed", OTHER_BATCH: "with another batch size"}
 
 
-def render_dataset_card(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False) -> bytes:
+def render_dataset_card(
+    url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False
+) -> bytes:
     """The card of an audit, whose tables are in their folder already.
 
     Args:

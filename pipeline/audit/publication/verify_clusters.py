@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.publication.safe_reader import read_tables, read_table
+from pipeline.audit.publication.safe_reader import read_table, read_tables
 from pipeline.audit.publication.verify_sums import Group, format_key
 from pipeline.audit.shortcuts import MAX_MAPS
 from pipeline.store import ObjectStore

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audit.group_means import compute_group_means
-from pipeline.audit.publication.safe_reader import read_tables, read_table
+from pipeline.audit.publication.safe_reader import read_table, read_tables
 from pipeline.store import ObjectStore
 from schemas.audit import AGREEMENT, METHODS
 

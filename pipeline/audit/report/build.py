@@ -7,9 +7,9 @@ from importlib.resources import files
 import numpy as np
 
 from pipeline.audit.report.classes import iter_class_data, overall_statistics
-from pipeline.audit.report.index import disagreement_threshold, index_script, concat_columns, method_scripts
-from pipeline.audit.report.js_chunks import CHUNKS, ImageColumns, sample_images, chunk_name, write_chunks
-from pipeline.audit.report.js_encoding import to_base64, read_color_map, to_script
+from pipeline.audit.report.index import concat_columns, disagreement_threshold, index_script, method_scripts
+from pipeline.audit.report.js_chunks import CHUNKS, ImageColumns, chunk_name, sample_images, write_chunks
+from pipeline.audit.report.js_encoding import read_color_map, to_base64, to_script
 from pipeline.audit.report.load_tables import AuditTables, read_audit
 from pipeline.audit.report.page import render_page
 from pipeline.run.parallel_map import parallel_map
@@ -87,7 +87,12 @@ def write_report(
 
 
 def _data(
-    atlas: Atlas, audited: AuditTables, methods: Sequence[str], names: Sequence[str], columns: ImageColumns, pictures: bool
+    atlas: Atlas,
+    audited: AuditTables,
+    methods: Sequence[str],
+    names: Sequence[str],
+    columns: ImageColumns,
+    pictures: bool,
 ) -> dict[str, bytes]:
     """Scripts of data that are no shards, by name."""
     model = atlas.run.model

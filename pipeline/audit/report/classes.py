@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audit.report.js_encoding import to_base64, stretch_to_uint8
+from pipeline.audit.report.js_encoding import stretch_to_uint8, to_base64
 from pipeline.audit.report.load_tables import AuditTables
 from pipeline.audit.report.places import describe_cell
 from schemas.audit import MAP_STATISTICS
@@ -74,7 +74,9 @@ def _by_class(table: pa.Table) -> dict[int, list[Row]]:
 
 
 def _of_method(row: Row, sign: Row | None, clusters: list[Row], grid: tuple[int, int]) -> Row:
-    told: Row = {name: row[name] for name in ("images", "degenerate")} | {"numbers": [row[name] for name in MAP_STATISTICS]}
+    told: Row = {name: row[name] for name in ("images", "degenerate")} | {
+        "numbers": [row[name] for name in MAP_STATISTICS]
+    }
     if sign is None or not clusters:
         return told
     alarm = sign["alarm"] and not is_control(row["method"])

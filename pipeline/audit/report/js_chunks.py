@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audit.report.js_encoding import to_base64, to_uint8, to_script
+from pipeline.audit.report.js_encoding import to_base64, to_script, to_uint8
 from pipeline.audit.report.thumbnails import thumbnails
 from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.parquet import from_parquet
@@ -148,7 +148,9 @@ def _numbers(objects: ObjectStore, part: ShardSelection, shard: AtlasShard, meth
     return found
 
 
-def _columns(audit: ObjectStore, part: ShardSelection, shard: AtlasShard, flags: NDArray[np.uint8], numbers: Floats) -> ImageColumns:
+def _columns(
+    audit: ObjectStore, part: ShardSelection, shard: AtlasShard, flags: NDArray[np.uint8], numbers: Floats
+) -> ImageColumns:
     samples = shard.samples.take(pa.array(part.ordinals))
     place = np.arange(len(part.ordinals))
     images = {

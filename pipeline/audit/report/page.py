@@ -18,7 +18,14 @@ from pipeline.audit.report.load_tables import AuditTables
 from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.places import describe_cell
 from pipeline.audit.report.reproducibility import summarize_reproducibility
-from pipeline.audit.report.score_view import LOCALIZING, count_images, collect_scores, order_methods, select_ranking_scores, group_methods
+from pipeline.audit.report.score_view import (
+    LOCALIZING,
+    collect_scores,
+    count_images,
+    group_methods,
+    order_methods,
+    select_ranking_scores,
+)
 from pipeline.audit.report.suspects import NEAREST, SHOWN, find_suspicious_classes
 from pipeline.store import Atlas
 from schemas.audit import MAP_STATISTICS
@@ -75,7 +82,12 @@ class Matrix:
 
 
 def render_page(
-    atlas: Atlas, audited: AuditTables, methods: Sequence[str], names: Sequence[str], columns: ImageColumns, pictures: bool
+    atlas: Atlas,
+    audited: AuditTables,
+    methods: Sequence[str],
+    names: Sequence[str],
+    columns: ImageColumns,
+    pictures: bool,
 ) -> bytes:
     """The page, as UTF-8.
 
@@ -111,7 +123,11 @@ def render_page(
         "drawn": _drawn(audited),
         "groups": [(kind, group_methods(kind, order)) for kind in kinds],
         "dots": [
-            (kind, group_methods(kind, order), [layout_dot_plot(score, group_methods(kind, order)) for score in kind.scores])
+            (
+                kind,
+                group_methods(kind, order),
+                [layout_dot_plot(score, group_methods(kind, order)) for score in kind.scores],
+            )
             for kind in kinds
             if kind.ranks
         ],
@@ -127,7 +143,9 @@ def render_page(
         "classes": _classes(audited, {each.class_index: each.alarms for each in all_suspects}),
         "numbers": MAP_STATISTICS,
         "sheets": _sheets(audited),
-        "again": None if audited.reproduced is None else summarize_reproducibility(audited.reproduced, audited.about.target),
+        "again": None
+        if audited.reproduced is None
+        else summarize_reproducibility(audited.reproduced, audited.about.target),
         "canvas": canvas_size(atlas.run.model.input_size),
         "images": len(columns.keys),
         "pictures": pictures,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.audit.exports.export_audit import export_audit
-from pipeline.audit.map_statistics import compute_coverage, compute_statistics, compute_object_mass
+from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.image.score_map import window
 from pipeline.store import Atlas

@@ -18,7 +18,7 @@ from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.audit.report import write_report
 from pipeline.audit.report.classes import iter_class_data, mean_map
-from pipeline.audit.report.js_encoding import to_uint8, to_script
+from pipeline.audit.report.js_encoding import to_script, to_uint8
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.suspects import find_suspicious_classes
@@ -284,7 +284,9 @@ def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(copy.audit), "/published/audit", recursive=True)
     shutil.rmtree(copy.folder)
-    assert write_report(copy.atlas.objects.url, "memory://published/audit", names=NAMES).endswith("audit/report/index.html")
+    assert write_report(copy.atlas.objects.url, "memory://published/audit", names=NAMES).endswith(
+        "audit/report/index.html"
+    )
     memory.get("/published/audit/report", str(copy.folder), recursive=True)
     assert index_of(copy.folder)["count"] == 259
     memory.rm("/published", recursive=True)

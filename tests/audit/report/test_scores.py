@@ -6,16 +6,35 @@ import pyarrow as pa
 import pytest
 from report_world import METHODS, Reported
 
-from pipeline.audit.report.chart_layout import COLUMN, LABEL, ROW, WIDTH, spread_labels, layout_dot_plot, layout_rank_plot
+from pipeline.audit.report.chart_layout import (
+    COLUMN,
+    LABEL,
+    ROW,
+    WIDTH,
+    layout_dot_plot,
+    layout_rank_plot,
+    spread_labels,
+)
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.page import color_class, format_value
 from pipeline.audit.report.places import describe_cell
-from pipeline.audit.report.score_view import LOCALIZING, ScoreGroup, ScoreColumn, ScoreValue, collect_scores, order_methods, select_ranking_scores, group_methods
+from pipeline.audit.report.score_view import (
+    LOCALIZING,
+    ScoreColumn,
+    ScoreGroup,
+    ScoreValue,
+    collect_scores,
+    group_methods,
+    order_methods,
+    select_ranking_scores,
+)
 from schemas.audit import METHODS as METHODS_OF
 from schemas.metrics import FAITHFULNESS_METRICS, METRIC_SUMMARY, SANITY_METRICS
 
-UP = ScoreColumn("up", "higher", 1, {"a": ScoreValue(3, 2, 4), "b": ScoreValue(1), "c": ScoreValue(3), "center": ScoreValue(9)})
+UP = ScoreColumn(
+    "up", "higher", 1, {"a": ScoreValue(3, 2, 4), "b": ScoreValue(1), "c": ScoreValue(3), "center": ScoreValue(9)}
+)
 DOWN = ScoreColumn("down", "lower", 1, {"a": ScoreValue(3), "b": ScoreValue(1)})
 SHAPE = ScoreColumn("shape", None, 1, {"a": ScoreValue(1)})
 
