@@ -62,7 +62,10 @@ def command(
       vitatlas label train.atlas --policy sharp.yaml --format png,coco --out masks
       vitatlas label train.atlas --policy calibrated.yaml --tune imagenetv2/ --tune-atlas v2.atlas
     """
-    from pipeline.label import Tuning, label, read_policy
+    from pipeline.label import CalibrationSource, label, read_policy
+    from pipeline.run.execution import ComputeOptions
+    from pipeline.store import Atlas
+    from pipeline.truth import read_truth
     from schemas.errors import UsageError
     from schemas.layout import LABELS
 
@@ -74,8 +77,16 @@ def command(
     chosen = list(listed(formats))
     if not chosen:
         raise UsageError(f"--format names no format; there are {', '.join(FORMATS)}")
-    tuning = Tuning(tune, tune_atlas, address, allow_pipe) if tune else None
-    made = label(atlas, policy, chosen, out, tuning, class_names(classes_file), address, allow_pipe)
+    calibration = CalibrationSource(read_truth(tune), Atlas.open(tune_atlas) if tune_atlas else None) if tune else None
+    made = label(
+        Atlas.open(atlas),
+        policy,
+        chosen,
+        out,
+        calibration,
+        class_names(classes_file),
+        ComputeOptions(address, allow_pipe),
+    )
     if json_:
         figures = {"counts": made.counts, "area": made.area, "ignored": made.ignored}
         about = {"out": out, "policy": policy.name, "formats": chosen, "calibration": made.calibration}

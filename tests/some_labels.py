@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import Context, Exporter
-from pipeline.label.mask import Heat, Label
+from pipeline.label.formats.base import ExportContext, LabelFormat
+from pipeline.label.mask import Heatmap, Label
 
-CONTEXT = Context("sha256:policy")
+CONTEXT = ExportContext("sha256:policy")
 CLASSES = tuple(f"class {index}" for index in range(999))
-NAMED = Context("sha256:policy", CLASSES)
+NAMED = ExportContext("sha256:policy", CLASSES)
 FRAME = (32, 32)
 
 
@@ -21,7 +21,7 @@ def coded(mask: np.ndarray) -> dict[str, Any]:
     return rle.encode(np.asfortranarray(mask, np.uint8))
 
 
-def label_of(row: int, key: str, mask: np.ndarray, ignore: np.ndarray | None = None, class_index: int = 3) -> Label:
+def label_of(row: int, key: str, mask: np.ndarray, ignore: np.ndarray | None = None, class_id: int = 3) -> Label:
     """A label with this mask."""
     height, width = mask.shape
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
@@ -29,13 +29,13 @@ def label_of(row: int, key: str, mask: np.ndarray, ignore: np.ndarray | None = N
     ignore = np.zeros_like(mask) if ignore is None else ignore
     return Label(
         sample={
-            "row": row, "key": key, "member": f"{key}.jpg", "status": "ok", "label": class_index, "prediction": 5,
+            "row": row, "key": key, "member": f"{key}.jpg", "status": "ok", "label": class_id, "prediction": 5,
             "width": width, "height": height, "scale_x": width / 32, "scale_y": height / 32, "offset_x": 0.0,
             "offset_y": 0.0, "image_sha256": "00",
         },
         status="ok" if mask.any() else "empty",
-        class_index=class_index,
-        heat=Heat(np.random.default_rng(row).random((4, 4), np.float32), agreement=0.75),
+        class_id=class_id,
+        heatmap=Heatmap(np.random.default_rng(row).random((4, 4), np.float32), agreement=0.75),
         agreement=0.75,
         frame=FRAME,
         mask_rle=coded(mask),
@@ -72,16 +72,16 @@ def labels() -> dict[str, list[Label]]:
     return {
         "first": [
             label_of(0, "ring", ring, band),
-            label_of(1, "folder/two", two, class_index=300),
+            label_of(1, "folder/two", two, class_id=300),
             without_map(2, "broken", "undecodable"),
-            label_of(3, "nothing", shape(), shape((0, 0, 9, 9)), class_index=7),
+            label_of(3, "nothing", shape(), shape((0, 0, 9, 9)), class_id=7),
             filtered,
             without_map(5, "../../evil", "unsafe_key"),
             without_map(6, "ring", "duplicate_key"),
         ],
         "second": [
-            label_of(16, "./größe/bild 1", shape((0, 0, 39, 29)), class_index=998),
-            label_of(17, "corner", shape((39, 29, 39, 29)), shape((0, 0, 38, 29)), class_index=0),
+            label_of(16, "./größe/bild 1", shape((0, 0, 39, 29)), class_id=998),
+            label_of(17, "corner", shape((39, 29, 39, 29)), shape((0, 0, 38, 29)), class_id=0),
         ],
     }
 
@@ -90,7 +90,7 @@ LABELS = labels()
 MASKED = [each for part in LABELS.values() for each in part if each.mask_rle is not None]
 
 
-def written(exporter: Exporter, context: Context = CONTEXT) -> dict[str, bytes]:
+def written(exporter: LabelFormat, context: ExportContext = CONTEXT) -> dict[str, bytes]:
     """All objects of both shards, merged ones too."""
     objects: dict[str, bytes] = {}
     for shard, part in LABELS.items():

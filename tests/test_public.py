@@ -17,7 +17,7 @@ PUBLIC = {
     "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
     "pipeline.run": "ExecutionOptions INLINE run",
     "pipeline.truth": "Truth TruthMatcher TruthSet read_truth",
-    "pipeline.label": "EXPORTERS Labelled MaskDataset MaskSample Tuning label labels_of read_labels read_policy",
+    "pipeline.label": "CalibrationSource LABEL_FORMATS LabelSummary MaskDataset MaskSample iter_labels label read_labels read_policy",
     "pipeline.score": "MaskScores default_output_dir score score_masks",
     "pipeline.metrics": "FAITHFULNESS KINDS METRICS SANITY evaluate_metrics",
     "schemas.errors": """

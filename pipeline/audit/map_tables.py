@@ -61,7 +61,7 @@ def write_map_tables(
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
         remove_stale(objects, atlas)
-        records = load_completed(objects, atlas, about.digest(), ())
+        records = load_completed(objects, atlas, about.digest())
         measured = concurrent_map(lambda record: metric_hashes(out, record.shard, record.parent), records.values())
         known = {
             shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.items == parts

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.image import blend, enlarge
-from pipeline.label import labels_of
+from pipeline.label import iter_labels
 from pipeline.label.mask import Label
 from pipeline.read.samples import read
 from pipeline.store import Atlas
@@ -48,7 +48,7 @@ def plot_contact_sheet(
     samples = part.samples.to_pylist()
     pictures = _pictures(atlas, shard)
     maps = {method: part.maps(method) for method in methods}
-    labels = [{label.sample["ordinal"]: label for label in labels_of(atlas, shard, policy)} for policy in policies]
+    labels = [{label.sample["ordinal"]: label for label in iter_labels(atlas, shard, policy)} for policy in policies]
     columns = ["image", *methods, *(f"mask: {policy.name}" for policy in policies)]
     width, height = _CELL * len(columns) + _LEFT, _CELL * len(rows) + _TOP
     figure = Figure(figsize=(width, height), dpi=110)

@@ -94,7 +94,7 @@ def run_demo(
     for policy in POLICIES:
         (folder / f"{policy.name}.yaml").write_text(yaml.safe_dump(policy.model_dump(mode="json"), sort_keys=False))
         out = str(folder / "labels" / policy.name)
-        label(url, policy, FORMATS, out)
+        label(atlas, policy, FORMATS, out)
         masks[policy.name] = _figures(score_masks(out, truth))
     say("4/5  scores against the truth, controls included")
     table = [row for row in score(url, str(world.truth)).to_pylist() if row["method"] in atlas.methods]

@@ -189,11 +189,10 @@ def _masks(world: SyntheticDataset, policy: Policy) -> None:
     """A world with its atlas, its pseudo-masks and its true masks."""
     if not (world.truth / "instances.json").exists():
         write_dataset(world)
-    atlas = str(world.folder / "atlas")
+    url = str(world.folder / "atlas")
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
-    plan(RunSpec(shards=(world.shards,), model=model, methods=policy.methods, targets=(policy.target,)), atlas)
-    run(atlas, INLINE)
-    label(atlas, policy, ["png"], str(_pseudo(world, policy).parent))
+    plan(RunSpec(shards=(world.shards,), model=model, methods=policy.methods, targets=(policy.target,)), url)
+    label(run(url, INLINE), policy, ["png"], str(_pseudo(world, policy).parent))
     write_truth(world, world.folder / "true")
 
 

@@ -2,22 +2,22 @@
 
 from typing import TYPE_CHECKING
 
-from pipeline.label.calibrate import Tuning
-from pipeline.label.formats import EXPORTERS
-from pipeline.label.label_atlas import Labelled, label, read_labels, read_policy
-from pipeline.label.label_shard import labels_of
+from pipeline.label.calibrate import CalibrationSource
+from pipeline.label.formats import LABEL_FORMATS
+from pipeline.label.label_atlas import LabelSummary, label, read_labels, read_policy
+from pipeline.label.label_shard import iter_labels
 
 if TYPE_CHECKING:
     from pipeline.label.mask_dataset import MaskDataset, MaskSample
 
 __all__ = [
-    "EXPORTERS",
-    "Labelled",
+    "LABEL_FORMATS",
+    "CalibrationSource",
+    "LabelSummary",
     "MaskDataset",
     "MaskSample",
-    "Tuning",
+    "iter_labels",
     "label",
-    "labels_of",
     "read_labels",
     "read_policy",
 ]

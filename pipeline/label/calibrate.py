@@ -1,4 +1,4 @@
-"""The threshold of a calibrated policy, found on a small split of which the truth is known."""
+"""Calibration: find the threshold of a policy on a small split of images with truth."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.image.iou import box_iou, mask_iou
-from pipeline.label.label_shard import check, heats
-from pipeline.label.mask import Label, make
+from pipeline.label.label_shard import check_policy, iter_heatmaps
+from pipeline.label.mask import Label, make_label
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from pipeline.truth import Truth, TruthMatcher, TruthSet, read_truth
+from pipeline.truth import Truth, TruthMatcher, TruthSet
 from schemas.errors import UsageError
 from schemas.policy import Cut, Filter, Policy
 from schemas.samples import SampleStatus
@@ -20,95 +21,91 @@ THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """Pictures of which the truth is known.
+class CalibrationSource:
+    """Images with truth, on which a threshold is found.
 
     Attributes:
-        truth: file or folder, as ``read_truth`` takes it.
-        atlas: of these pictures; None is the one that is labelled.
-        address, allow_pipe: see ``label``.
+        truth: truth of the images.
+        atlas: maps of the images; None is the atlas that is labelled.
     """
 
-    truth: str
-    atlas: str | None = None
-    address: str | None = None
-    allow_pipe: bool = False
+    truth: TruthSet
+    atlas: Atlas | None = None
 
-    def about(self, atlas: Atlas) -> tuple[str, str]:
-        """Hashes of the truth, and of the run that made the maps."""
-        atlas = atlas if self.atlas is None else Atlas.open(self.atlas)
-        return read_truth(self.truth).digest, atlas.run.spec_hash
+    def find_threshold(
+        self, atlas: Atlas, policy: Policy, options: ComputeOptions = ComputeOptions()
+    ) -> tuple[float, str]:
+        """Return the best of 49 thresholds for a policy, and a sentence on how it was found.
 
-    def threshold(self, atlas: Atlas, policy: Policy) -> tuple[float, str]:
-        """The best of 49 thresholds for a policy, and a sentence on how it was found.
+        The best threshold has the largest mean overlap (IoU) of postprocessed masks with true masks. Where the truth has boxes
+        only, the overlap is that of the largest component's box with the best true box. The filter, the background threshold
+        and scales are not applied here: a scale changes the threshold that was found.
 
-        The best has the largest mean overlap (IoU) of cleaned masks with true masks, or, where the truth has boxes
-        only, of the largest component's box with the best true box. Filters, the band and scales do not apply here: a
-        scale moves the threshold that was found.
+        Args:
+            atlas: the atlas that is labelled.
+            policy: a calibrated policy.
+            options: where it is computed; may shell commands be run to read images.
 
         Raises:
-            UsageError: no picture of the atlas has truth; see also ``check``.
+            UsageError: no image of the atlas has truth, or the policy cannot be applied, see ``check_policy``.
         """
-        atlas = atlas if self.atlas is None else Atlas.open(self.atlas)
-        check(atlas, policy)
+        atlas, truth = self.atlas or atlas, self.truth
+        check_policy(atlas, policy)
         policy = policy.model_copy(update={"filter": Filter(), "background": None})
-        truth = read_truth(self.truth)
-        work = partial(_overlaps, atlas, policy, self.allow_pipe)
-        parts = dict(parallel_map(work, _known(atlas, truth), "calibrate", self.address, policy.refine is not None))
-        found = np.array([overlaps for shard in sorted(parts) for overlaps in parts[shard]]).reshape(
-            -1, len(THRESHOLDS)
-        )
-        total, images = found.sum(0), len(found)
+        work = partial(_shard_overlaps, atlas, policy, options.allow_pipe)
+        shards = _truth_by_shard(atlas, truth)
+        by_shard = dict(parallel_map(work, shards, "calibrate", options.address, policy.refine is not None))
+        rows = [overlaps for shard in sorted(by_shard) for overlaps in by_shard[shard]]
+        total, images = np.array(rows).reshape(-1, len(THRESHOLDS)).sum(0), len(rows)
         if not images:
-            raise UsageError(f"{self.truth}: has no object in any picture of {atlas.objects.url}")
+            raise UsageError(f"{truth.name}: has no object in any image of {atlas.objects.url}")
         best = int(total.argmax())
         if not total[best]:
-            raise UsageError(f"{self.truth}: no mask of policy {policy.name} meets an object, whatever the threshold")
-        said = (
-            f"largest mean IoU, {total[best] / images:.4f}, of {images} pictures in {truth.name} ({truth.digest}) "
+            raise UsageError(f"{truth.name}: no mask of policy {policy.name} meets an object, whatever the threshold")
+        return float(THRESHOLDS[best]), (
+            f"largest mean IoU, {total[best] / images:.4f}, of {images} images in {truth.name} ({truth.digest}) "
             f"with the maps of run {atlas.run.spec_hash}"
         )
-        return float(THRESHOLDS[best]), said
 
 
-def _known(atlas: Atlas, truth: TruthSet) -> list[tuple[str, TruthSet]]:
-    """Shards with pictures of which there is truth, each with that part of it."""
-    shards = [shard.name for shard in atlas.run.shards if shard.name in atlas.committed]
+def _truth_by_shard(atlas: Atlas, truth: TruthSet) -> list[tuple[str, TruthSet]]:
+    """Return the shards that have images with truth, each with its part of the truth."""
     parts, matcher = [], TruthMatcher(truth)
-    for shard_name in shards:
-        rows = atlas.samples_of(shard_name, ["key", "status"]).to_pylist()
+    for shard in atlas.shard_names:
+        rows = atlas.samples_of(shard, ["key", "status"]).to_pylist()
         keys = [row["key"] for row in rows if row["status"] != SampleStatus.DUPLICATE_KEY]
         for key in keys:
-            matcher.match(shard_name, key)
-        parts.append((shard_name, truth.subset(keys)))
-    return [(shard_name, part) for shard_name, part in parts if len(part)]
+            matcher.match(shard, key)
+        parts.append((shard, truth.subset(keys)))
+    return [(shard, part) for shard, part in parts if len(part)]
 
 
-def _overlaps(
+def _shard_overlaps(
     atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, TruthSet]
 ) -> tuple[str, list[list[float]]]:
-    shard, truth = item
-    found: list[list[float]] = []
-    candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(each))}) for each in THRESHOLDS]
-    for heat, sample in heats(atlas, shard, policy, allow_pipe):
-        known = truth.find(sample["key"])
-        if heat is None or known is None or not len(known.boxes):
+    """Return a shard, and for each of its images with truth the overlap at each threshold."""
+    shard, truths = item
+    overlaps: list[list[float]] = []
+    candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(value))}) for value in THRESHOLDS]
+    for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
+        truth = truths.find(sample["key"])
+        if heatmap is None or truth is None or not len(truth.boxes):
             continue
-        known = known.with_size(sample["width"], sample["height"])
-        frame = atlas.run.model.input_size
-        found.append([overlap(make(heat, sample, frame, each), known) for each in candidates])
-    return shard, found
+        truth = truth.with_size(sample["width"], sample["height"])
+        size = atlas.run.model.input_size
+        overlaps.append([mask_overlap(make_label(heatmap, sample, size, candidate), truth) for candidate in candidates])
+    return shard, overlaps
 
 
-def overlap(label: Label, truth: Truth) -> float:
-    """IoU of a mask with the true one, in [0, 1]; of their boxes, where the truth has boxes only.
+def mask_overlap(label: Label, truth: Truth) -> float:
+    """Return the IoU of a mask with the true mask, in [0, 1]; of their boxes, where the truth has boxes only.
 
     Pixels that the truth ignores do not count. An empty mask has 0.
     """
-    mask, real = label.mask, truth.mask
+    mask, true_mask = label.mask, truth.mask
     if mask is None or not label.boxes:
         return 0.0
-    if real is not None:
-        counted = ~truth.ignore | real
-        return float(mask_iou(mask & counted, real & counted, empty=0.0))
+    if true_mask is not None:
+        counted = ~truth.ignore | true_mask
+        return float(mask_iou(mask & counted, true_mask & counted, empty=0.0))
     return float(box_iou(np.array(label.boxes[:1]), truth.boxes).max())

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,28 +11,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.label.calibrate import Tuning
-from pipeline.label.formats import EXPORTERS
-from pipeline.label.formats.base import Context, Exporter
-from pipeline.label.label_shard import check, labels_of
+from pipeline.label.calibrate import CalibrationSource
+from pipeline.label.formats import LABEL_FORMATS
+from pipeline.label.formats.base import ExportContext
+from pipeline.label.label_shard import check_policy, iter_labels
 from pipeline.label.mask import Label
-from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import check_output_dir, content_hash, load_completed, read_commit, remove_stale
+from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.execution import ComputeOptions
+from pipeline.store import Atlas, ObjectStore
+from pipeline.store.derived import check_output_dir
 from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.labels import LABELS, LabelsRecord
-from schemas.layout import commit_object
 from schemas.policy import Policy
 from schemas.text import suggest
 
 ABOUT, SUMMARY = "policy.json", "summary.json"
+_FOUND_BY_CALIBRATION = ("hash", "threshold", "calibration")
 
 
 def read_policy(path: str | Path) -> Policy:
-    """A policy from a YAML file.
+    """Read a policy from a YAML file.
 
     Raises:
         UsageError: there is no such file, it is not YAML, or not a policy.
@@ -41,14 +42,14 @@ def read_policy(path: str | Path) -> Policy:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What labels came of an atlas; ``summary.json`` of their folder.
+class LabelSummary:
+    """The labels of an atlas in numbers; ``summary.json`` of their folder.
 
     Attributes:
-        policy: that was applied, with its threshold.
-        calibration: one sentence on how that was found; None where the policy has its own.
-        counts: samples by status.
-        area, ignored: of the labels with a mask, mean share of the picture; None without any.
+        policy: the policy that was applied, with its threshold.
+        calibration: one sentence on how the threshold was found; None where the policy has its own.
+        counts: number of samples by status.
+        area, ignored: mean share of the image, over labels with a mask; None without any.
         merged: objects that were made of all shards together.
     """
 
@@ -61,97 +62,125 @@ class Labelled:
 
 
 def label(
-    url: str,
+    atlas: Atlas,
     policy: Policy,
     formats: Iterable[str],
     out: str,
-    tuning: Tuning | None = None,
+    calibration: CalibrationSource | None = None,
     classes: Sequence[str] = (),
-    address: str | None = None,
-    allow_pipe: bool = False,
-) -> Labelled:
-    """Label every finished shard of an atlas. What is there already is not made again.
+    options: ComputeOptions = ComputeOptions(),
+) -> LabelSummary:
+    """Label every finished shard of an atlas. What exists already is not made again.
 
     Writes ``policy.json``; for each shard the objects of each format, ``labels/<shard>.parquet`` and
-    ``commits/<shard>.json``; then what formats make of all shards together, and last ``summary.json``.
+    ``commits/<shard>.json``; then what formats merge from all shards, and last ``summary.json``.
 
     Args:
-        url: of the atlas.
-        formats: names in ``EXPORTERS``.
-        tuning: what a calibrated policy finds its threshold on.
-        classes: their names, by index.
-        address: of a Ray cluster, see ``parallel_map``.
-        allow_pipe: see ``labels_of``.
+        atlas: the atlas with the maps.
+        policy: how maps become masks.
+        formats: names in ``LABEL_FORMATS``.
+        out: output folder or URL.
+        calibration: images with truth, on which a calibrated policy finds its threshold.
+        classes: names of the classes, by class id.
+        options: where it is computed; may shell commands be run to read images.
 
     Raises:
-        UsageError: no such format, the atlas has no such method or target, a policy that is to be calibrated on
-            nothing, other labels are there, or a key that stands in two shards. Nothing is written then.
-        CorruptShardError: pictures that a policy needs cannot be read.
+        UsageError: there is no such format; the atlas has no such method or target; a policy is calibrated and no
+            truth is given; the folder holds other labels; or a key occurs in two shards. Nothing is written then.
+        CorruptShardError: images that the policy needs cannot be read.
     """
-    atlas, names = Atlas.open(url), tuple(dict.fromkeys(formats))
-    exporters = _choose(names)
-    check(atlas, policy)
-    objects = ObjectStore(out)
+    names = tuple(dict.fromkeys(formats))
+    _check_formats(names)
+    check_policy(atlas, policy)
     if classes and len(classes) != atlas.run.model.classes:
-        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
-    if any(exporter.by_key for exporter in exporters.values()):
+        url, count = atlas.objects.url, atlas.run.model.classes
+        raise UsageError(f"{url}: has {count} classes, not the {len(classes)} that are named")
+    if any(LABEL_FORMATS[name].names_files_by_key for name in names):
         _refuse_shared_keys(atlas)
-    if policy.calibrated and tuning is None:
+    if policy.calibrated and calibration is None:
         raise UsageError(f"policy {policy.name}: its cut is calibrated; say on what truth, with --tune FILE|DIR")
-    if tuning is not None and not policy.calibrated:
+    if calibration is not None and not policy.calibrated:
         raise UsageError(f"policy {policy.name}: its cut is not calibrated, so there is nothing to tune")
-    truth, tuned = tuning.about(atlas) if tuning else (None, None)
     about = LabelsRecord(
         policy=policy.model_dump(mode="json"),
         run=atlas.run.spec_hash,
         classes=sha256("\n".join(classes).encode()) if classes else None,
-        truth=truth,
-        tuned=tuned,
+        truth=calibration.truth.digest if calibration else None,
+        tuned=(calibration.atlas or atlas).run.spec_hash if calibration else None,
     )
-    before = check_output_dir(objects, ABOUT, about, ("hash", "threshold", "calibration"))
-    if tuning is not None:
-        # Of an unfinished command the threshold stands, though by now there may be more pictures to tune on.
-        threshold, said = before.threshold if before else None, before.calibration if before else None
-        if threshold is None:
-            threshold, said = tuning.threshold(atlas, policy)
-        about = about.model_copy(update={"threshold": threshold, "calibration": said})
+    objects = ObjectStore(out)
+    if calibration is not None:
+        # The threshold of an unfinished command stays, even if there are more images to tune on by now.
+        previous = check_output_dir(objects, ABOUT, about, _FOUND_BY_CALIBRATION)
+        if previous is not None and previous.threshold is not None:
+            threshold, how = previous.threshold, previous.calibration
+        else:
+            threshold, how = calibration.find_threshold(atlas, policy, options)
+        about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.at(threshold)
     about = about.model_copy(update={"hash": policy.digest()})
-    context, settings_hash = Context(policy.digest(), tuple(classes)), about.digest()
-    with Lease(objects):
-        objects.put(ABOUT, about.to_bytes())
-        remove_stale(objects, atlas)
-        records = load_completed(objects, atlas, settings_hash, names)
-        pending = [shard for shard in atlas.shard_names if shard not in records]
-        if pending:
-            _withdraw(objects)
-        work = partial(_label_shard, atlas, policy, names, context, settings_hash, objects.url, allow_pipe)
-        for record in parallel_map(work, pending, f"label by {policy.name}", address, gpu=policy.refine is not None):
-            records[record.shard] = record
-        shards, merged = atlas.shard_names, []
-        for exporter in exporters.values():
-            for name, data in exporter.merge(shards, objects.get, context):
-                merged.append(objects.put(name, data).path)
-        labelled = _summary(policy, about.calibration, [records[shard] for shard in shards], merged)
-        objects.put(SUMMARY, (json.dumps(_plain(labelled), indent=1) + "\n").encode())
-        objects.sweep()
-    return labelled
+    return derive(_Labels(atlas, objects, about, policy, names, tuple(classes), options.allow_pipe), options)
 
 
-def _withdraw(objects: ObjectStore) -> None:
-    """What was made of all shards together counts no more once one of them is made anew."""
-    if objects.exists(SUMMARY):
-        for name in json.loads(objects.get(SUMMARY))["merged"]:
-            objects.delete(name)
-        objects.delete(SUMMARY)
+class _Labels(DerivedProduct[None, LabelSummary]):
+    about_object = ABOUT
+    may_differ = _FOUND_BY_CALIBRATION
+    keeps_commits = True
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        objects: ObjectStore,
+        about: LabelsRecord,
+        policy: Policy,
+        formats: tuple[str, ...],
+        classes: tuple[str, ...],
+        allow_pipe: bool,
+    ) -> None:
+        super().__init__(atlas, objects, about, f"label by {policy.name}")
+        self.policy, self.formats, self.calibration, self.allow_pipe = policy, formats, about.calibration, allow_pipe
+        self.context = ExportContext(policy.digest(), classes)
+        self.uses_gpu = policy.refine is not None
+
+    def is_complete(self, commit: DerivedCommit) -> bool:
+        return set(self.formats) <= set(commit.items)
+
+    def shard_function(self) -> Callable[[ShardTask[None]], ShardResult]:
+        return partial(_label_shard, self.policy, self.formats, self.context, self.allow_pipe)
+
+    def summary_objects(self) -> tuple[str, ...]:
+        return (*self._merged(), SUMMARY)
+
+    def _merged(self) -> list[str]:
+        """Merged objects of the last finished command, which may have had other formats."""
+        if not self.objects.exists(SUMMARY):
+            return []
+        names: list[str] = json.loads(self.objects.get(SUMMARY))["merged"]
+        return names
+
+    def finish(self, commits: Mapping[str, DerivedCommit]) -> LabelSummary:
+        merged = dict.fromkeys(self._merged())
+        for name in self.formats:
+            for path, data in LABEL_FORMATS[name].merge(self.shards, self.objects.get, self.context):
+                merged[self.objects.put(path, data).path] = None
+        records = [commits[shard] for shard in self.shards]
+        counts: Counter[str] = Counter()
+        for record in records:
+            counts.update(record.counts)
+        total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
+        area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
+        counts_by_status = dict(sorted(counts.items()))
+        summary = LabelSummary(self.policy, self.calibration, counts_by_status, area, ignored, tuple(merged))
+        content = {**vars(summary), "policy": self.policy.model_dump(mode="json")}
+        self.objects.put(SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
+        return summary
 
 
-def _choose(names: Iterable[str]) -> dict[str, Exporter]:
+def _check_formats(names: Iterable[str]) -> None:
     for name in names:
-        if name not in EXPORTERS:
-            hint = suggest(name, EXPORTERS)
-            raise UsageError(f"there is no label format {name!r}; there are {', '.join(EXPORTERS)}{hint}")
-    return {name: EXPORTERS[name] for name in names}
+        if name not in LABEL_FORMATS:
+            hint = suggest(name, LABEL_FORMATS)
+            raise UsageError(f"there is no label format {name!r}; there are {', '.join(LABEL_FORMATS)}{hint}")
 
 
 def _refuse_shared_keys(atlas: Atlas) -> None:
@@ -160,66 +189,50 @@ def _refuse_shared_keys(atlas: Atlas) -> None:
     table = table.filter(pc.invert(pc.is_in(status, pa.array(["duplicate_key", "unsafe_key"]))))
     table = table.set_column(1, "key", pc.replace_substring_regex(table["key"], r"^\./", ""))
     counts = pc.value_counts(table["key"])
-    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(several):
-        key = several[0].as_py()
+    shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(shared):
+        key = shared[0].as_py()
         shards = table.filter(pc.equal(table["key"], key))["shard"].to_pylist()
         raise UsageError(
-            f"{key}: is a key in {shards[0]} and in {shards[1]}, and a format that names files by key would write one over "
-            f"the other; take png or parquet"
+            f"{key}: is a key in {shards[0]} and in {shards[1]}, and a format that names files by key would overwrite "
+            f"one with the other; take png or parquet"
         )
 
 
 def _label_shard(
-    atlas: Atlas,
-    policy: Policy,
-    formats: tuple[str, ...],
-    context: Context,
-    settings_hash: str,
-    out: str,
-    allow_pipe: bool,
-    shard: str,
-) -> DerivedCommit:
-    objects = ObjectStore(out)
-    above = content_hash(atlas.record(shard))  # before the maps are read: if they change meanwhile, this is made again
-    before = read_commit(objects, shard)
-    known = tuple(each for each in before.items if each in EXPORTERS) if before else ()
-    parts = tuple(dict.fromkeys((*known, *formats)))
-    if before is not None and (before.parent, before.settings_hash) != (above, settings_hash):
-        for each in before.objects:
-            objects.delete(each.path)
-        before, known = None, ()
-    missing = tuple(each for each in parts if each not in known) or parts  # or an object of them is gone
-    whole = any(EXPORTERS[each].needs_heat for each in missing)
-    labels = [each if whole else each.light() for each in labels_of(atlas, shard, policy, allow_pipe)]
-    written = [
-        objects.put(name, data) for each in missing for name, data in EXPORTERS[each].export(shard, labels, context)
+    policy: Policy, formats: tuple[str, ...], context: ExportContext, allow_pipe: bool, task: ShardTask[None]
+) -> ShardResult:
+    objects, shard = task.objects, task.shard
+    items = tuple(dict.fromkeys((*(name for name in task.previous_items if name in LABEL_FORMATS), *formats)))
+    previous_objects = task.previous.objects if task.previous else ()
+    missing = [name for name in items if task.previous is None or name not in task.previous.items]
+    needs_heatmap = any(LABEL_FORMATS[name].needs_heatmap for name in missing)
+    labels = [
+        label if needs_heatmap else label.without_heatmap()
+        for label in iter_labels(task.atlas, shard, policy, allow_pipe)
     ]
-    rows = [_row(each, context.policy_hash, above) for each in labels]
+    written = [
+        objects.put(path, data) for name in missing for path, data in LABEL_FORMATS[name].export(shard, labels, context)
+    ]
+    rows = [_row(label, context.policy_hash, task.content_hash) for label in labels]
     written.append(objects.put(f"labels/{shard}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=LABELS))))
-    names = {each.path for each in written}
-    kept = () if before is None else tuple(each for each in before.objects if each.path not in names)
-    masks = [each for each in labels if each.mask_rle is not None]
-    record = DerivedCommit(
-        shard=shard,
-        parent=above,
-        settings_hash=settings_hash,
-        items=parts,
-        counts=dict(sorted(Counter(str(each.status) for each in labels).items())),
-        statistics={name: float(sum(getattr(each, name) for each in masks)) for name in ("area", "ignored")}
+    records = {record.path: record for record in (*previous_objects, *written)}
+    masks = [label for label in labels if label.mask_rle is not None]
+    return ShardResult(
+        objects=tuple(records[path] for path in sorted(records)),
+        counts=dict(sorted(Counter(str(label.status) for label in labels).items())),
+        items=items,
+        statistics={name: float(sum(getattr(label, name) for label in masks)) for name in ("area", "ignored")}
         | {"masks": float(len(masks))},
-        objects=tuple(sorted((*kept, *written), key=lambda each: each.path)),
     )
-    objects.put(commit_object(shard), record.to_bytes())
-    return record
 
 
-def _row(label: Label, policy_hash: str, above: str) -> dict[str, Any]:
+def _row(label: Label, policy_hash: str, parent: str) -> dict[str, Any]:
     return {
         "row": label.sample["row"],
         "key": label.sample["key"],
         "status": label.status,
-        "label": label.class_index,
+        "label": label.class_id,
         "width": label.sample["width"],
         "height": label.sample["height"],
         "threshold": label.threshold,
@@ -232,31 +245,15 @@ def _row(label: Label, policy_hash: str, above: str) -> dict[str, Any]:
         "agreement": label.agreement,
         "image_sha256": label.sample["image_sha256"],
         "policy": policy_hash,
-        "parent": above,
+        "parent": parent,
     }
 
 
-def _summary(
-    policy: Policy, calibration: str | None, records: Sequence[DerivedCommit], merged: Sequence[str]
-) -> Labelled:
-    counts: Counter[str] = Counter()
-    for record in records:
-        counts.update(record.counts)
-    total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
-    area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
-    return Labelled(policy, calibration, dict(sorted(counts.items())), area, ignored, tuple(merged))
-
-
-def _plain(labelled: Labelled) -> dict[str, Any]:
-    return {**vars(labelled), "policy": labelled.policy.model_dump(mode="json")}
-
-
 def read_labels(out: str) -> pa.Table:
-    """The label table of all shards in a folder of labels, in the order of their names; ``schemas.labels.LABELS``."""
-    objects = ObjectStore(out)
-    return pa.concat_tables(list(_tables(objects)))
+    """Read the label table of all shards in a folder of labels, by shard name; columns as ``schemas.labels.LABELS``."""
+    return pa.concat_tables(list(_read_tables(ObjectStore(out))))
 
 
-def _tables(objects: ObjectStore) -> Iterator[pa.Table]:
+def _read_tables(objects: ObjectStore) -> Iterator[pa.Table]:
     for name in objects.list("labels"):
         yield from_parquet(objects.get(f"labels/{name}"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.label.combine import combine
-from pipeline.label.mask import Heat, Label, make
+from pipeline.label.mask import Heatmap, Label, make_label
 from pipeline.label.refine import refiner
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.images import pictures
@@ -23,7 +23,7 @@ _BATCH = 32
 """Pictures that are refined together."""
 
 
-def check(atlas: Atlas, policy: Policy) -> None:
+def check_policy(atlas: Atlas, policy: Policy) -> None:
     """Refuse a policy that cannot be applied to an atlas.
 
     Raises:
@@ -35,7 +35,7 @@ def check(atlas: Atlas, policy: Policy) -> None:
         raise UsageError(f"policy {policy.name}: {error}") from None
 
 
-def labels_of(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:
+def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:
     """Labels of one shard, in its order.
 
     Args:
@@ -43,30 +43,30 @@ def labels_of(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False
         allow_pipe: a shard whose pictures are needed may be read from the shell command that the atlas names.
 
     Raises:
-        UsageError: see ``check``.
+        UsageError: see ``check_policy``.
         CorruptShardError: pictures that are needed cannot be read, or are not those of which the maps are.
     """
     frame = atlas.run.model.input_size
-    for heat, sample in heats(atlas, shard, policy, allow_pipe):
-        if heat is not None:
-            yield make(heat, sample, frame, policy)
+    for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
+        if heatmap is not None:
+            yield make_label(heatmap, sample, frame, policy)
         else:
             yield Label(sample, LabelStatus.NO_SIGNAL if sample["status"] == SampleStatus.OK else sample["status"])
 
 
-def heats(
+def iter_heatmaps(
     atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False
-) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
+) -> Iterator[tuple[Heatmap | None, dict[str, Any]]]:
     """What masks are cut from, with the row of the sample table; None where no map of a sample says anything.
 
     Maps that are constant or were not finite are left out of those that are combined.
 
     Raises:
-        UsageError, CorruptShardError: see ``labels_of``.
+        UsageError, CorruptShardError: see ``iter_labels``.
     """
     atlas.offers(policy.target, policy.methods)
     part = atlas.shard(shard)
-    ready = _heats(part, policy)
+    ready = _combine_maps(part, policy)
     if policy.refine is None:
         yield from ready
         return
@@ -76,16 +76,20 @@ def heats(
         group = list(islice(ready, ordinals[-1] + 1 - begin))
         places = [ordinal - begin for ordinal in ordinals]
         begin += len(group)
-        found = [(place, heat, seen) for place, seen in zip(places, pixels, strict=True) if (heat := group[place][0])]
+        found = [
+            (place, heatmap, seen) for place, seen in zip(places, pixels, strict=True) if (heatmap := group[place][0])
+        ]
         if found:
-            sharp = refine(np.stack([heat.values for _, heat, _ in found]), np.stack([seen for *_, seen in found]))
-            for (place, heat, _), values in zip(found, sharp, strict=True):
-                group[place] = replace(heat, values=values), group[place][1]
+            sharp = refine(
+                np.stack([heatmap.values for _, heatmap, _ in found]), np.stack([seen for *_, seen in found])
+            )
+            for (place, heatmap, _), values in zip(found, sharp, strict=True):
+                group[place] = replace(heatmap, values=values), group[place][1]
         yield from group
     yield from ready
 
 
-def _heats(part: AtlasShard, policy: Policy) -> Iterator[tuple[Heat | None, dict[str, Any]]]:
+def _combine_maps(part: AtlasShard, policy: Policy) -> Iterator[tuple[Heatmap | None, dict[str, Any]]]:
     maps = {name: part.maps(name, policy.target) for name in policy.methods}
     bounds = {name: part.ranges(name, policy.target) for name in policy.methods}
     flags = {name: part.flags(name, policy.target) for name in policy.methods}
@@ -95,4 +99,4 @@ def _heats(part: AtlasShard, policy: Policy) -> Iterator[tuple[Heat | None, dict
             yield None, sample
             continue
         values, limits = ({name: every[name][place] for name in good} for every in (maps, bounds))
-        yield Heat(*combine(values, limits, policy)), sample
+        yield Heatmap(*combine(values, limits, policy)), sample

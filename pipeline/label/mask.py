@@ -19,7 +19,7 @@ Rle = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Heat:
+class Heatmap:
     """What a mask is cut from.
 
     Attributes:
@@ -38,8 +38,8 @@ class Label:
     Attributes:
         sample: its row of the sample table.
         status: a ``LabelStatus``, or the sample's own where it has no map.
-        class_index: the class that the mask is of.
-        heat: what it was cut from; None without a map.
+        class_id: the class that the mask is of.
+        heatmap: what it was cut from; None without a map.
         frame: height and width of the network's input.
         mask_rle: the object in the original picture, as COCO run lengths: ``size`` [height, width] and ``counts``,
             column by column, compressed; None without a map, or where the policy leaves it out.
@@ -53,8 +53,8 @@ class Label:
 
     sample: dict[str, Any]
     status: str
-    class_index: int | None = None
-    heat: Heat | None = None
+    class_id: int | None = None
+    heatmap: Heatmap | None = None
     frame: tuple[int, int] = (0, 0)
     mask_rle: Rle | None = None
     ignore_rle: Rle | None = None
@@ -66,9 +66,9 @@ class Label:
     probability: float | None = None
     agreement: float | None = None
 
-    def light(self) -> "Label":
+    def without_heatmap(self) -> "Label":
         """The same without what it was cut from, which takes most of its memory."""
-        return replace(self, heat=None)
+        return replace(self, heatmap=None)
 
     @property
     def mask(self) -> Mask | None:
@@ -81,15 +81,15 @@ class Label:
         return None if self.ignore_rle is None else rle.decode(self.ignore_rle).astype(bool)
 
 
-def make(heat: Heat, sample: dict[str, Any], frame: tuple[int, int], policy: Policy) -> Label:
+def make_label(heatmap: Heatmap, sample: dict[str, Any], frame: tuple[int, int], policy: Policy) -> Label:
     """Label one sample that has a map.
 
     Args:
-        heat: of all methods of the policy.
+        heatmap: of all methods of the policy.
         sample: its row of the sample table.
         frame: height and width of the network's input, in pixels.
     """
-    picture, known = enlarge(heat.values, sample, frame), seen(sample, frame)
+    picture, known = enlarge(heatmap.values, sample, frame), seen(sample, frame)
     within = picture if known.all() else picture[known]
     above = threshold(within, policy.cut)
     mask, boxes = _clean((picture > above) & known, policy.clean)
@@ -98,16 +98,16 @@ def make(heat: Heat, sample: dict[str, Any], frame: tuple[int, int], policy: Pol
         below = min(above, threshold(within, policy.background))
         ignore |= picture > below
     ignore &= ~mask
-    class_index = sample["label"] if policy.target == "label" else sample["prediction"]
+    class_id = sample["label"] if policy.target == "label" else sample["prediction"]
     by_class = {sample["label"]: sample["label_probability"], sample["prediction"]: sample["probability"]}
-    area, probability = float(mask.mean()), by_class.get(class_index)
-    status = _verdict(sample, area, probability, heat.agreement, policy)
+    area, probability = float(mask.mean()), by_class.get(class_id)
+    status = _verdict(sample, area, probability, heatmap.agreement, policy)
     kept = status in (LabelStatus.OK, LabelStatus.EMPTY)
     return Label(
         sample,
         status,
-        class_index,
-        heat,
+        class_id,
+        heatmap,
         frame,
         _coded(mask) if kept else None,
         _coded(ignore) if kept else None,
@@ -117,7 +117,7 @@ def make(heat: Heat, sample: dict[str, Any], frame: tuple[int, int], policy: Pol
         float(ignore.mean()),
         boxes,
         probability,
-        heat.agreement,
+        heatmap.agreement,
     )
 
 

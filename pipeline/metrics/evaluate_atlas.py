@@ -131,7 +131,7 @@ def _notes(atlas: Atlas, measures: Mapping[str, Metric]) -> dict[tuple[str, str]
 
 def _pending(objects: ObjectStore, atlas: Atlas, about: MetricsRecord, drawn: SelectedSamples) -> SelectedSamples:
     """Shards that are to be measured: never done, made again since, or drawn otherwise."""
-    records = load_completed(objects, atlas, about.digest(), ())
+    records = load_completed(objects, atlas, about.digest())
     there = {shard: record.items for shard, record in records.items()}
     return {shard: ordinals for shard, ordinals in drawn.items() if there.get(shard) != _parts(ordinals)}
 

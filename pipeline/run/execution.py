@@ -72,6 +72,21 @@ class ExecutionOptions:
         return Cache(self.cache, self.cache_gb * 10**9) if self.cache else None
 
 
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How a product is derived from a finished atlas. None of this changes what is computed.
+
+    Attributes:
+        address: of a Ray cluster, see ``parallel_map``. None: this machine for few shards, Ray for many.
+        allow_pipe: shards may be read from the shell commands that the atlas names.
+        device: that networks run on.
+    """
+
+    address: str | None = None
+    allow_pipe: bool = False
+    device: Device = "auto"
+
+
 INLINE = ExecutionOptions("inline")
 
 

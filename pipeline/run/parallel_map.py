@@ -22,7 +22,12 @@ MANY = 64
 
 
 def parallel_map(
-    function: Callable[[T], R], items: Sequence[T], what: str, address: str | None = None, gpu: bool = False
+    function: Callable[[T], R],
+    items: Sequence[T],
+    what: str,
+    address: str | None = None,
+    gpu: bool = False,
+    module: str | None = None,
 ) -> Iterator[R]:
     """Results, in whatever order they come.
 
@@ -31,12 +36,13 @@ def parallel_map(
         what: is being done, for the bar.
         address: of a Ray cluster, as ``vitatlas run`` has it. None: this machine's cores for few items, Ray for many.
         gpu: take a GPU for each, where the cluster has any.
+        module: that new processes import first; None is that of the function.
 
     Raises:
         RunFailedError: a process died; the results so far have been given.
     """
     if address is None and len(items) <= MANY:
-        results = _here(function, items)
+        results = _here(function, items, module)
     else:
         from pipeline.run.ray_tasks import ray_map  # Ray is needed only here
 
@@ -49,14 +55,14 @@ def parallel_map(
         yield from progress.track(results, len(items), description=what)
 
 
-def _here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _here(function: Callable[[T], R], items: Sequence[T], module: str | None) -> Iterator[R]:
     processes = min(len(items), os.cpu_count() or 1)
     if processes <= 1:
         yield from map(function, items)
         return
     waiting = iter(items)
     work = function.func if isinstance(function, partial) else function
-    with make_process_pool(processes, work.__module__) as pool:
+    with make_process_pool(processes, module or work.__module__) as pool:
         try:
             under_way = {pool.submit(function, item) for item in islice(waiting, processes)}
             while under_way:

@@ -150,7 +150,7 @@ def _counted(
 ) -> tuple[dict[str, Tally], Counter[str]]:
     """Counts of all shards together, and of pictures by what became of them."""
     settings_hash, wanted = about.digest(), {*TRIVIAL, *methods}
-    records = load_completed(objects, atlas, settings_hash, ())
+    records = load_completed(objects, atlas, settings_hash)
     there = {shard: record.items for shard, record in records.items()}
     pending = [(part, there.get(part.shard, ())) for part in parts if not wanted <= set(there.get(part.shard, ()))]
     for name in (TABLE, CURVES, FIGURE) if pending else ():

@@ -1,6 +1,6 @@
-"""What is made of an atlas shard by shard: its objects, then a commit for each shard. What is committed is not made again."""
+"""Commits of derived products: what is made of an atlas shard by shard, such as labels, scores and audit tables."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from typing import TypeVar
 
 from pipeline.store.atlas import Atlas
@@ -14,40 +14,42 @@ R = TypeVar("R", bound=Record)
 
 
 def content_hash(commit: CommitRecord | DerivedCommit) -> str:
-    """Hash of all that is derived from: the objects of one shard, whenever and wherever they were made."""
-    return sha256("\n".join(f"{each.path} {each.sha256}" for each in commit.objects).encode())
+    """Return the hash of the objects of one shard, whenever and wherever they were made."""
+    return sha256("\n".join(f"{record.path} {record.sha256}" for record in commit.objects).encode())
 
 
-def check_output_dir(objects: ObjectStore, name: str, about: R, free: Container[str] = ()) -> R | None:
-    """Make sure that a folder is free, or holds the same.
+def check_output_dir(objects: ObjectStore, about_object: str, about: R, may_differ: Container[str] = ()) -> R | None:
+    """Make sure that a folder is empty, or holds the same product.
 
     Args:
-        name: of the object that says what it holds, and is written first.
-        about: what is to be made in it.
-        free: fields that may differ.
+        objects: the folder.
+        about_object: name of the object that holds the settings of the product; it is written first.
+        about: settings of the product that will be written.
+        may_differ: fields of ``about`` that may differ.
 
     Returns:
-        What that object says; None in a free folder.
+        The settings in the folder; None where there are none.
 
     Raises:
-        UsageError: it holds something else, which is not written over.
+        UsageError: the folder holds an atlas or another product, which must not be overwritten.
     """
-    other = f"{objects.url}: holds"
-    mend = "name another --out, or remove it"
+    fix = "name another --out, or remove it"
     if objects.exists(RUN):
-        raise UsageError(f"{other} an atlas; {mend.partition(',')[0]}")
-    if not objects.exists(name):
-        if there := objects.list(COMMITS):
-            raise UsageError(f"{other} something else, whose {COMMITS}/{there[0]} would be written over; {mend}")
+        raise UsageError(f"{objects.url}: holds an atlas; name another --out")
+    if not objects.exists(about_object):
+        if commits := objects.list(COMMITS):
+            raise UsageError(
+                f"{objects.url}: holds something else, whose {COMMITS}/{commits[0]} would be overwritten; {fix}"
+            )
         return None
     try:
-        before = type(about).read(objects.get(name), name)
+        previous = type(about).read(objects.get(about_object), about_object)
     except UsageError as error:
-        raise UsageError(f"{other} something else ({error}); {mend}") from None
-    found = differences(_without(before, free), _without(about, free))
-    if found:
-        raise UsageError(f"{other} something else ({found[0]}); {mend}")
-    return before
+        raise UsageError(f"{objects.url}: holds something else ({error}); {fix}") from None
+    changes = differences(_without(previous, may_differ), _without(about, may_differ))
+    if changes:
+        raise UsageError(f"{objects.url}: holds something else ({changes[0]}); {fix}")
+    return previous
 
 
 def _without(record: Record, fields: Container[str]) -> dict[str, object]:
@@ -55,50 +57,60 @@ def _without(record: Record, fields: Container[str]) -> dict[str, object]:
 
 
 def read_commit(objects: ObjectStore, shard: str) -> DerivedCommit | None:
-    """What was made of a shard, from whatever and by whatever; None where nothing was."""
+    """Return the commit of a shard; None where there is none that can be read."""
     try:
-        return _part(shard, objects.get(commit_object(shard)))
+        return _parse_commit(shard, objects.get(commit_object(shard)))
     except FileNotFoundError:
         return None
 
 
-def _part(shard: str, data: bytes) -> DerivedCommit | None:
+def _parse_commit(shard: str, data: bytes) -> DerivedCommit | None:
     try:
         return DerivedCommit.read(data, commit_object(shard))
     except UsageError:  # torn, or of another version: as good as none
         return None
 
 
-def load_completed(
-    objects: ObjectStore, atlas: Atlas, settings_hash: str, parts: Iterable[str]
-) -> dict[str, DerivedCommit]:
-    """Records of the shards that need not be made again: with these settings, from the maps as they are, with these parts."""
+def load_completed(objects: ObjectStore, atlas: Atlas, settings_hash: str) -> dict[str, DerivedCommit]:
+    """Return the valid commits by shard: with these settings, from the present maps, and all objects exist.
+
+    Args:
+        objects: folder of the product.
+        atlas: what it is derived from.
+        settings_hash: hash of the settings of the product.
+    """
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
-    shards, wanted = [shard for shard in atlas.shard_names if shard in present], set(parts)
-    good = []
+    shards = [shard for shard in atlas.shard_names if shard in present]
+    valid = []
     # A few of either at a time: a commit names every object of its shard, and there may be very many.
-    found = objects.read([commit_object(shard) for shard in shards])
-    for data, above in zip(found, atlas.records(but=atlas.committed - present), strict=True):
-        record = _part(above.shard, data)
-        if record is None or (record.shard, record.parent, record.settings_hash) != (
-            above.shard,
-            content_hash(above),
-            settings_hash,
-        ):
-            continue
-        if wanted <= set(record.items):
-            good.append(record)
-    folders = {each.path.rpartition("/")[0] for record in good for each in record.objects}
-    there = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}
-    return {record.shard: record for record in good if all(each.path in there for each in record.objects)}
+    contents = objects.read([commit_object(shard) for shard in shards])
+    for data, source in zip(contents, atlas.records(but=atlas.committed - present), strict=True):
+        commit = _parse_commit(source.shard, data)
+        wanted = (source.shard, content_hash(source), settings_hash)
+        if commit is not None and (commit.shard, commit.parent, commit.settings_hash) == wanted:
+            valid.append(commit)
+    folders = {record.path.rpartition("/")[0] for commit in valid for record in commit.objects}
+    paths = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}
+    return {commit.shard: commit for commit in valid if all(record.path in paths for record in commit.objects)}
 
 
-def remove_stale(objects: ObjectStore, atlas: Atlas, wanted: Container[str] | None = None) -> None:
-    """Remove what was made of shards that are finished no more, or are not wanted; None wants all."""
-    for name in objects.list(COMMITS):
-        shard = name.removesuffix(".json")
-        if shard not in atlas.committed or (wanted is not None and shard not in wanted):
-            record = read_commit(objects, shard)
-            for each in record.objects if record else ():
-                objects.delete(each.path)
-            objects.delete(commit_object(shard))
+def list_stale(objects: ObjectStore, shards: Container[str]) -> list[str]:
+    """Return the committed shards of a product that are not among the wanted ones."""
+    committed = [name.removesuffix(".json") for name in objects.list(COMMITS)]
+    return [shard for shard in committed if shard not in shards]
+
+
+def remove_shard(objects: ObjectStore, shard: str) -> None:
+    """Remove the objects of a shard, then its commit."""
+    commit = read_commit(objects, shard)
+    for record in commit.objects if commit else ():
+        objects.delete(record.path)
+    objects.delete(commit_object(shard))
+
+
+def remove_stale(objects: ObjectStore, atlas: Atlas, shards: Container[str] | None = None) -> None:
+    """Remove the shards that are no longer finished, or not wanted."""
+    for shard in list_stale(objects, atlas.committed):
+        remove_shard(objects, shard)
+    for shard in list_stale(objects, shards) if shards is not None else ():
+        remove_shard(objects, shard)

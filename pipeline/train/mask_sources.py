@@ -1,7 +1,7 @@
 """Where the object is in the pictures that are learnt from: masks, boxes, or what an atlas makes of its maps."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.label import labels_of, read_policy
-from pipeline.label.label_shard import check
+from pipeline.label import iter_labels, read_policy
+from pipeline.label.label_shard import check_policy
 from pipeline.label.mask import Label
 from pipeline.read import Frame, Sample
 from pipeline.store import Atlas
@@ -123,7 +123,7 @@ class PseudoMasks:
 
     def __init__(self, url: str, policy: Policy) -> None:
         self._atlas, self._policy = Atlas.open(url), policy
-        check(self._atlas, policy)
+        check_policy(self._atlas, policy)
         if policy.calibrated:
             what = f"policy {policy.name}: its threshold is still to be found"
             raise UsageError(f"{what}; write the one that vitatlas label --tune found, as a fixed cut")
@@ -152,7 +152,7 @@ class PseudoMasks:
         label = labels[place]
         if label.sample["key"] != sample.key:
             raise UsageError(f"{shard}: sample {place} is {sample.key}, in the atlas it is {label.sample['key']}")
-        if not told[place] or label.status != LabelStatus.OK or label.class_index != sample.label:
+        if not told[place] or label.status != LabelStatus.OK or label.class_id != sample.label:
             return None
         assert label.mask is not None, "what is labelled has a mask"
         assert label.ignore is not None, "and what is ignored beside it"
@@ -162,7 +162,7 @@ class PseudoMasks:
         """Labels of a shard without what they were cut from; and of which there is a map that says something."""
         policy, part = self._policy, self._atlas.shard(shard)
         told = np.any([part.flags(method, policy.target) == Flag.OK for method in policy.methods], axis=0)
-        return [replace(label, heat=None) for label in labels_of(self._atlas, shard, policy)], told
+        return [label.without_heatmap() for label in iter_labels(self._atlas, shard, policy)], told
 
 
 def masks(spec: MaskSpec) -> Masks:

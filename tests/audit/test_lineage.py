@@ -32,8 +32,8 @@ def made(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     there = folder / "atlas"
     shutil.copytree(atlas.objects.url, there)
-    label(str(there), POLICY, ["parquet"], str(there / "labels" / "otsu"))
-    label(str(there), POLICY, ["png"], str(folder / "elsewhere"))
+    label(Atlas.open(str(there)), POLICY, ["parquet"], str(there / "labels" / "otsu"))
+    label(Atlas.open(str(there)), POLICY, ["png"], str(folder / "elsewhere"))
     write_map_tables(str(there), str(there / "audit" / "label"))
     return folder
 

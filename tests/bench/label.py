@@ -15,10 +15,10 @@ import torch
 
 from pipeline.demo.synthetic_dataset import SHARDS, SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
-from pipeline.label import EXPORTERS, label
-from pipeline.label.formats.base import Context
-from pipeline.label.label_shard import heats
-from pipeline.label.mask import make
+from pipeline.label import LABEL_FORMATS, label
+from pipeline.label.formats.base import ExportContext
+from pipeline.label.label_shard import iter_heatmaps
+from pipeline.label.mask import make_label
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -46,7 +46,7 @@ def draw(folder: Path, shards: int, scenes: int) -> str:
 def end_to_end(url: str, policy: Policy, formats: list[str], out: str) -> tuple[int, float]:
     """How many labels, and the seconds of ``label``."""
     begun = time.perf_counter()
-    counts = label(url, policy, formats, out).counts
+    counts = label(Atlas.open(url), policy, formats, out).counts
     return sum(counts.values()), time.perf_counter() - begun
 
 
@@ -59,13 +59,15 @@ def stages(atlas: Atlas, policy: Policy, formats: list[str]) -> Iterator[tuple[s
         begun = time.process_time()
         return list(work()), (time.process_time() - begun) * 1000 / rows
 
-    timed(lambda: heats(atlas, shard, policy))  # imports, and whatever the first call sets up
-    found, took = timed(lambda: heats(atlas, shard, policy))
+    timed(lambda: iter_heatmaps(atlas, shard, policy))  # imports, and whatever the first call sets up
+    found, took = timed(lambda: iter_heatmaps(atlas, shard, policy))
     yield "maps" if policy.refine is None else "maps, pictures, refinement", took
-    labels, took = timed(lambda: [make(heat, sample, frame, policy) for heat, sample in found if heat is not None])
+    labels, took = timed(
+        lambda: [make_label(heat, sample, frame, policy) for heat, sample in found if heat is not None]
+    )
     yield "masks", took
     for name in formats:
-        yield name, timed(lambda name=name: EXPORTERS[name].export(shard, labels, Context("sha256:0")))[1]
+        yield name, timed(lambda name=name: LABEL_FORMATS[name].export(shard, labels, ExportContext("sha256:0")))[1]
 
 
 def main() -> None:

@@ -113,7 +113,12 @@ def do(stage: str, folder: Path) -> None:
     elif stage == "label":
         from pipeline.label import label
 
-        label(url, Policy(name="otsu", methods=(_METHOD,), cut=Cut(kind="otsu")), ["png", "coco"], f"{url}/labels/otsu")
+        label(
+            Atlas.open(url),
+            Policy(name="otsu", methods=(_METHOD,), cut=Cut(kind="otsu")),
+            ["png", "coco"],
+            f"{url}/labels/otsu",
+        )
     else:
         score(url, str(folder / "boxes.csv"))
 

@@ -11,8 +11,8 @@ import yaml
 from pipeline.demo import segmenter
 from pipeline.demo.segmenter import POLICY, Segmenter, mean_iou, prepared, segment, train, write_truth
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.label import MaskDataset, MaskSample, label, labels_of
-from pipeline.label.calibrate import overlap
+from pipeline.label import MaskDataset, MaskSample, iter_labels, label
+from pipeline.label.calibrate import mask_overlap
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 
@@ -54,7 +54,7 @@ def test_what_is_ignored_is_not_learnt_from() -> None:
 
 
 def test_it_learns_from_pseudo_masks(world: SyntheticDataset, atlas: Atlas, true: Path, tmp_path: Path) -> None:
-    label(atlas.objects.url, POLICY, ["png"], str(tmp_path))
+    label(atlas, POLICY, ["png"], str(tmp_path))
     truth = MaskDataset(world.shards, true)
     untrained = mean_iou(truth, lambda sample: segment(Segmenter().eval(), sample))
     model = train(MaskDataset(world.shards, tmp_path / "png", prepared, shuffle=48), 10, batch=8)
@@ -72,6 +72,6 @@ def test_it_says_how_good_the_pseudo_masks_are(
     rows = dict(re.findall(r"│ (\w.*?) +│ (0\.\d+)", capsys.readouterr().out))
     assert list(rows) == ["pseudo-masks", "segmenter trained on pseudo-masks", "segmenter trained on true masks"]
     atlas, truths = Atlas.open(str(tmp_path / "out/heldout/atlas")), read_truth(tmp_path / "out/heldout/truth")
-    labels = [each for shard in atlas.commits for each in labels_of(atlas, shard, POLICY)]
-    expected = np.mean([overlap(each, truths.find(each.sample["key"])) for each in labels])
+    labels = [each for shard in atlas.commits for each in iter_labels(atlas, shard, POLICY)]
+    expected = np.mean([mask_overlap(each, truths.find(each.sample["key"])) for each in labels])
     assert float(rows["pseudo-masks"]) == pytest.approx(expected, abs=6e-4)

@@ -18,7 +18,7 @@ import schemas
 from jobs.cli import COMMANDS
 from pipeline.explain import Method, methods
 from pipeline.explain.method_table import BEGIN, END, markdown
-from pipeline.label import EXPORTERS
+from pipeline.label import LABEL_FORMATS
 from pipeline.read.samples import IMAGES
 from schemas.audit_tables import TABLES
 from schemas.base import Record
@@ -105,7 +105,7 @@ def test_every_option_of_a_method_is_described(method: type[Method]) -> None:
 
 
 def test_every_format_and_kind_of_picture_is_explained() -> None:
-    assert [name for name in (*EXPORTERS, *IMAGES) if f"`{name}`" not in FORMATS] == []
+    assert [name for name in (*LABEL_FORMATS, *IMAGES) if f"`{name}`" not in FORMATS] == []
 
 
 def test_every_record_and_command_is_in_the_reference() -> None:

@@ -30,7 +30,12 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
 ) -> None:
     pytest.importorskip("h5py")
     url = shutil.copytree(atlas.objects.url, tmp_path / "atlas")
-    label(str(url), Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu")), ["png"], str(tmp_path / "masks"))
+    label(
+        Atlas.open(str(url)),
+        Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu")),
+        ["png"],
+        str(tmp_path / "masks"),
+    )
     names = tmp_path / "names.txt"
     names.write_text("\n".join(NAMES))
     code, printed, said = vitatlas(

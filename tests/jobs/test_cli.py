@@ -217,7 +217,7 @@ def test_ready_made_specs_are_specs() -> None:
 
 
 def test_the_help_of_label_names_every_format(vitatlas) -> None:
-    from pipeline.label import EXPORTERS
+    from pipeline.label import LABEL_FORMATS
 
     text = " ".join(vitatlas("label", "--help")[1].split())
-    assert f"Of {', '.join(EXPORTERS)}." in text
+    assert f"Of {', '.join(LABEL_FORMATS)}." in text

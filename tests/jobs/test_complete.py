@@ -11,7 +11,7 @@ from click.shell_completion import ShellComplete
 from jobs.cli import COMMANDS, cli
 from pipeline.audit.exports import EXPORTERS as EXPORTS
 from pipeline.explain import methods
-from pipeline.label import EXPORTERS
+from pipeline.label import LABEL_FORMATS
 from pipeline.store import Atlas
 
 
@@ -36,7 +36,7 @@ def test_every_method_without_importing_one(command: str) -> None:
 
 
 def test_formats_exports_targets_and_specs() -> None:
-    assert completed("label", "atlas", "--format", "") == list(EXPORTERS)
+    assert completed("label", "atlas", "--format", "") == list(LABEL_FORMATS)
     assert completed("audit", "atlas", "--export", "") == list(EXPORTS)
     assert completed("plan", "--targets", "label,") == ["label,predicted"]
     assert completed("plan", "--spec", "imagenet1k-v") == ["imagenet1k-validation"]

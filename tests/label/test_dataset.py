@@ -19,7 +19,7 @@ from support import encode, jpeg, write_tar
 from torch.utils.data import DataLoader
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.label import MaskDataset, label, labels_of
+from pipeline.label import MaskDataset, iter_labels, label
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, UsageError
 from schemas.policy import Clean, Cut, Policy
@@ -84,8 +84,8 @@ def test_masks_are_those_that_label_writes(
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # few scenes are labelled before other processes have begun
     cuts = {"cut": Cut(kind="otsu", scale=1.1), "background": Cut(kind="otsu", scale=0.7)}
     policy = Policy(name="p", methods=("legrad",), clean=Clean(min_area=0.01), **cuts)
-    label(atlas.objects.url, policy, ["png"], str(tmp_path))
-    labels = {each.sample["key"]: each for shard in atlas.commits for each in labels_of(atlas, shard, policy)}
+    label(atlas, policy, ["png"], str(tmp_path))
+    labels = {each.sample["key"]: each for shard in atlas.commits for each in iter_labels(atlas, shard, policy)}
     dataset = MaskDataset(world.shards, tmp_path / "png")
     found = {sample.key: sample for sample in dataset}
     assert set(found) == {key for key, each in labels.items() if each.status == "ok"}

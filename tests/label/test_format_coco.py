@@ -10,13 +10,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from some_labels import CONTEXT, LABELS, MASKED, NAMED, box, written
 
-from pipeline.label.formats import EXPORTERS
+from pipeline.label.formats import LABEL_FORMATS
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "instances.json"
-    path.write_bytes(written(EXPORTERS["coco"], NAMED)["coco/instances.json"])
+    path.write_bytes(written(LABEL_FORMATS["coco"], NAMED)["coco/instances.json"])
     return path
 
 
@@ -36,10 +36,10 @@ def test_masks_regions_to_ignore_classes_and_boxes_come_back(file: Path, library
             assert len(found) == mask.any()
             for each in found:
                 assert np.array_equal(coco.annToMask(each), mask)
-                assert each["category_id"] == label.class_index
+                assert each["category_id"] == label.class_id
                 assert each["bbox"] == box(mask)
                 assert each["area"] == mask.sum()
-                assert coco.cats[each["category_id"]]["name"] == NAMED.name(label.class_index)
+                assert coco.cats[each["category_id"]]["name"] == NAMED.name(label.class_id)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_masks_against_themselves_are_perfect_and_what_is_ignored_does_not_count
 
 
 def test_all_tars_together_are_their_parts() -> None:
-    objects = written(EXPORTERS["coco"], NAMED)
+    objects = written(LABEL_FORMATS["coco"], NAMED)
     parts = [json.loads(objects[f"coco/shards/{shard}.json"]) for shard in LABELS]
     merged = json.loads(objects["coco/instances.json"])
     for name in ("images", "annotations"):

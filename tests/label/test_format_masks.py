@@ -16,9 +16,9 @@ from PIL import Image
 from pycocotools import mask as rle
 from some_labels import CONTEXT, LABELS, MASKED, box, label_of, shape, written
 
-from pipeline.label.formats import EXPORTERS
+from pipeline.label.formats import LABEL_FORMATS
 from pipeline.label.formats.parquet import MASKS
-from pipeline.label.formats.png_encoding import GREYS, VOC, indexed, values
+from pipeline.label.formats.png_encoding import GRAYS, VOC, encode_indexed_png, label_array
 from pipeline.label.mask import Label
 
 
@@ -34,7 +34,7 @@ def pixels(data: bytes) -> np.ndarray:
 # webdataset leaves the closing of its files to the garbage collector
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_masks_and_what_is_said_of_them(tmp_path: Path) -> None:
-    objects = written(EXPORTERS["png"])
+    objects = written(LABEL_FORMATS["png"])
     for shard, part in LABELS.items():
         path = tmp_path / f"{shard}.tar"
         path.write_bytes(objects[f"png/{shard}.tar"])
@@ -45,7 +45,7 @@ def test_webdataset_reads_masks_and_what_is_said_of_them(tmp_path: Path) -> None
             about = json.loads(sample["json"])
             assert about == {
                 "status": label.status,
-                "label": label.class_index,
+                "label": label.class_id,
                 "width": label.sample["width"],
                 "height": label.sample["height"],
                 "threshold": label.threshold,
@@ -65,7 +65,7 @@ def test_webdataset_reads_masks_and_what_is_said_of_them(tmp_path: Path) -> None
 
 def test_a_mask_in_a_tar_is_indexed_with_one_bit_or_with_eight_where_it_ignores() -> None:
     depths = {}
-    with tarfile.open(fileobj=io.BytesIO(written(EXPORTERS["png"])["png/first.tar"])) as archive:
+    with tarfile.open(fileobj=io.BytesIO(written(LABEL_FORMATS["png"])["png/first.tar"])) as archive:
         for name in archive.getnames():
             if name.endswith(".png"):
                 data = archive.extractfile(name).read()
@@ -73,10 +73,10 @@ def test_a_mask_in_a_tar_is_indexed_with_one_bit_or_with_eight_where_it_ignores(
     assert depths == {"ring.mask.png": (8, 3), "folder/two.mask.png": (1, 3), "nothing.mask.png": (8, 3)}
 
 
-@pytest.mark.parametrize("palette", [GREYS, VOC])
+@pytest.mark.parametrize("palette", [GRAYS, VOC])
 def test_every_reader_finds_the_colours_of_the_palette(palette: bytes) -> None:
-    coded = values(MASKED[0])
-    data = indexed(coded, palette)
+    coded = label_array(MASKED[0])
+    data = encode_indexed_png(coded, palette)
     assert np.array_equal(pixels(data), coded)
     colours = np.frombuffer(palette, np.uint8).reshape(256, 3)[coded]
     assert np.array_equal(np.array(Image.open(io.BytesIO(data)).convert("RGB")), colours)
@@ -92,7 +92,7 @@ def test_the_voc_palette_is_that_of_voc() -> None:
 
 
 def test_voc_folders_hold_the_masks_that_their_lists_name() -> None:
-    objects = written(EXPORTERS["voc"])
+    objects = written(LABEL_FORMATS["voc"])
     lists = {
         name: objects[f"voc/ImageSets/Segmentation/{name}.txt"].decode().splitlines()
         for name in (*LABELS, "default")
@@ -110,7 +110,7 @@ def test_voc_folders_hold_the_masks_that_their_lists_name() -> None:
 
 def test_torchvision_pairs_voc_masks_with_pictures(tmp_path: Path) -> None:
     root = tmp_path / "VOCdevkit" / "VOC2012"
-    for name, data in written(EXPORTERS["voc"]).items():
+    for name, data in written(LABEL_FORMATS["voc"]).items():
         path = root / name.removeprefix("voc/").replace("default.txt", "train.txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -126,16 +126,16 @@ def test_torchvision_pairs_voc_masks_with_pictures(tmp_path: Path) -> None:
 
 
 def test_imagenet_s_codes_class_other_and_ignore_in_red_and_green() -> None:
-    objects = written(EXPORTERS["imagenet_s"])
+    objects = written(LABEL_FORMATS["imagenet_s"])
     assert len(objects) == len(MASKED)
     for label in MASKED:
         rgb = pixels(objects[f"imagenet_s/{label.sample['key'].removeprefix('./')}.png"]).astype(int)
         ids = rgb[..., 0] + 256 * rgb[..., 1]
-        assert np.array_equal(ids, np.select([label.mask, label.ignore], [label.class_index + 1, 1000], 0))
+        assert np.array_equal(ids, np.select([label.mask, label.ignore], [label.class_id + 1, 1000], 0))
 
 
 def test_datasets_reads_run_lengths_that_pycocotools_decodes(tmp_path: Path) -> None:
-    objects = written(EXPORTERS["parquet"])
+    objects = written(LABEL_FORMATS["parquet"])
     every = [each for part in LABELS.values() for each in part]
     for name, data in objects.items():
         (tmp_path / Path(name).name).write_bytes(data)
@@ -147,7 +147,7 @@ def test_datasets_reads_run_lengths_that_pycocotools_decodes(tmp_path: Path) -> 
     assert len(found) == len(every)
     for row, label in zip(found, every, strict=True):
         assert (row["row"], row["key"], row["status"]) == (label.sample["row"], label.sample["key"], label.status)
-        assert (row["label"], row["width"]) == (label.class_index, label.sample["width"])
+        assert (row["label"], row["width"]) == (label.class_id, label.sample["width"])
         if label.mask_rle is None:
             assert row["mask"] is row["ignore"] is row["bbox"] is row["area"] is None
             continue
@@ -159,5 +159,5 @@ def test_datasets_reads_run_lengths_that_pycocotools_decodes(tmp_path: Path) -> 
 
 def test_a_label_without_a_mask_has_no_values() -> None:
     with pytest.raises(ValueError, match="a: has no mask"):
-        values(Label({"key": "a"}, "undecodable"))
-    assert not values(label_of(0, "a", shape())).any()
+        label_array(Label({"key": "a"}, "undecodable"))
+    assert not label_array(label_of(0, "a", shape())).any()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from some_labels import CONTEXT, LABELS, MASKED, NAMED, label_of, shape, written
 
-from pipeline.label.formats import EXPORTERS
-from pipeline.label.formats.base import Context
+from pipeline.label.formats import LABEL_FORMATS
+from pipeline.label.formats.base import ExportContext
 from pipeline.label.formats.labelstudio_rle import brush_rle
 
 
@@ -52,7 +52,7 @@ def where(rgb: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
 
 
 def test_a_cvat_archive_says_by_colour_what_is_what() -> None:
-    objects, maps = written(EXPORTERS["cvat"], NAMED), {}
+    objects, maps = written(LABEL_FORMATS["cvat"], NAMED), {}
     for shard, part in LABELS.items():
         masked = [each for each in part if each.mask_rle is not None]
         with zipfile.ZipFile(io.BytesIO(objects[f"cvat/{shard}.zip"])) as archive:
@@ -67,7 +67,7 @@ def test_a_cvat_archive_says_by_colour_what_is_what() -> None:
                     np.array(Image.open(io.BytesIO(archive.read(f"{folder}/{key}.png"))))
                     for folder in ("SegmentationClass", "SegmentationObject")
                 )
-                expected = np.select([each.mask, each.ignore], [NAMED.name(each.class_index), "ignore"], "background")
+                expected = np.select([each.mask, each.ignore], [NAMED.name(each.class_id), "ignore"], "background")
                 for colour, name in names.items():
                     assert np.array_equal(where(by_class, colour), expected == name)
                 assert np.array_equal(where(by_object, (128, 0, 0)), each.mask)
@@ -78,18 +78,18 @@ def test_a_cvat_archive_says_by_colour_what_is_what() -> None:
 @pytest.mark.parametrize("name", ["background", "ignore", "a:b", "#a", "a\nb"])
 def test_cvat_has_a_label_for_a_class_of_any_name(name: str) -> None:
     some = [
-        label_of(0, "a", shape((0, 0, 3, 3)), class_index=254),
-        label_of(1, "b", shape((0, 0, 3, 3)), class_index=1),
+        label_of(0, "a", shape((0, 0, 3, 3)), class_id=254),
+        label_of(1, "b", shape((0, 0, 3, 3)), class_id=1),
     ]
-    context = Context("h", ("other", name, *map(str, range(2, 255))))
-    (data,) = dict(EXPORTERS["cvat"].export("t", iter(some), context)).values()
+    context = ExportContext("h", ("other", name, *map(str, range(2, 255))))
+    (data,) = dict(LABEL_FORMATS["cvat"].export("t", iter(some), context)).values()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = list(cvat_labels(archive).values())
     assert len(names) == len(set(names)) == 4
 
 
 def test_label_studio_decodes_its_brush_to_the_mask() -> None:
-    objects = written(EXPORTERS["labelstudio"], NAMED)
+    objects = written(LABEL_FORMATS["labelstudio"], NAMED)
     tasks = [task for shard in LABELS for task in json.loads(objects[f"labelstudio/shards/{shard}.json"])]
     assert [task["data"]["image"] for task in tasks] == [each.sample["member"] for each in MASKED]
     config = ElementTree.fromstring(objects["labelstudio/config.xml"])
@@ -108,7 +108,7 @@ def test_label_studio_decodes_its_brush_to_the_mask() -> None:
             assert name in choices
             size = region["original_height"], region["original_width"], 4
             found[name] = decode_rle(region["value"]["rle"]).reshape(size)[..., 3] == 255
-        expected = {NAMED.name(each.class_index): each.mask, "ignore": each.ignore}
+        expected = {NAMED.name(each.class_id): each.mask, "ignore": each.ignore}
         expected = {name: mask for name, mask in expected.items() if mask.any()}
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], mask) for name, mask in expected.items())
@@ -122,16 +122,16 @@ def test_brush_run_lengths_are_those_of_label_studio(size: tuple[int, int], shar
 
 
 def test_names_of_classes_are_escaped_in_the_labelling_interface() -> None:
-    context = Context("h", ("""<b>"&'/>""", "ignore"))
-    some = [label_of(row, f"{row}", shape((0, 0, 3, 3)), class_index=row) for row in (0, 1)]
-    objects = dict(EXPORTERS["labelstudio"].export("t", iter(some), context))
-    objects |= dict(EXPORTERS["labelstudio"].merge(["t"], objects.__getitem__, context))
+    context = ExportContext("h", ("""<b>"&'/>""", "ignore"))
+    some = [label_of(row, f"{row}", shape((0, 0, 3, 3)), class_id=row) for row in (0, 1)]
+    objects = dict(LABEL_FORMATS["labelstudio"].export("t", iter(some), context))
+    objects |= dict(LABEL_FORMATS["labelstudio"].merge(["t"], objects.__getitem__, context))
     config = ElementTree.fromstring(objects["labelstudio/config.xml"])
     assert [each.attrib["value"] for each in config.iter("Label")] == ["""<b>"&'/>""", "ignore (1)", "ignore"]
 
 
 def test_a_fiftyone_dataset_has_masks_classes_and_boxes() -> None:
-    objects = written(EXPORTERS["fiftyone"], NAMED)
+    objects = written(LABEL_FORMATS["fiftyone"], NAMED)
     assert json.loads(objects["fiftyone/metadata.json"]) == {
         "media_type": "image",
         "info": {"policy": CONTEXT.policy_hash, "mask_targets": {"1": "object", "255": "ignore"}},
@@ -144,7 +144,7 @@ def test_a_fiftyone_dataset_has_masks_classes_and_boxes() -> None:
         assert sample["metadata"] == {"_cls": "ImageMetadata", "width": size[0], "height": size[1]}
         assert sample["pseudo_label"] == {
             "_cls": "Classification",
-            "label": NAMED.name(each.class_index),
+            "label": NAMED.name(each.class_id),
             "confidence": each.probability,
         }
         # its importer takes a path as relative to the dataset where fields/ has a folder of the field's name

@@ -8,10 +8,10 @@ import pytest
 from some_labels import CONTEXT, LABELS, MASKED, label_of, shape, written
 
 from pipeline.image.score_map import score_map, window
-from pipeline.label.formats import EXPORTERS
+from pipeline.label.formats import LABEL_FORMATS
 from schemas.errors import UsageError
 
-MAPPED = [each for part in LABELS.values() for each in part if each.heat is not None]
+MAPPED = [each for part in LABELS.values() for each in part if each.heatmap is not None]
 
 
 def lines(objects: dict[str, bytes], name: str) -> list[list[str]]:
@@ -20,7 +20,7 @@ def lines(objects: dict[str, bytes], name: str) -> list[list[str]]:
 
 
 def test_score_maps_stand_under_the_image_id_with_npy_behind_it() -> None:
-    objects = written(EXPORTERS["wsol"])
+    objects = written(LABEL_FORMATS["wsol"])
     ids = [fields[0] for fields in lines(objects, "image_ids")]
     assert ids == [each.sample["member"].removeprefix("./") for each in MAPPED]
     assert {name for name in objects if name.endswith(".npy")} == {f"wsol/score_maps/{each}.npy" for each in ids}
@@ -28,13 +28,13 @@ def test_score_maps_stand_under_the_image_id_with_npy_behind_it() -> None:
         scores = np.load(io.BytesIO(objects[f"wsol/score_maps/{image_id}.npy"]))
         assert (scores.shape, scores.dtype) == ((224, 224), np.float64)
         assert (scores.min(), scores.max()) == (0, 1)
-        assert np.array_equal(scores, score_map(each.heat.values, window(each.sample, each.frame)))
+        assert np.array_equal(scores, score_map(each.heatmap.values, window(each.sample, each.frame)))
 
 
 def test_metadata_say_classes_sizes_and_boxes() -> None:
-    objects = written(EXPORTERS["wsol"])
+    objects = written(LABEL_FORMATS["wsol"])
     ids = [each.sample["member"].removeprefix("./") for each in MAPPED]
-    assert lines(objects, "class_labels") == [[i, str(e.class_index)] for i, e in zip(ids, MAPPED, strict=True)]
+    assert lines(objects, "class_labels") == [[i, str(e.class_id)] for i, e in zip(ids, MAPPED, strict=True)]
     sizes = [[i, str(e.sample["width"]), str(e.sample["height"])] for i, e in zip(ids, MAPPED, strict=True)]
     assert lines(objects, "image_sizes") == sizes
     boxes = [
@@ -46,7 +46,7 @@ def test_metadata_say_classes_sizes_and_boxes() -> None:
 
 def test_a_comma_in_an_image_id_is_refused() -> None:
     with pytest.raises(UsageError, match=r"'a,b\.jpg': cannot be the name of a file in this format"):
-        list(EXPORTERS["wsol"].export("t", iter([label_of(0, "a,b", shape((0, 0, 3, 3)))]), CONTEXT))
+        list(LABEL_FORMATS["wsol"].export("t", iter([label_of(0, "a,b", shape((0, 0, 3, 3)))]), CONTEXT))
 
 
 def test_the_window_is_what_the_network_saw() -> None:
@@ -56,11 +56,11 @@ def test_the_window_is_what_the_network_saw() -> None:
 
 def test_prompts_lie_where_they_say() -> None:
     for shard, part in LABELS.items():
-        content = json.loads(written(EXPORTERS["sam"])[f"sam/{shard}.json"])
+        content = json.loads(written(LABEL_FORMATS["sam"])[f"sam/{shard}.json"])
         good = [each for each in part if each.mask_rle is not None and each.boxes]
         assert content["policy"] == CONTEXT.policy_hash
         for image, each in zip(content["images"], good, strict=True):
-            assert (image["key"], image["label"]) == (each.sample["key"], each.class_index)
+            assert (image["key"], image["label"]) == (each.sample["key"], each.class_id)
             assert image["image"] == each.sample["member"]
             assert [tuple(prompt["box"]) for prompt in image["prompts"]] == list(each.boxes)
             for prompt in image["prompts"]:
@@ -77,7 +77,7 @@ def test_the_first_point_is_in_the_middle_of_a_disc_and_the_others_apart() -> No
     disc = (rows - 40) ** 2 + (columns - 60) ** 2 <= 20**2
     bar = shape((5, 10, 64, 15), size=(80, 100))
     for mask, middle in ((disc, [60, 40]), (bar, None)):
-        (data,) = dict(EXPORTERS["sam"].export("t", iter([label_of(0, "a", mask)]), CONTEXT)).values()
+        (data,) = dict(LABEL_FORMATS["sam"].export("t", iter([label_of(0, "a", mask)]), CONTEXT)).values()
         (prompt,) = json.loads(data)["images"][0]["prompts"]
         inside = [point for point, sign in zip(prompt["point_coords"], prompt["point_labels"], strict=True) if sign]
         outside = [
@@ -94,6 +94,6 @@ def test_the_first_point_is_in_the_middle_of_a_disc_and_the_others_apart() -> No
 
 def test_without_sure_background_there_is_no_negative_point() -> None:
     mask = shape((5, 5, 10, 10))
-    (data,) = dict(EXPORTERS["sam"].export("t", iter([label_of(0, "a", mask, ~mask)]), CONTEXT)).values()
+    (data,) = dict(LABEL_FORMATS["sam"].export("t", iter([label_of(0, "a", mask, ~mask)]), CONTEXT)).values()
     (prompt,) = json.loads(data)["images"][0]["prompts"]
     assert set(prompt["point_labels"]) == {1}

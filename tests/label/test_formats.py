@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from some_labels import CONTEXT, LABELS, NAMED, label_of, labels, shape, written
 
-from pipeline.label.formats import EXPORTERS
+from pipeline.label.formats import LABEL_FORMATS
 from pipeline.store import ObjectStore
 from schemas.errors import UsageError
 
@@ -21,27 +21,27 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "add-an-exporter.md"
 """Its example is held to what holds for every format."""
 
 
-@pytest.fixture(params=[*EXPORTERS, "csv"])
+@pytest.fixture(params=[*LABEL_FORMATS, "csv"])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param not in EXPORTERS:
+    if request.param not in LABEL_FORMATS:
         (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
         example: dict[str, Any] = {}
         exec(compile(code, PAGE.name, "exec"), example)
-        monkeypatch.setitem(EXPORTERS, "csv", example["Csv"]())
+        monkeypatch.setitem(LABEL_FORMATS, "csv", example["Csv"]())
     return request.param
 
 
 def test_equal_labels_make_equal_bytes_at_any_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = written(EXPORTERS[name])
+    first = written(LABEL_FORMATS[name])
     for clock in ("time.time", "time.monotonic"):
         monkeypatch.setattr(clock, lambda: 2_000_000_000.0)
     monkeypatch.setattr("some_labels.LABELS", labels())
-    assert written(EXPORTERS[name]) == first
+    assert written(LABEL_FORMATS[name]) == first
 
 
 def test_every_object_lies_in_a_folder_of_the_format(name: str, tmp_path) -> None:
     objects = ObjectStore(str(tmp_path / "out"))
-    for path, data in written(EXPORTERS[name]).items():
+    for path, data in written(LABEL_FORMATS[name]).items():
         assert path.startswith(f"{name}/")
         assert "evil" not in path
         objects.put(path, data)
@@ -49,13 +49,13 @@ def test_every_object_lies_in_a_folder_of_the_format(name: str, tmp_path) -> Non
 
 
 def test_only_a_format_that_says_so_names_files_by_key(name: str) -> None:
-    used = any("ring" in path for path in written(EXPORTERS[name]))
-    assert used == EXPORTERS[name].by_key
+    used = any("ring" in path for path in written(LABEL_FORMATS[name]))
+    assert used == LABEL_FORMATS[name].names_files_by_key
 
 
 def test_tars_without_a_mask_are_exported_too(name: str) -> None:
-    nothing = [each for each in LABELS["first"] if each.heat is None]
-    exporter = EXPORTERS[name]
+    nothing = [each for each in LABELS["first"] if each.heatmap is None]
+    exporter = LABEL_FORMATS[name]
     objects = dict(exporter.export("bare", iter(nothing), CONTEXT)) | dict(exporter.export("none", iter(()), CONTEXT))
     merged = dict(exporter.merge(["bare", "none"], objects.__getitem__, CONTEXT))
     assert merged.keys() == dict(exporter.merge([], objects.__getitem__, CONTEXT)).keys() <= written(exporter).keys()
@@ -64,18 +64,18 @@ def test_tars_without_a_mask_are_exported_too(name: str) -> None:
 @pytest.mark.parametrize("key", ["a//b", "a/./b", "a\nb"])
 def test_a_key_that_is_no_name_of_a_file_is_refused(name: str, key: str) -> None:
     one = label_of(0, key, shape((0, 0, 3, 3)))
-    if not EXPORTERS[name].by_key and name != "cvat":
-        assert list(EXPORTERS[name].export("t", iter([one]), CONTEXT))
+    if not LABEL_FORMATS[name].names_files_by_key and name != "cvat":
+        assert list(LABEL_FORMATS[name].export("t", iter([one]), CONTEXT))
         return
     with pytest.raises(UsageError, match="cannot be the name of a file in this format; rename it, or take png"):
-        list(EXPORTERS[name].export("t", iter([one]), CONTEXT))
+        list(LABEL_FORMATS[name].export("t", iter([one]), CONTEXT))
 
 
 @pytest.mark.parametrize(
     ("format_name", "path"), [("coco", "coco/instances.json"), ("fiftyone", "fiftyone/samples.json")]
 )
 def test_a_merge_holds_bytes_not_objects(format_name: str, path: str) -> None:
-    exporter = EXPORTERS[format_name]
+    exporter = LABEL_FORMATS[format_name]
     rng = np.random.default_rng(0)
     parts = {}
     for shard in range(40):
@@ -90,21 +90,21 @@ def test_a_merge_holds_bytes_not_objects(format_name: str, path: str) -> None:
 
 def test_voc_refuses_a_tar_that_is_called_as_the_list_of_all() -> None:
     with pytest.raises(UsageError, match="default: the list of its keys"):
-        list(EXPORTERS["voc"].export("default", iter(()), CONTEXT))
+        list(LABEL_FORMATS["voc"].export("default", iter(()), CONTEXT))
 
 
-@pytest.mark.parametrize(("class_index", "number"), [(0, 1), (998, 999), (999, 1001), (20_000, 20_002)])
-def test_no_class_of_imagenet_s_is_coded_as_ignored(class_index: int, number: int) -> None:
-    label = label_of(1, "b", shape((0, 0, 3, 3)), class_index=class_index)
-    ((_, data),) = EXPORTERS["imagenet_s"].export("t", iter([label]), CONTEXT)
+@pytest.mark.parametrize(("class_id", "number"), [(0, 1), (998, 999), (999, 1001), (20_000, 20_002)])
+def test_no_class_of_imagenet_s_is_coded_as_ignored(class_id: int, number: int) -> None:
+    label = label_of(1, "b", shape((0, 0, 3, 3)), class_id=class_id)
+    ((_, data),) = LABEL_FORMATS["imagenet_s"].export("t", iter([label]), CONTEXT)
     rgb = np.asarray(Image.open(io.BytesIO(data))).astype(int)
     assert set(np.unique(rgb[..., 0] + 256 * rgb[..., 1])) == {0, number}
 
 
 def test_classes_that_share_a_name_are_told_apart() -> None:
-    some = [label_of(0, "a", shape((0, 0, 3, 3)), class_index=1), label_of(1, "b", shape((0, 0, 3, 3)), class_index=2)]
+    some = [label_of(0, "a", shape((0, 0, 3, 3)), class_id=1), label_of(1, "b", shape((0, 0, 3, 3)), class_id=2)]
     context = replace(NAMED, classes=("tench", "crane", "crane"))
-    (data,) = dict(EXPORTERS["coco"].export("t", iter(some), context)).values()
+    (data,) = dict(LABEL_FORMATS["coco"].export("t", iter(some), context)).values()
     assert b'"crane (1)"' in data
     assert b'"crane (2)"' in data
 

@@ -15,8 +15,9 @@ from pycocotools.coco import COCO
 from support import jpeg, samples, write_tar
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.label import EXPORTERS, label, labels_of, read_labels, read_policy
+from pipeline.label import LABEL_FORMATS, iter_labels, label, read_labels, read_policy
 from pipeline.run import INLINE, run
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import UsageError
@@ -30,7 +31,7 @@ POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), c
 @pytest.fixture(scope="module")
 def labels(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("labels")
-    label(atlas.objects.url, POLICY, EXPORTERS, str(out))
+    label(atlas, POLICY, LABEL_FORMATS, str(out))
     return out
 
 
@@ -113,7 +114,7 @@ def test_a_key_that_is_unsafe_or_not_its_own_is_in_the_table_only(checkpoint, tm
     out = str(tmp_path / "atlas")
     plan(RunSpec(shards=(shard,), model=checkpoint, methods=("legrad",)), out)
     run(out, INLINE)
-    made = label(out, POLICY, EXPORTERS, str(tmp_path / "labels"))
+    made = label(Atlas.open(out), POLICY, LABEL_FORMATS, str(tmp_path / "labels"))
     assert {made.counts[status] for status in ("unsafe_key", "duplicate_key")} == {1}
     assert read_labels(str(tmp_path / "labels"))["status"].to_pylist()[2:] == ["unsafe_key", "duplicate_key"]
     with tarfile.open(tmp_path / "labels" / "png" / "a.tar") as archive:
@@ -121,7 +122,7 @@ def test_a_key_that_is_unsafe_or_not_its_own_is_in_the_table_only(checkpoint, tm
 
 
 def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_path: Path) -> None:
-    label(atlas.objects.url, POLICY, EXPORTERS, str(tmp_path))
+    label(atlas, POLICY, LABEL_FORMATS, str(tmp_path))
     for path in labels.rglob("*"):
         if path.is_file():
             assert (tmp_path / path.relative_to(labels)).read_bytes() == path.read_bytes()
@@ -165,7 +166,7 @@ def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) ->
 def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atlas) -> None:
     other = Policy.model_validate(POLICY.model_dump() | {"normalise": "clip"})
     with pytest.raises(UsageError, match=r"something else \(policy.normalise is 'minmax', not 'clip'\); name another"):
-        label(atlas.objects.url, other, EXPORTERS, str(labels))
+        label(atlas, other, LABEL_FORMATS, str(labels))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atla
 def test_a_mistake_writes_nothing(atlas: Atlas, tmp_path: Path, change: dict, formats: list[str], says: str) -> None:
     policy = Policy.model_validate(POLICY.model_dump() | change)
     with pytest.raises(UsageError, match=says):
-        label(atlas.objects.url, policy, formats, str(tmp_path / "out"))
+        label(atlas, policy, formats, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -197,7 +198,7 @@ def test_every_row_says_what_it_was_made_from(labels: Path, atlas: Atlas) -> Non
 
 
 def test_on_ray_the_bytes_are_the_same(ray_cluster: None, labels: Path, atlas: Atlas, tmp_path: Path) -> None:
-    label(atlas.objects.url, POLICY, EXPORTERS, str(tmp_path), address="local")
+    label(atlas, POLICY, LABEL_FORMATS, str(tmp_path), options=ComputeOptions("local"))
     for path in labels.rglob("*"):
         if path.is_file():
             assert (tmp_path / path.relative_to(labels)).read_bytes() == path.read_bytes(), path
@@ -205,8 +206,8 @@ def test_on_ray_the_bytes_are_the_same(ray_cluster: None, labels: Path, atlas: A
 
 def test_a_map_that_says_nothing_is_no_surely_empty_mask(atlas: Atlas, tmp_path: Path) -> None:
     policy = Policy(name="u", methods=("uniform",), cut=Cut(kind="otsu"), background=Cut(kind="fixed", at=0.1))
-    assert label(atlas.objects.url, policy, ["png"], str(tmp_path / "u")).counts == {"no_signal": 48}
+    assert label(atlas, policy, ["png"], str(tmp_path / "u")).counts == {"no_signal": 48}
     both = policy.model_copy(update={"methods": ("legrad", "uniform")})
     alone = policy.model_copy(update={"methods": ("legrad",)})
-    pairs = [labels_of(atlas, "demo-validation-00", each) for each in (both, alone)]
+    pairs = [iter_labels(atlas, "demo-validation-00", each) for each in (both, alone)]
     assert all(a.mask_rle == b.mask_rle for a, b in zip(*pairs, strict=True))

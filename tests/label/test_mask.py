@@ -7,7 +7,7 @@ from skimage.filters import threshold_otsu
 
 from pipeline.image.upsample import enlarge
 from pipeline.label.combine import combine
-from pipeline.label.mask import Heat, Label, make
+from pipeline.label.mask import Heatmap, Label, make_label
 from schemas.policy import Clean, Cut, Filter, Policy
 
 SQUASHED = {
@@ -25,7 +25,7 @@ def policy(**options) -> Policy:
 
 def cut(values: np.ndarray, bounds: np.ndarray, sample: dict, policy: Policy) -> Label:
     """The label of a map of one method."""
-    return make(Heat(*combine({"legrad": values}, {"legrad": bounds}, policy)), sample, FRAME, policy)
+    return make_label(Heatmap(*combine({"legrad": values}, {"legrad": bounds}, policy)), sample, FRAME, policy)
 
 
 def test_a_squashed_map_is_resized_linearly_as_opencv_does() -> None:
@@ -57,7 +57,7 @@ def two_blobs() -> np.ndarray:
 
 def test_components_have_their_boxes_largest_first() -> None:
     label = cut(two_blobs(), BOUNDS, SQUASHED, policy())
-    assert (label.status, label.class_index, label.threshold, len(label.boxes)) == ("ok", 3, 0.5, 2)
+    assert (label.status, label.class_id, label.threshold, len(label.boxes)) == ("ok", 3, 0.5, 2)
     for x0, y0, x1, y1 in label.boxes:
         part = label.mask[y0 : y1 + 1, x0 : x1 + 1]
         assert part[0].any()
@@ -118,7 +118,7 @@ def test_max_normalisation_takes_the_positive_part_of_the_raw_map() -> None:
 
 
 def test_the_class_is_that_of_the_target() -> None:
-    assert cut(two_blobs(), BOUNDS, SQUASHED, policy(target="predicted")).class_index == 5
+    assert cut(two_blobs(), BOUNDS, SQUASHED, policy(target="predicted")).class_id == 5
 
 
 GROUND = {"kind": "fixed", "at": 0.2}

@@ -8,7 +8,7 @@ import pytest
 from support import samples
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.label import Tuning, label, labels_of, read_labels
+from pipeline.label import CalibrationSource, iter_labels, label, read_labels
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
@@ -19,7 +19,7 @@ POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), c
 
 def test_a_policy_that_is_not_calibrated_is_not_tuned(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its cut is not calibrated, so there is nothing to tune"):
-        label(atlas.objects.url, POLICY, ["png"], str(tmp_path / "out"), Tuning(str(world.truth)))
+        label(atlas, POLICY, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(world.truth)))
     assert not (tmp_path / "out").exists()
 
 
@@ -40,19 +40,19 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
     atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
     truth = split(world, tmp_path, 8)
-    made = label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(truth)))
+    made = label(atlas, CALIBRATED, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(truth)))
     known = read_truth(world.truth)
     means = {}
     for at in (each / 50 for each in range(1, 50)):
         overlaps = []
-        for each in labels_of(atlas, "demo-validation-00", CALIBRATED.at(at)):
+        for each in iter_labels(atlas, "demo-validation-00", CALIBRATED.at(at)):
             if each.sample["ordinal"] < 8:
                 real = known.find(each.sample["key"]).mask
                 overlaps.append((each.mask & real).sum() / (each.mask | real).sum())
         means[at] = np.mean(overlaps)
     best = max(means, key=means.get)
     assert made.policy.cut == Cut(kind="fixed", at=best)
-    assert f"largest mean IoU, {means[best]:.4f}, of 8 pictures in split.json" in made.calibration
+    assert f"largest mean IoU, {means[best]:.4f}, of 8 images in split.json" in made.calibration
     table = read_labels(str(tmp_path / "out"))
     assert set(table["threshold"].to_pylist()) == {best}
     about = json.loads((tmp_path / "out" / "policy.json").read_text())
@@ -63,13 +63,13 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
 def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one(
     atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
-    truth = Tuning(str(split(world, tmp_path, 8)))
+    truth = CalibrationSource(read_truth(split(world, tmp_path, 8)))
     several = CALIBRATED.model_copy(update={"methods": ("legrad", "attention")})
-    plain = label(atlas.objects.url, several, ["png"], str(tmp_path / "plain"), truth)
+    plain = label(atlas, several, ["png"], str(tmp_path / "plain"), truth)
     strict = several.model_copy(
         update={"cut": Cut(kind="calibrated", scale=1.5), "background": Cut(kind="calibrated", scale=0.5)}
     )
-    scaled = label(atlas.objects.url, strict, ["png"], str(tmp_path / "scaled"), truth)
+    scaled = label(atlas, strict, ["png"], str(tmp_path / "scaled"), truth)
     assert scaled.policy.cut == Cut(kind="fixed", at=plain.policy.cut.at, scale=1.5)
     assert scaled.policy.background == Cut(kind="fixed", at=plain.policy.cut.at, scale=0.5)
     assert scaled.ignored > plain.ignored == 0
@@ -80,7 +80,9 @@ def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: SyntheticData
     for each in content["annotations"]:
         del each["segmentation"]
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    made = label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(tmp_path / "boxes.json")))
+    made = label(
+        atlas, CALIBRATED, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(tmp_path / "boxes.json"))
+    )
     assert 0 < made.policy.cut.at < 1
 
 
@@ -89,8 +91,8 @@ def test_a_split_of_other_pictures_is_a_users_mistake(atlas: Atlas, world: Synth
     for image in content["images"]:
         image["file_name"] = f"other_{image['file_name']}"
     (tmp_path / "other.json").write_text(json.dumps(content))
-    with pytest.raises(UsageError, match=r"other\.json: has no object in any picture of"):
-        label(atlas.objects.url, CALIBRATED, ["png"], str(tmp_path / "out"), Tuning(str(tmp_path / "other.json")))
+    with pytest.raises(UsageError, match=r"other\.json: has no object in any image of"):
+        label(atlas, CALIBRATED, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(tmp_path / "other.json")))
     assert not (tmp_path / "out").exists()
 
 
@@ -104,11 +106,11 @@ def test_a_calibrated_threshold_stands_when_more_tars_are_finished(
     ]
     boxes = [{"id": number + 1, "image_id": number, "category_id": 1, "bbox": [5, 5, 20, 15]} for number in range(16)]
     (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": boxes}))
-    tuning, out = Tuning(str(tmp_path / "truth.json")), str(tmp_path / "labels")
+    tuning, out = CalibrationSource(read_truth(tmp_path / "truth.json")), str(tmp_path / "labels")
     (finished / "commits" / "part-2.json").rename(tmp_path / "part-2.json")
-    first = label(str(finished), CALIBRATED, ["png"], out, tuning)
+    first = label(Atlas.open(str(finished)), CALIBRATED, ["png"], out, tuning)
     (tmp_path / "part-2.json").rename(finished / "commits" / "part-2.json")
-    second = label(str(finished), CALIBRATED, ["png"], out, tuning)
+    second = label(Atlas.open(str(finished)), CALIBRATED, ["png"], out, tuning)
     assert second.policy == first.policy
-    assert "12 pictures" in second.calibration
+    assert "12 images" in second.calibration
     assert sum(second.counts.values()) == 16

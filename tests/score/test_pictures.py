@@ -8,11 +8,12 @@ from score.worlds import boxed, change, first, of_keys, rows_of, small, without
 from support import samples, write_tar
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.label.calibrate import Tuning
+from pipeline.label.calibrate import CalibrationSource
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
 from schemas.policy import Cut, Policy
 from schemas.run import RunSpec
@@ -119,7 +120,7 @@ def test_one_truth_is_not_that_of_two_samples(
     uses = {
         "truth": lambda: score(url, truth, subset=True),
         "tune": lambda: score(url, own, tune=truth, subset=True),
-        "calibrate": lambda: Tuning(truth).threshold(
+        "calibrate": lambda: CalibrationSource(read_truth(truth)).find_threshold(
             atlas, Policy(name="p", methods=("random",), cut=Cut(kind="calibrated"))
         ),
     }

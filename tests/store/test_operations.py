@@ -14,6 +14,7 @@ from pipeline.label import label
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score
+from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas.policy import Cut, Policy
 from schemas.run import ModelSpec, RunRecord, RunSpec
@@ -58,8 +59,8 @@ STAGES: dict[str, Callable[[Path, Any], object]] = {
     "resume": lambda url, _: run(str(url), INLINE),
     "status": lambda url, vitatlas: vitatlas("status", url),
     "verify": lambda url, _: verify(str(url)),
-    "label": lambda url, _: label(str(url), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
-    "label again": lambda url, _: label(str(url), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
+    "label": lambda url, _: label(Atlas.open(str(url)), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
+    "label again": lambda url, _: label(Atlas.open(str(url)), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
     "score": lambda url, _: score(str(url), str(url.parent / "boxes.csv")),
     "score again": lambda url, _: score(str(url), str(url.parent / "boxes.csv")),
 }

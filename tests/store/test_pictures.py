@@ -9,7 +9,7 @@ import pytest
 from support import jpeg, samples, write_tar
 
 from pipeline.image import Frame
-from pipeline.label import labels_of
+from pipeline.label import iter_labels
 from pipeline.read import decode
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -65,10 +65,10 @@ def test_a_tar_of_other_pictures_is_refused(
     shard = replace(atlas.run.shards[0], url=other, samples=sum(name.endswith(".jpg") for name, _ in members))
     moved = Atlas(atlas.objects, atlas.run.model_copy(update={"shards": (shard,)}))
     with pytest.raises(CorruptShardError, match=says):
-        list(labels_of(moved, "a", POLICY) if labels else pictures(moved.run, moved.shard("a"), GOOD, 4))
+        list(iter_labels(moved, "a", POLICY) if labels else pictures(moved.run, moved.shard("a"), GOOD, 4))
 
 
 def test_samples_without_maps_are_labelled_in_their_place(atlas: Atlas) -> None:
-    found = list(labels_of(atlas, "a", POLICY))
+    found = list(iter_labels(atlas, "a", POLICY))
     assert [label.sample["ordinal"] for label in found] == list(range(12))
     assert [label.status == "undecodable" for label in found] == [number == 1 for number in range(12)]

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from support import samples, write_tar
 
-from pipeline.label import labels_of
+from pipeline.label import iter_labels
 from pipeline.read import Decoders, Frame, Sample, batches, count, find
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -203,7 +203,7 @@ def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
 
 def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
     source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[1]
-    for sample, label in zip(read_all(shard), labels_of(atlas, shard.name, OTSU), strict=True):
+    for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
         known = source.of(shard.name, sample)
         assert (known.object == label.mask).all()
         assert not known.ignore.any()
@@ -231,7 +231,7 @@ def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
     source = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"filter": Filter(area=(0.1, 0.3))}))
     known = {True: 0, False: 0}
     for shard in atlas.run.shards:
-        for sample, label in zip(read_all(shard), labels_of(atlas, shard.name, OTSU), strict=True):
+        for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
             kept = 0.1 <= label.area <= 0.3
             assert (source.of(shard.name, sample) is not None) == kept
             known[kept] += 1
@@ -241,7 +241,7 @@ def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
 def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
     policy = OTSU.model_copy(update={"background": Cut(kind="otsu", scale=0.7)})
     source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
-    for sample, label in zip(read_all(shard), labels_of(atlas, shard.name, policy), strict=True):
+    for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, policy), strict=True):
         known = source.of(shard.name, sample)
         assert (known.ignore == label.ignore).all()
         assert known.ignore.any()
@@ -251,7 +251,7 @@ def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
 def test_a_policy_that_refines_reads_the_pictures_again(atlas: Atlas) -> None:
     refined = OTSU.model_copy(update={"refine": Pamr(iterations=2, dilations=(1, 4))})
     source, shard = PseudoMasks(atlas.objects.url, refined), atlas.run.shards[0]
-    pairs = zip(labels_of(atlas, shard.name, OTSU), labels_of(atlas, shard.name, refined), strict=True)
+    pairs = zip(iter_labels(atlas, shard.name, OTSU), iter_labels(atlas, shard.name, refined), strict=True)
     differ = 0
     for sample, (coarse, sharp) in zip(read_all(shard), pairs, strict=True):
         known = source.of(shard.name, sample)

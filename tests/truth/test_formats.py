@@ -16,8 +16,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from truth.files import WRITERS, Drawn, drawn, save, write_coco, write_wsol_masks
 
-from pipeline.label import EXPORTERS, labels_of
-from pipeline.label.formats.base import Context
+from pipeline.label import LABEL_FORMATS, iter_labels
+from pipeline.label.formats.base import ExportContext
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from pipeline.truth.registry import TRUTH_FORMATS
@@ -108,8 +108,8 @@ def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
 def test_labels_of_ours_are_truth_with_their_ignored_pixels(atlas: Atlas, tmp_path: Path) -> None:
     policy = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"), background=Cut(kind="otsu", scale=0.5))
     shard = next(iter(atlas.commits))
-    labels = list(labels_of(atlas, shard, policy))
-    ((_, content),) = EXPORTERS["coco"].export(shard, labels, Context("sha256:0"))
+    labels = list(iter_labels(atlas, shard, policy))
+    ((_, content),) = LABEL_FORMATS["coco"].export(shard, labels, ExportContext("sha256:0"))
     (tmp_path / "instances.json").write_bytes(content)
     truths = read_truth(tmp_path)
     for each in labels:

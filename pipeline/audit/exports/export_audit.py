@@ -98,7 +98,7 @@ def export_audit(
     with Lease(objects):
         objects.put(ABOUT, about.to_bytes())
         remove_stale(objects, atlas)
-        records = load_completed(objects, atlas, about.digest(), ())
+        records = load_completed(objects, atlas, about.digest())
         pending = split_truth(
             atlas, [shard_name for shard_name in atlas.shard_names if shard_name not in records], known
         )

@@ -1,6 +1,6 @@
 """Formats of labels, one file each."""
 
-from pipeline.label.formats.base import Exporter
+from pipeline.label.formats.base import LabelFormat
 from pipeline.label.formats.coco import Coco
 from pipeline.label.formats.cvat import Cvat
 from pipeline.label.formats.fiftyone import FiftyOne
@@ -12,7 +12,7 @@ from pipeline.label.formats.voc import Voc
 from pipeline.label.formats.webdataset_png import Png
 from pipeline.label.formats.wsolevaluation import Wsol
 
-EXPORTERS: dict[str, Exporter] = {
+LABEL_FORMATS: dict[str, LabelFormat] = {
     "png": Png(),
     "coco": Coco(),
     "voc": Voc(),
@@ -25,4 +25,4 @@ EXPORTERS: dict[str, Exporter] = {
     "sam": Sam(),
 }
 
-__all__ = ["EXPORTERS"]
+__all__ = ["LABEL_FORMATS"]

@@ -14,7 +14,7 @@ Written = tuple[str, bytes]
 
 
 @dataclass(frozen=True)
-class Context:
+class ExportContext:
     """What exporters may know beside the labels.
 
     Attributes:
@@ -25,29 +25,29 @@ class Context:
     policy_hash: str
     classes: tuple[str, ...] = ()
 
-    def name(self, class_index: int) -> str:
+    def name(self, class_id: int) -> str:
         """The name of a class; its number where it has none."""
-        return self.classes[class_index] if class_index < len(self.classes) else str(class_index)
+        return self.classes[class_id] if class_id < len(self.classes) else str(class_id)
 
 
-class Exporter(Protocol):
+class LabelFormat(Protocol):
     """A format of labels: objects for each shard, and perhaps some that are made of all of them.
 
     To add one: a file in ``formats``, and a line in its ``EXPORTERS``.
 
     Attributes:
-        by_key: it names files by key, so no key may stand in two shards.
-        needs_heat: it needs the maps that masks are cut from, which take much memory.
+        names_files_by_key: it names files by key, so no key may stand in two shards.
+        needs_heatmap: it needs the maps that masks are cut from, which take much memory.
     """
 
-    by_key: bool
-    needs_heat: bool
+    names_files_by_key: bool
+    needs_heatmap: bool
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         """Objects of one shard. The labels come in its order, once."""
         ...
 
-    def merge(self, shards: Sequence[str], read: "Read", context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: "Read", context: ExportContext) -> Iterator[Written]:
         """Objects that are made of all shards together."""
         ...
 
@@ -60,11 +60,11 @@ class Read(Protocol):
         ...
 
 
-def dumps(value: object) -> bytes:
+def compact_json(value: object) -> bytes:
     """Compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def named(label: Label) -> bool:
+def has_unique_key(label: Label) -> bool:
     """Whether a sample has a key of its own that can be the name of a file."""
     return label.status not in (SampleStatus.UNSAFE_KEY, SampleStatus.DUPLICATE_KEY) and not climbs(label.sample["key"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
 from pipeline.label.formats.json_merge import joined
 from pipeline.label.formats.naming import class_names
 from pipeline.label.mask import Label, Rle
@@ -20,10 +20,10 @@ class Coco:
     ``iscrowd`` of a mask is 0, since readers that take run lengths for crowds would leave it out.
     """
 
-    by_key = False
-    needs_heat = False
+    names_files_by_key = False
+    needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for label in labels:
@@ -39,9 +39,9 @@ class Coco:
             )
             annotations += _annotations(label)
         content = {"annotations": annotations, "images": images, **_rest(_classes(annotations), context)}
-        yield f"coco/shards/{shard}.json", dumps(content)
+        yield f"coco/shards/{shard}.json", compact_json(content)
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         classes: set[int] = set()
 
         def parts() -> Iterator[Mapping[str, Any]]:
@@ -63,7 +63,7 @@ def _annotation(label: Label, coded: Rle, crowd: int) -> dict[str, Any]:
     return {
         "id": 2 * label.sample["row"] + 1 + crowd,  # never 0, which pycocotools takes for no match
         "image_id": label.sample["row"],
-        "category_id": label.class_index,
+        "category_id": label.class_id,
         "segmentation": {"size": coded["size"], "counts": coded["counts"].decode("ascii")},
         "area": int(rle.area(coded)),
         "bbox": rle.toBbox(coded).tolist(),
@@ -75,7 +75,7 @@ def _classes(annotations: Iterable[Mapping[str, Any]]) -> set[int]:
     return {each["category_id"] for each in annotations}
 
 
-def _rest(classes: Iterable[int], context: Context) -> dict[str, Any]:
+def _rest(classes: Iterable[int], context: ExportContext) -> dict[str, Any]:
     return {
         "categories": [{"id": index, "name": name} for index, name in class_names(classes, context).items()],
         "info": {"description": "pseudo-masks", "policy": context.policy_hash},

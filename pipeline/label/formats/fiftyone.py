@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
 from pipeline.label.formats.json_merge import joined
 from pipeline.label.formats.naming import class_names, file_name
-from pipeline.label.formats.png_encoding import png, values
+from pipeline.label.formats.png_encoding import encode_png, label_array
 from pipeline.label.mask import Label
 
 _MASKS = "fields/pseudo_mask"
@@ -25,25 +25,25 @@ class FiftyOne:
     ``fiftyone/data``, by their path in the shard: unpack or link them there.
     """
 
-    by_key = True
-    needs_heat = False
+    names_files_by_key = True
+    needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         samples = []
         for label in labels:
-            if label.mask_rle is None or label.class_index is None:
+            if label.mask_rle is None or label.class_id is None:
                 continue
             mask = f"{_MASKS}/{file_name(label.sample['key'])}.png"
-            yield f"fiftyone/{mask}", png(Image.fromarray(values(label)))
-            name = class_names([label.class_index], context)[label.class_index]
+            yield f"fiftyone/{mask}", encode_png(Image.fromarray(label_array(label)))
+            name = class_names([label.class_id], context)[label.class_id]
             samples.append(_sample(label, mask, name))
-        yield f"fiftyone/shards/{shard}.json", dumps({"samples": samples})
+        yield f"fiftyone/shards/{shard}.json", compact_json({"samples": samples})
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         parts = (json.loads(read(f"fiftyone/shards/{shard}.json")) for shard in shards)
         yield "fiftyone/samples.json", joined(parts, ["samples"], dict)
         info = {"policy": context.policy_hash, "mask_targets": {"1": "object", "255": "ignore"}}
-        yield "fiftyone/metadata.json", dumps({"media_type": "image", "info": info})
+        yield "fiftyone/metadata.json", compact_json({"media_type": "image", "info": info})
 
 
 def _sample(label: Label, mask: str, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.label.formats.base import dumps
+from pipeline.label.formats.base import compact_json
 
 
 def joined(parts: Iterable[Mapping[str, Any]], lists: Sequence[str], rest: Callable[[], Mapping[str, Any]]) -> bytes:
@@ -25,7 +25,7 @@ def joined(parts: Iterable[Mapping[str, Any]], lists: Sequence[str], rest: Calla
         for name, stream in streams.items():
             if part[name]:
                 stream.write(b"," if name in begun else b"")
-                stream.write(dumps(part[name])[1:-1])
+                stream.write(compact_json(part[name])[1:-1])
                 begun.add(name)
     whole.write(b"]")
     for name, stream in others.items():
@@ -33,6 +33,6 @@ def joined(parts: Iterable[Mapping[str, Any]], lists: Sequence[str], rest: Calla
         whole.write(stream.getbuffer())
         whole.write(b"]")
     for name, value in rest().items():
-        whole.write(b",%s:%s" % (json.dumps(name).encode(), dumps(value)))
+        whole.write(b",%s:%s" % (json.dumps(name).encode(), compact_json(value)))
     whole.write(b"}")
     return whole.getvalue()

@@ -5,7 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
-from pipeline.label.formats.base import Context, Read, Written, dumps
+from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
 from pipeline.label.formats.labelstudio_rle import brush_rle
 from pipeline.label.formats.naming import class_names
 from pipeline.label.mask import Label, Mask
@@ -21,21 +21,21 @@ class LabelStudio:
     where your images are served in front of it. ``labelstudio/config.xml`` is the labelling interface for all shards.
     """
 
-    by_key = False
-    needs_heat = False
+    names_files_by_key = False
+    needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         tasks = []
         used: dict[int, str] = {}
         for label in labels:
-            if label.mask_rle is not None and label.class_index is not None:
-                names = class_names([label.class_index], context, [_IGNORED])
-                tasks.append(_task(label, names[label.class_index], context))
+            if label.mask_rle is not None and label.class_id is not None:
+                names = class_names([label.class_id], context, [_IGNORED])
+                tasks.append(_task(label, names[label.class_id], context))
                 used |= names
-        yield f"labelstudio/shards/{shard}.json", dumps(tasks)
+        yield f"labelstudio/shards/{shard}.json", compact_json(tasks)
         yield f"labelstudio/shards/{shard}.xml", _config(used[index] for index in sorted(used))
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         names: dict[str, None] = {}
         for shard in shards:
             config = ElementTree.fromstring(read(f"labelstudio/shards/{shard}.xml"))
@@ -44,7 +44,7 @@ class LabelStudio:
         yield "labelstudio/config.xml", _config(names)
 
 
-def _task(label: Label, name: str, context: Context) -> dict[str, Any]:
+def _task(label: Label, name: str, context: ExportContext) -> dict[str, Any]:
     regions = {"mask": (label.mask, name), "ignore": (label.ignore, _IGNORED)}
     return {
         "data": {"image": label.sample["member"], "key": label.sample["key"], "row": label.sample["row"]},

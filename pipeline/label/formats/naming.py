@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from pipeline.label.formats.base import Context
+from pipeline.label.formats.base import ExportContext
 from schemas.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def file_name(name: str, forbidden: str = "") -> str:
     return path
 
 
-def class_names(indices: Iterable[int], context: Context, reserved: Collection[str] = ()) -> dict[int, str]:
+def class_names(indices: Iterable[int], context: ExportContext, reserved: Collection[str] = ()) -> dict[int, str]:
     """Names of classes by index, in order, each once: what several are called, or is reserved, gets its number."""
     names = {}
     for index in sorted(set(indices)):

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import Context, Read, Written
+from pipeline.label.formats.base import ExportContext, Read, Written
 from pipeline.label.mask import Label
 from pipeline.store.parquet import to_parquet
 
@@ -36,14 +36,14 @@ MASKS = pa.schema(
 class Parquet:
     """``parquet/<shard>.parquet`` with a row for each sample, as ``MASKS``; the policy's hash stands in its metadata."""
 
-    by_key = False
-    needs_heat = False
+    names_files_by_key = False
+    needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
         yield f"parquet/{shard}.parquet", to_parquet(pa.Table.from_pylist([_row(each) for each in labels], schema))
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         yield from ()
 
 
@@ -53,7 +53,7 @@ def _row(label: Label) -> dict[str, Any]:
         "row": label.sample["row"],
         "key": label.sample["key"],
         "status": label.status,
-        "label": label.class_index,
+        "label": label.class_id,
         "width": label.sample["width"],
         "height": label.sample["height"],
         "mask": label.mask_rle,

@@ -12,7 +12,7 @@ from pipeline.label.mask import Label
 OBJECT, IGNORE = 1, 255
 
 
-def values(label: Label) -> NDArray[np.uint8]:
+def label_array(label: Label) -> NDArray[np.uint8]:
     """The mask of a label that has one: uint8 [height, width], 0, 1 or 255."""
     mask, ignore = label.mask, label.ignore
     if mask is None or ignore is None:
@@ -23,7 +23,7 @@ def values(label: Label) -> NDArray[np.uint8]:
 
 
 @cache
-def colour(index: int) -> tuple[int, int, int]:
+def voc_color(index: int) -> tuple[int, int, int]:
     """Red, green and blue of a class in the PASCAL VOC palette (VOCdevkit, ``VOClabelcolormap``).
 
     Bits 0, 3, 6 … of the index become the upper bits of red, the next ones of green, the next ones of blue.
@@ -34,13 +34,13 @@ def colour(index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-VOC = bytes(channel for index in range(256) for channel in colour(index))
+VOC = bytes(channel for index in range(256) for channel in voc_color(index))
 """That palette; 255 is cream."""
-GREYS = bytes((0, 0, 0)) + bytes((255, 255, 255)) + bytes((128, 128, 128)) * 254
+GRAYS = bytes((0, 0, 0)) + bytes((255, 255, 255)) + bytes((128, 128, 128)) * 254
 """Black, white, and grey for what is ignored."""
 
 
-def indexed(coded: NDArray[np.uint8], palette: bytes, bits: int = 8) -> bytes:
+def encode_indexed_png(coded: NDArray[np.uint8], palette: bytes, bits: int = 8) -> bytes:
     """An indexed PNG.
 
     Args:
@@ -51,10 +51,10 @@ def indexed(coded: NDArray[np.uint8], palette: bytes, bits: int = 8) -> bytes:
     """
     image = Image.fromarray(coded).convert("L")
     image.putpalette(palette[: 3 << bits])
-    return png(image, bits=bits)
+    return encode_png(image, bits=bits)
 
 
-def png(image: Image.Image, **options: int) -> bytes:
+def encode_png(image: Image.Image, **options: int) -> bytes:
     """A picture as PNG. Harder compression would save 5 % and take ten times as long."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", **options)

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.label.formats.base import Context, Read, Written, dumps
-from pipeline.label.formats.png_encoding import OBJECT, values
+from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
+from pipeline.label.formats.png_encoding import OBJECT, label_array
 from pipeline.label.mask import Box, Label, Mask
 
 _POINTS = 3
@@ -25,26 +25,26 @@ class Sam:
     is not surely background has one. All in pixels of the original; the largest component comes first.
     """
 
-    by_key = False
-    needs_heat = False
+    names_files_by_key = False
+    needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         images = [_image(label) for label in labels if label.mask_rle is not None and label.boxes]
-        yield f"sam/{shard}.json", dumps({"policy": context.policy_hash, "images": images})
+        yield f"sam/{shard}.json", compact_json({"policy": context.policy_hash, "images": images})
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         yield from ()
 
 
 def _image(label: Label) -> dict[str, Any]:
-    sample, coded = label.sample, values(label)
+    sample, coded = label.sample, label_array(label)
     return {
         "row": sample["row"],
         "key": sample["key"],
         "image": sample["member"],
         "width": sample["width"],
         "height": sample["height"],
-        "label": label.class_index,
+        "label": label.class_id,
         "prompts": [_prompt(component, coded == 0, box) for component, box in _components(coded == OBJECT)],
     }
 

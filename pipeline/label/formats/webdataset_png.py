@@ -4,8 +4,8 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.label.formats.base import Context, Read, Written, dumps, named
-from pipeline.label.formats.png_encoding import GREYS, IGNORE, indexed, values
+from pipeline.label.formats.base import ExportContext, Read, Written, compact_json, has_unique_key
+from pipeline.label.formats.png_encoding import GRAYS, IGNORE, encode_indexed_png, label_array
 from pipeline.label.mask import Label
 
 
@@ -17,31 +17,31 @@ class Png:
     key is unsafe or not its own has neither.
     """
 
-    by_key = False
-    needs_heat = False
+    names_files_by_key = False
+    needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for label in filter(named, labels):
+            for label in filter(has_unique_key, labels):
                 if label.mask_rle is not None:
                     _add(archive, f"{label.sample['key']}.mask.png", _picture(label))
-                _add(archive, f"{label.sample['key']}.json", dumps(_about(label, context)))
+                _add(archive, f"{label.sample['key']}.json", compact_json(_about(label, context)))
         yield f"png/{shard}.tar", buffer.getvalue()
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         yield from ()
 
 
 def _picture(label: Label) -> bytes:
-    coded = values(label)
-    return indexed(coded, GREYS, bits=8 if (coded == IGNORE).any() else 1)
+    coded = label_array(label)
+    return encode_indexed_png(coded, GRAYS, bits=8 if (coded == IGNORE).any() else 1)
 
 
-def _about(label: Label, context: Context) -> dict[str, object]:
+def _about(label: Label, context: ExportContext) -> dict[str, object]:
     return {
         "status": label.status,
-        "label": label.class_index,
+        "label": label.class_id,
         "width": label.sample["width"],
         "height": label.sample["height"],
         "threshold": label.threshold,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pipeline.image.score_map import score_map, window
-from pipeline.label.formats.base import Context, Read, Written
+from pipeline.label.formats.base import ExportContext, Read, Written
 from pipeline.label.formats.naming import file_name
 from pipeline.label.mask import Label
 
@@ -23,26 +23,26 @@ class Wsol:
     Score maps are float64 [224, 224], as the evaluator insists: 0.4 MB each.
     """
 
-    by_key = True
-    needs_heat = True
+    names_files_by_key = True
+    needs_heatmap = True
 
-    def export(self, shard: str, labels: Iterable[Label], context: Context) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
         lines: dict[str, list[str]] = {name: [] for name in _FILES}
         for label in labels:
-            if label.heat is None:
+            if label.heatmap is None:
                 continue
             image_id = file_name(label.sample["member"], forbidden=",")
             buffer = io.BytesIO()
-            np.save(buffer, score_map(label.heat.values, window(label.sample, label.frame)))
+            np.save(buffer, score_map(label.heatmap.values, window(label.sample, label.frame)))
             yield f"wsol/score_maps/{image_id}.npy", buffer.getvalue()
             lines["image_ids"].append(image_id)
-            lines["class_labels"].append(f"{image_id},{label.class_index}")
+            lines["class_labels"].append(f"{image_id},{label.class_id}")
             lines["image_sizes"].append(f"{image_id},{label.sample['width']},{label.sample['height']}")
             if label.mask_rle is not None:
                 lines["localization"] += [f"{image_id},{x0},{y0},{x1},{y1}" for x0, y0, x1, y1 in label.boxes or ()]
         for name in _FILES:
             yield f"wsol/shards/{shard}/{name}.txt", "".join(f"{line}\n" for line in lines[name]).encode()
 
-    def merge(self, shards: Sequence[str], read: Read, context: Context) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
         for name in _FILES:
             yield f"wsol/metadata/{name}.txt", b"".join(read(f"wsol/shards/{shard}/{name}.txt") for shard in shards)

@@ -1,0 +1,194 @@
+"""The driver of derived products: labels, scores, metrics, audit tables and exports, all made shard by shard."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Generic, TypeVar
+
+from pipeline.run.execution import ComputeOptions
+from pipeline.run.parallel_map import parallel_map
+from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store.derived import (
+    check_output_dir,
+    content_hash,
+    list_stale,
+    load_completed,
+    read_commit,
+    remove_shard,
+)
+from schemas.base import Record
+from schemas.commits import DerivedCommit, ObjectRecord
+from schemas.layout import ABOUT, commit_object
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ShardTask(Generic[Input]):
+    """One shard of a product that is to be computed.
+
+    Attributes:
+        atlas: what the product is derived from.
+        objects: output folder of the product.
+        shard: short name of the shard.
+        content_hash: hash of its maps and samples.
+        data: its element of ``DerivedProduct.inputs``.
+        previous: its commit, to which items are to be added; None if all of the shard is to be made.
+        previous_items: items of the last commit of the shard, whatever it was made from.
+    """
+
+    atlas: Atlas
+    objects: ObjectStore
+    shard: str
+    content_hash: str
+    data: Input
+    previous: DerivedCommit | None
+    previous_items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What was computed of one shard; the fields are those of ``DerivedCommit``."""
+
+    objects: tuple[ObjectRecord, ...]
+    counts: dict[str, int]
+    items: tuple[str, ...] = ()
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
+class DerivedProduct(ABC, Generic[Input, Result]):
+    """A product that is derived from an atlas shard by shard. It stays in the process that calls ``derive``.
+
+    Attributes:
+        about_object: name of the object that holds ``about``.
+        may_differ: fields of ``about`` in which the settings in the output folder may differ.
+        keeps_commits: the commit of a shard stays valid while further items are added. Otherwise it is removed first,
+            because its objects are overwritten.
+        uses_gpu: take a GPU for each shard, where the cluster has any.
+        atlas: what the product is derived from.
+        objects: output folder.
+        about: settings of the product; commits made with other settings are made again.
+        title: what is done, for the progress bar.
+    """
+
+    about_object: ClassVar[str] = ABOUT
+    may_differ: ClassVar[Container[str]] = ()
+    keeps_commits: ClassVar[bool] = False
+    uses_gpu: bool = False
+
+    def __init__(self, atlas: Atlas, objects: ObjectStore, about: Record, title: str) -> None:
+        self.atlas, self.objects, self.about, self.title = atlas, objects, about, title
+
+    def check_output(self) -> None:
+        """Make sure that the output folder is empty, or holds the same product.
+
+        Raises:
+            UsageError: it holds something else.
+        """
+        check_output_dir(self.objects, self.about_object, self.about, self.may_differ)
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Shards that the product is made of."""
+        return self.atlas.shard_names
+
+    def is_complete(self, commit: DerivedCommit) -> bool:
+        """Whether a valid commit has all that is asked for."""
+        return True
+
+    def summary_objects(self) -> Iterable[str]:
+        """Names of the objects that ``finish`` writes. They are removed before any shard is made anew."""
+        return ()
+
+    def inputs(self, shards: Sequence[str]) -> Iterable[Input | None]:
+        """Return what is sent along with each of the pending shards."""
+        return [None] * len(shards)
+
+    @abstractmethod
+    def shard_function(self) -> Callable[[ShardTask[Input]], ShardResult]:
+        """Return the picklable function that computes one shard and writes its objects."""
+
+    @abstractmethod
+    def finish(self, commits: Mapping[str, DerivedCommit]) -> Result:
+        """Write what is made of all shards together.
+
+        Args:
+            commits: of all ``shards``, by name.
+        """
+
+
+def derive(product: DerivedProduct[Input, Result], options: ComputeOptions = ComputeOptions()) -> Result:
+    """Make a product in its output folder. Shards that are committed are not computed again.
+
+    Raises:
+        UsageError: the folder holds something else.
+        RunFailedError: another run is writing to it, or a process died.
+    """
+    product.check_output()
+    with Lease(product.objects):
+        product.objects.put(product.about_object, product.about.to_bytes())
+        result = product.finish(derive_shards(product, options))
+        product.objects.sweep()
+    return result
+
+
+def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOptions) -> dict[str, DerivedCommit]:
+    """Compute the pending shards of a product whose lease is held, and return the commits of all its shards."""
+    objects, shards = product.objects, product.shards
+    stale = list_stale(objects, frozenset(shards))
+    valid = load_completed(objects, product.atlas, product.about.digest())
+    commits = {shard: valid[shard] for shard in shards if shard in valid and product.is_complete(valid[shard])}
+    pending = [shard for shard in shards if shard not in commits]
+    if stale or pending:  # a summary of what no longer exists must not stay
+        for name in product.summary_objects():
+            objects.delete(name)
+    for shard in stale:
+        remove_shard(objects, shard)
+    work = partial(
+        _derive_shard,
+        product.shard_function(),
+        product.atlas,
+        objects.url,
+        product.about.digest(),
+        product.keeps_commits,
+    )
+    tasks = [(shard, data, shard in valid) for shard, data in zip(pending, product.inputs(pending), strict=True)]
+    module = type(product).__module__
+    for commit in parallel_map(work, tasks, product.title, options.address, product.uses_gpu, module):
+        commits[commit.shard] = commit
+    return commits
+
+
+def _derive_shard(
+    function: Callable[[ShardTask[Input]], ShardResult],
+    atlas: Atlas,
+    url: str,
+    settings_hash: str,
+    keeps_commits: bool,
+    task: tuple[str, Input, bool],
+) -> DerivedCommit:
+    shard, data, valid = task
+    objects = ObjectStore(url)
+    content = content_hash(atlas.record(shard))  # before the maps are read: if they change, the shard is made again
+    last = read_commit(objects, shard)
+    previous = last if last and valid and (last.parent, last.settings_hash) == (content, settings_hash) else None
+    items = last.items if last else ()
+    if last and not previous:
+        for record in last.objects:
+            objects.delete(record.path)
+    if not keeps_commits:
+        objects.delete(commit_object(shard))
+    result = function(ShardTask(atlas, objects, shard, content, data, previous, items))
+    commit = DerivedCommit(
+        shard=shard,
+        parent=content,
+        settings_hash=settings_hash,
+        items=result.items,
+        counts=result.counts,
+        statistics=result.statistics,
+        objects=result.objects,
+    )
+    objects.put(commit_object(shard), commit.to_bytes())
+    return commit
