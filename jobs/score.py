@@ -81,8 +81,8 @@ def command(
     shown = {title: name for title, name in _SHOWN.items() if any(row[name] is not None for row in rows)}
     first = rows[0]
     title = (
-        f"localization in {atlas}, %: {first['images']} pictures, thresholds tuned on {first['tuned_on']}, tested on "
-        f"{first['tested']}, network {first['classifier']}"
+        f"localization in {atlas}, %: {first['images']} pictures, thresholds tuned on {first['tuning_images']}, tested on "
+        f"{first['test_images']}, network {first['classifier']}"
     )
     output.table(title, ["method", "τ", *shown], [_cells(row, list(shown.values())) for row in rows])
     click.echo(
@@ -101,7 +101,7 @@ def _note(line: str) -> None:
 
 def _cells(row: dict[str, Any], names: list[str]) -> list[Any]:
     name = row["method"] + (" *" if row["kind"] == "control" else "")
-    return [name, row["tau"], *(_with_interval(row[each], row["interval"][each]) for each in names)]
+    return [name, row["threshold"], *(_with_interval(row[each], row["interval"][each]) for each in names)]
 
 
 def _with_interval(value: float | None, interval: list[float] | None) -> str | None:

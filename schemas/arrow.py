@@ -1,6 +1,30 @@
-"""Kinds of columns that several tables have."""
+"""Arrow columns: types that several tables share, and descriptions that stand beside the columns."""
 
 import pyarrow as pa
 
 CATEGORY = pa.dictionary(pa.int32(), pa.string())
-"""Text of which few values come again and again."""
+"""Type of text columns with few distinct values."""
+
+_DESCRIPTION = b"description"
+
+
+def column(name: str, type: pa.DataType, description: str, *, nullable: bool = False) -> pa.Field:  # noqa: A002
+    """Return an Arrow field with a description in its metadata.
+
+    Args:
+        name: name of the column.
+        type: Arrow type of its values.
+        description: one phrase for readers of the table, without a full stop.
+        nullable: allow null.
+    """
+    return pa.field(name, type, nullable, {_DESCRIPTION: description})
+
+
+def description(field: pa.Field) -> str:
+    """Return the description of a field; empty where it has none."""
+    return (field.metadata or {}).get(_DESCRIPTION, b"").decode()
+
+
+def without_descriptions(schema: pa.Schema) -> pa.Schema:
+    """Return a schema whose fields have no metadata, as it is written to files."""
+    return pa.schema([field.remove_metadata() for field in schema], schema.metadata)

@@ -4,21 +4,25 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from schemas.arrow import CATEGORY
+from schemas.arrow import CATEGORY, column
 from schemas.base import Record
 
 VERSION = 1
-"""Of what is in labels and how they are written."""
+"""Version of the content and format of labels."""
 
 
 class LabelStatus(StrEnum):
-    """What became of a label. Samples without maps keep their own status instead.
+    """Status of a label. Samples without maps keep their ``SampleStatus``.
 
     Attributes:
         OK: it has a mask.
-        EMPTY: nothing is foreground.
+        EMPTY: its mask has no foreground.
         NO_SIGNAL: its maps are constant or were not finite.
-        LOW_PROBABILITY, NOT_TOP1, TOO_SMALL, TOO_LARGE, DISAGREEMENT: left out by the filter.
+        LOW_PROBABILITY: the filter removed it: the class is not probable enough.
+        NOT_TOP1: the filter removed it: the prediction is not the label.
+        TOO_SMALL: the filter removed it: the foreground is too small.
+        TOO_LARGE: the filter removed it: the foreground is too large.
+        DISAGREEMENT: the filter removed it: the masks of the methods overlap too little.
     """
 
     OK = "ok"
@@ -33,50 +37,60 @@ class LabelStatus(StrEnum):
 
 LABELS = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("status", CATEGORY, nullable=False),
-        pa.field("label", pa.int32()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("threshold", pa.float64()),
-        pa.field("background", pa.float64()),
-        pa.field("area", pa.float64()),
-        pa.field("ignored", pa.float64()),
-        pa.field("components", pa.int32()),
-        pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),
-        pa.field("probability", pa.float32()),
-        pa.field("agreement", pa.float64()),
-        pa.field("image_sha256", pa.string()),
-        pa.field("policy", CATEGORY, nullable=False),
-        pa.field("parent", CATEGORY, nullable=False),
+        column("row", pa.int64(), "row of the sample in the atlas"),
+        column("key", pa.string(), "key of the sample"),
+        column(
+            "status",
+            CATEGORY,
+            "a ``LabelStatus``, or the ``SampleStatus`` of a sample without maps; only ``ok`` and ``empty`` have a mask",
+        ),
+        column("label", pa.int32(), "class id that the mask is of", nullable=True),
+        column("width", pa.int32(), "width of mask and original image in pixels", nullable=True),
+        column("height", pa.int32(), "height of mask and original image in pixels", nullable=True),
+        column("threshold", pa.float64(), "foreground is above this value of the heatmap", nullable=True),
+        column(
+            "background",
+            pa.float64(),
+            "background is at or below this value of the heatmap; null where no pixel is ignored",
+            nullable=True,
+        ),
+        column("area", pa.float64(), "fraction of the image that is foreground", nullable=True),
+        column("ignored", pa.float64(), "fraction of the image that is ignored", nullable=True),
+        column("components", pa.int32(), "number of components of the foreground", nullable=True),
+        column(
+            "boxes",
+            pa.list_(pa.list_(pa.int32(), 4)),
+            "tight box of each component: x0, y0, x1, y1 in original pixels, both ends inclusive, largest first",
+            nullable=True,
+        ),
+        column("probability", pa.float32(), "softmax probability of the class", nullable=True),
+        column(
+            "agreement",
+            pa.float64(),
+            "mean IoU between the masks of each two methods; null for a single method",
+            nullable=True,
+        ),
+        column("image_sha256", pa.string(), "SHA-256 of the encoded image", nullable=True),
+        column("policy", CATEGORY, "hash of the policy"),
+        column("parent", CATEGORY, "hash of the maps that the label was made from"),
     ]
 )
-"""Columns:
-
-- ``row``, ``key`` – of the sample; ``status`` – a ``LabelStatus``, or that of the sample where it has no map. Only
-  ``ok`` and ``empty`` (nothing is foreground) have a mask.
-- ``label`` – the class that the mask is of; ``probability`` – what the network gives it.
-- ``width``, ``height`` – of mask and original picture. ``threshold`` – that foreground lies above; ``background`` –
-  that background does not; null where nothing is ignored. ``area``, ``ignored`` – fraction of the picture that is
-  foreground, and that is ignored. ``components`` – of the foreground; ``boxes`` – one for each, tight,
-  x0, y0, x1, y1 in original pixels, both ends inclusive, largest component first.
-- ``agreement`` – mean IoU between the masks of each two methods, null where there is one.
-- ``image_sha256`` – of the encoded image; ``policy`` – its hash; ``parent`` – that of the maps it was made from.
-"""
+"""One row per sample of a shard, in the order of the shard."""
 
 
 class LabelsRecord(Record):
-    """``policy.json`` of a folder of labels: what they are made by and from. Written first.
+    """``policy.json`` of a folder of labels: what they are made from. Written first.
 
     Attributes:
-        version: of the code that makes labels. Labels of another one are not gone on with.
-        policy: as it was asked for.
-        hash: of the one that was applied.
+        version: version of the code that makes labels; labels of another version are not resumed.
+        policy: policy as it was given.
+        hash: hash of the policy that was applied.
         run: hash of the run that made the atlas.
-        classes: hash of the names of the classes; None where they are numbers.
-        truth, tuned: hash of the truth that the cut was calibrated on, and of the run that made those maps.
-        threshold, calibration: what was found, and how; None where the policy has its own.
+        classes: hash of the class names; None where they are numbers.
+        truth: hash of the truth that the threshold was calibrated on.
+        tuned: hash of the run whose maps the threshold was calibrated on.
+        threshold: calibrated threshold; None where the policy has its own.
+        calibration: description of the calibration; None where the policy has its own threshold.
     """
 
     version: int = VERSION

@@ -1,10 +1,10 @@
-"""Tables of faithfulness and sanity: a figure of every map, and what they come to."""
+"""Tables of faithfulness and sanity metrics: one value per map, and summaries."""
 
 from typing import Literal
 
 import pyarrow as pa
 
-from schemas.arrow import CATEGORY
+from schemas.arrow import CATEGORY, column
 from schemas.base import Record
 
 MetricSuite = Literal["faithfulness", "sanity"]
@@ -27,7 +27,7 @@ FAITHFULNESS_METRICS: dict[str, Direction] = {
     "noise_nll_least": "lower",
     "sensitivity_max": "lower",
 }
-"""Figures of faithfulness, and whether higher or lower is better. Formulas: ``docs/reference/faithfulness.md``."""
+"""Faithfulness metrics and the direction that is better. Formulas: ``docs/reference/faithfulness.md``."""
 
 SANITY_METRICS: dict[str, Direction] = {
     "mprt": "lower",
@@ -38,53 +38,50 @@ SANITY_METRICS: dict[str, Direction] = {
     "noisy_10": "higher",
     "noisy_20": "higher",
 }
-"""Figures of sanity, likewise."""
+"""Sanity metrics and the direction that is better."""
 
 METRIC_VALUES = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("method", CATEGORY, nullable=False),
-        pa.field("target", CATEGORY, nullable=False),
-        pa.field("metric", CATEGORY, nullable=False),
-        pa.field("value", pa.float64()),
+        column("row", pa.int64(), "row of the sample in the atlas"),
+        column("key", pa.string(), "key of the sample"),
+        column("method", CATEGORY, "name of the attribution method, with its options"),
+        column("target", CATEGORY, "target kind of the map"),
+        column("metric", CATEGORY, "name of the metric"),
+        column("value", pa.float64(), "value of the metric; null where it is not defined", nullable=True),
     ]
 )
-"""One row an image, method, target and figure. ``row``, ``key`` – of the sample; ``target`` – whose map; ``figure`` –
-a name in a measure's ``figures``; ``value`` – null where it is not defined."""
+"""One row per image, method, target kind and metric."""
 
 METRIC_SUMMARY = pa.schema(
     [
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("target", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("better", pa.string(), nullable=False),
-        pa.field("images", pa.int64(), nullable=False),
-        pa.field("mean", pa.float64()),
-        pa.field("low", pa.float64()),
-        pa.field("high", pa.float64()),
-        pa.field("note", pa.string()),
+        column("method", pa.string(), "name of the attribution method, with its options"),
+        column("target", pa.string(), "target kind of the maps"),
+        column("metric", pa.string(), "name; ``adcc_of_means`` is ADCC of the means of its parts, as papers report it"),
+        column("better", pa.string(), "``higher`` or ``lower``"),
+        column("images", pa.int64(), "number of images that have a value"),
+        column("mean", pa.float64(), "mean over these images", nullable=True),
+        column("low", pa.float64(), "2.5 % of the bootstrap over images; methods share the resamples", nullable=True),
+        column("high", pa.float64(), "97.5 % of the bootstrap over images", nullable=True),
+        column("note", pa.string(), "a caveat that readers must know; null for most", nullable=True),
     ]
 )
-"""One row a method, target and figure. ``better`` – ``higher`` or ``lower``; ``images`` – that have a value; ``mean`` –
-of them; ``low``, ``high`` – from 2.5 to 97.5 % of the bootstrap over images, whose draws all methods share;
-``note`` – what must be known to read the figure, null of most. The figure ``adcc_of_means`` is ADCC of the means of its
-parts, as tables of papers have it."""
+"""One row per method, target kind and metric."""
 
 OWN_WEIGHTS = "the method has weights of its own, which were not randomised with those of the network"
-"""Note of figures that compare a network with one that forgets."""
+"""Note of metrics that compare a network with one whose weights are randomized."""
 
 
 class MetricsRecord(Record):
-    """``about.json`` of a folder of figures: what they are of. Written first.
+    """``about.json`` of a folder of metric values: what they are computed from. Written first.
 
     Attributes:
         protocol: version of the formulas.
         run: hash of the run that made the atlas.
-        kind, methods: what is measured.
-        images: that are drawn, at most.
-        seed: of the draw, and of all that measures draw.
-        measures: options of each, by its name.
+        kind: suite of metrics.
+        methods: methods whose maps are judged.
+        images: largest number of images that are sampled.
+        seed: random seed of the sampling and of the metrics.
+        metrics: options of each metric by its name.
     """
 
     protocol: int = 1

@@ -1,23 +1,25 @@
-"""The sample table: one row for every image of a shard, whatever became of it."""
+"""The sample table: one row for every sample of a shard, with or without maps."""
 
 from enum import StrEnum
 
 import pyarrow as pa
 
-from schemas.arrow import CATEGORY
+from schemas.arrow import CATEGORY, column
 
 
 class SampleStatus(StrEnum):
-    """What became of a sample. Only ``OK`` rows have maps.
+    """Status of a sample. Only ``OK`` rows have maps.
 
     Attributes:
         OK: it has maps.
-        MISSING_IMAGE: no member is an image.
-        UNDECODABLE: the image is damaged, too large, or none.
-        MISSING_LABEL, BAD_LABEL, LABEL_OUT_OF_RANGE: only where ``label`` is among the targets.
-        DUPLICATE_KEY: the shard has this key already.
-        UNSAFE_KEY: it is absolute, climbs (``..``) or is not UTF-8.
-        NOT_FINITE: the network gave NaN or infinity.
+        MISSING_IMAGE: it has no image member.
+        UNDECODABLE: the image is damaged, too large, or not an image.
+        MISSING_LABEL: it has no label; used only where ``label`` is a target kind.
+        BAD_LABEL: the label is not a number; used only where ``label`` is a target kind.
+        LABEL_OUT_OF_RANGE: the network has no such class; used only where ``label`` is a target kind.
+        DUPLICATE_KEY: an earlier sample of the shard has this key.
+        UNSAFE_KEY: the key is absolute, contains ``..`` or is not UTF-8.
+        NOT_FINITE: the network returned NaN or infinity.
     """
 
     OK = "ok"
@@ -31,46 +33,43 @@ class SampleStatus(StrEnum):
     NOT_FINITE = "not_finite"
 
 
+_TRANSFORM = (
+    "from input to original pixels, measured from the upper left corner of the upper left pixel: "
+    "``x_original = scale_x · x_input + offset_x``"
+)
+
 SAMPLES = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("shard", CATEGORY, nullable=False),
-        pa.field("ordinal", pa.int32(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("member", pa.string()),
-        pa.field("status", CATEGORY, nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("label", pa.int32()),
-        pa.field("prediction", pa.int32()),
-        pa.field("probability", pa.float32()),
-        pa.field("label_probability", pa.float32()),
-        pa.field("label_rank", pa.int32()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("orientation", pa.int8()),
-        pa.field("scale_x", pa.float64()),
-        pa.field("scale_y", pa.float64()),
-        pa.field("offset_x", pa.float64()),
-        pa.field("offset_y", pa.float64()),
-        pa.field("image_bytes", pa.int64()),
-        pa.field("image_sha256", pa.string()),
-        pa.field("fallback", CATEGORY),
+        column("row", pa.int64(), "index into every array of ``maps.zarr``: ``shard_index × slot + ordinal``"),
+        column("shard", CATEGORY, "short name of the shard; ``shard`` and ``ordinal`` identify a sample"),
+        column("ordinal", pa.int32(), "position of the sample in its shard, from 0"),
+        column("key", pa.string(), "WebDataset key; keys need not be unique across shards"),
+        column("member", pa.string(), "name of the image in the tar file", nullable=True),
+        column("status", CATEGORY, "a ``SampleStatus``"),
+        column("error", pa.string(), "one sentence that describes the error; null if ``ok``", nullable=True),
+        column("label", pa.int32(), "class id of the ``cls`` member", nullable=True),
+        column("prediction", pa.int32(), "class id with the highest logit", nullable=True),
+        column("probability", pa.float32(), "softmax probability of the prediction", nullable=True),
+        column("label_probability", pa.float32(), "softmax probability of the label", nullable=True),
+        column("label_rank", pa.int32(), "rank of the label among the logits; 0 is the highest", nullable=True),
+        column("width", pa.int32(), "width of the original in pixels, after EXIF orientation", nullable=True),
+        column("height", pa.int32(), "height of the original in pixels, after EXIF orientation", nullable=True),
+        column("orientation", pa.int8(), "EXIF orientation, 1–8", nullable=True),
+        *(
+            column(name, pa.float64(), _TRANSFORM, nullable=True)
+            for name in ("scale_x", "scale_y", "offset_x", "offset_y")
+        ),
+        column("image_bytes", pa.int64(), "size of the encoded image", nullable=True),
+        column("image_sha256", pa.string(), "SHA-256 of the encoded image", nullable=True),
+        column(
+            "fallback",
+            CATEGORY,
+            "in a run that decodes on the GPU, why this image was decoded in a process: its format (``PNG``, ``WEBP``, "
+            "``PPM``, ``BMP``, ``CMYK``), ``colours`` other than YCbCr, unusual ``sampling``, ``orientation``, ``not "
+            "baseline`` (such as progressive), ``several scans``, ``truncated``, ``large`` (more than 32 million pixels, "
+            "or reduced more than 32 times), or ``refused`` by the GPU; null where the GPU decoded it",
+            nullable=True,
+        ),
     ]
 )
-"""Columns:
-
-- ``row`` – index into every array of ``maps.zarr``: ``shard_index × slot + ordinal``.
-- ``shard``, ``ordinal`` – which shard, and the how-manieth sample in it: the identity of a sample.
-- ``key`` – its WebDataset key; keys need not be unique across shards. ``member`` – name of its image in the shard.
-- ``status``, ``error`` – a ``SampleStatus``, and one sentence where something is wrong.
-- ``label`` – the class of the ``cls`` member. ``prediction``, ``probability`` – the network's top class and
-  its softmax probability. ``label_probability``, ``label_rank`` – the same of the label; rank 0 is the top.
-- ``width``, ``height`` – the original in pixels, after its orientation was applied. ``orientation`` – of EXIF, 1–8.
-- ``scale_x`` … ``offset_y`` – from the network's input to the original, in pixels measured from the upper
-  left corner of the upper left pixel: ``x_original = scale_x · x_input + offset_x``.
-- ``image_bytes``, ``image_sha256`` – of the encoded image.
-- ``fallback`` – in a run that decodes on the GPU, why this image was decoded in a process: its kind (``PNG``, ``WEBP``,
-  ``PPM``, ``BMP``, ``CMYK``), ``colours`` that are not YCbCr, unusual ``sampling``, ``orientation``, ``not baseline``
-  (progressive, for one), ``several scans``, ``truncated``, ``large`` (more than 32 million pixels, or shrunk more than
-  32 times), or ``refused`` by the GPU; null where the GPU decoded it.
-"""
+"""One row per sample of a shard, in the order of the shard."""

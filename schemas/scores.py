@@ -1,64 +1,52 @@
-"""Scores of an atlas: what they were made by, and their tables."""
+"""Scores of an atlas: the localization table, the curves, and the record of how they were computed."""
 
 import pyarrow as pa
 
+from schemas.arrow import column
 from schemas.base import Record
 from schemas.run import TargetKind
 
 PROTOCOL = 3
-"""Version of the formulas and of what is counted. Counts of another one are made again."""
+"""Version of the formulas and counts. Counts of another version are recomputed."""
 
-SCORES = (
-    "pxap",
-    "maxboxacc",
-    "maxboxacc_v2",
-    "iou30",
-    "iou50",
-    "iou70",
-    "gt_known",
-    "boxacc_v2",
-    "top1_loc",
-    "top5_loc",
-    "gt_known_20",
-    "seg_accuracy",
-    "seg_miou",
-    "seg_map",
-    "seg_f1",
-    "iou",
-    "f_beta",
-    "iou_s",
-    "iou_ms",
-    "iou_ml",
-    "iou_l",
-    "iou_oracle",
-    "f_beta_oracle",
-    "pointing",
-    "energy",
-)
-"""Scores, all in %, null where the truth does not support them (masks) or the target does not define them.
+_SEGMENTATION = "as ImageNet-Segmentation of Chefer et al. (CVPR 2021): bilinear map, foreground above its own mean; "
+_SPLIT_BOX = "as ``maxboxacc``, at the threshold tuned on the split"
+_IOU = "IoU of object pixels at the tuned threshold, over all pixels together"
 
-Of all pictures. A threshold is the best on these very pictures: comparable with the literature, an upper bound,
-and nothing that anybody could have chosen.
+SCORES = {
+    "pxap": "area under precision over recall of all pixels together (Choe et al., CVPR 2020)",
+    "maxboxacc": "BoxAcc at IoU 0.5 of the box of the largest contour, at its best threshold (Choe et al.)",
+    "maxboxacc_v2": "mean of ``iou30``, ``iou50`` and ``iou70`` (Choe et al.)",
+    "iou30": "BoxAcc at IoU 0.3 of the box of any contour, at its best threshold",
+    "iou50": "BoxAcc at IoU 0.5 of the box of any contour, at its best threshold",
+    "iou70": "BoxAcc at IoU 0.7 of the box of any contour, at its best threshold",
+    "gt_known": _SPLIT_BOX,
+    "boxacc_v2": "as ``maxboxacc_v2``, at the thresholds tuned on the split",
+    "top1_loc": "as ``gt_known``, and the label is the prediction; an image without a label is a miss, and the score is "
+    "null where no image has one",
+    "top5_loc": "as ``top1_loc``, with the label among the first 5 predictions",
+    "gt_known_20": "IoU 0.5 of the box of the largest contour above 0.2 of the maximum (Zhou et al., CVPR 2016)",
+    "seg_accuracy": _SEGMENTATION + "accuracy over all pixels together",
+    "seg_miou": _SEGMENTATION + "mean IoU of object and background over all pixels together",
+    "seg_map": _SEGMENTATION + "average precision, mean over the images",
+    "seg_f1": _SEGMENTATION + "F1, mean over the images",
+    "iou": _IOU,
+    "f_beta": "F (β² = 0.3) of object pixels at the tuned threshold, mean over the images",
+    "iou_s": _IOU + ", of images whose objects cover up to 5 %",
+    "iou_ms": _IOU + ", of images whose objects cover 5 to 25 %",
+    "iou_ml": _IOU + ", of images whose objects cover 25 to 50 %",
+    "iou_l": _IOU + ", of images whose objects cover more than 50 %",
+    "iou_oracle": "as ``iou``, at the best threshold of all images (ImageNet-S, Gao et al., TPAMI 2022, without classes)",
+    "f_beta_oracle": "as ``f_beta``, at the best threshold of all images",
+    "pointing": "share of the maxima of the map that lie in the object, mean over the images with object pixels",
+    "energy": "share of the map that lies in the object, mean over the images with object pixels",
+}
+"""Scores, all in %, null where the truth does not support them (masks) or the target kind does not define them.
 
-- ``pxap`` – area under precision over recall of all pixels together (Choe et al., CVPR 2020).
-- ``maxboxacc`` – BoxAcc at IoU 0.5, box of the largest contour. ``maxboxacc_v2`` – box of any contour, mean of
-  ``iou30``, ``iou50``, ``iou70``, each at its own threshold (the same authors).
-- ``gt_known_20`` – the box of the largest contour above 0.2 of the maximum, IoU 0.5 (Zhou et al., CVPR 2016).
-- ``seg_accuracy``, ``seg_miou``, ``seg_map``, ``seg_f1`` – ImageNet-Segmentation as Chefer et al. (CVPR 2021) measure
-  it: bilinear map, foreground above its own mean, accuracy and mIoU of object and background over all pixels
-  together, AP and F1 mean over the pictures.
-- ``iou_oracle``, ``f_beta_oracle`` – of object pixels, IoU over all pixels together, F (β² = 0.3) mean over the
-  pictures, as ImageNet-S (Gao et al., TPAMI 2022) has them, without classes.
-- ``pointing`` – maxima of the map that lie in the object. ``energy`` – share of the map that does. Means over the
-  pictures with object pixels.
-
-Of the pictures that are not in the tuning split, at thresholds chosen on it: what one gets.
-
-- ``gt_known`` – as ``maxboxacc``. ``top1_loc``, ``top5_loc`` – and the label is among the first 1 or 5 predictions;
-  a picture without a label is a miss, and they are null where none has one.
-  ``boxacc_v2`` – as ``maxboxacc_v2``.
-- ``iou``, ``f_beta`` – as the oracles. ``iou_s``, ``iou_ms``, ``iou_ml``, ``iou_l`` – of the pictures in which the
-  objects take up to 5, 25, 50 and 100 %.
+``gt_known``, ``boxacc_v2``, ``top1_loc``, ``top5_loc``, ``iou``, ``f_beta`` and ``iou_s`` … ``iou_l`` are of the images
+outside of the tuning split, at thresholds chosen on the split: the performance in practice. All others are of all
+images. Where these have a threshold, it is the best on the same images: comparable with the literature, and an upper
+bound that no user could reach.
 """
 
 CONTROLS = ("center", "uniform", "random", "edges", "whole image", "centred square")
@@ -66,60 +54,76 @@ CONTROLS = ("center", "uniform", "random", "edges", "whole image", "centred squa
 
 
 def is_control(name: str) -> bool:
-    """Whether a name is that of a control, with or without options."""
-    return any(name == each or name.startswith(f"{each}_") for each in CONTROLS)
+    """Return whether a name is that of a control, with or without options."""
+    return any(name == control or name.startswith(f"{control}_") for control in CONTROLS)
 
 
 LOCALIZATION = pa.schema(
     [
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("target", pa.string(), nullable=False),
-        pa.field("classifier", pa.string(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in ("images", "masks", "tested", "tuned_on")),
-        *(pa.field(name, pa.int64(), nullable=False) for name in ("without_maps", "without_object")),
-        *(pa.field(name, pa.float64()) for name in SCORES),
-        *(pa.field(name, pa.float64()) for name in ("tau", "tau_oracle", "mask_tau", "mask_tau_oracle")),
-        *(pa.field(name, pa.list_(pa.float64(), 3)) for name in ("v2_taus", "v2_taus_oracle")),
-        pa.field("interval", pa.struct([pa.field(name, pa.list_(pa.float64(), 2)) for name in SCORES])),
+        column("method", pa.string(), "name of the method, with its options"),
+        column("kind", pa.string(), "``method`` or ``control``"),
+        column("target", pa.string(), "target kind of the maps"),
+        column(
+            "classifier",
+            pa.string(),
+            "name of the network and the first 12 digits of the hash of its weights; all scores depend on it",
+        ),
+        column("images", pa.int64(), "number of scored images"),
+        column("masks", pa.int64(), "number of scored images that have truth masks"),
+        column("test_images", pa.int64(), "number of images outside of the tuning split"),
+        column("tuning_images", pa.int64(), "number of images in the tuning split"),
+        column("without_maps", pa.int64(), "number of images with truth but without maps"),
+        column("without_object", pa.int64(), "number of images whose truth has no object"),
+        *(column(name, pa.float64(), description, nullable=True) for name, description in SCORES.items()),
+        column("threshold", pa.float64(), "threshold for boxes, tuned on the split", nullable=True),
+        column("threshold_oracle", pa.float64(), "best threshold for boxes on all images", nullable=True),
+        column("mask_threshold", pa.float64(), "threshold for pixels, tuned on the split", nullable=True),
+        column("mask_threshold_oracle", pa.float64(), "best threshold for pixels on all images", nullable=True),
+        column(
+            "v2_thresholds",
+            pa.list_(pa.float64(), 3),
+            "thresholds for boxes at IoU 0.3, 0.5 and 0.7, tuned on the split",
+            nullable=True,
+        ),
+        column(
+            "v2_thresholds_oracle",
+            pa.list_(pa.float64(), 3),
+            "best thresholds for boxes at IoU 0.3, 0.5 and 0.7 on all images",
+            nullable=True,
+        ),
+        column(
+            "interval",
+            pa.struct([pa.field(name, pa.list_(pa.float64(), 2)) for name in SCORES]),
+            "2.5 and 97.5 % of the bootstrap of each score, at fixed thresholds",
+            nullable=True,
+        ),
     ]
 )
-"""One row a method, best PxAP first. Columns beside ``SCORES``:
-
-- ``method`` – its name, with options. ``kind`` – ``method`` or ``control``. ``target`` – whose maps. ``classifier`` –
-  name of the network and the first 12 digits of the hash of its weights: it decides Top-1, and every other number.
-- ``images`` – that were scored. ``masks`` – of them, those that have true masks. ``tuned_on`` – pictures of the tuning
-  split, ``tested`` – those that are not in it. ``without_maps``, ``without_object`` – pictures with truth that could
-  not be.
-- ``tau``, ``v2_taus``, ``mask_tau`` – the thresholds that were chosen on the split, for boxes, for IoU 0.3, 0.5 and
-  0.7, and for pixels. ``tau_oracle``, ``v2_taus_oracle``, ``mask_tau_oracle`` – those that are best on all pictures.
-- ``interval`` – of each score from 2.5 to 97.5 % of the bootstrap, thresholds as they were chosen.
-"""
+"""One row per method, best PxAP first."""
 
 CURVES = pa.schema(
     [
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("curve", pa.string(), nullable=False),
-        pa.field("tau", pa.float64(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("recall", pa.float64()),
+        column("method", pa.string(), "name of the method, with its options"),
+        column(
+            "curve",
+            pa.string(),
+            "``largest50``: BoxAcc at IoU 0.5 of the largest contour; ``any30``, ``any50``, ``any70``: BoxAcc of any "
+            "contour; ``precision``: precision of the pixels at or above the threshold",
+        ),
+        column("threshold", pa.float64(), "threshold in [0, 1]"),
+        column("value", pa.float64(), "value of the curve in %"),
+        column("recall", pa.float64(), "recall in % of the pixels of ``precision``", nullable=True),
     ]
 )
-"""Curves over the threshold, of all pictures, in %.
-
-- ``method`` – its name, with options. ``tau`` – the threshold.
-- ``curve`` – ``largest50``, BoxAcc at IoU 0.5 of the largest contour; ``any30``, ``any50``, ``any70``, of any contour;
-  ``precision``, of the pixels at or above the threshold.
-- ``value`` – of the curve. ``recall`` – of these pixels, beside their precision.
-"""
+"""Curves over the threshold, of all images."""
 
 
-class Tuned(Record):
-    """Where thresholds are chosen.
+class TuningRecord(Record):
+    """Tuning split: the images that thresholds are chosen on.
 
     Attributes:
-        truth: digest of the truth that names the pictures; None: by the hash of their keys.
-        atlas: hash of the run that they are mapped by, where it is another.
+        truth: digest of the truth that names the images; None: the split is chosen by the hash of the keys.
+        atlas: hash of the run with their maps, where it is another one.
         keys: digest of their keys.
     """
 
@@ -129,15 +133,16 @@ class Tuned(Record):
 
 
 class ScoresRecord(Record):
-    """``about.json`` of a folder of scores: what is scored by what. Written first.
+    """``about.json`` of a folder of scores: what they are computed from. Written first.
 
     Attributes:
-        run: hash of the run that made the atlas.
-        truth, name: digest of the truth, and what it is called.
         protocol: version of the formulas.
-        target: whose maps.
-        subset: only pictures that both have.
-        tuning: where thresholds are chosen.
+        run: hash of the run that made the atlas.
+        truth: digest of the truth.
+        name: name of the truth.
+        target: target kind of the maps.
+        subset: score only images that have both maps and truth.
+        tuning: images that thresholds are chosen on.
     """
 
     protocol: int = PROTOCOL
@@ -146,4 +151,4 @@ class ScoresRecord(Record):
     name: str
     target: TargetKind
     subset: bool
-    tuning: Tuned
+    tuning: TuningRecord

@@ -4,15 +4,16 @@ import ast
 import importlib
 import inspect
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
+
+from schemas.arrow import description
 
 _SECTION = re.compile(
     r"^(Attributes|Class attributes|Options|Presets|Extra outputs):\n((?:(?: +.*)?\n)*)", re.MULTILINE
 )
 _ENTRY = re.compile(r"^ {4}(\w[\w…, ]*): (.*(?:\n {5,}.*)*)", re.MULTILINE)
-_HEAD = re.compile(r"((?:``\w+``(?:, | … )?)+) – ")
-_BULLET = re.compile(r"^- (.*(?:\n {2}.*)*)", re.MULTILINE)
 
 
 class Said(NamedTuple):
@@ -39,33 +40,15 @@ def said(about: object) -> Said:
 
 
 def columns(path: str) -> Said:
-    """The string below a table in a module, by its dotted path: "- ``a``, ``b`` – …" is said of both.
+    """Return the docstring of a table and the descriptions of its columns, under the empty section of ``of``.
 
-    In ``of`` columns stand under the empty section. "``a`` … ``b``" is said of all that the table has between the two.
+    Args:
+        path: dotted path of an Arrow schema, or of a mapping from column to description.
     """
-    table, text = _names_in(path), below(path)
-    of: dict[str, str] = {}
-    for bullet in _BULLET.findall(text):
-        _, *rest = _HEAD.split(" ".join(bullet.split()))
-        for head, words in zip(rest[::2], rest[1::2], strict=True):
-            for name in _names(head, table):
-                of[name] = words.strip()
-    return Said(_BULLET.sub("", text).strip().removesuffix("Columns:"), {"": of})
-
-
-def _names(head: str, table: list[str]) -> list[str]:
-    found: list[str] = []
-    for part in head.split(", "):
-        ends = re.findall(r"\w+", part)
-        between = table[table.index(ends[0]) : table.index(ends[-1]) + 1] if len(ends) > 1 else ends
-        found += between
-    return found
-
-
-def _names_in(path: str) -> list[str]:
     module, name = path.rsplit(".", 1)
     value = getattr(importlib.import_module(module), name)
-    return list(getattr(value, "names", value))
+    of = dict(value) if isinstance(value, Mapping) else {field.name: description(field) for field in value}
+    return Said(below(path), {"": of})
 
 
 def below(path: str) -> str:

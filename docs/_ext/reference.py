@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from itertools import groupby
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import click
-from docstrings import below, columns, said
+from docstrings import columns, said
 from kinds import bounds, default, words
 from pydantic import TypeAdapter
 from sphinx.application import Sphinx
@@ -114,11 +114,14 @@ def fields_of(record: type[Any]) -> dict[str, Any]:
 
 
 class Columns(Made):
-    """``{columns} TABLE``: of a Parquet table, by the string that stands below its schema."""
+    """``{columns} TABLE``: the columns of a Parquet table, or of a mapping from column to description."""
 
     def lines(self, path: str) -> Iterator[str]:
         schema, about = found(path), columns(path)
         yield about.text + "\n"
+        if isinstance(schema, Mapping):
+            yield from table(("column", ""), *grouped((f"`{name}`", text) for name, text in schema.items()))
+            return
         rows = [(f"`{column.name}`", *_stored(column), about.of[""][column.name]) for column in schema]
         yield from table(("column", "type", "null", ""), *grouped(rows))
 
@@ -149,13 +152,6 @@ class Values(Made):
         about = said(kind)
         yield about.text + "\n"
         yield from table(("status", ""), *grouped((f"`{each}`", about.of["Attributes"][each.name]) for each in kind))
-
-
-class Said(Made):
-    """``{said} NAME``: the string that stands below a definition."""
-
-    def lines(self, path: str) -> Iterator[str]:
-        yield below(path)
 
 
 class Arrays(Made):
@@ -254,7 +250,7 @@ def _file(link: re.Match[str], page: Path) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Make the directives known."""
-    for made in (Commands, Fields, Columns, Tables, Values, Said, Arrays, Methods):
+    for made in (Commands, Fields, Columns, Tables, Values, Arrays, Methods):
         app.add_directive(made.__name__.lower(), made)
     app.connect("source-read", adapt)
     return {"parallel_read_safe": True}

@@ -108,8 +108,8 @@ def row(method: str, target: str, tally: Tally) -> dict[str, Any]:
     counted = {
         "images": int(every["images"][0]),
         "masks": int(every["masks"][0]),
-        "tested": int(rest["images"][0]),
-        "tuned_on": int(tally.sums(TUNING)["images"][0]),
+        "test_images": int(rest["images"][0]),
+        "tuning_images": int(tally.sums(TUNING)["images"][0]),
     }
     return counted | values | {"interval": intervals} | taus
 
@@ -128,7 +128,7 @@ def _taus(chosen: Chosen | None, suffix: str) -> dict[str, Any]:
     if chosen is None:
         return {}
     return {
-        f"tau{suffix}": float(TAUS[LEVELS[chosen.box]]),
-        f"v2_taus{suffix}": [float(TAUS[LEVELS[each]]) for each in chosen.v2],
-        f"mask_tau{suffix}": None if chosen.mask is None else float(MASK_TAUS[chosen.mask]),
+        f"threshold{suffix}": float(TAUS[LEVELS[chosen.box]]),
+        f"v2_thresholds{suffix}": [float(TAUS[LEVELS[each]]) for each in chosen.v2],
+        f"mask_threshold{suffix}": None if chosen.mask is None else float(MASK_TAUS[chosen.mask]),
     }

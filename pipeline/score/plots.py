@@ -33,13 +33,13 @@ def curves(tallies: Mapping[str, Tally]) -> pa.Table:
         for curve in HITS[:4]:
             values = boxes[HITS.index(curve)]
             rows += [
-                {"method": method, "curve": curve, "tau": tau, "value": value, "recall": None}
+                {"method": method, "curve": curve, "threshold": tau, "value": value, "recall": None}
                 for tau, value in zip(TAUS[LEVELS].tolist(), values.tolist(), strict=True)
             ]
         if every["masks"][0]:
             precision, recall = precision_recall(every["sizes"][0].sum(0))
             rows += [
-                {"method": method, "curve": "precision", "tau": tau, "value": 100 * p, "recall": 100 * r}
+                {"method": method, "curve": "precision", "threshold": tau, "value": 100 * p, "recall": 100 * r}
                 for tau, p, r in zip(MASK_TAUS.tolist(), precision.tolist(), recall.tolist(), strict=True)
                 if np.isfinite(r)
             ]
@@ -73,7 +73,7 @@ def draw(table: pa.Table, lines: pa.Table) -> bytes:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
-    images, tested, tuned_on = (rows[0][name] for name in ("images", "tested", "tuned_on"))
+    images, tested, tuned_on = (rows[0][name] for name in ("images", "test_images", "tuning_images"))
     whose = "label" if rows[0]["target"] == "label" else "predicted class"
     title = f"{images} pictures; thresholds tuned on {tuned_on}, tested on {tested}; maps of the {whose}"
     title += f" by {rows[0]['classifier']}; controls in grey"
@@ -98,10 +98,10 @@ def _box_curves(axis: Axes, rows: _Rows, series: _Series, styles: _Styles) -> No
         line = series.get((row["method"], "largest50"))
         if line is None:
             continue
-        taus, values = ([point[name] for point in line] for name in ("tau", "value"))
+        taus, values = ([point[name] for point in line] for name in ("threshold", "value"))
         style = _style(row["method"], styles)
         axis.plot(taus, values, **style)
-        for tau, marker in ((row["tau_oracle"], "^"), (row["tau"], "o")):
+        for tau, marker in ((row["threshold_oracle"], "^"), (row["threshold"], "o")):
             if tau is not None:
                 face = style["color"] if marker == "o" else "white"
                 axis.plot(

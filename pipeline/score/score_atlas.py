@@ -24,7 +24,7 @@ from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
 from schemas.run import TargetKind
-from schemas.scores import LOCALIZATION, ScoresRecord, Tuned, is_control
+from schemas.scores import LOCALIZATION, ScoresRecord, TuningRecord, is_control
 
 TABLE, CURVES, FIGURE, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
 
@@ -91,7 +91,7 @@ def score(
             apart, _ = _counted(other, further, ObjectStore(f"{objects.url}/{TUNING}"), about, chosen, address)
             tallies = {name: tally + apart[name] for name, tally in tallies.items()}
         rows = [_row(atlas, target, name, tally, counts) for name, tally in tallies.items()]
-        if not rows[0]["tested"]:
+        if not rows[0]["test_images"]:
             say("all pictures are in the tuning split, so nothing is left to test its thresholds on")
         rows.sort(key=lambda each: (-(each["pxap"] or 0), -each["maxboxacc_v2"]))
         table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
@@ -113,7 +113,7 @@ def _about(
     parts: Iterable[Part],
 ) -> ScoresRecord:
     keys = {key for part in parts for key in (*part.split, *(part.aside or ()))}
-    tuned = Tuned(
+    tuned = TuningRecord(
         truth=tuning.digest if tuning else None,
         atlas=other.run.spec_hash if other else None,
         keys=sha256("\n".join(sorted(keys)).encode()),

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.arrow import without_descriptions
+
 
 def to_parquet(table: pa.Table) -> bytes:
-    """A table as Parquet; equal tables give equal bytes."""
+    """Return a table as Parquet, without the descriptions of its columns. Equal tables give equal bytes."""
+    table = pa.Table.from_arrays(table.columns, schema=without_descriptions(table.schema))
     # A writer that is left open when something raises would publish a valid, short file.
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")

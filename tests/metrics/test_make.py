@@ -152,7 +152,7 @@ def test_what_another_call_made_is_not_written_over(finished: Path, measure: Cal
         ({"images": 9}, "images is 99, not 9"),
         ({"methods": ["legrad"]}, "methods is "),
         ({"kind": "sanity"}, "kind is 'faithfulness', not 'sanity'"),
-        ({"measures": {"curves": Curves(2)}}, "measures.curves.steps is 1, not 2"),
+        ({"measures": {"curves": Curves(2)}}, "metrics.curves.steps is 1, not 2"),
     ):
         with pytest.raises(UsageError, match=f"holds something else .*{says}.*; name another --out, or remove it"):
             measure(finished, **change)

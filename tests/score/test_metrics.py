@@ -71,18 +71,18 @@ def test_at_the_best_thresholds() -> None:
     assert [ROW["iou30"], ROW["iou50"], ROW["iou70"]] == pytest.approx(terms)
     assert ROW["maxboxacc_v2"] == pytest.approx(np.mean(terms))
     assert ROW["maxboxacc"] == pytest.approx(oracle(SCENES, 0.5, True))
-    assert ROW["maxboxacc"] == pytest.approx(box_acc(SCENES, ROW["tau_oracle"], 0.5, True))
+    assert ROW["maxboxacc"] == pytest.approx(box_acc(SCENES, ROW["threshold_oracle"], 0.5, True))
     assert ROW["gt_known_20"] == pytest.approx(box_acc(SCENES, 0.2, 0.5, True))
-    assert (ROW["images"], ROW["masks"], ROW["tested"], ROW["tuned_on"]) == (18, 18, 12, 6)
+    assert (ROW["images"], ROW["masks"], ROW["test_images"], ROW["tuning_images"]) == (18, 18, 12, 6)
 
 
 def test_at_thresholds_of_the_split() -> None:
-    assert box_acc(SPLIT, ROW["tau"], 0.5, True) == pytest.approx(oracle(SPLIT, 0.5, True))
-    assert ROW["gt_known"] == pytest.approx(box_acc(REST, ROW["tau"], 0.5, True))
-    terms = [box_acc(REST, tau, delta, False) for tau, delta in zip(ROW["v2_taus"], (0.3, 0.5, 0.7), strict=True)]
+    assert box_acc(SPLIT, ROW["threshold"], 0.5, True) == pytest.approx(oracle(SPLIT, 0.5, True))
+    assert ROW["gt_known"] == pytest.approx(box_acc(REST, ROW["threshold"], 0.5, True))
+    terms = [box_acc(REST, tau, delta, False) for tau, delta in zip(ROW["v2_thresholds"], (0.3, 0.5, 0.7), strict=True)]
     assert ROW["boxacc_v2"] == pytest.approx(np.mean(terms))
     for name, ranks in (("top1_loc", 1), ("top5_loc", 5)):
-        right = [hit(each, ROW["tau"], 0.5, True) and each[1].rank < ranks for each in REST]
+        right = [hit(each, ROW["threshold"], 0.5, True) and each[1].rank < ranks for each in REST]
         assert ROW[name] == pytest.approx(100 * np.mean(right))
     assert ROW["top1_loc"] < ROW["top5_loc"] < ROW["gt_known"]
 
@@ -102,11 +102,11 @@ def test_masks() -> None:
     at = [masks_at(SCENES, tau) for tau in MASK_TAUS]
     assert ROW["iou_oracle"] == pytest.approx(max(each[0] for each in at))
     assert ROW["f_beta_oracle"] == pytest.approx(max(each[1] for each in at), abs=1e-4)
-    assert masks_at(SCENES, ROW["mask_tau_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
-    assert (ROW["iou"], ROW["f_beta"]) == pytest.approx(masks_at(REST, ROW["mask_tau"]), abs=1e-4)
+    assert masks_at(SCENES, ROW["mask_threshold_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
+    assert (ROW["iou"], ROW["f_beta"]) == pytest.approx(masks_at(REST, ROW["mask_threshold"]), abs=1e-4)
     for place, name in enumerate(("iou_s", "iou_ms", "iou_ml", "iou_l")):
         some = [each for each in REST if pixel_metrics.size_of(each[1].mask) == place]
-        assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_tau"])[0]) if some else None)
+        assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_threshold"])[0]) if some else None)
 
 
 def test_means_over_pictures() -> None:
@@ -141,7 +141,7 @@ def test_boxes_alone_have_no_pixel_scores() -> None:
     boxes = ("maxboxacc", "maxboxacc_v2", "iou30", "iou50", "iou70", "gt_known", "boxacc_v2", "top1_loc", "top5_loc")
     assert {name for name in SCORES if found[name] is not None} == {*boxes, "gt_known_20"}
     assert [found[name] for name in boxes] == [ROW[name] for name in boxes]
-    assert (found["masks"], found["mask_tau"], found["tau"]) == (0, None, ROW["tau"])
+    assert (found["masks"], found["mask_threshold"], found["threshold"]) == (0, None, ROW["threshold"])
 
 
 def test_an_object_without_a_pixel_at_224_is_no_hit_of_the_pointing_game() -> None:
@@ -155,7 +155,7 @@ def test_an_object_without_a_pixel_at_224_is_no_hit_of_the_pointing_game() -> No
 
 def test_without_a_split_nothing_is_tuned() -> None:
     found = row("legrad", "label", tally(REST))
-    assert {found.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "tau")} == {None}
+    assert {found.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "threshold")} == {None}
     assert found["maxboxacc"] is not None
 
 
@@ -164,8 +164,10 @@ def test_pictures_that_are_aside_tune_and_count_for_nothing_else() -> None:
         (values, Picture(TUNING.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
     ]  # fmt: skip
     found = row("legrad", "label", tally([*REST, *aside]))
-    assert (found["images"], found["tested"], found["tuned_on"]) == (12, 12, 6)
-    assert [found[name] for name in ("tau", "gt_known", "iou")] == [ROW[name] for name in ("tau", "gt_known", "iou")]
+    assert (found["images"], found["test_images"], found["tuning_images"]) == (12, 12, 6)
+    assert [found[name] for name in ("threshold", "gt_known", "iou")] == [
+        ROW[name] for name in ("threshold", "gt_known", "iou")
+    ]
     assert found["maxboxacc"] == pytest.approx(oracle(REST, 0.5, True))
 
 
@@ -192,7 +194,7 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
     best = [100 * (np.array(squares) >= delta).mean(1).max() for delta in (0.3, 0.5, 0.7)]
     assert rows["centred square"]["maxboxacc_v2"] == pytest.approx(np.mean(best))
     assert rows["centred square"]["gt_known_20"] is None
-    assert "tau" not in rows["centred square"]
+    assert "threshold" not in rows["centred square"]
 
 
 def test_pictures_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:

@@ -28,7 +28,7 @@ def test_a_subset_counts_what_both_have_and_says_what_is_left_out(
 
     said: list[str] = []
     row = small(atlas, change(world, tmp_path, some), tmp_path, say=said.append)["legrad"]
-    assert (row["images"], row["tuned_on"]) == (20, 10)
+    assert (row["images"], row["tuning_images"]) == (20, 10)
     assert [line.split(" pictures of ")[0] for line in said] == ["28 of 48", "1 of 21"]
 
 
@@ -38,15 +38,15 @@ def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: SyntheticDataset
     first(6)(content)
     (tmp_path / "split.json").write_text(json.dumps(content))
     row = small(atlas, truth, tmp_path, tune=str(tmp_path / "split.json"))["legrad"]
-    assert (row["images"], row["tuned_on"], row["tested"]) == (24, 6, 18)
+    assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 6, 18)
 
 
 def test_tuning_on_another_atlas(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
     options = {"tune": truth, "tune_atlas": atlas.objects.url}
     row = small(atlas, truth, tmp_path, **options)["legrad"]
-    assert (row["images"], row["tuned_on"], row["tested"]) == (24, 24, 24)
-    assert row["tau"] == row["tau_oracle"]  # the same pictures
+    assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 24, 24)
+    assert row["threshold"] == row["threshold_oracle"]  # the same pictures
     assert (row["gt_known"], row["boxacc_v2"], row["iou"]) == (row["maxboxacc"], row["maxboxacc_v2"], row["iou_oracle"])
     assert (tmp_path / "out" / "tuning" / "commits").is_dir()
 

@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
         hits.append(overlaps(values, resize_boxes(np.array(corners), width, height)))
         total += histogram(values, resize_mask(np.logical_or.reduce(drawn.masks), 224), np.zeros((224, 224), bool))
     row = scored[0]["legrad"]
-    assert (row["images"], row["masks"], row["tested"], row["tuned_on"]) == (48, 48, 38, 10)
+    assert (row["images"], row["masks"], row["test_images"], row["tuning_images"]) == (48, 48, 38, 10)
     assert row["pxap"] == pytest.approx(pxap(total), abs=1e-9)
     largest, every = np.array(hits).swapaxes(0, 1)
     assert row["maxboxacc"] == pytest.approx(100 * (largest >= 0.5).mean(0).max())
@@ -82,7 +82,7 @@ def test_the_curves_hold_the_scores(scored) -> None:
     best = {name: max(p["value"] for p in points if p["curve"] == name) for name in ("largest50", "any30", "any70")}
     row = rows["legrad"]
     assert best == pytest.approx({"largest50": row["maxboxacc"], "any30": row["iou30"], "any70": row["iou70"]})
-    assert next(p["value"] for p in points if p["curve"] == "largest50" and p["tau"] == row["tau_oracle"]) == best[
+    assert next(p["value"] for p in points if p["curve"] == "largest50" and p["threshold"] == row["threshold_oracle"]) == best[
         "largest50"
     ]  # fmt: skip
     with Image.open(out / "curves.png") as picture:

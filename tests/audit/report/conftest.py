@@ -19,7 +19,7 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas.run import RunSpec
-from schemas.scores import ScoresRecord, Tuned
+from schemas.scores import ScoresRecord, TuningRecord
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
         name="<b>truth</b>",
         target="label",
         subset=False,
-        tuning=Tuned(keys=""),
+        tuning=TuningRecord(keys=""),
     )
     scores.put("about.json", about.to_bytes())
     scores.put("localization.parquet", to_parquet(localization()))
