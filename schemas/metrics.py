@@ -1,4 +1,4 @@
-"""Tables of faithfulness and sanity metrics: one value per map, and summaries."""
+"""Registered metrics of faithfulness and sanity, and the tables of their values and summaries."""
 
 from typing import Literal
 
@@ -10,35 +10,47 @@ from schemas.base import Record
 MetricSuite = Literal["faithfulness", "sanity"]
 Direction = Literal["higher", "lower"]
 
-FAITHFULNESS_METRICS: dict[str, Direction] = {
-    "average_drop": "lower",
-    "increase": "higher",
-    "coherency": "higher",
-    "complexity": "lower",
-    "adcc": "higher",
-    "positive": "lower",
-    "negative": "higher",
-    "deletion": "lower",
-    "insertion": "higher",
-    "abpc": "higher",
-    "noise_most": "lower",
-    "noise_least": "higher",
-    "noise_nll_most": "higher",
-    "noise_nll_least": "lower",
-    "sensitivity_max": "lower",
-}
-"""Faithfulness metrics and the direction that is better. Formulas: ``docs/reference/faithfulness.md``."""
+Directions = dict[str, Direction]
+"""Whether higher or lower is better, by the name of a value."""
 
-SANITY_METRICS: dict[str, Direction] = {
-    "mprt": "lower",
-    "smprt": "lower",
-    "emprt": "higher",
-    "random_logit": "lower",
-    "noisy_5": "higher",
-    "noisy_10": "higher",
-    "noisy_20": "higher",
+REGISTERED_METRICS: dict[MetricSuite, dict[str, Directions]] = {
+    "faithfulness": {
+        "adcc": {
+            "average_drop": "lower",
+            "increase": "higher",
+            "coherency": "higher",
+            "complexity": "lower",
+            "adcc": "higher",
+        },
+        "perturbation_auc": {"positive": "lower", "negative": "higher"},
+        "deletion_insertion": {"deletion": "lower", "insertion": "higher", "abpc": "higher"},
+        "diffmask_curves": {
+            "noise_most": "lower",
+            "noise_least": "higher",
+            "noise_nll_most": "higher",
+            "noise_nll_least": "lower",
+        },
+        "max_sensitivity": {"sensitivity_max": "lower"},
+    },
+    "sanity": {
+        "parameter_randomization": {"mprt": "lower", "smprt": "lower", "emprt": "higher"},
+        "random_logit": {"random_logit": "lower"},
+        "noise_sensitivity": {"noisy_5": "higher", "noisy_10": "higher", "noisy_20": "higher"},
+    },
 }
-"""Sanity metrics and the direction that is better."""
+"""Metrics by suite, with the values that each gives. An entry registers the metric whose class is in
+``pipeline/metrics/<name>.py``. Formulas: ``docs/reference/faithfulness.md``."""
+
+DIRECTIONS = REGISTERED_METRICS["faithfulness"] | REGISTERED_METRICS["sanity"]
+"""Directions of all registered metrics."""
+
+
+def _flatten(suite: MetricSuite) -> Directions:
+    return {value: better for directions in REGISTERED_METRICS[suite].values() for value, better in directions.items()}
+
+
+FAITHFULNESS_METRICS, SANITY_METRICS = _flatten("faithfulness"), _flatten("sanity")
+"""Directions of all values of a suite."""
 
 METRIC_VALUES = pa.schema(
     [
@@ -67,8 +79,8 @@ METRIC_SUMMARY = pa.schema(
 )
 """One row per method, target kind and metric."""
 
-OWN_WEIGHTS = "the method has weights of its own, which were not randomised with those of the network"
-"""Note of metrics that compare a network with one whose weights are randomized."""
+OWN_WEIGHTS = "the method has weights of its own, which were not randomized with those of the model"
+"""Note of metrics that compare a model with one whose weights are randomized."""
 
 
 class MetricsRecord(Record):

@@ -19,7 +19,7 @@ PUBLIC = {
     "pipeline.truth": "Truth TruthMatcher TruthSet read_truth",
     "pipeline.label": "CalibrationSource LABEL_FORMATS LabelSummary MaskDataset MaskSample iter_labels label read_labels read_policy",
     "pipeline.score": "MaskScores default_output_dir score score_masks",
-    "pipeline.metrics": "FAITHFULNESS KINDS METRICS SANITY evaluate_metrics",
+    "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",
     "schemas.errors": """
         AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod UnsupportedModel UsageError
     """,

@@ -1,6 +1,6 @@
-"""Whether maps are faithful to the network, and sane: measures that ask the network again."""
+"""Faithfulness and sanity metrics, which run the model again."""
 
 from pipeline.metrics.evaluate_atlas import evaluate_metrics
-from pipeline.metrics.registry import FAITHFULNESS, KINDS, METRICS, SANITY
+from pipeline.metrics.registry import FAITHFULNESS, METRICS, SANITY, SUITES
 
-__all__ = ["FAITHFULNESS", "KINDS", "METRICS", "SANITY", "evaluate_metrics"]
+__all__ = ["FAITHFULNESS", "METRICS", "SANITY", "SUITES", "evaluate_metrics"]

@@ -9,36 +9,52 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
-from pipeline.metrics.patch_mixing import pixels
+from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
+from pipeline.metrics.patch_mixing import patches_to_pixels
 from pipeline.metrics.similarity import pearson
+from schemas.metrics import DIRECTIONS, Directions
 
 
 def adcc(drop: ArrayLike, coherency: ArrayLike, complexity: ArrayLike) -> NDArray[np.float64]:
-    """3 / (1/coherency + 1/(1 − complexity) + 1/(1 − drop)), 0 where a term is; all in [0, 1], of one shape [...].
+    """Return 3 / (1/coherency + 1/(1 − complexity) + 1/(1 − drop)): float64 [...], 0 where a denominator is 0.
 
-    Of the means over a data set this is the ADCC of ViT-ReciproCAM's tables; of one image, that of its authors.
+    For means over a dataset this is the ADCC of ViT-ReciproCAM's tables; for one image, that of its authors.
+
+    Args:
+        drop: average drop, in [0, 1], [...].
+        coherency: in [0, 1], [...].
+        complexity: in [0, 1], [...].
     """
-    drop, coherency, complexity = (np.asarray(each, np.float64) for each in (drop, coherency, complexity))
+    drop, coherency, complexity = (np.asarray(values, np.float64) for values in (drop, coherency, complexity))
     terms = np.stack([coherency, 1 - complexity, 1 - drop])
     with np.errstate(divide="ignore"):
         return 3 / (1 / terms.clip(0)).sum(0)
 
 
-def drop(whole: ArrayLike, masked: ArrayLike) -> NDArray[np.float64]:
-    """max(0, Y − O) / Y of probabilities Y of the images and O of what their maps leave of them."""
-    whole, masked = np.asarray(whole, np.float64), np.asarray(masked, np.float64)
-    return np.maximum(whole - masked, 0) / whole
+def average_drop(probability: ArrayLike, masked: ArrayLike) -> NDArray[np.float64]:
+    """Return max(0, Y − O) / Y: float64 [...].
+
+    Args:
+        probability: Y, probabilities of the images, [...].
+        masked: O, probabilities of the images multiplied by their maps, [...].
+    """
+    probability, masked = np.asarray(probability, np.float64), np.asarray(masked, np.float64)
+    return np.maximum(probability - masked, 0) / probability
 
 
 def coherency(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(1 + r) / 2 of two maps [..., h, w], r Pearson's; 0 where one of them is constant, which no map should be."""
-    a, b = (each.reshape(*each.shape[:-2], -1) for each in (first, second))
+    """Return (1 + r) / 2 with Pearson's r: float64 [...], 0 where a map is constant, which no map should be.
+
+    Args:
+        first: maps [..., h, w].
+        second: maps [..., h, w].
+    """
+    a, b = (maps.reshape(*maps.shape[:-2], -1) for maps in (first, second))
     return np.nan_to_num((1 + pearson(a, b)) / 2)
 
 
 def complexity(maps: NDArray[np.floating]) -> NDArray[np.float64]:
-    """‖m‖₁ / N of maps in [0, 1], [..., h, w]: in [0, 1]."""
+    """Return ‖m‖₁ / N in [0, 1], float64 [...], of maps m in [0, 1], [..., h, w]."""
     return maps.mean((-2, -1), dtype=np.float64)
 
 
@@ -46,57 +62,51 @@ def complexity(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 class ADCC(Metric):
     """Average drop, increase, coherency, complexity, and their harmonic mean.
 
-    With the map m in [0, 1], enlarged bilinearly, x_m = x ⊙ m of the normalised image (what is masked becomes the mean
-    colour), Y = p_c(x), O = p_c(x_m): ``average_drop`` = max(0, Y − O) / Y, ``increase`` = 1 where O > Y,
+    With the map m in [0, 1], upsampled bilinearly, x_m = x ⊙ m of the normalized image (masked pixels become the mean
+    color), Y = p_c(x), O = p_c(x_m): ``average_drop`` = max(0, Y − O) / Y, ``increase`` = 1 where O > Y,
     ``coherency`` = (1 + Pearson(map of x_m, m)) / 2, ``complexity`` = mean of m, ``adcc`` as the function of that
     name. Class c is that of the map. Maps are compared on the patch grid, as ViT-ReciproCAM does.
 
     Source: Poppi et al., Revisiting the Evaluation of Class Activation Mapping, CVPR workshops 2021.
     """
 
-    figures: ClassVar[Directions] = {
-        "average_drop": "lower",
-        "increase": "higher",
-        "coherency": "higher",
-        "complexity": "lower",
-        "adcc": "higher",
-    }
+    directions: ClassVar[Directions] = DIRECTIONS["adcc"]
 
     def cost(self, methods: int, depth: int) -> MetricCost:
         return MetricCost(1, methods)
 
-    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
-        patches = batch.network.anatomy.patches
-        shape = (*batch.targets.shape, 1, patches)
-        whole = batch.copies.said("mean", np.zeros(shape, bool)).probability[..., 0]
+    def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
+        shape = (*batch.class_ids.shape, 1, batch.model.anatomy.patches)
+        probability = batch.masked_forwards.predict("mean", np.zeros(shape, bool)).probability[..., 0]
         for method, maps in batch.maps.items():
-            masked, again = _masked(batch, method)
+            masked, masked_maps = _explain_masked(batch, method)
             parts = {
-                "average_drop": drop(whole, masked),
-                "coherency": coherency(again, maps),
+                "average_drop": average_drop(probability, masked),
+                "coherency": coherency(masked_maps, maps),
                 "complexity": complexity(maps),
             }
-            for figure, values in parts.items():
-                yield MetricValue(method, figure, values)
-            yield MetricValue(method, "increase", (masked > whole).astype(np.float64))
+            for name, values in parts.items():
+                yield MetricValue(method, name, values)
+            yield MetricValue(method, "increase", (masked > probability).astype(np.float64))
             yield MetricValue(method, "adcc", adcc(*parts.values()))
 
 
-def _masked(batch: MetricBatch, method: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of the images as their maps leave them: probabilities float64 [B, K], and maps [B, K, h, w] of the same method.
+def _explain_masked(batch: MetricBatch, method: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return probabilities [B, K] and maps [B, K, h, w] of the images multiplied by their maps.
 
-    A target that is an earlier one of the same image has the same map, and is not computed again.
+    A class id that repeats an earlier one of the same image has the same map, and is not computed again.
     """
-    targets, anatomy = batch.targets, batch.network.anatomy
-    earlier = (targets[:, :, None] == targets[:, None, :]).argmax(-1)  # [B, K]: where the class stands first
-    rows, columns = np.nonzero(earlier == np.arange(targets.shape[1]))
-    patches = torch.from_numpy(batch.maps[method][rows, columns]).to(batch.images)
+    class_ids, anatomy = batch.class_ids, batch.model.anatomy
+    first_column = (class_ids[:, :, None] == class_ids[:, None, :]).argmax(-1)  # [B, K]
+    rows, columns = np.nonzero(first_column == np.arange(class_ids.shape[1]))
+    maps = torch.from_numpy(batch.maps[method][rows, columns]).to(batch.images)
     size = (anatomy.grid[0] * anatomy.patch[0], anatomy.grid[1] * anatomy.patch[1])
-    shown = pixels(F.interpolate(patches[:, None], size=size, mode="bilinear"), (1, 1), anatomy.input_size)
-    keys, classes = [batch.keys[row] for row in rows], targets[rows, columns]
-    found = batch.network.explain(batch.images[rows] * shown, classes[:, None], keys, [method])
-    said = found.logits.double().softmax(-1).cpu().numpy()[np.arange(len(rows)), classes]
-    place = np.zeros(targets.shape, np.int64)
-    place[rows, columns] = np.arange(len(rows))
-    place = np.take_along_axis(place, earlier, 1)
-    return said[place], found[method][:, 0].cpu().numpy().astype(np.float64)[place]
+    upsampled = F.interpolate(maps[:, None], size=size, mode="bilinear")
+    masked_images = batch.images[rows] * patches_to_pixels(upsampled, (1, 1), anatomy.input_size)
+    keys, classes = [batch.keys[row] for row in rows], class_ids[rows, columns]
+    explained = batch.model.explain(masked_images, classes[:, None], keys, [method])
+    probability = explained.logits.double().softmax(-1).cpu().numpy()[np.arange(len(rows)), classes]
+    index = np.zeros(class_ids.shape, np.int64)
+    index[rows, columns] = np.arange(len(rows))
+    index = np.take_along_axis(index, first_column, 1)
+    return probability[index], explained[method][:, 0].cpu().numpy().astype(np.float64)[index]

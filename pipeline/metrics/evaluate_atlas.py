@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.explain.load import load
 from pipeline.metrics.evaluate_shard import evaluate_shard
 from pipeline.metrics.metric import Metric, MetricCost
-from pipeline.metrics.registry import KINDS
+from pipeline.metrics.registry import SUITES
 from pipeline.metrics.sample_selection import SelectedSamples, select_samples
 from pipeline.metrics.summary import summarize
 from pipeline.run.execution import Device
@@ -73,7 +73,7 @@ def evaluate_metrics(
         raise UsageError(f"there is no kind {kind!r} of measures; there are {', '.join(get_args(MetricSuite))}")
     atlas, number = Atlas.open(url), IMAGES[kind] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    chosen, by = tuple(dict.fromkeys(methods)) or atlas.methods, KINDS[kind] if measures is None else measures
+    chosen, by = tuple(dict.fromkeys(methods)) or atlas.methods, SUITES[kind] if measures is None else measures
     for target in atlas.run.spec.targets:
         atlas.require(target, chosen)
     if not by:
@@ -104,7 +104,7 @@ def evaluate_metrics(
         work = partial(_of_shard, url, device, tuple(by.values()), about, out)
         for _ in parallel_map(work, list(pending.items()), f"measure {kind}", address, gpu=True):
             continue
-        better = {figure: direction for each in by.values() for figure, direction in each.figures.items()}
+        better = {figure: direction for each in by.values() for figure, direction in each.directions.items()}
         found = objects.read([_figures(shard_name) for shard_name in drawn])
         summary = summarize((from_parquet(data) for data in found), better, _notes(atlas, by))
         objects.put(SUMMARY, to_parquet(summary))
@@ -125,7 +125,7 @@ def cost(atlas: Atlas, measures: Mapping[str, Metric], methods: int) -> MetricCo
 
 def _notes(atlas: Atlas, measures: Mapping[str, Metric]) -> dict[tuple[str, str], str]:
     """What to know of figures of methods with weights of their own, by method and figure."""
-    forgetting = [figure for measure in measures.values() if measure.forgets for figure in measure.figures]
+    forgetting = [figure for measure in measures.values() if measure.randomizes for figure in measure.directions]
     return {(method, figure): OWN_WEIGHTS for method in atlas.run.artifacts for figure in forgetting}
 
 

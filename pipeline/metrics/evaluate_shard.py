@@ -1,4 +1,4 @@
-"""Figures of a shard: its images, their maps from the atlas, questions to the network."""
+"""Metrics of the samples of one shard."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,70 +15,74 @@ from pipeline.store import AtlasShard
 from pipeline.store.images import pictures
 from schemas.metrics import METRIC_VALUES
 
-_BATCH = 16
-"""Images whose copies are remembered together; bounds memory."""
+_BATCH_SIZE = 16
+"""Images whose masked forwards are cached together; bounds memory."""
+_CLASS_COLUMNS = {"label": "label", "predicted": "prediction"}
+"""Column of the explained class, by target kind."""
 
 
 def evaluate_shard(
     worker: Worker,
-    part: AtlasShard,
+    shard: AtlasShard,
     ordinals: Sequence[int],
-    measures: Sequence[Metric],
+    metrics: Sequence[Metric],
     methods: Sequence[str],
     seed: int = 0,
 ) -> pa.Table:
-    """Measure the maps of some images of a shard: ``schemas.metrics.FIGURES``, in the order of the rows.
+    """Compute metrics for samples of a shard: ``schemas.metrics.METRIC_VALUES``, in the order of the rows.
 
     Args:
-        worker: of the atlas.
-        ordinals: of samples that have maps.
-        methods: names of maps.
+        worker: worker of the atlas.
+        shard: shard of the atlas.
+        ordinals: samples that have maps.
+        metrics: metrics to compute.
+        methods: names of the maps.
+        seed: seed of the metrics.
 
     Raises:
         CorruptShardError: see ``pictures``.
     """
-    known = {method.name: method for method in worker.explainer.methods}
-    network = ExplainedModel(
+    method_by_name = {method.name: method for method in worker.explainer.methods}
+    model = ExplainedModel(
         worker.model,
         worker.explainer.anatomy,
         worker.normalise.mean,
         worker.normalise.std,
-        {name: known[name] for name in methods},
+        {name: method_by_name[name] for name in methods},
         worker.run.spec.seed,
     )
-    targets = worker.run.spec.targets
-    maps = {name: np.stack([part.maps(name, target) for target in targets], 1) for name in methods}
-    samples = part.samples.to_pylist()
+    target_kinds = worker.run.spec.targets
+    maps = {name: np.stack([shard.maps(name, target) for target in target_kinds], 1) for name in methods}
+    all_samples = shard.samples.to_pylist()
     tables = []
     with preserve_model_state(worker.model):
-        for chosen, seen in pictures(worker.run, part, ordinals, _BATCH, worker.decoders):
-            rows = [samples[ordinal] for ordinal in chosen]
-            classes = {"label": "label", "predicted": "prediction"}
-            pixels = torch.stack([torch.as_tensor(each) for each in seen])
+        for chunk, images in pictures(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoders):
+            samples = [all_samples[ordinal] for ordinal in chunk]
+            pixels = torch.stack([torch.as_tensor(image) for image in images])
             batch = MetricBatch(
-                network,
+                model,
                 worker.normalise(pixels),
-                tuple(row["key"] for row in rows),
-                np.array([-1 if row["label"] is None else row["label"] for row in rows], np.int64),
-                np.array([[row[classes[target]] for target in targets] for row in rows], np.int64),
-                {name: each[chosen].astype(np.float64) for name, each in maps.items()},
+                tuple(sample["key"] for sample in samples),
+                np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
+                np.array([[sample[_CLASS_COLUMNS[kind]] for kind in target_kinds] for sample in samples], np.int64),
+                {name: values[chunk].astype(np.float64) for name, values in maps.items()},
                 seed,
             )
-            tables += [_table(rows, targets, value) for measure in measures for value in measure.of(batch)]
-    found = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
-    return found.combine_chunks().sort_by("row")
+            tables += [_to_table(samples, target_kinds, value) for metric in metrics for value in metric.compute(batch)]
+    table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
+    return table.combine_chunks().sort_by("row")
 
 
-def _table(rows: Sequence[dict[str, Any]], targets: Sequence[str], value: MetricValue) -> pa.Table:
-    number, kinds = len(rows), len(targets)
+def _to_table(samples: Sequence[dict[str, Any]], target_kinds: Sequence[str], value: MetricValue) -> pa.Table:
+    count, kinds = len(samples), len(target_kinds)
     columns = {
-        "row": np.repeat([row["row"] for row in rows], kinds),
-        "key": np.repeat(np.array([row["key"] for row in rows], object), kinds),
-        "method": [value.method] * number * kinds,
-        "target": list(targets) * number,
-        "metric": [value.figure] * number * kinds,
+        "row": np.repeat([sample["row"] for sample in samples], kinds),
+        "key": np.repeat(np.array([sample["key"] for sample in samples], object), kinds),
+        "method": [value.method] * count * kinds,
+        "target": list(target_kinds) * count,
+        "metric": [value.metric] * count * kinds,
         "value": pa.array(value.values.ravel(), from_pandas=True),  # NaN becomes null
     }
     return pa.table(
-        {name: pa.array(each).cast(METRIC_VALUES.field(name).type) for name, each in columns.items()}, METRIC_VALUES
+        {name: pa.array(data).cast(METRIC_VALUES.field(name).type) for name, data in columns.items()}, METRIC_VALUES
     )

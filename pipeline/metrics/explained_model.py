@@ -1,4 +1,4 @@
-"""A network that can be asked: what it says of images, and what methods say of it."""
+"""Model together with the methods that explain it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from pipeline.explain import Anatomy, MapBatch, Method
 from pipeline.explain.explainer import Explainer
-from pipeline.metrics.patch_mixing import Pieces, pieces
+from pipeline.metrics.patch_mixing import PatchMixer, make_patch_mixer
 
 
 @dataclass
 class ExplainedModel:
-    """A network with the methods that explain it. It must be ``undisturbed`` around every call.
+    """Model with its methods. Calls must run inside ``preserve_model_state``.
 
     Attributes:
-        mean, std: of each channel, [3, 1, 1], on its device.
-        methods: by the names that their maps have in the atlas.
-        seed: of the methods that draw at random.
+        model: vision transformer.
+        anatomy: its structure.
+        mean: channel means [3, 1, 1] of the normalization, on the device of the model.
+        std: channel standard deviations, likewise.
+        methods: methods by the names of their maps in the atlas.
+        seed: seed of methods that sample.
     """
 
     model: nn.Module
@@ -33,27 +36,28 @@ class ExplainedModel:
     _explainers: dict[tuple[str, ...], Explainer] = field(default_factory=dict)
 
     @cached_property
-    def pieces(self) -> Pieces:
-        """How its pictures are cut."""
-        return pieces(self.model, self.anatomy)
+    def mixer(self) -> PatchMixer:
+        """Composer of images from patches of two images."""
+        return make_patch_mixer(self.model, self.anatomy)
 
     def explain(
-        self, images: Tensor, targets: NDArray[np.int64], keys: Sequence[str], names: Sequence[str] = ()
+        self, images: Tensor, class_ids: NDArray[np.int64], keys: Sequence[str], names: Sequence[str] = ()
     ) -> MapBatch:
-        """Raw maps [B, K, h, w] of some methods, by name; without names, of all.
+        """Compute raw maps [B, K, h, w] by method.
 
         Args:
-            images: [B, 3, H, W], normalised.
-            targets: int64 [B, K].
-            keys: a name for each image, see ``pipeline.explain.explain``.
+            images: float [B, 3, H, W], normalized.
+            class_ids: int64 [B, K].
+            keys: key of each image, see ``pipeline.explain.explain``.
+            names: methods; empty means all.
         """
         chosen = tuple(names or self.methods)
         if chosen not in self._explainers:
             methods = tuple(self.methods[name] for name in chosen)
             self._explainers[chosen] = Explainer(self.model, self.anatomy, methods, self.seed)
-        wanted = torch.from_numpy(targets)
+        wanted = torch.from_numpy(class_ids)
         return self._explainers[chosen].maps(images, lambda rows, _: wanted[rows], keys)
 
     def with_model(self, model: nn.Module) -> "ExplainedModel":
-        """The same methods on another network of the same build."""
+        """Return the same methods with another model of the same architecture."""
         return replace(self, model=model, _explainers={})

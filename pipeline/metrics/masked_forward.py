@@ -1,7 +1,7 @@
-"""Copies of images with some of their patches replaced, and what the network says of them.
+"""Predictions for images in which some patches are replaced.
 
-Patches are ranked on the patch grid, where a map has its values: pixels of a map that was enlarged have ties, and
-how a sort breaks these decides the score.
+Patches are ranked on the patch grid, where a map has its values. Pixels of an upsampled map have ties, and the order
+in which a sort breaks them would decide the score.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,50 +13,66 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from pipeline.metrics.patch_mixing import Pieces
+from pipeline.metrics.patch_mixing import PatchMixer
 from pipeline.utils.random import generator
 
-First = Literal["most", "least"]
-"""Which patches are replaced first: the most relevant (MoRF) or the least relevant (LeRF)."""
+RemovalOrder = Literal["most", "least"]
+"""Patches that are replaced first: the most relevant (MoRF) or the least relevant (LeRF)."""
 Baseline = Literal["black", "mean", "blur", "noise"]
+"""Content of replaced patches, see ``make_baseline``."""
 
-_AT_ONCE = {"cpu": 16, "cuda": 128}
-"""Copies of one forward, by the kind of device: on a CPU as many as its cache holds, on a GPU as many as keep it busy.
+_BATCH_SIZE = {"cpu": 16, "cuda": 128}
+"""Masked images of one forward, by device type: what a CPU cache holds, what keeps a GPU busy.
 
-Always as many, the last ones filled up: what a new shape leaves behind breaks up the heap.
+Batches are always filled up to this size, because forwards of many different shapes fragment the heap.
 """
 
 
-def ranks(maps: NDArray[np.floating], first: First) -> NDArray[np.int64]:
-    """The place of each patch in the order of replacement: int64 [..., N], from 0.
+def removal_ranks(maps: NDArray[np.floating], order: RemovalOrder) -> NDArray[np.int64]:
+    """Return the rank of each patch in the order of removal: int64 [..., N], from 0.
 
-    Equal values go by their index in either order, so that a constant map has one order, not two.
+    Equal values go by their index in both orders, so a constant map has the same order in both.
 
     Args:
-        maps: [..., h, w].
+        maps: float [..., h, w].
+        order: patches that come first.
     """
     values = maps.reshape(*maps.shape[:-2], -1)
-    order = np.argsort(-values if first == "most" else values, axis=-1, kind="stable")
-    return np.argsort(order, axis=-1)
+    places = np.argsort(-values if order == "most" else values, axis=-1, kind="stable")
+    return np.argsort(places, axis=-1)
 
 
-def replaced(maps: NDArray[np.floating], first: First, number: NDArray[np.int64] | Sequence[int]) -> NDArray[np.bool_]:
-    """Which patches are replaced: bool [..., S, N] for maps [..., h, w] and S numbers of patches."""
-    chosen: NDArray[np.bool_] = ranks(maps, first)[..., None, :] < np.asarray(number)[:, None]
-    return chosen
-
-
-def baseline(kind: Baseline, images: Tensor, mean: Tensor, std: Tensor, keys: Sequence[str], seed: int) -> Tensor:
-    """What patches are replaced with: [B, 3, H, W], normalised.
-
-    ``black`` is 0 before normalising, ``mean`` is 0 after it. ``blur`` is a Gaussian of 11 pixels and σ = 5
-    (Petsiuk et al., BMVC 2018). ``noise`` is uniform in [0, 1) before normalising, from key and seed alone.
+def removal_masks(
+    maps: NDArray[np.floating], order: RemovalOrder, counts: NDArray[np.int64] | Sequence[int]
+) -> NDArray[np.bool_]:
+    """Return masks of the replaced patches: bool [..., S, N].
 
     Args:
-        images: [B, 3, H, W], normalised.
-        mean, std: of each channel, [3, 1, 1].
+        maps: float [..., h, w].
+        order: patches that are replaced first.
+        counts: int [S], numbers of replaced patches.
     """
-    match kind:
+    masks: NDArray[np.bool_] = removal_ranks(maps, order)[..., None, :] < np.asarray(counts)[:, None]
+    return masks
+
+
+def make_baseline(
+    baseline: Baseline, images: Tensor, mean: Tensor, std: Tensor, keys: Sequence[str], seed: int
+) -> Tensor:
+    """Return the images that patches are replaced from: [B, 3, H, W], normalized.
+
+    ``black`` is 0 before normalization, ``mean`` is 0 after it. ``blur`` is a Gaussian of 11 pixels and σ = 5
+    (Petsiuk et al., BMVC 2018). ``noise`` is uniform in [0, 1) before normalization, from key and seed alone.
+
+    Args:
+        baseline: kind of content.
+        images: float [B, 3, H, W], normalized.
+        mean: channel means, [3, 1, 1].
+        std: channel standard deviations, [3, 1, 1].
+        keys: sample keys, which seed the noise.
+        seed: further seed of the noise.
+    """
+    match baseline:
         case "black":
             return (-mean / std).expand_as(images)
         case "mean":
@@ -64,16 +80,16 @@ def baseline(kind: Baseline, images: Tensor, mean: Tensor, std: Tensor, keys: Se
         case "blur":
             return gaussian_blur(images, [11, 11], [5.0, 5.0])
         case "noise":
-            drawn = [generator("faith noise", key, seed).random(images.shape[1:]) for key in keys]
-            return (torch.from_numpy(np.stack(drawn)).to(images) - mean) / std
+            noise = [generator("faith noise", key, seed).random(images.shape[1:]) for key in keys]
+            return (torch.from_numpy(np.stack(noise)).to(images) - mean) / std
 
 
-class Said(NamedTuple):
-    """What the network says of copies.
+class Predictions(NamedTuple):
+    """Predictions for masked images.
 
     Attributes:
-        log_probability: of the target class, float64 [B, K, S].
-        top: the class of the largest logit, int64 [B, K, S].
+        log_probability: log probability of the explained class, float64 [B, K, S].
+        top: class of the largest logit, int64 [B, K, S].
     """
 
     log_probability: NDArray[np.float64]
@@ -81,61 +97,63 @@ class Said(NamedTuple):
 
     @property
     def probability(self) -> NDArray[np.float64]:
-        """Of the target class, float64 [B, K, S]."""
+        """Probability of the explained class, float64 [B, K, S]."""
         return np.exp(self.log_probability)
 
 
-class Copies:
-    """Copies of a batch of images. One that was shown once is not shown again, whichever measure asks for it.
+class MaskedForwardCache:
+    """Predictions for masked versions of a batch of images. Each is computed once, whichever metric asks for it.
 
-    That makes the ends of all curves, and all of a second target that is the first one, cost nothing.
+    The ends of all curves, and all points of a second target that equals the first, are therefore computed once.
 
     Args:
-        pieces: of the network.
-        images: [B, 3, H, W], normalised.
-        targets: int64 [B, K].
-        fill: gives a baseline [B, 3, H, W] by its name.
+        mixer: composer of images.
+        images: float [B, 3, H, W], normalized.
+        class_ids: int64 [B, K].
+        fill: function from a baseline's name to its images [B, 3, H, W].
     """
 
     def __init__(
-        self, pieces: Pieces, images: Tensor, targets: NDArray[np.int64], fill: Callable[[Baseline], Tensor]
+        self, mixer: PatchMixer, images: Tensor, class_ids: NDArray[np.int64], fill: Callable[[Baseline], Tensor]
     ) -> None:
-        self.pieces, self.targets, self.fill = pieces, targets, fill
-        self.device, self.at_once = images.device, _AT_ONCE[images.device.type]
-        self._images = pieces.cut(images)
+        self.mixer, self.class_ids, self.fill = mixer, class_ids, fill
+        self.device, self.batch_size = images.device, _BATCH_SIZE[images.device.type]
+        self._images = mixer.embed(images)
         self._fills: dict[Baseline, Tensor] = {}
-        self._said: dict[tuple[int, str, bytes], tuple[NDArray[np.float64], int]] = {}
+        self._cache: dict[tuple[int, str, bytes], tuple[NDArray[np.float64], int]] = {}
 
-    def said(self, kind: Baseline, masks: NDArray[np.bool_]) -> Said:
-        """What the network says of copies in which masked patches are replaced.
+    def predict(self, baseline: Baseline, masks: NDArray[np.bool_]) -> Predictions:
+        """Predict for images whose masked patches are replaced.
 
         Args:
-            masks: bool [B, K, S, N]. K is that of the targets: what is said is said of the target of each map.
+            baseline: content of replaced patches.
+            masks: bool [B, K, S, N], True where a patch is replaced. Masks of the k-th target are predicted for it.
         """
         packed = np.packbits(masks, axis=-1)
-        names = {
-            place: (place[0], kind if masks[place].any() else "", packed[place].tobytes())
-            for place in np.ndindex(*masks.shape[:3])
+        cache_keys = {
+            index: (index[0], baseline if masks[index].any() else "", packed[index].tobytes())
+            for index in np.ndindex(*masks.shape[:3])
         }
-        fresh = list({name: place for place, name in names.items() if name not in self._said}.items())
-        for first in range(0, len(fresh), self.at_once):
-            part = fresh[first : first + self.at_once]
-            self._show(kind, [name for name, _ in part], np.stack([masks[place] for _, place in part]))
+        missing = list({key: index for index, key in cache_keys.items() if key not in self._cache}.items())
+        for first in range(0, len(missing), self.batch_size):
+            chunk = missing[first : first + self.batch_size]
+            self._compute(baseline, [key for key, _ in chunk], np.stack([masks[index] for _, index in chunk]))
         log_probability = np.empty(masks.shape[:3])
         top = np.empty(masks.shape[:3], np.int64)
-        for place, name in names.items():
-            log_probabilities, top[place] = self._said[name]
-            log_probability[place] = log_probabilities[place[1]]
-        return Said(log_probability, top)
+        for index, key in cache_keys.items():
+            log_probabilities, top[index] = self._cache[key]
+            log_probability[index] = log_probabilities[index[1]]
+        return Predictions(log_probability, top)
 
-    def _show(self, kind: Baseline, names: list[tuple[int, str, bytes]], masks: NDArray[np.bool_]) -> None:
-        more = self.at_once - len(names)
-        rows = [row for row, _, _ in names] + [names[-1][0]] * more
-        masks = np.concatenate([masks, masks[-1:].repeat(more, 0)])
-        if kind not in self._fills:
-            self._fills[kind] = self.pieces.cut(self.fill(kind))
-        gone = self.pieces.where(torch.from_numpy(masks).to(self.device))
-        logits = self.pieces.ask(torch.where(gone, self._fills[kind][rows], self._images[rows])).double()
-        wanted = torch.from_numpy(self.targets[rows]).to(logits.device)
-        said = logits.log_softmax(-1).gather(1, wanted).cpu().numpy()
-        self._said |= dict(zip(names, zip(said, logits.argmax(1).tolist(), strict=True), strict=False))
+    def _compute(self, baseline: Baseline, keys: list[tuple[int, str, bytes]], masks: NDArray[np.bool_]) -> None:
+        padding = self.batch_size - len(keys)
+        rows = [row for row, _, _ in keys] + [keys[-1][0]] * padding
+        masks = np.concatenate([masks, masks[-1:].repeat(padding, 0)])
+        if baseline not in self._fills:
+            self._fills[baseline] = self.mixer.embed(self.fill(baseline))
+        replaced = self.mixer.expand_mask(torch.from_numpy(masks).to(self.device))
+        logits = self.mixer.forward(torch.where(replaced, self._fills[baseline][rows], self._images[rows])).double()
+        class_ids = torch.from_numpy(self.class_ids[rows]).to(logits.device)
+        log_probabilities = logits.log_softmax(-1).gather(1, class_ids).cpu().numpy()
+        predictions = zip(log_probabilities, logits.argmax(1).tolist(), strict=True)
+        self._cache |= dict(zip(keys, predictions, strict=False))

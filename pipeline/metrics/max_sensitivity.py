@@ -1,4 +1,4 @@
-"""Sensitivity-max: how far a map moves when nothing to be seen changes."""
+"""Sensitivity-max: the largest change of a map under small noise."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,57 +8,63 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
+from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.utils.random import generator
 from schemas.errors import UsageError
+from schemas.metrics import DIRECTIONS, Directions
 
 
-def change(maps: NDArray[np.floating], moved: NDArray[np.floating]) -> NDArray[np.float64]:
-    """‖b − a‖₂ / ‖a‖₂ of maps a and b, [..., h, w]: float64 [...], NaN where a is 0 everywhere."""
-    a, b = (each.reshape(*each.shape[:-2], -1).astype(np.float64) for each in (maps, moved))
+def relative_change(maps: NDArray[np.floating], changed: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return ‖b − a‖₂ / ‖a‖₂: float64 [...], NaN where a is 0 everywhere.
+
+    Args:
+        maps: a, [..., h, w].
+        changed: b, [..., h, w].
+    """
+    a, b = (values.reshape(*values.shape[:-2], -1).astype(np.float64) for values in (maps, changed))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.linalg.norm(b - a, axis=-1) / np.linalg.norm(a, axis=-1)
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
 @dataclass(frozen=True)
-class Sensitivity(Metric):
-    """``sensitivity_max`` – the largest change of the raw map, in parts of its norm, among noisy images.
+class MaxSensitivity(Metric):
+    """``sensitivity_max`` – the largest relative change of the raw map among noisy images.
 
-    max_k ‖Φ(x + δ_k) − Φ(x)‖₂ / ‖Φ(x)‖₂, δ_k uniform in [−radius, radius] of the normalised image, drawn from key and
-    seed. The key that random methods draw from is the image's own throughout.
+    max_k ‖Φ(x + δ_k) − Φ(x)‖₂ / ‖Φ(x)‖₂, δ_k uniform in [−radius, radius] of the normalized image, from key and seed.
+    Methods that sample use the same key for all of them.
 
-    Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019; captum makes 10 draws of this
-    radius. More draws find larger changes: compare figures of the same number.
+    Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019; captum takes 10 samples of
+    this radius. More samples find larger changes: compare only values of the same number of samples.
 
     Options:
-        draws: noisy images.
+        samples: number of noisy images.
         radius: largest size of the noise.
     """
 
-    figures: ClassVar[Directions] = {"sensitivity_max": "lower"}
+    directions: ClassVar[Directions] = DIRECTIONS["max_sensitivity"]
 
-    draws: int = 5
+    samples: int = 5
     radius: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or not self.radius > 0:
-            raise UsageError(f"sensitivity: {self.draws} draws of radius {self.radius}; both must be above 0")
+        if self.samples < 1 or not self.radius > 0:
+            raise UsageError(f"max_sensitivity: {self.samples} samples of radius {self.radius}; both must be above 0")
 
     def cost(self, methods: int, depth: int) -> MetricCost:
-        return MetricCost(0, (self.draws + 1) * methods)
+        return MetricCost(0, (self.samples + 1) * methods)
 
-    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
-        images, network = batch.images, batch.network
-        sources = [generator("faith sensitivity", key, batch.seed) for key in batch.keys]
-        still = network.explain(images, batch.targets, batch.keys, list(batch.maps))
-        most = {method: np.zeros(batch.targets.shape) for method in batch.maps}
-        for _ in range(self.draws):
-            noise = np.stack([source.uniform(-self.radius, self.radius, images.shape[1:]) for source in sources])
-            moved = network.explain(
-                images + torch.from_numpy(noise).to(images), batch.targets, batch.keys, list(batch.maps)
-            )
-            for method, largest in most.items():
-                most[method] = np.maximum(largest, change(still[method].cpu().numpy(), moved[method].cpu().numpy()))
-        for method, largest in most.items():
-            yield MetricValue(method, "sensitivity_max", largest)
+    def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
+        images, model, methods = batch.images, batch.model, list(batch.maps)
+        generators = [generator("faith sensitivity", key, batch.seed) for key in batch.keys]
+        plain = model.explain(images, batch.class_ids, batch.keys, methods)
+        largest = {method: np.zeros(batch.class_ids.shape) for method in methods}
+        for _ in range(self.samples):
+            noise = np.stack([rng.uniform(-self.radius, self.radius, images.shape[1:]) for rng in generators])
+            noisy = images + torch.from_numpy(noise).to(images)
+            changed = model.explain(noisy, batch.class_ids, batch.keys, methods)
+            for method in methods:
+                change = relative_change(plain[method].cpu().numpy(), changed[method].cpu().numpy())
+                largest[method] = np.maximum(largest[method], change)
+        for method in methods:
+            yield MetricValue(method, "sensitivity_max", largest[method])

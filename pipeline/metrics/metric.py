@@ -1,4 +1,4 @@
-"""What a measure is: some figures of every map of a batch of images."""
+"""Base class of metrics, and the batch of images and maps that they judge."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -11,19 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.metrics.explained_model import ExplainedModel
-from pipeline.metrics.masked_forward import Copies, baseline
-from schemas.metrics import Direction
-
-Directions = Mapping[str, Direction]
+from pipeline.metrics.masked_forward import (
+    Baseline,
+    MaskedForwardCache,
+    Predictions,
+    RemovalOrder,
+    make_baseline,
+    removal_masks,
+)
+from schemas.metrics import Directions
 
 
 @dataclass(frozen=True)
 class MetricCost:
-    """What a measure asks of the network for an image and a target, at most: images that are computed again cost less.
+    """Upper bound of the work for one image and one target kind.
 
     Attributes:
-        forwards: copies that it is shown.
-        explanations: maps that are made.
+        forwards: images with replaced patches that pass the model.
+        explanations: maps that are computed.
     """
 
     forwards: int = 0
@@ -33,69 +38,95 @@ class MetricCost:
         return MetricCost(self.forwards + other.forwards, self.explanations + other.explanations)
 
     def __str__(self) -> str:
-        return f"{self.forwards:,} forwards of copies and {self.explanations:,} maps"
+        return f"{self.forwards:,} masked forwards and {self.explanations:,} maps"
 
-    def __mul__(self, number: int) -> "MetricCost":
-        return MetricCost(self.forwards * number, self.explanations * number)
+    def __mul__(self, count: int) -> "MetricCost":
+        return MetricCost(self.forwards * count, self.explanations * count)
 
 
 class MetricValue(NamedTuple):
-    """A figure of the maps of one method: float64 [B, K], NaN where it is not defined."""
+    """Values of one metric for the maps of one method: float64 [B, K], NaN where undefined."""
 
     method: str
-    figure: str
+    metric: str
     values: NDArray[np.float64]
 
 
 @dataclass
 class MetricBatch:
-    """Images with the maps that an atlas has of them.
+    """Images with their maps from an atlas.
 
     Attributes:
-        network: that they were made of.
-        images: [B, 3, H, W], normalised, on its device.
-        keys: a name for each, from which what is drawn at random takes its seed.
+        model: model that the maps were computed for.
+        images: float [B, 3, H, W], normalized, on the device of the model.
+        keys: sample keys; random numbers of an image are seeded by its key.
         labels: int64 [B], −1 where there is none.
-        targets: int64 [B, K], the classes that are explained.
+        class_ids: int64 [B, K], explained classes.
         maps: float64 [B, K, h, w] in [0, 1], by method.
-        seed: of what is drawn.
+        seed: seed of all random numbers.
     """
 
-    network: ExplainedModel
+    model: ExplainedModel
     images: Tensor
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    class_ids: NDArray[np.int64]
     maps: Mapping[str, NDArray[np.float64]]
     seed: int = 0
 
     @cached_property
-    def copies(self) -> Copies:
-        """Copies of these images with patches replaced, shared by all measures."""
-        network = self.network
-        fill = partial(baseline, images=self.images, mean=network.mean, std=network.std, keys=self.keys, seed=self.seed)
-        return Copies(network.pieces, self.images, self.targets, fill)
+    def masked_forwards(self) -> MaskedForwardCache:
+        """Predictions for images with replaced patches, shared by all metrics."""
+        model = self.model
+        fill = partial(
+            make_baseline, images=self.images, mean=model.mean, std=model.std, keys=self.keys, seed=self.seed
+        )
+        return MaskedForwardCache(model.mixer, self.images, self.class_ids, fill)
+
+    def predict_removal(
+        self, baseline: Baseline, order: RemovalOrder, fractions: NDArray[np.float64]
+    ) -> dict[str, Predictions]:
+        """Predict while patches are replaced in the order of each method's maps.
+
+        Args:
+            baseline: content of replaced patches.
+            order: patches that are replaced first.
+            fractions: float64 [S] in [0, 1], fractions of the patches that are replaced; rounded to whole patches.
+
+        Returns:
+            Predictions [B, K, S] by method.
+        """
+        counts = np.rint(fractions * self.model.anatomy.patches).astype(np.int64)
+        masks = [removal_masks(maps, order, counts) for maps in self.maps.values()]
+        predictions = self.masked_forwards.predict(baseline, np.concatenate(masks, 2))
+        columns = [np.split(column, len(masks), 2) for column in predictions]
+        return {method: Predictions(*split) for method, *split in zip(self.maps, *columns, strict=True)}
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """Base of all measures, whose fields are their options.
+    """Base class of metrics. The fields of a subclass are its options.
 
-    To add one: subclass in a new file, name it in ``pipeline.metrics.registry`` and its figures in ``schemas.metrics``.
-    The class docstring gives formulas, baseline and source.
+    To add a metric, write its only subclass of ``Metric`` into ``pipeline/metrics/<name>.py`` and register the name with
+    its directions in ``schemas.metrics``. The class docstring gives formulas, baseline and source.
 
     Class attributes:
-        figures: what it gives of each map, and whether higher or lower is better.
-        forgets: whether the network forgets for it. A method with weights of its own keeps these.
+        directions: names of the values for each map, and whether higher or lower is better.
+        randomizes: True if the model's parameters are randomized. Methods with weights of their own keep these.
     """
 
-    figures: ClassVar[Directions]
-    forgets: ClassVar[bool] = False
+    directions: ClassVar[Directions]
+    randomizes: ClassVar[bool] = False
 
     @abstractmethod
     def cost(self, methods: int, depth: int) -> MetricCost:
-        """What it asks of a network of so many blocks, for one image and target, of so many methods."""
+        """Return the cost for one image and one target kind.
+
+        Args:
+            methods: number of methods.
+            depth: number of blocks of the model.
+        """
 
     @abstractmethod
-    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
-        """All its figures of all methods."""
+    def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
+        """Yield all values of all methods."""

@@ -1,4 +1,4 @@
-"""Noise sensitivity: whether a map stays when the picture gets grainy."""
+"""Noise sensitivity: similarity of the maps of an image with and without noise."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,47 +8,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.metrics.metric import Directions, Metric, MetricBatch, MetricCost, MetricValue
-from pipeline.metrics.similarity import similarity
+from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
+from pipeline.metrics.similarity import abs_spearman
 from pipeline.utils.random import generator
+from schemas.metrics import DIRECTIONS, Directions
 
 SIGMAS = {"noisy_5": 0.05, "noisy_10": 0.1, "noisy_20": 0.2}
-"""Standard deviation of the noise, in parts of the range of the normalised image."""
+"""Standard deviation of the noise, as a fraction of the range of the normalized image."""
 
 
-def noise(images: Tensor, sources: Sequence[np.random.Generator]) -> Tensor:
-    """Normal noise with σ = max x − min x of each image x: [B, 3, H, W], as the images.
+def gaussian_noise(images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+    """Sample normal noise with σ = max x − min x of each image x: [B, 3, H, W], dtype and device of the images.
 
     Args:
-        sources: one for each image, from which its noise is drawn.
+        images: float [B, 3, H, W].
+        generators: one for each image.
     """
-    drawn = np.stack([source.standard_normal(images.shape[1:]) for source in sources])
-    spread = (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
-    return spread * torch.from_numpy(drawn).to(images)
+    noise = np.stack([rng.standard_normal(images.shape[1:]) for rng in generators])
+    value_range = (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
+    return value_range * torch.from_numpy(noise).to(images)
 
 
 @dataclass(frozen=True)
 class NoiseSensitivity(Metric):
     """Spearman's ρ between |map| and |map of the image with noise|, Gaussian with σ = s · (max x − min x).
 
-    ``noisy_5``, ``noisy_10``, ``noisy_20`` – of s = 0.05, 0.1, 0.2: one noise from key and seed, scaled. Maps are raw,
-    of the same class, which the noisy image may no longer show. 1 is a map that noise does not move; one that does not
-    look at the picture has it too.
+    ``noisy_5``, ``noisy_10``, ``noisy_20`` – s = 0.05, 0.1, 0.2: the same noise from key and seed, scaled. Maps are
+    raw, and of the same class, even if the noisy image is no longer classified so. 1 is a map that noise does not
+    change; a map that does not depend on the image reaches it, too.
 
-    The noise is that of Smilkov et al., SmoothGrad, 2017; that a map should bear it, Alvarez-Melis and Jaakkola, On the
+    Sources: noise of Smilkov et al., SmoothGrad, 2017; robustness of maps, Alvarez-Melis and Jaakkola, On the
     Robustness of Interpretability Methods, 2018.
     """
 
-    figures: ClassVar[Directions] = dict.fromkeys(SIGMAS, "higher")
+    directions: ClassVar[Directions] = DIRECTIONS["noise_sensitivity"]
 
     def cost(self, methods: int, depth: int) -> MetricCost:
         return MetricCost(0, (1 + len(SIGMAS)) * methods)
 
-    def of(self, batch: MetricBatch) -> Iterator[MetricValue]:
-        methods = list(batch.maps)
-        still = batch.network.explain(batch.images, batch.targets, batch.keys, methods)
-        grain = noise(batch.images, [generator("faith noise sensitivity", key, batch.seed) for key in batch.keys])
-        for figure, sigma in SIGMAS.items():
-            moved = batch.network.explain(batch.images + sigma * grain, batch.targets, batch.keys, methods)
+    def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
+        model, methods = batch.model, list(batch.maps)
+        plain = model.explain(batch.images, batch.class_ids, batch.keys, methods)
+        generators = [generator("faith noise sensitivity", key, batch.seed) for key in batch.keys]
+        noise = gaussian_noise(batch.images, generators)
+        for name, sigma in SIGMAS.items():
+            noisy = model.explain(batch.images + sigma * noise, batch.class_ids, batch.keys, methods)
             for method in methods:
-                yield MetricValue(method, figure, similarity(still[method].cpu().numpy(), moved[method].cpu().numpy()))
+                yield MetricValue(method, name, abs_spearman(plain[method].cpu().numpy(), noisy[method].cpu().numpy()))

@@ -1,4 +1,4 @@
-"""Where a curve is looked at, and what its area is."""
+"""Nodes and weights of the quadrature that gives the area under a curve."""
 
 from typing import Literal, get_args
 
@@ -12,14 +12,18 @@ Spacing = Literal["gauss", "equal"]
 
 
 def quadrature(steps: int, spacing: Spacing) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places in [0, 1], both ends among them, and weights that sum to 1: float64 [steps + 1] each.
+    """Return nodes in [0, 1], both ends included, and weights that sum to 1: float64 [steps + 1] each.
 
-    ``equal`` steps and trapezoids are what papers have. ``gauss`` is Gauss–Lobatto quadrature, exact for polynomials up
-    to degree 2 · steps − 1. A curve whose ends are known wants few other places: on the demo network, means over
-    pictures by 4 steps of it (3 places) are within 0.03 of those by 16 equal ones (15):
+    ``equal`` steps with the trapezoidal rule are usual in papers. ``gauss`` is Gauss–Lobatto quadrature, exact for
+    polynomials up to degree 2 · steps − 1. The ends of a curve are known, so it needs few other nodes: on the demo
+    model, means over images with 4 of its steps (3 inner nodes) are within 0.03 of those with 16 equal steps (15):
     ``docs/reference/faithfulness.md``.
 
     Source: Abramowitz & Stegun, 25.4.32: interior nodes are zeros of P′ₙ₋₁, wᵢ = 2 / (n (n − 1) Pₙ₋₁(xᵢ)²) on [−1, 1].
+
+    Args:
+        steps: number of nodes − 1.
+        spacing: rule.
     """
     if spacing == "equal":
         weights = np.full(steps + 1, 1 / steps)
@@ -30,11 +34,16 @@ def quadrature(steps: int, spacing: Spacing) -> tuple[NDArray[np.float64], NDArr
     return (nodes + 1) / 2, 1 / (steps * (steps + 1) * polynomial(nodes) ** 2)
 
 
-def check(name: str, steps: int, spacing: Spacing) -> None:
-    """Refuse what is no quadrature.
+def check_quadrature(name: str, steps: int, spacing: Spacing) -> None:
+    """Validate the options of a quadrature.
+
+    Args:
+        name: metric that has the options, for the message.
+        steps: see ``quadrature``.
+        spacing: see ``quadrature``.
 
     Raises:
-        UsageError: there is no step, or no such spacing.
+        UsageError: steps is below 1, or the spacing is unknown.
     """
     if steps < 1:
         raise UsageError(f"{name}: steps is {steps}; it must be at least 1")

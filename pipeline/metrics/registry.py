@@ -1,30 +1,27 @@
-"""All measures by name. Tables and tests read them from here."""
+"""All metrics by name and suite. A metric is registered in ``schemas.metrics``."""
 
-from pipeline.metrics.adcc import ADCC
-from pipeline.metrics.deletion_insertion import Curves, DiffMaskCurves
-from pipeline.metrics.max_sensitivity import Sensitivity
+from importlib import import_module
+
 from pipeline.metrics.metric import Metric
-from pipeline.metrics.noise_sensitivity import NoiseSensitivity
-from pipeline.metrics.perturbation_auc import Perturbation
-from pipeline.metrics.sanity import Randomisation, RandomLogit
-from schemas.metrics import MetricSuite
+from schemas.metrics import DIRECTIONS, REGISTERED_METRICS, MetricSuite
 
-FAITHFULNESS: dict[str, Metric] = {
-    "adcc": ADCC(),
-    "perturbation": Perturbation(),
-    "curves": Curves(),
-    "diffmask_curves": DiffMaskCurves(),
-    "sensitivity": Sensitivity(),
+
+def _load(name: str) -> Metric:
+    """Return the metric that ``pipeline/metrics/<name>.py`` defines, with its default options."""
+    module = import_module(f"pipeline.metrics.{name}")
+    (metric,) = (
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, Metric) and item.__module__ == module.__name__
+    )
+    return metric()
+
+
+METRICS: dict[str, Metric] = {name: _load(name) for name in DIRECTIONS}
+SUITES: dict[MetricSuite, dict[str, Metric]] = {
+    suite: {name: METRICS[name] for name in names} for suite, names in REGISTERED_METRICS.items()
 }
-"""Whether a map says what the network looks at."""
-
-SANITY: dict[str, Metric] = {
-    "randomisation": Randomisation(),
-    "random_logit": RandomLogit(),
-    "noise_sensitivity": NoiseSensitivity(),
-}
-"""Whether it says anything about the network and the class."""
-
-KINDS: dict[MetricSuite, dict[str, Metric]] = {"faithfulness": FAITHFULNESS, "sanity": SANITY}
-
-METRICS = FAITHFULNESS | SANITY
+FAITHFULNESS = SUITES["faithfulness"]
+"""Metrics of whether a map shows what the model uses."""
+SANITY = SUITES["sanity"]
+"""Metrics of whether a map depends on the model, the class and noise at all."""

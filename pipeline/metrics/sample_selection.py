@@ -1,4 +1,4 @@
-"""Which images are measured: a draw that grows with the atlas instead of starting anew."""
+"""Random selection of the samples that metrics are computed for. It grows with the atlas."""
 
 import heapq
 from collections import defaultdict
@@ -10,20 +10,25 @@ from schemas.base import sha256
 from schemas.samples import SampleStatus
 
 SelectedSamples = dict[str, tuple[int, ...]]
-"""Ordinals of the samples that are drawn, by shard, both in order; shards without any are left out."""
+"""Ordinals of the selected samples by shard, both in order. Shards without any are left out."""
 
 
-def select_samples(atlas: Atlas, images: int, seed: int) -> SelectedSamples:
-    """So many of the samples that have maps, at random: those whose rows have the lowest hashes.
+def select_samples(atlas: Atlas, count: int, seed: int) -> SelectedSamples:
+    """Select samples that have maps pseudo-randomly: the rows with the lowest hash of seed and row.
 
-    A sample's hash depends on nothing but its row and the seed. So shards that are finished later add samples and push
-    out others, as many; all that are drawn from before and after stay.
+    A sample's hash depends on row and seed alone. Shards that are finished later add samples and displace as many
+    others; all other selected samples stay.
+
+    Args:
+        atlas: atlas.
+        count: largest number of samples.
+        seed: seed of the hash.
     """
     samples = atlas.samples(["shard", "ordinal", "row", "status"])
-    good = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
-    rows = good["row"].to_pylist()
-    chosen = heapq.nsmallest(images, range(len(rows)), key=lambda place: sha256(f"{seed} {rows[place]}".encode()))
-    by_shard: dict[str, list[int]] = defaultdict(list)
-    for sample in good.take(sorted(chosen)).to_pylist():
-        by_shard[sample["shard"]].append(sample["ordinal"])
-    return {shard: tuple(sorted(by_shard[shard])) for shard in sorted(by_shard)}
+    with_maps = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
+    rows = with_maps["row"].to_pylist()
+    chosen = heapq.nsmallest(count, range(len(rows)), key=lambda index: sha256(f"{seed} {rows[index]}".encode()))
+    ordinals: dict[str, list[int]] = defaultdict(list)
+    for sample in with_maps.take(sorted(chosen)).to_pylist():
+        ordinals[sample["shard"]].append(sample["ordinal"])
+    return {shard: tuple(sorted(ordinals[shard])) for shard in sorted(ordinals)}

@@ -1,4 +1,4 @@
-"""From figures of maps to means with intervals."""
+"""Means of metric values over images, with bootstrap intervals."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,83 +11,86 @@ from pipeline.metrics.adcc import adcc
 from schemas.metrics import METRIC_SUMMARY, Direction
 
 REPLICATES = 1000
-_AT_ONCE = 64
-"""Images that are weighted together; bounds memory."""
-_PARTS = ("average_drop", "coherency", "complexity")
+_CHUNK_SIZE = 64
+"""Images that are weighted at once; bounds memory."""
+_ADCC_PARTS = ("average_drop", "coherency", "complexity")
 
-Whose = tuple[str, str, str]
-"""Method, target and figure."""
+SummaryKey = tuple[str, str, str]
+"""Method, target and metric."""
 Notes = Mapping[tuple[str, str], str | None]
-"""What must be known to read a figure, by method and figure."""
+"""Remarks by method and metric."""
 
 
-class Totals:
-    """Sums of one figure over the images: plain, and of each replicate of the Poisson bootstrap, by its weights.
+class BootstrapSums:
+    """Sums of one metric over images: plain, and for each replicate of the Poisson bootstrap.
 
     A replicate counts each image 0, 1, 2 … times, by a Poisson distribution of mean 1, whatever the number of images.
-    So it can be summed up as images come, and nothing is kept of them.
+    So sums can be updated image by image, and no values are kept.
     """
 
     def __init__(self) -> None:
-        self.number, self.sums, self.weights = 0, np.zeros(1 + REPLICATES), np.zeros(1 + REPLICATES)
+        self.count, self.sums, self.weights = 0, np.zeros(1 + REPLICATES), np.zeros(1 + REPLICATES)
 
     def add(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
-        """Values [images], NaN where there is none, under weights [1 + REPLICATES, images], the plain ones first."""
-        known = np.isfinite(values)
-        self.number += int(known.sum())
-        self.sums += weights @ np.where(known, values, 0)
-        self.weights += weights @ known
+        """Add images.
+
+        Args:
+            values: float64 [images], NaN where undefined.
+            weights: float64 [1 + REPLICATES, images], the plain ones first.
+        """
+        defined = np.isfinite(values)
+        self.count += int(defined.sum())
+        self.sums += weights @ np.where(defined, values, 0)
+        self.weights += weights @ defined
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """The mean, and that of each replicate; NaN where nothing is known."""
+        """Mean and means of the replicates, float64 [1 + REPLICATES]; NaN without any value."""
         with np.errstate(invalid="ignore"):
             return self.sums / self.weights
 
 
-def summarize(tables: Iterable[pa.Table], better: Mapping[str, Direction], notes: Notes | None = None) -> pa.Table:
-    """Means over the images, with intervals of the bootstrap: ``schemas.metrics.SUMMARY``.
+def summarize(tables: Iterable[pa.Table], directions: Mapping[str, Direction], notes: Notes | None = None) -> pa.Table:
+    """Compute means over images with 95 % bootstrap intervals: ``schemas.metrics.METRIC_SUMMARY``.
 
     Args:
-        tables: ``schemas.metrics.FIGURES``; all rows of an image are in one. One is in memory at a time.
-        better: direction of each figure.
-        notes: on figures, by method and figure.
+        tables: tables of ``schemas.metrics.METRIC_VALUES``; all rows of an image are in the same table. One at a time is in
+            memory.
+        directions: whether higher or lower is better, by metric.
+        notes: remarks by method and metric.
     """
     rng = np.random.default_rng(0)
-    totals: dict[Whose, Totals] = {}
+    sums: dict[SummaryKey, BootstrapSums] = {}
     for table in tables:
-        for values in _by_image(table):
-            count = len(next(iter(values.values())))
-            weights = np.vstack([np.ones(count), rng.poisson(1, (REPLICATES, count))])
-            for whose, each in values.items():
-                totals.setdefault(whose, Totals()).add(each, weights)
+        for columns in _iter_columns(table):
+            images = len(next(iter(columns.values())))
+            weights = np.vstack([np.ones(images), rng.poisson(1, (REPLICATES, images))])
+            for key, values in columns.items():
+                sums.setdefault(key, BootstrapSums()).add(values, weights)
     rows: list[dict[str, Any]] = []
-    for (method, target, figure), total in totals.items():
-        found = _row(method, target, figure, better[figure], total.number)
-        rows.append(found | _interval(total.means) | {"note": (notes or {}).get((method, figure))})
-        if figure == "adcc":
-            parts = adcc(*(totals[method, target, part].means for part in _PARTS))
-            rows.append(_row(method, target, "adcc_of_means", better[figure], total.number) | _interval(parts))
+    for (method, target, metric), total in sums.items():
+        row = {"method": method, "target": target, "better": directions[metric], "images": total.count}
+        note = (notes or {}).get((method, metric))
+        rows.append(row | {"metric": metric, "note": note} | _interval(total.means))
+        if metric == "adcc":
+            of_means = adcc(*(sums[method, target, part].means for part in _ADCC_PARTS))
+            rows.append(row | {"metric": "adcc_of_means"} | _interval(of_means))
     return pa.Table.from_pylist(rows, schema=METRIC_SUMMARY)
 
 
-def _by_image(table: pa.Table) -> Iterable[dict[Whose, NDArray[np.float64]]]:
-    """Values of a few images at a time, [images] by whose they are, images in the order of their rows."""
-    images, place = np.unique(table["row"].to_numpy(), return_inverse=True)
-    whose = zip(*(table[name].to_pylist() for name in ("method", "target", "metric")), strict=True)
-    values: dict[Whose, NDArray[np.float64]] = {}
-    for each, row, value in zip(whose, place, table["value"].to_numpy(), strict=True):
-        values.setdefault(each, np.full(len(images), np.nan))[row] = value
-    for first in range(0, len(images), _AT_ONCE):
-        yield {each: column[first : first + _AT_ONCE] for each, column in values.items()}
-
-
-def _row(method: str, target: str, figure: str, better: Direction, images: int) -> dict[str, Any]:
-    return {"method": method, "target": target, "metric": figure, "better": better, "images": images}
+def _iter_columns(table: pa.Table) -> Iterable[dict[SummaryKey, NDArray[np.float64]]]:
+    """Yield values [images] of a chunk of images by key, images in the order of their rows."""
+    images, indices = np.unique(table["row"].to_numpy(), return_inverse=True)
+    keys = zip(*(table[name].to_pylist() for name in ("method", "target", "metric")), strict=True)
+    columns: dict[SummaryKey, NDArray[np.float64]] = {}
+    for key, index, value in zip(keys, indices, table["value"].to_numpy(), strict=True):
+        columns.setdefault(key, np.full(len(images), np.nan))[index] = value
+    for first in range(0, len(images), _CHUNK_SIZE):
+        yield {key: values[first : first + _CHUNK_SIZE] for key, values in columns.items()}
 
 
 def _interval(means: NDArray[np.float64]) -> dict[str, float | None]:
-    """Of the mean and its replicates [1 + REPLICATES]."""
+    """Return the mean and its percentiles over replicates, from [1 + REPLICATES]."""
     mean, replicates = means[0], means[1:][np.isfinite(means[1:])]  # a replicate of few images may have none
     if not np.isfinite(mean):
         return {"mean": None, "low": None, "high": None}

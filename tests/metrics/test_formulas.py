@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.integrate import trapezoid
 
-from pipeline.metrics.adcc import adcc, coherency, complexity, drop
-from pipeline.metrics.masked_forward import ranks, replaced
-from pipeline.metrics.max_sensitivity import change
+from pipeline.metrics.adcc import adcc, average_drop, coherency, complexity
+from pipeline.metrics.masked_forward import removal_masks, removal_ranks
+from pipeline.metrics.max_sensitivity import relative_change
+from pipeline.metrics.parameter_randomization import entropy_rise, histogram_entropy
 from pipeline.metrics.quadrature import quadrature
-from pipeline.metrics.sanity import histogram_entropy, rise
-from pipeline.metrics.similarity import pearson, similarity, spearman
+from pipeline.metrics.similarity import abs_spearman, pearson, spearman
 
 TABLE = {  # ViT-ReciproCAM, Table 1, in %: drop, coherency, complexity, ADCC
     "DeiT-B relevance": (55.31, 79.41, 13.17, 64.53),
@@ -43,7 +43,7 @@ def test_adcc_of_many_is_that_of_each() -> None:
 
 
 def test_drop_by_hand() -> None:
-    np.testing.assert_allclose(drop([0.8, 0.5, 0.5], [0.2, 0.5, 0.9]), [0.75, 0, 0])
+    np.testing.assert_allclose(average_drop([0.8, 0.5, 0.5], [0.2, 0.5, 0.9]), [0.75, 0, 0])
 
 
 def test_a_map_is_coherent_with_itself_not_with_its_negative_and_a_constant_one_with_nothing() -> None:
@@ -94,15 +94,15 @@ def test_equal_steps_are_trapezoids() -> None:
 
 def test_equal_values_go_by_index_in_either_order() -> None:
     values = np.array([[0.5, 1.0], [0.5, 0.0]])
-    assert ranks(values, "most").tolist() == [1, 0, 2, 3]
-    assert ranks(values, "least").tolist() == [1, 3, 2, 0]
+    assert removal_ranks(values, "most").tolist() == [1, 0, 2, 3]
+    assert removal_ranks(values, "least").tolist() == [1, 3, 2, 0]
     flat = np.zeros((2, 3))
-    assert (ranks(flat, "most") == ranks(flat, "least")).all()
+    assert (removal_ranks(flat, "most") == removal_ranks(flat, "least")).all()
 
 
 def test_replaced_patches_are_the_first_of_the_order_and_nested() -> None:
     maps = np.random.default_rng(0).random((2, 3, 4, 5))
-    masks = replaced(maps, "most", [0, 7, 20])
+    masks = removal_masks(maps, "most", [0, 7, 20])
     assert masks.shape == (2, 3, 3, 20)
     assert (masks.sum(-1) == [0, 7, 20]).all()
     kept, gone = (np.where(mask, maps.reshape(2, 3, 20), fill) for mask, fill in zip(
@@ -119,7 +119,7 @@ def test_complexity_is_the_mean_of_a_map() -> None:
 
 def test_change_is_in_parts_of_the_norm_and_undefined_without_one() -> None:
     one = np.array([[3.0, 4.0]])
-    found = change(np.stack([one, one, 0 * one]), np.stack([one, 2 * one, one]))
+    found = relative_change(np.stack([one, one, 0 * one]), np.stack([one, 2 * one, one]))
     np.testing.assert_array_equal(found, [0, 1, np.nan])
 
 
@@ -127,12 +127,12 @@ def test_similarity_of_equal_reversed_and_constant_maps() -> None:
     ramp = np.arange(6.0).reshape(2, 3)
     first = np.stack([ramp, ramp, ramp, ramp * 0, ramp])
     second = np.stack([ramp, 5 - ramp, ramp * 0 + 1, ramp * 0, -ramp])
-    np.testing.assert_allclose(similarity(first, second), [1, -1, 0, 1, 1], atol=1e-12)
+    np.testing.assert_allclose(abs_spearman(first, second), [1, -1, 0, 1, 1], atol=1e-12)
 
 
 def test_emprt_by_hand() -> None:
     two = np.array([[0, 0], [1, 1.0]])  # two bins, each half
     four = np.array([[0, 1], [2, 3.0]])  # four bins, each a quarter
     np.testing.assert_allclose(histogram_entropy(np.stack([two, four, two * 0])), [np.log(2), np.log(4), 0])
-    found = rise(np.stack([two, four, two, two * 0]), np.stack([four, two, two, four]))
+    found = entropy_rise(np.stack([two, four, two, two * 0]), np.stack([four, two, two, four]))
     np.testing.assert_allclose(found, [1, -0.5, 0, np.nan])

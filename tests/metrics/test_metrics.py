@@ -6,20 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from some_batches import KEYS, TARGETS, batch_of, figures
+from some_batches import CLASS_IDS, KEYS, compute, make_batch
 from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import describe, explain
 from pipeline.metrics.adcc import ADCC
-from pipeline.metrics.deletion_insertion import Curves, DiffMaskCurves
+from pipeline.metrics.deletion_insertion import DeletionInsertion
+from pipeline.metrics.diffmask_curves import DiffMaskCurves
 from pipeline.metrics.explained_model import ExplainedModel
-from pipeline.metrics.masked_forward import baseline
-from pipeline.metrics.max_sensitivity import Sensitivity
+from pipeline.metrics.masked_forward import make_baseline
+from pipeline.metrics.max_sensitivity import MaxSensitivity
 from pipeline.metrics.metric import MetricBatch
-from pipeline.metrics.perturbation_auc import Perturbation
-from pipeline.metrics.registry import KINDS, METRICS
-from pipeline.metrics.sanity import Randomisation, other_classes
+from pipeline.metrics.parameter_randomization import ParameterRandomization
+from pipeline.metrics.perturbation_auc import PerturbationAUC
+from pipeline.metrics.random_logit import sample_other_classes
+from pipeline.metrics.registry import METRICS, SUITES
 from pipeline.metrics.similarity import pearson
 from schemas.audit import MAP_STATISTICS
 from schemas.errors import UsageError
@@ -28,8 +30,8 @@ from schemas.metrics import FAITHFULNESS_METRICS, SANITY_METRICS
 BLIND = ("center", "edges", "uniform", "random")
 
 SHORT = {
-    "sensitivity": Sensitivity(draws=2),
-    "randomisation": Randomisation(samples=1),
+    "max_sensitivity": MaxSensitivity(samples=2),
+    "parameter_randomization": ParameterRandomization(samples=1),
 }
 
 
@@ -59,9 +61,9 @@ def linear_batch(maps: np.ndarray | None = None) -> tuple[Linear, MetricBatch]:
     images = images_for(vit).clamp(-1, 1)
     own = (model.patches(images) * model.weights).detach().numpy().reshape(3, 1, 6, 6)
     half = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
-    network = ExplainedModel(model, describe(vit), half, half, {}, 0)
+    explained = ExplainedModel(model, describe(vit), half, half, {}, 0)
     zeros = np.zeros((3, 1), np.int64)
-    return model, MetricBatch(network, images, KEYS, zeros[:, 0], zeros, {"own": own if maps is None else maps})
+    return model, MetricBatch(explained, images, KEYS, zeros[:, 0], zeros, {"own": own if maps is None else maps})
 
 
 def closed_form(values: np.ndarray, fill: np.ndarray, most: bool, numbers: Sequence[int]) -> list[float]:
@@ -85,14 +87,14 @@ PLACES = {  # how many of 36 patches are gone, and what that counts
 @pytest.mark.parametrize(("spacing", "steps"), PLACES)
 def test_curves_of_a_linear_model_are_their_closed_form(spacing: str, steps: int) -> None:
     model, batch = linear_batch()
-    network = batch.network
+    explained = batch.model
     fills = {
-        kind: (model.patches(baseline(kind, batch.images, network.mean, network.std, KEYS, 0)) * model.weights)
+        kind: (model.patches(make_baseline(kind, batch.images, explained.mean, explained.std, KEYS, 0)) * model.weights)
         .detach()
         .numpy()
         for kind in ("mean", "blur", "noise")
     }
-    found = figures(Curves(steps, spacing), batch) | figures(DiffMaskCurves(steps, spacing), batch)
+    found = compute(DeletionInsertion(steps, spacing), batch) | compute(DiffMaskCurves(steps, spacing), batch)
     numbers, weights = PLACES[spacing, steps]
     for row, values in enumerate(batch.maps["own"][:, 0].reshape(3, 36)):
 
@@ -114,50 +116,50 @@ def test_curves_of_a_linear_model_are_their_closed_form(spacing: str, steps: int
 
 def test_no_map_beats_the_true_one_of_a_linear_model() -> None:
     _, batch = linear_batch()
-    best = figures(Curves(), batch)
+    best = compute(DeletionInsertion(), batch)
     for seed in range(5):
         _, other = linear_batch(np.random.default_rng(seed).random((3, 1, 6, 6)))
-        found = figures(Curves(), other)
+        found = compute(DeletionInsertion(), other)
         assert (found["own", "deletion"] > best["own", "deletion"]).all()
         assert (found["own", "abpc"] < best["own", "abpc"]).all()
 
 
 def test_a_constant_map_has_no_area_between_its_curves() -> None:
     _, batch = linear_batch(np.full((3, 1, 6, 6), 0.3))
-    np.testing.assert_array_equal(figures(Curves(), batch)["own", "abpc"], 0)
+    np.testing.assert_array_equal(compute(DeletionInsertion(), batch)["own", "abpc"], 0)
 
 
 def test_a_copy_is_shown_once_whoever_asks() -> None:
     model, batch = linear_batch()
-    twice = replace(batch, targets=np.array([[0, 1]] * 3), maps={"own": np.repeat(batch.maps["own"], 2, 1)})
-    found = figures(Curves(6, "equal"), twice)
+    twice = replace(batch, class_ids=np.array([[0, 1]] * 3), maps={"own": np.repeat(batch.maps["own"], 2, 1)})
+    found = compute(DeletionInsertion(6, "equal"), twice)
     assert len(model.copies) == 3 * (3 * 5 + 2) + 1  # curves without ends; whole and blurred pictures, one mean colour
     shown = model.shown
     assert shown < len(model.copies) + 3 * 16  # three calls, rounded up
     np.testing.assert_allclose(found["own", "deletion"].sum(1), 1)
-    figures(Curves(3, "equal"), twice)
+    compute(DeletionInsertion(3, "equal"), twice)
     assert model.shown == shown  # every second step of the same curves
 
 
 def test_cost_is_what_is_asked_at_most() -> None:
     model, batch = linear_batch()
-    for measure in (Curves(5), DiffMaskCurves(5), Perturbation(5)):
+    for metric in (DeletionInsertion(5), DiffMaskCurves(5), PerturbationAUC(5)):
         model.copies.clear()
-        figures(measure, replace(batch))
-        assert 0 < len(model.copies) <= 3 * measure.cost(1, 0).forwards
+        compute(metric, replace(batch))
+        assert 0 < len(model.copies) <= 3 * metric.cost(1, 0).forwards
 
 
 def test_black_is_black_and_mean_is_the_mean_and_noise_is_of_its_key() -> None:
     images = images_for(small_vit())
     mean, std = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
-    of = {kind: baseline(kind, images, mean, std, KEYS, 0) for kind in ("black", "mean", "blur", "noise")}
+    of = {kind: make_baseline(kind, images, mean, std, KEYS, 0) for kind in ("black", "mean", "blur", "noise")}
     torch.testing.assert_close(of["black"] * std + mean, torch.zeros_like(images))
     assert (of["mean"] == 0).all()
     noise = of["noise"] * std + mean
     assert noise.min() >= -1e-12
     assert noise.max() < 1
     assert noise.mean() == pytest.approx(0.5, abs=0.01)
-    torch.testing.assert_close(of["noise"][1:], baseline("noise", images[1:], mean, std, KEYS[1:], 0))
+    torch.testing.assert_close(of["noise"][1:], make_baseline("noise", images[1:], mean, std, KEYS[1:], 0))
     assert of["blur"].std() < 0.3 * images.std()
     torch.testing.assert_close(of["blur"].mean(), images.mean(), atol=0.02, rtol=0)
 
@@ -171,12 +173,12 @@ def test_perturbation_counts_how_long_the_label_stays_on_top() -> None:
             return torch.stack([there - 0.55, torch.zeros_like(there)], 1)
 
     _, batch = linear_batch(np.random.default_rng(0).random((3, 1, 6, 6)))
-    network = replace(batch.network, model=Evidence(torch.ones(36, dtype=torch.float64)))
-    batch = replace(batch, network=network, images=torch.ones_like(batch.images), labels=np.array([0, 1, -1]))
-    found = figures(Perturbation(8, "equal"), batch)  # 4, 7, 11, 14 of 36 gone, and on top; not 18, 22, 25, 29, 32
+    explained = replace(batch.model, model=Evidence(torch.ones(36, dtype=torch.float64)))
+    batch = replace(batch, model=explained, images=torch.ones_like(batch.images), labels=np.array([0, 1, -1]))
+    found = compute(PerturbationAUC(8, "equal"), batch)  # 4, 7, 11, 14 of 36 gone, and on top; not 18, 22, 25, 29, 32
     for name in ("positive", "negative"):
         np.testing.assert_allclose(found["own", name][:, 0], [3.5 / 8, 4.5 / 8, np.nan])
-    found = figures(Perturbation(1), batch)  # 4 and 32
+    found = compute(PerturbationAUC(1), batch)  # 4 and 32
     np.testing.assert_allclose(found["own", "positive"][:2, 0], [0.5, 0.5])
 
 
@@ -184,9 +186,9 @@ def test_perturbation_counts_how_long_the_label_stays_on_top() -> None:
 def test_a_measure_gives_its_figures_of_each_map_and_leaves_the_network_as_it_was(name: str) -> None:
     model = small_vit(reg_tokens=2, init_values=0.1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    measure, batch = SHORT.get(name, METRICS[name]), batch_of(model, ("legrad", "attention", "uniform"))
-    found = figures(measure, batch)
-    assert set(found) == {(method, figure) for method in batch.maps for figure in measure.figures}
+    metric, batch = SHORT.get(name, METRICS[name]), make_batch(model, ("legrad", "attention", "uniform"))
+    found = compute(metric, batch)
+    assert set(found) == {(method, figure) for method in batch.maps for figure in metric.directions}
     for values in found.values():
         assert values.shape == (3, 2)
         assert values.dtype == np.float64
@@ -196,8 +198,8 @@ def test_a_measure_gives_its_figures_of_each_map_and_leaves_the_network_as_it_wa
 
 @pytest.mark.parametrize("name", METRICS)
 def test_figures_of_an_image_do_not_depend_on_its_batch_nor_on_the_other_methods(name: str) -> None:
-    measure, whole = SHORT.get(name, METRICS[name]), batch_of(small_vit(), ("legrad", "random"))
-    found = figures(measure, whole)
+    metric, whole = SHORT.get(name, METRICS[name]), make_batch(small_vit(), ("legrad", "random"))
+    found = compute(metric, whole)
     for row in range(3):
         few = slice(row, row + 1)
         alone = replace(
@@ -205,38 +207,38 @@ def test_figures_of_an_image_do_not_depend_on_its_batch_nor_on_the_other_methods
             images=whole.images[few],
             keys=KEYS[few],
             labels=whole.labels[few],
-            targets=whole.targets[few],
+            class_ids=whole.class_ids[few],
             maps={"legrad": whole.maps["legrad"][few]},
         )
-        for (method, figure), values in figures(measure, alone).items():
+        for (method, figure), values in compute(metric, alone).items():
             np.testing.assert_allclose(values, found[method, figure][few], atol=1e-9, err_msg=figure)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_second_target_that_is_the_first_one_has_its_figures(name: str) -> None:
-    measure = SHORT.get(name, METRICS[name])
-    for values in figures(measure, batch_of(small_vit(), ("legrad",))).values():
+    metric = SHORT.get(name, METRICS[name])
+    for values in compute(metric, make_batch(small_vit(), ("legrad",))).values():
         assert values[0, 0] == values[0, 1]
 
 
 def test_no_two_measures_have_a_figure_in_common_nor_with_the_numbers_of_an_audit() -> None:
-    names = [*MAP_STATISTICS, *(figure for measure in METRICS.values() for figure in measure.figures)]
+    names = [*MAP_STATISTICS, *(figure for metric in METRICS.values() for figure in metric.directions)]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(("kind", "figures"), [("faithfulness", FAITHFULNESS_METRICS), ("sanity", SANITY_METRICS)])
 def test_the_schema_names_the_figures_of_the_measures_and_their_directions(kind: str, figures: dict) -> None:
-    there = {figure: better for measure in KINDS[kind].values() for figure, better in measure.figures.items()}  # type: ignore[index]
+    there = {figure: better for metric in SUITES[kind].values() for figure, better in metric.directions.items()}  # type: ignore[index]
     assert list(there.items()) == list(figures.items())
 
 
 def test_adcc_is_its_definition_image_by_image() -> None:
     model = small_vit()
-    batch = batch_of(model, ("legrad", "reciprocam"))
-    found = figures(ADCC(), batch)
+    batch = make_batch(model, ("legrad", "reciprocam"))
+    found = compute(ADCC(), batch)
     for method, maps in batch.maps.items():
         for row, column in np.ndindex(3, 2):
-            image, target = batch.images[row : row + 1], int(TARGETS[row, column])
+            image, target = batch.images[row : row + 1], int(CLASS_IDS[row, column])
             size = torch.from_numpy(maps[row, column])[None, None]
             masked = image * nn.functional.interpolate(size, size=(48, 48), mode="bilinear")
             with torch.no_grad():
@@ -256,17 +258,17 @@ def test_adcc_is_its_definition_image_by_image() -> None:
 
 
 def test_a_map_of_the_place_alone_is_not_sensitive_and_one_of_edges_is() -> None:
-    found = figures(Sensitivity(draws=3), batch_of(small_vit(), BLIND))
+    found = compute(MaxSensitivity(samples=3), make_batch(small_vit(), BLIND))
     for method in ("center", "uniform", "random"):
         assert (found[method, "sensitivity_max"] == 0).all()
     assert (found["edges", "sensitivity_max"] > 0).all()
 
 
 def test_sensitivity_grows_with_draws_and_radius() -> None:
-    batch = batch_of(small_vit(), ("legrad",))
+    batch = make_batch(small_vit(), ("legrad",))
     few, many, wide = (
-        figures(measure, batch)["legrad", "sensitivity_max"]
-        for measure in (Sensitivity(2), Sensitivity(6), Sensitivity(2, radius=0.2))
+        compute(metric, batch)["legrad", "sensitivity_max"]
+        for metric in (MaxSensitivity(2), MaxSensitivity(6), MaxSensitivity(2, radius=0.2))
     )
     assert (few <= many).all()
     assert (few < wide).all()
@@ -275,14 +277,14 @@ def test_sensitivity_grows_with_draws_and_radius() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Curves(0), "curves: steps is 0; it must be at least 1"),
+        (lambda: DeletionInsertion(0), "deletion_insertion: steps is 0; it must be at least 1"),
         (lambda: DiffMaskCurves(0), "diffmask_curves: steps is 0"),
-        (lambda: Perturbation(0), "perturbation: steps is 0"),
-        (lambda: Curves(4, "even"), "curves: spacing is 'even'; it can be gauss, equal"),
-        (lambda: Sensitivity(draws=0), "both must be above 0"),
-        (lambda: Sensitivity(radius=0), "both must be above 0"),
-        (lambda: Randomisation(samples=-1), "neither can be below 0"),
-        (lambda: other_classes(TARGETS, 1, KEYS, 0), "only one class"),
+        (lambda: PerturbationAUC(0), "perturbation_auc: steps is 0"),
+        (lambda: DeletionInsertion(4, "even"), "deletion_insertion: spacing is 'even'; it can be gauss, equal"),
+        (lambda: MaxSensitivity(samples=0), "both must be above 0"),
+        (lambda: MaxSensitivity(radius=0), "both must be above 0"),
+        (lambda: ParameterRandomization(samples=-1), "neither can be below 0"),
+        (lambda: sample_other_classes(CLASS_IDS, 1, KEYS, 0), "only one class"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make: object, says: str) -> None:

@@ -12,12 +12,12 @@ from support import DEMO_MODEL, FAST, crash_after, jpeg, samples, write_tar
 
 from pipeline.demo.run_demo import ARTIFACTS
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.metrics import KINDS, evaluate_metrics
+from pipeline.metrics import SUITES, evaluate_metrics
 from pipeline.metrics.adcc import ADCC
-from pipeline.metrics.deletion_insertion import Curves
+from pipeline.metrics.deletion_insertion import DeletionInsertion
 from pipeline.metrics.metric import Metric
+from pipeline.metrics.parameter_randomization import ParameterRandomization
 from pipeline.metrics.sample_selection import select_samples
-from pipeline.metrics.sanity import Randomisation
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
@@ -26,7 +26,7 @@ from schemas.errors import CorruptShardError, UsageError
 from schemas.metrics import FAITHFULNESS_METRICS, METRIC_SUMMARY, METRIC_VALUES, OWN_WEIGHTS, SANITY_METRICS
 from schemas.run import ModelSpec, RunSpec
 
-CHEAP: dict[str, Metric] = {"curves": Curves(1)}
+CHEAP: dict[str, Metric] = {"deletion_insertion": DeletionInsertion(1)}
 """Three copies of an image, which all methods share."""
 
 
@@ -152,7 +152,7 @@ def test_what_another_call_made_is_not_written_over(finished: Path, measure: Cal
         ({"images": 9}, "images is 99, not 9"),
         ({"methods": ["legrad"]}, "methods is "),
         ({"kind": "sanity"}, "kind is 'faithfulness', not 'sanity'"),
-        ({"measures": {"curves": Curves(2)}}, "metrics.curves.steps is 1, not 2"),
+        ({"measures": {"deletion_insertion": DeletionInsertion(2)}}, "metrics.deletion_insertion.steps is 1, not 2"),
     ):
         with pytest.raises(UsageError, match=f"holds something else .*{says}.*; name another --out, or remove it"):
             measure(finished, **change)
@@ -273,8 +273,8 @@ def test_learned_methods_are_asked_again_as_any_other(world: SyntheticDataset, t
     methods, out = ("pm_zs", "pm", "diffmask"), str(tmp_path / "learned")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods, artifacts=ARTIFACTS), out)
     run(out, INLINE)
-    sanity = KINDS["sanity"] | {"randomisation": Randomisation(samples=0)}
-    for kind, by in (("faithfulness", KINDS["faithfulness"]), ("sanity", sanity)):
+    sanity = SUITES["sanity"] | {"parameter_randomization": ParameterRandomization(samples=0)}
+    for kind, by in (("faithfulness", SUITES["faithfulness"]), ("sanity", sanity)):
         found = evaluate_metrics(out, str(tmp_path / kind), kind, images=1, device="cpu", measures=by).to_pylist()  # type: ignore[arg-type]
         assert {row["method"] for row in found} == set(methods)
         assert all(row["mean"] is not None for row in found), kind
@@ -289,7 +289,7 @@ def test_learned_methods_are_asked_again_as_any_other(world: SyntheticDataset, t
 def test_on_the_demo_the_network_agrees_that_legrad_beats_the_controls(
     world: SyntheticDataset, atlas: Atlas, tmp_path: Path
 ) -> None:
-    methods, by = ("legrad", "center", "uniform"), {"curves": Curves()}
+    methods, by = ("legrad", "center", "uniform"), {"deletion_insertion": DeletionInsertion()}
     found = evaluate_metrics(
         atlas.objects.url, str(tmp_path / "faith"), "faithfulness", methods, 12, device="cpu", measures=by
     )  # fmt: skip

@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from some_batches import batch_of, figures
+from some_batches import compute, make_batch
 from support import FAMILIES, images_for, small_vit
 from torch import nn
 
 from pipeline.explain import describe
-from pipeline.metrics.noise_sensitivity import SIGMAS, NoiseSensitivity, noise
-from pipeline.metrics.randomize_parameters import forgetting, groups
-from pipeline.metrics.sanity import Randomisation, RandomLogit, other_classes
+from pipeline.metrics.noise_sensitivity import SIGMAS, NoiseSensitivity, gaussian_noise
+from pipeline.metrics.parameter_randomization import ParameterRandomization, parameter_groups, randomize_cascading
+from pipeline.metrics.random_logit import RandomLogit, sample_other_classes
 
 BLIND = ("center", "edges", "uniform", "random")
 
 
 def test_every_parameter_is_forgotten_once(family: nn.Module) -> None:
-    model, names = family, [name for names in groups(family).values() for name in names]
+    model, names = family, [name for names in parameter_groups(family).values() for name in names]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
-    order = list(groups(model))
+    order = list(parameter_groups(model))
     blocks = [f"block {index}" for index in reversed(range(describe(model).depth))]
     assert [name for name in order if name.startswith("block")] == blocks
     assert (order[0], order[-1]) == ("classifier", "embedding")
@@ -27,10 +27,10 @@ def test_every_parameter_is_forgotten_once(family: nn.Module) -> None:
 @pytest.mark.parametrize("kind", ["registers", "layer scale", "attention pool"])
 def test_forgetting_changes_group_after_group_and_bare_parameters_too(kind: str) -> None:
     model = small_vit(**FAMILIES[kind])
-    there, left = groups(model), {name: value.detach().clone() for name, value in model.named_parameters()}
+    there, left = parameter_groups(model), {name: value.detach().clone() for name, value in model.named_parameters()}
     learned = {name for name, value in left.items() if value.max() > value.min()}
     forgotten: set[str] = set()
-    for group in forgetting(model, 0):
+    for group in randomize_cascading(model, 0):
         forgotten |= learned & set(there[group])
         now = dict(model.named_parameters())
         assert {name for name in left if not torch.equal(left[name], now[name])} == forgotten
@@ -43,7 +43,7 @@ def test_forgetting_changes_group_after_group_and_bare_parameters_too(kind: str)
 
 
 def test_mprt_of_a_method_that_ignores_the_model_is_1() -> None:
-    found = figures(Randomisation(samples=2), batch_of(small_vit(), (*BLIND, "legrad")))
+    found = compute(ParameterRandomization(samples=2), make_batch(small_vit(), (*BLIND, "legrad")))
     for method in BLIND:
         for figure in ("mprt", "smprt"):
             assert (found[method, figure] == 1).all(), (method, figure)
@@ -53,8 +53,8 @@ def test_mprt_of_a_method_that_ignores_the_model_is_1() -> None:
 
 
 def test_noise_does_not_move_a_map_of_the_place_alone_and_moves_others_the_more_the_stronger_it_is() -> None:
-    batch = batch_of(small_vit(), (*BLIND, "legrad"))
-    found = figures(NoiseSensitivity(), batch)
+    batch = make_batch(small_vit(), (*BLIND, "legrad"))
+    found = compute(NoiseSensitivity(), batch)
     for method in ("center", "uniform", "random"):
         assert all((found[method, figure] == 1).all() for figure in SIGMAS)
     weak, middle, strong = (found["legrad", figure].mean() for figure in SIGMAS)
@@ -63,14 +63,14 @@ def test_noise_does_not_move_a_map_of_the_place_alone_and_moves_others_the_more_
 
 def test_noise_is_of_the_range_of_the_image_and_of_its_source() -> None:
     images = images_for(small_vit()) * torch.tensor([1.0, 2, 3]).view(3, 1, 1, 1)
-    found = noise(images, [np.random.default_rng(seed) for seed in range(3)])
+    found = gaussian_noise(images, [np.random.default_rng(seed) for seed in range(3)])
     spread = images.amax((1, 2, 3)) - images.amin((1, 2, 3))
     torch.testing.assert_close(found.std((1, 2, 3)), spread, rtol=0.03, atol=0)
-    torch.testing.assert_close(found[2:], noise(images[2:], [np.random.default_rng(2)]))
+    torch.testing.assert_close(found[2:], gaussian_noise(images[2:], [np.random.default_rng(2)]))
 
 
 def test_random_logit_of_a_method_that_ignores_the_class_is_1() -> None:
-    found = figures(RandomLogit(), batch_of(small_vit(), ("attention", "rollout", "legrad", *BLIND)))
+    found = compute(RandomLogit(), make_batch(small_vit(), ("attention", "rollout", "legrad", *BLIND)))
     for method in ("attention", "rollout", *BLIND):
         assert (found[method, "random_logit"] == 1).all()
     assert (found["legrad", "random_logit"] < 1).all()
@@ -79,7 +79,7 @@ def test_random_logit_of_a_method_that_ignores_the_class_is_1() -> None:
 def test_the_other_class_is_another_and_any() -> None:
     keys = tuple(map(str, range(400)))
     targets = np.tile([[2, 2, 0]], (400, 1))
-    others = other_classes(targets, 4, keys, 0)
+    others = sample_other_classes(targets, 4, keys, 0)
     assert (others != targets).all()
     assert (others[:, 0] == others[:, 1]).all()
     counts = np.bincount(others[:, 0], minlength=4)

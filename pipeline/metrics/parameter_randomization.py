@@ -1,0 +1,162 @@
+"""Model parameter randomization test: maps of a randomized model must be other maps."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.metrics.explained_model import ExplainedModel
+from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
+from pipeline.metrics.noise_sensitivity import gaussian_noise
+from pipeline.metrics.similarity import abs_spearman
+from pipeline.utils.random import generator
+from schemas.errors import UsageError
+from schemas.metrics import DIRECTIONS, Directions
+
+MapsByMethod = dict[str, NDArray[np.float64]]
+"""Maps [B, K, h, w] by method."""
+
+BINS = 100
+_CLASSIFIER = ("head", "head_dist")
+_READOUT = ("norm", "fc_norm", "attn_pool")
+
+
+@dataclass(frozen=True)
+class ParameterRandomization(Metric):
+    """Similarity of maps while the model's parameters are randomized from the classifier down to the embedding.
+
+    ``mprt`` – Spearman's ρ between |map| and |map of the partly randomized model|, mean over the stages of
+    ``randomize_cascading``; the untouched model does not count (Adebayo et al., Sanity Checks for Saliency Maps,
+    NeurIPS 2018). 1 is a method that does not depend on the model. ``smprt`` – the same for maps that are averaged over
+    noisy images, Gaussian with σ = noise · (max x − min x). ``emprt`` – relative rise of the entropy of the map's
+    histogram, from the untouched to the fully randomized model (both Hedström et al., A Fresh Look at Sanity Checks for
+    Saliency Maps, 2024). Maps are raw. These are checks, not rankings: a meaningless map may pass them.
+
+    Options:
+        samples: noisy images of ``smprt``; 0 leaves it out.
+        noise: see ``smprt``.
+    """
+
+    directions: ClassVar[Directions] = DIRECTIONS["parameter_randomization"]
+    randomizes: ClassVar[bool] = True
+
+    samples: int = 4
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or self.noise < 0:
+            raise UsageError(
+                f"parameter_randomization: {self.samples} samples of noise {self.noise}; neither can be below 0"
+            )
+
+    def cost(self, methods: int, depth: int) -> MetricCost:
+        return MetricCost(0, (depth + 4) * (1 + self.samples) * methods)
+
+    def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
+        module = deepcopy(batch.model.model)
+        model, methods = batch.model.with_model(module), list(batch.maps)
+        maps, smooth_maps = _compute_maps(model, batch), self._compute_smooth_maps(model, batch)
+        stages = 0
+        similarity, smooth_similarity = (
+            {method: np.zeros(batch.class_ids.shape) for method in methods} for _ in range(2)
+        )
+        stage_maps: MapsByMethod = {}
+        for _ in randomize_cascading(module, batch.seed):
+            stages += 1
+            stage_maps, smooth_stage_maps = _compute_maps(model, batch), self._compute_smooth_maps(model, batch)
+            for method in methods:
+                similarity[method] += abs_spearman(maps[method], stage_maps[method])
+                if self.samples:
+                    smooth_similarity[method] += abs_spearman(smooth_maps[method], smooth_stage_maps[method])
+        for method in methods:
+            yield MetricValue(method, "mprt", similarity[method] / stages)
+            yield MetricValue(method, "emprt", entropy_rise(maps[method], stage_maps[method]))
+            if self.samples:
+                yield MetricValue(method, "smprt", smooth_similarity[method] / stages)
+
+    def _compute_smooth_maps(self, model: ExplainedModel, batch: MetricBatch) -> MapsByMethod:
+        """Average the maps of noisy images, whose noise is the same at every stage."""
+        mean_maps = {method: np.zeros((*batch.class_ids.shape, *model.anatomy.grid)) for method in batch.maps}
+        generators = [generator("faith smprt", key, batch.seed) for key in batch.keys]
+        for _ in range(self.samples):
+            noisy = batch.images + self.noise * gaussian_noise(batch.images, generators)
+            maps = model.explain(noisy, batch.class_ids, batch.keys, list(batch.maps))
+            for method in batch.maps:
+                mean_maps[method] += maps[method].cpu().numpy() / self.samples
+        return mean_maps
+
+
+def _compute_maps(model: ExplainedModel, batch: MetricBatch) -> MapsByMethod:
+    maps = model.explain(batch.images, batch.class_ids, batch.keys, list(batch.maps))
+    return {method: maps[method].cpu().numpy().astype(np.float64) for method in batch.maps}
+
+
+def histogram_entropy(maps: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the entropy, in nats, of the histogram of each map [..., h, w] over 100 bins of its range.
+
+    It is 0 for a constant map.
+    """
+    flat = maps.reshape(-1, maps.shape[-2] * maps.shape[-1])
+    entropies = np.zeros(len(flat))
+    for index, values in enumerate(flat):
+        share = np.histogram(values, BINS)[0] / len(values)
+        share = share[share > 0]
+        entropies[index] = -(share * np.log(share)).sum()
+    return entropies.reshape(maps.shape[:-2])
+
+
+def entropy_rise(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return (H(b) − H(a)) / H(a) of the histogram entropies: [...], NaN where a is constant.
+
+    Args:
+        first: a, maps [..., h, w].
+        second: b, maps [..., h, w].
+    """
+    before, after = histogram_entropy(first), histogram_entropy(second)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(before > 0, (after - before) / before, np.nan)
+
+
+def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
+    """Return all parameter names by group, in the order of randomization.
+
+    The order is: classifier, readout, blocks from the last, embedding. Every parameter is in one group, also those
+    outside of a layer (class token, registers, positions, layer scale); empty groups are left out.
+    """
+    blocks = len(list(model.get_submodule("blocks").children()))
+    order = ["classifier", "readout", *(f"block {index}" for index in reversed(range(blocks))), "embedding"]
+    groups: dict[str, list[str]] = {group: [] for group in order}
+    for name, _ in model.named_parameters():
+        first, _, rest = name.partition(".")
+        if first == "blocks":
+            group = f"block {rest.partition('.')[0]}"
+        else:
+            group = "classifier" if first in _CLASSIFIER else "readout" if first in _READOUT else "embedding"
+        groups[group].append(name)
+    return {group: names for group, names in groups.items() if names}
+
+
+def randomize_cascading(model: nn.Module, seed: int) -> Iterator[str]:
+    """Randomize a model in place, group after group; yield the name of each group when it is done.
+
+    A parameter becomes normal noise of its own mean and standard deviation, from its name and the seed alone: a bare
+    parameter has no initializer to return to, and activations keep their scale. A parameter whose values are all equal
+    holds nothing learned, and stays.
+
+    Args:
+        model: vision transformer, which is changed.
+        seed: seed of the noise.
+    """
+    parameters = dict(model.named_parameters())
+    for group, names in parameter_groups(model).items():
+        for name in names:
+            values = parameters[name].detach()
+            noise = torch.from_numpy(generator("faith forget", name, seed).standard_normal(values.shape))
+            mean, std = values.double().mean(), values.double().std(correction=0)
+            values.copy_(mean + std * noise.to(values.device))
+        yield group
