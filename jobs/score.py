@@ -70,11 +70,17 @@ def command(
       vitatlas score val.atlas --truth instances.json
       vitatlas score val.atlas --truth metadata/ILSVRC/test --tune metadata/ILSVRC/val --tune-atlas v2.atlas
     """
+    from pipeline.run.execution import ComputeOptions
     from pipeline.score import default_output_dir, score
+    from pipeline.store import Atlas
+    from pipeline.truth import read_truth
 
     output.note_partial(atlas)
-    folder = out or default_output_dir(atlas, truth, target)
-    rows = score(atlas, truth, target, listed(methods), tune, tune_atlas, subset, folder, address, _note).to_pylist()
+    scored, known = Atlas.open(atlas), read_truth(truth)
+    folder = out or default_output_dir(atlas, known, target)
+    tuning = read_truth(tune) if tune else None, Atlas.open(tune_atlas) if tune_atlas else None
+    options = ComputeOptions(address)
+    rows = score(scored, known, target, listed(methods), *tuning, subset, folder, options, _note).to_pylist()
     if json_:
         output.as_json(rows)
         return

@@ -97,7 +97,7 @@ def run_demo(
         label(atlas, policy, FORMATS, out)
         masks[policy.name] = _figures(score_masks(out, truth))
     say("4/5  scores against the truth, controls included")
-    table = [row for row in score(url, str(world.truth)).to_pylist() if row["method"] in atlas.methods]
+    table = [row for row in score(atlas, truth).to_pylist() if row["method"] in atlas.methods]
     say(f"5/5  a picture of it all → {folder}/sheet.png")
     by_score = [row["method"] for row in sorted(table, key=lambda row: row["kind"] == "control")]
     _sheet(atlas, truth, by_score, folder / "sheet.png")

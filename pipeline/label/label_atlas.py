@@ -148,8 +148,9 @@ class _Labels(DerivedProduct[None, LabelSummary]):
     def shard_function(self) -> Callable[[ShardTask[None]], ShardResult]:
         return partial(_label_shard, self.policy, self.formats, self.context, self.allow_pipe)
 
-    def summary_objects(self) -> tuple[str, ...]:
-        return (*self._merged(), SUMMARY)
+    def remove_summary(self) -> None:
+        for name in (*self._merged(), SUMMARY):
+            self.objects.delete(name)
 
     def _merged(self) -> list[str]:
         """Merged objects of the last finished command, which may have had other formats."""

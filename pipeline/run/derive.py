@@ -98,9 +98,8 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         """Whether a valid commit has all that is asked for."""
         return True
 
-    def summary_objects(self) -> Iterable[str]:
-        """Names of the objects that ``finish`` writes. They are removed before any shard is made anew."""
-        return ()
+    def remove_summary(self) -> None:
+        """Remove what ``finish`` writes. It is called before any shard is removed or made anew."""
 
     def inputs(self, shards: Sequence[str]) -> Iterable[Input | None]:
         """Return what is sent along with each of the pending shards."""
@@ -141,9 +140,8 @@ def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOption
     valid = load_completed(objects, product.atlas, product.about.digest())
     commits = {shard: valid[shard] for shard in shards if shard in valid and product.is_complete(valid[shard])}
     pending = [shard for shard in shards if shard not in commits]
-    if stale or pending:  # a summary of what no longer exists must not stay
-        for name in product.summary_objects():
-            objects.delete(name)
+    if stale or pending:
+        product.remove_summary()
     for shard in stale:
         remove_shard(objects, shard)
     work = partial(

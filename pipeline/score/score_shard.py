@@ -10,15 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, Window, score_map, window
+from pipeline.run.derive import ShardResult, ShardTask
 from pipeline.score import pixel_metrics, segmentation_metrics
 from pipeline.score.box_metrics import IOUS, Boxes, overlaps, resize_boxes
 from pipeline.score.counters import TUNING, Tally, fixed, group_of, pack, unpack
 from pipeline.score.splits import Part
 from pipeline.score.trivial_boxes import TRIVIAL
-from pipeline.store import Atlas, ObjectStore
-from pipeline.store.derived import content_hash
-from schemas.commits import DerivedCommit
-from schemas.layout import commit_object
 from schemas.run import TargetKind
 from schemas.samples import SampleStatus
 
@@ -50,50 +47,34 @@ class Picture:
     window: Window
 
 
-def score_shard(
-    atlas: Atlas,
-    target: TargetKind,
-    methods: Sequence[str],
-    out: str,
-    settings_hash: str,
-    item: tuple[Part, tuple[str, ...]],
-) -> DerivedCommit:
-    """Count one shard, write its counts, then its commit.
+def score_shard(target: TargetKind, methods: Sequence[str], task: ShardTask[Part]) -> ShardResult:
+    """Count one shard and write its counts.
 
     Args:
-        item: what is scored of it, and the methods that are counted already.
+        target: whose maps are counted.
+        methods: names of methods; those that the previous commit has are not counted again.
+        task: the shard, with what is scored of it.
 
     Raises:
-        UsageError: something in the truth of a picture cannot be used.
+        UsageError: something in the truth of an image cannot be used.
     """
-    part, there = item
-    objects, shard = ObjectStore(out), part.shard
-    tallies = unpack(objects.get(counts_object(shard)), f"{out}/{counts_object(shard)}") if there else {}
-    new = [name for name in (*TRIVIAL, *methods) if name not in tallies]
-    tallies |= {name: Tally() for name in new}
-    objects.delete(commit_object(shard))
-    kept = atlas.shard(shard)
-    maps = {method: kept.maps(method, target) for method in new if method not in TRIVIAL}
+    objects, name, size = task.objects, counts_object(task.shard), task.atlas.run.model.input_size
+    tallies = unpack(objects.get(name), f"{objects.url}/{name}") if task.previous else {}
+    new = [method for method in (*TRIVIAL, *methods) if method not in tallies]
+    tallies |= {method: Tally() for method in new}
+    shard = task.atlas.shard(task.shard)
+    maps = {method: shard.maps(method, target) for method in new if method not in TRIVIAL}
     counts: Counter[str] = Counter()
-    for place, sample in enumerate(kept.samples.to_pylist()):
-        status, picture = _picture(sample, part, atlas.run.model.input_size)
+    for place, sample in enumerate(shard.samples.to_pylist()):
+        status, picture = _picture(sample, task.data, size)
         counts[status] += 1
         if picture is None:
             continue
-        for name in new:
-            found = of_boxes(TRIVIAL[name], picture) if name in TRIVIAL else of_map(maps[name][place], picture)
-            tallies[name].add(picture.group, found)
-    written = objects.put(counts_object(shard), pack(tallies))
-    record = DerivedCommit(
-        shard=shard,
-        parent=content_hash(kept.commit),
-        settings_hash=settings_hash,
-        items=tuple(tallies),
-        counts=dict(sorted(counts.items())),
-        objects=(written,),
-    )
-    objects.put(commit_object(shard), record.to_bytes())
-    return record
+        for method in new:
+            trivial = TRIVIAL.get(method)
+            values = of_boxes(trivial, picture) if trivial is not None else of_map(maps[method][place], picture)
+            tallies[method].add(picture.group, values)
+    return ShardResult((objects.put(name, pack(tallies)),), dict(sorted(counts.items())), tuple(tallies))
 
 
 def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tuple[str, Picture | None]:

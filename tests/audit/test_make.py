@@ -24,6 +24,7 @@ from pipeline.run.plan import plan
 from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
+from pipeline.truth import read_truth
 from schemas import audit as schemas
 from schemas.policy import Cut, Policy
 from schemas.run import ModelSpec, RunSpec
@@ -100,7 +101,7 @@ def test_an_atlas_whose_grid_is_not_square_or_whose_maps_say_nothing_is_audited_
              for number in range(6)]  # fmt: skip
     boxes = [{"id": 1 + number, "image_id": number, "bbox": [5, 5, 20, 15]} for number in range(6)]
     (tmp_path / "truth.json").write_text(json.dumps({"images": known, "annotations": boxes}))
-    score(url, str(tmp_path / "truth.json"))
+    score(Atlas.open(url), read_truth(tmp_path / "truth.json"))
     exports = tuple(EXPORTERS)
     audit_atlas(url, truth=str(tmp_path / "truth.json"), extent=AuditOptions(2, 1, 4, exports=exports), device="cpu")
     out = tmp_path / "atlas" / "audit" / "label"

@@ -27,6 +27,7 @@ from pipeline.run.plan import plan, versions
 from pipeline.score import score
 from pipeline.store import Atlas, ObjectStore, ShardWriter
 from pipeline.store.verify import verify
+from pipeline.truth import read_truth
 from schemas.commits import CommitRecord
 from schemas.policy import Cut, Policy
 from schemas.run import RunSpec
@@ -120,7 +121,7 @@ def do(stage: str, folder: Path) -> None:
             f"{url}/labels/otsu",
         )
     else:
-        score(url, str(folder / "boxes.csv"))
+        score(Atlas.open(url), read_truth(folder / "boxes.csv"))
 
 
 def resident(field: str) -> float:

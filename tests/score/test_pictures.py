@@ -37,13 +37,13 @@ def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: SyntheticDataset
     content = json.loads(Path(truth).read_text())
     first(6)(content)
     (tmp_path / "split.json").write_text(json.dumps(content))
-    row = small(atlas, truth, tmp_path, tune=str(tmp_path / "split.json"))["legrad"]
+    row = small(atlas, truth, tmp_path, tune=read_truth(tmp_path / "split.json"))["legrad"]
     assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 6, 18)
 
 
 def test_tuning_on_another_atlas(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
-    options = {"tune": truth, "tune_atlas": atlas.objects.url}
+    options = {"tune": read_truth(truth), "tune_atlas": atlas}
     row = small(atlas, truth, tmp_path, **options)["legrad"]
     assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 24, 24)
     assert row["threshold"] == row["threshold_oracle"]  # the same pictures
@@ -66,7 +66,7 @@ def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: P
     for each in boxes[:2]:
         each |= {"iscrowd": 1, "segmentation": [[2, 2, 9, 2, 9, 9, 2, 9]]}
     (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": boxes}))
-    row = rows_of(score(out, str(tmp_path / "truth.json"), methods=["random"]))["random"]
+    row = rows_of(score(Atlas.open(out), read_truth(tmp_path / "truth.json"), methods=["random"]))["random"]
     assert (row["images"], row["without_object"], row["without_maps"]) == (13, 2, 1)
     assert (tmp_path / "atlas" / "scores" / "truth-json-label" / "localization.parquet").exists()
 
@@ -90,7 +90,7 @@ def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
     atlas: Atlas, world: SyntheticDataset, tmp_path: Path, how, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        score(atlas.objects.url, change(world, tmp_path, how), methods=["center"], out=str(tmp_path / "out"))
+        score(atlas, read_truth(change(world, tmp_path, how)), methods=["center"], out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -116,10 +116,10 @@ def test_one_truth_is_not_that_of_two_samples(
 ) -> None:
     atlas = of_keys(spec, tmp_path, keys)
     truth = boxed(tmp_path / "truth.json", file_names)
-    url, own = atlas.objects.url, boxed(tmp_path / "own.json", ["none.jpg"])
+    own = boxed(tmp_path / "own.json", ["none.jpg"])
     uses = {
-        "truth": lambda: score(url, truth, subset=True),
-        "tune": lambda: score(url, own, tune=truth, subset=True),
+        "truth": lambda: score(atlas, read_truth(truth), subset=True),
+        "tune": lambda: score(atlas, read_truth(own), tune=read_truth(truth), subset=True),
         "calibrate": lambda: CalibrationSource(read_truth(truth)).find_threshold(
             atlas, Policy(name="p", methods=("random",), cut=Cut(kind="calibrated"))
         ),
@@ -133,9 +133,15 @@ def test_a_duplicate_in_one_tar_is_no_second_picture(spec: RunSpec, tmp_path: Pa
     atlas = of_keys(spec, tmp_path, {"a": ["s0", "s1", "s0", "s2"]})
     assert atlas.statuses()["duplicate_key"] == 1
     truth = boxed(tmp_path / "truth.json", ["s0.jpg", "s1.jpg", "s2.jpg"])
-    assert rows_of(score(atlas.objects.url, truth))["random"]["images"] == 3
+    assert rows_of(score(atlas, read_truth(truth)))["random"]["images"] == 3
 
 
 def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path, world: SyntheticDataset) -> None:
     with pytest.raises(UsageError, match="is of another network"):
-        score(atlas.objects.url, str(world.truth), methods=["legrad"], tune=str(world.truth), tune_atlas=str(finished))
+        score(
+            atlas,
+            read_truth(world.truth),
+            methods=["legrad"],
+            tune=read_truth(world.truth),
+            tune_atlas=Atlas.open(str(finished)),
+        )

@@ -17,6 +17,7 @@ from pipeline.score.counters import order
 from pipeline.score.pixel_metrics import histogram, pxap
 from pipeline.score.trivial_boxes import TRIVIAL
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 from pipeline.truth.truth import resize_mask
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
@@ -29,7 +30,7 @@ from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
 def scored(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """Scores of three methods in a folder of their own."""
     out = tmp_path_factory.mktemp("scores") / "out"
-    table = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(out))
+    table = score(atlas, read_truth(world.truth), methods=["legrad", "center", "uniform"], out=str(out))
     assert table.schema == LOCALIZATION
     assert pq.read_table(out / "localization.parquet").equals(table)
     return rows_of(table), out
@@ -97,11 +98,11 @@ def test_what_is_counted_is_not_counted_again(
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "localization.parquet").unlink()
     monkeypatch.setattr("pipeline.score.score_atlas.score_shard", lambda *_: pytest.fail("counted again"))
-    again = score(atlas.objects.url, str(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
+    again = score(atlas, read_truth(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
     assert rows_of(again) == rows
     for name in ("localization.parquet", "curves.parquet", "curves.png"):
         assert (copy / name).read_bytes() == (out / name).read_bytes()
-    fewer = score(atlas.objects.url, str(world.truth), methods=["center"], out=str(copy))
+    fewer = score(atlas, read_truth(world.truth), methods=["center"], out=str(copy))
     assert rows_of(fewer)["center"] == rows["center"]
     assert "legrad" not in rows_of(fewer)
 
@@ -163,7 +164,7 @@ def test_without_labels_the_predicted_class_has_hits_but_no_accuracy(spec: RunSp
     unlabelled = spec.model_copy(update={"targets": ("predicted",)})
     atlas = of_keys(unlabelled, tmp_path, {"a": ["s0", "s1", "s2", "s3"]}, labelled=False)
     truth = boxed(tmp_path / "truth.json", [f"s{number}.jpg" for number in range(4)])
-    row = rows_of(score(atlas.objects.url, truth, target="predicted"))["random"]
+    row = rows_of(score(atlas, read_truth(truth), target="predicted"))["random"]
     assert (row["images"], row["top1_loc"], row["top5_loc"]) == (4, None, None)
     assert row["gt_known"] is not None
 
@@ -185,26 +186,38 @@ def test_other_scores_are_not_written_over(atlas: Atlas, world: SyntheticDataset
     copy = Path(shutil.copytree(scored[1], tmp_path / "copy"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=r"holds .*target is 'label', not 'predicted'.* another --out"):
-        score(atlas.objects.url, str(world.truth), "predicted", ["center"], out=str(copy))
+        score(atlas, read_truth(world.truth), "predicted", ["center"], out=str(copy))
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"truth": "/nowhere.json"}, "nowhere.json: No such file"),
         ({"methods": ["gradcam"]}, "has no maps of 'gradcam'"),
         ({"target": "top5"}, "has no target 'top5'"),
-        ({"tune_atlas": "ATLAS"}, "say the truth of its pictures, with --tune"),
-        ({"tune_atlas": "/nowhere", "tune": "TRUTH"}, "is not an atlas"),
-        ({"url": "/nowhere"}, "is not an atlas"),
     ],
 )
 def test_what_is_not_there_is_named(atlas: Atlas, world: SyntheticDataset, arguments: dict, says: str) -> None:
-    names = {"ATLAS": atlas.objects.url, "TRUTH": str(world.truth)}
-    given = {name: names.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()}
     with pytest.raises(UsageError, match=says):
-        score(**({"url": atlas.objects.url, "truth": str(world.truth)} | given))
+        score(**({"atlas": atlas, "truth": read_truth(world.truth)} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["ATLAS", "--truth", "/nowhere.json"], "nowhere.json: No such file"),
+        (["ATLAS", "--truth", "TRUTH", "--tune-atlas", "ATLAS"], "say the truth of its pictures, with --tune"),
+        (["ATLAS", "--truth", "TRUTH", "--tune-atlas", "/nowhere", "--tune", "TRUTH"], "is not an atlas"),
+        (["/nowhere", "--truth", "TRUTH"], "is not an atlas"),
+    ],
+)
+def test_a_path_that_holds_nothing_is_named(
+    vitatlas, atlas: Atlas, world: SyntheticDataset, arguments: list[str], says: str
+) -> None:
+    paths = {"ATLAS": atlas.objects.url, "TRUTH": str(world.truth)}
+    code, _, err = vitatlas("score", *(paths.get(argument, argument) for argument in arguments))
+    assert code == 2
+    assert says in err
 
 
 def test_the_controls_are_those_of_the_registry() -> None:
@@ -218,5 +231,5 @@ def test_the_controls_are_those_of_the_registry() -> None:
 def test_tables_of_an_audit_are_not_written_over(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text('{"run": "sha256:0", "target": "label", "methods": ["legrad"]}')
     with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
-        score(atlas.objects.url, str(world.truth), out=str(tmp_path))
+        score(atlas, read_truth(world.truth), out=str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["about.json"]

@@ -12,6 +12,7 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 from schemas.run import RunSpec
 
 
@@ -71,4 +72,4 @@ def boxed(file: Path, names: list[str]) -> str:
 def small(atlas: Atlas, truth: str, tmp_path: Path, **options: Any) -> dict[str, dict[str, Any]]:
     """Scores of a part of the atlas."""
     options = {"methods": ["legrad"], "subset": True, "out": str(tmp_path / "out")} | options
-    return rows_of(score(atlas.objects.url, truth, **options))
+    return rows_of(score(atlas, read_truth(truth), **options))

@@ -16,6 +16,7 @@ from pipeline.run.plan import plan
 from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
+from pipeline.truth import read_truth
 from schemas.policy import Cut, Policy
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
@@ -61,8 +62,8 @@ STAGES: dict[str, Callable[[Path, Any], object]] = {
     "verify": lambda url, _: verify(str(url)),
     "label": lambda url, _: label(Atlas.open(str(url)), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
     "label again": lambda url, _: label(Atlas.open(str(url)), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
-    "score": lambda url, _: score(str(url), str(url.parent / "boxes.csv")),
-    "score again": lambda url, _: score(str(url), str(url.parent / "boxes.csv")),
+    "score": lambda url, _: score(Atlas.open(str(url)), read_truth(url.parent / "boxes.csv")),
+    "score again": lambda url, _: score(Atlas.open(str(url)), read_truth(url.parent / "boxes.csv")),
 }
 
 
