@@ -90,11 +90,11 @@ def command(
     if json_:
         figures = {"counts": made.counts, "area": made.area, "ignored": made.ignored}
         about = {"out": out, "policy": policy.name, "formats": chosen, "calibration": made.calibration}
-        output.as_json(about | {"cut": made.policy.cut.at} | figures)
+        output.as_json(about | {"threshold": made.policy.threshold.value} | figures)
         return
     output.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
     if made.calibration:
-        click.echo(f"cut at {made.policy.cut.at}: {made.calibration}")
+        click.echo(f"threshold {made.policy.threshold.value}: {made.calibration}")
     if made.area is not None:
         click.echo(f"object is {100 * made.area:.1f} % of a picture, ignored {100 * (made.ignored or 0):.1f} %")
     click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")

@@ -11,10 +11,10 @@ from scipy.stats import rankdata
 from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import threshold
 from schemas.audit import AGREEMENT_METRICS, TOP_SHARES
-from schemas.policy import Cut
+from schemas.policy import Threshold
 
 Floats = NDArray[np.float64]
-_OTSU = Cut(kind="otsu")
+_OTSU = Threshold(kind="otsu")
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,16 @@ from pipeline.read.tar_members import entries
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.truth import read_truth
-from schemas.policy import Clean, Cut, Pamr, Policy
+from schemas.policy import Pamr, Policy, Postprocess, Threshold
 from schemas.run import ModelSpec, RunSpec
 
 SIDE = 96
 POLICY = Policy(
-    name="legrad-pamr", methods=("legrad",), refine=Pamr(), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01)
+    name="legrad-pamr",
+    methods=("legrad",),
+    refine=Pamr(),
+    threshold=Threshold(kind="otsu"),
+    postprocess=Postprocess(min_area=0.01),
 )
 Mask = NDArray[np.bool_]
 

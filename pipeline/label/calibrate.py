@@ -14,7 +14,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from schemas.errors import UsageError
-from schemas.policy import Cut, Filter, Policy
+from schemas.policy import LabelFilter, Policy, Threshold
 from schemas.samples import SampleStatus
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
@@ -51,7 +51,7 @@ class CalibrationSource:
         """
         atlas, truth = self.atlas or atlas, self.truth
         check_policy(atlas, policy)
-        policy = policy.model_copy(update={"filter": Filter(), "background": None})
+        policy = policy.model_copy(update={"filter": LabelFilter(), "background_threshold": None})
         work = partial(_shard_overlaps, atlas, policy, options.allow_pipe)
         shards = _truth_by_shard(atlas, truth)
         by_shard = dict(parallel_map(work, shards, "calibrate", options.address, policy.refine is not None))
@@ -86,7 +86,9 @@ def _shard_overlaps(
     """Return a shard, and for each of its images with truth the overlap at each threshold."""
     shard, truths = item
     overlaps: list[list[float]] = []
-    candidates = [policy.model_copy(update={"cut": Cut(kind="fixed", at=float(value))}) for value in THRESHOLDS]
+    candidates = [
+        policy.model_copy(update={"threshold": Threshold(kind="fixed", value=float(value))}) for value in THRESHOLDS
+    ]
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         truth = truths.find(sample["key"])
         if heatmap is None or truth is None or not len(truth.boxes):

@@ -31,7 +31,7 @@ def combine(
     if len(grids) == 1:
         return grids[0], None
     stack = np.stack(grids)
-    masks = np.stack([grid > threshold(grid, policy.vote) for grid in grids])
+    masks = np.stack([grid > threshold(grid, policy.agreement_threshold) for grid in grids])
     agreement = float(np.mean([mask_iou(first, second) for first, second in combinations(masks, 2)]))
     if policy.combine == "agreement":
         return masks.mean(0, dtype=np.float32), agreement
@@ -44,13 +44,13 @@ def combine(
 
 def _normalise(values: NDArray[np.floating], bounds: NDArray[np.floating], policy: Policy) -> Grid:
     values = values.astype(np.float32)
-    if policy.normalise == "minmax":
+    if policy.normalize == "minmax":
         return values
-    if policy.normalise == "clip":
+    if policy.normalize == "clip":
         low, high = np.percentile(values, (1, 99))
         return _stretch(np.clip(values, low, high))
     raw = bounds[0] + (bounds[1] - bounds[0]) * values
-    if policy.normalise == "raw":
+    if policy.normalize == "raw":
         return raw.astype(np.float32)
     positive = np.clip(raw, 0, None)
     return (positive / positive.max() if positive.max() > 0 else np.zeros_like(values)).astype(np.float32)

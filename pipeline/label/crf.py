@@ -36,10 +36,12 @@ class CrfRefiner:
         sure = (1 - spec.confidence) + (2 * spec.confidence - 1) * large
         field = self._field(width, height, 2)
         field.setUnaryEnergy(-np.log(np.stack([1 - sure, sure]), dtype=np.float32).reshape(2, -1))
-        if spec.smooth_weight:
-            field.addPairwiseGaussian(sxy=spec.smooth, compat=spec.smooth_weight)
-        if spec.colour_weight:
+        if spec.gaussian_compat:
+            field.addPairwiseGaussian(sxy=spec.gaussian_sxy, compat=spec.gaussian_compat)
+        if spec.bilateral_compat:
             image = np.ascontiguousarray(picture)
-            field.addPairwiseBilateral(sxy=spec.near, srgb=spec.colour, rgbim=image, compat=spec.colour_weight)
+            field.addPairwiseBilateral(
+                sxy=spec.bilateral_sxy, srgb=spec.bilateral_srgb, rgbim=image, compat=spec.bilateral_compat
+            )
         probability: NDArray[np.float32] = np.array(field.inference(spec.iterations), np.float32)[1]
         return probability.reshape(height, width)

@@ -98,9 +98,9 @@ def label(
     if any(LABEL_FORMATS[name].names_files_by_key for name in names):
         _refuse_shared_keys(atlas)
     if policy.calibrated and calibration is None:
-        raise UsageError(f"policy {policy.name}: its cut is calibrated; say on what truth, with --tune FILE|DIR")
+        raise UsageError(f"policy {policy.name}: its threshold is calibrated; name the truth with --tune FILE|DIR")
     if calibration is not None and not policy.calibrated:
-        raise UsageError(f"policy {policy.name}: its cut is not calibrated, so there is nothing to tune")
+        raise UsageError(f"policy {policy.name}: its threshold is not calibrated; remove --tune, or calibrate it")
     about = LabelsRecord(
         policy=policy.model_dump(mode="json"),
         run=atlas.run.spec_hash,
@@ -117,7 +117,7 @@ def label(
         else:
             threshold, how = calibration.find_threshold(atlas, policy, options)
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
-        policy = policy.at(threshold)
+        policy = policy.with_threshold(threshold)
     about = about.model_copy(update={"hash": policy.digest()})
     return derive(_Labels(atlas, objects, about, policy, names, tuple(classes), options.allow_pipe), options)
 

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from pipeline.image.upsample import enlarge, seen
 from pipeline.label.threshold import threshold
 from schemas.labels import LabelStatus
-from schemas.policy import Clean, Policy
+from schemas.policy import Policy, Postprocess
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -91,11 +91,11 @@ def make_label(heatmap: Heatmap, sample: dict[str, Any], frame: tuple[int, int],
     """
     picture, known = enlarge(heatmap.values, sample, frame), seen(sample, frame)
     within = picture if known.all() else picture[known]
-    above = threshold(within, policy.cut)
-    mask, boxes = _clean((picture > above) & known, policy.clean)
+    above = threshold(within, policy.threshold)
+    mask, boxes = _clean((picture > above) & known, policy.postprocess)
     ignore, below = ~known, None
-    if policy.background is not None:
-        below = min(above, threshold(within, policy.background))
+    if policy.background_threshold is not None:
+        below = min(above, threshold(within, policy.background_threshold))
         ignore |= picture > below
     ignore &= ~mask
     class_id = sample["label"] if policy.target == "label" else sample["prediction"]
@@ -127,7 +127,7 @@ def _coded(mask: Mask) -> Rle:
     return coded
 
 
-def _clean(mask: Mask, clean: Clean) -> tuple[Mask, tuple[Box, ...]]:
+def _clean(mask: Mask, clean: Postprocess) -> tuple[Mask, tuple[Box, ...]]:
     """What is kept of a mask, and the box of each component of it."""
     grey = mask.astype(np.uint8)
     if clean.fill_holes:

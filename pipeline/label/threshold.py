@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.policy import Cut
+from schemas.policy import Threshold
 
 
-def threshold(values: NDArray[np.float32], cut: Cut) -> float:
+def threshold(values: NDArray[np.float32], cut: Threshold) -> float:
     """The threshold of a cut on a map; foreground is strictly above it.
 
     Args:
@@ -19,7 +19,7 @@ def threshold(values: NDArray[np.float32], cut: Cut) -> float:
     return cut.scale * _threshold(values, cut)
 
 
-def _threshold(values: NDArray[np.float32], cut: Cut) -> float:
+def _threshold(values: NDArray[np.float32], cut: Threshold) -> float:
     if cut.kind == "otsu":
         grey = np.clip(values * 255, 0, 255).astype(np.uint8)
         # Foreground is above the last grey level of the background, so above where the next one begins.
@@ -27,6 +27,6 @@ def _threshold(values: NDArray[np.float32], cut: Cut) -> float:
         return float(np.nextafter(np.float32(level), np.float32(0)))  # what is 1 is above, whatever lies below
     if cut.kind == "mean":
         return float(values.mean(dtype=np.float64))
-    if cut.at is None:
+    if cut.value is None:
         raise ValueError(f"a {cut.kind} cut has no threshold yet")
-    return float(np.percentile(values, cut.at)) if cut.kind == "percentile" else cut.at
+    return float(np.percentile(values, cut.value)) if cut.kind == "percentile" else cut.value

@@ -18,9 +18,9 @@ from schemas.audit import LINEAGE
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.labels import LabelsRecord
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 
-POLICY = Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu"))
+POLICY = Policy(name="otsu", methods=("legrad",), threshold=Threshold(kind="otsu"))
 
 
 TARS = 2

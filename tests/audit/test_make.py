@@ -26,7 +26,7 @@ from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
 from schemas import audit as schemas
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 
 NOTHING = AuditOptions(0, 0, 0, pictures=False)
@@ -66,7 +66,7 @@ def test_the_same_audit_again_has_the_same_root(published: Path, world: Syntheti
 
 def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
-    policy = Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu"))
+    policy = Policy(name="otsu", methods=("legrad",), threshold=Threshold(kind="otsu"))
     label(Atlas.open(str(copy)), policy, ["png"], str(copy / "labels" / "otsu"))
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))

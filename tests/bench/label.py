@@ -22,12 +22,14 @@ from pipeline.label.mask import make_label
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.policy import Clean, Cut, Pamr, Policy
+from schemas.policy import Pamr, Policy, Postprocess, Threshold
 from schemas.run import ModelSpec, RunSpec
 
 T = TypeVar("T")
 
-PLAIN = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
+PLAIN = Policy(
+    name="legrad-otsu", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=Postprocess(min_area=0.01)
+)
 REFINED = PLAIN.model_copy(update={"name": "legrad-pamr-otsu", "refine": Pamr()})
 _TIMES = 10
 

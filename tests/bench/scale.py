@@ -29,7 +29,7 @@ from pipeline.store import Atlas, ObjectStore, ShardWriter
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
 from schemas.commits import CommitRecord
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 from schemas.run import RunSpec
 from schemas.samples import SampleStatus
 
@@ -116,7 +116,7 @@ def do(stage: str, folder: Path) -> None:
 
         label(
             Atlas.open(url),
-            Policy(name="otsu", methods=(_METHOD,), cut=Cut(kind="otsu")),
+            Policy(name="otsu", methods=(_METHOD,), threshold=Threshold(kind="otsu")),
             ["png", "coco"],
             f"{url}/labels/otsu",
         )

@@ -24,7 +24,7 @@ from schemas.run import RunSpec
 
 SPOKEN = {"python", "console", "yaml", "sql", "text", "", "json"}
 """Languages that a test below reads, and those that nothing is claimed of."""
-RECORDS: dict[str, type[Record]] = {"cut": Policy, "shards": RunSpec, "license": PublicationRecord}
+RECORDS: dict[str, type[Record]] = {"threshold": Policy, "shards": RunSpec, "license": PublicationRecord}
 """What a mapping in YAML is, by a field that no other has."""
 KUBERNETES = {"apiVersion", "patches", "resources"}
 """Fields that only its documents have; a list is a patch of one."""

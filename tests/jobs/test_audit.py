@@ -14,7 +14,7 @@ from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.store import Atlas
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 
 SMALL = ("--images", 4, "--sanity", 2, "--recompute", 8)
 NAMES = [f"class {index}" for index in range(10)]
@@ -32,7 +32,7 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
     url = shutil.copytree(atlas.objects.url, tmp_path / "atlas")
     label(
         Atlas.open(str(url)),
-        Policy(name="otsu", methods=("legrad",), cut=Cut(kind="otsu")),
+        Policy(name="otsu", methods=("legrad",), threshold=Threshold(kind="otsu")),
         ["png"],
         str(tmp_path / "masks"),
     )

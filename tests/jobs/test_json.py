@@ -58,7 +58,7 @@ class Cases:
 
     def label(self) -> list[object]:
         policy = self.folder / "policy.yaml"
-        policy.write_text("{name: half, methods: [legrad], cut: {kind: fixed, at: 0.5}}")
+        policy.write_text("{name: half, methods: [legrad], threshold: {kind: fixed, value: 0.5}}")
         return [self.atlas.objects.url, "--policy", policy, "--format", "coco", "--out", self.folder / "masks"]
 
     def score(self) -> list[object]:

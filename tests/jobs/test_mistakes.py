@@ -137,7 +137,7 @@ def test_the_nearest_name_is_offered(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     method = "legrad" if "--format" in given else "lograd"
-    (tmp_path / "policy.yaml").write_text(f"{{name: p, methods: [{method}], cut: {{kind: fixed, at: 0.5}}}}")
+    (tmp_path / "policy.yaml").write_text(f"{{name: p, methods: [{method}], threshold: {{kind: fixed, value: 0.5}}}}")
     code, _, err = vitatlas("label", atlas.objects.url, "--policy", "policy.yaml", *given, "--out", "masks")
     assert code == 2
     assert f"; did you mean {meant}?" in err

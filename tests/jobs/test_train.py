@@ -117,7 +117,7 @@ def test_a_network_learns_from_pseudo_masks_of_an_atlas(
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     atlas, policy = tmp_path / "atlas", tmp_path / "policy.yaml"
     assert vitatlas("run", shards, "--out", atlas, *model, "--methods", "legrad", "--executor", "inline")[0] == 0
-    policy.write_text("name: p\nmethods: [legrad]\ncut: {kind: otsu}\n")
+    policy.write_text("name: p\nmethods: [legrad]\nthreshold: {kind: otsu}\n")
     out = tmp_path / "pm.safetensors"
     arguments[1] = "pm"
     code, _, err = vitatlas(*arguments, "--atlas", atlas, "--policy", policy, "--out", out)

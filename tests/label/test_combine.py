@@ -7,7 +7,7 @@ from scipy.stats import rankdata
 from pipeline.label.combine import combine
 from pipeline.label.threshold import threshold
 from schemas.errors import UsageError
-from schemas.policy import Cut, Filter, Policy
+from schemas.policy import LabelFilter, Policy, Threshold
 
 RNG = np.random.default_rng(0)
 MAPS = {name: RNG.random((6, 7)).astype(np.float32) for name in "abc"}
@@ -15,7 +15,7 @@ BOUNDS = {name: np.array([-1.0, 2.0], np.float32) for name in "abc"}
 
 
 def policy(methods: str = "abc", **options) -> Policy:
-    return Policy(**({"name": "p", "methods": tuple(methods), "cut": Cut(kind="otsu")} | options))
+    return Policy(**({"name": "p", "methods": tuple(methods), "threshold": Threshold(kind="otsu")} | options))
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ RANKS = np.stack([rankdata(each).reshape(6, 7) for each in STACK])
         ("mean", stretched(STACK.mean(0))),
         ("rank_mean", stretched(RANKS.mean(0))),
         ("geometric", stretched(STACK.prod(0) ** (1 / 3))),
-        ("agreement", np.mean([each > threshold(each, Cut(kind="otsu")) for each in MAPS.values()], 0)),
+        ("agreement", np.mean([each > threshold(each, Threshold(kind="otsu")) for each in MAPS.values()], 0)),
     ],
 )
 def test_each_way_of_combining_is_its_formula(by: str, expected: np.ndarray) -> None:
@@ -57,7 +57,9 @@ def test_agreement_is_the_mean_iou_of_pairs() -> None:
     masks = [each > 0.5 for each in MAPS.values()]
     pairs = [(0, 1), (0, 2), (1, 2)]
     ious = [(masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i, j in pairs]
-    assert combine(MAPS, BOUNDS, policy(vote=Cut(kind="fixed", at=0.5)))[1] == pytest.approx(np.mean(ious))
+    assert combine(MAPS, BOUNDS, policy(agreement_threshold=Threshold(kind="fixed", value=0.5)))[1] == pytest.approx(
+        np.mean(ious)
+    )
     same = dict.fromkeys("abc", MAPS["a"])
     assert combine(same, BOUNDS, policy())[1] == 1
 
@@ -72,7 +74,7 @@ def test_agreement_is_the_mean_iou_of_pairs() -> None:
     ],
 )
 def test_each_normalisation_is_its_formula(how: str, expected: np.ndarray) -> None:
-    assert np.allclose(combine(MAPS, BOUNDS, policy("a", normalise=how))[0], expected, atol=1e-5)
+    assert np.allclose(combine(MAPS, BOUNDS, policy("a", normalize=how))[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("by", ["mean", "rank_mean", "geometric", "agreement"])
@@ -87,15 +89,27 @@ def test_maps_that_say_nothing_make_one_that_says_nothing(by: str) -> None:
     ("wrong", "says"),
     [
         ({"methods": ("a", "a")}, "a method is named twice: a, a"),
-        ({"methods": ("a",), "combine": "agreement"}, "one method has nobody to agree with"),
-        ({"methods": ("a",), "filter": Filter(agreement=0.5).model_dump()}, "one method has nobody to agree with"),
-        ({"methods": ("a", "b"), "vote": {"kind": "calibrated"}}, "vote is of each method's own map"),
-        ({"methods": ("a",), "background": {"kind": "calibrated"}}, "background is calibrated with the cut"),
-        ({"methods": ("a",), "background": {"kind": "otsu"}}, "background begins above the cut"),
-        ({"methods": ("a",), "cut": {"kind": "mean"}, "background": {"kind": "mean", "scale": 2}}, "above the cut"),
+        ({"methods": ("a",), "combine": "agreement"}, "combine: agreement and filter.agreement need at least two"),
+        (
+            {"methods": ("a",), "filter": LabelFilter(agreement=0.5).model_dump()},
+            "combine: agreement and filter.agreement need at least two",
+        ),
+        (
+            {"methods": ("a", "b"), "agreement_threshold": {"kind": "calibrated"}},
+            "agreement_threshold applies to each method's own map",
+        ),
+        (
+            {"methods": ("a",), "background_threshold": {"kind": "calibrated"}},
+            "background_threshold can only be calibrated together",
+        ),
+        ({"methods": ("a",), "background_threshold": {"kind": "otsu"}}, "background_threshold is not below threshold"),
+        (
+            {"methods": ("a",), "threshold": {"kind": "mean"}, "background_threshold": {"kind": "mean", "scale": 2}},
+            "not below threshold",
+        ),
         ({"methods": ("a",), "filter": {"area": (0.5, 0.1)}}, "filter.area must be the least and the largest share"),
     ],
 )
 def test_a_policy_that_cannot_be_meant_is_refused(wrong: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        Policy.read({"name": "p", "cut": {"kind": "otsu"}} | wrong, "p.yaml")
+        Policy.read({"name": "p", "threshold": {"kind": "otsu"}} | wrong, "p.yaml")

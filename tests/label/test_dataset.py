@@ -22,7 +22,7 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import MaskDataset, iter_labels, label
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, UsageError
-from schemas.policy import Clean, Cut, Policy
+from schemas.policy import Policy, Postprocess, Threshold
 
 SIZE = (40, 30)
 
@@ -82,8 +82,8 @@ def test_masks_are_those_that_label_writes(
     world: SyntheticDataset, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # few scenes are labelled before other processes have begun
-    cuts = {"cut": Cut(kind="otsu", scale=1.1), "background": Cut(kind="otsu", scale=0.7)}
-    policy = Policy(name="p", methods=("legrad",), clean=Clean(min_area=0.01), **cuts)
+    cuts = {"threshold": Threshold(kind="otsu", scale=1.1), "background_threshold": Threshold(kind="otsu", scale=0.7)}
+    policy = Policy(name="p", methods=("legrad",), postprocess=Postprocess(min_area=0.01), **cuts)
     label(atlas, policy, ["png"], str(tmp_path))
     labels = {each.sample["key"]: each for shard in atlas.commits for each in iter_labels(atlas, shard, policy)}
     dataset = MaskDataset(world.shards, tmp_path / "png")

@@ -22,10 +22,12 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.labels import LABELS
-from schemas.policy import Clean, Cut, Policy
+from schemas.policy import Policy, Postprocess, Threshold
 from schemas.run import RunSpec
 
-POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
+POLICY = Policy(
+    name="legrad-otsu", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=Postprocess(min_area=0.01)
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,29 +133,41 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "must be a mapping of name, methods, cut"),
-        ("- a", "must be a mapping of name, methods, cut"),
+        ("", "must be a mapping of name, methods, threshold"),
+        ("- a", "must be a mapping of name, methods, threshold"),
         ("name: 2001-99-99", "is not YAML"),
         ("a: " + "[" * 3000, "is not YAML"),
         ("a: !!int x", "is not YAML"),
         ("a: [", "is not YAML"),
-        ("{name: a, methods: [b]}", "cut: Field required"),
-        ("{name: a, methods: [], cut: {kind: otsu}}", "methods: Tuple should have at least 1 item"),
-        ("{name: a, methods: [b], cut: {kind: otsu, at: 1}}", "cut: otsu finds its own threshold"),
-        ("{name: a, methods: [b], cut: {kind: fixed}}", "fixed needs 'at' between 0 and 1"),
-        ("{name: a, methods: [b], cut: {kind: percentile, at: 101}}", "percentile needs 'at' between 1 and 100"),
-        ("{name: a, methods: [b], cut: {kind: percentile, at: 0.8}}", "percentile needs 'at' between 1 and 100"),
-        ("{name: a, methods: [b], cut: {kind: fixed, value: 1}}", "cut.value: there is no such field; there are kind"),
+        ("{name: a, methods: [b]}", "threshold: Field required"),
+        ("{name: a, methods: [], threshold: {kind: otsu}}", "methods: Tuple should have at least 1 item"),
+        ("{name: a, methods: [b], threshold: {kind: otsu, value: 1}}", "threshold: otsu computes its own threshold"),
+        ("{name: a, methods: [b], threshold: {kind: fixed}}", "fixed needs 'value' between 0 and 1"),
         (
-            "{name: a, methods: [b], cut: {kind: otsu}, refine: {kind: pamr, rounds: 3}}",
+            "{name: a, methods: [b], threshold: {kind: percentile, value: 101}}",
+            "percentile needs 'value' between 1 and 100",
+        ),
+        (
+            "{name: a, methods: [b], threshold: {kind: percentile, value: 0.8}}",
+            "percentile needs 'value' between 1 and 100",
+        ),
+        (
+            "{name: a, methods: [b], threshold: {kind: fixed, level: 1}}",
+            "threshold.level: there is no such field; there are kind",
+        ),
+        (
+            "{name: a, methods: [b], threshold: {kind: otsu}, refine: {kind: pamr, rounds: 3}}",
             "refine.pamr.rounds: there is no such field; there are kind, iterations",
         ),
-        ("{name: a, method: b, cut: {kind: otsu}}", "method: there is no such field; there are name, methods"),
-        ("{name: a, methods: b, cut: {kind: otsu}}", r"methods: is a list, as in \[a, b\]"),
-        ("{name: a, methods: [b], cut: otsu}", "cut: has fields of its own, as in {kind: …}"),
-        ("{name: a, methods: [b], cut: {kind: otsu}, refine: pamr}", "refine: has fields of its own"),
-        ("{name: a/b, methods: [b], cut: {kind: otsu}}", "name: String should match pattern"),
-        ("{name: a, methods: [b], cut: {kind: otsu}, smooth: 3}", "smooth: there is no such field; there are name"),
+        ("{name: a, method: b, threshold: {kind: otsu}}", "method: there is no such field; there are name, methods"),
+        ("{name: a, methods: b, threshold: {kind: otsu}}", r"methods: is a list, as in \[a, b\]"),
+        ("{name: a, methods: [b], threshold: otsu}", "threshold: has fields of its own, as in {kind: …}"),
+        ("{name: a, methods: [b], threshold: {kind: otsu}, refine: pamr}", "refine: has fields of its own"),
+        ("{name: a/b, methods: [b], threshold: {kind: otsu}}", "name: String should match pattern"),
+        (
+            "{name: a, methods: [b], threshold: {kind: otsu}, smooth: 3}",
+            "smooth: there is no such field; there are name",
+        ),
     ],
 )
 def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -164,8 +178,8 @@ def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, says: str) ->
 
 
 def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atlas) -> None:
-    other = Policy.model_validate(POLICY.model_dump() | {"normalise": "clip"})
-    with pytest.raises(UsageError, match=r"something else \(policy.normalise is 'minmax', not 'clip'\); name another"):
+    other = Policy.model_validate(POLICY.model_dump() | {"normalize": "clip"})
+    with pytest.raises(UsageError, match=r"something else \(policy.normalize is 'minmax', not 'clip'\); name another"):
         label(atlas, other, LABEL_FORMATS, str(labels))
 
 
@@ -178,7 +192,7 @@ def test_labels_of_another_policy_are_not_written_over(labels: Path, atlas: Atla
             "policy legrad-otsu: .* has no maps of 'gradcam'; it has attention, legrad",
         ),
         ({}, ["png", "bmp"], "there is no label format 'bmp'; there are png, coco"),
-        ({"cut": {"kind": "calibrated"}}, ["png"], "its cut is calibrated; say on what truth, with --tune"),
+        ({"threshold": {"kind": "calibrated"}}, ["png"], "its threshold is calibrated; name the truth with --tune"),
     ],
 )
 def test_a_mistake_writes_nothing(atlas: Atlas, tmp_path: Path, change: dict, formats: list[str], says: str) -> None:
@@ -205,7 +219,12 @@ def test_on_ray_the_bytes_are_the_same(ray_cluster: None, labels: Path, atlas: A
 
 
 def test_a_map_that_says_nothing_is_no_surely_empty_mask(atlas: Atlas, tmp_path: Path) -> None:
-    policy = Policy(name="u", methods=("uniform",), cut=Cut(kind="otsu"), background=Cut(kind="fixed", at=0.1))
+    policy = Policy(
+        name="u",
+        methods=("uniform",),
+        threshold=Threshold(kind="otsu"),
+        background_threshold=Threshold(kind="fixed", value=0.1),
+    )
     assert label(atlas, policy, ["png"], str(tmp_path / "u")).counts == {"no_signal": 48}
     both = policy.model_copy(update={"methods": ("legrad", "uniform")})
     alone = policy.model_copy(update={"methods": ("legrad",)})

@@ -12,10 +12,12 @@ from pipeline.run import INLINE, derive, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import UsageError
-from schemas.policy import Clean, Cut, Policy
+from schemas.policy import Policy, Postprocess, Threshold
 from schemas.run import RunSpec
 
-POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
+POLICY = Policy(
+    name="legrad-otsu", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=Postprocess(min_area=0.01)
+)
 
 
 def test_what_is_done_is_not_done_again_and_what_changed_is(

@@ -12,18 +12,20 @@ from pipeline.label import CalibrationSource, iter_labels, label, read_labels
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
-from schemas.policy import Clean, Cut, Policy
+from schemas.policy import Policy, Postprocess, Threshold
 
-POLICY = Policy(name="legrad-otsu", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
+POLICY = Policy(
+    name="legrad-otsu", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=Postprocess(min_area=0.01)
+)
 
 
 def test_a_policy_that_is_not_calibrated_is_not_tuned(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="its cut is not calibrated, so there is nothing to tune"):
+    with pytest.raises(UsageError, match="its threshold is not calibrated"):
         label(atlas, POLICY, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(world.truth)))
     assert not (tmp_path / "out").exists()
 
 
-CALIBRATED = Policy(name="calibrated", methods=("legrad",), cut=Cut(kind="calibrated"))
+CALIBRATED = Policy(name="calibrated", methods=("legrad",), threshold=Threshold(kind="calibrated"))
 
 
 def split(world: SyntheticDataset, tmp_path: Path, keep: int) -> Path:
@@ -45,19 +47,19 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
     means = {}
     for at in (each / 50 for each in range(1, 50)):
         overlaps = []
-        for each in iter_labels(atlas, "demo-validation-00", CALIBRATED.at(at)):
+        for each in iter_labels(atlas, "demo-validation-00", CALIBRATED.with_threshold(at)):
             if each.sample["ordinal"] < 8:
                 real = known.find(each.sample["key"]).mask
                 overlaps.append((each.mask & real).sum() / (each.mask | real).sum())
         means[at] = np.mean(overlaps)
     best = max(means, key=means.get)
-    assert made.policy.cut == Cut(kind="fixed", at=best)
+    assert made.policy.threshold == Threshold(kind="fixed", value=best)
     assert f"largest mean IoU, {means[best]:.4f}, of 8 images in split.json" in made.calibration
     table = read_labels(str(tmp_path / "out"))
     assert set(table["threshold"].to_pylist()) == {best}
     about = json.loads((tmp_path / "out" / "policy.json").read_text())
-    assert about["hash"] == CALIBRATED.at(best).digest()
-    assert about["policy"]["cut"]["kind"] == "calibrated"
+    assert about["hash"] == CALIBRATED.with_threshold(best).digest()
+    assert about["policy"]["threshold"]["kind"] == "calibrated"
 
 
 def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one(
@@ -67,11 +69,14 @@ def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one
     several = CALIBRATED.model_copy(update={"methods": ("legrad", "attention")})
     plain = label(atlas, several, ["png"], str(tmp_path / "plain"), truth)
     strict = several.model_copy(
-        update={"cut": Cut(kind="calibrated", scale=1.5), "background": Cut(kind="calibrated", scale=0.5)}
+        update={
+            "threshold": Threshold(kind="calibrated", scale=1.5),
+            "background_threshold": Threshold(kind="calibrated", scale=0.5),
+        }
     )
     scaled = label(atlas, strict, ["png"], str(tmp_path / "scaled"), truth)
-    assert scaled.policy.cut == Cut(kind="fixed", at=plain.policy.cut.at, scale=1.5)
-    assert scaled.policy.background == Cut(kind="fixed", at=plain.policy.cut.at, scale=0.5)
+    assert scaled.policy.threshold == Threshold(kind="fixed", value=plain.policy.threshold.value, scale=1.5)
+    assert scaled.policy.background_threshold == Threshold(kind="fixed", value=plain.policy.threshold.value, scale=0.5)
     assert scaled.ignored > plain.ignored == 0
 
 
@@ -83,7 +88,7 @@ def test_a_split_of_boxes_calibrates_by_boxes(atlas: Atlas, world: SyntheticData
     made = label(
         atlas, CALIBRATED, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(tmp_path / "boxes.json"))
     )
-    assert 0 < made.policy.cut.at < 1
+    assert 0 < made.policy.threshold.value < 1
 
 
 def test_a_split_of_other_pictures_is_a_users_mistake(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from schemas import errors
 from schemas.base import differences, sha256
 from schemas.errors import AtlasError, UsageError
 from schemas.labels import LABELS
-from schemas.policy import Clean, Cut, Policy
+from schemas.policy import Policy, Postprocess, Threshold
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import SAMPLES
 from schemas.scores import LOCALIZATION
@@ -46,11 +46,13 @@ def test_records_cannot_be_changed() -> None:
 
 def test_the_hash_of_a_policy_is_stable() -> None:
     """Labels carry it: a change of this value makes the labels of others look like those of another policy."""
-    policy = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"), clean=Clean(min_area=0.01))
+    policy = Policy(
+        name="p", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=Postprocess(min_area=0.01)
+    )
     assert policy.digest() == "sha256:" + POLICY_HASH
 
 
-POLICY_HASH = "7e8bb448744bd9286de5d524e2ffef243191f8159ebaa1491e2c7b80bb05f7cb"
+POLICY_HASH = "1421e209d68cef1a1de4984d5fa96eb36ad1036e760bd3421e9a5143d7ad014d"
 
 
 def test_sha256_is_prefixed() -> None:

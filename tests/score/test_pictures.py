@@ -15,7 +15,7 @@ from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 from schemas.run import RunSpec
 
 
@@ -121,7 +121,7 @@ def test_one_truth_is_not_that_of_two_samples(
         "truth": lambda: score(atlas, read_truth(truth), subset=True),
         "tune": lambda: score(atlas, read_truth(own), tune=read_truth(truth), subset=True),
         "calibrate": lambda: CalibrationSource(read_truth(truth)).find_threshold(
-            atlas, Policy(name="p", methods=("random",), cut=Cut(kind="calibrated"))
+            atlas, Policy(name="p", methods=("random",), threshold=Threshold(kind="calibrated"))
         ),
     }
     with pytest.raises(UsageError, match=f"truth.json: {says}"):

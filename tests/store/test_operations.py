@@ -17,11 +17,11 @@ from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
 SIZES = (3, 6, 9)
-POLICY = Policy(name="otsu", methods=("center",), cut=Cut(kind="otsu"))
+POLICY = Policy(name="otsu", methods=("center",), threshold=Threshold(kind="otsu"))
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.images import pictures
 from schemas.errors import CorruptShardError
-from schemas.policy import Cut, Pamr, Policy
+from schemas.policy import Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 
 Members = list[tuple[str, bytes]]
 MEMBERS = samples(12)
 MEMBERS[3] = (MEMBERS[3][0], b"no picture")  # of the second sample
 GOOD = [0, *range(2, 12)]
-POLICY = Policy(name="sharp", methods=("legrad",), cut=Cut(kind="otsu"), refine=Pamr())
+POLICY = Policy(name="sharp", methods=("legrad",), threshold=Threshold(kind="otsu"), refine=Pamr())
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.train.mask_sources import Known, PseudoMasks, masks, truth_masks
 from schemas.errors import UsageError
-from schemas.policy import Cut, Filter, Pamr, Policy
+from schemas.policy import LabelFilter, Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec, ShardRecord
 from schemas.training import MaskSpec
 
@@ -193,7 +193,7 @@ def test_a_source_that_is_none_is_refused(
         masks(MaskSpec(**spec))
 
 
-OTSU = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"))
+OTSU = Policy(name="p", methods=("legrad",), threshold=Threshold(kind="otsu"))
 
 
 def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
@@ -212,13 +212,13 @@ def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
 
 def test_a_policy_whose_threshold_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match="policy p: its threshold is still to be found; write the one"):
-        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="calibrated")}))
+        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="calibrated")}))
 
 
 def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: Atlas) -> None:
     predicted = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"target": "predicted"}))
-    nothing = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"cut": Cut(kind="fixed", at=1.0)}))
-    constant = PseudoMasks(atlas.objects.url, Policy(name="p", methods=("uniform",), cut=Cut(kind="otsu")))
+    nothing = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="fixed", value=1.0)}))
+    constant = PseudoMasks(atlas.objects.url, Policy(name="p", methods=("uniform",), threshold=Threshold(kind="otsu")))
     shard = atlas.run.shards[0]
     for sample, row in zip(read_all(shard), atlas.shard(shard.name).samples.to_pylist(), strict=True):
         assert predicted.of(shard.name, sample) is not None or row["prediction"] != row["label"]
@@ -228,7 +228,7 @@ def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: At
 
 
 def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
-    source = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"filter": Filter(area=(0.1, 0.3))}))
+    source = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"filter": LabelFilter(area=(0.1, 0.3))}))
     known = {True: 0, False: 0}
     for shard in atlas.run.shards:
         for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
@@ -239,7 +239,7 @@ def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
 
 
 def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
-    policy = OTSU.model_copy(update={"background": Cut(kind="otsu", scale=0.7)})
+    policy = OTSU.model_copy(update={"background_threshold": Threshold(kind="otsu", scale=0.7)})
     source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
     for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, policy), strict=True):
         known = source.of(shard.name, sample)
@@ -282,7 +282,7 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
 def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
     source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[0]
     with pytest.raises(UsageError, match="has no maps of train-77"):
-        source.check([replace(shard, shard="train-77")])
+        source.check([replace(shard, name="train-77")])
     with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.name}"):
         source.check([replace(shard, samples=25)])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):

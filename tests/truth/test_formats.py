@@ -21,7 +21,7 @@ from pipeline.label.formats.base import ExportContext
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from pipeline.truth.registry import TRUTH_FORMATS
-from schemas.policy import Cut, Policy
+from schemas.policy import Policy, Threshold
 
 
 @st.composite
@@ -106,7 +106,12 @@ def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
 
 
 def test_labels_of_ours_are_truth_with_their_ignored_pixels(atlas: Atlas, tmp_path: Path) -> None:
-    policy = Policy(name="p", methods=("legrad",), cut=Cut(kind="otsu"), background=Cut(kind="otsu", scale=0.5))
+    policy = Policy(
+        name="p",
+        methods=("legrad",),
+        threshold=Threshold(kind="otsu"),
+        background_threshold=Threshold(kind="otsu", scale=0.5),
+    )
     shard = next(iter(atlas.commits))
     labels = list(iter_labels(atlas, shard, policy))
     ((_, content),) = LABEL_FORMATS["coco"].export(shard, labels, ExportContext("sha256:0"))
