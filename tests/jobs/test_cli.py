@@ -113,7 +113,9 @@ def test_score_and_label_through_the_command_line(
     vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text("{name: half, methods: [legrad], threshold: {kind: fixed, value: 0.5}, postprocess: {keep: largest}}")
+    policy.write_text(
+        "{name: half, methods: [legrad], threshold: {kind: fixed, value: 0.5}, postprocess: {keep: largest}}"
+    )
     code, text, _ = vitatlas(
         "label", atlas.objects.url, "--policy", policy, "--format", "coco", "--out", tmp_path / "m"
     )
