@@ -89,7 +89,7 @@ class MetricsRecord(Record):
     Attributes:
         protocol: version of the formulas.
         run: hash of the run that made the atlas.
-        kind: suite of metrics.
+        suite: suite of metrics.
         methods: methods whose maps are judged.
         images: largest number of images that are sampled.
         seed: random seed of the sampling and of the metrics.
@@ -98,7 +98,7 @@ class MetricsRecord(Record):
 
     protocol: int = 1
     run: str
-    kind: MetricSuite
+    suite: MetricSuite
     methods: tuple[str, ...]
     images: int
     seed: int

@@ -19,7 +19,7 @@ from pipeline.audit.ranking import rank_classes
 from pipeline.audit.report import write_report
 from pipeline.audit.reproduce import build_reproducibility_table
 from pipeline.audit.shortcuts import find_shortcuts
-from pipeline.run.execution import Device
+from pipeline.run.execution import ComputeOptions, Device
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import read_truth
@@ -121,7 +121,15 @@ def audit_atlas(
     kinds: dict[MetricSuite, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
     for kind, number in kinds.items():
         if number:
-            evaluate_metrics(url, f"{out}/{kind}", kind, methods, number, 0, device, address, allow_pipe, say)
+            evaluate_metrics(
+                atlas,
+                f"{out}/{kind}",
+                kind,
+                methods,
+                number,
+                options=ComputeOptions(address, allow_pipe, device),
+                say=say,
+            )
     say("tables: every map in numbers, every two methods compared")
     write_map_tables(url, out, target, methods, known, address)
     for fault in find_lineage_faults(url, further, out):

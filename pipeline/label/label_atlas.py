@@ -123,6 +123,7 @@ def label(
 
 
 class _Labels(DerivedProduct[None, LabelSummary]):
+    about: LabelsRecord
     about_object = ABOUT
     may_differ = _FOUND_BY_CALIBRATION
     keeps_commits = True
@@ -138,7 +139,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
         allow_pipe: bool,
     ) -> None:
         super().__init__(atlas, objects, about, f"label by {policy.name}")
-        self.policy, self.formats, self.calibration, self.allow_pipe = policy, formats, about.calibration, allow_pipe
+        self.policy, self.formats, self.allow_pipe = policy, formats, allow_pipe
         self.context = ExportContext(policy.digest(), classes)
         self.uses_gpu = policy.refine is not None
 
@@ -171,7 +172,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
         total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
         area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
         counts_by_status = dict(sorted(counts.items()))
-        summary = LabelSummary(self.policy, self.calibration, counts_by_status, area, ignored, tuple(merged))
+        summary = LabelSummary(self.policy, self.about.calibration, counts_by_status, area, ignored, tuple(merged))
         content = {**vars(summary), "policy": self.policy.model_dump(mode="json")}
         self.objects.put(SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
         return summary

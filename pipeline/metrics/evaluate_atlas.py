@@ -1,4 +1,4 @@
-"""Faithfulness or sanity of a whole atlas: some of its images, measured shard by shard."""
+"""Metrics of a whole atlas: a random selection of its images, evaluated shard by shard."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,159 +13,169 @@ from pipeline.metrics.metric import Metric, MetricCost
 from pipeline.metrics.registry import SUITES
 from pipeline.metrics.sample_selection import SelectedSamples, select_samples
 from pipeline.metrics.summary import summarize
-from pipeline.run.execution import Device
-from pipeline.run.parallel_map import parallel_map
+from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.recompute import worker_of
-from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
+from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.layout import ABOUT, commit_object
 from schemas.metrics import OWN_WEIGHTS, MetricsRecord, MetricSuite
 
 SUMMARY = "summary.parquet"
-IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
-"""How many are drawn where nobody says; a sanity check makes maps of a network many times over."""
+DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
+"""Number of images; a sanity check computes the maps of a network many times over."""
+
+Ordinals = tuple[int, ...]
+"""Selected samples of a shard."""
 
 
 def evaluate_metrics(
-    url: str,
+    atlas: Atlas,
     out: str,
-    kind: MetricSuite,
+    suite: MetricSuite,
     methods: Sequence[str] = (),
     images: int | None = None,
     seed: int = 0,
-    device: Device = "auto",
-    address: str | None = None,
-    allow_pipe: bool = False,
+    metrics: Mapping[str, Metric] | None = None,
+    options: ComputeOptions = ComputeOptions(),
     say: Callable[[str], None] = lambda line: None,
-    measures: Mapping[str, Metric] | None = None,
 ) -> pa.Table:
-    """Measure the maps of images that are drawn at random from the finished shards. What is done is not done again.
+    """Evaluate the maps of randomly selected images of the finished shards. What exists already is not computed again.
 
-    Writes ``about.json``; for each shard of which images are drawn ``values/<shard>.parquet`` and ``commits/<shard>.json``;
-    then ``summary.parquet``. Columns are in ``schemas.metrics``. When the atlas has grown, the same call draws from all
-    of it, and measures those shards again of which other images are drawn now; see ``select_samples``.
+    Writes ``about.json``; for each shard with selected images ``values/<shard>.parquet`` and ``commits/<shard>.json``;
+    then ``summary.parquet``. Columns are in ``schemas.metrics``. When the atlas has grown, the same call selects from
+    all of it, and evaluates again the shards whose selected images changed; see ``select_samples``.
 
     Args:
-        url: of the atlas.
-        out: folder or URL.
-        methods: names of maps; empty is all.
-        images: how many, at most; None is that of ``IMAGES``.
-        seed: of the draw, and of all that measures draw.
-        address: of a Ray cluster, see ``parallel_map``.
-        say: told what it will cost, before anything is computed.
-        measures: by name, with their options; None is all of the kind.
+        atlas: the atlas with the maps.
+        out: output folder or URL.
+        suite: which metrics.
+        methods: names of methods; empty is all.
+        images: largest number of images; None is that of ``DEFAULT_IMAGES``.
+        seed: seed of the selection, and of all random choices of metrics.
+        metrics: metrics by name, with their options; None is all of the suite.
+        options: where and on which device it is computed; may shell commands be run to read images.
+        say: told the cost before anything is computed.
 
     Returns:
-        The summary, ``schemas.metrics.SUMMARY``.
+        The summary, ``schemas.metrics.METRIC_SUMMARY``.
 
     Raises:
-        UsageError: no such kind or method, nothing to measure by, no image to measure, or ``out`` holds figures of
-            something else.
-        CorruptShardError: a shard cannot be read, or its pictures are not those that the atlas has maps of.
-        SpecMismatchError: the network is another now.
+        UsageError: there is no such suite, method or image, no metric is named, or ``out`` holds something else.
+        CorruptShardError: a shard cannot be read, or its images are not those that the atlas has maps of.
+        SpecMismatchError: the network has changed.
     """
-    if kind not in get_args(MetricSuite):
-        raise UsageError(f"there is no kind {kind!r} of measures; there are {', '.join(get_args(MetricSuite))}")
-    atlas, number = Atlas.open(url), IMAGES[kind] if images is None else images
-    refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    chosen, by = tuple(dict.fromkeys(methods)) or atlas.methods, SUITES[kind] if measures is None else measures
-    for target in atlas.run.spec.targets:
-        atlas.require(target, chosen)
-    if not by:
-        raise UsageError("there is nothing to measure by; name at least one measure")
-    if number < 1:
-        raise UsageError(f"there is nothing to measure of {number} images; draw at least one")
-    drawn = select_samples(atlas, number, seed)
-    if not drawn:
+    if suite not in get_args(MetricSuite):
+        raise UsageError(f"there is no suite {suite!r} of metrics; there are {', '.join(get_args(MetricSuite))}")
+    count = DEFAULT_IMAGES[suite] if images is None else images
+    refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
+    names = tuple(dict.fromkeys(methods)) or atlas.methods
+    metrics = SUITES[suite] if metrics is None else metrics
+    for target_kind in atlas.run.spec.targets:
+        atlas.require(target_kind, names)
+    if not metrics:
+        raise UsageError("there is nothing to evaluate; name at least one metric")
+    if count < 1:
+        raise UsageError(f"there is nothing to evaluate on {count} images; take at least one")
+    samples = select_samples(atlas, count, seed)
+    if not samples:
+        url = atlas.objects.url
         raise UsageError(f"{url}: has no sample with maps yet; run it first: vitatlas run {url}")
     about = MetricsRecord(
         run=atlas.run.spec_hash,
-        kind=kind,
-        methods=chosen,
-        images=number,
+        suite=suite,
+        methods=names,
+        images=count,
         seed=seed,
-        metrics={name: asdict(measure) for name, measure in by.items()},
+        metrics={name: asdict(metric) for name, metric in metrics.items()},
     )
-    objects = ObjectStore(out)
-    check_output_dir(objects, ABOUT, about)
-    with Lease(objects):
-        objects.put(ABOUT, about.to_bytes())
-        remove_stale(objects, atlas, drawn)
-        pending = _pending(objects, atlas, about, drawn)
-        if pending:
-            objects.delete(SUMMARY)  # it counts no more once a shard is made anew
-            left = sum(len(ordinals) for ordinals in pending.values())
-            say(f"{kind}: {left} images, at most {cost(atlas, by, len(chosen)) * left}")
-        work = partial(_of_shard, url, device, tuple(by.values()), about, out)
-        for _ in parallel_map(work, list(pending.items()), f"measure {kind}", address, gpu=True):
-            continue
-        better = {figure: direction for each in by.values() for figure, direction in each.directions.items()}
-        found = objects.read([_figures(shard_name) for shard_name in drawn])
-        summary = summarize((from_parquet(data) for data in found), better, _notes(atlas, by))
-        objects.put(SUMMARY, to_parquet(summary))
-        objects.sweep()
-    return summary
+    return derive(_MetricValues(atlas, ObjectStore(out), about, metrics, samples, options.device, say), options)
 
 
-def cost(atlas: Atlas, measures: Mapping[str, Metric], methods: int) -> MetricCost:
-    """Of one image, at most.
+class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
+    about: MetricsRecord
+    uses_gpu = True
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        objects: ObjectStore,
+        about: MetricsRecord,
+        metrics: Mapping[str, Metric],
+        samples: SelectedSamples,
+        device: Device,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(atlas, objects, about, f"evaluate {about.suite}")
+        self.metrics, self.samples, self.device, self.say = metrics, samples, device, say
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        return tuple(self.samples)
+
+    def is_complete(self, commit: DerivedCommit) -> bool:
+        return commit.items == _items(self.samples[commit.shard])
+
+    def inputs(self, shards: Sequence[str]) -> list[Ordinals]:
+        ordinals = [self.samples[shard] for shard in shards]
+        if count := sum(map(len, ordinals)):
+            cost = estimate_cost(self.atlas, self.metrics, len(self.about.methods)) * count
+            self.say(f"{self.about.suite}: {count} images, at most {cost}")
+        return ordinals
+
+    def shard_function(self) -> Callable[[ShardTask[Ordinals]], ShardResult]:
+        return partial(_evaluate_shard, self.device, tuple(self.metrics.values()), self.about)
+
+    def remove_summary(self) -> None:
+        self.objects.delete(SUMMARY)
+
+    def finish(self, commits: Mapping[str, DerivedCommit]) -> pa.Table:
+        directions = {value: better for metric in self.metrics.values() for value, better in metric.directions.items()}
+        tables = map(from_parquet, self.objects.read([_values_object(shard) for shard in self.shards]))
+        summary = summarize(tables, directions, _notes(self.atlas, self.metrics))
+        self.objects.put(SUMMARY, to_parquet(summary))
+        return summary
+
+
+def estimate_cost(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> MetricCost:
+    """Return the largest cost of one image.
+
+    Args:
+        atlas: the atlas, whose network is loaded.
+        metrics: metrics by name.
+        methods: number of methods.
 
     Raises:
         UsageError: the network cannot be loaded.
     """
     depth = load(atlas.run.spec.model).anatomy.depth
-    each = sum((measure.cost(methods, depth) for measure in measures.values()), MetricCost())
-    return each * len(atlas.run.spec.targets)
+    per_target = sum((metric.cost(methods, depth) for metric in metrics.values()), MetricCost())
+    return per_target * len(atlas.run.spec.targets)
 
 
-def _notes(atlas: Atlas, measures: Mapping[str, Metric]) -> dict[tuple[str, str], str]:
-    """What to know of figures of methods with weights of their own, by method and figure."""
-    forgetting = [figure for measure in measures.values() if measure.randomizes for figure in measure.directions]
-    return {(method, figure): OWN_WEIGHTS for method in atlas.run.artifacts for figure in forgetting}
+def _notes(atlas: Atlas, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:
+    """Return remarks on values of methods with weights of their own, by method and value."""
+    values = [value for metric in metrics.values() if metric.randomizes for value in metric.directions]
+    return {(method, value): OWN_WEIGHTS for method in atlas.run.artifacts for value in values}
 
 
-def _pending(objects: ObjectStore, atlas: Atlas, about: MetricsRecord, drawn: SelectedSamples) -> SelectedSamples:
-    """Shards that are to be measured: never done, made again since, or drawn otherwise."""
-    records = load_completed(objects, atlas, about.digest())
-    there = {shard: record.items for shard, record in records.items()}
-    return {shard: ordinals for shard, ordinals in drawn.items() if there.get(shard) != _parts(ordinals)}
-
-
-def _parts(ordinals: Sequence[int]) -> tuple[str]:
-    """Which part of a shard is measured, for its record."""
+def _items(ordinals: Ordinals) -> tuple[str]:
+    """Return the hash of the selected samples of a shard, for its commit."""
     return (sha256(" ".join(map(str, ordinals)).encode()),)
 
 
-def _figures(shard: str) -> str:
+def _values_object(shard: str) -> str:
     return f"values/{shard}.parquet"
 
 
-def _of_shard(
-    url: str,
-    device: Device,
-    measures: Sequence[Metric],
-    about: MetricsRecord,
-    out: str,
-    item: tuple[str, tuple[int, ...]],
-) -> DerivedCommit:
-    shard, ordinals = item
-    atlas, objects = Atlas.open(url), ObjectStore(out)
-    part = atlas.shard(shard)
-    figures = evaluate_shard(worker_of(url, device, about.run), part, ordinals, measures, about.methods, about.seed)
-    objects.delete(commit_object(shard))
-    written = objects.put(_figures(shard), to_parquet(figures))
-    record = DerivedCommit(
-        shard=shard,
-        parent=content_hash(part.commit),
-        settings_hash=about.digest(),
-        items=_parts(ordinals),
-        counts={"images": len(ordinals)},
-        objects=(written,),
-    )
-    objects.put(commit_object(shard), record.to_bytes())
-    return record
+def _evaluate_shard(
+    device: Device, metrics: Sequence[Metric], about: MetricsRecord, task: ShardTask[Ordinals]
+) -> ShardResult:
+    atlas, ordinals = task.atlas, task.data
+    worker = worker_of(atlas.objects.url, device, about.run)
+    values = evaluate_shard(worker, atlas.shard(task.shard), ordinals, metrics, about.methods, about.seed)
+    written = task.objects.put(_values_object(task.shard), to_parquet(values))
+    return ShardResult((written,), {"images": len(ordinals)}, _items(ordinals))

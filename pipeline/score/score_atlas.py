@@ -95,11 +95,13 @@ _Counts = tuple[dict[str, Tally], Counter[str]]
 class _ShardCounts(DerivedProduct[Part, R]):
     """Counts of all methods, shard by shard."""
 
+    about: ScoresRecord
+
     def __init__(
         self, atlas: Atlas, objects: ObjectStore, about: ScoresRecord, parts: Sequence[Part], methods: tuple[str, ...]
     ) -> None:
         super().__init__(atlas, objects, about, "score")
-        self.target, self.methods = about.target, methods
+        self.methods = methods
         self.parts = {part.shard: part for part in parts}
 
     @property
@@ -113,7 +115,7 @@ class _ShardCounts(DerivedProduct[Part, R]):
         return [self.parts[shard] for shard in shards]
 
     def shard_function(self) -> Callable[[ShardTask[Part]], ShardResult]:
-        return partial(score_shard, self.target, self.methods)
+        return partial(score_shard, self.about.target, self.methods)
 
     def add_up(self, commits: Mapping[str, DerivedCommit]) -> _Counts:
         """Return the counts of all shards together."""
@@ -161,8 +163,7 @@ class _Scores(_ShardCounts[pa.Table]):
         say: Callable[[str], None],
     ) -> None:
         super().__init__(atlas, objects, about, parts, methods)
-        self.truth_name, self.tuning, self.options, self.say = about.name, tuning, options, say
-        self.about: ScoresRecord = about
+        self.tuning, self.options, self.say = tuning, options, say
 
     def check_output(self) -> None:
         """Refuse finished scores of something else; those of a part of the shards are continued."""
@@ -179,11 +180,11 @@ class _Scores(_ShardCounts[pa.Table]):
     def finish(self, commits: Mapping[str, DerivedCommit]) -> pa.Table:
         tallies, counts = self.add_up(commits)
         if not tallies or not tallies[self.methods[0]].counts["images"][ALL].any():
-            raise UsageError(f"{self.atlas.objects.url}: has no sample with maps and an object in {self.truth_name}")
+            raise UsageError(f"{self.atlas.objects.url}: has no sample with maps and an object in {self.about.name}")
         if self.tuning is not None:
             apart, _ = self.tuning.finish(derive_shards(self.tuning, self.options))
             tallies = {name: tally + apart[name] for name, tally in tallies.items()}
-        rows = [_row(self.atlas, self.target, name, tally, counts) for name, tally in tallies.items()]
+        rows = [_row(self.atlas, self.about.target, name, tally, counts) for name, tally in tallies.items()]
         if not rows[0]["test_images"]:
             self.say("all pictures are in the tuning split, so nothing is left to test its thresholds on")
         rows.sort(key=lambda row: (-(row["pxap"] or 0), -row["maxboxacc_v2"]))

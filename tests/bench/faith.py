@@ -15,7 +15,9 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.metrics import evaluate_metrics
 from pipeline.run import INLINE, run
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.plan import plan
+from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
 
 METHODS = ("attention", "rollout", "generic_attention", "gradcam", "agcam", "legrad", "reciprocam", "random")
@@ -37,7 +39,12 @@ def main() -> None:
         for images in (chosen.images // 4, chosen.images):
             before, begun = _cpu(), time.perf_counter()
             found = evaluate_metrics(
-                out, f"{folder}/faith-{images}", "faithfulness", images=images, device="cpu", say=print
+                Atlas.open(out),
+                f"{folder}/faith-{images}",
+                "faithfulness",
+                images=images,
+                options=ComputeOptions(device="cpu"),
+                say=print,
             )
             seconds, cpu = time.perf_counter() - begun, _cpu() - before
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -19,6 +19,7 @@ from pipeline.metrics.metric import Metric
 from pipeline.metrics.parameter_randomization import ParameterRandomization
 from pipeline.metrics.sample_selection import select_samples
 from pipeline.run import INLINE, run
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
@@ -28,6 +29,8 @@ from schemas.run import ModelSpec, RunSpec
 
 CHEAP: dict[str, Metric] = {"deletion_insertion": DeletionInsertion(1)}
 """Three copies of an image, which all methods share."""
+
+CPU = ComputeOptions(device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +62,8 @@ def measure(tmp_path: Path) -> Callable[..., pa.Table]:
     """Measure an atlas cheaply, by default all images of one method; figures are in ``tmp_path / "evaluate_metrics"``."""
 
     def measure(url: object, out: str = "faith", images: int | None = 99, **options: object) -> pa.Table:
-        chosen = {"kind": "faithfulness", "methods": ["random"], "measures": CHEAP, "device": "cpu"} | options
-        return evaluate_metrics(str(url), str(tmp_path / out), images=images, **chosen)  # type: ignore[arg-type]
+        chosen = {"suite": "faithfulness", "methods": ["random"], "metrics": CHEAP, "options": CPU} | options
+        return evaluate_metrics(Atlas.open(str(url)), str(tmp_path / out), images=images, **chosen)  # type: ignore[arg-type]
 
     return measure
 
@@ -91,7 +94,7 @@ def test_one_row_an_image_method_target_and_figure(
 ) -> None:
     said: list[str] = []
     out = tmp_path / "faith"
-    summary = evaluate_metrics(str(finished), str(out), kind, images=images, device="cpu", say=said.append)  # type: ignore[arg-type]
+    summary = evaluate_metrics(Atlas.open(str(finished)), str(out), kind, images=images, options=CPU, say=said.append)  # type: ignore[arg-type]
     found, atlas = figures(out), Atlas.open(str(finished))
     assert found.schema == METRIC_VALUES
     assert len(found) == images * len(atlas.methods) * 2 * len(names)
@@ -151,8 +154,8 @@ def test_what_another_call_made_is_not_written_over(finished: Path, measure: Cal
         ({"seed": 1}, "seed is 0, not 1"),
         ({"images": 9}, "images is 99, not 9"),
         ({"methods": ["legrad"]}, "methods is "),
-        ({"kind": "sanity"}, "kind is 'faithfulness', not 'sanity'"),
-        ({"measures": {"deletion_insertion": DeletionInsertion(2)}}, "metrics.deletion_insertion.steps is 1, not 2"),
+        ({"suite": "sanity"}, "suite is 'faithfulness', not 'sanity'"),
+        ({"metrics": {"deletion_insertion": DeletionInsertion(2)}}, "metrics.deletion_insertion.steps is 1, not 2"),
     ):
         with pytest.raises(UsageError, match=f"holds something else .*{says}.*; name another --out, or remove it"):
             measure(finished, **change)
@@ -243,9 +246,9 @@ def test_mistakes_are_named_and_nothing_is_written(
 ) -> None:
     for change, says in (
         ({"methods": ["lograd"]}, "has no maps of 'lograd'; it has attention, legrad, random"),
-        ({"measures": {}}, "name at least one measure"),
-        ({"images": 0}, "draw at least one"),
-        ({"kind": "faith"}, "there is no kind 'faith' of measures; there are faithfulness, sanity"),
+        ({"metrics": {}}, "name at least one metric"),
+        ({"images": 0}, "take at least one"),
+        ({"suite": "faith"}, "there is no suite 'faith' of metrics; there are faithfulness, sanity"),
     ):
         with pytest.raises(UsageError, match=says):
             measure(finished, **change)
@@ -262,7 +265,12 @@ def test_without_any_map_there_is_nothing_to_measure(
 
 def test_maps_are_those_of_the_atlas(finished: Path, tmp_path: Path) -> None:
     evaluate_metrics(
-        str(finished), str(tmp_path / "faith"), "faithfulness", images=3, device="cpu", measures={"adcc": ADCC()}
+        Atlas.open(str(finished)),
+        str(tmp_path / "faith"),
+        "faithfulness",
+        images=3,
+        options=CPU,
+        metrics={"adcc": ADCC()},
     )
     found, atlas = figures(tmp_path / "faith"), Atlas.open(str(finished))
     for row in found.filter(pc.equal(found["metric"].cast(pa.string()), "complexity")).to_pylist():
@@ -275,7 +283,9 @@ def test_learned_methods_are_asked_again_as_any_other(world: SyntheticDataset, t
     run(out, INLINE)
     sanity = SUITES["sanity"] | {"parameter_randomization": ParameterRandomization(samples=0)}
     for kind, by in (("faithfulness", SUITES["faithfulness"]), ("sanity", sanity)):
-        found = evaluate_metrics(out, str(tmp_path / kind), kind, images=1, device="cpu", measures=by).to_pylist()  # type: ignore[arg-type]
+        found = evaluate_metrics(
+            Atlas.open(out), str(tmp_path / kind), kind, images=1, options=CPU, metrics=by
+        ).to_pylist()  # type: ignore[arg-type]
         assert {row["method"] for row in found} == set(methods)
         assert all(row["mean"] is not None for row in found), kind
     of = {(row["method"], row["metric"]): row["mean"] for row in found if row["target"] == "predicted"}
@@ -291,7 +301,7 @@ def test_on_the_demo_the_network_agrees_that_legrad_beats_the_controls(
 ) -> None:
     methods, by = ("legrad", "center", "uniform"), {"deletion_insertion": DeletionInsertion()}
     found = evaluate_metrics(
-        atlas.objects.url, str(tmp_path / "faith"), "faithfulness", methods, 12, device="cpu", measures=by
+        atlas, str(tmp_path / "faith"), "faithfulness", methods, 12, options=CPU, metrics=by
     )  # fmt: skip
     of = {(row["method"], row["metric"]): row for row in found.to_pylist() if row["target"] == "predicted"}
     assert of["uniform", "abpc"]["mean"] == 0
