@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
-.PHONY: demo test coverage faults check docs install clean
+.PHONY: demo reference test coverage faults check docs install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
@@ -24,6 +24,9 @@ check: $(READY)  ## lint, types, import rules, dependencies, pages
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
 	$(SITE)
+
+reference: $(READY)  ## write the generated parts of the documentation
+	PYTHONPATH=.:docs/_ext $(BIN)/python docs/_ext/generate.py
 
 docs: $(READY)  ## the site of the documentation, in docs/_build/html
 	$(SITE)

@@ -1,10 +1,11 @@
-"""How the documentation is built: ``make docs``. The reference is made from the code by ``_ext/reference.py``."""
+"""Configuration of the Sphinx site: ``make docs``. The generated parts of the pages come from ``_ext/generate.py``."""
 
-import sys
+import re
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 project = "ViT Atlas"
 html_title = project
@@ -14,15 +15,28 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
+extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
-smartquotes = False  # two dashes begin an option
-
+smartquotes = False  # command options begin with two hyphens
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures are often of others, and nothing is fetched
 myst_heading_anchors = 4
 
-autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
-autodoc_class_signature = "separated"
-napoleon_custom_sections = [("Options", "params_style"), ("Presets", "params_style"), ("Extra outputs", "params_style")]
+_LINK_TO_FILE = re.compile(r"\]\((?P<path>(?:\.\./)+[^)#]+\.md)(?:#[^)]*)?\)")
+
+
+def adapt(app: Sphinx, page: str, source: list[str]) -> None:
+    """Adapt a page for Sphinx: list the decisions, and mark links to Markdown files outside ``docs`` as plain files."""
+    if page == "decisions/README":
+        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
+    source[0] = _LINK_TO_FILE.sub(lambda link: _as_file(link, HERE / page), source[0])
+
+
+def _as_file(link: re.Match[str], page: Path) -> str:
+    inside = (page.parent / link["path"]).resolve().is_relative_to(HERE)
+    return link[0] if inside else f"](<path:{link['path']}>)"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect ``adapt``."""
+    app.connect("source-read", adapt)
+    return {"parallel_read_safe": True}

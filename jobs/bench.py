@@ -7,9 +7,8 @@ from typing import Any, Literal
 import click
 
 from jobs import output
-from jobs.completion import among, known
-from jobs.names import listed
-from jobs.params import PLACE
+from jobs.completion import all_methods, complete_list
+from jobs.params import PATH_OR_URL, split_names
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
@@ -17,12 +16,14 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 
 @click.command("bench")
 @click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
-@click.option("--classes", type=click.IntRange(1), metavar="N", help="Of the classifier. Default: the model's own.")
+@click.option(
+    "--classes", type=click.IntRange(1), metavar="N", help="Classes of the classifier. Default: those of the model."
+)
 @click.option(
     "--methods",
-    shell_complete=among(known),
+    shell_complete=complete_list(all_methods),
     metavar="A,B",
-    help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.",
+    help="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
 )
 @click.option(
     "--batch-size",
@@ -32,48 +33,48 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
     default=32,
     show_default=True,
     metavar="N",
-    help="Images a forward.",
+    help="Images in one forward.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["full", "bfloat16", "float16"]),
     default="full",
     show_default=True,
-    help="Of the network.",
+    help="Compute precision of the network.",
 )
 @click.option(
     "--decode",
     type=click.Choice(["processes", "gpu"]),
     default="processes",
     show_default=True,
-    help="Of the run that is to be planned.",
+    help="Where the planned run decodes images.",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda if available.")
 @click.option(
     "--repeats",
     type=click.IntRange(1),
     default=5,
     show_default=True,
     metavar="N",
-    help="Numbers are medians of so many.",
+    help="Repetitions; the median is reported.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, os.cpu_count()),
     metavar="N",
-    help="Of the CPU. Default: as many as torch takes.",
+    help="CPU threads. Default: that of torch.",
 )
 @click.option(
     "--shard",
-    type=PLACE,
+    type=PATH_OR_URL,
     metavar="TAR",
-    help="Of pictures to read and decode. Default: drawn ones of 500 × 375 pixels.",
+    help="Shard to read and decode images from. Default: generated images of 500 × 375 pixels.",
 )
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
 )
 @output.json_option
-def command(
+def bench_command(
     name: str,
     classes: int | None,
     methods: str | None,
@@ -87,19 +88,19 @@ def command(
     out: Path | None,
     json_: bool,
 ) -> None:
-    """Measure what methods cost on a network and a device.
+    """Measure the cost of methods on a network and a device.
 
-    Costs are in F, one plain forward of the same batch, and hold the forward that the methods share: 1.3 is
-    0.3 more than the network alone. Weights and images are random, which changes no time; each image has one
-    target. A CPU does not say how much memory was needed. Then one actor takes pictures from a shard to an
-    atlas, on a CPU with one core: what reading and writing cost, for plan --bench.
+    Costs are in F, one plain forward of the same batch, and include the forward that the methods share: 1.3 F is 0.3 F more
+    than the network alone. Weights and images are random, which does not change the time; each image has one target.
+    Peak memory is reported on a GPU only. Then one actor (on a CPU: one core) processes images from a shard to an atlas,
+    to measure reading and writing for plan --bench.
 
     \b
     Example:
       vitatlas bench --model vit_base_patch16_224 --methods legrad,reciprocam --out bench.json
     """
     if out and not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}")
+        raise UsageError(f"{out}: the folder {out.parent} does not exist; create it first")
 
     import torch
     from rich.console import Console
@@ -111,7 +112,7 @@ def command(
     from pipeline.run.bench_shard import pilot
 
     if shard:
-        find([shard])  # a mistake is said before minutes are spent
+        find([shard])  # report a mistake before the measurement takes minutes
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
@@ -119,7 +120,7 @@ def command(
         task = bar.add_task("measure", total=None)
         record = measure(
             name,
-            listed(methods or ""),
+            split_names(methods or ""),
             device=device,
             batch=batch,
             classes=classes,
@@ -129,7 +130,7 @@ def command(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     spec = RunSpec(
-        shards=(shard or "drawn",),
+        shards=(shard or "generated",),
         model=ModelSpec(name=record.model, pretrained=True),
         methods=tuple(record.per_method),
         targets=("predicted",),
@@ -140,7 +141,7 @@ def command(
     loaded = load.known(record.model, load.create(record.model, num_classes=record.classes).eval())
     record = record.model_copy(update={"end_to_end": pilot(spec, loaded, device, shard)})
     if json_:
-        output.as_json(record.model_dump(mode="json"))
+        output.print_json(record.model_dump(mode="json"))
     else:
         _show(record)
     if out:
@@ -159,13 +160,13 @@ def _show(record: BenchRecord) -> None:
         stages={},
     )
     costs = {"plain forward": forward} | record.per_method | {"all together": record.all_methods}
-    output.table(
+    output.print_table(
         f"each method alone, and all {len(record.per_method)} together",
         ["method", "cost, in F", "images/s", "peak memory"],
         [_row(method, cost) for method, cost in costs.items()],
     )
-    output.table(
-        "all together: what a method shares with later ones counts as the first one's",
+    output.print_table(
+        "all together; shared work is attributed to the first method that needs it",
         ["stage", "% of the time"],
         [[stage, 100 * share] for stage, share in record.all_methods.stages.items()],
     )
@@ -175,13 +176,13 @@ def _show(record: BenchRecord) -> None:
 
 def _show_pilot(pilot: EndToEndTiming) -> None:
     stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
-    output.table(
-        f"one actor from shard to atlas: {pilot.images} pictures ({pilot.source}), {output.size(pilot.bytes)} of maps",
+    output.print_table(
+        f"one actor from shard to atlas: {pilot.images} pictures ({pilot.source}), {output.format_bytes(pilot.bytes)} of maps",
         ["stage", "ms an image"],
         [[stage, 1000 * took / pilot.images] for stage, took in stages.items()],
     )
 
 
 def _row(method: str, cost: MethodCost) -> list[Any]:
-    peak = None if cost.peak_bytes is None else output.size(cost.peak_bytes)
+    peak = None if cost.peak_bytes is None else output.format_bytes(cost.peak_bytes)
     return [method, cost.forwards, cost.images_per_s, peak]

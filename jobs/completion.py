@@ -1,4 +1,4 @@
-"""What a shell completes beside commands, flags and files: names after commas. Nothing slow is imported for it."""
+"""Shell completion of comma-separated names, without importing anything slow."""
 
 import json
 import re
@@ -9,36 +9,36 @@ from pathlib import Path
 
 import click
 
-Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
-def among(names: Callable[[click.Context], Iterable[str]]) -> Complete:
-    """Complete the last of several names after commas, without those that are said already."""
+def complete_list(names_of: Callable[[click.Context], Iterable[str]]) -> Completer:
+    """Build a completer for the last of several comma-separated names; names already in the list are left out."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-        before, comma, last = incomplete.rpartition(",")
-        said = before.split(",")
-        return [before + comma + name for name in names(context) if name.startswith(last) and name not in said]
+        before, comma, prefix = incomplete.rpartition(",")
+        used = before.split(",")
+        return [before + comma + name for name in names_of(context) if name.startswith(prefix) and name not in used]
 
     return complete
 
 
-def of_atlas(context: click.Context) -> list[str]:
-    """Methods of the atlas that is named before, if it lies in a local folder."""
-    named = [context.params.get("atlas"), *context.args]  # the latter where the line ends with a flag without value
-    with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or none at all: the command will say so
-        return list(json.loads(Path(next(filter(None, named), ""), "run.json").read_bytes())["methods"])
+def methods_of_atlas(context: click.Context) -> list[str]:
+    """List the methods of the atlas that the command line names, if it is a local folder."""
+    arguments = [context.params.get("atlas"), *context.args]  # the latter if the line ends in a flag without a value
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not an atlas; the command itself will report that
+        return list(json.loads(Path(next(filter(None, arguments), ""), "run.json").read_bytes())["methods"])
     return []
 
 
-def known(context: click.Context) -> list[str]:
-    """All methods, as their files say it: to import them takes seconds, in which nobody waits for a Tab."""
+def all_methods(context: click.Context) -> list[str]:
+    """List all methods from their source files; importing them would take seconds."""
     folder = files("pipeline").joinpath("explain", "methods")
-    sources = [file.read_text("utf-8") for file in folder.iterdir() if file.name.endswith(".py")]
-    return sorted(name for source in sources for name in re.findall(r'^    base = "(\w+)"', source, re.MULTILINE))
+    sources = [source.read_text("utf-8") for source in folder.iterdir() if source.name.endswith(".py")]
+    return sorted(name for text in sources for name in re.findall(r'^    base = "(\w+)"', text, re.MULTILINE))
 
 
-def specs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Ready-made specs."""
-    names = (file.name.removesuffix(".yaml") for file in files("jobs").joinpath("specs").iterdir())
+def ready_made_specs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """List the specs in ``jobs/specs``."""
+    names = (entry.name.removesuffix(".yaml") for entry in files("jobs").joinpath("specs").iterdir())
     return sorted(name for name in names if name.startswith(incomplete))

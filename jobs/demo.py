@@ -6,8 +6,8 @@ from typing import Literal
 import click
 
 from jobs import output
-from jobs.estimate import expect, show_estimate
-from jobs.plan import describe
+from jobs.estimate import estimate_cost, print_estimate
+from jobs.plan import print_plan
 from schemas.bench import EndToEndTiming
 from schemas.run import RunRecord
 
@@ -19,15 +19,15 @@ from schemas.run import RunRecord
     type=click.Choice(["ray", "inline"]),
     default="ray",
     show_default=True,
-    help="Ray actors, or this process alone.",
+    help="Ray actors, or this process.",
 )
 @output.json_option
-def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> None:
-    """See the whole job on a small world with known truth.
+def demo_command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> None:
+    """Run the whole pipeline on a small synthetic dataset with known truth.
 
-    Draws scenes into shards, computes the maps of every method, makes pseudo-masks, scores them against the
-    truth, and draws a picture of it. DIR (./demo) gets shards, truth, atlas, labels, sheet.png and
-    summary.json. Needs no network and no GPU.
+    Generates shards, computes the maps of every method, makes pseudo-masks, scores them against the truth, and plots a
+    contact sheet. Writes shards, truth, atlas, labels, sheet.png and summary.json to DIR (./demo). Needs no network
+    connection and no GPU.
 
     \b
     Example:
@@ -35,24 +35,26 @@ def command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> No
     """
     from pipeline.demo.run_demo import run_demo
 
-    def expected(run: RunRecord, pilot: EndToEndTiming) -> None:
-        show_estimate(expect(run, pilot))
+    def print_expected(run: RunRecord, timing: EndToEndTiming) -> None:
+        print_estimate(estimate_cost(run, timing))
 
     if json_:
-        output.as_json(run_demo(folder, executor, say=lambda line: click.echo(line, err=True)))
+        output.print_json(run_demo(folder, executor, say=lambda line: click.echo(line, err=True)))
         return
-    summary = run_demo(folder, executor, say=click.echo, planned=describe, expected=expected)
+    summary = run_demo(folder, executor, say=click.echo, planned=print_plan, expected=print_expected)
     rows = [
-        [name, each["kind"], each["pxap"], each["maxboxacc_v2"], round(each["images_per_s"])]
-        for name, each in summary["methods"].items()
+        [name, result["kind"], result["pxap"], result["maxboxacc_v2"], round(result["images_per_s"])]
+        for name, result in summary["methods"].items()
     ]
-    output.table(f"{summary['images']} scenes", ["method", "kind", "PxAP %", "MaxBoxAccV2 %", "images/s"], rows)
+    output.print_table(f"{summary['images']} scenes", ["method", "kind", "PxAP %", "MaxBoxAccV2 %", "images/s"], rows)
     columns = ["mean_iou", "precision", "precision_without_ignoring", "coverage"]
-    masks = [[name, *(each[column] for column in columns)] for name, each in summary["masks"].items()]
-    titles = ["mean IoU %", "right pixels %", "with ignored as background", "pixels labelled %"]
-    output.table("pseudo-masks against the truth", ["policy", *titles], masks)
-    compared = [[name.replace("_", " "), *each.values()] for name, each in summary["estimate"].items()]
-    output.table("what plan expected of the maps, and what they took", ["", "expected", "measured", "ratio"], compared)
-    click.echo(f"all of it in {summary['seconds']:.0f} s")
+    masks = [[name, *(quality[column] for column in columns)] for name, quality in summary["masks"].items()]
+    titles = ["mean IoU %", "correct pixels %", "with ignored as background", "labelled pixels %"]
+    output.print_table("pseudo-masks against the truth", ["policy", *titles], masks)
+    compared = [[name.replace("_", " "), *values.values()] for name, values in summary["estimate"].items()]
+    output.print_table(
+        "estimate of plan and measured cost of the maps", ["", "expected", "measured", "ratio"], compared
+    )
+    click.echo(f"total time {summary['seconds']:.0f} s")
     for name, path in summary["paths"].items():
         click.echo(f"  {name:<12} {path}")

@@ -1,6 +1,5 @@
-"""What a run will take, as ``plan`` and ``demo`` print it."""
+"""Expected cost of a run, as ``plan`` and ``demo`` print it."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,28 +11,16 @@ from schemas.errors import UsageError
 from schemas.run import RunRecord
 
 
-class Duration(click.ParamType[float]):
-    """A time such as 90m, 6h or 2d, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|h|d)", str(value).strip())
-        if not found or not float(found[1]):
-            self.fail(f"{value!r} is no time; write it as 90m, 6h or 2d", parameter, context)
-        return float(found[1]) * {"m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
-
-
 @dataclass(frozen=True)
-class Expected:
-    """What a run will take.
+class CostRange:
+    """Expected cost of a run, from the least to the most.
 
     Attributes:
-        least, most: differ where there are targets that the pilot had not; each is of ``actors``.
-        needed: actors to be done by the deadline; None without one.
-        deadline: in seconds.
-        price: of an actor's hour.
-        decode: where pictures are decoded; see ``EndToEndTiming``.
+        least, most: estimates for ``actors``; they differ if the run has targets that the benchmark had not.
+        needed: actors needed to meet the deadline; None without a deadline.
+        deadline: seconds.
+        price: of one actor for one hour.
+        decode: where images are decoded, see ``EndToEndTiming``.
     """
 
     least: Estimate
@@ -44,95 +31,94 @@ class Expected:
     decode: str
 
     @property
-    def both(self) -> list[Estimate]:
-        """The least and the most, or one of them where they are equal."""
+    def estimates(self) -> list[Estimate]:
+        """The least and the most, or one of them if they are equal."""
         return [self.least] if self.least == self.most else [self.least, self.most]
 
-    def cost(self, each: Estimate) -> float | None:
-        """Of all actors, until they are done."""
-        return None if self.price is None else each.hours * each.actors * self.price
+    def price_of(self, estimate: Estimate) -> float | None:
+        """Return the price of all actors for the whole run; None without a price."""
+        return None if self.price is None else estimate.hours * estimate.actors * self.price
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the estimates for ``--json``."""
         ends = {"least": self.least, "most": self.most}
-        return {name: each.model_dump(mode="json") | {"cost": self.cost(each)} for name, each in ends.items()} | {
-            "needed": self.needed,
-            "deadline": self.deadline,
-        }
+        dumped = {name: item.model_dump(mode="json") | {"cost": self.price_of(item)} for name, item in ends.items()}
+        return dumped | {"needed": self.needed, "deadline": self.deadline}
 
 
-def expect(
+def estimate_cost(
     run: RunRecord,
-    pilot: EndToEndTiming,
+    timing: EndToEndTiming,
     actors: int | None = None,
     deadline: float | None = None,
     price: float | None = None,
-) -> Expected:
-    """Say what a run will take.
+) -> CostRange:
+    """Estimate the cost of a run.
 
     Args:
-        actors: GPUs, or cores where the device is a CPU; None is as many as the deadline needs, else one.
-        deadline: in seconds.
-        price: of an actor's hour.
+        run: the planned run.
+        timing: end-to-end timing of the benchmark.
+        actors: GPUs, or cores if the device is a CPU; None is as many as the deadline needs, else 1.
+        deadline: seconds; None is no deadline.
+        price: of one actor for one hour.
 
     Raises:
-        UsageError: not even one shard is done within the deadline.
+        UsageError: one shard takes longer than the deadline.
     """
     from pipeline.run.estimate import actors_for, estimate
 
-    other = 1.0 if len(run.spec.targets) > pilot.targets else 0.0
-    most, needed = estimate(run, pilot, other=other), None
+    other = 1.0 if len(run.spec.targets) > timing.targets else 0.0
+    most, needed = estimate(run, timing, other=other), None
     if deadline is not None:
         needed = actors_for(most, deadline)
         if needed is None:
             raise UsageError(
-                f"--deadline is {_time(deadline)}, and one shard takes {_time(most.shard_seconds)}; "
-                "a shard is not divided: make smaller ones, or wait longer"
+                f"--deadline is {_format_time(deadline)}, and one shard takes {_format_time(most.shard_seconds)}; "
+                "a shard cannot be divided: make smaller shards, or allow more time"
             )
     number = actors or needed or 1
-    least, most = estimate(run, pilot, number, 0.0), estimate(run, pilot, number, other)
-    return Expected(least, most, needed, deadline, price, pilot.decode)
+    least, most = estimate(run, timing, number, 0.0), estimate(run, timing, number, other)
+    return CostRange(least, most, needed, deadline, price, timing.decode)
 
 
-def show_estimate(expected: Expected) -> None:
-    """Print what a run will take, from the least to the most."""
-    first, both = expected.least, expected.both
-    what = "core" if first.device == "cpu" else "GPU"
-    if expected.needed is not None and expected.deadline is not None:
-        click.echo(f"needed   {expected.needed} × {first.device} to be done within {_time(expected.deadline)}")
-    output.table(
-        f"time of one {what}, by stage" + ("; decode is of one core" if expected.decode == "processes" else ""),
-        ["stage", *(("least", "most") if len(both) > 1 else ("time",))],
-        [[stage, *(_time(each.seconds[stage]) for each in both)] for stage in first.seconds],
+def print_estimate(cost: CostRange) -> None:
+    """Print the expected cost of a run."""
+    least, estimates = cost.least, cost.estimates
+    unit = "core" if least.device == "cpu" else "GPU"
+    if cost.needed is not None and cost.deadline is not None:
+        click.echo(f"needed   {cost.needed} × {least.device} to finish within {_format_time(cost.deadline)}")
+    output.print_table(
+        f"time of one {unit}, by stage" + ("; decode is of one core" if cost.decode == "processes" else ""),
+        ["stage", *(("least", "most") if len(estimates) > 1 else ("time",))],
+        [[stage, *(_format_time(item.seconds[stage]) for item in estimates)] for stage in least.seconds],
     )
-    times = [_time(3600 * each.hours) for each in both]
-    click.echo(f"time     {_range(times)} on {first.actors} × {first.device}, once all have started")
-    if first.decode_processes:
-        enough = f"; {first.sufficient_processes} processes a GPU would do (--decode-processes)"
-        slow = first.bottleneck == "decoding"
+    times = [_format_time(3600 * item.hours) for item in estimates]
+    click.echo(f"time     {_format_range(times)} on {least.actors} × {least.device}, without the start of the actors")
+    if least.decode_processes:
+        enough = f"; {least.sufficient_processes} processes a GPU are enough (--decode-processes)"
+        slow = least.bottleneck == "decoding"
         click.echo(
-            f"limit    {'decoding' if slow else 'the GPU'}, with {first.decode_processes} decoding processes a GPU"
+            f"limit    {'decoding' if slow else 'the GPU'}, with {least.decode_processes} decoding processes a GPU"
             f"{enough if slow else ''}"
         )
-    elif expected.decode == "gpu":
-        click.echo(f"limit    the {'network' if first.device == 'cpu' else 'GPU'}, which decodes as well")
+    elif cost.decode == "gpu":
+        click.echo(f"limit    the {'network' if least.device == 'cpu' else 'GPU'}, which decodes, too")
     else:
-        click.echo(f"limit    {'decoding' if first.bottleneck == 'decoding' else 'the network'}, on the same core")
-    click.echo(f"atlas    about {output.size(first.bytes)} in {first.objects:,} objects")
-    if expected.price is not None:
-        costs = [f"{expected.cost(each):,.2f}" for each in both]
-        click.echo(f"cost     {_range(costs)} at {expected.price:.2f} per {what} hour")
-    if len(both) > 1:
-        click.echo("         the second target is computed only where the prediction is not the label")
+        click.echo(f"limit    {'decoding' if least.bottleneck == 'decoding' else 'the network'}, on the same core")
+    click.echo(f"atlas    about {output.format_bytes(least.bytes)} in {least.objects:,} objects")
+    if cost.price is not None:
+        prices = [f"{cost.price_of(item):,.2f}" for item in estimates]
+        click.echo(f"cost     {_format_range(prices)} at {cost.price:.2f} per {unit} hour")
+    if len(estimates) > 1:
+        click.echo("         the second target is computed only where the prediction differs from the label")
 
 
-def _range(amounts: list[str]) -> str:
-    """An amount, or the least and the most of it."""
+def _format_range(amounts: list[str]) -> str:
     return " to ".join(dict.fromkeys(amounts))
 
 
-def _time(seconds: float) -> str:
-    """In hours, or below a tenth of one in minutes, or below a tenth of one of these in seconds."""
+def _format_time(seconds: float) -> str:
+    """Format in hours; below 0.1 h in minutes; below 0.1 min in seconds."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length / 10:
             return f"{seconds / length:,.2f} {unit}"

@@ -3,38 +3,49 @@
 import click
 
 from jobs import output
-from jobs.completion import among
-from jobs.names import class_names, listed
-from jobs.params import FILE, FOLDER, PLACE
+from jobs.completion import complete_list
+from jobs.params import (
+    FILE,
+    FOLDER,
+    PATH_OR_URL,
+    address_option,
+    allow_pipe_option,
+    classes_option,
+    read_class_names,
+    split_names,
+)
 
 FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "labelstudio", "fiftyone", "sam")
 """As pipeline.label has them; to import that for ``--help`` would take seconds."""
 
 
 @click.command("label")
-@click.argument("atlas", type=PLACE)
-@click.option("--policy", "policy_file", type=FILE, required=True, metavar="FILE", help="YAML of the policy.")
+@click.argument("atlas", type=PATH_OR_URL)
+@click.option("--policy", "policy_file", type=FILE, required=True, metavar="FILE", help="YAML file of the policy.")
 @click.option(
     "--format",
     "formats",
     default="png,coco",
     show_default=True,
     metavar="A,B",
-    shell_complete=among(lambda context: FORMATS),
-    help=f"Of {', '.join(FORMATS)}.",
+    shell_complete=complete_list(lambda context: FORMATS),
+    help=f"Formats to write: {', '.join(FORMATS)}.",
 )
-@click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/labels/NAME of the policy.")
-@click.option("--tune", type=PLACE, metavar="FILE|DIR", help="Truth of a small split, to calibrate a policy's cut on.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/labels/NAME of the policy.")
 @click.option(
-    "--tune-atlas", type=PLACE, metavar="ATLAS", help="With --tune: of that split. Default: the one that is labelled."
+    "--tune",
+    type=PATH_OR_URL,
+    metavar="FILE|DIR",
+    help="Truth of a small split, to calibrate the threshold of a policy.",
 )
 @click.option(
-    "--classes", "classes_file", type=FILE, metavar="FILE", help="Names of the classes, a line each. Default: numbers."
+    "--tune-atlas", type=PATH_OR_URL, metavar="ATLAS", help="With --tune: atlas of that split. Default: ATLAS."
 )
-@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 shards.")
-@click.option("--allow-pipe", is_flag=True, help="Run the pipe: commands of the atlas to read its pictures.")
+@classes_option
+@address_option
+@allow_pipe_option
 @output.json_option
-def command(
+def label_command(
     atlas: str,
     policy_file: str,
     formats: str,
@@ -48,7 +59,7 @@ def command(
 ) -> None:
     """Make pseudo-masks from the maps, by a policy.
 
-    Stopped at any moment, the same command goes on from the last finished shard.
+    Run the same command again to resume after an interruption.
 
     \b
     Examples:
@@ -71,30 +82,27 @@ def command(
 
     policy = read_policy(policy_file)
     if tune_atlas and not tune:
-        raise UsageError("--tune-atlas needs the truth of its pictures, with --tune FILE|DIR")
+        raise UsageError("--tune-atlas needs the truth of its images: add --tune FILE|DIR")
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
-    output.note_partial(atlas)
-    chosen = list(listed(formats))
+    opened = Atlas.open(atlas)
+    output.note_incomplete(opened)
+    chosen = list(split_names(formats))
     if not chosen:
-        raise UsageError(f"--format names no format; there are {', '.join(FORMATS)}")
+        raise UsageError(f"--format is empty; choose from {', '.join(FORMATS)}")
     calibration = CalibrationSource(read_truth(tune), Atlas.open(tune_atlas) if tune_atlas else None) if tune else None
-    made = label(
-        Atlas.open(atlas),
-        policy,
-        chosen,
-        out,
-        calibration,
-        class_names(classes_file),
-        ComputeOptions(address, allow_pipe),
-    )
+    class_names = read_class_names(classes_file)
+    summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))
+    threshold = summary.policy.cut.at
     if json_:
-        figures = {"counts": made.counts, "area": made.area, "ignored": made.ignored}
-        about = {"out": out, "policy": policy.name, "formats": chosen, "calibration": made.calibration}
-        output.as_json(about | {"threshold": made.policy.threshold.value} | figures)
+        head = {"out": out, "policy": policy.name, "formats": chosen, "calibration": summary.calibration}
+        counts = {"counts": summary.counts, "area": summary.area, "ignored": summary.ignored}
+        output.print_json(head | {"threshold": threshold} | counts)
         return
-    output.table(f"labels by {policy.name}", ["status", "count"], [[k, v] for k, v in made.counts.items()])
-    if made.calibration:
-        click.echo(f"threshold {made.policy.threshold.value}: {made.calibration}")
-    if made.area is not None:
-        click.echo(f"object is {100 * made.area:.1f} % of a picture, ignored {100 * (made.ignored or 0):.1f} %")
+    output.print_table(f"labels by {policy.name}", ["status", "count"], list(summary.counts.items()))
+    if summary.calibration:
+        click.echo(f"threshold {threshold}: {summary.calibration}")
+    if summary.area is not None:
+        click.echo(
+            f"mean foreground {100 * summary.area:.1f} % of an image, ignored {100 * (summary.ignored or 0):.1f} %"
+        )
     click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")

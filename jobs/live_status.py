@@ -1,4 +1,4 @@
-"""``vitatlas status --watch``: how a run stands, until it is over."""
+"""``vitatlas status --watch``: live progress of a run until it ends."""
 
 import time
 from contextlib import nullcontext
@@ -20,56 +20,61 @@ from schemas.text import escape_control
 
 
 def watch(url: str, interval: float, json_: bool = False) -> None:
-    """Show a run every so many seconds: a picture on a terminal, a line in a log, or a line of JSON.
+    """Show the progress of a run at an interval: a display on a terminal, else a line, or a line of JSON.
+
+    Args:
+        url: of the atlas.
+        interval: seconds.
+        json_: print JSON.
 
     Raises:
         UsageError: there is no atlas.
-        RunFailedError: the run has ended, and some shards could not be done.
-        StoppedEarlyError: Ctrl-C or SIGTERM. The run is not touched by it.
+        RunFailedError: the run has ended, and shards are quarantined.
+        StoppedEarlyError: Ctrl-C or SIGTERM, which do not affect the run.
     """
     try:
-        standing = _last(url, interval, json_)
+        status = _show_until_over(url, interval, json_)
     except KeyboardInterrupt:
-        raise StoppedEarlyError(f"{url}: no longer watching; what is at work there goes on") from None
-    if not standing.complete:
-        aside = sum(standing.aside.values())
-        raise RunFailedError(f"{aside} of {standing.shards} shards could not be done; vitatlas status {url} says why")
+        raise StoppedEarlyError(f"{url}: stopped watching; the run is not affected") from None
+    if not status.complete:
+        count = sum(status.aside.values())
+        raise RunFailedError(f"{count} of {status.shards} shards are quarantined; see vitatlas status {url}")
 
 
-def _last(url: str, interval: float, json_: bool) -> RunStatus:
-    """Show a run until it is over, and hand back how it ended."""
-    watched, console = StatusReader(url), Console()
+def _show_until_over(url: str, interval: float, json_: bool) -> RunStatus:
+    """Show a run until it is over; return its last status."""
+    reader, console = StatusReader(url), Console()
     with Live(console=console, auto_refresh=False) if not json_ else nullcontext() as live:
         while True:
-            standing = with_retries(watched.look)
+            status = with_retries(reader.look)
             if live is None:
-                output.as_json(asdict(standing) | {"over": standing.over}, indent=None)
+                output.print_json(asdict(status) | {"over": status.over}, indent=None)
             elif console.is_terminal:
-                live.update(picture(url, standing), refresh=True)
+                live.update(display(url, status), refresh=True)
             else:
-                click.echo(escape_control(line(standing)))
-            if standing.over:
-                return standing
+                click.echo(escape_control(line(status)))
+            if status.over:
+                return status
             time.sleep(interval)
 
 
-def line(standing: RunStatus) -> str:
-    """A run in one line."""
-    failures = [f"{count} × {reason}" for reason, count in (standing.failed | standing.aside).items()]
-    return "; ".join([", ".join(f"{name} {value}" for name, value in _figures(standing).items()), *failures])
+def line(status: RunStatus) -> str:
+    """Format a status as one line."""
+    failures = [f"{count} × {reason}" for reason, count in (status.failed | status.aside).items()]
+    return "; ".join([", ".join(f"{name} {value}" for name, value in _counts(status).items()), *failures])
 
 
-def picture(url: str, standing: RunStatus) -> Group:
-    """A run on a terminal: a bar, figures, and failures by reason. Texts of others are text, never markup."""
-    figures = Table.grid(padding=(0, 2))
-    for name, value in _figures(standing).items():
-        figures.add_row(name, Text(value))
+def display(url: str, status: RunStatus) -> Group:
+    """Build the terminal display: progress bar, counts, and failures by reason; text from data is never markup."""
+    counts = Table.grid(padding=(0, 2))
+    for name, value in _counts(status).items():
+        counts.add_row(name, Text(value))
     parts: list[RenderableType] = [
         Text(escape_control(url)),
-        ProgressBar(standing.shards, standing.done, width=60),
-        figures,
+        ProgressBar(status.shards, status.done, width=60),
+        counts,
     ]
-    for title, reasons in (("images without maps", standing.failed), ("shards quarantined", standing.aside)):
+    for title, reasons in (("images without maps", status.failed), ("shards quarantined", status.aside)):
         if reasons:
             table = Table(title, "", title_justify="left")
             for reason, count in reasons.items():
@@ -78,15 +83,15 @@ def picture(url: str, standing: RunStatus) -> Group:
     return Group(*parts)
 
 
-def _figures(standing: RunStatus) -> dict[str, str]:
-    left = None if standing.left is None else str(timedelta(seconds=round(standing.left)))
-    nobody = "none, no run is at work" if standing.begun else "none: planned, but not begun"
+def _counts(status: RunStatus) -> dict[str, str]:
+    left = None if status.left is None else str(timedelta(seconds=round(status.left)))
+    inactive = "none, no run is active" if status.begun else "none, not started"
     return {
-        "shards": f"{standing.done:,} of {standing.shards:,}",
-        "running": f"{len(standing.in_progress):,}" if standing.alive else nobody,
-        "failed": f"{sum(standing.aside.values()):,}",
-        "images": f"{standing.images_done:,} of {standing.images:,}",
-        "images/s": "–" if standing.rate is None else f"{standing.rate:,.1f}",
+        "shards": f"{status.done:,} of {status.shards:,}",
+        "running": f"{len(status.in_progress):,}" if status.alive else inactive,
+        "failed": f"{sum(status.aside.values()):,}",
+        "images": f"{status.images_done:,} of {status.images:,}",
+        "images/s": "–" if status.rate is None else f"{status.rate:,.1f}",
         "left": left or "–",
-        "network idle": "–" if standing.idle is None else f"{standing.idle:.0%}",
+        "network idle": "–" if status.idle is None else f"{status.idle:.0%}",
     }

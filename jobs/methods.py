@@ -9,16 +9,16 @@ from schemas.errors import UsageError
 
 
 @click.command("methods")
-@click.option("--model", metavar="NAME", help="Say for each method whether it applies to this timm model.")
+@click.option("--model", metavar="NAME", help="Show for each method whether it is defined for this timm model.")
 @output.json_option
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.jpg",
-    help="Draw what each shows of the same scenes of the demo; takes a few minutes.",
+    help="Plot the maps of every method on four images of the demo; takes a few minutes.",
 )
-def command(model: str | None, json_: bool, sheet: Path | None) -> None:
-    """List the attribution methods, and which apply to a network.
+def methods_command(model: str | None, json_: bool, sheet: Path | None) -> None:
+    """List the attribution methods, and which are defined for a network.
 
     \b
     Examples:
@@ -28,28 +28,27 @@ def command(model: str | None, json_: bool, sheet: Path | None) -> None:
     from pipeline.explain.method_table import catalogue
 
     if model == "":
-        raise UsageError("--model is empty; name a timm model, such as vit_base_patch16_224")
+        raise UsageError("--model is empty; give a timm model, such as vit_base_patch16_224")
     if sheet is not None:
-        _draw(sheet, model, json_)
+        _plot_sheet(sheet, model, json_)
         return
     rows = catalogue(model)
     if json_:
-        output.as_json(rows)
+        output.print_json(rows)
         return
     columns = list(rows[0])
-    output.table(f"methods{' for ' + model if model else ''}", columns, [list(row.values()) for row in rows])
+    output.print_table(f"methods{' for ' + model if model else ''}", columns, [list(row.values()) for row in rows])
 
 
-def _draw(file: Path, model: str | None, json_: bool) -> None:
+def _plot_sheet(file: Path, model: str | None, json_: bool) -> None:
     if model or json_:
-        raise UsageError("--sheet is of the network of the demo; leave out --model and --json")
+        raise UsageError("--sheet plots the network of the demo; remove --model and --json")
     if file.suffix not in (".jpg", ".jpeg"):
-        raise UsageError(f"{file}: must end in .jpg, which is what is drawn")
+        raise UsageError(f"{file}: must end in .jpg")
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"{file}: there is no folder {file.parent}")
-    from pipeline.demo.method_gallery import render_gallery
-    from pipeline.demo.method_gallery import save_gallery as draw
+        raise UsageError(f"{file}: the folder {file.parent} does not exist; create it first")
+    from pipeline.demo.method_gallery import render_gallery, save_gallery
 
-    pictures = render_gallery()
-    draw(pictures, file)
-    click.echo(f"{len(pictures) - 1} methods on {file}")
+    images = render_gallery()
+    save_gallery(images, file)
+    click.echo(f"{len(images) - 1} methods on {file}")

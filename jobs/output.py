@@ -1,10 +1,10 @@
-"""How commands print: tables and sentences for people, JSON for programs."""
+"""Output of commands: tables and sentences for people, JSON for programs."""
 
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -12,23 +12,31 @@ from rich.table import Table
 
 from schemas.text import escape_control
 
+if TYPE_CHECKING:
+    from pipeline.store import Atlas
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on standard output. Numbers stand right; cells are text, never markup."""
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table on standard output.
+
+    Args:
+        title: a line above the table.
+        columns: headers.
+        rows: cells; numbers are right-aligned, text is printed without markup.
+    """
     from rich.text import Text
 
     rows = [list(row) for row in rows]
-    shown = Table()
-    for place, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", no_wrap=place == 0)
+    table = Table()
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=index == 0)
     for row in rows:
-        shown.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(_cell(value)) for value in row))
     click.echo(title)
-    # Not on a terminal there is no width to know; wide enough for any table here, unless COLUMNS says.
-    console = Console()
-    width = None if console.is_terminal or "COLUMNS" in os.environ else 160
-    Console(width=width).print(shown)
+    # Without a terminal there is no width; 160 fits every table here, unless COLUMNS says otherwise.
+    width = None if Console().is_terminal or "COLUMNS" in os.environ else 160
+    Console(width=width).print(table)
 
 
 def _cell(value: Any) -> str:
@@ -38,24 +46,29 @@ def _cell(value: Any) -> str:
 
 
 json_option = click.option("--json", "json_", is_flag=True, help="Print one JSON document, and nothing else.")
-"""Of every command that prints. What the documents hold: docs/reference/formats.md."""
+"""Flag of every command that prints; docs/reference/formats.md describes the documents."""
 
 
-def as_json(value: Any, indent: int | None = 1) -> None:
-    """One JSON document on standard output. A number that is none is null: JSON has no NaN."""
-    click.echo(json.dumps(_finite(value), indent=indent, allow_nan=False))
+def print_json(value: Any, indent: int | None = 1) -> None:
+    """Print one JSON document on standard output.
+
+    Args:
+        value: mappings, lists, text and numbers; NaN and infinity become null.
+        indent: spaces of indentation; None prints one line.
+    """
+    click.echo(json.dumps(_replace_nonfinite(value), indent=indent, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _replace_nonfinite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _replace_nonfinite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_replace_nonfinite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def size(count: float) -> str:
-    """Bytes for people."""
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -63,12 +76,8 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def note_partial(url: str) -> None:
-    """Say so, on standard error, where an atlas is not complete."""
-    from pipeline.store import Atlas
-
-    atlas = Atlas.open(url)
-    if len(atlas.shard_names) < len(atlas.run.shards):
-        click.echo(
-            f"note     only {len(atlas.shard_names)} of {len(atlas.run.shards)} shards of {url} are done", err=True
-        )
+def note_incomplete(atlas: "Atlas") -> None:
+    """Print a note on standard error if shards of an atlas are not done."""
+    done, planned = len(atlas.shard_names), len(atlas.run.shards)
+    if done < planned:
+        click.echo(f"note     only {done} of {planned} shards of {atlas.objects.url} are done", err=True)

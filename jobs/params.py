@@ -1,14 +1,35 @@
-"""What arguments are: files, folders and URLs, which a shell completes, and numbers that are numbers."""
+"""Parameter types, lists and flags that several commands share."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import click
 
+from schemas.errors import UsageError
+
 FILE = click.Path(dir_okay=False)
 FOLDER = click.Path(file_okay=False)
-PLACE = click.Path()
-"""A file, a folder or a URL, of which nothing is asked here."""
+PATH_OR_URL = click.Path()
+"""A file, a folder or a URL; existence is checked later."""
+
+address_option = click.option(
+    "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: no Ray for up to 64 shards."
+)
+allow_pipe_option = click.option(
+    "--allow-pipe", is_flag=True, help="Run the pipe: shell commands in the atlas to read its images."
+)
+classes_option = click.option(
+    "--classes", "classes_file", type=FILE, metavar="FILE", help="Class names, one a line. Default: class ids."
+)
+target_option = click.option(
+    "--target",
+    type=click.Choice(["label", "predicted"]),
+    default="label",
+    show_default=True,
+    help="Class whose maps are used: the label (GT-known) or the prediction.",
+)
 
 
 class Number(click.FloatRange):
@@ -19,3 +40,39 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 90m, 6h or 2d, converted to seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(m|h|d)", str(value).strip())
+        if not match or not float(match[1]):
+            self.fail(f"{value!r} is not a time; write it as 90m, 6h or 2d", param, ctx)
+        return float(match[1]) * {"m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def read_class_names(path: str | None) -> tuple[str, ...]:
+    """Read class names from a text file, one a line; return an empty tuple for None.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is not a name.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text("utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    names = [line.removesuffix("\r") for line in lines]
+    for number, name in enumerate(names, 1):
+        if not name.strip() or not name.isprintable():
+            raise UsageError(f"{path}, line {number}: {name!r} is not a class name; write one name a line")
+    return tuple(names)

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from jobs import output
-from jobs.estimate import Duration, expect, show_estimate
-from jobs.params import FILE, PLACE, Number
+from jobs.estimate import estimate_cost, print_estimate
+from jobs.params import FILE, PATH_OR_URL, Duration, Number
 from jobs.run_options import run_spec, spec_options
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
@@ -17,16 +17,16 @@ from schemas.text import escape_control
 
 
 @click.command("plan")
-@click.argument("shards", nargs=-1, type=PLACE, metavar="SHARD…")
+@click.argument("shards", nargs=-1, type=PATH_OR_URL, metavar="SHARD…")
 @spec_options
 @click.option(
-    "--bench", "bench_file", type=FILE, metavar="FILE", help="Of vitatlas bench: say how many hours it will take."
+    "--bench", "bench_file", type=FILE, metavar="FILE", help="Output of vitatlas bench: estimate the hours of the run."
 )
-@click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: on so many. Default 1.")
-@click.option("--deadline", type=Duration(), metavar="6h", help="With --bench: say how many GPUs that needs.")
-@click.option("--price", type=Number(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: say what it will cost.")
+@click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: number of GPUs. Default 1.")
+@click.option("--deadline", type=Duration(), metavar="6h", help="With --bench: compute how many GPUs this needs.")
+@click.option("--price", type=Number(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: estimate the price.")
 @output.json_option
-def command(
+def plan_command(
     shards: tuple[str, ...],
     spec_file: str | None,
     out: str | None,
@@ -37,7 +37,7 @@ def command(
     json_: bool,
     **flags: Any,
 ) -> None:
-    """Freeze a run: count the shards, look at the network, create the arrays.
+    """Plan a run: count samples, inspect the network, create the arrays.
 
     SHARD is a path, an fsspec URL, a brace pattern (quote it) or a glob of WebDataset shards.
 
@@ -49,23 +49,23 @@ def command(
           --bench bench.json --deadline 6h --price 2.50
     """
     if not out:
-        raise UsageError("no atlas: say where it is to be made with --out")
+        raise UsageError("no atlas: name the output with --out ATLAS")
     if not bench_file and (gpus, deadline, price) != (None, None, None):
-        raise UsageError("--gpus, --deadline and --price need the FILE of vitatlas bench, with --bench FILE")
+        raise UsageError("--gpus, --deadline and --price need the output of vitatlas bench: add --bench FILE")
     spec = run_spec(shards, spec_file, flags)
-    bench = _bench_of(spec, bench_file) if bench_file else None
-    run = planned(spec, out)
-    expected = expect(run, bench.end_to_end, gpus, deadline, price) if bench and bench.end_to_end else None
+    bench = _read_bench(spec, bench_file) if bench_file else None
+    run = plan_with_progress(spec, out)
+    cost = estimate_cost(run, bench.end_to_end, gpus, deadline, price) if bench and bench.end_to_end else None
     if json_:
-        output.as_json(summary(run, out) | {"estimate": expected and expected.as_dict()})
+        output.print_json(summarize(run, out) | {"estimate": cost and cost.as_dict()})
         return
-    describe(run, out)
-    if expected:
-        show_estimate(expected)
+    print_plan(run, out)
+    if cost:
+        print_estimate(cost)
 
 
-def planned(spec: RunSpec, out: str) -> RunRecord:
-    """Plan, with a bar while shards are counted, and warn of those that something is wrong with."""
+def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
+    """Plan with a progress bar, and warn of damaged shards."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -77,13 +77,13 @@ def planned(spec: RunSpec, out: str) -> RunRecord:
         run = plan(spec, out, lambda done, total: bar.update(task, completed=done, total=total))
     for shard in run.shards:
         if shard.fault:
-            fate = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"
-            click.echo(escape_control(f"warning  {shard.url}: {shard.fault}; {fate}"), err=True)
+            outcome = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"
+            click.echo(escape_control(f"warning  {shard.url}: {shard.fault}; {outcome}"), err=True)
     return run
 
 
-def summary(run: RunRecord, out: str) -> dict[str, Any]:
-    """What was planned, for programs."""
+def summarize(run: RunRecord, out: str) -> dict[str, Any]:
+    """Summarize a planned run for ``--json``."""
     height, width = run.model.grid
     maps = run.samples * len(run.methods) * len(run.spec.targets)
     return {
@@ -101,24 +101,24 @@ def summary(run: RunRecord, out: str) -> dict[str, Any]:
     }
 
 
-def describe(run: RunRecord, out: str) -> None:
-    """Print rows, bytes and units of a planned run."""
+def print_plan(run: RunRecord, out: str) -> None:
+    """Print a planned run."""
     height, width = run.model.grid
-    about = summary(run, out)
+    summary = summarize(run, out)
     click.echo(f"atlas    {out}")
     click.echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
     click.echo(f"methods  {', '.join(run.methods)}")
     click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
-    click.echo(f"shards     {len(run.shards)}, of up to {run.slot:,} rows each")
+    click.echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
     click.echo(f"images   {run.samples:,}")
-    click.echo(f"maps     {about['maps']:,}, at most {output.size(about['bytes'])} before compression")
+    click.echo(f"maps     {summary['maps']:,}, at most {output.format_bytes(summary['bytes'])} before compression")
 
 
-def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
-    """What was measured of the very work that is to be planned.
+def _read_bench(spec: RunSpec, file: str) -> BenchRecord:
+    """Read the benchmark of a spec.
 
     Raises:
-        UsageError: there is no such file, or it measures something else; the message says what to do.
+        UsageError: there is no such file, or it measured something else; the message has the command to run.
     """
     from pipeline.explain.load import absolute_name, load
     from pipeline.explain.registry import methods as registry
@@ -137,17 +137,19 @@ def _bench_of(spec: RunSpec, file: str) -> BenchRecord:
         "batch_size": (bench.batch_size, spec.batch_size),
         "precision": (bench.precision, spec.precision),
     }
-    differing = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in pairs.items() if there != here]
+    differing = [
+        f"{name} is {measured!r}, not {wanted!r}" for name, (measured, wanted) in pairs.items() if measured != wanted
+    ]
     if bench.end_to_end is None:
         differing.append("reading and writing were not measured")
     elif bench.end_to_end.decode != spec.decode:
         differing.append(f"decode is {bench.end_to_end.decode!r}, not {spec.decode!r}")
     if differing:
-        again = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
-        again += ["--batch-size", str(spec.batch_size), "--precision", spec.precision]
-        again += [*(["--decode", spec.decode] if spec.decode != "processes" else []), "--out", file]
+        arguments = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
+        arguments += ["--batch-size", str(spec.batch_size), "--precision", spec.precision]
+        arguments += [*(["--decode", spec.decode] if spec.decode != "processes" else []), "--out", file]
         raise UsageError(
-            f"{file}: measures something else: {'; '.join(differing)}; "
-            f"measure this run with: vitatlas bench {shlex.join(again)}"
+            f"{file}: was measured for another run: {'; '.join(differing)}; "
+            f"measure this one with: vitatlas bench {shlex.join(arguments)}"
         )
     return bench

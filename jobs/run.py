@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import output
-from jobs.params import FILE, FOLDER, PLACE, Number
-from jobs.plan import describe, planned
+from jobs.params import FILE, FOLDER, PATH_OR_URL, Number
+from jobs.plan import plan_with_progress, print_plan
 from jobs.run_options import run_spec, spec_options
 from schemas.errors import UsageError
 
@@ -16,38 +16,41 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("places", nargs=-1, type=PLACE, metavar="ATLAS | SHARD…")
+@click.argument("places", nargs=-1, type=PATH_OR_URL, metavar="ATLAS | SHARD…")
 @spec_options
 @click.option(
     "--executor",
     type=click.Choice(["ray", "inline"]),
     default="ray",
     show_default=True,
-    help="Ray actors, or this process alone.",
+    help="Ray actors, or this process.",
 )
-@click.option("--retry-failed", is_flag=True, help="Do the samples again that have no maps, and only these.")
-@click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster. Default: RAY_ADDRESS, else local.")
+@click.option("--retry-failed", is_flag=True, help="Process again only the samples that have no maps.")
+@click.option("--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local.")
 @click.option(
-    "--actors", type=click.IntRange(1), metavar="N", help="At most so many. Default: one a GPU, else one a core."
+    "--actors",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum number of actors. Default: one for each GPU, else one for each core.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="cuda waits for GPUs that are not there yet.",
+    help="Device of the actors; cuda waits until GPUs are available.",
 )
 @click.option(
     "--decode-processes",
     type=click.IntRange(0),
     metavar="N",
-    help="Of each actor. Default: 4 beside a GPU, else a thread.",
+    help="Decoding processes of each actor. Default: 4 beside a GPU, else a thread.",
 )
 @click.option(
     "--timeout",
     type=Number(0, min_open=True),
     metavar="SECONDS",
-    help="Over one shard, then another actor gets it. Default: 10 times the slowest so far, at least 600; first 6 hours.",
+    help="Maximum time for one shard, then another actor gets it. Default: 10 times the slowest, at least 600 s; 6 h at first.",
 )
 @click.option(
     "--patience",
@@ -55,22 +58,27 @@ if TYPE_CHECKING:
     default=600,
     show_default=True,
     metavar="SECONDS",
-    help="Without a single actor at work, then the run fails.",
+    help="Fail the run after this time without any actor.",
 )
 @click.option(
     "--cache",
     type=FOLDER,
     metavar="DIR",
-    help="Of each node: copy remote shards there, and read them from there again.",
+    help="Local folder of each node for copies of remote shards.",
 )
 @click.option(
-    "--cache-gb", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="With --cache: at most."
+    "--cache-gb",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="With --cache: maximum size of the copies on a node.",
 )
 @click.option(
-    "--log", type=FILE, metavar="FILE", help="Append a line of JSON for each attempt at a shard; - is standard error."
+    "--log", type=FILE, metavar="FILE", help="Append one line of JSON for each attempt at a shard; - is standard error."
 )
 @output.json_option
-def command(
+def run_command(
     places: tuple[str, ...],
     spec_file: str | None,
     out: str | None,
@@ -90,9 +98,9 @@ def command(
 ) -> None:
     """Compute the maps of every shard that has none yet.
 
-    Takes a planned ATLAS; or shards and --out with the flags of plan, and then plans first. Stopped at any
-    moment, the same command goes on from the last finished shard. Told to stop (Ctrl-C, SIGTERM), it gives the
-    shards in work 20 seconds to be finished, and exits with 75.
+    Takes a planned ATLAS, or SHARDs and --out with the flags of plan, and then plans first. Run the same command again to
+    resume after an interruption. After Ctrl-C or SIGTERM, shards in progress get 20 seconds to finish, and the exit
+    code is 75.
 
     \b
     Examples:
@@ -101,38 +109,38 @@ def command(
       vitatlas run 'shards/val-{00..63}.tar' --out val.atlas --model deit_small_patch16_224 --pretrained
     """
     if out is None and spec_file is None:
-        allowed = bool(flags.pop("allow_pipe"))
-        given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, ())]
-        if given:
-            raise UsageError(f"{given[0]} is for a new atlas, which --out must name; a planned one is run without it")
+        allow_pipe = bool(flags.pop("allow_pipe"))
+        plan_flags = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, ())]
+        if plan_flags:
+            raise UsageError(f"{plan_flags[0]} is for planning: name a new atlas with --out, or remove {plan_flags[0]}")
         if len(places) != 1:
-            raise UsageError("name one planned atlas; or shards, and --out for the atlas to make of them")
+            raise UsageError("name one planned atlas, or shards and --out ATLAS")
         out = places[0]
     elif not out:
-        raise UsageError("no atlas: say where it is to be made with --out")
+        raise UsageError("no atlas: name the output with --out ATLAS")
     else:
         spec = run_spec(places, spec_file, flags)
-        allowed = spec.allow_pipe
-        record = planned(spec, out)
+        allow_pipe = spec.allow_pipe
+        record = plan_with_progress(spec, out)
         if not json_:
-            describe(record, out)
+            print_plan(record, out)
 
     from pipeline.run import ExecutionOptions, run
     from schemas.samples import SampleStatus
 
     if cache and "://" in cache:
-        raise UsageError(f"--cache {cache}: is a URL; name a folder that is on each node's own disk")
-    crew = ExecutionOptions(
+        raise UsageError(f"--cache {cache}: is a URL; name a folder on the local disk of each node")
+    options = ExecutionOptions(
         executor, address, actors, device, decode_processes, timeout, patience,
-        allow_pipe=allowed, log=log, cache=os.path.abspath(cache) if cache else None, cache_gb=cache_gb,
+        allow_pipe=allow_pipe, log=log, cache=os.path.abspath(cache) if cache else None, cache_gb=cache_gb,
     )  # fmt: skip
-    atlas = run(out, crew, retry_failed)
+    atlas = run(out, options, retry_failed)
     statuses = atlas.statuses()
     if json_:
         images = {"done": statuses.total(), "planned": atlas.run.samples}
         shards = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
-        output.as_json({"atlas": atlas.objects.url, "shards": shards, "images": images, "statuses": dict(statuses)})
+        output.print_json({"atlas": atlas.objects.url, "shards": shards, "images": images, "statuses": dict(statuses)})
         return
-    good = statuses.pop(SampleStatus.OK, 0)
-    without = f"{statuses.total():,} without" + ("; vitatlas status says why" if statuses.total() else "")
-    click.echo(f"complete {len(atlas.committed)} shards, {good:,} images with maps, {without}")
+    with_maps = statuses.pop(SampleStatus.OK, 0)
+    without = f"{statuses.total():,} without" + ("; see vitatlas status" if statuses.total() else "")
+    click.echo(f"complete {len(atlas.committed)} shards, {with_maps:,} images with maps, {without}")

@@ -1,4 +1,4 @@
-"""Flags and spec files to a ``RunSpec``. Shared by ``plan`` and ``run``."""
+"""Flags of ``plan`` and ``run``, and the ``RunSpec`` that they and a spec file describe."""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -7,9 +7,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from jobs.completion import among, known, specs
-from jobs.names import listed
-from jobs.params import FILE, FOLDER
+from jobs.completion import all_methods, complete_list, ready_made_specs
+from jobs.params import FILE, FOLDER, split_names
 from schemas.base import mapping
 from schemas.errors import UsageError
 from schemas.run import RunSpec, TargetKind
@@ -19,64 +18,64 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def spec_options(function: F) -> F:
-    """The flags of a run. Each defaults to None: what is not given is left to the spec file."""
+    """Add the flags of a run. Each defaults to None, which leaves the field to the spec file."""
     options = [
         click.option(
             "--spec",
             "spec_file",
-            shell_complete=specs,
+            shell_complete=ready_made_specs,
             metavar="FILE",
             help="YAML spec, or the name of a ready-made one.",
         ),
-        click.option("--root", type=FOLDER, metavar="DIR", help="Folder or URL that relative shards stand in."),
-        click.option(
-            "--out", type=FOLDER, metavar="ATLAS", help="Where the atlas is made: a folder or any fsspec URL."
-        ),
+        click.option("--root", type=FOLDER, metavar="DIR", help="Folder or URL of relative shard paths."),
+        click.option("--out", type=FOLDER, metavar="ATLAS", help="Output atlas: a folder or any fsspec URL."),
         click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
-        click.option("--pretrained", is_flag=True, default=None, help="Take the weights that timm knows."),
-        click.option("--checkpoint", type=FILE, metavar="FILE", help="Take the weights of a .safetensors file."),
+        click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
+        click.option("--checkpoint", type=FILE, metavar="FILE", help="Use the weights of a .safetensors file."),
         click.option(
             "--methods",
-            shell_complete=among(known),
+            shell_complete=complete_list(all_methods),
             metavar="A,B",
-            help="Such as legrad,reciprocam:kernel=box. Default: all cheap ones.",
+            help="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
         ),
         click.option(
             "--artifact",
             multiple=True,
             type=FILE,
             metavar="FILE",
-            help="Of vitatlas train: gives diffmask or pm its weights; repeat for both.",
+            help="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
         ),
         click.option(
             "--targets",
-            shell_complete=among(lambda context: get_args(TargetKind)),
+            shell_complete=complete_list(lambda context: get_args(TargetKind)),
             metavar="A,B",
-            help="label, predicted, or both (the default).",
+            help="Classes to explain: label, predicted, or both (default).",
         ),
         click.option(
-            "--geometry", type=click.Choice(["squash", "crop"]), help="Whole image (default), or timm's crop."
+            "--geometry",
+            type=click.Choice(["squash", "crop"]),
+            help="Resize the whole image (default), or timm's evaluation crop.",
         ),
         click.option(
-            "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images a forward. Default 32."
+            "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images in one forward. Default 32."
         ),
-        click.option("--seed", type=int, metavar="N", help="Of methods that draw at random. Default 0."),
+        click.option("--seed", type=int, metavar="N", help="Seed of randomized methods. Default 0."),
         click.option(
             "--precision",
             type=click.Choice(["full", "bfloat16", "float16"]),
-            help="Of the network: float32 (default), or half under autocast; the drift is recorded.",
+            help="Compute precision: float32 (default), or half under autocast; the error is recorded.",
         ),
         click.option(
             "--decode",
             type=click.Choice(["processes", "gpu"]),
-            help="Pictures in processes (default); or plain JPEGs on the GPU, which changes pixels by small amounts.",
+            help="Decode in processes (default), or baseline JPEGs on the GPU, which changes pixels slightly.",
         ),
         click.option(
             "--partial-shards",
             type=click.Choice(["refuse", "keep"]),
-            help="Of a truncated shard: keep the samples in front of the damage, or set it aside (the default).",
+            help="Truncated shards: keep the samples before the damage, or quarantine the shard (default).",
         ),
-        click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run commands."),
+        click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run shell commands."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -84,40 +83,44 @@ def spec_options(function: F) -> F:
 
 
 def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str, Any]) -> RunSpec:
-    """A spec from its file, with what the flags say put over it.
+    """Build a spec from a file and flags; flags override the file.
+
+    Args:
+        shards: positional arguments.
+        spec_file: YAML file, or the name of a ready-made spec.
+        flags: values of the flags; None or empty is not overrides.
 
     Raises:
-        UsageError: a file or a field does not fit; the message names it.
+        UsageError: the file or a field is invalid; the message names it.
     """
     content = _read(spec_file) if spec_file else {}
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    if "artifact" in given:
-        given["artifacts"] = given.pop("artifact")
+    overrides = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "artifact" in overrides:
+        overrides["artifacts"] = overrides.pop("artifact")
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise UsageError(f"{spec_file}: model: must be a mapping of name and pretrained or checkpoint")
-    if "model" in given:
-        model = {"name": given.pop("model")}
-    weights = {name: given.pop(name) for name in ("pretrained", "checkpoint") if name in given}
-    if weights:  # the flags say where from, whatever the file says
+    if "model" in overrides:
+        model = {"name": overrides.pop("model")}
+    weights = {name: overrides.pop(name) for name in ("pretrained", "checkpoint") if name in overrides}
+    if weights:  # the flags override the weights of the file
         model = {"name": model.get("name")} | weights
     if not model.get("name"):
-        raise UsageError("no model: name one with --model, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
+        raise UsageError("no model: add --model NAME, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
     for name in ("methods", "targets"):
-        if name in given:
-            given[name] = listed(given[name])
+        if name in overrides:
+            overrides[name] = split_names(overrides[name])
     if shards:
-        given["shards"] = list(shards)
-    if not given.get("shards") and not content.get("shards"):
-        raise UsageError("no shards: name the shards, such as 'train-{0000..1023}.tar' (quoted), or a --spec")
+        overrides["shards"] = list(shards)
+    if not overrides.get("shards") and not content.get("shards"):
+        raise UsageError("no shards: name them, such as 'train-{0000..1023}.tar' (quoted), or add --spec FILE")
     if "pretrained" not in model and "checkpoint" not in model:
-        raise UsageError(f"{model['name']}: say --pretrained, or give its weights with --checkpoint FILE")
-    source = spec_file or "the flags"
-    return RunSpec.read(content | given | {"model": model}, source)
+        raise UsageError(f"{model['name']}: has no weights; add --pretrained or --checkpoint FILE")
+    return RunSpec.read(content | overrides | {"model": model}, spec_file or "the flags")
 
 
 def _read(name: str) -> dict[str, Any]:
-    """The content of a spec file, or of one of those in ``jobs/specs`` by its bare name."""
+    """Read a spec file, or a ready-made one of ``jobs/specs`` by its name."""
     folder = files("jobs").joinpath("specs")
     ready = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
     try:
@@ -125,6 +128,6 @@ def _read(name: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UsageError(f"{name}: is not a text file") from None
     except OSError as error:
-        there = f"ready-made specs are {', '.join(ready)}{suggest(name, ready)}"
-        raise UsageError(f"{name}: {error.strerror or error}; {there}") from None
+        choices = f"ready-made specs are {', '.join(ready)}{suggest(name, ready)}"
+        raise UsageError(f"{name}: {error.strerror or error}; {choices}") from None
     return mapping(text, name, "shards, model, methods …")

@@ -5,11 +5,10 @@ from typing import Any, Literal
 import click
 
 from jobs import output
-from jobs.completion import among, of_atlas
-from jobs.names import listed
-from jobs.params import FOLDER, PLACE
+from jobs.completion import complete_list, methods_of_atlas
+from jobs.params import FOLDER, PATH_OR_URL, address_option, split_names, target_option
 
-_SHOWN = {
+_COLUMNS = {
     "PxAP": "pxap",
     "MaxBoxAcc": "maxboxacc",
     "V2": "maxboxacc_v2",
@@ -23,29 +22,36 @@ _SHOWN = {
 
 
 @click.command("score")
-@click.argument("atlas", type=PLACE)
+@click.argument("atlas", type=PATH_OR_URL)
 @click.option(
-    "--truth", type=PLACE, required=True, metavar="FILE|DIR", help="Boxes or masks: COCO, wsolevaluation, XML, PNG."
+    "--truth",
+    type=PATH_OR_URL,
+    required=True,
+    metavar="FILE|DIR",
+    help="Ground-truth boxes or masks: COCO, wsolevaluation, CSV, XML, PNG.",
 )
 @click.option(
-    "--tune", type=PLACE, metavar="FILE|DIR", help="Truth of the split for thresholds. Default: 1 % of the pictures."
+    "--tune",
+    type=PATH_OR_URL,
+    metavar="FILE|DIR",
+    help="Truth of the tuning split for thresholds. Default: 1 % of the images.",
 )
 @click.option(
-    "--tune-atlas", type=PLACE, metavar="ATLAS", help="With --tune: of that split. Default: the one that is scored."
+    "--tune-atlas", type=PATH_OR_URL, metavar="ATLAS", help="With --tune: atlas of that split. Default: ATLAS."
 )
+@target_option
 @click.option(
-    "--target",
-    type=click.Choice(["label", "predicted"]),
-    default="label",
-    show_default=True,
-    help="Whose maps; label is GT-known.",
+    "--methods",
+    default="",
+    shell_complete=complete_list(methods_of_atlas),
+    metavar="A,B",
+    help="Methods to score. Default: all of the atlas.",
 )
-@click.option("--methods", default="", shell_complete=among(of_atlas), metavar="A,B", help="Default: all of the atlas.")
-@click.option("--subset", is_flag=True, help="Score the pictures that truth and atlas both have.")
-@click.option("--out", type=FOLDER, metavar="DIR", help="Default: ATLAS/scores/TRUTH-TARGET.")
-@click.option("--address", metavar="local|auto|HOST:PORT", help="Of a Ray cluster. Default: none for up to 64 shards.")
+@click.option("--subset", is_flag=True, help="Score only the images that truth and atlas both have.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/scores/TRUTH-TARGET.")
+@address_option
 @output.json_option
-def command(
+def score_command(
     atlas: str,
     truth: str,
     tune: str | None,
@@ -57,13 +63,13 @@ def command(
     address: str | None,
     json_: bool,
 ) -> None:
-    """Measure localization against boxes and masks.
+    """Score localization against ground-truth boxes and masks.
 
-    The protocol of Choe et al. (CVPR 2020) to the letter, at thresholds that are best on these very pictures (PxAP,
-    MaxBoxAcc, V2) and at those that are chosen on a small split (GT-known, Top-1, Top-5, IoU); ImageNet-Segmentation,
-    pointing game, energy. Beside each number 95 % of the bootstrap.
+    The protocol of Choe et al. (CVPR 2020): PxAP, MaxBoxAcc and V2 at the threshold that is best on these images; GT-known, Top-1,
+    Top-5 and IoU at a threshold chosen on a separate tuning split; also ImageNet-Segmentation, pointing game and energy. Each
+    number has its 95 % bootstrap interval.
 
-    Stopped at any moment, the same command goes on from the last finished shard.
+    Run the same command again to resume after an interruption.
 
     \b
     Examples:
@@ -75,39 +81,41 @@ def command(
     from pipeline.store import Atlas
     from pipeline.truth import read_truth
 
-    output.note_partial(atlas)
-    scored, known = Atlas.open(atlas), read_truth(truth)
-    folder = out or default_output_dir(atlas, known, target)
+    opened, truth_set = Atlas.open(atlas), read_truth(truth)
+    output.note_incomplete(opened)
+    folder = out or default_output_dir(atlas, truth_set, target)
     tuning = read_truth(tune) if tune else None, Atlas.open(tune_atlas) if tune_atlas else None
-    options = ComputeOptions(address)
-    rows = score(scored, known, target, listed(methods), *tuning, subset, folder, options, _note).to_pylist()
+    names, options = split_names(methods), ComputeOptions(address)
+    rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note).to_pylist()
     if json_:
-        output.as_json(rows)
+        output.print_json(rows)
         return
-    shown = {title: name for title, name in _SHOWN.items() if any(row[name] is not None for row in rows)}
+    columns = {title: name for title, name in _COLUMNS.items() if any(row[name] is not None for row in rows)}
     first = rows[0]
     title = (
-        f"localization in {atlas}, %: {first['images']} pictures, thresholds tuned on {first['tuning_images']}, tested on "
+        f"localization in {atlas}, %: {first['images']} images, thresholds tuned on {first['tuning_images']}, tested on "
         f"{first['test_images']}, network {first['classifier']}"
     )
-    output.table(title, ["method", "τ", *shown], [_cells(row, list(shown.values())) for row in rows])
+    output.print_table(title, ["method", "threshold", *columns], [_cells(row, list(columns.values())) for row in rows])
     click.echo(
-        "* control. PxAP, MaxBoxAcc, V2: the threshold that is best on these pictures; seg mIoU: the map's own mean."
+        "* control. PxAP, MaxBoxAcc, V2: at the threshold that is best on these images; seg mIoU: at the mean of each map."
     )
-    click.echo("τ, GT-known, Top-1, Top-5, IoU (all pixels together): chosen on the split, measured on the others.")
+    click.echo(
+        "threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the other images."
+    )
     click.echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
-    for count, what in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
+    for count, reason in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
         if count:
-            click.echo(f"{count} pictures are not in it: {what}")
+            click.echo(f"{count} images are not scored: {reason}")
 
 
-def _note(line: str) -> None:
+def _print_note(line: str) -> None:
     click.echo(f"note     {line}", err=True)
 
 
-def _cells(row: dict[str, Any], names: list[str]) -> list[Any]:
+def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:
     name = row["method"] + (" *" if row["kind"] == "control" else "")
-    return [name, row["threshold"], *(_with_interval(row[each], row["interval"][each]) for each in names)]
+    return [name, row["threshold"], *(_with_interval(row[column], row["interval"][column]) for column in columns)]
 
 
 def _with_interval(value: float | None, interval: list[float] | None) -> str | None:

@@ -6,12 +6,12 @@ from typing import Any
 import click
 
 from jobs import output
-from jobs.params import PLACE, Number
+from jobs.params import PATH_OR_URL, Number
 from schemas.text import escape_control
 
 
 @click.command("status")
-@click.argument("atlas", type=PLACE)
+@click.argument("atlas", type=PATH_OR_URL)
 @click.option(
     "--failed",
     "limit",
@@ -19,23 +19,23 @@ from schemas.text import escape_control
     default=20,
     show_default=True,
     metavar="N",
-    help="List at most so many samples that have no maps.",
+    help="Maximum number of samples without maps to list.",
 )
 @output.json_option
-@click.option("--watch", "watched", is_flag=True, help="Show how the run goes, from any machine, until it is over.")
+@click.option("--watch", "watched", is_flag=True, help="Show live progress until the run ends; works from any machine.")
 @click.option(
     "--interval",
     type=Number(0.1),
     default=10,
     show_default=True,
     metavar="SECONDS",
-    help="With --watch: between two looks.",
+    help="With --watch: time between two updates.",
 )
-def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
-    """Say how far a run is, which samples have no maps, which shards could not be done, and why.
+def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
+    """Show the progress of a run, the samples without maps and the quarantined shards, with reasons.
 
-    With --watch it ends when all is done (exit code 0), or when a run has ended without some shards (1); stopped
-    (Ctrl-C, SIGTERM) with 75, and the run goes on. With --json as well it prints a line of JSON at each look.
+    With --watch the command ends when the run is complete (exit code 0) or has ended without some shards (1). Ctrl-C or SIGTERM
+    end it with 75 and do not affect the run. With --json as well, it prints one line of JSON for each update.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
     from schemas.samples import SampleStatus
 
     opened = Atlas.open(atlas)
-    aside, images = opened.quarantined(), 0
+    quarantined, images = opened.quarantined(), 0
     statuses: Counter[str] = Counter()
     degenerate: Counter[str] = Counter()
     fallbacks: Counter[str] = Counter()
@@ -80,11 +80,11 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         )
         return rows
 
-    for found in concurrent_map(without_maps, opened.shard_names):
-        if isinstance(found, RunFailedError):
-            damaged.append(f"{found}")
+    for result in concurrent_map(without_maps, opened.shard_names):
+        if isinstance(result, RunFailedError):
+            damaged.append(f"{result}")
         else:
-            failed += found[: limit - len(failed)]
+            failed += result[: limit - len(failed)]
     report = {
         "atlas": opened.objects.url,
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
@@ -94,38 +94,40 @@ def command(atlas: str, limit: int, json_: bool, watched: bool, interval: float)
         "drift": drift,
         "fallbacks": dict(fallbacks),
         "problems": {shard.url: shard.fault for shard in opened.run.shards if shard.fault},
-        "quarantined": aside,
+        "quarantined": quarantined,
         "damaged": damaged,
         "failed": failed,
     }
     if json_:
-        output.as_json(report)
+        output.print_json(report)
         return
     click.echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
-    output.table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
+    output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     if degenerate:
-        output.table("maps that say nothing (constant or not finite)", ["method", "maps"], list(degenerate.items()))
+        output.print_table("degenerate maps (constant or not finite)", ["method", "maps"], list(degenerate.items()))
     if drift:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
-        output.table(f"drift by {opened.run.spec.precision}, worst shard", ["method", "of the largest value"], rows)
+        output.print_table(
+            f"error of {opened.run.spec.precision}, worst shard", ["method", "fraction of the largest value"], rows
+        )
     if fallbacks:
-        output.table("not decoded on the GPU, but in processes", ["reason", "images"], fallbacks.most_common())
+        output.print_table(
+            "images decoded in processes instead of on the GPU", ["reason", "images"], fallbacks.most_common()
+        )
     for shard in opened.run.shards:
-        if shard.fault and shard.name not in aside and (shard.partial or shard.name not in opened.committed):
+        if shard.fault and shard.name not in quarantined and (shard.partial or shard.name not in opened.committed):
             kept = f"; its first {shard.samples} samples are kept" if shard.partial else ""
             click.echo(escape_control(f"{shard.url}: {shard.fault}{kept}"))
     for sentence in damaged:
         click.echo(escape_control(sentence))
-    if aside:
-        output.table(
-            "shards that the last run could not do", ["shard", "reason"], [list(each) for each in aside.items()]
-        )
+    if quarantined:
+        output.print_table("quarantined shards", ["shard", "reason"], [list(item) for item in quarantined.items()])
     if failed:
-        output.table(
+        output.print_table(
             f"without maps ({len(failed)} of {without})",
             ["shard", "key", "status", "error"],
             [[row["shard"], row["key"], row["status"], row["error"]] for row in failed],
         )
-        click.echo(f"to try these again, once mended: vitatlas run {atlas} --retry-failed")
+        click.echo(f"to retry these after fixing them: vitatlas run {atlas} --retry-failed")
     if len(opened.committed) < len(opened.run.shards):
-        click.echo(f"go on with: vitatlas run {atlas}")
+        click.echo(f"resume with: vitatlas run {atlas}")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from jobs import output
-from jobs.params import FILE, PLACE, Number
+from jobs.params import FILE, PATH_OR_URL, Number
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -15,8 +15,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group("train")
-def command() -> None:
-    """Train an explainer that has weights of its own.
+def train_command() -> None:
+    """Train a method that has weights of its own.
 
     \b
     Examples:
@@ -28,19 +28,31 @@ def command() -> None:
 
 
 def training_options(function: F) -> F:
-    """What every training has: shards, network, output, length."""
+    """Add the flags of every training: shards, network, output, length."""
     options = [
-        click.argument("shards", nargs=-1, type=PLACE, required=True, metavar="SHARD…"),
+        click.argument("shards", nargs=-1, type=PATH_OR_URL, required=True, metavar="SHARD…"),
         click.option(
-            "--held-out", multiple=True, type=PLACE, required=True, metavar="SHARD", help="Shards to judge by."
+            "--held-out",
+            multiple=True,
+            type=PATH_OR_URL,
+            required=True,
+            metavar="SHARD",
+            help="Shards to evaluate on; may be repeated.",
         ),
         click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
-        click.option("--pretrained", is_flag=True, help="Take the weights that timm knows."),
-        click.option("--checkpoint", type=FILE, metavar="FILE", help="Take the weights of a .safetensors file."),
-        click.option("--out", type=FILE, required=True, metavar="FILE", help="The artefact, safetensors."),
-        click.option("--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N"),
+        click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
+        click.option("--checkpoint", type=FILE, metavar="FILE", help="Use the weights of a .safetensors file."),
+        click.option("--out", type=FILE, required=True, metavar="FILE", help="Output artifact, safetensors."),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Of each worker."
+            "--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N", help="Training steps."
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=32,
+            show_default=True,
+            metavar="N",
+            help="Images in one step of each worker.",
         ),
         click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash", show_default=True),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N"),
@@ -50,13 +62,13 @@ def training_options(function: F) -> F:
             type=click.IntRange(1),
             default=500,
             show_default=True,
-            help="Steps between checkpoints, and between looks at --held-out.",
+            help="Steps between checkpoints, and between evaluations on --held-out.",
         ),
         click.option(
             "--patience",
             type=click.IntRange(1),
             metavar="N",
-            help="Stop after N looks at --held-out without improvement.",
+            help="Stop after N evaluations on --held-out without improvement.",
         ),
         click.option(
             "--workers",
@@ -64,16 +76,23 @@ def training_options(function: F) -> F:
             default=1,
             show_default=True,
             metavar="N",
-            help="Under Ray, if several.",
+            help="Training processes; several run under Ray Train.",
         ),
-        click.option("--address", metavar="local|auto|HOST:PORT", help="Of the Ray cluster."),
+        click.option(
+            "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local."
+        ),
         output.json_option,
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
 
 def settings_options(settings: type[DiffMaskSettings | PatchMaskSettings], helps: dict[str, str]) -> Callable[[F], F]:
-    """An option for each hyper-parameter, with its default."""
+    """Add a flag for each hyper-parameter, with its default.
+
+    Args:
+        settings: record of the hyper-parameters.
+        helps: help text of each flag, by field name.
+    """
 
     def decorate(function: F) -> F:
         for name, text in reversed(helps.items()):
@@ -93,35 +112,35 @@ def _kind(default: Any) -> Any:
 
 
 _DIFFMASK = {
-    "objective": "distribution keeps all that is predicted; class the probability of the label alone.",
-    "tolerance": "ε, the divergence that is allowed.",
+    "objective": "What the mask must preserve: the predicted distribution, or the probability of the label.",
+    "tolerance": "ε, the allowed divergence.",
     "rate": "Learning rate of the probes.",
-    "placeholder_rate": "And of the placeholder.",
-    "warm_up": "Steps in which both rise to that.",
-    "alpha": "First value of the multipliers.",
-    "alpha_rate": "Step of their ascent.",
-    "add": "First value of a gate logit's shift.",
-    "depths": "uniform, or weighted: less of the depths that have settled.",
+    "placeholder_rate": "Learning rate of the placeholder.",
+    "warm_up": "Steps of linear warm-up of both.",
+    "alpha": "Initial value of the Lagrange multipliers.",
+    "alpha_rate": "Learning rate of the multipliers.",
+    "add": "Initial shift of the gate logits.",
+    "depths": "How the depth of a step is sampled: uniform, or weighted towards depths that have not converged.",
 }
 _PM = {
     "rate": "Learning rate of the head.",
-    "decay": "Of the rate, from each block to the one below.",
-    "weight_decay": "Of the matrices.",
-    "warm_up": "Steps in which the rate rises.",
-    "weight": "Of the patch loss beside the cross-entropy.",
-    "negative_weight": "Of absent classes within the patch loss.",
-    "negatives": "Absent classes of a step.",
-    "crop": "Least area of a training crop.",
+    "decay": "Layer-wise decay of the learning rate, per block.",
+    "weight_decay": "Weight decay of matrices.",
+    "warm_up": "Steps of linear warm-up.",
+    "weight": "Weight of the patch loss beside the cross-entropy.",
+    "negative_weight": "Weight of absent classes within the patch loss.",
+    "negatives": "Number of absent classes in a step.",
+    "crop": "Smallest area of a training crop, as a fraction of the image.",
 }
 
 
-@command.command("diffmask")
+@train_command.command("diffmask")
 @training_options
 @settings_options(DiffMaskSettings, _DIFFMASK)
 def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
-    """Gates that keep the fewest patches which the prediction needs (Vision DiffMask).
+    """Train gates that keep as few patches as the prediction needs (Vision DiffMask).
 
-    Writes the gates with a card, and their curves as Parquet and PNG. Interrupted, the same command goes on.
+    Writes the gates with their metadata, and the training curves as Parquet and PNG. Run the same command again to resume.
 
     \b
     Example:
@@ -134,20 +153,27 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
     if json_:
         return
     click.echo(f"gates    {spec.out}")
-    click.echo(f"held out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
+    click.echo(f"held-out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
     click.echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
     click.echo(f"use      --artifact {spec.out}")
 
 
-@command.command("pm")
+@train_command.command("pm")
 @training_options
-@click.option("--masks", type=PLACE, metavar="FILE|DIR", help="Truth: COCO, wsolevaluation, ILSVRC XML, PNG masks.")
 @click.option(
-    "--atlas", type=PLACE, metavar="ATLAS", help="Instead: learn from pseudo-masks of its maps, without such labels."
+    "--masks",
+    type=PATH_OR_URL,
+    metavar="FILE|DIR",
+    help="Masks or boxes to learn from: COCO, wsolevaluation, ILSVRC XML, PNG masks.",
 )
-@click.option("--policy", type=FILE, metavar="FILE", help="With --atlas: how maps become masks.")
-@click.option("--measure", type=PLACE, metavar="FILE|DIR", help="Masks of held-out images, for figures alone.")
-@click.option("--half", is_flag=True, help="Store float16; the figures are of float32.")
+@click.option(
+    "--atlas", type=PATH_OR_URL, metavar="ATLAS", help="Instead of --masks: learn from pseudo-masks of this atlas."
+)
+@click.option("--policy", type=FILE, metavar="FILE", help="With --atlas: policy of the pseudo-masks.")
+@click.option(
+    "--measure", type=PATH_OR_URL, metavar="FILE|DIR", help="Masks of held-out images, used for metrics only."
+)
+@click.option("--half", is_flag=True, help="Store weights as float16; the metrics are of float32.")
 @settings_options(PatchMaskSettings, _PM)
 def pm(
     address: str | None,
@@ -158,10 +184,10 @@ def pm(
     measure: str | None,
     **flags: Any,
 ) -> None:
-    """Fine-tune a network to give its classes at each patch (patch-level mask prediction, a design).
+    """Fine-tune a network to predict its classes at each patch (patch-level mask prediction, PM).
 
-    Learns from masks or boxes of a few images, or from pseudo-masks of an atlas; no parameter is added. The paper's
-    text is not public: this is the design pm_design_v1. Interrupted, the same command goes on.
+    Learns from masks or boxes of a few images, or from pseudo-masks of an atlas; no parameter is added. The text of the paper is
+    not public: this is our design pm_design_v1. Run the same command again to resume.
 
     \b
     Examples:
@@ -178,7 +204,7 @@ def pm(
     click.echo(f"weights  {spec.out}")
     for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
         if name in reached:
-            click.echo(f"held out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
+            click.echo(f"held-out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
     click.echo(f"use      --artifact {spec.out}")
 
 
@@ -190,7 +216,7 @@ def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> Train
 
 
 def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict[str, float]:
-    """Train with a bar that shows the figures of each step, and print what came of it."""
+    """Train with a progress bar, and print the results."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -201,28 +227,30 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("steps", total=spec.steps)
 
-        begun: list[int] = []
+        steps_seen: list[int] = []
 
-        def look(step: int, figures: Any) -> None:
-            if not begun and step > 1:
-                click.echo(f"going on from step {step - 1}", err=True)
-            begun.append(step)
-            text = line.format(**figures)
+        def show_step(step: int, metrics: Any) -> None:
+            if not steps_seen and step > 1:
+                click.echo(f"resumed from step {step - 1}", err=True)
+            steps_seen.append(step)
+            text = line.format(**metrics)
             bar.update(task, completed=step, description=text)
             if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        card = train_explainer(spec, look, address)
-    figures = card.metrics
+        artifact = train_explainer(spec, show_step, address)
+    metrics = artifact.metrics
     if json_:
-        output.as_json({"out": spec.out, "supervision": card.supervision, "steps": spec.steps, "metrics": figures})
+        output.print_json(
+            {"out": spec.out, "supervision": artifact.supervision, "steps": spec.steps, "metrics": metrics}
+        )
     else:
-        if not begun:
-            click.echo("complete, nothing was left to do")
-        click.echo(f"learnt   from {card.supervision}")
-        click.echo(f"kept     step {figures['step']:.0f} of {spec.steps}")
-    if not figures["step"]:
-        click.echo("warning  no look was better than before training: these are the weights it began with", err=True)
-    if figures["left_out"]:
-        click.echo(f"warning  {figures['left_out']:.0f} times a sample was left out: no picture or label", err=True)
-    return figures
+        if not steps_seen:
+            click.echo("already complete")
+        click.echo(f"trained  on {artifact.supervision}")
+        click.echo(f"best     step {metrics['step']:.0f} of {spec.steps}")
+    if not metrics["step"]:
+        click.echo("warning  no evaluation was better than before training: the initial weights are stored", err=True)
+    if metrics["left_out"]:
+        click.echo(f"warning  {metrics['left_out']:.0f} samples were left out: no image or no label", err=True)
+    return metrics

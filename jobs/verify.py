@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 import click
 
 from jobs import output
-from jobs.params import PLACE
+from jobs.params import PATH_OR_URL
 from schemas.errors import RunFailedError, StoppedEarlyError
 from schemas.text import escape_control
 
-_NAMED = 10
+_MAX_LISTED = 10
 """Shards that a message names."""
 
 
 @click.command("verify")
-@click.argument("atlas", type=PLACE)
+@click.argument("atlas", type=PATH_OR_URL)
 @click.option(
     "--recompute",
     "count",
@@ -22,17 +22,19 @@ _NAMED = 10
     default=4,
     show_default=True,
     metavar="N",
-    help="Compute the maps of N samples again, and compare.",
+    help="Recompute the maps of N samples and compare.",
 )
-@click.option("--allow-pipe", is_flag=True, help="Accept pipe: shards, which run commands.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the draw of those samples.")
+@click.option("--allow-pipe", is_flag=True, help="Accept pipe: shards, which run shell commands.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed for the choice of these samples."
+)
 @output.json_option
-def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
-    """Check an atlas: that all that was committed is there, as it was, and nothing else.
+def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
+    """Verify an atlas: every committed object is present and unchanged, and nothing else is there.
 
-    Recounts rows, compares lengths and checksums, looks for maps that are missing or not finite, for keys that
-    come twice and for objects that belong to nothing; and computes a few maps again from the shards. Prints a
-    line for each fault. Exits with 1 if there is one, with 75 if all is well but the run is not complete.
+    Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, and recomputes a few maps
+    from the shards. Prints a line for each fault. Exits with 1 if there is a fault, with 75 if there is none but the run is
+    not complete.
 
     \b
     Examples:
@@ -45,43 +47,40 @@ def command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) ->
     from pipeline.store.verify import verify
 
     console = Console(stderr=True)
-    again = None
+    recomputed = None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
 
-        def shown(what: str) -> Callable[[int, int], None]:
+        def add_bar(what: str) -> Callable[[int, int], None]:
             task = bar.add_task(what, total=None)
             return lambda done, total: bar.update(task, completed=done, total=total)
 
-        verdict = verify(atlas, shown("verify"))
-        if count and not verdict.faults:
+        verified = verify(atlas, add_bar("verify"))
+        if count and not verified.faults:
             from pipeline.run.recompute import recompute
 
-            again = recompute(atlas, count, seed, allow_pipe, shown("compute again"))
-    faults, damaged = (again or verdict).faults, (again or verdict).damaged
+            recomputed = recompute(atlas, count, seed, allow_pipe, add_bar("recompute"))
+    faults, damaged = (recomputed or verified).faults, (recomputed or verified).damaged
     if json_:
-        compared = {"atlas": atlas, "objects": verdict.objects, "missing": verdict.missing}
-        computed = again and {"maps": again.maps, "equal": again.equal, "notes": again.notes}
-        output.as_json(compared | {"recomputed": computed, "faults": faults, "damaged": damaged})
+        compared = {"atlas": atlas, "objects": verified.objects, "missing": verified.missing}
+        summary = recomputed and {name: getattr(recomputed, name) for name in ("maps", "equal", "notes")}
+        output.print_json(compared | {"recomputed": summary, "faults": faults, "damaged": damaged})
     else:
-        click.echo(f"{atlas}: {verdict.objects:,} objects were compared with their commits")
-        if again:
-            click.echo(f"{atlas}: {again.maps:,} maps were computed again, {again.equal:,} of them equal bit by bit")
-            for note in again.notes:
+        click.echo(f"{atlas}: {verified.objects:,} objects were compared with their commits")
+        if recomputed:
+            click.echo(f"{atlas}: {recomputed.maps:,} maps were recomputed, {recomputed.equal:,} of them bit-identical")
+            for note in recomputed.notes:
                 click.echo(escape_control(f"note     {note}"))
         for fault in faults:
             click.echo(escape_control(f"fault    {fault}"))
     if faults:
-        raise RunFailedError(f"{atlas}: faults: {len(faults)}; {_mend(atlas, damaged)}")
-    if verdict.missing:
-        raise StoppedEarlyError(f"{verdict.missing} shards are not done yet; go on with: vitatlas run {atlas}")
+        raise RunFailedError(f"{atlas}: {len(faults)} faults; {_how_to_repair(atlas, damaged)}")
+    if verified.missing:
+        raise StoppedEarlyError(f"{verified.missing} shards are not done; resume with: vitatlas run {atlas}")
 
 
-def _mend(atlas: str, damaged: Sequence[str]) -> str:
-    """What to do about it."""
+def _how_to_repair(atlas: str, damaged: Sequence[str]) -> str:
     if not damaged:
-        return (
-            "what belongs to nothing can be removed; metadata of maps is written again by the command that planned it"
-        )
-    records = " ".join(f"{atlas}/commits/{shard}.json" for shard in damaged[:_NAMED])
-    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-    return f"to have these shards done again, remove {records}{more}, and: vitatlas run {atlas}"
+        return "stray objects can be removed; run the plan command again to rewrite the metadata of maps.zarr"
+    records = " ".join(f"{atlas}/commits/{shard}.json" for shard in damaged[:_MAX_LISTED])
+    more = f" and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
+    return f"to repair these shards, remove {records}{more}, then: vitatlas run {atlas}"

@@ -1,64 +1,43 @@
-"""What docstrings say of fields and columns, in the forms that this house writes them."""
+"""Parser of Google-style docstrings: the text, and the entries of each section."""
 
-import ast
-import importlib
 import inspect
 import re
-from collections.abc import Mapping
-from itertools import pairwise
 from typing import NamedTuple
 
-from schemas.arrow import description
+_SECTIONS = (
+    "Args", "Attributes", "Class attributes", "Options", "Presets", "Extra outputs", "Returns", "Yields", "Raises",
+)  # fmt: skip
+_SECTION = re.compile(rf"^({'|'.join(_SECTIONS)}):\n((?:(?: +.*)?(?:\n|\Z))*)", re.MULTILINE)
+_ENTRY = re.compile(r"^ {4}(\*{0,2}\w[\w…, ]*): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
-_SECTION = re.compile(
-    r"^(Attributes|Class attributes|Options|Presets|Extra outputs):\n((?:(?: +.*)?\n)*)", re.MULTILINE
-)
-_ENTRY = re.compile(r"^ {4}(\w[\w…, ]*): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
-
-class Said(NamedTuple):
-    """A docstring in parts.
+class Docstring(NamedTuple):
+    """A parsed docstring.
 
     Attributes:
-        text: what stands outside of the sections.
-        of: what each section says, by the name of the section and of the entry.
+        text: everything outside the sections.
+        sections: for each section, its entries by name; the whole text under ``""`` for ``Returns`` and ``Yields``.
     """
 
     text: str
-    of: dict[str, dict[str, str]]
+    sections: dict[str, dict[str, str]]
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph on one line."""
+        return " ".join(self.text.split("\n\n")[0].split())
 
 
-def said(about: object) -> Said:
-    """The docstring of a class, with the entries of ``Attributes:`` and its like; ``a, b: …`` is said of both."""
-    text = inspect.cleandoc(getattr(about, "__doc__", None) or "") + "\n"
-    of: dict[str, dict[str, str]] = {}
-    for section, entries in _SECTION.findall(text):
-        for names, words in _ENTRY.findall(entries):
+def parse_docstring(documented: object) -> Docstring:
+    """Parse the docstring of an object; an entry ``a, b: …`` describes both ``a`` and ``b``."""
+    text = inspect.cleandoc(getattr(documented, "__doc__", None) or "") + "\n"
+    sections: dict[str, dict[str, str]] = {}
+    for section, body in _SECTION.findall(text):
+        entries = sections.setdefault(section, {})
+        if section in ("Returns", "Yields"):
+            entries[""] = " ".join(body.split())
+            continue
+        for names, description in _ENTRY.findall(body):
             for name in names.split(", "):
-                of.setdefault(section, {})[name] = " ".join(words.split())
-    return Said(_SECTION.sub("", text).strip(), of)
-
-
-def columns(path: str) -> Said:
-    """Return the docstring of a table and the descriptions of its columns, under the empty section of ``of``.
-
-    Args:
-        path: dotted path of an Arrow schema, or of a mapping from column to description.
-    """
-    module, name = path.rsplit(".", 1)
-    value = getattr(importlib.import_module(module), name)
-    of = dict(value) if isinstance(value, Mapping) else {field.name: description(field) for field in value}
-    return Said(below(path), {"": of})
-
-
-def below(path: str) -> str:
-    """The string that stands below a definition, by the dotted path of what is defined."""
-    module, name = path.rsplit(".", 1)
-    body = ast.parse(inspect.getsource(importlib.import_module(module))).body
-    for line, after in pairwise(body):
-        targets = line.targets if isinstance(line, ast.Assign) else []
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            match after:
-                case ast.Expr(ast.Constant(str(text))):
-                    return inspect.cleandoc(text)
-    raise LookupError(f"nothing is said of {path}")
+                entries[name] = " ".join(description.split())
+    return Docstring(_SECTION.sub("", text).strip(), sections)

@@ -1,17 +1,11 @@
-"""The table of methods, for the command line and the docs.
+"""Tables of all methods, for the command line and the documentation."""
 
-    python -m pipeline.explain.method_table README.md
-
-writes it anew into a page that has its two marks.
-"""
-
-import sys
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 from pipeline.explain.anatomy import describe
 from pipeline.explain.load import create
 from pipeline.explain.method import Method
+from pipeline.explain.methods.learned import Learned
 from pipeline.explain.registry import methods
 
 
@@ -57,35 +51,32 @@ def _options(method: type[Method]) -> list[str]:
 
 
 def markdown() -> str:
-    """The table of methods for the README, with its two marks. A test holds the README to it."""
-    lines = [
-        BEGIN,
-        "| method | map of | what it shows | options | cost, in forwards | from |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Write the table of methods as Markdown, for the reference."""
+    lines = ["| method | map of | what it shows | options | cost, in forwards | from |", "|---|---|---|---|---|---|"]
     for row in catalogue():
         options = row["options"].replace("|", ", ")  # a bar would end the cell
         cells = [f"`{row['method']}`", row["map of"], row["what it shows"], options, row["cost"], row["from"]]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, END])
+    return "\n".join(lines)
 
 
-BEGIN, END = "<!-- methods: made from the registry -->", "<!-- end of methods -->"
-
-
-def renew(page: Path) -> None:
-    """Write the table anew into a page.
-
-    Raises:
-        ValueError: the page has no marks.
-    """
-    text = page.read_text()
-    begin, end = text.index(BEGIN), text.index(END) + len(END)
-    page.write_text(text[:begin] + markdown() + text[end:])
-
-
-if __name__ == "__main__":
-    import pipeline.explain.methods  # noqa: F401 – every method registers itself
-
-    for name in sys.argv[1:]:
-        renew(Path(name))
+def groups() -> dict[str, list[str]]:
+    """Group the names of all methods by what they are for, as the README lists them."""
+    grouped: dict[str, list[str]] = {
+        "For masks (one map for each class)": [],
+        "For audits (one map for the image)": [],
+        "Many forwards (only if named)": [],
+        "Need training": [],
+        "Controls": [],
+    }
+    masks, audits, slow, trained, controls = grouped.values()
+    for name, method in methods.items():
+        if method.kind == "control":
+            controls.append(name)
+        elif issubclass(method, Learned):
+            trained.append(name)
+        elif not method.usual:
+            slow.append(name)
+        else:
+            (masks if method.by_class else audits).append(name)
+    return grouped

@@ -17,7 +17,7 @@ def quadrature(steps: int, spacing: Spacing) -> tuple[NDArray[np.float64], NDArr
     ``equal`` steps with the trapezoidal rule are usual in papers. ``gauss`` is Gauss–Lobatto quadrature, exact for
     polynomials up to degree 2 · steps − 1. The ends of a curve are known, so it needs few other nodes: on the demo
     model, means over images with 4 of its steps (3 inner nodes) are within 0.03 of those with 16 equal steps (15):
-    ``docs/reference/faithfulness.md``.
+    ``docs/reference/metrics.md``.
 
     Source: Abramowitz & Stegun, 25.4.32: interior nodes are zeros of P′ₙ₋₁, wᵢ = 2 / (n (n − 1) Pₙ₋₁(xᵢ)²) on [−1, 1].
 

@@ -54,7 +54,7 @@ def run(url: str, crew: ExecutionOptions | None = None, retry_failed: bool = Fal
     finished = Atlas.open(url)
     if missing := [shard.name for shard in finished.run.shards if shard.name not in finished.committed]:
         raise RunFailedError(
-            f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; go on with: {crew.command(url)}"
+            f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; resume with: {crew.command(url)}"
         )
     if not finished.statuses()[SampleStatus.OK]:
         raise RunFailedError(f"no image of {url} has maps; vitatlas status {url} says why")
@@ -104,11 +104,13 @@ def _work(atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, lease: Lease
         stop.asked = True
     if stop.asked and done + len(aside) < len(pending):
         left = len(pending) - done
-        raise StoppedEarlyError(f"stopped early, {left} shards are left; go on with: {crew.command(url, retry_failed)}")
+        raise StoppedEarlyError(
+            f"stopped early, {left} shards are left; resume with: {crew.command(url, retry_failed)}"
+        )
     if aside:
         raise RunFailedError(
             f"{len(aside)} of {len(run.shards)} shards could not be done:\n  {_reasons(run, aside)}\n"
-            f"mend them and go on with: {crew.command(url, retry_failed)}"
+            f"fix them and resume with: {crew.command(url, retry_failed)}"
         )
 
 

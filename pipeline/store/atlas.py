@@ -146,7 +146,7 @@ class Atlas:
             if record.spec_hash != self.run.spec_hash:
                 raise UsageError(f"{where}: was computed for another spec")
         except UsageError as error:
-            raise RunFailedError(f"{error}; remove it and go on with: vitatlas run {self.objects.url}") from None
+            raise RunFailedError(f"{error}; remove it, then: vitatlas run {self.objects.url}") from None
         return record
 
     def record(self, shard: str) -> CommitRecord:

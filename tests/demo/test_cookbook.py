@@ -48,7 +48,7 @@ def test_the_published_sheet_shows_methods_that_there_are() -> None:
     ("arguments", "reason"),
     [
         (("sheet.png",), "must end in .jpg"),
-        (("nowhere/sheet.jpg",), "there is no folder"),
+        (("nowhere/sheet.jpg",), "the folder"),
         (("sheet.jpg", "--json"), "leave out"),
         (("sheet.jpg", "--model", "vit_tiny_patch16_224"), "leave out"),
     ],

@@ -40,11 +40,11 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
     names.write_text("\n".join(NAMES))
     code, printed, said = vitatlas(
         "audit", url, "--truth", world.truth, "--classes", names, "--export", "virelay,quantus",
-        "--made-of", tmp_path / "masks", *SMALL,
+        "--lineage-dir", tmp_path / "masks", *SMALL,
     )  # fmt: skip
     assert code == 0
     assert "faithfulness: 4 images, at most " in said
-    assert "of 10 classes look decided by a shortcut" in printed
+    assert "of 10 classes may depend on a shortcut" in printed
     out = url / "audit" / "label"
     assert f"report   {out}/report/index.html" in printed
     assert {"virelay", "quantus", "report", "faithfulness", "sanity"} <= {path.name for path in out.iterdir()}
@@ -100,9 +100,9 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "name either an atlas to audit, or with --check the folder of an audit"),
-        (["ATLAS", "--check", "ATLAS"], "name either an atlas to audit"),
-        (["ATLAS", "--root", "sha256:0"], "--root is what an audit is checked by; say --check DIR"),
+        ([], "name an atlas to audit, or the folder of an audit to verify with --check"),
+        (["ATLAS", "--check", "ATLAS"], "name an atlas to audit"),
+        (["ATLAS", "--root", "sha256:0"], "--root needs the folder of an audit to verify: --check DIR"),
         (["--check", "ATLAS"], "has no manifest.json, so it was not published; name one of its audits"),
         (["--check", "nowhere"], "has no manifest.json, so it was not published; name the folder of an audit"),
         (["ATLAS", "--methods", "lograd"], "has no maps of 'lograd'; it has attention, legrad"),
@@ -112,10 +112,10 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
         (["ATLAS", "--out", "ATLAS"], "holds an atlas; name another --out"),
         (["ATLAS", "--truth", "nowhere"], "nowhere"),
         (["ATLAS", "--out", "."], "holds two.txt, which is of no audit; name an empty folder"),
-        (["ATLAS", "--maps-only", "--images", "5"], "--maps-only asks nothing of the network; leave out images"),
-        (["--check", "nowhere", "--export", "virelay"], "--check stands alone"),
-        (["--check", "nowhere", "--root", "x"], "--root x: is no root"),
-        (["ATLAS", "--made-of", "nowhere"], "has no commits of shards"),
+        (["ATLAS", "--maps-only", "--images", "5"], "--maps-only does not use the network; remove it, or images"),
+        (["--check", "nowhere", "--export", "virelay"], "--check takes only --root and --json"),
+        (["--check", "nowhere", "--root", "x"], "--root x: is not a root"),
+        (["ATLAS", "--lineage-dir", "nowhere"], "has no commits of shards"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(

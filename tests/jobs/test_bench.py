@@ -80,7 +80,7 @@ def test_half_precision_is_measured_in_half_precision(vitatlas) -> None:
         ([*SMALL, "--batch", "0"], "0 is not in the range 1<=x<=4096"),
         ([*SMALL, "--repeats", "0"], "0 is not in the range x>=1"),
         ([*SMALL, "--precision", "int8"], "'int8' is not one of"),
-        ([*SMALL, "--out", "nowhere/bench.json"], "nowhere/bench.json: there is no folder nowhere"),
+        ([*SMALL, "--out", "nowhere/bench.json"], "nowhere/bench.json: the folder nowhere does not exist"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_two(vitatlas, arguments: list[str], says: str) -> None:
@@ -146,8 +146,8 @@ def test_a_plan_says_hours_limit_and_cost(plan) -> None:
     code, text, _ = plan(BENCH, "--targets", "label", "--gpus", 2, "--price", 3)
     assert code == 0
     # 16 images of 800 s to decode in four processes are 3200 s, and three times 200 s to write: two rounds of 1267 s.
-    assert "time     0.70 h on 2 × NVIDIA H200, once all have started" in text
-    assert "limit    decoding, with 4 decoding processes a GPU; 8 processes a GPU would do" in text
+    assert "time     0.70 h on 2 × NVIDIA H200, without the start of the actors" in text
+    assert "limit    decoding, with 4 decoding processes a GPU; 8 processes a GPU are enough" in text
     assert "cost     4.22 at 3.00 per GPU hour" in text
     assert "maps     32, at most 6.7 kB" in text
     for stage in ("decode", "forward", "legrad", "write"):
@@ -161,7 +161,7 @@ def test_a_second_target_costs_up_to_as_much_again(plan) -> None:
     assert code == 0
     assert "time     0.61 h to 1.06 h on 1 × NVIDIA H200" in text
     assert "limit    the GPU, with 4 decoding processes a GPU\n" in text
-    assert "computed only where the prediction is not the label" in text
+    assert "computed only where the prediction differs from the label" in text
     assert "\ncost" not in text
 
 
@@ -173,7 +173,7 @@ def test_where_the_gpu_decodes_a_plan_counts_it_to_the_gpu(plan) -> None:
     assert code == 0
     # 16 images of 150 s, and three times 200 s to write.
     assert "time     0.83 h on 1 × NVIDIA H200" in text
-    assert "limit    the GPU, which decodes as well\n" in text
+    assert "limit    the GPU, which decodes, too\n" in text
     assert "decode is of one core" not in text
 
 
@@ -186,7 +186,7 @@ def test_a_bench_of_decoding_on_the_device_is_what_a_refusal_asks_for(plan, vita
     measured = BenchRecord.read((tmp_path / "bench.json").read_bytes(), "bench.json")
     assert (measured.end_to_end.decode, measured.end_to_end.decode_seconds) == ("gpu", 0)
     code, text, _ = plan(measured, "--decode", "gpu")
-    assert (code, "limit    the network, which decodes as well" in text) == (0, True)
+    assert (code, "limit    the network, which decodes, too" in text) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +206,16 @@ def test_a_time_is_said_in_a_unit_that_fits_it(plan, factor: float, time: str) -
 def test_a_deadline_says_how_many_gpus_it_needs(plan) -> None:
     code, text, _ = plan(BENCH, "--targets", "label", "--deadline", "45m", "--price", 3)
     assert code == 0
-    assert "needed   2 × NVIDIA H200 to be done within 0.75 h" in text
+    assert "needed   2 × NVIDIA H200 to finish within 0.75 h" in text
     assert "time     0.70 h on 2 × NVIDIA H200" in text
 
 
 @pytest.mark.parametrize(
     ("deadline", "says"),
     [
-        ("20m", "--deadline is 0.33 h, and one shard takes 0.35 h; a shard is not divided"),
-        ("soon", "'soon' is no time; write it as 90m, 6h or 2d"),
-        ("0h", "'0h' is no time"),
+        ("20m", "--deadline is 0.33 h, and one shard takes 0.35 h; a shard cannot be divided"),
+        ("soon", "'soon' is not a time; write it as 90m, 6h or 2d"),
+        ("0h", "'0h' is not a time"),
     ],
 )
 def test_a_deadline_that_cannot_be_kept_is_said(plan, deadline: str, says: str) -> None:
@@ -238,7 +238,7 @@ def test_a_deadline_that_cannot_be_kept_is_said(plan, deadline: str, says: str) 
 def test_a_bench_of_something_else_is_refused_before_anything_is_written(plan, tmp_path: Path, change, says) -> None:
     code, out, err = plan(BENCH.model_copy(update=change))
     assert (code, out) == (2, "")
-    assert f"measures something else: {says}; measure this run with: " in err
+    assert f"was measured for another run: {says}; measure this one with: " in err
     again = (
         "vitatlas bench --model test_vit --classes 10 --methods attention,legrad --batch-size 4 --precision full --out"
     )
@@ -265,7 +265,7 @@ def test_the_command_that_a_refusal_names_makes_the_bench_fit(plan, vitatlas, tm
     [
         (["--bench", "nowhere.json"], "nowhere.json: No such file"),
         (["--bench", "{checkpoint}"], "Invalid JSON"),
-        (["--price", "2"], "--gpus, --deadline and --price need the FILE of vitatlas bench"),
+        (["--price", "2"], "--gpus, --deadline and --price need the output of vitatlas bench"),
     ],
 )
 def test_mistakes_around_the_bench_of_a_plan(vitatlas, spec: RunSpec, tmp_path: Path, arguments, says: str) -> None:

@@ -43,7 +43,7 @@ def test_plan_run_status_verify(vitatlas, spec, tmp_path: Path) -> None:
     given = [*spec.shards, "--out", out, "--model", "test_vit", "--checkpoint", spec.model.checkpoint]
     code, text, _ = vitatlas("plan", *given, "--methods", "attention,legrad")
     assert code == 0
-    assert "shards     3, of up to 7 rows each\nimages   16" in text
+    assert "shards   3, of up to 7 rows each\nimages   16" in text
     assert vitatlas("verify", out)[0] == 75
     assert "0 of 3 shards" in vitatlas("status", out)[1]
     code, text, _ = vitatlas("run", out, "--executor", "inline")
@@ -64,7 +64,9 @@ def test_a_run_that_decodes_on_a_gpu_says_what_it_did_not_decode_there(vitatlas,
     code, _, err = vitatlas("run", out, "--executor", "inline")
     assert (code, "no GPU here; go where there is one" in err, "Traceback" in err) == (2, True, False)
     assert vitatlas("run", out, "--executor", "inline", "--device", "cpu")[0] == 0
-    assert re.search(r"not decoded on the GPU, but in processes\n(.*\n)*│ PNG +│ +1 │", vitatlas("status", out)[1])
+    assert re.search(
+        r"images decoded in processes instead of on the GPU\n(.*\n)*│ PNG +│ +1 │", vitatlas("status", out)[1]
+    )
     assert json.loads(vitatlas("status", out, "--json")[1])["fallbacks"] == {"PNG": 1}
     code, _, err = vitatlas("plan", *given, "--methods", "attention")
     assert (code, "decode is 'gpu', not 'processes'" in err) == (2, True)
@@ -100,7 +102,7 @@ def test_a_broken_tar_ends_with_one_naming_it(vitatlas, spec, tmp_path: Path) ->
     code, _, err = vitatlas("run", *spec.shards, "--out", tmp_path / "atlas", *given, "--executor", "inline")
     assert code == 1
     assert "part-1.tar: it is truncated; it will be quarantined" in err
-    assert f"go on with: vitatlas run {tmp_path / 'atlas'}" in err
+    assert f"resume with: vitatlas run {tmp_path / 'atlas'}" in err
 
 
 def test_methods_says_what_applies(vitatlas) -> None:
@@ -137,7 +139,7 @@ def test_a_changed_byte_fails_verify_naming_the_object(vitatlas, spec, tmp_path:
     victim.write_bytes(victim.read_bytes()[:-1] + b"!")
     code, text, err = vitatlas("verify", out)
     assert code == 1
-    assert f"faults: 1; to have these shards done again, remove {out}/commits/part-1.json, and: vitatlas run" in err
+    assert f"1 faults; to repair these shards, remove {out}/commits/part-1.json, then: vitatlas run" in err
     assert "fault    part-1: maps.zarr/attention/c/1/0/0/0: its contents have changed" in text
 
 
@@ -155,7 +157,7 @@ def test_a_signal_ends_with_75_and_the_same_command_finishes(vitatlas, spec, tmp
     _, err = job.communicate(timeout=60)
     assert job.returncode in (75, 0)  # 0: it was quicker than the signal
     if job.returncode == 75:
-        assert err.rstrip().endswith(f"shards are left; go on with: vitatlas run {out} --executor inline")
+        assert err.rstrip().endswith(f"shards are left; resume with: vitatlas run {out} --executor inline")
     assert vitatlas(*command)[0] == 0
     assert len(Atlas.open(str(out)).commits) == 3
 
@@ -167,7 +169,7 @@ def test_status_of_a_damaged_atlas_names_what_is_damaged_and_the_rest(vitatlas, 
     out = tmp_path / "atlas"
     given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention"]
     code, text, _ = vitatlas("run", *spec.shards, "--out", out, *given, "--executor", "inline")
-    assert (code, "15 images with maps, 1 without; vitatlas status says why" in text) == (0, True)
+    assert (code, "15 images with maps, 1 without; see vitatlas status" in text) == (0, True)
     (out / "samples" / "part-0.parquet").write_bytes(b"PAR1")
     code, text, _ = vitatlas("status", out)
     assert code == 0
@@ -222,4 +224,4 @@ def test_the_help_of_label_names_every_format(vitatlas) -> None:
     from pipeline.label import LABEL_FORMATS
 
     text = " ".join(vitatlas("label", "--help")[1].split())
-    assert f"Of {', '.join(LABEL_FORMATS)}." in text
+    assert f"Formats to write: {', '.join(LABEL_FORMATS)}." in text

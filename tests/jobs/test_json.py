@@ -13,7 +13,7 @@ from PIL import Image
 from support import samples, write_tar
 
 from jobs.cli import COMMANDS
-from jobs.output import as_json
+from jobs.output import print_json
 from pipeline.demo import run_demo
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
@@ -22,7 +22,7 @@ from schemas.run import RunSpec
 PAGE = (
     (Path(__file__).parents[2] / "docs" / "reference" / "formats.md")
     .read_text()
-    .partition("## What `--json` prints")[2]
+    .partition("## JSON output: `--json`")[2]
 )
 DOCUMENTED = {
     command: re.findall(r"`([^`]+)`", fields)
@@ -143,7 +143,7 @@ def test_faults_are_in_the_document_and_in_the_exit_code(vitatlas, atlas: Atlas,
     found = json.loads(out)
     assert (code, found["damaged"], found["recomputed"]) == (1, ["demo-validation-00"], None)
     assert "is missing" in found["faults"][0]
-    assert "to have these shards done again" in err
+    assert "to repair these shards" in err
 
 
 def test_a_mistake_prints_no_document(vitatlas) -> None:
@@ -151,5 +151,5 @@ def test_a_mistake_prints_no_document(vitatlas) -> None:
 
 
 def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
-    as_json({"a": [float("nan"), (1.5, float("inf"))], "b": "NaN"})
+    print_json({"a": [float("nan"), (1.5, float("inf"))], "b": "NaN"})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, [1.5, None]], "b": "NaN"}

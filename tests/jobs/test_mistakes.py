@@ -13,14 +13,17 @@ from schemas.run import ModelSpec
 DEMO = ["--model", f"local-dir:{MODEL}", "--pretrained", "--methods", "attention"]
 
 MISTAKES = {
-    "no model": (["a.tar", "--out", "x"], "no model: name one with --model"),
-    "no weights": (["a.tar", "--out", "x", "--model", "test_vit"], "test_vit: say --pretrained, or give its weights"),
+    "no model": (["a.tar", "--out", "x"], "no model: add --model NAME"),
+    "no weights": (
+        ["a.tar", "--out", "x", "--model", "test_vit"],
+        "test_vit: has no weights; add --pretrained or --checkpoint",
+    ),
     "two weights": (
         ["a.tar", "--out", "x", "--model", "test_vit", "--pretrained", "--checkpoint", "w.safetensors"],
         "exactly one of pretrained and checkpoint",
     ),
-    "no shards": (["--out", "x", *DEMO], "no shards: name the shards"),
-    "no out": (["a.tar", *DEMO], "no atlas: say where it is to be made with --out"),
+    "no shards": (["--out", "x", *DEMO], "no shards: name them"),
+    "no out": (["a.tar", *DEMO], "no atlas: name the output with --out ATLAS"),
     "no such shard": (["nowhere.tar", "--out", "x", *DEMO], "nowhere.tar: no such shard"),
     "no such method": (
         ["a.tar", "--out", "x", *DEMO[:3], "--methods", "lograd"],
@@ -50,7 +53,7 @@ MISTAKES = {
     ),
     "a spec with a word for a model": (["a.tar", "--out", "x", "--spec", "word.yaml"], "model: must be a mapping"),
     "a spec that is no text": (["a.tar", "--out", "x", "--spec", "bytes.yaml"], "bytes.yaml: is not a text file"),
-    "an atlas without a name": (["a.tar", "--out", "", *DEMO], "no atlas: say where"),
+    "an atlas without a name": (["a.tar", "--out", "", *DEMO], "no atlas: name the output"),
     "empty shard": (["empty.tar", "--out", "x", *DEMO], "empty.tar: it is empty; no shard can be used"),
 }
 
@@ -86,7 +89,7 @@ def test_a_mistake_is_one_sentence_and_exit_two(
     [
         (["run"], "name one planned atlas"),
         (["run", "nowhere"], "nowhere: is not an atlas"),
-        (["run", "nowhere", "--seed", "1"], "--seed is for a new atlas, which --out must name"),
+        (["run", "nowhere", "--seed", "1"], "--seed is for planning: name a new atlas with --out"),
         (["status", "nowhere"], "nowhere: is not an atlas"),
         (["verify", "nowhere"], "nowhere: is not an atlas"),
         (["score", "nowhere", "--truth", "x"], "nowhere: is not an atlas"),

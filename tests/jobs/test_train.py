@@ -38,7 +38,7 @@ def test_gates_are_trained_and_a_run_takes_them(
     assert (card.steps, card.settings["rate"], len(card.shards)) == (3, 1e-3, 3)
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
-    assert "complete, nothing was left to do" in printed
+    assert "already complete" in printed
     assert read(str(out)).record == card
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     use = ["--methods", "legrad", "--artifact", out, "--executor", "inline"]
@@ -72,7 +72,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     arguments[1] = "pm"
     code, printed, err = vitatlas(*arguments, "--masks", masks, "--rate", "1e-3", "--out", out)
     assert code == 0, err
-    assert "held out accuracy" in printed
+    assert "held-out accuracy" in printed
     card = read(str(out)).record
     assert card is not None
     assert card.provenance == "pm_design_v1"

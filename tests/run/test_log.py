@@ -37,7 +37,7 @@ def test_done_tried_again_and_set_aside(spec: RunSpec, tmp_path: Path, monkeypat
     monkeypatch.setattr(Worker, "process", once)
     plan(spec, str(tmp_path / "atlas"))
     log = tmp_path / "log.jsonl"
-    with pytest.raises(RunFailedError, match=f"go on with: vitatlas run .* --log {log}"):
+    with pytest.raises(RunFailedError, match=f"resume with: vitatlas run .* --log {log}"):
         run(str(tmp_path / "atlas"), ExecutionOptions("inline", log=str(log)))
     found = lines(log.read_text())
     assert [(line["shard"], line["outcome"], line["attempt"]) for line in found] == [

@@ -151,7 +151,7 @@ def test_an_interrupt_stops_early_and_says_how_to_go_on(
         return commit(self, *arguments)
 
     monkeypatch.setattr(ShardWriter, "commit", interrupted)
-    with pytest.raises(StoppedEarlyError, match=f"go on with: vitatlas run {out}"):
+    with pytest.raises(StoppedEarlyError, match=f"resume with: vitatlas run {out}"):
         run(str(out), INLINE)
     monkeypatch.undo()
     assert list(Atlas.open(str(out)).commits) == ["part-0"]

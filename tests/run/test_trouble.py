@@ -158,7 +158,7 @@ def test_a_commit_that_vanishes_during_a_run_is_no_success(
         return record
 
     monkeypatch.setattr(ShardWriter, "commit", vanishing)
-    with pytest.raises(RunFailedError, match=r"shards not done: 1, the first is part-0; go on with: vitatlas run"):
+    with pytest.raises(RunFailedError, match=r"shards not done: 1, the first is part-0; resume with: vitatlas run"):
         run(str(out), INLINE)
 
 

@@ -160,6 +160,6 @@ def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content
     other = (copy / "commits" / "demo-validation-00.json").read_text()
     path.write_text(other if content.startswith("another") else content)
     (fault,) = verify(str(copy)).faults
-    assert re.search(r"demo-validation-01.json: .*; remove it and go on with: vitatlas run", fault)
-    with pytest.raises(RunFailedError, match=r"demo-validation-01.json: .*; remove it and go on with: vitatlas run"):
+    assert re.search(r"demo-validation-01.json: .*; remove it, then: vitatlas run", fault)
+    with pytest.raises(RunFailedError, match=r"demo-validation-01.json: .*; remove it, then: vitatlas run"):
         Atlas.open(str(copy)).samples(["row"]), Atlas.open(str(copy)).commits

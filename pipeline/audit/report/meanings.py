@@ -1,4 +1,4 @@
-"""What columns of scores mean, one phrase each; formulas: ``docs/reference/faithfulness.md``, ``schemas.scores``."""
+"""What columns of scores mean, one phrase each; formulas: ``docs/reference/metrics.md``, ``schemas.scores``."""
 
 from collections.abc import Mapping
 
