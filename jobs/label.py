@@ -92,7 +92,7 @@ def label_command(
     calibration = CalibrationSource(read_truth(tune), Atlas.open(tune_atlas) if tune_atlas else None) if tune else None
     class_names = read_class_names(classes_file)
     summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))
-    threshold = summary.policy.threshold.at
+    threshold = summary.policy.threshold.value
     if json_:
         head = {"out": out, "policy": policy.name, "formats": chosen, "calibration": summary.calibration}
         counts = {"counts": summary.counts, "area": summary.area, "ignored": summary.ignored}

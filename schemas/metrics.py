@@ -39,7 +39,7 @@ REGISTERED_METRICS: dict[MetricSuite, dict[str, Directions]] = {
     },
 }
 """Metrics by suite, with the values that each gives. An entry registers the metric whose class is in
-``pipeline/metrics/<name>.py``. Formulas: ``docs/reference/metrics.md``."""
+``pipeline/metrics/<name>.py``. Formulas: ``docs/reference/faithfulness.md``."""
 
 DIRECTIONS = REGISTERED_METRICS["faithfulness"] | REGISTERED_METRICS["sanity"]
 """Directions of all registered metrics."""
@@ -89,10 +89,11 @@ class MetricsRecord(Record):
     Attributes:
         protocol: version of the formulas.
         run: hash of the run that made the atlas.
-        kind, methods: what is measured.
-        images: that are drawn, at most.
-        seed: of the draw, and of all that measures draw.
-        metrics: options of each, by its name.
+        suite: suite of metrics.
+        methods: methods whose maps are judged.
+        images: largest number of images that are sampled.
+        seed: random seed of the sampling and of the metrics.
+        metrics: options of each metric by its name.
     """
 
     protocol: int = 1
