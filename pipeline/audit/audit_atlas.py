@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.audit.completeness import build_completeness_table
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.export_audit import export_audit
-from pipeline.audit.map_tables import claim_tables, write_map_tables
+from pipeline.audit.map_tables import MapTables, write_map_tables
 from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
 from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
 from pipeline.audit.publication.environment import collect_environment
@@ -111,7 +111,7 @@ def audit_atlas(
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
         EXPORTERS[name].require()
     atlas, objects, known = Atlas.open(url), ObjectStore(out), read_truth(truth) if truth else None
-    claim_tables(atlas, objects, target, methods, known)
+    MapTables(atlas, out, target, methods, known).check_output()
     _refuse_others(objects, extent)
     find_products(atlas, further, None)
     if names and len(names) != atlas.run.model.classes:
@@ -131,7 +131,7 @@ def audit_atlas(
                 say=say,
             )
     say("tables: every map in numbers, every two methods compared")
-    write_map_tables(url, out, target, methods, known, address)
+    write_map_tables(atlas, out, target, methods, known, ComputeOptions(address))
     for fault in find_lineage_faults(url, further, out):
         say(fault)
     say("shortcuts: clusters of the maps of each class")

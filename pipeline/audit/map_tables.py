@@ -1,6 +1,6 @@
 """The tables of an audit: every map in numbers, every two methods compared, shard by shard; and their means."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,16 @@ from pipeline.audit.map_statistics import compute_coverage, compute_object_mass,
 from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.image.score_map import window
-from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, Lease, ObjectStore
-from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
+from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.execution import ComputeOptions
+from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
-from schemas.audit_records import AuditRecord
+from schemas.audit_records import MANIFEST, AuditRecord
 from schemas.commits import DerivedCommit
-from schemas.layout import ABOUT, Flag, commit_object
+from schemas.layout import Flag
 from schemas.run import TargetKind
 
 Floats = NDArray[np.float64]
@@ -31,81 +31,85 @@ Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
 
 
 def write_map_tables(
-    url: str,
+    atlas: Atlas,
     out: str,
     target: TargetKind = "label",
     methods: Sequence[str] = (),
     truth: TruthSet | None = None,
-    address: str | None = None,
+    options: ComputeOptions = ComputeOptions(),
 ) -> dict[str, pa.Table]:
-    """Write the tables of an atlas. What is done already is not done again.
+    """Write the tables of an atlas. What exists already is not computed again.
 
     Writes ``about.json``; for each shard ``images/<shard>.parquet``, ``pairs/<shard>.parquet`` and ``commits/<shard>.json``;
     then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit``.
 
     Args:
-        out: folder or URL; what ``pipeline.metrics`` measured in it becomes columns of the same pictures.
-        methods: empty is all.
-        truth: pictures of which it says nothing have no ``inside``.
-        address: of a Ray cluster, see ``parallel_map``.
+        atlas: the atlas with the maps.
+        out: output folder or URL; values of ``pipeline.metrics`` in it become columns of the same images.
+        target: target kind of the maps.
+        methods: names of methods; empty is all.
+        truth: truth of the images; without it there is no ``inside``.
+        options: where it is computed.
 
     Returns:
-        ``methods`` and ``agreement``.
+        The tables ``methods`` and ``agreement``.
 
     Raises:
         UsageError: no such method or target, no finished shard, truth that cannot be used or is of another size, or
             ``out`` holds tables of something else.
     """
-    atlas, objects = Atlas.open(url), ObjectStore(out)
-    about = claim_tables(atlas, objects, target, methods, truth)
-    with Lease(objects):
-        objects.put(ABOUT, about.to_bytes())
-        remove_stale(objects, atlas)
-        records = load_completed(objects, atlas, about.digest())
-        measured = concurrent_map(lambda record: metric_hashes(out, record.shard, record.parent), records.values())
-        known = {
-            shard for (shard, record), parts in zip(records.items(), measured, strict=True) if record.items == parts
-        }
-        pending = split_truth(atlas, [shard for shard in atlas.shard_names if shard not in known], truth)
-        for _ in parallel_map(partial(_of_shard, atlas, about, out), pending, "audit", address):
-            continue
-        found = {
-            "methods": compute_group_means(
-                _read(objects, "images", atlas.shard_names), ("method",), "entropy", METHODS
-            ),
-            "agreement": compute_group_means(
-                _read(objects, "pairs", atlas.shard_names), ("first", "second"), "spearman", AGREEMENT
-            ),
-        }
-        for name, table in found.items():
-            objects.put(f"{name}.parquet", to_parquet(table))
-        objects.sweep()
-    return found
+    return derive(MapTables(atlas, out, target, methods, truth), options)
 
 
-def claim_tables(
-    atlas: Atlas, objects: ObjectStore, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
-) -> AuditRecord:
-    """What a folder of tables is made from, which it may not be made from anything else. Nothing is written.
+class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
+    """The tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
 
-    Raises:
-        UsageError: see ``tables``.
-    """
-    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    atlas.require(target, chosen)
-    about = AuditRecord(
-        run=atlas.run.spec_hash, target=target, methods=chosen, truth=truth.digest if truth is not None else None
-    )
-    check_output_dir(objects, ABOUT, about)
-    return about
+    about: AuditRecord
+
+    def __init__(
+        self, atlas: Atlas, out: str, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
+    ) -> None:
+        names = tuple(dict.fromkeys(methods)) or atlas.methods
+        atlas.require(target, names)
+        digest = truth.digest if truth is not None else None
+        about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
+        super().__init__(atlas, ObjectStore(out), about, "audit")
+        self.truth = truth
+
+    def is_complete(self, commit: DerivedCommit) -> bool:
+        return commit.items == metric_hashes(self.objects.url, commit.shard, commit.parent)
+
+    def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
+        return split_truth(self.atlas, shards, self.truth)
+
+    def shard_function(self) -> Callable[[ShardTask[TruthSet | None]], ShardResult]:
+        return partial(_tabulate_shard, self.about)
+
+    def remove_summary(self) -> None:
+        for name in (MANIFEST, *(f"{name}.parquet" for name in _SUMMARIES)):
+            self.objects.delete(name)
+
+    def finish(self, commits: Mapping[str, DerivedCommit]) -> dict[str, pa.Table]:
+        tables = {}
+        for name, (folder, keys, metric, schema) in _SUMMARIES.items():
+            tables[name] = compute_group_means(_read(self.objects, folder, self.shards), keys, metric, schema)
+            self.objects.put(f"{name}.parquet", to_parquet(tables[name]))
+        return tables
 
 
-def split_truth(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[tuple[str, TruthSet | None]]:
-    """Shards, each with what is known of its pictures, to be sent to where they are worked on."""
+_SUMMARIES = {
+    "methods": ("images", ("method",), "entropy", METHODS),
+    "agreement": ("pairs", ("first", "second"), "spearman", AGREEMENT),
+}
+"""Tables of means: folder of the tables of the shards, columns to group by, column that must be defined, schema."""
+
+
+def split_truth(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[TruthSet | None]:
+    """Return the part of the truth that belongs to the images of each shard."""
     if truth is None:
-        return [(shard, None) for shard in shards]
+        return [None] * len(shards)
     samples = concurrent_map(partial(atlas.samples_of, columns=["key"]), shards)
-    return [(shard, truth.subset(table["key"].to_pylist())) for shard, table in zip(shards, samples, strict=True)]
+    return [truth.subset(table["key"].to_pylist()) for table in samples]
 
 
 def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[pa.Table]:
@@ -113,37 +117,27 @@ def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[
         yield from_parquet(data)
 
 
-def _of_shard(atlas: Atlas, about: AuditRecord, out: str, item: tuple[str, TruthSet | None]) -> DerivedCommit:
-    shard, truth = item
-    objects = ObjectStore(out)
-    objects.delete(commit_object(shard))
-    part = atlas.shard(shard)
-    above = content_hash(part.commit)
-    samples = part.samples.filter(pa.array(part.good))
-    flags = {method: part.flags(method, about.target)[part.good] for method in about.methods}
+def _tabulate_shard(about: AuditRecord, task: ShardTask[TruthSet | None]) -> ShardResult:
+    objects, url, target = task.objects, task.objects.url, about.target
+    shard = task.atlas.shard(task.shard)
+    items = metric_hashes(
+        url, task.shard, task.content_hash
+    )  # before the values are read: if they change, it is made again
+    samples = shard.samples.filter(pa.array(shard.good))
+    flags = {method: shard.flags(method, target)[shard.good] for method in about.methods}
     maps = {
-        method: np.where(flags[method][:, None, None] == Flag.OK, part.maps(method, about.target)[part.good], np.nan)
+        method: np.where(flags[method][:, None, None] == Flag.OK, shard.maps(method, target)[shard.good], np.nan)
         for method in about.methods
     }
     compared = list(compare_pairs(maps))
-    covered = _covered(samples, truth, atlas)
-    images = _images(
-        samples, about.target, maps, flags, compared, covered, ShardMetrics(out, shard, above, about.target)
-    )
+    covered = _covered(samples, task.data, task.atlas)
+    metrics = ShardMetrics(url, task.shard, task.content_hash, target)
+    images = _images(samples, target, maps, flags, compared, covered, metrics)
     written = (
-        objects.put(f"images/{shard}.parquet", to_parquet(images)),
-        objects.put(f"pairs/{shard}.parquet", to_parquet(_pairs(samples, about.target, compared))),
+        objects.put(f"images/{task.shard}.parquet", to_parquet(images)),
+        objects.put(f"pairs/{task.shard}.parquet", to_parquet(_pairs(samples, target, compared))),
     )
-    record = DerivedCommit(
-        shard=shard,
-        parent=above,
-        settings_hash=about.digest(),
-        items=metric_hashes(out, shard, above),
-        counts={"images": len(samples)},
-        objects=written,
-    )
-    objects.put(commit_object(shard), record.to_bytes())
-    return record
+    return ShardResult(written, {"images": len(samples)}, items)
 
 
 def _images(

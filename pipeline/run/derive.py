@@ -17,6 +17,7 @@ from pipeline.store.derived import (
     read_commit,
     remove_shard,
 )
+from pipeline.utils.concurrency import concurrent_map
 from schemas.base import Record
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.layout import ABOUT, commit_object
@@ -95,7 +96,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         return self.atlas.shard_names
 
     def is_complete(self, commit: DerivedCommit) -> bool:
-        """Whether a valid commit has all that is asked for."""
+        """Return whether a valid commit has all that is asked for."""
         return True
 
     def remove_summary(self) -> None:
@@ -138,7 +139,9 @@ def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOption
     objects, shards = product.objects, product.shards
     stale = list_stale(objects, frozenset(shards))
     valid = load_completed(objects, product.atlas, product.about.digest())
-    commits = {shard: valid[shard] for shard in shards if shard in valid and product.is_complete(valid[shard])}
+    candidates = [valid[shard] for shard in shards if shard in valid]
+    complete = concurrent_map(product.is_complete, candidates)
+    commits = {commit.shard: commit for commit, is_complete in zip(candidates, complete, strict=True) if is_complete}
     pending = [shard for shard in shards if shard not in commits]
     if stale or pending:
         product.remove_summary()

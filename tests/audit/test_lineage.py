@@ -34,7 +34,7 @@ def made(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(atlas.objects.url, there)
     label(Atlas.open(str(there)), POLICY, ["parquet"], str(there / "labels" / "otsu"))
     label(Atlas.open(str(there)), POLICY, ["png"], str(folder / "elsewhere"))
-    write_map_tables(str(there), str(there / "audit" / "label"))
+    write_map_tables(Atlas.open(str(there)), str(there / "audit" / "label"))
     return folder
 
 

@@ -22,7 +22,7 @@ COUNT = 48
 @pytest.fixture(scope="module")
 def out(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
-    write_map_tables(atlas.objects.url, str(folder), truth=read_truth(world.truth))
+    write_map_tables(atlas, str(folder), truth=read_truth(world.truth))
     return folder
 
 
@@ -107,7 +107,7 @@ def test_what_is_done_is_not_done_again_and_gives_the_same_bytes(
     out: Path, atlas: Atlas, world: SyntheticDataset
 ) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*.parquet")}
-    write_map_tables(atlas.objects.url, str(out), truth=read_truth(world.truth))
+    write_map_tables(atlas, str(out), truth=read_truth(world.truth))
     for path, (data, changed) in before.items():
         assert path.read_bytes() == data
         assert (path.parent == out) or path.stat().st_mtime_ns == changed
@@ -119,20 +119,20 @@ def test_a_truth_of_some_pictures_leaves_the_others_unknown(
     known = read_truth(world.truth)
     assert len(known) == COUNT
     (tmp_path / "out").mkdir()
-    write_map_tables(atlas.objects.url, str(tmp_path / "out"), "predicted", ["legrad"])
+    write_map_tables(atlas, str(tmp_path / "out"), "predicted", ["legrad"])
     rows = read(tmp_path / "out", "images")
     assert {row["inside"] for row in rows} == {row["object"] for row in rows} == {None}
     assert {row["agreement"] for row in rows} == {None}
     assert read(tmp_path / "out", "agreement.parquet") == []
     with pytest.raises(UsageError, match=r"holds something else \(target is"):
-        write_map_tables(atlas.objects.url, str(tmp_path / "out"), "label", ["legrad"])
+        write_map_tables(atlas, str(tmp_path / "out"), "label", ["legrad"])
 
 
 def test_an_atlas_labels_or_scores_are_not_written_over(atlas: Atlas, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
     with pytest.raises(UsageError, match="holds an atlas; name another --out"):
-        write_map_tables(atlas.objects.url, atlas.objects.url)
+        write_map_tables(atlas, atlas.objects.url)
     assert before == {path: path.stat().st_mtime_ns for path in Path(atlas.objects.url).rglob("*")}
     (tmp_path / "about.json").write_text('{"protocol": 2}')  # of scores
     with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
-        write_map_tables(atlas.objects.url, str(tmp_path))
+        write_map_tables(atlas, str(tmp_path))

@@ -99,9 +99,8 @@ def export_audit(
         objects.put(ABOUT, about.to_bytes())
         remove_stale(objects, atlas)
         records = load_completed(objects, atlas, about.digest())
-        pending = split_truth(
-            atlas, [shard_name for shard_name in atlas.shard_names if shard_name not in records], known
-        )
+        shards = [shard for shard in atlas.shard_names if shard not in records]
+        pending = list(zip(shards, split_truth(atlas, shards, known), strict=True))
         for _ in parallel_map(partial(_of_shard, atlas, about, objects.url), pending, f"export to {kind}", address):
             continue
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
