@@ -107,7 +107,7 @@ def bench_command(
     from rich.progress import Progress
 
     from pipeline.explain import load
-    from pipeline.explain.bench import measure
+    from pipeline.explain.bench import benchmark
     from pipeline.read import find
     from pipeline.run.bench_shard import pilot
 
@@ -118,7 +118,7 @@ def bench_command(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("measure", total=None)
-        record = measure(
+        record = benchmark(
             name,
             split_names(methods or ""),
             device=device,
@@ -138,7 +138,7 @@ def bench_command(
         precision=precision,
         decode=decode,
     )
-    loaded = load.known(record.model, load.create(record.model, num_classes=record.classes).eval())
+    loaded = load.describe_loaded(record.model, load.create_model(record.model, num_classes=record.classes).eval())
     record = record.model_copy(update={"end_to_end": pilot(spec, loaded, device, shard)})
     if json_:
         output.print_json(record.model_dump(mode="json"))

@@ -33,9 +33,9 @@ def methods_of_atlas(context: click.Context) -> list[str]:
 
 def all_methods(context: click.Context) -> list[str]:
     """List all methods from their source files; importing them would take seconds."""
-    folder = files("pipeline").joinpath("explain", "methods")
+    folder = files("pipeline").joinpath("explain", "attribution")
     sources = [source.read_text("utf-8") for source in folder.iterdir() if source.name.endswith(".py")]
-    return sorted(name for text in sources for name in re.findall(r'^    base = "(\w+)"', text, re.MULTILINE))
+    return sorted(name for text in sources for name in re.findall(r'^    base_name = "(\w+)"', text, re.MULTILINE))
 
 
 def ready_made_specs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

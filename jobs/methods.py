@@ -25,14 +25,14 @@ def methods_command(model: str | None, json_: bool, sheet: Path | None) -> None:
       vitatlas methods --model vit_base_patch16_siglip_224
       vitatlas methods --sheet methods.jpg
     """
-    from pipeline.explain.method_table import catalogue
+    from pipeline.explain.method_table import method_rows
 
     if model == "":
         raise UsageError("--model is empty; give a timm model, such as vit_base_patch16_224")
     if sheet is not None:
         _plot_sheet(sheet, model, json_)
         return
-    rows = catalogue(model)
+    rows = method_rows(model)
     if json_:
         output.print_json(rows)
         return

@@ -120,17 +120,17 @@ def _read_bench(spec: RunSpec, file: str) -> BenchRecord:
     Raises:
         UsageError: there is no such file, or it measured something else; the message has the command to run.
     """
-    from pipeline.explain.load import absolute_name, load
+    from pipeline.explain.load import absolute_model_name, load_model
     from pipeline.explain.registry import methods as registry
 
     try:
         bench = BenchRecord.read(Path(file).read_bytes(), file)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
-    anatomy = load(spec.model).anatomy
-    methods = [method.text for method in registry.resolve(spec.methods or registry.usual(anatomy))]
+    anatomy = load_model(spec.model).anatomy
+    methods = [method.spec for method in registry.resolve(spec.methods or registry.defaults(anatomy))]
     pairs = {
-        "model": (bench.model, absolute_name(spec.model.name)),
+        "model": (bench.model, absolute_model_name(spec.model.name)),
         "classes": (bench.classes, anatomy.classes),
         "grid": (bench.grid, anatomy.grid),
         "methods": (sorted(bench.per_method), sorted(methods)),

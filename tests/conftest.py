@@ -14,7 +14,7 @@ from torch import nn
 
 from jobs.cli import main
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
-from pipeline.explain.explainer import Explainer, MapBatch, Targets
+from pipeline.explain.explainer import ClassIdsFn, Explainer, MapBatch
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -71,7 +71,7 @@ def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[tuple[object, ...], MapBatch] = {}
     compute = Explainer.maps
 
-    def maps(self: Explainer, images: torch.Tensor, targets: Targets, keys: Sequence[str]) -> MapBatch:
+    def maps(self: Explainer, images: torch.Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
         batch = (self.methods, tuple(keys), images.numpy().tobytes())
         if batch not in known:
             known[batch] = compute(self, images, targets, keys)

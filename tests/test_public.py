@@ -7,13 +7,13 @@ from importlib.resources import files
 
 import pytest
 
+from pipeline.explain import methods
+
 PUBLIC = {
     "pipeline.explain": """
-        AGCAM Anatomy Attention AttentionGradCAM CPLRP Center DiffMask Edges Flag GenericAttention GradCAM GradInput
-        IntegratedGradients LeGrad MapBatch Method PatchMask PatchMaskValue PatchMaskZeroShot Random ReciproCAM Rise Rollout
-        SmoothGrad TiS TransformerAttribution Uniform UnsupportedMethod UnsupportedModel ViTCX describe explain flags
-        methods overlay prepare
-    """,
+        Anatomy Flag MapBatch Method UnsupportedMethod UnsupportedModel describe explain flags methods overlay prepare
+    """
+    + " ".join(method.__name__ for method in methods.values()),
     "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
     "pipeline.run": "ExecutionOptions INLINE run",
     "pipeline.truth": "Truth TruthMatcher TruthSet read_truth",
@@ -59,6 +59,11 @@ def test_a_public_name_has_words_and_types(name: str, words: str | None, value: 
         untyped = [each.name for each in signature.parameters.values() if each.annotation is inspect.Parameter.empty]
         assert set(untyped) <= {"self", "cls"}
         assert signature.return_annotation is not inspect.Signature.empty
+
+
+def test_the_registry_has_the_methods_that_users_import_by_class() -> None:
+    promised = {"LeGrad", "ReciproCAM", "AGCAM", "IntegratedGradients", "DiffMask", "PatchMask"}
+    assert promised <= {method.__name__ for method in methods.values()}
 
 
 @pytest.mark.parametrize("package", ["pipeline", "jobs", "schemas"])

@@ -19,19 +19,21 @@ FILE, LINE, ORACLE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy that has the method."""
     copy = tmp_path_factory.mktemp("project")
-    for folder in ("schemas", "pipeline", "jobs", "tests"):
+    for folder in ("schemas", "pipeline", "jobs", "tests", "docs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
-    entries = copy / "pipeline" / "explain" / "methods"
+    entries = copy / "pipeline" / "explain" / "attribution"
     (entries / "value_norm.py").write_text(FILE)
-    (entries / "__init__.py").write_text((entries / "__init__.py").read_text().replace("# isort: on\n", LINE))
+    (entries / "__init__.py").write_text(
+        (entries / "__init__.py").read_text().replace("# isort: on\n", f"{LINE}# isort: on\n")
+    )
     (copy / "tests" / "explain" / "test_value_norm.py").write_text(ORACLE)
     return copy
 
 
 def python(copy: Path, *arguments: str) -> str:
-    paths = os.pathsep.join(map(str, (copy, copy / "tests")))
+    paths = os.pathsep.join(map(str, (copy, copy / "tests", copy / "docs" / "_ext")))
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=copy,
@@ -57,15 +59,15 @@ def test_the_command_line_has_it(copy: Path) -> None:
     assert rows["value_norm"]["what it shows"].startswith("Attention of the read-out in the last layer, each head's")
 
 
-def test_the_readme_and_the_demo_have_it(copy: Path) -> None:
+def test_the_reference_and_the_demo_have_it(copy: Path) -> None:
+    python(copy, "docs/_ext/generate.py")
+    assert "`value_norm`" in (copy / "README.md").read_text()
+    assert "| `value_norm` | image |" in (copy / "docs" / "reference" / "methods.md").read_text()
     code = """
-import runpy, sys
-sys.argv = ["catalogue", "README.md"]
-runpy.run_module("pipeline.explain.method_table", run_name="__main__")
 from pipeline.demo.run_demo import registry, MODEL
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from schemas.run import ModelSpec
-print(*(method.name for method in registry.usual(load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)).anatomy)))
+anatomy = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)).anatomy
+print(*(method.name for method in registry.defaults(anatomy)))
 """
     assert "value_norm" in python(copy, "-c", code).split()
-    assert "| `value_norm` | image |" in (copy / "README.md").read_text()

@@ -208,9 +208,9 @@ def methods() -> Iterator[str]:
             refused = next(iter(reasons.values()))
         yield from table(
             ("property", "value"),
-            ("map of", "the class" if method.by_class else "the image, the same for every class"),
+            ("map of", "the class" if method.class_specific else "the image, the same for every class"),
             ("cost in forwards", method.cost),
-            ("in a run that names no methods", "yes" if method.usual else "no"),
+            ("in a run that names no methods", "yes" if method.default else "no"),
             ("refused", refused or "never"),
             ("source", method.paper),
         )
@@ -237,9 +237,9 @@ def _options(method: Any, docstring: Docstring) -> Iterator[str]:
 def _anatomies() -> dict[str, Any]:
     """Return the anatomy of a plain ViT with each kind of read-out."""
     from pipeline.explain import describe as describe_model
-    from pipeline.explain.load import create
+    from pipeline.explain.load import create_model
 
-    anatomy = describe_model(create("test_vit", num_classes=10))
+    anatomy = describe_model(create_model("test_vit", num_classes=10))
     readouts = {"class token": "token", "mean read-out": "mean", "attention pooler": "pool"}
     return {name: replace(anatomy, readout=readout) for name, readout in readouts.items()}
 

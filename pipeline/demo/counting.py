@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain import methods as registry
-from pipeline.explain.artifacts import write
-from pipeline.explain.load import Loaded, known
+from pipeline.explain.artifacts import write_artifact
+from pipeline.explain.load import LoadedModel, describe_loaded
 from pipeline.explain.method import Method
 from pipeline.read import Frame
 from pipeline.train.diffmask_training import DiffMaskTraining
@@ -76,7 +76,7 @@ def draw(count: int, *seed: int) -> Grids:
     return Grids(np.ascontiguousarray(pixels), red)
 
 
-def counter(steps: int = 1000, seed: int = 0) -> Loaded:
+def counter(steps: int = 1000, seed: int = 0) -> LoadedModel:
     """A small class-token network that has learnt to count, from pictures each seen once."""
     torch.manual_seed(seed)
     model = timm.create_model(
@@ -97,7 +97,7 @@ def counter(steps: int = 1000, seed: int = 0) -> Loaded:
         loss.backward()
         optimizer.step()
         schedule.step()
-    return known("counter", model.eval())
+    return describe_loaded("counter", model.eval())
 
 
 def normalised(grids: Grids) -> Tensor:
@@ -105,7 +105,9 @@ def normalised(grids: Grids) -> Tensor:
     return torch.from_numpy(grids.pixels).float() / 127.5 - 1
 
 
-def gates(loaded: Loaded, folder: Path, steps: int = 1000, alphas: tuple[float, ...] = (2.0, 20.0, 100.0)) -> DiffMask:
+def gates(
+    loaded: LoadedModel, folder: Path, steps: int = 1000, alphas: tuple[float, ...] = (2.0, 20.0, 100.0)
+) -> DiffMask:
     """Vision DiffMask gates of the network, the best of several trainings.
 
     Cells are all or nothing here, so gates may close before they have learnt anything, or stay open, for good. Which
@@ -127,9 +129,9 @@ def gates(loaded: Loaded, folder: Path, steps: int = 1000, alphas: tuple[float, 
     return DiffMask.load(_kept(best, "diffmask", loaded, folder))
 
 
-def patch_masks(loaded: Loaded, folder: Path, steps: int = 300) -> PatchMask:
+def patch_masks(loaded: LoadedModel, folder: Path, steps: int = 300) -> PatchMask:
     """The network fine-tuned by the red cells of a few pictures. It learns on a copy."""
-    copied = known("counter", copy.deepcopy(loaded.model))
+    copied = describe_loaded("counter", copy.deepcopy(loaded.model))
     frame = Frame.of(copied.record, "squash")
     training = PatchMaskTraining(copied, PATCHES, steps, (frame, frame))
     told = Pool([labelled(draw(MASKS, 2), MASKED)])
@@ -175,10 +177,10 @@ def score(maps: Tensor, red: NDArray[np.bool_]) -> Score:
     return Score(max(mean, 1 - mean), float(np.median(spreads)))
 
 
-def scores(loaded: Loaded, learned: tuple[Method, ...], count: int = 300) -> dict[str, Score]:
+def scores(loaded: LoadedModel, learned: tuple[Method, ...], count: int = 300) -> dict[str, Score]:
     """Every method on pictures that nothing was trained on."""
     grids = draw(count, 3)
-    named = {method.base for method in learned}
+    named = {method.base_name for method in learned}
     chosen = [method() for base, method in registry.items() if base not in named]
     defined = [method for method in chosen if not method.unsupported(loaded.anatomy)]
     targets = torch.from_numpy(grids.labels)[:, None]
@@ -204,7 +206,7 @@ def accuracy(model: nn.Module, count: int = 2000) -> float:
         return float((model(normalised(grids)).argmax(1).numpy() == grids.labels).mean())
 
 
-def _kept(training: Learner, method: str, loaded: Loaded, folder: Path) -> Path:
+def _kept(training: Learner, method: str, loaded: LoadedModel, folder: Path) -> Path:
     file = folder / f"{method}.safetensors"
     card = ArtifactRecord(
         method=method,  # type: ignore[arg-type]
@@ -218,7 +220,7 @@ def _kept(training: Learner, method: str, loaded: Loaded, folder: Path) -> Path:
         seed=0,
         metrics={},
     )
-    write(file, training.tensors(), card)
+    write_artifact(file, training.tensors(), card)
     return file
 
 

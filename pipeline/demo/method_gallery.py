@@ -13,7 +13,7 @@ from pipeline.demo.scenes import Scene
 from pipeline.demo.synthetic_dataset import DEMO, make_scene
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import Method, explain, methods, overlay, prepare
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from schemas.run import ModelSpec
 
 SCENES = (1, 3, 24, 10)
@@ -40,7 +40,7 @@ def render_gallery(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Imag
         RGB pictures of the scenes by ``image``; and by the name of each method that is defined for the network, in the
         order of the registry.
     """
-    network = load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
+    network = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     scenes: list[Scene] = [make_scene(DEMO, 0, number) for number in numbers]
     pictures = [Image.fromarray(each.image) for each in scenes]
     entries = [entry for entry in map(_entry, methods.values()) if not entry.unsupported(network.anatomy)]
@@ -54,8 +54,8 @@ def render_gallery(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Imag
 
 
 def _entry(method: type[Method]) -> Method:
-    learned = _LEARNED.get(method.base)
-    return methods.parse(f"{method.base}:artifact={learned}") if learned else method()
+    learned = _LEARNED.get(method.base_name)
+    return methods.parse(f"{method.base_name}:artifact={learned}") if learned else method()
 
 
 def save_gallery(pictures: Mapping[str, Sequence[Image.Image]], file: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.demo.scenes import CLASSES
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from pipeline.label import label
 from pipeline.run import ExecutionOptions, run
 from pipeline.run.bench_shard import pilot
@@ -78,14 +78,14 @@ def run_demo(
     url = str(folder / "atlas")
     say(f"2/5  attribution maps of every method → {url}")
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
-    usual = tuple(method.text for method in registry.usual(load(model).anatomy))
+    usual = tuple(method.spec for method in registry.defaults(load_model(model).anatomy))
     spec = RunSpec(shards=(world.shards,), model=model, methods=usual + VARIANTS, artifacts=ARTIFACTS)
     try:
         record = plan(spec, url)
     except SpecMismatchError:
         raise UsageError(f"{folder}: holds the demo of another version; remove it, or name another folder") from None
     planned(record, url)
-    small = pilot(record.spec, load(model), "auto", record.shards[0].url)
+    small = pilot(record.spec, load_model(model), "auto", record.shards[0].url)
     expected(record, small)
     atlas = run(url, ExecutionOptions(executor))
     say(f"3/5  pseudo-masks by the policies {', '.join(each.name for each in POLICIES)} → {folder}/labels")

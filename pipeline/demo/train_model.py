@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import HELD_OUT, TRAINING, make_scene
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from schemas.run import ModelSpec
 
 MODEL = Path(__file__).parent / "model"
@@ -127,7 +127,7 @@ def save(model: nn.Module, folder: Path, seed: int, scenes: int) -> None:
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    loaded = load(ModelSpec(name=f"local-dir:{folder.resolve()}", pretrained=True))
+    loaded = load_model(ModelSpec(name=f"local-dir:{folder.resolve()}", pretrained=True))
     reached = accuracy(loaded.model, seed, 4000)
     file_hash = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "README.md").write_text(

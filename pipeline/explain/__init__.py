@@ -1,12 +1,11 @@
 """Attribution maps of vision transformers. A library of its own: needs torch, timm, scipy and Pillow."""
 
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.attribution import *  # noqa: F403 – every registered method
 from pipeline.explain.explainer import MapBatch, explain, flags
 from pipeline.explain.method import Method
-from pipeline.explain.methods import *  # noqa: F403 – every method, as methods/__init__.py names them
-from pipeline.explain.methods import __all__ as _methods
 from pipeline.explain.preprocess import overlay, prepare
-from pipeline.explain.registry import methods  # the registry; the folder of that name holds its entries
+from pipeline.explain.registry import methods
 from schemas.errors import UnsupportedMethod, UnsupportedModel
 from schemas.layout import Flag
 
@@ -24,4 +23,4 @@ __all__ = [
     "overlay",
     "prepare",
 ]
-__all__ += _methods
+__all__ += [method.__name__ for method in methods.values()]

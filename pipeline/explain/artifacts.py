@@ -29,7 +29,7 @@ class Artifact:
     digest: str
 
 
-def write(path: Path, tensors: dict[str, Tensor], record: ArtifactRecord) -> None:
+def write_artifact(path: Path, tensors: dict[str, Tensor], record: ArtifactRecord) -> None:
     """Write an artefact, whole or not at all."""
     put(
         path,
@@ -46,7 +46,7 @@ def put(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def read(path: str) -> Artifact:
+def read_artifact(path: str) -> Artifact:
     """An artefact; from memory where the file has not changed since.
 
     Raises:

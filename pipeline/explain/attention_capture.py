@@ -39,7 +39,7 @@ class Attention:
     def scores(self, queries: slice = slice(None)) -> Tensor:
         """What the softmax is taken of, or some rows of it: [B, H, m, n], at least float32."""
         # The factor goes to the queries, which are few numbers beside the scores.
-        scores = (full(self.query[:, :, queries]) * self.scale) @ full(self.key).transpose(-1, -2)
+        scores = (upcast(self.query[:, :, queries]) * self.scale) @ upcast(self.key).transpose(-1, -2)
         if self.bias is not None:
             bias = self.bias.expand(-1, -1, self.query.shape[2], -1)
             scores = scores + bias[:, :, queries]
@@ -57,16 +57,16 @@ class Attention:
         Args:
             of_output: ∂s/∂output, [B, H, m, d].
         """
-        return full(of_output[:, :, queries]) @ full(self.value).transpose(-1, -2)
+        return upcast(of_output[:, :, queries]) @ upcast(self.value).transpose(-1, -2)
 
 
-def full(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """A tensor of autocast's half precision in float32: sums over many tokens are made there."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 @dataclass
-class Site:
+class AttentionCall:
     """A module that attends, the call that it got, and what its attention did.
 
     Attributes:
@@ -83,8 +83,8 @@ class Site:
 
 
 @contextmanager
-def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -> Iterator[None]:
-    """Hand each call of a module that attends to ``take``, as a ``Site``.
+def capture_attention(module: nn.Module, take: Callable[[AttentionCall], None], leaf: bool = False) -> Iterator[None]:
+    """Hand each call of a module that attends to ``take``, as a ``AttentionCall``.
 
     Args:
         leaf: cut the graph at the attention output and let a new one begin there.
@@ -101,7 +101,7 @@ def watch(module: nn.Module, take: Callable[[Site], None], leaf: bool = False) -
         mode.call = mode.attention = None
         if call is None or attention is None:
             raise UnsupportedModel(f"{type(module).__name__} attends by other means than fused attention")
-        take(Site(module, call[0], call[1], attention))
+        take(AttentionCall(module, call[0], call[1], attention))
 
     try:
         with module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after):
@@ -134,7 +134,7 @@ class _Capture(TorchFunctionMode):
         return result
 
 
-class Substitute(TorchFunctionMode):
+class ReplaceAttentionOutput(TorchFunctionMode):
     """Puts a given tensor in the place of the output of fused attention.
 
     With it a block runs on the few tokens that a method asks about, while what they attended to was

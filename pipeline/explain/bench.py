@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.explainer import Explainer, supported
-from pipeline.explain.load import absolute_name, create
+from pipeline.explain.explainer import Explainer, check_supported
+from pipeline.explain.load import absolute_model_name, create_model
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
@@ -27,7 +27,7 @@ from schemas.run import Precision
 _COMPUTE = ("vit-atlas", "torch", "timm", "numpy")
 
 
-def measure(
+def benchmark(
     name: str,
     methods: Iterable[str | Method] = (),
     *,
@@ -61,9 +61,9 @@ def measure(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here; choose cpu")
-    model = create(name) if classes is None else create(name, num_classes=classes)
+    model = create_model(name) if classes is None else create_model(name, num_classes=classes)
     anatomy = describe(model)
-    chosen = supported(registry.resolve(methods) or registry.usual(anatomy), anatomy)
+    chosen = check_supported(registry.resolve(methods) or registry.defaults(anatomy), anatomy)
     measured: list[_Measured] = []
     with _threads(threads), preserve_model_state(model), _enough_memory(name, batch):
         bench = _Bench(model.to(device), anatomy, batch, precision, torch.device(device))
@@ -73,7 +73,7 @@ def measure(
         seconds = median(timing.seconds for timing in bench.forwards)
         costs = [each.cost(batch / seconds) for each in measured]
         return BenchRecord(
-            model=absolute_name(name),
+            model=absolute_model_name(name),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             classes=anatomy.classes,
             grid=anatomy.grid,
@@ -86,7 +86,7 @@ def measure(
             versions={"python": platform.python_version()} | {package: version(package) for package in _COMPUTE},
             forward_seconds=seconds,
             forward_peak_bytes=_peak(bench.forwards),
-            per_method={method.text: cost for method, cost in zip(chosen, costs[:-1], strict=True)},
+            per_method={method.spec: cost for method, cost in zip(chosen, costs[:-1], strict=True)},
             all_methods=costs[-1],
         )
 
@@ -173,7 +173,7 @@ class _Bench:
         forwards, passes, seconds = zip(*rounds, strict=True)
         self.forwards += forwards
         stages = {stage: median(each[stage] for each in seconds) for stage in seconds[0]}
-        texts = {method.name: method.text for method in methods}
+        texts = {method.name: method.spec for method in methods}
         return _Measured(
             forwards=median(each.seconds / forward.seconds for forward, each in zip(forwards, passes, strict=True)),
             peak=_peak(passes),

@@ -14,7 +14,7 @@ BOUND = 15.0
 """A gate logit is ``add`` ± 15."""
 
 
-class Gates(nn.Module):
+class DiffMaskGates(nn.Module):
     """One probe for each hidden state, and the placeholder that stands for a masked patch.
 
     Hidden states are patch tokens [B, N, D]: h⁰ the patch embedding's output, h¹ the first block's input, hˡ the
@@ -31,10 +31,10 @@ class Gates(nn.Module):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.placeholder = nn.Parameter(torch.zeros(width))
-        self.probe = nn.ModuleList(Probe(width) for _ in range(depth + 2))
+        self.probe = nn.ModuleList(GateProbe(width) for _ in range(depth + 2))
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Gates":
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "DiffMaskGates":
         """Gates from the tensors of an artefact.
 
         Raises:
@@ -67,7 +67,7 @@ class Gates(nn.Module):
         return torch.lerp(self.placeholder.to(embedding), embedding, keep[..., None].to(embedding))
 
 
-class Probe(nn.Module):
+class GateProbe(nn.Module):
     """From h⁰ and hˡ to a gate logit: a = 15 · tanh(W2 tanh(W1 [h⁰; hˡ] + b1) + b2) + add."""
 
     def __init__(self, width: int) -> None:
@@ -97,7 +97,7 @@ def log_keep_probability(logits: Tensor) -> Tensor:
 _SHIFT = -TEMPERATURE * math.log(-LOW)
 
 
-def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+def sample_gates(logits: Tensor, uniform: Tensor) -> Tensor:
     """Gates z in [0, 1] by the reparametrised hard concrete distribution.
 
     Args:

@@ -16,15 +16,15 @@ from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
 from schemas.layout import Flag
 from schemas.run import Precision
 
-Lap = Callable[[str], None]
+StageCallback = Callable[[str], None]
 """Called with the name of a stage when that stage is over."""
 
-Targets = Callable[[slice, Tensor], Tensor]
+ClassIdsFn = Callable[[slice, Tensor], Tensor]
 """From some rows of a batch and their logits [b, C] to their targets, int64 [b, K]."""
 
 
@@ -59,7 +59,7 @@ def flags(maps: Tensor) -> Tensor:
     return torch.where(broken, int(Flag.NOT_FINITE), constant.int()).to(torch.int8)
 
 
-def drift(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
+def precision_error(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
     """How far maps are from exact ones: max |difference| / max |exact|, median over the maps of a method.
 
     Args:
@@ -111,7 +111,7 @@ def explain(
     """
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
-    chosen = supported(registry.resolve(entries), anatomy, lambda: weights_hash(model))
+    chosen = check_supported(registry.resolve(entries), anatomy, lambda: weights_hash(model))
     _check(model, anatomy, images, targets, keys, precision)
     if keys is None:
         keys = [hashlib.sha256(_bytes(image)).hexdigest() for image in images.detach()]
@@ -119,7 +119,7 @@ def explain(
         return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: targets[rows], keys)
 
 
-def supported(
+def check_supported(
     methods: Iterable[Method], anatomy: Anatomy, weights: Callable[[], str] | None = None
 ) -> tuple[Method, ...]:
     """The methods, if all are defined for the network.
@@ -135,7 +135,7 @@ def supported(
         if reason := method.unsupported(anatomy):
             raise UnsupportedMethod(f"{method.name} is not defined for {anatomy.family}: {reason}")
         if weights and method.trained_on not in (None, weights()):
-            raise UnsupportedMethod(f"{method.text}: was trained on a network of other weights, {method.trained_on}")
+            raise UnsupportedMethod(f"{method.spec}: was trained on a network of other weights, {method.trained_on}")
     return chosen
 
 
@@ -145,7 +145,7 @@ class Explainer:
     The model must be ``preserve_model_state`` around every call.
 
     Attributes:
-        room: images that are known to fit into memory together; found out by halving, and kept.
+        max_batch_size: images that are known to fit into memory together; found out by halving, and kept.
     """
 
     def __init__(
@@ -155,14 +155,20 @@ class Explainer:
         methods: tuple[Method, ...],
         seed: int,
         precision: Precision = "full",
-        lap: Lap = lambda stage: None,
+        on_stage_end: StageCallback = lambda stage: None,
     ) -> None:
-        self.model, self.anatomy, self.methods, self.seed, self.lap = model, anatomy, methods, seed, lap
+        self.model, self.anatomy, self.methods, self.seed, self.on_stage_end = (
+            model,
+            anatomy,
+            methods,
+            seed,
+            on_stage_end,
+        )
         self.precision = precision
-        self.need = reduce(or_, (method.needs(anatomy) for method in methods), Need.LAST)
-        self.room = sys.maxsize
+        self.need = reduce(or_, (method.needs(anatomy) for method in methods), Capture.LAST)
+        self.max_batch_size = sys.maxsize
 
-    def maps(self, images: Tensor, targets: Targets, keys: Sequence[str]) -> MapBatch:
+    def maps(self, images: Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
         """Maps as ``explain`` returns them. All tensors are of the images' device.
 
         Args:
@@ -174,7 +180,7 @@ class Explainer:
         parts: list[MapBatch] = []
         first = 0
         while first < len(images):
-            rows = slice(first, min(len(images), first + self.room))
+            rows = slice(first, min(len(images), first + self.max_batch_size))
             try:
                 parts.append(self._part(images[rows], partial(targets, rows), keys[rows]))
             except torch.OutOfMemoryError as error:
@@ -183,7 +189,7 @@ class Explainer:
                         f"not even one image fits into memory ({str(error).splitlines()[0]}); "
                         "choose fewer methods, half precision, or another device"
                     ) from None
-                self.room = (rows.stop - first) // 2
+                self.max_batch_size = (rows.stop - first) // 2
                 continue
             first = rows.stop
         return parts[0] if len(parts) == 1 else _joined(parts)
@@ -191,12 +197,12 @@ class Explainer:
     def _part(self, images: Tensor, targets: Callable[[Tensor], Tensor], keys: Sequence[str]) -> MapBatch:
         """Maps of so many images as fit."""
         trace = self._record(images, keys)
-        self.lap("forward")
+        self.on_stage_end("forward")
         wanted = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
         if not wanted.shape[1]:
             empty = images.new_empty(len(images), 0, *self.anatomy.grid)
             return _bound({method.name: empty for method in self.methods}, self.methods, trace.logits)
-        each = tuple(method for method in self.methods if method.by_class and not method.at_once)
+        each = tuple(method for method in self.methods if method.class_specific and not method.multi_target)
         once = tuple(method for method in self.methods if method not in each)
         found = self._compute(trace, wanted, once)
         columns = [self._compute(trace, wanted[:, :1], each)]
@@ -219,7 +225,7 @@ class Explainer:
                 found[method.name] = method.compute(trace, targets).to(dtype)
             found |= {f"{method.name}_{output}": value for output, value in trace.extra_outputs.items()}
             trace.extra_outputs.clear()
-            self.lap(method.name)
+            self.on_stage_end(method.name)
         return found
 
     def _next_column(
@@ -242,7 +248,7 @@ class Explainer:
             if not fresh.all():
                 rows = fresh.nonzero()[:, 0]
                 trace = self._record(trace.images[rows], [trace.keys[i] for i in rows.tolist()])
-                self.lap("forward")
+                self.on_stage_end("forward")
             for name, maps in self._compute(trace, now[fresh], methods).items():
                 column[name][fresh] = maps
         return column

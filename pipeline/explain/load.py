@@ -21,26 +21,28 @@ LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A network, and what is known of it. ``load`` gives it in evaluation mode, on the CPU, in float32."""
+class LoadedModel:
+    """A network, and what is known of it. ``load_model`` gives it in evaluation mode, on the CPU, in float32."""
 
     model: nn.Module
     anatomy: Anatomy
     record: ModelRecord
 
 
-def load(spec: ModelSpec) -> Loaded:
+def load_model(spec: ModelSpec) -> LoadedModel:
     """Build a network and load its weights.
 
     Raises:
         UsageError: no such model, no such weights, or weights of another architecture.
         UnsupportedModel: see ``describe``.
     """
-    model = _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else create(spec.name, pretrained=True)
-    return known(spec.name, model.float().eval())
+    model = (
+        _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else create_model(spec.name, pretrained=True)
+    )
+    return describe_loaded(spec.name, model.float().eval())
 
 
-def known(name: str, model: nn.Module) -> Loaded:
+def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
     """A network with what is known of it.
 
     Raises:
@@ -66,18 +68,18 @@ def known(name: str, model: nn.Module) -> Loaded:
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
     )
-    return Loaded(model, anatomy, record)
+    return LoadedModel(model, anatomy, record)
 
 
-def absolute_name(name: str) -> str:
+def absolute_model_name(name: str) -> str:
     """The name of a model as it means the same from every folder."""
     return LOCAL + os.path.abspath(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else name
 
 
-def absolute_model(spec: ModelSpec) -> ModelSpec:
+def absolute_model_spec(spec: ModelSpec) -> ModelSpec:
     """The model as it means the same in every process and from every folder."""
     checkpoint = os.path.abspath(spec.checkpoint) if spec.checkpoint else None
-    return spec.model_copy(update={"name": absolute_name(spec.name), "checkpoint": checkpoint})
+    return spec.model_copy(update={"name": absolute_model_name(spec.name), "checkpoint": checkpoint})
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -93,7 +95,7 @@ def weights_hash(model: nn.Module) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def create(name: str, **options: Any) -> nn.Module:
+def create_model(name: str, **options: Any) -> nn.Module:
     """A network of timm, by default with random weights.
 
     Raises:
@@ -132,7 +134,7 @@ def _from_checkpoint(name: str, path: str) -> nn.Module:
         "head.weight" in weights and weights["head.weight"].ndim == 2
     ):  # a fine-tuned network brings its own number of classes
         options["num_classes"] = len(weights["head.weight"])
-    model = create(name, **options)
+    model = create_model(name, **options)
     expected = model.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     misshapen = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]

@@ -1,6 +1,6 @@
 """Two backward passes through one forward: the ordinary gradient, and the conserving one of CP-LRP.
 
-While ``Switchable`` is entered, layer norm, GELU and attention compute what they always do and note enough
+While ``LRPMode`` is entered, layer norm, GELU and attention compute what they always do and note enough
 for both. ``conserving()`` then says which of the two a backward is.
 """
 
@@ -20,7 +20,7 @@ class Switch:
     conserving = False
 
 
-class Switchable(TorchFunctionMode):
+class LRPMode(TorchFunctionMode):
     """Gives the functions that have two derivatives a switch between them; values stay what they are."""
 
     def __init__(self) -> None:

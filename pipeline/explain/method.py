@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 from schemas.errors import UsageError
 
 
@@ -19,30 +19,30 @@ class Method(ABC):
     The class docstring gives formula, cost and source; its first line is the summary in every table.
 
     Class attributes:
-        base: name without options.
+        base_name: name without options.
         kind: ``attribution`` or ``control`` (a yardstick that knows less than any method should).
-        by_class: whether the map depends on the target class.
-        at_once: whether one computation gives the maps of any number of classes.
+        class_specific: whether the map depends on the target class.
+        multi_target: whether one computation gives the maps of any number of classes.
         paper: where it is from.
         provenance: name of the design that it follows, where the paper leaves one open; goes into ``run.json``.
         cost: in forwards of the same batch, beyond the shared one, as text for tables.
-        usual: whether a run that names no methods has it; False where it costs many forwards.
+        default: whether a run that names no methods has it; False where it costs many forwards.
         extra_outputs: names of the numbers that it reports beside each map, in ``trace.extra_outputs``.
         presets: options that belong together, by name.
-        unnamed: options that are no part of the name.
+        hidden_options: options that are no part of the name.
     """
 
-    base: ClassVar[str]
+    base_name: ClassVar[str]
     kind: ClassVar[str] = "attribution"
-    by_class: ClassVar[bool] = True
-    at_once: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    multi_target: ClassVar[bool] = False
     paper: ClassVar[str]
     provenance: ClassVar[str] = ""
     cost: ClassVar[str]
-    usual: ClassVar[bool] = True
+    default: ClassVar[bool] = True
     extra_outputs: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    unnamed: ClassVar[tuple[str, ...]] = ()
+    hidden_options: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Refuse options that are not of their kind.
@@ -60,7 +60,7 @@ class Method(ABC):
             else:
                 fits, known = type(value) is kind, _KINDS.get(kind, kind.__name__)
             if not fits:
-                raise UsageError(f"{self.base}: {option} is {value!r}; it can be {known}")
+                raise UsageError(f"{self.base_name}: {option} is {value!r}; it can be {known}")
 
     @property
     def name(self) -> str:
@@ -69,12 +69,14 @@ class Method(ABC):
         A number follows the name of its option, and a switch is the name of its option.
         """
         changed = self.options(changed=True).items()
-        return "_".join([self.base, *(_suffix(*option) for option in changed if option[0] not in self.unnamed)])
+        return "_".join(
+            [self.base_name, *(_suffix(*option) for option in changed if option[0] not in self.hidden_options)]
+        )
 
     @property
-    def text(self) -> str:
+    def spec(self) -> str:
         """What ``methods.parse`` makes this method from: ``base:option=value``, changed options only."""
-        return ":".join([self.base, *(f"{name}={value}" for name, value in self.options(changed=True).items())])
+        return ":".join([self.base_name, *(f"{name}={value}" for name, value in self.options(changed=True).items())])
 
     def options(self, changed: bool = False) -> dict[str, Any]:
         """All options by name, or only those that differ from the default."""
@@ -99,9 +101,9 @@ class Method(ABC):
         """Provenance of this very method, with its artefact where it has one."""
         return self.provenance
 
-    def needs(self, anatomy: Anatomy) -> Need:
+    def needs(self, anatomy: Anatomy) -> Capture:
         """What the trace must record for this method."""
-        return Need.LAST
+        return Capture.LAST
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         """Why this method is not defined for a network, or None where it is."""
@@ -113,10 +115,10 @@ class Method(ABC):
 
         Args:
             trace: a recorded forward of B images.
-            targets: int64 [B, K], the classes to explain. K is 1 unless ``at_once``; ignored unless ``by_class``.
+            targets: int64 [B, K], the classes to explain. K is 1 unless ``multi_target``; ignored unless ``class_specific``.
 
         Returns:
-            [B, K, h, w] on the patch grid, without any normalisation; K is 1 unless ``by_class``.
+            [B, K, h, w] on the patch grid, without any normalisation; K is 1 unless ``class_specific``.
         """
 
 

@@ -3,13 +3,13 @@
 from typing import get_args, get_type_hints
 
 from pipeline.explain.anatomy import describe
-from pipeline.explain.load import create
+from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.load import create_model
 from pipeline.explain.method import Method
-from pipeline.explain.methods.learned import Learned
 from pipeline.explain.registry import methods
 
 
-def catalogue(model: str | None = None) -> list[dict[str, str]]:
+def method_rows(model: str | None = None) -> list[dict[str, str]]:
     """A row for each method: name, options, summary, cost, source.
 
     Args:
@@ -20,13 +20,13 @@ def catalogue(model: str | None = None) -> list[dict[str, str]]:
         UnsupportedModel: no method applies to it.
     """
     # With a classifier, which the network may yet get: many of timm come without.
-    anatomy = describe(create(model, num_classes=10)) if model else None
+    anatomy = describe(create_model(model, num_classes=10)) if model else None
     rows = []
     for base, method in methods.items():
         row = {
             "method": base,
             "kind": method.kind,
-            "map of": "class" if method.by_class else "image",
+            "map of": "class" if method.class_specific else "image",
             "cost": method.cost,
             "options": "; ".join(_options(method)) or "–",
             "what it shows": (method.__doc__ or "").splitlines()[0],
@@ -53,7 +53,7 @@ def _options(method: type[Method]) -> list[str]:
 def markdown() -> str:
     """Write the table of methods as Markdown, for the reference."""
     lines = ["| method | map of | what it shows | options | cost, in forwards | from |", "|---|---|---|---|---|---|"]
-    for row in catalogue():
+    for row in method_rows():
         options = row["options"].replace("|", ", ")  # a bar would end the cell
         cells = [f"`{row['method']}`", row["map of"], row["what it shows"], options, row["cost"], row["from"]]
         lines.append("| " + " | ".join(cells) + " |")
@@ -73,10 +73,10 @@ def groups() -> dict[str, list[str]]:
     for name, method in methods.items():
         if method.kind == "control":
             controls.append(name)
-        elif issubclass(method, Learned):
+        elif issubclass(method, LearnedMethod):
             trained.append(name)
-        elif not method.usual:
+        elif not method.default:
             slow.append(name)
         else:
-            (masks if method.by_class else audits).append(name)
+            (masks if method.class_specific else audits).append(name)
     return grouped

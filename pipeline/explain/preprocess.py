@@ -1,6 +1,6 @@
 """Pictures as PIL has them: into ``explain``, and its maps back over them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,31 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import describe
-from pipeline.explain.normalise import Normalise
 from pipeline.image import Frame, fit, orientation_of, rgb, upright
 from pipeline.image import overlay as overlay_heatmap
 from schemas.errors import UsageError
+
+
+class Normalize:
+    """Pixels on a network's device, as it takes them.
+
+    Args:
+        mean, std: of each channel, in [0, 1].
+        like: a parameter of the network.
+
+    Attributes:
+        mean, std: [3, 1, 1] on its device.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], like: Tensor) -> None:
+        like = like.detach()
+        self.device = like.device
+        self.mean, self.std = (like.new_tensor(values)[:, None, None] for values in (mean, std))
+
+    def __call__(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
+        """uint8 [B, 3, H, W], or floats in [0, 255] → images [B, 3, H, W]."""
+        values = torch.as_tensor(pixels).to(self.device)
+        return (values.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Tensor:
@@ -42,7 +63,7 @@ def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Te
     frame = Frame(width, height, config["interpolation"], "squash", 1.0, "center")
     upright_ones = (rgb(upright(image, orientation_of(image))) for image in several)
     pixels = np.stack([fit(image, frame, frame.place(image.width, image.height)) for image in upright_ones])
-    return Normalise(config["mean"], config["std"], weights)(pixels)
+    return Normalize(config["mean"], config["std"], weights)(pixels)
 
 
 def overlay(image: Image.Image, values: Tensor | NDArray[np.floating]) -> Image.Image:

@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 
-DESIGN = "pm_design_v1"
+PATCH_READOUT_DESIGN = "pm_design_v1"
 """Provenance of patch-level read-outs: the paper's full text is not public, and what it leaves open is chosen here."""
 
 
-def classifiers(model: Any) -> list[nn.Linear]:
+def classifier_heads(model: Any) -> list[nn.Linear]:
     """The classifier; of a distilled network both."""
     return [getattr(model, name) for name in ("head", "head_dist") if hasattr(model, name)]
 
 
-def classify(model: Any, features: Tensor) -> Tensor:
+def classifier_logits(model: Any, features: Tensor) -> Tensor:
     """Logits [..., C] of features [..., D]. Of a distilled network the mean of its two classifiers."""
-    logits = [head(features) for head in classifiers(model)]
+    logits = [head(features) for head in classifier_heads(model)]
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 
@@ -33,7 +33,7 @@ def patch_logits(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
     tokens = model.norm(tokens)
     if anatomy.readout == "pool":
         tokens = model.attn_pool(tokens.flatten(0, 1)[:, None]).unflatten(0, tokens.shape[:2])
-    return classify(model, model.fc_norm(tokens))
+    return classifier_logits(model, model.fc_norm(tokens))
 
 
 class PatchReadout(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import Site, Substitute, watch
-from pipeline.explain.trace import Linear, Need, Trace
+from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
+from pipeline.explain.trace import Capture, LinearCall, Trace
 from schemas.run import Precision
 
 
@@ -17,7 +17,7 @@ def record(
     model: nn.Module,
     anatomy: Anatomy,
     images: Tensor,
-    need: Need,
+    need: Capture,
     keys: tuple[str, ...],
     seed: int,
     precision: Precision = "full",
@@ -29,7 +29,7 @@ def record(
         need: what the methods ask for, united.
         keys, seed, precision: see ``Trace``.
     """
-    graph = Need.GRAPH in need
+    graph = Capture.GRAPH in need
     images = (images.clone() if images.is_inference() else images.detach()).requires_grad_(graph)
     trace = Trace(model, anatomy, images, need, keys, seed, precision)
     parts: Any = model
@@ -40,18 +40,18 @@ def record(
 
     def before_block(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            trace.inputs.append(args[0] if Need.TOKENS in need or index == last else None)
+            trace.inputs.append(args[0] if Capture.TOKENS in need or index == last else None)
             trace.options.append(options)
 
         return hook
 
-    def attended(index: int) -> Callable[[Site], None]:
-        def take(site: Site) -> None:
-            trace.blocks.append(site if Need.ATTENTION in need or index == last else None)
+    def attended(index: int) -> Callable[[AttentionCall], None]:
+        def take(site: AttentionCall) -> None:
+            trace.blocks.append(site if Capture.ATTENTION in need or index == last else None)
 
         return take
 
-    def pooled(site: Site) -> None:
+    def pooled(site: AttentionCall) -> None:
         trace.pool = site
 
     def before_mlp(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -62,7 +62,7 @@ def record(
 
     def through(index: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
-            trace.linears[index][name] = Linear(module, args[0], output)
+            trace.linears[index][name] = LinearCall(module, args[0], output)
 
         return hook
 
@@ -70,23 +70,23 @@ def record(
         trace.last_output = output
 
     with ExitStack() as stack:
-        if Need.CONSERVING in need:
+        if Capture.CONSERVING in need:
             stack.enter_context(trace.rules)
         stack.enter_context(parts.patch_embed.register_forward_hook(embedded))
         for index, block in enumerate(parts.blocks):
             stack.enter_context(block.register_forward_pre_hook(before_block(index), with_kwargs=True))
-            stack.enter_context(watch(block.attn, attended(index)))
+            stack.enter_context(capture_attention(block.attn, attended(index)))
             if graph:
                 stack.enter_context(block.norm2.register_forward_pre_hook(before_mlp))
                 stack.enter_context(block.mlp.fc2.register_forward_pre_hook(before_fc2))
-            if Need.LINEARS in need:
+            if Capture.LINEARS in need:
                 trace.linears.append({})
                 for name in ("qkv", "proj", "fc1", "fc2"):
                     layer = getattr(block.attn, name, None) or getattr(block.mlp, name)
                     stack.enter_context(layer.register_forward_hook(through(index, name)))
         stack.enter_context(parts.blocks[-1].register_forward_hook(after_last))
         if anatomy.readout == "pool":
-            stack.enter_context(watch(parts.attn_pool, pooled))
+            stack.enter_context(capture_attention(parts.attn_pool, pooled))
         with torch.set_grad_enabled(graph), trace.network():
             trace._scores = model(images)
     trace.logits = trace._scores.detach()
@@ -102,9 +102,9 @@ def _scores_of_read_tokens(trace: Trace) -> Tensor:
     """
     reads, model = trace.anatomy.read_tokens, trace.model
     with torch.enable_grad(), trace.network(), ExitStack() as stack:
-        if Need.CONSERVING in trace.need:
+        if Capture.CONSERVING in trace.need:
             stack.enter_context(trace.rules)
-        with Substitute(trace.last.attention.output[:, :, :reads]):
+        with ReplaceAttentionOutput(trace.last.attention.output[:, :, :reads]):
             tokens = model.blocks[-1](trace.input(-1)[:, :reads])
         scores: Tensor = model.forward_head(model.norm(tokens))
     return scores

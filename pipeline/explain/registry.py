@@ -21,9 +21,9 @@ class Registry(Mapping[str, type[Method]]):
 
     def register(self, method: M) -> M:
         """Class decorator: make a method known by its base name."""
-        if method.base in self._classes:
-            raise ValueError(f"two methods are called {method.base}")
-        self._classes[method.base] = method
+        if method.base_name in self._classes:
+            raise ValueError(f"two methods are called {method.base_name}")
+        self._classes[method.base_name] = method
         return method
 
     def __getitem__(self, base: str) -> type[Method]:
@@ -58,9 +58,9 @@ class Registry(Mapping[str, type[Method]]):
             chosen[option] = _convert(value, kinds[option], f"{text}: {option}")
         return method(**chosen)
 
-    def usual(self, anatomy: Anatomy) -> tuple[Method, ...]:
+    def defaults(self, anatomy: Anatomy) -> tuple[Method, ...]:
         """The methods of a run that names none: all that are cheap and defined for the network."""
-        usual = (method() for method in self._classes.values() if method.usual)
+        usual = (method() for method in self._classes.values() if method.default)
         return tuple(method for method in usual if not method.unsupported(anatomy))
 
     def resolve(self, entries: Iterable[str | Method]) -> tuple[Method, ...]:

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import Site, full
-from pipeline.explain.lrp_rules import Switchable
-from pipeline.explain.readout import classify
+from pipeline.explain.attention_capture import AttentionCall, upcast
+from pipeline.explain.lrp_rules import LRPMode
+from pipeline.explain.readout import classifier_logits
 from schemas.run import Precision
 
 _AT_ONCE = 32
 """Images of one batch of ``predict``, where the trace has fewer; changes nothing but speed."""
 
 
-class Need(Flag):
+class Capture(Flag):
     """What a method needs recorded beside the last attention before the read-out."""
 
     LAST = 0
@@ -41,16 +41,16 @@ class Need(Flag):
 
 
 @dataclass
-class Linear:
+class LinearCall:
     """A linear layer with what went in, [B, n, in], and what came out, [B, n, out]."""
 
     module: nn.Linear
     input: Tensor
     output: Tensor
 
-    def of(self, tokens: slice) -> "Linear":
+    def of(self, tokens: slice) -> "LinearCall":
         """The same of some tokens, at least float32."""
-        return Linear(self.module, full(self.input[:, tokens]), full(self.output[:, tokens]))
+        return LinearCall(self.module, upcast(self.input[:, tokens]), upcast(self.output[:, tokens]))
 
 
 @dataclass
@@ -90,8 +90,8 @@ class Trace:
         extra_outputs: what methods report beside their map, [B, K] by name.
         logits: [B, C].
         embedding: [B, N, D] or [B, h, w, D], output of the patch embedding.
-        blocks: the attention of each block; all but the last are None without ``Need.ATTENTION``.
-        inputs: [B, n, D], of each block; all but the last are None without ``Need.TOKENS``.
+        blocks: the attention of each block; all but the last are None without ``Capture.ATTENTION``.
+        inputs: [B, n, D], of each block; all but the last are None without ``Capture.TOKENS``.
         options: keyword arguments that each block was called with.
         last_output: [B, n, D] of the last block.
         linears: of each block, by name, where asked for.
@@ -101,7 +101,7 @@ class Trace:
     model: Any
     anatomy: Anatomy
     images: Tensor
-    need: Need
+    need: Capture
     keys: tuple[str, ...]
     seed: int
     precision: Precision
@@ -109,22 +109,22 @@ class Trace:
     logits: Tensor = field(init=False)
     embedding: Tensor = field(init=False)
     last_output: Tensor = field(init=False)
-    blocks: list[Site | None] = field(default_factory=list)
+    blocks: list[AttentionCall | None] = field(default_factory=list)
     inputs: list[Tensor | None] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)
-    linears: list[dict[str, Linear]] = field(default_factory=list)
-    pool: Site | None = None
-    rules: Switchable = field(default_factory=Switchable)
+    linears: list[dict[str, LinearCall]] = field(default_factory=list)
+    pool: AttentionCall | None = None
+    rules: LRPMode = field(default_factory=LRPMode)
     _middles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _scores: Tensor = field(init=False)
     _gradients: tuple[Tensor, Gradients] | None = None
 
     @property
-    def last(self) -> Site:
+    def last(self) -> AttentionCall:
         """The last block's attention."""
         return self.site(-1)
 
-    def site(self, block: int) -> Site:
+    def site(self, block: int) -> AttentionCall:
         """A block's attention."""
         site = self.blocks[block]
         assert site is not None, "the method did not declare that it needs the attention of every block"
@@ -170,7 +170,7 @@ class Trace:
     def classify(self, features: Tensor) -> Tensor:
         """Logits [..., C] of features [..., D]. Of a distilled network the mean of its two classifiers."""
         with self.network():
-            return classify(self.model, features)
+            return classifier_logits(self.model, features)
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits [M, C] of other images [M, 3, H, W], a batch at a time."""
@@ -220,16 +220,16 @@ class Trace:
         return self._gradients[1]
 
     def _backward(self, targets: Tensor) -> Gradients:
-        every = Need.TO_ATTENTION in self.need
+        every = Capture.TO_ATTENTION in self.need
         wanted: dict[str, Tensor] = {}
-        if Need.TO_LAST in self.need:
+        if Capture.TO_LAST in self.need:
             wanted["last_tokens"] = self.last.tokens
             for index, site in enumerate(self.blocks):
                 if site is not None and (every or index == self.anatomy.depth - 1):
                     wanted[f"attention {index}"] = site.attention.output
             if self.pool is not None:
                 wanted["pool"] = self.pool.attention.output
-        if Need.TO_IMAGES in self.need:
+        if Capture.TO_IMAGES in self.need:
             wanted["images"] = self.images
         found = dict(zip(wanted, self.backward(self.target(targets), list(wanted.values())), strict=True))
         attention = [found.get(f"attention {index}") for index in range(self.anatomy.depth)]
@@ -246,7 +246,7 @@ class Trace:
         return torch.autograd.grad(score, inputs, retain_graph=True)
 
 
-def at_classes(values: Tensor, targets: Tensor) -> Tensor:
+def select_classes(values: Tensor, targets: Tensor) -> Tensor:
     """Of values [B, N, C] those of the target classes [B, K]: [B, K, N]."""
     return values.gather(2, targets[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2)
 

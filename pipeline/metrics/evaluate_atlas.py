@@ -7,7 +7,7 @@ from typing import get_args
 
 import pyarrow as pa
 
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from pipeline.metrics.evaluate_shard import evaluate_shard
 from pipeline.metrics.metric import Metric, MetricCost
 from pipeline.metrics.registry import SUITES
@@ -151,7 +151,7 @@ def estimate_cost(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> 
     Raises:
         UsageError: the network cannot be loaded.
     """
-    depth = load(atlas.run.spec.model).anatomy.depth
+    depth = load_model(atlas.run.spec.model).anatomy.depth
     per_target = sum((metric.cost(methods, depth) for metric in metrics.values()), MetricCost())
     return per_target * len(atlas.run.spec.targets)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pipeline.metrics.patch_mixing import PatchMixer
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 
 RemovalOrder = Literal["most", "least"]
 """Patches that are replaced first: the most relevant (MoRF) or the least relevant (LeRF)."""
@@ -80,7 +80,7 @@ def make_baseline(
         case "blur":
             return gaussian_blur(images, [11, 11], [5.0, 5.0])
         case "noise":
-            noise = [generator("faith noise", key, seed).random(images.shape[1:]) for key in keys]
+            noise = [rng_for("faith noise", key, seed).random(images.shape[1:]) for key in keys]
             return (torch.from_numpy(np.stack(noise)).to(images) - mean) / std
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 from schemas.errors import UsageError
 from schemas.metrics import DIRECTIONS, Directions
 
@@ -56,7 +56,7 @@ class MaxSensitivity(Metric):
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         images, model, methods = batch.images, batch.model, list(batch.maps)
-        generators = [generator("faith sensitivity", key, batch.seed) for key in batch.keys]
+        generators = [rng_for("faith sensitivity", key, batch.seed) for key in batch.keys]
         plain = model.explain(images, batch.class_ids, batch.keys, methods)
         largest = {method: np.zeros(batch.class_ids.shape) for method in methods}
         for _ in range(self.samples):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.similarity import abs_spearman
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 from schemas.metrics import DIRECTIONS, Directions
 
 SIGMAS = {"noisy_5": 0.05, "noisy_10": 0.1, "noisy_20": 0.2}
@@ -49,7 +49,7 @@ class NoiseSensitivity(Metric):
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         model, methods = batch.model, list(batch.maps)
         plain = model.explain(batch.images, batch.class_ids, batch.keys, methods)
-        generators = [generator("faith noise sensitivity", key, batch.seed) for key in batch.keys]
+        generators = [rng_for("faith noise sensitivity", key, batch.seed) for key in batch.keys]
         noise = gaussian_noise(batch.images, generators)
         for name, sigma in SIGMAS.items():
             noisy = model.explain(batch.images + sigma * noise, batch.class_ids, batch.keys, methods)

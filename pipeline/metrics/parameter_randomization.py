@@ -14,7 +14,7 @@ from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.noise_sensitivity import gaussian_noise
 from pipeline.metrics.similarity import abs_spearman
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 from schemas.errors import UsageError
 from schemas.metrics import DIRECTIONS, Directions
 
@@ -82,7 +82,7 @@ class ParameterRandomization(Metric):
     def _compute_smooth_maps(self, model: ExplainedModel, batch: MetricBatch) -> MapsByMethod:
         """Average the maps of noisy images, whose noise is the same at every stage."""
         mean_maps = {method: np.zeros((*batch.class_ids.shape, *model.anatomy.grid)) for method in batch.maps}
-        generators = [generator("faith smprt", key, batch.seed) for key in batch.keys]
+        generators = [rng_for("faith smprt", key, batch.seed) for key in batch.keys]
         for _ in range(self.samples):
             noisy = batch.images + self.noise * gaussian_noise(batch.images, generators)
             maps = model.explain(noisy, batch.class_ids, batch.keys, list(batch.maps))
@@ -156,7 +156,7 @@ def randomize_cascading(model: nn.Module, seed: int) -> Iterator[str]:
     for group, names in parameter_groups(model).items():
         for name in names:
             values = parameters[name].detach()
-            noise = torch.from_numpy(generator("faith forget", name, seed).standard_normal(values.shape))
+            noise = torch.from_numpy(rng_for("faith forget", name, seed).standard_normal(values.shape))
             mean, std = values.double().mean(), values.double().std(correction=0)
             values.copy_(mean + std * noise.to(values.device))
         yield group

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.similarity import abs_spearman
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 from schemas.errors import UsageError
 from schemas.metrics import DIRECTIONS, Directions
 
@@ -56,7 +56,7 @@ def sample_other_classes(
     if classes < 2:
         raise UsageError("random_logit: the model has only one class; leave out this metric")
     shifts = [
-        [generator("faith random logit", key, seed, int(class_id)).integers(1, classes) for class_id in row]
+        [rng_for("faith random logit", key, seed, int(class_id)).integers(1, classes) for class_id in row]
         for key, row in zip(keys, class_ids, strict=True)
     ]
     return (class_ids + np.array(shifts, np.int64).reshape(class_ids.shape)) % classes

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.explain.load import Loaded
+from pipeline.explain.load import LoadedModel
 from pipeline.read import Decoders, Frame, batches, count, find
 from pipeline.run.execution import Device
 from pipeline.run.plan import freeze
@@ -27,7 +27,7 @@ _WIDTH, _HEIGHT = 500, 375
 """Of drawn pictures: the middle of ImageNet, and of as many bytes."""
 
 
-def pilot(spec: RunSpec, loaded: Loaded, device: Device, shard: str | None = None) -> EndToEndTiming:
+def pilot(spec: RunSpec, loaded: LoadedModel, device: Device, shard: str | None = None) -> EndToEndTiming:
     """Explain the first pictures of a shard into an atlas that is thrown away.
 
     Args:

@@ -4,9 +4,9 @@ import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
-from pipeline.explain.artifacts import read
-from pipeline.explain.explainer import supported
-from pipeline.explain.load import Loaded, absolute_model, load
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.explainer import check_supported
+from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Frame, absolute, count, find
@@ -41,10 +41,10 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     if objects.exists(RUN):
         return _same(objects, asked)
     urls = find(spec.shards, spec.allow_pipe)
-    loaded = load(spec.model)
-    chosen = _with_artifacts(registry.resolve(spec.methods or registry.usual(loaded.anatomy)), spec.artifacts)
-    chosen = supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
-    spec = spec.model_copy(update={"methods": tuple(method.text for method in chosen), "artifacts": ()})
+    loaded = load_model(spec.model)
+    chosen = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
+    chosen = check_supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
+    spec = spec.model_copy(update={"methods": tuple(method.spec for method in chosen), "artifacts": ()})
     frame = Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
     if spec.decode == "gpu":
         check_frame(frame)
@@ -61,10 +61,10 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 def _absolute(spec: RunSpec) -> RunSpec:
     """The spec with paths that mean the same in every process and from every folder."""
     shards = tuple(absolute(pattern, spec.root) for pattern in spec.shards)
-    return spec.model_copy(update={"model": absolute_model(spec.model), "shards": shards, "root": ""})
+    return spec.model_copy(update={"model": absolute_model_spec(spec.model), "shards": shards, "root": ""})
 
 
-def freeze(spec: RunSpec, loaded: Loaded, shards: tuple[ShardRecord, ...]) -> RunRecord:
+def freeze(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecord, ...]) -> RunRecord:
     """The record of a run over shards that are counted. Nothing is written.
 
     Raises:
@@ -98,7 +98,7 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
     """
     chosen = {method.name: method for method in methods}
     for file in files:
-        card = read(file).record
+        card = read_artifact(file).record
         if card is None:
             raise UsageError(
                 f"{file}: is no artefact of vitatlas train, or does not say so; see docs/howto/training.md"
@@ -106,7 +106,7 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
         method = registry.parse(f"{card.method}:artifact={file}")
         before = chosen.get(method.name)
         if before is not None and before.artifact_hash not in (None, method.artifact_hash):
-            raise UsageError(f"{file}: {method.name} has another artefact already, {before.text}")
+            raise UsageError(f"{file}: {method.name} has another artefact already, {before.spec}")
         chosen[method.name] = method
     return tuple(chosen.values())
 
@@ -116,7 +116,7 @@ def _same(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     out = objects.url
     run = RunRecord.read(objects.get(RUN), f"{out}/{RUN}")
     chosen = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
-    methods = tuple(method.text for method in chosen)
+    methods = tuple(method.spec for method in chosen)
     wanted = spec.model_copy(update={"methods": methods, "artifacts": ()})
     differing = differences(run.spec.model_dump(mode="json"), wanted.model_dump(mode="json"))
     if not differing and any(set("*?[") & set(pattern) for pattern in spec.shards):  # others match the same

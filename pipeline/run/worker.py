@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.explain.explainer import Explainer, Targets, drift
-from pipeline.explain.load import Loaded, load
+from pipeline.explain.explainer import ClassIdsFn, Explainer, precision_error
+from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.normalise import Normalise
+from pipeline.explain.preprocess import Normalize
 from pipeline.explain.registry import methods as registry
 from pipeline.read import Batch, Cache, Decoders, Frame, Sample, batches
 from pipeline.run.execution import Device, check_decoding
@@ -78,7 +78,7 @@ class Worker:
         device: Device = "auto",
         decode_processes: int = 0,
         retry_failed: bool = False,
-        loaded: Loaded | None = None,
+        loaded: LoadedModel | None = None,
         cache: Cache | None = None,
     ) -> None:
         atlas = Atlas.open(url)
@@ -91,7 +91,7 @@ class Worker:
         # On a CPU one thread an actor: sums are then added in the same order whatever the machine is
         # doing beside, and a shard that is done again gives the same bytes. More actors use more cores.
         torch.set_num_threads(1)
-        loaded = loaded or load(self.run.spec.model)
+        loaded = loaded or load_model(self.run.spec.model)
         if loaded.record.weights != self.run.model.weights:
             raise SpecMismatchError(
                 f"{url}: the weights of {loaded.record.name} were {self.run.model.weights} when it was "
@@ -102,11 +102,11 @@ class Worker:
         self.watch = StageTimer(self.device)
         methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed
         self.explainer = Explainer(
-            self.model, loaded.anatomy, methods, seed, self.run.spec.precision, lap=self.watch.lap
+            self.model, loaded.anatomy, methods, seed, self.run.spec.precision, on_stage_end=self.watch.lap
         )
         self.exact = Explainer(self.model, loaded.anatomy, methods, seed)
         self.frame = Frame.of(self.run.model, self.run.spec.geometry)
-        self.normalise = Normalise(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
+        self.normalise = Normalize(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
         self.decoders = self._decoders(decode_processes)
         self.versions = versions()
 
@@ -198,7 +198,7 @@ class Worker:
         if self.run.spec.precision != "full" and batch.samples[0].ordinal == 0:
             few = slice(0, _DRIFT_IMAGES)
             exact = self.exact.maps(images[few], lambda rows, _: targets(rows, maps.logits[rows]), keys[few])
-            self.drift = drift({name: values[few] for name, values in maps.items()}, exact)
+            self.drift = precision_error({name: values[few] for name, values in maps.items()}, exact)
             self.watch.lap("drift")
         return _Begun(
             batch,
@@ -240,7 +240,7 @@ class Worker:
                     {name: values[place] for name, values in extra_outputs.items()},
                 )
 
-    def _targets(self, labels: Tensor) -> Targets:
+    def _targets(self, labels: Tensor) -> ClassIdsFn:
         def targets(rows: slice, logits: Tensor) -> Tensor:
             choices = {"label": labels[rows], "predicted": logits.argmax(1)}
             return torch.stack([choices[target] for target in self.run.spec.targets], 1)

@@ -10,13 +10,19 @@ import torch.nn.functional as F
 from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 
-from pipeline.explain.diffmask_gates import Gates, Probe, keep_probability, log_keep_probability, sample
-from pipeline.explain.load import Loaded
-from pipeline.explain.methods.diffmask import hidden_states, masked_logits
+from pipeline.explain.attribution.diffmask import hidden_states, masked_logits
+from pipeline.explain.diffmask_gates import (
+    DiffMaskGates,
+    GateProbe,
+    keep_probability,
+    log_keep_probability,
+    sample_gates,
+)
+from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.normalise import Normalise
+from pipeline.explain.preprocess import Normalize
 from pipeline.explain.record import record
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 from pipeline.train.distributed import mean, rank, shared
 from pipeline.train.finite import finite_gradients
 from pipeline.train.image_stream import Images
@@ -53,12 +59,12 @@ class DiffMaskTraining:
     """
 
     def __init__(
-        self, loaded: Loaded, settings: DiffMaskSettings, seed: int = 0, precision: Precision = "full"
+        self, loaded: LoadedModel, settings: DiffMaskSettings, seed: int = 0, precision: Precision = "full"
     ) -> None:
         self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
         self.seed, self.precision = seed, precision
         parameter = next(self.model.parameters())
-        self.normalise = Normalise(loaded.record.mean, loaded.record.std, parameter)
+        self.normalise = Normalize(loaded.record.mean, loaded.record.std, parameter)
         self.gates = initial(self.anatomy.width, self.anatomy.depth, settings.add, seed).to(parameter)
         self._masking = shared(_Masking(self.gates))
         depths = self.anatomy.depth + 2
@@ -221,7 +227,7 @@ class DiffMaskTraining:
     def _trace(self, images: Tensor) -> Trace:
         keys = ("",) * len(images)
         with torch.no_grad():
-            return record(self.model, self.anatomy, images, Need.TOKENS, keys, 0, self.precision)
+            return record(self.model, self.anatomy, images, Capture.TOKENS, keys, 0, self.precision)
 
     def _follow(self, depth: int, figures: Mapping[str, float]) -> None:
         """Move the averages of a depth; the first figures are taken as they are."""
@@ -234,14 +240,14 @@ class DiffMaskTraining:
 class _Masking(nn.Module):
     """All that is learnt, in one forward, as several processes need it to agree on gradients."""
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: DiffMaskGates) -> None:
         super().__init__()
         self.gates = gates
 
     def forward(self, trace: Trace, states: list[Tensor], uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, C] under sampled gates, and the logits of the gates [B, states, N]."""
         logits = self.gates.logits(states)
-        return masked_logits(trace.model, self.gates, trace, sample(logits, uniform).prod(1)), logits
+        return masked_logits(trace.model, self.gates, trace, sample_gates(logits, uniform).prod(1)), logits
 
 
 def ascended(alpha: Tensor, divergence: float, settings: DiffMaskSettings) -> Tensor:
@@ -249,13 +255,13 @@ def ascended(alpha: Tensor, divergence: float, settings: DiffMaskSettings) -> Te
     return (alpha + settings.alpha_rate * (divergence - settings.tolerance)).clamp(0, _ALPHA_MOST)
 
 
-def initial(width: int, depth: int, add: float, seed: int) -> Gates:
+def initial(width: int, depth: int, add: float, seed: int) -> DiffMaskGates:
     """Gates before training: weights as a linear layer begins, every gate all but open."""
     source = torch.Generator().manual_seed(seed)
-    gates = Gates(width, depth)
+    gates = DiffMaskGates(width, depth)
     with torch.no_grad():
         gates.placeholder.normal_(std=width**-0.5, generator=source)  # Xavier's, of [1, 1, D]
-        probe: Probe
+        probe: GateProbe
         for probe in gates.probe:  # type: ignore[assignment]
             for weight, bias in ((probe.W1, probe.b1), (probe.W2, probe.b2)):
                 bound = weight.shape[1] ** -0.5

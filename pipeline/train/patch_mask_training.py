@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from pipeline.explain.load import Loaded
+from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.normalise import Normalise
+from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import PatchReadout
-from pipeline.explain.trace import at_classes, autocast
+from pipeline.explain.trace import autocast, select_classes
 from pipeline.read import Frame
 from pipeline.train.calibration import Calibration
 from pipeline.train.distributed import mean, rank, shared
@@ -58,7 +58,7 @@ class PatchMaskTraining:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         settings: PatchMaskSettings,
         steps: int,
         frames: tuple[Frame, Frame],
@@ -74,7 +74,7 @@ class PatchMaskTraining:
         self.steps, self.seed, self.precision, self.half = steps, seed, precision, half
         self.frame, self.held_out_frame = frames
         self.masks, self.pool, self.measured = masks, pool, measured
-        self.normalise = Normalise(loaded.record.mean, loaded.record.std, next(self.model.parameters()))
+        self.normalise = Normalize(loaded.record.mean, loaded.record.std, next(self.model.parameters()))
         self.readout = PatchReadout(self.model, self.anatomy)
         self._network: nn.Module = self.readout
         groups = param_groups_layer_decay(
@@ -172,7 +172,7 @@ class PatchMaskTraining:
             count += len(batch)
             covered, ignored = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), self.anatomy)
             counts = (ignored <= 0.5) & torch.from_numpy(batch.known == MASKED)[:, None]
-            probabilities = at_classes(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
+            probabilities = select_classes(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
             calibration.add(probabilities[counts].numpy(), covered[counts].numpy())
         if not count:
             return {}
@@ -236,12 +236,12 @@ def patch_loss(
         negative_weight: μ.
         grid: rows and columns of N.
     """
-    chosen = at_classes(logits, labels[:, None])[:, 0]
+    chosen = select_classes(logits, labels[:, None])[:, 0]
     each = F.binary_cross_entropy_with_logits(chosen, covered, reduction="none")
     masked = _mean(each, counts)
     loss = torch.where(known == BOXED, _boxed(chosen, covered, counts, grid), masked)
     if negatives.shape[1]:
-        others = F.softplus(at_classes(logits, negatives)).mean((1, 2))  # BCE against 0
+        others = F.softplus(select_classes(logits, negatives)).mean((1, 2))  # BCE against 0
         loss = loss + negative_weight * others
     there = known != UNKNOWN
     return (loss * there).sum() / there.sum().clamp(min=1)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from pipeline.explain.artifacts import read
-from pipeline.explain.load import LOCAL, Loaded, absolute_model, load
-from pipeline.explain.readout import DESIGN
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.load import LOCAL, LoadedModel, absolute_model_spec, load_model
+from pipeline.explain.readout import PATCH_READOUT_DESIGN
 from pipeline.read import Decoders, Frame, absolute, count, find
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.distributed import mean, rank, ranks
@@ -105,7 +105,7 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     if isinstance(source, PseudoMasks):
         source.check(shards)
     about = [each.about for each in (source, measured) if each]
-    return PreparedTraining(spec, shards, held_out, tuple(about), load(spec.model).record.weights)
+    return PreparedTraining(spec, shards, held_out, tuple(about), load_model(spec.model).record.weights)
 
 
 def _absolute(spec: TrainSpec) -> TrainSpec:
@@ -114,7 +114,7 @@ def _absolute(spec: TrainSpec) -> TrainSpec:
     places = MaskSpec(**{name: absolute(path) if path else None for name, path in given.items()})
     return spec.model_copy(
         update={
-            "model": absolute_model(spec.model),
+            "model": absolute_model_spec(spec.model),
             "masks": places if spec.masks else None,
             "out": os.path.abspath(spec.out),
             "shards": tuple(map(absolute, spec.shards)),
@@ -128,7 +128,7 @@ def take_part(
 ) -> ArtifactRecord:
     """Train in this process, with the others of its group where there are any."""
     spec = prepared.spec
-    loaded = load(spec.model)
+    loaded = load_model(spec.model)
     loaded = replace(loaded, model=loaded.model.to(device))
     frame = Frame.of(loaded.record, spec.geometry)
     if isinstance(spec.settings, DiffMaskSettings):
@@ -177,7 +177,7 @@ def _done(prepared: PreparedTraining) -> ArtifactRecord:
     Raises:
         UsageError: it is not.
     """
-    card = read(prepared.spec.out).record
+    card = read_artifact(prepared.spec.out).record
     if card is None or card.training_hash != prepared.digest:
         raise UsageError(
             f"{prepared.spec.out}: is there already, of another training; choose another --out, or remove it"
@@ -193,7 +193,7 @@ class About:
     supervision: str
 
 
-def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, device: str) -> tuple[Learner, About]:
+def _learner(spec: TrainSpec, loaded: LoadedModel, stream: Stream, frame: Frame, device: str) -> tuple[Learner, About]:
     if isinstance(spec.settings, DiffMaskSettings):
         of_class = spec.settings.objective == "class"
         about = About(
@@ -230,7 +230,7 @@ def _learner(spec: TrainSpec, loaded: Loaded, stream: Stream, frame: Frame, devi
         precision=spec.precision,
         half=spec.half,
     )
-    return learner, About(DESIGN if pool is not None else f"{DESIGN}, wsol", supervision)
+    return learner, About(PATCH_READOUT_DESIGN if pool is not None else f"{PATCH_READOUT_DESIGN}, wsol", supervision)
 
 
 def _plain(name: str) -> str:

@@ -170,7 +170,7 @@ def _finished(
     card = card.model_copy(update={"metrics": figures})
     if rank() == 0:
         _curves(course, out)
-        artifacts.write(out, tensors, card)
+        artifacts.write_artifact(out, tensors, card)
         out.with_name(out.name + ".checkpoint").unlink(missing_ok=True)
     return card
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 
-def generator(*parts: str | int) -> np.random.Generator:
+def rng_for(*parts: str | int) -> np.random.Generator:
     """Random numbers that depend on these parts alone: on key, method, class and seed of the run.
 
     They are drawn on the CPU, so a map does not depend on its batch, its shard, or the machine.

@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
-from pipeline.explain.load import Loaded, create, known, load
+from pipeline.explain.load import LoadedModel, create_model, describe_loaded, load_model
 from pipeline.read import Decoders, Decoding, Frame, batches, count, find
 from pipeline.run.bench_shard import drawn, first
 from pipeline.run.execution import Device
@@ -64,7 +64,7 @@ class Difference:
 
 
 def worker_of(
-    folder: str, spec: RunSpec, loaded: Loaded, shards: Sequence[ShardRecord], device: Device, processes: int
+    folder: str, spec: RunSpec, loaded: LoadedModel, shards: Sequence[ShardRecord], device: Device, processes: int
 ) -> Worker:
     """A worker over shards that are counted, whose atlas is thrown away with the folder."""
     objects = ObjectStore(f"{folder}/{spec.decode}")
@@ -73,7 +73,7 @@ def worker_of(
 
 
 def throughput(
-    spec: RunSpec, loaded: Loaded, whole: ShardRecord, timed: int, device: Device, processes: int
+    spec: RunSpec, loaded: LoadedModel, whole: ShardRecord, timed: int, device: Device, processes: int
 ) -> CommitRecord:
     """What one actor takes over so many pictures, after a batch that warms up."""
     shards = (first(whole, "warm", spec.batch_size), first(whole, "timed", timed))
@@ -102,7 +102,7 @@ def difference(shard: ShardRecord, frame: Frame, device: torch.device) -> Differ
 
 def correlations(scenes: int, device: Device) -> tuple[NDArray[np.float64], float]:
     """Spearman's correlation of each scene's LeGrad maps of the two ways, and the share of equal predictions."""
-    loaded = load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
+    loaded = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     maps: dict[str, list[NDArray[np.float32]]] = {}
     said: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shard", help="by default drawn pictures of 500 × 375 pixels")
     given = parser.parse_args(arguments)
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = known(given.model, create(given.model).eval())
-    methods = registry.resolve(given.methods.split(",")) if given.methods else registry.usual(loaded.anatomy)
+    loaded = describe_loaded(given.model, create_model(given.model).eval())
+    methods = registry.resolve(given.methods.split(",")) if given.methods else registry.defaults(loaded.anatomy)
     with tempfile.TemporaryDirectory() as folder:
         shard = given.shard or drawn(Path(folder, "drawn.tar"), given.batch * given.batches)
         (whole,) = count(find([shard]))
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             spec = RunSpec(
                 shards=(shard,),
                 model=ModelSpec(name=given.model, pretrained=True),
-                methods=tuple(method.text for method in methods),
+                methods=tuple(method.spec for method in methods),
                 targets=("predicted",),
                 batch_size=given.batch,
                 precision=given.precision,

@@ -18,8 +18,8 @@ import ray
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
-from pipeline.explain.bench import measure
-from pipeline.explain.load import load
+from pipeline.explain.bench import benchmark
+from pipeline.explain.load import load_model
 from pipeline.run import ExecutionOptions, run
 from pipeline.run.dispatch import Dispatcher
 from pipeline.run.plan import plan
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--methods", default="")
     given = parser.parse_args()
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
-    chosen = given.methods.split(",") if given.methods else [m.text for m in registry.usual(load(model).anatomy)]
+    chosen = (
+        given.methods.split(",") if given.methods else [m.spec for m in registry.defaults(load_model(model).anatomy)]
+    )
     joined: list[float] = []
     join = Dispatcher.join
 
@@ -56,7 +58,7 @@ def main() -> None:
         )
         ratios, stages = [], Counter[str]()
         for pair in range(given.pairs):
-            bare = measure(f"local-dir:{MODEL}", chosen, device="cpu", batch=_BATCH, threads=1, repeats=9)
+            bare = benchmark(f"local-dir:{MODEL}", chosen, device="cpu", batch=_BATCH, threads=1, repeats=9)
             url = f"{folder}/atlas-{pair}"
             plan(spec, url)
             atlas = run(url, ExecutionOptions(actors=1))

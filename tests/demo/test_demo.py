@@ -15,7 +15,7 @@ from pipeline.demo.run_demo import run_demo
 from pipeline.demo.scenes import CLASSES, MARK_GIVEN_CLASS, SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import DEMO, HELD_OUT, SyntheticDataset, make_scene, write_dataset
 from pipeline.demo.train_model import MODEL, accuracy
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
@@ -81,7 +81,7 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
     assert {str(tensor.dtype) for tensor in load_file(file).values()} == {"float16"}
     card = (MODEL / "README.md").read_text()
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
-    loaded = load(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
+    loaded = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     assert loaded.record.weights in card
     assert (loaded.record.input_size, loaded.record.classes) == ((96, 96), len(CLASSES))
     reached = accuracy(loaded.model, 0, 1000)

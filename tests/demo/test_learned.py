@@ -12,8 +12,8 @@ from pipeline.demo.run_demo import ARTIFACTS
 from pipeline.demo.synthetic_dataset import HELD_OUT, SyntheticDataset
 from pipeline.demo.train_model import SceneDataset, normalize
 from pipeline.explain import PatchMask, explain
-from pipeline.explain.artifacts import read
-from pipeline.explain.load import Loaded, load
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import Decoders, Frame, count, find
 from pipeline.train.calibration import Calibration
 from pipeline.train.diffmask_training import DiffMaskTraining
@@ -27,8 +27,8 @@ GATES, PM = ARTIFACTS
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Loaded:
-    return load(DEMO_MODEL)
+def loaded() -> LoadedModel:
+    return load_model(DEMO_MODEL)
 
 
 def test_they_are_small_and_say_how_they_were_made() -> None:
@@ -37,7 +37,7 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
     commands = re.findall(r"vitatlas train (\w+) ([^`]*?)--out \S*/(\S+)", guide)
     assert [Path(file).name for file in ARTIFACTS] == [name for *_, name in commands][:2]
     for file, (method, flags, _) in zip(ARTIFACTS, commands[:2], strict=True):
-        card = read(file).card
+        card = read_artifact(file).card
         assert card is not None
         assert card.method == method
         said = dict(re.findall(r"--([a-z-]+) ([0-9][0-9.e-]*)", flags))
@@ -58,9 +58,9 @@ def scenes() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(pixels, labels) for pixels, labels, _ in DataLoader(SceneDataset(HELD_OUT, 1, 2000), 100, num_workers=2)]
 
 
-def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded, scenes: list) -> None:
+def test_gates_keep_the_prediction_with_few_patches(loaded: LoadedModel, scenes: list) -> None:
     training = DiffMaskTraining(loaded, DiffMaskSettings())
-    training.gates.load_state_dict(read(GATES).tensors)
+    training.gates.load_state_dict(read_artifact(GATES).tensors)
     with training.session():
         reached = training.evaluate(Images(0, "", (), pixels.numpy()) for pixels, _ in scenes[:4])
     assert reached["kl"] <= 0.15
@@ -68,8 +68,8 @@ def test_gates_keep_the_prediction_with_few_patches(loaded: Loaded, scenes: list
     assert reached["kl_shuffled"] >= 5 * reached["kl"]
 
 
-def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: Loaded, scenes: list) -> None:
-    tuned = load(ModelSpec(name=DEMO_MODEL.name, checkpoint=PM))
+def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: LoadedModel, scenes: list) -> None:
+    tuned = load_model(ModelSpec(name=DEMO_MODEL.name, checkpoint=PM))
     with torch.no_grad():
         before, after = (
             sum(int((each.model(normalize(pixels)).argmax(1) == labels).sum()) for pixels, labels in scenes)
@@ -78,7 +78,7 @@ def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: Loaded, scenes:
     assert after >= before
 
 
-def test_its_probabilities_are_what_they_say(loaded: Loaded, world: SyntheticDataset) -> None:
+def test_its_probabilities_are_what_they_say(loaded: LoadedModel, world: SyntheticDataset) -> None:
     """Against the share of each patch that the object covers, beside the read-out of untouched weights."""
     frame = Frame.of(loaded.record, "squash")
     masks = truth_masks(str(world.truth))

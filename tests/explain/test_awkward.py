@@ -28,7 +28,7 @@ from pipeline.explain.load import weights_hash
 from schemas.errors import UsageError
 
 ONE = torch.tensor([[3]])
-USUAL = [name for name, method in methods.items() if method.usual]
+USUAL = [name for name, method in methods.items() if method.default]
 
 
 def test_pixels_beyond_the_last_patch_count_nothing() -> None:

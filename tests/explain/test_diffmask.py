@@ -12,13 +12,20 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain, methods
-from pipeline.explain.artifacts import read, write
-from pipeline.explain.diffmask_gates import LOW, TEMPERATURE, Gates, keep_probability, log_keep_probability, sample
+from pipeline.explain.artifacts import read_artifact, write_artifact
+from pipeline.explain.attribution.diffmask import hidden_states, masked_logits
+from pipeline.explain.diffmask_gates import (
+    LOW,
+    TEMPERATURE,
+    DiffMaskGates,
+    keep_probability,
+    log_keep_probability,
+    sample_gates,
+)
 from pipeline.explain.load import weights_hash
-from pipeline.explain.methods.diffmask import hidden_states, masked_logits
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 from pipeline.train.diffmask_training import initial
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
@@ -45,9 +52,9 @@ def test_gates_equal_their_golden_values(artifact: Path) -> None:
     maps = explain(model, images, torch.tensor(data["targets"]), method)["diffmask"]
     assert close(maps[:, 0], data["diffmask_mask"])
     assert torch.equal(maps[:, 0], maps[:, 1])
-    gates = Gates.from_tensors(load_file(artifact)).double()
+    gates = DiffMaskGates.from_tensors(load_file(artifact)).double()
     with preserve_model_state(model), torch.no_grad():
-        trace = record(model, describe(model), images, Need.TOKENS, ("",) * 3, 0)
+        trace = record(model, describe(model), images, Capture.TOKENS, ("",) * 3, 0)
         logits = gates.logits(hidden_states(trace))
         assert close(logits.unflatten(2, (6, 6)), data["diffmask_logits"])
         assert close(expected_gate(logits).unflatten(2, (6, 6)), data["diffmask_expected_gate"])
@@ -77,7 +84,7 @@ def test_the_probability_to_be_kept_has_its_closed_form(logit: float, kept: floa
 def test_samples_have_the_distribution_that_the_closed_forms_say(logit: float, mean: float) -> None:
     assert expected_gate(torch.tensor([float(logit)], dtype=torch.float64)).item() == pytest.approx(mean, abs=1e-4)
     uniform = torch.rand(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = sample(torch.tensor(float(logit), dtype=torch.float64), uniform)
+    drawn = sample_gates(torch.tensor(float(logit), dtype=torch.float64), uniform)
     assert 0 <= drawn.min() <= drawn.max() <= 1
     assert drawn.mean().item() == pytest.approx(mean, abs=5e-3)
     kept = keep_probability(torch.tensor(float(logit))).item()
@@ -94,10 +101,10 @@ def test_gates_begin_all_but_open() -> None:
     assert mask.flatten()[0].item() == pytest.approx(0.99660, abs=1e-5)
 
 
-def traced(model: nn.Module) -> tuple[Trace, Gates]:
+def traced(model: nn.Module) -> tuple[Trace, DiffMaskGates]:
     anatomy = describe(model)
     gates = initial(anatomy.width, anatomy.depth, 1.0, 0).to(next(model.parameters()))
-    return record(model, anatomy, images_for(model), Need.TOKENS, ("",) * 3, 0), gates
+    return record(model, anatomy, images_for(model), Capture.TOKENS, ("",) * 3, 0), gates
 
 
 @torch.no_grad()
@@ -163,9 +170,9 @@ def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path)
         seed=0,
         metrics={"kl": 0.1},
     )
-    write(tmp_path / "gates.safetensors", gates.state_dict(), card)
+    write_artifact(tmp_path / "gates.safetensors", gates.state_dict(), card)
     method = DiffMask.load(tmp_path / "gates.safetensors")
-    assert read(method.artifact).record == card
+    assert read_artifact(method.artifact).record == card
     targets = torch.zeros(3, 1, dtype=torch.int64)
     double = explain(model, images_for(model), targets, method)["diffmask"]
     single = explain(model.float(), images_for(model).float(), targets, method)["diffmask"]
@@ -182,4 +189,4 @@ def test_where_the_gates_stand_is_no_part_of_the_name_and_means_the_same_everywh
     method = DiffMask.load(artifact.name)
     assert method == methods.parse(f"diffmask:artifact={artifact}")
     assert method.name == "diffmask"
-    assert method.text == f"diffmask:artifact={artifact}"
+    assert method.spec == f"diffmask:artifact={artifact}"

@@ -7,7 +7,7 @@ from support import FAMILIES, SHORT, images_for, small_vit
 from timm.models.vision_transformer import ParallelScalingBlock
 
 from pipeline.explain import LeGrad, ReciproCAM, UnsupportedModel, describe, explain, methods
-from pipeline.explain.method_table import catalogue
+from pipeline.explain.method_table import method_rows
 from schemas.errors import UsageError
 
 ONE = torch.zeros(1, 1, dtype=torch.int64)
@@ -110,7 +110,7 @@ ROUGH = {"transformer_attribution"}
 
 @pytest.mark.parametrize("model", [None, "test_vit", "vit_tiny_patch16_224"])
 def test_the_catalogue_has_a_full_row_for_every_method(model: str | None) -> None:
-    rows = catalogue(model)
+    rows = method_rows(model)
     assert [row["method"] for row in rows] == list(methods)
     assert all(all(row.values()) for row in rows)
     assert all(row.get("applies", "yes") == "yes" for row in rows if row["method"] not in LEARNED)

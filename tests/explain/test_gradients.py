@@ -11,7 +11,7 @@ from pipeline.explain import AGCAM, LeGrad, describe, explain, methods
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
-from pipeline.explain.trace import Need
+from pipeline.explain.trace import Capture
 
 
 def test_generic_attention_is_the_written_out_product(family: nn.Module) -> None:
@@ -94,7 +94,7 @@ def test_the_gradient_to_attention_agrees_with_finite_differences() -> None:
     anatomy = describe(model)
     targets = torch.tensor([[TARGET]])
     with preserve_model_state(model):
-        trace = record(model, anatomy, images, Need.TO_ATTENTION, ("a",), 0)
+        trace = record(model, anatomy, images, Capture.TO_ATTENTION, ("a",), 0)
         slopes = [trace.site(b).attention.gradient(trace.gradients(targets).of_block(b)) for b in range(3)]
     step = 1e-6
     for block, (head, query, key) in [(0, (1, 5, 9)), (1, (3, 0, 2)), (2, (2, 0, 7))]:
@@ -135,7 +135,7 @@ def test_the_methods_share_one_backward(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_one_forward_serves_all_that_need_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vit()
-    several = [m for name, m in methods.items() if m.usual]
+    several = [m for name, m in methods.items() if m.default]
     forwards: list[object] = []
     handle = model.patch_embed.register_forward_hook(lambda *_: forwards.append(1))
     explain(model, images_for(model), torch.tensor([[1], [2], [3]]), [method() for method in several])
@@ -147,9 +147,9 @@ def test_nothing_is_recorded_that_no_method_asked_for() -> None:
     model = small_vit()
     anatomy = describe(model)
     with preserve_model_state(model):
-        trace = record(model, anatomy, images_for(model), Need.LAST, ("a", "b", "c"), 0)
+        trace = record(model, anatomy, images_for(model), Capture.LAST, ("a", "b", "c"), 0)
     assert trace.blocks[:-1] == [None, None]
     assert trace.inputs[:-1] == [None, None]
     assert not trace.logits.requires_grad
     assert not trace.last.attention.output.requires_grad
-    assert Explainer(model, anatomy, (methods["attention"](),), 0).need == Need.LAST
+    assert Explainer(model, anatomy, (methods["attention"](),), 0).need == Capture.LAST

@@ -8,11 +8,11 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, describe, explain, flags, methods
-from pipeline.explain.explainer import Explainer, drift
+from pipeline.explain.explainer import Explainer, precision_error
 from pipeline.explain.model_state import preserve_model_state
 from schemas.errors import RunFailedError
 
-USUAL = [name for name, method in methods.items() if method.usual]
+USUAL = [name for name, method in methods.items() if method.default]
 TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9], [3, 3], [4, 1]])
 
 
@@ -89,7 +89,7 @@ def test_halves_that_overflow_are_flagged_not_hidden() -> None:
     assert half.flags("legrad").eq(Flag.NOT_FINITE).any()
     assert not half.flags("random").any()
     assert half["legrad"].dtype == torch.float32
-    assert drift(half, full)["random"] == 0
+    assert precision_error(half, full)["random"] == 0
 
 
 def test_maps_are_flagged_by_what_they_hold() -> None:
@@ -112,4 +112,4 @@ def test_a_classifier_without_weights_gives_constant_maps() -> None:
 def test_drift_is_relative_to_the_largest_value_and_leaves_out_what_is_zero() -> None:
     exact = {"a": torch.tensor([[[[1.0, -4.0]]], [[[0.0, 0.0]]], [[[2.0, 1.0]]]]), "b": torch.zeros(1, 1, 1, 2)}
     maps = {"a": torch.tensor([[[[1.0, -3.0]]], [[[1.0, 0.0]]], [[[2.0, 1.5]]]]), "b": torch.ones(1, 1, 1, 2)}
-    assert drift(maps, exact) == {"a": 0.25}
+    assert precision_error(maps, exact) == {"a": 0.25}

@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.explain.load import load, weights_hash
+from pipeline.explain.load import load_model, weights_hash
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
 
@@ -20,7 +20,7 @@ def save(tmp_path: Path, model: torch.nn.Module, **change: torch.Tensor) -> str:
 
 def test_a_checkpoint_brings_its_weights_and_its_number_of_classes(tmp_path: Path) -> None:
     model = timm.create_model("test_vit", num_classes=7)
-    loaded = load(ModelSpec(name="test_vit", checkpoint=save(tmp_path, model)))
+    loaded = load_model(ModelSpec(name="test_vit", checkpoint=save(tmp_path, model)))
     assert loaded.record.classes == 7
     assert loaded.record.weights == weights_hash(model)
     assert not loaded.model.training
@@ -28,8 +28,8 @@ def test_a_checkpoint_brings_its_weights_and_its_number_of_classes(tmp_path: Pat
 
 def test_the_hash_is_of_the_tensors_not_of_the_file(tmp_path: Path) -> None:
     model = timm.create_model("test_vit").half().float()
-    full = load(ModelSpec(name="test_vit", checkpoint=save(tmp_path, model)))
-    half = load(ModelSpec(name="test_vit", checkpoint=save(tmp_path, model.half())))
+    full = load_model(ModelSpec(name="test_vit", checkpoint=save(tmp_path, model)))
+    half = load_model(ModelSpec(name="test_vit", checkpoint=save(tmp_path, model.half())))
     assert full.record.weights == half.record.weights
     model.float().head.bias.data[0] += 1
     assert weights_hash(model) != full.record.weights
@@ -46,19 +46,19 @@ def test_the_hash_is_of_the_tensors_not_of_the_file(tmp_path: Path) -> None:
 )
 def test_a_network_that_cannot_be_had_is_refused(spec: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        load(ModelSpec(**spec))
+        load_model(ModelSpec(**spec))
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_what_differs(tmp_path: Path) -> None:
     path = save(tmp_path, timm.create_model("test_vit", embed_dim=32), stray=torch.zeros(1))
     with pytest.raises(UsageError, match=r"is not a checkpoint of test_vit: .*stray.*of another shape"):
-        load(ModelSpec(name="test_vit", checkpoint=path))
+        load_model(ModelSpec(name="test_vit", checkpoint=path))
 
 
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"not this")
     with pytest.raises(UsageError, match="cannot be read as safetensors"):
-        load(ModelSpec(name="test_vit", checkpoint=str(tmp_path / "weights.safetensors")))
+        load_model(ModelSpec(name="test_vit", checkpoint=str(tmp_path / "weights.safetensors")))
 
 
 def test_a_folder_that_timm_cannot_read_is_refused(tmp_path: Path) -> None:
@@ -70,4 +70,4 @@ def test_a_folder_that_timm_cannot_read_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UsageError, match=says):
-            load(spec)
+            load_model(spec)

@@ -9,7 +9,7 @@ from support import FAMILIES, images_for, small_vit
 from torch import nn
 
 from pipeline.explain import LeGrad, ReciproCAM, describe, explain, methods
-from pipeline.explain.methods.reciprocam import _weights
+from pipeline.explain.attribution.reciprocam import _weights
 
 
 def test_attention_is_the_class_row_of_the_matrix_that_the_unfused_network_uses() -> None:

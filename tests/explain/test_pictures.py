@@ -13,7 +13,7 @@ from support import encode, jpeg, small_vit
 from torch import nn
 
 from pipeline.explain import explain, overlay, prepare
-from pipeline.explain.load import known
+from pipeline.explain.load import describe_loaded
 from pipeline.read import Frame, decode
 from schemas.errors import UnsupportedModel, UsageError
 
@@ -38,7 +38,7 @@ def model() -> nn.Module:
 
 def as_a_run(model: nn.Module, data: bytes) -> torch.Tensor:
     """The input of the network as a worker makes it from the bytes of a shard."""
-    record = known("test_vit", model).record
+    record = describe_loaded("test_vit", model).record
     pixels = torch.from_numpy(decode(data, Frame.of(record, "squash")).pixels)
     mean, std = (torch.tensor(values)[:, None, None] for values in (record.mean, record.std))
     return (pixels.float() / 255 - mean) / std

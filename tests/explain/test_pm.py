@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.explain import PatchMask, UnsupportedMethod, describe, explain
-from pipeline.explain.artifacts import write
+from pipeline.explain.artifacts import write_artifact
 from pipeline.explain.load import weights_hash
 from pipeline.explain.readout import patch_logits
 from schemas.artifacts import ArtifactRecord
@@ -50,7 +50,7 @@ def tuned(model: nn.Module) -> nn.Module:
 def test_pm_is_the_read_out_of_its_own_weights(family: nn.Module, tmp_path: Path) -> None:
     """Beside other methods, which see the network that was given."""
     other, images = tuned(family), images_for(family)
-    write(tmp_path / "pm.safetensors", other.state_dict(), record(family))
+    write_artifact(tmp_path / "pm.safetensors", other.state_dict(), record(family))
     maps = explain(family, images, TARGETS, [PatchMask.load(tmp_path / "pm.safetensors"), "pm_zs", "attention"])
     assert torch.allclose(maps["pm"], explain(other, images, TARGETS, "pm_zs")["pm_zs"], atol=1e-12)
     assert torch.equal(maps["pm_zs"], explain(family, images, TARGETS, "pm_zs")["pm_zs"])
@@ -100,7 +100,7 @@ def test_the_mean_over_patches_is_the_logit_where_the_norm_comes_first() -> None
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     model = small_vit()
-    write(tmp_path / "pm.safetensors", tuned(model).state_dict(), record(tuned(model)))
+    write_artifact(tmp_path / "pm.safetensors", tuned(model).state_dict(), record(tuned(model)))
     with pytest.raises(UnsupportedMethod, match="was trained on a network of other weights, sha256:"):
         explain(model, images_for(model), TARGETS, PatchMask.load(tmp_path / "pm.safetensors"))
 
@@ -112,7 +112,7 @@ def test_files_that_are_not_of_pm_are_refused(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(UsageError, match="does not say what network it was trained from"):
         PatchMask.load(tmp_path / "bare.safetensors")
-    write(tmp_path / "gates.safetensors", model.state_dict(), record(model, "diffmask"))
+    write_artifact(tmp_path / "gates.safetensors", model.state_dict(), record(model, "diffmask"))
     with pytest.raises(UsageError, match="is an artefact of diffmask, not of pm"):
         PatchMask.load(tmp_path / "gates.safetensors")
 
@@ -120,9 +120,9 @@ def test_files_that_are_not_of_pm_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_trained_anew_is_read_anew(tmp_path: Path) -> None:
     model, images = small_vit(), images_for(small_vit())
     file = tmp_path / "pm.safetensors"
-    write(file, tuned(model).state_dict(), record(model))
+    write_artifact(file, tuned(model).state_dict(), record(model))
     first = explain(model, images, TARGETS, PatchMask.load(file))["pm"]
-    write(file, model.state_dict(), record(model))
+    write_artifact(file, model.state_dict(), record(model))
     second = explain(model, images, TARGETS, PatchMask.load(file))["pm"]
     assert not torch.equal(first, second)
     assert torch.allclose(second, explain(model, images, TARGETS, "pm_zs")["pm_zs"], atol=1e-12)

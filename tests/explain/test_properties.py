@@ -26,8 +26,8 @@ TARGETS = ((1, 4), (2, 2), (0, 9))
 """Of three images, two each; the second image has the same class twice."""
 
 
-def by_class(name: str) -> bool:
-    return methods[name.partition(":")[0]].by_class
+def class_specific(name: str) -> bool:
+    return methods[name.partition(":")[0]].class_specific
 
 
 def applicable(model: nn.Module, names: list[str]) -> list[str]:
@@ -90,7 +90,7 @@ def test_a_map_does_not_depend_on_its_batch(name: str, explained: Explained) -> 
 
 def test_only_maps_by_class_depend_on_the_class(name: str, explained: Explained) -> None:
     first, second = explained()[methods.parse(name).name][0]
-    assert torch.equal(first, second) != by_class(name)
+    assert torch.equal(first, second) != class_specific(name)
 
 
 def test_a_map_depends_on_no_other_class_and_a_class_that_comes_again_has_the_same(
@@ -178,8 +178,8 @@ def test_methods_are_values_that_name_and_spell_themselves() -> None:
     for name in ALL:
         method = methods.parse(name)
         assert isinstance(method, Method)
-        assert methods.parse(method.text) == method
-        assert hash(method) == hash(methods.parse(method.text))
+        assert methods.parse(method.spec) == method
+        assert hash(method) == hash(methods.parse(method.spec))
     names = [methods.parse(name).name for name in ALL]
     assert len(set(names)) == len(names)
 

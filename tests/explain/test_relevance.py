@@ -8,10 +8,10 @@ from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import describe, methods
-from pipeline.explain.methods import transformer_attribution
+from pipeline.explain.attribution import transformer_attribution
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
-from pipeline.explain.trace import Linear
+from pipeline.explain.trace import LinearCall
 
 
 def frozen(model: nn.Module, images: Tensor) -> Tensor:
@@ -120,5 +120,5 @@ def test_the_z_plus_rule_is_the_one_with_products_written_out() -> None:
     products = (tokens[..., None, :] * layer.weight).relu()  # [2, 3, out, in]
     shares = (products / products.sum(-1, keepdim=True)).nan_to_num(0)  # a unit without any has none to share
     expected = (shares * relevance[..., None]).sum(-2)
-    given = transformer_attribution._through_linear(Linear(layer, tokens, layer(tokens)), relevance)
+    given = transformer_attribution._through_linear(LinearCall(layer, tokens, layer(tokens)), relevance)
     assert torch.allclose(given, expected, rtol=1e-6, atol=1e-6)

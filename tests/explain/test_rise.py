@@ -9,15 +9,15 @@ from sampled import KEYS, TARGETS, one, probabilities
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor
 
-from pipeline.explain import Rise, describe
+from pipeline.explain import RISE, describe
 from pipeline.explain.record import record
-from pipeline.explain.trace import Need, Trace
-from pipeline.utils.random import generator
+from pipeline.explain.trace import Capture, Trace
+from pipeline.utils.random import rng_for
 
 
-def rise_masks(method: Rise, key: str, size: tuple[int, int]) -> list[Tensor]:
+def rise_masks(method: RISE, key: str, size: tuple[int, int]) -> list[Tensor]:
     """Masks [H, W], resized and cut out one by one."""
-    drawn = generator(method.name, key, 0)
+    drawn = rng_for(method.name, key, 0)
     cell = [-(-side // method.cells) for side in size]
     grids = torch.from_numpy(drawn.random((method.masks, method.cells, method.cells)) < method.keep).double()
     down, across = (drawn.integers(0, side, method.masks) for side in cell)
@@ -35,7 +35,7 @@ def rise_masks(method: Rise, key: str, size: tuple[int, int]) -> list[Tensor]:
 )
 def test_rise_equals_one_forward_for_each_mask(kind: str, cells: int) -> None:
     """Five and seven do not divide the sides."""
-    model, method = small_vit(**FAMILIES[kind]), Rise(masks=7, cells=cells, keep=0.3)
+    model, method = small_vit(**FAMILIES[kind]), RISE(masks=7, cells=cells, keep=0.3)
     images, anatomy = images_for(model), describe(model)
     found = one(model, images, TARGETS, method, keys=KEYS)
     for place, key in enumerate(KEYS):
@@ -50,7 +50,7 @@ def test_rise_equals_one_forward_for_each_mask(kind: str, cells: int) -> None:
 def test_rise_with_one_mask_of_ones_is_the_probability() -> None:
     model = small_vit()
     images = images_for(model)
-    maps = one(model, images, TARGETS, Rise(masks=1, keep=1.0))
+    maps = one(model, images, TARGETS, RISE(masks=1, keep=1.0))
     for place in range(3):
         expected = probabilities(model, images[place])[TARGETS[place]]
         assert torch.allclose(maps[place], expected[:, None, None].expand_as(maps[place]), rtol=0, atol=1e-13)
@@ -60,10 +60,10 @@ def traced(count: int) -> Trace:
     """A trace of one white image under so many keys."""
     model = small_vit()
     images = torch.ones(count, 3, 48, 48, dtype=torch.float64)
-    return record(model, describe(model), images, Need.LAST, tuple(map(str, range(count))), seed=0)
+    return record(model, describe(model), images, Capture.LAST, tuple(map(str, range(count))), seed=0)
 
 
-def rise_where(monkeypatch: pytest.MonkeyPatch, trace: Trace, probability: Any, method: Rise) -> Tensor:
+def rise_where(monkeypatch: pytest.MonkeyPatch, trace: Trace, probability: Any, method: RISE) -> Tensor:
     """Maps [keys, h, w] of class 0, whose probability is this function of the image."""
 
     def predict(images: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def rise_where(monkeypatch: pytest.MonkeyPatch, trace: Trace, probability: Any, 
 def test_rise_of_a_network_that_does_not_look_is_its_probability_times_the_mean_mask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    method = Rise(masks=50, keep=0.4)
+    method = RISE(masks=50, keep=0.4)
     found = rise_where(monkeypatch, traced(1), lambda images: torch.full_like(images[:, 0, 0, 0], 0.2), method)[0]
     masks = torch.stack(rise_masks(method, "0", (48, 48)))
     expected = F.avg_pool2d(0.2 * masks.mean(0)[None] / 0.4, 8)[0]
@@ -113,7 +113,7 @@ def test_rise_of_a_linear_probability_comes_to_its_expectation(monkeypatch: pyte
     expected = 0.1 + (covariance(4, 0.4) @ weights.flatten()).reshape(6, 6) / 0.4
     spread = {}
     for masks in (16, 144):
-        maps = rise_where(monkeypatch, traced(100), probability, Rise(masks=masks, cells=4, keep=0.4))
+        maps = rise_where(monkeypatch, traced(100), probability, RISE(masks=masks, cells=4, keep=0.4))
         spread[masks] = maps.std(0)
         off = (maps.mean(0) - expected) / (spread[masks] / 10)
         # 36 patches, Student's t of 99 degrees: beyond 6 once in a million draws.

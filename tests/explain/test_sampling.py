@@ -10,12 +10,12 @@ from sampled import KEYS, TARGETS, one
 from support import images_for, small_vit
 from torch import Tensor, nn
 
-from pipeline.explain import Flag, Method, Rise, TiS, UnsupportedMethod, ViTCX, explain
-from pipeline.explain.methods.perturbation import interpolation
+from pipeline.explain import RISE, Flag, Method, TiS, UnsupportedMethod, ViTCX, explain
+from pipeline.explain.attribution.perturbation import interpolation_matrix
 
-METHODS = [Rise(masks=16, cells=4), ViTCX(), TiS(masks=16)]
+METHODS = [RISE(masks=16, cells=4), ViTCX(), TiS(masks=16)]
 
-each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.base)
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.base_name)
 
 
 @each_method
@@ -94,10 +94,10 @@ def test_no_hook_is_left_behind_where_the_network_raises_in_a_sample(method: Met
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        (Rise(masks=0), "at least one mask"),
-        (Rise(cells=0), "one cell"),
-        (Rise(keep=0.0), "above 0 and at most 1"),
-        (Rise(keep=1.5), "above 0 and at most 1"),
+        (RISE(masks=0), "at least one mask"),
+        (RISE(cells=0), "one cell"),
+        (RISE(keep=0.0), "above 0 and at most 1"),
+        (RISE(keep=1.5), "above 0 and at most 1"),
         (ViTCX(distance=-0.1), "cannot be negative"),
         (ViTCX(noise=-1.0), "cannot be negative"),
         (TiS(masks=0), "at least one sample"),
@@ -111,7 +111,7 @@ def test_an_option_out_of_range_is_refused(method: Method, says: str) -> None:
 
 def test_interpolation_keeps_constants_and_is_what_torch_resizes_by() -> None:
     for length, size in ((1, 5), (4, 4), (6, 48), (7, 30)):
-        matrix = interpolation(length, size)
+        matrix = interpolation_matrix(length, size)
         values = torch.randn(length, dtype=torch.float64)
         expected = F.interpolate(values[None, None], size=size, mode="linear", align_corners=False)[0, 0]
         assert torch.allclose(matrix @ values, expected, rtol=0, atol=1e-15)

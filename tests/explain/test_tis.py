@@ -7,8 +7,8 @@ from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import TiS, UnsupportedMethod, describe
-from pipeline.explain.methods import tis
-from pipeline.utils.random import generator
+from pipeline.explain.attribution import tis
+from pipeline.utils.random import rng_for
 
 POSITIONS = {kind: describe(small_vit(**options)).positions for kind, options in FAMILIES.items()}
 
@@ -34,7 +34,7 @@ def naive_tis(model: nn.Module, image: Tensor, method: TiS, key: str) -> Tensor:
         tokens = block(tokens)
         outputs.append(tokens[0, prefix:].T)
     rows = torch.cat(outputs)
-    first = generator(method.name, key, 0).choice(len(rows), min(method.masks, len(rows)), replace=False)
+    first = rng_for(method.name, key, 0).choice(len(rows), min(method.masks, len(rows)), replace=False)
     total, times = torch.zeros(anatomy.classes, anatomy.patches, dtype=torch.float64), torch.zeros(anatomy.patches)
     for centroid in naive_k_means(rows, torch.from_numpy(first)):
         best = sorted(range(anatomy.patches), key=lambda i, c=centroid: -c[i])

@@ -10,8 +10,8 @@ from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, ViTCX, describe, explain
-from pipeline.explain.methods import vit_cx
-from pipeline.utils.random import generator
+from pipeline.explain.attribution import vit_cx
+from pipeline.utils.random import rng_for
 
 
 def feature_maps(model: nn.Module, image: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def naive_vit_cx(model: nn.Module, image: Tensor, method: ViTCX, key: str) -> tu
     flat = maps.flatten(1) / maps.flatten(1).norm(dim=1, keepdim=True)
     clusters = complete_linkage(1 - flat @ flat.T, method.distance)
     masks = [unit(maps[cluster].sum(0)) for cluster in clusters]
-    drawn = generator(method.name, key, 0)
+    drawn = rng_for(method.name, key, 0)
     plain = probabilities(model, image)
     shown, total = torch.stack(masks).sum(0), torch.zeros(len(plain), *maps[0].shape, dtype=maps.dtype)
     for mask in masks:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from support import samples, write_tar
 
 from pipeline.explain import DiffMask, PatchMask, explain
-from pipeline.explain.artifacts import read
-from pipeline.explain.load import load
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.load import load_model
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
@@ -33,13 +33,13 @@ def test_gates_are_trained_and_a_run_takes_them(
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
     assert f"--artifact {out}" in printed
-    card = read(str(out)).record
+    card = read_artifact(str(out)).record
     assert card is not None
     assert (card.steps, card.settings["rate"], len(card.shards)) == (3, 1e-3, 3)
     code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
     assert code == 0
     assert "already complete" in printed
-    assert read(str(out)).record == card
+    assert read_artifact(str(out)).record == card
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     use = ["--methods", "legrad", "--artifact", out, "--executor", "inline"]
     atlas = tmp_path / "atlas"
@@ -73,7 +73,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     code, printed, err = vitatlas(*arguments, "--masks", masks, "--rate", "1e-3", "--out", out)
     assert code == 0, err
     assert "held-out accuracy" in printed
-    card = read(str(out)).record
+    card = read_artifact(str(out)).record
     assert card is not None
     assert card.provenance == "pm_design_v1"
     assert card.supervision.startswith("labels, and 2 masks of 16 images (12.50 %): masks sha256:")
@@ -98,8 +98,8 @@ def test_pm_maps_are_those_of_its_own_weights(
     out = tmp_path / "pm.safetensors"
     arguments[1] = "pm"
     assert vitatlas(*arguments, "--masks", masks, "--rate", "1e-2", "--out", out)[0] == 0
-    base, tuned = load(checkpoint).model, load(ModelSpec(name=checkpoint.name, checkpoint=str(out))).model
-    images, targets = torch.randn(3, 3, *load(checkpoint).anatomy.input_size), torch.tensor([[0, 4]] * 3)
+    base, tuned = load_model(checkpoint).model, load_model(ModelSpec(name=checkpoint.name, checkpoint=str(out))).model
+    images, targets = torch.randn(3, 3, *load_model(checkpoint).anatomy.input_size), torch.tensor([[0, 4]] * 3)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     maps = explain(base, images, targets, [PatchMask.load(out), "pm_zs"])
     assert torch.allclose(maps["pm"], explain(tuned, images, targets, "pm_zs")["pm_zs"], atol=1e-6)
@@ -122,8 +122,10 @@ def test_a_network_learns_from_pseudo_masks_of_an_atlas(
     arguments[1] = "pm"
     code, _, err = vitatlas(*arguments, "--atlas", atlas, "--policy", policy, "--out", out)
     assert code == 0, err
-    assert read(str(out)).record.provenance == "pm_design_v1, wsol"
-    assert read(str(out)).record.supervision.startswith("labels, and pseudo-masks without locality labels: p sha256:")
+    assert read_artifact(str(out)).record.provenance == "pm_design_v1, wsol"
+    assert read_artifact(str(out)).record.supervision.startswith(
+        "labels, and pseudo-masks without locality labels: p sha256:"
+    )
 
 
 def test_a_run_does_not_go_on_with_other_gates(

@@ -8,7 +8,7 @@ import pytest
 from support import DEMO_MODEL
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from pipeline.run import INLINE, run
 from pipeline.run.bench_shard import pilot
 from pipeline.run.estimate import PROCESSES, actors_for, estimate
@@ -109,7 +109,7 @@ def test_a_run_takes_what_was_expected_of_it(
     for turn in range(3):
         out = str(tmp_path / f"atlas-{turn}")
         record = plan(spec, out)
-        expected.append(estimate(record, pilot(record.spec, load(DEMO_MODEL), "cpu", record.shards[0].url)))
+        expected.append(estimate(record, pilot(record.spec, load_model(DEMO_MODEL), "cpu", record.shards[0].url)))
         atlas = run(out, replace(INLINE, device="cpu"))
         took.append(sum(commit.seconds["total"] for commit in atlas.commits.values()))
     sizes = [size for _, size in atlas.objects.walk()]
@@ -120,7 +120,7 @@ def test_a_run_takes_what_was_expected_of_it(
 
 def test_a_pilot_needs_pictures(spec: RunSpec, tmp_path: Path) -> None:
     (tmp_path / "empty.tar").touch()
-    loaded = load(spec.model)
+    loaded = load_model(spec.model)
     for name, says in (
         ("empty.tar", "empty.tar: it is empty; name a shard that is whole"),
         ("no.tar", "no such shard"),

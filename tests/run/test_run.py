@@ -175,17 +175,17 @@ def test_labels_are_not_needed_for_predicted_targets(spec: RunSpec, tmp_path: Pa
 def test_a_map_that_is_not_finite_is_flagged_and_counted(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.explain.methods.attention import Attention
+    from pipeline.explain.attribution.attention import RawAttention
 
-    compute = Attention.compute
+    compute = RawAttention.compute
 
-    def poisoned(self: Attention, trace, targets):
+    def poisoned(self: RawAttention, trace, targets):
         maps = compute(self, trace, targets).clone()
         maps[[key == "s0002" for key in trace.keys]] = float("nan")
         maps[[key == "s0003" for key in trace.keys]] = 0.5
         return maps
 
-    monkeypatch.setattr(Attention, "compute", poisoned)
+    monkeypatch.setattr(RawAttention, "compute", poisoned)
     plan(spec, str(tmp_path / "atlas"))
     atlas = run(str(tmp_path / "atlas"), INLINE)
     commit = atlas.commits["part-0"]

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.demo.train_model import MEAN, SIDE, STD
 from pipeline.explain import explain
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.samples import SAMPLES
@@ -64,7 +64,7 @@ def test_maps_are_those_of_explain(atlas: Atlas, world: SyntheticDataset) -> Non
     import io
     import tarfile
 
-    loaded = load(atlas.run.spec.model)
+    loaded = load_model(atlas.run.spec.model)
     with tarfile.open(world.folder / "shards" / "demo-validation-01.tar") as archive:
         member = archive.extractfile("scene_000030.jpg")
         assert member is not None

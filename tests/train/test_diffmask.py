@@ -8,7 +8,7 @@ import torch
 from support import images_for, small_vit
 from torch import nn
 
-from pipeline.explain.load import known
+from pipeline.explain.load import describe_loaded
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.train.diffmask_training import DiffMaskTraining, ascended
 from schemas.training import DiffMaskSettings
@@ -24,7 +24,7 @@ def model() -> Iterator[nn.Module]:
 
 
 def training(model: nn.Module, settings: DiffMaskSettings = QUICK, seed: int = 0) -> DiffMaskTraining:
-    return DiffMaskTraining(known("small", model), settings, seed)
+    return DiffMaskTraining(describe_loaded("small", model), settings, seed)
 
 
 @pytest.mark.parametrize(("divergence", "rises"), [(0.5, True), (0.11, True), (0.05, False), (0.0, False)])

@@ -9,8 +9,8 @@ import torch
 from support import samples, write_tar
 
 from pipeline.explain import DiffMask, PatchMask, explain
-from pipeline.explain.artifacts import read
-from pipeline.explain.load import Loaded, load
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import Decoders, Frame, count, find
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Stream
@@ -26,8 +26,8 @@ METHODS = {"diffmask": DiffMask, "pm": PatchMask}
 
 
 @pytest.fixture
-def loaded(checkpoint: ModelSpec) -> Loaded:
-    return load(checkpoint)
+def loaded(checkpoint: ModelSpec) -> LoadedModel:
+    return load_model(checkpoint)
 
 
 @pytest.fixture(params=METHODS)
@@ -35,7 +35,7 @@ def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def record(loaded: Loaded, method: str, **change: object) -> ArtifactRecord:
+def record(loaded: LoadedModel, method: str, **change: object) -> ArtifactRecord:
     content = {
         "method": method,
         "provenance": "a test",
@@ -56,7 +56,7 @@ class Interrupted(Exception):
 
 
 def learner(method: str, checkpoint: ModelSpec) -> Learner:
-    loaded = load(checkpoint)  # its own, as a later process has
+    loaded = load_model(checkpoint)  # its own, as a later process has
     if method == "diffmask":
         return DiffMaskTraining(loaded, DiffMaskSettings(rate=1e-3, warm_up=0))
     frame = Frame.of(loaded.record, "squash")
@@ -73,7 +73,7 @@ def train(
     made: Learner | None = None,
     **change: object,
 ) -> ArtifactRecord:
-    loaded = load(checkpoint)
+    loaded = load_model(checkpoint)
     classes = None if method == "diffmask" else loaded.record.classes
     stream = Stream(count(find((shards,))), Frame.of(loaded.record, "squash"), 4, classes, 0)
 
@@ -94,13 +94,13 @@ FIGURES = {
 
 
 def test_an_artefact_says_what_was_reached_and_explains(
-    method: str, loaded: Loaded, checkpoint: ModelSpec, shards: str, tmp_path: Path
+    method: str, loaded: LoadedModel, checkpoint: ModelSpec, shards: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.safetensors"
     reached = train(method, checkpoint, shards, out)
     names, columns = FIGURES[method]
     assert set(reached.metrics) == names | {f"{name}_before" for name in names} | {"step", "left_out"}
-    assert read(str(out)).record == reached
+    assert read_artifact(str(out)).record == reached
     images = torch.randn(2, 3, *loaded.anatomy.input_size)
     maps = explain(loaded.model, images, torch.zeros(2, 1, dtype=torch.int64), METHODS[method].load(out))[method]
     assert ((maps > 0) & (maps < 1)).all()
@@ -143,7 +143,7 @@ def test_training_stops_early_and_keeps_the_best(
     reached = train(method, checkpoint, shards, out, patience=2, made=made, steps=20)
     assert reached.metrics["step"] == 4
     assert pq.read_table(f"{out}.curves.parquet").num_rows == 8
-    assert all(torch.equal(tensor, kept[4][name]) for name, tensor in read(str(out)).tensors.items())
+    assert all(torch.equal(tensor, kept[4][name]) for name, tensor in read_artifact(str(out)).tensors.items())
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_with(
@@ -198,7 +198,7 @@ def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path
     shard = write_tar(tmp_path / "one.tar", members)
     with pytest.raises(RunFailedError, match="the held-out shards have no image that can be judged by"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
-    frame = Frame.of(load(checkpoint).record, "squash")
+    frame = Frame.of(load_model(checkpoint).record, "squash")
     with pytest.raises(RunFailedError, match="none of 1 shards has an image that can be learnt from"):
         next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(Decoders(0)))
 
@@ -244,7 +244,7 @@ def test_half_precision_learns_as_full_does(method: str, checkpoint: ModelSpec, 
     """And what is stored predicts what the network in training did: no cast of a weight outlives the weight."""
     made = learner(method, checkpoint)
     made.precision = "bfloat16"
-    frame = Frame.of(load(checkpoint).record, "squash")
+    frame = Frame.of(load_model(checkpoint).record, "squash")
     (images,) = islice(Stream(count(find((shards,))), frame, 4, 10, 0).read(Decoders(0)), 1)
     with made.session():
         for _ in range(10):

@@ -11,8 +11,8 @@ from support import images_for, small_vit
 from torch import nn
 
 from pipeline.explain import describe, explain
-from pipeline.explain.load import known
-from pipeline.explain.readout import PatchReadout, classify
+from pipeline.explain.load import describe_loaded
+from pipeline.explain.readout import PatchReadout, classifier_logits
 from pipeline.read import Frame
 from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, Labelled
 from pipeline.train.patch_mask_training import PatchMaskTraining, absent, patch_loss
@@ -22,7 +22,7 @@ GRID = (6, 6)
 
 
 def training(model: nn.Module, steps: int = 100, **settings: object) -> PatchMaskTraining:
-    loaded = known("small", model)
+    loaded = describe_loaded("small", model)
     frame = Frame.of(loaded.record, "squash")
     quick = {"warm_up": 0, "crop": 1.0, "weight_decay": 0.0, "decay": 1.0, "rate": 3e-3}
     return PatchMaskTraining(loaded, PatchMaskSettings(**(quick | settings)), steps, (frame, frame))  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def test_a_patch_alone_reads_as_it_does_among_all(family: nn.Module) -> None:
         for place, token in enumerate(tokens[0][0, anatomy.prefix_tokens :]):
             vector = family.norm(token[None, None])
             vector = family.attn_pool(vector) if anatomy.readout == "pool" else vector[:, 0]
-            alone = classify(family, family.fc_norm(vector))[0]
+            alone = classifier_logits(family, family.fc_norm(vector))[0]
             assert torch.allclose(alone, patches[place], atol=1e-12)
 
 
@@ -150,7 +150,7 @@ def test_of_a_box_only_its_sides_and_what_is_outside_are_asked() -> None:
 def test_names_and_shapes_stay_and_timm_takes_the_result() -> None:
     model = timm.create_model("test_vit", num_classes=3)
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    loaded = known("test_vit", model)
+    loaded = describe_loaded("test_vit", model)
     frame = Frame.of(loaded.record, "squash")
     trained = PatchMaskTraining(loaded, PatchMaskSettings(), 10, (frame, frame))
     size = loaded.anatomy.input_size

@@ -8,7 +8,7 @@ import pytest
 import timm
 from support import samples, write_tar
 
-from pipeline.explain.load import load
+from pipeline.explain.load import load_model
 from pipeline.read import Decoders, Frame, count, find
 from pipeline.train.image_stream import Stream
 from schemas.errors import UsageError
@@ -17,7 +17,7 @@ from schemas.run import ModelSpec, ShardRecord
 
 @pytest.fixture
 def frame(checkpoint: ModelSpec) -> Frame:
-    return Frame.of(load(checkpoint).record, "squash")
+    return Frame.of(load_model(checkpoint).record, "squash")
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support import samples, write_tar
 
-from pipeline.explain.artifacts import read
-from pipeline.explain.load import load
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.load import load_model
 from pipeline.read import Decoders, Frame
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Images, Stream
@@ -57,8 +57,8 @@ def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> No
     card = train_explainer(spec, lambda step, figures: told.append(step))
     assert told == list(range(1, STEPS + 1))
     assert (card.workers, set(card.metrics) >= {"kl", "kept"}) == (2, True)
-    one = DiffMaskTraining(load(spec.model), spec.settings)  # type: ignore[arg-type]
-    read_by = streams(prepare(spec), Decoders(0), None, Frame.of(load(spec.model).record, "squash"))
+    one = DiffMaskTraining(load_model(spec.model), spec.settings)  # type: ignore[arg-type]
+    read_by = streams(prepare(spec), Decoders(0), None, Frame.of(load_model(spec.model).record, "squash"))
     with one.session():
         for images in zip(*read_by, strict=True):
             depth = one.depth()
@@ -77,7 +77,7 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks)}}
     spec = TrainSpec(**(spec.model_dump() | asked))
     train_explainer(spec, lambda step, figures: None)
-    loaded = load(spec.model)
+    loaded = load_model(spec.model)
     frame = Frame.of(loaded.record, "squash")
     learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
     one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
@@ -109,7 +109,7 @@ def _mask(path: Path, width: int, height: int) -> None:
 
 
 def _same(expected: dict[str, torch.Tensor], out: str) -> None:
-    found = read(out).tensors
+    found = read_artifact(out).tensors
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import Attention, Site, Substitute, watch
+from pipeline.explain.attention_capture import Attention, AttentionCall, ReplaceAttentionOutput, capture_attention
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace, at_classes
+from pipeline.explain.trace import Capture, Trace, select_classes
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 
@@ -56,8 +56,8 @@ class ReciproCAM(Method):
         authors_code: block −2, as the authors' published code does it. openvino_xai takes logits.
     """
 
-    base = "reciprocam"
-    at_once = True
+    base_name = "reciprocam"
+    multi_target = True
     paper = "Byun & Lee, ViT-ReciproCAM, arXiv 2310.02588"
     cost = "≈0.2; mean read-out ≈N/L"
     presets: ClassVar = {"authors_code": {"block": -2}}
@@ -66,8 +66,8 @@ class ReciproCAM(Method):
     score: Literal["softmax", "logit"] = "softmax"
     block: int = -1
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.LAST if self.block == -1 else Need.TOKENS | Need.ATTENTION
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.LAST if self.block == -1 else Capture.TOKENS | Capture.ATTENTION
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if not -anatomy.depth <= self.block <= -1:
@@ -84,7 +84,7 @@ class ReciproCAM(Method):
         else:
             logits = _masked_copies(trace, self.kernel, self.block)
         values = logits.softmax(-1) if self.score == "softmax" else logits
-        return trace.grid(at_classes(values, targets))
+        return trace.grid(select_classes(values, targets))
 
 
 @lru_cache(maxsize=32)
@@ -100,7 +100,7 @@ def _weights(kernel: Kernel, grid: tuple[int, int]) -> Tensor:
     return weights.reshape(rows * columns, rows * columns)
 
 
-def _masked_attention(trace: Trace, site: Site, queries: int, kernel: Kernel) -> Tensor:
+def _masked_attention(trace: Trace, site: AttentionCall, queries: int, kernel: Kernel) -> Tensor:
     """Attention output of the first queries under each of the N masks: [B, N, H, queries, d].
 
     The queries must not be masked themselves: prefix tokens, or the latent of a pooler.
@@ -125,12 +125,12 @@ def _masked_attention(trace: Trace, site: Site, queries: int, kernel: Kernel) ->
     return output.unflatten(2, (len(weights), queries)).transpose(1, 2)
 
 
-def _at(trace: Trace, site: Site, level: float) -> Attention:
+def _at(trace: Trace, site: AttentionCall, level: float) -> Attention:
     """The attention of a site where all patch tokens are scaled."""
-    sites: list[Site] = []
+    sites: list[AttentionCall] = []
     tokens = site.tokens.clone()
     tokens[:, tokens.shape[1] - trace.anatomy.patches :] *= level
-    with watch(site.module, sites.append), trace.network():
+    with capture_attention(site.module, sites.append), trace.network():
         site.module(tokens, **site.options)
     return sites[0].attention
 
@@ -147,19 +147,19 @@ def _masked_token(trace: Trace, kernel: Kernel) -> Tensor:
     output = _masked_attention(trace, trace.last, reads, kernel).to(trace.last.attention.output.dtype)
     tokens = trace.input(-1)[:, None, :reads].expand(-1, anatomy.patches, -1, -1).flatten(0, 1)
     with trace.network():
-        with Substitute(output.flatten(0, 1)):
+        with ReplaceAttentionOutput(output.flatten(0, 1)):
             tokens = model.blocks[-1](tokens)
         logits: Tensor = model.forward_head(model.norm(tokens))
     return logits.unflatten(0, (-1, anatomy.patches))
 
 
-def _masked_pool(trace: Trace, pool: Site, kernel: Kernel) -> Tensor:
+def _masked_pool(trace: Trace, pool: AttentionCall, kernel: Kernel) -> Tensor:
     """Logits [B, N, C] of an attention pooler."""
     anatomy, model = trace.anatomy, trace.model
     output = _masked_attention(trace, pool, 1, kernel).to(pool.attention.output.dtype)
     # The pooler is called for its projection and MLP; its attention is given, so what it sees is idle.
     idle = pool.tokens[:, None, :1].expand(-1, anatomy.patches, -1, -1).flatten(0, 1)
-    with trace.network(), Substitute(output.flatten(0, 1)):
+    with trace.network(), ReplaceAttentionOutput(output.flatten(0, 1)):
         logits: Tensor = model.forward_head(idle)
     return logits.unflatten(0, (-1, anatomy.patches))
 

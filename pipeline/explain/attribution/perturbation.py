@@ -12,24 +12,24 @@ from pipeline.explain.trace import Trace
 
 
 @dataclass(frozen=True)
-class Sampling(Method):
+class PerturbationMethod(Method):
     """Base of these: one image after the other, all classes at once."""
 
-    at_once = True
-    usual = False
+    multi_target = True
+    default = False
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)
         for row, classes in enumerate(targets):
-            maps[row] = self.of_image(trace, row, classes)
+            maps[row] = self.explain_image(trace, row, classes)
         return maps
 
     @abstractmethod
-    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+    def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         """Maps of one image, one for each of its classes: [classes, h, w]."""
 
 
-def interpolation(length: int, size: int) -> Tensor:
+def interpolation_matrix(length: int, size: int) -> Tensor:
     """Linear interpolation as a matrix: float64 [size, length], rows sum to 1.
 
     Pixels are cells of one width, not points: beyond the middle of the first and the last they are constant.

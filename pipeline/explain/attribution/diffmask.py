@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.artifacts import read
-from pipeline.explain.diffmask_gates import Gates, keep_probability
-from pipeline.explain.methods.learned import Learned
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.diffmask_gates import DiffMaskGates, keep_probability
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 from schemas.errors import UsageError
 
 
 @methods.register
 @dataclass(frozen=True)
-class DiffMask(Learned):
+class DiffMask(LearnedMethod):
     """Probability that a patch is kept by gates which learnt to keep as few as the prediction needs.
 
     A probe for each of L + 2 hidden states h⁰ … h^{L+1} gives a gate logit a_l = 15 tanh(W2 tanh(W1 [h⁰; hˡ] + b1)
@@ -33,13 +33,13 @@ class DiffMask(Learned):
         artifact: safetensors file of the gates.
     """
 
-    base = "diffmask"
-    by_class = False
+    base_name = "diffmask"
+    class_specific = False
     paper = "Nalmpantis et al., Vision DiffMask, CVPRW 2023 (arXiv 2304.06391)"
     cost = "≈0.05"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TOKENS
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TOKENS
 
     def check(self) -> None:
         super().check()
@@ -65,7 +65,7 @@ class DiffMask(Learned):
         """
         anatomy = describe(model)
         with preserve_model_state(model), torch.no_grad():
-            trace = record(model, anatomy, images, Need.TOKENS, ("",) * len(images), 0)
+            trace = record(model, anatomy, images, Capture.TOKENS, ("",) * len(images), 0)
             return trace.grid(self._keep(trace))
 
     def _keep(self, trace: Trace) -> Tensor:
@@ -74,7 +74,7 @@ class DiffMask(Learned):
         gates = self._gates(like.device, like.dtype)
         return keep_probability(gates.logits([state.to(like) for state in hidden_states(trace)]))
 
-    def _gates(self, device: torch.device, dtype: torch.dtype) -> Gates:
+    def _gates(self, device: torch.device, dtype: torch.dtype) -> DiffMaskGates:
         return _gates(self.artifact, self.learned.digest, device, dtype)
 
 
@@ -85,7 +85,7 @@ def hidden_states(trace: Trace) -> list[Tensor]:
     return [trace.embedding.flatten(1, -2), *(tokens[:, prefix:] for tokens in (trace.input(0), *outputs))]
 
 
-def masked_logits(model: nn.Module, gates: Gates, trace: Trace, keep: Tensor) -> Tensor:
+def masked_logits(model: nn.Module, gates: DiffMaskGates, trace: Trace, keep: Tensor) -> Tensor:
     """Logits [B, C] where patches give way to the placeholder, in front of class token and positions.
 
     Args:
@@ -100,9 +100,9 @@ def masked_logits(model: nn.Module, gates: Gates, trace: Trace, keep: Tensor) ->
 
 
 @lru_cache(maxsize=4)
-def _gates(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> Gates:
+def _gates(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> DiffMaskGates:
     """Gates where they are used, kept between batches."""
     try:
-        return Gates.from_tensors(read(file).tensors).requires_grad_(False).to(device, dtype)
+        return DiffMaskGates.from_tensors(read_artifact(file).tensors).requires_grad_(False).to(device, dtype)
     except ValueError as error:
         raise UsageError(f"{file}: holds no gates of Vision DiffMask ({error})") from None

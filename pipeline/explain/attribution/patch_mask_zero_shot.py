@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.explain.attention_capture import Substitute
+from pipeline.explain.attention_capture import ReplaceAttentionOutput
 from pipeline.explain.method import Method
-from pipeline.explain.readout import DESIGN, patch_logits
+from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace, at_classes
+from pipeline.explain.trace import Trace, select_classes
 
 
 @methods.register
@@ -22,10 +22,10 @@ class PatchMaskZeroShot(Method):
     anything there, since its logits have no gradient at these tokens. Cost: N·D·C, about 1 % of a forward.
     """
 
-    base = "pm_zs"
-    at_once = True
+    base_name = "pm_zs"
+    multi_target = True
     paper = "after Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
-    provenance = DESIGN
+    provenance = PATCH_READOUT_DESIGN
     cost = "≈0.01"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -42,15 +42,15 @@ class PatchMaskValue(Method):
     network this path was trained, the ordinary one was not. Cost: the MLP of one block.
     """
 
-    base = "pm_value"
-    at_once = True
+    base_name = "pm_value"
+    multi_target = True
     paper = "after Zhou et al., MaskCLIP, ECCV 2022 (arXiv 2112.01071), and Kang et al., PRL 187, 2025; a design"
-    provenance = DESIGN
+    provenance = PATCH_READOUT_DESIGN
     cost = "≈0.1"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
-        with trace.network(), Substitute(trace.last.attention.value[:, :, prefix:].detach()):
+        with trace.network(), ReplaceAttentionOutput(trace.last.attention.value[:, :, prefix:].detach()):
             tokens = trace.model.blocks[-1](trace.input(-1)[:, prefix:].detach())
         return _map(trace, tokens, targets)
 
@@ -58,4 +58,4 @@ class PatchMaskValue(Method):
 def _map(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
     with trace.network():
         logits = patch_logits(trace.model, trace.anatomy, tokens)
-    return trace.grid(at_classes(logits.to(trace.images.dtype).sigmoid(), targets))
+    return trace.grid(select_classes(logits.to(trace.images.dtype).sigmoid(), targets))

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import Attention, Site, watch
+from pipeline.explain.attention_capture import Attention, AttentionCall, capture_attention
 from pipeline.explain.method import Method
-from pipeline.explain.readout import classifiers
+from pipeline.explain.readout import classifier_heads
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -42,7 +42,7 @@ class LeGrad(Method):
     leaves out the final norm in front of the pooler; neither has a counterpart in a classifier.
     """
 
-    base = "legrad"
+    base_name = "legrad"
     paper = "Bousselham et al., LeGrad, ICCV 2025 (arXiv 2404.03214)"
     cost = "≈0.5"
 
@@ -54,8 +54,8 @@ class LeGrad(Method):
             return f"the cosine is taken with the weights of a linear classifier, not {anatomy.classifier}"
         return None
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TOKENS if anatomy.readout == "pool" else Need.GRAPH | Need.ATTENTION
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TOKENS if anatomy.readout == "pool" else Capture.GRAPH | Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         depth = trace.anatomy.depth
@@ -73,9 +73,9 @@ class LeGrad(Method):
 
     def _of_pooled_layer(self, trace: Trace, block: int, targets: Tensor) -> Tensor:
         """E_l for every token, by the pooler: [B, n]."""
-        sites: list[Site] = []
+        sites: list[AttentionCall] = []
         model, tokens = trace.model, trace.output(block).detach()
-        with torch.enable_grad(), watch(model.attn_pool, sites.append, leaf=True):
+        with torch.enable_grad(), capture_attention(model.attn_pool, sites.append, leaf=True):
             with trace.network():
                 features = model.fc_norm(model.attn_pool(model.norm(tokens)))
             score = self._score(trace, features, targets)
@@ -87,7 +87,9 @@ class LeGrad(Method):
             scores = trace.classify(features)
         else:
             unit = F.normalize(features, dim=-1)
-            cosines = [F.linear(unit, F.normalize(head.weight, dim=-1).to(unit)) for head in classifiers(trace.model)]
+            cosines = [
+                F.linear(unit, F.normalize(head.weight, dim=-1).to(unit)) for head in classifier_heads(trace.model)
+            ]
             scores = torch.stack(cosines).mean(0)
         return scores.gather(1, targets).sum()
 

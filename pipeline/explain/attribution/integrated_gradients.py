@@ -30,10 +30,10 @@ class IntegratedGradients(Method):
         completeness: by how much the values miss their sum, y_c(x) − y_c(0), as a fraction of it.
     """
 
-    base = "integrated_gradients"
+    base_name = "integrated_gradients"
     paper = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017"
     cost = "≈2.2 · nodes"
-    usual = False
+    default = False
     extra_outputs = ("completeness",)
 
     nodes: int = 64

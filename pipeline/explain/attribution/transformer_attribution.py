@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import full
+from pipeline.explain.attention_capture import upcast
+from pipeline.explain.attribution.readout_attention import readout_weights
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention_rows import first_row
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Linear, Need, Trace
+from pipeline.explain.trace import Capture, LinearCall, Trace
 
 _STABILISER = 1e-9
 
@@ -38,12 +38,12 @@ class TransformerAttribution(Method):
     by sums that may be near zero, so float32 is rough on a random network.
     """
 
-    base = "transformer_attribution"
+    base_name = "transformer_attribution"
     paper = "Chefer et al., Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
     cost = "≈4, of which 1 shared"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TO_ATTENTION | Need.TOKENS | Need.LINEARS
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TO_ATTENTION | Capture.TOKENS | Capture.LINEARS
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.readout != "token" or anatomy.read_tokens != 1:
@@ -57,7 +57,7 @@ class TransformerAttribution(Method):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets)
         relevance = _of_class_token(trace, targets)
-        row = first_row(trace)
+        row = readout_weights(trace)
         for block in reversed(range(trace.anatomy.depth)):
             of_attention, relevance = _through_block(trace, block, relevance)
             # Queries without relevance have no rows in of_attention.
@@ -72,8 +72,8 @@ def _of_class_token(trace: Trace, targets: Tensor) -> Tensor:
     """Relevance of the class token behind the last block: [B, 1, D]. No other token has any."""
     features = trace.features(trace.last_output[:, :1])
     start = torch.zeros_like(trace.logits).scatter_(1, targets, 1)[:, None]
-    head = Linear(trace.model.head, features, trace.logits[:, None])
-    return _through_linear(head.of(slice(None)), full(start))
+    head = LinearCall(trace.model.head, features, trace.logits[:, None])
+    return _through_linear(head.of(slice(None)), upcast(start))
 
 
 def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,15 +88,15 @@ def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor,
     rows = slice(0, relevance.shape[1])
     linears, attention = trace.linears[block], trace.site(block).attention
     stations = (trace.input(block), trace.middle(block), trace.output(block))
-    before, middle, after = (full(tokens[:, rows]) for tokens in stations)
+    before, middle, after = (upcast(tokens[:, rows]) for tokens in stations)
     skipped, branch = _through_sum(middle, after - middle, relevance)
     for name in ("fc2", "fc1"):
         branch = _through_linear(linears[name].of(rows), branch)
     skipped, branch = _through_sum(before, middle - before, skipped + branch)
     output = _through_linear(linears["proj"].of(rows), branch).unflatten(2, (trace.anatomy.heads, -1)).transpose(1, 2)
-    query, key = full(attention.query[:, :, rows]), full(attention.key).transpose(-1, -2)
+    query, key = upcast(attention.query[:, :, rows]), upcast(attention.key).transpose(-1, -2)
     of_matrix, of_value = _through_product(
-        attention.probabilities(rows), full(attention.value), full(attention.output[:, :, rows]), output
+        attention.probabilities(rows), upcast(attention.value), upcast(attention.output[:, :, rows]), output
     )
     if block == 0:
         return of_matrix, relevance  # nothing is asked of what lies below
@@ -112,13 +112,13 @@ def _padded(tensor: Tensor, tokens: int) -> Tensor:
     return F.pad(tensor, (0, 0, 0, tokens - tensor.shape[-2]))
 
 
-def _through_linear(linear: Linear, relevance: Tensor) -> Tensor:
+def _through_linear(linear: LinearCall, relevance: Tensor) -> Tensor:
     """The z⁺ rule: relevance [..., out] of the output to [..., in] of the input."""
-    weight, size = full(linear.module.weight), linear.input.abs()
+    weight, size = upcast(linear.module.weight), linear.input.abs()
     magnitude = weight.abs()
     double = (size @ magnitude.T).add_(linear.output)  # twice the sum of the positive products
     if linear.module.bias is not None:
-        double.sub_(full(linear.module.bias))
+        double.sub_(upcast(linear.module.bias))
     share = _ratio(relevance, double, 2 * _STABILISER)
     return (share @ weight).mul_(linear.input).add_((share @ magnitude).mul_(size))
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.perturbation import Sampling, interpolation
+from pipeline.explain.attribution.perturbation import PerturbationMethod, interpolation_matrix
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 
 _MASKS_AT_ONCE = 128
 """Masks that are held as pixels at a time; bounds memory, changes nothing else."""
@@ -17,7 +17,7 @@ _MASKS_AT_ONCE = 128
 
 @methods.register
 @dataclass(frozen=True)
-class Rise(Sampling):
+class RISE(PerturbationMethod):
     """Mean of random masks, each weighted with the probability of the class when only it is shown.
 
     S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the softmax probability. A mask is an s × s
@@ -39,7 +39,7 @@ class Rise(Sampling):
         keep: p, the fraction of the image that a mask shows on average.
     """
 
-    base = "rise"
+    base_name = "rise"
     paper = "Petsiuk et al., RISE: Randomized Input Sampling for Explanation, BMVC 2018"
     cost = "masks"
 
@@ -52,13 +52,13 @@ class Rise(Sampling):
             return "it needs at least one mask and one cell"
         return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
 
-    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+    def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image = trace.images[row]
         cell = [-(-side // self.cells) for side in trace.anatomy.input_size]
-        drawn = generator(self.name, trace.keys[row], trace.seed)
+        drawn = rng_for(self.name, trace.keys[row], trace.seed)
         grids = torch.from_numpy(drawn.random((self.masks, self.cells, self.cells)) < self.keep).to(image)
         shifts = [torch.from_numpy(drawn.integers(0, side, self.masks)).to(image.device) for side in cell]
-        resizing = [interpolation(self.cells, (self.cells + 1) * side).to(image) for side in cell]
+        resizing = [interpolation_matrix(self.cells, (self.cells + 1) * side).to(image) for side in cell]
         total = image.new_zeros(len(classes), *trace.anatomy.grid)
         for part in torch.arange(self.masks, device=image.device).split(_MASKS_AT_ONCE):
             down, across = (

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attribution.readout_attention import readout_queries, readout_weights
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention_rows import first_row, readout_rows
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -27,12 +27,12 @@ class GenericAttention(Method):
     The authors' notebook for CLIP takes the last layers only; their ViT notebook, followed here, takes all.
     """
 
-    base = "generic_attention"
+    base_name = "generic_attention"
     paper = "Chefer et al., Generic Attention-model Explainability, ICCV 2021"
     cost = "≈1.3, of which 1 shared"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TO_ATTENTION
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TO_ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets)
@@ -42,8 +42,8 @@ class GenericAttention(Method):
             row = pool.gradient(gradients.pool).mul_(pool.probabilities()).relu_().mean(1)[:, 0]
             rows = slice(None)
         else:
-            row = first_row(trace)
-            rows = readout_rows(trace)
+            row = readout_weights(trace)
+            rows = readout_queries(trace)
         for block in reversed(range(trace.anatomy.depth)):
             attention = trace.site(block).attention
             weighted = attention.probabilities(rows)

@@ -13,15 +13,15 @@ from schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Learned(Method):
+class LearnedMethod(Method):
     """Base of such methods. The file is no part of the name; its hash stands in ``run.json``.
 
     Options:
         artifact: safetensors file of ``vitatlas train``.
     """
 
-    usual = False
-    unnamed = ("artifact",)
+    default = False
+    hidden_options = ("artifact",)
 
     artifact: str = ""
 
@@ -48,13 +48,13 @@ class Learned(Method):
             UsageError: it is not; the message says why.
         """
         card = self.learned.record
-        if card is not None and card.method != self.base:
-            raise UsageError(f"{self.artifact}: is an artefact of {card.method}, not of {self.base}")
+        if card is not None and card.method != self.base_name:
+            raise UsageError(f"{self.artifact}: is an artefact of {card.method}, not of {self.base_name}")
 
     @property
     def learned(self) -> Artifact:
         """What the file holds."""
-        return artifacts.read(self.artifact)
+        return artifacts.read_artifact(self.artifact)
 
     @property
     def trained_on(self) -> str | None:
@@ -72,6 +72,8 @@ class Learned(Method):
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if not self.artifact:
-            return f"it needs a file that was trained for the network: {self.base}:artifact=FILE, or --artifact FILE"
+            return (
+                f"it needs a file that was trained for the network: {self.base_name}:artifact=FILE, or --artifact FILE"
+            )
         self.check()
         return None

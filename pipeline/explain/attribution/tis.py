@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.perturbation import Sampling
+from pipeline.explain.attribution.perturbation import PerturbationMethod
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
-from pipeline.utils.random import generator
+from pipeline.explain.trace import Capture, Trace
+from pipeline.utils.random import rng_for
 
 _TOKENS_AT_ONCE = 16384
 """Tokens of one chunk of sampled copies; bounds its memory, changes nothing else."""
@@ -20,7 +20,7 @@ _ROUNDS = 100
 
 @methods.register
 @dataclass(frozen=True)
-class TiS(Sampling):
+class TiS(PerturbationMethod):
     """Mean probability of the class over samples of the patches, of those samples that a patch is in.
 
     The patch tokens of all L block outputs are L · D feature maps of N values; k-means joins them to K
@@ -42,15 +42,15 @@ class TiS(Sampling):
         keep: fraction of the patches in each, at least one patch.
     """
 
-    base = "tis"
+    base_name = "tis"
     paper = "Englebert et al., Explaining through Transformer Input Sampling, ICCV Workshops 2023"
     cost = "≈masks · keep"
 
     masks: int = 1024
     keep: float = 0.5
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TOKENS
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TOKENS
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.positions != "absolute":
@@ -59,11 +59,11 @@ class TiS(Sampling):
             return "it needs at least one sample"
         return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
 
-    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+    def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         anatomy, image = trace.anatomy, trace.images[row]
         outputs = [trace.output(block)[row, anatomy.prefix_tokens :] for block in range(anatomy.depth)]
         features = torch.cat(outputs, 1).T.to(image)
-        drawn = generator(self.name, trace.keys[row], trace.seed)
+        drawn = rng_for(self.name, trace.keys[row], trace.seed)
         first = drawn.choice(len(features), min(self.masks, len(features)), replace=False)
         centroids = _k_means(features, features[torch.from_numpy(first).to(image.device)])
         count = max(1, int(self.keep * anatomy.patches))

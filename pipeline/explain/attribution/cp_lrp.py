@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -24,12 +24,12 @@ class CPLRP(Method):
     LXT calls this attention rule CP-LRP and combines it for ViTs with zennit's γ-rules; none are used here.
     """
 
-    base = "cp_lrp"
+    base_name = "cp_lrp"
     paper = "Ali et al., XAI for Transformers, ICML 2022; rules as in Achtibat et al., AttnLRP, ICML 2024"
     cost = "≈1"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.CONSERVING
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.CONSERVING
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.norm != "LayerNorm":

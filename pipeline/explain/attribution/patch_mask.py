@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from pipeline.explain.artifacts import read
-from pipeline.explain.methods.learned import Learned
-from pipeline.explain.readout import DESIGN, PatchReadout
+from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.readout import PATCH_READOUT_DESIGN, PatchReadout
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace, at_classes
+from pipeline.explain.trace import Trace, select_classes
 from schemas.errors import UsageError
 
 
 @methods.register
 @dataclass(frozen=True)
-class PatchMask(Learned):
+class PatchMask(LearnedMethod):
     """Probability that a patch shows the class, by a network that was fine-tuned to say so at each patch.
 
     E_i = σ(head(fc_norm(norm(x_i)))_c): the network's own classifier at the patch tokens x_i behind the last
@@ -32,10 +32,10 @@ class PatchMask(Learned):
         probability: of the class for the image, by the fine-tuned network.
     """
 
-    base = "pm"
-    at_once = True
+    base_name = "pm"
+    multi_target = True
     paper = "Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
-    provenance = DESIGN
+    provenance = PATCH_READOUT_DESIGN
     cost = "1"
     extra_outputs = ("probability",)
 
@@ -55,10 +55,10 @@ class PatchMask(Learned):
         with trace.network():
             logits, patches = functional_call(readout, weights, (like.detach(),))
         trace.extra_outputs["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
-        return trace.grid(at_classes(patches.to(like.dtype).sigmoid(), targets))
+        return trace.grid(select_classes(patches.to(like.dtype).sigmoid(), targets))
 
 
 @lru_cache(maxsize=2)
 def _weights(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights where they are used, by their names in a ``PatchReadout``, kept between batches."""
-    return {f"model.{name}": tensor.to(device, dtype) for name, tensor in read(file).tensors.items()}
+    return {f"model.{name}": tensor.to(device, dtype) for name, tensor in read_artifact(file).tensors.items()}

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attribution.readout_attention import readout_attention, readout_queries
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention_rows import readout_row, readout_rows
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -25,12 +25,12 @@ class GradCAM(Method):
     ``norm1``; Vision DiffMask's comparison takes ``norm2`` of the block before, smoothed.
     """
 
-    base = "gradcam"
+    base_name = "gradcam"
     paper = "Selvaraju et al., Grad-CAM, ICCV 2017; on ViT tokens as in pytorch-grad-cam"
     cost = "≈0.1"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TO_LAST
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TO_LAST
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets).last_tokens
@@ -51,12 +51,12 @@ class AttentionGradCAM(Method):
     the rows are the pooler's. Cost: a backward through one block.
     """
 
-    base = "attn_gradcam"
+    base_name = "attn_gradcam"
     paper = "the Grad-CAM baseline of Chefer et al. CVPR 2021"
     cost = "≈0.1"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TO_LAST
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TO_LAST
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
@@ -65,8 +65,8 @@ class AttentionGradCAM(Method):
             assert gradients.pool is not None
             gradient = trace.pool.attention.gradient(gradients.pool)
         else:
-            gradient = trace.last.attention.gradient(gradients.of_block(-1), readout_rows(trace))
+            gradient = trace.last.attention.gradient(gradients.of_block(-1), readout_queries(trace))
         weights = gradient.mean(2)[:, :, prefix:].mean(2)
         return trace.grid(
-            torch.einsum("bh,bhn->bn", weights, readout_row(trace)[:, :, prefix:]).relu_() / weights.shape[1]
+            torch.einsum("bh,bhn->bn", weights, readout_attention(trace)[:, :, prefix:]).relu_() / weights.shape[1]
         )

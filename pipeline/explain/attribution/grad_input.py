@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -19,12 +19,12 @@ class GradInput(Method):
     of the data set's mean counts nothing. Cost: the shared backward (≈1 forward).
     """
 
-    base = "grad_input"
+    base_name = "grad_input"
     paper = "Shrikumar et al., Learning Important Features, ICML 2017"
     cost = "≈1, shared"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TO_IMAGES
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TO_IMAGES
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets).images

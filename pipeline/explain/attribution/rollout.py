@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attribution.readout_attention import readout_attention, readout_weights
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention_rows import first_row, readout_row
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -24,16 +24,16 @@ class Rollout(Method):
     of matrices is never made. Cost: the attention matrices, one block at a time.
     """
 
-    base = "rollout"
-    by_class = False
+    base_name = "rollout"
+    class_specific = False
     paper = "Abnar & Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
     cost = "≈0.1"
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.ATTENTION
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        row = first_row(trace) if trace.pool is None else readout_row(trace).mean(1)
+        row = readout_weights(trace) if trace.pool is None else readout_attention(trace).mean(1)
         for index in reversed(range(trace.anatomy.depth)):
             attention = trace.site(index).attention.probabilities().mean(1)
             row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, attention)

@@ -10,7 +10,7 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 
 
 @methods.register
@@ -30,10 +30,10 @@ class SmoothGrad(Method):
         noise: standard deviation, as a fraction of the range of the image.
     """
 
-    base = "smoothgrad"
+    base_name = "smoothgrad"
     paper = "Smilkov et al., SmoothGrad, 2017 (arXiv 1706.03825)"
     cost = "≈2.2 · samples"
-    usual = False
+    default = False
 
     samples: int = 50
     noise: float = 0.15
@@ -44,7 +44,7 @@ class SmoothGrad(Method):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         images = trace.images
         sources = [
-            generator(self.name, key, trace.seed, target)
+            rng_for(self.name, key, trace.seed, target)
             for key, target in zip(trace.keys, targets[:, 0].tolist(), strict=True)
         ]
         spread = self.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]

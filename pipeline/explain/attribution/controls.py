@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Control(Method):
     """Base of the controls."""
 
     kind = "control"
-    by_class = False
+    class_specific = False
     paper = "–"
     cost = "0"
 
@@ -31,7 +31,7 @@ class Center(Control):
     E = exp(−(x² + y²) / 2σ²) at the patch centres, with x and y from −1 to 1 across the grid and σ = ½.
     """
 
-    base = "center"
+    base_name = "center"
     paper = "Choe et al., Evaluating WSOL Methods Right, CVPR 2020"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Center(Control):
 class Uniform(Control):
     """The same value everywhere: what a metric gives for nothing. The map is 1."""
 
-    base = "uniform"
+    base_name = "uniform"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         return trace.images.new_ones(len(trace.images), 1, *trace.anatomy.grid)
@@ -58,10 +58,10 @@ class Uniform(Control):
 class Random(Control):
     """Noise, uniform in [0, 1), from the key of the image and the seed of the run alone."""
 
-    base = "random"
+    base_name = "random"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        maps = [generator(self.name, key, trace.seed).random(trace.anatomy.grid) for key in trace.keys]
+        maps = [rng_for(self.name, key, trace.seed).random(trace.anatomy.grid) for key in trace.keys]
         return torch.from_numpy(np.stack(maps)).to(trace.images)[:, None]
 
 
@@ -73,7 +73,7 @@ class Edges(Control):
     E = mean over the pixels of a patch of the Sobel gradient magnitude of the mean of the channels.
     """
 
-    base = "edges"
+    base_name = "edges"
     paper = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:

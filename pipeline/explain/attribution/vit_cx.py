@@ -8,10 +8,10 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.methods.perturbation import Sampling, interpolation
+from pipeline.explain.attribution.perturbation import PerturbationMethod, interpolation_matrix
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
-from pipeline.utils.random import generator
+from pipeline.utils.random import rng_for
 
 _MAPS_AT_ONCE = 64
 """Maps that are held as pixels at a time; bounds memory, changes nothing else."""
@@ -19,7 +19,7 @@ _MAPS_AT_ONCE = 64
 
 @methods.register
 @dataclass(frozen=True)
-class ViTCX(Sampling):
+class ViTCX(PerturbationMethod):
     """Masks made of the network's own feature maps, each weighted with what showing it does to the class.
 
     The D feature maps are the patch tokens in front of the last attention (``norm1`` output), each resized
@@ -44,7 +44,7 @@ class ViTCX(Sampling):
         noise: σ.
     """
 
-    base = "vit_cx"
+    base_name = "vit_cx"
     paper = "Xie et al., ViT-CX: Causal Explanation of Vision Transformers, IJCAI 2023"
     cost = "2 · clusters"
 
@@ -54,13 +54,13 @@ class ViTCX(Sampling):
     def unsupported(self, anatomy: Anatomy) -> str | None:
         return None if self.distance >= 0 and self.noise >= 0 else "distance and noise cannot be negative"
 
-    def of_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+    def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image, anatomy = trace.images[row], trace.anatomy
         tokens = trace.last.tokens[row, anatomy.prefix_tokens :].to(image)
         resizing = _Resizing(anatomy.grid, image)
         groups = _clustered(tokens.T.unflatten(1, anatomy.grid), resizing, self.distance)
         plain = trace.logits[row].to(image).softmax(-1)[classes]
-        drawn = generator(self.name, trace.keys[row], trace.seed)
+        drawn = rng_for(self.name, trace.keys[row], trace.seed)
         weighted, shown = image.new_zeros(len(classes), *image.shape[1:]), torch.zeros_like(image[0])
         for part in groups.split(_MAPS_AT_ONCE):
             pixels = resizing(part)
@@ -80,7 +80,9 @@ class _Resizing:
 
     def __init__(self, grid: tuple[int, int], image: Tensor) -> None:
         height, width = image.shape[1:]
-        self.down, self.across = (interpolation(*side).to(image) for side in ((grid[0], height), (grid[1], width)))
+        self.down, self.across = (
+            interpolation_matrix(*side).to(image) for side in ((grid[0], height), (grid[1], width))
+        )
 
     def __call__(self, maps: Tensor) -> Tensor:
         """[m, h, w] → [m, H, W]."""

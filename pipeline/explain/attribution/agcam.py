@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import Site, Substitute, watch
+from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
+from pipeline.explain.attribution.readout_attention import readout_queries
 from pipeline.explain.method import Method
-from pipeline.explain.methods.attention_rows import readout_rows
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Need, Trace
+from pipeline.explain.trace import Capture, Trace
 
 
 @methods.register
@@ -31,14 +31,14 @@ class AGCAM(Method):
         full_gradient: take the ordinary gradient, nothing detached. Maps of the two correlate at about 0.8.
     """
 
-    base = "agcam"
+    base_name = "agcam"
     paper = "Leem & Seo, Attention Guided CAM, AAAI 2024"
     cost = "≈0.1; mean read-out and pooler ≈1.5"
 
     full_gradient: bool = False
 
-    def needs(self, anatomy: Anatomy) -> Need:
-        return Need.TO_ATTENTION if self.full_gradient else Need.TOKENS | Need.ATTENTION
+    def needs(self, anatomy: Anatomy) -> Capture:
+        return Capture.TO_ATTENTION if self.full_gradient else Capture.TOKENS | Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         if self.full_gradient:
@@ -46,7 +46,7 @@ class AGCAM(Method):
             gradients, of_pool = [shared.of_block(block) for block in range(trace.anatomy.depth)], shared.pool
         else:
             gradients, of_pool = _detached(trace, targets)
-        rows = readout_rows(trace)
+        rows = readout_queries(trace)
         total = trace.images.new_zeros(len(trace.images), trace.last.tokens.shape[1])
         for block, gradient in enumerate(gradients):
             attention = trace.site(block).attention
@@ -70,16 +70,16 @@ def _detached(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Tensor | Non
         for block in range(trace.anatomy.depth)
     ]
     tokens = trace.input(0)[:, :reads].detach()
-    pools: list[Site] = []
+    pools: list[AttentionCall] = []
     with ExitStack() as stack:
         if trace.pool is not None:
-            stack.enter_context(watch(trace.model.attn_pool, pools.append))
+            stack.enter_context(capture_attention(trace.model.attn_pool, pools.append))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(trace.network())
         for block in trace.model.blocks:  # a gate of the output reads the input too
             stack.enter_context(block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:])))
         for block, leaf in zip(trace.model.blocks, leaves, strict=True):
-            with Substitute(leaf):
+            with ReplaceAttentionOutput(leaf):
                 tokens = block(tokens)
         logits = trace.model.forward_head(trace.model.norm(tokens))
         score = logits.gather(1, targets).sum()
