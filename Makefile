@@ -1,21 +1,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
-.PHONY: demo reference test coverage faults check docs install clean
+.PHONY: demo reference test soak coverage check docs install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
 
-test: $(READY)  ## all tests, on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## all tests but those of `make soak`, on two cores
+	$(PYTEST)
+
+soak: $(READY)  ## long tests, more examples, and more than a hundred kills: see docs/explanation/testing.md
+	$(PYTEST) -m "soak or hypothesis" --hypothesis-profile soak
+	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
 
 coverage: $(READY)  ## how much of the code the tests run
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term:skip-covered
-
-faults: $(READY)  ## more than a hundred kills: for how long, see docs/explanation/reliability.md
-	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
+	$(PYTEST) --cov --cov-report term:skip-covered
 
 check: $(READY)  ## lint, types, import rules, dependencies, pages
 	$(BIN)/ruff check .

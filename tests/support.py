@@ -114,6 +114,14 @@ SHORT = {
 }
 """Methods of very many forwards, with fewer."""
 
+
+def soak_after(count: int, values: Iterable[Any]) -> list[Any]:
+    """Values of a parameter, of which `make test` takes the first ones and `make soak` the others."""
+    return [
+        value if place < count else pytest.param(value, marks=pytest.mark.soak) for place, value in enumerate(values)
+    ]
+
+
 FAST = ("attention", "legrad", "random")
 """Methods of runs in which the maps do not matter: by image, by class, and at random."""
 

@@ -47,6 +47,7 @@ def test_random_maps_score_a_half() -> None:
     assert found.auroc == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.soak
 def test_gates_beat_what_they_are_compared_with(tmp_path: Path) -> None:
     """Rollout, Grad-CAM and generic attention, on a network that counts without a mistake."""
     loaded = counter(steps=500)

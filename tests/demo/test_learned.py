@@ -58,6 +58,7 @@ def scenes() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(pixels, labels) for pixels, labels, _ in DataLoader(SceneDataset(HELD_OUT, 1, 2000), 100, num_workers=2)]
 
 
+@pytest.mark.soak
 def test_gates_keep_the_prediction_with_few_patches(loaded: LoadedModel, scenes: list) -> None:
     training = DiffMaskTraining(loaded, DiffMaskSettings())
     training.gates.load_state_dict(read_artifact(GATES).tensors)
@@ -68,6 +69,7 @@ def test_gates_keep_the_prediction_with_few_patches(loaded: LoadedModel, scenes:
     assert reached["kl_shuffled"] >= 5 * reached["kl"]
 
 
+@pytest.mark.soak
 def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: LoadedModel, scenes: list) -> None:
     tuned = load_model(ModelSpec(name=DEMO_MODEL.name, checkpoint=PM))
     with torch.no_grad():

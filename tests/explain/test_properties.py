@@ -42,6 +42,26 @@ def one(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str
 Explained = Callable[..., MapBatch]
 
 
+COMMON = (
+    "class token",
+    "layer scale",
+    "mean",
+    "attention pool",
+    "distilled",
+    "rotary, registers, mean",
+    "relative bias",
+)
+"""Families that differ most in what a method may look at."""
+
+
+@pytest.fixture(
+    scope="module", params=[name if name in COMMON else pytest.param(name, marks=pytest.mark.soak) for name in FAMILIES]
+)
+def family(request: pytest.FixtureRequest) -> nn.Module:
+    """A network of each family."""
+    return small_vit(**FAMILIES[request.param])
+
+
 @pytest.fixture(scope="module")
 def explained(family: nn.Module) -> Explained:
     """Maps of every method that is defined for a network, of the images of these numbers: one call, which is kept.
@@ -57,14 +77,6 @@ def explained(family: nn.Module) -> Explained:
     return maps
 
 
-@pytest.fixture(params=ALL)
-def name(request: pytest.FixtureRequest, family: nn.Module) -> str:
-    """A method as the command line has it."""
-    if reason := methods.parse(request.param).unsupported(describe(family)):
-        pytest.skip(reason)
-    return request.param
-
-
 def test_all_methods_together_equal_each_alone(family: nn.Module, explained: Explained) -> None:
     together = explained((0,), TARGETS[:1])
     for name in applicable(family, ALL):
@@ -72,38 +84,40 @@ def test_all_methods_together_equal_each_alone(family: nn.Module, explained: Exp
         assert torch.equal(together[methods.parse(name).name], alone), name
 
 
-def test_a_map_has_the_shape_of_the_grid_is_finite_and_says_something(
-    family: nn.Module, name: str, explained: Explained
-) -> None:
-    maps = explained()[methods.parse(name).name]
-    assert maps.shape == (3, 2, *describe(family).grid)
-    assert maps.dtype == torch.float64
-    assert maps.isfinite().all()
-    assert maps.flatten(2).std(2).any() == (name != "uniform")
+def test_a_map_has_the_shape_of_the_grid_is_finite_and_says_something(family: nn.Module, explained: Explained) -> None:
+    for name in applicable(family, ALL):
+        maps = explained()[methods.parse(name).name]
+        assert maps.shape == (3, 2, *describe(family).grid), name
+        assert maps.dtype == torch.float64, name
+        assert maps.isfinite().all(), name
+        assert maps.flatten(2).std(2).any() == (name != "uniform"), name
 
 
-def test_a_map_does_not_depend_on_its_batch(name: str, explained: Explained) -> None:
-    key = methods.parse(name).name
-    alone = torch.cat([explained((number,), TARGETS[number : number + 1])[key] for number in range(3)])
-    assert torch.allclose(explained()[key], alone, rtol=0, atol=1e-12)
+def test_a_map_does_not_depend_on_its_batch(family: nn.Module, explained: Explained) -> None:
+    for name in applicable(family, ALL):
+        key = methods.parse(name).name
+        alone = torch.cat([explained((number,), TARGETS[number : number + 1])[key] for number in range(3)])
+        assert torch.allclose(explained()[key], alone, rtol=0, atol=1e-12), name
 
 
-def test_only_maps_by_class_depend_on_the_class(name: str, explained: Explained) -> None:
-    first, second = explained()[methods.parse(name).name][0]
-    assert torch.equal(first, second) != class_specific(name)
+def test_only_maps_by_class_depend_on_the_class(family: nn.Module, explained: Explained) -> None:
+    for name in applicable(family, ALL):
+        first, second = explained()[methods.parse(name).name][0]
+        assert torch.equal(first, second) != class_specific(name), name
 
 
 def test_a_map_depends_on_no_other_class_and_a_class_that_comes_again_has_the_same(
-    name: str, explained: Explained
+    family: nn.Module, explained: Explained
 ) -> None:
-    key = methods.parse(name).name
-    maps = explained(targets=((1, 4, 1), (2, 2, 5), (0, 9, 9)))[key]
-    assert torch.equal(maps[0, 0], maps[0, 2])
-    assert torch.equal(maps[1, 0], maps[1, 1])
-    assert torch.equal(maps[2, 1], maps[2, 2])
-    for targets, columns in (((1, 2, 9), (0, 1, 1)), ((4, 5, 0), (1, 2, 0))):
-        alone = explained(targets=tuple((target,) for target in targets))[key]
-        assert torch.allclose(maps[range(3), columns], alone[:, 0], rtol=0, atol=1e-12)
+    for name in applicable(family, ALL):
+        key = methods.parse(name).name
+        maps = explained(targets=((1, 4, 1), (2, 2, 5), (0, 9, 9)))[key]
+        assert torch.equal(maps[0, 0], maps[0, 2]), name
+        assert torch.equal(maps[1, 0], maps[1, 1]), name
+        assert torch.equal(maps[2, 1], maps[2, 2]), name
+        for targets, columns in (((1, 2, 9), (0, 1, 1)), ((4, 5, 0), (1, 2, 0))):
+            alone = explained(targets=tuple((target,) for target in targets))[key]
+            assert torch.allclose(maps[range(3), columns], alone[:, 0], rtol=0, atol=1e-12), name
 
 
 def test_a_constant_added_to_all_logits_changes_nothing(family: nn.Module, explained: Explained) -> None:

@@ -214,7 +214,7 @@ def _decoders() -> list[int]:
 
 
 def main() -> None:
-    """``make faults``: many runs, and a line for each in a file."""
+    """``make soak``: many runs, and a line for each in a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=26)
     parser.add_argument("--first", type=int, default=0, help="seed of the first run")

@@ -1,11 +1,14 @@
-"""One run of which something of every kind is killed. ``make faults`` does many."""
+"""One run of which something of every kind is killed. ``make soak`` does many."""
 
 from pathlib import Path
 
+import pytest
 from faults.matrix import KINDS, disturb, nodes, undisturbed
 from support import samples, write_tar
 
 from schemas.run import ModelSpec, RunSpec
+
+pytestmark = pytest.mark.soak
 
 
 def test_a_run_of_which_everything_is_killed_once_ends_with_the_same_bytes(

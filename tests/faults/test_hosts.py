@@ -22,7 +22,10 @@ _TARS, _WINDOW = 12, 2
 """In all, and held by an actor at a time."""
 _LACKING = hosts.lacking()
 
-pytestmark = pytest.mark.skipif(_LACKING is not None, reason=f"no hosts can be made on this machine: {_LACKING}")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(_LACKING is not None, reason=f"no hosts can be made on this machine: {_LACKING}"),
+]
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
 
+pytestmark = pytest.mark.soak
+
+
 _TARS, _WINDOW = 16, 2
 """In all, and held by an actor at a time."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import encode, samples, write_tar
+from support import encode, samples, soak_after, write_tar
 
 from jobs.cli import COMMANDS
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -143,7 +143,7 @@ def test_a_changed_byte_fails_verify_naming_the_object(vitatlas, spec, tmp_path:
     assert "fault    part-1: maps.zarr/attention/c/1/0/0/0: its contents have changed" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", soak_after(1, [signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_ends_with_75_and_the_same_command_finishes(vitatlas, spec, tmp_path: Path, number: int) -> None:
     out = tmp_path / "atlas"
     given = ["--model", "test_vit", "--checkpoint", spec.model.checkpoint, "--methods", "attention,legrad"]

@@ -24,6 +24,9 @@ from k8s import checks
 from pipeline.store import Atlas
 from schemas.run import ModelSpec
 
+pytestmark = pytest.mark.soak
+
+
 pytest.importorskip("aiohttp_cors", reason="Ray serves jobs with the packages of ray[default] only")
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]

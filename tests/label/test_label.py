@@ -211,6 +211,7 @@ def test_every_row_says_what_it_was_made_from(labels: Path, atlas: Atlas) -> Non
     assert {row["row"]: row["image_sha256"] for row in table.to_pylist()} == images
 
 
+@pytest.mark.soak
 def test_on_ray_the_bytes_are_the_same(ray_cluster: None, labels: Path, atlas: Atlas, tmp_path: Path) -> None:
     label(atlas, POLICY, LABEL_FORMATS, str(tmp_path), options=ComputeOptions("local"))
     for path in labels.rglob("*"):

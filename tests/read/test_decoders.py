@@ -41,7 +41,7 @@ def test_a_picture_that_kills_its_decoder_is_told_apart() -> None:
 
 
 def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_pool, "_PATIENCE", 2.0)
+    monkeypatch.setattr(decoder_pool, "_PATIENCE", 1.5)
     with Decoders(1) as pool:
         pool.submit(jpeg(), FRAME).result()
         asked = [pool.submit(jpeg(), of(Endless)), *(pool.submit(jpeg(), FRAME) for _ in range(8))]

@@ -41,6 +41,7 @@ def drive(out: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.soak
 def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "atlas"))
     broken = tmp_path / "shards" / "part-1.tar"
@@ -50,6 +51,7 @@ def test_a_broken_tar_fails_the_run_at_its_end(spec: RunSpec, tmp_path: Path) ->
     assert list(Atlas.open(str(tmp_path / "atlas")).commits) == ["part-0", "part-2"]
 
 
+@pytest.mark.soak
 def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file
@@ -64,6 +66,7 @@ def test_a_users_mistake_comes_out_of_an_actor_as_it_is(spec: RunSpec, tmp_path:
         run(str(tmp_path / "a"), ExecutionOptions(actors=1))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
     finished: Path, spec: RunSpec, tmp_path: Path, number: int
@@ -86,6 +89,7 @@ def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
     same_bytes(finished, out)
 
 
+@pytest.mark.soak
 def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_last(
     spec: RunSpec, tmp_path: Path
 ) -> None:
@@ -100,6 +104,7 @@ def test_a_tar_that_takes_too_long_goes_to_another_actor_and_is_set_aside_at_las
     assert list(Atlas.open(str(out)).commits) == ["part-0", "part-2"]
 
 
+@pytest.mark.soak
 def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +204,7 @@ def test_workers_compute_in_one_thread(spec: RunSpec, tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.soak
 def test_no_actor_decodes_on_a_cpu_what_a_gpu_was_to_decode(ray_cluster: None, spec: RunSpec, tmp_path: Path) -> None:
     out = str(tmp_path / "atlas")
     plan(spec.model_copy(update={"decode": "gpu"}), out)

@@ -38,22 +38,31 @@ def test_two_runs_give_the_same_bytes(finished: Path, spec: RunSpec, tmp_path: P
     same_bytes(finished, tmp_path / "again")
 
 
+def crash_and_resume(out: Path, spec: RunSpec, finished: Path, k: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Crash at the k-th operation that changes something, start again, compare all bytes. Return if it crashed."""
+    with crash_after(k, monkeypatch) as crash:
+        plan(spec, str(out))
+        run(str(out), INLINE)
+    plan(spec, str(out))
+    run(str(out), INLINE)
+    same_bytes(finished, out)
+    assert verify(str(out)).faults == []
+    return crash.happened
+
+
+@pytest.mark.parametrize("k", [3, 25])
+def test_a_crash_is_mended_by_the_same_command(
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
+) -> None:
+    assert crash_and_resume(tmp_path / "crash", spec, finished, k, monkeypatch)
+
+
+@pytest.mark.soak
 @pytest.mark.usefixtures("computed_once")
 def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For every k: crash at the k-th operation that changes something, start again, compare all bytes."""
-    for k in count(1):
-        out = tmp_path / f"crash-{k}"
-        with crash_after(k, monkeypatch) as crash:
-            plan(spec, str(out))
-            run(str(out), INLINE)
-        plan(spec, str(out))
-        run(str(out), INLINE)
-        same_bytes(finished, out)
-        assert verify(str(out)).faults == []
-        if not crash.happened:
-            break
+    k = next(k for k in count(1) if not crash_and_resume(tmp_path / f"crash-{k}", spec, finished, k, monkeypatch))
     assert k > 45  # metadata of 3 methods, run.json, the lease, and 11 objects for each of 3 shards
 
 

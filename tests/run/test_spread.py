@@ -94,7 +94,7 @@ def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(parallel_map(abs, range(1), "one")) == [0]
 
 
-@pytest.mark.parametrize("address", [None, "local"])
+@pytest.mark.parametrize("address", [None, pytest.param("local", marks=pytest.mark.soak)])
 def test_a_users_mistake_comes_through_as_it_is(ray_cluster: None, work: ModuleType, address: str | None) -> None:
     with pytest.raises(UsageError, match="three: is no good"):
         list(parallel_map(work.trip, range(6), "trip", address))
@@ -106,6 +106,7 @@ def test_a_process_that_dies_is_said_and_nothing_hangs(work: ModuleType) -> None
         list(parallel_map(work.die, range(6), "die"))
 
 
+@pytest.mark.soak
 def test_ray_gives_an_item_that_is_lost_to_another_process(ray_cluster: None, work: ModuleType, tmp_path: Path) -> None:
     done = list(parallel_map(partial(work.die_once, str(tmp_path)), range(8), "die once", "local"))
     assert sorted(done) == list(range(8))

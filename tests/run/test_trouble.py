@@ -85,6 +85,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on(
         run(str(out), INLINE)
 
 
+@pytest.mark.soak
 def test_two_runs_that_know_nothing_of_each_other_write_the_same(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))
@@ -200,6 +201,7 @@ def test_an_error_of_another_kind_sets_its_tar_aside_and_one_of_every_tar_ends_t
         assert len(Atlas.open(out).committed) == 3 - len(broken)
 
 
+@pytest.mark.soak
 def test_an_exit_waits_for_no_background_thread(spec: RunSpec, tmp_path: Path) -> None:
     """Interrupted while a picture is being decoded for ever, and while the lease is being kept."""
     plan(spec, str(tmp_path / "atlas"))

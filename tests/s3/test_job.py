@@ -50,6 +50,7 @@ def flags(spec: RunSpec) -> list[object]:
     return [*spec.shards, *given, "--methods", ",".join(spec.methods)]
 
 
+@pytest.mark.soak
 def test_the_whole_job_gives_the_same_bytes_in_a_bucket(
     vitatlas: Callable[..., tuple[int, str, str]],
     undisturbed: Path,
@@ -100,7 +101,7 @@ def _truth() -> dict[str, Any]:
     return {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
 
 
-@pytest.mark.parametrize(("rate", "below"), [(0.04, "/"), (0.1, "/tars/")])
+@pytest.mark.parametrize(("rate", "below"), [pytest.param(0.04, "/", marks=pytest.mark.soak), (0.1, "/tars/")])
 def test_a_faulty_way_to_the_server_changes_nothing(
     undisturbed: Path, remote: RunSpec, bucket: str, proxy: Proxy, rate: float, below: str
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_faulty_way_to_the_server_changes_nothing(
     same_objects(f"{bucket}/atlas", undisturbed)
 
 
+@pytest.mark.soak
 def test_actors_do_not_mind_either(undisturbed: Path, remote: RunSpec, bucket: str, proxy: Proxy) -> None:
     """Real Ray of its own, whose actors find the server by the environment alone."""
     proxy.fail(each(0.02))
@@ -167,6 +169,7 @@ def test_a_server_that_fails_from_the_start(
         assert re.search(r"(Service Unavailable|reduce your request rate\.), 6 times in \d+ s$", err)
 
 
+@pytest.mark.soak
 def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
     remote: RunSpec, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from threading import Barrier
 import fsspec
 import pytest
 from s3.faults import Fault, Proxy, each
+from support import soak_after
 
 from pipeline.store import ObjectStore
 from pipeline.utils import io
@@ -81,7 +82,7 @@ def test_who_created_knows_it_though_the_answer_was_lost(objects: ObjectStore, p
     assert set(objects.read(names)) == {b"mine"}
 
 
-@pytest.mark.parametrize("fault", Fault)
+@pytest.mark.parametrize("fault", soak_after(2, sorted(Fault)))
 def test_each_fault_passes_unnoticed(objects: ObjectStore, proxy: Proxy, fault: Fault) -> None:
     objects.put("a/old.bin", b"old")
     proxy.fail({fault: 0.2}, seed=2)
@@ -116,7 +117,7 @@ objects.put("commits/b.json", b"b")
     assert list(objects.walk()) == [("commits/a.json", 7), ("commits/b.json", 1)]
 
 
-@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.BUSY, Fault.SILENCE, Fault.REFUSED])
+@pytest.mark.parametrize("fault", soak_after(1, [Fault.ERROR, Fault.BUSY, Fault.SILENCE, Fault.REFUSED]))
 def test_a_server_that_is_gone_is_given_up(
     objects: ObjectStore, proxy: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_holder_that_was_taken_for_dead_knows_it(objects: ObjectStore) -> None
     assert held(objects).holder == "other"  # and takes nothing away from the other
 
 
+@pytest.mark.soak
 def test_of_many_at_once_one_gets_it(objects: ObjectStore) -> None:
     code = (
         "import sys, time; from pipeline.store import ObjectStore; from pipeline.store import lease;"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import samples, write_tar
+from support import samples, soak_after, write_tar
 
 from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
@@ -114,20 +114,19 @@ def test_an_artefact_says_what_was_reached_and_explains(
     assert not Path(f"{out}.checkpoint").exists()
 
 
+@pytest.mark.parametrize("stop", soak_after(1, [3, 1, 4, 6]))
 def test_training_that_is_interrupted_ends_with_the_same_bytes(
-    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, stop: int
 ) -> None:
-    whole = tmp_path / "whole.safetensors"
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     train(method, checkpoint, shards, whole)
-    for stop in (1, 3, 4, 6):
-        parts = tmp_path / f"parts-{stop}.safetensors"
-        with pytest.raises(Interrupted):
-            train(method, checkpoint, shards, parts, stop)
-        assert not parts.exists()
-        train(method, checkpoint, shards, parts)
-        assert parts.read_bytes() == whole.read_bytes()
-        for table in ("curves", "held-out"):
-            assert pq.read_table(f"{parts}.{table}.parquet") == pq.read_table(f"{whole}.{table}.parquet")
+    with pytest.raises(Interrupted):
+        train(method, checkpoint, shards, parts, stop)
+    assert not parts.exists()
+    train(method, checkpoint, shards, parts)
+    assert parts.read_bytes() == whole.read_bytes()
+    for table in ("curves", "held-out"):
+        assert pq.read_table(f"{parts}.{table}.parquet") == pq.read_table(f"{whole}.{table}.parquet")
 
 
 def test_training_stops_early_and_keeps_the_best(

@@ -21,7 +21,7 @@ from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("ray_cluster")]
 STEPS = 5
 
 
