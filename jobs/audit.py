@@ -209,7 +209,7 @@ def audit_command(
                 [
                     names[row["class"]] if names else str(row["class"]),
                     *(row[name] for name in ("alarms", "methods", "method", "y", "x")),
-                    round(100 * row["locked"]),
+                    round(100 * row["excess"]),
                 ]
                 for row in alarming[:_MAX_LISTED]
             ],

@@ -1,250 +1,344 @@
-"""The tables of an audit's folder, and the meaning of their columns for people who have nothing but the folder."""
+"""Tables in the folder of an audit: their columns, with descriptions, and the files that they are in."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from schemas import audit, metrics
+from schemas.arrow import CATEGORY, column, description
+from schemas.metrics import FAITHFULNESS_METRICS, METRIC_DESCRIPTIONS, METRIC_SUMMARY, METRIC_VALUES, SANITY_METRICS
 
+TOP_SHARES: Mapping[str, float] = {"top5": 0.05, "top10": 0.1, "top20": 0.2}
+"""Overlap metrics, and the share of the cells that each compares."""
 
-class AuditTable(NamedTuple):
-    """A table.
-
-    Attributes:
-        name: under which it is loaded.
-        files: path below the folder of the audit; a glob where there is one file for each shard.
-        schema: of it, at least: columns may be added.
-        rows: what a row is.
-        own: meanings of columns that mean something else in other tables.
-    """
-
-    name: str
-    files: str
-    schema: pa.Schema
-    rows: str
-    own: Mapping[str, str] = {}
-
-    @property
-    def by_shard(self) -> bool:
-        """Whether there is one file for each shard."""
-        return "*" in self.files
-
-    def meaning(self, column: str) -> str:
-        """One phrase; empty of a column that is not known here."""
-        return self.own.get(column, COLUMNS.get(column, ""))
-
-
-COLUMNS: Mapping[str, str] = {
-    "row": "index of the sample into all arrays of the atlas",
-    "key": "WebDataset key of the sample",
-    "shard": "short name of the shard that the sample is in",
-    "class": "index of the class that the map explains",
-    "method": "name of the attribution method, with its options",
-    "target": "which class is explained: the label, or the predicted one",
-    "flag": "ok, or why the map says nothing: constant, not_finite",
-    "images": "number of pictures",
-    "maps": "number of maps",
-    "degenerate": "number of maps that are constant or were not finite",
-    "entropy": "entropy of the map's mass divided by its maximum; 1 is an even map, null says nothing",
-    "gini": "Gini index of the map; 0 is an even map",
-    "effective_area": "share of the cells that as much mass would fill evenly",
-    "centre_y": "centre of the map's mass, from 0 at the top to 1 at the bottom",
-    "centre_x": "centre of the map's mass, from 0 at the left to 1 at the right",
-    "border": "share of the mass in a frame whose width is an eighth of the picture",
-    "corners": "share of the mass in the four corners of that frame",
-    "inside": "share of the mass on the object; null where no truth is known",
-    "object": "share of the picture that is object, which is what an even map has inside",
-    "agreement": "mean rank correlation with the maps of all other methods, controls among them",
-    "agreement_rank": "place of the method among those of the picture; 1 agrees best with the others",
-    "first": "name of the one method",
-    "second": "name of the other method",
-    "spearman": "rank correlation of the two maps; 1 where they are equal, null where either says nothing",
+AGREEMENT_METRICS: Mapping[str, str] = {
+    "spearman": "rank correlation of the two maps; 1 where they are equal",
     "pearson": "correlation of the two maps",
     "top5": "share of the highest 5 % of the cells that both maps have in common",
     "top10": "share of the highest 10 % of the cells that both maps have in common",
     "top20": "share of the highest 20 % of the cells that both maps have in common",
     "iou": "intersection over union of the cells above Otsu's threshold",
-    "cluster": "index of the cluster within its class, largest first",
-    "share": "share of the maps out of which the cell stands that the class is suspected for",
-    "metric": "name of what was measured",
-    **dict.fromkeys(metrics.FAITHFULNESS_METRICS, "see faithfulness; null of pictures that were not drawn"),
-    **dict.fromkeys(metrics.SANITY_METRICS, "see sanity; null of pictures that were not drawn"),
 }
-"""Meanings that hold in all tables, by column."""
+"""Metrics of the agreement of two maps, with their descriptions; see ``pipeline.audit.agreement.compare_maps``."""
 
-_FIGURES = {"value": "of the figure; null where it is not defined"}
-_SUMMARY = {
-    "better": "whether higher or lower values are better",
-    "images": "number of pictures that have a value",
-    "mean": "mean of them",
-    "low": "lower end of the interval, 2.5 % of the bootstrap over pictures",
-    "high": "upper end of the interval, 97.5 % of the bootstrap over pictures",
-    "note": "what must be known to read the figure; null of most",
+MAP_STATISTICS: Mapping[str, str] = {
+    "entropy": "entropy of the map's mass divided by its maximum; 1 for an even map",
+    "gini": "Gini index of the map; 0 for an even map",
+    "effective_area": "share of the cells that the same mass would fill evenly",
+    "center_y": "center of the map's mass, from 0 at the top to 1 at the bottom",
+    "center_x": "center of the map's mass, from 0 at the left to 1 at the right",
+    "border_mass": "share of the mass in a frame whose width is an eighth of the image",
+    "corner_mass": "share of the mass in the four corners of that frame",
+    "object_mass": "share of the mass on the object; null without truth",
+    "agreement": "mean rank correlation with the maps of all other methods, controls included",
 }
+"""Statistics of a map, with their descriptions; see ``pipeline.audit.map_statistics``. All but the last are in [0, 1]."""
+
+SAMPLED_METRICS = (*FAITHFULNESS_METRICS, *SANITY_METRICS)
+"""Metrics that run the network again, and so only on a random sample of the images; see ``schemas.metrics``."""
+
+QUARANTINED, PENDING, DEGENERATE = "quarantined", "pending", "degenerate"
+"""Values of ``status`` in ``COMPLETENESS`` beside those of samples: of whole shards that could not be computed or are
+not computed yet, and of maps that are constant or were not finite."""
+
+SAME_BATCH, OTHER_BATCH = "same_batch", "other_batch"
+"""Values of ``kind`` in ``REPRODUCIBILITY``."""
+
+_METHOD = column("method", CATEGORY, "name of the attribution method, with its options")
+_TARGET = column("target", CATEGORY, "target kind: which class is explained, the label or the predicted one")
+_CLASS = column("class", pa.int32(), "class id that the map explains")
+_MEAN_CLASS = column("class", pa.int32(), "class id; null in the row of all classes together", nullable=True)
+_ROW = column("row", pa.int64(), "index of the sample into all arrays of the atlas")
+_FIRST = column("first", CATEGORY, "name of the first method")
+_SECOND = column("second", CATEGORY, "name of the second method")
+_CELL = (
+    column("y", pa.int32(), "row of that cell in the patch grid"),
+    column("x", pa.int32(), "column of that cell in the patch grid"),
+)
+_STATISTICS = [column(name, pa.float64(), text, nullable=True) for name, text in MAP_STATISTICS.items()]
+_AGREEMENT = [
+    column(name, pa.float64(), f"{text}; null where either map is degenerate", nullable=True)
+    for name, text in AGREEMENT_METRICS.items()
+]
+_OBJECT_AREA = column(
+    "object_area", pa.float64(), "share of the image that is object: object_mass of an even map", nullable=True
+)
+_SAMPLED = [
+    column(name, pa.float64(), f"{METRIC_DESCRIPTIONS[name]}; null for images outside of the sample", nullable=True)
+    for name in SAMPLED_METRICS
+]
+
+IMAGES = pa.schema(
+    [
+        _ROW,
+        column("key", pa.string(), "WebDataset key of the sample"),
+        _CLASS,
+        column("correct", pa.bool_(), "the predicted class is the label; null without a label", nullable=True),
+        _METHOD,
+        column("flag", CATEGORY, "ok, or why the map is degenerate: constant, not_finite"),
+        *_STATISTICS,
+        _OBJECT_AREA,
+        column(
+            "agreement_rank",
+            pa.int32(),
+            "rank of the method among those of the image; 1 agrees best with the others",
+            nullable=True,
+        ),
+        *_SAMPLED,
+    ]
+)
+"""One row per image that has maps, and method. ``MAP_STATISTICS`` are null where the map is degenerate."""
+
+PAIRS = pa.schema([_ROW, _CLASS, _FIRST, _SECOND, *_AGREEMENT])
+"""One row per image that has maps, and pair of methods."""
+
+METHODS = pa.schema(
+    [
+        _METHOD,
+        _MEAN_CLASS,
+        column("images", pa.int64(), "number of images"),
+        column("degenerate", pa.int64(), "number of images whose map is constant or was not finite"),
+        column("correct", pa.float64(), "share of the images whose predicted class is the label", nullable=True),
+        *_STATISTICS,
+        _OBJECT_AREA,
+        *_SAMPLED,
+    ]
+)
+"""Means of ``IMAGES``: one row per method and class, and one for all classes, whose ``class`` is null.
+
+Degenerate maps count only in the means of ``correct``, ``object_area`` and ``SAMPLED_METRICS``.
+"""
+
+AGREEMENT = pa.schema(
+    [
+        _FIRST,
+        _SECOND,
+        _MEAN_CLASS,
+        column("images", pa.int64(), "number of images"),
+        column("undefined", pa.int64(), "number of images in which either map is degenerate; they are in no mean"),
+        *_AGREEMENT,
+    ]
+)
+"""Means of ``PAIRS``: one row per pair of methods and class, and one for all classes, whose ``class`` is null."""
+
+SHORTCUTS = pa.schema(
+    [
+        _METHOD,
+        _TARGET,
+        _CLASS,
+        column("maps", pa.int64(), "number of maps of the class"),
+        column("degenerate", pa.int64(), "number of maps that are left out: they are constant or were not finite"),
+        column("rank", pa.int64(), "rank among the classes of the method; 1 is the most suspicious"),
+        column("alarm", pa.bool_(), "excess is above the threshold"),
+        column(
+            "excess",
+            pa.float64(),
+            "lower bound, at 95 % confidence, of how much more often one cell is an outlier in the maps of the class "
+            "than in other maps; see pipeline.audit.fixed_location_test",
+        ),
+        *_CELL,
+        column("outlier_share", pa.float64(), "share of the maps of the class in which that cell is an outlier"),
+        column("outlier_share_others", pa.float64(), "the same share of the maps of all other classes"),
+        column("high_share", pa.float64(), "share of these outliers whose value is high; the others are low"),
+        column("clusters", pa.int32(), "number of clusters of the maps of the class"),
+        column("eigengap", pa.float64(), "gap between the eigenvalues by which the number of clusters was chosen"),
+        column(
+            "eigenvalues", pa.list_(pa.float64()), "least eigenvalues of the Laplacian of the maps' graph, ascending"
+        ),
+    ]
+)
+"""One row per method and class that has maps, most suspicious first."""
+
+SUSPICIOUS_CLASSES = pa.schema(
+    [
+        _CLASS,
+        column("rank", pa.int64(), "rank in this table; 1 is the most suspicious"),
+        column("methods", pa.int64(), "number of methods that have maps of the class"),
+        column("alarms", pa.int64(), "number of methods that raise an alarm"),
+        column("best_rank", pa.int64(), "best rank of the class in the rankings of the methods"),
+        column("mean_rank", pa.float64(), "mean rank of the class in the rankings of the methods"),
+        column("excess", pa.float64(), "highest excess of any method, see shortcuts"),
+        column("method", CATEGORY, "method with the highest excess"),
+        *_CELL,
+    ]
+)
+"""One row per class over all methods but the controls, most suspicious first."""
+
+CLUSTERS = pa.schema(
+    [
+        _METHOD,
+        _TARGET,
+        _CLASS,
+        column("cluster", pa.int32(), "index of the cluster within its class, largest first"),
+        column("maps", pa.int64(), "number of maps in it"),
+        column("central_row", pa.int64(), "row of the sample whose map is nearest to the prototype"),
+        column("outlier_share", pa.float64(), "share of its maps in which the cell of the class is an outlier"),
+        column("prototype", pa.list_(pa.float32()), "mean of its L1-normalized maps, row by row of the patch grid"),
+    ]
+)
+"""One row per cluster of the maps of a class (SpRAy), largest first."""
+
+CLUSTER_MEMBERS = pa.schema(
+    [
+        _METHOD,
+        _TARGET,
+        _ROW,
+        column("cluster", pa.int32(), "index of the cluster of the map, within its class"),
+        column(
+            "embedding",
+            pa.list_(pa.float32()),
+            "entries of the first eigenvectors of the graph of its class: as many as a class may have clusters, or as "
+            "it has maps",
+        ),
+    ]
+)
+"""One row per map that was clustered."""
+
+LINEAGE = pa.schema(
+    [
+        column("product", CATEGORY, "maps, or the folder of labels, scores or tables"),
+        column("shard", CATEGORY, "short name of the shard"),
+        column("settings_hash", CATEGORY, "hash of the run, policy or protocol that the product was made with"),
+        column(
+            "parent_hash",
+            pa.string(),
+            "for maps, hash of the keys and encoded bytes of all images of the shard; for other products, content_hash "
+            "of the maps",
+        ),
+        column("content_hash", pa.string(), "hash of the objects of the shard"),
+        column("commit_hash", pa.string(), "SHA-256 of the commit"),
+        column("objects", pa.int64(), "number of objects"),
+        column("bytes", pa.int64(), "total size of the objects"),
+    ]
+)
+"""One row per shard of the maps, and of each product that was derived from them."""
+
+COMPLETENESS = pa.schema(
+    [
+        column("shard", CATEGORY, "short name of the shard"),
+        column("kind", CATEGORY, "samples, or maps of a method"),
+        column("method", CATEGORY, "name of the method; null for samples", nullable=True),
+        column("status", CATEGORY, "ok, or what is wrong"),
+        column("reason", pa.string(), "kind of error, without details of single samples; null if ok", nullable=True),
+        column("count", pa.int64(), "number of samples or maps with this status and reason"),
+        column("expected", pa.int64(), "sum of the counts of the shard (and method)"),
+    ]
+)
+"""Counts of all planned samples and of their maps, by status.
+
+``status`` of samples is a ``schemas.samples.SampleStatus``, or ``quarantined`` or ``pending`` with the whole shard; of maps,
+of all target kinds together, ``ok`` or ``degenerate``. ``expected`` is the number of planned samples of the shard, or of
+its present samples where it was damaged when it was planned and has been fixed since.
+"""
+
+REPRODUCIBILITY = pa.schema(
+    [
+        column(
+            "kind", CATEGORY, "same_batch: recomputed in the batches of the run; other_batch: with another batch size"
+        ),
+        column("batch_size", pa.int32(), "number of images in a batch"),
+        column("method", CATEGORY, "name of the method; null in the row of the network itself", nullable=True),
+        column("target", CATEGORY, "target kind; null in the row of the network itself", nullable=True),
+        column("sampled", pa.int64(), "number of samples that were chosen"),
+        column("recomputed", pa.int64(), "number of samples that could be recomputed"),
+        column(
+            "equal_share",
+            pa.float64(),
+            "share of the maps that are bitwise equal; for the network, of samples with the same prediction",
+            nullable=True,
+        ),
+        column(
+            "max_difference",
+            pa.float64(),
+            "largest absolute difference of values in [0, 1]; for the network, of its probability",
+            nullable=True,
+        ),
+        column(
+            "mean_difference",
+            pa.float64(),
+            "mean absolute difference of values in [0, 1]; for the network, of its probability",
+            nullable=True,
+        ),
+        column(
+            "min_spearman",
+            pa.float64(),
+            "lowest rank correlation of a stored and a recomputed map; null where none is defined, as of constant maps",
+            nullable=True,
+        ),
+        column(
+            "mean_spearman",
+            pa.float64(),
+            "mean rank correlation of stored and recomputed maps; null where none is defined",
+            nullable=True,
+        ),
+    ]
+)
+"""Comparison of recomputed with stored maps: one row per kind, method and target kind."""
+
+
+class AuditTable(NamedTuple):
+    """A table in the folder of an audit.
+
+    Attributes:
+        name: name under which it is loaded.
+        files: path below the folder of the audit; a glob where there is one file per shard.
+        schema: its columns; further columns may be added.
+        row: what one row is.
+    """
+
+    name: str
+    files: str
+    schema: pa.Schema
+    row: str
+
+    @property
+    def per_shard(self) -> bool:
+        """True if there is one file per shard."""
+        return "*" in self.files
+
+    def describe(self, name: str) -> str:
+        """Return the description of a column as plain text; empty for a column that is not in the schema."""
+        index = self.schema.get_field_index(name)
+        return description(self.schema.field(index)).replace("``", "") if index >= 0 else ""
+
 
 TABLES: tuple[AuditTable, ...] = (
+    AuditTable("methods", "methods.parquet", METHODS, "a method and class: means over its images"),
+    AuditTable("images", "images/*.parquet", IMAGES, "an image and a method"),
+    AuditTable("agreement", "agreement.parquet", AGREEMENT, "a pair of methods and a class: means over its images"),
+    AuditTable("pairs", "pairs/*.parquet", PAIRS, "an image and two methods"),
+    AuditTable("shortcuts", "shortcuts.parquet", SHORTCUTS, "a method and a class, with its suspicion of a shortcut"),
+    AuditTable("suspicious", "suspicious.parquet", SUSPICIOUS_CLASSES, "a class, over all methods but the controls"),
+    AuditTable("clusters", "clusters.parquet", CLUSTERS, "a cluster of the maps of a class"),
+    AuditTable("members", "members.parquet", CLUSTER_MEMBERS, "a map that was clustered"),
+    AuditTable("lineage", "lineage.parquet", LINEAGE, "a shard of a product"),
+    AuditTable("completeness", "completeness.parquet", COMPLETENESS, "a status of samples or maps of a shard"),
     AuditTable(
-        "methods",
-        "methods.parquet",
-        audit.METHODS,
-        "means over pictures, by method and class",
-        {
-            "class": "index of the class that maps explain; null in the row of all classes together",
-            "correct": "share of the pictures whose predicted class is the label",
-        },
-    ),
-    AuditTable(
-        "images",
-        "images/*.parquet",
-        audit.IMAGES,
-        "a picture and a method",
-        {"correct": "whether the predicted class is the label; null where there is no label"},
-    ),
-    AuditTable(
-        "agreement",
-        "agreement.parquet",
-        audit.AGREEMENT,
-        "means over pictures, by pair of methods and class",
-        {
-            "class": "index of the class that maps explain; null in the row of all classes together",
-            "undefined": "number of pictures in which either map says nothing, which are in no mean",
-        },
-    ),
-    AuditTable("pairs", "pairs/*.parquet", audit.PAIRS, "a picture and two methods"),
-    AuditTable(
-        "shortcuts",
-        "shortcuts.parquet",
-        audit.SHORTCUTS,
-        "a method and a class, with how far it is suspected of a shortcut",
-        {
-            "maps": "number of maps that were looked at",
-            "rank": "place among the classes of the method; 1 is the most suspicious",
-            "alarm": "whether it is above the threshold",
-            "locked": "by how much at least, at 95 % confidence, one cell stands out of the class's maps more often "
-            "than of others",
-            "y": "row of that cell in the patch grid",
-            "x": "column of that cell in the patch grid",
-            "others": "share of the maps of all other classes out of which that cell stands",
-            "above": "how often it stands out because its value is high; in the others it is a hole",
-            "clusters": "number of clusters of the class's maps",
-            "gap": "between the eigenvalues behind which the clusters were cut",
-            "eigenvalues": "of the graph of the class's maps, least first",
-        },
-    ),
-    AuditTable(
-        "suspicious",
-        "suspicious.parquet",
-        audit.SUSPICIOUS_CLASSES,
-        "a class, with what all methods together say of it",
-        {
-            "rank": "place in this table; 1 is the most suspicious",
-            "methods": "number of methods that have maps of the class",
-            "alarms": "how many of them raise one",
-            "best_rank": "best place of the class in the rankings of the methods",
-            "mean_rank": "mean place of the class in the rankings of the methods",
-            "locked": "highest of any method, see shortcuts",
-            "method": "by which it is highest",
-            "y": "row of the cell in the patch grid",
-            "x": "column of the cell in the patch grid",
-        },
-    ),
-    AuditTable(
-        "clusters",
-        "clusters.parquet",
-        audit.CLUSTERS,
-        "a cluster of the maps of a class",
-        {
-            "maps": "number of maps in it",
-            "central": "row of the sample whose map is nearest to the prototype",
-            "prototype": "mean of its L1-normalised maps, row by row of the patch grid",
-        },
-    ),
-    AuditTable(
-        "members",
-        "members.parquet",
-        audit.CLUSTER_MEMBERS,
-        "a map that was clustered",
-        {
-            "cluster": "index of the cluster that it is in, within its class",
-            "embedding": "entries of the first eigenvectors of the graph of its class",
-        },
-    ),
-    AuditTable(
-        "lineage",
-        "lineage.parquet",
-        audit.LINEAGE,
-        "a shard of a product",
-        {
-            "product": "maps, or the folder of what was made of them",
-            "maker": "hash of the run, policy or protocol that made it",
-            "parent": "hash of what it was made of: of maps, of the keys and encoded bytes of all pictures of the shard",
-            "hash": "of the objects that were made",
-            "commit": "SHA-256 of the record that says so",
-            "objects": "number of objects",
-            "bytes": "length of all of them together",
-        },
-    ),
-    AuditTable(
-        "completeness",
-        "completeness.parquet",
-        audit.COMPLETENESS,
-        "what became of samples or maps of a shard",
-        {
-            "what": "samples, or maps of a method",
-            "method": "name of the method; null of samples",
-            "status": "ok, or what is wrong",
-            "reason": "kind of error; null of what is ok",
-            "count": "how many ended so",
-            "expected": "to which the counts of the shard (and the method) add up",
-        },
-    ),
-    AuditTable(
-        "reproduced",
-        "reproduced.parquet",
-        audit.REPRODUCIBILITY,
-        "maps of a method that were computed again; or, with a null method, the network's predictions",
-        {
-            "kind": "same_batch: as they were computed; other_batch: with another batch size",
-            "batch_size": "pictures that were computed together",
-            "method": "name of the method; null in the row of the network itself",
-            "target": "which class is explained; null in the row of the network itself",
-            "drawn": "number of samples that were drawn",
-            "rows": "number of them that could be computed again",
-            "equal": "share of the maps that are equal bit by bit; of the network, of samples with the same prediction",
-            "max": "largest difference of a value in [0, 1]; of the network, of its probability",
-            "mean": "mean difference of values in [0, 1]; of the network, of its probability",
-            "min_spearman": "lowest rank correlation of a map and its repetition; null where none is defined",
-            "mean_spearman": "mean rank correlation of a map and its repetition",
-        },
+        "reproducibility",
+        "reproducibility.parquet",
+        REPRODUCIBILITY,
+        "a method whose maps were recomputed; or, with a null method, the predictions of the network",
     ),
     AuditTable(
         "faithfulness",
         "faithfulness/summary.parquet",
-        metrics.METRIC_SUMMARY,
-        "means over a sample of pictures, by method, target and measure of faithfulness",
-        _SUMMARY,
+        METRIC_SUMMARY,
+        "a method, target kind and faithfulness metric: means over a sample of the images",
     ),
     AuditTable(
         "faithfulness_values",
         "faithfulness/values/*.parquet",
-        metrics.METRIC_VALUES,
-        "a picture, method, target and measure of faithfulness",
-        _FIGURES,
+        METRIC_VALUES,
+        "an image, method, target kind and faithfulness metric",
     ),
     AuditTable(
         "sanity",
         "sanity/summary.parquet",
-        metrics.METRIC_SUMMARY,
-        "means over a sample of pictures, by method, target and sanity check",
-        _SUMMARY,
+        METRIC_SUMMARY,
+        "a method, target kind and sanity check: means over a sample of the images",
     ),
     AuditTable(
-        "sanity_values",
-        "sanity/values/*.parquet",
-        metrics.METRIC_VALUES,
-        "a picture, method, target and sanity check",
-        _FIGURES,
+        "sanity_values", "sanity/values/*.parquet", METRIC_VALUES, "an image, method, target kind and sanity check"
     ),
 )
-"""All that may be in a folder; those of measures that were not asked for are not."""
+"""All tables that may be in a folder; those of metrics that were not requested are missing."""

@@ -52,6 +52,33 @@ def _flatten(suite: MetricSuite) -> Directions:
 FAITHFULNESS_METRICS, SANITY_METRICS = _flatten("faithfulness"), _flatten("sanity")
 """Directions of all values of a suite."""
 
+METRIC_DESCRIPTIONS: dict[str, str] = {
+    "average_drop": "relative loss of probability where the image is multiplied by the map",
+    "increase": "share of images whose probability rises where the image is multiplied by the map",
+    "coherency": "similarity of the map and the map of the image multiplied by it",
+    "complexity": "mean of the map; low for a map of one patch, so it is no evidence by itself",
+    "adcc": "harmonic mean of coherency, 1 − complexity and 1 − average drop",
+    "adcc_of_means": "ADCC of the means of its parts, as papers report it",
+    "positive": "area under the accuracy while the most relevant patches become black",
+    "negative": "area under the accuracy while the least relevant patches become black",
+    "deletion": "area under the probability while the most relevant patches become the mean color",
+    "insertion": "area under the probability while the most relevant patches appear on the blurred image",
+    "abpc": "area under the probability with the least relevant patches first, minus that with the most relevant first",
+    "noise_most": "area under the probability while the most relevant patches become noise",
+    "noise_least": "area under the probability while the least relevant patches become noise",
+    "noise_nll_most": "area under −log of the probability while the most relevant patches become noise",
+    "noise_nll_least": "area under −log of the probability while the least relevant patches become noise",
+    "sensitivity_max": "largest relative change of the map where a little noise is added to the image",
+    "mprt": "rank correlation with maps of the network while its weights are randomized layer by layer",
+    "smprt": "the same for maps that are averaged over noisy images",
+    "emprt": "rise of the entropy of the map's values once all weights are randomized",
+    "random_logit": "rank correlation with the map of another class",
+    "noisy_5": "rank correlation with the map of the image with 5 % of noise",
+    "noisy_10": "rank correlation with the map of the image with 10 % of noise",
+    "noisy_20": "rank correlation with the map of the image with 20 % of noise",
+}
+"""Descriptions of all metrics, and of ``adcc_of_means``, which only summaries have."""
+
 METRIC_VALUES = pa.schema(
     [
         column("row", pa.int64(), "row of the sample in the atlas"),

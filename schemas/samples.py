@@ -5,6 +5,7 @@ from enum import StrEnum
 import pyarrow as pa
 
 from schemas.arrow import CATEGORY, column
+from schemas.run import TargetKind
 
 
 class SampleStatus(StrEnum):
@@ -73,3 +74,6 @@ SAMPLES = pa.schema(
     ]
 )
 """One row per sample of a shard, in the order of the shard."""
+
+CLASS_COLUMNS: dict[TargetKind, str] = {"label": "label", "predicted": "prediction"}
+"""Column of the class id that maps explain, by target kind."""

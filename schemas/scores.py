@@ -10,13 +10,13 @@ PROTOCOL = 3
 """Version of the formulas and counts. Counts of another version are recomputed."""
 
 _SEGMENTATION = "as ImageNet-Segmentation of Chefer et al. (CVPR 2021): bilinear map, foreground above its own mean; "
-_SPLIT_BOX = "as ``maxboxacc``, at the threshold tuned on the split"
+_SPLIT_BOX = "share of images whose box of the largest contour has IoU 0.5 or more, at the threshold tuned on the split"
 _IOU = "IoU of object pixels at the tuned threshold, over all pixels together"
 
 SCORES = {
     "pxap": "area under precision over recall of all pixels together (Choe et al., CVPR 2020)",
     "maxboxacc": "BoxAcc at IoU 0.5 of the box of the largest contour, at its best threshold (Choe et al.)",
-    "maxboxacc_v2": "mean of ``iou30``, ``iou50`` and ``iou70`` (Choe et al.)",
+    "maxboxacc_v2": "mean of ``iou30``, ``iou50`` and ``iou70``: the share of images with such a box, at the best thresholds (Choe et al.)",
     "iou30": "BoxAcc at IoU 0.3 of the box of any contour, at its best threshold",
     "iou50": "BoxAcc at IoU 0.5 of the box of any contour, at its best threshold",
     "iou70": "BoxAcc at IoU 0.7 of the box of any contour, at its best threshold",

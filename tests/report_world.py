@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
-from schemas.audit import REPRODUCIBILITY
+from schemas.audit_tables import REPRODUCIBILITY
 from schemas.metrics import METRIC_SUMMARY, OWN_WEIGHTS
 from schemas.scores import LOCALIZATION, SCORES
 
@@ -94,7 +94,7 @@ def completeness() -> pa.Table:
     return pa.table(
         {
             "shard": ["a", "b", "b"],
-            "what": ["samples"] * 3,
+            "kind": ["samples"] * 3,
             "method": pa.nulls(3, pa.string()),
             "status": ["ok", "ok", "undecodable"],
             "reason": [None, None, HOSTILE[0]],
@@ -108,8 +108,8 @@ def reproduced() -> pa.Table:
     """The same with the run's batches; with others a little off, but for a method without any map."""
     whose = [(None, None), ("legrad", "label"), ("legrad", "predicted"), ("rollout", "label"), ("uniform", "label")]
     rows = [
-        {"kind": kind, "batch_size": size, "method": method, "target": target, "drawn": 10, "rows": 9}
-        | {"equal": 1 - off, "max": off / 1000, "mean": off / 2000, "mean_spearman": 1.0}
+        {"kind": kind, "batch_size": size, "method": method, "target": target, "sampled": 10, "recomputed": 9}
+        | {"equal_share": 1 - off, "max_difference": off / 1000, "mean_difference": off / 2000, "mean_spearman": 1.0}
         | {"min_spearman": None if method == "uniform" else 0.99}
         for kind, size, off in (("same_batch", 32, 0.0), ("other_batch", 1, 0.5))
         for method, target in whose

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import threshold
-from schemas.audit import AGREEMENT_METRICS, TOP_SHARES
+from schemas.audit_tables import AGREEMENT_METRICS, TOP_SHARES
 from schemas.policy import Threshold
 
 Floats = NDArray[np.float64]

@@ -56,7 +56,7 @@ class AuditResult:
 
     Attributes:
         manifest: of the folder; its root is to be told elsewhere too.
-        suspicious: ``schemas.audit.SUSPICIOUS``.
+        suspicious: ``schemas.audit_tables.SUSPICIOUS_CLASSES``.
     """
 
     manifest: ManifestRecord
@@ -82,7 +82,7 @@ def audit_atlas(
 
     Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); what ``tables`` does; ``shortcuts.parquet``,
     ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``,
-    ``reproduced.parquet`` and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``;
+    ``reproducibility.parquet`` and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``;
     and last ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit_tables``.
 
     Args:
@@ -145,7 +145,7 @@ def audit_atlas(
         "lineage": build_lineage_table(url, further, out),
     }
     if extent.recompute:
-        found["reproduced"] = build_reproducibility_table(
+        found["reproducibility"] = build_reproducibility_table(
             url, extent.recompute, methods, 0, device, address, allow_pipe, say
         )
     with Lease(objects):

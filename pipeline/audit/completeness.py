@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.store import Atlas
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
+from schemas.audit_tables import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.run import ShardRecord
@@ -26,7 +26,7 @@ def build_completeness_table(url: str) -> pa.Table:
     """Count what became of every sample that was planned, and of every map of those that have any.
 
     Returns:
-        ``schemas.audit.COMPLETENESS``, shard by shard in the order of the run.
+        ``schemas.audit_tables.COMPLETENESS``, shard by shard in the order of the run.
 
     Raises:
         RunFailedError: a commit cannot be read, or does not say what the sample table of its shard does.
@@ -50,7 +50,7 @@ def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
         reason = shard.fault  # no run has come to it, and it is known what will come of that
     return {
         "shard": shard.name,
-        "what": "samples",
+        "kind": "samples",
         "status": PENDING if reason is None else QUARANTINED,
         "reason": "the run has not come to it yet" if reason is None else _without_place(reason, shard),
         "count": shard.samples,
@@ -59,7 +59,7 @@ def _of_shard(shard: ShardRecord, reason: str | None) -> _Row:
 
 
 def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterator[_Row]:
-    of_shard = {"shard": shard.name, "what": "samples", "expected": commit.rows if shard.fault else shard.samples}
+    of_shard = {"shard": shard.name, "kind": "samples", "expected": commit.rows if shard.fault else shard.samples}
     failed = {status: count for status, count in commit.statuses.items() if status != SampleStatus.OK}
     yield of_shard | {"status": str(SampleStatus.OK), "count": commit.ok}
     if failed:
@@ -74,7 +74,7 @@ def _of_commit(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterat
             yield of_shard | {"status": status, "reason": reason, "count": count}
     maps = commit.ok * len(atlas.run.spec.targets)
     for method in atlas.methods:
-        of_method = {"shard": shard.name, "what": "maps", "method": method, "expected": maps}
+        of_method = {"shard": shard.name, "kind": "maps", "method": method, "expected": maps}
         degenerate = commit.degenerate.get(method, 0)
         yield of_method | {"status": str(SampleStatus.OK), "count": maps - degenerate}
         if degenerate:

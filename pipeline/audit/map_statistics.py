@@ -39,10 +39,10 @@ def compute_statistics(maps: NDArray[np.floating]) -> dict[str, Floats]:
         "entropy": -(flat * logs).sum(1) / np.log(cells) if cells > 1 else np.ones(len(flat)),
         "gini": 1 - 2 * (np.sort(flat, axis=1) * behind).sum(1),
         "effective_area": 1 / (cells * (flat**2).sum(1)),
-        "centre_y": (mass.sum(2) * (np.arange(height) + 0.5) / height).sum(1),
-        "centre_x": (mass.sum(1) * (np.arange(width) + 0.5) / width).sum(1),
-        "border": mass[:, rows[:, None] | columns].sum(1),
-        "corners": mass[:, rows[:, None] & columns].sum(1),
+        "center_y": (mass.sum(2) * (np.arange(height) + 0.5) / height).sum(1),
+        "center_x": (mass.sum(1) * (np.arange(width) + 0.5) / width).sum(1),
+        "border_mass": mass[:, rows[:, None] | columns].sum(1),
+        "corner_mass": mass[:, rows[:, None] & columns].sum(1),
     }
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pipeline.audit.agreement import compare_pairs
 from pipeline.audit.group_means import compute_group_means
 from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
-from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.image.score_map import window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
@@ -20,11 +19,12 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
+from schemas.audit_tables import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.audit_records import MANIFEST, AuditRecord
 from schemas.commits import DerivedCommit
 from schemas.layout import Flag
 from schemas.run import TargetKind
+from schemas.samples import CLASS_COLUMNS
 
 Floats = NDArray[np.float64]
 Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
@@ -41,7 +41,7 @@ def write_map_tables(
     """Write the tables of an atlas. What exists already is not computed again.
 
     Writes ``about.json``; for each shard ``images/<shard>.parquet``, ``pairs/<shard>.parquet`` and ``commits/<shard>.json``;
-    then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit``.
+    then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit_tables``.
 
     Args:
         atlas: the atlas with the maps.
@@ -149,7 +149,7 @@ def _images(
     covered: Floats,
     measured: ShardMetrics,
 ) -> pa.Table:
-    """``schemas.audit.IMAGES`` of a shard, method by method.
+    """``schemas.audit_tables.IMAGES`` of a shard, method by method.
 
     Args:
         maps: [n, h, w] by method, NaN where they say nothing.
@@ -165,18 +165,18 @@ def _images(
         says = flags[method] == Flag.OK
         numbers = compute_statistics(np.where(says[:, None, None], values, 0))
         numbers |= {
-            "inside": compute_object_mass(np.where(says[:, None, None], values, 0), covered),
+            "object_mass": compute_object_mass(np.where(says[:, None, None], values, 0), covered),
             "agreement": agreement[method],
         }
         columns: dict[str, Any] = {
             "row": samples["row"],
             "key": samples["key"],
-            "class": samples[EXPLAINED[target]],
+            "class": samples[CLASS_COLUMNS[target]],
             "correct": correct,
             "method": [method] * len(samples),
             "flag": [Flag(each).name.lower() for each in flags[method]],
             **{name: _known(np.where(says, numbers[name], np.nan)) for name in MAP_STATISTICS},
-            "object": _known(covered.mean((1, 2))),
+            "object_area": _known(covered.mean((1, 2))),
             "agreement_rank": pa.array(ranks[place], mask=np.isnan(agreement[method])),
             **{name: _known(measured.of(method, name, samples["row"].to_numpy())) for name in SAMPLED_METRICS},
         }
@@ -200,12 +200,12 @@ def _agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> 
 
 
 def _pairs(samples: pa.Table, target: TargetKind, compared: Compared) -> pa.Table:
-    """``schemas.audit.PAIRS`` of a shard, pair by pair."""
+    """``schemas.audit_tables.PAIRS`` of a shard, pair by pair."""
     parts = [PAIRS.empty_table()]
     for first, second, measured in compared:
         columns: dict[str, Any] = {
             "row": samples["row"],
-            "class": samples[EXPLAINED[target]],
+            "class": samples[CLASS_COLUMNS[target]],
             "first": [first] * len(samples),
             "second": [second] * len(samples),
             **{name: _known(measured[name]) for name in AGREEMENT_METRICS},

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from pipeline.store import Atlas, AtlasShard
 from schemas.layout import Flag
 from schemas.run import TargetKind
-
-EXPLAINED: dict[TargetKind, str] = {"label": "label", "predicted": "prediction"}
-"""Column of the sample table with the class that maps of a target explain."""
+from schemas.samples import CLASS_COLUMNS
 
 
 class ShardMaps(NamedTuple):
@@ -50,7 +48,7 @@ def read_shard_maps(shard: AtlasShard, method: str, target: TargetKind) -> Shard
     """The maps of a shard that say anything."""
     good = shard.good
     says = good & (shard.flags(method, target) == Flag.OK)
-    classes = shard.samples[EXPLAINED[target]].to_numpy(zero_copy_only=False)
+    classes = shard.samples[CLASS_COLUMNS[target]].to_numpy(zero_copy_only=False)
     return ShardMaps(
         shard.samples["row"].to_numpy()[says],
         classes[says].astype(np.int64),
@@ -65,8 +63,8 @@ def read_maps_by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterato
     The shards are read once, into a temporary file in which each class has its place: reading the atlas once for each
     class would read all of it, since its shards are mixed.
     """
-    samples = atlas.samples(["row", EXPLAINED[target]])
-    rows, classes = samples["row"].to_numpy(), samples[EXPLAINED[target]].fill_null(-1).to_numpy()
+    samples = atlas.samples(["row", CLASS_COLUMNS[target]])
+    rows, classes = samples["row"].to_numpy(), samples[CLASS_COLUMNS[target]].fill_null(-1).to_numpy()
     order = np.argsort(classes, kind="stable")
     place = np.argsort(order)
     present, begins = np.unique(classes[order], return_index=True)

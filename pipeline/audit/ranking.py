@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.audit import SUSPICIOUS_CLASSES
+from schemas.audit_tables import SUSPICIOUS_CLASSES
 from schemas.scores import is_control
 
 
@@ -16,23 +16,23 @@ def rank_classes(table: pa.Table) -> pa.Table:
     Controls have no say: ``edges`` sees a mark in the pictures, whether the network looks at it or not.
 
     Args:
-        table: ``schemas.audit.SHORTCUTS``, of one target.
+        table: ``schemas.audit_tables.SHORTCUTS``, of one target.
 
     Returns:
-        ``schemas.audit.SUSPICIOUS_CLASSES``.
+        ``schemas.audit_tables.SUSPICIOUS_CLASSES``.
     """
     by_class: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in table.to_pylist():
         if not is_control(row["method"]):
             by_class[row["class"]].append(row)
     classes = [_together(found) for found in by_class.values()]
-    classes.sort(key=lambda row: (-row["alarms"], -row["locked"], row["class"]))
+    classes.sort(key=lambda row: (-row["alarms"], -row["excess"], row["class"]))
     return pa.Table.from_pylist([row | {"rank": rank} for rank, row in enumerate(classes, 1)], SUSPICIOUS_CLASSES)
 
 
 def _together(found: list[dict[str, Any]]) -> dict[str, Any]:
-    clearest, ranks = max(found, key=lambda row: row["locked"]), [row["rank"] for row in found]
-    return {name: clearest[name] for name in ("class", "locked", "method", "y", "x")} | {
+    clearest, ranks = max(found, key=lambda row: row["excess"]), [row["rank"] for row in found]
+    return {name: clearest[name] for name in ("class", "excess", "method", "y", "x")} | {
         "methods": len(found),
         "alarms": sum(row["alarm"] for row in found),
         "best_rank": min(ranks),

@@ -16,7 +16,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from pipeline.store.shard_writer import normalise
 from pipeline.utils.io import refuse_commands
-from schemas.audit import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
+from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import CorruptShardError
 from schemas.samples import SampleStatus
 
@@ -48,7 +48,7 @@ def build_reproducibility_table(
         say: told what is to be computed, and which shards and samples cannot be.
 
     Returns:
-        ``schemas.audit.REPRODUCIBILITY``: for each kind, the network and then the methods by target.
+        ``schemas.audit_tables.REPRODUCIBILITY``: for each kind, the network and then the methods by target.
 
     Raises:
         UsageError: no such method, or no finished shard.
@@ -72,7 +72,7 @@ def build_reproducibility_table(
             say(note)
     whose = [(None, None), *((method, target) for method in chosen for target in atlas.run.spec.targets)]
     table = [
-        {"kind": kind, "batch_size": size, "method": method, "target": target, "drawn": number}
+        {"kind": kind, "batch_size": size, "method": method, "target": target, "sampled": number}
         | _summary([each for each in found if (each["kind"], each["method"], each["target"]) == (kind, method, target)])
         for kind, size in sizes.items()
         for method, target in whose
@@ -129,9 +129,9 @@ def _network(before: _Row, now: _Row) -> _Row:
     return {
         "method": None,
         "target": None,
-        "equal": before["prediction"] == now["prediction"],
-        "max": off,
-        "mean": off,
+        "equal_share": before["prediction"] == now["prediction"],
+        "max_difference": off,
+        "mean_difference": off,
         "spearman": np.nan,
     }
 
@@ -149,9 +149,9 @@ def _maps(
             yield {
                 "method": method,
                 "target": target,
-                "equal": np.array_equal(stored[place], now[method][place]),
-                "max": off[place].max(),
-                "mean": off[place].mean(),
+                "equal_share": np.array_equal(stored[place], now[method][place]),
+                "max_difference": off[place].max(),
+                "mean_difference": off[place].mean(),
                 "spearman": ranks[place],
             }
 
@@ -159,14 +159,14 @@ def _maps(
 def _summary(compared: Sequence[_Row]) -> _Row:
     ranks = [each["spearman"] for each in compared if np.isfinite(each["spearman"])]
     known = {
-        "equal": [each["equal"] for each in compared],
-        "mean": [each["mean"] for each in compared],
+        "equal_share": [each["equal_share"] for each in compared],
+        "mean_difference": [each["mean_difference"] for each in compared],
         "mean_spearman": ranks,
     }
     # Sums that do not depend on the order in which shards come.
     means = {name: math.fsum(values) / len(values) if values else None for name, values in known.items()}
     return means | {
-        "rows": len(compared),
-        "max": max((each["max"] for each in compared), default=None),
+        "recomputed": len(compared),
+        "max_difference": max((each["max_difference"] for each in compared), default=None),
         "min_spearman": min(ranks, default=None),
     }

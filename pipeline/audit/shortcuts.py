@@ -14,7 +14,7 @@ from pipeline.audit.maps_by_class import read_maps_by_class, read_shard_maps
 from pipeline.audit.spray import SprayClusters, cluster_maps
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from schemas.audit import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
+from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
 from schemas.run import TargetKind
 
 MAX_MAPS = 2000
@@ -26,7 +26,7 @@ class ShortcutTables(NamedTuple):
     """What was found.
 
     Attributes:
-        classes, clusters, members: tables, as ``SHORTCUTS``, ``CLUSTERS`` and ``CLUSTER_MEMBERS`` of ``schemas.audit``.
+        classes, clusters, members: tables, as ``SHORTCUTS``, ``CLUSTERS`` and ``CLUSTER_MEMBERS`` of ``schemas.audit_tables``.
     """
 
     classes: pa.Table
@@ -70,13 +70,13 @@ def _search(url: str, target: TargetKind, method: str) -> tuple[str, ShortcutTab
         with threadpool_limits(1):  # methods are spread over the cores; threads of each would only wait for another
             groups = cluster_maps(maps)
         about = _suspicion(standing, index, cell, locked[index, cell], atlas.run.model.grid[1])
-        cut = {"clusters": len(groups.prototypes), "gap": groups.gap, "eigenvalues": groups.eigenvalues}
+        cut = {"clusters": len(groups.prototypes), "eigengap": groups.gap, "eigenvalues": groups.eigenvalues}
         known = {"class": index, "degenerate": left_out[index]}
         classes.append(whose | known | about | cut)
         stands = find_outlier_cells(maps)[:, cell] != 0
         clusters += [whose | {"class": index} | each for each in _clusters(groups, rows, stands)]
         members.append(_members(groups, rows, whose))
-    classes.sort(key=lambda row: -row["locked"])
+    classes.sort(key=lambda row: -row["excess"])
     classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
     found = pa.Table.from_pylist(classes, SHORTCUTS), pa.Table.from_pylist(clusters, CLUSTERS)
     return method, ShortcutTables(*found, pa.concat_tables(members))
@@ -87,12 +87,12 @@ def _suspicion(standing: OutlierCounts, index: int, cell: int, locked: float, wi
     return {
         "maps": standing.maps[index],
         "alarm": locked > ALARM_THRESHOLD,
-        "locked": locked,
+        "excess": locked,
         "y": cell // width,
         "x": cell % width,
-        "share": standing.shares[index, cell],
-        "others": standing.others[index, cell],
-        "above": standing.above[index, cell] / hits if hits else 0.0,
+        "outlier_share": standing.shares[index, cell],
+        "outlier_share_others": standing.others[index, cell],
+        "high_share": standing.above[index, cell] / hits if hits else 0.0,
     }
 
 
@@ -113,8 +113,8 @@ def _clusters(groups: SprayClusters, rows: NDArray[np.int64], standing: NDArray[
         {
             "cluster": each,
             "maps": int((groups.members == each).sum()),
-            "central": rows[groups.central[each]],
-            "share": standing[groups.members == each].mean(),
+            "central_row": rows[groups.central[each]],
+            "outlier_share": standing[groups.members == each].mean(),
             "prototype": prototype.ravel(),
         }
         for each, prototype in enumerate(groups.prototypes)

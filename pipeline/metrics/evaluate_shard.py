@@ -14,11 +14,10 @@ from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
 from pipeline.store.images import pictures
 from schemas.metrics import METRIC_VALUES
+from schemas.samples import CLASS_COLUMNS
 
 _BATCH_SIZE = 16
 """Images whose masked forwards are cached together; bounds memory."""
-_CLASS_COLUMNS = {"label": "label", "predicted": "prediction"}
-"""Column of the explained class, by target kind."""
 
 
 def evaluate_shard(
@@ -64,7 +63,7 @@ def evaluate_shard(
                 worker.normalise(pixels),
                 tuple(sample["key"] for sample in samples),
                 np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
-                np.array([[sample[_CLASS_COLUMNS[kind]] for kind in target_kinds] for sample in samples], np.int64),
+                np.array([[sample[CLASS_COLUMNS[kind]] for kind in target_kinds] for sample in samples], np.int64),
                 {name: values[chunk].astype(np.float64) for name, values in maps.items()},
                 seed,
             )

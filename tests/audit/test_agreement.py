@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline.audit.agreement import compare_maps, compare_pairs, prepare_maps
-from schemas.audit import AGREEMENT_METRICS, TOP_SHARES
+from schemas.audit_tables import AGREEMENT_METRICS, TOP_SHARES
 
 MAPS = np.random.default_rng(0).random((2, 40, 7, 9)).astype(np.float16)
 

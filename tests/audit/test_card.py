@@ -49,8 +49,8 @@ def test_a_licence_that_the_hub_has_no_name_for_is_linked(published: Path) -> No
 
 @pytest.mark.parametrize("table", [pytest.param(table, id=table.name) for table in TABLES])
 def test_every_column_that_there_may_be_has_a_meaning(table: AuditTable) -> None:
-    assert table.rows
-    assert [name for name in table.schema.names if not table.meaning(name)] == []
+    assert table.row
+    assert [name for name in table.schema.names if not table.describe(name)] == []
 
 
 def test_every_table_and_column_is_told_with_its_meaning(published: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_is_missing_is_told_with_reasons_and_what_was_not_looked_at_as_well
     rows[0] |= {"count": 20}
     rows.append(rows[0] | {"status": "undecodable", "reason": "<img src=x> | broken", "count": 4})
     (folder / "completeness.parquet").write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=table.schema)))
-    (folder / "reproduced.parquet").unlink()
+    (folder / "reproducibility.parquet").unlink()
     text = render_dataset_card(str(published.parents[1]), str(folder)).decode()
     assert "Of 48 pictures that were planned, 44 have maps." in text
     assert "| 4 | undecodable | &lt;img src=x&gt; \\| broken |" in text

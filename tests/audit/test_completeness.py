@@ -12,7 +12,7 @@ from pipeline.audit.completeness import build_completeness_table, generalize_err
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.audit import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
+from schemas.audit_tables import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.errors import RunFailedError
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import SampleStatus
@@ -60,7 +60,7 @@ def counted(table: pa.Table, *names: str) -> dict[tuple[str, ...], int]:
     """Sums of the counts of samples by columns."""
     found: dict[tuple[str, ...], int] = {}
     for row in table.to_pylist():
-        if row["what"] == "samples":
+        if row["kind"] == "samples":
             key = tuple(row[name] for name in names)
             found[key] = found.get(key, 0) + row["count"]
     return found
@@ -87,7 +87,7 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
 
 def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
     rows = build_completeness_table(str(made)).to_pylist()
-    reasons = {row["status"]: row["reason"] for row in rows if row["what"] == "samples" and row["shard"] == "b"}
+    reasons = {row["status"]: row["reason"] for row in rows if row["kind"] == "samples" and row["shard"] == "b"}
     assert reasons[SampleStatus.OK] is None
     assert reasons[SampleStatus.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
     assert sum(row["status"] == SampleStatus.LABEL_OUT_OF_RANGE for row in rows) == 1
@@ -97,7 +97,7 @@ def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
 
 
 def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(made: Path) -> None:
-    rows = [row for row in build_completeness_table(str(made)).to_pylist() if row["what"] == "maps"]
+    rows = [row for row in build_completeness_table(str(made)).to_pylist() if row["kind"] == "maps"]
     found = {(row["shard"], row["method"], row["status"]): row["count"] for row in rows if row["count"]}
     assert found == {
         ("a", "legrad", "ok"): 6,
@@ -115,8 +115,8 @@ def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path,
     run(str(troubled), INLINE)
     table = build_completeness_table(str(troubled))
     assert counted(table, "shard", "status")[("d", SampleStatus.OK)] == 5
-    assert {row["expected"] for row in table.to_pylist() if row["shard"] == "d" and row["what"] == "samples"} == {5}
-    assert counted(table, "what") == {("samples",): 3 + 6 + 4 + 5 + 2}
+    assert {row["expected"] for row in table.to_pylist() if row["shard"] == "d" and row["kind"] == "samples"} == {5}
+    assert counted(table, "kind") == {("samples",): 3 + 6 + 4 + 5 + 2}
 
 
 def test_an_atlas_that_was_never_run_has_all_pending(troubled: Path) -> None:

@@ -34,17 +34,17 @@ def test_where_the_mass_of_one_cell_is(y: int, x: int) -> None:
     values = np.zeros((6, 10))
     values[y, x] = 1
     found = one(values)
-    assert (found["centre_y"], found["centre_x"]) == pytest.approx(((y + 0.5) / 6, (x + 0.5) / 10))
-    assert found["border"] == float(y in (0, 5) or x in (0, 9))
-    assert found["corners"] == float(y in (0, 5) and x in (0, 9))
+    assert (found["center_y"], found["center_x"]) == pytest.approx(((y + 0.5) / 6, (x + 0.5) / 10))
+    assert found["border_mass"] == float(y in (0, 5) or x in (0, 9))
+    assert found["corner_mass"] == float(y in (0, 5) and x in (0, 9))
 
 
 def test_the_frame_is_an_eighth_wide_whatever_the_grid() -> None:
     for side in (8, 16, 24):
         found = one(np.ones((side, side)))
         wide = side // 8
-        assert found["border"] == pytest.approx(1 - ((side - 2 * wide) / side) ** 2)
-        assert found["corners"] == pytest.approx(4 * wide**2 / side**2)
+        assert found["border_mass"] == pytest.approx(1 - ((side - 2 * wide) / side) ** 2)
+        assert found["corner_mass"] == pytest.approx(4 * wide**2 / side**2)
 
 
 def test_scale_changes_nothing_and_all_is_between_0_and_1() -> None:

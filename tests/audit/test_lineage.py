@@ -14,7 +14,7 @@ from pipeline.label import label
 from pipeline.store import Atlas
 from pipeline.store.derived import content_hash
 from pipeline.store.parquet import to_parquet
-from schemas.audit import LINEAGE
+from schemas.audit_tables import LINEAGE
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.labels import LabelsRecord
@@ -55,16 +55,16 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
         if row["product"] == MAPS:
             pictures = atlas.samples_of(row["shard"])
             columns = [pictures["key"].to_pylist(), pictures["image_sha256"].to_pylist()]
-            assert row["parent"] == sha256(json.dumps(columns).encode())
-            assert (row["maker"], row["hash"]) == (atlas.run.spec_hash, content_hash(commit))
+            assert row["parent_hash"] == sha256(json.dumps(columns).encode())
+            assert (row["settings_hash"], row["content_hash"]) == (atlas.run.spec_hash, content_hash(commit))
             assert (row["objects"], row["bytes"]) == (len(commit.objects), sum(each.size for each in commit.objects))
-            assert row["commit"] == sha256((audited / "commits" / f"{row['shard']}.json").read_bytes())
+            assert row["commit_hash"] == sha256((audited / "commits" / f"{row['shard']}.json").read_bytes())
         else:
-            assert row["parent"] == content_hash(commit)
-    assert len({row["parent"] for row in rows if row["product"] == MAPS}) == TARS
+            assert row["parent_hash"] == content_hash(commit)
+    assert len({row["parent_hash"] for row in rows if row["product"] == MAPS}) == TARS
     about = LabelsRecord.read((made / "elsewhere" / "policy.json").read_bytes(), "policy.json")
     assert about.hash == POLICY.digest()
-    assert {row["maker"] for row in rows if "elsewhere" in row["product"]} == {about.digest()}
+    assert {row["settings_hash"] for row in rows if "elsewhere" in row["product"]} == {about.digest()}
     assert find_lineage_faults(str(audited), [elsewhere]) == []
 
 

@@ -25,7 +25,7 @@ from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
-from schemas import audit as schemas
+from schemas import audit_tables as schemas
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 
@@ -74,7 +74,7 @@ def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas,
     audit_atlas(str(copy), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
     (fault,) = (line for line in said if "made of other maps" in line)
     assert fault.startswith(f"labels/otsu: {path.stem} was")
-    assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent"].to_pylist()
+    assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent_hash"].to_pylist()
 
 
 def upright(folder: Path) -> ModelSpec:

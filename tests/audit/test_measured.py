@@ -11,7 +11,7 @@ import pytest
 from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.store import Atlas
 from pipeline.store.derived import content_hash
-from schemas.audit import SAMPLED_METRICS
+from schemas.audit_tables import SAMPLED_METRICS
 
 
 def test_every_figure_of_the_target_is_a_column_of_its_map_and_all_others_are_null(published: Path) -> None:

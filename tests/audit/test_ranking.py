@@ -4,12 +4,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.audit.ranking import rank_classes
-from schemas.audit import SHORTCUTS, SUSPICIOUS_CLASSES
+from schemas.audit_tables import SHORTCUTS, SUSPICIOUS_CLASSES
 
 
 def shortcuts_of(rows: list[tuple[str, int, int, bool, float, int]]) -> pa.Table:
     """A table of method, class, rank, alarm, locked and y; the rest is of no matter."""
-    names = ("method", "class", "rank", "alarm", "locked", "y")
+    names = ("method", "class", "rank", "alarm", "excess", "y")
     rest = dict.fromkeys(SHORTCUTS.names, 0) | {"target": "label", "eigenvalues": []}
     return pa.Table.from_pylist([rest | dict(zip(names, row, strict=True)) for row in rows], SHORTCUTS)
 
@@ -38,7 +38,7 @@ def test_more_alarms_come_first_then_the_highest_limit_then_the_class() -> None:
     assert [row["methods"] for row in rows] == [2, 2, 1, 2, 2]
     assert [row["best_rank"] for row in rows] == [1, 1, 1, 2, 3]
     assert [row["mean_rank"] for row in rows] == [1.5, 2.5, 1, 3, 3]
-    assert [(row["method"], row["y"], row["locked"]) for row in rows[:2]] == [("rollout", 4, 0.5), ("legrad", 0, 0.9)]
+    assert [(row["method"], row["y"], row["excess"]) for row in rows[:2]] == [("rollout", 4, 0.5), ("legrad", 0, 0.9)]
 
 
 def test_of_no_classes_there_is_no_row() -> None:

@@ -79,15 +79,15 @@ FORGED: dict[str, tuple[str, Change, str]] = {
     "a pair": (f"pairs/{TAR}.parquet", first(pearson=0.0), "agreement.parquet: pearson of"),
     "a hash": (
         "lineage.parquet",
-        lambda rows: rows[-1].update(hash="sha256:0"),
-        "lineage.parquet: hash of audit/sanity",
+        lambda rows: rows[-1].update(content_hash="sha256:0"),
+        "lineage.parquet: content_hash of audit/sanity",
     ),
-    "maps": ("lineage.parquet", first(hash="sha256:0"), f"commits/{TAR[:-1]}0.json: was made of other maps"),
+    "maps": ("lineage.parquet", first(content_hash="sha256:0"), f"commits/{TAR[:-1]}0.json: was made of other maps"),
     "two ranks": ("shortcuts.parquet", first(rank=2), "shortcuts.parquet: ranks of attention, label are not 1 to"),
-    "an order": ("shortcuts.parquet", first(locked=-1.0), "shortcuts.parquet: ranks of attention, label are not in"),
+    "an order": ("shortcuts.parquet", first(excess=-1.0), "shortcuts.parquet: ranks of attention, label are not in"),
     "clusters": ("shortcuts.parquet", first(clusters=7), "clusters.parquet: clusters of attention, label, "),
     "the size of a cluster": ("clusters.parquet", first(maps=99), "clusters.parquet: maps of attention, label, "),
-    "a prototype": ("clusters.parquet", first(central=10**6), "clusters.parquet: the central map of attention"),
+    "a prototype": ("clusters.parquet", first(central_row=10**6), "clusters.parquet: the central map of attention"),
     "a member": ("members.parquet", first(cluster=7), "members.parquet: has maps in attention, label, "),
     "a table": (
         "methods.parquet",
@@ -161,7 +161,11 @@ def test_texts_that_are_no_utf_8_are_named(folder: Path) -> None:
     path = folder / "lineage.parquet"
     table = pq.read_table(path)
     broken = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
-    path.write_bytes(to_parquet(table.set_column(table.column_names.index("hash"), table.schema.field("hash"), broken)))
+    path.write_bytes(
+        to_parquet(
+            table.set_column(table.column_names.index("content_hash"), table.schema.field("content_hash"), broken)
+        )
+    )
     write_manifest(str(folder))
     assert list(verify_audit(str(folder))) == ["lineage.parquet: cannot be read (ArrowInvalid)"]
 

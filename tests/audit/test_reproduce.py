@@ -10,7 +10,7 @@ from support import FAST, jpeg, samples, write_tar
 from pipeline.audit.reproduce import build_reproducibility_table
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
-from schemas.audit import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
+from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import UsageError
 
 
@@ -22,10 +22,10 @@ def test_a_rerun_is_equal_bit_by_bit_and_another_batch_size_next_to_nothing_off(
     assert [(row["method"], row["target"]) for row in rows] == whose * 2
     assert [(row["kind"], row["batch_size"]) for row in rows] == [(SAME_BATCH, 4)] * 7 + [(OTHER_BATCH, 1)] * 7
     for row in rows:
-        assert (row["drawn"], row["rows"]) == (16, 16)
+        assert (row["sampled"], row["recomputed"]) == (16, 16)
         if row["kind"] == SAME_BATCH:
-            assert (row["equal"], row["max"], row["mean"]) == (1, 0, 0)
-        assert row["max"] < 1e-3
+            assert (row["equal_share"], row["max_difference"], row["mean_difference"]) == (1, 0, 0)
+        assert row["max_difference"] < 1e-3
         if row["method"]:
             assert row["min_spearman"] > 0.99
             assert row["min_spearman"] <= row["mean_spearman"] <= 1
@@ -40,11 +40,11 @@ def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finish
         for row in build_reproducibility_table(str(finished)).to_pylist()
     }
     changed = found[SAME_BATCH, "legrad", "label"]
-    assert changed["equal"] == 15 / 16
-    assert changed["max"] == np.abs(before.astype(float) - before[::-1, ::-1]).max()
+    assert changed["equal_share"] == 15 / 16
+    assert changed["max_difference"] == np.abs(before.astype(float) - before[::-1, ::-1]).max()
     assert changed["min_spearman"] < 0.9
     for whose in ((SAME_BATCH, "legrad", "predicted"), (SAME_BATCH, "attention", "label"), (SAME_BATCH, None, None)):
-        assert found[whose]["equal"] == 1
+        assert found[whose]["equal_share"] == 1
 
 
 def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: 
 
     monkeypatch.setattr(Worker, "_begin", counting)
     table = build_reproducibility_table(str(finished), rows=8, methods=["legrad"])
-    assert set(table["rows"].to_pylist()) == {8}
+    assert set(table["recomputed"].to_pylist()) == {8}
     batches = len(explained) - 8  # beside each sample alone
     assert batches in (2, 3)  # of 5
 
@@ -72,8 +72,8 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     assert said[0] == "16 samples of 3 shards are computed twice, by 3 methods"
     assert [note.split(":")[0] for note in said[1:]] == ["part-1", "part-2"]
     assert "s0012 cannot be computed again: its picture is another now" in said[2]
-    assert set(table["drawn"].to_pylist()) == {16}
-    assert set(table["rows"].to_pylist()) == {5 + 3}
+    assert set(table["sampled"].to_pylist()) == {16}
+    assert set(table["recomputed"].to_pylist()) == {5 + 3}
 
 
 def test_no_such_method_is_refused(atlas: Atlas) -> None:

@@ -14,7 +14,7 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from schemas.audit import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
+from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
 from schemas.errors import UsageError
 from schemas.run import RunSpec
 from schemas.scores import is_control
@@ -53,7 +53,7 @@ def test_the_class_with_the_shortcut_is_first_and_alone_raises_an_alarm(planted:
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["class"] for row in rows if row["alarm"]] == [SHORTCUT_CLASS] == [rows[0]["class"]]
     assert (rows[0]["y"], rows[0]["x"]) in {(7, 0), (6, 0), (7, 1)}  # lower left, where the mark is
-    assert rows[0]["share"] > 0.35 > 5 * rows[0]["others"]
+    assert rows[0]["outlier_share"] > 0.35 > 5 * rows[0]["outlier_share_others"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,7 +68,7 @@ def test_all_methods_together_put_it_first_and_no_other_class_has_an_alarm(plant
     asked = sum(not is_control(method) for method in METHODS)
     assert (rows[0]["class"], rows[0]["alarms"], rows[0]["methods"]) == (SHORTCUT_CLASS, len(FINDING), asked)
     assert rows[0]["best_rank"] == 1
-    assert rows[0]["locked"] > ALARM_THRESHOLD > max(row["locked"] for row in rows[1:])
+    assert rows[0]["excess"] > ALARM_THRESHOLD > max(row["excess"] for row in rows[1:])
     assert (rows[0]["y"], rows[0]["x"]) in {(7, 0), (6, 0), (7, 1)}
     assert not any(row["alarms"] for row in rows[1:])
 
@@ -76,7 +76,7 @@ def test_all_methods_together_put_it_first_and_no_other_class_has_an_alarm(plant
 def test_all_methods_together_raise_no_alarm_without_a_shortcut(honest: ShortcutTables) -> None:
     rows = rank_classes(honest.classes).to_pylist()
     assert len(rows) == 10
-    assert all(row["alarms"] == 0 and row["locked"] < ALARM_THRESHOLD for row in rows)
+    assert all(row["alarms"] == 0 and row["excess"] < ALARM_THRESHOLD for row in rows)
 
 
 def test_random_maps_raise_no_alarm_where_there_is_a_shortcut(planted: ShortcutTables) -> None:
@@ -96,8 +96,8 @@ def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: ShortcutTable
             row["class"]: row["cluster"] + 1 for row in sorted(clusters, key=lambda row: row["cluster"])
         }
         for row in rows:
-            share = sum(each["share"] * each["maps"] for each in clusters if each["class"] == row["class"])
-            assert share / row["maps"] == pytest.approx(row["share"])
+            share = sum(each["outlier_share"] * each["maps"] for each in clusters if each["class"] == row["class"])
+            assert share / row["maps"] == pytest.approx(row["outlier_share"])
         assert all(sum(row["prototype"]) == pytest.approx(1, abs=1e-5) for row in clusters)
 
 

@@ -12,7 +12,7 @@ from pipeline.audit.map_tables import write_map_tables
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
-from schemas.audit import AGREEMENT, IMAGES, MAP_STATISTICS, METHODS, PAIRS
+from schemas.audit_tables import AGREEMENT, IMAGES, MAP_STATISTICS, METHODS, PAIRS
 from schemas.errors import UsageError
 from schemas.layout import Flag
 
@@ -43,13 +43,13 @@ def test_every_map_has_its_numbers(out: Path, atlas: Atlas) -> None:
         else:
             assert all(row[name] is None for name in MAP_STATISTICS)
             assert row["agreement_rank"] is None
-        assert 0 < row["object"] < 1  # the truth of all demo pictures is known
+        assert 0 < row["object_area"] < 1  # the truth of all demo pictures is known
         assert row["correct"] in (True, False)
 
 
 def test_maps_lie_more_on_objects_than_even_ones_would(out: Path) -> None:
     rows = [row for row in read(out, "images") if row["method"] == "legrad"]
-    assert np.mean([row["inside"] for row in rows]) > 1.5 * np.mean([row["object"] for row in rows])
+    assert np.mean([row["object_mass"] for row in rows]) > 1.5 * np.mean([row["object_area"] for row in rows])
 
 
 def test_every_two_methods_are_compared_in_every_picture(out: Path, atlas: Atlas) -> None:
@@ -81,7 +81,7 @@ def test_agreement_of_a_map_is_the_mean_of_its_pairs_and_ranks_methods(out: Path
 @pytest.mark.parametrize(
     ("name", "parts", "by", "schema", "values", "silent"),
     [
-        ("methods", "images", ("method",), METHODS, (*MAP_STATISTICS, "object", "correct"), "degenerate"),
+        ("methods", "images", ("method",), METHODS, (*MAP_STATISTICS, "object_area", "correct"), "degenerate"),
         ("agreement", "pairs", ("first", "second"), AGREEMENT, AGREEMENT_METRICS, "undefined"),
     ],
 )
@@ -97,7 +97,7 @@ def test_means_are_those_of_the_rows(
         if mean["class"] is not None:
             of_group = [row for row in of_group if row["class"] == mean["class"]]
         assert mean["images"] == len(of_group)
-        assert mean[silent] == sum(row[values[0]] is None for row in of_group)
+        assert mean[silent] == sum(row[next(iter(values))] is None for row in of_group)
         for each in values:
             known = [row[each] for row in of_group if row[each] is not None]
             assert mean[each] == (pytest.approx(np.mean(known)) if known else None), each
@@ -121,7 +121,7 @@ def test_a_truth_of_some_pictures_leaves_the_others_unknown(
     (tmp_path / "out").mkdir()
     write_map_tables(atlas, str(tmp_path / "out"), "predicted", ["legrad"])
     rows = read(tmp_path / "out", "images")
-    assert {row["inside"] for row in rows} == {row["object"] for row in rows} == {None}
+    assert {row["object_mass"] for row in rows} == {row["object_area"] for row in rows} == {None}
     assert {row["agreement"] for row in rows} == {None}
     assert read(tmp_path / "out", "agreement.parquet") == []
     with pytest.raises(UsageError, match=r"holds something else \(target is"):

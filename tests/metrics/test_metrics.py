@@ -23,7 +23,7 @@ from pipeline.metrics.perturbation_auc import PerturbationAUC
 from pipeline.metrics.random_logit import sample_other_classes
 from pipeline.metrics.registry import METRICS, SUITES
 from pipeline.metrics.similarity import pearson
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 from schemas.errors import UsageError
 from schemas.metrics import FAITHFULNESS_METRICS, SANITY_METRICS
 

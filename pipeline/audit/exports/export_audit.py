@@ -14,7 +14,6 @@ from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.base import AtlasContext, ShardData
 from pipeline.audit.map_statistics import compute_coverage
 from pipeline.audit.map_tables import split_truth
-from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.image.score_map import window
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, AtlasShard, Lease, ObjectStore
@@ -27,7 +26,7 @@ from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, Flag, commit_object
 from schemas.run import TargetKind
-from schemas.samples import SampleStatus
+from schemas.samples import CLASS_COLUMNS, SampleStatus
 from schemas.text import suggest
 
 _BATCH = 32
@@ -153,7 +152,7 @@ def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet 
     return ShardData(
         shard.commit.shard,
         samples,
-        samples[EXPLAINED[about.target]].to_numpy().astype(np.int64),
+        samples[CLASS_COLUMNS[about.target]].to_numpy().astype(np.int64),
         maps,
         _pixels(atlas, shard) if about.pixels else None,
         None if truth is None else _masks(samples, truth, atlas.run.model.input_size),

@@ -18,7 +18,6 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
-from pipeline.audit.maps_by_class import EXPLAINED
 from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import from_parquet
@@ -26,6 +25,7 @@ from schemas.audit_records import AuditRecord, ExportRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT
 from schemas.run import RunRecord, TargetKind
+from schemas.samples import CLASS_COLUMNS
 
 MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"
 ANALYSIS, EMBEDDING, CLUSTERING = "spectral_analysis", "spectral", "kmeans"
@@ -195,7 +195,7 @@ def _by_class(
     places = np.searchsorted(rows, members["row"].to_numpy())
     if not np.array_equal(rows[places.clip(max=len(rows) - 1)], members["row"].to_numpy()):
         raise UsageError(f"{url}: {MEMBERS} has samples that the atlas has no maps of any more; make the audit again")
-    classes = samples[EXPLAINED[target]].to_numpy()[places]
+    classes = samples[CLASS_COLUMNS[target]].to_numpy()[places]
     for index in np.unique(classes):
         inside = np.flatnonzero(classes == index)
         yield int(index), places[inside], members.take(inside)

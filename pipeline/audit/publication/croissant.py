@@ -155,9 +155,9 @@ def _sources(atlas: Atlas, about: AuditRecord) -> list[_Node]:
 
 def _distribution(objects: ObjectStore, tables: Sequence[PublishedTable]) -> list[_Node]:
     """All objects of the folder: tables first, then what else stands in it, then what stands in its folders."""
-    sets = [_file_set(_id(each.table.name), [each.table.files]) for each in tables if each.table.by_shard]
-    by_shard = {name for each in tables if each.table.by_shard for name in each.names}
-    tabled = [each.names[0] for each in tables if not each.table.by_shard]
+    sets = [_file_set(_id(each.table.name), [each.table.files]) for each in tables if each.table.per_shard]
+    by_shard = {name for each in tables if each.table.per_shard for name in each.names}
+    tabled = [each.names[0] for each in tables if not each.table.per_shard]
     others = [name for name, _ in objects.walk() if name not in by_shard and name not in tabled and name not in _UNTOLD]
     single = [*tabled, *(name for name in others if "/" not in name)]
     found = [_file_object(name, data) for name, data in zip(single, objects.read(single), strict=True)]
@@ -203,18 +203,18 @@ def _format(names: Iterable[str]) -> str:
 
 def _record_set(each: PublishedTable) -> _Node:
     table = each.table
-    source = {"fileSet": {"@id": _id(table.name)}} if table.by_shard else {"fileObject": {"@id": quote(table.files)}}
+    source = {"fileSet": {"@id": _id(table.name)}} if table.per_shard else {"fileObject": {"@id": quote(table.files)}}
     return {
         "@type": "cr:RecordSet",
         "@id": table.name,
         "name": table.name,
-        "description": f"One record is {table.rows}.",
+        "description": f"One record is {table.row}.",
         "field": [
             {
                 "@type": "cr:Field",
                 "@id": f"{table.name}/{column.name}",
                 "name": column.name,
-                "description": table.meaning(column.name) or column.name,
+                "description": table.describe(column.name) or column.name,
                 **_data_type(decoded_type(column.type)),
                 "source": source | {"extract": {"column": column.name}},
             }

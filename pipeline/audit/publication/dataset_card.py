@@ -15,8 +15,8 @@ from pipeline.audit.publication.contents import PublishedTable, find_tables, for
 from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit import OTHER_BATCH, SAME_BATCH
 from schemas.audit_records import DEFAULT_PUBLICATION, AuditRecord, PublicationRecord
+from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.layout import ABOUT
 from schemas.text import escape_control
 
@@ -149,15 +149,15 @@ def _completeness(objects: ObjectStore, tables: list[PublishedTable]) -> dict[st
     shards = set()
     for row in table.to_pylist() if table is not None else ():
         shards.add(row["shard"])
-        found[row["what"]][row["status"]] += row["count"]
-        if row["what"] == "samples" and row["reason"] is not None:
+        found[row["kind"]][row["status"]] += row["count"]
+        if row["kind"] == "samples" and row["reason"] is not None:
             reasons[row["status"], row["reason"]] += row["count"]
     return found | {"shards": len(shards), "reasons": reasons.most_common()}
 
 
 def _reproduced(objects: ObjectStore, tables: list[PublishedTable]) -> list[dict[str, Any]]:
     """Of each kind and method, the worst over the targets."""
-    table = _table(objects, tables, "reproduced")
+    table = _table(objects, tables, "reproducibility")
     groups: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
     for row in table.to_pylist() if table is not None else ():
         groups[row["kind"], row["method"]].append(row)
@@ -165,11 +165,11 @@ def _reproduced(objects: ObjectStore, tables: list[PublishedTable]) -> list[dict
         {
             "kind": kind,
             "method": method,
-            "rows": rows[0]["rows"],
-            "drawn": rows[0]["drawn"],
+            "rows": rows[0]["recomputed"],
+            "drawn": rows[0]["sampled"],
             "batch_size": rows[0]["batch_size"],
-            "equal": _worst(min, rows, "equal"),
-            "max": _worst(max, rows, "max"),
+            "equal": _worst(min, rows, "equal_share"),
+            "max": _worst(max, rows, "max_difference"),
             "spearman": _worst(min, rows, "min_spearman"),
         }
         for (kind, method), rows in groups.items()

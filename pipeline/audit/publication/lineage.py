@@ -12,7 +12,7 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import content_hash
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit import LINEAGE
+from schemas.audit_tables import LINEAGE
 from schemas.base import sha256
 from schemas.commits import CommitRecord, DerivedCommit
 from schemas.errors import UsageError
@@ -28,7 +28,7 @@ _ROWS = "labels"
 
 
 def build_lineage_table(url: str, further: Sequence[str] = (), out: str | None = None) -> pa.Table:
-    """What was made of what, as ``schemas.audit.LINEAGE``, by shard and product.
+    """What was made of what, as ``schemas.audit_tables.LINEAGE``, by shard and product.
 
     Args:
         url: of an atlas; labels and scores in it are found.
@@ -124,10 +124,10 @@ def _row(
     return {
         "product": product,
         "shard": record.shard,
-        "maker": settings_hash,
-        "parent": made_of,
-        "hash": content_hash(record),
-        "commit": sha256(objects.get(commit_object(record.shard))),
+        "settings_hash": settings_hash,
+        "parent_hash": made_of,
+        "content_hash": content_hash(record),
+        "commit_hash": sha256(objects.get(commit_object(record.shard))),
         "objects": len(record.objects),
         "bytes": sum(each.size for each in record.objects),
     }

@@ -68,9 +68,9 @@ def _columns(objects: ObjectStore) -> Iterator[str]:
     """Tables can be read, and have the columns that they ought to have."""
     for table in TABLES:
         folder = table.files.rpartition("/")[0]
-        names = [f"{folder}/{name}" for name in objects.list(folder)] if table.by_shard else [table.files]
+        names = [f"{folder}/{name}" for name in objects.list(folder)] if table.per_shard else [table.files]
         for name in names:
-            if table.by_shard or objects.exists(name):
+            if table.per_shard or objects.exists(name):
                 try:
                     there = read_table(objects, name)
                 except UnreadableError as error:
@@ -121,7 +121,7 @@ def _lineage(objects: ObjectStore) -> Iterator[str]:
     """The chain ends in the parts of this very folder."""
     name = "lineage.parquet"
     rows = read_table(objects, name).to_pylist()
-    maps = {row["shard"]: row["hash"] for row in rows if row["product"] == MAPS}
+    maps = {row["shard"]: row["content_hash"] for row in rows if row["product"] == MAPS}
     told = {(row["product"], row["shard"]): row for row in rows}
     for folder in _FOLDERS:
         product = f"{AUDIT}/{folder}".rstrip("/")
@@ -130,8 +130,13 @@ def _lineage(objects: ObjectStore) -> Iterator[str]:
             if maps.get(part.shard) != part.parent:
                 yield f"{commit}: was made of other maps than {name} has"
             total = sum(each.size for each in part.objects)
-            known = {"hash": content_hash(part), "commit": sha256(data), "objects": len(part.objects), "bytes": total}
-            known |= {"parent": part.parent, "maker": part.settings_hash}
+            known = {
+                "content_hash": content_hash(part),
+                "commit_hash": sha256(data),
+                "objects": len(part.objects),
+                "bytes": total,
+            }
+            known |= {"parent_hash": part.parent, "settings_hash": part.settings_hash}
             row = told.pop((product, part.shard), {})
             for column, value in known.items():
                 if row.get(column) != value:

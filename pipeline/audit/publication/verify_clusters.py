@@ -27,8 +27,8 @@ def verify_clusters(objects: ObjectStore) -> Iterator[str]:
         ranked = sorted(rows, key=lambda row: row["rank"])
         if [row["rank"] for row in ranked] != list(range(1, len(rows) + 1)):
             yield f"{name}: ranks of {format_key(whose)} are not 1 to {len(rows)}"
-        if any(first["locked"] < second["locked"] for first, second in pairwise(ranked)):
-            yield f"{name}: ranks of {format_key(whose)} are not in the order of locked"
+        if any(first["excess"] < second["excess"] for first, second in pairwise(ranked)):
+            yield f"{name}: ranks of {format_key(whose)} are not in the order of excess"
     yield from _clusters(objects, classes)
 
 
@@ -40,7 +40,7 @@ def _clusters(objects: ObjectStore, classes: Sequence[Mapping[str, Any]]) -> Ite
     counts = table.group_by(list(keys), use_threads=False).aggregate([("row", "count")]).to_pylist()
     counted = {tuple(row[key] for key in keys): row["row_count"] for row in counts}
     # There may be very many members, and few of them are central.
-    central = table.filter(pc.is_in(table["row"], pa.array([row["central"] for row in clusters], pa.int64())))
+    central = table.filter(pc.is_in(table["row"], pa.array([row["central_row"] for row in clusters], pa.int64())))
     inside = {tuple(row[key] for key in (*keys, "row")) for row in central.to_pylist()}
     number, maps = Counter[Group](), Counter[Group]()
     for row in clusters:
@@ -49,7 +49,7 @@ def _clusters(objects: ObjectStore, classes: Sequence[Mapping[str, Any]]) -> Ite
         maps[whose[:3]] += row["maps"]
         if counted.pop(whose, 0) != row["maps"]:
             yield f"{name}: maps of {format_key(whose)} are not as many as {members} has"
-        if (*whose, row["central"]) not in inside:
+        if (*whose, row["central_row"]) not in inside:
             yield f"{name}: the central map of {format_key(whose)} is not among its members"
     for whose in counted:
         yield f"{members}: has maps in {format_key(whose)}, of which {name} has nothing"

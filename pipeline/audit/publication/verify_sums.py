@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.audit.group_means import compute_group_means
 from pipeline.audit.publication.safe_reader import read_table, read_tables
 from pipeline.store import ObjectStore
-from schemas.audit import AGREEMENT, METHODS
+from schemas.audit_tables import AGREEMENT, METHODS
 
 _NEAR = 1e-9
 """Relative: sums that were added in another order differ by less."""
@@ -87,10 +87,10 @@ def verify_counts(objects: ObjectStore) -> Iterator[str]:
     expected: defaultdict[Group, set[int]] = defaultdict(set)
     good: Counter[str] = Counter()
     for row in read_table(objects, name).to_pylist():
-        key = (row["shard"], row["what"], row["method"])
+        key = (row["shard"], row["kind"], row["method"])
         counts[key] += row["count"]
         expected[key].add(row["expected"])
-        if (row["what"], row["status"]) == ("samples", "ok"):
+        if (row["kind"], row["status"]) == ("samples", "ok"):
             good[row["shard"]] += row["count"]
     for key, planned in expected.items():
         if planned != {counts[key]}:

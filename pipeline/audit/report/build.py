@@ -15,7 +15,7 @@ from pipeline.audit.report.page import render_page
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.utils.io import refuse_commands
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 from schemas.errors import UsageError
 from schemas.layout import Flag
 from schemas.run import TargetKind

@@ -11,10 +11,21 @@ from numpy.typing import NDArray
 from pipeline.audit.report.js_encoding import stretch_to_uint8, to_base64
 from pipeline.audit.report.load_tables import AuditTables
 from pipeline.audit.report.places import describe_cell
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 from schemas.scores import is_control
 
-_SIGNS = ("alarm", "rank", "locked", "y", "x", "share", "others", "above", "maps", "gap")
+_SIGNS = (
+    "alarm",
+    "rank",
+    "excess",
+    "y",
+    "x",
+    "outlier_share",
+    "outlier_share_others",
+    "high_share",
+    "maps",
+    "eigengap",
+)
 
 Row = dict[str, Any]
 
@@ -31,7 +42,7 @@ def iter_class_data(audited: AuditTables, methods: Sequence[str], grid: tuple[in
 
     ``images``, ``correct`` (share, null where no label is known), and for each method of the report, by its place:
     ``images``, ``degenerate``, ``numbers``; where it has maps that say something also ``mean`` (map), what
-    ``schemas.audit.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``,
+    ``schemas.audit_tables.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``,
     ``central`` (row), ``share``, ``prototype``. A control raises no alarm here, since it has no say in which class is
     suspicious (``pipeline.audit.ranking``).
     Maps are uint8 [h, w], from their least to their largest value, as base64.
@@ -85,7 +96,7 @@ def _of_method(row: Row, sign: Row | None, clusters: list[Row], grid: tuple[int,
         "sign": {name: sign[name] for name in _SIGNS} | {"alarm": alarm, "where": where},
         "mean": encode_map(mean_map(clusters, grid), grid),
         "clusters": [
-            {name: each[name] for name in ("maps", "central", "share")}
+            {name: each[name] for name in ("maps", "central_row", "outlier_share")}
             | {"prototype": encode_map(each["prototype"], grid)}
             for each in sorted(clusters, key=lambda each: each["cluster"])
         ],

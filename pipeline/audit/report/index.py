@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from pipeline.audit.report.js_chunks import ImageColumns
 from pipeline.audit.report.js_encoding import to_base64, to_script
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 
-SORTABLE_STATISTICS = ("agreement", "entropy", "effective_area", "border", "inside")
+SORTABLE_STATISTICS = ("agreement", "entropy", "effective_area", "border_mass", "object_mass")
 """Numbers of a map that the gallery sorts by."""
 DISAGREEMENT_SHARE = 0.1
 """Share of the images that are said to disagree highly: those of the least agreement."""
@@ -40,5 +40,5 @@ def index_script(columns: ImageColumns) -> bytes:
 def method_scripts(columns: ImageColumns) -> Iterator[tuple[str, bytes]]:
     """Name and ``atlas.method(number, {flags, …})`` of each method: uint8 [targets, n]; float32 [n] of ``SORTABLE_STATISTICS``."""
     for place, (flags, numbers) in enumerate(zip(columns.flags, columns.numbers, strict=True)):
-        found = {name: to_base64(numbers[MAP_STATISTICS.index(name)]) for name in SORTABLE_STATISTICS}
+        found = {name: to_base64(numbers[list(MAP_STATISTICS).index(name)]) for name in SORTABLE_STATISTICS}
         yield f"data/methods/{place}.js", to_script("method", place, {"flags": to_base64(flags), **found})

@@ -13,7 +13,7 @@ from pipeline.audit.report.js_encoding import to_base64, to_script, to_uint8
 from pipeline.audit.report.thumbnails import thumbnails
 from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
 

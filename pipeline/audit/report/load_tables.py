@@ -18,7 +18,7 @@ _LOCALIZATION = "localization.parquet"
 
 @dataclass(frozen=True)
 class AuditTables:
-    """Tables of an audit; columns are in ``schemas.audit`` and, of scores, in ``schemas.metrics`` and ``schemas.scores``.
+    """Tables of an audit; columns are in ``schemas.audit_tables`` and, of scores, in ``schemas.metrics`` and ``schemas.scores``.
 
     Attributes:
         objects: of its folder.
@@ -66,7 +66,7 @@ def read_audit(atlas: Atlas, out: str, target: TargetKind) -> AuditTables:
         faithfulness=_of_target(_table(objects, "faithfulness/summary"), target),
         sanity=_of_target(_table(objects, "sanity/summary"), target),
         completeness=_table(objects, "completeness"),
-        reproduced=_table(objects, "reproduced"),
+        reproduced=_table(objects, "reproducibility"),
         localization=_localization(atlas, target),
     )
 

@@ -15,21 +15,20 @@ from pipeline.audit.report.chart_layout import layout_dot_plot, layout_rank_plot
 from pipeline.audit.report.classes import encode_map
 from pipeline.audit.report.js_chunks import ImageColumns
 from pipeline.audit.report.load_tables import AuditTables
-from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.places import describe_cell
 from pipeline.audit.report.reproducibility import summarize_reproducibility
 from pipeline.audit.report.score_view import (
     LOCALIZING,
     collect_scores,
     count_images,
+    describe_score,
     group_methods,
     order_methods,
     select_ranking_scores,
 )
 from pipeline.audit.report.suspects import NEAREST, SHOWN, find_suspicious_classes
 from pipeline.store import Atlas
-from schemas.audit import MAP_STATISTICS
-from schemas.audit_tables import COLUMNS
+from schemas.audit_tables import AGREEMENT_METRICS, MAP_STATISTICS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
@@ -102,7 +101,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"told": format_value, "heat": color_class, "meaning": meaning}
+    environment.filters |= {"told": format_value, "heat": color_class, "meaning": describe_score}
     environment.tests["control"] = is_control
     environment.globals["pair"] = lambda one, other: frozenset((one, other))
     environment.globals["where"] = lambda sign: describe_cell(sign["y"], sign["x"], atlas.run.model.grid)
@@ -194,7 +193,7 @@ def _drawn(audited: AuditTables) -> list[tuple[str, int]]:
     kinds = (("faithfulness", audited.faithfulness), ("sanity checks", audited.sanity))
     found = [(name, count_images(table)) for name, table in kinds if table is not None]
     if audited.reproduced is not None:
-        found.append(("computing maps again", max(audited.reproduced["rows"].to_pylist(), default=0)))
+        found.append(("computing maps again", max(audited.reproduced["recomputed"].to_pylist(), default=0)))
     return found
 
 
@@ -223,7 +222,7 @@ def _agreement(audited: AuditTables) -> list[Matrix]:
             for row in rows
             if row[measure] is not None and not any(is_control(row[name]) for name in ("first", "second"))
         ]
-        found.append(Matrix(measure, title, COLUMNS[measure], values, max(own, default=None)))
+        found.append(Matrix(measure, title, AGREEMENT_METRICS[measure], values, max(own, default=None)))
     return found if rows else []
 
 
@@ -251,7 +250,7 @@ def _sheets(audited: AuditTables) -> list[Sheet]:
 
 def _over_shards(table: pa.Table) -> pa.Table:
     """Counts of all shards together."""
-    by = ["what", "method", "status", "reason"]
+    by = ["kind", "method", "status", "reason"]
     texts = [table[name].cast(pa.string()) for name in by]
     counts = pa.table([*texts, table["count"]], names=[*by, "count"])
     return counts.group_by(by, use_threads=False).aggregate([("count", "sum")]).rename_columns([*by, "count"])

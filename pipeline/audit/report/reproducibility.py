@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.audit import OTHER_BATCH, SAME_BATCH
+from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Reproducibility:
         same, other: pictures in a batch, of the run and of the other way.
         equal: share of all maps that came out the same bit by bit, with the batches of the run; None: there are none.
         off: largest difference of a value in [0, 1], with other batches; None likewise.
-        methods: of each its row of ``schemas.audit.REPRODUCED`` with the batches of the run, and that with others.
+        methods: of each its row of ``schemas.audit_tables.REPRODUCIBILITY`` with the batches of the run, and that with others.
     """
 
     rows: int
@@ -31,7 +31,7 @@ class Reproducibility:
 
 
 def summarize_reproducibility(table: pa.Table, target: str) -> Reproducibility | None:
-    """``schemas.audit.REPRODUCED`` for the maps of a target; None where no method has any."""
+    """``schemas.audit_tables.REPRODUCIBILITY`` for the maps of a target; None where no method has any."""
     rows = [row for row in table.to_pylist() if row["target"] == target]
     same = {row["method"]: row for row in rows if row["kind"] == SAME_BATCH}
     other = {row["method"]: row for row in rows if row["kind"] == OTHER_BATCH}
@@ -39,10 +39,13 @@ def summarize_reproducibility(table: pa.Table, target: str) -> Reproducibility |
     if not methods:
         return None
     one, two = methods[0]
-    equal, off = _known([row["equal"] for row, _ in methods]), _known([row["max"] for _, row in methods])
+    equal, off = (
+        _known([row["equal_share"] for row, _ in methods]),
+        _known([row["max_difference"] for _, row in methods]),
+    )
     return Reproducibility(
-        rows=one["rows"],
-        drawn=one["drawn"],
+        rows=one["recomputed"],
+        drawn=one["sampled"],
         same=one["batch_size"],
         other=two["batch_size"],
         equal=sum(equal) / len(equal) if equal else None,

@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 from scipy.stats import rankdata
 
 from pipeline.audit.report.load_tables import AuditTables
-from schemas.scores import is_control
+from schemas.audit_tables import MAP_STATISTICS
+from schemas.metrics import METRIC_DESCRIPTIONS
+from schemas.scores import SCORES, is_control
 
 Better = Literal["higher", "lower"]
 LOCALIZING = "Localization"
@@ -27,7 +29,14 @@ _LOCALIZATION = {
     "energy": "energy",
 }
 _CAUSAL = frozenset(("deletion", "insertion", "abpc", "positive", "negative"))
-_DESCRIBED = ("agreement", "entropy", "effective_area", "border", "corners", "inside")
+_DESCRIBED = ("agreement", "entropy", "effective_area", "border_mass", "corner_mass", "object_mass")
+
+
+def describe_score(name: str) -> str:
+    """Return the description of a score, a metric or a statistic by its title; empty for others."""
+    keys = {title: key for key, title in _LOCALIZATION.items()}
+    descriptions = {**METRIC_DESCRIPTIONS, **MAP_STATISTICS, **{title: SCORES[key] for title, key in keys.items()}}
+    return descriptions.get(name, "").replace("``", "")
 
 
 @dataclass(frozen=True)

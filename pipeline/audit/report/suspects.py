@@ -17,7 +17,7 @@ class ShortcutSign:
     """What one method says of a class.
 
     Attributes:
-        row: of ``schemas.audit.SHORTCUTS``.
+        row: of ``schemas.audit_tables.SHORTCUTS``.
         cluster: of the class's clusters the one out of which the cell stands most often, as a row of ``CLUSTERS``.
     """
 
@@ -46,7 +46,7 @@ def find_suspicious_classes(audited: AuditTables) -> list[SuspiciousClass]:
     clusters: dict[tuple[str, int], dict[str, Any]] = {}
     for row in audited.clusters.to_pylist():
         key = row["method"], row["class"]
-        if key not in clusters or row["share"] > clusters[key]["share"]:
+        if key not in clusters or row["outlier_share"] > clusters[key]["outlier_share"]:
             clusters[key] = row
     rows: dict[int, list[dict[str, Any]]] = {}
     for row in audited.shortcuts.to_pylist():
@@ -54,8 +54,8 @@ def find_suspicious_classes(audited: AuditTables) -> list[SuspiciousClass]:
             rows.setdefault(row["class"], []).append(row)
     found = []
     for index, about in rows.items():
-        about.sort(key=lambda row: (-row["locked"], row["method"]))
+        about.sort(key=lambda row: (-row["excess"], row["method"]))
         alarming = [row for row in about if row["alarm"]]
         signs = tuple(ShortcutSign(row, clusters[row["method"], index]) for row in alarming or about[:1])
         found.append(SuspiciousClass(index, signs, len(alarming), len(about)))
-    return sorted(found, key=lambda each: (-each.alarms, -each.signs[0].row["locked"], each.class_index))
+    return sorted(found, key=lambda each: (-each.alarms, -each.signs[0].row["excess"], each.class_index))

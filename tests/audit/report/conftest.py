@@ -38,7 +38,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
         out.put(f"{folder}/summary.parquet", to_parquet(summary(figures)))
     out.put("completeness.parquet", to_parquet(completeness()))
-    out.put("reproduced.parquet", to_parquet(reproduced()))
+    out.put("reproducibility.parquet", to_parquet(reproduced()))
     scores = ObjectStore(f"{url}/scores/truth-label")
     about = ScoresRecord(
         run=atlas.run.spec_hash,

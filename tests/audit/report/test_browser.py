@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.demo.scenes import SHORTCUT_CLASS
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 from schemas.scores import CONTROLS
 
 pytestmark = in_a_browser

@@ -11,7 +11,7 @@ from report_world import BROKEN, METHODS, WRONG, Reported
 from pipeline.audit.report import write_report
 from pipeline.audit.report.index import index_script, method_scripts
 from pipeline.audit.report.js_chunks import ImageColumns
-from schemas.audit import MAP_STATISTICS
+from schemas.audit_tables import MAP_STATISTICS
 
 pytestmark = in_a_browser
 

@@ -20,14 +20,14 @@ from pipeline.audit.report import write_report
 from pipeline.audit.report.classes import iter_class_data, mean_map
 from pipeline.audit.report.js_encoding import to_script, to_uint8
 from pipeline.audit.report.load_tables import read_audit
-from pipeline.audit.report.meanings import meaning
+from pipeline.audit.report.score_view import describe_score
 from pipeline.audit.report.suspects import find_suspicious_classes
 from pipeline.audit.spray import l1_normalize
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.read import Frame, decode
 from pipeline.read.samples import read
 from pipeline.store import Atlas
-from schemas.audit import MAP_STATISTICS, SHORTCUTS
+from schemas.audit_tables import MAP_STATISTICS, SHORTCUTS
 from schemas.errors import CorruptShardError, UsageError
 from schemas.metrics import OWN_WEIGHTS
 from schemas.scores import is_control
@@ -184,7 +184,7 @@ def test_what_columns_mean_is_text_that_needs_no_pointer(reported: Reported) -> 
     page.feed((reported.folder / "index.html").read_text())
     assert not [tag for tag, attributes in page.tags if "title" in attributes]
     for name in ("PxAP", "deletion", "mprt", *MAP_STATISTICS):
-        assert meaning(name) in page.text
+        assert describe_score(name) in page.text
     for path in (reported.folder / "assets").glob("*.js"):
         assert "title:" not in path.read_text(), path.name
 

@@ -16,7 +16,6 @@ from pipeline.audit.report.chart_layout import (
     spread_labels,
 )
 from pipeline.audit.report.load_tables import read_audit
-from pipeline.audit.report.meanings import meaning
 from pipeline.audit.report.page import color_class, format_value
 from pipeline.audit.report.places import describe_cell
 from pipeline.audit.report.score_view import (
@@ -25,11 +24,12 @@ from pipeline.audit.report.score_view import (
     ScoreGroup,
     ScoreValue,
     collect_scores,
+    describe_score,
     group_methods,
     order_methods,
     select_ranking_scores,
 )
-from schemas.audit import METHODS as METHODS_OF
+from schemas.audit_tables import METHODS as METHODS_OF
 from schemas.metrics import FAITHFULNESS_METRICS, METRIC_SUMMARY, SANITY_METRICS
 
 UP = ScoreColumn(
@@ -123,13 +123,13 @@ def test_names_of_equal_ranks_do_not_overlap_and_others_stay() -> None:
 
 @pytest.mark.parametrize("figure", [*FAITHFULNESS_METRICS, *SANITY_METRICS, "adcc_of_means"])
 def test_every_figure_has_a_meaning(figure: str) -> None:
-    assert meaning(figure)
-    assert not meaning(figure).startswith("see ")
+    assert describe_score(figure)
+    assert not describe_score(figure).startswith("see ")
 
 
 def test_every_column_of_a_report_has_a_meaning(reported: Reported) -> None:
     kinds = collect_scores(read_audit(reported.atlas, str(reported.audit), "label"))
-    assert all(meaning(score.name) for kind in kinds for score in kind.scores)
+    assert all(describe_score(score.name) for kind in kinds for score in kind.scores)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@
     const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
     if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
     if (sign?.alarm) caption.append(" ", atlas.element("span", { class: "tag alarm" }, "alarm"));
-    const text = sign ? `rank ${sign.rank}, excess ${atlas.told(sign.locked, 2)}` : "maps say nothing";
+    const text = sign ? `rank ${sign.rank}, excess ${atlas.told(sign.excess, 2)}` : "maps say nothing";
     caption.append(atlas.element("br"), atlas.element("small", {}, `${text}${sign?.alarm ? `, ${sign.where}` : ""}`));
     const marked = sign?.alarm ? `; marked: ${sign.where}` : "";
     const canvas = atlas.canvas(`Mean ${name} map of ${atlas.className(state.id)}${marked}`);
@@ -30,14 +30,14 @@
     atlas.paint(prototype, { map: atlas.bytes(each.prototype), cell, look: atlas.plain });
     const of = told.clusters.reduce((sum, other) => sum + other.maps, 0);
     const share = atlas.percent(each.maps / of);
-    const text = `${each.maps} maps, ${share}; the place stands out of ${atlas.percent(each.share)}`;
+    const text = `${each.maps} maps, ${share}; the place stands out of ${atlas.percent(each.outlier_share)}`;
     const found = atlas.element("figure", {}, prototype);
-    const image = atlas.place(each.central);
+    const image = atlas.place(each.central_row);
     if (image >= 0) {
       const { pictures, target } = atlas.about;
       const opens = (attributes, content) => {
-        const button = atlas.element("button", { type: "button", "data-row": each.central, ...attributes }, content);
-        button.addEventListener("click", () => atlas.go({ row: each.central }));
+        const button = atlas.element("button", { type: "button", "data-row": each.central_row, ...attributes }, content);
+        button.addEventListener("click", () => atlas.go({ row: each.central_row }));
         return button;
       };
       const central = (label, look, cell) => {
