@@ -283,7 +283,7 @@ class AuditTable(NamedTuple):
         name: name under which it is loaded.
         files: path below the folder of the audit; a glob where there is one file per shard.
         schema: its columns; further columns may be added.
-        row: what one row is.
+        row: what one row is for, as in "one row per …".
     """
 
     name: str
@@ -303,42 +303,42 @@ class AuditTable(NamedTuple):
 
 
 TABLES: tuple[AuditTable, ...] = (
-    AuditTable("methods", "methods.parquet", METHODS, "a method and class: means over its images"),
-    AuditTable("images", "images/*.parquet", IMAGES, "an image and a method"),
-    AuditTable("agreement", "agreement.parquet", AGREEMENT, "a pair of methods and a class: means over its images"),
-    AuditTable("pairs", "pairs/*.parquet", PAIRS, "an image and two methods"),
-    AuditTable("shortcuts", "shortcuts.parquet", SHORTCUTS, "a method and a class, with its suspicion of a shortcut"),
-    AuditTable("suspicious", "suspicious.parquet", SUSPICIOUS_CLASSES, "a class, over all methods but the controls"),
-    AuditTable("clusters", "clusters.parquet", CLUSTERS, "a cluster of the maps of a class"),
-    AuditTable("members", "members.parquet", CLUSTER_MEMBERS, "a map that was clustered"),
-    AuditTable("lineage", "lineage.parquet", LINEAGE, "a shard of a product"),
-    AuditTable("completeness", "completeness.parquet", COMPLETENESS, "a status of samples or maps of a shard"),
+    AuditTable("methods", "methods.parquet", METHODS, "method and class, with means over its images"),
+    AuditTable("images", "images/*.parquet", IMAGES, "image and method"),
+    AuditTable("agreement", "agreement.parquet", AGREEMENT, "pair of methods and class, with means over its images"),
+    AuditTable("pairs", "pairs/*.parquet", PAIRS, "image and pair of methods"),
+    AuditTable("shortcuts", "shortcuts.parquet", SHORTCUTS, "method and class, most suspicious of a shortcut first"),
+    AuditTable("suspicious", "suspicious.parquet", SUSPICIOUS_CLASSES, "class, over all methods but the controls"),
+    AuditTable("clusters", "clusters.parquet", CLUSTERS, "cluster of the maps of a class"),
+    AuditTable("members", "members.parquet", CLUSTER_MEMBERS, "map that was clustered"),
+    AuditTable("lineage", "lineage.parquet", LINEAGE, "product and shard"),
+    AuditTable("completeness", "completeness.parquet", COMPLETENESS, "shard and status of samples or maps"),
     AuditTable(
         "reproducibility",
         "reproducibility.parquet",
         REPRODUCIBILITY,
-        "a method whose maps were recomputed; or, with a null method, the predictions of the network",
+        "batch size, method and target kind of recomputed maps, and per batch size of predictions (null method)",
     ),
     AuditTable(
         "faithfulness",
         "faithfulness/summary.parquet",
         METRIC_SUMMARY,
-        "a method, target kind and faithfulness metric: means over a sample of the images",
+        "method, target kind and faithfulness metric, with means over a sample of the images",
     ),
     AuditTable(
         "faithfulness_values",
         "faithfulness/values/*.parquet",
         METRIC_VALUES,
-        "an image, method, target kind and faithfulness metric",
+        "image, method, target kind and faithfulness metric",
     ),
     AuditTable(
         "sanity",
         "sanity/summary.parquet",
         METRIC_SUMMARY,
-        "a method, target kind and sanity check: means over a sample of the images",
+        "method, target kind and sanity check, with means over a sample of the images",
     ),
     AuditTable(
-        "sanity_values", "sanity/values/*.parquet", METRIC_VALUES, "an image, method, target kind and sanity check"
+        "sanity_values", "sanity/values/*.parquet", METRIC_VALUES, "image, method, target kind and sanity check"
     ),
 )
 """All tables that may be in a folder; those of metrics that were not requested are missing."""

@@ -39,7 +39,7 @@ REGISTERED_METRICS: dict[MetricSuite, dict[str, Directions]] = {
     },
 }
 """Metrics by suite, with the values that each gives. An entry registers the metric whose class is in
-``pipeline/metrics/<name>.py``. Formulas: ``docs/reference/faithfulness.md``."""
+``pipeline/metrics/<name>.py``. Formulas: ``docs/reference/metrics.md``."""
 
 DIRECTIONS = REGISTERED_METRICS["faithfulness"] | REGISTERED_METRICS["sanity"]
 """Directions of all registered metrics."""

@@ -153,7 +153,7 @@ def tables() -> Iterator[str]:
     from schemas.audit_tables import TABLES
 
     for description in TABLES:
-        yield f"## {description.name}\n\n`{description.files}`: one row for each {description.rows}.\n"
+        yield f"## {description.name}\n\n`{description.files}`: one row per {description.row}.\n"
         yield from _columns(description.schema)
 
 

@@ -19,8 +19,8 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit_tables import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.audit_records import MANIFEST, AuditRecord
+from schemas.audit_tables import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.commits import DerivedCommit
 from schemas.layout import Flag
 from schemas.run import TargetKind

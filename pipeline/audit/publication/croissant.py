@@ -208,7 +208,7 @@ def _record_set(each: PublishedTable) -> _Node:
         "@type": "cr:RecordSet",
         "@id": table.name,
         "name": table.name,
-        "description": f"One record is {table.row}.",
+        "description": f"One record per {table.row}.",
         "field": [
             {
                 "@type": "cr:Field",
