@@ -119,19 +119,12 @@ def audit_atlas(
     if extent.images or extent.sanity or extent.recompute or extent.pictures:
         refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     kinds: dict[MetricSuite, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
+    options = ComputeOptions(address, allow_pipe, device)
     for kind, number in kinds.items():
         if number:
-            evaluate_metrics(
-                atlas,
-                f"{out}/{kind}",
-                kind,
-                methods,
-                number,
-                options=ComputeOptions(address, allow_pipe, device),
-                say=say,
-            )
+            evaluate_metrics(atlas, f"{out}/{kind}", kind, methods, number, options=options, say=say)
     say("tables: every map in numbers, every two methods compared")
-    write_map_tables(atlas, out, target, methods, known, ComputeOptions(address))
+    write_map_tables(atlas, out, target, methods, known, options)
     for fault in find_lineage_faults(url, further, out):
         say(fault)
     say("shortcuts: clusters of the maps of each class")
@@ -154,7 +147,7 @@ def audit_atlas(
         objects.put("environment.json", collect_environment(url).to_bytes())
     for name in extent.exports:
         say(f"export to {name}")
-        export_audit(url, out, name, target, methods, truth, extent.pictures, allow_pipe, address, names)
+        export_audit(atlas, out, name, target, methods, known, extent.pictures, names, options)
     write_report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
     with Lease(objects):
         objects.put(CARD_NAME, render_dataset_card(url, out, publication, extent.pictures))

@@ -106,11 +106,3 @@ def remove_shard(objects: ObjectStore, shard: str) -> None:
     for record in commit.objects if commit else ():
         objects.delete(record.path)
     objects.delete(commit_object(shard))
-
-
-def remove_stale(objects: ObjectStore, atlas: Atlas, shards: Container[str] | None = None) -> None:
-    """Remove the shards that are no longer finished, or not wanted."""
-    for shard in list_stale(objects, atlas.committed):
-        remove_shard(objects, shard)
-    for shard in list_stale(objects, shards) if shards is not None else ():
-        remove_shard(objects, shard)

@@ -86,6 +86,10 @@ class AuditExporter(Protocol):
         """Files that are made of all shards together, when those of each are there."""
         ...
 
+    def atlas_files(self, about: ExportRecord) -> Iterable[str]:
+        """Names of all files that ``of_all`` may write."""
+        ...
+
 
 def prepare_path(folder: Path, name: str) -> Path:
     """Where a file is written that is to have this name; its folder is made."""

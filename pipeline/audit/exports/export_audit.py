@@ -1,7 +1,7 @@
 """An audit in the format of another program, shard by shard."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +15,16 @@ from pipeline.audit.exports.base import AtlasContext, ShardData
 from pipeline.audit.map_statistics import compute_coverage
 from pipeline.audit.map_tables import split_truth
 from pipeline.image.score_map import window
-from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, AtlasShard, Lease, ObjectStore
-from pipeline.store.derived import check_output_dir, content_hash, load_completed, remove_stale
+from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.execution import ComputeOptions
+from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.images import pictures as pictures_of
-from pipeline.truth import TruthSet, read_truth
+from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
 from schemas.audit_records import ExportRecord
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
-from schemas.layout import ABOUT, Flag, commit_object
+from schemas.layout import Flag
 from schemas.run import TargetKind
 from schemas.samples import CLASS_COLUMNS, SampleStatus
 from schemas.text import suggest
@@ -34,32 +34,31 @@ _BATCH = 32
 
 
 def export_audit(
-    url: str,
+    atlas: Atlas,
     out: str,
     kind: str,
     target: TargetKind = "label",
     methods: Sequence[str] = (),
-    truth: str | None = None,
+    truth: TruthSet | None = None,
     pictures: bool = True,
-    allow_pipe: bool = False,
-    address: str | None = None,
     classes: Sequence[str] = (),
+    options: ComputeOptions = ComputeOptions(),
 ) -> str:
-    """Write an atlas and its audit as another program reads them. What is done already is not done again.
+    """Write an atlas and its audit as another program reads them. What exists already is not made again.
 
     Writes, in a folder of the name of the kind: ``about.json``; the files of each shard and ``commits/<shard>.json``; then
     those that are made of all shards together.
 
     Args:
-        url: of the atlas.
+        atlas: the atlas with the maps.
         out: folder or URL of the audit, with its tables.
         kind: name in ``EXPORTERS``.
-        target, methods: whose maps; no methods are all of the atlas.
-        truth: a file or folder, as ``read_truth`` takes it, for kinds that have masks.
+        target: target kind of the maps.
+        methods: names of methods; empty is all.
+        truth: truth of the images, for kinds that have masks.
         pictures: with the pixels that the network saw, which are read from the shards.
-        allow_pipe: shards may be read from the shell commands that the atlas names.
-        address: of a Ray cluster, see ``parallel_map``.
-        classes: their names, by index.
+        classes: names of the classes, by class id.
+        options: where it is computed; may shell commands be run to read images.
 
     Returns:
         URL of the folder that was written.
@@ -67,71 +66,67 @@ def export_audit(
     Raises:
         UsageError: no such kind, method or target, no sample with maps, truth that cannot be used, a package is not
             installed, the audit lacks a table, or the folder holds an export of something else.
-        CorruptShardError: a shard cannot be read, or holds other pictures than the atlas has maps of.
+        CorruptShardError: a shard cannot be read, or holds other images than the atlas has maps of.
     """
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
-    atlas, known = Atlas.open(url), read_truth(truth) if truth else None
-    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    atlas.require(target, chosen)
+    names, url = tuple(dict.fromkeys(methods)) or atlas.methods, atlas.objects.url
+    atlas.require(target, names)
     if classes and len(classes) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
     if pictures:
-        refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+        refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportRecord(
         kind=kind,
         run=atlas.run.spec_hash,
         target=target,
-        methods=chosen,
-        truth=known.digest if known is not None else None,
+        methods=names,
+        truth=truth.digest if truth is not None else None,
         pixels=pictures,
         classes=tuple(classes),
     )
-    audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
     samples = atlas.samples(["row", "shard", "status", "label", "prediction", "key"])
     samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
+    audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
     EXPORTERS[kind].check(about, audit)
-    check_output_dir(objects, ABOUT, about)
-    with Lease(objects):
-        objects.put(ABOUT, about.to_bytes())
-        remove_stale(objects, atlas)
-        records = load_completed(objects, atlas, about.digest())
-        shards = [shard for shard in atlas.shard_names if shard not in records]
-        pending = list(zip(shards, split_truth(atlas, shards, known), strict=True))
-        for _ in parallel_map(partial(_of_shard, atlas, about, objects.url), pending, f"export to {kind}", address):
-            continue
-        with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            _put(
-                objects,
-                EXPORTERS[kind].of_all(AtlasContext(atlas.run, about, samples, audit), Path(folder)),
-                Path(folder),
-            )
-        objects.sweep()
+    derive(_Export(atlas, objects, about, AtlasContext(atlas.run, about, samples, audit), truth), options)
     return objects.url
 
 
-def _of_shard(atlas: Atlas, about: ExportRecord, out: str, item: tuple[str, TruthSet | None]) -> DerivedCommit:
-    shard, truth = item
-    objects, kept = ObjectStore(out), atlas.shard(shard)
-    objects.delete(commit_object(shard))
-    part = _part(atlas, kept, about, truth)
+class _Export(DerivedProduct[TruthSet | None, None]):
+    about: ExportRecord
+
+    def __init__(
+        self, atlas: Atlas, objects: ObjectStore, about: ExportRecord, context: AtlasContext, truth: TruthSet | None
+    ) -> None:
+        super().__init__(atlas, objects, about, f"export to {about.kind}")
+        self.exporter, self.context, self.truth = EXPORTERS[about.kind], context, truth
+
+    def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
+        return split_truth(self.atlas, shards, self.truth)
+
+    def shard_function(self) -> Callable[[ShardTask[TruthSet | None]], ShardResult]:
+        return partial(_export_shard, self.about)
+
+    def remove_summary(self) -> None:
+        for name in self.exporter.atlas_files(self.about):
+            self.objects.delete(name)
+
+    def finish(self, commits: Mapping[str, DerivedCommit]) -> None:
+        with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
+            _put(self.objects, self.exporter.of_all(self.context, Path(folder)), Path(folder))
+
+
+def _export_shard(about: ExportRecord, task: ShardTask[TruthSet | None]) -> ShardResult:
+    part = _part(task.atlas, task.atlas.shard(task.shard), about, task.data)
     written: tuple[ObjectRecord, ...] = ()
     if len(part):
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            names = EXPORTERS[about.kind].of_shard(part, atlas.run, Path(folder))
-            written = _put(objects, names, Path(folder))
-    record = DerivedCommit(
-        shard=shard,
-        parent=content_hash(kept.commit),
-        settings_hash=about.digest(),
-        items=(),
-        counts={"images": len(part)},
-        objects=written,
-    )
-    objects.put(commit_object(shard), record.to_bytes())
-    return record
+            names = EXPORTERS[about.kind].of_shard(part, task.atlas.run, Path(folder))
+            written = _put(task.objects, names, Path(folder))
+    return ShardResult(written, {"images": len(part)})
 
 
 def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[ObjectRecord, ...]:

@@ -61,6 +61,9 @@ class QuantusExporter:
         prepare_path(folder, README).write_text(_readme(whole), "utf-8")
         yield README
 
+    def atlas_files(self, about: ExportRecord) -> tuple[str, ...]:
+        return (README,)
+
 
 def _save(folder: Path, name: str, values: NDArray[Any]) -> str:
     np.save(prepare_path(folder, name), values)

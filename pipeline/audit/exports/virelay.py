@@ -132,6 +132,10 @@ class VirelayExporter:
             prepare_path(folder, f"{method}.yaml").write_text(project, "utf-8")
             yield f"{method}.yaml"
 
+    def atlas_files(self, about: ExportRecord) -> tuple[str, ...]:
+        suffixes = ("yaml", "attribution.h5", "analysis.h5")
+        return (*(f"{method}.{suffix}" for method in about.methods for suffix in suffixes), "input.h5", "labels.json")
+
 
 def label_map(count: int, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Index, WordNet id and name of so many classes; where any has no id of its own, numbers of equal length."""

@@ -10,6 +10,7 @@ from pipeline.audit.shortcuts import find_shortcuts
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
+from pipeline.truth import read_truth
 from schemas.audit_records import AuditRecord
 from schemas.run import TargetKind
 
@@ -31,5 +32,5 @@ def audit(
     out = tmp_path_factory.mktemp("audit")
     tables(atlas.objects.url, out)
     for kind in EXPORTERS:
-        export_audit(atlas.objects.url, str(out), kind, truth=str(world.truth))
+        export_audit(atlas, str(out), kind, truth=read_truth(world.truth))
     return out

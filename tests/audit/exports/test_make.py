@@ -11,6 +11,7 @@ from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.export_audit import export_audit
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
 
 TABLES = ("about.json", "members.parquet", "shortcuts.parquet")
@@ -29,9 +30,9 @@ def test_an_export_that_was_stopped_anywhere_becomes_the_same_as_one_that_was_no
         shutil.copy(audit / name, tmp_path)
     for count in (1, 4, 9, 15, 18):
         with crash_after(count, monkeypatch):
-            export_audit(atlas.objects.url, str(tmp_path), kind, truth=str(world.truth))
+            export_audit(atlas, str(tmp_path), kind, truth=read_truth(world.truth))
         (tmp_path / kind / "lease.json").unlink(missing_ok=True)
-    export_audit(atlas.objects.url, str(tmp_path), kind, truth=str(world.truth))
+    export_audit(atlas, str(tmp_path), kind, truth=read_truth(world.truth))
     assert contents(tmp_path / kind) == contents(audit / kind)
 
 
@@ -42,7 +43,7 @@ def test_an_export_to_a_store_that_is_no_folder_is_the_same(
     store = ObjectStore(f"memory:/{tmp_path}")
     for name in TABLES:
         store.put(name, (audit / name).read_bytes())
-    export_audit(atlas.objects.url, store.url, kind, truth=str(world.truth))
+    export_audit(atlas, store.url, kind, truth=read_truth(world.truth))
     there = {name.removeprefix(f"{kind}/"): store.get(name) for name, _ in store.walk() if name.startswith(f"{kind}/")}
     assert there == contents(audit / kind)
 
@@ -59,7 +60,7 @@ def test_only_a_tar_of_which_something_is_gone_is_made_again(
     )
     times = {name: (out / kind / name).stat().st_mtime_ns for name in (*first, *second)}
     (out / kind / second[0]).unlink()
-    export_audit(atlas.objects.url, str(out), kind, truth=str(world.truth))
+    export_audit(atlas, str(out), kind, truth=read_truth(world.truth))
     assert contents(out / kind) == before
     assert all((out / kind / name).stat().st_mtime_ns == times[name] for name in first)
     assert all((out / kind / name).stat().st_mtime_ns != times[name] for name in second)
@@ -71,14 +72,14 @@ def test_an_export_of_something_else_is_not_written_over(
 ) -> None:
     before = contents(audit / kind)
     with pytest.raises(UsageError, match=r"holds something else \(methods is .*; name another --out"):
-        export_audit(atlas.objects.url, str(audit), kind, methods=["legrad"], truth=str(world.truth))
+        export_audit(atlas, str(audit), kind, methods=["legrad"], truth=read_truth(world.truth))
     assert contents(audit / kind) == before
 
 
 def test_what_cannot_be_exported_is_refused_with_the_mend(atlas: Atlas, audit: Path) -> None:
     with pytest.raises(UsageError, match="no export to 'captum'; there are virelay, quantus"):
-        export_audit(atlas.objects.url, str(audit), "captum")
+        export_audit(atlas, str(audit), "captum")
     with pytest.raises(UsageError, match="no maps of 'rise'"):
-        export_audit(atlas.objects.url, str(audit), "quantus", methods=["rise"])
+        export_audit(atlas, str(audit), "quantus", methods=["rise"])
     with pytest.raises(UsageError, match="has 10 classes, not the 2 that are named"):
-        export_audit(atlas.objects.url, str(audit), "quantus", classes=["a", "b"])
+        export_audit(atlas, str(audit), "quantus", classes=["a", "b"])

@@ -121,7 +121,7 @@ def test_without_pictures_all_is_grey_and_takes_no_room(atlas: Atlas, audit: Pat
     tables(atlas.objects.url, tmp_path)
     (atlas_shards := Path(atlas.run.shards[0].url).parent).rename(away := tmp_path / "away")
     try:
-        export_audit(atlas.objects.url, str(tmp_path), "virelay", methods=["legrad"], pictures=False)
+        export_audit(atlas, str(tmp_path), "virelay", methods=["legrad"], pictures=False)
     finally:
         away.rename(atlas_shards)
     path = tmp_path / "virelay" / "input.h5"
@@ -146,7 +146,7 @@ def test_samples_without_maps_are_left_out_and_those_without_a_label_have_one(
     run(url, INLINE)
     tables(url, tmp_path / "out", "predicted")
     names = [f"<b>{index}/../\\\u2028" for index in range(10)]
-    export_audit(url, str(tmp_path / "out"), "virelay", "predicted", classes=names)
+    export_audit(Atlas.open(url), str(tmp_path / "out"), "virelay", "predicted", classes=names)
     folder = tmp_path / "out" / "virelay"
     labels = {each["index"]: each for each in json.loads((folder / "labels.json").read_text())}
     assert [labels[index]["name"] for index in range(10)] == names
@@ -193,7 +193,7 @@ def test_numbers_of_classes_have_one_length_so_that_they_sort() -> None:
 def test_without_h5py_the_extra_is_named(atlas: Atlas, audit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virelay, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs h5py; install it with: pip install 'vit-atlas\[virelay\]'"):
-        export_audit(atlas.objects.url, str(audit), "virelay")
+        export_audit(atlas, str(audit), "virelay")
 
 
 def test_an_audit_that_lacks_something_or_is_of_other_maps_is_refused(
@@ -201,13 +201,13 @@ def test_an_audit_that_lacks_something_or_is_of_other_maps_is_refused(
 ) -> None:
     url = atlas.objects.url
     with pytest.raises(UsageError, match=r"is no audit of the attention maps of predicted; audit these first"):
-        export_audit(url, str(audit), "virelay", "predicted")
+        export_audit(Atlas.open(url), str(audit), "virelay", "predicted")
     for name in ("about.json", "members.parquet", "shortcuts.parquet"):
         with pytest.raises(UsageError, match=rf"has no {name}; make the audit first"):
-            export_audit(url, str(tmp_path), "virelay")
+            export_audit(Atlas.open(url), str(tmp_path), "virelay")
         shutil.copy(audit / name, tmp_path)
     made = json.loads((audit / "about.json").read_text())
     (tmp_path / "about.json").write_text(json.dumps(made | {"methods": ["attention"]}))
     with pytest.raises(UsageError, match=r"is no audit of the legrad maps of label"):
-        export_audit(url, str(tmp_path), "virelay", methods=["attention", "legrad"])
+        export_audit(Atlas.open(url), str(tmp_path), "virelay", methods=["attention", "legrad"])
     assert not (tmp_path / "virelay").exists()
