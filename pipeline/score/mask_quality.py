@@ -1,4 +1,4 @@
-"""How well pseudo-masks cover what is really there."""
+"""Quality of pseudo-masks against true masks."""
 
 import io
 import tarfile
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.image.iou import mask_iou
@@ -14,26 +13,27 @@ from pipeline.label.formats.png_encoding import IGNORE, OBJECT
 from pipeline.label.mask import Label
 from pipeline.store import ObjectStore
 from pipeline.truth import TruthMatcher, TruthSet
+from pipeline.truth.truth import Mask
 from schemas.errors import RunFailedError, UsageError
 
 _SUFFIX = ".mask.png"
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Means over the pictures that have a mask and true masks, in %; NaN of none. What the truth ignores is left out,
-    and with it a picture of which it ignores everything.
+    """Means in % over the images that have a mask and true masks; NaN without images.
+
+    Pixels that the truth ignores are excluded, and so is an image of which it ignores all pixels.
 
     Attributes:
-        images: how many.
-        unlabelled: pictures with true masks that have no label.
+        images: number of images.
+        unlabelled: images with true masks that have no label.
         mean_iou: IoU of the object; ignored pixels are not object. An empty mask has 0.
-        precision: of the pixels that are labelled, how many are labelled right, as object or as background.
-        precision_without_ignoring: of all pixels, where the ignored ones count as background.
-        object_precision: of the pixels that are labelled object, how many are; 0 of an empty mask.
-        coverage: of all pixels, how many are labelled.
-        ious: by key, in [0, 1].
+        precision: share of the labelled pixels that are right, as object or as background.
+        precision_without_ignoring: share of all pixels that are right, where ignored ones count as background.
+        object_precision: share of the pixels labelled as object that are; 0 for an empty mask.
+        coverage: share of all pixels that are labelled.
+        ious: IoU by key, in [0, 1].
     """
 
     images: int
@@ -50,56 +50,58 @@ def score_masks(labels: str | Iterable[Label], truth: TruthSet) -> MaskScores:
     """Compare labels with the truth.
 
     Args:
-        labels: a folder or URL that ``vitatlas label`` has written with ``--format png``, or the labels themselves.
+        labels: a folder or URL written by ``vitatlas label --format png``, or the labels themselves.
+        truth: the true masks.
 
     Raises:
-        UsageError: there are no such masks; a mask is not of the size of the picture in the truth; a picture of the
-            truth would be that of two samples.
+        UsageError: the folder has no masks; a mask differs in size from the image in the truth; a truth matches two
+            samples.
     """
-    masks = _read(labels) if isinstance(labels, str) else _masks(labels)
-    figures: list[tuple[float, ...]] = []
+    masks = _read_masks(labels) if isinstance(labels, str) else _label_masks(labels)
+    scores: list[tuple[float, ...]] = []
     ious: dict[str, float] = {}
-    known: set[str] = set()
+    labelled: set[str] = set()
     matcher = TruthMatcher(truth)
     for shard, key, mask, ignore in masks:
-        picture = matcher.match(shard, key)
-        real = None if picture is None else picture.with_size(mask.shape[1], mask.shape[0]).mask
-        if picture is None or real is None:
+        image = matcher.match(shard, key)
+        true_mask = None if image is None else image.with_size(mask.shape[1], mask.shape[0]).mask
+        if image is None or true_mask is None:
             continue
-        known.add(picture.key)
-        counted = real | ~picture.ignore
+        labelled.add(image.key)
+        counted = true_mask | ~image.ignore
         if not counted.any():
             continue
-        figures.append(_figures(mask[counted], ignore[counted], real[counted]))
-        ious[key] = figures[-1][0]
-    iou, precision, all_right, object_precision, coverage = (
-        100 * np.mean(figures, axis=0) if figures else np.full(5, np.nan)
+        scores.append(_score_mask(mask[counted], ignore[counted], true_mask[counted]))
+        ious[key] = scores[-1][0]
+    iou, precision, precision_of_all, object_precision, coverage = (
+        100 * np.mean(scores, axis=0) if scores else np.full(5, np.nan)
     ).tolist()
-    unlabelled = sum(truth.by_key[key].mask is not None for key in truth if key not in known)
-    return MaskScores(len(figures), unlabelled, iou, precision, all_right, object_precision, coverage, ious)
+    unlabelled = sum(truth.by_key[key].mask is not None for key in truth if key not in labelled)
+    return MaskScores(len(scores), unlabelled, iou, precision, precision_of_all, object_precision, coverage, ious)
 
 
-def _figures(mask: Mask, ignore: Mask, real: Mask) -> tuple[float, ...]:
-    """In the order of ``MaskScores``, in [0, 1]."""
-    right, labelled = mask == real, ~ignore
+def _score_mask(mask: Mask, ignore: Mask, true_mask: Mask) -> tuple[float, ...]:
+    """Return the scores in the order of ``MaskScores``, in [0, 1]."""
+    right, labelled = mask == true_mask, ~ignore
     return (
-        mask_iou(mask, real, empty=0.0),
+        mask_iou(mask, true_mask, empty=0.0),
         right[labelled].sum() / max(1, labelled.sum()),
         right.mean(),
-        (mask & real).sum() / max(1, mask.sum()),
+        (mask & true_mask).sum() / max(1, mask.sum()),
         labelled.mean(),
     )
 
 
-def _masks(labels: Iterable[Label]) -> Iterator[tuple[str, str, Mask, Mask]]:
-    """Shard, key, object and what is ignored, of each label with a mask."""
+def _label_masks(labels: Iterable[Label]) -> Iterator[tuple[str, str, Mask, Mask]]:
+    """Yield shard, key, object pixels and ignored pixels of each label with a mask."""
     for label in labels:
         mask, ignore = label.mask, label.ignore
         if mask is not None:
             yield label.sample["shard"], label.sample["key"], mask, np.zeros_like(mask) if ignore is None else ignore
 
 
-def _read(folder: str) -> Iterator[tuple[str, str, Mask, Mask]]:
+def _read_masks(folder: str) -> Iterator[tuple[str, str, Mask, Mask]]:
+    """Yield shard, key, object pixels and ignored pixels of each mask in the shards of a folder."""
     objects = ObjectStore(folder)
     shards = [name for name in objects.list("png") if name.endswith(".tar")]
     if not shards:

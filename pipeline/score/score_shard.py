@@ -1,4 +1,4 @@
-"""The counts of one shard: every method's maps against the truth."""
+"""Counts of one shard: the maps of every method against the truth."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,31 +12,38 @@ from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, Window, score_map, window
 from pipeline.run.derive import ShardResult, ShardTask
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.box_metrics import IOUS, Boxes, overlaps, resize_boxes
-from pipeline.score.counters import TUNING, Tally, fixed, group_of, pack, unpack
-from pipeline.score.splits import Part
-from pipeline.score.trivial_boxes import TRIVIAL
+from pipeline.score.box_metrics import HIT_IOUS, best_ious, resize_boxes
+from pipeline.score.counters import (
+    IMAGE_SCORES,
+    TUNING_ONLY_GROUP,
+    ScoreCounts,
+    bootstrap_group,
+    from_npz,
+    to_fixed_point,
+    to_npz,
+)
+from pipeline.score.splits import ShardTruth
+from pipeline.score.trivial_boxes import TRIVIAL_BOXES
+from pipeline.truth.truth import Boxes, Mask
 from schemas.run import TargetKind
 from schemas.samples import SampleStatus
 
-Mask = NDArray[np.bool_]
-
 
 def counts_object(shard: str) -> str:
-    """The counts of a shard."""
+    """Return the name of the object with the counts of a shard."""
     return f"counts/{shard}.npz"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is known of a picture, on the 224 × 224 grid.
+class ScoredImage:
+    """The truth of an image on the 224 × 224 grid.
 
     Attributes:
-        group: see ``tally``.
+        group: see ``bootstrap_group``.
         boxes: int [m, 4], m ≥ 1.
-        mask, ignore: bool [224, 224]; no mask where the truth has a box only.
+        mask, ignore: bool [224, 224]; mask is None if an object has only a box.
         rank: of the label among the classes; None without a label.
-        window: the part of the picture that maps are of.
+        window: part of the image that maps cover.
     """
 
     group: int
@@ -47,52 +54,56 @@ class Picture:
     window: Window
 
 
-def score_shard(target: TargetKind, methods: Sequence[str], task: ShardTask[Part]) -> ShardResult:
+def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask[ShardTruth]) -> ShardResult:
     """Count one shard and write its counts.
 
     Args:
-        target: whose maps are counted.
+        target_kind: of the maps.
         methods: names of methods; those that the previous commit has are not counted again.
-        task: the shard, with what is scored of it.
+        task: the shard and its truth.
 
     Raises:
-        UsageError: something in the truth of an image cannot be used.
+        UsageError: an object in the truth of an image cannot be used.
     """
-    objects, name, size = task.objects, counts_object(task.shard), task.atlas.run.model.input_size
-    tallies = unpack(objects.get(name), f"{objects.url}/{name}") if task.previous else {}
-    new = [method for method in (*TRIVIAL, *methods) if method not in tallies]
-    tallies |= {method: Tally() for method in new}
+    objects, name, input_size = task.objects, counts_object(task.shard), task.atlas.run.model.input_size
+    counts_by_method = from_npz(objects.get(name), f"{objects.url}/{name}") if task.previous else {}
+    new = [method for method in (*TRIVIAL_BOXES, *methods) if method not in counts_by_method]
+    counts_by_method |= {method: ScoreCounts() for method in new}
     shard = task.atlas.shard(task.shard)
-    maps = {method: shard.maps(method, target) for method in new if method not in TRIVIAL}
-    counts: Counter[str] = Counter()
-    for place, sample in enumerate(shard.samples.to_pylist()):
-        status, picture = _picture(sample, task.data, size)
-        counts[status] += 1
-        if picture is None:
+    maps = {method: shard.maps(method, target_kind) for method in new if method not in TRIVIAL_BOXES}
+    statuses: Counter[str] = Counter()
+    for index, sample in enumerate(shard.samples.to_pylist()):
+        status, image = _build_scored_image(sample, task.data, input_size)
+        statuses[status] += 1
+        if image is None:
             continue
         for method in new:
-            trivial = TRIVIAL.get(method)
-            values = of_boxes(trivial, picture) if trivial is not None else of_map(maps[method][place], picture)
-            tallies[method].add(picture.group, values)
-    return ShardResult((objects.put(name, pack(tallies)),), dict(sorted(counts.items())), tuple(tallies))
+            boxes = TRIVIAL_BOXES.get(method)
+            counts = count_boxes(boxes, image) if boxes is not None else count_map(maps[method][index], image)
+            counts_by_method[method].add(image.group, counts)
+    written = objects.put(name, to_npz(counts_by_method))
+    return ShardResult((written,), dict(sorted(statuses.items())), tuple(counts_by_method))
 
 
-def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tuple[str, Picture | None]:
-    known, aside = part.of(sample["key"])
-    if known is None or sample["status"] == SampleStatus.DUPLICATE_KEY:
+def _build_scored_image(
+    sample: dict[str, Any], shard_truth: ShardTruth, frame: tuple[int, int]
+) -> tuple[str, ScoredImage | None]:
+    """Return the status under which a sample is counted, and the image if it is scored."""
+    truth, tuning_only = shard_truth.find(sample["key"])
+    if truth is None or sample["status"] == SampleStatus.DUPLICATE_KEY:
         return "without_truth", None
     if sample["status"] != SampleStatus.OK:
-        return "tuning_without_maps" if aside else "without_maps", None
+        return "tuning_without_maps" if tuning_only else "without_maps", None
     width, height = sample["width"], sample["height"]
-    known = known.with_size(width, height)
-    corners = known.boxes
-    if not len(corners):
-        return "tuning_without_object" if aside else "without_object", None
-    mask, ignore = known.masks_on_grid(SIDE)
-    key = sample["key"].removeprefix("./")
-    return "tuning" if aside else "scored", Picture(
-        group=TUNING.stop - 1 if aside else group_of(key, sample["key"] in part.split),
-        boxes=resize_boxes(corners, width, height),
+    truth = truth.with_size(width, height)
+    boxes = truth.boxes
+    if not len(boxes):
+        return "tuning_without_object" if tuning_only else "without_object", None
+    mask, ignore = truth.masks_on_grid(SIDE)
+    group = bootstrap_group(sample["key"].removeprefix("./"), sample["key"] in shard_truth.tuning_keys)
+    return "tuning" if tuning_only else "scored", ScoredImage(
+        group=TUNING_ONLY_GROUP if tuning_only else group,
+        boxes=resize_boxes(boxes, width, height),
         mask=mask,
         ignore=ignore,
         rank=sample["label_rank"],
@@ -100,46 +111,57 @@ def _picture(sample: dict[str, Any], part: Part, frame: tuple[int, int]) -> tupl
     )
 
 
-def of_map(values: NDArray[np.floating], picture: Picture) -> Mapping[str, ArrayLike]:
-    """Counts of one map, float [h, w]; see ``Tally``."""
-    score = score_map(values, picture.window)
-    largest, every = overlaps(score, picture.boxes)
-    counts = _of_hits(largest, every, picture.rank)
-    mask, ignore = picture.mask, picture.ignore
+def count_map(values: NDArray[np.floating], image: ScoredImage) -> Mapping[str, ArrayLike]:
+    """Return the counts of one map; see ``ScoreCounts``.
+
+    Args:
+        values: float [h, w], any scale.
+        image: that the map belongs to.
+    """
+    score = score_map(values, image.window)
+    largest, any_contour = best_ious(score, image.boxes)
+    counts = _count_hits(largest, any_contour, image.rank)
+    mask, ignore = image.mask, image.ignore
     if mask is None:
         return counts
-    found = pixel_metrics.histogram(score, mask, ignore)
-    sizes = np.zeros((len(pixel_metrics.SIZES) + 1, 2, len(pixel_metrics.MASK_TAUS)), np.int64)
-    coarse = sizes[pixel_metrics.size_of(mask)] = pixel_metrics.coarse(found)
-    linear = segmentation_metrics.linear_map(values, picture.window)
-    areas = segmentation_metrics.areas(linear, mask, ignore)
-    per_picture = [
-        segmentation_metrics.average_precision(linear, mask, ignore),
-        segmentation_metrics.f1(areas),
-        0.0,
-        0.0,
-    ]
-    if mask.any():
-        per_picture[2:] = pixel_metrics.pointing(score, mask, ignore), pixel_metrics.energy(score, mask, ignore)
+    histogram = pixel_metrics.score_histogram(score, mask, ignore)
+    sizes = np.zeros((len(pixel_metrics.SIZE_LIMITS) + 1, 2, len(pixel_metrics.MASK_THRESHOLDS)), np.int64)
+    coarse = sizes[pixel_metrics.size_class(mask)] = pixel_metrics.coarsen(histogram)
+    linear = segmentation_metrics.linear_map(values, image.window)
+    confusion = segmentation_metrics.confusion(linear, mask, ignore)
+    image_scores = {
+        "seg_map": segmentation_metrics.average_precision(linear, mask, ignore),
+        "seg_f1": segmentation_metrics.f1(confusion),
+        "pointing": pixel_metrics.pointing_game(score, mask, ignore) if mask.any() else 0.0,
+        "energy": pixel_metrics.energy(score, mask, ignore) if mask.any() else 0.0,
+    }
     return counts | {
         "masks": 1,
         "objects": int(mask.any()),
-        "pixels": found,
+        "pixels": histogram,
         "sizes": sizes,
-        "areas": areas,
-        "values": fixed(per_picture),
-        "f_beta": fixed(pixel_metrics.f_beta(coarse)),
+        "confusion": confusion,
+        "image_scores": to_fixed_point([image_scores[name] for name in IMAGE_SCORES]),
+        "f_beta": to_fixed_point(pixel_metrics.f_beta(coarse)),
     }
 
 
-def of_boxes(boxes: Boxes, picture: Picture) -> Mapping[str, ArrayLike]:
-    """Counts of a predictor that has one box at each cut, int [255, 4]."""
-    best = box_iou(boxes, picture.boxes).max(1)
-    return _of_hits(best, best, picture.rank)
+def count_boxes(boxes: Boxes, image: ScoredImage) -> Mapping[str, ArrayLike]:
+    """Return the counts of a predictor of boxes.
+
+    Args:
+        boxes: int [255, 4], one for each threshold.
+        image: that the boxes belong to.
+    """
+    ious = box_iou(boxes, image.boxes).max(1)
+    return _count_hits(ious, ious, image.rank)
 
 
-def _of_hits(largest: NDArray[np.float64], every: NDArray[np.float64], rank: int | None) -> dict[str, ArrayLike]:
-    """Counts of boxes from their overlaps [255]; ``hits`` is bool [6, 255] in the order of ``tally.HITS``."""
-    known, labelled = largest >= 0.5, rank is not None
-    among = [known & (rank is not None and rank < first) for first in (1, 5)]
-    return {"images": 1, "labelled": labelled, "hits": np.stack([*(every >= each for each in IOUS), known, *among])}
+def _count_hits(
+    largest: NDArray[np.float64], any_contour: NDArray[np.float64], rank: int | None
+) -> dict[str, ArrayLike]:
+    """Return the counts of boxes from their IoUs [255]; ``hits`` is bool [6, 255] in the order of ``HIT_NAMES``."""
+    hit = largest >= 0.5
+    top_hits = [hit & (rank is not None and rank < count) for count in (1, 5)]
+    hits = np.stack([*(any_contour >= iou for iou in HIT_IOUS), hit, *top_hits])
+    return {"images": 1, "labelled": rank is not None, "hits": hits}

@@ -1,11 +1,11 @@
-"""Which pictures of an atlas are scored, and which of them thresholds are tuned on."""
+"""Choice of the images that are scored and of those that thresholds are tuned on."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from pipeline.score.counters import order
+from pipeline.score.counters import tuning_rank
 from pipeline.store import Atlas
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from pipeline.utils.concurrency import concurrent_map
@@ -14,128 +14,145 @@ from schemas.samples import SampleStatus
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is scored of one shard.
+class ShardTruth:
+    """The images of one shard that are scored or tuned on.
 
     Attributes:
-        truth: of its pictures.
-        split: keys of those that thresholds are tuned on.
-        aside: truth of further pictures, which thresholds are tuned on and nothing else is done with.
+        shard: its name.
+        truth: of the images that are scored.
+        tuning_keys: keys of the scored images that thresholds are tuned on.
+        tuning_only: truth of further images, which are used for tuning only.
     """
 
     shard: str
     truth: TruthSet
-    split: frozenset[str] = frozenset()
-    aside: TruthSet | None = None
+    tuning_keys: frozenset[str] = frozenset()
+    tuning_only: TruthSet | None = None
 
-    def of(self, key: str) -> tuple[Truth | None, bool]:
-        """The truth of a picture, and whether it is of one that serves for tuning only."""
-        known = said(self.truth, key)
-        if known is None and self.aside is not None:
-            return said(self.aside, key), True
-        return known, False
-
-
-def said(truth: TruthSet, key: str) -> Truth | None:
-    """What is said of a picture; None where nothing is, even if it is named."""
-    known = truth.find(key)
-    return known if known is not None and known.is_annotated else None
+    def find(self, key: str) -> tuple[Truth | None, bool]:
+        """Return the annotated truth of a sample, and whether it is used for tuning only."""
+        truth = self.truth.find_annotated(key)
+        if truth is None and self.tuning_only is not None:
+            return self.tuning_only.find_annotated(key), True
+        return truth, False
 
 
-def parts_of(
+def build_shard_truths(
     atlas: Atlas,
     truth: TruthSet,
     tuning: TruthSet | Literal["by hash"] | None = "by hash",
     subset: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> list[Part]:
-    """The part of each finished shard; shards of which nothing is known are left out.
+    log: Callable[[str], None] = lambda line: None,
+) -> list[ShardTruth]:
+    """Return the truth of each committed shard that has any.
 
     Args:
-        tuning: names the tuning split, and says what the truth does not. ``by hash``: one in a hundred of the pictures
-            with maps and truth, at least ten, at most half. None: no split.
-        subset: leave out pictures that only one side has, and say how many.
+        atlas: with the maps.
+        truth: of the images that are scored.
+        tuning: truth of the tuning split, which may have images that ``truth`` lacks. ``by hash``: one in a hundred of
+            the images with maps and truth, at least ten, at most half. None: no split.
+        subset: leave out images that only one side has, and log how many.
+        log: called with each message.
 
     Raises:
-        UsageError: a picture is missing on one side, or is of another size in the truth; no picture is on both; a
-            picture of the truth would be that of two samples.
+        UsageError: an image is missing on one side, or has another size in the truth; no image is on both; a truth
+            matches two samples.
     """
-    named = tuning if isinstance(tuning, TruthSet) else None
-    keys: dict[str, list[str]] = {}
-    good: dict[str, None] = {}
-    lacking: list[str] = []
-    claims = [TruthMatcher(each) for each in (truth, named) if each is not None]
+    tuning_truth = tuning if isinstance(tuning, TruthSet) else None
+    truth_sets = [truth_set for truth_set in (truth, tuning_truth) if truth_set is not None]
+    matchers = [TruthMatcher(truth_set) for truth_set in truth_sets]
+    keys_by_shard: dict[str, list[str]] = {}
+    scored: dict[str, None] = {}
+    without_truth: list[str] = []
     read = partial(atlas.samples_of, columns=["key", "status", "width", "height"])
     for shard, table in zip(atlas.shard_names, concurrent_map(read, atlas.shard_names), strict=True):
-        keys[shard] = table["key"].to_pylist()
-        for row in table.to_pylist():
-            if row["status"] != SampleStatus.DUPLICATE_KEY:
-                for each in claims:
-                    each.match(shard, row["key"])
-            if row["status"] != SampleStatus.OK:
+        keys_by_shard[shard] = table["key"].to_pylist()
+        for sample in table.to_pylist():
+            if sample["status"] != SampleStatus.DUPLICATE_KEY:
+                for matcher in matchers:
+                    matcher.match(shard, sample["key"])
+            if sample["status"] != SampleStatus.OK:
                 continue
-            both = [said(each, row["key"]) for each in (truth, named) if each is not None]
-            for known in both:
-                if known is not None:
-                    known.with_size(row["width"], row["height"])
-            if both[0] is not None:
-                good[row["key"]] = None
-            elif not any(both):
-                lacking.append(row["key"])
-    _compare(atlas, truth, named, [key for every in keys.values() for key in every], lacking, subset, say)
-    if not good:
-        raise UsageError(f"{atlas.objects.url}: has no sample with maps and an object in {truth.name}")
-    split = frozenset(
-        _chosen(list(good)) if tuning == "by hash" else (key for key in good if named and said(named, key))
+            truths = [truth_set.find_annotated(sample["key"]) for truth_set in truth_sets]
+            for image in filter(None, truths):
+                image.with_size(sample["width"], sample["height"])  # refuses another size
+            if truths[0] is not None:
+                scored[sample["key"]] = None
+            elif not any(truths):
+                without_truth.append(sample["key"])
+    _compare_keys(
+        atlas, truth_sets, [key for keys in keys_by_shard.values() for key in keys], without_truth, subset, log
     )
-    parts = [
-        Part(shard, truth.subset(every), split & set(every), named.subset(every) if named else None)
-        for shard, every in keys.items()
+    if not scored:
+        raise UsageError(f"{atlas.objects.url}: has no sample with maps and an object in {truth.name}")
+    if tuning == "by hash":
+        tuning_keys = _select_tuning_keys(list(scored))
+    else:
+        tuning_keys = {key for key in scored if tuning_truth and tuning_truth.find_annotated(key)}
+    shard_truths = [
+        ShardTruth(
+            shard,
+            truth.subset(keys),
+            frozenset(tuning_keys.intersection(keys)),
+            tuning_truth.subset(keys) if tuning_truth else None,
+        )
+        for shard, keys in keys_by_shard.items()
     ]
-    return [part for part in parts if len(part.truth) or (part.aside is not None and len(part.aside))]
+    return [
+        part for part in shard_truths if len(part.truth) or (part.tuning_only is not None and len(part.tuning_only))
+    ]
 
 
-def _chosen(keys: Sequence[str]) -> list[str]:
+def _select_tuning_keys(keys: Sequence[str]) -> set[str]:
     count = min(max(10, -(-len(keys) // 100)), len(keys) // 2)
-    return sorted(keys, key=order)[:count]
+    return set(sorted(keys, key=tuning_rank)[:count])
 
 
-def _compare(
+def _compare_keys(
     atlas: Atlas,
-    truth: TruthSet,
-    tuning: TruthSet | None,
-    keys: Iterable[str],
-    lacking: Sequence[str],
+    truth_sets: Iterable[TruthSet],
+    keys: Sequence[str],
+    without_truth: Sequence[str],
     subset: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
-    """Refuse, or only say, what one side lacks."""
-    keys = list(keys)
+    """Refuse images that one side lacks, or with ``subset`` only log their number."""
     url = atlas.objects.url
-    mend = "add it, or score what both have with --subset"
-    if lacking and not subset:
-        what = f"{truth.name} has no annotation of this picture of {url}"
-        raise UsageError(f"{lacking[0]}: {what}{_further(lacking)}; {mend}")
-    if lacking:
-        say(f"{len(lacking)} of {len(keys)} pictures of {url} have no annotation in {truth.name} and are left out")
-    for each in filter(None, (truth, tuning)):
-        there = set(each.subset(keys))
-        strange = [key for key in each if key not in there]
-        if strange and not subset:
+    names = [truth_set.name for truth_set in truth_sets]
+    fix = "add it, or score the images that both have with --subset"
+    if without_truth and not subset:
+        fault = f"{names[0]} has no annotation of this image of {url}"
+        raise UsageError(f"{without_truth[0]}: {fault}{_and_others(without_truth)}; {fix}")
+    if without_truth:
+        log(f"{len(without_truth)} of {len(keys)} images of {url} have no annotation in {names[0]} and are left out")
+    for truth_set in truth_sets:
+        in_atlas = set(truth_set.subset(keys))
+        not_in_atlas = [key for key in truth_set if key not in in_atlas]
+        if not_in_atlas and not subset:
             raise UsageError(
-                f"{strange[0]}: stands in {each.name}, but {url} has no such picture{_further(strange)}; {mend}"
+                f"{not_in_atlas[0]}: is in {truth_set.name}, but {url} has no such image{_and_others(not_in_atlas)}; {fix}"
             )
-        if strange:
-            say(f"{len(strange)} of {len(each)} pictures of {each.name} are not in {url} and are left out")
+        if not_in_atlas:
+            log(f"{len(not_in_atlas)} of {len(truth_set)} images of {truth_set.name} are not in {url} and are left out")
 
 
-def _further(keys: Sequence[str]) -> str:
+def _and_others(keys: Sequence[str]) -> str:
     return f", nor {len(keys) - 1} others" if len(keys) > 1 else ""
 
 
-def tuning_parts(
-    atlas: Atlas, truth: TruthSet, subset: bool, say: Callable[[str], None] = lambda line: None
-) -> Iterator[Part]:
-    """Parts of an atlas all of whose pictures serve for tuning. Raises: see ``parts_of``."""
-    for part in parts_of(atlas, truth, truth, subset, say):
-        yield Part(part.shard, truth.subset(()), aside=part.truth)
+def build_tuning_truths(
+    atlas: Atlas, truth: TruthSet, subset: bool, log: Callable[[str], None] = lambda line: None
+) -> Iterator[ShardTruth]:
+    """Yield the truth of each shard of an atlas that is used for tuning only.
+
+    Args:
+        atlas: with the maps.
+        truth: of the images.
+        subset: leave out images that only one side has, and log how many.
+        log: called with each message.
+
+    Raises:
+        UsageError: see ``build_shard_truths``.
+    """
+    for part in build_shard_truths(atlas, truth, truth, subset, log):
+        yield ShardTruth(part.shard, truth.subset(()), tuning_only=part.truth)

@@ -165,6 +165,15 @@ class TruthSet:
             matches = same_name
         return self.by_key[matches[0]] if matches else None
 
+    def find_annotated(self, key: str) -> Truth | None:
+        """Return the truth of a sample; None if there is none, or if it has no annotation.
+
+        Raises:
+            UsageError: two truths match.
+        """
+        truth = self.find(key)
+        return truth if truth is not None and truth.is_annotated else None
+
     @cached_property
     def _keys_by_name(self) -> Mapping[str, list[str]]:
         keys_by_name: dict[str, list[str]] = {}

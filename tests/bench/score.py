@@ -15,10 +15,10 @@ import numpy as np
 
 from pipeline.image.score_map import score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.aggregate import row
-from pipeline.score.box_metrics import overlaps
-from pipeline.score.counters import Tally, group_of, pack
-from pipeline.score.score_shard import Picture, of_map
+from pipeline.score.aggregate import score_row
+from pipeline.score.box_metrics import best_ious
+from pipeline.score.counters import ScoreCounts, bootstrap_group, to_npz
+from pipeline.score.score_shard import ScoredImage, count_map
 
 GRID = 14
 
@@ -47,23 +47,23 @@ def main() -> None:
     cv2.setNumThreads(1)
     mask, nothing = np.zeros((224, 224), bool), np.zeros((224, 224), bool)
     mask[50:160, 40:170] = True
-    known = Picture(0, np.array([[40, 50, 169, 159], [10, 180, 60, 220]]), mask, nothing, 0, (0, 0, 1, 1))
+    known = ScoredImage(0, np.array([[40, 50, 169, 159], [10, 180, 60, 220]]), mask, nothing, 0, (0, 0, 1, 1))
     for kind in ("smooth", "noise"):
         values = maps(kind, count)
         scores = [score_map(each) for each in values]
         parts = {
-            "everything": seconds(lambda each: of_map(each, known), values),
-            "boxes": seconds(lambda each: overlaps(each, known.boxes), scores),
-            "histogram": seconds(lambda each: pixel_metrics.histogram(each, mask, nothing), scores),
+            "everything": seconds(lambda each: count_map(each, known), values),
+            "boxes": seconds(lambda each: best_ious(each, known.boxes), scores),
+            "histogram": seconds(lambda each: pixel_metrics.score_histogram(each, mask, nothing), scores),
             "AP": seconds(lambda each: segmentation_metrics.average_precision(each, mask, nothing), scores),
         }
         print(f"{kind:7}", *(f"{name} {1e3 * value:.1f} ms" for name, value in parts.items()), sep="  ")
-    tally, found = Tally(), [of_map(each, known) for each in values]
+    tally, found = ScoreCounts(), [count_map(each, known) for each in values]
     for number in range(1000):
-        tally.add(group_of(str(number), False), found[number % count])
-    print(f"counts of a shard: {len(pack({'method': tally})) / 1e3:.0f} kB a method")
+        tally.add(bootstrap_group(str(number), False), found[number % count])
+    print(f"counts of a shard: {len(to_npz({'method': tally})) / 1e3:.0f} kB a method")
     begun = time.process_time()
-    row("method", "label", tally)
+    score_row("method", "label", tally)
     print(f"scores with intervals: {time.process_time() - begun:.2f} s a method")
 
 

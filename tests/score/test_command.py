@@ -22,7 +22,7 @@ def test_the_table_fits_and_the_json_has_every_column(
     given += ["--subset", "--out", tmp_path / "out"]
     code, text, err = vitatlas(*given)
     assert code == 0
-    assert "32 of 48 pictures" in err
+    assert "32 of 48 images" in err
     assert max(map(len, text.splitlines()[1:])) <= 160
     for expected in ("legrad", "center *", "whole image *", "PxAP", "GT-known", "Top-1", "16 pictures", "tuned on 8"):
         assert expected in text

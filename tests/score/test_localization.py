@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, score_map
-from pipeline.score.box_metrics import IOUS, LEVELS, TAUS, boxes_at, overlaps, resize_boxes
+from pipeline.score.box_metrics import BOX_THRESHOLDS, HIT_IOUS, THRESHOLDS, best_ious, contour_boxes, resize_boxes
 
 GOLDEN_TAUS = (0, 0.25, 0.5, 0.75, 0.999)
 
@@ -57,7 +57,7 @@ def test_boxes_are_those_of_the_reference(name: str) -> None:
     values, expected = GOLDEN[name]
     grey = (values * 255).astype(np.uint8)
     for tau, (largest, every) in zip(GOLDEN_TAUS, expected, strict=True):
-        boxes, place = boxes_at(grey, int(tau * grey.max()))
+        boxes, place = contour_boxes(grey, int(tau * grey.max()))
         assert boxes.tolist() == every
         assert boxes[place].tolist() == largest
 
@@ -86,7 +86,7 @@ def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The protocol written out: one pass for each of the thousand thresholds."""
     grey = (score * 255).astype(np.uint8)
     largest, every = np.zeros((3, 1000), int), np.zeros((3, 1000), int)
-    for place, tau in enumerate(TAUS):
+    for place, tau in enumerate(THRESHOLDS):
         _, cut = cv2.threshold(grey, int(tau * np.max(grey)), 255, cv2.THRESH_BINARY)
         contours = cv2.findContours(cut, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
         if contours:
@@ -99,21 +99,21 @@ def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
             )]  # fmt: skip
         else:
             boxes, big = [(0, 0, 0, 0)], (0, 0, 0, 0)
-        for row, delta in enumerate(IOUS):
+        for row, delta in enumerate(HIT_IOUS):
             largest[row, place] = box_iou(np.array([big]), truth).max() >= delta
             every[row, place] = box_iou(np.array(boxes), truth).max() >= delta
     return np.stack([largest, every]).astype(bool)
 
 
 OBJECTS = np.array([[40, 50, 150, 160], [10, 180, 60, 220]])
-CUT_OF = (TAUS * 255).astype(int)
+CUT_OF = (THRESHOLDS * 255).astype(int)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_pass_for_each_cut_gives_the_curves_of_all_thresholds(seed: int) -> None:
     score = score_map(np.random.default_rng(seed).random((8, 8)))
-    best = overlaps(score, OBJECTS)
-    hits = best[:, None, CUT_OF] >= np.array(IOUS)[:, None]
+    best = best_ious(score, OBJECTS)
+    hits = best[:, None, CUT_OF] >= np.array(HIT_IOUS)[:, None]
     assert np.array_equal(hits, reference_counts(score, OBJECTS))
     assert (best[1] >= best[0]).all()
 
@@ -128,12 +128,12 @@ def test_a_pass_for_each_cut_gives_the_curves_of_all_thresholds(seed: int) -> No
     ids=["nothing", "a rectangle", "stripes"],
 )
 def test_maps_of_few_levels_have_the_curves_of_the_reference(score: np.ndarray) -> None:
-    hits = overlaps(score, OBJECTS)[:, None, CUT_OF] >= np.array(IOUS)[:, None]
+    hits = best_ious(score, OBJECTS)[:, None, CUT_OF] >= np.array(HIT_IOUS)[:, None]
     assert np.array_equal(hits, reference_counts(score, OBJECTS))
 
 
 def test_every_threshold_has_its_cut() -> None:
-    assert np.array_equal(CUT_OF[LEVELS], np.arange(255))
+    assert np.array_equal((BOX_THRESHOLDS * 255).astype(int), np.arange(255))
     assert set(CUT_OF) == set(range(255))
 
 
@@ -145,7 +145,7 @@ def test_boxes_do_not_depend_on_scale_and_offset_of_a_map(values: np.ndarray, sc
     first, second = (score_map(each) for each in (values, values * scale + offset))
     same = (first * 255).astype(np.uint8) == (second * 255).astype(np.uint8)
     if same.all():  # up to the 8 bits
-        assert np.array_equal(overlaps(first, OBJECTS), overlaps(second, OBJECTS))
+        assert np.array_equal(best_ious(first, OBJECTS), best_ious(second, OBJECTS))
     else:
         assert same.mean() > 0.99
 

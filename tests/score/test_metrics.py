@@ -9,12 +9,12 @@ from sklearn.metrics import f1_score
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.aggregate import row
-from pipeline.score.box_metrics import LEVELS, TAUS, boxes_at
-from pipeline.score.counters import TUNING, Tally
-from pipeline.score.pixel_metrics import MASK_TAUS
-from pipeline.score.score_shard import Picture, of_boxes, of_map
-from pipeline.score.trivial_boxes import TRIVIAL
+from pipeline.score.aggregate import score_row
+from pipeline.score.box_metrics import BOX_THRESHOLDS, contour_boxes
+from pipeline.score.counters import TUNING_GROUPS, ScoreCounts
+from pipeline.score.pixel_metrics import MASK_THRESHOLDS
+from pipeline.score.score_shard import ScoredImage, count_boxes, count_map
+from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from schemas.scores import SCORES
 
 RNG = np.random.default_rng(5)
@@ -22,7 +22,7 @@ WINDOW = (0, 0, 1, 1)
 NONE = np.zeros((224, 224), bool)
 
 
-def scene(number: int) -> tuple[np.ndarray, Picture]:
+def scene(number: int) -> tuple[np.ndarray, ScoredImage]:
     """A map that is roughly right, and the object."""
     side = int(RNG.choice([40, 70, 130, 190]))
     x, y = (int(each) for each in RNG.integers(0, 224 - side, 2))
@@ -30,30 +30,30 @@ def scene(number: int) -> tuple[np.ndarray, Picture]:
     mask[y : y + side, x : x + side] = True
     values = mask.reshape(14, 16, 14, 16).mean((1, 3)) + RNG.normal(0, 0.3, (14, 14))
     split = number % 3 == 0
-    group = (TUNING.start if split else 0) + number % 10
-    return values, Picture(
+    group = (TUNING_GROUPS.start if split else 0) + number % 10
+    return values, ScoredImage(
         group, np.array([[x, y, x + side - 1, y + side - 1]]), mask, NONE, int(RNG.integers(8)), WINDOW
     )
 
 
 SCENES = [scene(number) for number in range(18)]
-SPLIT = [each for each in SCENES if each[1].group >= TUNING.start]
-REST = [each for each in SCENES if each[1].group < TUNING.start]
+SPLIT = [each for each in SCENES if each[1].group >= TUNING_GROUPS.start]
+REST = [each for each in SCENES if each[1].group < TUNING_GROUPS.start]
 
 
-def tally(scenes: list[tuple[np.ndarray, Picture]]) -> Tally:
-    total = Tally()
+def tally(scenes: list[tuple[np.ndarray, ScoredImage]]) -> ScoreCounts:
+    total = ScoreCounts()
     for values, known in scenes:
-        total.add(known.group, of_map(values, known))
+        total.add(known.group, count_map(values, known))
     return total
 
 
-ROW = row("legrad", "label", tally(SCENES))
+ROW = score_row("legrad", "label", tally(SCENES))
 
 
-def hit(scene: tuple[np.ndarray, Picture], tau: float, delta: float, largest: bool) -> bool:
+def hit(scene: tuple[np.ndarray, ScoredImage], tau: float, delta: float, largest: bool) -> bool:
     grey = (score_map(scene[0]) * 255).astype(np.uint8)
-    boxes, place = boxes_at(grey, int(tau * 255))
+    boxes, place = contour_boxes(grey, int(tau * 255))
     best = box_iou(boxes, scene[1].boxes)
     return bool((best[place] if largest else best).max() >= delta)
 
@@ -63,7 +63,7 @@ def box_acc(scenes: list, tau: float, delta: float, largest: bool) -> float:
 
 
 def oracle(scenes: list, delta: float, largest: bool) -> float:
-    return max(box_acc(scenes, tau, delta, largest) for tau in TAUS[LEVELS])
+    return max(box_acc(scenes, tau, delta, largest) for tau in BOX_THRESHOLDS)
 
 
 def test_at_the_best_thresholds() -> None:
@@ -99,13 +99,13 @@ def masks_at(scenes: list, tau: float) -> tuple[float, float]:
 
 
 def test_masks() -> None:
-    at = [masks_at(SCENES, tau) for tau in MASK_TAUS]
+    at = [masks_at(SCENES, tau) for tau in MASK_THRESHOLDS]
     assert ROW["iou_oracle"] == pytest.approx(max(each[0] for each in at))
     assert ROW["f_beta_oracle"] == pytest.approx(max(each[1] for each in at), abs=1e-4)
     assert masks_at(SCENES, ROW["mask_threshold_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
     assert (ROW["iou"], ROW["f_beta"]) == pytest.approx(masks_at(REST, ROW["mask_threshold"]), abs=1e-4)
     for place, name in enumerate(("iou_s", "iou_ms", "iou_ml", "iou_l")):
-        some = [each for each in REST if pixel_metrics.size_of(each[1].mask) == place]
+        some = [each for each in REST if pixel_metrics.size_class(each[1].mask) == place]
         assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_threshold"])[0]) if some else None)
 
 
@@ -121,7 +121,7 @@ def test_means_over_pictures() -> None:
     }
     for name, values in expected.items():
         assert ROW[name] == pytest.approx(100 * np.mean(values), abs=1e-4), name
-    total = sum(pixel_metrics.histogram(score_map(values), p.mask, NONE) for values, p in SCENES)
+    total = sum(pixel_metrics.score_histogram(score_map(values), p.mask, NONE) for values, p in SCENES)
     assert ROW["pxap"] == pytest.approx(pixel_metrics.pxap(total))
 
 
@@ -136,8 +136,8 @@ def test_every_score_lies_in_its_interval() -> None:
 
 
 def test_boxes_alone_have_no_pixel_scores() -> None:
-    scenes = [(values, Picture(p.group, p.boxes, None, NONE, p.rank, WINDOW)) for values, p in SCENES]
-    found = row("legrad", "label", tally(scenes))
+    scenes = [(values, ScoredImage(p.group, p.boxes, None, NONE, p.rank, WINDOW)) for values, p in SCENES]
+    found = score_row("legrad", "label", tally(scenes))
     boxes = ("maxboxacc", "maxboxacc_v2", "iou30", "iou50", "iou70", "gt_known", "boxacc_v2", "top1_loc", "top5_loc")
     assert {name for name in SCORES if found[name] is not None} == {*boxes, "gt_known_20"}
     assert [found[name] for name in boxes] == [ROW[name] for name in boxes]
@@ -146,24 +146,24 @@ def test_boxes_alone_have_no_pixel_scores() -> None:
 
 def test_an_object_without_a_pixel_at_224_is_no_hit_of_the_pointing_game() -> None:
     values, known = SCENES[1]
-    nothing = Picture(0, known.boxes, NONE, NONE, 0, WINDOW)
-    found = row("legrad", "label", tally([*SCENES, (values, nothing)]))
+    nothing = ScoredImage(0, known.boxes, NONE, NONE, 0, WINDOW)
+    found = score_row("legrad", "label", tally([*SCENES, (values, nothing)]))
     assert (found["pointing"], found["energy"]) == (ROW["pointing"], ROW["energy"])
     assert found["masks"] == 19
     assert found["f_beta_oracle"] < ROW["f_beta_oracle"]
 
 
 def test_without_a_split_nothing_is_tuned() -> None:
-    found = row("legrad", "label", tally(REST))
+    found = score_row("legrad", "label", tally(REST))
     assert {found.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "threshold")} == {None}
     assert found["maxboxacc"] is not None
 
 
 def test_pictures_that_are_aside_tune_and_count_for_nothing_else() -> None:
     aside = [
-        (values, Picture(TUNING.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
+        (values, ScoredImage(TUNING_GROUPS.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
     ]  # fmt: skip
-    found = row("legrad", "label", tally([*REST, *aside]))
+    found = score_row("legrad", "label", tally([*REST, *aside]))
     assert (found["images"], found["test_images"], found["tuning_images"]) == (12, 12, 6)
     assert [found[name] for name in ("threshold", "gt_known", "iou")] == [
         ROW[name] for name in ("threshold", "gt_known", "iou")
@@ -172,18 +172,18 @@ def test_pictures_that_are_aside_tune_and_count_for_nothing_else() -> None:
 
 
 def test_top5_of_the_predicted_class_is_not_defined() -> None:
-    found = row("legrad", "predicted", tally(SCENES))
+    found = score_row("legrad", "predicted", tally(SCENES))
     assert found["top5_loc"] is None
     assert found["top1_loc"] == ROW["top1_loc"]
 
 
 def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
     rows = {}
-    for name, boxes in TRIVIAL.items():
-        total = Tally()
+    for name, boxes in TRIVIAL_BOXES.items():
+        total = ScoreCounts()
         for _, known in SCENES:
-            total.add(known.group, of_boxes(boxes, known))
-        rows[name] = row(name, "label", total)
+            total.add(known.group, count_boxes(boxes, known))
+        rows[name] = score_row(name, "label", total)
     whole = np.array([box_iou(np.array([[0, 0, 223, 223]]), p.boxes)[0, 0] for _, p in SCENES])
     assert rows["whole image"]["maxboxacc"] == pytest.approx(100 * (whole >= 0.5).mean())
     squares = []
@@ -199,19 +199,19 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
 
 def test_pictures_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
     none = [(values, replace(known, rank=None)) for values, known in SCENES]
-    found = row("legrad", "label", tally(none))
+    found = score_row("legrad", "label", tally(none))
     assert (found["top1_loc"], found["top5_loc"], found["interval"]["top1_loc"]) == (None, None, None)
     assert found["gt_known"] == ROW["gt_known"]
     first = [(values, replace(known, rank=0)) for values, known in SCENES]
     half = [one if place % 2 else other for place, (one, other) in enumerate(zip(first, none, strict=True))]
-    assert 0 < row("legrad", "label", tally(half))["top1_loc"] < ROW["gt_known"]
+    assert 0 < score_row("legrad", "label", tally(half))["top1_loc"] < ROW["gt_known"]
 
 
 def test_a_picture_of_which_everything_is_ignored_divides_nothing_by_nothing() -> None:
     values, known = SCENES[1]
-    counts = of_map(values, replace(known, mask=NONE, ignore=~NONE))
-    assert not np.any(counts["areas"])
-    assert np.isfinite(counts["values"]).all()
+    counts = count_map(values, replace(known, mask=NONE, ignore=~NONE))
+    assert not np.any(counts["confusion"])
+    assert np.isfinite(counts["image_scores"]).all()
 
 
 def test_a_map_of_ignored_pixels_alone_has_the_energy_of_a_constant() -> None:

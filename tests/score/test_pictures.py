@@ -26,10 +26,10 @@ def test_a_subset_counts_what_both_have_and_says_what_is_left_out(
         first(20)(content)
         content["images"].append(content["images"][0] | {"id": 999, "file_name": "elsewhere.jpg"})
 
-    said: list[str] = []
-    row = small(atlas, change(world, tmp_path, some), tmp_path, say=said.append)["legrad"]
+    messages: list[str] = []
+    row = small(atlas, change(world, tmp_path, some), tmp_path, log=messages.append)["legrad"]
     assert (row["images"], row["tuning_images"]) == (20, 10)
-    assert [line.split(" pictures of ")[0] for line in said] == ["28 of 48", "1 of 21"]
+    assert [line.split(" images of ")[0] for line in messages] == ["28 of 48", "1 of 21"]
 
 
 def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
@@ -37,13 +37,13 @@ def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: SyntheticDataset
     content = json.loads(Path(truth).read_text())
     first(6)(content)
     (tmp_path / "split.json").write_text(json.dumps(content))
-    row = small(atlas, truth, tmp_path, tune=read_truth(tmp_path / "split.json"))["legrad"]
+    row = small(atlas, truth, tmp_path, tuning_truth=read_truth(tmp_path / "split.json"))["legrad"]
     assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 6, 18)
 
 
 def test_tuning_on_another_atlas(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
-    options = {"tune": read_truth(truth), "tune_atlas": atlas}
+    options = {"tuning_truth": read_truth(truth), "tuning_atlas": atlas}
     row = small(atlas, truth, tmp_path, **options)["legrad"]
     assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 24, 24)
     assert row["threshold"] == row["threshold_oracle"]  # the same pictures
@@ -74,14 +74,14 @@ def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: P
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (without(30), "scene_000030: truth.json has no annotation of this picture"),
+        (without(30), "scene_000030: truth.json has no annotation of this image"),
         (
             first(40),
-            r"scene_000040: truth.json has no annotation of this picture of .*, nor 7 others; add it, or .* --subset",
+            r"scene_000040: truth.json has no annotation of this image of .*, nor 7 others; add it, or .* --subset",
         ),
         (
             lambda c: c["images"].append(c["images"][0] | {"id": 999, "file_name": "x/elsewhere.jpg"}),
-            "x/elsewhere: stands in truth.json, but .* has no such picture; .* --subset",
+            "x/elsewhere: is in truth.json, but .* has no such image; .* --subset",
         ),
         (lambda c: c["images"][5].update(width=7), r"scene_000005: is \d+×\d+ pixels, but 7×\d+ in the truth"),
     ],
@@ -119,7 +119,7 @@ def test_one_truth_is_not_that_of_two_samples(
     own = boxed(tmp_path / "own.json", ["none.jpg"])
     uses = {
         "truth": lambda: score(atlas, read_truth(truth), subset=True),
-        "tune": lambda: score(atlas, read_truth(own), tune=read_truth(truth), subset=True),
+        "tune": lambda: score(atlas, read_truth(own), tuning_truth=read_truth(truth), subset=True),
         "calibrate": lambda: CalibrationSource(read_truth(truth)).find_threshold(
             atlas, Policy(name="p", methods=("random",), threshold=Threshold(kind="calibrated"))
         ),
@@ -142,6 +142,6 @@ def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path,
             atlas,
             read_truth(world.truth),
             methods=["legrad"],
-            tune=read_truth(world.truth),
-            tune_atlas=Atlas.open(str(finished)),
+            tuning_truth=read_truth(world.truth),
+            tuning_atlas=Atlas.open(str(finished)),
         )

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from pipeline.image.score_map import SIDE, score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.pixel_metrics import BINS, MASK_TAUS
+from pipeline.score.pixel_metrics import BINS, MASK_THRESHOLDS
 
 NOWHERE = np.zeros((SIDE, SIDE), bool)
 
@@ -25,7 +25,7 @@ IGNORES = [disc(20, 20, 60), NOWHERE, disc(200, 10, 30), disc(100, 100, 90)]
 
 
 def counts() -> np.ndarray:
-    return sum(map(pixel_metrics.histogram, SCORES, MASKS, IGNORES))
+    return sum(map(pixel_metrics.score_histogram, SCORES, MASKS, IGNORES))
 
 
 def reference_pxap(scores: list[np.ndarray], masks: list[np.ndarray], ignores: list[np.ndarray]) -> float:
@@ -59,31 +59,31 @@ def test_pxap_equals_the_reference_and_drops_what_is_to_be_ignored() -> None:
 
 @pytest.mark.parametrize("number", range(3))
 def test_pxap_equals_the_formula(number: int) -> None:
-    found = pixel_metrics.pxap(pixel_metrics.histogram(SCORES[number], MASKS[number], NOWHERE))
+    found = pixel_metrics.pxap(pixel_metrics.score_histogram(SCORES[number], MASKS[number], NOWHERE))
     assert found == pytest.approx(direct_pxap(SCORES[number], MASKS[number]), abs=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_pxap_of_a_constant_is_the_share_of_object_pixels(value: float) -> None:
-    found = pixel_metrics.histogram(np.full((SIDE, SIDE), value), MASKS[1], IGNORES[0])
+    found = pixel_metrics.score_histogram(np.full((SIDE, SIDE), value), MASKS[1], IGNORES[0])
     assert pixel_metrics.pxap(found) == pytest.approx(100 * MASKS[1].sum() / (MASKS[1] | ~IGNORES[0]).sum(), abs=1e-9)
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
 def test_pxap_of_the_object_itself_is_100_whatever_the_ignored_pixels_score(ignored: float) -> None:
     score = np.where(IGNORES[0] & ~MASKS[0], ignored, MASKS[0].astype(float))
-    assert pixel_metrics.pxap(pixel_metrics.histogram(score, MASKS[0], IGNORES[0])) == 100
+    assert pixel_metrics.pxap(pixel_metrics.score_histogram(score, MASKS[0], IGNORES[0])) == 100
 
 
 def test_pxap_without_an_object_is_undefined() -> None:
-    assert np.isnan(pixel_metrics.pxap(pixel_metrics.histogram(SCORES[0], NOWHERE, NOWHERE)))
+    assert np.isnan(pixel_metrics.pxap(pixel_metrics.score_histogram(SCORES[0], NOWHERE, NOWHERE)))
 
 
 @pytest.mark.parametrize("wobble", [-1, 0, 1])
 def test_scores_at_an_edge_fall_into_the_bin_of_the_reference(wobble: int) -> None:
     edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0])
     scores = np.resize(np.clip(np.nextafter(edges[:-1], edges[:-1] + wobble), 0, 1), (SIDE, SIDE))
-    found = pixel_metrics.histogram(scores, ~NOWHERE, NOWHERE)
+    found = pixel_metrics.score_histogram(scores, ~NOWHERE, NOWHERE)
     assert np.array_equal(found[0], np.histogram(scores, edges)[0])
     assert (found.shape, found[1].sum()) == ((2, BINS), 0)
 
@@ -91,10 +91,10 @@ def test_scores_at_an_edge_fall_into_the_bin_of_the_reference(wobble: int) -> No
 @pytest.mark.parametrize("number", range(4))
 def test_masks_at_every_threshold(number: int) -> None:
     score, mask, counted = SCORES[number], MASKS[number], MASKS[number] | ~IGNORES[number]
-    coarse = pixel_metrics.coarse(pixel_metrics.histogram(score, mask, IGNORES[number]))
-    overlap, f_beta = pixel_metrics.iou(coarse), pixel_metrics.f_beta(coarse)
+    coarse = pixel_metrics.coarsen(pixel_metrics.score_histogram(score, mask, IGNORES[number]))
+    overlap, f_beta = pixel_metrics.iou_by_threshold(coarse), pixel_metrics.f_beta(coarse)
     for place in (0, 1, 30, 57, 99):
-        found = (score >= MASK_TAUS[place]) & counted
+        found = (score >= MASK_THRESHOLDS[place]) & counted
         assert overlap[place] == pytest.approx(100 * (found & mask).sum() / (found | mask).sum())
         precision, recall = (found & mask).sum() / max(1, found.sum()), (found & mask).sum() / mask.sum()
         expected = 1.3 * precision * recall / (0.3 * precision + recall) if recall else 0
@@ -106,18 +106,18 @@ def test_masks_at_every_threshold(number: int) -> None:
 )
 def test_sizes(share: float, bucket: int) -> None:
     mask = np.arange(10_000).reshape(100, 100) < share * 10_000
-    assert pixel_metrics.size_of(mask) == bucket
+    assert pixel_metrics.size_class(mask) == bucket
 
 
 def test_the_pointing_game_draws_among_equal_maxima() -> None:
     score = SCORES[0] * 0.9
     inside, outside = np.argwhere(MASKS[0])[5], np.argwhere(~MASKS[0] & ~IGNORES[0])[5]
     score[tuple(inside)] = 1
-    assert pixel_metrics.pointing(score, MASKS[0], NOWHERE) == 1
+    assert pixel_metrics.pointing_game(score, MASKS[0], NOWHERE) == 1
     score[tuple(outside)] = 1
-    assert pixel_metrics.pointing(score, MASKS[0], NOWHERE) == 0.5
-    assert pixel_metrics.pointing(np.zeros((SIDE, SIDE)), MASKS[0], NOWHERE) == MASKS[0].mean()
-    assert pixel_metrics.pointing(np.where(IGNORES[0] & ~MASKS[0], 1.0, score * 0.5), MASKS[0], IGNORES[0]) == 0.5
+    assert pixel_metrics.pointing_game(score, MASKS[0], NOWHERE) == 0.5
+    assert pixel_metrics.pointing_game(np.zeros((SIDE, SIDE)), MASKS[0], NOWHERE) == MASKS[0].mean()
+    assert pixel_metrics.pointing_game(np.where(IGNORES[0] & ~MASKS[0], 1.0, score * 0.5), MASKS[0], IGNORES[0]) == 0.5
 
 
 def test_energy_is_the_share_of_the_map_in_the_object() -> None:
@@ -152,7 +152,7 @@ def test_imagenet_segmentation_is_foreground_above_the_mean() -> None:
     right = union = shared = pixels_ = 0
     for values, mask, ignore in zip(VALUES, MASKS, IGNORES, strict=False):
         score = segmentation_metrics.linear_map(values)
-        counts = segmentation_metrics.areas(score, mask, ignore)
+        counts = segmentation_metrics.confusion(score, mask, ignore)
         total += counts
         counted = mask | ~ignore
         found, real = (score > score.mean())[counted], mask[counted]
@@ -160,7 +160,7 @@ def test_imagenet_segmentation_is_foreground_above_the_mean() -> None:
         right, pixels_ = right + (found == real).sum(), pixels_ + real.size
         shared = shared + np.array([(~found & ~real).sum(), (found & real).sum()])
         union = union + np.array([(~found | ~real).sum(), (found | real).sum()])
-    assert segmentation_metrics.accuracy(total.astype(float)) == pytest.approx(100 * right / pixels_)
+    assert segmentation_metrics.pixel_accuracy(total.astype(float)) == pytest.approx(100 * right / pixels_)
     assert segmentation_metrics.mean_iou(total.astype(float)) == pytest.approx(100 * (shared / union).mean())
 
 

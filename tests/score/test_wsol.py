@@ -12,10 +12,10 @@ from score.worlds import boxed, change, first, of_keys, rows_of, small
 from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.image.score_map import score_map
 from pipeline.score import score, score_shard
-from pipeline.score.box_metrics import overlaps, resize_boxes
-from pipeline.score.counters import order
-from pipeline.score.pixel_metrics import histogram, pxap
-from pipeline.score.trivial_boxes import TRIVIAL
+from pipeline.score.box_metrics import best_ious, resize_boxes
+from pipeline.score.counters import tuning_rank
+from pipeline.score.pixel_metrics import pxap, score_histogram
+from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from pipeline.truth.truth import resize_mask
@@ -47,8 +47,10 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
             rows, columns = np.nonzero(mask)
             corners.append([columns.min(), rows.min(), columns.max(), rows.max()])
         height, width = drawn.image.shape[:2]
-        hits.append(overlaps(values, resize_boxes(np.array(corners), width, height)))
-        total += histogram(values, resize_mask(np.logical_or.reduce(drawn.masks), 224), np.zeros((224, 224), bool))
+        hits.append(best_ious(values, resize_boxes(np.array(corners), width, height)))
+        total += score_histogram(
+            values, resize_mask(np.logical_or.reduce(drawn.masks), 224), np.zeros((224, 224), bool)
+        )
     row = scored[0]["legrad"]
     assert (row["images"], row["masks"], row["test_images"], row["tuning_images"]) == (48, 48, 38, 10)
     assert row["pxap"] == pytest.approx(pxap(total), abs=1e-9)
@@ -61,7 +63,9 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
 def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas: Atlas, scored) -> None:
     rows = scored[0]
     kinds = {name: row["kind"] for name, row in rows.items()}
-    assert kinds == {"legrad": "method", "center": "control", "uniform": "control"} | dict.fromkeys(TRIVIAL, "control")
+    assert kinds == {"legrad": "method", "center": "control", "uniform": "control"} | dict.fromkeys(
+        TRIVIAL_BOXES, "control"
+    )
     weights = atlas.run.model.weights.removeprefix("sha256:")[:12]
     assert {row["classifier"] for row in rows.values()} == {f"{Path(atlas.run.model.name).name} {weights}"}
     assert rows["legrad"]["pxap"] > rows["center"]["pxap"] > rows["uniform"]["pxap"]
@@ -71,7 +75,7 @@ def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas
 def test_the_split_is_of_the_pictures_whose_keys_come_first(scored) -> None:
     out = scored[1]
     about = ScoresRecord.read((out / "about.json").read_bytes(), "about")
-    keys = sorted((f"scene_{number:06d}" for number in range(48)), key=order)[:10]
+    keys = sorted((f"scene_{number:06d}" for number in range(48)), key=tuning_rank)[:10]
     assert about.tuning.keys == sha256("\n".join(sorted(keys)).encode())
 
 
@@ -113,13 +117,13 @@ def test_a_method_asked_for_later_is_counted_alone(
     truth = change(world, tmp_path, first(24))
     before = small(atlas, truth, tmp_path)
     seen: list[int] = []
-    of_map = score_shard.of_map
-    monkeypatch.setattr(score_shard, "of_map", lambda values, picture: seen.append(1) or of_map(values, picture))
+    count_map = score_shard.count_map
+    monkeypatch.setattr(score_shard, "count_map", lambda values, picture: seen.append(1) or count_map(values, picture))
     both = small(atlas, truth, tmp_path, methods=["attention", "legrad"])
     assert len(seen) == 24
     assert both["legrad"] == before["legrad"]
     record = DerivedCommit.read(next((tmp_path / "out" / "commits").iterdir()).read_bytes(), "x")
-    assert record.items == (*TRIVIAL, "legrad", "attention")
+    assert record.items == (*TRIVIAL_BOXES, "legrad", "attention")
     assert record.counts["scored"] == 24
 
 
@@ -155,7 +159,7 @@ def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: Syntheti
 
 
 def test_the_predicted_class(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
-    row = small(atlas, change(world, tmp_path, first(12)), tmp_path, target="predicted")["legrad"]
+    row = small(atlas, change(world, tmp_path, first(12)), tmp_path, target_kind="predicted")["legrad"]
     assert (row["target"], row["top5_loc"]) == ("predicted", None)
     assert row["top1_loc"] <= row["gt_known"]
 
@@ -164,7 +168,7 @@ def test_without_labels_the_predicted_class_has_hits_but_no_accuracy(spec: RunSp
     unlabelled = spec.model_copy(update={"targets": ("predicted",)})
     atlas = of_keys(unlabelled, tmp_path, {"a": ["s0", "s1", "s2", "s3"]}, labelled=False)
     truth = boxed(tmp_path / "truth.json", [f"s{number}.jpg" for number in range(4)])
-    row = rows_of(score(atlas, read_truth(truth), target="predicted"))["random"]
+    row = rows_of(score(atlas, read_truth(truth), target_kind="predicted"))["random"]
     assert (row["images"], row["top1_loc"], row["top5_loc"]) == (4, None, None)
     assert row["gt_known"] is not None
 
@@ -176,7 +180,7 @@ def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
         first(12)(content)
         content["annotations"][3]["bbox"] = [0, 0, 0, 5]
 
-    with pytest.raises(UsageError, match="no area in the picture"):
+    with pytest.raises(UsageError, match="no area in the image"):
         small(atlas, change(world, tmp_path, flat), tmp_path)
     assert not (tmp_path / "out" / "localization.parquet").exists()
     small(atlas, change(world, tmp_path, lambda content: first(12)(content)), tmp_path)  # mended: the same folder does
@@ -194,7 +198,7 @@ def test_other_scores_are_not_written_over(atlas: Atlas, world: SyntheticDataset
     ("arguments", "says"),
     [
         ({"methods": ["gradcam"]}, "has no maps of 'gradcam'"),
-        ({"target": "top5"}, "has no target 'top5'"),
+        ({"target_kind": "top5"}, "has no target 'top5'"),
     ],
 )
 def test_what_is_not_there_is_named(atlas: Atlas, world: SyntheticDataset, arguments: dict, says: str) -> None:
@@ -206,7 +210,7 @@ def test_what_is_not_there_is_named(atlas: Atlas, world: SyntheticDataset, argum
     ("arguments", "says"),
     [
         (["ATLAS", "--truth", "/nowhere.json"], "nowhere.json: No such file"),
-        (["ATLAS", "--truth", "TRUTH", "--tune-atlas", "ATLAS"], "say the truth of its pictures, with --tune"),
+        (["ATLAS", "--truth", "TRUTH", "--tune-atlas", "ATLAS"], "name the truth of its images with --tune"),
         (["ATLAS", "--truth", "TRUTH", "--tune-atlas", "/nowhere", "--tune", "TRUTH"], "is not an atlas"),
         (["/nowhere", "--truth", "TRUTH"], "is not an atlas"),
     ],
