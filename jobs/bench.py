@@ -108,11 +108,11 @@ def bench_command(
 
     from pipeline.explain import load
     from pipeline.explain.bench import benchmark
-    from pipeline.read import find
+    from pipeline.read import expand_shards
     from pipeline.run.bench_shard import pilot
 
     if shard:
-        find([shard])  # report a mistake before the measurement takes minutes
+        expand_shards([shard])  # report a mistake before the measurement takes minutes
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)

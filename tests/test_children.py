@@ -13,8 +13,8 @@ import pytest
 _DECODERS = r"""
 from multiprocessing import active_children, forkserver
 from read.frames import FRAME
-from pipeline.read import Decoders
-pool = Decoders(2)
+from pipeline.read import DecoderPool
+pool = DecoderPool(2)
 for asked in [pool.submit(b"P5 1 1 255\n\0", FRAME) for _ in range(20)]:
     asked.result()
 print(forkserver._forkserver._forkserver_pid, *[child.pid for child in active_children()], flush=True)

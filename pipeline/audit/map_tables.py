@@ -12,7 +12,7 @@ from pipeline.audit.agreement import compare_pairs
 from pipeline.audit.group_means import compute_group_means
 from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
 from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
-from pipeline.image.score_map import window
+from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, ObjectStore
@@ -228,7 +228,7 @@ def _covered(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) -> Floats:
     for place, sample in enumerate(samples.to_pylist()):
         known = truth.find(sample["key"])
         if known is not None and known.is_annotated:
-            seen = window(sample, model.input_size)
+            seen = visible_window(sample, model.input_size)
             found = compute_coverage(known, sample["width"], sample["height"], seen, model.grid)
             covered[place] = np.nan if found is None else found
     return covered

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.image import blend, enlarge
+from pipeline.image import blend_heatmap, upsample_to_image
 from pipeline.label import iter_labels
 from pipeline.label.mask import Label
-from pipeline.read.samples import read
+from pipeline.read.shard_reader import read_samples
 from pipeline.store import Atlas
 from pipeline.truth import TruthSet
 from schemas.policy import Policy
@@ -62,8 +62,8 @@ def plot_contact_sheet(
         line[0].imshow(picture)
         line[0].set_ylabel(names[sample["label"]], fontsize=7)
         for axis, method in zip(line[1:], methods, strict=False):
-            heat = enlarge(maps[method][row], sample, atlas.run.model.input_size)
-            axis.imshow(blend(picture, heat))
+            heat = upsample_to_image(maps[method][row], sample, atlas.run.model.input_size)
+            axis.imshow(blend_heatmap(picture, heat))
         marked = line[-len(policies) :]
         for axis, by_row in zip(marked, labels, strict=True):
             axis.imshow(_tinted(picture, by_row[row]))
@@ -82,7 +82,7 @@ def plot_contact_sheet(
 
 def _pictures(atlas: Atlas, shard_name: str) -> list[NDArray[np.uint8]]:
     shard = next(shard for shard in atlas.run.shards if shard.name == shard_name)
-    images = (group.image() for group in read(shard, atlas.run.slot))
+    images = (group.image() for group in read_samples(shard, atlas.run.slot))
     return [np.asarray(Image.open(io.BytesIO(image.data or b"")).convert("RGB")) for image in images if image]
 
 

@@ -28,7 +28,7 @@ from pipeline.explain import methods as registry
 from pipeline.explain.artifacts import write_artifact
 from pipeline.explain.load import LoadedModel, describe_loaded
 from pipeline.explain.method import Method
-from pipeline.read import Frame
+from pipeline.read import PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Images
 from pipeline.train.masked_images import MASKED, UNKNOWN, Labelled, Pool
@@ -132,7 +132,7 @@ def gates(
 def patch_masks(loaded: LoadedModel, folder: Path, steps: int = 300) -> PatchMask:
     """The network fine-tuned by the red cells of a few pictures. It learns on a copy."""
     copied = describe_loaded("counter", copy.deepcopy(loaded.model))
-    frame = Frame.of(copied.record, "squash")
+    frame = PreprocessConfig.for_model(copied.record, "squash")
     training = PatchMaskTraining(copied, PATCHES, steps, (frame, frame))
     told = Pool([labelled(draw(MASKS, 2), MASKED)])
     with training.session():

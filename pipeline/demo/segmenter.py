@@ -32,10 +32,10 @@ from pipeline.image.iou import mask_iou
 from pipeline.label import label, read_policy
 from pipeline.label.formats.png_encoding import IGNORE
 from pipeline.label.mask_dataset import MaskDataset, MaskSample
-from pipeline.read import find
-from pipeline.read.byte_stream import opened
-from pipeline.read.samples import group
-from pipeline.read.tar_members import entries
+from pipeline.read import expand_shards
+from pipeline.read.byte_stream import open_byte_stream
+from pipeline.read.shard_reader import group_by_key
+from pipeline.read.tar_members import iter_tar_members
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.truth import read_truth
@@ -148,9 +148,9 @@ def write_truth(world: SyntheticDataset, folder: Path) -> None:
     """The true masks of a world in shards as ``vitatlas label --format png`` writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     truths = read_truth(world.truth)
-    for url in find([world.shards]):
-        with opened(url) as stream, tarfile.open(folder / Path(url).name, "w") as archive:
-            for sample in group(entries(stream), load=True):
+    for url in expand_shards([world.shards]):
+        with open_byte_stream(url) as stream, tarfile.open(folder / Path(url).name, "w") as archive:
+            for sample in group_by_key(iter_tar_members(stream), load=True):
                 truth = truths.find(sample.key)
                 buffer = BytesIO()
                 Image.fromarray(truth.mask.astype(np.uint8)).save(buffer, "PNG")  # type: ignore[union-attr]

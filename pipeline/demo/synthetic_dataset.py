@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from rich.progress import track
 
 from pipeline.demo.scenes import CLASSES, Scene, render, scene_size
-from pipeline.read.shards import INFO
+from pipeline.read.shards import INFO_FILE
 
 SHARDS, TRUTH = "shards", "truth"
 
@@ -94,7 +94,7 @@ def write_dataset(world: SyntheticDataset) -> None:
         "shard_lengths": [world.scenes] * world.num_shards,
         "num_samples": world.scenes * world.num_shards,
     }
-    (world.folder / SHARDS / INFO).write_text(json.dumps({"splits": {world.split: split}}, indent=1))
+    (world.folder / SHARDS / INFO_FILE).write_text(json.dumps({"splits": {world.split: split}}, indent=1))
     categories = [{"id": index, "name": each.name} for index, each in enumerate(CLASSES)]
     (world.truth / "instances.json").write_text(json.dumps(truth | {"categories": categories}))
 

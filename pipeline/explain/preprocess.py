@@ -10,8 +10,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import describe
-from pipeline.image import Frame, fit, orientation_of, rgb, upright
-from pipeline.image import overlay as overlay_heatmap
+from pipeline.image import PreprocessConfig, apply_orientation, overlay_heatmap, read_orientation, resize_crop, to_rgb
 from schemas.errors import UsageError
 
 
@@ -60,9 +59,11 @@ def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Te
     config, weights = resolve_model_data_config(model), next(model.parameters())
     if len(config["mean"]) != 3:
         raise UsageError(f"the model takes {len(config['mean'])} channels; only RGB is known here")
-    frame = Frame(width, height, config["interpolation"], "squash", 1.0, "center")
-    upright_ones = (rgb(upright(image, orientation_of(image))) for image in several)
-    pixels = np.stack([fit(image, frame, frame.place(image.width, image.height)) for image in upright_ones])
+    frame = PreprocessConfig(width, height, config["interpolation"], "squash", 1.0, "center")
+    upright_ones = (to_rgb(apply_orientation(image, read_orientation(image))) for image in several)
+    pixels = np.stack(
+        [resize_crop(image, frame, frame.transform_for(image.width, image.height)) for image in upright_ones]
+    )
     return Normalize(config["mean"], config["std"], weights)(pixels)
 
 

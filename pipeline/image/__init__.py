@@ -1,8 +1,25 @@
-"""Pictures and the grids that lie on them: into a network's input, and maps back over what they are of."""
+"""Image geometry: preprocessing to a network's input, and maps back on the image."""
 
-from pipeline.image.geometry import Frame, Placement
-from pipeline.image.heatmap import blend, colours, overlay
-from pipeline.image.resize import fit, orientation_of, rgb, upright
-from pipeline.image.upsample import enlarge
+from pipeline.image.overlay import apply_colormap, blend_heatmap, overlay_heatmap
+from pipeline.image.transforms import (
+    CropTransform,
+    PreprocessConfig,
+    apply_orientation,
+    read_orientation,
+    resize_crop,
+    to_rgb,
+)
+from pipeline.image.upsample import upsample_to_image
 
-__all__ = ["Frame", "Placement", "blend", "colours", "enlarge", "fit", "orientation_of", "overlay", "rgb", "upright"]
+__all__ = [
+    "CropTransform",
+    "PreprocessConfig",
+    "apply_colormap",
+    "apply_orientation",
+    "blend_heatmap",
+    "overlay_heatmap",
+    "read_orientation",
+    "resize_crop",
+    "to_rgb",
+    "upsample_to_image",
+]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pipeline.image.upsample import enlarge, seen
+from pipeline.image.upsample import upsample_to_image, valid_region
 from pipeline.label.threshold import threshold
 from schemas.labels import LabelStatus
 from schemas.policy import Policy, Postprocess
@@ -89,7 +89,7 @@ def make_label(heatmap: Heatmap, sample: dict[str, Any], frame: tuple[int, int],
         sample: its row of the sample table.
         frame: height and width of the network's input, in pixels.
     """
-    picture, known = enlarge(heatmap.values, sample, frame), seen(sample, frame)
+    picture, known = upsample_to_image(heatmap.values, sample, frame), valid_region(sample, frame)
     within = picture if known.all() else picture[known]
     above = threshold(within, policy.threshold)
     mask, boxes = _clean((picture > above) & known, policy.postprocess)

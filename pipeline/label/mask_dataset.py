@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.label.formats.png_encoding import IGNORE, OBJECT
-from pipeline.read import Frame, Undecodable, decode, find
-from pipeline.read.byte_stream import Damage, opened
-from pipeline.read.samples import group, split
-from pipeline.read.shards import names
-from pipeline.read.tar_members import entries
+from pipeline.read import PreprocessConfig, UndecodableImageError, decode_image, expand_shards
+from pipeline.read.byte_stream import CorruptTarError, open_byte_stream
+from pipeline.read.sample_keys import split_name
+from pipeline.read.shard_reader import group_by_key
+from pipeline.read.shards import short_names
+from pipeline.read.tar_members import iter_tar_members
 from pipeline.utils.io import url_to_fs
 from pipeline.utils.redaction import redact
 from schemas.errors import CorruptShardError, UsageError
@@ -128,14 +129,14 @@ def _shards(patterns: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
         files, path = url_to_fs(pattern)
         if files.isdir(path):
             several[index] = f"{pattern.rstrip('/')}/*.tar"
-    return find(several)
+    return expand_shards(several)
 
 
 def _pairs(images: Sequence[str], masks: Sequence[str]) -> list[tuple[str, str]]:
     """Each image shard with its mask shard, which has the short name that a plan gives the image shard."""
-    known = dict(zip(names(masks), masks, strict=True))
+    known = dict(zip(short_names(masks), masks, strict=True))
     pairs = []
-    for name, url in zip(names(images), images, strict=True):
+    for name, url in zip(short_names(images), images, strict=True):
         if name not in known:
             raise UsageError(f"{url}: there is no {name}.tar among its masks; label it, or leave it out")
         pairs.append((url, known[name]))
@@ -149,8 +150,8 @@ def _joined(images: str, masks: str, skipped: Counter[str]) -> Iterator[_Decodin
     labels = _labels(masks)
     key, files = next(labels, (None, {}))
     try:
-        with opened(images) as stream:
-            for sample in group(entries(stream), load=True):
+        with open_byte_stream(images) as stream:
+            for sample in group_by_key(iter_tar_members(stream), load=True):
                 if sample.key != key:
                     skipped[NO_MASK] += 1
                     continue
@@ -162,7 +163,7 @@ def _joined(images: str, masks: str, skipped: Counter[str]) -> Iterator[_Decodin
                 else:
                     yield partial(_decoded, sample.key, image.data, files["mask.png"], label, (images, masks))
                 key, files = next(labels, (None, {}))
-    except Damage as damage:
+    except CorruptTarError as damage:
         if key is not None:  # else an atlas was made of what is in front of it
             raise CorruptShardError(f"{images}: cannot be read past {key}: {damage}") from damage
     if key is not None:
@@ -172,10 +173,12 @@ def _joined(images: str, masks: str, skipped: Counter[str]) -> Iterator[_Decodin
 def _labels(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key, and contents by extension, of each sample of a mask shard."""
     try:
-        with opened(url) as stream:
-            for key, members in groupby(entries(stream), lambda entry: split(entry.name)[0] or entry.name):
-                yield key, {split(entry.name)[1]: entry.read() for entry in members}
-    except Damage as damage:
+        with open_byte_stream(url) as stream:
+            for key, members in groupby(
+                iter_tar_members(stream), lambda entry: split_name(entry.name)[0] or entry.name
+            ):
+                yield key, {split_name(entry.name)[1]: entry.read() for entry in members}
+    except CorruptTarError as damage:
         raise CorruptShardError(f"{url}: {damage}; label its shard again") from damage
 
 
@@ -193,8 +196,8 @@ def _decoded(key: str, image: bytes, mask: bytes, label: int, urls: tuple[str, s
     values = _mask(mask, f"{urls[1]}: {key}.mask.png")
     height, width = values.shape
     try:
-        picture = decode(image, Frame(width, height, "nearest", "squash", 1.0, "center"))
-    except Undecodable as error:
+        picture = decode_image(image, PreprocessConfig(width, height, "nearest", "squash", 1.0, "center"))
+    except UndecodableImageError as error:
         raise UsageError(f"{urls[0]}: {key} has a mask, but cannot be decoded ({error})") from None
     if (picture.width, picture.height) != (width, height):
         sizes = f"{picture.width}×{picture.height} pixels, its mask in {urls[1]} {width}×{height}"

@@ -1,28 +1,29 @@
-"""From shards to batches of pictures that know where they came from."""
+"""Reading of shards: from tars to batches of decoded images and their samples."""
 
-from pipeline.image import Frame, Placement
-from pipeline.read.baseline_jpeg import Plain, plain
-from pipeline.read.cache import Cache
-from pipeline.read.decode import Picture, Undecodable, decode
-from pipeline.read.decoder_pool import Decoders, Decoding
-from pipeline.read.loader import Batch, Sample, batches
-from pipeline.read.shards import absolute, count, find
+from pipeline.image import CropTransform, PreprocessConfig
+from pipeline.read.baseline_jpeg import BaselineJpeg, parse_baseline_jpeg
+from pipeline.read.cache import ShardCache
+from pipeline.read.decode import DecodedImage, decode_image
+from pipeline.read.decoder_pool import DecoderPool, ImageDecoder
+from pipeline.read.loader import DecodedSample, ImageBatch, iter_batches
+from pipeline.read.shards import count_samples, expand_shards, resolve_pattern
+from pipeline.read.strip_metadata import UndecodableImageError
 
 __all__ = [
-    "Batch",
-    "Cache",
-    "Decoders",
-    "Decoding",
-    "Frame",
-    "Picture",
-    "Placement",
-    "Plain",
-    "Sample",
-    "Undecodable",
-    "absolute",
-    "batches",
-    "count",
-    "decode",
-    "find",
-    "plain",
+    "BaselineJpeg",
+    "CropTransform",
+    "DecodedImage",
+    "DecodedSample",
+    "DecoderPool",
+    "ImageBatch",
+    "ImageDecoder",
+    "PreprocessConfig",
+    "ShardCache",
+    "UndecodableImageError",
+    "count_samples",
+    "decode_image",
+    "expand_shards",
+    "iter_batches",
+    "parse_baseline_jpeg",
+    "resolve_pattern",
 ]

@@ -1,8 +1,7 @@
-"""The bytes of a tar, wherever it lies and however it is packed, from its beginning to its end.
+"""Bytes of a tar, local or remote, decompressed.
 
-Two things can go wrong, and they are told apart by where they happen. What is read is not what it should be:
-``Damage``, and trying again is of no use. Or it does not come, from a disk or over a network: ``OSError``, and
-the next attempt may have it.
+Two kinds of failure are kept apart. The contents are wrong: ``CorruptTarError``, and another attempt is of no use. Or
+a disk or a network fails: ``OSError``, and another attempt may succeed.
 """
 
 import errno
@@ -16,16 +15,16 @@ from fsspec.compression import compr
 
 from pipeline.utils.io import url_to_fs
 
-_PIECE = 1 << 20
-_PACKED = {
+_CHUNK = 1 << 20
+_MAGIC = {
     "gzip": re.compile(rb"\x1f\x8b"),
     "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
     "xz": re.compile(rb"\xfd7zXZ\0"),
     "lzma": re.compile(rb"\]\0\0\x80"),
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
-"""How files that are packed begin, under fsspec's names."""
-_NOT_THERE = {
+"""First bytes of compressed files, by fsspec's names."""
+_UNAVAILABLE = {
     FileNotFoundError: "there is no such file",
     NotADirectoryError: "there is no such file",
     IsADirectoryError: "it is a folder",
@@ -33,20 +32,20 @@ _NOT_THERE = {
 }
 
 
-class Damage(Exception):
-    """A tar that cannot be used from here on; the message says what is wrong with it."""
+class CorruptTarError(Exception):
+    """A tar that cannot be read from here on; the message says what is wrong with it."""
 
 
-class Cut(Damage):
-    """It ends too early. What is in front of its end is as it was packed."""
+class TruncatedTarError(CorruptTarError):
+    """A tar that ends too early. Everything before its end is intact."""
 
 
-class Stream:
-    """Bytes in one direction, unpacked.
+class ByteStream:
+    """Decompressed bytes, forward only.
 
     Attributes:
-        size: of the file as it is stored; −1 where that cannot be known.
-        packed: it is compressed.
+        size: of the stored file in bytes; −1 if unknown.
+        compressed: the stored file is compressed.
         position: bytes that were read or skipped.
     """
 
@@ -54,87 +53,92 @@ class Stream:
         self.size, self.position = source.size, 0
         self._bytes: Any = io.BufferedReader(source)
         start = self._bytes.peek(16)
-        packing = next((name for name, begins in _PACKED.items() if begins.match(start)), None)
-        self.packed = packing is not None
-        if packing is not None:
-            if packing not in compr:
-                raise Damage(f"it is packed by {packing}, which is not known here; install zstandard")
-            self._bytes = compr[packing](self._bytes, mode="rb")
+        compression = next((name for name, magic in _MAGIC.items() if magic.match(start)), None)
+        self.compressed = compression is not None
+        if compression is not None:
+            if compression not in compr:
+                raise CorruptTarError(f"it is packed by {compression}, which is not known here; install zstandard")
+            self._bytes = compr[compression](self._bytes, mode="rb")
 
     def read(self, count: int) -> bytes:
-        """So many bytes; fewer only at the end."""
+        """Return the next ``count`` bytes; fewer only at the end.
+
+        Raises:
+            CorruptTarError: the compressed data is truncated or invalid.
+            OSError: a disk or a network fails.
+        """
         try:
             data: bytes = self._bytes.read(count)
         except EOFError:
-            raise Cut("it is truncated") from None
-        except Damage:
+            raise TruncatedTarError("it is truncated") from None
+        except CorruptTarError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            # Decompressors have no common error, and some raise OSError; one of the source has a number.
-            raise Damage(f"{str(error).strip()} ({type(error).__name__})") from error
+            # Decompressors have no common error, and some raise OSError; one of the source has an errno.
+            raise CorruptTarError(f"{str(error).strip()} ({type(error).__name__})") from error
         self.position += len(data)
         return data
 
     def skip(self, count: int) -> None:
-        """Leave out so many bytes.
+        """Skip ``count`` bytes.
 
         Raises:
-            Cut: there are not as many.
+            TruncatedTarError: there are fewer.
         """
         end = self.position + count
-        if self.size >= 0 and not self.packed:
+        if self.size >= 0 and not self.compressed:
             if end > self.size:
-                raise Cut("it is truncated")
+                raise TruncatedTarError("it is truncated")
             self._bytes.seek(end)
             self.position = end
         while self.position < end:
-            if not self.read(min(_PIECE, end - self.position)):
-                raise Cut("it is truncated")
+            if not self.read(min(_CHUNK, end - self.position)):
+                raise TruncatedTarError("it is truncated")
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Stream]:
-    """The bytes of a path, an fsspec URL or the output of a ``pipe:``.
+def open_byte_stream(url: str) -> Iterator[ByteStream]:
+    """Open a path, an fsspec URL or the output of a ``pipe:`` command.
 
     Raises:
-        Damage: there is no such file, or it may not be read.
-        OSError: it does not come; see ``Stream``.
+        CorruptTarError: there is no such file, or it may not be read.
+        OSError: a disk or a network fails.
     """
     stream: Any
-    piped = url.startswith("pipe:")
-    if piped:
-        import webdataset  # it brings torch, which whoever only labels and scores does without
+    is_pipe = url.startswith("pipe:")
+    if is_pipe:
+        import webdataset  # imports torch, which labels and scores do without
 
         stream = webdataset.gopen(url, "rb")
     elif "://" not in url:
-        with _named(url):
+        with _classify_errors(url):
             stream = io.FileIO(url)
     else:
         files, path = url_to_fs(url)
-        with _named(url):
+        with _classify_errors(url):
             stream = files.open(path, "rb")
     try:
-        yield Stream(_Source(stream, url, piped))
+        yield ByteStream(_Source(stream, url, is_pipe))
     finally:
-        if piped:
-            stream.ignore_errors = True  # its status counts where its output ends; here it is merely told to go
+        if is_pipe:
+            stream.ignore_errors = True  # its exit status was checked at the end of its output; here it is stopped
         stream.close()
 
 
 class _Source(io.RawIOBase):
-    """A stored file, each of whose failures is an ``OSError`` with a number and the URL."""
+    """A stored file; each of its failures is an ``OSError`` with an errno and the URL."""
 
-    def __init__(self, stream: Any, url: str, piped: bool) -> None:
-        self._stream, self._url, self._piped = stream, url, piped
-        self.size = -1 if piped else self._measure()
+    def __init__(self, stream: Any, url: str, is_pipe: bool) -> None:
+        self._stream, self._url, self._is_pipe = stream, url, is_pipe
+        self.size = -1 if is_pipe else self._find_size()
 
-    def _measure(self) -> int:
-        with _named(self._url):
+    def _find_size(self) -> int:
+        with _classify_errors(self._url):
             try:
                 self._stream.seek(0, io.SEEK_END)
-            except ValueError:  # as fsspec says that a server sends a file only in one go
+            except ValueError:  # fsspec raises it if a server sends a file only as a whole
                 return -1
             size = int(self._stream.tell())
             self._stream.seek(0)
@@ -147,18 +151,18 @@ class _Source(io.RawIOBase):
         return self.size >= 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _named(self._url):
+        with _classify_errors(self._url):
             self._stream.seek(offset, whence)
             return int(self._stream.tell())
 
     def readinto(self, buffer: Any) -> int:
         filled = 0
-        with _named(self._url):
+        with _classify_errors(self._url):
             while filled < len(buffer):
                 data = self._stream.read(len(buffer) - filled)
                 if not data:
-                    if self._piped:
-                        self._stream.wait_for_child()  # raises where the command failed
+                    if self._is_pipe:
+                        self._stream.wait_for_child()  # raises if the command failed
                     break
                 buffer[filled : filled + len(data)] = data
                 filled += len(data)
@@ -166,11 +170,13 @@ class _Source(io.RawIOBase):
 
 
 @contextmanager
-def _named(url: str) -> Iterator[None]:
+def _classify_errors(url: str) -> Iterator[None]:
+    """Raise a missing file as ``CorruptTarError`` and any other failure as ``OSError`` with the URL."""
     try:
         yield
-    except tuple(_NOT_THERE) as error:
-        raise Damage(next(reason for kind, reason in _NOT_THERE.items() if isinstance(error, kind))) from error
+    except tuple(_UNAVAILABLE) as error:
+        reason = next(reason for kind, reason in _UNAVAILABLE.items() if isinstance(error, kind))
+        raise CorruptTarError(reason) from error
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error) or type(error).__name__, url) from error
     except Exception as error:  # clients of stores have errors of their own

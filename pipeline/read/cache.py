@@ -1,4 +1,4 @@
-"""Copies of remote shards on a node's own disk: what is read again is read from there."""
+"""Copies of remote shards on the local disk of a node."""
 
 import errno
 import os
@@ -13,26 +13,25 @@ from pipeline.utils.io import PERMANENT_ERRNOS, url_to_fs
 from schemas.base import sha256
 from schemas.errors import UsageError
 
-_BEGUN, _UNFINISHED = ".vitatlas-", ".part"
-_ABANDONED = 24 * 3600.0
-"""Seconds after which nobody is writing to a copy any more."""
+_PART_PREFIX, _PART_SUFFIX = ".vitatlas-", ".part"
+_PART_MAX_AGE = 24 * 3600.0
+"""Seconds after which an unfinished copy counts as abandoned."""
 
 
 @dataclass(frozen=True)
-class Cache:
-    """A folder of copies, for all actors of a node and for later runs.
+class ShardCache:
+    """A folder of copies, shared by all actors of a node and by later runs.
 
-    A copy is named by the URL of its shard and by what the store says of it (length, time, ETag), so it is not taken for
-    a shard that has been replaced. It is there whole or not at all. Nothing is thrown out to make room, since runs read
-    shards in turn: what was thrown out would always be what is read next. When the folder is full, shards come over the
-    network.
+    A copy is named by the URL of its shard and by the store's metadata (length, time, ETag), so a replaced shard gets a
+    new copy. A copy is complete or absent. There is no eviction: runs read shards sequentially, so the least recently
+    used copy would be the one that is needed next. When the folder is full, shards are read over the network.
 
     Attributes:
         folder: local, absolute.
         limit: bytes of all copies; two actors that copy at the same moment may exceed it by a shard.
 
     Raises:
-        UsageError: there can be no such folder.
+        UsageError: the folder cannot be created.
     """
 
     folder: str
@@ -43,56 +42,56 @@ class Cache:
             os.makedirs(self.folder, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"{self.folder}: is no place for copies ({error.strerror}); name a folder that every node can make"
+                f"{self.folder}: cannot be created ({error.strerror}); name a folder that every node can create"
             ) from None
-        for part in Path(self.folder).glob(f"{_BEGUN}*{_UNFINISHED}"):
+        for part in Path(self.folder).glob(f"{_PART_PREFIX}*{_PART_SUFFIX}"):
             with suppress(FileNotFoundError):
-                if part.stat().st_mtime < time.time() - _ABANDONED:
+                if part.stat().st_mtime < time.time() - _PART_MAX_AGE:
                     part.unlink()
 
-    def held(self, urls: Sequence[str]) -> list[int]:
-        """Places of the shards of which there are copies here. No store is asked, so some may be out of date."""
-        there = {name.partition("-")[0] for name in os.listdir(self.folder)}
-        return [place for place, url in enumerate(urls) if _name(url) in there] if there else []
+    def cached_indices(self, urls: Sequence[str]) -> list[int]:
+        """Return the indices of the shards that have a copy. The store is not asked, so a copy may be outdated."""
+        names = {name.partition("-")[0] for name in os.listdir(self.folder)}
+        return [index for index, url in enumerate(urls) if _copy_name(url) in names] if names else []
 
-    def near(self, url: str) -> str:
-        """Where a shard is best read from: its copy, which is made if there is room; else its URL.
+    def local_path(self, url: str) -> str:
+        """Return the path of the copy of a shard, which is made if there is room; else its URL.
 
         Raises:
-            OSError: it does not come, or not all of it; another attempt may succeed.
+            OSError: the download fails or is incomplete; another attempt may succeed.
         """
         if "://" not in url or url.startswith("pipe:"):
             return url
         files, path = url_to_fs(url)
         try:
-            said = files.info(path)
+            info = files.info(path)
         except FileNotFoundError:
-            return url  # whoever reads it says what is wrong
-        size = said.get("size")
+            return url  # its reader reports what is wrong
+        size = info.get("size")
         if "file" in files.protocol or size is None:
             return url
-        copy = Path(self.folder, f"{_name(url)}-{sha256(str(said).encode())[7:23]}.tar")
+        copy = Path(self.folder, f"{_copy_name(url)}-{sha256(str(info).encode())[7:23]}.tar")
         if copy.is_file() and copy.stat().st_size == size:
             return str(copy)
-        for old in Path(self.folder).glob(f"{_name(url)}-*.tar"):
-            old.unlink(missing_ok=True)
-        if self._used() + size > self.limit:
+        for outdated in Path(self.folder).glob(f"{_copy_name(url)}-*.tar"):
+            outdated.unlink(missing_ok=True)
+        if self._used_bytes() + size > self.limit:
             return url
-        part = copy.with_name(f"{_BEGUN}{uuid.uuid4().hex}{_UNFINISHED}")
+        part = copy.with_name(f"{_PART_PREFIX}{uuid.uuid4().hex}{_PART_SUFFIX}")
         try:
             files.get_file(path, str(part))
             if part.stat().st_size != size:
                 raise OSError(errno.EIO, f"{part.stat().st_size} bytes came of {size}", url)
             os.replace(part, copy)
         except OSError as error:
-            if error.errno in PERMANENT_ERRNOS:  # the disk is full or closed, which is no matter of the shard
+            if error.errno in PERMANENT_ERRNOS:  # the disk is full or read-only, which is no fault of the shard
                 return url
             raise
         finally:
             part.unlink(missing_ok=True)
         return str(copy)
 
-    def _used(self) -> int:
+    def _used_bytes(self) -> int:
         used = 0
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):  # renamed just now
@@ -100,5 +99,5 @@ class Cache:
         return used
 
 
-def _name(url: str) -> str:
+def _copy_name(url: str) -> str:
     return sha256(url.encode())[7:39]

@@ -1,4 +1,4 @@
-"""Encoded image to pixels of the network's input."""
+"""Decoding of an encoded image to the pixels of the network's input, within limits of memory and time."""
 
 import hashlib
 import io
@@ -16,126 +16,136 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.image import Frame, Placement, fit, rgb, upright
+from pipeline.image import CropTransform, PreprocessConfig, apply_orientation, resize_crop, to_rgb
 from pipeline.read import strip_metadata
-from pipeline.read.strip_metadata import Bare
-from pipeline.read.strip_metadata import Undecodable as Undecodable
+from pipeline.read.strip_metadata import StrippedImage, UndecodableImageError
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are not decoded: one would take more memory than a batch."""
-MAX_WALKS = 2_000_000_000
-"""Pixels times scans of a JPEG: each scan of a progressive one walks over all pixels."""
+"""Larger images are not decoded: one would take more memory than a batch."""
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""Pixels times scans of a JPEG: each scan of a progressive one visits all pixels."""
 MAX_INTERPRETED = 10_000_000
-"""Values of a picture, or quarters of its bytes, that Pillow decodes in Python: plain and rescaled PPM, BMP of runs."""
+"""Values of an image, or quarters of its bytes, that Pillow decodes in Python: plain and rescaled PPM, BMP of runs."""
 
-_KINDS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Bare], type[ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), strip_metadata.jpeg, JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), strip_metadata.png, PngImageFile),
-    (re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL), strip_metadata.webp, WebPImageFile),
-    (re.compile(rb"P[1-6]\s"), strip_metadata.ppm, PpmImageFile),
-    (re.compile(rb"BM"), strip_metadata.bmp, BmpImageFile),
+_FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], StrippedImage], type[ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), strip_metadata.strip_jpeg, JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), strip_metadata.strip_png, PngImageFile),
+    (re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL), strip_metadata.strip_webp, WebPImageFile),
+    (re.compile(rb"P[1-6]\s"), strip_metadata.strip_ppm, PpmImageFile),
+    (re.compile(rb"BM"), strip_metadata.strip_bmp, BmpImageFile),
 )
-"""How each kind begins, what leaves its metadata away, and what decodes it."""
+"""First bytes, metadata stripper and decoder of each format."""
 _COMPILED = ("jpeg", "zip", "raw")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
+class DecodedImage:
+    """A decoded image.
 
     Attributes:
-        pixels: uint8 [3, H, W], RGB, of the frame's size: a NumPy array, or a tensor of the device that decoded it.
-        width, height: of the original, after ``orientation`` (EXIF, 1–8) was applied.
-        placement: how it came into the frame.
+        pixels: uint8 [3, H, W], RGB, of the input size: a NumPy array, or a tensor on the device that decoded it.
+        width, height: of the original, after ``orientation`` (EXIF, 1 to 8) was applied.
+        transform: from the original to the input.
         sha256, size: of the encoded bytes.
-        fallback: why it was decoded here, where it was to be decoded on the device of the network.
+        fallback: why it was decoded by Pillow, if it was to be decoded on the device of the network.
     """
 
     pixels: Any
     width: int
     height: int
     orientation: int
-    placement: Placement
+    transform: CropTransform
     sha256: str
     size: int
     fallback: str | None = None
 
 
-def decode(data: bytes, frame: Frame) -> Picture:
-    """Decode a picture and bring it into the frame.
+def decode_image(data: bytes, config: PreprocessConfig) -> DecodedImage:
+    """Decode an image, resize and crop it.
 
-    JPEG, PNG, WebP, PPM, BMP by their contents, whatever the extension said; greyscale, palette, CMYK and
-    16-bit become 8-bit RGB; transparency is dropped; EXIF orientation is applied.
+    JPEG, PNG, WebP, PPM and BMP are recognized by their contents, whatever the extension; grayscale, palette, CMYK
+    and 16-bit become 8-bit RGB; transparency is dropped; EXIF orientation is applied.
 
-    Nothing that is accepted takes more than 1.7 GB beside its own bytes (a WebP of 100 million pixels; 0.5 to 1.3
-    for the other kinds) or about 15 s of one core (JPEG 11, PPM and BMP 10, WebP 5, PNG 4).
+    An accepted image takes at most 1.7 GB beside its own bytes (a WebP of 100 million pixels; 0.5 to 1.3 for the other
+    formats) and about 15 s of one core (JPEG 11, PPM and BMP 10, WebP 5, PNG 4).
+
+    Args:
+        data: encoded.
+        config: of the resize and crop.
 
     Raises:
-        Undecodable: not a picture, truncated, too large, or more work than its pixels are worth.
+        UndecodableImageError: not an image, truncated, too large, or too expensive for its size.
     """
-    image, orientation = _loaded(data)
-    image = rgb(upright(image, orientation))
-    placement = frame.place(image.width, image.height)
-    resized_width, resized_height = placement.size
+    stored, orientation = _load(data)
+    image = to_rgb(apply_orientation(stored, orientation))
+    transform = config.transform_for(image.width, image.height)
+    resized_width, resized_height = transform.size
     if resized_width * resized_height > MAX_PIXELS:  # much longer than wide, and to be cropped
-        raise Undecodable(f"{image.width}×{image.height} become {resized_width}×{resized_height} before the crop")
-    return Picture(
-        pixels=fit(image, frame, placement),
+        raise UndecodableImageError(
+            f"{image.width}×{image.height} become {resized_width}×{resized_height} before the crop"
+        )
+    return DecodedImage(
+        pixels=resize_crop(image, config, transform),
         width=image.width,
         height=image.height,
         orientation=orientation,
-        placement=placement,
+        transform=transform,
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
     )
 
 
-def opened(data: bytes) -> tuple[ImageFile, Bare]:
-    """A picture of which the headers have been read and found to be within the limits, and its bytes without metadata.
+def open_image(data: bytes) -> tuple[ImageFile, StrippedImage]:
+    """Read the headers of an image and check its limits.
+
+    Returns:
+        The image, not yet decoded, and its bytes without metadata.
 
     Raises:
-        Undecodable: see ``decode``.
+        UndecodableImageError: see ``decode_image``.
     """
-    kind = next((each for each in _KINDS if each[0].match(data)), None)
-    if kind is None:
-        raise Undecodable(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP")
-    _, strip, decoder = kind
+    match = next(((strip, decoder) for magic, strip, decoder in _FORMATS if magic.match(data)), None)
+    if match is None:
+        raise UndecodableImageError(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP")
+    strip, decoder = match
     stripped = strip(data)
-    with _one_sentence():
+    with _wrap_errors():
         image = decoder(io.BytesIO(stripped.data))
-        _affordable(image, stripped)
+        _check_limits(image, stripped)
     return image, stripped
 
 
-def _loaded(data: bytes) -> tuple[Image.Image, int]:
-    """The decoded picture as it is stored, and its EXIF orientation."""
-    image, stripped = opened(data)
-    with _one_sentence():
+def _load(data: bytes) -> tuple[Image.Image, int]:
+    """Return the decoded image as it is stored, and its EXIF orientation."""
+    image, stripped = open_image(data)
+    with _wrap_errors():
         image.load()
-    return image, strip_metadata.orientation(stripped.exif)
+    return image, strip_metadata.parse_exif_orientation(stripped.exif)
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Whatever a decoder raises, as ``Undecodable``."""
+def _wrap_errors() -> Iterator[None]:
+    """Raise any error of a decoder as ``UndecodableImageError``."""
     try:
         yield
-    except (Undecodable, MemoryError):  # the latter is the machine's fault: limits are looked at before
+    except (UndecodableImageError, MemoryError):  # the latter is the machine's fault: limits were checked before
         raise
     except Image.DecompressionBombError:
-        raise Undecodable(f"more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # decoders raise whatever it is that they trip over
-        raise Undecodable(f"{type(error).__name__}: {error}"[:200]) from None
+        raise UndecodableImageError(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # decoders raise errors of any type
+        raise UndecodableImageError(f"{type(error).__name__}: {error}"[:200]) from None
 
 
-def _affordable(image: ImageFile, stripped: Bare) -> None:
-    """Refuse by its headers alone what would take too much memory or time."""
+def _check_limits(image: ImageFile, stripped: StrippedImage) -> None:
+    """Refuse by its headers alone an image that would take too much memory or time."""
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise Undecodable(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
-    if pixels * stripped.scans > MAX_WALKS:
-        raise Undecodable(f"{stripped.scans} scans of {image.width}×{image.height} pixels are more than {MAX_WALKS:,}")
+        raise UndecodableImageError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+    if pixels * stripped.scans > MAX_SCANNED_PIXELS:
+        raise UndecodableImageError(
+            f"{stripped.scans} scans of {image.width}×{image.height} pixels are more than {MAX_SCANNED_PIXELS:,}"
+        )
     if any(tile[0] not in _COMPILED for tile in image.tile):
         values = max(pixels * len(image.getbands()), len(stripped.data) // 4)
         if values > MAX_INTERPRETED:
-            raise Undecodable(f"{values:,} values one by one are more than {MAX_INTERPRETED:,}")
+            raise UndecodableImageError(f"{values:,} values one by one are more than {MAX_INTERPRETED:,}")

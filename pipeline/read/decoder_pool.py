@@ -1,4 +1,4 @@
-"""What decodes pictures beside the network: a thread, or processes, of which any may die."""
+"""Image decoding beside the network: in one thread, or in processes that may crash."""
 
 import errno
 import time
@@ -14,43 +14,57 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.image import Frame
-from pipeline.read.decode import Picture, Undecodable, decode
+from pipeline.image import PreprocessConfig
+from pipeline.read.decode import DecodedImage, decode_image
+from pipeline.read.strip_metadata import UndecodableImageError
 from pipeline.utils.process_pool import make_process_pool
 
-_PATIENCE = 120.0
-"""Seconds after which a process is taken for lost. What ``decode`` accepts takes a tenth of it."""
-_TRIES = 3
-_STARTS = 7
-"""Attempts to start a process, over six seconds: a server of processes that was killed takes a moment to be gone."""
-_LOST = (BrokenProcessPool, CancelledError)
-"""What comes of the pictures of a process that dies."""
-_EASY = b"P5 1 1 255\n\0"
-_ANY_FRAME = Frame(1, 1, "nearest", "squash", 1.0, "center")
+_TIMEOUT = 120.0
+"""Seconds after which a process counts as hung. Images that ``decode_image`` accepts take a tenth of it."""
+_DECODE_ATTEMPTS = 3
+_START_ATTEMPTS = 7
+"""Over six seconds: a fork server that was killed takes a moment to disappear."""
+_POOL_ERRORS = (BrokenProcessPool, CancelledError)
+"""Results of the images of a process that dies."""
+_PROBE_IMAGE = b"P5 1 1 255\n\0"
+_PROBE_CONFIG = PreprocessConfig(1, 1, "nearest", "squash", 1.0, "center")
 
 
-class Decoding(Protocol):
-    """What decodes the pictures of ``batches``: here, or on the device of a network."""
+class ImageDecoder(Protocol):
+    """Decoder of the images of ``iter_batches``, on the host or on the device of the network."""
 
-    def submit(self, data: bytes, frame: Frame) -> Any:
-        """Begin to decode a picture; what comes back is for ``gather``."""
+    def submit(self, data: bytes, config: PreprocessConfig) -> Any:
+        """Start to decode an image.
 
-    def gather(self, pending: Sequence[Any], frame: Frame) -> tuple[Any, list[Picture | str | None]]:
-        """End what was begun for a batch, of which None is no picture.
+        Args:
+            data: encoded.
+            config: of the resize and crop.
 
         Returns:
-            uint8 [B, 3, H, W], black where there is no picture; and each picture, or why there is none.
+            A value for ``gather``.
+        """
+
+    def gather(self, pending: Sequence[Any], config: PreprocessConfig) -> tuple[Any, list[DecodedImage | str | None]]:
+        """Wait for the images of a batch.
+
+        Args:
+            pending: results of ``submit``; None where a sample has no image.
+            config: of the resize and crop.
+
+        Returns:
+            uint8 [B, 3, H, W], black where there is no image; and for each the image, the reason why it cannot be
+            decoded, or None.
 
         Raises:
-            OSError: there is no memory, or whatever decodes does not live long enough.
+            OSError: there is not enough memory, or the decoder itself fails.
         """
 
 
-class Decoders:
-    """Decodes pictures in the order in which they are asked for.
+class DecoderPool:
+    """Decoder of images in processes of its own, in the order of ``submit``.
 
-    When a process dies, or hangs, all that were under way are decoded again, each alone, so that a picture
-    that kills its decoder is told apart from those beside it.
+    If a process dies or hangs, all pending images are decoded again, each alone, so that an image that kills its
+    decoder is told apart from its neighbors.
 
     Args:
         processes: 0 is one thread, for a caller that is itself one of many processes.
@@ -58,7 +72,7 @@ class Decoders:
 
     def __init__(self, processes: int = 0) -> None:
         self.processes = processes
-        self.pool = self._start()
+        self.pool = self._make_pool()
 
     def __enter__(self) -> Self:
         return self
@@ -68,71 +82,79 @@ class Decoders:
     ) -> None:
         self.close()
 
-    def submit(self, data: bytes, frame: Frame) -> "Begun":
-        """Begin to decode a picture."""
-        return Begun(self, data, frame)
+    def submit(self, data: bytes, config: PreprocessConfig) -> "DecodeFuture":
+        """Start to decode an image; see ``ImageDecoder``."""
+        return DecodeFuture(self, data, config)
 
     def gather(
-        self, pending: "Sequence[Begun | None]", frame: Frame
-    ) -> tuple[NDArray[np.uint8], list[Picture | str | None]]:
-        """See ``Decoding``; the pixels are a NumPy array."""
-        pixels = np.zeros((len(pending), 3, frame.height, frame.width), np.uint8)
-        results = [begun.result() if begun else None for begun in pending]
-        for place, result in enumerate(results):
-            if isinstance(result, Picture):
-                pixels[place] = result.pixels
+        self, pending: "Sequence[DecodeFuture | None]", config: PreprocessConfig
+    ) -> tuple[NDArray[np.uint8], list[DecodedImage | str | None]]:
+        """Wait for the images of a batch; see ``ImageDecoder``. The pixels are a NumPy array."""
+        pixels = np.zeros((len(pending), 3, config.height, config.width), np.uint8)
+        results = [future.result() if future else None for future in pending]
+        for index, result in enumerate(results):
+            if isinstance(result, DecodedImage):
+                pixels[index] = result.pixels
         return pixels, results
 
     def restart(self) -> None:
-        """Give up the processes that there are, whatever they are doing."""
+        """Kill all processes and start new ones."""
         self.close()
-        self.pool = self._start()
+        self.pool = self._make_pool()
 
     def probe(self) -> None:
-        """Make sure that it is a picture that decoders die of, and not the machine.
+        """Make sure that images crash the processes, not the machine.
 
         Raises:
-            OSError: they die of an easy one as well.
+            OSError: they crash on a valid test image as well.
         """
         self.restart()
         try:
-            self.begin(_EASY, _ANY_FRAME).result(_PATIENCE)
-        except (*_LOST, TimeoutError) as error:
-            raise OSError(errno.EIO, f"decoders die whatever they are given ({type(error).__name__})") from error
+            self.start_decode(_PROBE_IMAGE, _PROBE_CONFIG).result(_TIMEOUT)
+        except (*_POOL_ERRORS, TimeoutError) as error:
+            raise OSError(
+                errno.EIO,
+                f"decoder processes crash even on a valid test image ({type(error).__name__}); "
+                "check memory and the Pillow installation",
+            ) from error
 
-    def begin(self, data: bytes, frame: Frame) -> "Future[Picture | str]":
-        """Give a picture to whoever is free.
+    def start_decode(self, data: bytes, config: PreprocessConfig) -> "Future[DecodedImage | str]":
+        """Give an image to a free process.
+
+        Args:
+            data: encoded.
+            config: of the resize and crop.
 
         Raises:
             OSError: no process can be started.
         """
-        for attempt in range(_STARTS):
+        for attempt in range(_START_ATTEMPTS):
             try:
-                return self.pool.submit(_decode, data, frame)
+                return self.pool.submit(_decode, data, config)
             except BrokenProcessPool as error:
-                lost: Future[Picture | str] = Future()
-                lost.set_exception(error)
-                return lost
+                failed: Future[DecodedImage | str] = Future()
+                failed.set_exception(error)
+                return failed
             except (EOFError, OSError):
-                # It may have been started, unknown to the pool, and take pictures that nobody sees again.
+                # A process may have started without the pool knowing, and would take images that nobody gets back.
                 self.restart()
                 time.sleep(0.05 * 2**attempt)
-        raise OSError(errno.EIO, "no process can be started that decodes")
+        raise OSError(errno.EIO, "no decoder process can be started; check memory and the limit of processes")
 
     def close(self) -> None:
         """Stop at once."""
-        # Its own way of stopping would wait for a process that hangs.
-        living = list((getattr(self.pool, "_processes", None) or {}).values())
+        # The shutdown of the executor would wait for a process that hangs.
+        processes = list((getattr(self.pool, "_processes", None) or {}).values())
         self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in living:
+        for process in processes:
             process.kill()
 
-    def _start(self) -> Executor:
-        return make_process_pool(self.processes, __name__) if self.processes else _Thread()
+    def _make_pool(self) -> Executor:
+        return make_process_pool(self.processes, __name__) if self.processes else _ThreadExecutor()
 
 
-class _Thread(Executor):
-    """One thread, for whose last picture no exit of the process waits."""
+class _ThreadExecutor(Executor):
+    """One daemon thread, so that the exit of the process does not wait for its last image."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -154,46 +176,46 @@ class _Thread(Executor):
             future, function = call
             try:
                 future.set_result(function())
-            except BaseException as error:  # it belongs to whoever waits for the result
+            except BaseException as error:  # raised again where the result is awaited
                 future.set_exception(error)
 
 
-class Begun:
-    """A picture that is being decoded."""
+class DecodeFuture:
+    """An image that is being decoded."""
 
-    def __init__(self, decoders: Decoders, data: bytes, frame: Frame) -> None:
-        self._decoders, self._data, self._frame = decoders, data, frame
-        self._begin()
+    def __init__(self, decoders: DecoderPool, data: bytes, config: PreprocessConfig) -> None:
+        self._decoders, self._data, self._config = decoders, data, config
+        self._start()
 
-    def _begin(self) -> None:
-        self._future = self._decoders.begin(self._data, self._frame)
+    def _start(self) -> None:
+        self._future = self._decoders.start_decode(self._data, self._config)
         self._pool = self._decoders.pool
 
-    def result(self) -> Picture | str:
-        """The picture, or why there is none.
+    def result(self) -> DecodedImage | str:
+        """Return the image, or the reason why it cannot be decoded.
 
         Raises:
-            OSError: there is no memory, or no decoder lives long enough, whatever it is given.
+            OSError: there is not enough memory, or every decoder process crashes, whatever it is given.
         """
-        for _ in range(_TRIES):
+        for _ in range(_DECODE_ATTEMPTS):
             try:
-                return self._future.result(_PATIENCE if self._decoders.processes else None)
+                return self._future.result(_TIMEOUT if self._decoders.processes else None)
             except MemoryError:
-                raise OSError(errno.ENOMEM, "there is not enough memory to decode a picture") from None
+                raise OSError(errno.ENOMEM, "there is not enough memory to decode an image") from None
             except TimeoutError:
-                reason = f"its decoder had not come to an end after {_PATIENCE:.0f} s"
-            except _LOST:
+                reason = f"its decoder did not finish within {_TIMEOUT:.0f} s"
+            except _POOL_ERRORS:
                 reason = "its decoder died"
             if self._pool is self._decoders.pool:
                 self._decoders.restart()
-            self._begin()
+            self._start()
         self._decoders.probe()
-        return f"{reason}, {_TRIES} times"
+        return f"{reason}, {_DECODE_ATTEMPTS} times"
 
 
-def _decode(data: bytes, frame: Frame) -> Picture | str:
-    """A picture, or why there is none: what a process can hand back without raising."""
+def _decode(data: bytes, config: PreprocessConfig) -> DecodedImage | str:
+    """Return the image or the reason why it cannot be decoded, as a process can return it without raising."""
     try:
-        return decode(data, frame)
-    except Undecodable as error:
+        return decode_image(data, config)
+    except UndecodableImageError as error:
         return str(error)

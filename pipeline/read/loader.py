@@ -1,4 +1,4 @@
-"""A shard as batches: read ahead and decoded while the last batch is being explained."""
+"""Batches of decoded images from one shard, read and decoded ahead of their use."""
 
 import re
 from collections import deque
@@ -7,127 +7,137 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
-from pipeline.image import Frame
-from pipeline.read.decode import Picture
-from pipeline.read.decoder_pool import Decoding
-from pipeline.read.samples import IMAGES, LABEL, MAX_BYTES, Group, read
+from pipeline.image import PreprocessConfig
+from pipeline.read.decode import DecodedImage
+from pipeline.read.decoder_pool import ImageDecoder
+from pipeline.read.sample_keys import is_unsafe_key
+from pipeline.read.shard_reader import IMAGE_EXTENSIONS, LABEL_EXTENSION, MAX_IMAGE_BYTES, RawSample, read_samples
 from schemas.run import ShardRecord
 from schemas.samples import SampleStatus
 
 _DECIMAL = re.compile(rb"\s*[+-]?[0-9]{1,9}\s*")
-_AHEAD = 2
-"""Batches that are decoded in advance."""
+_PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample of a shard, good or not.
+class DecodedSample:
+    """One sample of a shard, good or bad.
 
     Attributes:
-        ordinal: place in the shard, from 0.
+        ordinal: position in the shard, from 0.
+        key: of the sample; bytes that are not UTF-8 are escaped.
         member: name of its image in the shard.
-        label: the class index, or None where there is none that can be used.
-        picture: None unless ``status`` is ``ok``.
-        error: one sentence where ``status`` is not ``ok``, or where a label that is not needed is wrong.
+        label: class id, or None if there is no usable one.
+        image: None unless ``status`` is ``ok``.
+        status: ``ok``, or the kind of fault.
+        error: one sentence if ``status`` is not ``ok``, or if a label that is not needed is wrong.
     """
 
     ordinal: int
     key: str
     member: str | None
     label: int | None
-    picture: Picture | None
+    image: DecodedImage | None
     status: SampleStatus
     error: str | None
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Consecutive samples of a shard.
 
     Attributes:
         samples: B of them.
-        pixels: uint8 [B, 3, H, W], a NumPy array, or a tensor on the device of the decoders; black where a sample
-            has no picture, so that its neighbours are computed in a batch of the same shape whether or not it is
-            there. (Of the second target a batch has as many as need one, so its float32 bounds may still differ in
+        pixels: uint8 [B, 3, H, W], a NumPy array, or a tensor on the device of the decoder; black where a sample has
+            no image, so that a batch has the same shape, and its other maps the same bytes, with or without it. (For
+            the second target kind a batch has as many images as need one, so its float32 bounds may still differ in
             their last bit.)
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[DecodedSample, ...]
     pixels: Any
 
 
-def batches(
+def iter_batches(
     shard: ShardRecord,
-    room: int,
-    frame: Frame,
+    max_samples: int,
+    config: PreprocessConfig,
     batch_size: int,
     classes: int | None,
-    decoders: Decoding,
-    only: Callable[[Sample], bool] | None = None,
-) -> Iterator[Batch]:
-    """Batches of a shard, in its order.
+    decoder: ImageDecoder,
+    predicate: Callable[[DecodedSample], bool] | None = None,
+) -> Iterator[ImageBatch]:
+    """Iterate over the batches of a shard, in its order.
 
     Args:
-        room: rows that the shard owns.
-        classes: a label must be below it; None if labels are not needed, so that a sample without one is
-            as good as any.
-        only: whether a sample is wanted; of others no picture is decoded.
+        shard: as planned.
+        max_samples: rows that the shard owns in the atlas.
+        config: of the resize and crop.
+        batch_size: samples of a batch; the last may have fewer.
+        classes: a label must be below it; None if labels are not needed, so that a sample may lack one.
+        decoder: decodes while the caller works on earlier batches.
+        predicate: selects the samples whose images are decoded; None selects all.
 
     Raises:
-        CorruptShardError: see ``read``.
+        CorruptShardError, OSError: see ``read_samples``.
     """
-    groups = read(shard, room)
+    raw_samples = read_samples(shard, max_samples)
     ordinals = count()
-    first: dict[str, int] = {}
-    ahead: deque[list[tuple[Sample, Any]]] = deque()
-    while chunk := list(islice(groups, batch_size)):
-        pending: list[tuple[Sample, Any]] = []
-        for group in chunk:
-            sample = _check(next(ordinals), group, classes, first)
-            image = group.image()
-            data = image.data if image and sample.status is SampleStatus.OK and (only is None or only(sample)) else None
-            pending.append((sample, None if data is None else decoders.submit(data, frame)))
-        ahead.append(pending)
-        if len(ahead) > _AHEAD:
-            yield _collect(ahead.popleft(), frame, decoders)
-    while ahead:
-        yield _collect(ahead.popleft(), frame, decoders)
+    ordinal_by_key: dict[str, int] = {}
+    prefetched: deque[list[tuple[DecodedSample, Any]]] = deque()
+    while chunk := list(islice(raw_samples, batch_size)):
+        pending: list[tuple[DecodedSample, Any]] = []
+        for raw in chunk:
+            sample = _check_sample(next(ordinals), raw, classes, ordinal_by_key)
+            image = raw.image()
+            wanted = sample.status is SampleStatus.OK and (predicate is None or predicate(sample))
+            data = image.data if image and wanted else None
+            pending.append((sample, None if data is None else decoder.submit(data, config)))
+        prefetched.append(pending)
+        if len(prefetched) > _PREFETCHED_BATCHES:
+            yield _collect(prefetched.popleft(), config, decoder)
+    while prefetched:
+        yield _collect(prefetched.popleft(), config, decoder)
 
 
-def _check(ordinal: int, group: Group, classes: int | None, first: dict[str, int]) -> Sample:
-    """All that can be said of a sample before its image is decoded."""
-    label, status, error = _label(group, classes)
-    key, image = _escaped(group.key), group.image()
+def _check_sample(ordinal: int, raw: RawSample, classes: int | None, ordinal_by_key: dict[str, int]) -> DecodedSample:
+    """Find every fault of a sample that shows before its image is decoded."""
+    label, status, error = _parse_label(raw, classes)
+    key, image = _escape(raw.key), raw.image()
     if image is None:
-        found = _escaped(", ".join(sorted(group.members)))[:200]
-        status, error = SampleStatus.MISSING_IMAGE, f"no member ends in {', '.join(IMAGES)}; there are: {found}"
+        extensions = _escape(", ".join(sorted(raw.members)))[:200]
+        status, error = (
+            SampleStatus.MISSING_IMAGE,
+            f"no member ends in {', '.join(IMAGE_EXTENSIONS)}; there are: {extensions}",
+        )
     elif image.data is None:
-        status, error = SampleStatus.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_BYTES:,}"
-    if key != group.key:
+        status, error = SampleStatus.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_IMAGE_BYTES:,}"
+    if key != raw.key:
         status, error = SampleStatus.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
-    elif climbs(key):
+    elif is_unsafe_key(key):
         status, error = SampleStatus.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
-    if key in first:
-        status, error = SampleStatus.DUPLICATE_KEY, f"sample {first[key]} of this shard has the same key"
-    first.setdefault(key, ordinal)
-    return Sample(ordinal, key, _escaped(image.name) if image else None, label, None, status, error)
+    if key in ordinal_by_key:
+        status, error = SampleStatus.DUPLICATE_KEY, f"sample {ordinal_by_key[key]} of this shard has the same key"
+    ordinal_by_key.setdefault(key, ordinal)
+    return DecodedSample(ordinal, key, _escape(image.name) if image else None, label, None, status, error)
 
 
-def _escaped(name: str) -> str:
-    """A name of a shard, in which Python keeps bytes that are not UTF-8 as lone surrogates."""
+def _escape(name: str) -> str:
+    """Escape the bytes of a name that are not UTF-8, which Python keeps as lone surrogates."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _label(group: Group, classes: int | None) -> tuple[int | None, SampleStatus, str | None]:
-    """The label, and what is wrong with it. Where none is needed, a wrong one is only remarked on."""
-    member = group.members.get(LABEL)
+def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, SampleStatus, str | None]:
+    """Return the label and its fault. If labels are not needed, a fault leaves the status ``ok``."""
+    member = raw.members.get(LABEL_EXTENSION)
     label, status, error = None, SampleStatus.OK, None
     if member is None:
         if classes is not None:
-            status, error = SampleStatus.MISSING_LABEL, f"no .{LABEL} member"
+            status, error = SampleStatus.MISSING_LABEL, f"no .{LABEL_EXTENSION} member"
     elif member.data is None or not _DECIMAL.fullmatch(member.data):
-        what = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
-        status, error = SampleStatus.BAD_LABEL, f"the .{LABEL} member is {what}, not a number of up to 9 digits"
+        content = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
+        error = f"the .{LABEL_EXTENSION} member is {content}, not a number of up to 9 digits"
+        status = SampleStatus.BAD_LABEL
     else:
         label = int(member.data)
         if classes is not None and not 0 <= label < classes:
@@ -135,18 +145,13 @@ def _label(group: Group, classes: int | None) -> tuple[int | None, SampleStatus,
     return label, SampleStatus.OK if classes is None else status, error
 
 
-def _collect(pending: list[tuple[Sample, Any]], frame: Frame, decoders: Decoding) -> Batch:
-    pixels, results = decoders.gather([begun for _, begun in pending], frame)
+def _collect(pending: list[tuple[DecodedSample, Any]], config: PreprocessConfig, decoder: ImageDecoder) -> ImageBatch:
+    pixels, results = decoder.gather([future for _, future in pending], config)
     samples = []
     for (sample, _), result in zip(pending, results, strict=True):
-        if isinstance(result, Picture):
-            sample = replace(sample, picture=result)
+        if isinstance(result, DecodedImage):
+            sample = replace(sample, image=result)
         elif isinstance(result, str):
             sample = replace(sample, status=SampleStatus.UNDECODABLE, error=result)
         samples.append(sample)
-    return Batch(tuple(samples), pixels)
-
-
-def climbs(key: str) -> bool:
-    """Whether a key would lead out of the folder that it is unpacked in."""
-    return key.startswith("/") or "\\" in key or "\0" in key or ".." in key.split("/")
+    return ImageBatch(tuple(samples), pixels)

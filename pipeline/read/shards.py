@@ -1,4 +1,4 @@
-"""Shard patterns to shards: what is there, and how many samples each shard holds."""
+"""Expansion of shard patterns, and sample counts of shards."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
-from pipeline.read.samples import Scan, scan
+from pipeline.read.shard_reader import ShardScan, scan_shard
 from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
 from pipeline.utils.process_pool import make_process_pool
 from pipeline.utils.redaction import refuse_credentials
@@ -16,19 +16,23 @@ from schemas.errors import UsageError
 from schemas.run import ShardRecord
 
 _BLOCK = 512
-_AT_ONCE = 32
-"""Shards that are asked for together: a bucket answers for them side by side."""
+_THREADS = 32
+"""Requests to a store at a time."""
 _SUFFIX = re.compile(r"\.(tar(\.\w+)?|tgz)$")
-INFO = "_info.json"
-"""Where ImageNet-like collections keep the number of samples of each shard."""
+INFO_FILE = "_info.json"
+"""File that lists the sample counts of shards, as ImageNet-like collections have it."""
 
 
-def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
-    """URLs of all shards, in order: braces expanded and ``*`` matched, unless a file has that very name.
+def expand_shards(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
+    """Expand braces and ``*`` to the URLs of all shards, in order. A file with that very name is taken as it is.
+
+    Args:
+        patterns: paths, fsspec URLs or ``pipe:`` commands.
+        allow_pipe: accept shell commands.
 
     Raises:
-        UsageError: a pattern matches nothing, a shard does not exist or is named twice, or a shard is a
-            shell command and those were not allowed.
+        UsageError: a pattern matches nothing, a shard does not exist or is named twice, or a shard is a shell command
+            and those are not allowed.
     """
     urls: list[str] = []
     for pattern in patterns:
@@ -37,16 +41,21 @@ def find(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
         if pattern.startswith("pipe:") or os.path.isfile(pattern):
             urls.append(pattern)
         else:
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                urls.extend(name for found in pool.map(_match, _expand(pattern)) for name in found)
-    twice = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
-    if twice:
-        raise UsageError(f"{min(twice)}: is named twice; name each shard once")
+            with ThreadPoolExecutor(_THREADS) as pool:
+                urls.extend(url for matches in pool.map(_match, _expand_braces(pattern)) for url in matches)
+    repeated = {url for url in urls if urls.count(url) > 1} if len(set(urls)) < len(urls) else set()
+    if repeated:
+        raise UsageError(f"{min(repeated)}: is named twice; name each shard once")
     return tuple(urls)
 
 
-def absolute(pattern: str, root: str = "") -> str:
-    """A pattern that means the same in every process. ``root`` is what a relative one stands in."""
+def resolve_pattern(pattern: str, root: str = "") -> str:
+    """Make a pattern absolute, so that it means the same in every process.
+
+    Args:
+        pattern: path, fsspec URL or ``pipe:`` command.
+        root: folder that a relative path is relative to.
+    """
     if "://" in pattern or pattern.startswith(("/", "pipe:")):
         return pattern
     if "://" in root:
@@ -54,8 +63,8 @@ def absolute(pattern: str, root: str = "") -> str:
     return os.path.abspath(os.path.join(root, pattern))
 
 
-def _expand(pattern: str) -> list[str]:
-    from webdataset.shardlists import expand_urls  # it brings torch, which reading and counting do without
+def _expand_braces(pattern: str) -> list[str]:
+    from webdataset.shardlists import expand_urls  # imports torch, which reading and counting do without
 
     try:
         return list(expand_urls(pattern))
@@ -75,62 +84,63 @@ def _match(url: str) -> list[str]:
         return [url]
     if not re.search(r"[*?\[]", path):
         raise UsageError(f"{url}: no such shard")
-    found = sorted(files.glob(path))
-    if not found:
+    paths = sorted(files.glob(path))
+    if not paths:
         raise UsageError(f"{url}: no shard matches")
-    return [files.unstrip_protocol(name) if "://" in url else name for name in found]
+    return [files.unstrip_protocol(path) if "://" in url else path for path in paths]
 
 
-def count(
+def count_samples(
     urls: Sequence[str], progress: Callable[[int], None] = lambda done: None, keep_partial: bool = False
 ) -> tuple[ShardRecord, ...]:
-    """A record of each shard: from ``_info.json`` beside it where there is one, else from its headers.
+    """Make a record of each shard: from ``_info.json`` beside it if there is one, else from its headers.
 
     Args:
+        urls: of the shards.
         progress: called with the number of shards that are counted.
-        keep_partial: of shards that are damaged keep the samples in front of that. The headers of all are read
-            then, since ``_info.json`` does not know.
+        keep_partial: keep the samples before the fault of a corrupt shard. The headers of all shards are read then,
+            since ``_info.json`` does not tell which are corrupt.
 
     Raises:
-        UsageError: a shard cannot be reached now, or ``_info.json`` is none.
+        UsageError: a shard cannot be reached now, or ``_info.json`` is invalid.
     """
-    lengths = {} if keep_partial else {folder: _lengths(folder) for folder in {_folder(url) for url in urls}}
-    known = {url: lengths.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
-    scans = _scan([url for url in urls if known[url] is None])
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        sizes = pool.map(_size, [url for url in urls if known[url] is not None])
+    counts_by_folder = {} if keep_partial else {folder: _read_info(folder) for folder in {_folder(url) for url in urls}}
+    listed = {url: counts_by_folder.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
+    scans = _scan_shards([url for url in urls if listed[url] is None])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = pool.map(_file_size, [url for url in urls if listed[url] is not None])
     records = []
-    for name, url in zip(names(urls), urls, strict=True):
-        samples = known[url]
-        result = _listed(samples, next(sizes)) if samples is not None else next(scans)
-        kept = keep_partial and result.fault is not None and result.samples > 0
+    for name, url in zip(short_names(urls), urls, strict=True):
+        samples = listed[url]
+        scan = _check_listed(samples, next(sizes)) if samples is not None else next(scans)
+        partial = keep_partial and scan.fault is not None and scan.samples > 0
         records.append(
-            ShardRecord(name=name, url=url, samples=result.samples, size=result.size, fault=result.fault, partial=kept)
+            ShardRecord(name=name, url=url, samples=scan.samples, size=scan.size, fault=scan.fault, partial=partial)
         )
         progress(len(records))
     return tuple(records)
 
 
-def _listed(samples: int, size: int) -> Scan:
-    """What ``_info.json`` says of a shard, if that can be: a sample takes two blocks at least."""
+def _check_listed(samples: int, size: int) -> ShardScan:
+    """Return the count that ``_info.json`` lists, if it is possible: a sample takes at least two blocks."""
     if samples * 2 * _BLOCK > size:
-        return Scan(0, size, f"{INFO} says {samples} samples, more than its {size} bytes can hold")
-    return Scan(samples, size, None if samples > 0 else f"{INFO} says it holds {samples} samples")
+        return ShardScan(0, size, f"{INFO_FILE} says {samples} samples, more than its {size} bytes can hold")
+    return ShardScan(samples, size, None if samples > 0 else f"{INFO_FILE} says it holds {samples} samples")
 
 
-def _scan(urls: Sequence[str]) -> Iterator[Scan]:
+def _scan_shards(urls: Sequence[str]) -> Iterator[ShardScan]:
     if len(urls) < 16:
-        yield from map(_reached, urls)
+        yield from map(_scan_with_retries, urls)
         return
     with make_process_pool(min(32, os.cpu_count() or 1), __name__) as pool:
-        yield from pool.map(_reached, urls, chunksize=4)
+        yield from pool.map(_scan_with_retries, urls, chunksize=4)
 
 
-def _reached(url: str) -> Scan:
+def _scan_with_retries(url: str) -> ShardScan:
     try:
-        return with_retries(scan, url)
+        return with_retries(scan_shard, url)
     except OSError as error:
-        # Not a problem of the shard: that would be written down for good.
+        # Not a problem of the shard, which would be recorded for good.
         raise UsageError(f"{url}: cannot be reached ({error.strerror}); try again, or leave it out") from error
 
 
@@ -138,43 +148,45 @@ def _folder(url: str) -> str:
     return url.rpartition("/")[0]
 
 
-def _size(url: str) -> int:
+def _file_size(url: str) -> int:
     files, path = url_to_fs(url)
     return int(files.size(path))
 
 
-def _lengths(folder: str) -> dict[str, int]:
-    """Samples of each shard by file name, as ``_info.json`` in the folder says."""
+def _read_info(folder: str) -> dict[str, int]:
+    """Return the sample count of each shard by file name, from ``_info.json`` in the folder."""
     if folder.startswith("pipe:"):
         return {}
-    files, path = url_to_fs(f"{folder}/{INFO}")
+    files, path = url_to_fs(f"{folder}/{INFO_FILE}")
     if not files.exists(path):
         return {}
     try:
         splits = json.loads(files.cat_file(path))["splits"].values()
-        lengths = {
-            name: length
+        counts = {
+            name: count
             for split in splits
-            for name, length in zip(split["filenames"], split["shard_lengths"], strict=True)
+            for name, count in zip(split["filenames"], split["shard_lengths"], strict=True)
         }
-        if not all(isinstance(length, int) for length in lengths.values()):
+        if not all(isinstance(count, int) for count in counts.values()):
             raise ValueError("a length is not a whole number")
-        return lengths
+        return counts
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{folder}/{INFO}: does not list shard_lengths of its filenames ({error})") from None
+        raise UsageError(
+            f"{folder}/{INFO_FILE}: does not list shard_lengths of its filenames ({error}); fix or remove it"
+        ) from None
 
 
-def names(urls: Sequence[str]) -> list[str]:
-    """A short name for each shard, safe as a file name, and unique even where a disk takes no notice of case."""
+def short_names(urls: Sequence[str]) -> list[str]:
+    """Return a short name for each shard, safe as a file name, and unique even on a case-insensitive disk."""
     stems = [re.sub(r"[^A-Za-z0-9_.-]|^\.", "_", _SUFFIX.sub("", PurePosixPath(url).name))[:100] for url in urls]
-    often = Counter(stem.lower() for stem in stems)
-    taken = {stem for stem, times in often.items() if times == 1}
+    uses = Counter(stem.lower() for stem in stems)
+    taken = {stem for stem, count in uses.items() if count == 1}
     names = []
     for index, stem in enumerate(stems):
-        name, attempt = stem or "shard", index
-        if not stem or often[stem.lower()] > 1:
-            while (name := f"{stem or 'shard'}.{attempt}").lower() in taken:
-                attempt += len(stems)
+        name, number = stem or "shard", index
+        if not stem or uses[stem.lower()] > 1:
+            while (name := f"{stem or 'shard'}.{number}").lower() in taken:
+                number += len(stems)
             taken.add(name.lower())
         names.append(name)
     return names

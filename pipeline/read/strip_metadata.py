@@ -1,7 +1,7 @@
-"""An encoded picture without its metadata.
+"""Removal of metadata from encoded images, and the EXIF orientation.
 
-Profiles, comments, thumbnails and further pictures say nothing of the pixels, but a decoder that reads them can
-take any time and memory for it, fail, or warn. What is left is what decides the pixels, and the EXIF block.
+Profiles, comments, thumbnails and further images do not change the pixels, but a decoder that reads them may take any
+time and memory, fail, or warn. The data that decides the pixels is left, and the EXIF block is returned apart.
 """
 
 import re
@@ -9,36 +9,37 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAX_PARTS = 100_000
-"""Segments of a JPEG, or chunks of a PNG."""
+MAX_SEGMENTS = 100_000
+"""Segments of a JPEG, or chunks of a PNG or WebP."""
 
-_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for those that are part of a scan
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # without those that are part of a scan
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
 _CODINGS = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _EXIF = b"Exif\0\0"
 _APP1 = 0xE1
 _METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)
-_COLOURS = {0xE0: 18, 0xEE: 16}
-"""Markers of JFIF and Adobe, which say what the colours are, and the bytes that libjpeg believes them from."""
+_COLOR_SEGMENT_BYTES = {0xE0: 18, 0xEE: 16}
+"""Shortest segments of JFIF and Adobe, which define the color space, that libjpeg respects."""
 _PPM = re.compile(rb"P(?:[14](?:%b){2}|[2356](?:%b){3})".replace(b"%b", rb"(?:\s|#[^\r\n]*[\r\n])+[0-9]+"))
 _PPM_HEADER = 1 << 16
 _ORIENTATION = 0x0112
 _INTEGERS = {3: "H", 4: "I"}
-"""Types of EXIF by their number."""
+"""Integer types of EXIF by their number."""
 
 
-class Undecodable(Exception):
-    """The bytes are not a picture that can be used; the message is one sentence."""
+class UndecodableImageError(Exception):
+    """Bytes that are not a usable image; the message is one sentence."""
 
 
 @dataclass(frozen=True)
-class Bare:
-    """A picture without its metadata.
+class StrippedImage:
+    """An encoded image without its metadata.
 
     Attributes:
-        exif: its EXIF block, empty where it has none.
-        scans: of a JPEG, how often a decoder walks over all pixels.
-        codings: of a JPEG, the marker of each of its frames, of which a good one has one: 0xC0 is baseline.
+        data: encoded.
+        exif: the EXIF block, empty if there is none.
+        scans: of a JPEG, passes of a decoder over all pixels.
+        codings: of a JPEG, the marker of each of its frames; a valid one has one, 0xC0 if it is baseline.
     """
 
     data: bytes
@@ -47,110 +48,110 @@ class Bare:
     codings: tuple[int, ...] = ()
 
 
-def jpeg(data: bytes) -> Bare:
-    """A JPEG: its first picture, without the segments of applications.
+def strip_jpeg(data: bytes) -> StrippedImage:
+    """Strip a JPEG: keep its first image, without application segments and comments.
 
     Raises:
-        Undecodable: it has no end of segments, or none of a picture.
+        UndecodableImageError: it has too many segments, or no image.
     """
-    kept, exif, scans, codings = [data[:2]], b"", 0, []
+    segments, exif, scans, codings = [data[:2]], b"", 0, []
     for marker, segment in _segments(data):
         if marker == _APP1 and segment[4:].startswith(_EXIF) and not exif:
             exif = segment[4:]
         scans += marker == _SCAN
         if marker in _CODINGS:
             codings.append(marker)
-        if marker not in _METADATA and len(segment) >= _COLOURS.get(marker, 0):
-            kept.append(segment)
+        if marker not in _METADATA and len(segment) >= _COLOR_SEGMENT_BYTES.get(marker, 0):
+            segments.append(segment)
     if not scans:
-        raise Undecodable("a JPEG that is truncated or broken in front of its picture")
-    return Bare(b"".join(kept), exif, scans, tuple(codings))
+        raise UndecodableImageError("a JPEG that is truncated or broken before its image")
+    return StrippedImage(b"".join(segments), exif, scans, tuple(codings))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and bytes of each segment up to the end of the first picture, each scan with its pixels."""
+    """Yield marker and bytes of each segment up to the end of the first image; a scan includes its pixels."""
     position = 2
-    for _ in range(MAX_PARTS):
-        found = _MARKER.search(data, position)
-        if found is None:
+    for _ in range(MAX_SEGMENTS):
+        match = _MARKER.search(data, position)
+        if match is None:
             return
-        marker, start = found[1][0], found.end() - 2
+        marker, start = match[1][0], match.end() - 2
         if marker in (0x01, _START):
-            position = found.end()
+            position = match.end()
             continue
         if marker == _END:
-            yield marker, data[start : found.end()]
+            yield marker, data[start : match.end()]
             return
-        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
         if marker == _SCAN:
             following = _MARKER.search(data, position)
             position = following.start() if following else len(data)
         yield marker, data[start:position]
-    raise Undecodable(f"a JPEG of more than {MAX_PARTS:,} segments")
+    raise UndecodableImageError(f"a JPEG of more than {MAX_SEGMENTS:,} segments")
 
 
-def png(data: bytes) -> Bare:
-    """A PNG: the chunks without which there is no picture; of an animation the picture that stands for it.
+def strip_png(data: bytes) -> StrippedImage:
+    """Strip a PNG: keep the critical chunks; of an animation only its default image.
 
     Raises:
-        Undecodable: it has no end of chunks.
+        UndecodableImageError: it has too many chunks.
     """
-    kept, exif, position = [data[:8]], b"", 8
-    for _ in range(MAX_PARTS):
+    chunks, exif, position = [data[:8]], b"", 8
+    for _ in range(MAX_SEGMENTS):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         chunk = data[position : position + 12 + length]
         position += len(chunk)
         if kind == b"eXIf" and not exif:
             exif = chunk[8:-4]
         if kind[:1].isupper():
-            kept.append(chunk)
+            chunks.append(chunk)
         if kind == b"IEND" or not chunk:
-            return Bare(b"".join(kept), exif)
-    raise Undecodable(f"a PNG of more than {MAX_PARTS:,} chunks")
+            return StrippedImage(b"".join(chunks), exif)
+    raise UndecodableImageError(f"a PNG of more than {MAX_SEGMENTS:,} chunks")
 
 
-def webp(data: bytes) -> Bare:
-    """A WebP, whose metadata only libwebp passes over, quickly."""
+def strip_webp(data: bytes) -> StrippedImage:
+    """Return a WebP as it is, since libwebp skips metadata quickly, and its EXIF block."""
     exif, position = b"", 12
-    for _ in range(MAX_PARTS):
+    for _ in range(MAX_SEGMENTS):
         kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
         if kind == b"EXIF" or not kind:
             exif = data[position + 8 : position + 8 + length]
             break
         position += 8 + length + length % 2
-    return Bare(data, exif)
+    return StrippedImage(data, exif)
 
 
-def ppm(data: bytes) -> Bare:
-    """A PPM, whose header is read byte by byte, so that it has to end soon.
+def strip_ppm(data: bytes) -> StrippedImage:
+    """Return a PPM as it is. Pillow reads its header byte by byte, so the header must end early.
 
     Raises:
-        Undecodable: it does not.
+        UndecodableImageError: it does not.
     """
     if not _PPM.match(data[:_PPM_HEADER]):
-        raise Undecodable("a PPM without width, height and largest value")
-    return Bare(data)
+        raise UndecodableImageError("a PPM without width, height and largest value")
+    return StrippedImage(data)
 
 
-def bmp(data: bytes) -> Bare:
-    """A BMP, which has no metadata."""
-    return Bare(data)
+def strip_bmp(data: bytes) -> StrippedImage:
+    """Return a BMP as it is; it has no metadata."""
+    return StrippedImage(data)
 
 
-def orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it says nonsense."""
+def parse_exif_orientation(exif: bytes) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if there is none or an invalid one."""
     exif = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
     try:
-        (first,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, first)
-        for place in range(count):
-            tag, kind, values = struct.unpack_from(order + "HHI", exif, first + 2 + 12 * place)
+        (directory,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, directory)
+        for index in range(count):
+            tag, kind, values = struct.unpack_from(order + "HHI", exif, directory + 2 + 12 * index)
             if tag == _ORIENTATION and kind in _INTEGERS and values:
-                (value,) = struct.unpack_from(order + _INTEGERS[kind], exif, first + 10 + 12 * place)
+                (value,) = struct.unpack_from(order + _INTEGERS[kind], exif, directory + 10 + 12 * index)
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        return 1  # pixels are good, only the metadata is broken
+        return 1  # the pixels are good, only the metadata is broken
     return 1

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.explain.load import LoadedModel
-from pipeline.read import Decoders, Frame, batches, count, find
+from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards, iter_batches
 from pipeline.run.execution import Device
 from pipeline.run.plan import freeze
 from pipeline.run.worker import Worker
@@ -40,7 +40,7 @@ def pilot(spec: RunSpec, loaded: LoadedModel, device: Device, shard: str | None 
     """
     with TemporaryDirectory() as folder:
         url = shard or drawn(Path(folder, "drawn.tar"), _BATCHES * spec.batch_size)
-        (whole,) = count(find([url]))
+        (whole,) = count_samples(expand_shards([url]))
         if whole.fault or not whole.samples:
             raise UsageError(f"{url}: {whole.fault or 'it is empty'}; name a shard that is whole")
         shards = (first(whole, "warm", spec.batch_size), first(whole, "timed", _BATCHES * spec.batch_size))
@@ -70,11 +70,11 @@ def pilot(spec: RunSpec, loaded: LoadedModel, device: Device, shard: str | None 
         )
 
 
-def _decoding(run: RunRecord, frame: Frame) -> float:
+def _decoding(run: RunRecord, frame: PreprocessConfig) -> float:
     """Seconds of one core to read and decode the last shard."""
     begun = time.perf_counter()
-    with Decoders() as decoders:
-        for _ in batches(run.shards[-1], run.slot, frame, run.spec.batch_size, None, decoders):
+    with DecoderPool() as decoders:
+        for _ in iter_batches(run.shards[-1], run.slot, frame, run.spec.batch_size, None, decoders):
             pass
     return time.perf_counter() - begun
 

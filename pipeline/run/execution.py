@@ -8,7 +8,7 @@ from schemas.errors import UsageError
 from schemas.run import Decode
 
 if TYPE_CHECKING:
-    from pipeline.read import Cache
+    from pipeline.read import ShardCache
 
 Executor = Literal["ray", "inline"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -65,11 +65,11 @@ class ExecutionOptions:
         flags += [flag for flag, said in switches.items() if said]
         return shlex.join(["vitatlas", "run", url, *flags])
 
-    def copies(self) -> "Cache | None":
-        """Of remote shards, on the node that asks. Raises: see ``Cache``."""
-        from pipeline.read import Cache  # decoders are not needed where actors are only directed
+    def make_cache(self) -> "ShardCache | None":
+        """Of remote shards, on the node that asks. Raises: see ``ShardCache``."""
+        from pipeline.read import ShardCache  # decoders are not needed where actors are only directed
 
-        return Cache(self.cache, self.cache_gb * 10**9) if self.cache else None
+        return ShardCache(self.cache, self.cache_gb * 10**9) if self.cache else None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pipeline.read import Decoders, Frame, Picture, Placement, Plain, plain
+from pipeline.read import BaselineJpeg, CropTransform, DecodedImage, DecoderPool, PreprocessConfig, parse_baseline_jpeg
 from schemas.errors import UsageError
 
 _AT_ONCE = 64_000_000
@@ -29,7 +29,7 @@ _RESIZES = ("bilinear", "bicubic")
 _REFUSED = "refused"
 
 
-def check_frame(frame: Frame) -> None:
+def check_frame(frame: PreprocessConfig) -> None:
     """Make sure that pictures can be brought to a frame on the device.
 
     Raises:
@@ -49,9 +49,9 @@ class _Aside:
     reason: str
     begun: Any
 
-    def result(self) -> Picture | str:
+    def result(self) -> DecodedImage | str:
         result = self.begun.result()
-        return replace(result, fallback=self.reason) if isinstance(result, Picture) else result
+        return replace(result, fallback=self.reason) if isinstance(result, DecodedImage) else result
 
 
 class DeviceDecoders:
@@ -81,20 +81,20 @@ class DeviceDecoders:
                 f"torchvision decodes no JPEG on this {device.type} ({_line(error)}); "
                 "plan with --decode processes, or install another torchvision"
             ) from None
-        self.others = Decoders(processes)
+        self.others = DecoderPool(processes)
 
     def close(self) -> None:
         """Stop at once."""
         self.others.close()
 
-    def submit(self, data: bytes, frame: Frame) -> Plain | _Aside:
+    def submit(self, data: bytes, frame: PreprocessConfig) -> BaselineJpeg | _Aside:
         """See ``Decoding``."""
-        found = plain(data, frame)
+        found = parse_baseline_jpeg(data, frame)
         return _Aside(found, self.others.submit(data, frame)) if isinstance(found, str) else found
 
     def gather(
-        self, pending: Sequence[Plain | _Aside | None], frame: Frame
-    ) -> tuple[Tensor, list[Picture | str | None]]:
+        self, pending: Sequence[BaselineJpeg | _Aside | None], frame: PreprocessConfig
+    ) -> tuple[Tensor, list[DecodedImage | str | None]]:
         """See ``Decoding``; the pixels are a tensor on the device."""
         self.lap("read")
         try:
@@ -110,22 +110,22 @@ class DeviceDecoders:
         return pixels, results
 
     def _gathered(
-        self, pending: Sequence[Plain | _Aside | None], frame: Frame
-    ) -> tuple[Tensor, list[Picture | str | None]]:
-        results: list[Picture | str | None] = [None] * len(pending)
+        self, pending: Sequence[BaselineJpeg | _Aside | None], frame: PreprocessConfig
+    ) -> tuple[Tensor, list[DecodedImage | str | None]]:
+        results: list[DecodedImage | str | None] = [None] * len(pending)
         pixels = torch.zeros(len(pending), 3, frame.height, frame.width, dtype=torch.uint8, device=self.device)
         aside = {place: each for place, each in enumerate(pending) if isinstance(each, _Aside)}
         for places in _groups(pending):
-            group = [each for place in places if isinstance(each := pending[place], Plain)]
+            group = [each for place in places if isinstance(each := pending[place], BaselineJpeg)]
             for place, each, image in zip(places, group, self._decoded(group), strict=True):
-                if image is None or image.shape[1:] != (each.picture.height, each.picture.width):
+                if image is None or image.shape[1:] != (each.image.height, each.image.width):
                     aside[place] = _Aside(_REFUSED, self.others.submit(each.original, frame))
                 else:
-                    pixels[place] = framed(image, each.picture.placement, frame)
-                    results[place] = replace(each.picture, pixels=pixels[place])
+                    pixels[place] = framed(image, each.image.transform, frame)
+                    results[place] = replace(each.image, pixels=pixels[place])
         for place, other in aside.items():
             result = results[place] = other.result()
-            if isinstance(result, Picture):
+            if isinstance(result, DecodedImage):
                 pixels[place] = sent(torch.from_numpy(result.pixels), self.device)
         return pixels, results
 
@@ -134,18 +134,18 @@ class DeviceDecoders:
         # have left, but not yet be done with. Memory of another stream is not shared with it.
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
-    def _decoded(self, group: Sequence[Plain]) -> Iterator[Tensor | None]:
+    def _decoded(self, group: Sequence[BaselineJpeg]) -> Iterator[Tensor | None]:
         """Pictures as they are stored, uint8 [3, H, W]; None where the device refuses one."""
         try:
-            yield from _decode([each.data for each in group], group[0].grey, self.device)
+            yield from _decode([each.data for each in group], group[0].grayscale, self.device)
         except RuntimeError as error:  # which of them it was is not said
             _check_memory(error)
             for each in group:
                 yield self._alone(each)
 
-    def _alone(self, each: Plain) -> Tensor | None:
+    def _alone(self, each: BaselineJpeg) -> Tensor | None:
         try:
-            (image,) = _decode([each.data], each.grey, self.device)
+            (image,) = _decode([each.data], each.grayscale, self.device)
         except RuntimeError as error:
             _check_memory(error)
             try:
@@ -164,15 +164,15 @@ class DeviceDecoders:
                 _decode([_easy(grey)], grey, self.device)
 
 
-def _groups(pending: Sequence[Plain | _Aside | None]) -> Iterator[list[int]]:
+def _groups(pending: Sequence[BaselineJpeg | _Aside | None]) -> Iterator[list[int]]:
     """Places of plain pictures that go to the device together: grey ones apart, and no more pixels than it may hold."""
     for grey in (False, True):
         group: list[int] = []
         room = _AT_ONCE
         for place, each in enumerate(pending):
-            if not isinstance(each, Plain) or each.grey != grey:
+            if not isinstance(each, BaselineJpeg) or each.grayscale != grey:
                 continue
-            size = each.picture.width * each.picture.height
+            size = each.image.width * each.image.height
             if group and size > room:
                 yield group
                 group, room = [], _AT_ONCE
@@ -198,7 +198,7 @@ def _decode(jpegs: Sequence[bytes], grey: bool, device: torch.device) -> list[Te
     return [image.expand(3, -1, -1) for image in images]
 
 
-def framed(image: Tensor, placement: Placement, frame: Frame) -> Tensor:
+def framed(image: Tensor, placement: CropTransform, frame: PreprocessConfig) -> Tensor:
     """A decoded picture, uint8 [3, H, W], resized and cut as ``decode`` does it."""
     width, height = placement.size
     if image.shape[1:] != (height, width):

@@ -14,7 +14,7 @@ def inline(url: str, units: Sequence[int], crew: ExecutionOptions, retry_failed:
     dispatcher = Dispatcher(units, window=1)
     dispatcher.join(0)
     others = 0
-    with Worker(url, crew.device, crew.decode_processes or 0, retry_failed, cache=crew.copies()) as worker:
+    with Worker(url, crew.device, crew.decode_processes or 0, retry_failed, cache=crew.make_cache()) as worker:
         while assignment := dispatcher.next():
             unit = assignment.unit
             yield InProgress((unit,))

@@ -9,7 +9,7 @@ from pipeline.explain.explainer import check_supported
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
-from pipeline.read import Frame, absolute, count, find
+from pipeline.read import PreprocessConfig, count_samples, expand_shards, resolve_pattern
 from pipeline.run.gpu_decode import check_frame
 from pipeline.store import Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
@@ -40,15 +40,17 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     asked = spec = _absolute(spec)
     if objects.exists(RUN):
         return _same(objects, asked)
-    urls = find(spec.shards, spec.allow_pipe)
+    urls = expand_shards(spec.shards, spec.allow_pipe)
     loaded = load_model(spec.model)
     chosen = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
     chosen = check_supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
     spec = spec.model_copy(update={"methods": tuple(method.spec for method in chosen), "artifacts": ()})
-    frame = Frame.of(loaded.record, spec.geometry)  # refuses what cannot be placed
+    frame = PreprocessConfig.for_model(loaded.record, spec.geometry)  # refuses what cannot be placed
     if spec.decode == "gpu":
         check_frame(frame)
-    run = freeze(spec, loaded, count(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep"))
+    run = freeze(
+        spec, loaded, count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep")
+    )
     with Lease(objects):
         if objects.exists(RUN):  # another was quicker
             return _same(objects, asked)
@@ -60,7 +62,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 
 def _absolute(spec: RunSpec) -> RunSpec:
     """The spec with paths that mean the same in every process and from every folder."""
-    shards = tuple(absolute(pattern, spec.root) for pattern in spec.shards)
+    shards = tuple(resolve_pattern(pattern, spec.root) for pattern in spec.shards)
     return spec.model_copy(update={"model": absolute_model_spec(spec.model), "shards": shards, "root": ""})
 
 
@@ -120,7 +122,7 @@ def _same(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     wanted = spec.model_copy(update={"methods": methods, "artifacts": ()})
     differing = differences(run.spec.model_dump(mode="json"), wanted.model_dump(mode="json"))
     if not differing and any(set("*?[") & set(pattern) for pattern in spec.shards):  # others match the same
-        urls = find(spec.shards, spec.allow_pipe)
+        urls = expand_shards(spec.shards, spec.allow_pipe)
         if urls != tuple(shard.url for shard in run.shards):
             differing = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
     if not differing:

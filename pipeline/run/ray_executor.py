@@ -282,9 +282,9 @@ class _Actor:
         """Load, and say which units' shards have copies on this node."""
         from pipeline.run.worker import Worker  # torch is not needed where actors are only directed
 
-        cache = crew.copies()
+        cache = crew.make_cache()
         self._worker = Worker(url, device, decode_processes, retry_failed, cache=cache)
-        return cache.held([shard.url for shard in self._worker.run.shards]) if cache else []
+        return cache.cached_indices([shard.url for shard in self._worker.run.shards]) if cache else []
 
     def process(self, unit: int, attempt: int) -> Any:
         return self._worker.process(unit, attempt)

@@ -16,7 +16,7 @@ from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.registry import methods as registry
-from pipeline.read import Batch, Cache, Decoders, Frame, Sample, batches
+from pipeline.read import DecodedSample, DecoderPool, ImageBatch, PreprocessConfig, ShardCache, iter_batches
 from pipeline.run.execution import Device, check_decoding
 from pipeline.run.gpu_decode import DeviceDecoders, sent
 from pipeline.run.plan import check_artifacts, versions
@@ -53,7 +53,7 @@ class _Begun(NamedTuple):
         wait: returns when all of these are there.
     """
 
-    batch: Batch
+    batch: ImageBatch
     maps: dict[str, Tensor]
     extra_outputs: dict[str, Tensor]
     scores: Tensor
@@ -79,7 +79,7 @@ class Worker:
         decode_processes: int = 0,
         retry_failed: bool = False,
         loaded: LoadedModel | None = None,
-        cache: Cache | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
         atlas = Atlas.open(url)
         self.objects, self.run, self.retry_failed, self.cache = atlas.objects, atlas.run, retry_failed, cache
@@ -105,14 +105,14 @@ class Worker:
             self.model, loaded.anatomy, methods, seed, self.run.spec.precision, on_stage_end=self.watch.lap
         )
         self.exact = Explainer(self.model, loaded.anatomy, methods, seed)
-        self.frame = Frame.of(self.run.model, self.run.spec.geometry)
+        self.frame = PreprocessConfig.for_model(self.run.model, self.run.spec.geometry)
         self.normalise = Normalize(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
         self.decoders = self._decoders(decode_processes)
         self.versions = versions()
 
-    def _decoders(self, processes: int) -> Decoders | DeviceDecoders:
+    def _decoders(self, processes: int) -> DecoderPool | DeviceDecoders:
         if self.run.spec.decode == "processes":
-            return Decoders(processes)
+            return DecoderPool(processes)
         return DeviceDecoders(self.device, processes, self.watch.lap)
 
     def __enter__(self) -> Self:
@@ -161,7 +161,7 @@ class Worker:
         self.samples = 0
         self.watch.start()
         if self.cache:
-            shard = replace(shard, url=self.cache.near(shard.url))
+            shard = replace(shard, url=self.cache.local_path(shard.url))
 
         def needed(ordinal: int) -> bool:
             first = ordinal - ordinal % size
@@ -169,14 +169,14 @@ class Worker:
 
         with preserve_model_state(self.model):
             before: _Begun | None = None
-            for batch in batches(
+            for batch in iter_batches(
                 shard,
                 self.run.slot,
                 self.frame,
                 size,
                 classes,
                 self.decoders,
-                only=lambda sample: needed(sample.ordinal),
+                predicate=lambda sample: needed(sample.ordinal),
             ):
                 self.watch.lap("read")
                 self.samples += len(batch.samples)
@@ -188,7 +188,7 @@ class Worker:
             yield from self._results(before, wanted)
             self.watch.lap("collect")
 
-    def _begin(self, batch: Batch) -> _Begun:
+    def _begin(self, batch: ImageBatch) -> _Begun:
         """Give a batch to the device. Nothing waits for what comes of it."""
         keys = [sample.key for sample in batch.samples]
         images = self.normalise(sent(torch.as_tensor(batch.pixels), self.device))
@@ -228,7 +228,7 @@ class Worker:
             if wanted is not None and sample.ordinal not in wanted:
                 continue
             row = _row(sample)
-            if sample.picture is None:
+            if sample.image is None:
                 yield Explained(row, {}, {})
             elif not np.isfinite(scores[place]).all():
                 error = "the logits are NaN or infinite"
@@ -258,7 +258,7 @@ def _usable(label: int | None, classes: int) -> int:
     return label if label is not None and 0 <= label < classes else 0
 
 
-def _row(sample: Sample) -> dict[str, Any]:
+def _row(sample: DecodedSample) -> dict[str, Any]:
     row: dict[str, Any] = {
         "ordinal": sample.ordinal,
         "key": sample.key,
@@ -267,9 +267,9 @@ def _row(sample: Sample) -> dict[str, Any]:
         "error": sample.error,
         "label": sample.label,
     }
-    if sample.picture is None:
+    if sample.image is None:
         return row
-    picture, placement = sample.picture, sample.picture.placement
+    picture, placement = sample.image, sample.image.transform
     return row | {
         "width": picture.width,
         "height": picture.height,

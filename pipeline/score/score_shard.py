@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.image.iou import box_iou
-from pipeline.image.score_map import SIDE, Window, score_map, window
+from pipeline.image.score_map import SIDE, Window, score_map, visible_window
 from pipeline.run.derive import ShardResult, ShardTask
 from pipeline.score import pixel_metrics, segmentation_metrics
 from pipeline.score.box_metrics import HIT_IOUS, best_ious, resize_boxes
@@ -107,7 +107,7 @@ def _build_scored_image(
         mask=mask,
         ignore=ignore,
         rank=sample["label_rank"],
-        window=window(sample, frame),
+        window=visible_window(sample, frame),
     )
 
 

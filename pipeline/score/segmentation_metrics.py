@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.image.score_map import Window, placed
+from pipeline.image.score_map import Window, resize_into_window
 from pipeline.truth.truth import Mask
 
 _STEPS = 2**16 - 1
@@ -23,7 +23,7 @@ def linear_map(values: NDArray[np.floating], window: Window = (0, 0, 1, 1)) -> N
     Returns:
         float [224, 224] in [0, 1].
     """
-    return placed(values, window, cv2.INTER_LINEAR)
+    return resize_into_window(values, window, cv2.INTER_LINEAR)
 
 
 def confusion(score: NDArray[np.float64], mask: Mask, ignore: Mask) -> NDArray[np.int64]:

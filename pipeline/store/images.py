@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.image import Frame
-from pipeline.read import Decoders, Decoding, batches
+from pipeline.image import PreprocessConfig
+from pipeline.read import DecoderPool, ImageDecoder, iter_batches
 from pipeline.store.atlas_shard import AtlasShard
 from schemas.errors import CorruptShardError
 from schemas.run import RunRecord
@@ -16,8 +16,8 @@ def pictures(
     part: AtlasShard,
     ordinals: Sequence[int],
     together: int,
-    decoders: Decoding | None = None,
-    frame: Frame | None = None,
+    decoders: ImageDecoder | None = None,
+    frame: PreprocessConfig | None = None,
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """What the network saw of some samples of a shard, in the order of the shard, of which no more is read than needed.
 
@@ -36,18 +36,20 @@ def pictures(
     """
     shard, wanted = run.shards[part.commit.shard_index], set(ordinals)
     known = part.samples.select(["key", "image_sha256"]).to_pylist()
-    frame, waiting = frame or Frame.of(run.model, run.spec.geometry), list[tuple[int, Any]]()
+    frame, waiting = frame or PreprocessConfig.for_model(run.model, run.spec.geometry), list[tuple[int, Any]]()
     with ExitStack() as stack:
-        decoders = decoders or stack.enter_context(Decoders(0))
-        read = batches(shard, run.slot, frame, together, None, decoders, only=lambda sample: sample.ordinal in wanted)
+        decoders = decoders or stack.enter_context(DecoderPool(0))
+        read = iter_batches(
+            shard, run.slot, frame, together, None, decoders, predicate=lambda sample: sample.ordinal in wanted
+        )
         while wanted and (batch := next(read, None)):
             for sample in batch.samples:
                 if sample.ordinal not in wanted:
                     continue
-                found = sample.picture.sha256 if sample.picture else None
-                if {"key": sample.key, "image_sha256": found} != known[sample.ordinal] or sample.picture is None:
+                found = sample.image.sha256 if sample.image else None
+                if {"key": sample.key, "image_sha256": found} != known[sample.ordinal] or sample.image is None:
                     raise CorruptShardError(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
-                waiting.append((sample.ordinal, sample.picture.pixels))
+                waiting.append((sample.ordinal, sample.image.pixels))
                 wanted.remove(sample.ordinal)
             while len(waiting) >= together or (waiting and not wanted):
                 group, waiting = waiting[:together], waiting[together:]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.image import Frame, blend, colours, enlarge
+from pipeline.image import PreprocessConfig, apply_colormap, blend_heatmap, upsample_to_image
 from pipeline.store.images import pictures
 from pipeline.utils.io import refuse_commands
 from schemas.errors import AtlasError
@@ -40,8 +40,8 @@ def show(atlas: "Atlas", sample: dict[str, Any], maps: dict[str, NDArray[np.floa
     picture = _picture(atlas, sample, small)
     panels = {} if picture is None else {"image": picture}
     for method, values in maps.items():
-        heat = enlarge(values, small, atlas.run.model.input_size)
-        panels[method] = colours(heat) if picture is None else blend(picture, heat)
+        heat = upsample_to_image(values, small, atlas.run.model.input_size)
+        panels[method] = apply_colormap(heat) if picture is None else blend_heatmap(picture, heat)
     across = min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
     aspect = small["height"] / small["width"]
@@ -75,7 +75,7 @@ _PLACED: Sequence[str] = ("scale_x", "scale_y", "offset_x", "offset_y")
 def _picture(atlas: "Atlas", sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
     """The picture of a sample from its shard, uint8 [H, W, 3]; None, with a warning, where it cannot be had."""
     part = atlas.shard(sample["shard"])
-    frame = Frame(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
+    frame = PreprocessConfig(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
     try:
         refuse_commands([atlas.run.shards[part.commit.shard_index].url], allow_pipe=False)
         _, (pixels,) = next(pictures(atlas.run, part, [sample["ordinal"]], 1, frame=frame))

@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.read import Decoders, Frame, Sample, batches
+from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_batches
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ShardRecord
 
@@ -27,7 +27,7 @@ class Images:
 
     number: int
     shard: str
-    samples: tuple[Sample, ...]
+    samples: tuple[DecodedSample, ...]
     pixels: NDArray[np.uint8]
     left_out: int = 0
 
@@ -50,7 +50,7 @@ class Stream:
     """
 
     shards: Sequence[ShardRecord]
-    frame: Frame
+    frame: PreprocessConfig
     batch_size: int
     classes: int | None
     seed: int
@@ -71,7 +71,7 @@ class Stream:
         places = np.random.default_rng([92, self.seed, epoch]).permutation(len(self.usable))
         return [self.usable[place] for place in places[self.rank :: self.ranks]]
 
-    def read(self, pool: Decoders, first: int = 0) -> Iterator[Images]:
+    def read(self, pool: DecoderPool, first: int = 0) -> Iterator[Images]:
         """Batches without end, from the given one on; those before it are not read at all where a shard is skipped.
 
         Args:
@@ -92,11 +92,11 @@ class Stream:
 
     def epoch(
         self,
-        pool: Decoders,
+        pool: DecoderPool,
         epoch: int = 0,
         begun: int = 0,
         first: int = 0,
-        only: Callable[[Sample], bool] | None = None,
+        only: Callable[[DecodedSample], bool] | None = None,
     ) -> Iterator[Images]:
         """Batches of one epoch.
 
@@ -109,9 +109,9 @@ class Stream:
         for shard in self.order(epoch):
             end = number + self._batches(shard)
             if end > first:
-                read = batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool, only)
+                read = iter_batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool, only)
                 for place, batch in enumerate(read, number):
-                    good = [index for index, sample in enumerate(batch.samples) if sample.picture is not None]
+                    good = [index for index, sample in enumerate(batch.samples) if sample.image is not None]
                     left_out += len(batch.samples) - len(good)
                     if place >= first and good:
                         chosen = tuple(batch.samples[index] for index in good)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.label import iter_labels, read_policy
 from pipeline.label.label_shard import check_policy
 from pipeline.label.mask import Label
-from pipeline.read import Frame, Sample
+from pipeline.read import DecodedSample, PreprocessConfig
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
@@ -41,19 +41,19 @@ class Known:
     ignore: NDArray[np.bool_]
     boxed: bool = False
 
-    def planes(self, sample: Sample, frame: Frame) -> NDArray[np.uint8]:
+    def planes(self, sample: DecodedSample, frame: PreprocessConfig) -> NDArray[np.uint8]:
         """Object and ignored area of each pixel of the frame: uint8 [2, H, W], 255 is all of it.
 
         Raises:
             UsageError: the mask is of another size than the picture.
         """
-        assert sample.picture is not None, "a sample without a picture has no frame"
-        width, height = sample.picture.width, sample.picture.height
+        assert sample.image is not None, "a sample without a picture has no frame"
+        width, height = sample.image.width, sample.image.height
         if self.object.shape != (height, width):
             wrong = f"{self.object.shape[1]}×{self.object.shape[0]}"
             what = f"{sample.key}: its mask is {wrong} pixels, the picture {width}×{height}"
             raise UsageError(f"{what}; are these the masks of other shards?")
-        placement = sample.picture.placement
+        placement = sample.image.transform
         cut = (slice(placement.top, placement.top + frame.height), slice(placement.left, placement.left + frame.width))
         planes = [
             cv2.resize(plane.astype(np.uint8) * 255, placement.size, interpolation=cv2.INTER_AREA)[cut]
@@ -76,7 +76,7 @@ class Masks(Protocol):
     def __contains__(self, key: object) -> bool:
         """Whether there may be a mask of that key."""
 
-    def of(self, shard: str, sample: Sample) -> Known | None:
+    def of(self, shard: str, sample: DecodedSample) -> Known | None:
         """What is known of a sample; None where nothing is."""
 
 
@@ -94,10 +94,10 @@ class TruthMasks:
         truth = self._truths.find(str(key))
         return truth is not None and truth.is_annotated
 
-    def of(self, shard: str, sample: Sample) -> Known | None:
+    def of(self, shard: str, sample: DecodedSample) -> Known | None:
         truth = self._truths.find(sample.key)
-        if truth is not None and truth.width is None and sample.picture is not None:
-            truth = truth.with_size(sample.picture.width, sample.picture.height)
+        if truth is not None and truth.width is None and sample.image is not None:
+            truth = truth.with_size(sample.image.width, sample.image.height)
         if truth is None:
             return None
         mask = truth.mask
@@ -146,7 +146,7 @@ class PseudoMasks:
                 url = self._atlas.objects.url
                 raise UsageError(f"{url}: {what} {shard.name}; make the atlas of the shards to learn from")
 
-    def of(self, shard: str, sample: Sample) -> Known | None:
+    def of(self, shard: str, sample: DecodedSample) -> Known | None:
         labels, told = self._labels(shard)
         place = sample.ordinal
         label = labels[place]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.read import Decoders, Frame, Sample
+from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig
 from pipeline.train.image_stream import Stream
 from pipeline.train.mask_sources import Masks
 
@@ -42,7 +42,12 @@ class Labelled:
 
     @classmethod
     def of(
-        cls, shard: str, samples: Sequence[Sample], pixels: NDArray[np.uint8], masks: Masks | None, frame: Frame
+        cls,
+        shard: str,
+        samples: Sequence[DecodedSample],
+        pixels: NDArray[np.uint8],
+        masks: Masks | None,
+        frame: PreprocessConfig,
     ) -> Self:
         """Samples of a shard with what masks say of them.
 
@@ -75,7 +80,7 @@ class Pool:
         self._places = [(part, place) for part in range(len(parts)) for place in range(len(parts[part]))]
 
     @classmethod
-    def gather(cls, stream: Stream, masks: Masks, decoder: Decoders) -> Self:
+    def gather(cls, stream: Stream, masks: Masks, decoder: DecoderPool) -> Self:
         """All pictures of a rank's shards that masks are known of.
 
         Raises:

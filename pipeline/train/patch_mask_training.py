@@ -16,7 +16,7 @@ from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import PatchReadout
 from pipeline.explain.trace import autocast, select_classes
-from pipeline.read import Frame
+from pipeline.read import PreprocessConfig
 from pipeline.train.calibration import Calibration
 from pipeline.train.distributed import mean, rank, shared
 from pipeline.train.finite import finite_gradients
@@ -61,7 +61,7 @@ class PatchMaskTraining:
         loaded: LoadedModel,
         settings: PatchMaskSettings,
         steps: int,
-        frames: tuple[Frame, Frame],
+        frames: tuple[PreprocessConfig, PreprocessConfig],
         *,
         masks: Masks | None = None,
         pool: Pool | None = None,

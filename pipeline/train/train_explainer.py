@@ -12,7 +12,7 @@ import torch
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LOCAL, LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.readout import PATCH_READOUT_DESIGN
-from pipeline.read import Decoders, Frame, absolute, count, find
+from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards, resolve_pattern
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.distributed import mean, rank, ranks
 from pipeline.train.image_stream import Stream
@@ -93,12 +93,12 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
     if not Path(spec.out).absolute().parent.is_dir():
         raise UsageError(f"{spec.out}: there is no folder {Path(spec.out).parent}")
     spec = _absolute(spec)
-    learn, test = find(spec.shards), find(spec.held_out)
+    learn, test = expand_shards(spec.shards), expand_shards(spec.held_out)
     if both := sorted({os.path.realpath(url) for url in learn} & {os.path.realpath(url) for url in test}):
         raise UsageError(f"{both[0]}: is among the shards to learn from and among those held out")
     source = masks(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
     measured = truth_masks(spec.masks.measured) if spec.masks and spec.masks.measured else None
-    shards, held_out = count(learn, counted), count(test, counted)
+    shards, held_out = count_samples(learn, counted), count_samples(test, counted)
     for shard in (*shards, *held_out):
         if shard.fault:
             raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or mend it")
@@ -111,14 +111,14 @@ def prepare(spec: TrainSpec, counted: Callable[[int], None] = lambda done: None)
 def _absolute(spec: TrainSpec) -> TrainSpec:
     """The spec with paths that mean the same in every process and from every folder."""
     given = spec.masks.model_dump() if spec.masks else {}
-    places = MaskSpec(**{name: absolute(path) if path else None for name, path in given.items()})
+    places = MaskSpec(**{name: resolve_pattern(path) if path else None for name, path in given.items()})
     return spec.model_copy(
         update={
             "model": absolute_model_spec(spec.model),
             "masks": places if spec.masks else None,
             "out": os.path.abspath(spec.out),
-            "shards": tuple(map(absolute, spec.shards)),
-            "held_out": tuple(map(absolute, spec.held_out)),
+            "shards": tuple(map(resolve_pattern, spec.shards)),
+            "held_out": tuple(map(resolve_pattern, spec.held_out)),
         }
     )
 
@@ -130,7 +130,7 @@ def take_part(
     spec = prepared.spec
     loaded = load_model(spec.model)
     loaded = replace(loaded, model=loaded.model.to(device))
-    frame = Frame.of(loaded.record, spec.geometry)
+    frame = PreprocessConfig.for_model(loaded.record, spec.geometry)
     if isinstance(spec.settings, DiffMaskSettings):
         classes = loaded.record.classes if spec.settings.objective == "class" else None
         learning = frame
@@ -193,7 +193,9 @@ class About:
     supervision: str
 
 
-def _learner(spec: TrainSpec, loaded: LoadedModel, stream: Stream, frame: Frame, device: str) -> tuple[Learner, About]:
+def _learner(
+    spec: TrainSpec, loaded: LoadedModel, stream: Stream, frame: PreprocessConfig, device: str
+) -> tuple[Learner, About]:
     if isinstance(spec.settings, DiffMaskSettings):
         of_class = spec.settings.objective == "class"
         about = About(
@@ -208,7 +210,7 @@ def _learner(spec: TrainSpec, loaded: LoadedModel, stream: Stream, frame: Frame,
     if source.count is None:
         supervision = f"labels, and pseudo-masks without locality labels: {source.about}"
     else:
-        with Decoders(_decode_processes(device)) as decoder:
+        with DecoderPool(_decode_processes(device)) as decoder:
             pool = Pool.gather(stream, source, decoder)
         images = sum(shard.samples for shard in stream.shards)
         found = round(mean({"masks": len(pool)}, torch.device(device))["masks"] * ranks())

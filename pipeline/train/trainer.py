@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain import artifacts
-from pipeline.read import Decoders
+from pipeline.read import DecoderPool
 from pipeline.train.distributed import of_first, rank
 from pipeline.train.image_stream import Images, Stream
 from schemas.artifacts import ArtifactRecord
@@ -118,7 +118,7 @@ def fit(
         RunFailedError: the loss was not finite, or a batch does not fit into memory; the last checkpoint is kept.
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    with Decoders(decode_processes) as pool, learner.session():
+    with DecoderPool(decode_processes) as pool, learner.session():
         course = _resumed(learner, identity, checkpoint)
         try:
             if not course.looks:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.read.samples import key_of
+from pipeline.read.sample_keys import sample_key
 from pipeline.truth.csv_lines import read_bytes
 from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
@@ -62,7 +62,7 @@ def _group_by_image(content: Mapping[str, Any], file: Path) -> Mapping[int, Sequ
 
 
 def _parse_image(image: Mapping[str, Any], file: Path) -> tuple[str, int, int]:
-    key, width, height = key_of(image["file_name"]), image["width"], image["height"]
+    key, width, height = sample_key(image["file_name"]), image["width"], image["height"]
     if not all(isinstance(side, int) and side > 0 for side in (width, height)):
         raise UsageError(f"{file}: {key} has the size {width!r}×{height!r}; write the size of the image in pixels")
     return key, width, height

@@ -6,7 +6,7 @@ are width and height. That is noticed where one is smaller than the corner; the 
 
 from pathlib import Path
 
-from pipeline.read.samples import key_of
+from pipeline.read.sample_keys import sample_key
 from pipeline.truth.box_truth import build_box_truths
 from pipeline.truth.csv_lines import parse_floats, parse_lines, read_bytes
 from pipeline.truth.truth import TruthSet
@@ -42,6 +42,6 @@ def read(path: Path) -> TruthSet:
     index_by_image: dict[str, int] = {}
     image_indices = [index_by_image.setdefault(row.columns[0], len(index_by_image)) for row in rows]
     boxes = parse_floats([row.columns[1:] for row in rows], 4, describe_box)
-    keys = [key_of(image) for image in index_by_image]
+    keys = [sample_key(image) for image in index_by_image]
     truths = build_box_truths(keys, [None] * len(keys), boxes, image_indices, describe_box)
     return TruthSet.from_truths(path, sha256(data), truths)

@@ -9,7 +9,7 @@ from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from pipeline.read.samples import key_of
+from pipeline.read.sample_keys import sample_key
 from pipeline.truth.box_truth import ImageSize, build_box_truths
 from pipeline.truth.csv_lines import parse_floats, parse_pixels, read_bytes
 from pipeline.truth.truth import TruthSet
@@ -44,7 +44,7 @@ def read(path: Path) -> TruthSet:
             raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
         rows += boxes
         image_indices += [index] * len(boxes)
-        keys.append(key_of(name))
+        keys.append(sample_key(name))
         sizes.append(_parse_size(root, file))
         hashes.append(f"{name} {sha256(data)}")
 

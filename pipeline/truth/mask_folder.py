@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.read.samples import key_of
+from pipeline.read.sample_keys import sample_key
 from pipeline.truth.png_file import PngFile
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from schemas.base import sha256
@@ -35,7 +35,7 @@ def read(path: Path) -> TruthSet:
     truths, hashes = [], []
     for file in sorted(path.rglob("*.png")):
         png, name = PngFile.open(file), file.relative_to(path).as_posix()
-        truths.append(MaskTruth(key_of(name), png.width, png.height, png))
+        truths.append(MaskTruth(sample_key(name), png.width, png.height, png))
         hashes.append(f"{name} {png.sha256}")
     return TruthSet.from_truths(path, sha256("\n".join(hashes).encode()), truths)
 

@@ -10,8 +10,7 @@ Source: Choe et al., CVPR 2020, github.com/clovaai/wsolevaluation, ``data_loader
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.read.loader import climbs
-from pipeline.read.samples import key_of
+from pipeline.read.sample_keys import is_unsafe_key, sample_key
 from pipeline.truth.box_truth import ImageSize, build_box_truths
 from pipeline.truth.csv_lines import CsvLine, parse_floats, parse_lines, parse_pixels, read_bytes
 from pipeline.truth.openimages_masks import InstanceTruth, require_same_size
@@ -46,7 +45,7 @@ def read(path: Path) -> TruthSet:
     columns = _MASK_COLUMNS if objects and len(objects[0].columns) == len(_MASK_COLUMNS) else _BOX_COLUMNS
     image_indices = _find_images(objects, columns, index_by_id, path / OBJECTS)
     hashes = [f"{name} {sha256(content)}" for name, content in data.items()]
-    keys = [key_of(image_id) for image_id in index_by_id]
+    keys = [sample_key(image_id) for image_id in index_by_id]
     if columns is _BOX_COLUMNS:
 
         def describe_box(index: int) -> str:
@@ -125,7 +124,7 @@ def _build_mask_truths(
     for line, index in zip(objects, image_indices, strict=True):
         _, mask, ignore = line.columns
         for name in filter(None, (mask, ignore)):
-            if climbs(name):
+            if is_unsafe_key(name):
                 raise UsageError(f"{file}, line {line.number}: {name} leads out of the folder of the masks")
         if not mask:
             raise UsageError(f"{file}, line {line.number}: names no mask")

@@ -28,7 +28,7 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.load import LoadedModel, create_model, describe_loaded, load_model
-from pipeline.read import Decoders, Decoding, Frame, batches, count, find
+from pipeline.read import DecoderPool, ImageDecoder, PreprocessConfig, count_samples, expand_shards, iter_batches
 from pipeline.run.bench_shard import drawn, first
 from pipeline.run.execution import Device
 from pipeline.run.gpu_decode import DeviceDecoders
@@ -82,15 +82,15 @@ def throughput(
         return worker.process(1)
 
 
-def pixels(shard: ShardRecord, frame: Frame, decoders: Decoding) -> Iterator[NDArray[np.int16]]:
+def pixels(shard: ShardRecord, frame: PreprocessConfig, decoders: ImageDecoder) -> Iterator[NDArray[np.int16]]:
     """[B, 3, H, W] of each batch of a shard."""
-    for batch in batches(shard, shard.samples, frame, 32, None, decoders):
+    for batch in iter_batches(shard, shard.samples, frame, 32, None, decoders):
         yield torch.as_tensor(batch.pixels).cpu().numpy().astype(np.int16)
 
 
-def difference(shard: ShardRecord, frame: Frame, device: torch.device) -> Difference:
+def difference(shard: ShardRecord, frame: PreprocessConfig, device: torch.device) -> Difference:
     """Of all pixels of a shard."""
-    here, there = Decoders(), DeviceDecoders(device)
+    here, there = DecoderPool(), DeviceDecoders(device)
     try:
         pairs = zip(pixels(shard, frame, here), pixels(shard, frame, there), strict=True)
         off = np.concatenate([np.abs(one - other).reshape(len(one), -1) for one, other in pairs])
@@ -108,7 +108,7 @@ def correlations(scenes: int, device: Device) -> tuple[NDArray[np.float64], floa
     with tempfile.TemporaryDirectory() as folder:
         world = SyntheticDataset(Path(folder), 1, scenes)
         write_dataset(world)
-        shards = count(find([world.shards]))
+        shards = count_samples(expand_shards([world.shards]))
         for way in _WAYS:
             spec = RunSpec(
                 shards=(world.shards,),
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = registry.resolve(given.methods.split(",")) if given.methods else registry.defaults(loaded.anatomy)
     with tempfile.TemporaryDirectory() as folder:
         shard = given.shard or drawn(Path(folder, "drawn.tar"), given.batch * given.batches)
-        (whole,) = count(find([shard]))
+        (whole,) = count_samples(expand_shards([shard]))
         commits = {}
         for way in _WAYS:
             spec = RunSpec(
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 decode=way,
             )
             commits[way] = throughput(spec, loaded, whole, given.batch * given.batches, device, given.processes)
-        frame = Frame.of(loaded.record, "squash")
+        frame = PreprocessConfig.for_model(loaded.record, "squash")
         off = difference(first(whole, "compared", _COMPARED), frame, torch.device(device))
     ranks, equal = correlations(given.scenes, device)
     card = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, one thread"

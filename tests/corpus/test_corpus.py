@@ -16,9 +16,9 @@ from corpus.tars import BROKEN, MEMBERS, SOUND, TARS
 from PIL import Image, ImageOps
 from support import FAST, jpeg, write_tar
 
-from jobs.plan import planned as plan_aloud
-from pipeline.read import Frame, decode
-from pipeline.read.samples import read, scan
+from jobs.plan import plan_with_progress
+from pipeline.read import PreprocessConfig, decode_image
+from pipeline.read.shard_reader import read_samples, scan_shard
 from pipeline.run import run
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.plan import plan
@@ -123,8 +123,8 @@ def test_pictures_without_their_metadata_have_the_pixels_that_they_have_with_the
             except (OSError, SyntaxError, ValueError):
                 continue
         if not image.mode.startswith("I"):  # of which Pillow clips sixteen bits
-            frame = Frame(image.width, image.height, "nearest", "squash", 1.0, "center")
-            assert np.array_equal(decode(data, frame).pixels, pixels.transpose(2, 0, 1)), name
+            frame = PreprocessConfig(image.width, image.height, "nearest", "squash", 1.0, "center")
+            assert np.array_equal(decode_image(data, frame).pixels, pixels.transpose(2, 0, 1)), name
             compared += 1
     assert compared > 80
 
@@ -172,7 +172,7 @@ def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
     shards = tuple(str(path) for path in sorted(folder.glob("*.tar")) if path.stem[4:] in kept)
     out = str(folder / "atlas")
     spec = RunSpec(shards=shards, model=checkpoint, methods=("attention",), batch_size=3, partial_shards="keep")
-    planned = plan_aloud(spec, out)
+    planned = plan_with_progress(spec, out)
     assert {Path(shard.url).stem[4:]: shard.samples for shard in planned.shards} == kept
     assert all(shard.partial and shard.fault for shard in planned.shards)
     assert capsys.readouterr().err.splitlines() == [
@@ -187,14 +187,14 @@ def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
 def test_what_is_kept_is_what_was_packed(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(TARS[name].make())
-    found = scan(str(path))
+    found = scan_shard(str(path))
     shard = ShardRecord(name="a", url=str(path), samples=found.samples, size=found.size, fault=found.fault)
     images = [data for key, data in MEMBERS if key.endswith("jpg")]
     if found.fault:
         assert re.search(TARS[name].fault or "nothing", found.fault), found
         assert found.samples == TARS[name].partial
         with pytest.raises(CorruptShardError, match=re.escape(found.fault)):
-            list(read(shard, 99))
+            list(read_samples(shard, 99))
     if found.samples:
         kept = replace(shard, partial=True)
-        assert [sample.image().data for sample in read(kept, 99)] == images[: found.samples]
+        assert [sample.image().data for sample in read_samples(kept, 99)] == images[: found.samples]

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import encode
 
-from pipeline.read.samples import scan
+from pipeline.read.shard_reader import scan_shard
 
 EXAMPLES = int(os.environ.get("FUZZ", "100"))
 IMAGES = [data for name, data in MEMBERS if name.endswith("jpg")]
@@ -129,6 +129,6 @@ def test_a_plain_tar_that_is_cut_anywhere_has_the_samples_that_another_follows(t
     path.write_bytes(tar(*PARTS))
     for end in reversed(range(sum(map(len, PARTS)) + 1)):
         os.truncate(path, end)
-        found = scan(str(path))
+        found = scan_shard(str(path))
         assert found.fault
         assert found.samples == sum(start + 512 <= end for start in starts[2::2]), end

@@ -14,7 +14,7 @@ from pipeline.demo.train_model import SceneDataset, normalize
 from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
-from pipeline.read import Decoders, Frame, count, find
+from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
 from pipeline.train.calibration import Calibration
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Images, Stream
@@ -82,10 +82,10 @@ def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: LoadedModel, sc
 
 def test_its_probabilities_are_what_they_say(loaded: LoadedModel, world: SyntheticDataset) -> None:
     """Against the share of each patch that the object covers, beside the read-out of untouched weights."""
-    frame = Frame.of(loaded.record, "squash")
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
     masks = truth_masks(str(world.truth))
     found = {"pm": Calibration(), "pm_zs": Calibration()}
-    for images in Stream(count(find((world.shards,))), frame, 24, 10, 0).epoch(Decoders(0)):
+    for images in Stream(count_samples(expand_shards((world.shards,))), frame, 24, 10, 0).epoch(DecoderPool(0)):
         batch = Labelled.of(images.shard, images.samples, images.pixels, masks, frame)
         covered, _ = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
         labels = torch.from_numpy(batch.labels)[:, None]

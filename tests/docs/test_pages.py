@@ -19,7 +19,7 @@ import schemas
 from jobs.cli import COMMANDS
 from pipeline.explain import Method, methods
 from pipeline.label import LABEL_FORMATS
-from pipeline.read.samples import IMAGES
+from pipeline.read.shard_reader import IMAGE_EXTENSIONS
 from schemas.audit_tables import TABLES
 from schemas.base import Record
 from schemas.labels import LABELS, LabelStatus
@@ -105,7 +105,7 @@ def test_every_option_of_a_method_is_described(method: type[Method]) -> None:
 
 
 def test_every_label_format_and_image_format_is_explained() -> None:
-    assert [name for name in (*LABEL_FORMATS, *IMAGES) if f"`{name}`" not in FORMATS] == []
+    assert [name for name in (*LABEL_FORMATS, *IMAGE_EXTENSIONS) if f"`{name}`" not in FORMATS] == []
 
 
 def test_every_command_is_a_click_command() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.explain import explain, overlay, prepare
 from pipeline.explain.load import describe_loaded
-from pipeline.read import Frame, decode
+from pipeline.read import PreprocessConfig, decode_image
 from schemas.errors import UnsupportedModel, UsageError
 
 _NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 4), np.uint8))
@@ -39,7 +39,7 @@ def model() -> nn.Module:
 def as_a_run(model: nn.Module, data: bytes) -> torch.Tensor:
     """The input of the network as a worker makes it from the bytes of a shard."""
     record = describe_loaded("test_vit", model).record
-    pixels = torch.from_numpy(decode(data, Frame.of(record, "squash")).pixels)
+    pixels = torch.from_numpy(decode_image(data, PreprocessConfig.for_model(record, "squash")).pixels)
     mean, std = (torch.tensor(values)[:, None, None] for values in (record.mean, record.std))
     return (pixels.float() / 255 - mean) / std
 
@@ -71,7 +71,7 @@ def test_a_map_as_explain_gives_it_lies_over_the_picture(model: nn.Module) -> No
     tensor, array = (overlay(_NOISE, maps["legrad"][0, 0]), overlay(_NOISE, maps["legrad"][0, 0].numpy()))
     assert tensor.size == _NOISE.size
     assert tensor == array
-    with pytest.raises(UsageError, match="take one, such as"):
+    with pytest.raises(UsageError, match="pass one, such as"):
         overlay(_NOISE, maps["legrad"])
 
 

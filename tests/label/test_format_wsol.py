@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from some_labels import CONTEXT, LABELS, MASKED, label_of, shape, written
 
-from pipeline.image.score_map import score_map, window
+from pipeline.image.score_map import score_map, visible_window
 from pipeline.label.formats import LABEL_FORMATS
 from schemas.errors import UsageError
 
@@ -28,7 +28,7 @@ def test_score_maps_stand_under_the_image_id_with_npy_behind_it() -> None:
         scores = np.load(io.BytesIO(objects[f"wsol/score_maps/{image_id}.npy"]))
         assert (scores.shape, scores.dtype) == ((224, 224), np.float64)
         assert (scores.min(), scores.max()) == (0, 1)
-        assert np.array_equal(scores, score_map(each.heatmap.values, window(each.sample, each.frame)))
+        assert np.array_equal(scores, score_map(each.heatmap.values, visible_window(each.sample, each.frame)))
 
 
 def test_metadata_say_classes_sizes_and_boxes() -> None:
@@ -51,7 +51,7 @@ def test_a_comma_in_an_image_id_is_refused() -> None:
 
 def test_the_window_is_what_the_network_saw() -> None:
     sample = {"width": 80, "height": 40, "scale_x": 1.25, "scale_y": 1.25, "offset_x": 20.0, "offset_y": 0.0}
-    assert window(sample, (32, 32)) == (0.25, 0.0, 0.75, 1.0)
+    assert visible_window(sample, (32, 32)) == (0.25, 0.0, 0.75, 1.0)
 
 
 def test_prompts_lie_where_they_say() -> None:

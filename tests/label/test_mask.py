@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
-from pipeline.image.upsample import enlarge
+from pipeline.image.upsample import upsample_to_image
 from pipeline.label.combine import combine
 from pipeline.label.mask import Heatmap, Label, make_label
 from schemas.policy import LabelFilter, Policy, Postprocess, Threshold
@@ -31,13 +31,13 @@ def cut(values: np.ndarray, bounds: np.ndarray, sample: dict, policy: Policy) ->
 def test_a_squashed_map_is_resized_linearly_as_opencv_does() -> None:
     values = np.random.default_rng(0).random((4, 8)).astype(np.float32)
     expected = cv2.resize(values, (60, 40), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(enlarge(values, SQUASHED, FRAME) - expected).max() < 1e-5
+    assert np.abs(upsample_to_image(values, SQUASHED, FRAME) - expected).max() < 1e-5
 
 
 def test_a_cropped_map_lies_where_the_crop_was_and_nothing_outside() -> None:
     sample = SQUASHED | {"width": 80, "height": 40, "scale_x": 1.25, "scale_y": 1.25, "offset_x": 20.0, "offset_y": 0.0}
     values = np.ones((4, 4), np.float32)
-    picture = enlarge(values, sample, FRAME)
+    picture = upsample_to_image(values, sample, FRAME)
     assert picture.shape == (40, 80)
     assert (picture[:, 20:60] == 1).all()
     assert not picture[:, :20].any()
@@ -45,7 +45,7 @@ def test_a_cropped_map_lies_where_the_crop_was_and_nothing_outside() -> None:
 
 
 def test_one_cell_fills_the_picture() -> None:
-    assert (enlarge(np.full((1, 1), 0.7, np.float32), SQUASHED, FRAME) == np.float32(0.7)).all()
+    assert (upsample_to_image(np.full((1, 1), 0.7, np.float32), SQUASHED, FRAME) == np.float32(0.7)).all()
 
 
 def two_blobs() -> np.ndarray:
@@ -103,7 +103,7 @@ def test_otsu_finds_the_threshold_that_scikit_image_finds() -> None:
         values = np.where(two_blobs() > 0, rng.normal(0.8, 0.05, (8, 8)), rng.normal(0.2, 0.05, (8, 8)))
         values = np.clip(values, 0, 1).astype(np.float32)
         label = cut(values, BOUNDS, SQUASHED, policy(threshold=Threshold(kind="otsu")))
-        grey = (enlarge(values, SQUASHED, FRAME) * 255).astype(np.uint8)
+        grey = (upsample_to_image(values, SQUASHED, FRAME) * 255).astype(np.uint8)
         assert label.threshold == pytest.approx(threshold_otsu(grey) / 255, abs=2 / 255)
 
 
@@ -127,7 +127,7 @@ GROUND = {"kind": "fixed", "value": 0.2}
 def test_between_two_cuts_nothing_is_said() -> None:
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     label = cut(values, BOUNDS, SQUASHED, policy(background_threshold=Threshold(**GROUND)))
-    picture = enlarge(values, SQUASHED, FRAME)
+    picture = upsample_to_image(values, SQUASHED, FRAME)
     assert np.array_equal(label.mask, picture > 0.5)
     assert np.array_equal(label.ignore, (picture > 0.2) & (picture <= 0.5))
     assert (label.threshold, label.background, label.ignored) == (0.5, 0.2, label.ignore.mean())
@@ -161,7 +161,7 @@ def test_what_the_network_did_not_see_is_ignored_and_moves_no_threshold() -> Non
     assert label.ignore[:, :20].all()
     assert label.ignore[:, 60:].all()
     assert not label.ignore[:, 20:60].any()
-    assert label.threshold == pytest.approx(enlarge(values, sample, FRAME)[:, 20:60].mean(), abs=1e-6)
+    assert label.threshold == pytest.approx(upsample_to_image(values, sample, FRAME)[:, 20:60].mean(), abs=1e-6)
 
 
 def test_below_zero_what_the_network_did_not_see_is_no_object_either() -> None:

@@ -4,30 +4,30 @@ import os
 import signal
 import time
 
-from pipeline.image import Frame
-from pipeline.image.geometry import Placement
+from pipeline.image import PreprocessConfig
+from pipeline.image.transforms import CropTransform
 
-FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
+FRAME = PreprocessConfig(32, 32, "bicubic", "squash", 1.0, "center")
 
 
-class Deadly(Frame):
+class Deadly(PreprocessConfig):
     """No picture comes out of it, nor the process that tries."""
 
-    def place(self, width: int, height: int) -> Placement:
+    def transform_for(self, width: int, height: int) -> CropTransform:
         os.kill(os.getpid(), signal.SIGKILL)
-        return super().place(width, height)
+        return super().transform_for(width, height)
 
 
-class Endless(Frame):
-    def place(self, width: int, height: int) -> Placement:
+class Endless(PreprocessConfig):
+    def transform_for(self, width: int, height: int) -> CropTransform:
         time.sleep(600)
-        return super().place(width, height)
+        return super().transform_for(width, height)
 
 
-class Hungry(Frame):
-    def place(self, width: int, height: int) -> Placement:
+class Hungry(PreprocessConfig):
+    def transform_for(self, width: int, height: int) -> CropTransform:
         raise MemoryError
 
 
-def of(kind: type[Frame]) -> Frame:
+def of(kind: type[PreprocessConfig]) -> PreprocessConfig:
     return kind(**{name: getattr(FRAME, name) for name in FRAME.__dataclass_fields__})

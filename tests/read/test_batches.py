@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from support import jpeg, samples, write_tar
 
-from pipeline.read import Batch, Decoders, Frame, batches
-from pipeline.read.samples import scan
+from pipeline.read import DecoderPool, ImageBatch, PreprocessConfig, iter_batches
+from pipeline.read.shard_reader import scan_shard
 from schemas.run import ShardRecord
 from schemas.samples import SampleStatus
 
-FRAME = Frame(16, 16, "bicubic", "squash", 1.0, "center")
+FRAME = PreprocessConfig(16, 16, "bicubic", "squash", 1.0, "center")
 
 
-def read(path: Path, size: int = 4, classes: int | None = 10, processes: int = 0) -> list[Batch]:
-    shard = ShardRecord(name="x", url=str(path), samples=scan(str(path)).samples, size=-1)
-    with Decoders(processes) as pool:
-        return list(batches(shard, 99, FRAME, size, classes, pool))
+def read(path: Path, size: int = 4, classes: int | None = 10, processes: int = 0) -> list[ImageBatch]:
+    shard = ShardRecord(name="x", url=str(path), samples=scan_shard(str(path)).samples, size=-1)
+    with DecoderPool(processes) as pool:
+        return list(iter_batches(shard, 99, FRAME, size, classes, pool))
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 100])
@@ -28,9 +28,7 @@ def test_samples_come_in_order_whatever_the_batch(tmp_path: Path, size: int) -> 
     assert [(s.ordinal, s.key, s.label, s.status) for s in flat] == [
         (i, f"s{i:04d}", i, SampleStatus.OK) for i in range(10)
     ]  # fmt: skip
-    assert all(
-        np.array_equal(batch.pixels[i], s.picture.pixels) for batch in found for i, s in enumerate(batch.samples)
-    )
+    assert all(np.array_equal(batch.pixels[i], s.image.pixels) for batch in found for i, s in enumerate(batch.samples))
 
 
 def test_processes_decode_as_a_thread_does(tmp_path: Path) -> None:
@@ -91,7 +89,7 @@ def test_a_bad_sample_is_a_row_with_its_reason_and_its_neighbours_are_unharmed(t
     with_bad = read(write_tar(tmp_path / "a.tar", [*clean[:9], *members, *clean[9:]]), 7)
     flat = [sample for batch in with_bad for sample in batch.samples]
     assert len(flat) == 7
-    assert (flat[3].status, flat[3].picture, flat[3].ordinal) == (status, None, 3)
+    assert (flat[3].status, flat[3].image, flat[3].ordinal) == (status, None, 3)
     assert reason in (flat[3].error or "")
     assert not with_bad[0].pixels[3].any()
     (without,) = read(write_tar(tmp_path / "b.tar", clean), 7)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from support import encode, jpeg
 
-from pipeline.read import Frame, Plain, decode, plain
-from pipeline.read.baseline_jpeg import MAX_PLAIN, MAX_SHRINK
+from pipeline.read import BaselineJpeg, PreprocessConfig, decode_image, parse_baseline_jpeg
+from pipeline.read.baseline_jpeg import MAX_BASELINE_PIXELS, MAX_SHRINK
 
-FRAME = Frame(32, 32, "bicubic", "squash", 1.0, "center")
+FRAME = PreprocessConfig(32, 32, "bicubic", "squash", 1.0, "center")
 
 
 def photo(mode: str = "RGB") -> Image.Image:
@@ -27,13 +27,13 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_an_ordinary_jpeg_is_plain_and_all_is_known_of_it_but_its_pixels(mode: str, subsampling: str) -> None:
     data = encode(photo(mode), "JPEG", subsampling=subsampling, comment=b"left away")
-    found, picture = plain(data, FRAME), decode(data, FRAME)
-    assert isinstance(found, Plain)
-    assert found.grey == (mode == "L")
+    found, picture = parse_baseline_jpeg(data, FRAME), decode_image(data, FRAME)
+    assert isinstance(found, BaselineJpeg)
+    assert found.grayscale == (mode == "L")
     assert found.original == data
     assert b"left away" not in found.data
-    for name in ("width", "height", "orientation", "placement", "sha256", "size", "fallback"):
-        assert getattr(found.picture, name) == getattr(picture, name), name
+    for name in ("width", "height", "orientation", "transform", "sha256", "size", "fallback"):
+        assert getattr(found.image, name) == getattr(picture, name), name
 
 
 EXIF = Image.Exif()
@@ -47,45 +47,45 @@ AWKWARD = {
     "PPM": encode(photo(), "PPM"),
     "BMP": encode(photo(), "BMP"),
     "CMYK": encode(photo("CMYK"), "JPEG"),
-    "colours": encode(photo(), "JPEG", keep_rgb=True),
+    "colors": encode(photo(), "JPEG", keep_rgb=True),
     "orientation": encode(photo(), "JPEG", exif=EXIF),
     "not baseline": encode(photo(), "JPEG", progressive=True),
     "truncated": DATA[:-2],
     "sampling": DATA.replace(b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01", b"\x03\x01\x22\x00\x02\x12\x01\x03\x12\x01"),
     "several scans": DATA[:-2] + DATA[DATA.index(b"\xff\xda") :],
-    "large": with_size(DATA, 8000, MAX_PLAIN // 8000 + 1),
+    "large": with_size(DATA, 8000, MAX_BASELINE_PIXELS // 8000 + 1),
     "undecodable": with_size(DATA, 65000, 65000),
 }
 
 
 @pytest.mark.parametrize("reason", AWKWARD)
 def test_what_decoders_may_differ_in_is_not_plain(reason: str) -> None:
-    assert plain(AWKWARD[reason], FRAME) == reason
+    assert parse_baseline_jpeg(AWKWARD[reason], FRAME) == reason
 
 
 def test_two_frames_in_one_jpeg_are_not_plain() -> None:
     start = DATA.index(b"\xff\xc0")
     segment = DATA[start : start + 2 + int.from_bytes(DATA[start + 2 : start + 4], "big")]
-    assert plain(DATA[:start] + segment + DATA[start:], FRAME) in ("not baseline", "undecodable")
+    assert parse_baseline_jpeg(DATA[:start] + segment + DATA[start:], FRAME) in ("not baseline", "undecodable")
 
 
 def test_adobe_colours_are_plain_where_they_are_ycbcr() -> None:
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-    assert isinstance(plain(DATA[:2] + adobe + b"\x01" + DATA[2:], FRAME), Plain)
-    assert plain(DATA[:2] + adobe + b"\x00" + DATA[2:], FRAME) == "colours"
+    assert isinstance(parse_baseline_jpeg(DATA[:2] + adobe + b"\x01" + DATA[2:], FRAME), BaselineJpeg)
+    assert parse_baseline_jpeg(DATA[:2] + adobe + b"\x00" + DATA[2:], FRAME) == "colors"
 
 
 def test_an_orientation_that_says_upright_is_plain() -> None:
-    assert isinstance(plain(encode(photo(), "JPEG", exif=MARKED), FRAME), Plain)
+    assert isinstance(parse_baseline_jpeg(encode(photo(), "JPEG", exif=MARKED), FRAME), BaselineJpeg)
 
 
 def test_what_becomes_too_large_by_its_resize_is_not_plain() -> None:
     long = encode(Image.new("RGB", (20, 1010)), "JPEG")
-    assert isinstance(plain(long, FRAME), Plain)
-    assert plain(long, Frame(800, 800, "bicubic", "crop", 1.0, "center")) == "large"
+    assert isinstance(parse_baseline_jpeg(long, FRAME), BaselineJpeg)
+    assert parse_baseline_jpeg(long, PreprocessConfig(800, 800, "bicubic", "crop", 1.0, "center")) == "large"
 
 
 def test_what_becomes_too_small_by_its_resize_is_not_plain() -> None:
     long = encode(Image.new("RGB", (32 * MAX_SHRINK + 8, 32)), "JPEG")
-    assert plain(long, FRAME) == "large"
-    assert isinstance(plain(encode(Image.new("RGB", (32 * MAX_SHRINK, 32)), "JPEG"), FRAME), Plain)
+    assert parse_baseline_jpeg(long, FRAME) == "large"
+    assert isinstance(parse_baseline_jpeg(encode(Image.new("RGB", (32 * MAX_SHRINK, 32)), "JPEG"), FRAME), BaselineJpeg)

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from support import samples, write_tar
 
-from pipeline.read import absolute, count, find
+from pipeline.read import count_samples, expand_shards, resolve_pattern
 from schemas.errors import UsageError
 
 
@@ -27,27 +27,31 @@ ALL = ["t-00.tar", "t-01.tar", "t-02.tar"]
 
 @pytest.mark.parametrize("pattern", ["t-{00..02}.tar", "t-*.tar", "t-0[0-2].tar"])
 def test_patterns_under_a_root(folder: Path, pattern: str) -> None:
-    assert names(find([absolute(pattern, str(folder))])) == ALL
-    assert names(find([f"{folder}/{pattern}"])) == ALL
+    assert names(expand_shards([resolve_pattern(pattern, str(folder))])) == ALL
+    assert names(expand_shards([f"{folder}/{pattern}"])) == ALL
 
 
 def test_relative_paths_become_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    assert absolute(f"{folder.name}/t-01.tar") == str(folder / "t-01.tar")
-    assert absolute("t-01.tar", folder.name) == str(folder / "t-01.tar")
-    assert absolute("t.tar", "s3://bucket/x/") == "s3://bucket/x/t.tar"
-    assert absolute("/a/t.tar", "s3://bucket") == "/a/t.tar"
+    assert resolve_pattern(f"{folder.name}/t-01.tar") == str(folder / "t-01.tar")
+    assert resolve_pattern("t-01.tar", folder.name) == str(folder / "t-01.tar")
+    assert resolve_pattern("t.tar", "s3://bucket/x/") == "s3://bucket/x/t.tar"
+    assert resolve_pattern("/a/t.tar", "s3://bucket") == "/a/t.tar"
 
 
 def test_tars_on_any_file_system(folder: Path) -> None:
     files = fsspec.filesystem("memory")
     for name in ALL:
         files.pipe_file(f"/bucket/{name}", (folder / name).read_bytes())
-    urls = find(["memory://bucket/t-{00..02}.tar"])
-    assert [(each.name, each.samples, each.fault) for each in count(urls)] == [
+    urls = expand_shards(["memory://bucket/t-{00..02}.tar"])
+    assert [(each.name, each.samples, each.fault) for each in count_samples(urls)] == [
         ("t-00", 1, None), ("t-01", 2, None), ("t-02", 3, None)
     ]  # fmt: skip
-    assert names(find(["memory://bucket/*.tar"])) == names(find([absolute("*.tar", "memory://bucket")])) == ALL
+    assert (
+        names(expand_shards(["memory://bucket/*.tar"]))
+        == names(expand_shards([resolve_pattern("*.tar", "memory://bucket")]))
+        == ALL
+    )
     files.rm("/bucket", recursive=True)
 
 
@@ -65,13 +69,13 @@ def test_tars_on_any_file_system(folder: Path) -> None:
 )
 def test_what_is_wrong_is_named(folder: Path, patterns: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        find([absolute(pattern, str(folder)) for pattern in patterns])
+        expand_shards([resolve_pattern(pattern, str(folder)) for pattern in patterns])
 
 
 @pytest.mark.parametrize("name", ["br[1].tar", "cur{a,b}.tar", "star*.tar", "a b.tar"])
 def test_a_file_of_that_very_name_is_meant(tmp_path: Path, name: str) -> None:
     path = str(write_tar(tmp_path / name, samples(1)))
-    assert find([path]) == (path,)
+    assert expand_shards([path]) == (path,)
 
 
 def info(folder: Path, names: list[str], lengths: list[int]) -> None:
@@ -81,7 +85,11 @@ def info(folder: Path, names: list[str], lengths: list[int]) -> None:
 
 def test_counts_are_taken_from_info_json_and_the_rest_is_scanned(folder: Path) -> None:
     info(folder, ALL[:2], [4, 5])
-    assert [each.samples for each in count(find([absolute("t-*.tar", str(folder))]))] == [4, 5, 3]
+    assert [each.samples for each in count_samples(expand_shards([resolve_pattern("t-*.tar", str(folder))]))] == [
+        4,
+        5,
+        3,
+    ]
 
 
 FRACTION = '{"splits": {"x": {"filenames": ["a"], "shard_lengths": [3.7]}}}'
@@ -93,7 +101,7 @@ FRACTION = '{"splits": {"x": {"filenames": ["a"], "shard_lengths": [3.7]}}}'
 def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> None:
     (folder / "_info.json").write_text(content)
     with pytest.raises(UsageError, match=r"_info.json: does not list shard_lengths"):
-        count(find([absolute("t-00.tar", str(folder))]))
+        count_samples(expand_shards([resolve_pattern("t-00.tar", str(folder))]))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> Non
 )
 def test_counts_that_cannot_be_are_a_problem_of_the_tar(folder: Path, length: int, says: str) -> None:
     info(folder, ALL[:1], [length])
-    (only,) = count(find([absolute("t-00.tar", str(folder))]))
+    (only,) = count_samples(expand_shards([resolve_pattern("t-00.tar", str(folder))]))
     assert says in only.fault
 
 
@@ -109,7 +117,7 @@ def test_short_names_are_unique_and_safe(tmp_path: Path) -> None:
     paths = ["a/x.tar", "b/x.tar", "c/..y z.tar", "c/ünï.tar.gz", "c/p-0.1.tar", "c/p-0.2.tar"]
     for path in paths:
         write_tar(tmp_path / path, samples(1))
-    short = [each.name for each in count(tuple(str(tmp_path / path) for path in paths))]
+    short = [each.name for each in count_samples(tuple(str(tmp_path / path) for path in paths))]
     assert short == ["x.0", "x.1", "_.y_z", "_n_", "p-0.1", "p-0.2"]
 
 
@@ -117,7 +125,7 @@ def test_many_tars_are_counted_in_processes_and_in_order(tmp_path: Path) -> None
     for index in range(20):
         write_tar(tmp_path / f"m-{index:02d}.tar", samples(index % 4 + 1))
     done: list[int] = []
-    records = count(find([absolute("m-*.tar", str(tmp_path))]), done.append)
+    records = count_samples(expand_shards([resolve_pattern("m-*.tar", str(tmp_path))]), done.append)
     assert [each.samples for each in records] == [index % 4 + 1 for index in range(20)]
     assert done == list(range(1, 21))
 
@@ -126,19 +134,19 @@ def test_the_good_front_of_a_tar_is_kept_whatever_info_json_says(folder: Path) -
     info(folder, ALL, [1, 2, 3])
     path = folder / "t-02.tar"
     path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"s0002.jpg") + 600])
-    urls = find([absolute("t-*.tar", str(folder))])
-    assert [(each.samples, each.partial) for each in count(urls)] == [(1, False), (2, False), (3, False)]
-    found = count(urls, keep_partial=True)
+    urls = expand_shards([resolve_pattern("t-*.tar", str(folder))])
+    assert [(each.samples, each.partial) for each in count_samples(urls)] == [(1, False), (2, False), (3, False)]
+    found = count_samples(urls, keep_partial=True)
     assert [(each.samples, each.fault, each.partial) for each in found] == [
         (1, None, False), (2, None, False), (2, "it is truncated", True)
     ]  # fmt: skip
     path.write_bytes(b"nothing of it is left")
-    assert [each.partial for each in count(urls, keep_partial=True)] == [False, False, False]
+    assert [each.partial for each in count_samples(urls, keep_partial=True)] == [False, False, False]
 
 
 def test_short_names_are_unique_whatever_the_tars_are_called(tmp_path: Path) -> None:
     urls = [str(write_tar(tmp_path / name, samples(1))) for name in ("a/x.tar", "b/x.tar", "c/x.0.tar", "d/X.tar")]
-    names = [record.name for record in count(urls)]
+    names = [record.name for record in count_samples(urls)]
     assert len({name.lower() for name in names}) == 4
     assert names[2] == "x.0"
 
@@ -152,7 +160,7 @@ def test_a_store_is_asked_once_for_each_tar_and_once_more_for_its_length(monkeyp
     asked: list[str] = []
     info = type(files).info
     monkeypatch.setattr(type(files), "info", lambda self, path, **o: asked.append(path) or info(self, path, **o))
-    records = count(find(["memory://asked/{0..4}.tar"]))
+    records = count_samples(expand_shards(["memory://asked/{0..4}.tar"]))
     assert [record.samples for record in records] == [1] * 5
     assert sorted(path for path in asked if path.endswith(".tar")) == sorted(f"/asked/{name}" for name in names * 2)
     files.rm("/asked", recursive=True)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from support import jpeg, samples, write_tar
 from webdataset.tariterators import base_plus_ext
 
-from pipeline.read import Decoders, Frame, batches
-from pipeline.read.samples import MAX_BYTES, Scan, group, read, scan, split
-from pipeline.read.tar_members import Entry
+from pipeline.read import DecoderPool, PreprocessConfig, iter_batches
+from pipeline.read.sample_keys import split_name
+from pipeline.read.shard_reader import MAX_IMAGE_BYTES, ShardScan, group_by_key, read_samples, scan_shard
+from pipeline.read.tar_members import TarMember
 from schemas.errors import CorruptShardError
 from schemas.run import ShardRecord
 from schemas.samples import SampleStatus
@@ -27,9 +28,9 @@ def shard(path: Path, count: int) -> ShardRecord:
     return ShardRecord(name="x", url=str(path), samples=count, size=-1)
 
 
-def named(names: list[str]) -> list[Entry]:
+def named(names: list[str]) -> list[TarMember]:
     """Files without contents."""
-    return [Entry(name, 0, None) for name in names]
+    return [TarMember(name, 0, None) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -46,30 +47,30 @@ def named(names: list[str]) -> list[Entry]:
     ],
 )
 def test_members_are_grouped_by_webdatasets_rule(names: list[str], expected: list) -> None:
-    assert [(each.key, set(each.members)) for each in group(named(names), load=False)] == expected
+    assert [(each.key, set(each.members)) for each in group_by_key(named(names), load=False)] == expected
 
 
 @given(st.text("ab./\n", max_size=12))
 def test_a_name_is_split_as_webdataset_splits_it(name: str) -> None:
     key, extension = base_plus_ext(name)
-    assert split(name) == (key or "", extension or "")
+    assert split_name(name) == (key or "", extension or "")
 
 
 def test_a_scan_counts_what_a_read_yields(tmp_path: Path) -> None:
     members = [*samples(5), ("x.cls", b"1"), ("notes.txt", b"no sample"), ("y.v2.jpg", b""), *samples(2, 7)]
     path = write_tar(tmp_path / "a.tar", members)
-    found = scan(str(path))
+    found = scan_shard(str(path))
     assert (found.samples, found.size, found.fault) == (9, path.stat().st_size, None)
-    assert [each.key for each in read(shard(path, 9), 99)][5:7] == ["x", "y"]
+    assert [each.key for each in read_samples(shard(path, 9), 99)][5:7] == ["x", "y"]
 
 
 def test_a_compressed_tar_is_read_like_any_other(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(3))
     packed = tmp_path / "a.tar.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert scan(str(packed)).samples == 3
-    assert scan(str(packed)).fault is None
-    assert len(list(read(shard(packed, 3), 99))) == 3
+    assert scan_shard(str(packed)).samples == 3
+    assert scan_shard(str(packed)).fault is None
+    assert len(list(read_samples(shard(packed, 3), 99))) == 3
 
 
 def test_links_and_folders_are_no_members(tmp_path: Path) -> None:
@@ -81,8 +82,8 @@ def test_links_and_folders_are_no_members(tmp_path: Path) -> None:
         info = tarfile.TarInfo("a.jpg")
         info.size = 3
         archive.addfile(info, io.BytesIO(b"abc"))
-    assert scan(str(tmp_path / "a.tar")).samples == 1
-    assert [each.key for each in read(shard(tmp_path / "a.tar", 1), 99)] == ["a"]
+    assert scan_shard(str(tmp_path / "a.tar")).samples == 1
+    assert [each.key for each in read_samples(shard(tmp_path / "a.tar", 1), 99)] == ["a"]
 
 
 def broken(data: bytes, how: str) -> bytes:
@@ -115,14 +116,14 @@ def broken(data: bytes, how: str) -> bytes:
 def test_a_scan_says_what_is_wrong_and_never_raises(tmp_path: Path, how: str, says: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(broken(path.read_bytes(), how))
-    found = scan(str(path))
+    found = scan_shard(str(path))
     assert found.fault
     assert re.search(says, found.fault), found.fault
     assert found.samples <= 6
 
 
 def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
-    assert scan(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).fault == "it holds no samples"
+    assert scan_shard(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).fault == "it holds no samples"
 
 
 @pytest.mark.parametrize(
@@ -132,25 +133,25 @@ def test_a_read_of_a_broken_tar_raises(tmp_path: Path, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(broken(path.read_bytes(), how))
     with pytest.raises(CorruptShardError, match=r"a.tar: it|a.tar: its header"):
-        list(read(shard(path, 6), 99))
+        list(read_samples(shard(path, 6), 99))
 
 
 def test_a_tar_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(4))
     with pytest.raises(CorruptShardError, match="3 samples were planned, it holds 4; restore it, or plan another"):
-        list(read(shard(path, 3), 9))
+        list(read_samples(shard(path, 3), 9))
     with pytest.raises(CorruptShardError, match="5 samples were planned, it holds 4"):
-        list(read(shard(path, 5), 9))
+        list(read_samples(shard(path, 5), 9))
     with pytest.raises(CorruptShardError, match="there is no such file"):
-        list(read(shard(tmp_path / "gone.tar", 5), 9))
+        list(read_samples(shard(tmp_path / "gone.tar", 5), 9))
 
 
 def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(4))
     planned = ShardRecord(name="x", url=str(path), samples=2, size=-1, fault="it is truncated")
-    assert len(list(read(planned, 4))) == 4
+    assert len(list(read_samples(planned, 4))) == 4
     with pytest.raises(CorruptShardError, match="holds 4 samples, but has room for 3"):
-        list(read(planned, 3))
+        list(read_samples(planned, 3))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -158,9 +159,9 @@ def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tm
 def test_a_compressed_tar_is_checked_to_its_end(tmp_path: Path, pack, how: str) -> None:
     path = write_tar(tmp_path / "a.tar", samples(6))
     path.write_bytes(pack(broken(path.read_bytes(), how)))
-    assert scan(str(path)).fault
+    assert scan_shard(str(path)).fault
     with pytest.raises(CorruptShardError):
-        list(read(shard(path, 6), 9))
+        list(read_samples(shard(path, 6), 9))
 
 
 def test_a_compressed_tar_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
@@ -168,16 +169,16 @@ def test_a_compressed_tar_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> 
     packed = bytearray(gzip.compress(path.read_bytes(), 0))
     packed[packed.index(b"JFIF") + 300] ^= 1  # within a picture; nothing else would notice
     path.write_bytes(packed)
-    assert "CRC" in scan(str(path)).fault
+    assert "CRC" in scan_shard(str(path)).fault
 
 
 def test_padding_with_zeros_is_no_damage_and_two_small_tars_in_one_are(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(1))
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0" * 100_000)
-    assert scan(str(path)).fault is None
+    assert scan_shard(str(path)).fault is None
     path.write_bytes(whole.rstrip(b"\0") + b"\0" * 1024 + whole)
-    assert scan(str(path)).fault
+    assert scan_shard(str(path)).fault
 
 
 def test_damage_behind_the_last_sample_is_seen_without_a_scan_by_the_plan(tmp_path: Path) -> None:
@@ -186,12 +187,12 @@ def test_damage_behind_the_last_sample_is_seen_without_a_scan_by_the_plan(tmp_pa
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(b"b.cls")])
     with pytest.raises(CorruptShardError, match="it is truncated"):
-        list(read(shard(path, 2), 9))
+        list(read_samples(shard(path, 2), 9))
 
 
 def test_hidden_files_are_not_members_and_other_images_are_not_lost() -> None:
     names = ["d/._a.jpg", "d/a.jpg", "d/._a.cls", "d/a.cls", ".DS_Store.jpg", "b.gif", "c.tiff"]
-    assert [each.key for each in group(named(names), load=False)] == ["d/a", "b", "c"]
+    assert [each.key for each in group_by_key(named(names), load=False)] == ["d/a", "b", "c"]
 
 
 def test_a_hard_link_is_a_problem(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_hard_link_is_a_problem(tmp_path: Path) -> None:
         info = tarfile.TarInfo("b.jpg")
         info.type, info.linkname = tarfile.LNKTYPE, "a.jpg"
         archive.addfile(info)
-    assert "b.jpg is a hard link" in scan(str(tmp_path / "a.tar")).fault
+    assert "b.jpg is a hard link" in scan_shard(str(tmp_path / "a.tar")).fault
 
 
 def test_workers_of_other_frameworks_in_the_environment_do_not_matter(
@@ -211,40 +212,50 @@ def test_workers_of_other_frameworks_in_the_environment_do_not_matter(
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "WORKER": "2", "NUM_WORKERS": "3"}.items():
         monkeypatch.setenv(name, value)
     path = write_tar(tmp_path / "a.tar", samples(4))
-    assert len(list(read(shard(path, 4), 99))) == 4
+    assert len(list(read_samples(shard(path, 4), 99))) == 4
 
 
 def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg()), ("a.cls", b"3")])
     url = f"pipe:cat {path}"
-    assert scan(url).samples == 1
-    ((only),) = read(ShardRecord(name="x", url=url, samples=1, size=-1), 9)
+    assert scan_shard(url).samples == 1
+    ((only),) = read_samples(ShardRecord(name="x", url=url, samples=1, size=-1), 9)
     assert only.image().data == jpeg()
 
 
 def test_an_image_beyond_measure_is_not_read_and_neither_is_a_label(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with path.open("wb") as file:
-        for name, size in (("a.jpg", MAX_BYTES + 1), ("a.cls", 1025), ("b.jpg", 4), ("b.cls", 1024), ("b.json", 4)):
+        for name, size in (
+            ("a.jpg", MAX_IMAGE_BYTES + 1),
+            ("a.cls", 1025),
+            ("b.jpg", 4),
+            ("b.cls", 1024),
+            ("b.json", 4),
+        ):
             info = tarfile.TarInfo(name)
             info.size = size
             file.write(info.tobuf())
             file.seek(-(-size // 512) * 512, io.SEEK_CUR)
         file.truncate(file.tell() + 1024)
-    assert scan(str(path)) == Scan(2, path.stat().st_size, None)
-    large, small = read(shard(path, 2), 2)
+    assert scan_shard(str(path)) == ShardScan(2, path.stat().st_size, None)
+    large, small = read_samples(shard(path, 2), 2)
     assert {name: member.data for name, member in large.members.items()} == {"jpg": None, "cls": None}
     assert {name: member.data for name, member in small.members.items()} == {
         "jpg": bytes(4), "cls": bytes(1024), "json": None
     }  # fmt: skip
-    with Decoders() as decoders:
-        (batch,) = batches(shard(path, 2), 2, Frame(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders)
+    with DecoderPool() as decoders:
+        (batch,) = iter_batches(
+            shard(path, 2), 2, PreprocessConfig(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders
+        )
     assert batch.samples[0].status == SampleStatus.UNDECODABLE
     assert batch.samples[0].error == "256,000,001 bytes are more than 256,000,000"
     assert batch.samples[1].error == f"the .cls member is {bytes(40)!r}, not a number of up to 9 digits"
     write_tar(path, [("a.jpg", jpeg()), ("a.cls", b"1" * 1025)])
-    with Decoders() as decoders:
-        (batch,) = batches(shard(path, 1), 2, Frame(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders)
+    with DecoderPool() as decoders:
+        (batch,) = iter_batches(
+            shard(path, 1), 2, PreprocessConfig(16, 16, "bicubic", "squash", 1.0, "center"), 2, 10, decoders
+        )
     assert batch.samples[0].status == SampleStatus.BAD_LABEL
     assert batch.samples[0].error == "the .cls member is of 1,025 bytes, not a number of up to 9 digits"
 
@@ -255,7 +266,7 @@ def test_memory_does_not_grow_with_members(tmp_path: Path) -> None:
         path = write_tar(tmp_path / "a.tar", [(f"{place}.jpg", b"x") for place in range(number)])
         tracemalloc.start()
         try:
-            assert sum(1 for _ in read(shard(path, number), number)) == number
+            assert sum(1 for _ in read_samples(shard(path, number), number)) == number
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -272,14 +283,14 @@ def test_of_a_kept_tar_just_the_planned_samples_are_read(tmp_path: Path, pipe: s
     whole = path.read_bytes()
     url = f"{pipe}{path}"
     path.write_bytes(whole[: whole.index(b"s0150.jpg") + 600])
-    found = scan(url)
+    found = scan_shard(url)
     assert (found.samples, found.fault) == (150, "it is truncated")
     keys = [f"s{number:04d}" for number in range(150)]
-    assert [each.key for each in read(partial(url, 150), 150)] == keys
+    assert [each.key for each in read_samples(partial(url, 150), 150)] == keys
     path.write_bytes(whole)  # mended since
-    assert [each.key for each in read(partial(url, 150), 150)] == keys
+    assert [each.key for each in read_samples(partial(url, 150), 150)] == keys
     path.write_bytes(whole[: whole.index(b"s0140.jpg") + 600])
     with pytest.raises(
         CorruptShardError, match=r"150 samples were planned, it holds 140|past sample 140: it is truncated"
     ):
-        list(read(partial(url, 150), 150))
+        list(read_samples(partial(url, 150), 150))

@@ -11,8 +11,8 @@ import pytest
 from fsspec import AbstractFileSystem
 from support import samples, write_tar
 
-from pipeline.read import count
-from pipeline.read.samples import read, scan
+from pipeline.read import count_samples
+from pipeline.read.shard_reader import read_samples, scan_shard
 from pipeline.utils import io as storage_io
 from schemas.errors import CorruptShardError, UsageError
 from schemas.run import ShardRecord
@@ -25,7 +25,7 @@ class Failing(io.BytesIO):
         super().__init__(data)
         self.after, self.error = after, error
 
-    def read(self, size: int = -1) -> bytes:
+    def read_samples(self, size: int = -1) -> bytes:
         if self.tell() >= self.after:
             raise self.error
         return super().read(min(size, self.after - self.tell()))
@@ -75,7 +75,10 @@ def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exc
 )
 def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack: bool) -> None:
     url = unreliable(error, pack)
-    for use in (lambda: scan(url), lambda: list(read(ShardRecord(name="a", url=url, samples=9, size=-1), 9))):
+    for use in (
+        lambda: scan_shard(url),
+        lambda: list(read_samples(ShardRecord(name="a", url=url, samples=9, size=-1), 9)),
+    ):
         with pytest.raises(OSError, match=r"unreliable://bucket/a\.tar") as failed:
             use()
         assert failed.value.errno
@@ -91,27 +94,27 @@ def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack:
 )
 def test_what_is_not_there_is_a_problem_of_the_tar(unreliable, error: Exception, says: str) -> None:
     url = unreliable(error)
-    assert scan(url).fault == says
+    assert scan_shard(url).fault == says
     with pytest.raises(CorruptShardError, match=says):
-        list(read(ShardRecord(name="a", url=url, samples=9, size=-1), 9))
+        list(read_samples(ShardRecord(name="a", url=url, samples=9, size=-1), 9))
 
 
 def test_a_plan_without_the_network_is_refused(unreliable) -> None:
     url = unreliable(OSError(errno.ENETUNREACH, "network is unreachable"))
     with pytest.raises(UsageError, match=r"unreliable://bucket/a.tar: cannot be reached \(network is unreachable"):
-        count([url], keep_partial=True)
+        count_samples([url], keep_partial=True)
 
 
 def test_a_folder_is_no_tar(tmp_path: Path) -> None:
-    assert scan(str(tmp_path)).fault == "it is a folder"
-    assert scan(str(tmp_path / "a.tar")).fault == "there is no such file"
+    assert scan_shard(str(tmp_path)).fault == "it is a folder"
+    assert scan_shard(str(tmp_path / "a.tar")).fault == "there is no such file"
 
 
 def test_a_command_that_fails_is_no_damage_and_one_that_is_no_longer_needed_is_no_failure(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(400))
     half = path.stat().st_size // 2
     with pytest.raises(OSError, match="exit 7") as failed:
-        scan(f"pipe:head -c {half} {path}; exit 7")
+        scan_shard(f"pipe:head -c {half} {path}; exit 7")
     assert failed.value.errno
     path.write_bytes(path.read_bytes()[:512] + b"\xff" * 512 + path.read_bytes())
-    assert "broken" in scan(f"pipe:cat {path}").fault
+    assert "broken" in scan_shard(f"pipe:cat {path}").fault

@@ -12,7 +12,7 @@ from PIL import Image
 from support import encode, jpeg, same_bytes, samples, write_tar
 
 from pipeline.explain.explainer import Explainer
-from pipeline.read import Decoders, Frame, Picture, batches, decode
+from pipeline.read import DecodedImage, DecoderPool, PreprocessConfig, decode_image, iter_batches
 from pipeline.run import INLINE, gpu_decode, run
 from pipeline.run.gpu_decode import DeviceDecoders
 from pipeline.run.plan import plan
@@ -23,7 +23,7 @@ from schemas.run import RunSpec, ShardRecord
 
 CPU = torch.device("cpu")
 ON_CPU = replace(INLINE, device="cpu")
-FRAME = Frame(224, 224, "bicubic", "squash", 0.9, "center")
+FRAME = PreprocessConfig(224, 224, "bicubic", "squash", 0.9, "center")
 
 
 def photo(seed: int, size: tuple[int, int] = (500, 375), mode: str = "RGB", **options: object) -> bytes:
@@ -39,7 +39,7 @@ def decoders() -> Iterator[DeviceDecoders]:
     decoders.close()
 
 
-def gathered(decoders: DeviceDecoders, pictures: Sequence[bytes], frame: Frame = FRAME):
+def gathered(decoders: DeviceDecoders, pictures: Sequence[bytes], frame: PreprocessConfig = FRAME):
     return decoders.gather([decoders.submit(data, frame) for data in pictures], frame)
 
 
@@ -59,33 +59,33 @@ def test_pixels_are_those_of_the_processes_but_for_their_last_steps(
     decoders: DeviceDecoders, kind: str, interpolation: str, geometry: str
 ) -> None:
     """Measured on a CPU, where only the resize differs: a fifth of a step on average, five steps at most."""
-    frame = Frame(224, 224, interpolation, geometry, 0.9, "center")
+    frame = PreprocessConfig(224, 224, interpolation, geometry, 0.9, "center")
     pictures = [KINDS[kind](seed) for seed in range(3)]
     pixels, results = gathered(decoders, pictures, frame)
-    expected = [decode(data, frame) for data in pictures]
+    expected = [decode_image(data, frame) for data in pictures]
     off = np.abs(pixels.numpy().astype(int) - np.stack([each.pixels for each in expected]).astype(int))
     assert off.mean() < 0.25
     assert off.max() <= (6 if interpolation == "bicubic" else 1)
     for place, (result, known) in enumerate(zip(results, expected, strict=True)):
-        assert isinstance(result, Picture)
+        assert isinstance(result, DecodedImage)
         assert torch.equal(result.pixels, pixels[place])
         assert replace(result, pixels=None) == replace(known, pixels=None)
 
 
 def test_without_a_resize_pixels_are_equal(decoders: DeviceDecoders) -> None:
     data = photo(0, (224, 224))
-    assert np.array_equal(gathered(decoders, [data])[0][0].numpy(), decode(data, FRAME).pixels)
+    assert np.array_equal(gathered(decoders, [data])[0][0].numpy(), decode_image(data, FRAME).pixels)
 
 
 def test_what_a_device_cannot_do_is_decoded_as_ever_and_says_why(decoders: DeviceDecoders) -> None:
     odd = {"PNG": encode(Image.new("RGB", (30, 20), "red"), "PNG"), "CMYK": photo(1, mode="CMYK")}
     pictures = [photo(0), odd["PNG"], photo(2), odd["CMYK"], b"junk", photo(3, progressive=True)]
     pixels, results = gathered(decoders, pictures)
-    assert [each.fallback if isinstance(each, Picture) else each for each in results] == [
+    assert [each.fallback if isinstance(each, DecodedImage) else each for each in results] == [
         None, "PNG", None, "CMYK", "4 bytes that are no JPEG, PNG, WebP, PPM or BMP", "not baseline",
     ]  # fmt: skip
     for place in (1, 3, 5):
-        assert np.array_equal(pixels[place].numpy(), decode(pictures[place], FRAME).pixels)
+        assert np.array_equal(pixels[place].numpy(), decode_image(pictures[place], FRAME).pixels)
     assert not pixels[4].any()
 
 
@@ -123,7 +123,7 @@ def test_what_a_device_refuses_goes_to_the_processes_and_nothing_beside_it(
     pixels, results = gathered(decoders, pictures)
     assert [each.fallback for each in results] == [None, None, "refused", None]
     assert torch.equal(pixels[[0, 1, 3]], whole[[0, 1, 3]])
-    assert np.array_equal(pixels[2].numpy(), decode(pictures[2], FRAME).pixels)
+    assert np.array_equal(pixels[2].numpy(), decode_image(pictures[2], FRAME).pixels)
 
 
 def test_a_picture_of_another_size_than_its_header_says_is_refused(
@@ -244,7 +244,7 @@ def test_without_a_gpu_it_is_refused_unless_a_cpu_is_asked_for(mixed: RunSpec, t
 
 
 def test_a_network_whose_resize_no_device_does_is_refused(spec: RunSpec, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Frame, "of", lambda *_: replace(FRAME, interpolation="lanczos"))
+    monkeypatch.setattr(PreprocessConfig, "of", lambda *_: replace(FRAME, interpolation="lanczos"))
     with pytest.raises(UsageError, match="this network wants lanczos; use --decode processes"):
         plan(spec.model_copy(update={"decode": "gpu"}), str(tmp_path / "atlas"))
     assert not (tmp_path / "atlas").exists()
@@ -312,9 +312,9 @@ def test_batches_of_both_decoders_say_the_same_of_every_sample(mixed: RunSpec, t
     shard_name = tmp_path / "shards" / "part-1.tar"
     shard = ShardRecord("part-1", str(shard_name), 7, shard_name.stat().st_size)
     found = []
-    for decoders in (Decoders(processes), DeviceDecoders(CPU, processes)):
-        flat = [each for batch in batches(shard, 7, FRAME, 3, 10, decoders) for each in batch.samples]
-        known = [each.picture and replace(each.picture, pixels=None, fallback=None) for each in flat]
-        found.append([replace(each, picture=picture) for each, picture in zip(flat, known, strict=True)])
+    for decoders in (DecoderPool(processes), DeviceDecoders(CPU, processes)):
+        flat = [each for batch in iter_batches(shard, 7, FRAME, 3, 10, decoders) for each in batch.samples]
+        known = [each.image and replace(each.image, pixels=None, fallback=None) for each in flat]
+        found.append([replace(each, image=picture) for each, picture in zip(flat, known, strict=True)])
         decoders.close()
     assert found[0] == found[1]

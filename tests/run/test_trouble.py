@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import same_bytes
 
-from pipeline.read import samples
+from pipeline.read import shard_reader
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
@@ -106,7 +106,7 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for failures in (2, 10**6):
-        out, left, real = tmp_path / f"atlas-{failures}", failures, samples.read
+        out, left, real = tmp_path / f"atlas-{failures}", failures, shard_reader.read_samples
 
         def failing(shard, room, real=real):
             nonlocal left
@@ -116,7 +116,7 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
             yield from real(shard, room)
 
         plan(spec, str(out))
-        monkeypatch.setattr(sys.modules["pipeline.read.loader"], "read", failing)
+        monkeypatch.setattr(sys.modules["pipeline.read.loader"], "read_samples", failing)
         if failures == 2:
             atlas = run(str(out), INLINE)
             assert atlas.commits["part-1"].attempt == 3
@@ -206,8 +206,8 @@ def test_an_exit_waits_for_no_background_thread(spec: RunSpec, tmp_path: Path) -
     """Interrupted while a picture is being decoded for ever, and while the lease is being kept."""
     plan(spec, str(tmp_path / "atlas"))
     code = (
-        "import sys, time; from pipeline.read import decoders; from pipeline.run import INLINE, run;"
-        "decoders.decode = lambda data, frame: (print('decoding', flush=True), time.sleep(20));"
+        "import sys, time; from pipeline.read import decoder_pool; from pipeline.run import INLINE, run;"
+        "decoder_pool.decode_image = lambda data, frame: (print('decoding', flush=True), time.sleep(20));"
         "from jobs.cli import main; sys.argv = ['vitatlas', 'run', sys.argv[1], '--executor', 'inline']; main()"
     )
     job = subprocess.Popen([sys.executable, "-c", code, tmp_path / "atlas"], stdout=subprocess.PIPE, text=True)

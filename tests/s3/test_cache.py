@@ -7,7 +7,7 @@ import s3fs
 from s3.faults import Fault, Proxy
 from support import same_bytes
 
-from pipeline.read import Cache
+from pipeline.read import ShardCache
 from pipeline.run import ExecutionOptions, run
 from pipeline.run.plan import plan
 from schemas.run import RunSpec
@@ -34,12 +34,12 @@ def test_a_second_run_fetches_no_tar_and_gives_the_same_bytes(
 
 def test_a_network_that_fails_leaves_no_half_copy(bucket: str, proxy: Proxy, tmp_path: Path) -> None:
     s3fs.S3FileSystem().pipe(f"{bucket}/a.tar", bytes(2**20))
-    cache = Cache(str(tmp_path), 2**30)
+    cache = ShardCache(str(tmp_path), 2**30)
     proxy.fail({Fault.CUT: 0.4, Fault.BUSY: 0.2}, seed=3, below=f"/{bucket.removeprefix('s3://')}")
-    assert Path(cache.near(f"{bucket}/a.tar")).read_bytes() == bytes(2**20)
+    assert Path(cache.local_path(f"{bucket}/a.tar")).read_bytes() == bytes(2**20)
     assert proxy.injected.total() > 0
     s3fs.S3FileSystem().pipe(f"{bucket}/b.tar", b"b")
     proxy.fail({Fault.ERROR: 1.0})
     with pytest.raises(OSError, match="6 times in"):
-        cache.near(f"{bucket}/b.tar")
+        cache.local_path(f"{bucket}/b.tar")
     assert len(list(tmp_path.iterdir())) == 1

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support import jpeg, samples, write_tar
 
-from pipeline.image import Frame
+from pipeline.image import PreprocessConfig
 from pipeline.label import iter_labels
-from pipeline.read import decode
+from pipeline.read import decode_image
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -41,10 +41,10 @@ def test_all_that_are_asked_for_come_in_order_and_full_groups(
     found = list(pictures(atlas.run, atlas.shard("a"), ordinals, 4))
     assert [len(some) for some, _ in found] == sizes
     assert [ordinal for some, _ in found for ordinal in some] == ordinals
-    frame = Frame.of(atlas.run.model, atlas.run.spec.geometry)
+    frame = PreprocessConfig.for_model(atlas.run.model, atlas.run.spec.geometry)
     for some, pixels in found:
         for ordinal, seen in zip(some, pixels, strict=True):
-            assert np.array_equal(seen, decode(MEMBERS[3 * ordinal][1], frame).pixels)
+            assert np.array_equal(seen, decode_image(MEMBERS[3 * ordinal][1], frame).pixels)
 
 
 @pytest.mark.parametrize("labels", [False, True], ids=["pictures", "labels"])

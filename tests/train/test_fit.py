@@ -11,7 +11,7 @@ from support import samples, soak_after, write_tar
 from pipeline.explain import DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
-from pipeline.read import Decoders, Frame, count, find
+from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Stream
 from pipeline.train.patch_mask_training import PatchMaskTraining
@@ -59,7 +59,7 @@ def learner(method: str, checkpoint: ModelSpec) -> Learner:
     loaded = load_model(checkpoint)  # its own, as a later process has
     if method == "diffmask":
         return DiffMaskTraining(loaded, DiffMaskSettings(rate=1e-3, warm_up=0))
-    frame = Frame.of(loaded.record, "squash")
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
     return PatchMaskTraining(loaded, PatchMaskSettings(rate=1e-3), STEPS, (frame, frame))
 
 
@@ -75,7 +75,9 @@ def train(
 ) -> ArtifactRecord:
     loaded = load_model(checkpoint)
     classes = None if method == "diffmask" else loaded.record.classes
-    stream = Stream(count(find((shards,))), Frame.of(loaded.record, "squash"), 4, classes, 0)
+    stream = Stream(
+        count_samples(expand_shards((shards,))), PreprocessConfig.for_model(loaded.record, "squash"), 4, classes, 0
+    )
 
     def progress(step: int, figures: object) -> None:
         if step == stop:
@@ -197,9 +199,9 @@ def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path
     shard = write_tar(tmp_path / "one.tar", members)
     with pytest.raises(RunFailedError, match="the held-out shards have no image that can be judged by"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
-    frame = Frame.of(load_model(checkpoint).record, "squash")
+    frame = PreprocessConfig.for_model(load_model(checkpoint).record, "squash")
     with pytest.raises(RunFailedError, match="none of 1 shards has an image that can be learnt from"):
-        next(Stream(count(find((str(shard),))), frame, 4, None, 0).read(Decoders(0)))
+        next(Stream(count_samples(expand_shards((str(shard),))), frame, 4, None, 0).read(DecoderPool(0)))
 
 
 def test_held_out_figures_that_are_not_finite_stop_the_training(
@@ -243,8 +245,8 @@ def test_half_precision_learns_as_full_does(method: str, checkpoint: ModelSpec, 
     """And what is stored predicts what the network in training did: no cast of a weight outlives the weight."""
     made = learner(method, checkpoint)
     made.precision = "bfloat16"
-    frame = Frame.of(load_model(checkpoint).record, "squash")
-    (images,) = islice(Stream(count(find((shards,))), frame, 4, 10, 0).read(Decoders(0)), 1)
+    frame = PreprocessConfig.for_model(load_model(checkpoint).record, "squash")
+    (images,) = islice(Stream(count_samples(expand_shards((shards,))), frame, 4, 10, 0).read(DecoderPool(0)), 1)
     with made.session():
         for _ in range(10):
             made.step(images)

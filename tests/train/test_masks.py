@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from support import samples, write_tar
 
 from pipeline.label import iter_labels
-from pipeline.read import Decoders, Frame, Sample, batches, count, find
+from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, count_samples, expand_shards, iter_batches
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -21,15 +21,15 @@ from schemas.policy import LabelFilter, Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec, ShardRecord
 from schemas.training import MaskSpec
 
-FRAME = Frame(48, 32, "bicubic", "squash", 1.0, "center")
+FRAME = PreprocessConfig(48, 32, "bicubic", "squash", 1.0, "center")
 
 
 @pytest.fixture
-def sample(tmp_path: Path) -> Sample:
+def sample(tmp_path: Path) -> DecodedSample:
     """s0001: 41 × 31 pixels."""
     shard = write_tar(tmp_path / "one.tar", samples(2))
-    (record,) = count(find((str(shard),)))
-    (batch,) = batches(record, 2, FRAME, 2, None, Decoders(0))
+    (record,) = count_samples(expand_shards((str(shard),)))
+    (batch,) = iter_batches(record, 2, FRAME, 2, None, DecoderPool(0))
     return batch.samples[1]
 
 
@@ -56,7 +56,7 @@ def coded(mask: np.ndarray) -> dict:
     return {"size": code["size"], "counts": code["counts"].decode()}
 
 
-def test_masks_of_coco_with_crowds_ignored(sample: Sample, tmp_path: Path) -> None:
+def test_masks_of_coco_with_crowds_ignored(sample: DecodedSample, tmp_path: Path) -> None:
     crowd = np.zeros_like(blob())
     crowd[:, 25:] = True
     file = coco(tmp_path, {"segmentation": coded(blob())}, {"segmentation": coded(crowd), "iscrowd": 1})
@@ -66,17 +66,17 @@ def test_masks_of_coco_with_crowds_ignored(sample: Sample, tmp_path: Path) -> No
     assert not known.boxed
 
 
-def test_a_crowd_alone_says_nothing(sample: Sample, tmp_path: Path) -> None:
+def test_a_crowd_alone_says_nothing(sample: DecodedSample, tmp_path: Path) -> None:
     assert truth_masks(coco(tmp_path, {"segmentation": coded(blob()), "iscrowd": 1})).of("one", sample) is None
 
 
-def test_boxes_of_coco(sample: Sample, tmp_path: Path) -> None:
+def test_boxes_of_coco(sample: DecodedSample, tmp_path: Path) -> None:
     known = truth_masks(coco(tmp_path, {"bbox": [5, 10, 25, 10]})).of("one", sample)
     assert known.boxed
     assert (known.object == blob()).all()
 
 
-def test_boxes_of_files_that_say_no_sizes_are_cut_to_the_picture(sample: Sample, tmp_path: Path) -> None:
+def test_boxes_of_files_that_say_no_sizes_are_cut_to_the_picture(sample: DecodedSample, tmp_path: Path) -> None:
     (tmp_path / "boxes.txt").write_text("image_id,x0,y0,x1,y1\nn01/s0001.jpeg,5,10,99,19\n")
     source = truth_masks(str(tmp_path / "boxes.txt"))
     known = source.of("one", sample)
@@ -93,7 +93,7 @@ def test_pseudo_masks_are_not_taken_for_truth(tmp_path: Path) -> None:
         truth_masks(str(tmp_path))
 
 
-def test_a_picture_without_annotation_is_unknown(sample: Sample, tmp_path: Path) -> None:
+def test_a_picture_without_annotation_is_unknown(sample: DecodedSample, tmp_path: Path) -> None:
     source = truth_masks(coco(tmp_path, {"bbox": [1, 1, 9, 9]}))
     assert source.of("one", replace(sample, key="s0009")) is None
     assert (source.count, "s0001" in source, "s0009" in source) == (1, True, False)
@@ -102,7 +102,7 @@ def test_a_picture_without_annotation_is_unknown(sample: Sample, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["indexed", "one bit", "ImageNet-S"])
-def test_masks_of_png(sample: Sample, tmp_path: Path, kind: str) -> None:
+def test_masks_of_png(sample: DecodedSample, tmp_path: Path, kind: str) -> None:
     ignore = np.zeros_like(blob())
     ignore[:5] = True
     if kind == "indexed":
@@ -122,7 +122,7 @@ def test_masks_of_png(sample: Sample, tmp_path: Path, kind: str) -> None:
     assert (source.count, "s0001" in source, "s0002" in source) == (1, True, False)
 
 
-def test_the_frame_sees_the_mask_where_the_picture_is(sample: Sample) -> None:
+def test_the_frame_sees_the_mask_where_the_picture_is(sample: DecodedSample) -> None:
     whole = Known(np.ones((31, 41), bool), np.zeros((31, 41), bool)).planes(sample, FRAME)
     assert whole.shape == (2, 32, 48)
     assert (whole[0] == 255).all()
@@ -134,7 +134,7 @@ def test_the_frame_sees_the_mask_where_the_picture_is(sample: Sample) -> None:
     assert planes[0].mean() == pytest.approx(255 * 20 / 41, abs=2)
 
 
-def test_a_mask_of_another_size_is_named(sample: Sample, tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_named(sample: DecodedSample, tmp_path: Path) -> None:
     source = truth_masks(coco(tmp_path, {"segmentation": coded(blob(20, 40))}, size=(40, 20)))
     with pytest.raises(UsageError, match="s0001: its mask is 40×20 pixels, the picture 41×31"):
         source.of("one", sample).planes(sample, FRAME)
@@ -148,7 +148,7 @@ def test_a_mask_of_another_size_is_named(sample: Sample, tmp_path: Path) -> None
         (b"junk", "cannot be read as a PNG"),
     ],
 )
-def test_a_png_that_cannot_be_meant_is_named(sample: Sample, tmp_path: Path, values: object, says: str) -> None:
+def test_a_png_that_cannot_be_meant_is_named(sample: DecodedSample, tmp_path: Path, values: object, says: str) -> None:
     file = tmp_path / "png" / "s0001.png"
     file.parent.mkdir()
     if isinstance(values, bytes):
@@ -160,7 +160,7 @@ def test_a_png_that_cannot_be_meant_is_named(sample: Sample, tmp_path: Path, val
 
 
 def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_one(
-    sample: Sample, tmp_path: Path
+    sample: DecodedSample, tmp_path: Path
 ) -> None:
     for name, size in {"a/s0001": 41, "b/s0001": 40, "b/s0002": 39}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -196,8 +196,8 @@ def test_a_source_that_is_none_is_refused(
 OTSU = Policy(name="p", methods=("legrad",), threshold=Threshold(kind="otsu"))
 
 
-def read_all(shard: ShardRecord, frame: Frame = FRAME) -> tuple[Sample, ...]:
-    (batch,) = batches(shard, shard.samples, frame, shard.samples, None, Decoders(0))
+def read_all(shard: ShardRecord, frame: PreprocessConfig = FRAME) -> tuple[DecodedSample, ...]:
+    (batch,) = iter_batches(shard, shard.samples, frame, shard.samples, None, DecoderPool(0))
     return batch.samples
 
 
@@ -265,7 +265,7 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
     plan(RunSpec(shards=(shards,), model=checkpoint, methods=("legrad",), geometry="crop"), out)
     atlas = run(out, INLINE)
     source, shard = PseudoMasks(out, OTSU), atlas.run.shards[0]
-    frame = Frame.of(atlas.run.model, "crop")
+    frame = PreprocessConfig.for_model(atlas.run.model, "crop")
     found = 0
     for sample in read_all(shard, frame):
         if (known := source.of(shard.name, sample)) is not None:

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.explain import describe, explain
 from pipeline.explain.load import describe_loaded
 from pipeline.explain.readout import PatchReadout, classifier_logits
-from pipeline.read import Frame
+from pipeline.read import PreprocessConfig
 from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, Labelled
 from pipeline.train.patch_mask_training import PatchMaskTraining, absent, patch_loss
 from schemas.training import PatchMaskSettings
@@ -23,7 +23,7 @@ GRID = (6, 6)
 
 def training(model: nn.Module, steps: int = 100, **settings: object) -> PatchMaskTraining:
     loaded = describe_loaded("small", model)
-    frame = Frame.of(loaded.record, "squash")
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
     quick = {"warm_up": 0, "crop": 1.0, "weight_decay": 0.0, "decay": 1.0, "rate": 3e-3}
     return PatchMaskTraining(loaded, PatchMaskSettings(**(quick | settings)), steps, (frame, frame))  # type: ignore[arg-type]
 
@@ -151,7 +151,7 @@ def test_names_and_shapes_stay_and_timm_takes_the_result() -> None:
     model = timm.create_model("test_vit", num_classes=3)
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     loaded = describe_loaded("test_vit", model)
-    frame = Frame.of(loaded.record, "squash")
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
     trained = PatchMaskTraining(loaded, PatchMaskSettings(), 10, (frame, frame))
     size = loaded.anatomy.input_size
     some = pictures()

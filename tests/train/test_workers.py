@@ -11,7 +11,7 @@ from support import samples, write_tar
 
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import load_model
-from pipeline.read import Decoders, Frame
+from pipeline.read import DecoderPool, PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import Images, Stream
 from pipeline.train.masked_images import Labelled
@@ -41,7 +41,9 @@ def spec(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> TrainSpec:
     )
 
 
-def streams(prepared: PreparedTraining, pool: Decoders, classes: int | None, frame: Frame) -> list[list[Images]]:
+def streams(
+    prepared: PreparedTraining, pool: DecoderPool, classes: int | None, frame: PreprocessConfig
+) -> list[list[Images]]:
     """What each worker reads."""
     of = [Stream(prepared.shards, frame, 3, classes, 0, rank, 2) for rank in range(2)]
     return [list(islice(stream.read(pool), STEPS)) for stream in of]
@@ -58,7 +60,9 @@ def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> No
     assert told == list(range(1, STEPS + 1))
     assert (card.workers, set(card.metrics) >= {"kl", "kept"}) == (2, True)
     one = DiffMaskTraining(load_model(spec.model), spec.settings)  # type: ignore[arg-type]
-    read_by = streams(prepare(spec), Decoders(0), None, Frame.of(load_model(spec.model).record, "squash"))
+    read_by = streams(
+        prepare(spec), DecoderPool(0), None, PreprocessConfig.for_model(load_model(spec.model).record, "squash")
+    )
     with one.session():
         for images in zip(*read_by, strict=True):
             depth = one.depth()
@@ -78,10 +82,10 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     spec = TrainSpec(**(spec.model_dump() | asked))
     train_explainer(spec, lambda step, figures: None)
     loaded = load_model(spec.model)
-    frame = Frame.of(loaded.record, "squash")
-    learning = Frame(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
+    learning = PreprocessConfig(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
     one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
-    prepared, pool = prepare(spec), Decoders(0)
+    prepared, pool = prepare(spec), DecoderPool(0)
     from pipeline.train.mask_sources import truth_masks
     from pipeline.train.masked_images import Pool
 

@@ -14,7 +14,7 @@ from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.base import AtlasContext, ShardData
 from pipeline.audit.map_statistics import compute_coverage
 from pipeline.audit.map_tables import split_truth
-from pipeline.image.score_map import window
+from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, AtlasShard, ObjectStore
@@ -165,5 +165,5 @@ def _masks(samples: pa.Table, truth: TruthSet, size: tuple[int, int]) -> Iterato
     for sample in samples.to_pylist():
         known, covered = truth.find(sample["key"]), None
         if known is not None and known.is_annotated:
-            covered = compute_coverage(known, sample["width"], sample["height"], window(sample, size), size)
+            covered = compute_coverage(known, sample["width"], sample["height"], visible_window(sample, size), size)
         yield None if covered is None else covered > 0.5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.label.mask import Label
-from pipeline.read.loader import climbs
+from pipeline.read.sample_keys import is_unsafe_key
 from schemas.samples import SampleStatus
 
 Written = tuple[str, bytes]
@@ -67,4 +67,6 @@ def compact_json(value: object) -> bytes:
 
 def has_unique_key(label: Label) -> bool:
     """Whether a sample has a key of its own that can be the name of a file."""
-    return label.status not in (SampleStatus.UNSAFE_KEY, SampleStatus.DUPLICATE_KEY) and not climbs(label.sample["key"])
+    return label.status not in (SampleStatus.UNSAFE_KEY, SampleStatus.DUPLICATE_KEY) and not is_unsafe_key(
+        label.sample["key"]
+    )

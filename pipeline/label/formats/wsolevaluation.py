@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.image.score_map import score_map, window
+from pipeline.image.score_map import score_map, visible_window
 from pipeline.label.formats.base import ExportContext, Read, Written
 from pipeline.label.formats.naming import file_name
 from pipeline.label.mask import Label
@@ -33,7 +33,7 @@ class Wsol:
                 continue
             image_id = file_name(label.sample["member"], forbidden=",")
             buffer = io.BytesIO()
-            np.save(buffer, score_map(label.heatmap.values, window(label.sample, label.frame)))
+            np.save(buffer, score_map(label.heatmap.values, visible_window(label.sample, label.frame)))
             yield f"wsol/score_maps/{image_id}.npy", buffer.getvalue()
             lines["image_ids"].append(image_id)
             lines["class_labels"].append(f"{image_id},{label.class_id}")

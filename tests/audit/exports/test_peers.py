@@ -13,7 +13,7 @@ import pytest
 from pipeline.audit.exports.export_audit import export_audit
 from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.image.score_map import window
+from pipeline.image.score_map import visible_window
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 
@@ -107,7 +107,7 @@ def test_quantus_finds_as_much_mass_inside_as_we_do(
     shard, truths, size = atlas.shard(next(iter(atlas.commits))), read_truth(world.truth), atlas.run.model.input_size
     covered = []
     for sample in shard.samples.to_pylist():
-        known, seen = truths.find(sample["key"]), window(sample, size)
+        known, seen = truths.find(sample["key"]), visible_window(sample, size)
         covered.append(compute_coverage(known, sample["width"], sample["height"], seen, atlas.run.model.grid))
     # Masks of pixels are whole, so cells are covered by a little more or less than they really are.
     assert measured["mass"] == pytest.approx(compute_object_mass(shard.maps("legrad"), np.stack(covered)), abs=0.02)

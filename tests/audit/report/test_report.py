@@ -24,8 +24,8 @@ from pipeline.audit.report.score_view import describe_score
 from pipeline.audit.report.suspects import find_suspicious_classes
 from pipeline.audit.spray import l1_normalize
 from pipeline.demo.scenes import SHORTCUT_CLASS
-from pipeline.read import Frame, decode
-from pipeline.read.samples import read
+from pipeline.read import PreprocessConfig, decode_image
+from pipeline.read.shard_reader import read_samples
 from pipeline.store import Atlas
 from schemas.audit_tables import MAP_STATISTICS, SHORTCUTS
 from schemas.errors import CorruptShardError, UsageError
@@ -115,8 +115,8 @@ def test_numbers_of_images_and_methods_are_those_of_the_audit(reported: Reported
 def test_a_thumbnail_is_what_the_network_saw(reported: Reported) -> None:
     run, index = reported.atlas.run, index_of(reported.folder)
     _, data = told(reported.folder / "data" / "shards" / "0.js")
-    image = next(read(run.shards[0], run.slot)).image()
-    seen = decode(image.data, Frame.of(run.model, run.spec.geometry)).pixels.transpose(1, 2, 0)
+    image = next(read_samples(run.shards[0], run.slot)).image()
+    seen = decode_image(image.data, PreprocessConfig.for_model(run.model, run.spec.geometry)).pixels.transpose(1, 2, 0)
     small = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["thumbnails"][0]))))
     assert index["keys"][0] == HOSTILE[0]
     assert small.shape == seen.shape  # 96 pixels are less than a thumbnail may have
