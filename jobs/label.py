@@ -67,8 +67,8 @@ def label_command(
       name: legrad-sharp
       methods: [legrad]
       refine: {kind: pamr}
-      cut: {kind: otsu}
-      clean: {keep: largest, min_area: 0.01}
+      threshold: {kind: otsu}
+      postprocess: {keep: largest, min_area: 0.01}
       EOF
       vitatlas label train.atlas --policy sharp.yaml --format png,coco --out masks
       vitatlas label train.atlas --policy calibrated.yaml --tune imagenetv2/ --tune-atlas v2.atlas
