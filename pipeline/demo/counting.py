@@ -1,10 +1,10 @@
-"""The counting task: how faithful is a map where the truth about the network is known?
+"""Counting task: faithfulness of maps where the evidence of the model is known.
 
-``python -m pipeline.demo.counting`` trains everything and prints the table of ``docs/explanation/counting.md``.
+``python -m pipeline.demo.counting`` trains all models and prints the table of ``docs/explanation/counting.md``.
 
-A picture is a grid of 3 × 3 solid cells, one to a patch, each of one of six colours; its class is how many are red. A
-network that counts must tell the red cells from the others and nothing else, so a faithful map has one value on the
-red cells and another on the rest (the task of Vision DiffMask, section 4; the score is a design of ours).
+An image is a grid of 3 × 3 solid cells, one per patch, each of one of six colors; its class is the number of red cells.
+A model that counts must tell the red cells from the others and nothing else, so a faithful map has one value on the red
+cells and another on the rest (the task of Vision DiffMask, section 4; the score is our own design).
 """
 
 import argparse
@@ -30,30 +30,31 @@ from pipeline.explain.load import LoadedModel, describe_loaded
 from pipeline.explain.method import Method
 from pipeline.read import PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
-from pipeline.train.image_stream import Images
-from pipeline.train.masked_images import MASKED, UNKNOWN, Labelled, Pool
+from pipeline.train.image_stream import TrainingBatch
+from pipeline.train.masked_images import MASKED, UNKNOWN, MaskedImagePool, MaskedImages
 from pipeline.train.patch_mask_training import PatchMaskTraining
-from pipeline.train.trainer import Learner
+from pipeline.train.trainer import TrainableExplainer
 from schemas.artifacts import ArtifactRecord
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 
 CELLS, SIDE = 3, 16
+"""Cells along each side of an image, and pixels along each side of a cell."""
 RED = 3
-"""Index of the colour that is counted."""
-COLOURS = np.array([[0, 0, 255], [0, 255, 0], [0, 255, 255], [255, 0, 0], [255, 0, 255], [255, 255, 0]], np.uint8)
-MASKS = 50
-"""Pictures whose red cells ``pm`` is told: less than 1 % of those the network has seen."""
-GATES = DiffMaskSettings(rate=3e-4, warm_up=50, alpha_rate=2.0, add=3.0, tolerance=0.05)
-PATCHES = PatchMaskSettings(rate=1e-3, decay=1.0, crop=1.0)
+"""Index of the color that is counted."""
+COLORS = np.array([[0, 0, 255], [0, 255, 0], [0, 255, 255], [255, 0, 0], [255, 0, 255], [255, 255, 0]], np.uint8)
+NUM_MASKS = 50
+"""Images whose red cells ``pm`` is given: less than 1 % of those that the model was trained on."""
+DIFFMASK_SETTINGS = DiffMaskSettings(rate=3e-4, warm_up=50, alpha_rate=2.0, add=3.0, tolerance=0.05)
+PATCH_MASK_SETTINGS = PatchMaskSettings(rate=1e-3, decay=1.0, crop=1.0)
 
 
 @dataclass(frozen=True)
-class Grids:
-    """Pictures of the task.
+class CellImages:
+    """Images of the task.
 
     Attributes:
         pixels: uint8 [B, 3, 48, 48].
-        red: bool [B, 9], which cells are.
+        red: bool [B, 9], True for red cells.
     """
 
     pixels: NDArray[np.uint8]
@@ -61,23 +62,33 @@ class Grids:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """How many cells are red: [B]."""
+        """Number of red cells, int64 [B]."""
         return self.red.sum(1)
 
 
-def draw(count: int, *seed: int) -> Grids:
-    """Pictures with 0 to 9 red cells, each number as often."""
-    source = np.random.default_rng([95, *seed])
-    number = source.integers(0, CELLS**2 + 1, count)
-    red = np.argsort(source.random((count, CELLS**2)), 1) < number[:, None]
-    others = source.choice([each for each in range(len(COLOURS)) if each != RED], (count, CELLS**2))
-    cells = COLOURS[np.where(red, RED, others)].reshape(count, CELLS, CELLS, 3)
+def sample_cell_images(count: int, *seed: int) -> CellImages:
+    """DecodedSample images with 0 to 9 red cells, each number with the same probability.
+
+    Args:
+        count: number of images.
+        seed: seed of the images.
+    """
+    rng = np.random.default_rng([95, *seed])
+    numbers = rng.integers(0, CELLS**2 + 1, count)
+    red = np.argsort(rng.random((count, CELLS**2)), 1) < numbers[:, None]
+    others = rng.choice([color for color in range(len(COLORS)) if color != RED], (count, CELLS**2))
+    cells = COLORS[np.where(red, RED, others)].reshape(count, CELLS, CELLS, 3)
     pixels = cells.repeat(SIDE, 1).repeat(SIDE, 2).transpose(0, 3, 1, 2)
-    return Grids(np.ascontiguousarray(pixels), red)
+    return CellImages(np.ascontiguousarray(pixels), red)
 
 
-def counter(steps: int = 1000, seed: int = 0) -> LoadedModel:
-    """A small class-token network that has learnt to count, from pictures each seen once."""
+def train_counter(steps: int = 1000, seed: int = 0) -> LoadedModel:
+    """Train a small class-token model to count, on images that are each seen once.
+
+    Args:
+        steps: number of steps of 64 images.
+        seed: seed of weights and images.
+    """
     torch.manual_seed(seed)
     model = timm.create_model(
         "vit_tiny_patch16_224",
@@ -90,9 +101,9 @@ def counter(steps: int = 1000, seed: int = 0) -> LoadedModel:
     )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
-    for step in track(range(steps), "network"):
-        grids = draw(64, seed, step)
-        loss = F.cross_entropy(model(normalised(grids)), torch.from_numpy(grids.labels))
+    for step in track(range(steps), "model"):
+        images = sample_cell_images(64, seed, step)
+        loss = F.cross_entropy(model(normalize_cells(images)), torch.from_numpy(images.labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,115 +111,147 @@ def counter(steps: int = 1000, seed: int = 0) -> LoadedModel:
     return describe_loaded("counter", model.eval())
 
 
-def normalised(grids: Grids) -> Tensor:
-    """As the network takes them."""
-    return torch.from_numpy(grids.pixels).float() / 127.5 - 1
+def normalize_cells(images: CellImages) -> Tensor:
+    """Return the input of the model, float32 [B, 3, 48, 48] in [−1, 1]."""
+    return torch.from_numpy(images.pixels).float() / 127.5 - 1
 
 
-def gates(
+def train_diffmask(
     loaded: LoadedModel, folder: Path, steps: int = 1000, alphas: tuple[float, ...] = (2.0, 20.0, 100.0)
 ) -> DiffMask:
-    """Vision DiffMask gates of the network, the best of several trainings.
+    """Train Vision DiffMask gates of the model several times, and return the best.
 
-    Cells are all or nothing here, so gates may close before they have learnt anything, or stay open, for good. Which
-    first α avoids that differs from network to network; the divergence and the share of cells kept on pictures of their
-    own tell, where nothing is known of what is red.
+    Cells are all or nothing here, so gates may close before anything is learned, or stay open forever. The initial α
+    that avoids this differs between models. Divergence and fraction of kept cells on separate images select it,
+    without knowledge of the red cells.
 
     Args:
-        alphas: first values of the multipliers, one for each training.
+        loaded: model.
+        folder: folder for the artifact.
+        steps: number of steps of each training.
+        alphas: initial multipliers, one for each training.
     """
-    judged = Images(0, "", (), draw(256, 5).pixels)
-    found: list[tuple[float, DiffMaskTraining]] = []
+    held_out = TrainingBatch(0, "", (), sample_cell_images(256, 5).pixels)
+    trainings: list[tuple[float, DiffMaskTraining]] = []
     for alpha in alphas:
-        training = DiffMaskTraining(loaded, GATES.model_copy(update={"alpha": alpha}))
+        training = DiffMaskTraining(loaded, DIFFMASK_SETTINGS.model_copy(update={"alpha": alpha}))
         with training.session():
             for step in track(range(steps), f"gates, α from {alpha:.0f}"):
-                training.learn(normalised(draw(64, 1, step)))
-            found.append((training.shortfall(training.evaluate([judged])), training))
-    best = min(found, key=lambda each: each[0])[1]
-    return DiffMask.load(_kept(best, "diffmask", loaded, folder))
+                training.train_step(normalize_cells(sample_cell_images(64, 1, step)))
+            trainings.append((training.selection_metric(training.evaluate([held_out])), training))
+    best = min(trainings, key=lambda training: training[0])[1]
+    return DiffMask.load(_write_artifact(best, "diffmask", loaded, folder))
 
 
-def patch_masks(loaded: LoadedModel, folder: Path, steps: int = 300) -> PatchMask:
-    """The network fine-tuned by the red cells of a few pictures. It learns on a copy."""
+def train_patch_mask(loaded: LoadedModel, folder: Path, steps: int = 300) -> PatchMask:
+    """Fine-tune a copy of the model with the red cells of a few images.
+
+    Args:
+        loaded: model.
+        folder: folder for the artifact.
+        steps: number of steps.
+    """
     copied = describe_loaded("counter", copy.deepcopy(loaded.model))
     frame = PreprocessConfig.for_model(copied.record, "squash")
-    training = PatchMaskTraining(copied, PATCHES, steps, (frame, frame))
-    told = Pool([labelled(draw(MASKS, 2), MASKED)])
+    training = PatchMaskTraining(copied, PATCH_MASK_SETTINGS, steps, (frame, frame))
+    pool = MaskedImagePool([to_masked_images(sample_cell_images(NUM_MASKS, 2), MASKED)])
     with training.session():
         for step in track(range(steps), "patch masks"):
-            training.learn(labelled(draw(32, 1, step), UNKNOWN) + told.draw(32, step, (0,)))
-    return PatchMask.load(_kept(training, "pm", loaded, folder))
+            unmasked = to_masked_images(sample_cell_images(32, 1, step), UNKNOWN)
+            training.train_step(unmasked + pool.sample(32, step, (0,)))
+    return PatchMask.load(_write_artifact(training, "pm", loaded, folder))
 
 
-def labelled(grids: Grids, kind: int) -> Labelled:
-    """Pictures with their red cells as masks, or without."""
-    inside = grids.red.reshape(-1, CELLS, CELLS).repeat(SIDE, 1).repeat(SIDE, 2).astype(np.uint8) * 255
-    planes = np.stack([inside, np.zeros_like(inside)], 1)
-    return Labelled(grids.pixels, grids.labels, planes, np.full(len(inside), kind))
+def to_masked_images(images: CellImages, mask_kind: int) -> MaskedImages:
+    """Return images with their red cells as masks.
+
+    Args:
+        images: images.
+        mask_kind: ``MASKED``, or ``UNKNOWN`` to ignore the masks in training.
+    """
+    masks = images.red.reshape(-1, CELLS, CELLS).repeat(SIDE, 1).repeat(SIDE, 2).astype(np.uint8) * 255
+    planes = np.stack([masks, np.zeros_like(masks)], 1)
+    return MaskedImages(images.pixels, images.labels, planes, np.full(len(masks), mask_kind))
 
 
 @dataclass(frozen=True)
-class Score:
-    """How faithful the maps of a method are.
+class CountingScore:
+    """Faithfulness of the maps of a method.
 
     Attributes:
-        auroc: that a red cell and another are told apart, mean over the pictures that have both; of the map or of
-            its negative, whichever does better over all pictures, since a network may count either.
-        spread: standard deviation within the two groups over the distance of their means; median over the pictures.
+        auroc: area under the ROC curve of red against other cells, mean over the images that have both; of the map or
+            of its negative, whichever is better over all images, since a model may count either.
+        spread: standard deviation within the two groups over the distance of their means; median over the images.
     """
 
     auroc: float
     spread: float
 
 
-def score(maps: Tensor, red: NDArray[np.bool_]) -> Score:
-    """Of maps [B, 3, 3] and what is red [B, 9]."""
-    areas, spreads = [], []
-    for values, truth in zip(maps.flatten(1).double().numpy(), red, strict=True):
-        inside = int(truth.sum())
-        if 0 < inside < len(truth):
-            over = rankdata(values)[truth].sum() - inside * (inside + 1) / 2
-            areas.append(over / (inside * (len(truth) - inside)))
-            gap = abs(values[truth].mean() - values[~truth].mean())
-            within = (values[truth].var() * inside + values[~truth].var() * (len(truth) - inside)) / len(truth)
+def score_maps(maps: Tensor, red: NDArray[np.bool_]) -> CountingScore:
+    """Score the maps of a method.
+
+    Args:
+        maps: float [B, 3, 3].
+        red: bool [B, 9], red cells.
+    """
+    aurocs, spreads = [], []
+    for values, is_red in zip(maps.flatten(1).double().numpy(), red, strict=True):
+        count = int(is_red.sum())
+        if 0 < count < len(is_red):
+            rank_sum = rankdata(values)[is_red].sum() - count * (count + 1) / 2
+            aurocs.append(rank_sum / (count * (len(is_red) - count)))
+            gap = abs(values[is_red].mean() - values[~is_red].mean())
+            within = (values[is_red].var() * count + values[~is_red].var() * (len(is_red) - count)) / len(is_red)
             spreads.append(np.sqrt(within) / gap if gap else np.inf)
-    mean = float(np.mean(areas))
-    return Score(max(mean, 1 - mean), float(np.median(spreads)))
+    mean = float(np.mean(aurocs))
+    return CountingScore(max(mean, 1 - mean), float(np.median(spreads)))
 
 
-def scores(loaded: LoadedModel, learned: tuple[Method, ...], count: int = 300) -> dict[str, Score]:
-    """Every method on pictures that nothing was trained on."""
-    grids = draw(count, 3)
-    named = {method.base_name for method in learned}
-    chosen = [method() for base, method in registry.items() if base not in named]
-    defined = [method for method in chosen if not method.unsupported(loaded.anatomy)]
-    targets = torch.from_numpy(grids.labels)[:, None]
-    maps = explain(loaded.model, normalised(grids), targets, [*defined, *learned])
-    return {name: score(values[:, 0], grids.red) for name, values in maps.items()}
+def score_methods(loaded: LoadedModel, learned: tuple[Method, ...], count: int = 300) -> dict[str, CountingScore]:
+    """Score every method on images that nothing was trained on.
+
+    Args:
+        loaded: model.
+        learned: learned methods, with weights.
+        count: number of images.
+    """
+    images = sample_cell_images(count, 3)
+    learned_names = {method.base_name for method in learned}
+    methods = [method() for name, method in registry.items() if name not in learned_names]
+    supported = [method for method in methods if not method.unsupported(loaded.anatomy)]
+    class_ids = torch.from_numpy(images.labels)[:, None]
+    maps = explain(loaded.model, normalize_cells(images), class_ids, [*supported, *learned])
+    return {name: score_maps(values[:, 0], images.red) for name, values in maps.items()}
 
 
-def markdown(found: Sequence[dict[str, Score]]) -> str:
-    """The table over several networks, best first: means, and the least AUROC."""
+def to_markdown(scores: Sequence[dict[str, CountingScore]]) -> str:
+    """Return the table over several models, best first: means, and the lowest AUROC."""
     rows = []
-    for name in found[0]:
-        each = [scores[name] for scores in found]
-        areas, spread = [score.auroc for score in each], float(np.mean([score.spread for score in each]))
-        rows.append((float(np.mean(areas)), f"| `{name}` | {np.mean(areas):.3f} | {min(areas):.3f} | {spread:.2f} |"))
-    lines = ["| method | AUROC | least of the networks | spread |", "|---|---|---|---|"]
+    for name in scores[0]:
+        aurocs = [of_model[name].auroc for of_model in scores]
+        spread = float(np.mean([of_model[name].spread for of_model in scores]))
+        mean = float(np.mean(aurocs))
+        rows.append((mean, f"| `{name}` | {mean:.3f} | {min(aurocs):.3f} | {spread:.2f} |"))
+    lines = ["| method | AUROC | lowest of the models | spread |", "|---|---|---|---|"]
     return "\n".join([*lines, *(line for _, line in sorted(rows, reverse=True))])
 
 
-def accuracy(model: nn.Module, count: int = 2000) -> float:
-    """Share of pictures counted right."""
-    grids = draw(count, 4)
+def counting_accuracy(model: nn.Module, count: int = 2000) -> float:
+    """Return the fraction of correctly counted images.
+
+    Args:
+        model: counter.
+        count: number of images.
+    """
+    images = sample_cell_images(count, 4)
     with torch.no_grad():
-        return float((model(normalised(grids)).argmax(1).numpy() == grids.labels).mean())
+        return float((model(normalize_cells(images)).argmax(1).numpy() == images.labels).mean())
 
 
-def _kept(training: Learner, method: str, loaded: LoadedModel, folder: Path) -> Path:
+def _write_artifact(training: TrainableExplainer, method: str, loaded: LoadedModel, folder: Path) -> Path:
     file = folder / f"{method}.safetensors"
-    card = ArtifactRecord(
+    record = ArtifactRecord(
         method=method,  # type: ignore[arg-type]
         provenance="the counting task",
         model="counter",
@@ -220,22 +263,22 @@ def _kept(training: Learner, method: str, loaded: LoadedModel, folder: Path) -> 
         seed=0,
         metrics={},
     )
-    write_artifact(file, training.tensors(), card)
+    write_artifact(file, training.tensors(), record)
     return file
 
 
 def main() -> None:
-    """Train, explain, score."""
+    """Train the models, explain them and score all methods."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--networks", type=int, default=3, help="of other first weights and pictures")
-    found = []
-    for seed in range(parser.parse_args().networks):
-        loaded = counter(seed=seed)
-        print(f"network {seed} counts {100 * accuracy(loaded.model):.1f} % of 2,000 pictures right")
+    parser.add_argument("--models", type=int, default=3, help="number of models, each with its own seed")
+    scores = []
+    for seed in range(parser.parse_args().models):
+        loaded = train_counter(seed=seed)
+        print(f"model {seed} counts {100 * counting_accuracy(loaded.model):.1f} % of 2,000 images correctly")
         with tempfile.TemporaryDirectory() as folder:
-            learned = gates(loaded, Path(folder)), patch_masks(loaded, Path(folder))
-            found.append(scores(loaded, learned))
-    print(f"\n{markdown(found)}")
+            learned = train_diffmask(loaded, Path(folder)), train_patch_mask(loaded, Path(folder))
+            scores.append(score_methods(loaded, learned))
+    print(f"\n{to_markdown(scores)}")
 
 
 if __name__ == "__main__":

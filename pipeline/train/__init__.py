@@ -1,1 +1,1 @@
-"""The explainers that learn: Vision DiffMask gates, patch-mask fine-tuning."""
+"""Training of learned attribution methods: Vision DiffMask gates, patch-mask fine-tuning."""

@@ -1,4 +1,4 @@
-"""Whether probabilities are what they say."""
+"""Calibration of probabilities: expected calibration error and Brier score."""
 
 from dataclasses import dataclass, field
 
@@ -10,33 +10,40 @@ BINS = 15
 
 @dataclass
 class Calibration:
-    """Sums over any split of the patches.
+    """Sums that give both scores; patches can be added in any batches.
 
     The expected calibration error is Σ_b n_b/n · |mean p − mean y| over 15 bins of equal width (Guo et al., ICML
-    2017, eq. 5); the Brier score is mean (p − y)². y may be a share instead of 0 or 1.
+    2017, eq. 5); the Brier score is mean (p − y)². y may be a fraction instead of 0 or 1.
 
     Attributes:
-        number, probability, truth: of each bin: how many, and sums of p and of y.
+        counts: number of patches of each bin.
+        probability: sum of p of each bin.
+        truth: sum of y of each bin.
         squares: Σ (p − y)².
     """
 
-    number: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     probability: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))
     truth: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))
     squares: float = 0.0
 
     def add(self, probabilities: NDArray[np.floating], truth: NDArray[np.floating]) -> None:
-        """Count patches: p and y, [n] each, in [0, 1]."""
+        """Add patches.
+
+        Args:
+            probabilities: p, [n] in [0, 1].
+            truth: y, [n] in [0, 1].
+        """
         bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-        self.number += np.bincount(bins, minlength=BINS)
+        self.counts += np.bincount(bins, minlength=BINS)
         self.probability += np.bincount(bins, probabilities, BINS)
         self.truth += np.bincount(bins, truth, BINS)
         self.squares += float(((probabilities.astype(np.float64) - truth) ** 2).sum())
 
     @property
     def count(self) -> int:
-        """Patches that were counted."""
-        return int(self.number.sum())
+        """Number of patches."""
+        return int(self.counts.sum())
 
     @property
     def ece(self) -> float:

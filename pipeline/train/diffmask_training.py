@@ -1,4 +1,4 @@
-"""Training of Vision DiffMask gates: the fewest patches that keep the prediction."""
+"""Training of Vision DiffMask gates, which keep the fewest patches that preserve the prediction."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -23,39 +23,42 @@ from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.record import record
 from pipeline.explain.trace import Capture, Trace
-from pipeline.train.distributed import mean, rank, shared
-from pipeline.train.finite import finite_gradients
-from pipeline.train.image_stream import Images
+from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
+from pipeline.train.image_stream import TrainingBatch
+from pipeline.train.trainer import clip_gradients
 from schemas.run import Precision
 from schemas.training import DiffMaskSettings
 
-_ALPHA_MOST = 200.0
+_MAX_ALPHA = 200.0
 _DECAY = 0.9
-"""Of the moving averages of what each depth comes to."""
-_SETTLED = {"agreement": 0.75, "kept": 0.1, "steps": 100}
-"""From where on a depth is drawn less often: above, below, and after so many steps of it."""
+"""Decay of the moving averages of each depth."""
+_CONVERGED = {"agreement": 0.75, "kept": 0.1, "steps": 100}
+"""A depth is sampled less often above this agreement, below this fraction of kept patches, after this many steps."""
 
 
 class DiffMaskTraining:
-    """Gates that learn on a frozen network, one batch at a time. A ``Learner``.
+    """Training of gates for a frozen model. Implements ``TrainableExplainer``.
 
-    A step draws a depth k, samples gates z = Π_{l≤k} z_l from the probes 0 … k, runs the network on the masked
-    embedding and minimises over gates and placeholder
+    A step samples a depth k, samples gates z = Π_{l≤k} z_l from the probes 0 … k, runs the model on the masked
+    embedding and minimizes over gates and placeholder
 
         α_k (KL(p ‖ p_masked) − ε) + mean over patches of Σ_{l≤k} ln P(z_l ≠ 0),
 
     while α_k takes a step of gradient *ascent*, clipped to [0, 200]: it rises where KL > ε. (In the public code
     the sign of that step is lost under its pinned trainer.) The mean is over patches only; the public code also
-    counts the class token, whose gate has no effect. Gates and placeholder learn by Lookahead over Adam, from
-    one backward.
+    counts the class token, whose gate has no effect. DiffMaskGates and placeholder are trained by Lookahead over Adam, from
+    one backward pass.
 
-    Depth and noise depend on seed, step and rank alone, so training that is resumed goes on as if it had not
-    stopped; the depth is the same on every rank, and so are the averaged figures that move α.
+    Depth and noise depend on seed, step and rank alone, so a resumed training equals an uninterrupted one. The depth
+    is the same on every rank, and so are the averaged metrics that update α.
 
     Source: De Cao et al. 2020 and Nalmpantis et al., Vision DiffMask, CVPRW 2023 (arXiv 2304.06391).
 
     Args:
-        loaded: the network. It is not changed.
+        loaded: model, which is not changed.
+        settings: hyper-parameters.
+        seed: seed of initial weights, depths and noise.
+        precision: compute precision of the model.
     """
 
     def __init__(
@@ -64,9 +67,9 @@ class DiffMaskTraining:
         self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
         self.seed, self.precision = seed, precision
         parameter = next(self.model.parameters())
-        self.normalise = Normalize(loaded.record.mean, loaded.record.std, parameter)
-        self.gates = initial(self.anatomy.width, self.anatomy.depth, settings.add, seed).to(parameter)
-        self._masking = shared(_Masking(self.gates))
+        self.normalize = Normalize(loaded.record.mean, loaded.record.std, parameter)
+        self.gates = initialize_gates(self.anatomy.width, self.anatomy.depth, settings.add, seed).to(parameter)
+        self._masked_forward = wrap_ddp(_MaskedForward(self.gates))
         depths = self.anatomy.depth + 2
         self.alpha = torch.full((depths,), settings.alpha, dtype=torch.float64)
         self.average = {
@@ -75,7 +78,7 @@ class DiffMaskTraining:
             "agreement": torch.zeros(depths, dtype=torch.float64),
             "steps": torch.zeros(depths, dtype=torch.float64),
         }
-        probes = [each for name, each in self.gates.named_parameters() if name != "placeholder"]
+        probes = [parameter for name, parameter in self.gates.named_parameters() if name != "placeholder"]
         self._rates = (settings.rate, settings.placeholder_rate)
         self._adam = torch.optim.Adam([{"params": probes}, {"params": [self.gates.placeholder]}])
         self._optimizer = Lookahead(self._adam, alpha=0.5, k=6)
@@ -84,68 +87,81 @@ class DiffMaskTraining:
     def session(self) -> AbstractContextManager[None]:
         return preserve_model_state(self.model)
 
-    def step(self, images: Images) -> dict[str, float]:
-        """One step; its figures.
+    def step(self, batch: TrainingBatch) -> dict[str, float]:
+        """Train on one batch and return its metrics.
 
         ``depth`` is k; ``kl`` the mean divergence over the batch; ``kept`` the mean over images and patches of
-        the probability to be kept, by the probes up to k; ``agreement`` how many predictions stayed; ``alpha`` the
-        multiplier of k after the step; ``kl_average`` and ``kept_average`` moving averages, over all depths.
+        the probability to be kept, by the probes up to k; ``agreement`` the fraction of unchanged predictions;
+        ``alpha`` the multiplier of k after the step; ``kl_average`` and ``kept_average`` moving averages, over all
+        depths.
         """
-        return self.learn(self.normalise(images.pixels), self._targets(images))
+        return self.train_step(self.normalize(batch.pixels), self._class_ids(batch))
 
-    def learn(self, images: Tensor, targets: Tensor | None = None) -> dict[str, float]:
-        """One step on images [B, 3, H, W], preprocessed.
+    def train_step(self, images: Tensor, class_ids: Tensor | None = None) -> dict[str, float]:
+        """Train on preprocessed images and return metrics, as ``step``.
 
         Args:
-            targets: int64 [B], the classes to keep; needed for the objective ``class``.
+            images: float [B, 3, H, W], normalized.
+            class_ids: int64 [B], classes to keep; needed for the objective ``class``.
 
         Raises:
             FloatingPointError: the loss is not finite. Nothing has been changed.
         """
-        depth = self.depth()
-        loss, figures = self.loss(images, targets, depth, rank())
-        return self.apply(loss, depth, mean(figures, images.device))
+        depth = self.sample_depth()
+        loss, metrics = self.compute_loss(images, class_ids, depth, rank())
+        return self.update(loss, depth, all_reduce_mean(metrics, images.device))
 
-    def apply(self, loss: Tensor, depth: int, figures: dict[str, float]) -> dict[str, float]:
-        """Step down a loss, and its multiplier up; the figures with what that came to."""
-        if not np.isfinite(figures["loss"]):
-            raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
+    def update(self, loss: Tensor, depth: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Take a descent step on the loss and an ascent step of its multiplier; return all metrics of the step.
+
+        Args:
+            loss: loss with its graph.
+            depth: k.
+            metrics: metrics of the loss, averaged over ranks.
+        """
+        if not np.isfinite(metrics["loss"]):
+            raise FloatingPointError(f"the loss of step {self.step_count} is {metrics['loss']}")
         self._adam.zero_grad()
         loss.backward()
-        finite_gradients(self.gates.parameters(), self.step_count)
-        warm = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
+        clip_gradients(self.gates.parameters(), self.step_count)
+        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
-            group["lr"] = warm * rate
+            group["lr"] = warmup * rate
         self._optimizer.step()
-        self.alpha[depth] = ascended(self.alpha[depth], figures["kl"], self.settings)
-        self._follow(depth, figures)
+        self.alpha[depth] = ascend_multiplier(self.alpha[depth], metrics["kl"], self.settings)
+        self._update_averages(depth, metrics)
         self.step_count += 1
-        seen = self.average["steps"] > 0
-        averages = {f"{name}_average": float(self.average[name][seen].mean()) for name in ("kl", "kept")}
-        return {"depth": depth, **figures, "alpha": float(self.alpha[depth]), **averages}
+        trained = self.average["steps"] > 0
+        averages = {f"{name}_average": float(self.average[name][trained].mean()) for name in ("kl", "kept")}
+        return {"depth": depth, **metrics, "alpha": float(self.alpha[depth]), **averages}
 
-    def depth(self) -> int:
-        """k of the next step: the same on every rank."""
+    def sample_depth(self) -> int:
+        """Return k of the next step, the same on every rank."""
         weights = torch.ones_like(self.alpha)
         if self.settings.depths == "weighted":
             average = self.average
-            settled = (average["agreement"] > _SETTLED["agreement"]) & (average["kept"] < _SETTLED["kept"])
-            weights[settled & (average["steps"] > _SETTLED["steps"])] = 0.1
-        chances = (weights / weights.sum()).numpy()
-        return int(_random(_DEPTH, self.seed, self.step_count).choice(len(chances), p=chances))
+            converged = (average["agreement"] > _CONVERGED["agreement"]) & (average["kept"] < _CONVERGED["kept"])
+            weights[converged & (average["steps"] > _CONVERGED["steps"])] = 0.1
+        probabilities = (weights / weights.sum()).numpy()
+        return int(_rng(_DEPTH, self.seed, self.step_count).choice(len(probabilities), p=probabilities))
 
-    def loss(self, images: Tensor, targets: Tensor | None, depth: int, rank: int) -> tuple[Tensor, dict[str, float]]:
-        """What gates and placeholder minimise, with its graph, and the figures of it.
+    def compute_loss(
+        self, images: Tensor, class_ids: Tensor | None, depth: int, rank: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss with its graph, and its metrics.
 
         Args:
-            rank: whose noise is drawn.
+            images: float [B, 3, H, W], normalized.
+            class_ids: int64 [B], see ``train_step``.
+            depth: k.
+            rank: rank that seeds the noise.
         """
         trace = self._trace(images)
         states = [state.detach().to(images.dtype) for state in hidden_states(trace)[: depth + 1]]
         shape = len(images), depth + 1, self.anatomy.patches
-        noise = torch.from_numpy(_random(_NOISE, self.seed, self.step_count, rank).random(shape))
-        masked, logits = self._masking(trace, states, noise.to(images).clamp(1e-6, 1 - 1e-6))
-        divergence = self.divergence(trace.logits, masked, targets).mean()
+        noise = torch.from_numpy(_rng(_NOISE, self.seed, self.step_count, rank).random(shape))
+        masked, logits = self._masked_forward(trace, states, noise.to(images).clamp(1e-6, 1 - 1e-6))
+        divergence = self.compute_divergence(trace.logits, masked, class_ids).mean()
         penalty = log_keep_probability(logits).sum(1).mean()
         loss = float(self.alpha[depth]) * (divergence - self.settings.tolerance) + penalty
         agreement = (masked.argmax(1) == trace.logits.argmax(1)).float().mean()
@@ -156,50 +172,52 @@ class DiffMaskTraining:
             "loss": float(loss.detach()),
         }
 
-    def divergence(self, plain: Tensor, masked: Tensor, targets: Tensor | None) -> Tensor:
-        """How far the prediction has moved, for each image: [B], ≥ 0.
+    def compute_divergence(self, plain: Tensor, masked: Tensor, class_ids: Tensor | None) -> Tensor:
+        """Return the divergence of the predictions: [B], ≥ 0.
 
         Args:
-            plain, masked: logits [B, C] without and with the mask.
+            plain: logits [B, C] without mask.
+            masked: logits [B, C] with mask.
+            class_ids: int64 [B], see ``train_step``.
         """
         plain, masked = (logits if logits.dtype == torch.float64 else logits.float() for logits in (plain, masked))
         if self.settings.objective == "distribution":
             return F.kl_div(masked.log_softmax(-1), plain.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-        assert targets is not None, "the objective is of a class, so it needs one"
-        one, other = (_bernoulli(logits, targets) for logits in (plain, masked))
-        return (one.exp() * (one - other)).sum(-1)
+        assert class_ids is not None, "the objective class needs class ids"
+        log_plain, log_masked = (_log_bernoulli(logits, class_ids) for logits in (plain, masked))
+        return (log_plain.exp() * (log_plain - log_masked)).sum(-1)
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Images]) -> dict[str, float]:
-        """Means over images, under the mask that ``diffmask`` gives.
+    def evaluate(self, batches: Iterable[TrainingBatch]) -> dict[str, float]:
+        """Return means over images, under the mask of the method ``diffmask``.
 
-        ``kl`` is the divergence, ``kept`` the share of patches kept, ``agreement`` how many predictions stayed,
-        ``kl_shuffled`` the divergence where each mask's patches change places at random.
+        ``kl`` is the divergence, ``kept`` the fraction of kept patches, ``agreement`` the fraction of unchanged
+        predictions, ``kl_shuffled`` the divergence when the patches of each mask are randomly permuted.
         """
         totals = {"kl": 0.0, "kept": 0.0, "agreement": 0.0, "kl_shuffled": 0.0}
         count = 0
-        for images in batches:
-            trace = self._trace(self.normalise(images.pixels))
+        for batch in batches:
+            trace = self._trace(self.normalize(batch.pixels))
             states = [state.to(trace.images.dtype) for state in hidden_states(trace)]
             keep = keep_probability(self.gates.logits(states)).prod(1)
-            targets, before = self._targets(images), trace.logits.argmax(1)
-            source = _random(_SHUFFLE, self.seed, count)
-            shuffled = torch.stack([row[torch.from_numpy(source.permutation(len(row)))] for row in keep])
+            class_ids, predicted = self._class_ids(batch), trace.logits.argmax(1)
+            rng = _rng(_SHUFFLE, self.seed, count)
+            shuffled = torch.stack([row[torch.from_numpy(rng.permutation(len(row)))] for row in keep])
             for name, mask in (("kl", keep), ("kl_shuffled", shuffled)):
                 masked = masked_logits(self.model, self.gates, trace, mask)
-                totals[name] += float(self.divergence(trace.logits, masked, targets).sum())
+                totals[name] += float(self.compute_divergence(trace.logits, masked, class_ids).sum())
                 if name == "kl":
-                    totals["agreement"] += float((masked.argmax(1) == before).sum())
+                    totals["agreement"] += float((masked.argmax(1) == predicted).sum())
             totals["kept"] += float(keep.mean(1).sum())
             count += len(keep)
         return {name: total / count for name, total in totals.items()} if count else {}
 
-    def shortfall(self, figures: Mapping[str, float]) -> float:
-        """Share of patches kept, and by how many times ε the divergence is beyond it."""
-        excess = figures["kl"] - self.settings.tolerance
-        return figures["kept"] + max(0.0, excess) / self.settings.tolerance
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """Return the fraction of kept patches + the excess of the divergence over ε, in units of ε."""
+        excess = metrics["kl"] - self.settings.tolerance
+        return metrics["kept"] + max(0.0, excess) / self.settings.tolerance
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "gates": self.gates.state_dict(),
             "alpha": self.alpha,
@@ -208,7 +226,7 @@ class DiffMaskTraining:
             "step": self.step_count,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gates.load_state_dict(state["gates"])
         self.alpha = state["alpha"].clone()
         self.average = {name: values.clone() for name, values in state["average"].items()}
@@ -218,69 +236,82 @@ class DiffMaskTraining:
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().float().clone() for name, tensor in self.gates.state_dict().items()}
 
-    def _targets(self, images: Images) -> Tensor | None:
-        """The labels, where these are what must be kept; the stream was asked for them then."""
+    def _class_ids(self, batch: TrainingBatch) -> Tensor | None:
+        """Return the labels if the objective is to keep their probability."""
         if self.settings.objective == "distribution":
             return None
-        return torch.tensor([each.label for each in images.samples], device=self.normalise.device)
+        return torch.tensor([sample.label for sample in batch.samples], device=self.normalize.device)
 
     def _trace(self, images: Tensor) -> Trace:
         keys = ("",) * len(images)
         with torch.no_grad():
             return record(self.model, self.anatomy, images, Capture.TOKENS, keys, 0, self.precision)
 
-    def _follow(self, depth: int, figures: Mapping[str, float]) -> None:
-        """Move the averages of a depth; the first figures are taken as they are."""
-        decay = _DECAY if self.average["steps"][depth] else 0.0
+    def _update_averages(self, depth: int, metrics: Mapping[str, float]) -> None:
+        decay = _DECAY if self.average["steps"][depth] else 0.0  # the first metrics are taken as they are
         for name in ("kl", "kept", "agreement"):
-            self.average[name][depth] = decay * self.average[name][depth] + (1 - decay) * figures[name]
+            self.average[name][depth] = decay * self.average[name][depth] + (1 - decay) * metrics[name]
         self.average["steps"][depth] += 1
 
 
-class _Masking(nn.Module):
-    """All that is learnt, in one forward, as several processes need it to agree on gradients."""
+class _MaskedForward(nn.Module):
+    """Forward with all trained parameters, which DistributedDataParallel needs as one module."""
 
     def __init__(self, gates: DiffMaskGates) -> None:
         super().__init__()
         self.gates = gates
 
     def forward(self, trace: Trace, states: list[Tensor], uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, C] under sampled gates, and the logits of the gates [B, states, N]."""
+        """Return logits [B, C] under sampled gates, and the logits of the gates [B, states, N]."""
         logits = self.gates.logits(states)
         return masked_logits(trace.model, self.gates, trace, sample_gates(logits, uniform).prod(1)), logits
 
 
-def ascended(alpha: Tensor, divergence: float, settings: DiffMaskSettings) -> Tensor:
-    """A multiplier after a step of gradient ascent on α (KL − ε), within [0, 200]."""
-    return (alpha + settings.alpha_rate * (divergence - settings.tolerance)).clamp(0, _ALPHA_MOST)
+def ascend_multiplier(alpha: Tensor, divergence: float, settings: DiffMaskSettings) -> Tensor:
+    """Return the multiplier after a step of gradient ascent on α (KL − ε), within [0, 200].
+
+    Args:
+        alpha: α.
+        divergence: KL.
+        settings: hyper-parameters, with ε and the step size.
+    """
+    return (alpha + settings.alpha_rate * (divergence - settings.tolerance)).clamp(0, _MAX_ALPHA)
 
 
-def initial(width: int, depth: int, add: float, seed: int) -> DiffMaskGates:
-    """Gates before training: weights as a linear layer begins, every gate all but open."""
-    source = torch.Generator().manual_seed(seed)
+def initialize_gates(width: int, depth: int, add: float, seed: int) -> DiffMaskGates:
+    """Return gates before training: weights as ``nn.Linear`` starts, every gate almost open.
+
+    Args:
+        width: width of the tokens, D.
+        depth: number of blocks of the model.
+        add: shift of the gate logits.
+        seed: seed of the weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
     gates = DiffMaskGates(width, depth)
     with torch.no_grad():
-        gates.placeholder.normal_(std=width**-0.5, generator=source)  # Xavier's, of [1, 1, D]
+        gates.placeholder.normal_(std=width**-0.5, generator=generator)  # Xavier, for [1, 1, D]
         probe: GateProbe
         for probe in gates.probe:  # type: ignore[assignment]
             for weight, bias in ((probe.W1, probe.b1), (probe.W2, probe.b2)):
                 bound = weight.shape[1] ** -0.5
-                weight.uniform_(-bound, bound, generator=source)
-                bias.uniform_(-bound, bound, generator=source)
+                weight.uniform_(-bound, bound, generator=generator)
+                bias.uniform_(-bound, bound, generator=generator)
             probe.add.fill_(add)
     return gates
 
 
-def _bernoulli(logits: Tensor, targets: Tensor) -> Tensor:
-    """ln p_c and ln (1 − p_c): [B, 2]."""
-    probability = logits.log_softmax(-1)
-    chosen = probability.gather(1, targets[:, None])
-    others = probability.scatter(1, targets[:, None], float("-inf")).logsumexp(-1, keepdim=True)
-    return torch.cat([chosen, others], 1)
+def _log_bernoulli(logits: Tensor, class_ids: Tensor) -> Tensor:
+    """Return ln p_c and ln (1 − p_c): [B, 2]."""
+    log_probability = logits.log_softmax(-1)
+    of_class = log_probability.gather(1, class_ids[:, None])
+    others = log_probability.scatter(1, class_ids[:, None], float("-inf")).logsumexp(-1, keepdim=True)
+    return torch.cat([of_class, others], 1)
 
 
 _DEPTH, _NOISE, _SHUFFLE = 0, 1, 2
+"""Purposes of random numbers."""
 
 
-def _random(purpose: int, *parts: int) -> np.random.Generator:
-    return np.random.default_rng([91, purpose, *parts])
+def _rng(purpose: int, *seeds: int) -> np.random.Generator:
+    return np.random.default_rng([91, purpose, *seeds])

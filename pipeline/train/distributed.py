@@ -1,4 +1,4 @@
-"""Several processes that learn together: which one this is, and what they agree on. Alone, all of it is nothing."""
+"""Helpers for ``torch.distributed``: rank, world size, all-reduce, broadcast. No-ops in a single process."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -12,34 +12,39 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def ranks() -> int:
-    """How many there are."""
+def world_size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def shared(module: nn.Module) -> nn.Module:
-    """A module whose gradients are the mean over all processes, and whose weights begin as those of the first."""
-    # Which probes of Vision DiffMask a step uses depends on its depth.
-    return DistributedDataParallel(module, find_unused_parameters=True) if ranks() > 1 else module
+def wrap_ddp(module: nn.Module) -> nn.Module:
+    """Wrap a module so that gradients are averaged over all processes, and weights start as those of rank 0."""
+    # The probes of Vision DiffMask that a step uses depend on its depth.
+    return DistributedDataParallel(module, find_unused_parameters=True) if world_size() > 1 else module
 
 
-def mean(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """Each figure's mean over the processes."""
-    if ranks() == 1:
-        return dict(figures)
-    values = torch.tensor(list(figures.values()), device=device, dtype=torch.float32)
-    dist.all_reduce(values)
-    return dict(zip(figures, (values / ranks()).tolist(), strict=True))
+def all_reduce_mean(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Return the mean of each value over the processes.
+
+    Args:
+        values: values by name; all processes have the same names.
+        device: device of the communication.
+    """
+    if world_size() == 1:
+        return dict(values)
+    tensor = torch.tensor(list(values.values()), device=device, dtype=torch.float32)
+    dist.all_reduce(tensor)
+    return dict(zip(values, (tensor / world_size()).tolist(), strict=True))
 
 
-def of_first(value: T) -> T:
-    """What the first process has."""
-    if ranks() == 1:
+def broadcast_object(value: T) -> T:
+    """Return the value of rank 0."""
+    if world_size() == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    objects = [value]
+    dist.broadcast_object_list(objects)
+    return objects[0]

@@ -1,4 +1,4 @@
-"""The images of shards, over and over, in an order that depends on the seed alone."""
+"""Endless stream of image batches from shards, in an order that depends on the seed alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from schemas.run import ShardRecord
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images of one step.
+class TrainingBatch:
+    """Images of one training step.
 
     Attributes:
-        number: place in the stream, from 0.
-        shard: that they are of.
-        samples: B of them, at least one, every one with a picture.
+        index: place in the stream, from 0.
+        shard: name of their shard.
+        samples: B samples, at least one; each has an image.
         pixels: uint8 [B, 3, H, W].
-        left_out: samples before and among them, since the last ones, that have no picture or label.
+        left_out: number of samples without image or label since the last batch.
     """
 
-    number: int
+    index: int
     shard: str
     samples: tuple[DecodedSample, ...]
     pixels: NDArray[np.uint8]
@@ -33,20 +33,21 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Batches of shards. A shard is read from front to back, as WebDataset shards are shuffled already.
+class ImageStream:
+    """Batches of shards. A shard is read sequentially, since WebDataset shards are shuffled already.
 
-    In each epoch the shards come in another order. Of several ranks each takes every so-manieth shard of that order, and
-    ranks that are through early wait for nobody: they go on with the next epoch.
+    Each epoch has another order of shards. Of several ranks, rank r takes every ``world_size``-th shard of that order
+    from the r-th on; a rank that finishes its epoch early starts the next one without waiting.
 
     Attributes:
-        shards: as counted.
-        frame: where the network sees a picture.
-        batch_size: samples read at a time; those without a picture are dropped, so a step may have fewer, and
-            a batch without any is passed over.
-        classes: a label must be below it; None if labels are not needed.
-        seed: of the order.
-        rank, ranks: which part of each epoch.
+        shards: shards with their sample counts.
+        frame: preprocessing of images.
+        batch_size: samples read at a time; those without an image are dropped, so a batch may have fewer, and an
+            empty one is skipped.
+        classes: labels must be below it; None if labels are not needed.
+        seed: seed of the order.
+        rank: number of this process.
+        world_size: number of processes.
     """
 
     shards: Sequence[ShardRecord]
@@ -55,70 +56,80 @@ class Stream:
     classes: int | None
     seed: int
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
     def __post_init__(self) -> None:
-        if len(self.usable) < self.ranks:
-            raise UsageError(f"there are {len(self.usable)} shards that can be used, too few for {self.ranks} workers")
+        if len(self.usable_shards) < self.world_size:
+            raise UsageError(
+                f"{len(self.usable_shards)} usable shards are too few for {self.world_size} workers; lower --workers"
+            )
 
     @cached_property
-    def usable(self) -> list[ShardRecord]:
-        """The shards that have samples and no problem."""
+    def usable_shards(self) -> list[ShardRecord]:
+        """Shards that have samples and no fault."""
         return [shard for shard in self.shards if not shard.fault and shard.samples]
 
-    def order(self, epoch: int) -> list[ShardRecord]:
-        """The shards of this rank in an epoch."""
-        places = np.random.default_rng([92, self.seed, epoch]).permutation(len(self.usable))
-        return [self.usable[place] for place in places[self.rank :: self.ranks]]
+    def epoch_shards(self, epoch: int) -> list[ShardRecord]:
+        """Return the shards of this rank in an epoch, in order."""
+        order = np.random.default_rng([92, self.seed, epoch]).permutation(len(self.usable_shards))
+        return [self.usable_shards[index] for index in order[self.rank :: self.world_size]]
 
-    def read(self, pool: DecoderPool, first: int = 0) -> Iterator[Images]:
-        """Batches without end, from the given one on; those before it are not read at all where a shard is skipped.
+    def iter_batches(self, decoders: DecoderPool, first: int = 0) -> Iterator[TrainingBatch]:
+        """Yield batches without end. Shards before the first batch are not read.
 
         Args:
-            first: number of the batch to begin with.
+            decoders: image decoders.
+            first: index of the first batch.
 
         Raises:
-            RunFailedError: an epoch has not a single picture.
+            RunFailedError: an epoch has no image at all.
         """
-        number = 0
+        start = 0
         for epoch in count():
-            begun, found = number, False
-            for images in self.epoch(pool, epoch, begun, first):
-                found = True
-                yield images
-            number = begun + sum(map(self._batches, self.order(epoch)))
-            if number > first and begun >= first and not found:
-                raise RunFailedError(f"none of {len(self.order(epoch))} shards has an image that can be learnt from")
+            has_images = False
+            for batch in self.iter_epoch(decoders, epoch, start, first):
+                has_images = True
+                yield batch
+            end = start + sum(map(self._count_batches, self.epoch_shards(epoch)))
+            if end > first and start >= first and not has_images:
+                raise RunFailedError(
+                    f"none of {len(self.epoch_shards(epoch))} shards has a usable image; check images and labels"
+                )
+            start = end
 
-    def epoch(
+    def iter_epoch(
         self,
-        pool: DecoderPool,
+        decoders: DecoderPool,
         epoch: int = 0,
-        begun: int = 0,
+        start: int = 0,
         first: int = 0,
-        only: Callable[[DecodedSample], bool] | None = None,
-    ) -> Iterator[Images]:
-        """Batches of one epoch.
+        predicate: Callable[[DecodedSample], bool] | None = None,
+    ) -> Iterator[TrainingBatch]:
+        """Yield the batches of one epoch.
 
         Args:
-            begun: number of its first batch.
-            first: number of the first batch that is wanted.
-            only: whether a sample is wanted.
+            decoders: image decoders.
+            epoch: number of the epoch.
+            start: index of the epoch's first batch.
+            first: index of the first batch that is wanted.
+            predicate: whether a sample is wanted; None means all.
         """
-        number, left_out = begun, 0
-        for shard in self.order(epoch):
-            end = number + self._batches(shard)
+        left_out = 0
+        for shard in self.epoch_shards(epoch):
+            end = start + self._count_batches(shard)
             if end > first:
-                read = iter_batches(shard, shard.samples, self.frame, self.batch_size, self.classes, pool, only)
-                for place, batch in enumerate(read, number):
-                    good = [index for index, sample in enumerate(batch.samples) if sample.image is not None]
-                    left_out += len(batch.samples) - len(good)
-                    if place >= first and good:
-                        chosen = tuple(batch.samples[index] for index in good)
-                        yield Images(place, shard.name, chosen, batch.pixels[good], left_out)
-                    if place < first or good:
+                shard_batches = iter_batches(
+                    shard, shard.samples, self.frame, self.batch_size, self.classes, decoders, predicate
+                )
+                for index, batch in enumerate(shard_batches, start):
+                    rows = [row for row, sample in enumerate(batch.samples) if sample.image is not None]
+                    left_out += len(batch.samples) - len(rows)
+                    if index >= first and rows:
+                        samples = tuple(batch.samples[row] for row in rows)
+                        yield TrainingBatch(index, shard.name, samples, batch.pixels[rows], left_out)
+                    if index < first or rows:
                         left_out = 0
-            number = end
+            start = end
 
-    def _batches(self, shard: ShardRecord) -> int:
+    def _count_batches(self, shard: ShardRecord) -> int:
         return -(-shard.samples // self.batch_size)

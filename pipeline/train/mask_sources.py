@@ -1,4 +1,4 @@
-"""Where the object is in the pictures that are learnt from: masks, boxes, or what an atlas makes of its maps."""
+"""Sources of training masks: annotation files, or pseudo-masks of an atlas."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,78 +23,93 @@ from schemas.policy import Policy
 from schemas.run import ShardRecord
 from schemas.training import MaskSpec
 
-PSEUDO = ".mask.png"
-"""What ``vitatlas label`` calls its masks."""
+PSEUDO_MASK_SUFFIX = ".mask.png"
+"""End of the names of masks that ``vitatlas label`` writes."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of one picture.
+class MaskTarget:
+    """Mask of one image in its own pixels.
 
     Attributes:
-        object: bool [height, width] in its own pixels.
-        ignore: the same; True where nothing is known.
-        boxed: ``object`` is filled boxes, so a pixel in it may be of the ground.
+        mask: bool [height, width], True on the object.
+        ignore: bool [height, width], True where the truth is unknown.
+        boxed: whether the mask consists of filled boxes, which may contain background.
     """
 
-    object: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
     ignore: NDArray[np.bool_]
     boxed: bool = False
 
-    def planes(self, sample: DecodedSample, frame: PreprocessConfig) -> NDArray[np.uint8]:
-        """Object and ignored area of each pixel of the frame: uint8 [2, H, W], 255 is all of it.
+    def to_planes(self, sample: DecodedSample, frame: PreprocessConfig) -> NDArray[np.uint8]:
+        """Resample the mask into the preprocessed image.
+
+        Args:
+            sample: sample of the mask, which has an image.
+            frame: preprocessing.
+
+        Returns:
+            Fraction of each pixel that is object, and that is ignored: uint8 [2, H, W], 255 means 1.
 
         Raises:
-            UsageError: the mask is of another size than the picture.
+            UsageError: mask and image differ in size.
         """
-        assert sample.image is not None, "a sample without a picture has no frame"
+        assert sample.image is not None, "a sample without an image has no frame"
         width, height = sample.image.width, sample.image.height
-        if self.object.shape != (height, width):
-            wrong = f"{self.object.shape[1]}×{self.object.shape[0]}"
-            what = f"{sample.key}: its mask is {wrong} pixels, the picture {width}×{height}"
-            raise UsageError(f"{what}; are these the masks of other shards?")
+        if self.mask.shape != (height, width):
+            size = f"{self.mask.shape[1]}×{self.mask.shape[0]}"
+            fault = f"{sample.key}: its mask is {size} pixels, the image {width}×{height}"
+            raise UsageError(f"{fault}; are these the masks of other shards?")
         placement = sample.image.transform
-        cut = (slice(placement.top, placement.top + frame.height), slice(placement.left, placement.left + frame.width))
+        window = (
+            slice(placement.top, placement.top + frame.height),
+            slice(placement.left, placement.left + frame.width),
+        )
         planes = [
-            cv2.resize(plane.astype(np.uint8) * 255, placement.size, interpolation=cv2.INTER_AREA)[cut]
-            for plane in (self.object & ~self.ignore, self.ignore)
+            cv2.resize(plane.astype(np.uint8) * 255, placement.size, interpolation=cv2.INTER_AREA)[window]
+            for plane in (self.mask & ~self.ignore, self.ignore)
         ]
         return np.stack(planes)
 
 
-class Masks(Protocol):
-    """Masks by key.
+class MaskSource(Protocol):
+    """Source of masks by sample key.
 
     Attributes:
-        about: what they are, with a hash, for the card.
-        count: of how many pictures they are; None where that is every picture of the shards.
+        description: name and hash of the source, for the artifact's record.
+        count: number of images that have a mask; None if all images of the shards may have one.
     """
 
-    about: str
+    description: str
     count: int | None
 
     def __contains__(self, key: object) -> bool:
-        """Whether there may be a mask of that key."""
+        """Whether there may be a mask for the key."""
 
-    def of(self, shard: str, sample: DecodedSample) -> Known | None:
-        """What is known of a sample; None where nothing is."""
+    def find(self, shard: str, sample: DecodedSample) -> MaskTarget | None:
+        """Return the mask of a sample, or None.
+
+        Args:
+            shard: name of the sample's shard.
+            sample: sample.
+        """
 
 
-class TruthMasks:
-    """What annotation files say. Objects of which one has a box only make the picture a boxed one."""
+class TruthMaskSource:
+    """Masks of annotation files. Boxes are used for images that have no mask."""
 
-    def __init__(self, source: str) -> None:
-        self._truths = read_truth(source)
+    def __init__(self, path: str) -> None:
+        self._truths = read_truth(path)
         self.count: int | None = sum(self._truths.by_key[key].is_annotated for key in self._truths)
         if not self.count:
-            raise UsageError(f"{source}: has no annotation of any picture")
-        self.about = f"{self._truths.name} {self._truths.digest}"
+            raise UsageError(f"{path}: has no annotation of any image; choose another file")
+        self.description = f"{self._truths.name} {self._truths.digest}"
 
     def __contains__(self, key: object) -> bool:
         truth = self._truths.find(str(key))
         return truth is not None and truth.is_annotated
 
-    def of(self, shard: str, sample: DecodedSample) -> Known | None:
+    def find(self, shard: str, sample: DecodedSample) -> MaskTarget | None:
         truth = self._truths.find(sample.key)
         if truth is not None and truth.width is None and sample.image is not None:
             truth = truth.with_size(sample.image.width, sample.image.height)
@@ -102,21 +117,20 @@ class TruthMasks:
             return None
         mask = truth.mask
         if mask is not None:
-            return Known(mask, truth.ignore & ~mask)
-        corners = truth.boxes
-        if not len(corners):  # nothing is said of single objects
+            return MaskTarget(mask, truth.ignore & ~mask)
+        if not len(truth.boxes):  # only crowds are annotated
             return None
         filled = np.zeros_like(truth.ignore)
-        for x0, y0, x1, y1 in corners.tolist():
+        for x0, y0, x1, y1 in truth.boxes.tolist():
             filled[y0 : y1 + 1, x0 : x1 + 1] = True
-        return Known(filled, truth.ignore & ~filled, boxed=True)
+        return MaskTarget(filled, truth.ignore & ~filled, boxed=True)
 
 
-class PseudoMasks:
-    """What a policy makes of an atlas's maps: no locality label at all.
+class PseudoMaskSource:
+    """Pseudo-masks that a policy makes of the maps of an atlas: no localization labels are used.
 
-    Nothing is known of a picture whose mask is empty, is of another class than its label, or comes from a map that
-    says nothing; and nothing of the part of a picture that the network did not see.
+    An image has no mask if its pseudo-mask is empty, is of another class than its label, or comes from a constant map.
+    Pixels outside of the model's view are ignored.
     """
 
     count: int | None = None
@@ -125,65 +139,72 @@ class PseudoMasks:
         self._atlas, self._policy = Atlas.open(url), policy
         check_policy(self._atlas, policy)
         if policy.calibrated:
-            what = f"policy {policy.name}: its threshold is still to be found"
-            raise UsageError(f"{what}; write the one that vitatlas label --tune found, as a fixed cut")
-        self.about = f"{policy.name} {policy.digest()} of atlas {self._atlas.run.spec_hash}"
-        self._labels = lru_cache(maxsize=2)(self._read)
+            fault = f"policy {policy.name}: its threshold is not calibrated yet"
+            raise UsageError(f"{fault}; give the policy with the fixed threshold that vitatlas label --tune found")
+        self.description = f"{policy.name} {policy.digest()} of atlas {self._atlas.run.spec_hash}"
+        self._labels = lru_cache(maxsize=2)(self._read_labels)
 
     def __contains__(self, key: object) -> bool:
         return True
 
-    def check(self, shards: Iterable[ShardRecord]) -> None:
+    def check_shards(self, shards: Iterable[ShardRecord]) -> None:
         """Refuse shards that the atlas has no maps of.
 
         Raises:
-            UsageError: there is one, or it holds another number of samples.
+            UsageError: a shard is not in the atlas, or has another number of samples there.
         """
         for shard in shards:
             commit = self._atlas.commits.get(shard.name)
             if commit is None or commit.rows != shard.samples:
-                what = "has no maps of" if commit is None else f"has {commit.rows} samples, not {shard.samples}, of"
+                fault = "has no maps of" if commit is None else f"has {commit.rows} samples, not {shard.samples}, of"
                 url = self._atlas.objects.url
-                raise UsageError(f"{url}: {what} {shard.name}; make the atlas of the shards to learn from")
+                raise UsageError(f"{url}: {fault} {shard.name}; make the atlas of the training shards")
 
-    def of(self, shard: str, sample: DecodedSample) -> Known | None:
-        labels, told = self._labels(shard)
-        place = sample.ordinal
-        label = labels[place]
+    def find(self, shard: str, sample: DecodedSample) -> MaskTarget | None:
+        labels, has_map = self._labels(shard)
+        ordinal = sample.ordinal
+        label = labels[ordinal]
         if label.sample["key"] != sample.key:
-            raise UsageError(f"{shard}: sample {place} is {sample.key}, in the atlas it is {label.sample['key']}")
-        if not told[place] or label.status != LabelStatus.OK or label.class_id != sample.label:
+            raise UsageError(
+                f"{shard}: sample {ordinal} is {sample.key}, in the atlas it is {label.sample['key']}; "
+                f"make the atlas of the training shards"
+            )
+        if not has_map[ordinal] or label.status != LabelStatus.OK or label.class_id != sample.label:
             return None
-        assert label.mask is not None, "what is labelled has a mask"
-        assert label.ignore is not None, "and what is ignored beside it"
-        return Known(label.mask, label.ignore)
+        assert label.mask is not None, "a label with status ok has a mask"
+        assert label.ignore is not None, "a label with status ok has an ignore mask"
+        return MaskTarget(label.mask, label.ignore)
 
-    def _read(self, shard: str) -> tuple[list[Label], NDArray[np.bool_]]:
-        """Labels of a shard without what they were cut from; and of which there is a map that says something."""
-        policy, part = self._policy, self._atlas.shard(shard)
-        told = np.any([part.flags(method, policy.target) == Flag.OK for method in policy.methods], axis=0)
-        return [label.without_heatmap() for label in iter_labels(self._atlas, shard, policy)], told
+    def _read_labels(self, shard: str) -> tuple[list[Label], NDArray[np.bool_]]:
+        """Return the labels of a shard without heatmaps, and whether any of their maps is not constant."""
+        policy, atlas_shard = self._policy, self._atlas.shard(shard)
+        flags = [atlas_shard.flags(method, policy.target) == Flag.OK for method in policy.methods]
+        return [label.without_heatmap() for label in iter_labels(self._atlas, shard, policy)], np.any(flags, axis=0)
 
 
-def masks(spec: MaskSpec) -> Masks:
-    """The masks that a spec names.
+def open_mask_source(spec: MaskSpec) -> MaskSource:
+    """Open the masks that a spec names.
 
     Raises:
-        UsageError: it names none, or several; or they cannot be read.
+        UsageError: it names no source, or several, or the source cannot be read.
     """
     if spec.truth is not None and (spec.atlas or spec.policy):
         raise UsageError("--masks are labels, --atlas and --policy make pseudo-masks instead; give one of the two")
     if spec.truth is not None:
-        return truth_masks(spec.truth)
+        return open_truth_masks(spec.truth)
     if spec.atlas is None:
-        raise UsageError("say where the object is: --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
+        raise UsageError("there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
     if spec.policy is None:
-        raise UsageError(f"{spec.atlas}: say how its maps become masks, with --policy FILE")
-    return PseudoMasks(spec.atlas, read_policy(spec.policy))
+        raise UsageError(f"{spec.atlas}: there is no policy that makes masks of its maps; give --policy FILE")
+    return PseudoMaskSource(spec.atlas, read_policy(spec.policy))
 
 
-def truth_masks(source: str) -> Masks:
-    """Masks or boxes of annotation files, as ``read_truth`` takes them."""
-    if next(Path(source).rglob(f"*{PSEUDO}"), None) is not None:
-        raise UsageError(f"{source}: holds pseudo-masks of vitatlas label; learn from them by --atlas and --policy")
-    return TruthMasks(source)
+def open_truth_masks(path: str) -> MaskSource:
+    """Open masks or boxes of annotation files, in the formats of ``read_truth``.
+
+    Raises:
+        UsageError: they cannot be read, or are pseudo-masks.
+    """
+    if next(Path(path).rglob(f"*{PSEUDO_MASK_SUFFIX}"), None) is not None:
+        raise UsageError(f"{path}: holds pseudo-masks of vitatlas label; train on them by --atlas and --policy")
+    return TruthMaskSource(path)

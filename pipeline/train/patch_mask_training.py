@@ -1,4 +1,4 @@
-"""Training of patch-level mask prediction: the network's own classifier learns to answer at each patch."""
+"""Fine-tuning for patch-level mask prediction: the model's own classifier is trained to predict at each patch."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,42 +18,45 @@ from pipeline.explain.readout import PatchReadout
 from pipeline.explain.trace import autocast, select_classes
 from pipeline.read import PreprocessConfig
 from pipeline.train.calibration import Calibration
-from pipeline.train.distributed import mean, rank, shared
-from pipeline.train.finite import finite_gradients
-from pipeline.train.image_stream import Images
-from pipeline.train.mask_sources import Masks
-from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, Cut, Labelled, Pool
+from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
+from pipeline.train.image_stream import TrainingBatch
+from pipeline.train.mask_sources import MaskSource
+from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, CropWindows, MaskedImagePool, MaskedImages
+from pipeline.train.trainer import clip_gradients
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import Precision
 from schemas.training import PatchMaskSettings
 
-_LIKELIEST = 50
-"""Absent classes that negatives are drawn from."""
+_NEGATIVE_CANDIDATES = 50
+"""Number of likeliest absent classes that negatives are sampled from."""
 
 
 class PatchMaskTraining:
-    """A network that is fine-tuned to give the probability of its classes at each patch. A ``Learner``.
+    """Fine-tuning of a model to give the probability of its classes at each patch. Implements ``TrainableExplainer``.
 
-    With ȳ the logits of the image, Q [N, C] those of its patches by the same classifier and M = σ(Q), it minimises
+    With ȳ the logits of the image, Q [N, C] those of its patches by the same classifier and M = σ(Q), it minimizes
 
         CE(ȳ, y) + λ [ mean_i BCE(M_{i,y}, m_i) + μ mean_{i, c absent} BCE(M_{i,c}, 0) ],
 
-    the first term over all images, the second over those that something is known of. m_i is the share of patch i
-    that the object covers, after the same crop and mirror as the picture; patches that are ignored by more than half
-    do not count. Where only a box is known, patches outside of it are 0, and of those inside the largest of each row
-    and column must be that of the box. No parameter is added: names and shapes are those of the network.
-    AdamW, gradients scaled down to a norm of 1.
+    the first term over all images, the second over those with a mask. m_i is the fraction of patch i that the object
+    covers, after the same crop and mirroring as the image; patches of which more than half is ignored do not count.
+    If only a box is known, patches outside of it are 0, and the maximum over each row and column inside must be that
+    of the box. No parameter is added: names and shapes are those of the model. AdamW, gradients clipped to norm 1.
 
     Source: a design, ``pm_design_v1``, after the abstract of Kang et al., PRL 187, 2025; the full text is not public.
     The box term is the projection of BoxInst (Tian et al., CVPR 2021, eq. 2).
 
     Args:
-        loaded: the network, which learns.
-        steps: of the whole training, for the fall of the learning rate.
-        frame: of the training pictures; may be larger than the network's input.
-        masks: of the pictures of the stream; or
-        pool: pictures with masks, as many in a step as the stream gives.
-        measured: masks of held-out pictures, for figures alone.
+        loaded: model, which is trained.
+        settings: hyper-parameters.
+        steps: number of steps of the whole training, for the decay of the learning rate.
+        frames: preprocessing of the training images, which may be larger than the model's input, and of held-out ones.
+        masks: masks of the stream's images; or
+        pool: images with masks, of which each step takes as many as of the stream.
+        held_out_masks: masks of held-out images, for metrics only.
+        seed: seed of crops and negatives.
+        precision: compute precision of the model.
+        half: store the weights in float16.
     """
 
     def __init__(
@@ -63,9 +66,9 @@ class PatchMaskTraining:
         steps: int,
         frames: tuple[PreprocessConfig, PreprocessConfig],
         *,
-        masks: Masks | None = None,
-        pool: Pool | None = None,
-        measured: Masks | None = None,
+        masks: MaskSource | None = None,
+        pool: MaskedImagePool | None = None,
+        held_out_masks: MaskSource | None = None,
         seed: int = 0,
         precision: Precision = "full",
         half: bool = False,
@@ -73,132 +76,147 @@ class PatchMaskTraining:
         self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
         self.steps, self.seed, self.precision, self.half = steps, seed, precision, half
         self.frame, self.held_out_frame = frames
-        self.masks, self.pool, self.measured = masks, pool, measured
-        self.normalise = Normalize(loaded.record.mean, loaded.record.std, next(self.model.parameters()))
+        self.masks, self.pool, self.held_out_masks = masks, pool, held_out_masks
+        self.normalize = Normalize(loaded.record.mean, loaded.record.std, next(self.model.parameters()))
         self.readout = PatchReadout(self.model, self.anatomy)
-        self._network: nn.Module = self.readout
+        self._ddp_readout: nn.Module = self.readout
         groups = param_groups_layer_decay(
-            self.model, settings.weight_decay, _undecayed(self.model), layer_decay=settings.decay
+            self.model, settings.weight_decay, _no_weight_decay(self.model), layer_decay=settings.decay
         )
         self._optimizer = torch.optim.AdamW(groups, lr=settings.rate)
         self.step_count = 0
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """As it predicts, but that its parameters learn: no dropout, so chance is in order and crops alone."""
+        """Make the parameters trainable. The model stays in evaluation mode: randomness is in order and crops only."""
         with preserve_model_state(self.model):
             self.model.requires_grad_(True)
-            self._network = shared(self.readout)
+            self._ddp_readout = wrap_ddp(self.readout)
             yield
 
-    def step(self, images: Images) -> dict[str, float]:
-        """One step; its figures.
+    def step(self, batch: TrainingBatch) -> dict[str, float]:
+        """Train on one batch and return its metrics.
 
-        ``loss`` is all of it, ``ce`` the cross-entropy of the images, ``patch`` the patch loss; ``accuracy`` is of
+        ``loss`` is the total, ``ce`` the cross-entropy of the images, ``patch`` the patch loss; ``accuracy`` is that of
         the batch.
         """
-        batch = Labelled.of(images.shard, images.samples, images.pixels, self.masks, self.frame)
-        if self.pool is not None and len(self.pool):  # another worker may have all of them
-            batch = batch + self.pool.draw(len(batch), self.step_count, (self.seed, rank()))
-        return self.learn(batch)
+        images = MaskedImages.from_batch(batch, self.masks, self.frame)
+        if self.pool is not None and len(self.pool):  # all of them may belong to another worker
+            images = images + self.pool.sample(len(images), self.step_count, (self.seed, rank()))
+        return self.train_step(images)
 
-    def learn(self, batch: Labelled) -> dict[str, float]:
-        """One step on pictures with what is known of them.
+    def train_step(self, images: MaskedImages) -> dict[str, float]:
+        """Train on images with masks and return metrics, as ``step``.
 
         Raises:
             FloatingPointError: the loss is not finite. Nothing has been changed.
         """
-        loss, figures = self.loss(batch, rank())
-        return self.apply(loss, mean(figures, self.normalise.device))
+        loss, metrics = self.compute_loss(images, rank())
+        return self.update(loss, all_reduce_mean(metrics, self.normalize.device))
 
-    def apply(self, loss: Tensor, figures: dict[str, float]) -> dict[str, float]:
-        """Step down a loss."""
-        if not math.isfinite(figures["loss"]):
-            raise FloatingPointError(f"the loss of step {self.step_count} is {figures['loss']}")
+    def update(self, loss: Tensor, metrics: dict[str, float]) -> dict[str, float]:
+        """Take a descent step on the loss.
+
+        Args:
+            loss: loss with its graph.
+            metrics: metrics of the loss, averaged over ranks; they are returned.
+        """
+        if not math.isfinite(metrics["loss"]):
+            raise FloatingPointError(f"the loss of step {self.step_count} is {metrics['loss']}")
         self._optimizer.zero_grad()
         loss.backward()
-        finite_gradients(self.model.parameters(), self.step_count, most=1.0)
+        clip_gradients(self.model.parameters(), self.step_count, max_norm=1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.rate * group.get("lr_scale", 1.0) * self._schedule()
         self._optimizer.step()
         self.step_count += 1
-        return figures
+        return metrics
 
-    def loss(self, batch: Labelled, rank: int) -> tuple[Tensor, dict[str, float]]:
-        """What is minimised, with its graph, and the figures of it.
+    def compute_loss(self, batch: MaskedImages, rank: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss with its graph, and its metrics.
 
         Args:
-            rank: whose crops and negatives are drawn.
+            batch: images with masks.
+            rank: rank that seeds crops and negatives.
         """
-        source = np.random.default_rng([93, self.seed, self.step_count, rank])
-        cut = Cut.drawn(len(batch), self.settings.crop, source)
-        device = self.normalise.device
-        images = self.normalise(cut.images(torch.from_numpy(batch.pixels).to(device).float(), self.anatomy.input_size))
-        covered, ignored = cut.coverage(torch.from_numpy(batch.planes).to(device).float(), self.anatomy)
+        rng = np.random.default_rng([93, self.seed, self.step_count, rank])
+        windows = CropWindows.sample(len(batch), self.settings.crop, rng)
+        device = self.normalize.device
+        pixels = torch.from_numpy(batch.pixels).to(device).float()
+        images = self.normalize(windows.crop(pixels, self.anatomy.input_size))
+        planes = torch.from_numpy(batch.planes).to(device).float()
+        covered, ignored = windows.patch_coverage(planes, self.anatomy)
         labels = torch.from_numpy(batch.labels).to(device)
         with autocast(images, self.precision):
-            logits, patches = self._network(images)
-        logits, patches = (each if each.dtype == torch.float64 else each.float() for each in (logits, patches))
+            logits, patches = self._ddp_readout(images)
+        logits, patches = (values if values.dtype == torch.float64 else values.float() for values in (logits, patches))
         entropy = F.cross_entropy(logits, labels)
-        negatives = absent(logits.detach(), labels, self.settings.negatives, source)
-        known = torch.from_numpy(batch.known).to(device)
+        negatives = sample_absent_classes(logits.detach(), labels, self.settings.negatives, rng)
         patch = patch_loss(
-            patches, labels, covered, ignored <= 0.5, known, negatives, self.settings.negative_weight, self.anatomy.grid
+            patches,
+            labels,
+            covered,
+            ignored <= 0.5,
+            torch.from_numpy(batch.mask_kinds).to(device),
+            negatives,
+            self.settings.negative_weight,
+            self.anatomy.grid,
         )
         loss = entropy + self.settings.weight * patch
-        right = (logits.argmax(1) == labels).float().mean()
+        accuracy = (logits.argmax(1) == labels).float().mean()
         return loss, {
             "loss": float(loss.detach()),
             "ce": float(entropy.detach()),
             "patch": float(patch.detach()),
-            "accuracy": float(right),
+            "accuracy": float(accuracy),
         }
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Images]) -> dict[str, float]:
-        """``accuracy`` and ``ce`` of the images; with masks also ``brier`` and ``ece`` of their patches."""
-        right = entropy = count = 0.0
+    def evaluate(self, batches: Iterable[TrainingBatch]) -> dict[str, float]:
+        """Return ``accuracy`` and ``ce`` of the images; with masks also ``brier`` and ``ece`` of their patches."""
+        correct = entropy = count = 0.0
         calibration = Calibration()
-        for images in batches:
-            batch = Labelled.of(images.shard, images.samples, images.pixels, self.measured, self.held_out_frame)
-            labels = torch.from_numpy(batch.labels).to(self.normalise.device)
-            pixels = self.normalise(batch.pixels)
+        for batch in batches:
+            images = MaskedImages.from_batch(batch, self.held_out_masks, self.held_out_frame)
+            labels = torch.from_numpy(images.labels).to(self.normalize.device)
+            pixels = self.normalize(images.pixels)
             with autocast(pixels, self.precision):
                 logits, patches = self.readout(pixels)
             if not logits.isfinite().all():
                 return {"accuracy": math.nan, "ce": math.nan}
-            right += float((logits.argmax(1) == labels).sum())
+            correct += float((logits.argmax(1) == labels).sum())
             entropy += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
-            count += len(batch)
-            covered, ignored = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), self.anatomy)
-            counts = (ignored <= 0.5) & torch.from_numpy(batch.known == MASKED)[:, None]
+            count += len(images)
+            planes = torch.from_numpy(images.planes).float()
+            covered, ignored = CropWindows.full(len(images)).patch_coverage(planes, self.anatomy)
+            valid = (ignored <= 0.5) & torch.from_numpy(images.mask_kinds == MASKED)[:, None]
             probabilities = select_classes(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
-            calibration.add(probabilities[counts].numpy(), covered[counts].numpy())
+            calibration.add(probabilities[valid].numpy(), covered[valid].numpy())
         if not count:
             return {}
-        if self.measured is not None and not calibration.count:
-            raise UsageError("--measure: none of its masks is of a held-out picture; are the keys the same?")
-        figures = {"accuracy": right / count, "ce": entropy / count}
-        return figures | ({"brier": calibration.brier, "ece": calibration.ece} if calibration.count else {})
+        if self.held_out_masks is not None and not calibration.count:
+            raise UsageError("--measure: none of its masks is of a held-out image; check that the keys are the same")
+        metrics = {"accuracy": correct / count, "ce": entropy / count}
+        return metrics | ({"brier": calibration.brier, "ece": calibration.ece} if calibration.count else {})
 
-    def shortfall(self, figures: Mapping[str, float]) -> float:
-        """Cross-entropy of the images: masks of held-out pictures must not choose."""
-        return figures["ce"]
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """Return the cross-entropy of the images: masks of held-out images must not select weights."""
+        return metrics["ce"]
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step_count,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step_count = int(state["step"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The network's own tensors under their own names: timm loads them."""
+        """Return the model's own tensors under their own names, which timm can load."""
         dtype = torch.float16 if self.half else torch.float32
         tensors = {
             name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).clone()
@@ -209,53 +227,52 @@ class PatchMaskTraining:
         return tensors
 
     def _schedule(self) -> float:
-        """Share of the learning rate: up in the warm-up, then down as a cosine."""
-        rise = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
-        return rise * 0.5 * (1 + math.cos(math.pi * self.step_count / self.steps))
+        """Return the factor of the learning rate: linear warm-up, then cosine decay."""
+        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
+        return warmup * 0.5 * (1 + math.cos(math.pi * self.step_count / self.steps))
 
 
 def patch_loss(
     logits: Tensor,
     labels: Tensor,
     covered: Tensor,
-    counts: Tensor,
-    known: Tensor,
+    valid: Tensor,
+    mask_kinds: Tensor,
     negatives: Tensor,
     negative_weight: float,
     grid: tuple[int, int],
 ) -> Tensor:
-    """Mean over the images that something is known of; 0 where that is none.
+    """Return the mean patch loss over the images that have a mask; 0 if none has.
 
     Args:
         logits: Q, [B, N, C].
         labels: y, int64 [B].
         covered: m, [B, N] in [0, 1].
-        counts: bool [B, N], patches that are not ignored.
-        known: int64 [B], see ``Labelled``.
-        negatives: int64 [B, n], classes that are absent.
+        valid: bool [B, N], patches that are not ignored.
+        mask_kinds: int64 [B], see ``MaskedImages``.
+        negatives: int64 [B, n], absent classes.
         negative_weight: μ.
-        grid: rows and columns of N.
+        grid: rows and columns of the N patches.
     """
-    chosen = select_classes(logits, labels[:, None])[:, 0]
-    each = F.binary_cross_entropy_with_logits(chosen, covered, reduction="none")
-    masked = _mean(each, counts)
-    loss = torch.where(known == BOXED, _boxed(chosen, covered, counts, grid), masked)
+    label_logits = select_classes(logits, labels[:, None])[:, 0]
+    entropy = F.binary_cross_entropy_with_logits(label_logits, covered, reduction="none")
+    loss = torch.where(mask_kinds == BOXED, _box_loss(label_logits, covered, valid, grid), _masked_mean(entropy, valid))
     if negatives.shape[1]:
         others = F.softplus(select_classes(logits, negatives)).mean((1, 2))  # BCE against 0
         loss = loss + negative_weight * others
-    there = known != UNKNOWN
-    return (loss * there).sum() / there.sum().clamp(min=1)
+    has_mask = mask_kinds != UNKNOWN
+    return (loss * has_mask).sum() / has_mask.sum().clamp(min=1)
 
 
-def _undecayed(model: Any) -> Collection[str]:
-    """Names of the parameters that timm keeps weight decay from."""
+def _no_weight_decay(model: Any) -> Collection[str]:
+    """Return the parameters that timm exempts from weight decay."""
     return model.no_weight_decay()
 
 
-def _boxed(chosen: Tensor, covered: Tensor, counts: Tensor, grid: tuple[int, int]) -> Tensor:
-    """BCE outside of the boxes, and of the largest logit of each row and column: [B]."""
-    outside = _mean(F.softplus(chosen), counts & (covered == 0))
-    planes = [values.unflatten(1, grid) for values in (chosen.masked_fill(~counts, -1e4), covered * counts)]
+def _box_loss(logits: Tensor, covered: Tensor, valid: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return BCE outside of the boxes + BCE of the largest logit of each row and column: [B]."""
+    outside = _masked_mean(F.softplus(logits), valid & (covered == 0))
+    planes = [values.unflatten(1, grid) for values in (logits.masked_fill(~valid, -1e4), covered * valid)]
     sides = [
         F.binary_cross_entropy_with_logits(planes[0].amax(axis), planes[1].amax(axis), reduction="none").mean(1)
         for axis in (1, 2)
@@ -263,15 +280,22 @@ def _boxed(chosen: Tensor, covered: Tensor, counts: Tensor, grid: tuple[int, int
     return outside + (sides[0] + sides[1]) / 2
 
 
-def _mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Mean over the patches that count: [B]; 0 where none does."""
-    return (values * counts).sum(1) / counts.sum(1).clamp(min=1)
+def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean over valid patches: [B]; 0 if there is none."""
+    return (values * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
-def absent(logits: Tensor, labels: Tensor, count: int, source: np.random.Generator) -> Tensor:
-    """Classes other than the label, drawn from the 50 likeliest: int64 [B, ≤ count]."""
+def sample_absent_classes(logits: Tensor, labels: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """DecodedSample classes other than the label from the 50 likeliest: int64 [B, ≤ count].
+
+    Args:
+        logits: [B, C].
+        labels: int64 [B].
+        count: number of classes of each image.
+        rng: source of randomness.
+    """
     others = logits.scatter(1, labels[:, None], float("-inf"))
-    room = min(_LIKELIEST, logits.shape[1] - 1)
-    likeliest = others.topk(room, 1).indices
-    order = np.argsort(source.random((len(labels), room)), 1)[:, : min(count, room)]
+    candidates = min(_NEGATIVE_CANDIDATES, logits.shape[1] - 1)
+    likeliest = others.topk(candidates, 1).indices
+    order = np.argsort(rng.random((len(labels), candidates)), 1)[:, : min(count, candidates)]
     return likeliest.gather(1, torch.from_numpy(order).to(labels.device))

@@ -1,4 +1,4 @@
-"""A training on several processes under Ray Train: one to a GPU, or one to a core where there is no GPU."""
+"""Training on several processes with Ray Train: one per GPU, or one per core without GPUs."""
 
 import shutil
 import threading
@@ -12,77 +12,89 @@ from ray.util.queue import Queue
 
 from pipeline.run.ray_executor import capacity, cluster
 from pipeline.train.distributed import rank
-from pipeline.train.train_explainer import PreparedTraining, take_part
-from pipeline.train.trainer import Progress
+from pipeline.train.prepare_training import PreparedTraining
+from pipeline.train.train_worker import train_worker
+from pipeline.train.trainer import ProgressCallback
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import AtlasError, RunFailedError, UsageError
 
 
-def over_workers(prepared: PreparedTraining, progress: Progress, address: str | None = None) -> ArtifactRecord:
-    """Train on ``spec.workers`` processes, whose gradients are averaged. The first writes, on storage all can reach.
+def train_on_ray(prepared: PreparedTraining, progress: ProgressCallback, address: str | None = None) -> ArtifactRecord:
+    """Train on ``spec.workers`` processes with averaged gradients. Rank 0 writes; the storage must be shared.
+
+    Args:
+        prepared: training.
+        progress: called after each step.
+        address: address of the Ray cluster.
+
+    Returns:
+        Record of the artifact, with its metrics.
 
     Raises:
-        UsageError: there is no room for so many.
+        UsageError: the cluster has too few GPUs or cores.
         RunFailedError: a worker died, or the loss was not finite; the last checkpoint is kept.
     """
     spec = prepared.spec
     with cluster(address):
-        room, on_gpu = capacity()
-        if spec.workers > room:
-            raise UsageError(f"--workers {spec.workers}: the cluster has {room} {'GPUs' if on_gpu else 'cores'}")
+        available, on_gpu = capacity()
+        if spec.workers > available:
+            unit = "GPUs" if on_gpu else "cores"
+            raise UsageError(f"--workers {spec.workers}: the cluster has {available} {unit}; lower --workers")
         storage = Path(spec.out).with_name(f".{Path(spec.out).name}.ray")
-        news = Queue(actor_options={"num_cpus": 0})
+        messages = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
-            _work,
-            train_loop_config={"prepared": prepared, "news": news},
+            _run_worker,
+            train_loop_config={"prepared": prepared, "messages": messages},
             scaling_config=ScalingConfig(
                 num_workers=spec.workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
             ),
             run_config=RunConfig(name="train", storage_path=str(storage)),
         )
-        ended: list[Any] = []
-        reader = threading.Thread(target=_follow, args=(news, progress, ended), daemon=True)
+        results: list[ArtifactRecord | AtlasError] = []
+        reader = threading.Thread(target=_read_messages, args=(messages, progress, results), daemon=True)
         reader.start()
-        died = None
+        failure = None
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            died = f"a worker died ({str(error).strip().splitlines()[-1]})"
+            failure = f"a worker died ({str(error).strip().splitlines()[-1]})"
         finally:
-            news.put(None)
+            messages.put(None)
             reader.join(timeout=30)
-            news.shutdown()
+            messages.shutdown()
             shutil.rmtree(storage, ignore_errors=True)
-    wrong = next((each for each in ended if isinstance(each, AtlasError)), None)
-    if wrong is not None:
-        raise wrong
-    if died or not ended:
-        raise RunFailedError(f"{died or 'the workers ended without a word'}; run the same command again to go on")
-    return ended[0]
+    for result in results:
+        if isinstance(result, AtlasError):
+            raise result
+    if not failure:
+        for result in results:
+            if isinstance(result, ArtifactRecord):
+                return result
+    raise RunFailedError(f"{failure or 'the workers ended without a result'}; run the same command again to resume")
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each process does."""
-    news: Queue = config["news"]
+def _run_worker(config: dict[str, Any]) -> None:
+    """Train in a worker, and send progress, result or error to the driver."""
+    messages: Queue = config["messages"]
 
-    def tell(step: int, figures: Mapping[str, float]) -> None:
+    def report_progress(step: int, metrics: Mapping[str, float]) -> None:
         if rank() == 0:
-            news.put((step, dict(figures)))
+            messages.put((step, dict(metrics)))
 
     try:
-        card = take_part(config["prepared"], str(get_device()), tell)
+        record = train_worker(config["prepared"], str(get_device()), report_progress)
     except AtlasError as error:
-        news.put(error)
-        raise  # so that the others, who wait for this one, are stopped
+        messages.put(error)
+        raise  # stops the other workers, which wait for this one
     else:
         if rank() == 0:
-            news.put(card)
+            messages.put(record)
 
 
-def _follow(news: Queue, progress: Progress, ended: list[Any]) -> None:
-    """Hand on what the workers tell, until there is nothing more."""
-    while (item := news.get()) is not None:
-        if isinstance(item, tuple):
-            progress(*item)
+def _read_messages(messages: Queue, progress: ProgressCallback, results: list[ArtifactRecord | AtlasError]) -> None:
+    """Pass progress on and collect results, until there is None."""
+    while (message := messages.get()) is not None:
+        if isinstance(message, tuple):
+            progress(*message)
         else:
-            ended.append(item)
+            results.append(message)

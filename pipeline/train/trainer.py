@@ -1,4 +1,4 @@
-"""The loop that every explainer with weights learns in: steps, looks at held-out images, checkpoints, a card."""
+"""Training loop of all learned methods: steps, evaluations on held-out images, checkpoints, the artifact."""
 
 import io
 import json
@@ -16,204 +16,230 @@ import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.explain import artifacts
 from pipeline.read import DecoderPool
-from pipeline.train.distributed import of_first, rank
-from pipeline.train.image_stream import Images, Stream
+from pipeline.train.distributed import broadcast_object, rank
+from pipeline.train.image_stream import ImageStream, TrainingBatch
 from schemas.artifacts import ArtifactRecord
 from schemas.base import differences
 from schemas.errors import RunFailedError, UsageError
 
-Progress = Callable[[int, Mapping[str, float]], None]
-"""Called with the number of steps done and the figures of the last one."""
+ProgressCallback = Callable[[int, Mapping[str, float]], None]
+"""Called after each step with the number of finished steps and the metrics of the last one."""
 
 
-class Learner(Protocol):
-    """What learns."""
+class TrainableExplainer(Protocol):
+    """Learned method during training."""
 
     def session(self) -> AbstractContextManager[None]:
-        """The network as learning needs it, and afterwards as it was; around all of the following."""
+        """Put the model into its training state, and restore it afterwards. Encloses all other calls."""
 
-    def step(self, images: Images) -> Mapping[str, float]:
-        """Learn from one batch; its figures. Raises FloatingPointError, with nothing changed, on a bad loss."""
+    def step(self, batch: TrainingBatch) -> Mapping[str, float]:
+        """Train on one batch and return its metrics.
 
-    def evaluate(self, batches: Iterable[Images]) -> dict[str, float]:
-        """Figures on images that were held out."""
+        Raises:
+            FloatingPointError: the loss is not finite. Nothing has been changed.
+        """
 
-    def shortfall(self, figures: Mapping[str, float]) -> float:
-        """What held-out figures are judged by; less is better."""
+    def evaluate(self, batches: Iterable[TrainingBatch]) -> dict[str, float]:
+        """Return metrics on held-out images."""
 
-    def state(self) -> dict[str, Any]:
-        """Everything to go on from: tensors and numbers."""
+    def selection_metric(self, metrics: Mapping[str, float]) -> float:
+        """Return the number that selects the best weights, from held-out metrics; lower is better."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that training needs to resume: tensors and numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a state."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the artefact holds."""
+        """Return the tensors of the artifact."""
 
 
 @dataclass
-class Course:
-    """How far a training has come.
+class TrainState:
+    """Progress of a training.
 
     Attributes:
-        steps: figures of each step.
-        looks: figures on the held-out images, with the step they were taken after; the first before any step.
-        best: least shortfall so far, the step it was found after, and what the artefact held then.
+        steps: metrics of each step.
+        evaluations: metrics on the held-out images, with the number of steps before; the first is before any step.
+        best: lowest selection metric so far, its number of steps, and the artifact's tensors then.
     """
 
     steps: list[dict[str, float]] = field(default_factory=list)
-    looks: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
     best: tuple[float, int, dict[str, Tensor]] | None = None
 
     @property
-    def next(self) -> int:
-        """Number of the batch to go on with."""
+    def next_batch(self) -> int:
+        """Index of the batch to resume with."""
         return int(self.steps[-1]["batch"]) + 1 if self.steps else 0
 
-    def tired(self, patience: int | None) -> bool:
-        """Whether the last looks, as many as patience, have found nothing better."""
+    def should_stop_early(self, patience: int | None) -> bool:
+        """Return whether the last ``patience`` evaluations brought no improvement."""
         if patience is None or self.best is None:
             return False
-        return sum(look["step"] > self.best[1] for look in self.looks) >= patience
+        return sum(evaluation["step"] > self.best[1] for evaluation in self.evaluations) >= patience
 
 
 def fit(
-    learner: Learner,
-    stream: Stream,
-    held_out: Stream,
-    card: ArtifactRecord,
+    explainer: TrainableExplainer,
+    stream: ImageStream,
+    held_out: ImageStream,
+    record: ArtifactRecord,
     out: Path,
     identity: dict[str, Any],
     *,
-    every: int = 500,
+    eval_interval: int = 500,
     patience: int | None = None,
     decode_processes: int = 0,
-    progress: Progress = lambda step, figures: None,
+    progress: ProgressCallback = lambda step, metrics: None,
 ) -> ArtifactRecord:
-    """Train for ``card.steps`` steps and write the artefact.
+    """Train for ``record.steps`` steps and write the artifact.
 
-    Beside the artefact stand ``<out>.curves.parquet``, ``<out>.held-out.parquet`` and ``<out>.curves.png``; while
-    it runs, ``<out>.checkpoint``, from which the same call goes on. Since order, depth, crops and noise depend on
-    seed and step alone, that gives the same weights as training that was never interrupted. Of several processes
-    the first writes, and the others learn with it.
+    Next to the artifact are written ``<out>.curves.parquet``, ``<out>.held-out.parquet`` and ``<out>.curves.png``;
+    during training also ``<out>.checkpoint``, from which the same call resumes. Order, depth, crops and noise depend on
+    seed and step alone, so a resumed training gives the same weights as an uninterrupted one. Of several processes,
+    rank 0 writes.
 
     Args:
-        card: all but the figures.
-        identity: all that decides what is learnt; a checkpoint of anything else is not gone on with.
-        every: steps between checkpoints, and between looks at the held-out images.
-        patience: stop after so many looks without improvement, and keep the best; None goes to the end and
-            keeps the last.
-        decode_processes: 0 decodes in a thread beside the network.
+        explainer: learned method.
+        stream: training images.
+        held_out: images of the evaluations.
+        record: record of the artifact, without metrics.
+        out: file of the artifact.
+        identity: everything that decides the result; a checkpoint with another identity is refused.
+        eval_interval: steps between checkpoints, and between evaluations on held-out images.
+        patience: number of evaluations without improvement after which training stops, and the best weights are kept;
+            None trains to the end and keeps the last.
+        decode_processes: processes that decode images; 0 decodes in a thread of this one.
+        progress: called after each step.
 
     Returns:
-        The card with its figures: on the held-out images, before training as ``<figure>_before``; and how often
-        a sample was ``left_out`` for want of a picture or label.
+        The record with its metrics: on the held-out images, before training as ``<metric>_before``; and the number of
+        samples ``left_out`` because they lack an image or a label.
 
     Raises:
-        UsageError: a checkpoint of another training is there.
+        UsageError: there is a checkpoint of another training.
         RunFailedError: the loss was not finite, or a batch does not fit into memory; the last checkpoint is kept.
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    with DecoderPool(decode_processes) as pool, learner.session():
-        course = _resumed(learner, identity, checkpoint)
+    with DecoderPool(decode_processes) as decoders, explainer.session():
+        state = _resume(explainer, identity, checkpoint)
         try:
-            if not course.looks:
-                _look(learner, held_out.epoch(pool), course)
-            for images in islice(stream.read(pool, course.next), card.steps - len(course.steps)):
-                if course.tired(patience):
+            if not state.evaluations:
+                _evaluate(explainer, held_out.iter_epoch(decoders), state)
+            for batch in islice(stream.iter_batches(decoders, state.next_batch), record.steps - len(state.steps)):
+                if state.should_stop_early(patience):
                     break
-                figures = dict(learner.step(images))
-                course.steps.append({"batch": images.number, "left_out": images.left_out, **figures})
-                progress(len(course.steps), figures)
-                done = len(course.steps)
-                if done % every == 0 or done == card.steps:
-                    _look(learner, held_out.epoch(pool), course)
-                    if done < card.steps and rank() == 0:
-                        _save(learner, identity, course, checkpoint)
+                metrics = dict(explainer.step(batch))
+                state.steps.append({"batch": batch.index, "left_out": batch.left_out, **metrics})
+                done = len(state.steps)
+                progress(done, metrics)
+                if done % eval_interval == 0 or done == record.steps:
+                    _evaluate(explainer, held_out.iter_epoch(decoders), state)
+                    if done < record.steps and rank() == 0:
+                        _save_checkpoint(explainer, identity, state, checkpoint)
         except FloatingPointError as error:
-            where = f"; the last good one is {checkpoint}" if checkpoint.exists() else ""
-            raise RunFailedError(f"{error}: training stopped{where}; lower the learning rate") from None
+            last = f"; the last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
+            raise RunFailedError(f"{error}: training stopped{last}; lower the learning rate") from None
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise RunFailedError(f"a batch does not fit into memory ({reason}); lower --batch-size") from None
-        return _finished(learner, card, course, out, patience)
+        return _finish(explainer, record, state, out, patience)
 
 
-def _look(learner: Learner, batches: Iterable[Images], course: Course) -> None:
-    reached = of_first(learner.evaluate(batches))
-    if not reached:
-        raise RunFailedError(
-            "the held-out shards have no image that can be judged by; do they have pictures and labels?"
-        )
-    if not all(math.isfinite(value) for value in reached.values()):
-        raise FloatingPointError(f"the held-out figures after step {len(course.steps)} are {reached}")
-    course.looks.append({"step": len(course.steps), **reached})
-    shortfall = learner.shortfall(reached)
-    if course.best is None or shortfall < course.best[0]:
-        course.best = shortfall, len(course.steps), learner.tensors()
+def clip_gradients(parameters: Iterable[nn.Parameter], step: int, max_norm: float = float("inf")) -> None:
+    """Clip the norm of gradients.
+
+    Args:
+        parameters: parameters with gradients.
+        step: number of the step, for the message.
+        max_norm: largest norm.
+
+    Raises:
+        FloatingPointError: a gradient is not finite.
+    """
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradients of step {step} are {float(norm)}")
 
 
-def _finished(
-    learner: Learner, card: ArtifactRecord, course: Course, out: Path, patience: int | None
+def _evaluate(explainer: TrainableExplainer, batches: Iterable[TrainingBatch], state: TrainState) -> None:
+    metrics = broadcast_object(explainer.evaluate(batches))
+    if not metrics:
+        raise RunFailedError("the held-out shards have no usable image; check their images and labels")
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise FloatingPointError(f"the held-out metrics after step {len(state.steps)} are {metrics}")
+    state.evaluations.append({"step": len(state.steps), **metrics})
+    value = explainer.selection_metric(metrics)
+    if state.best is None or value < state.best[0]:
+        state.best = value, len(state.steps), explainer.tensors()
+
+
+def _finish(
+    explainer: TrainableExplainer, record: ArtifactRecord, state: TrainState, out: Path, patience: int | None
 ) -> ArtifactRecord:
-    first, last = course.looks[0], course.looks[-1]
-    tensors = learner.tensors()
-    if patience is not None and course.best is not None:
-        tensors = course.best[2]
-        last = next(look for look in course.looks if look["step"] == course.best[1])
-    figures = last | {f"{name}_before": value for name, value in first.items() if name != "step"}
-    figures["left_out"] = sum(step["left_out"] for step in course.steps)
-    card = card.model_copy(update={"metrics": figures})
+    first, last = state.evaluations[0], state.evaluations[-1]
+    tensors = explainer.tensors()
+    if patience is not None and state.best is not None:
+        tensors = state.best[2]
+        last = next(evaluation for evaluation in state.evaluations if evaluation["step"] == state.best[1])
+    metrics = last | {f"{name}_before": value for name, value in first.items() if name != "step"}
+    metrics["left_out"] = sum(step["left_out"] for step in state.steps)
+    record = record.model_copy(update={"metrics": metrics})
     if rank() == 0:
-        _curves(course, out)
-        artifacts.write_artifact(out, tensors, card)
+        _write_curves(state, out)
+        artifacts.write_artifact(out, tensors, record)
         out.with_name(out.name + ".checkpoint").unlink(missing_ok=True)
-    return card
+    return record
 
 
-def _save(learner: Learner, identity: dict[str, Any], course: Course, path: Path) -> None:
+def _save_checkpoint(explainer: TrainableExplainer, identity: dict[str, Any], state: TrainState, path: Path) -> None:
     buffer = io.BytesIO()
-    torch.save({"training": json.dumps(identity), "course": asdict(course), "state": learner.state()}, buffer)
+    content = {"identity": json.dumps(identity), "state": asdict(state), "explainer": explainer.state_dict()}
+    torch.save(content, buffer)
     artifacts.put(path, buffer.getvalue())
 
 
-def _resumed(learner: Learner, identity: dict[str, Any], path: Path) -> Course:
-    """The course of a checkpoint; a new one without."""
-    saved = of_first(_loaded(path) if rank() == 0 and path.exists() else None)
-    if saved is None:
-        return Course()
-    differing = differences(json.loads(saved["training"]), json.loads(json.dumps(identity)))
+def _resume(explainer: TrainableExplainer, identity: dict[str, Any], path: Path) -> TrainState:
+    """Return the state of a checkpoint, or a new one without."""
+    checkpoint = broadcast_object(_load_checkpoint(path) if rank() == 0 and path.exists() else None)
+    if checkpoint is None:
+        return TrainState()
+    differing = differences(json.loads(checkpoint["identity"]), json.loads(json.dumps(identity)))
     if differing:
         raise UsageError(
             f"{path}: is of another training: {'; '.join(differing[:3])}; remove it, or choose another --out"
         )
-    learner.restore(saved["state"])
-    return Course(**saved["course"])
+    explainer.load_state_dict(checkpoint["explainer"])
+    return TrainState(**checkpoint["state"])
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _load_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        # Tensors and numbers: nothing in it can run.
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no one kind for bytes that are no checkpoint
+        # With weights_only, nothing in the file is executed.
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no common error for invalid files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path}: cannot be read as a checkpoint ({reason}); remove it to begin anew") from None
-    if not isinstance(saved, dict) or not {"training", "course", "state"} <= saved.keys():
-        raise UsageError(f"{path}: cannot be read as a checkpoint (it is none); remove it to begin anew")
-    return saved
+        raise UsageError(f"{path}: cannot be read as a checkpoint ({reason}); remove it to start again") from None
+    if not isinstance(checkpoint, dict) or not {"identity", "state", "explainer"} <= checkpoint.keys():
+        raise UsageError(f"{path}: cannot be read as a checkpoint (fields are missing); remove it to start again")
+    return checkpoint
 
 
-def _curves(course: Course, out: Path) -> None:
-    """Figures of every step and of every look, as tables and as a picture."""
-    steps = pa.Table.from_pylist([{"step": step, **row} for step, row in enumerate(course.steps, 1)])
-    looks = pa.Table.from_pylist(course.looks)
+def _write_curves(state: TrainState, out: Path) -> None:
+    """Write the metrics of all steps and evaluations as tables and as a plot."""
+    steps = pa.Table.from_pylist([{"step": step, **metrics} for step, metrics in enumerate(state.steps, 1)])
+    evaluations = pa.Table.from_pylist(state.evaluations)
     pq.write_table(steps, out.with_name(out.name + ".curves.parquet"))
-    pq.write_table(looks, out.with_name(out.name + ".held-out.parquet"))
-    panels = [(table, name, style) for table, style in ((steps, "-"), (looks, "o-")) for name in table.column_names]
+    pq.write_table(evaluations, out.with_name(out.name + ".held-out.parquet"))
+    panels = [
+        (table, name, style) for table, style in ((steps, "-"), (evaluations, "o-")) for name in table.column_names
+    ]
     panels = [panel for panel in panels if panel[1] not in ("step", "batch", "left_out", "depth")]
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(12, 2 * rows), dpi=100, layout="constrained")
@@ -228,13 +254,13 @@ def _curves(course: Course, out: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("step")
     figure.suptitle(
-        "dots: each step; lines: means over a fiftieth of the training; with markers: held-out images", fontsize=9
+        "dots: each step; lines: moving mean over 1/50 of the training; with markers: held-out images", fontsize=9
     )
     figure.savefig(out.with_name(out.name + ".curves.png"))
 
 
 def _smooth(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Means over a fiftieth of all steps around each."""
+    """Return the moving mean over 1/50 of all steps."""
     reach = max(1, len(values) // 100)
     sums = np.concatenate([[0.0], values.cumsum()])
     low, high = (np.clip(np.arange(len(values)) + shift, 0, len(values)) for shift in (-reach, reach + 1))

@@ -17,9 +17,9 @@ from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
 from pipeline.train.calibration import Calibration
 from pipeline.train.diffmask_training import DiffMaskTraining
-from pipeline.train.image_stream import Images, Stream
-from pipeline.train.mask_sources import truth_masks
-from pipeline.train.masked_images import Cut, Labelled
+from pipeline.train.image_stream import ImageStream, TrainingBatch
+from pipeline.train.mask_sources import open_truth_masks
+from pipeline.train.masked_images import CropWindows, MaskedImages
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 
@@ -37,7 +37,7 @@ def test_they_are_small_and_say_how_they_were_made() -> None:
     commands = re.findall(r"vitatlas train (\w+) ([^`]*?)--out \S*/(\S+)", guide)
     assert [Path(file).name for file in ARTIFACTS] == [name for *_, name in commands][:2]
     for file, (method, flags, _) in zip(ARTIFACTS, commands[:2], strict=True):
-        card = read_artifact(file).card
+        card = read_artifact(file).record
         assert card is not None
         assert card.method == method
         said = dict(re.findall(r"--([a-z-]+) ([0-9][0-9.e-]*)", flags))
@@ -63,7 +63,7 @@ def test_gates_keep_the_prediction_with_few_patches(loaded: LoadedModel, scenes:
     training = DiffMaskTraining(loaded, DiffMaskSettings())
     training.gates.load_state_dict(read_artifact(GATES).tensors)
     with training.session():
-        reached = training.evaluate(Images(0, "", (), pixels.numpy()) for pixels, _ in scenes[:4])
+        reached = training.evaluate(TrainingBatch(0, "", (), pixels.numpy()) for pixels, _ in scenes[:4])
     assert reached["kl"] <= 0.15
     assert reached["kept"] <= 0.6
     assert reached["kl_shuffled"] >= 5 * reached["kl"]
@@ -83,11 +83,13 @@ def test_the_fine_tuned_network_is_no_worse_a_classifier(loaded: LoadedModel, sc
 def test_its_probabilities_are_what_they_say(loaded: LoadedModel, world: SyntheticDataset) -> None:
     """Against the share of each patch that the object covers, beside the read-out of untouched weights."""
     frame = PreprocessConfig.for_model(loaded.record, "squash")
-    masks = truth_masks(str(world.truth))
+    masks = open_truth_masks(str(world.truth))
     found = {"pm": Calibration(), "pm_zs": Calibration()}
-    for images in Stream(count_samples(expand_shards((world.shards,))), frame, 24, 10, 0).epoch(DecoderPool(0)):
-        batch = Labelled.of(images.shard, images.samples, images.pixels, masks, frame)
-        covered, _ = Cut.whole(len(batch)).coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
+    for images in ImageStream(count_samples(expand_shards((world.shards,))), frame, 24, 10, 0).iter_epoch(
+        DecoderPool(0)
+    ):
+        batch = MaskedImages.from_batch(images, masks, frame)
+        covered, _ = CropWindows.full(len(batch)).patch_coverage(torch.from_numpy(batch.planes).float(), loaded.anatomy)
         labels = torch.from_numpy(batch.labels)[:, None]
         maps = explain(loaded.model, normalize(torch.from_numpy(batch.pixels)), labels, [PatchMask.load(PM), "pm_zs"])
         for name, calibration in found.items():

@@ -26,7 +26,7 @@ from pipeline.explain.load import weights_hash
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.record import record
 from pipeline.explain.trace import Capture, Trace
-from pipeline.train.diffmask_training import initial
+from pipeline.train.diffmask_training import initialize_gates
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
 
@@ -92,7 +92,7 @@ def test_samples_have_the_distribution_that_the_closed_forms_say(logit: float, m
 
 
 def test_gates_begin_all_but_open() -> None:
-    gates = initial(32, 12, 8.0, 0)
+    gates = initialize_gates(32, 12, 8.0, 0)
     for probe in gates.probe:
         for parameter in (probe.W1, probe.b1, probe.W2, probe.b2):
             parameter.data[:] = 0
@@ -103,7 +103,7 @@ def test_gates_begin_all_but_open() -> None:
 
 def traced(model: nn.Module) -> tuple[Trace, DiffMaskGates]:
     anatomy = describe(model)
-    gates = initial(anatomy.width, anatomy.depth, 1.0, 0).to(next(model.parameters()))
+    gates = initialize_gates(anatomy.width, anatomy.depth, 1.0, 0).to(next(model.parameters()))
     return record(model, anatomy, images_for(model), Capture.TOKENS, ("",) * 3, 0), gates
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_holds_no_gates_is_refused(tmp_path: Path, artifact: Path) -
 
 def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path) -> None:
     model = small_vit()
-    gates = initial(describe(model).width, describe(model).depth, 1.0, 0)
+    gates = initialize_gates(describe(model).width, describe(model).depth, 1.0, 0)
     card = ArtifactRecord(
         method="diffmask",
         provenance="Vision DiffMask",

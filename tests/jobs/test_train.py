@@ -124,7 +124,7 @@ def test_a_network_learns_from_pseudo_masks_of_an_atlas(
     assert code == 0, err
     assert read_artifact(str(out)).record.provenance == "pm_design_v1, wsol"
     assert read_artifact(str(out)).record.supervision.startswith(
-        "labels, and pseudo-masks without locality labels: p sha256:"
+        "labels, and pseudo-masks without localization labels: p sha256:"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_run_does_not_go_on_with_other_gates(
     assert "legrad" in Atlas.open(str(atlas)).methods  # beside every cheap one
     code, _, err = vitatlas(*arguments, "--seed", 7, "--out", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "is there already, of another training" in err
+    assert "exists, and is of another training" in err
     out.unlink()
     assert vitatlas(*arguments, "--seed", 7, "--out", out)[0] == 0
     for again in (["run", atlas, "--executor", "inline"], ["plan", shards, "--out", atlas, *model, "--artifact", out]):
@@ -159,23 +159,23 @@ def test_what_was_trained_on_other_weights_is_not_taken_for_done(
     save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights)
     code, _, err = vitatlas(*arguments, "--out", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "is there already, of another training" in err
+    assert "exists, and is of another training" in err
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ([], "say where the object is: --masks FILE|DIR, or --atlas ATLAS with --policy FILE"),
+        ([], "there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE"),
         (["--masks", "nowhere"], "nowhere: No such file"),
         (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
         (["--masks", "{masks}", "--crop", "2"], "settings.pm.crop: Input should be less than or equal to 1"),
-        (["--masks", "{other}"], "other: none of its 1 pictures is in the shards; are the keys the same?"),
+        (["--masks", "{other}"], "other: none of its 1 images is in the shards; check that the keys are the same"),
         (
             ["--masks", "{wrong}"],
-            "s0003: its mask is 7×5 pixels, the picture 43×33; are these the masks of",
+            "s0003: its mask is 7×5 pixels, the image 43×33; are these the masks of",
         ),
-        (["--masks", "{masks}", "--measure", "{other}"], "--measure: none of its masks is of a held-out picture"),
-        (["--masks", "{pseudo}"], "pseudo: holds pseudo-masks of vitatlas label; learn from them by --atlas"),
+        (["--masks", "{masks}", "--measure", "{other}"], "--measure: none of its masks is of a held-out image"),
+        (["--masks", "{pseudo}"], "pseudo: holds pseudo-masks of vitatlas label; train on them by --atlas"),
     ],
 )
 def test_masks_that_do_not_fit_are_one_sentence(
@@ -227,4 +227,4 @@ def test_bad_usage_is_one_sentence(
 def test_tars_that_are_learnt_from_cannot_be_held_out(vitatlas, arguments: list[object], shards: str, tmp_path) -> None:
     code, _, err = vitatlas(*arguments, "--held-out", shards, "--out", tmp_path / "gates.safetensors")
     assert code == 2
-    assert "is among the shards to learn from and among those held out" in err
+    assert "is both a training shard and a held-out shard" in err

@@ -32,7 +32,7 @@ def test_parts_add_up_and_the_edge_belongs_to_the_last_bin() -> None:
     whole, parts = of(p, y), Calibration()
     for part in np.array_split(np.arange(1000), 7):
         parts.add(p[part], y[part])
-    assert (whole.number == parts.number).all()
+    assert (whole.counts == parts.counts).all()
     assert whole.ece == pytest.approx(parts.ece)
     assert whole.brier == pytest.approx(parts.brier)
     bins = np.minimum((p * BINS).astype(int), BINS - 1)

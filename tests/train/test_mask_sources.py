@@ -15,7 +15,7 @@ from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, count_sa
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from pipeline.train.mask_sources import Known, PseudoMasks, masks, truth_masks
+from pipeline.train.mask_sources import MaskTarget, PseudoMaskSource, open_mask_source, open_truth_masks
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec, ShardRecord
@@ -60,45 +60,45 @@ def test_masks_of_coco_with_crowds_ignored(sample: DecodedSample, tmp_path: Path
     crowd = np.zeros_like(blob())
     crowd[:, 25:] = True
     file = coco(tmp_path, {"segmentation": coded(blob())}, {"segmentation": coded(crowd), "iscrowd": 1})
-    known = truth_masks(file).of("one", sample)
-    assert (known.object == blob()).all()
+    known = open_truth_masks(file).find("one", sample)
+    assert (known.mask == blob()).all()
     assert (known.ignore == (crowd & ~blob())).all()
     assert not known.boxed
 
 
 def test_a_crowd_alone_says_nothing(sample: DecodedSample, tmp_path: Path) -> None:
-    assert truth_masks(coco(tmp_path, {"segmentation": coded(blob()), "iscrowd": 1})).of("one", sample) is None
+    assert open_truth_masks(coco(tmp_path, {"segmentation": coded(blob()), "iscrowd": 1})).find("one", sample) is None
 
 
 def test_boxes_of_coco(sample: DecodedSample, tmp_path: Path) -> None:
-    known = truth_masks(coco(tmp_path, {"bbox": [5, 10, 25, 10]})).of("one", sample)
+    known = open_truth_masks(coco(tmp_path, {"bbox": [5, 10, 25, 10]})).find("one", sample)
     assert known.boxed
-    assert (known.object == blob()).all()
+    assert (known.mask == blob()).all()
 
 
 def test_boxes_of_files_that_say_no_sizes_are_cut_to_the_picture(sample: DecodedSample, tmp_path: Path) -> None:
     (tmp_path / "boxes.txt").write_text("image_id,x0,y0,x1,y1\nn01/s0001.jpeg,5,10,99,19\n")
-    source = truth_masks(str(tmp_path / "boxes.txt"))
-    known = source.of("one", sample)
+    source = open_truth_masks(str(tmp_path / "boxes.txt"))
+    known = source.find("one", sample)
     assert known.boxed
-    assert known.object.shape == known.ignore.shape == (31, 41)
-    assert known.object[10:20, 5:].all()
-    assert known.object.sum() == 10 * 36
-    assert known.planes(sample, FRAME).shape == (2, 32, 48)
+    assert known.mask.shape == known.ignore.shape == (31, 41)
+    assert known.mask[10:20, 5:].all()
+    assert known.mask.sum() == 10 * 36
+    assert known.to_planes(sample, FRAME).shape == (2, 32, 48)
 
 
 def test_pseudo_masks_are_not_taken_for_truth(tmp_path: Path) -> None:
     Image.new("1", (4, 4)).save(tmp_path / "s0001.mask.png")
-    with pytest.raises(UsageError, match="holds pseudo-masks of vitatlas label; learn from them by --atlas"):
-        truth_masks(str(tmp_path))
+    with pytest.raises(UsageError, match="holds pseudo-masks of vitatlas label; train on them by --atlas"):
+        open_truth_masks(str(tmp_path))
 
 
 def test_a_picture_without_annotation_is_unknown(sample: DecodedSample, tmp_path: Path) -> None:
-    source = truth_masks(coco(tmp_path, {"bbox": [1, 1, 9, 9]}))
-    assert source.of("one", replace(sample, key="s0009")) is None
+    source = open_truth_masks(coco(tmp_path, {"bbox": [1, 1, 9, 9]}))
+    assert source.find("one", replace(sample, key="s0009")) is None
     assert (source.count, "s0001" in source, "s0009" in source) == (1, True, False)
-    with pytest.raises(UsageError, match=r"some.json: has no annotation of any picture"):
-        truth_masks(coco(tmp_path))
+    with pytest.raises(UsageError, match=r"some.json: has no annotation of any image"):
+        open_truth_masks(coco(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["indexed", "one bit", "ImageNet-S"])
@@ -115,29 +115,29 @@ def test_masks_of_png(sample: DecodedSample, tmp_path: Path, kind: str) -> None:
         image = Image.fromarray(np.stack([code % 256, code // 256, 0 * code], 2).astype(np.uint8))
     (tmp_path / "png" / "n01").mkdir(parents=True)
     image.save(tmp_path / "png" / "n01" / "s0001.png")
-    source = masks(MaskSpec(truth=str(tmp_path / "png")))
-    known = source.of("one", sample)
-    assert (known.object == blob()).all()
+    source = open_mask_source(MaskSpec(truth=str(tmp_path / "png")))
+    known = source.find("one", sample)
+    assert (known.mask == blob()).all()
     assert (known.ignore == ignore).all()
     assert (source.count, "s0001" in source, "s0002" in source) == (1, True, False)
 
 
 def test_the_frame_sees_the_mask_where_the_picture_is(sample: DecodedSample) -> None:
-    whole = Known(np.ones((31, 41), bool), np.zeros((31, 41), bool)).planes(sample, FRAME)
+    whole = MaskTarget(np.ones((31, 41), bool), np.zeros((31, 41), bool)).to_planes(sample, FRAME)
     assert whole.shape == (2, 32, 48)
     assert (whole[0] == 255).all()
     assert not whole[1].any()
     half = np.zeros((31, 41), bool)
     half[:, :20] = True
-    planes = Known(half, ~half).planes(sample, FRAME)
+    planes = MaskTarget(half, ~half).to_planes(sample, FRAME)
     assert np.abs(planes.sum(0).astype(int) - 255).max() <= 1
     assert planes[0].mean() == pytest.approx(255 * 20 / 41, abs=2)
 
 
 def test_a_mask_of_another_size_is_named(sample: DecodedSample, tmp_path: Path) -> None:
-    source = truth_masks(coco(tmp_path, {"segmentation": coded(blob(20, 40))}, size=(40, 20)))
-    with pytest.raises(UsageError, match="s0001: its mask is 40×20 pixels, the picture 41×31"):
-        source.of("one", sample).planes(sample, FRAME)
+    source = open_truth_masks(coco(tmp_path, {"segmentation": coded(blob(20, 40))}, size=(40, 20)))
+    with pytest.raises(UsageError, match="s0001: its mask is 40×20 pixels, the image 41×31"):
+        source.find("one", sample).to_planes(sample, FRAME)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_png_that_cannot_be_meant_is_named(sample: DecodedSample, tmp_path: Pa
     else:
         Image.fromarray(values).save(file)
     with pytest.raises(UsageError, match=f"s0001.png: {says}"):
-        truth_masks(str(file.parent)).of("one", sample)
+        open_truth_masks(str(file.parent)).find("one", sample)
 
 
 def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_one(
@@ -165,22 +165,22 @@ def test_a_mask_is_found_by_its_folder_and_by_its_name_where_that_is_the_only_on
     for name, size in {"a/s0001": 41, "b/s0001": 40, "b/s0002": 39}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (size, 31)).save(tmp_path / f"{name}.png")
-    source = truth_masks(str(tmp_path))
+    source = open_truth_masks(str(tmp_path))
     for key, width in {"a/s0001": 41, "./b/s0001": 40, "s0002": 39, "b/s0002": 39}.items():
         assert key in source
-        assert source.of("one", replace(sample, key=key)).object.shape == (31, width)
-    assert source.of("one", replace(sample, key="c/s0001")) is None
+        assert source.find("one", replace(sample, key=key)).mask.shape == (31, width)
+    assert source.find("one", replace(sample, key="c/s0001")) is None
     with pytest.raises(UsageError, match="a/s0001 and b/s0001 are both the truth of s0001"):
-        source.of("one", sample)
+        source.find("one", sample)
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({}, "say where the object is: --masks"),
+        ({}, "there are no masks to train on; give --masks"),
         ({"truth": "a", "atlas": "b"}, "give one of the two"),
         ({"truth": "a", "policy": "b"}, "give one of the two"),
-        ({"atlas": "b"}, "b: say how its maps become masks, with --policy FILE"),
+        ({"atlas": "b"}, "b: there is no policy that makes masks of its maps; give --policy FILE"),
         ({"truth": "nowhere.json"}, "nowhere.json: No such file"),
         ({"truth": "."}, "holds neither instances.json nor .* PNG masks"),
     ],
@@ -190,7 +190,7 @@ def test_a_source_that_is_none_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=says):
-        masks(MaskSpec(**spec))
+        open_mask_source(MaskSpec(**spec))
 
 
 OTSU = Policy(name="p", methods=("legrad",), threshold=Threshold(kind="otsu"))
@@ -202,61 +202,65 @@ def read_all(shard: ShardRecord, frame: PreprocessConfig = FRAME) -> tuple[Decod
 
 
 def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
-    source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[1]
+    source, shard = PseudoMaskSource(atlas.objects.url, OTSU), atlas.run.shards[1]
     for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
-        known = source.of(shard.name, sample)
-        assert (known.object == label.mask).all()
+        known = source.find(shard.name, sample)
+        assert (known.mask == label.mask).all()
         assert not known.ignore.any()
     assert source.count is None
 
 
 def test_a_policy_whose_threshold_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
-    with pytest.raises(UsageError, match="policy p: its threshold is still to be found; write the one"):
-        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="calibrated")}))
+    with pytest.raises(UsageError, match="policy p: its threshold is not calibrated yet; give the policy"):
+        PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="calibrated")}))
 
 
 def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: Atlas) -> None:
-    predicted = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"target": "predicted"}))
-    nothing = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="fixed", value=1.0)}))
-    constant = PseudoMasks(atlas.objects.url, Policy(name="p", methods=("uniform",), threshold=Threshold(kind="otsu")))
+    predicted = PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"target": "predicted"}))
+    nothing = PseudoMaskSource(
+        atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="fixed", value=1.0)})
+    )
+    constant = PseudoMaskSource(
+        atlas.objects.url, Policy(name="p", methods=("uniform",), threshold=Threshold(kind="otsu"))
+    )
     shard = atlas.run.shards[0]
     for sample, row in zip(read_all(shard), atlas.shard(shard.name).samples.to_pylist(), strict=True):
-        assert predicted.of(shard.name, sample) is not None or row["prediction"] != row["label"]
-        assert predicted.of(shard.name, replace(sample, label=(row["prediction"] + 1) % 10)) is None
-        assert nothing.of(shard.name, sample) is None
-        assert constant.of(shard.name, sample) is None
+        assert predicted.find(shard.name, sample) is not None or row["prediction"] != row["label"]
+        assert predicted.find(shard.name, replace(sample, label=(row["prediction"] + 1) % 10)) is None
+        assert nothing.find(shard.name, sample) is None
+        assert constant.find(shard.name, sample) is None
 
 
 def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
-    source = PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"filter": LabelFilter(area=(0.1, 0.3))}))
+    source = PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"filter": LabelFilter(area=(0.1, 0.3))}))
     known = {True: 0, False: 0}
     for shard in atlas.run.shards:
         for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
             kept = 0.1 <= label.area <= 0.3
-            assert (source.of(shard.name, sample) is not None) == kept
+            assert (source.find(shard.name, sample) is not None) == kept
             known[kept] += 1
     assert all(known.values())
 
 
 def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
     policy = OTSU.model_copy(update={"background_threshold": Threshold(kind="otsu", scale=0.7)})
-    source, shard = PseudoMasks(atlas.objects.url, policy), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(atlas.objects.url, policy), atlas.run.shards[0]
     for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, policy), strict=True):
-        known = source.of(shard.name, sample)
+        known = source.find(shard.name, sample)
         assert (known.ignore == label.ignore).all()
         assert known.ignore.any()
-        assert not (known.object & known.ignore).any()
+        assert not (known.mask & known.ignore).any()
 
 
 def test_a_policy_that_refines_reads_the_pictures_again(atlas: Atlas) -> None:
     refined = OTSU.model_copy(update={"refine": Pamr(iterations=2, dilations=(1, 4))})
-    source, shard = PseudoMasks(atlas.objects.url, refined), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(atlas.objects.url, refined), atlas.run.shards[0]
     pairs = zip(iter_labels(atlas, shard.name, OTSU), iter_labels(atlas, shard.name, refined), strict=True)
     differ = 0
     for sample, (coarse, sharp) in zip(read_all(shard), pairs, strict=True):
-        known = source.of(shard.name, sample)
-        assert (known.object == sharp.mask).all()
-        differ += (known.object != coarse.mask).any()
+        known = source.find(shard.name, sample)
+        assert (known.mask == sharp.mask).all()
+        differ += (known.mask != coarse.mask).any()
     assert differ
 
 
@@ -264,26 +268,28 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
     out = str(tmp_path / "atlas")
     plan(RunSpec(shards=(shards,), model=checkpoint, methods=("legrad",), geometry="crop"), out)
     atlas = run(out, INLINE)
-    source, shard = PseudoMasks(out, OTSU), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(out, OTSU), atlas.run.shards[0]
     frame = PreprocessConfig.for_model(atlas.run.model, "crop")
     found = 0
     for sample in read_all(shard, frame):
-        if (known := source.of(shard.name, sample)) is not None:
+        if (known := source.find(shard.name, sample)) is not None:
             found += 1
             assert 0 < known.ignore.mean() < 1
-            assert not (known.object & known.ignore).any()
-            assert known.planes(sample, frame)[1].mean() < 25  # the crop was seen, but for halves of pixels at its rim
+            assert not (known.mask & known.ignore).any()
+            assert (
+                known.to_planes(sample, frame)[1].mean() < 25
+            )  # the crop was seen, but for halves of pixels at its rim
             whole = replace(frame, geometry="squash")
             squashed = next(each for each in read_all(shard, whole) if each.key == sample.key)
-            assert known.planes(squashed, whole)[1].any()
+            assert known.to_planes(squashed, whole)[1].any()
     assert found
 
 
 def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
-    source, shard = PseudoMasks(atlas.objects.url, OTSU), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(atlas.objects.url, OTSU), atlas.run.shards[0]
     with pytest.raises(UsageError, match="has no maps of train-77"):
-        source.check([replace(shard, name="train-77")])
+        source.check_shards([replace(shard, name="train-77")])
     with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.name}"):
-        source.check([replace(shard, samples=25)])
+        source.check_shards([replace(shard, samples=25)])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):
-        PseudoMasks(atlas.objects.url, OTSU.model_copy(update={"methods": ("gradcam",)}))
+        PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"methods": ("gradcam",)}))

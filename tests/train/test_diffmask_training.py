@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.explain.load import describe_loaded
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.train.diffmask_training import DiffMaskTraining, ascended
+from pipeline.train.diffmask_training import DiffMaskTraining, ascend_multiplier
 from schemas.training import DiffMaskSettings
 
 QUICK = DiffMaskSettings(rate=1e-2, placeholder_rate=1e-2, add=3.0, warm_up=0)
@@ -30,20 +30,20 @@ def training(model: nn.Module, settings: DiffMaskSettings = QUICK, seed: int = 0
 @pytest.mark.parametrize(("divergence", "rises"), [(0.5, True), (0.11, True), (0.05, False), (0.0, False)])
 def test_the_multiplier_rises_exactly_where_the_divergence_is_too_large(divergence: float, rises: bool) -> None:
     before = torch.tensor(20.0)
-    after = ascended(before, divergence, QUICK)
+    after = ascend_multiplier(before, divergence, QUICK)
     assert (after > before) == rises
     assert after.item() == pytest.approx(20 + 0.3 * (divergence - 0.1))
 
 
 def test_the_multiplier_stays_within_its_bounds() -> None:
-    assert ascended(torch.tensor(200.0), 9.0, QUICK).item() == 200
-    assert ascended(torch.tensor(0.01), 0.0, QUICK).item() == 0
+    assert ascend_multiplier(torch.tensor(200.0), 9.0, QUICK).item() == 200
+    assert ascend_multiplier(torch.tensor(0.01), 0.0, QUICK).item() == 0
 
 
 def test_a_step_moves_the_multiplier_of_its_depth_alone(model: nn.Module) -> None:
     trained = training(model)
     before = trained.alpha.clone()
-    figures = trained.learn(images_for(model))
+    figures = trained.train_step(images_for(model))
     moved = (trained.alpha != before).nonzero().flatten().tolist()
     assert moved == [figures["depth"]]
     assert (figures["alpha"] > 20) == (figures["kl"] > 0.1)
@@ -54,7 +54,7 @@ def test_the_network_is_not_touched(model: nn.Module) -> None:
     trained = training(model)
     gates = copy.deepcopy(trained.gates.state_dict())
     for _ in range(4):
-        trained.learn(images_for(model))
+        trained.train_step(images_for(model))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not torch.equal(trained.gates.placeholder, gates["placeholder"])
@@ -63,7 +63,7 @@ def test_the_network_is_not_touched(model: nn.Module) -> None:
 def test_gates_close_where_nothing_is_asked_of_them(model: nn.Module) -> None:
     """With the divergence free of charge, only the number of patches is left to lower."""
     trained = training(model, DiffMaskSettings(rate=5e-2, warm_up=0, alpha=0.0, alpha_rate=0.0))
-    kept = [trained.learn(images_for(model))["kept"] for _ in range(60)]
+    kept = [trained.train_step(images_for(model))["kept"] for _ in range(60)]
     assert sum(kept[-10:]) < sum(kept[:10]) / 3
 
 
@@ -71,14 +71,14 @@ def test_training_that_is_resumed_equals_training_that_went_on(model: nn.Module)
     images = [images_for(model, seed=number) for number in range(6)]
     whole = training(model)
     for batch in images:
-        whole.learn(batch)
+        whole.train_step(batch)
     first = training(model)
     for batch in images[:3]:
-        first.learn(batch)
+        first.train_step(batch)
     second = training(model, seed=0)
-    second.restore(copy.deepcopy(first.state()))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     for batch in images[3:]:
-        second.learn(batch)
+        second.train_step(batch)
     for name, tensor in whole.gates.state_dict().items():
         assert torch.equal(tensor, second.gates.state_dict()[name]), name
     assert torch.equal(whole.alpha, second.alpha)
@@ -86,7 +86,9 @@ def test_training_that_is_resumed_equals_training_that_went_on(model: nn.Module)
 
 def test_the_depth_is_the_same_on_every_rank_and_the_noise_is_not(model: nn.Module) -> None:
     trained = training(model)
-    losses = {trained.loss(images_for(model), None, trained.depth(), rank)[1]["loss"] for rank in (0, 0, 1, 2)}
+    losses = {
+        trained.compute_loss(images_for(model), None, trained.sample_depth(), rank)[1]["loss"] for rank in (0, 0, 1, 2)
+    }
     assert len(losses) == 3
 
 
@@ -97,7 +99,7 @@ def test_a_depth_that_has_settled_is_drawn_less_often(model: nn.Module) -> None:
     trained.average["kept"][2:] = 0.5
     drawn = []
     for trained.step_count in range(2000):
-        drawn.append(trained.depth())
+        drawn.append(trained.sample_depth())
     often = [drawn.count(depth) for depth in range(len(trained.alpha))]
     assert all(0.05 < few / many < 0.2 for few in often[:2] for many in often[2:])
 
@@ -106,7 +108,7 @@ def test_the_averages_follow_each_depth(model: nn.Module) -> None:
     trained = training(model)
     seen: dict[int, float] = {}
     for _ in range(12):
-        figures = trained.learn(images_for(model))
+        figures = trained.train_step(images_for(model))
         depth = figures["depth"]
         seen[depth] = 0.9 * seen[depth] + 0.1 * figures["kl"] if depth in seen else figures["kl"]
         assert trained.average["kl"][depth].item() == pytest.approx(seen[depth])
@@ -117,7 +119,7 @@ def test_a_loss_that_is_not_finite_is_said_and_changes_nothing(model: nn.Module)
     trained = training(model)
     before = copy.deepcopy(trained.gates.state_dict())
     with pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
-        trained.learn(images_for(model) * float("nan"))
+        trained.train_step(images_for(model) * float("nan"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.gates.state_dict().items())
     assert trained.step_count == 0
 
@@ -128,8 +130,8 @@ def test_divergence_is_zero_for_equal_predictions_and_positive_else(model: nn.Mo
     torch.manual_seed(0)
     plain, masked = torch.randn(2, 50, 10, dtype=torch.float64) * 3
     targets = torch.randint(0, 10, (50,))
-    assert trained.divergence(plain, plain, targets).abs().max() < 1e-12
-    found = trained.divergence(plain, masked, targets)
+    assert trained.compute_divergence(plain, plain, targets).abs().max() < 1e-12
+    found = trained.compute_divergence(plain, masked, targets)
     assert (found > 0).all()
     if objective == "class":
         p, q = (logits.softmax(-1).gather(1, targets[:, None])[:, 0] for logits in (plain, masked))
@@ -142,5 +144,5 @@ def test_divergence_is_zero_for_equal_predictions_and_positive_else(model: nn.Mo
 
 def test_one_class_may_be_all_that_is_kept(model: nn.Module) -> None:
     trained = training(model, DiffMaskSettings(rate=1e-2, warm_up=0, add=3.0, objective="class"))
-    figures = trained.learn(images_for(model), torch.tensor([1, 2, 3]))
+    figures = trained.train_step(images_for(model), torch.tensor([1, 2, 3]))
     assert figures["kl"] >= 0

@@ -13,10 +13,11 @@ from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import load_model
 from pipeline.read import DecoderPool, PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
-from pipeline.train.image_stream import Images, Stream
-from pipeline.train.masked_images import Labelled
+from pipeline.train.image_stream import ImageStream, TrainingBatch
+from pipeline.train.masked_images import MaskedImages
 from pipeline.train.patch_mask_training import PatchMaskTraining
-from pipeline.train.train_explainer import PreparedTraining, prepare, train_explainer
+from pipeline.train.prepare_training import PreparedTraining, prepare_training
+from pipeline.train.train_explainer import train_explainer
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
@@ -43,10 +44,10 @@ def spec(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> TrainSpec:
 
 def streams(
     prepared: PreparedTraining, pool: DecoderPool, classes: int | None, frame: PreprocessConfig
-) -> list[list[Images]]:
+) -> list[list[TrainingBatch]]:
     """What each worker reads."""
-    of = [Stream(prepared.shards, frame, 3, classes, 0, rank, 2) for rank in range(2)]
-    return [list(islice(stream.read(pool), STEPS)) for stream in of]
+    of = [ImageStream(prepared.shards, frame, 3, classes, 0, rank, 2) for rank in range(2)]
+    return [list(islice(stream.iter_batches(pool), STEPS)) for stream in of]
 
 
 def averaged(parts: list[tuple[torch.Tensor, dict[str, float]]]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -61,14 +62,19 @@ def test_gates_of_two_workers_are_those_of_one_on_average(spec: TrainSpec) -> No
     assert (card.workers, set(card.metrics) >= {"kl", "kept"}) == (2, True)
     one = DiffMaskTraining(load_model(spec.model), spec.settings)  # type: ignore[arg-type]
     read_by = streams(
-        prepare(spec), DecoderPool(0), None, PreprocessConfig.for_model(load_model(spec.model).record, "squash")
+        prepare_training(spec),
+        DecoderPool(0),
+        None,
+        PreprocessConfig.for_model(load_model(spec.model).record, "squash"),
     )
     with one.session():
         for images in zip(*read_by, strict=True):
-            depth = one.depth()
-            parts = [one.loss(one.normalise(each.pixels), None, depth, rank) for rank, each in enumerate(images)]
+            depth = one.sample_depth()
+            parts = [
+                one.compute_loss(one.normalize(each.pixels), None, depth, rank) for rank, each in enumerate(images)
+            ]
             loss, figures = averaged(parts)
-            one.apply(loss, depth, figures)
+            one.update(loss, depth, figures)
     _same(one.tensors(), spec.out)
 
 
@@ -85,22 +91,24 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     frame = PreprocessConfig.for_model(loaded.record, "squash")
     learning = PreprocessConfig(round(1.5 * frame.width), round(1.5 * frame.height), *list(vars(frame).values())[2:])
     one = PatchMaskTraining(loaded, settings, STEPS, (learning, frame))
-    prepared, pool = prepare(spec), DecoderPool(0)
-    from pipeline.train.mask_sources import truth_masks
-    from pipeline.train.masked_images import Pool
+    prepared, pool = prepare_training(spec), DecoderPool(0)
+    from pipeline.train.mask_sources import open_truth_masks
+    from pipeline.train.masked_images import MaskedImagePool
 
     pools = [
-        Pool.gather(Stream(prepared.shards, learning, 3, 10, 0, rank, 2), truth_masks(str(masks)), pool)
+        MaskedImagePool.load(
+            ImageStream(prepared.shards, learning, 3, 10, 0, rank, 2), open_truth_masks(str(masks)), pool
+        )
         for rank in range(2)
     ]
     with one.session():
         for images in zip(*streams(prepared, pool, 10, learning), strict=True):
             parts = []
             for rank, each in enumerate(images):
-                batch = Labelled.of(each.shard, each.samples, each.pixels, None, learning)
-                batch = batch + pools[rank].draw(len(batch), one.step_count, (0, rank))
-                parts.append(one.loss(batch, rank))
-            one.apply(*averaged(parts))
+                batch = MaskedImages.from_batch(each, None, learning)
+                batch = batch + pools[rank].sample(len(batch), one.step_count, (0, rank))
+                parts.append(one.compute_loss(batch, rank))
+            one.update(*averaged(parts))
     _same(one.tensors(), spec.out)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from support import small_vit
 
 from pipeline.explain import describe
-from pipeline.train.masked_images import MASKED, Cut, Labelled, Pool
+from pipeline.train.masked_images import MASKED, CropWindows, MaskedImagePool, MaskedImages
 
 ANATOMY = describe(small_vit())
 
@@ -22,7 +22,7 @@ def planes(seed: int = 0, side: int = 48) -> torch.Tensor:
 
 def test_a_patch_is_covered_by_the_mean_of_its_known_pixels() -> None:
     blobs = planes()
-    covered, ignored = Cut.whole(3).coverage(blobs, ANATOMY)
+    covered, ignored = CropWindows.full(3).patch_coverage(blobs, ANATOMY)
     cells = blobs.reshape(3, 2, 6, 8, 6, 8).mean((3, 5)).flatten(2) / 255
     assert torch.allclose(ignored, cells[:, 1], atol=1e-6)
     share = cells[:, 0] / (1 - cells[:, 1]).clamp(min=1e-6)
@@ -32,7 +32,7 @@ def test_a_patch_is_covered_by_the_mean_of_its_known_pixels() -> None:
 def test_pixels_beyond_the_patch_grid_belong_to_no_patch() -> None:
     anatomy = describe(small_vit(img_size=50))
     blobs = planes(side=50)
-    covered, _ = Cut.whole(3).coverage(blobs, anatomy)
+    covered, _ = CropWindows.full(3).patch_coverage(blobs, anatomy)
     cells = blobs[:, :, :48, :48].reshape(3, 2, 6, 8, 6, 8).mean((3, 5)).flatten(2) / 255
     assert torch.allclose(covered, (cells[:, 0] / (1 - cells[:, 1]).clamp(min=1e-6)).clamp(0, 1), atol=1e-5)
 
@@ -41,39 +41,39 @@ def test_pixels_beyond_the_patch_grid_belong_to_no_patch() -> None:
 def test_mask_and_picture_are_cut_alike(mirrored: bool) -> None:
     """The mask painted into the picture, cut there, and taken as the mean over each patch."""
     blobs = planes()
-    cut = Cut(np.tile([0.25, 0.125, 0.75, 0.875], (3, 1)), np.full(3, mirrored))
-    painted = cut.images(blobs[:, :1].expand(-1, 3, -1, -1), (48, 48))
-    covered, _ = cut.coverage(torch.cat([blobs[:, :1], torch.zeros_like(blobs[:, :1])], 1), ANATOMY)
+    cut = CropWindows(np.tile([0.25, 0.125, 0.75, 0.875], (3, 1)), np.full(3, mirrored))
+    painted = cut.crop(blobs[:, :1].expand(-1, 3, -1, -1), (48, 48))
+    covered, _ = cut.patch_coverage(torch.cat([blobs[:, :1], torch.zeros_like(blobs[:, :1])], 1), ANATOMY)
     cells = F.avg_pool2d(painted[:, 0] / 255, 8).flatten(1)
     assert (covered - cells).abs().max() < 0.03
     assert 0.1 < covered.mean() < 0.9
 
 
 def test_windows_have_the_area_that_is_asked_and_stay_inside() -> None:
-    cut = Cut.drawn(500, 0.35, np.random.default_rng(0))
+    cut = CropWindows.sample(500, 0.35, np.random.default_rng(0))
     low, high = cut.windows[:, :2], cut.windows[:, 2:]
     assert (low >= 0).all()
     assert (high <= 1 + 1e-12).all()
     area = (high - low).prod(1)
     assert 0.35 <= area.min() < 0.4
     assert 0.95 < area.max() <= 1 + 1e-12
-    whole = Cut.drawn(9, 1.0, np.random.default_rng(0))
+    whole = CropWindows.sample(9, 1.0, np.random.default_rng(0))
     assert np.allclose(whole.windows, [[0, 0, 1, 1]], atol=1e-12)
     assert 0.4 < cut.mirrored.mean() < 0.6
 
 
-def numbered(first: int, count: int) -> Labelled:
+def numbered(first: int, count: int) -> MaskedImages:
     labels = np.arange(first, first + count)
     blank = np.zeros((count, 1), np.uint8)
-    return Labelled(blank, labels, blank, np.full(count, MASKED))
+    return MaskedImages(blank, labels, blank, np.full(count, MASKED))
 
 
 def test_a_pool_gives_each_picture_once_before_any_twice_and_goes_on_from_any_step() -> None:
-    pool = Pool([numbered(0, 3), numbered(3, 4)])
+    pool = MaskedImagePool([numbered(0, 3), numbered(3, 4)])
     assert len(pool) == 7
-    drawn = np.concatenate([pool.draw(4, step, (0, 0)).labels for step in range(14)])
+    drawn = np.concatenate([pool.sample(4, step, (0, 0)).labels for step in range(14)])
     epochs = drawn.reshape(8, 7)
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 4
-    assert (pool.draw(4, 9, (0, 0)).labels == drawn[36:40]).all()
-    assert (pool.draw(4, 0, (1, 0)).labels != pool.draw(4, 0, (0, 1)).labels).any()
+    assert (pool.sample(4, 9, (0, 0)).labels == drawn[36:40]).all()
+    assert (pool.sample(4, 0, (1, 0)).labels != pool.sample(4, 0, (0, 1)).labels).any()

@@ -14,8 +14,8 @@ from pipeline.explain import describe, explain
 from pipeline.explain.load import describe_loaded
 from pipeline.explain.readout import PatchReadout, classifier_logits
 from pipeline.read import PreprocessConfig
-from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, Labelled
-from pipeline.train.patch_mask_training import PatchMaskTraining, absent, patch_loss
+from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, MaskedImages
+from pipeline.train.patch_mask_training import PatchMaskTraining, patch_loss, sample_absent_classes
 from schemas.training import PatchMaskSettings
 
 GRID = (6, 6)
@@ -28,7 +28,7 @@ def training(model: nn.Module, steps: int = 100, **settings: object) -> PatchMas
     return PatchMaskTraining(loaded, PatchMaskSettings(**(quick | settings)), steps, (frame, frame))  # type: ignore[arg-type]
 
 
-def pictures(count: int = 4, seed: int = 0) -> Labelled:
+def pictures(count: int = 4, seed: int = 0) -> MaskedImages:
     """A bright block on noise in each, the class by its colour; planes say where."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 90, (count, 3, 48, 48), dtype=np.uint8)
@@ -37,7 +37,7 @@ def pictures(count: int = 4, seed: int = 0) -> Labelled:
         y, x = 8 * rng.integers(0, 4, 2)
         pixels[place, place % 3, y : y + 24, x : x + 16] = 255
         planes[place, 0, y : y + 24, x : x + 16] = 255
-    return Labelled(pixels, np.arange(count) % 3, planes, np.full(count, MASKED))
+    return MaskedImages(pixels, np.arange(count) % 3, planes, np.full(count, MASKED))
 
 
 def loss_of(logits: torch.Tensor, **change: object) -> torch.Tensor:
@@ -45,8 +45,8 @@ def loss_of(logits: torch.Tensor, **change: object) -> torch.Tensor:
     content = {
         "labels": torch.zeros(count, dtype=torch.int64),
         "covered": torch.zeros(logits.shape[:2], dtype=torch.float64),
-        "counts": torch.ones(logits.shape[:2], dtype=torch.bool),
-        "known": torch.full((count,), MASKED),
+        "valid": torch.ones(logits.shape[:2], dtype=torch.bool),
+        "mask_kinds": torch.full((count,), MASKED),
         "negatives": torch.zeros(count, 0, dtype=torch.int64),
         "negative_weight": 0.25,
         "grid": GRID,
@@ -94,7 +94,7 @@ def test_the_gradient_is_probability_minus_share() -> None:
 def test_ignored_patches_do_not_count() -> None:
     logits = random_logits()
     counts = torch.rand(3, 36) < 0.5
-    loss_of(logits, counts=counts).backward()
+    loss_of(logits, valid=counts).backward()
     assert not logits.grad[~counts].any()
     assert logits.grad[..., 0][counts].all()
 
@@ -102,17 +102,17 @@ def test_ignored_patches_do_not_count() -> None:
 def test_pictures_of_which_nothing_is_known_do_not_count() -> None:
     logits = random_logits()
     negatives = torch.tensor([[1, 2]] * 3)
-    loss_of(logits, known=torch.tensor([MASKED, UNKNOWN, BOXED]), negatives=negatives).backward()
+    loss_of(logits, mask_kinds=torch.tensor([MASKED, UNKNOWN, BOXED]), negatives=negatives).backward()
     assert not logits.grad[1].any()
     assert logits.grad[0].any()
     assert logits.grad[2].any()
-    nothing = loss_of(random_logits(), known=torch.full((3,), UNKNOWN), negatives=negatives)
+    nothing = loss_of(random_logits(), mask_kinds=torch.full((3,), UNKNOWN), negatives=negatives)
     assert nothing == 0
 
 
 def test_absent_classes_are_pushed_down_everywhere() -> None:
     logits = random_logits()
-    loss_of(logits, negatives=torch.tensor([[3]] * 3), counts=torch.zeros(3, 36, dtype=torch.bool)).backward()
+    loss_of(logits, negatives=torch.tensor([[3]] * 3), valid=torch.zeros(3, 36, dtype=torch.bool)).backward()
     expected = 0.25 * logits[..., 3].sigmoid() / 36 / 3
     assert torch.allclose(logits.grad[..., 3], expected, atol=1e-12)
 
@@ -120,13 +120,13 @@ def test_absent_classes_are_pushed_down_everywhere() -> None:
 def test_absent_classes_are_never_the_label() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(64, 100), torch.randint(0, 100, (64,))
-    drawn = absent(logits, labels, 16, np.random.default_rng(0))
+    drawn = sample_absent_classes(logits, labels, 16, np.random.default_rng(0))
     assert drawn.shape == (64, 16)
     assert not (drawn == labels[:, None]).any()
     assert all(len(set(row.tolist())) == 16 for row in drawn)
     ranks = (logits.scatter(1, labels[:, None], -99).gather(1, drawn)[..., None] < logits[:, None]).sum(-1)
     assert (ranks <= 50).all()
-    assert absent(torch.randn(2, 3), torch.tensor([0, 2]), 16, np.random.default_rng(0)).shape == (2, 2)
+    assert sample_absent_classes(torch.randn(2, 3), torch.tensor([0, 2]), 16, np.random.default_rng(0)).shape == (2, 2)
 
 
 def test_of_a_box_only_its_sides_and_what_is_outside_are_asked() -> None:
@@ -136,7 +136,7 @@ def test_of_a_box_only_its_sides_and_what_is_outside_are_asked() -> None:
     cross = torch.full((1, 6, 6, 2), -9.0, dtype=torch.float64)
     cross[:, 1:5, 2], cross[:, 2, 1:5] = 9, 9
     full = torch.where(covered[..., None] > 0, 9.0, -9.0).expand(-1, -1, -1, 2)
-    boxed = {"covered": covered.flatten(1), "known": torch.tensor([BOXED])}
+    boxed = {"covered": covered.flatten(1), "mask_kinds": torch.tensor([BOXED])}
     for logits in (cross, full):
         assert loss_of(logits.flatten(1, 2), **boxed) < 1e-3
     short = cross.clone()
@@ -155,12 +155,12 @@ def test_names_and_shapes_stay_and_timm_takes_the_result() -> None:
     trained = PatchMaskTraining(loaded, PatchMaskSettings(), 10, (frame, frame))
     size = loaded.anatomy.input_size
     some = pictures()
-    some = Labelled(
+    some = MaskedImages(
         np.repeat(np.repeat(some.pixels, 4, 2), 4, 3)[..., : size[0], : size[1]], some.labels,
-        np.repeat(np.repeat(some.planes, 4, 2), 4, 3)[..., : size[0], : size[1]], some.known,
+        np.repeat(np.repeat(some.planes, 4, 2), 4, 3)[..., : size[0], : size[1]], some.mask_kinds,
     )  # fmt: skip
     with trained.session():
-        trained.learn(some)
+        trained.train_step(some)
         after = trained.tensors()
     assert {name: tensor.shape for name, tensor in after.items()} == before
     vanilla = timm.create_model("test_vit", num_classes=3)
@@ -177,8 +177,8 @@ def test_four_pictures_are_learnt_by_heart() -> None:
     trained, batch = training(model, steps=150), pictures()
     with trained.session():
         for _ in range(150):
-            trained.learn(batch)
-    images = trained.normalise(batch.pixels)
+            trained.train_step(batch)
+    images = trained.normalize(batch.pixels)
     maps = explain(model, images, torch.from_numpy(batch.labels)[:, None], "pm_zs")["pm_zs"][:, 0]
     truth = F.avg_pool2d(torch.from_numpy(batch.planes[:, 0] / 255), 8) > 0.5
     overlap = ((maps > 0.5) & truth).sum() / ((maps > 0.5) | truth).sum()
@@ -189,11 +189,11 @@ def test_four_pictures_are_learnt_by_heart() -> None:
 def test_empty_masks_drive_the_map_to_nothing() -> None:
     model = small_vit().float()
     trained, batch = training(model), pictures()
-    empty = Labelled(batch.pixels, batch.labels, np.zeros_like(batch.planes), batch.known)
+    empty = MaskedImages(batch.pixels, batch.labels, np.zeros_like(batch.planes), batch.mask_kinds)
     with trained.session():
         for _ in range(60):
-            trained.learn(empty)
-        maps = PatchReadout(model, trained.anatomy)(trained.normalise(batch.pixels))[1].sigmoid()
+            trained.train_step(empty)
+        maps = PatchReadout(model, trained.anatomy)(trained.normalize(batch.pixels))[1].sigmoid()
     assert maps[torch.arange(4), :, torch.from_numpy(batch.labels)].mean() < 0.05
 
 
@@ -214,9 +214,9 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     model = small_vit().float()
     trained, batch = training(model), pictures()
     before = copy.deepcopy(model.state_dict())
-    trained.normalise.std = trained.normalise.std * float("nan")
+    trained.normalize.std = trained.normalize.std * float("nan")
     with trained.session(), pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
-        trained.learn(batch)
+        trained.train_step(batch)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -224,5 +224,5 @@ def test_the_network_is_handed_back_as_it_came() -> None:
     model = small_vit().float().train()
     trained = training(model)
     with trained.session():
-        trained.learn(pictures())
+        trained.train_step(pictures())
     assert model.training

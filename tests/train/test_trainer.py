@@ -13,9 +13,9 @@ from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
 from pipeline.train.diffmask_training import DiffMaskTraining
-from pipeline.train.image_stream import Stream
+from pipeline.train.image_stream import ImageStream
 from pipeline.train.patch_mask_training import PatchMaskTraining
-from pipeline.train.trainer import Learner, fit
+from pipeline.train.trainer import TrainableExplainer, fit
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
@@ -55,7 +55,7 @@ class Interrupted(Exception):
     pass
 
 
-def learner(method: str, checkpoint: ModelSpec) -> Learner:
+def learner(method: str, checkpoint: ModelSpec) -> TrainableExplainer:
     loaded = load_model(checkpoint)  # its own, as a later process has
     if method == "diffmask":
         return DiffMaskTraining(loaded, DiffMaskSettings(rate=1e-3, warm_up=0))
@@ -70,12 +70,12 @@ def train(
     out: Path,
     stop: int | None = None,
     patience: int | None = None,
-    made: Learner | None = None,
+    made: TrainableExplainer | None = None,
     **change: object,
 ) -> ArtifactRecord:
     loaded = load_model(checkpoint)
     classes = None if method == "diffmask" else loaded.record.classes
-    stream = Stream(
+    stream = ImageStream(
         count_samples(expand_shards((shards,))), PreprocessConfig.for_model(loaded.record, "squash"), 4, classes, 0
     )
 
@@ -86,7 +86,7 @@ def train(
     made = made or learner(method, checkpoint)
     about = record(loaded, method, **change)
     identity = {"steps": about.steps, "seed": about.seed}
-    return fit(made, stream, stream, about, out, identity, every=2, patience=patience, progress=progress)
+    return fit(made, stream, stream, about, out, identity, eval_interval=2, patience=patience, progress=progress)
 
 
 FIGURES = {
@@ -137,7 +137,7 @@ def test_training_stops_early_and_keeps_the_best(
     """Held-out figures get better up to step 4, then worse: after two looks without better, 8 is the end."""
     made = learner(method, checkpoint)
     shortfalls = iter([5.0, 4.0, 3.0, 3.5, 3.0, 1.0])
-    monkeypatch.setattr(made, "shortfall", lambda figures: next(shortfalls))
+    monkeypatch.setattr(made, "selection_metric", lambda figures: next(shortfalls))
     kept = {}
     monkeypatch.setattr(made, "tensors", lambda tensors=made.tensors: kept.setdefault(made.step_count, tensors()))
     out = tmp_path / "out.safetensors"
@@ -163,17 +163,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     train(method, checkpoint, shards, whole)
     made = learner(method, checkpoint)
-    normalise = made.normalise
+    normalize = made.normalize
 
     class Poisoned:
-        device = normalise.device
+        device = normalize.device
 
         def __call__(self, pixels):
             # No weight, label or mask is wrong: only what the network sees.
-            return normalise(pixels) * (float("nan") if made.step_count == 5 else 1)
+            return normalize(pixels) * (float("nan") if made.step_count == 5 else 1)
 
-    made.normalise = Poisoned()
-    says = r"the loss of step 5 is nan: .* last good one is .*parts.safetensors.checkpoint; lower the learning rate"
+    made.normalize = Poisoned()
+    says = (
+        r"the loss of step 5 is nan: .* last good checkpoint is .*parts.safetensors.checkpoint; lower the learning rate"
+    )
     with pytest.raises(RunFailedError, match=says):
         train(method, checkpoint, shards, parts, made=made)
     assert Path(f"{parts}.checkpoint").exists()
@@ -197,11 +199,11 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
 def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:
     members = [(name, b"junk" if name.endswith("jpg") else data) for name, data in samples(6)]
     shard = write_tar(tmp_path / "one.tar", members)
-    with pytest.raises(RunFailedError, match="the held-out shards have no image that can be judged by"):
+    with pytest.raises(RunFailedError, match="the held-out shards have no usable image"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     frame = PreprocessConfig.for_model(load_model(checkpoint).record, "squash")
-    with pytest.raises(RunFailedError, match="none of 1 shards has an image that can be learnt from"):
-        next(Stream(count_samples(expand_shards((str(shard),))), frame, 4, None, 0).read(DecoderPool(0)))
+    with pytest.raises(RunFailedError, match="none of 1 shards has a usable image"):
+        next(ImageStream(count_samples(expand_shards((str(shard),))), frame, 4, None, 0).iter_batches(DecoderPool(0)))
 
 
 def test_held_out_figures_that_are_not_finite_stop_the_training(
@@ -221,7 +223,7 @@ def test_held_out_figures_that_are_not_finite_stop_the_training(
 
     made.step = wreck  # type: ignore[method-assign]
     out = tmp_path / "out.safetensors"
-    with pytest.raises(RunFailedError, match=r"the held-out figures after step 4 are .*nan.*last good one is"):
+    with pytest.raises(RunFailedError, match=r"the held-out metrics after step 4 are .*nan.*last good checkpoint is"):
         train(method, checkpoint, shards, out, made=made, steps=4)
     assert not out.exists()
     assert Path(f"{out}.checkpoint").exists()
@@ -246,14 +248,16 @@ def test_half_precision_learns_as_full_does(method: str, checkpoint: ModelSpec, 
     made = learner(method, checkpoint)
     made.precision = "bfloat16"
     frame = PreprocessConfig.for_model(load_model(checkpoint).record, "squash")
-    (images,) = islice(Stream(count_samples(expand_shards((shards,))), frame, 4, 10, 0).read(DecoderPool(0)), 1)
+    (images,) = islice(
+        ImageStream(count_samples(expand_shards((shards,))), frame, 4, 10, 0).iter_batches(DecoderPool(0)), 1
+    )
     with made.session():
         for _ in range(10):
             made.step(images)
         seen = made.evaluate([images])
     fresh = learner(method, checkpoint)
     fresh.precision = "bfloat16"
-    fresh.restore(made.state())
+    fresh.load_state_dict(made.state_dict())
     with fresh.session():
         again = fresh.evaluate([images])
     assert seen == pytest.approx(again, rel=1e-6)

@@ -1,0 +1,85 @@
+"""Validation of a training's inputs, and the plan that all of its processes share."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.explain.load import absolute_model_spec, load_model
+from pipeline.read import count_samples, expand_shards, resolve_pattern
+from pipeline.train.mask_sources import PseudoMaskSource, open_mask_source, open_truth_masks
+from schemas.base import sha256
+from schemas.errors import UsageError
+from schemas.run import ShardRecord
+from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec
+
+
+@dataclass(frozen=True)
+class PreparedTraining:
+    """Validated training; all that each process needs.
+
+    Attributes:
+        spec: spec with absolute paths.
+        shards: training shards with sample counts.
+        held_out: held-out shards, likewise.
+        masks: descriptions of the masks, with their hashes.
+        weights: hash of the initial model.
+    """
+
+    spec: TrainSpec
+    shards: tuple[ShardRecord, ...]
+    held_out: tuple[ShardRecord, ...]
+    masks: tuple[str, ...]
+    weights: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result. Only the same training resumes a checkpoint."""
+        counts = {shard.url: [shard.samples, shard.size] for shard in (*self.shards, *self.held_out)}
+        spec = self.spec.model_dump(mode="json", exclude={"out"})
+        return spec | {"shards": counts, "masks": self.masks, "weights": self.weights}
+
+    @property
+    def digest(self) -> str:
+        """Hash of the identity."""
+        return sha256(json.dumps(self.identity, sort_keys=True).encode())
+
+
+def prepare_training(spec: TrainSpec) -> PreparedTraining:
+    """Validate a training and count the samples of its shards.
+
+    Raises:
+        UsageError: model, shards, masks or output are invalid, or do not match.
+    """
+    if not Path(spec.out).absolute().parent.is_dir():
+        raise UsageError(f"{spec.out}: there is no folder {Path(spec.out).parent}; create it first")
+    spec = _with_absolute_paths(spec)
+    urls, held_out_urls = expand_shards(spec.shards), expand_shards(spec.held_out)
+    if shared := sorted({os.path.realpath(url) for url in urls} & {os.path.realpath(url) for url in held_out_urls}):
+        raise UsageError(f"{shared[0]}: is both a training shard and a held-out shard; remove it from one of them")
+    source = open_mask_source(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
+    held_out_masks = open_truth_masks(spec.masks.measured) if spec.masks and spec.masks.measured else None
+    shards, held_out = count_samples(urls), count_samples(held_out_urls)
+    for shard in (*shards, *held_out):
+        if shard.fault:
+            raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or fix it")
+    if isinstance(source, PseudoMaskSource):
+        source.check_shards(shards)
+    masks = tuple(masks.description for masks in (source, held_out_masks) if masks)
+    return PreparedTraining(spec, shards, held_out, masks, load_model(spec.model).record.weights)
+
+
+def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
+    """Return the spec with paths that are valid in every process and from every folder."""
+    paths = spec.masks.model_dump() if spec.masks else {}
+    masks = MaskSpec(**{name: resolve_pattern(path) if path else None for name, path in paths.items()})
+    return spec.model_copy(
+        update={
+            "model": absolute_model_spec(spec.model),
+            "masks": masks if spec.masks else None,
+            "out": os.path.abspath(spec.out),
+            "shards": tuple(map(resolve_pattern, spec.shards)),
+            "held_out": tuple(map(resolve_pattern, spec.held_out)),
+        }
+    )

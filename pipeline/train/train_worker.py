@@ -1,0 +1,130 @@
+"""Training in one process, alone or as a member of a process group."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pipeline.explain.load import LOCAL, LoadedModel, load_model
+from pipeline.explain.readout import PATCH_READOUT_DESIGN
+from pipeline.read import DecoderPool, PreprocessConfig
+from pipeline.train.diffmask_training import DiffMaskTraining
+from pipeline.train.distributed import all_reduce_mean, rank, world_size
+from pipeline.train.image_stream import ImageStream
+from pipeline.train.mask_sources import open_mask_source, open_truth_masks
+from pipeline.train.masked_images import MaskedImagePool
+from pipeline.train.patch_mask_training import PatchMaskTraining
+from pipeline.train.prepare_training import PreparedTraining
+from pipeline.train.trainer import ProgressCallback, TrainableExplainer, fit
+from schemas.artifacts import ArtifactRecord
+from schemas.errors import UsageError
+from schemas.training import DiffMaskSettings, MaskSpec, TrainSpec
+
+_SCALE = 1.5
+"""Side of a training image relative to the model's input, so that crops are hardly upsampled."""
+
+
+def train_worker(
+    prepared: PreparedTraining, device: str, progress: ProgressCallback = lambda step, metrics: None
+) -> ArtifactRecord:
+    """Train in this process.
+
+    Args:
+        prepared: training.
+        device: device of the model.
+        progress: called after each step.
+
+    Returns:
+        Record of the artifact, with its metrics.
+    """
+    spec = prepared.spec
+    loaded = load_model(spec.model)
+    loaded = replace(loaded, model=loaded.model.to(device))
+    frame = training_frame = PreprocessConfig.for_model(loaded.record, spec.geometry)
+    classes: int | None = loaded.record.classes
+    if not isinstance(spec.settings, DiffMaskSettings):
+        training_frame = replace(frame, width=round(_SCALE * frame.width), height=round(_SCALE * frame.height))
+    elif spec.settings.objective != "class":
+        classes = None
+    stream = ImageStream(prepared.shards, training_frame, spec.batch_size, classes, spec.seed, rank(), world_size())
+    held_out = ImageStream(prepared.held_out, frame, spec.batch_size, classes, spec.seed)
+    explainer, provenance, supervision = _make_explainer(spec, loaded, stream, frame, device)
+    record = ArtifactRecord(
+        method=spec.settings.method,
+        provenance=provenance,
+        model=_strip_folder(spec.model.name),
+        weights=loaded.record.weights,
+        settings=spec.settings.model_dump(mode="json", exclude={"method"}),
+        supervision=supervision,
+        shards=tuple(shard.url.rpartition("/")[2] for shard in prepared.shards),
+        steps=spec.steps,
+        batch_size=spec.batch_size,
+        workers=world_size(),
+        precision=spec.precision,
+        geometry=spec.geometry,
+        seed=spec.seed,
+        training_hash=prepared.digest,
+        metrics={},
+    )
+    return fit(
+        explainer,
+        stream,
+        held_out,
+        record,
+        Path(spec.out),
+        prepared.identity,
+        eval_interval=spec.every,
+        patience=spec.patience,
+        decode_processes=_decode_processes(device),
+        progress=progress,
+    )
+
+
+def _make_explainer(
+    spec: TrainSpec, loaded: LoadedModel, stream: ImageStream, frame: PreprocessConfig, device: str
+) -> tuple[TrainableExplainer, str, str]:
+    """Return the learned method with provenance and supervision for its record."""
+    if isinstance(spec.settings, DiffMaskSettings):
+        provenance = "Vision DiffMask (arXiv 2304.06391), with gradient ascent on the multipliers"
+        supervision = "labels" if spec.settings.objective == "class" else "none"
+        return DiffMaskTraining(loaded, spec.settings, spec.seed, spec.precision), provenance, supervision
+    mask_spec = spec.masks or MaskSpec()
+    source, pool = open_mask_source(mask_spec), None
+    if source.count is None:
+        supervision = f"labels, and pseudo-masks without localization labels: {source.description}"
+    else:
+        with DecoderPool(_decode_processes(device)) as decoders:
+            pool = MaskedImagePool.load(stream, source, decoders)
+        images = sum(shard.samples for shard in stream.shards)
+        masks = round(all_reduce_mean({"masks": len(pool)}, torch.device(device))["masks"] * world_size())
+        if not masks:
+            fault = f"none of its {source.count} images is in the shards"
+            raise UsageError(f"{mask_spec.truth}: {fault}; check that the keys are the same")
+        supervision = (
+            f"labels, and {masks} masks of {images} images ({100 * masks / images:.2f} %): {source.description}"
+        )
+        if masks < source.count:
+            supervision += f"; {source.count - masks} further masks are of no usable image of the shards"
+    explainer = PatchMaskTraining(
+        loaded,
+        spec.settings,
+        spec.steps,
+        (stream.frame, frame),
+        masks=source if pool is None else None,
+        pool=pool,
+        held_out_masks=open_truth_masks(mask_spec.measured) if mask_spec.measured else None,
+        seed=spec.seed,
+        precision=spec.precision,
+        half=spec.half,
+    )
+    return explainer, PATCH_READOUT_DESIGN if pool is not None else f"{PATCH_READOUT_DESIGN}, wsol", supervision
+
+
+def _strip_folder(name: str) -> str:
+    """Return the name of a local model without its folder."""
+    return name.rpartition("/")[2] if name.startswith(LOCAL) else name
+
+
+def _decode_processes(device: str) -> int:
+    """Return 4 processes for a GPU, else 0 (a thread), as in a run."""
+    return 4 if device.startswith("cuda") else 0
