@@ -24,7 +24,7 @@ def test_the_table_fits_and_the_json_has_every_column(
     assert code == 0
     assert "32 of 48 images" in err
     assert max(map(len, text.splitlines()[1:])) <= 160
-    for expected in ("legrad", "center *", "whole image *", "PxAP", "GT-known", "Top-1", "16 pictures", "tuned on 8"):
+    for expected in ("legrad", "center *", "whole image *", "PxAP", "GT-known", "Top-1", "16 images", "tuned on 8"):
         assert expected in text
     assert sum(line.startswith("│") for line in text.splitlines()) == 4  # no cell is broken over lines
     rows = json.loads(vitatlas(*given, "--json")[1])

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from truth.files import WRITERS, Drawn, drawn, save, write_coco, write_wsol_masks
+from truth.writers import WRITERS, Drawn, drawn, save, write_coco, write_wsol_masks
 
 from pipeline.label import LABEL_FORMATS, iter_labels
 from pipeline.label.formats.base import ExportContext
@@ -25,8 +25,8 @@ from schemas.policy import Policy, Threshold
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> list[Drawn]:
-    """Up to three pictures of up to 12 × 12 pixels; 9 is ignored, other numbers are objects."""
+def images(draw: st.DrawFn) -> list[Drawn]:
+    """Up to three images of up to 12 × 12 pixels; 9 is ignored, other numbers are objects."""
     found = []
     for number in range(draw(st.integers(1, 3))):
         shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -40,7 +40,7 @@ def pictures(draw: st.DrawFn) -> list[Drawn]:
 
 @pytest.mark.parametrize("kind", WRITERS)
 @settings(max_examples=30, deadline=None)
-@given(made=pictures())
+@given(made=images())
 def test_what_is_written_is_read(kind: str, made: list[Drawn]) -> None:
     writer = WRITERS[kind]
     with tempfile.TemporaryDirectory() as name:
@@ -140,8 +140,8 @@ def test_masks_are_found_where_the_reference_has_them(where: str, tmp_path: Path
 
 def test_masks_are_those_of_the_reference_evaluator(tmp_path: Path) -> None:
     """Whatever is not black; all objects together; what is ignored but where an object is. Nearest pixel."""
-    grey = np.arange(100, dtype=np.uint8).reshape(10, 10) // 40
-    save(tmp_path / "a.png", grey)
+    gray = np.arange(100, dtype=np.uint8).reshape(10, 10) // 40
+    save(tmp_path / "a.png", gray)
     save(tmp_path / "b.png", Image.fromarray(np.eye(10, dtype=np.uint8)).convert("P"))
     save(tmp_path / "rest.png", np.ones((10, 10), bool))
     (tmp_path / "image_ids.txt").write_text("x.jpg")
@@ -183,7 +183,7 @@ def test_numbers_of_xml_are_kept_and_a_part_of_an_object_is_none(tmp_path: Path)
 
 
 def test_a_mask_goes_to_the_grid_from_its_own_size_as_the_reference_has_it(tmp_path: Path) -> None:
-    """Not by way of the picture's size, of which the nearest pixels are others."""
+    """Not by way of the image's size, of which the nearest pixels are others."""
     rng = np.random.default_rng(0)
     planes = {name: rng.random((683, 1024)) < 0.5 for name in ("a", "b", "rest")}
     for name, plane in planes.items():

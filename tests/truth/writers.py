@@ -1,4 +1,4 @@
-"""Pictures with objects, and how each format writes them."""
+"""Images with objects, and how image format writes them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from pycocotools import mask as rle
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture.
+    """One image.
 
     Attributes:
         key: of it.
-        objects: int [height, width], the number of the object at each pixel, from 1; 0 is none.
+        objects: int [height, width], the number of the object at image pixel, from 1; 0 is none.
         ignore: bool [height, width]; nowhere on an object.
     """
 
@@ -35,23 +35,26 @@ class Drawn:
 
     @property
     def boxes(self) -> list[list[int]]:
-        found = [np.nonzero(mask) for mask in self.masks]
-        return [[int(side) for side in (x.min(), y.min(), x.max(), y.max())] for y, x in found]
+        pixels = [np.nonzero(mask) for mask in self.masks]
+        return [[int(side) for side in (x.min(), y.min(), x.max(), y.max())] for y, x in pixels]
 
 
-def write_coco(folder: Path, pictures: Sequence[Drawn], coded: bool = True) -> None:
+def write_coco(folder: Path, images: Sequence[Drawn], coded: bool = True) -> None:
     annotations = []
-    for number, each in enumerate(pictures):
-        for mask, (x0, y0, x1, y1) in zip(each.masks, each.boxes, strict=True):
+    for number, image in enumerate(images):
+        for mask, (x0, y0, x1, y1) in zip(image.masks, image.boxes, strict=True):
             box = {"image_id": number, "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1], "iscrowd": 0}
             annotations.append(box | ({"segmentation": run_lengths(mask)} if coded else {}))
-        if each.ignore.any():
-            annotations.append({"image_id": number, "segmentation": run_lengths(each.ignore), "iscrowd": 1})
-    images = [
-        {"id": number, "file_name": f"{each.key}.jpg", "width": each.size[0], "height": each.size[1]}
-        for number, each in enumerate(pictures)
+        if image.ignore.any():
+            annotations.append({"image_id": number, "segmentation": run_lengths(image.ignore), "iscrowd": 1})
+    records = [
+        {"id": number, "file_name": f"{image.key}.jpg", "width": image.size[0], "height": image.size[1]}
+        for number, image in enumerate(images)
     ]
-    content = {"images": images, "annotations": [{"id": n, "category_id": 1} | a for n, a in enumerate(annotations, 1)]}
+    content = {
+        "images": records,
+        "annotations": [{"id": n, "category_id": 1} | a for n, a in enumerate(annotations, 1)],
+    }
     (folder / "instances.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "object"}]}))
 
 
@@ -60,62 +63,62 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {"size": coded["size"], "counts": coded["counts"].decode()}
 
 
-def write_metadata(folder: Path, pictures: Sequence[Drawn], rows: list[str], sizes: bool) -> None:
+def write_metadata(folder: Path, images: Sequence[Drawn], rows: list[str], sizes: bool) -> None:
     """Last lines have no end, as those of wsolevaluation."""
-    (folder / "image_ids.txt").write_text("\n".join(f"{each.key}.JPEG" for each in pictures))
+    (folder / "image_ids.txt").write_text("\n".join(f"{image.key}.JPEG" for image in images))
     (folder / "localization.txt").write_text("\n".join(rows))
-    said = [f"{each.key}.JPEG,{each.size[0]},{each.size[1]}" for each in pictures]
-    (folder / "image_sizes.txt").write_text("\n".join(said) if sizes else "")
+    size_lines = [f"{image.key}.JPEG,{image.size[0]},{image.size[1]}" for image in images]
+    (folder / "image_sizes.txt").write_text("\n".join(size_lines) if sizes else "")
 
 
-def write_wsol_boxes(folder: Path, pictures: Sequence[Drawn]) -> None:
-    rows = [f"{each.key}.JPEG,{','.join(map(str, box))}" for each in pictures for box in each.boxes]
-    write_metadata(folder, pictures, rows, sizes=True)
+def write_wsol_boxes(folder: Path, images: Sequence[Drawn]) -> None:
+    rows = [f"{image.key}.JPEG,{','.join(map(str, box))}" for image in images for box in image.boxes]
+    write_metadata(folder, images, rows, sizes=True)
 
 
-def write_wsol_masks(folder: Path, pictures: Sequence[Drawn], sizes: bool = True) -> None:
+def write_wsol_masks(folder: Path, images: Sequence[Drawn], sizes: bool = True) -> None:
     rows = []
-    for each in pictures:
-        save(folder / f"{each.key}_ignore.png", each.ignore)
-        for number, mask in enumerate(each.masks):
-            save(folder / f"{each.key}_{number}.png", mask)
-            rows.append(f"{each.key}.JPEG,{each.key}_{number}.png,{'' if number else f'{each.key}_ignore.png'}")
-    write_metadata(folder, pictures, rows, sizes)
+    for image in images:
+        save(folder / f"{image.key}_ignore.png", image.ignore)
+        for number, mask in enumerate(image.masks):
+            save(folder / f"{image.key}_{number}.png", mask)
+            rows.append(f"{image.key}.JPEG,{image.key}_{number}.png,{'' if number else f'{image.key}_ignore.png'}")
+    write_metadata(folder, images, rows, sizes)
 
 
-def write_xml(folder: Path, pictures: Sequence[Drawn]) -> None:
-    for each in pictures:
+def write_xml(folder: Path, images: Sequence[Drawn]) -> None:
+    for image in images:
         boxes = "".join(
             f"<object><name>n1</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
             "</bndbox></object>"
-            for x0, y0, x1, y1 in each.boxes
+            for x0, y0, x1, y1 in image.boxes
         )
-        size = f"<size><width>{each.size[0]}</width><height>{each.size[1]}</height><depth>3</depth></size>"
-        file = folder / f"{each.key}.xml"
+        size = f"<size><width>{image.size[0]}</width><height>{image.size[1]}</height><depth>3</depth></size>"
+        file = folder / f"{image.key}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"<annotation><filename>%s</filename>{size}{boxes}</annotation>")
 
 
-def write_table(folder: Path, pictures: Sequence[Drawn]) -> None:
-    rows = [f"{each.key}.jpeg,{','.join(map(str, box))}" for each in pictures for box in each.boxes]
+def write_table(folder: Path, images: Sequence[Drawn]) -> None:
+    rows = [f"{image.key}.jpeg,{','.join(map(str, box))}" for image in images for box in image.boxes]
     (folder / "boxes.txt").write_text("\n".join(["image_id,x0,y0,x1,y1", *rows]))
 
 
-def write_indexed(folder: Path, pictures: Sequence[Drawn]) -> None:
-    for each in pictures:
-        image = Image.fromarray(np.where(each.ignore, 255, each.objects).astype(np.uint8), "L").convert("P")
-        save(folder / f"{each.key}.png", image)
+def write_indexed(folder: Path, images: Sequence[Drawn]) -> None:
+    for image in images:
+        png = Image.fromarray(np.where(image.ignore, 255, image.objects).astype(np.uint8), "L").convert("P")
+        save(folder / f"{image.key}.png", png)
 
 
-def write_imagenet_s(folder: Path, pictures: Sequence[Drawn]) -> None:
-    for each in pictures:
-        code = np.where(each.ignore, 1000, 300 * each.objects)
-        save(folder / f"{each.key}.png", np.stack([code % 256, code // 256, 0 * code], 2).astype(np.uint8))
+def write_imagenet_s(folder: Path, images: Sequence[Drawn]) -> None:
+    for image in images:
+        code = np.where(image.ignore, 1000, 300 * image.objects)
+        save(folder / f"{image.key}.png", np.stack([code % 256, code // 256, 0 * code], 2).astype(np.uint8))
 
 
-def write_one_bit(folder: Path, pictures: Sequence[Drawn]) -> None:
-    for each in pictures:
-        save(folder / f"{each.key}.png", each.objects > 0)
+def write_one_bit(folder: Path, images: Sequence[Drawn]) -> None:
+    for image in images:
+        save(folder / f"{image.key}.png", image.objects > 0)
 
 
 def save(file: Path, image: np.ndarray | Image.Image) -> None:
@@ -125,14 +128,14 @@ def save(file: Path, image: np.ndarray | Image.Image) -> None:
 
 @dataclass(frozen=True)
 class Writer:
-    """How a format is written, and what of a picture it can say.
+    """How a format is written, and what of an image it can say.
 
     Attributes:
         format: its name in the registry.
         file: that is read, below the folder; None is the folder.
-        write: writes pictures into a folder.
+        write: writes images into a folder.
         masks, ignore, sizes: whether it says them.
-        seen: what it can say of a picture.
+        seen: what it can say of an image.
     """
 
     format: str

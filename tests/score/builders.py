@@ -1,4 +1,4 @@
-"""Truths and atlases that scores are tried on."""
+"""Builders of truth files and small atlases for the tests of scores."""
 
 import json
 from collections.abc import Callable
@@ -27,28 +27,28 @@ def change(world: SyntheticDataset, tmp_path: Path, how: Callable[[dict], Any]) 
     return str(tmp_path / "truth.json")
 
 
-def first(pictures: int) -> Callable[[dict], None]:
-    """Truth of so many pictures only; the first shard has 24."""
+def first(images: int) -> Callable[[dict], None]:
+    """Keep the truth of the first images only; the first shard has 24."""
 
     def keep(content: dict) -> None:
-        content["images"] = content["images"][:pictures]
-        content["annotations"] = [each for each in content["annotations"] if each["image_id"] < pictures]
+        content["images"] = content["images"][:images]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] < images]
 
     return keep
 
 
 def without(number: int) -> Callable[[dict], None]:
-    """Truth of all pictures but one."""
+    """Remove the truth of one image."""
 
-    def take_out(content: dict) -> None:
-        content["images"] = [each for each in content["images"] if each["id"] != number]
-        content["annotations"] = [each for each in content["annotations"] if each["image_id"] != number]
+    def remove(content: dict) -> None:
+        content["images"] = [image for image in content["images"] if image["id"] != number]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != number]
 
-    return take_out
+    return remove
 
 
 def of_keys(spec: RunSpec, tmp_path: Path, shard_names: dict[str, list[str]], labelled: bool = True) -> Atlas:
-    """An atlas of 40 × 30 pictures with these keys, by shard."""
+    """Make an atlas of 40 × 30 images with these keys, by shard."""
     for shard, keys in shard_names.items():
         members = [
             (f"{key}.{kind}", data)
@@ -62,14 +62,14 @@ def of_keys(spec: RunSpec, tmp_path: Path, shard_names: dict[str, list[str]], la
 
 
 def boxed(file: Path, names: list[str]) -> str:
-    """COCO truth of 40 × 30 pictures, a box each."""
-    images = [{"id": place, "file_name": name, "width": 40, "height": 30} for place, name in enumerate(names)]
-    boxes = [{"id": each["id"], "image_id": each["id"], "bbox": [2, 2, 9, 8]} for each in images]
+    """Write COCO truth of 40 × 30 images, a box each."""
+    images = [{"id": index, "file_name": name, "width": 40, "height": 30} for index, name in enumerate(names)]
+    boxes = [{"id": index, "image_id": index, "bbox": [2, 2, 9, 8]} for index in range(len(images))]
     file.write_text(json.dumps({"images": images, "annotations": boxes}))
     return str(file)
 
 
 def small(atlas: Atlas, truth: str, tmp_path: Path, **options: Any) -> dict[str, dict[str, Any]]:
-    """Scores of a part of the atlas."""
+    """Score a part of the atlas."""
     options = {"methods": ["legrad"], "subset": True, "out": str(tmp_path / "out")} | options
     return rows_of(score(atlas, read_truth(truth), **options))

@@ -20,7 +20,7 @@ SHAPE = (20, 30)
 
 
 class Known(Truth):
-    """A picture whose truth stands in memory."""
+    """An image whose truth stands in memory."""
 
     def __init__(self, key: str, mask: np.ndarray | None, ignore: np.ndarray) -> None:
         super().__init__(key, SHAPE[1], SHAPE[0])
@@ -127,7 +127,7 @@ def test_two_labels_of_one_truth_are_named() -> None:
         score_masks(twice, TRUTH)
 
 
-def test_a_picture_of_which_everything_is_ignored_has_no_figures() -> None:
+def test_an_image_of_which_everything_is_ignored_has_no_scores() -> None:
     nothing, everything = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     truth = TruthSet("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
     coded = rle.encode(np.asfortranarray(everything, np.uint8))

@@ -1,4 +1,4 @@
-"""Counts add over any split of the pictures, and their groups give honest intervals."""
+"""Counts add over any split of the images, and their groups give honest intervals."""
 
 from functools import reduce
 from itertools import pairwise
@@ -27,7 +27,7 @@ from schemas.errors import RunFailedError
 RNG = np.random.default_rng(3)
 
 
-def picture(number: int) -> tuple[np.ndarray, ScoredImage]:
+def image(number: int) -> tuple[np.ndarray, ScoredImage]:
     mask = np.zeros((224, 224), bool)
     x, y, side = (int(each) for each in RNG.integers([10, 10, 20], [120, 120, 100]))
     mask[y : y + side, x : x + side] = True
@@ -38,7 +38,7 @@ def picture(number: int) -> tuple[np.ndarray, ScoredImage]:
     return RNG.random((6, 6)), known
 
 
-CASES = [picture(number) for number in range(12)]
+CASES = [image(number) for number in range(12)]
 COUNTS = [(each.group, count_map(values, each)) for values, each in CASES]
 
 

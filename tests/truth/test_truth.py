@@ -1,18 +1,18 @@
-"""Truth of many pictures: whose it is, which part of it, and its digest."""
+"""Truth of many images: whose it is, which part of it, and its digest."""
 
 import pickle
 import shutil
 from pathlib import Path
 
 import pytest
-from truth.files import WRITERS, Drawn, drawn
+from truth.writers import WRITERS, Drawn, drawn
 
 from pipeline.truth import TruthSet, read_truth
 from schemas.errors import UsageError
 
 
 def boxes(folder: Path, *keys: str) -> TruthSet:
-    """Truth of these pictures, each with a box of its own."""
+    """Truth of these images, each with a box of its own."""
     rows = [f"{key}.jpeg,0,0,{number},1" for number, key in enumerate(keys)]
     (folder / "boxes.txt").write_text("\n".join(["image_id,x0,y0,x1,y1", *rows]))
     return read_truth(folder / "boxes.txt")
@@ -23,7 +23,7 @@ def boxes(folder: Path, *keys: str) -> TruthSet:
     [
         (["a/s1", "b/s1"], "a/s1", "a/s1"),
         (["a/s1", "b/s1"], "./b/s1", "b/s1"),
-        (["a/s1", "b/s1"], "c/s1", None),  # another picture
+        (["a/s1", "b/s1"], "c/s1", None),  # another image
         (["val2/0/7", "val2/1/7"], "1/7", "val2/1/7"),
         (["val2/0/7", "val2/1/7"], "2/7", None),
         (["0/7", "1/7"], "val2/1/7", "1/7"),
@@ -35,7 +35,7 @@ def boxes(folder: Path, *keys: str) -> TruthSet:
         (["s1", "a/s1"], "s1", "s1"),
     ],
 )
-def test_a_picture_is_found_by_its_path_or_by_a_name_that_is_its_own(
+def test_an_image_is_found_by_its_path_or_by_a_name_that_is_its_own(
     keys: list[str], asked: str, found: str | None, tmp_path: Path
 ) -> None:
     truths = boxes(tmp_path, *keys)
@@ -46,7 +46,7 @@ def test_a_picture_is_found_by_its_path_or_by_a_name_that_is_its_own(
 
 
 @pytest.mark.parametrize(("keys", "asked"), [(["a/s1", "b/s1"], "s1"), (["x/0/7", "y/0/7", "z/1/7"], "0/7")])
-def test_two_truths_of_one_picture_are_named(keys: list[str], asked: str, tmp_path: Path) -> None:
+def test_two_truths_of_one_image_are_named(keys: list[str], asked: str, tmp_path: Path) -> None:
     truths = boxes(tmp_path, *keys)
     for look in (truths.find, lambda key: truths.subset([key])):
         with pytest.raises(UsageError, match=f"boxes.txt: {keys[0]} and {keys[1]} are both the truth of {asked}"):
@@ -88,7 +88,7 @@ def test_the_digest_is_of_all_that_is_said_and_not_of_where(kind: str, tmp_path:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_truth_of_a_picture_of_another_size_is_refused(kind: str, tmp_path: Path) -> None:
+def test_truth_of_an_image_of_another_size_is_refused(kind: str, tmp_path: Path) -> None:
     writer = WRITERS[kind]
     writer.write(tmp_path, [drawn()])
     truth = read_truth(tmp_path / writer.file).find("n01/p0")

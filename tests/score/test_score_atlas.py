@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from score.worlds import boxed, change, first, of_keys, rows_of, small
+from score.builders import boxed, change, first, of_keys, rows_of, small
 
 from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.image.score_map import score_map
@@ -72,7 +72,7 @@ def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas
     assert rows["uniform"]["maxboxacc"] == 0  # a constant map has the empty box only
 
 
-def test_the_split_is_of_the_pictures_whose_keys_come_first(scored) -> None:
+def test_the_split_is_of_the_images_whose_keys_come_first(scored) -> None:
     out = scored[1]
     about = ScoresRecord.read((out / "about.json").read_bytes(), "about")
     keys = sorted((f"scene_{number:06d}" for number in range(48)), key=tuning_rank)[:10]
@@ -90,9 +90,9 @@ def test_the_curves_hold_the_scores(scored) -> None:
     assert next(p["value"] for p in points if p["curve"] == "largest50" and p["threshold"] == row["threshold_oracle"]) == best[
         "largest50"
     ]  # fmt: skip
-    with Image.open(out / "curves.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width > picture.height > 300
+    with Image.open(out / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.width > image.height > 300
 
 
 def test_what_is_counted_is_not_counted_again(
@@ -118,7 +118,7 @@ def test_a_method_asked_for_later_is_counted_alone(
     before = small(atlas, truth, tmp_path)
     seen: list[int] = []
     count_map = score_shard.count_map
-    monkeypatch.setattr(score_shard, "count_map", lambda values, picture: seen.append(1) or count_map(values, picture))
+    monkeypatch.setattr(score_shard, "count_map", lambda values, image: seen.append(1) or count_map(values, image))
     both = small(atlas, truth, tmp_path, methods=["attention", "legrad"])
     assert len(seen) == 24
     assert both["legrad"] == before["legrad"]

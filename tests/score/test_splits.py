@@ -1,10 +1,10 @@
-"""Which pictures are scored, which are tuned on, and which are refused."""
+"""Which images are scored, which are tuned on, and which are refused."""
 
 import json
 from pathlib import Path
 
 import pytest
-from score.worlds import boxed, change, first, of_keys, rows_of, small, without
+from score.builders import boxed, change, first, of_keys, rows_of, small, without
 from support import samples, write_tar
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -32,7 +32,7 @@ def test_a_subset_counts_what_both_have_and_says_what_is_left_out(
     assert [line.split(" images of ")[0] for line in messages] == ["28 of 48", "1 of 21"]
 
 
-def test_tuning_on_pictures_that_are_named(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
+def test_tuning_on_images_that_are_named(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
     content = json.loads(Path(truth).read_text())
     first(6)(content)
@@ -46,13 +46,13 @@ def test_tuning_on_another_atlas(atlas: Atlas, world: SyntheticDataset, tmp_path
     options = {"tuning_truth": read_truth(truth), "tuning_atlas": atlas}
     row = small(atlas, truth, tmp_path, **options)["legrad"]
     assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 24, 24)
-    assert row["threshold"] == row["threshold_oracle"]  # the same pictures
+    assert row["threshold"] == row["threshold_oracle"]  # the same images
     assert (row["gt_known"], row["boxacc_v2"], row["iou"]) == (row["maxboxacc"], row["maxboxacc_v2"], row["iou_oracle"])
     assert (tmp_path / "out" / "tuning" / "commits").is_dir()
 
 
-def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: Path) -> None:
-    members = [(name, b"no picture" if name == "s0013.jpg" else data) for name, data in samples(4, 12)]
+def test_images_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: Path) -> None:
+    members = [(name, b"no image" if name == "s0013.jpg" else data) for name, data in samples(4, 12)]
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     out = str(tmp_path / "atlas")
     plan(spec, out)
@@ -86,7 +86,7 @@ def test_pictures_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: P
         (lambda c: c["images"][5].update(width=7), r"scene_000005: is \d+×\d+ pixels, but 7×\d+ in the truth"),
     ],
 )
-def test_pictures_that_only_one_side_has_are_refused_and_nothing_is_written(
+def test_images_that_only_one_side_has_are_refused_and_nothing_is_written(
     atlas: Atlas, world: SyntheticDataset, tmp_path: Path, how, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
@@ -129,7 +129,7 @@ def test_one_truth_is_not_that_of_two_samples(
     assert not (Path(atlas.objects.url) / "scores").exists()
 
 
-def test_a_duplicate_in_one_tar_is_no_second_picture(spec: RunSpec, tmp_path: Path) -> None:
+def test_a_duplicate_in_one_tar_is_no_second_image(spec: RunSpec, tmp_path: Path) -> None:
     atlas = of_keys(spec, tmp_path, {"a": ["s0", "s1", "s0", "s2"]})
     assert atlas.statuses()["duplicate_key"] == 1
     truth = boxed(tmp_path / "truth.json", ["s0.jpg", "s1.jpg", "s2.jpg"])

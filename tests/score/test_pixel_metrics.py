@@ -44,8 +44,8 @@ def reference_pxap(scores: list[np.ndarray], masks: list[np.ndarray], ignores: l
 def direct_pxap(score: np.ndarray, mask: np.ndarray) -> float:
     """The formula of the paper, threshold by threshold."""
     total, before = 0.0, 0.0
-    for tau in np.append(np.arange(0, 1, 0.001), 1.0)[::-1]:
-        above = score >= tau
+    for threshold in np.append(np.arange(0, 1, 0.001), 1.0)[::-1]:
+        above = score >= threshold
         if above.any():
             recall = (above & mask).sum() / mask.sum()
             total += (above & mask).sum() / above.sum() * (recall - before)

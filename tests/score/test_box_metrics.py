@@ -11,7 +11,7 @@ from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, score_map
 from pipeline.score.box_metrics import BOX_THRESHOLDS, HIT_IOUS, THRESHOLDS, best_ious, contour_boxes, resize_boxes
 
-GOLDEN_TAUS = (0, 0.25, 0.5, 0.75, 0.999)
+GOLDEN_THRESHOLDS = (0, 0.25, 0.5, 0.75, 0.999)
 
 
 def small(*cells: tuple[int, int, float]) -> np.ndarray:
@@ -55,9 +55,9 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_boxes_are_those_of_the_reference(name: str) -> None:
     values, expected = GOLDEN[name]
-    grey = (values * 255).astype(np.uint8)
-    for tau, (largest, every) in zip(GOLDEN_TAUS, expected, strict=True):
-        boxes, place = contour_boxes(grey, int(tau * grey.max()))
+    gray = (values * 255).astype(np.uint8)
+    for threshold, (largest, every) in zip(GOLDEN_THRESHOLDS, expected, strict=True):
+        boxes, place = contour_boxes(gray, int(threshold * gray.max()))
         assert boxes.tolist() == every
         assert boxes[place].tolist() == largest
 
@@ -84,10 +84,10 @@ def test_an_edge_that_falls_on_a_whole_pixel_stays_there(side: int) -> None:
 
 def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The protocol written out: one pass for each of the thousand thresholds."""
-    grey = (score * 255).astype(np.uint8)
+    gray = (score * 255).astype(np.uint8)
     largest, every = np.zeros((3, 1000), int), np.zeros((3, 1000), int)
-    for place, tau in enumerate(THRESHOLDS):
-        _, cut = cv2.threshold(grey, int(tau * np.max(grey)), 255, cv2.THRESH_BINARY)
+    for place, threshold in enumerate(THRESHOLDS):
+        _, cut = cv2.threshold(gray, int(threshold * np.max(gray)), 255, cv2.THRESH_BINARY)
         contours = cv2.findContours(cut, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
         if contours:
             boxes = []
@@ -166,7 +166,7 @@ def test_a_map_without_contrast_or_with_nan_is_zero(values: np.ndarray) -> None:
 
 
 def test_a_map_that_varies_across_a_window_of_one_pixel_says_nothing() -> None:
-    """Of a picture many times longer than wide, cut to a square."""
+    """Of an image many times longer than wide, cut to a square."""
     assert not score_map(np.tile([0.0, 1, 2, 3], (4, 1)), (0.5, 0, 0.501, 1)).any()
 
 

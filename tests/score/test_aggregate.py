@@ -1,4 +1,4 @@
-"""Every score of a few pictures, computed once more from the pictures themselves."""
+"""Every score of a few images, computed once more from the images themselves."""
 
 from dataclasses import replace
 
@@ -51,19 +51,19 @@ def tally(scenes: list[tuple[np.ndarray, ScoredImage]]) -> ScoreCounts:
 ROW = score_row("legrad", "label", tally(SCENES))
 
 
-def hit(scene: tuple[np.ndarray, ScoredImage], tau: float, delta: float, largest: bool) -> bool:
-    grey = (score_map(scene[0]) * 255).astype(np.uint8)
-    boxes, place = contour_boxes(grey, int(tau * 255))
+def hit(scene: tuple[np.ndarray, ScoredImage], threshold: float, delta: float, largest: bool) -> bool:
+    gray = (score_map(scene[0]) * 255).astype(np.uint8)
+    boxes, place = contour_boxes(gray, int(threshold * 255))
     best = box_iou(boxes, scene[1].boxes)
     return bool((best[place] if largest else best).max() >= delta)
 
 
-def box_acc(scenes: list, tau: float, delta: float, largest: bool) -> float:
-    return 100 * float(np.mean([hit(each, tau, delta, largest) for each in scenes]))
+def box_acc(scenes: list, threshold: float, delta: float, largest: bool) -> float:
+    return 100 * float(np.mean([hit(each, threshold, delta, largest) for each in scenes]))
 
 
 def oracle(scenes: list, delta: float, largest: bool) -> float:
-    return max(box_acc(scenes, tau, delta, largest) for tau in BOX_THRESHOLDS)
+    return max(box_acc(scenes, threshold, delta, largest) for threshold in BOX_THRESHOLDS)
 
 
 def test_at_the_best_thresholds() -> None:
@@ -79,7 +79,10 @@ def test_at_the_best_thresholds() -> None:
 def test_at_thresholds_of_the_split() -> None:
     assert box_acc(SPLIT, ROW["threshold"], 0.5, True) == pytest.approx(oracle(SPLIT, 0.5, True))
     assert ROW["gt_known"] == pytest.approx(box_acc(REST, ROW["threshold"], 0.5, True))
-    terms = [box_acc(REST, tau, delta, False) for tau, delta in zip(ROW["v2_thresholds"], (0.3, 0.5, 0.7), strict=True)]
+    terms = [
+        box_acc(REST, threshold, delta, False)
+        for threshold, delta in zip(ROW["v2_thresholds"], (0.3, 0.5, 0.7), strict=True)
+    ]
     assert ROW["boxacc_v2"] == pytest.approx(np.mean(terms))
     for name, ranks in (("top1_loc", 1), ("top5_loc", 5)):
         right = [hit(each, ROW["threshold"], 0.5, True) and each[1].rank < ranks for each in REST]
@@ -87,9 +90,9 @@ def test_at_thresholds_of_the_split() -> None:
     assert ROW["top1_loc"] < ROW["top5_loc"] < ROW["gt_known"]
 
 
-def masks_at(scenes: list, tau: float) -> tuple[float, float]:
+def masks_at(scenes: list, threshold: float) -> tuple[float, float]:
     """IoU of all pixels together, mean F."""
-    pairs = [(score_map(values) >= tau, known.mask) for values, known in scenes]
+    pairs = [(score_map(values) >= threshold, known.mask) for values, known in scenes]
     overlap = sum((a & b).sum() for a, b in pairs) / sum((a | b).sum() for a, b in pairs)
     scores = []
     for found, real in pairs:
@@ -99,7 +102,7 @@ def masks_at(scenes: list, tau: float) -> tuple[float, float]:
 
 
 def test_masks() -> None:
-    at = [masks_at(SCENES, tau) for tau in MASK_THRESHOLDS]
+    at = [masks_at(SCENES, threshold) for threshold in MASK_THRESHOLDS]
     assert ROW["iou_oracle"] == pytest.approx(max(each[0] for each in at))
     assert ROW["f_beta_oracle"] == pytest.approx(max(each[1] for each in at), abs=1e-4)
     assert masks_at(SCENES, ROW["mask_threshold_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
@@ -109,7 +112,7 @@ def test_masks() -> None:
         assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_threshold"])[0]) if some else None)
 
 
-def test_means_over_pictures() -> None:
+def test_means_over_images() -> None:
     linear = [segmentation_metrics.linear_map(values, WINDOW) for values, _ in SCENES]
     expected = {
         "seg_map": [
@@ -159,7 +162,7 @@ def test_without_a_split_nothing_is_tuned() -> None:
     assert found["maxboxacc"] is not None
 
 
-def test_pictures_that_are_aside_tune_and_count_for_nothing_else() -> None:
+def test_images_that_are_aside_tune_and_count_for_nothing_else() -> None:
     aside = [
         (values, ScoredImage(TUNING_GROUPS.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
     ]  # fmt: skip
@@ -197,7 +200,7 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
     assert "threshold" not in rows["centred square"]
 
 
-def test_pictures_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
+def test_images_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
     none = [(values, replace(known, rank=None)) for values, known in SCENES]
     found = score_row("legrad", "label", tally(none))
     assert (found["top1_loc"], found["top5_loc"], found["interval"]["top1_loc"]) == (None, None, None)
@@ -207,7 +210,7 @@ def test_pictures_without_a_label_are_misses_and_without_any_there_is_no_accurac
     assert 0 < score_row("legrad", "label", tally(half))["top1_loc"] < ROW["gt_known"]
 
 
-def test_a_picture_of_which_everything_is_ignored_divides_nothing_by_nothing() -> None:
+def test_an_image_of_which_everything_is_ignored_divides_nothing_by_nothing() -> None:
     values, known = SCENES[1]
     counts = count_map(values, replace(known, mask=NONE, ignore=~NONE))
     assert not np.any(counts["confusion"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from truth.files import drawn, save, write_coco, write_wsol_boxes, write_wsol_masks, write_xml
+from truth.writers import drawn, save, write_coco, write_wsol_boxes, write_wsol_masks, write_xml
 
 from pipeline.truth import read_truth
 from pipeline.truth.rle import decode
@@ -128,7 +128,7 @@ def test_of_metadata(file: str, how: str, says: str, tmp_path: Path) -> None:
         read_truth(tmp_path)
 
 
-def test_pictures_without_a_line_and_files_that_are_missing(tmp_path: Path) -> None:
+def test_images_without_a_line_and_files_that_are_missing(tmp_path: Path) -> None:
     write_wsol_boxes(tmp_path, [drawn("a"), drawn("b")])
     objects = (tmp_path / "localization.txt").read_text()
     (tmp_path / "localization.txt").write_text(objects.split("\nb.JPEG")[0])
@@ -204,7 +204,7 @@ def test_of_a_table(text: str, says: str, tmp_path: Path) -> None:
         read_truth(tmp_path / "boxes.csv")
 
 
-def test_a_box_without_a_part_in_the_picture_is_found_when_its_size_is_known(tmp_path: Path) -> None:
+def test_a_box_without_a_part_in_the_image_is_found_when_its_size_is_known(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("image_id,x0,y0,x1,y1\na/b.jpeg,1,2,3,4\na/b.jpeg,400,2,500,4")
     truth = read_truth(tmp_path / "boxes.csv").find("a/b")
     with pytest.raises(UsageError, match="truth of a/b: box 2 is 400,2,500,4, which lies outside the image of 300"):
@@ -287,7 +287,7 @@ def test_a_mask_that_was_written_over_is_not_taken_for_what_the_digest_names(tmp
         _ = truth.mask
 
 
-@pytest.mark.parametrize("name", ["nothing", "readme.md", "picture.jpg"])
+@pytest.mark.parametrize("name", ["nothing", "readme.md", "image.jpg"])
 def test_a_folder_of_something_else_is_told_what_was_looked_for(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     says = "holds neither instances.json nor image_ids.txt with localization.txt nor XML annotations nor PNG masks"
@@ -298,9 +298,9 @@ def test_a_folder_of_something_else_is_told_what_was_looked_for(name: str, tmp_p
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere.json: No such file"):
         read_truth(tmp_path / "nowhere.json")
-    Image.new("L", (3, 3)).save(tmp_path / "picture.jpg")
-    with pytest.raises(UsageError, match=r"picture.jpg: is not a COCO file"):
-        read_truth(tmp_path / "picture.jpg")
+    Image.new("L", (3, 3)).save(tmp_path / "image.jpg")
+    with pytest.raises(UsageError, match=r"image.jpg: is not a COCO file"):
+        read_truth(tmp_path / "image.jpg")
 
 
 def test_a_long_number_is_refused_at_once() -> None:
