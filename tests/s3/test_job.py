@@ -23,7 +23,7 @@ from pipeline.store.verify import verify
 from schemas.commits import ObjectRecord
 from schemas.run import RunSpec
 
-POLICY = "{name: largest, methods: [legrad], cut: {kind: otsu}, clean: {keep: largest}}"
+POLICY = "{name: largest, methods: [legrad], threshold: {kind: otsu}, postprocess: {keep: largest}}"
 
 
 def contents(url: str | Path) -> dict[str, Any]:

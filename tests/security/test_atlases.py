@@ -56,7 +56,7 @@ def test_what_a_commit_names_outside_is_not_read(vitatlas: Vitatlas, atlas: Path
 
 
 def test_a_tar_whose_name_climbs_is_not_followed(vitatlas: Vitatlas, atlas: Path, inside: Path) -> None:
-    (inside / "policy.yaml").write_text("{name: a, methods: [legrad], cut: {kind: otsu}}")
+    (inside / "policy.yaml").write_text("{name: a, methods: [legrad], threshold: {kind: otsu}}")
     target = atlas / "commits" / ".." / ".." / "part-0.json"
     target.resolve().write_bytes((atlas / "commits" / "part-0.json").read_bytes())
     falsify(atlas / "run.json", lambda record: record["shards"][0].update(shard="../../part-0"))

@@ -99,7 +99,7 @@ def test_no_command_writes_or_prints_a_secret(
     arguments: list[str],
 ) -> None:
     fsspec.filesystem("memory").store.clear()  # of what other tests left
-    (tmp_path / "policy.yaml").write_text("{name: a, methods: [legrad], cut: {kind: otsu}}")
+    (tmp_path / "policy.yaml").write_text("{name: a, methods: [legrad], threshold: {kind: otsu}}")
     places = {"out": tmp_path / "atlas", "policy": tmp_path / "policy.yaml", "shards": shards}
     if arguments[0] == "plan" or "--out" in arguments:
         arguments = [*arguments, "--model", "test_vit", "--checkpoint", str(checkpoint.checkpoint)]

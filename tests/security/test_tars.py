@@ -62,7 +62,7 @@ def test_no_key_becomes_a_path(vitatlas: Vitatlas, checkpoint: ModelSpec, inside
     assert {key: status for key, status in rows.items() if status != "ok"} == dict.fromkeys(UNSAFE, "unsafe_key")
     assert rows.keys() == {*UNSAFE, *ODD}
 
-    (inside / "policy.yaml").write_text("{name: a, methods: [legrad], cut: {kind: otsu}}")
+    (inside / "policy.yaml").write_text("{name: a, methods: [legrad], threshold: {kind: otsu}}")
     assert vitatlas("label", inside / "atlas", "--policy", inside / "policy.yaml", "--out", inside / "masks")[0] == 0
     with tarfile.open(inside / "masks" / "png" / "a.tar") as masks:
         names = masks.getnames()
