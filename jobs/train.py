@@ -58,7 +58,7 @@ def training_options(function: F) -> F:
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N"),
         click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True),
         click.option(
-            "--every",
+            "--eval-interval",
             type=click.IntRange(1),
             default=500,
             show_default=True,
@@ -114,23 +114,23 @@ def _kind(default: Any) -> Any:
 _DIFFMASK = {
     "objective": "What the mask must preserve: the predicted distribution, or the probability of the label.",
     "tolerance": "ε, the allowed divergence.",
-    "rate": "Learning rate of the probes.",
-    "placeholder_rate": "Learning rate of the placeholder.",
-    "warm_up": "Steps of linear warm-up of both.",
+    "learning_rate": "Learning rate of the probes.",
+    "placeholder_learning_rate": "Learning rate of the placeholder.",
+    "warmup_steps": "Steps of linear warm-up of both.",
     "alpha": "Initial value of the Lagrange multipliers.",
-    "alpha_rate": "Learning rate of the multipliers.",
-    "add": "Initial shift of the gate logits.",
-    "depths": "How the depth of a step is sampled: uniform, or weighted towards depths that have not converged.",
+    "alpha_learning_rate": "Learning rate of the multipliers.",
+    "gate_bias": "Initial shift of the gate logits.",
+    "depth_sampling": "How the depth of a step is sampled: uniform, or weighted towards depths that have not converged.",
 }
 _PM = {
-    "rate": "Learning rate of the head.",
-    "decay": "Layer-wise decay of the learning rate, per block.",
+    "learning_rate": "Learning rate of the head.",
+    "layer_decay": "Layer-wise decay of the learning rate, per block.",
     "weight_decay": "Weight decay of matrices.",
-    "warm_up": "Steps of linear warm-up.",
-    "weight": "Weight of the patch loss beside the cross-entropy.",
-    "negative_weight": "Weight of absent classes within the patch loss.",
-    "negatives": "Number of absent classes in a step.",
-    "crop": "Smallest area of a training crop, as a fraction of the image.",
+    "warmup_steps": "Steps of linear warm-up.",
+    "patch_loss_weight": "Weight of the patch loss beside the cross-entropy.",
+    "negative_loss_weight": "Weight of absent classes within the patch loss.",
+    "num_negatives": "Number of absent classes in a step.",
+    "min_crop_area": "Smallest area of a training crop, as a fraction of the image.",
 }
 
 
@@ -173,7 +173,7 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
 @click.option(
     "--measure", type=PATH_OR_URL, metavar="FILE|DIR", help="Masks of held-out images, used for metrics only."
 )
-@click.option("--half", is_flag=True, help="Store weights as float16; the metrics are of float32.")
+@click.option("--save-float16", is_flag=True, help="Store weights as float16; the metrics are of float32.")
 @settings_options(PatchMaskSettings, _PM)
 def pm(
     address: str | None,
@@ -196,7 +196,7 @@ def pm(
       vitatlas train pm 'train-{0000..1279}.tar' --held-out train-1280.tar --atlas train.atlas \\
           --policy legrad.yaml --model deit3_base_patch16_224.fb_in1k --pretrained --out pm-wsol.safetensors
     """
-    where = {"truth": masks, "atlas": atlas, "policy": policy, "measured": measure}
+    where = {"truth": masks, "atlas": atlas, "policy": policy, "held_out_truth": measure}
     spec = _spec("pm", _PM, flags | {"masks": MaskSpec(**where)})
     reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)
     if json_:

@@ -1,4 +1,4 @@
-"""What a user asks of a training: the content of the flags of ``vitatlas train``."""
+"""Settings of a training: the flags of ``vitatlas train``."""
 
 from typing import Annotated, Literal
 
@@ -16,26 +16,28 @@ class DiffMaskSettings(Record):
     """Hyper-parameters of Vision DiffMask; the defaults are those of the public code's command line.
 
     Attributes:
-        method: which explainer this is.
-        tolerance: ε, the divergence that is allowed.
-        rate, placeholder_rate: learning rates of the probes and of the placeholder.
-        warm_up: steps in which both rise to that.
-        alpha, alpha_rate: first value and step of the multipliers.
-        add: first value of the learned shift of a gate logit.
-        depths: how the last probe k of a step is drawn: ``uniform``, or ``weighted``, a tenth as often where it
-            already keeps less than a tenth of the patches and more than three quarters of the predictions.
-        objective: what must be kept: the predicted ``distribution``, or the probability of the ``class`` alone.
+        method: learned method.
+        tolerance: ε, the allowed divergence.
+        learning_rate: learning rate of the probes.
+        placeholder_learning_rate: learning rate of the placeholder.
+        warmup_steps: steps in which both learning rates rise linearly.
+        alpha: initial value of the multipliers.
+        alpha_learning_rate: step size of the gradient ascent on the multipliers.
+        gate_bias: initial value of the learned shift of a gate logit.
+        depth_sampling: distribution of the last probe k of a step: ``uniform``, or ``weighted``, a tenth as often where
+            it already keeps less than a tenth of the patches and more than three quarters of the predictions.
+        objective: what the gates must preserve: the predicted ``distribution``, or the probability of the ``class``.
     """
 
     method: Literal["diffmask"] = "diffmask"
     tolerance: Positive = 0.1
-    rate: Rate = 2e-5
-    placeholder_rate: Rate = 1e-3
-    warm_up: Count = 1200
+    learning_rate: Rate = 2e-5
+    placeholder_learning_rate: Rate = 1e-3
+    warmup_steps: Count = 1200
     alpha: Annotated[float, Field(ge=0, le=200)] = 20.0
-    alpha_rate: Rate = 0.3
-    add: Annotated[float, Field(ge=-100, le=100)] = 8.0
-    depths: Literal["uniform", "weighted"] = "uniform"
+    alpha_learning_rate: Rate = 0.3
+    gate_bias: Annotated[float, Field(ge=-100, le=100)] = 8.0
+    depth_sampling: Literal["uniform", "weighted"] = "uniform"
     objective: Literal["distribution", "class"] = "distribution"
 
 
@@ -43,42 +45,42 @@ class PatchMaskSettings(Record):
     """Hyper-parameters of patch-level mask prediction (``pm_design_v1``).
 
     Attributes:
-        method: which explainer this is.
-        rate: learning rate of the head.
-        decay: a block learns so many times as fast as the one above it.
-        weight_decay: of the matrices.
-        warm_up: steps in which the rate rises, before it falls as a cosine.
-        weight: λ, of the patch loss beside the cross-entropy of the image.
-        negative_weight: μ, of absent classes within the patch loss.
-        negatives: absent classes of a step, drawn from the 50 that the network thinks likeliest.
-        crop: least part of a picture that a training crop has, by area.
+        method: learned method.
+        learning_rate: learning rate of the head.
+        layer_decay: factor of the learning rate from each block to the one below.
+        weight_decay: weight decay of the matrices.
+        warmup_steps: steps in which the learning rate rises, before it falls as a cosine.
+        patch_loss_weight: λ, weight of the patch loss; the image's cross-entropy has weight 1.
+        negative_loss_weight: μ, weight of absent classes within the patch loss.
+        num_negatives: absent classes of a step, sampled from the 50 with the highest logits.
+        min_crop_area: least area of a training crop, as a fraction of the image.
     """
 
     method: Literal["pm"] = "pm"
-    rate: Rate = 1e-4
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    learning_rate: Rate = 1e-4
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
     weight_decay: Rate = 0.05
-    warm_up: Count = 40
-    weight: Rate = 1.0
-    negative_weight: Rate = 0.25
-    negatives: Count = 16
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.35
+    warmup_steps: Count = 40
+    patch_loss_weight: Rate = 1.0
+    negative_loss_weight: Rate = 0.25
+    num_negatives: Count = 16
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.35
 
 
 class MaskSpec(Record):
-    """Where the masks of a patch-mask training come from: exactly one of truth and atlas.
+    """Source of the masks of a patch-mask training: exactly one of truth and atlas.
 
     Attributes:
         truth: a COCO file with masks or boxes, or a folder of PNGs named by key.
         atlas: an atlas of the shards, whose maps make pseudo-masks: no locality label at all.
-        policy: the policy (YAML) that makes them.
-        measured: truth of held-out images; figures are taken with it, nothing is learnt or chosen.
+        policy: policy file (YAML) of the pseudo-masks.
+        held_out_truth: truth of the held-out images, for metrics only; nothing is learned or selected with it.
     """
 
     truth: str | None = None
     atlas: str | None = None
     policy: str | None = None
-    measured: str | None = None
+    held_out_truth: str | None = None
 
 
 class TrainSpec(Record):
@@ -86,19 +88,21 @@ class TrainSpec(Record):
 
     Attributes:
         model: the network.
-        shards: shards to learn from.
-        held_out: shards to judge by.
-        out: the artefact.
-        settings: of the method.
-        masks: for ``pm``.
-        steps, batch_size: so many steps of so many images, on each worker.
-        geometry: see ``RunSpec``.
-        seed: of order, crops and noise.
-        precision: of the network; what learns stays in float32.
-        every: steps between checkpoints, and between looks at the held-out images.
-        patience: looks without improvement after which training stops and the best is kept; None trains to the end.
-        workers: processes that learn together, under Ray Train where there are several.
-        half: store the result in float16.
+        shards: training shards.
+        held_out: held-out shards.
+        out: path of the artifact.
+        settings: hyper-parameters of the method.
+        masks: source of masks, for ``pm``.
+        steps: number of steps.
+        batch_size: images of a step on each worker.
+        geometry: as in ``RunSpec``.
+        seed: random seed of order, crops and noise.
+        precision: precision of the network; trained weights stay in float32.
+        eval_interval: steps between checkpoints, and between evaluations on the held-out images.
+        patience: evaluations without improvement after which training stops and the best weights are used; None trains
+            to the end.
+        workers: number of processes; several run under Ray Train.
+        save_float16: store the artifact in float16.
     """
 
     model: ModelSpec
@@ -112,7 +116,7 @@ class TrainSpec(Record):
     geometry: Geometry = "squash"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["full", "bfloat16"] = "full"
-    every: Annotated[int, Field(ge=1)] = 500
+    eval_interval: Annotated[int, Field(ge=1)] = 500
     patience: Annotated[int, Field(ge=1)] | None = None
     workers: Annotated[int, Field(ge=1)] = 1
-    half: bool = False
+    save_float16: bool = False

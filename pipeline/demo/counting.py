@@ -44,8 +44,10 @@ RED = 3
 COLORS = np.array([[0, 0, 255], [0, 255, 0], [0, 255, 255], [255, 0, 0], [255, 0, 255], [255, 255, 0]], np.uint8)
 NUM_MASKS = 50
 """Images whose red cells ``pm`` is given: less than 1 % of those that the model was trained on."""
-DIFFMASK_SETTINGS = DiffMaskSettings(rate=3e-4, warm_up=50, alpha_rate=2.0, add=3.0, tolerance=0.05)
-PATCH_MASK_SETTINGS = PatchMaskSettings(rate=1e-3, decay=1.0, crop=1.0)
+DIFFMASK_SETTINGS = DiffMaskSettings(
+    learning_rate=3e-4, warmup_steps=50, alpha_learning_rate=2.0, gate_bias=3.0, tolerance=0.05
+)
+PATCH_MASK_SETTINGS = PatchMaskSettings(learning_rate=1e-3, layer_decay=1.0, min_crop_area=1.0)
 
 
 @dataclass(frozen=True)

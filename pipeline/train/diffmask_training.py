@@ -68,7 +68,7 @@ class DiffMaskTraining:
         self.seed, self.precision = seed, precision
         parameter = next(self.model.parameters())
         self.normalize = Normalize(loaded.record.mean, loaded.record.std, parameter)
-        self.gates = initialize_gates(self.anatomy.width, self.anatomy.depth, settings.add, seed).to(parameter)
+        self.gates = initialize_gates(self.anatomy.width, self.anatomy.depth, settings.gate_bias, seed).to(parameter)
         self._masked_forward = wrap_ddp(_MaskedForward(self.gates))
         depths = self.anatomy.depth + 2
         self.alpha = torch.full((depths,), settings.alpha, dtype=torch.float64)
@@ -79,7 +79,7 @@ class DiffMaskTraining:
             "steps": torch.zeros(depths, dtype=torch.float64),
         }
         probes = [parameter for name, parameter in self.gates.named_parameters() if name != "placeholder"]
-        self._rates = (settings.rate, settings.placeholder_rate)
+        self._rates = (settings.learning_rate, settings.placeholder_learning_rate)
         self._adam = torch.optim.Adam([{"params": probes}, {"params": [self.gates.placeholder]}])
         self._optimizer = Lookahead(self._adam, alpha=0.5, k=6)
         self.step_count = 0
@@ -124,7 +124,7 @@ class DiffMaskTraining:
         self._adam.zero_grad()
         loss.backward()
         clip_gradients(self.gates.parameters(), self.step_count)
-        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
+        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warmup_steps))
         for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group["lr"] = warmup * rate
         self._optimizer.step()
@@ -138,7 +138,7 @@ class DiffMaskTraining:
     def sample_depth(self) -> int:
         """Return k of the next step, the same on every rank."""
         weights = torch.ones_like(self.alpha)
-        if self.settings.depths == "weighted":
+        if self.settings.depth_sampling == "weighted":
             average = self.average
             converged = (average["agreement"] > _CONVERGED["agreement"]) & (average["kept"] < _CONVERGED["kept"])
             weights[converged & (average["steps"] > _CONVERGED["steps"])] = 0.1
@@ -275,7 +275,7 @@ def ascend_multiplier(alpha: Tensor, divergence: float, settings: DiffMaskSettin
         divergence: KL.
         settings: hyper-parameters, with ε and the step size.
     """
-    return (alpha + settings.alpha_rate * (divergence - settings.tolerance)).clamp(0, _MAX_ALPHA)
+    return (alpha + settings.alpha_learning_rate * (divergence - settings.tolerance)).clamp(0, _MAX_ALPHA)
 
 
 def initialize_gates(width: int, depth: int, add: float, seed: int) -> DiffMaskGates:

@@ -81,9 +81,9 @@ class PatchMaskTraining:
         self.readout = PatchReadout(self.model, self.anatomy)
         self._ddp_readout: nn.Module = self.readout
         groups = param_groups_layer_decay(
-            self.model, settings.weight_decay, _no_weight_decay(self.model), layer_decay=settings.decay
+            self.model, settings.weight_decay, _no_weight_decay(self.model), layer_decay=settings.layer_decay
         )
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+        self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
         self.step_count = 0
 
     @contextmanager
@@ -127,7 +127,7 @@ class PatchMaskTraining:
         loss.backward()
         clip_gradients(self.model.parameters(), self.step_count, max_norm=1.0)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.rate * group.get("lr_scale", 1.0) * self._schedule()
+            group["lr"] = self.settings.learning_rate * group.get("lr_scale", 1.0) * self._schedule()
         self._optimizer.step()
         self.step_count += 1
         return metrics
@@ -140,7 +140,7 @@ class PatchMaskTraining:
             rank: rank that seeds crops and negatives.
         """
         rng = np.random.default_rng([93, self.seed, self.step_count, rank])
-        windows = CropWindows.sample(len(batch), self.settings.crop, rng)
+        windows = CropWindows.sample(len(batch), self.settings.min_crop_area, rng)
         device = self.normalize.device
         pixels = torch.from_numpy(batch.pixels).to(device).float()
         images = self.normalize(windows.crop(pixels, self.anatomy.input_size))
@@ -151,7 +151,7 @@ class PatchMaskTraining:
             logits, patches = self._ddp_readout(images)
         logits, patches = (values if values.dtype == torch.float64 else values.float() for values in (logits, patches))
         entropy = F.cross_entropy(logits, labels)
-        negatives = sample_absent_classes(logits.detach(), labels, self.settings.negatives, rng)
+        negatives = sample_absent_classes(logits.detach(), labels, self.settings.num_negatives, rng)
         patch = patch_loss(
             patches,
             labels,
@@ -159,10 +159,10 @@ class PatchMaskTraining:
             ignored <= 0.5,
             torch.from_numpy(batch.mask_kinds).to(device),
             negatives,
-            self.settings.negative_weight,
+            self.settings.negative_loss_weight,
             self.anatomy.grid,
         )
-        loss = entropy + self.settings.weight * patch
+        loss = entropy + self.settings.patch_loss_weight * patch
         accuracy = (logits.argmax(1) == labels).float().mean()
         return loss, {
             "loss": float(loss.detach()),
@@ -223,12 +223,12 @@ class PatchMaskTraining:
             for name, tensor in self.model.state_dict().items()
         }
         if self.half and not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise RunFailedError("the weights are too large for float16; leave out --half")
+            raise RunFailedError("the weights are too large for float16; leave out --save-float16")
         return tensors
 
     def _schedule(self) -> float:
         """Return the factor of the learning rate: linear warm-up, then cosine decay."""
-        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
+        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warmup_steps))
         return warmup * 0.5 * (1 + math.cos(math.pi * self.step_count / self.steps))
 
 

@@ -59,7 +59,7 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     if shared := sorted({os.path.realpath(url) for url in urls} & {os.path.realpath(url) for url in held_out_urls}):
         raise UsageError(f"{shared[0]}: is both a training shard and a held-out shard; remove it from one of them")
     source = open_mask_source(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
-    held_out_masks = open_truth_masks(spec.masks.measured) if spec.masks and spec.masks.measured else None
+    held_out_masks = open_truth_masks(spec.masks.held_out_truth) if spec.masks and spec.masks.held_out_truth else None
     shards, held_out = count_samples(urls), count_samples(held_out_urls)
     for shard in (*shards, *held_out):
         if shard.fault:

@@ -73,7 +73,7 @@ def train_worker(
         record,
         Path(spec.out),
         prepared.identity,
-        eval_interval=spec.every,
+        eval_interval=spec.eval_interval,
         patience=spec.patience,
         decode_processes=_decode_processes(device),
         progress=progress,
@@ -112,10 +112,10 @@ def _make_explainer(
         (stream.frame, frame),
         masks=source if pool is None else None,
         pool=pool,
-        held_out_masks=open_truth_masks(mask_spec.measured) if mask_spec.measured else None,
+        held_out_masks=open_truth_masks(mask_spec.held_out_truth) if mask_spec.held_out_truth else None,
         seed=spec.seed,
         precision=spec.precision,
-        half=spec.half,
+        half=spec.save_float16,
     )
     return explainer, PATCH_READOUT_DESIGN if pool is not None else f"{PATCH_READOUT_DESIGN}, wsol", supervision
 

@@ -104,7 +104,7 @@ def test_a_mistake_is_one_sentence_and_exit_two(
         (["run", "x", "--patience", "inf"], "inf is not a finite number"),
         (["run", "x", "--timeout", "-1"], "-1"),
         (["status", "x", "--watch", "--interval", "nan"], "nan is not a finite number"),
-        (["train", "pm", "x", "--rate", "nan"], "nan is not a finite number"),
+        (["train", "pm", "x", "--learning-rate", "nan"], "nan is not a finite number"),
         (["verify", "x", "--recompute", "-1"], "-1 is not in the range"),
         (["plan", "--spec", "imagenet1k-trian", "--out", "x"], "did you mean imagenet1k-train"),
     ],

@@ -30,13 +30,13 @@ def test_gates_are_trained_and_a_run_takes_them(
     vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, tmp_path: Path
 ) -> None:
     out = tmp_path / "gates.safetensors"
-    code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
+    code, printed, _ = vitatlas(*arguments, "--learning-rate", "1e-3", "--out", out)
     assert code == 0
     assert f"--artifact {out}" in printed
     card = read_artifact(str(out)).record
     assert card is not None
-    assert (card.steps, card.settings["rate"], len(card.shards)) == (3, 1e-3, 3)
-    code, printed, _ = vitatlas(*arguments, "--rate", "1e-3", "--out", out)
+    assert (card.steps, card.settings["learning_rate"], len(card.shards)) == (3, 1e-3, 3)
+    code, printed, _ = vitatlas(*arguments, "--learning-rate", "1e-3", "--out", out)
     assert code == 0
     assert "already complete" in printed
     assert read_artifact(str(out)).record == card
@@ -70,7 +70,7 @@ def test_a_patch_mask_network_is_trained_and_a_run_takes_it_beside_gates(
     gates, out = tmp_path / "gates.safetensors", tmp_path / "pm.safetensors"
     assert vitatlas(*arguments, "--out", gates)[0] == 0
     arguments[1] = "pm"
-    code, printed, err = vitatlas(*arguments, "--masks", masks, "--rate", "1e-3", "--out", out)
+    code, printed, err = vitatlas(*arguments, "--masks", masks, "--learning-rate", "1e-3", "--out", out)
     assert code == 0, err
     assert "held-out accuracy" in printed
     card = read_artifact(str(out)).record
@@ -97,7 +97,7 @@ def test_pm_maps_are_those_of_its_own_weights(
 ) -> None:
     out = tmp_path / "pm.safetensors"
     arguments[1] = "pm"
-    assert vitatlas(*arguments, "--masks", masks, "--rate", "1e-2", "--out", out)[0] == 0
+    assert vitatlas(*arguments, "--masks", masks, "--learning-rate", "1e-2", "--out", out)[0] == 0
     base, tuned = load_model(checkpoint).model, load_model(ModelSpec(name=checkpoint.name, checkpoint=str(out))).model
     images, targets = torch.randn(3, 3, *load_model(checkpoint).anatomy.input_size), torch.tensor([[0, 4]] * 3)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -168,7 +168,10 @@ def test_what_was_trained_on_other_weights_is_not_taken_for_done(
         ([], "there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE"),
         (["--masks", "nowhere"], "nowhere: No such file"),
         (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
-        (["--masks", "{masks}", "--crop", "2"], "settings.pm.crop: Input should be less than or equal to 1"),
+        (
+            ["--masks", "{masks}", "--min-crop-area", "2"],
+            "settings.pm.min_crop_area: Input should be less than or equal to 1",
+        ),
         (["--masks", "{other}"], "other: none of its 1 images is in the shards; check that the keys are the same"),
         (
             ["--masks", "{wrong}"],

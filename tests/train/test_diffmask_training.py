@@ -13,7 +13,7 @@ from pipeline.explain.model_state import preserve_model_state
 from pipeline.train.diffmask_training import DiffMaskTraining, ascend_multiplier
 from schemas.training import DiffMaskSettings
 
-QUICK = DiffMaskSettings(rate=1e-2, placeholder_rate=1e-2, add=3.0, warm_up=0)
+QUICK = DiffMaskSettings(learning_rate=1e-2, placeholder_learning_rate=1e-2, gate_bias=3.0, warmup_steps=0)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_network_is_not_touched(model: nn.Module) -> None:
 
 def test_gates_close_where_nothing_is_asked_of_them(model: nn.Module) -> None:
     """With the divergence free of charge, only the number of patches is left to lower."""
-    trained = training(model, DiffMaskSettings(rate=5e-2, warm_up=0, alpha=0.0, alpha_rate=0.0))
+    trained = training(model, DiffMaskSettings(learning_rate=5e-2, warmup_steps=0, alpha=0.0, alpha_learning_rate=0.0))
     kept = [trained.train_step(images_for(model))["kept"] for _ in range(60)]
     assert sum(kept[-10:]) < sum(kept[:10]) / 3
 
@@ -93,7 +93,7 @@ def test_the_depth_is_the_same_on_every_rank_and_the_noise_is_not(model: nn.Modu
 
 
 def test_a_depth_that_has_settled_is_drawn_less_often(model: nn.Module) -> None:
-    trained = training(model, DiffMaskSettings(depths="weighted"))
+    trained = training(model, DiffMaskSettings(depth_sampling="weighted"))
     trained.average["agreement"][:2], trained.average["kept"][:2] = 0.9, 0.05
     trained.average["steps"][:] = 200
     trained.average["kept"][2:] = 0.5
@@ -143,6 +143,6 @@ def test_divergence_is_zero_for_equal_predictions_and_positive_else(model: nn.Mo
 
 
 def test_one_class_may_be_all_that_is_kept(model: nn.Module) -> None:
-    trained = training(model, DiffMaskSettings(rate=1e-2, warm_up=0, add=3.0, objective="class"))
+    trained = training(model, DiffMaskSettings(learning_rate=1e-2, warmup_steps=0, gate_bias=3.0, objective="class"))
     figures = trained.train_step(images_for(model), torch.tensor([1, 2, 3]))
     assert figures["kl"] >= 0

@@ -24,7 +24,7 @@ GRID = (6, 6)
 def training(model: nn.Module, steps: int = 100, **settings: object) -> PatchMaskTraining:
     loaded = describe_loaded("small", model)
     frame = PreprocessConfig.for_model(loaded.record, "squash")
-    quick = {"warm_up": 0, "crop": 1.0, "weight_decay": 0.0, "decay": 1.0, "rate": 3e-3}
+    quick = {"warmup_steps": 0, "min_crop_area": 1.0, "weight_decay": 0.0, "layer_decay": 1.0, "learning_rate": 3e-3}
     return PatchMaskTraining(loaded, PatchMaskSettings(**(quick | settings)), steps, (frame, frame))  # type: ignore[arg-type]
 
 

@@ -34,10 +34,10 @@ def spec(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> TrainSpec:
         shards=(shards,),
         held_out=(str(held_out),),
         out=str(tmp_path / "out.safetensors"),
-        settings=DiffMaskSettings(rate=1e-3, warm_up=0),
+        settings=DiffMaskSettings(learning_rate=1e-3, warmup_steps=0),
         steps=STEPS,
         batch_size=3,
-        every=2,
+        eval_interval=2,
         workers=2,
     )
 
@@ -83,7 +83,7 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
     masks.mkdir()
     for number in range(16):
         _mask(masks / f"s{number:04d}.png", 40 + number % 7, 30 + number % 5)
-    settings = PatchMaskSettings(rate=1e-3, warm_up=0)
+    settings = PatchMaskSettings(learning_rate=1e-3, warmup_steps=0)
     asked: dict[str, Any] = {"settings": settings, "masks": {"truth": str(masks)}}
     spec = TrainSpec(**(spec.model_dump() | asked))
     train_explainer(spec, lambda step, figures: None)

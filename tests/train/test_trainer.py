@@ -41,7 +41,7 @@ def record(loaded: LoadedModel, method: str, **change: object) -> ArtifactRecord
         "provenance": "a test",
         "model": loaded.record.name,
         "weights": loaded.record.weights,
-        "settings": {"rate": 1e-3},
+        "settings": {"learning_rate": 1e-3},
         "shards": ("train.tar",),
         "steps": STEPS,
         "batch_size": 4,
@@ -58,9 +58,9 @@ class Interrupted(Exception):
 def learner(method: str, checkpoint: ModelSpec) -> TrainableExplainer:
     loaded = load_model(checkpoint)  # its own, as a later process has
     if method == "diffmask":
-        return DiffMaskTraining(loaded, DiffMaskSettings(rate=1e-3, warm_up=0))
+        return DiffMaskTraining(loaded, DiffMaskSettings(learning_rate=1e-3, warmup_steps=0))
     frame = PreprocessConfig.for_model(loaded.record, "squash")
-    return PatchMaskTraining(loaded, PatchMaskSettings(rate=1e-3), STEPS, (frame, frame))
+    return PatchMaskTraining(loaded, PatchMaskSettings(learning_rate=1e-3), STEPS, (frame, frame))
 
 
 def train(
