@@ -1,8 +1,8 @@
-"""Modules that attend, watched while they run.
+"""Capture of the calls of attention modules while a model runs.
 
 A ``TorchFunctionMode`` sees each call of ``scaled_dot_product_attention`` with the queries, keys and values that the
-network really used (after q/k norm and rotary embedding); attention stays fused, and matrices are made from these
-later, only where a method needs one. The mode belongs to the thread, so two networks in two threads do not meet.
+model really used (after q/k norm and rotary embedding). Attention stays fused; matrices are computed from these later,
+only where a method needs one. The mode belongs to the thread, so models in different threads do not interfere.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,16 +19,24 @@ from schemas.errors import UnsupportedModel
 
 
 @dataclass
-class Attention:
-    """One call of attention. m queries, n keys, H heads of d channels.
+class AttentionCall:
+    """One call of an attention module: m queries, n keys, H heads of d channels.
 
     Attributes:
-        query: [B, H, m, d].  key, value: [B, H, n, d].
+        module: the attention or the attention pooler.
+        tokens: [B, n, D], its input (the ``norm1`` output of a block).
+        options: keyword arguments of the call.
+        query: [B, H, m, d].
+        key: [B, H, n, d].
+        value: [B, H, n, d].
         output: [B, H, m, d], with a graph where the trace has one.
-        bias: what is added to the scores, broadcastable to [B, H, m, n], or None.
+        bias: term added to the scores, broadcastable to [B, H, m, n], or None.
         scale: factor of the scores.
     """
 
+    module: nn.Module
+    tokens: Tensor
+    options: dict[str, Any]
     query: Tensor
     key: Tensor
     value: Tensor
@@ -37,7 +45,7 @@ class Attention:
     scale: float
 
     def scores(self, queries: slice = slice(None)) -> Tensor:
-        """What the softmax is taken of, or some rows of it: [B, H, m, n], at least float32."""
+        """Compute the input of the softmax, or some rows of it: [B, H, m, n], at least float32."""
         # The factor goes to the queries, which are few numbers beside the scores.
         scores = (upcast(self.query[:, :, queries]) * self.scale) @ upcast(self.key).transpose(-1, -2)
         if self.bias is not None:
@@ -46,79 +54,79 @@ class Attention:
         return scores
 
     def probabilities(self, queries: slice = slice(None)) -> Tensor:
-        """The attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
+        """Compute the attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
         return self.scores(queries).softmax(-1)
 
-    def gradient(self, of_output: Tensor, queries: slice = slice(None)) -> Tensor:
-        """The gradient with respect to the attention matrix A, or some rows of it: [B, H, m, n].
+    def gradient(self, output_gradient: Tensor, queries: slice = slice(None)) -> Tensor:
+        """Compute the gradient with respect to the attention matrix A, or some rows of it.
 
         Attention is linear in A: output = A · value. So ∂s/∂A[h, i, j] = ⟨∂s/∂output[h, i], value[h, j]⟩.
 
         Args:
-            of_output: ∂s/∂output, [B, H, m, d].
+            output_gradient: ∂s/∂output, [B, H, m, d].
+            queries: rows of A.
+
+        Returns:
+            [B, H, m, n].
         """
-        return upcast(of_output[:, :, queries]) @ upcast(self.value).transpose(-1, -2)
+        return upcast(output_gradient[:, :, queries]) @ upcast(self.value).transpose(-1, -2)
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """A tensor of autocast's half precision in float32: sums over many tokens are made there."""
+    """Convert half precision to float32, for sums over many tokens; return other tensors as they are."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-@dataclass
-class AttentionCall:
-    """A module that attends, the call that it got, and what its attention did.
-
-    Attributes:
-        module: the attention or the pooler.
-        tokens: [B, n, D], what it was called with (a block's ``norm1`` output).
-        options: keyword arguments of that call.
-        attention: the recorded attention.
-    """
-
-    module: nn.Module
-    tokens: Tensor
-    options: dict[str, Any]
-    attention: Attention
-
-
 @contextmanager
-def capture_attention(module: nn.Module, take: Callable[[AttentionCall], None], leaf: bool = False) -> Iterator[None]:
-    """Hand each call of a module that attends to ``take``, as a ``AttentionCall``.
+def capture_attention(
+    module: nn.Module, on_call: Callable[[AttentionCall], None], detach_output: bool = False
+) -> Iterator[None]:
+    """Pass each call of an attention module to ``on_call``.
 
     Args:
-        leaf: cut the graph at the attention output and let a new one begin there.
+        module: attention or attention pooler.
+        on_call: called after each call of the module.
+        detach_output: cut the graph at the attention output and let a new one begin there.
+
+    Raises:
+        UnsupportedModel: the module does not call ``scaled_dot_product_attention``.
     """
-    mode = _Capture(leaf)
+    mode = _CaptureMode(detach_output)
 
     def before(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         mode.__enter__()
-        mode.call = (args[0], options)
+        mode.inputs = (args[0], options)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         mode.__exit__(None, None, None)
-        call, attention = mode.call, mode.attention
-        mode.call = mode.attention = None
-        if call is None or attention is None:
+        inputs, attention = mode.inputs, mode.attention
+        mode.inputs = mode.attention = None
+        if inputs is None or attention is None:
             raise UnsupportedModel(f"{type(module).__name__} attends by other means than fused attention")
-        take(AttentionCall(module, call[0], call[1], attention))
+        query, key, value, result, bias, scale = attention
+        on_call(AttentionCall(module, *inputs, query, key, value, result, bias, scale))
 
     try:
         with module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after):
             yield
     finally:
-        if mode.call is not None:  # the module raised in the middle of a call
+        if mode.inputs is not None:  # the module raised in the middle of a call
             mode.__exit__(None, None, None)
 
 
-class _Capture(TorchFunctionMode):
-    """Sees fused attention while its module runs."""
+class _CaptureMode(TorchFunctionMode):
+    """Record of the fused attention that runs inside a module.
 
-    def __init__(self, leaf: bool) -> None:
+    Attributes:
+        inputs: tokens and keyword arguments of the module's call, while it runs.
+        attention: query, key, value, output, bias and scale, once attention has run.
+    """
+
+    def __init__(self, detach_output: bool) -> None:
         super().__init__()
-        self.leaf = leaf
-        self.call: tuple[Tensor, dict[str, Any]] | None = None
-        self.attention: Attention | None = None
+        self.detach_output = detach_output
+        self.inputs: tuple[Tensor, dict[str, Any]] | None = None
+        self.attention: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, float] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -126,19 +134,21 @@ class _Capture(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return result
         query, key, value = args[:3]
-        if self.leaf:
+        if self.detach_output:
             result = result.detach().requires_grad_()
-        bias = kwargs.get("attn_mask")
         scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-        self.attention = Attention(query, key, value, result, bias, scale)
+        self.attention = query, key, value, result, kwargs.get("attn_mask"), scale
         return result
 
 
 class ReplaceAttentionOutput(TorchFunctionMode):
-    """Puts a given tensor in the place of the output of fused attention.
+    """Context in which fused attention returns a given tensor.
 
-    With it a block runs on the few tokens that a method asks about, while what they attended to was
-    computed elsewhere; projection, residual and MLP stay the network's own code.
+    A block can so be run on the few tokens that a method needs, with an attention output that was computed
+    elsewhere; projection, residual and MLP stay the model's own code.
+
+    Args:
+        output: [B, H, m, d].
     """
 
     def __init__(self, output: Tensor) -> None:

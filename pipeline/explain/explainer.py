@@ -14,9 +14,8 @@ from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.load import weights_hash
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.record import record
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Capture, Trace, record_forward
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
 from schemas.layout import Flag
 from schemas.run import Precision
@@ -165,7 +164,7 @@ class Explainer:
             on_stage_end,
         )
         self.precision = precision
-        self.need = reduce(or_, (method.needs(anatomy) for method in methods), Capture.LAST)
+        self.capture = reduce(or_, (method.needs(anatomy) for method in methods), Capture.LAST_BLOCK)
         self.max_batch_size = sys.maxsize
 
     def maps(self, images: Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
@@ -214,7 +213,7 @@ class Explainer:
         return _bound(whole, self.methods, trace.logits)
 
     def _record(self, images: Tensor, keys: Sequence[str]) -> Trace:
-        return record(self.model, self.anatomy, images, self.need, tuple(keys), self.seed, self.precision)
+        return record_forward(self.model, self.anatomy, images, self.capture, tuple(keys), self.seed, self.precision)
 
     def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
         """Maps [B, K, h, w] of methods, and their extra_outputs [B, K]."""

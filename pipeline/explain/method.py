@@ -103,7 +103,7 @@ class Method(ABC):
 
     def needs(self, anatomy: Anatomy) -> Capture:
         """What the trace must record for this method."""
-        return Capture.LAST
+        return Capture.LAST_BLOCK
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         """Why this method is not defined for a network, or None where it is."""

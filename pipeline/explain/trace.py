@@ -1,5 +1,7 @@
-"""A recorded forward of a batch, from which every method takes what it needs."""
+"""A recorded forward of a batch, from which every method takes what it needs. Recording does not change the forward."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Flag
 from typing import Any
@@ -9,47 +11,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import AttentionCall, upcast
+from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention, upcast
 from pipeline.explain.lrp_rules import LRPMode
 from pipeline.explain.readout import classifier_logits
 from schemas.run import Precision
 
-_AT_ONCE = 32
-"""Images of one batch of ``predict``, where the trace has fewer; changes nothing but speed."""
+_MIN_BATCH_SIZE = 32
+"""Batch size of ``predict`` where the trace has fewer images; changes nothing but speed."""
 
 
 class Capture(Flag):
-    """What a method needs recorded beside the last attention before the read-out."""
+    """Activations and gradients that a method needs recorded, beside the last attention before the read-out."""
 
-    LAST = 0
+    LAST_BLOCK = 0
     ATTENTION = 1
     """queries, keys and values of every block"""
     TOKENS = 2
     """inputs and outputs of every block"""
     GRAPH = 4
-    """a graph from the images to the logits; also what ``mean_output`` is made from"""
-    TO_LAST = 8 | GRAPH
-    """the gradient of the target with respect to what the last block attends to and by"""
-    TO_ATTENTION = 16 | TO_LAST | ATTENTION
-    """the same of every block"""
-    TO_IMAGES = 32 | GRAPH
-    """the gradient with respect to the images"""
-    CONSERVING = 64 | GRAPH
-    """a conserving backward beside the ordinary one"""
-    LINEARS = 128 | GRAPH
+    """a graph from the images to the logits; ``mean_block_output`` needs it too"""
+    LAST_GRADIENTS = 8 | GRAPH
+    """gradient of the target logit with respect to attention output and ``norm1`` output of the last block"""
+    ATTENTION_GRADIENTS = 16 | LAST_GRADIENTS | ATTENTION
+    """gradient with respect to the attention output of every block"""
+    IMAGE_GRADIENTS = 32 | GRAPH
+    """gradient with respect to the images"""
+    LRP_BACKWARD = 64 | GRAPH
+    """the conserving backward of ``lrp_rules`` beside the ordinary one"""
+    LINEAR_LAYERS = 128 | GRAPH
     """inputs and outputs of the linear layers of every block"""
 
 
 @dataclass
 class LinearCall:
-    """A linear layer with what went in, [B, n, in], and what came out, [B, n, out]."""
+    """A linear layer with its input [B, n, in] and its output [B, n, out]."""
 
     module: nn.Linear
     input: Tensor
     output: Tensor
 
-    def of(self, tokens: slice) -> "LinearCall":
-        """The same of some tokens, at least float32."""
+    def select(self, tokens: slice) -> "LinearCall":
+        """Return the call restricted to some tokens, at least float32."""
         return LinearCall(self.module, upcast(self.input[:, tokens]), upcast(self.output[:, tokens]))
 
 
@@ -58,19 +60,19 @@ class Gradients:
     """Gradients of each image's target logit y.
 
     Attributes:
-        attention: ∂y/∂(attention output) of each block, [B, H, n, d]; None where it was not asked for.
-        pool: the same of the attention pooler, [B, H, 1, d].
+        attention: ∂y/∂(attention output) of each block, [B, H, n, d]; None where it was not captured.
+        pooler: the same of the attention pooler, [B, H, 1, d].
         last_tokens: ∂y/∂(``norm1`` output of the last block), [B, n, D].
         images: ∂y/∂(images).
     """
 
     attention: list[Tensor | None]
-    pool: Tensor | None = None
+    pooler: Tensor | None = None
     last_tokens: Tensor | None = None
     images: Tensor | None = None
 
     def of_block(self, block: int) -> Tensor:
-        """∂y/∂(attention output) of a block."""
+        """Return ∂y/∂(attention output) of a block."""
         gradient = self.attention[block]
         assert gradient is not None, "the method did not declare that it needs the gradient to this block"
         return gradient
@@ -81,27 +83,29 @@ class Trace:
     """A recorded forward.
 
     Attributes:
-        model, anatomy: the network.
+        model: the network.
+        anatomy: its description.
         images: [B, 3, H, W], preprocessed.
-        need: what was recorded.
-        keys: a name for each image, from which methods that draw at random take their seed.
+        capture: what was recorded.
+        keys: a name for each image, from which methods that use random numbers take their seed.
         seed: of the run, likewise.
         precision: see ``explain``.
-        extra_outputs: what methods report beside their map, [B, K] by name.
+        extra_outputs: numbers that methods report beside their map, [B, K] by name.
         logits: [B, C].
         embedding: [B, N, D] or [B, h, w, D], output of the patch embedding.
-        blocks: the attention of each block; all but the last are None without ``Capture.ATTENTION``.
-        inputs: [B, n, D], of each block; all but the last are None without ``Capture.TOKENS``.
-        options: keyword arguments that each block was called with.
-        last_output: [B, n, D] of the last block.
-        linears: of each block, by name, where asked for.
-        pool: the attention pooler, where the read-out is one.
+        last_output: [B, n, D], output of the last block.
+        attention_calls: attention of each block; all but the last are None without ``Capture.ATTENTION``.
+        block_inputs: [B, n, D] of each block; all but the last are None without ``Capture.TOKENS``.
+        block_options: keyword arguments that each block was called with.
+        linear_calls: linear layers of each block by name; empty without ``Capture.LINEAR_LAYERS``.
+        pooler: call of the attention pooler, or None where the read-out has none.
+        lrp_mode: switch between the two backward passes.
     """
 
     model: Any
     anatomy: Anatomy
     images: Tensor
-    need: Capture
+    capture: Capture
     keys: tuple[str, ...]
     seed: int
     precision: Precision
@@ -109,96 +113,100 @@ class Trace:
     logits: Tensor = field(init=False)
     embedding: Tensor = field(init=False)
     last_output: Tensor = field(init=False)
-    blocks: list[AttentionCall | None] = field(default_factory=list)
-    inputs: list[Tensor | None] = field(default_factory=list)
-    options: list[dict[str, Any]] = field(default_factory=list)
-    linears: list[dict[str, LinearCall]] = field(default_factory=list)
-    pool: AttentionCall | None = None
-    rules: LRPMode = field(default_factory=LRPMode)
-    _middles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _scores: Tensor = field(init=False)
+    attention_calls: list[AttentionCall | None] = field(default_factory=list)
+    block_inputs: list[Tensor | None] = field(default_factory=list)
+    block_options: list[dict[str, Any]] = field(default_factory=list)
+    linear_calls: list[dict[str, LinearCall]] = field(default_factory=list)
+    pooler: AttentionCall | None = None
+    lrp_mode: LRPMode = field(default_factory=LRPMode)
+    _mlp_inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of norm2 and of fc2, by block
+    _scores: Tensor = field(init=False)  # the logits, with their graph
     _gradients: tuple[Tensor, Gradients] | None = None
 
     @property
-    def last(self) -> AttentionCall:
-        """The last block's attention."""
-        return self.site(-1)
+    def last_attention(self) -> AttentionCall:
+        """Attention of the last block."""
+        return self.attention(-1)
 
-    def site(self, block: int) -> AttentionCall:
-        """A block's attention."""
-        site = self.blocks[block]
-        assert site is not None, "the method did not declare that it needs the attention of every block"
-        return site
+    def attention(self, block: int) -> AttentionCall:
+        """Return the attention of a block."""
+        call = self.attention_calls[block]
+        assert call is not None, "the method did not declare that it needs the attention of every block"
+        return call
 
-    def input(self, block: int) -> Tensor:
-        """Input of a block: [B, n, D]."""
-        tokens = self.inputs[block]
+    def block_input(self, block: int) -> Tensor:
+        """Return the input of a block: [B, n, D]."""
+        tokens = self.block_inputs[block]
         assert tokens is not None, "the method did not declare that it needs the tokens of every block"
         return tokens
 
-    def output(self, block: int) -> Tensor:
-        """Output of a block: [B, n, D]."""
-        return self.last_output if block == self.anatomy.depth - 1 else self.input(block + 1)
+    def block_output(self, block: int) -> Tensor:
+        """Return the output of a block: [B, n, D]."""
+        return self.last_output if block == self.anatomy.depth - 1 else self.block_input(block + 1)
 
-    def middle(self, block: int) -> Tensor:
-        """What a block has between attention and MLP: [B, n, D]; only where there is a graph."""
-        return self._middles[block][0]
+    def block_middle(self, block: int) -> Tensor:
+        """Return the tokens between attention and MLP of a block: [B, n, D]; needs ``Capture.GRAPH``."""
+        return self._mlp_inputs[block][0]
 
-    def grid(self, patches: Tensor) -> Tensor:
-        """[B, N] or [B, K, N] → [B, K, h, w]; K is 1 where there is none."""
+    def to_grid(self, patches: Tensor) -> Tensor:
+        """Reshape [B, N] or [B, K, N] to [B, K, h, w]; K is 1 where there is none."""
         return patches.reshape(len(patches), -1, *self.anatomy.grid)
 
-    def network(self) -> torch.autocast:
-        """The context that the network's own modules run in. What methods compute stays outside."""
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network's own modules run. Methods compute outside of it."""
         return autocast(self.images, self.precision)
 
     def patch_means(self, pixels: Tensor) -> Tensor:
-        """Means over the pixels of each patch: [B, M, H, W] → [B, M, h, w]."""
+        """Compute means over the pixels of each patch: [B, M, H, W] → [B, M, h, w]."""
         (rows, columns), (height, width) = self.anatomy.grid, self.anatomy.patch
         return F.avg_pool2d(pixels[..., : rows * height, : columns * width], (height, width))
 
     def patch_sums(self, pixels: Tensor) -> Tensor:
-        """Sums over the channels and pixels of each patch: [B, 3, H, W] → [B, 1, h, w]."""
+        """Compute sums over the channels and pixels of each patch: [B, 3, H, W] → [B, 1, h, w]."""
         height, width = self.anatomy.patch
         return self.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
 
-    def features(self, vector: Tensor) -> Tensor:
-        """What the classifier sees of token vectors [..., D]: final norm, then ``fc_norm``."""
-        with self.network():
-            return self.model.fc_norm(self.model.norm(vector))
+    def features(self, tokens: Tensor) -> Tensor:
+        """Compute the input of the classifier from tokens [..., D]: final norm, then ``fc_norm``."""
+        with self.autocast():
+            return self.model.fc_norm(self.model.norm(tokens))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits [..., C] of features [..., D]. Of a distilled network the mean of its two classifiers."""
-        with self.network():
+        """Compute logits [..., C] of features [..., D]; of a distilled network the mean of its two classifiers."""
+        with self.autocast():
             return classifier_logits(self.model, features)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits [M, C] of other images [M, 3, H, W], a batch at a time."""
-        room = max(len(self.images), _AT_ONCE)
-        with torch.no_grad(), self.network():
-            return torch.cat([self.model(part) for part in images.split(room)]).to(self.images.dtype)
+        """Compute the logits [M, C] of other images [M, 3, H, W], batch by batch."""
+        batch_size = max(len(self.images), _MIN_BATCH_SIZE)
+        with torch.no_grad(), self.autocast():
+            return torch.cat([self.model(batch) for batch in images.split(batch_size)]).to(self.images.dtype)
 
-    def gradient_at(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Gradient of the target logit with respect to other images, at these: [B, 3, H, W].
+    def image_gradient(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Compute the gradient of the target logit with respect to other images.
 
         Args:
+            images: [B, 3, H, W].
             targets: int64 [B, 1].
+
+        Returns:
+            [B, 3, H, W].
         """
         images = images.detach().requires_grad_()
-        with torch.enable_grad(), self.network():
+        with torch.enable_grad(), self.autocast():
             score = self.model(images).gather(1, targets).sum()
         (gradient,) = torch.autograd.grad(score, [images])
         return gradient
 
-    def mean_output(self, block: int) -> Tensor:
-        """Mean over all n tokens of a block's output, with the graph: [B, D].
+    def mean_block_output(self, block: int) -> Tensor:
+        """Compute the mean over all n tokens of a block's output, with the graph: [B, D].
 
-        The last layer of the MLP is linear, so its output's mean is its output of the mean: one token
-        goes through it, and in the backward pass, where all n would.
+        The last layer of the MLP is linear, so the mean of its outputs is its output for the mean: one token
+        passes through it instead of n, forward and backward.
         """
-        middle, hidden = self._middles[block]
+        middle, hidden = self._mlp_inputs[block]
         module = self.model.blocks[block]
-        with self.network():
+        with self.autocast():
             branch = module.mlp.fc2(hidden.mean(1))
         if getattr(module, "gamma_2", None) is not None:
             branch = module.gamma_2 * branch
@@ -207,51 +215,171 @@ class Trace:
         return middle.mean(1) + branch
 
     def gradients(self, targets: Tensor) -> Gradients:
-        """Gradients of each image's target logit, all from one backward, which the methods share.
+        """Compute the captured gradients of each image's target logit by one backward, which all methods share.
 
         Args:
             targets: int64 [B, 1].
         """
         if self._gradients is not None:
-            before, found = self._gradients
-            if before is targets or torch.equal(before, targets):  # to compare values, a GPU has to be waited for
-                return found
-        self._gradients = targets, self._backward(targets)
+            earlier_targets, gradients = self._gradients
+            # Comparing values waits for a GPU, so identity is tried first.
+            if earlier_targets is targets or torch.equal(earlier_targets, targets):
+                return gradients
+        self._gradients = targets, self._compute_gradients(targets)
         return self._gradients[1]
 
-    def _backward(self, targets: Tensor) -> Gradients:
-        every = Capture.TO_ATTENTION in self.need
-        wanted: dict[str, Tensor] = {}
-        if Capture.TO_LAST in self.need:
-            wanted["last_tokens"] = self.last.tokens
-            for index, site in enumerate(self.blocks):
-                if site is not None and (every or index == self.anatomy.depth - 1):
-                    wanted[f"attention {index}"] = site.attention.output
-            if self.pool is not None:
-                wanted["pool"] = self.pool.attention.output
-        if Capture.TO_IMAGES in self.need:
-            wanted["images"] = self.images
-        found = dict(zip(wanted, self.backward(self.target(targets), list(wanted.values())), strict=True))
-        attention = [found.get(f"attention {index}") for index in range(self.anatomy.depth)]
-        return Gradients(attention, found.get("pool"), found.get("last_tokens"), found.get("images"))
+    def _compute_gradients(self, targets: Tensor) -> Gradients:
+        all_blocks = Capture.ATTENTION_GRADIENTS in self.capture
+        inputs: dict[str, Tensor] = {}
+        if Capture.LAST_GRADIENTS in self.capture:
+            inputs["last_tokens"] = self.last_attention.tokens
+            for index, call in enumerate(self.attention_calls):
+                if call is not None and (all_blocks or index == self.anatomy.depth - 1):
+                    inputs[f"attention {index}"] = call.output
+            if self.pooler is not None:
+                inputs["pooler"] = self.pooler.output
+        if Capture.IMAGE_GRADIENTS in self.capture:
+            inputs["images"] = self.images
+        computed = self.backward(self.target_score(targets), list(inputs.values()))
+        gradients = dict(zip(inputs, computed, strict=True))
+        attention = [gradients.get(f"attention {index}") for index in range(self.anatomy.depth)]
+        return Gradients(attention, gradients.get("pooler"), gradients.get("last_tokens"), gradients.get("images"))
 
-    def target(self, targets: Tensor) -> Tensor:
-        """Sum of the target logits: an image's logit depends on no other image, so one backward serves all."""
+    def target_score(self, targets: Tensor) -> Tensor:
+        """Sum the target logits: an image's logit depends on no other image, so one backward serves all.
+
+        Args:
+            targets: int64 [B, 1].
+        """
         with torch.enable_grad():
             return self._scores.gather(1, targets).sum()
 
     @staticmethod
     def backward(score: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Gradients of a scalar; the graph stays."""
+        """Compute the gradients of a scalar with respect to ``inputs``; the graph is kept."""
         return torch.autograd.grad(score, inputs, retain_graph=True)
 
 
+def record_forward(
+    model: nn.Module,
+    anatomy: Anatomy,
+    images: Tensor,
+    capture: Capture,
+    keys: tuple[str, ...],
+    seed: int,
+    precision: Precision = "full",
+) -> Trace:
+    """Run one forward and record it. Call it inside ``preserve_model_state(model)``.
+
+    Args:
+        model: the network.
+        anatomy: its description.
+        images: [B, 3, H, W], preprocessed, of the network's dtype and device.
+        capture: union of what the methods need.
+        keys: see ``Trace``.
+        seed: see ``Trace``.
+        precision: see ``explain``.
+    """
+    graph = Capture.GRAPH in capture
+    images = (images.clone() if images.is_inference() else images.detach()).requires_grad_(graph)
+    trace = Trace(model, anatomy, images, capture, keys, seed, precision)
+    parts: Any = model
+    last = anatomy.depth - 1
+
+    def after_embedding(module: nn.Module, args: Any, output: Tensor) -> None:
+        trace.embedding = output
+
+    def before_block(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            trace.block_inputs.append(args[0] if Capture.TOKENS in capture or index == last else None)
+            trace.block_options.append(options)
+
+        return hook
+
+    def after_attention(index: int) -> Callable[[AttentionCall], None]:
+        def on_call(call: AttentionCall) -> None:
+            trace.attention_calls.append(call if Capture.ATTENTION in capture or index == last else None)
+
+        return on_call
+
+    def after_pooler(call: AttentionCall) -> None:
+        trace.pooler = call
+
+    def before_norm2(module: nn.Module, args: tuple[Any, ...]) -> None:
+        trace._mlp_inputs.append((args[0], args[0]))
+
+    def before_fc2(module: nn.Module, args: tuple[Any, ...]) -> None:
+        trace._mlp_inputs[-1] = (trace._mlp_inputs[-1][0], args[0])
+
+    def after_linear(index: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
+            trace.linear_calls[index][name] = LinearCall(module, args[0], output)
+
+        return hook
+
+    def after_last_block(module: nn.Module, args: Any, output: Tensor) -> None:
+        trace.last_output = output
+
+    with ExitStack() as stack:
+        if Capture.LRP_BACKWARD in capture:
+            stack.enter_context(trace.lrp_mode)
+        stack.enter_context(parts.patch_embed.register_forward_hook(after_embedding))
+        for index, block in enumerate(parts.blocks):
+            stack.enter_context(block.register_forward_pre_hook(before_block(index), with_kwargs=True))
+            stack.enter_context(capture_attention(block.attn, after_attention(index)))
+            if graph:
+                stack.enter_context(block.norm2.register_forward_pre_hook(before_norm2))
+                stack.enter_context(block.mlp.fc2.register_forward_pre_hook(before_fc2))
+            if Capture.LINEAR_LAYERS in capture:
+                trace.linear_calls.append({})
+                for name in ("qkv", "proj", "fc1", "fc2"):
+                    layer = getattr(block.attn, name, None) or getattr(block.mlp, name)
+                    stack.enter_context(layer.register_forward_hook(after_linear(index, name)))
+        stack.enter_context(parts.blocks[-1].register_forward_hook(after_last_block))
+        if anatomy.readout == "pool":
+            stack.enter_context(capture_attention(parts.attn_pool, after_pooler))
+        with torch.set_grad_enabled(graph), trace.autocast():
+            trace._scores = model(images)
+    trace.logits = trace._scores.detach()
+    if graph and anatomy.readout == "token":
+        trace._scores = _scores_of_read_tokens(trace)
+    return trace
+
+
+def _scores_of_read_tokens(trace: Trace) -> Tensor:
+    """Recompute the logits behind the last attention from only the tokens that the classifier reads.
+
+    A backward from here does not carry the zeros of all other tokens through the last block.
+    """
+    reads, model = trace.anatomy.read_tokens, trace.model
+    with torch.enable_grad(), trace.autocast(), ExitStack() as stack:
+        if Capture.LRP_BACKWARD in trace.capture:
+            stack.enter_context(trace.lrp_mode)
+        with ReplaceAttentionOutput(trace.last_attention.output[:, :, :reads]):
+            tokens = model.blocks[-1](trace.block_input(-1)[:, :reads])
+        scores: Tensor = model.forward_head(model.norm(tokens))
+    return scores
+
+
 def select_classes(values: Tensor, targets: Tensor) -> Tensor:
-    """Of values [B, N, C] those of the target classes [B, K]: [B, K, N]."""
+    """Select the target classes.
+
+    Args:
+        values: [B, N, C].
+        targets: int64 [B, K].
+
+    Returns:
+        [B, K, N].
+    """
     return values.gather(2, targets[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2)
 
 
 def autocast(images: Tensor, precision: Precision) -> torch.autocast:
-    """Autocast to a half precision, or to none. Casts of weights are not kept: in training the weights change."""
+    """Return an autocast context for a precision. Casts of weights are not cached: in training the weights change.
+
+    Args:
+        images: a tensor on the device of the model.
+        precision: ``full`` means no autocast.
+    """
     dtype = torch.bfloat16 if precision == "full" else getattr(torch, precision)
     return torch.autocast(images.device.type, dtype, enabled=precision != "full", cache_enabled=False)

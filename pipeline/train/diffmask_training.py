@@ -21,8 +21,7 @@ from pipeline.explain.diffmask_gates import (
 from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
-from pipeline.explain.record import record
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Capture, Trace, record_forward
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
 from pipeline.train.trainer import clip_gradients
@@ -245,7 +244,7 @@ class DiffMaskTraining:
     def _trace(self, images: Tensor) -> Trace:
         keys = ("",) * len(images)
         with torch.no_grad():
-            return record(self.model, self.anatomy, images, Capture.TOKENS, keys, 0, self.precision)
+            return record_forward(self.model, self.anatomy, images, Capture.TOKENS, keys, 0, self.precision)
 
     def _update_averages(self, depth: int, metrics: Mapping[str, float]) -> None:
         decay = _DECAY if self.average["steps"][depth] else 0.0  # the first metrics are taken as they are

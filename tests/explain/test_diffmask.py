@@ -24,8 +24,7 @@ from pipeline.explain.diffmask_gates import (
 )
 from pipeline.explain.load import weights_hash
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.record import record
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Capture, Trace, record_forward
 from pipeline.train.diffmask_training import initialize_gates
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
@@ -54,7 +53,7 @@ def test_gates_equal_their_golden_values(artifact: Path) -> None:
     assert torch.equal(maps[:, 0], maps[:, 1])
     gates = DiffMaskGates.from_tensors(load_file(artifact)).double()
     with preserve_model_state(model), torch.no_grad():
-        trace = record(model, describe(model), images, Capture.TOKENS, ("",) * 3, 0)
+        trace = record_forward(model, describe(model), images, Capture.TOKENS, ("",) * 3, 0)
         logits = gates.logits(hidden_states(trace))
         assert close(logits.unflatten(2, (6, 6)), data["diffmask_logits"])
         assert close(expected_gate(logits).unflatten(2, (6, 6)), data["diffmask_expected_gate"])
@@ -104,7 +103,7 @@ def test_gates_begin_all_but_open() -> None:
 def traced(model: nn.Module) -> tuple[Trace, DiffMaskGates]:
     anatomy = describe(model)
     gates = initialize_gates(anatomy.width, anatomy.depth, 1.0, 0).to(next(model.parameters()))
-    return record(model, anatomy, images_for(model), Capture.TOKENS, ("",) * 3, 0), gates
+    return record_forward(model, anatomy, images_for(model), Capture.TOKENS, ("",) * 3, 0), gates
 
 
 @torch.no_grad()

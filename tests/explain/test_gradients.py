@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from pipeline.explain import AGCAM, LeGrad, describe, explain, methods
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.record import record
-from pipeline.explain.trace import Capture
+from pipeline.explain.trace import Capture, record_forward
 
 
 def test_generic_attention_is_the_written_out_product(family: nn.Module) -> None:
@@ -94,8 +93,8 @@ def test_the_gradient_to_attention_agrees_with_finite_differences() -> None:
     anatomy = describe(model)
     targets = torch.tensor([[TARGET]])
     with preserve_model_state(model):
-        trace = record(model, anatomy, images, Capture.TO_ATTENTION, ("a",), 0)
-        slopes = [trace.site(b).attention.gradient(trace.gradients(targets).of_block(b)) for b in range(3)]
+        trace = record_forward(model, anatomy, images, Capture.ATTENTION_GRADIENTS, ("a",), 0)
+        slopes = [trace.attention(b).gradient(trace.gradients(targets).of_block(b)) for b in range(3)]
     step = 1e-6
     for block, (head, query, key) in [(0, (1, 5, 9)), (1, (3, 0, 2)), (2, (2, 0, 7))]:
 
@@ -147,9 +146,9 @@ def test_nothing_is_recorded_that_no_method_asked_for() -> None:
     model = small_vit()
     anatomy = describe(model)
     with preserve_model_state(model):
-        trace = record(model, anatomy, images_for(model), Capture.LAST, ("a", "b", "c"), 0)
-    assert trace.blocks[:-1] == [None, None]
-    assert trace.inputs[:-1] == [None, None]
+        trace = record_forward(model, anatomy, images_for(model), Capture.LAST_BLOCK, ("a", "b", "c"), 0)
+    assert trace.attention_calls[:-1] == [None, None]
+    assert trace.block_inputs[:-1] == [None, None]
     assert not trace.logits.requires_grad
-    assert not trace.last.attention.output.requires_grad
-    assert Explainer(model, anatomy, (methods["attention"](),), 0).need == Capture.LAST
+    assert not trace.last_attention.output.requires_grad
+    assert Explainer(model, anatomy, (methods["attention"](),), 0).capture == Capture.LAST_BLOCK

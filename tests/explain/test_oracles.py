@@ -9,7 +9,7 @@ from support import FAMILIES, images_for, small_vit
 from torch import nn
 
 from pipeline.explain import LeGrad, ReciproCAM, describe, explain, methods
-from pipeline.explain.attribution.reciprocam import _weights
+from pipeline.explain.attribution.reciprocam import mask_weights
 
 
 def test_attention_is_the_class_row_of_the_matrix_that_the_unfused_network_uses() -> None:
@@ -98,7 +98,7 @@ def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str, block: 
     model(image[None])
     handle.remove()
     logits = []
-    for row in _weights(kernel, anatomy.grid):  # type: ignore[arg-type]
+    for row in mask_weights(kernel, anatomy.grid):  # type: ignore[arg-type]
         mask = torch.cat([ones, row])[None, :, None]
         if anatomy.readout == "pool":
             handles = [model.attn_pool.register_forward_pre_hook(lambda _, args, m=mask: (args[0] * m,))]
@@ -150,11 +150,11 @@ def test_the_authors_code_masks_the_block_before_the_last(family: nn.Module) -> 
 
 
 def test_the_kernel_is_cut_at_the_border_and_not_renormalised() -> None:
-    sums = _weights("gaussian", (4, 5)).sum(1).reshape(4, 5)
+    sums = mask_weights("gaussian", (4, 5)).sum(1).reshape(4, 5)
     assert sums[0, 0] == sums[3, 4] == 0.5625
     assert sums[0, 2] == sums[2, 0] == 0.75
     assert sums[1, 1] == sums[2, 3] == 1.0
-    assert torch.equal(_weights("single", (3, 2)), torch.eye(6, dtype=torch.float64))
+    assert torch.equal(mask_weights("single", (3, 2)), torch.eye(6, dtype=torch.float64))
 
 
 def test_reciprocam_is_constant_where_attention_has_no_effect() -> None:
@@ -168,7 +168,7 @@ def test_reciprocam_is_constant_where_attention_has_no_effect() -> None:
 def test_the_chunk_of_masked_copies_does_not_matter(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vit(**FAMILIES["mean"])
     expected = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
-    monkeypatch.setattr(sys.modules[ReciproCAM.__module__], "_TOKENS_AT_ONCE", tokens)
+    monkeypatch.setattr(sys.modules[ReciproCAM.__module__], "_CHUNK_SIZE", tokens)
     found = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
     assert torch.allclose(found, expected, rtol=0, atol=1e-14)
 

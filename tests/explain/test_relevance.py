@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from pipeline.explain import describe, methods
 from pipeline.explain.attribution import transformer_attribution
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.record import record
-from pipeline.explain.trace import LinearCall
+from pipeline.explain.trace import LinearCall, record_forward
 
 
 def frozen(model: nn.Module, images: Tensor) -> Tensor:
@@ -104,12 +103,12 @@ def test_transformer_attribution_hands_all_relevance_on(kind: str) -> None:
     anatomy = describe(model)
     targets = torch.full((3, 1), TARGET)
     with preserve_model_state(model), torch.no_grad():
-        trace = record(model, anatomy, images_for(model), method.needs(anatomy), ("a", "b", "c"), 0)
-        relevance = transformer_attribution._of_class_token(trace, targets)
+        trace = record_forward(model, anatomy, images_for(model), method.needs(anatomy), ("a", "b", "c"), 0)
+        relevance = transformer_attribution._class_token_relevance(trace, targets)
         for block in (2, 1):
             assert torch.allclose(relevance.sum((1, 2)), torch.ones(3, dtype=torch.float64), atol=1e-6)
-            of_attention, relevance = transformer_attribution._through_block(trace, block, relevance)
-            assert of_attention.shape[2] == (1 if block == 2 else relevance.shape[1])
+            attention_relevance, relevance = transformer_attribution._through_block(trace, block, relevance)
+            assert attention_relevance.shape[2] == (1 if block == 2 else relevance.shape[1])
     assert relevance.abs().sum() > 0
 
 

@@ -10,8 +10,7 @@ from support import FAMILIES, images_for, small_vit
 from torch import Tensor
 
 from pipeline.explain import RISE, describe
-from pipeline.explain.record import record
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Capture, Trace, record_forward
 from pipeline.utils.random import rng_for
 
 
@@ -60,7 +59,7 @@ def traced(count: int) -> Trace:
     """A trace of one white image under so many keys."""
     model = small_vit()
     images = torch.ones(count, 3, 48, 48, dtype=torch.float64)
-    return record(model, describe(model), images, Capture.LAST, tuple(map(str, range(count))), seed=0)
+    return record_forward(model, describe(model), images, Capture.LAST_BLOCK, tuple(map(str, range(count))), seed=0)
 
 
 def rise_where(monkeypatch: pytest.MonkeyPatch, trace: Trace, probability: Any, method: RISE) -> Tensor:

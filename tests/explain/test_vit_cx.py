@@ -122,4 +122,4 @@ def test_vit_cx_of_a_feature_map_that_overflows_is_flagged() -> None:
 
 
 def test_one_feature_map_is_one_cluster() -> None:
-    assert vit_cx._labels(torch.tensor([[2.0]]), 0.1) == [0]
+    assert vit_cx._cluster_labels(torch.tensor([[2.0]]), 0.1) == [0]

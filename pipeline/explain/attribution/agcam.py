@@ -21,14 +21,14 @@ class AGCAM(Method):
 
     E = Σ_l Σ_h read-out row of ReLU(G_l) ⊙ σ(S_l), patch columns, with S_l = q kᵀ/√d before the softmax and
     G_l = ∂y_c/∂A_l. Mean read-out: the product is averaged over the patch queries. An attention pooler is
-    one more layer behind the blocks, which are then read like those of the mean.
+    one more layer after the blocks; the blocks are then read as for the mean.
 
     The authors' code detaches the input of every self-attention, so that the gradient reaches A_l along skip
-    connections and MLPs only; that is followed here. The tokens that the read-out reads are run through the
-    blocks once more, with what attention gave them put in as leaves: for a class token that is one token.
+    connections and MLPs only; this implementation does the same. The tokens that the read-out reads are run
+    through the blocks again, with their attention outputs as leaves: for a class token that is one token.
 
     Options:
-        full_gradient: take the ordinary gradient, nothing detached. Maps of the two correlate at about 0.8.
+        full_gradient: use the ordinary gradient, nothing detached. Maps of the two correlate at about 0.8.
     """
 
     base_name = "agcam"
@@ -38,51 +38,49 @@ class AGCAM(Method):
     full_gradient: bool = False
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.TO_ATTENTION if self.full_gradient else Capture.TOKENS | Capture.ATTENTION
+        return Capture.ATTENTION_GRADIENTS if self.full_gradient else Capture.TOKENS | Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         if self.full_gradient:
             shared = trace.gradients(targets)
-            gradients, of_pool = [shared.of_block(block) for block in range(trace.anatomy.depth)], shared.pool
+            gradients, pooler_gradient = [shared.of_block(block) for block in range(trace.anatomy.depth)], shared.pooler
         else:
-            gradients, of_pool = _detached(trace, targets)
+            gradients, pooler_gradient = _detached_gradients(trace, targets)
         rows = readout_queries(trace)
-        total = trace.images.new_zeros(len(trace.images), trace.last.tokens.shape[1])
+        total = trace.images.new_zeros(len(trace.images), trace.last_attention.tokens.shape[1])
         for block, gradient in enumerate(gradients):
-            attention = trace.site(block).attention
+            attention = trace.attention(block)
             product = attention.gradient(gradient, rows).relu_().mul_(attention.scores(rows).sigmoid_())
             total += product.mean(2).sum(1)
-        if trace.pool is not None:
-            assert of_pool is not None
-            pool = trace.pool.attention
-            total += (pool.gradient(of_pool).relu_() * pool.scores().sigmoid_())[:, :, 0].sum(1)
-        return trace.grid(total[:, trace.anatomy.prefix_tokens :])
+        if trace.pooler is not None:
+            assert pooler_gradient is not None
+            gradient = trace.pooler.gradient(pooler_gradient)
+            total += (gradient.relu_() * trace.pooler.scores().sigmoid_())[:, :, 0].sum(1)
+        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :])
 
 
-def _detached(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """Gradients with the input of every self-attention detached: [B, H, r, d] of each block, and of the pooler.
+def _detached_gradients(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """Compute gradients with the input of every self-attention detached: [B, H, r, d] of each block, and of the pooler.
 
-    r are the tokens that the read-out reads; no others have such a gradient.
+    The r tokens are those that the read-out reads; no others have such a gradient.
     """
-    reads = trace.anatomy.read_tokens or trace.last.tokens.shape[1]
+    reads = trace.anatomy.read_tokens or trace.last_attention.tokens.shape[1]
     leaves = [
-        trace.site(block).attention.output[:, :, :reads].detach().requires_grad_()
-        for block in range(trace.anatomy.depth)
+        trace.attention(block).output[:, :, :reads].detach().requires_grad_() for block in range(trace.anatomy.depth)
     ]
-    tokens = trace.input(0)[:, :reads].detach()
-    pools: list[AttentionCall] = []
+    tokens = trace.block_input(0)[:, :reads].detach()
+    pooler_calls: list[AttentionCall] = []
     with ExitStack() as stack:
-        if trace.pool is not None:
-            stack.enter_context(capture_attention(trace.model.attn_pool, pools.append))
+        if trace.pooler is not None:
+            stack.enter_context(capture_attention(trace.model.attn_pool, pooler_calls.append))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(trace.network())
-        for block in trace.model.blocks:  # a gate of the output reads the input too
+        stack.enter_context(trace.autocast())
+        for block in trace.model.blocks:  # a gate on the output reads the input too
             stack.enter_context(block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:])))
         for block, leaf in zip(trace.model.blocks, leaves, strict=True):
             with ReplaceAttentionOutput(leaf):
                 tokens = block(tokens)
         logits = trace.model.forward_head(trace.model.norm(tokens))
         score = logits.gather(1, targets).sum()
-    of_pool = [site.attention.output for site in pools]
-    gradients = trace.backward(score, leaves + of_pool)
-    return list(gradients[: len(leaves)]), gradients[-1] if of_pool else None
+    gradients = trace.backward(score, leaves + [call.output for call in pooler_calls])
+    return list(gradients[: len(leaves)]), gradients[-1] if pooler_calls else None

@@ -15,7 +15,7 @@ from pipeline.explain.trace import Trace
 class RawAttention(Method):
     """Attention of the read-out to each patch in the last layer, mean over heads.
 
-    E = mean_h A_L[h, read-out, patches]. Cost: none beyond the forward.
+    E = mean_h A_L[h, read-out, patches]. Cost: nothing beyond the forward.
     """
 
     base_name = "attention"
@@ -25,4 +25,4 @@ class RawAttention(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         row = readout_attention(trace).mean(1)
-        return trace.grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])

@@ -1,4 +1,4 @@
-"""Controls: maps that know less than any method should. Every table shows them."""
+"""Controls: maps that any method should beat. Every table shows them."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from pipeline.utils.random import rng_for
 
 @dataclass(frozen=True)
 class Control(Method):
-    """Base of the controls."""
+    """Base class of the controls."""
 
     kind = "control"
     class_specific = False
@@ -26,9 +26,9 @@ class Control(Method):
 @methods.register
 @dataclass(frozen=True)
 class Center(Control):
-    """A Gaussian in the middle of the picture: where photographers put things.
+    """A Gaussian in the middle of the image, where photographers put things.
 
-    E = exp(−(x² + y²) / 2σ²) at the patch centres, with x and y from −1 to 1 across the grid and σ = ½.
+    E = exp(−(x² + y²) / 2σ²) at the patch centers, with x and y from −1 to 1 across the grid and σ = ½.
     """
 
     base_name = "center"
@@ -38,14 +38,14 @@ class Center(Control):
         rows, columns = trace.anatomy.grid
         y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows * 2 - 1
         x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
-        bump = torch.exp(-2 * (y[:, None] ** 2 + x[None, :] ** 2))
-        return bump.to(trace.images).expand(len(trace.images), 1, -1, -1)
+        gaussian = torch.exp(-2 * (y[:, None] ** 2 + x[None, :] ** 2))
+        return gaussian.to(trace.images).expand(len(trace.images), 1, -1, -1)
 
 
 @methods.register
 @dataclass(frozen=True)
 class Uniform(Control):
-    """The same value everywhere: what a metric gives for nothing. The map is 1."""
+    """The same value everywhere: the score that a metric gives without any information. The map is 1."""
 
     base_name = "uniform"
 
@@ -56,7 +56,7 @@ class Uniform(Control):
 @methods.register
 @dataclass(frozen=True)
 class Random(Control):
-    """Noise, uniform in [0, 1), from the key of the image and the seed of the run alone."""
+    """Noise, uniform in [0, 1), from only the key of the image and the seed of the run."""
 
     base_name = "random"
 
@@ -68,7 +68,7 @@ class Random(Control):
 @methods.register
 @dataclass(frozen=True)
 class Edges(Control):
-    """Edge strength of the picture, which no network is needed for.
+    """Edge strength of the image, which needs no network.
 
     E = mean over the pixels of a patch of the Sobel gradient magnitude of the mean of the channels.
     """
@@ -77,8 +77,8 @@ class Edges(Control):
     paper = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        grey = F.pad(trace.images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        across = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
-        kernels = torch.stack([across, across.T])[:, None]
-        strength = F.conv2d(grey, kernels).square().sum(1, keepdim=True).sqrt()
+        gray = F.pad(trace.images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        horizontal = gray.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+        kernels = torch.stack([horizontal, horizontal.T])[:, None]
+        strength = F.conv2d(gray, kernels).square().sum(1, keepdim=True).sqrt()
         return trace.patch_means(strength)

@@ -13,13 +13,13 @@ from pipeline.explain.trace import Capture, Trace
 @methods.register
 @dataclass(frozen=True)
 class CPLRP(Method):
-    """Relevance that is conserved from the logit down to the patches.
+    """Relevance that is conserved from the logit back to the patches.
 
     E_i = Σ_d e_id g_id with e the patch embedding's output [N, D] (before class token and positions) and g the
     gradient of y_c in a graph with the same values but other derivatives: layer norm divides by a constant
     standard deviation, attention probabilities are constants (q and k carry no gradient), GELU(x) is x times
-    the constant Φ(x). Signed. In a network without biases the relevance of all inputs, class token and
-    positions among them, sums to the logit. Cost: a backward of its own (≈1 forward) through the shared graph.
+    the constant Φ(x). Signed. In a network without biases the relevance of all inputs, including class
+    token and positions, sums to the logit. Cost: a backward of its own (≈1 forward) through the shared graph.
 
     LXT calls this attention rule CP-LRP and combines it for ViTs with zennit's γ-rules; none are used here.
     """
@@ -29,16 +29,16 @@ class CPLRP(Method):
     cost = "≈1"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.CONSERVING
+        return Capture.LRP_BACKWARD
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.norm != "LayerNorm":
-            return f"its rule is written for LayerNorm, not {anatomy.norm}"
+            return f"its rule is defined for LayerNorm, not {anatomy.norm}"
         if not anatomy.activation.startswith("GELU") or anatomy.mlp != "Mlp":
-            return f"its rule is written for an MLP with GELU, not {anatomy.mlp} with {anatomy.activation}"
+            return f"its rule is defined for an MLP with GELU, not {anatomy.mlp} with {anatomy.activation}"
         return None
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        with trace.rules.conserving():
-            (gradient,) = trace.backward(trace.target(targets), [trace.embedding])
-        return trace.grid((trace.embedding * gradient).sum(-1).flatten(1))
+        with trace.lrp_mode.lrp_backward():
+            (gradient,) = trace.backward(trace.target_score(targets), [trace.embedding])
+        return trace.to_grid((trace.embedding * gradient).sum(-1).flatten(1))

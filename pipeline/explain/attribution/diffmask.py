@@ -11,16 +11,15 @@ from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.diffmask_gates import DiffMaskGates, keep_probability
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.record import record
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Capture, Trace, record_forward
 from schemas.errors import UsageError
 
 
 @methods.register
 @dataclass(frozen=True)
 class DiffMask(LearnedMethod):
-    """Probability that a patch is kept by gates which learnt to keep as few as the prediction needs.
+    """Probability that a patch is kept by gates trained to keep as few patches as the prediction needs.
 
     A probe for each of L + 2 hidden states h⁰ … h^{L+1} gives a gate logit a_l = 15 tanh(W2 tanh(W1 [h⁰; hˡ] + b1)
     + b2) + add [N]; E = Π_l P(z_l ≠ 0) with P(z ≠ 0) = σ(a + 0.2 ln 5), the hard concrete distribution's. The mask
@@ -41,8 +40,8 @@ class DiffMask(LearnedMethod):
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.TOKENS
 
-    def check(self) -> None:
-        super().check()
+    def check_artifact(self) -> None:
+        super().check_artifact()
         self._gates(torch.device("cpu"), torch.float32)
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
@@ -55,54 +54,60 @@ class DiffMask(LearnedMethod):
         return None
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        return trace.grid(self._keep(trace).prod(1))
+        return trace.to_grid(self._keep_probability(trace).prod(1))
 
     def gates(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Keep probability of every probe: [B, L + 2, h, w].
+        """Compute the keep probability of every probe: [B, L + 2, h, w].
 
         Args:
+            model: the network that the gates were trained for.
             images: [B, 3, H, W], preprocessed.
         """
         anatomy = describe(model)
         with preserve_model_state(model), torch.no_grad():
-            trace = record(model, anatomy, images, Capture.TOKENS, ("",) * len(images), 0)
-            return trace.grid(self._keep(trace))
+            trace = record_forward(model, anatomy, images, Capture.TOKENS, ("",) * len(images), 0)
+            return trace.to_grid(self._keep_probability(trace))
 
-    def _keep(self, trace: Trace) -> Tensor:
-        """[B, L + 2, N]."""
+    def _keep_probability(self, trace: Trace) -> Tensor:
+        """Compute keep probabilities: [B, L + 2, N]."""
         like = trace.images
         gates = self._gates(like.device, like.dtype)
         return keep_probability(gates.logits([state.to(like) for state in hidden_states(trace)]))
 
     def _gates(self, device: torch.device, dtype: torch.dtype) -> DiffMaskGates:
-        return _gates(self.artifact, self.learned.digest, device, dtype)
+        return _cached_gates(self.artifact, self.loaded_artifact.digest, device, dtype)
 
 
 def hidden_states(trace: Trace) -> list[Tensor]:
-    """h⁰ … h^{L+1}, patch tokens [B, N, D]: embedding, the first block's input, the output of every block."""
+    """Return h⁰ … h^{L+1}, patch tokens [B, N, D]: embedding, input of the first block, output of every block."""
     prefix = trace.anatomy.prefix_tokens
-    outputs = [trace.output(block) for block in range(trace.anatomy.depth)]
-    return [trace.embedding.flatten(1, -2), *(tokens[:, prefix:] for tokens in (trace.input(0), *outputs))]
+    outputs = [trace.block_output(block) for block in range(trace.anatomy.depth)]
+    return [trace.embedding.flatten(1, -2), *(tokens[:, prefix:] for tokens in (trace.block_input(0), *outputs))]
 
 
 def masked_logits(model: nn.Module, gates: DiffMaskGates, trace: Trace, keep: Tensor) -> Tensor:
-    """Logits [B, C] where patches give way to the placeholder, in front of class token and positions.
+    """Compute logits [B, C] with patches replaced by the placeholder, before class token and positions are added.
 
     Args:
+        model: the network.
+        gates: hold the placeholder.
+        trace: a recorded forward of the images.
         keep: z, [B, N] in [0, 1].
     """
     embedding = trace.embedding
     masked = gates.masked(embedding.flatten(1, -2), keep).reshape(embedding.shape)
-    parts: nn.Module = model.patch_embed  # type: ignore[assignment]
-    with parts.register_forward_hook(lambda *_: masked), trace.network():
+    patch_embed: nn.Module = model.patch_embed  # type: ignore[assignment]
+    with patch_embed.register_forward_hook(lambda *_: masked), trace.autocast():
         logits: Tensor = model(trace.images)
     return logits
 
 
 @lru_cache(maxsize=4)
-def _gates(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> DiffMaskGates:
-    """Gates where they are used, kept between batches."""
+def _cached_gates(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> DiffMaskGates:
+    """Load gates onto a device, cached between batches."""
     try:
         return DiffMaskGates.from_tensors(read_artifact(file).tensors).requires_grad_(False).to(device, dtype)
     except ValueError as error:
-        raise UsageError(f"{file}: holds no gates of Vision DiffMask ({error})") from None
+        raise UsageError(
+            f"{file}: is not an artifact of Vision DiffMask ({error}); make one with vitatlas train diffmask"
+        ) from None

@@ -19,12 +19,12 @@ class GenericAttention(Method):
 
     R = I; for l = 1 … L: R ← R + C_l R with C_l = mean_h ReLU(G_l ⊙ A_l), G_l = ∂y_c/∂A_l [H, n, n] the
     gradient of the class logit; E = read-out row of R = (I + C_L) … (I + C_1), patch columns. Rows are not
-    normalised. With an attention pooler its row, weighted likewise, stands in front of the product.
+    normalised. With an attention pooler its row, weighted likewise, is the first factor of the product.
 
-    Only one row of R is read, so the row is multiplied through the layers. Cost: the shared backward
+    Only one row of R is read, so this row is multiplied through the layers. Cost: the shared backward
     (≈1 forward), and the attention matrices one block at a time.
 
-    The authors' notebook for CLIP takes the last layers only; their ViT notebook, followed here, takes all.
+    The authors' notebook for CLIP uses the last layers only; their ViT notebook, followed here, uses all.
     """
 
     base_name = "generic_attention"
@@ -32,22 +32,22 @@ class GenericAttention(Method):
     cost = "≈1.3, of which 1 shared"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.TO_ATTENTION
+        return Capture.ATTENTION_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets)
-        if trace.pool is not None:
-            assert gradients.pool is not None
-            pool = trace.pool.attention
-            row = pool.gradient(gradients.pool).mul_(pool.probabilities()).relu_().mean(1)[:, 0]
+        if trace.pooler is not None:
+            assert gradients.pooler is not None
+            pooler = trace.pooler
+            row = pooler.gradient(gradients.pooler).mul_(pooler.probabilities()).relu_().mean(1)[:, 0]
             rows = slice(None)
         else:
             row = readout_weights(trace)
             rows = readout_queries(trace)
         for block in reversed(range(trace.anatomy.depth)):
-            attention = trace.site(block).attention
+            attention = trace.attention(block)
             weighted = attention.probabilities(rows)
             weighted = weighted.mul_(attention.gradient(gradients.of_block(block), rows)).relu_().mean(1)
             row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
-            rows = slice(None)  # in front of the last block every row counts
-        return trace.grid(row[:, trace.anatomy.prefix_tokens :])
+            rows = slice(None)  # before the last block every row counts
+        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])

@@ -15,8 +15,8 @@ from pipeline.explain.trace import Capture, Trace
 class GradInput(Method):
     """Image times gradient of the class logit, summed over each patch.
 
-    E = Σ over channels and pixels of a patch of x ⊙ ∂y_c/∂x; signed. x is the normalised image, so a grey
-    of the data set's mean counts nothing. Cost: the shared backward (≈1 forward).
+    E = Σ over channels and pixels of a patch of x ⊙ ∂y_c/∂x; signed. x is the normalised image, so the mean color
+    of the dataset contributes nothing. Cost: the shared backward (≈1 forward).
     """
 
     base_name = "grad_input"
@@ -24,7 +24,7 @@ class GradInput(Method):
     cost = "≈1, shared"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.TO_IMAGES
+        return Capture.IMAGE_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets).images

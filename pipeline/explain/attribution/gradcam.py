@@ -18,11 +18,11 @@ class GradCAM(Method):
     """Tokens at the last attention's input, weighted per channel by their mean gradient, positive part.
 
     F = ``norm1`` output of the last block, patch tokens [N, D]; w = mean over patches of ∂y_c/∂F [D];
-    E = ReLU(F w). Behind the last attention the patch tokens of a class-token read-out have no gradient at
-    all, so this is the last place where Grad-CAM says anything. Cost: a backward through one block.
+    E = ReLU(F w). After the last attention the patch tokens of a class-token read-out have no gradient, so
+    this is the last place where Grad-CAM is defined. Cost: a backward through one block.
 
-    Public implementations differ in the layer: pytorch-grad-cam's example, followed here, takes the last
-    ``norm1``; Vision DiffMask's comparison takes ``norm2`` of the block before, smoothed.
+    Public implementations differ in the layer: pytorch-grad-cam's example, followed here, uses the last
+    ``norm1``; Vision DiffMask's comparison uses ``norm2`` of the block before, smoothed.
     """
 
     base_name = "gradcam"
@@ -30,15 +30,15 @@ class GradCAM(Method):
     cost = "≈0.1"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.TO_LAST
+        return Capture.LAST_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets).last_tokens
         assert gradient is not None
         prefix = trace.anatomy.prefix_tokens
-        tokens = trace.last.tokens[:, prefix:].to(trace.images.dtype)
+        tokens = trace.last_attention.tokens[:, prefix:].to(trace.images.dtype)
         weights = gradient[:, prefix:].to(tokens).mean(1)
-        return trace.grid(torch.einsum("bnd,bd->bn", tokens, weights).relu_())
+        return trace.to_grid(torch.einsum("bnd,bd->bn", tokens, weights).relu_())
 
 
 @methods.register
@@ -56,17 +56,17 @@ class AttentionGradCAM(Method):
     cost = "≈0.1"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.TO_LAST
+        return Capture.LAST_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
         gradients = trace.gradients(targets)
-        if trace.pool is not None:
-            assert gradients.pool is not None
-            gradient = trace.pool.attention.gradient(gradients.pool)
+        if trace.pooler is not None:
+            assert gradients.pooler is not None
+            gradient = trace.pooler.gradient(gradients.pooler)
         else:
-            gradient = trace.last.attention.gradient(gradients.of_block(-1), readout_queries(trace))
+            gradient = trace.last_attention.gradient(gradients.of_block(-1), readout_queries(trace))
         weights = gradient.mean(2)[:, :, prefix:].mean(2)
-        return trace.grid(
+        return trace.to_grid(
             torch.einsum("bh,bhn->bn", weights, readout_attention(trace)[:, :, prefix:]).relu_() / weights.shape[1]
         )

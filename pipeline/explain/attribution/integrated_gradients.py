@@ -15,19 +15,19 @@ from pipeline.explain.trace import Trace
 @methods.register
 @dataclass(frozen=True)
 class IntegratedGradients(Method):
-    """Image times the mean gradient of the class logit on the straight way from grey to the image.
+    """Image times the mean gradient of the class logit on the straight path from gray to the image.
 
     E = Σ over channels and pixels of a patch of x ⊙ ∫₀¹ ∂y_c/∂x(αx) dα; signed. The baseline is the zero of the
-    normalised image, the data set's mean colour. The integral is taken at Gauss–Legendre nodes, which need
+    normalised image, the mean color of the dataset. The integral is computed at Gauss–Legendre nodes, which need
     far fewer than the equal steps of most implementations (captum offers both).
 
     Cost: a forward and a backward for each node.
 
     Options:
-        nodes: of the quadrature.
+        nodes: number of quadrature nodes.
 
     Extra outputs:
-        completeness: by how much the values miss their sum, y_c(x) − y_c(0), as a fraction of it.
+        completeness: |sum of the map − (y_c(x) − y_c(0))| / |y_c(x) − y_c(0)|, the relative completeness error.
     """
 
     base_name = "integrated_gradients"
@@ -45,10 +45,10 @@ class IntegratedGradients(Method):
         nodes, weights = np.polynomial.legendre.leggauss(self.nodes)  # on [−1, 1]
         mean = torch.zeros_like(trace.images)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-            mean += float(weight) * trace.gradient_at(float(node) * trace.images, targets)
+            mean += float(weight) * trace.image_gradient(float(node) * trace.images, targets)
         maps = trace.patch_sums(trace.images * mean)
         baseline = trace.predict(torch.zeros_like(trace.images[:1])).expand(len(targets), -1)
         difference = (trace.logits - baseline).gather(1, targets)
-        missed = (maps.sum((2, 3)) - difference).abs()
-        trace.extra_outputs["completeness"] = torch.where(missed == 0, 0.0, missed / difference.abs())
+        error = (maps.sum((2, 3)) - difference).abs()
+        trace.extra_outputs["completeness"] = torch.where(error == 0, 0.0, error / difference.abs())
         return maps

@@ -1,23 +1,22 @@
-"""What methods with weights of their own share: an artefact, and the network that it was made for."""
+"""Base of methods with trained weights, which they read from an artifact."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pipeline.explain import artifacts
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.artifacts import Artifact
+from pipeline.explain.artifacts import Artifact, read_artifact
 from pipeline.explain.method import Method
 from schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
 class LearnedMethod(Method):
-    """Base of such methods. The file is no part of the name; its hash stands in ``run.json``.
+    """Base of methods with trained weights. The file is not part of the name; its hash is in ``run.json``.
 
     Options:
-        artifact: safetensors file of ``vitatlas train``.
+        artifact: safetensors file that ``vitatlas train`` wrote.
     """
 
     default = False
@@ -32,48 +31,48 @@ class LearnedMethod(Method):
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
-        """The method with the artefact of a file.
+        """Make the method from the artifact in a file.
 
         Raises:
-            UsageError: there is no such file, or it is not of this method.
+            UsageError: there is no such file, or it belongs to another method.
         """
         method = cls(artifact=str(file))
-        method.check()
+        method.check_artifact()
         return method
 
-    def check(self) -> None:
-        """Refuse a file that is not an artefact of this method.
+    def check_artifact(self) -> None:
+        """Refuse a file that is not an artifact of this method.
 
         Raises:
             UsageError: it is not; the message says why.
         """
-        card = self.learned.record
-        if card is not None and card.method != self.base_name:
-            raise UsageError(f"{self.artifact}: is an artefact of {card.method}, not of {self.base_name}")
+        record = self.loaded_artifact.record
+        if record is not None and record.method != self.base_name:
+            raise UsageError(f"{self.artifact}: is an artifact of {record.method}, not of {self.base_name}")
 
     @property
-    def learned(self) -> Artifact:
-        """What the file holds."""
-        return artifacts.read_artifact(self.artifact)
+    def loaded_artifact(self) -> Artifact:
+        """Contents of the file."""
+        return read_artifact(self.artifact)
 
     @property
     def trained_on(self) -> str | None:
-        card = self.learned.record if self.artifact else None
-        return card.weights if card else None
+        record = self.loaded_artifact.record if self.artifact else None
+        return record.weights if record else None
 
     @property
     def artifact_hash(self) -> str | None:
-        return self.learned.digest if self.artifact else None
+        return self.loaded_artifact.digest if self.artifact else None
 
     @property
     def design(self) -> str:
-        card = self.learned.record if self.artifact else None
-        return card.provenance if card else self.provenance
+        record = self.loaded_artifact.record if self.artifact else None
+        return record.provenance if record else self.provenance
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if not self.artifact:
             return (
                 f"it needs a file that was trained for the network: {self.base_name}:artifact=FILE, or --artifact FILE"
             )
-        self.check()
+        self.check_artifact()
         return None

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import Attention, AttentionCall, capture_attention
+from pipeline.explain.attention_capture import AttentionCall, capture_attention
 from pipeline.explain.method import Method
 from pipeline.explain.readout import classifier_heads
 from pipeline.explain.registry import methods
@@ -24,22 +24,22 @@ class LeGrad(Method):
     final norm and the classifier, E_l[j] = mean over heads h and queries i of ReLU(∂s_l/∂A_l[h, i, j]);
     E = mean of E_l over the blocks, prefix keys dropped (the paper's equations for E_l and E).
 
-    Attention enters its block linearly, o = A v, so ∂s/∂A[h, i, j] = ⟨∂s/∂o[h, i], v[h, j]⟩: only what
-    lies between o and s_l is differentiated, that is projection, MLP, norm and head of that one block.
-    The mean over tokens is taken in front of the MLP's last linear layer, which makes that layer free.
+    Attention enters its block linearly, o = A v, so ∂s/∂A[h, i, j] = ⟨∂s/∂o[h, i], v[h, j]⟩: only the
+    layers between o and s_l are differentiated: projection, MLP, norm and head of that one block.
+    The mean over tokens is computed before the MLP's last linear layer, which makes that layer free.
     Cost: about half a forward for all blocks.
 
     With an attention pooler (SigLIP) each block's tokens go through final norm and pooler, and the
     gradient is taken with respect to the pooler's attention.
 
     Options:
-        layers: ``all`` blocks as in the paper, or the last so many (``last2`` is the default of the
-            authors' code, torchcam's examples take ``last4``).
+        layers: ``all`` blocks as in the paper, or only the last ones (``last2`` is the default of the
+            authors' code, torchcam's examples use ``last4``).
         score: the raw ``logit`` of the class, or the ``cosine`` of its weights and the features, as the
-            authors' code takes it of a text and an image; the bias then plays no part.
+            authors' code computes it of a text and an image; the bias is then not used.
 
-    Followed here is the paper. The authors' code for SigLIP also subtracts the map of an empty prompt and
-    leaves out the final norm in front of the pooler; neither has a counterpart in a classifier.
+    This follows the paper. The authors' code for SigLIP also subtracts the map of an empty prompt and
+    leaves out the final norm before the pooler; neither has a counterpart in a classifier.
     """
 
     base_name = "legrad"
@@ -51,7 +51,7 @@ class LeGrad(Method):
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if self.score == "cosine" and anatomy.classifier != "Linear":
-            return f"the cosine is taken with the weights of a linear classifier, not {anatomy.classifier}"
+            return f"score=cosine needs the weights of a linear classifier, not {anatomy.classifier}"
         return None
 
     def needs(self, anatomy: Anatomy) -> Capture:
@@ -60,29 +60,29 @@ class LeGrad(Method):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         depth = trace.anatomy.depth
         count = depth if self.layers == "all" else min(depth, int(self.layers.removeprefix("last")))
-        of_layer = self._of_pooled_layer if trace.pool is not None else self._of_layer
-        total = sum(of_layer(trace, block, targets) for block in range(depth - count, depth))
+        layer_map = self._pooled_layer_map if trace.pooler is not None else self._layer_map
+        total = sum(layer_map(trace, block, targets) for block in range(depth - count, depth))
         assert isinstance(total, Tensor)
-        return trace.grid(total[:, trace.anatomy.prefix_tokens :] / count)
+        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :] / count)
 
-    def _of_layer(self, trace: Trace, block: int, targets: Tensor) -> Tensor:
-        """E_l for every token: [B, n]."""
+    def _layer_map(self, trace: Trace, block: int, targets: Tensor) -> Tensor:
+        """Compute E_l of every token: [B, n]."""
         with torch.enable_grad():
-            score = self._score(trace, trace.features(trace.mean_output(block)), targets)
-        return _positive_gradient(trace, trace.site(block).attention, score)
+            score = self._score(trace, trace.features(trace.mean_block_output(block)), targets)
+        return _positive_gradient(trace, trace.attention(block), score)
 
-    def _of_pooled_layer(self, trace: Trace, block: int, targets: Tensor) -> Tensor:
-        """E_l for every token, by the pooler: [B, n]."""
-        sites: list[AttentionCall] = []
-        model, tokens = trace.model, trace.output(block).detach()
-        with torch.enable_grad(), capture_attention(model.attn_pool, sites.append, leaf=True):
-            with trace.network():
+    def _pooled_layer_map(self, trace: Trace, block: int, targets: Tensor) -> Tensor:
+        """Compute E_l of every token by the pooler: [B, n]."""
+        calls: list[AttentionCall] = []
+        model, tokens = trace.model, trace.block_output(block).detach()
+        with torch.enable_grad(), capture_attention(model.attn_pool, calls.append, detach_output=True):
+            with trace.autocast():
                 features = model.fc_norm(model.attn_pool(model.norm(tokens)))
             score = self._score(trace, features, targets)
-        return _positive_gradient(trace, sites[0].attention, score)
+        return _positive_gradient(trace, calls[0], score)
 
     def _score(self, trace: Trace, features: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the class scores of features [B, D]: one backward of it serves the batch."""
+        """Sum the class scores of features [B, D]: one backward of the sum serves the batch."""
         if self.score == "logit":
             scores = trace.classify(features)
         else:
@@ -94,7 +94,7 @@ class LeGrad(Method):
         return scores.gather(1, targets).sum()
 
 
-def _positive_gradient(trace: Trace, attention: Attention, score: Tensor) -> Tensor:
-    """Mean over heads and queries of ReLU(∂score/∂A): [B, n]."""
-    (of_output,) = trace.backward(score, [attention.output])
-    return attention.gradient(of_output).relu_().mean((1, 2))
+def _positive_gradient(trace: Trace, attention: AttentionCall, score: Tensor) -> Tensor:
+    """Compute the mean over heads and queries of ReLU(∂score/∂A): [B, n]."""
+    (output_gradient,) = trace.backward(score, [attention.output])
+    return attention.gradient(output_gradient).relu_().mean((1, 2))

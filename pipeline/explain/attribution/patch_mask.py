@@ -18,12 +18,12 @@ from schemas.errors import UsageError
 @methods.register
 @dataclass(frozen=True)
 class PatchMask(LearnedMethod):
-    """Probability that a patch shows the class, by a network that was fine-tuned to say so at each patch.
+    """Probability that a patch shows the class, by a network that was fine-tuned to classify each patch.
 
-    E_i = σ(head(fc_norm(norm(x_i)))_c): the network's own classifier at the patch tokens x_i behind the last
-    block (see ``pm_zs``), after ``vitatlas train pm`` taught it to answer there with masks of less than 1 % of
-    the images, or with pseudo-masks. No parameter is added. It has weights of its own, so a forward of its own.
-    The paper's full text and code are not public: what it leaves open is the design ``pm_design_v1``.
+    E_i = σ(head(fc_norm(norm(x_i)))_c): the network's own classifier at the patch tokens x_i after the last
+    block (see ``pm_zs``), after ``vitatlas train pm`` trained it there with masks of less than 1 % of
+    the images, or with pseudo-masks. No parameter is added. It has its own weights, so it needs its own forward.
+    The paper's full text and code are not public; details that it leaves open follow the design ``pm_design_v1``.
 
     Options:
         artifact: safetensors file of the fine-tuned network.
@@ -39,26 +39,26 @@ class PatchMask(LearnedMethod):
     cost = "1"
     extra_outputs = ("probability",)
 
-    def check(self) -> None:
-        super().check()
-        if self.learned.record is None:
+    def check_artifact(self) -> None:
+        super().check_artifact()
+        if self.loaded_artifact.record is None:
             raise UsageError(
-                f"{self.artifact}: does not say what network it was trained from; make it with vitatlas train pm"
+                f"{self.artifact}: does not record the network that it was trained from; make it with vitatlas train pm"
             )
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         like = trace.images
-        weights = _weights(self.artifact, self.learned.digest, like.device, like.dtype)
+        weights = _cached_weights(self.artifact, self.loaded_artifact.digest, like.device, like.dtype)
         readout = PatchReadout(trace.model, trace.anatomy)
         if weights.keys() != readout.state_dict().keys():
-            raise UsageError(f"{self.artifact}: its tensors are not those of the network that its card names")
-        with trace.network():
+            raise UsageError(f"{self.artifact}: its tensors do not fit the model of its record; train it again")
+        with trace.autocast():
             logits, patches = functional_call(readout, weights, (like.detach(),))
         trace.extra_outputs["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
-        return trace.grid(select_classes(patches.to(like.dtype).sigmoid(), targets))
+        return trace.to_grid(select_classes(patches.to(like.dtype).sigmoid(), targets))
 
 
 @lru_cache(maxsize=2)
-def _weights(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights where they are used, by their names in a ``PatchReadout``, kept between batches."""
+def _cached_weights(file: str, digest: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Load weights onto a device by their names in a ``PatchReadout``, cached between batches."""
     return {f"model.{name}": tensor.to(device, dtype) for name, tensor in read_artifact(file).tensors.items()}

@@ -1,4 +1,4 @@
-"""The read-outs of patch-level mask prediction on untouched weights."""
+"""Patch-level mask prediction with the unchanged weights of the model."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from pipeline.explain.trace import Trace, select_classes
 @methods.register
 @dataclass(frozen=True)
 class PatchMaskZeroShot(Method):
-    """Probability of the class by the classifier, read at each patch; the network as it is.
+    """Probability of the class by the classifier, applied to each patch; the network is not changed.
 
-    E_i = σ(head(fc_norm(norm(x_i)))_c) with x_i the patch tokens behind the last block: the read-out of
+    E_i = σ(head(fc_norm(norm(x_i)))_c) with x_i the patch tokens after the last block: the read-out of
     ``pm`` without its training. Where norm precedes the mean (``fc_norm`` off), the mean over patches of the
-    logits is the logit of the image: class activation mapping. A class-token network never learnt to say
-    anything there, since its logits have no gradient at these tokens. Cost: N·D·C, about 1 % of a forward.
+    logits is the logit of the image: class activation mapping. A class-token network was never
+    trained there: its logits have no gradient at these tokens. Cost: N·D·C, about 1 % of a forward.
     """
 
     base_name = "pm_zs"
@@ -29,17 +29,17 @@ class PatchMaskZeroShot(Method):
     cost = "≈0.01"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        return _map(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets)
+        return _class_maps(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets)
 
 
 @methods.register
 @dataclass(frozen=True)
 class PatchMaskValue(Method):
-    """The same where each patch attends to itself alone in the last block, the network as it is.
+    """``pm_zs`` where each patch attends only to itself in the last block; the network is not changed.
 
     E_i = σ(head(fc_norm(norm(x̂_i)))_c) with x̂_i = y_i + mlp(norm2(y_i)), y_i = x_i + proj(v_i): the value
-    takes the place of the attention output, as MaskCLIP reads a network's last layer. Of a class-token
-    network this path was trained, the ordinary one was not. Cost: the MLP of one block.
+    replaces the attention output, as MaskCLIP reads a network's last layer. In a class-token network this
+    path was trained, the ordinary one was not. Cost: the MLP of one block.
     """
 
     base_name = "pm_value"
@@ -50,12 +50,12 @@ class PatchMaskValue(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
-        with trace.network(), ReplaceAttentionOutput(trace.last.attention.value[:, :, prefix:].detach()):
-            tokens = trace.model.blocks[-1](trace.input(-1)[:, prefix:].detach())
-        return _map(trace, tokens, targets)
+        with trace.autocast(), ReplaceAttentionOutput(trace.last_attention.value[:, :, prefix:].detach()):
+            tokens = trace.model.blocks[-1](trace.block_input(-1)[:, prefix:].detach())
+        return _class_maps(trace, tokens, targets)
 
 
-def _map(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
-    with trace.network():
+def _class_maps(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
+    with trace.autocast():
         logits = patch_logits(trace.model, trace.anatomy, tokens)
-    return trace.grid(select_classes(logits.to(trace.images.dtype).sigmoid(), targets))
+    return trace.to_grid(select_classes(logits.to(trace.images.dtype).sigmoid(), targets))

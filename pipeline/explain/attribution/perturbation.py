@@ -1,4 +1,4 @@
-"""Methods that show the network parts of an image, very many times."""
+"""Base of perturbation methods, which run the network on many masked copies of an image."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.explain.trace import Trace
 
 @dataclass(frozen=True)
 class PerturbationMethod(Method):
-    """Base of these: one image after the other, all classes at once."""
+    """Base of perturbation methods: one image at a time, all classes at once."""
 
     multi_target = True
     default = False
@@ -26,13 +26,29 @@ class PerturbationMethod(Method):
 
     @abstractmethod
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
-        """Maps of one image, one for each of its classes: [classes, h, w]."""
+        """Compute the maps of one image.
+
+        Args:
+            trace: a recorded forward.
+            row: index of the image in the batch.
+            classes: int64 [K].
+
+        Returns:
+            [K, h, w].
+        """
 
 
 def interpolation_matrix(length: int, size: int) -> Tensor:
-    """Linear interpolation as a matrix: float64 [size, length], rows sum to 1.
+    """Compute linear interpolation as a matrix.
 
-    Pixels are cells of one width, not points: beyond the middle of the first and the last they are constant.
+    Pixels are cells of equal width, not points: outside the centers of the first and last cell values are constant.
+
+    Args:
+        length: number of cells.
+        size: number of pixels.
+
+    Returns:
+        float64 [size, length], rows sum to 1.
     """
     unit = torch.eye(length, dtype=torch.float64)
     return F.interpolate(unit[None], size=size, mode="linear", align_corners=False)[0].T

@@ -11,31 +11,31 @@ from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 from pipeline.utils.random import rng_for
 
-_MASKS_AT_ONCE = 128
-"""Masks that are held as pixels at a time; bounds memory, changes nothing else."""
+_CHUNK_SIZE = 128
+"""Largest number of masks in memory as pixels; changes nothing else."""
 
 
 @methods.register
 @dataclass(frozen=True)
 class RISE(PerturbationMethod):
-    """Mean of random masks, each weighted with the probability of the class when only it is shown.
+    """Mean of random masks, each weighted with the probability of the class on the masked image.
 
     S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the softmax probability. A mask is an s × s
     grid of zeros and ones, one with probability p, resized bilinearly to s + 1 cells of ⌈H/s⌉ × ⌈W/s⌉ pixels,
-    of which an H × W window at a random shift of less than a cell is taken. x is the normalised image, so what
-    is hidden becomes the data set's mean colour, as in the authors' code. E = mean of S over the pixels of a
-    patch; S is linear in the masks, so each mask is pooled at once and no pixel map is held.
+    of which an H × W window at a random shift of less than a cell is taken. x is the normalised image, so hidden
+    pixels get the mean color of the dataset, as in the authors' code. E = mean of S over the pixels of a
+    patch; S is linear in the masks, so each mask is pooled at once and no pixel map is stored.
 
-    The masks depend on key and seed alone, and differ from image to image. Cost: a forward for each mask,
+    The masks depend only on key and seed, and differ from image to image. Cost: a forward for each mask,
     whatever the number of classes.
 
-    The authors' code shares one set of masks among all images. It also resizes with scikit-image, which
+    The authors' code uses one set of masks for all images. It also resizes with scikit-image, which
     mirrors the grid at its border, where here the outermost half cell is constant (torch's convention).
     Published settings: 4000 to 8000 masks, 7 or 8 cells, p ½; Transformer Input Sampling compares with p 0.1.
 
     Options:
-        masks: K, how many are drawn.
-        cells: s, of a mask's grid, down and across.
+        masks: K, number of masks.
+        cells: s, rows and columns of a mask's grid.
         keep: p, the fraction of the image that a mask shows on average.
     """
 
@@ -55,12 +55,12 @@ class RISE(PerturbationMethod):
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image = trace.images[row]
         cell = [-(-side // self.cells) for side in trace.anatomy.input_size]
-        drawn = rng_for(self.name, trace.keys[row], trace.seed)
-        grids = torch.from_numpy(drawn.random((self.masks, self.cells, self.cells)) < self.keep).to(image)
-        shifts = [torch.from_numpy(drawn.integers(0, side, self.masks)).to(image.device) for side in cell]
+        rng = rng_for(self.name, trace.keys[row], trace.seed)
+        grids = torch.from_numpy(rng.random((self.masks, self.cells, self.cells)) < self.keep).to(image)
+        shifts = [torch.from_numpy(rng.integers(0, side, self.masks)).to(image.device) for side in cell]
         resizing = [interpolation_matrix(self.cells, (self.cells + 1) * side).to(image) for side in cell]
         total = image.new_zeros(len(classes), *trace.anatomy.grid)
-        for part in torch.arange(self.masks, device=image.device).split(_MASKS_AT_ONCE):
+        for part in torch.arange(self.masks, device=image.device).split(_CHUNK_SIZE):
             down, across = (
                 matrix[shift[part, None] + torch.arange(side, device=image.device)]  # the window: [m, side, s]
                 for matrix, shift, side in zip(resizing, shifts, trace.anatomy.input_size, strict=True)

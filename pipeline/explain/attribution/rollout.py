@@ -15,13 +15,13 @@ from pipeline.explain.trace import Capture, Trace
 @methods.register
 @dataclass(frozen=True)
 class Rollout(Method):
-    """Attention multiplied through all layers, each mixed half and half with its skip connection.
+    """Attention multiplied through all layers, each averaged with its skip connection.
 
     a_l = ½ mean_h A_l + ½ I;  R = a_L … a_1;  E = read-out row of R, patch columns. Rows of a_l sum to 1
-    already. With an attention pooler its row (mean over heads) stands in front of the product.
+    already. With an attention pooler its row (mean over heads) is the first factor of the product.
 
-    Only one row of R is read, so the row is multiplied through the layers, n² a layer, and the n³ product
-    of matrices is never made. Cost: the attention matrices, one block at a time.
+    Only one row of R is read, so this row is multiplied through the layers, n² per layer; the n³ product
+    of matrices is never computed. Cost: the attention matrices, one block at a time.
     """
 
     base_name = "rollout"
@@ -33,8 +33,8 @@ class Rollout(Method):
         return Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        row = readout_weights(trace) if trace.pool is None else readout_attention(trace).mean(1)
+        row = readout_weights(trace) if trace.pooler is None else readout_attention(trace).mean(1)
         for index in reversed(range(trace.anatomy.depth)):
-            attention = trace.site(index).attention.probabilities().mean(1)
+            attention = trace.attention(index).probabilities().mean(1)
             row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, attention)
-        return trace.grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])

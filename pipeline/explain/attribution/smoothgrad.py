@@ -16,17 +16,17 @@ from pipeline.utils.random import rng_for
 @methods.register
 @dataclass(frozen=True)
 class SmoothGrad(Method):
-    """Size of the gradient of the class logit, averaged over noisy copies of the image.
+    """Magnitude of the gradient of the class logit, averaged over noisy copies of the image.
 
     E = Σ over channels and pixels of a patch of |mean_k ∂y_c/∂x(x + σ ε_k)|, ε ~ N(0, 1), σ = noise · (max x − min x)
-    of the normalised image. The noise depends on key, class and seed alone. Cost: a forward and a backward
+    of the normalised image. The noise depends only on key, class and seed. Cost: a forward and a backward
     for each copy.
 
-    The paper averages signed gradients and shows their size, as here; captum's default σ = 1 is far above
-    the 10–20 % of the range that the paper advises.
+    The paper averages signed gradients and shows their magnitude, as here; captum's default σ = 1 is far above
+    the 10–20 % of the range that the paper recommends.
 
     Options:
-        samples: noisy copies.
+        samples: number of noisy copies.
         noise: standard deviation, as a fraction of the range of the image.
     """
 
@@ -43,13 +43,13 @@ class SmoothGrad(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         images = trace.images
-        sources = [
+        rngs = [
             rng_for(self.name, key, trace.seed, target)
             for key, target in zip(trace.keys, targets[:, 0].tolist(), strict=True)
         ]
-        spread = self.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
+        sigma = self.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
         mean = torch.zeros_like(images)
         for _ in range(self.samples):
-            drawn = np.stack([source.standard_normal(images.shape[1:]) for source in sources])
-            mean += trace.gradient_at(images + spread * torch.from_numpy(drawn).to(images), targets) / self.samples
+            noise = np.stack([rng.standard_normal(images.shape[1:]) for rng in rngs])
+            mean += trace.image_gradient(images + sigma * torch.from_numpy(noise).to(images), targets) / self.samples
         return trace.patch_sums(mean.abs())

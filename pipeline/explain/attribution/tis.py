@@ -11,35 +11,35 @@ from pipeline.explain.registry import methods
 from pipeline.explain.trace import Capture, Trace
 from pipeline.utils.random import rng_for
 
-_TOKENS_AT_ONCE = 16384
-"""Tokens of one chunk of sampled copies; bounds its memory, changes nothing else."""
+_CHUNK_SIZE = 16384
+"""Tokens of one chunk of sampled copies; limits memory, changes nothing else."""
 
-_ROUNDS = 100
-"""Of k-means at most; it mostly settles long before."""
+_MAX_ITERATIONS = 100
+"""Maximum number of k-means iterations; it mostly converges much earlier."""
 
 
 @methods.register
 @dataclass(frozen=True)
 class TiS(PerturbationMethod):
-    """Mean probability of the class over samples of the patches, of those samples that a patch is in.
+    """Mean probability of the class over those samples of the patches that contain the patch.
 
-    The patch tokens of all L block outputs are L · D feature maps of N values; k-means joins them to K
+    The patch tokens of all L block outputs are L · D feature maps of N values; k-means groups them to K
     centroids. Sample k keeps the ⌊keep · N⌋ patches where centroid k is greatest, m_ki = 1. The other tokens
-    are taken out of the sequence behind the position embedding, prefix tokens stay, and the rest of the network
-    runs on what is left: s_k = softmax(logits)_c. E_i = Σ_k s_k m_ki / Σ_k m_ki, 0 for a patch never kept.
+    are removed from the sequence after the position embedding, prefix tokens stay, and the rest of the network
+    runs on the remaining tokens: s_k = softmax(logits)_c. E_i = Σ_k s_k m_ki / Σ_k m_ki, 0 for a patch never kept.
 
-    K-means: Lloyd's algorithm in Euclidean distance, from K different feature maps that depend on key and
-    seed alone, until nothing changes or 100 rounds are over; an empty cluster keeps its centroid. There are
-    never more centroids than feature maps. The authors' code draws the first centroids with replacement,
-    stops by a tolerance, and turns an empty cluster's centroid into zeros, whose sample is arbitrary. It
-    takes the class token as the only prefix token, and divides 0 by 0 for a patch never kept.
+    K-means: Lloyd's algorithm in Euclidean distance, from K different feature maps that depend only on
+    key and seed, until nothing changes or for 100 iterations; an empty cluster keeps its centroid. There are
+    never more centroids than feature maps. The authors' code chooses the first centroids with
+    replacement, stops by a tolerance, and sets an empty cluster's centroid to zero, whose sample is arbitrary.
+    It assumes the class token as the only prefix token, and divides 0 by 0 for a patch never kept.
 
     Not defined where positions belong to the whole grid (rotary, relative). Cost: a forward of keep · N
     tokens for each sample, whatever the number of classes.
 
     Options:
-        masks: K, samples.
-        keep: fraction of the patches in each, at least one patch.
+        masks: K, number of samples.
+        keep: fraction of the patches in each sample, at least one patch.
     """
 
     base_name = "tis"
@@ -54,56 +54,58 @@ class TiS(PerturbationMethod):
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.positions != "absolute":
-            return f"its {anatomy.positions} positions belong to the whole grid, so patches cannot be taken out"
+            return f"its {anatomy.positions} positions belong to the whole grid, so patches cannot be removed"
         if self.masks < 1:
             return "it needs at least one sample"
         return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
 
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         anatomy, image = trace.anatomy, trace.images[row]
-        outputs = [trace.output(block)[row, anatomy.prefix_tokens :] for block in range(anatomy.depth)]
+        outputs = [trace.block_output(block)[row, anatomy.prefix_tokens :] for block in range(anatomy.depth)]
         features = torch.cat(outputs, 1).T.to(image)
-        drawn = rng_for(self.name, trace.keys[row], trace.seed)
-        first = drawn.choice(len(features), min(self.masks, len(features)), replace=False)
+        rng = rng_for(self.name, trace.keys[row], trace.seed)
+        first = rng.choice(len(features), min(self.masks, len(features)), replace=False)
         centroids = _k_means(features, features[torch.from_numpy(first).to(image.device)])
         count = max(1, int(self.keep * anatomy.patches))
-        kept = centroids.argsort(dim=1, descending=True, stable=True)[:, :count]
-        scores = _sampled(trace, image, kept).softmax(-1)[:, classes]
-        samples = torch.zeros_like(centroids).scatter(1, kept, 1.0)
-        times = samples.sum(0)
-        return trace.grid(torch.where(times > 0, scores.T @ samples / times, 0.0)[None])[0]
+        patches = centroids.argsort(dim=1, descending=True, stable=True)[:, :count]
+        scores = _sample_logits(trace, image, patches).softmax(-1)[:, classes]
+        samples = torch.zeros_like(centroids).scatter(1, patches, 1.0)
+        counts = samples.sum(0)
+        return trace.to_grid(torch.where(counts > 0, scores.T @ samples / counts, 0.0)[None])[0]
 
 
 def _k_means(rows: Tensor, centroids: Tensor) -> Tensor:
-    """Centroids [K, N] of rows [R, N], by Lloyd's algorithm from the given ones."""
-    numbers = torch.arange(len(centroids), device=rows.device)[:, None]
+    """Compute centroids [K, N] of rows [R, N] by Lloyd's algorithm from the given centroids."""
+    indices = torch.arange(len(centroids), device=rows.device)[:, None]
     nearest = torch.full_like(rows[:, 0], -1, dtype=torch.int64)
-    for _ in range(_ROUNDS):
-        before, nearest = nearest, (centroids.square().sum(1) - 2 * rows @ centroids.T).argmin(1)
-        if torch.equal(before, nearest):
+    for _ in range(_MAX_ITERATIONS):
+        previous, nearest = nearest, (centroids.square().sum(1) - 2 * rows @ centroids.T).argmin(1)
+        if torch.equal(previous, nearest):
             break
-        members = (nearest == numbers).to(rows)
+        members = (nearest == indices).to(rows)
         size = members.sum(1, keepdim=True)
         centroids = torch.where(size > 0, members @ rows / size, centroids)
     return centroids
 
 
-def _sampled(trace: Trace, image: Tensor, kept: Tensor) -> Tensor:
-    """Logits [K, C] of an image of which only some patches are left.
+def _sample_logits(trace: Trace, image: Tensor, patches: Tensor) -> Tensor:
+    """Compute the logits [K, C] of samples of an image.
 
     Args:
-        kept: int64 [K, count], numbers of the patches in each sample.
+        trace: a recorded forward.
+        image: [3, H, W].
+        patches: int64 [K, count], indices of the patches in each sample.
     """
     model, prefix = trace.model, trace.anatomy.prefix_tokens
-    always = torch.arange(prefix, device=kept.device).expand(len(kept), -1)
-    chosen = torch.cat([always, prefix + kept], 1)
+    prefix_tokens = torch.arange(prefix, device=patches.device).expand(len(patches), -1)
+    tokens = torch.cat([prefix_tokens, prefix + patches], 1)
     logits = []
-    for part in chosen.split(max(1, _TOKENS_AT_ONCE // chosen.shape[1])):
-        # The image is embedded once; in front of the first block it becomes as many copies as there are samples.
+    for chunk in tokens.split(max(1, _CHUNK_SIZE // tokens.shape[1])):
+        # The image is embedded once; before the first block it becomes one copy for each sample.
         with (
-            model.blocks[0].register_forward_pre_hook(lambda _, args, part=part: (args[0][0, part], *args[1:])),
+            model.blocks[0].register_forward_pre_hook(lambda _, args, chunk=chunk: (args[0][0, chunk], *args[1:])),
             torch.no_grad(),
-            trace.network(),
+            trace.autocast(),
         ):
             logits.append(model(image[None]).to(image))
     return torch.cat(logits)
