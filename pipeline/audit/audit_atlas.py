@@ -15,10 +15,9 @@ from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_ca
 from pipeline.audit.publication.environment import collect_environment
 from pipeline.audit.publication.lineage import build_lineage_table, find_lineage_faults, find_products
 from pipeline.audit.publication.manifest import write_manifest
-from pipeline.audit.ranking import rank_classes
 from pipeline.audit.report import write_report
-from pipeline.audit.reproduce import build_reproducibility_table
-from pipeline.audit.shortcuts import find_shortcuts
+from pipeline.audit.reproducibility import build_reproducibility_table
+from pipeline.audit.shortcuts import find_shortcuts, rank_classes
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.parquet import to_parquet

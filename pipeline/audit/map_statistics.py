@@ -1,4 +1,4 @@
-"""What a map looks like, in numbers: how concentrated it is, and where."""
+"""Statistics of single maps: how concentrated the mass is, and where it lies."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,36 +8,36 @@ from pipeline.image.score_map import Window
 from pipeline.truth import Truth
 
 Floats = NDArray[np.float64]
-FRAME = 8
-"""Border and corners are so many times narrower than the picture, and one cell wide at least."""
+FRAME_DIVISOR = 8
+"""Side of the image divided by the width of the frame; the frame is at least one cell wide."""
 
 
 def compute_statistics(maps: NDArray[np.floating]) -> dict[str, Floats]:
-    """Numbers of maps, each taken as a distribution p of mass over its N cells.
+    """Compute statistics of maps, each taken as a distribution p of mass over its N cells.
 
     Args:
-        maps: [n, h, w] ≥ 0, each with a minimum of 0 and anything above it.
+        maps: [n, h, w] ≥ 0, each with a minimum of 0 and a maximum above it.
 
     Returns:
         float64 [n] by name, all in [0, 1]:
 
-        - ``entropy`` – −Σ p ln p / ln N; 1 is even. Without the divisor: complexity of Bhatt et al., IJCAI 2020.
-        - ``gini`` – index of Gini (Hurley and Rickard, IEEE Trans. Inf. Theory 2009); 0 is even. The sum that Chalasani
-          et al., ICML 2020, call sparseness is the same number.
-        - ``effective_area`` – 1 / (N Σ p²), the share of the cells that as much mass would fill evenly.
-        - ``centre_y``, ``centre_x`` – of the mass, as fractions of height and width of the network's input.
-        - ``border``, ``corners`` – mass in a frame whose width is an eighth of the picture, and in its four corners.
+        - ``entropy`` – −Σ p ln p / ln N; 1 for an even map. Without the divisor: complexity of Bhatt et al., IJCAI 2020.
+        - ``gini`` – index of Gini (Hurley and Rickard, IEEE Trans. Inf. Theory 2009); 0 for an even map. It
+          equals the sparseness of Chalasani et al., ICML 2020.
+        - ``effective_area`` – 1 / (N Σ p²), the share of the cells that the same mass would fill evenly.
+        - ``center_y``, ``center_x`` – center of the mass, as fractions of height and width of the network's input.
+        - ``border_mass``, ``corner_mass`` – mass in a frame whose width is an eighth of the image, and in its corners.
     """
     height, width = maps.shape[1:]
     mass = l1_normalize(maps)
     flat = mass.reshape(len(mass), mass.shape[1] * mass.shape[2])
     cells = flat.shape[1]
     logs = np.log(flat, out=np.zeros_like(flat), where=flat > 0)
-    behind = (cells - np.arange(1, cells + 1) + 0.5) / cells
+    weights = (cells - np.arange(1, cells + 1) + 0.5) / cells
     rows, columns = _edge(height), _edge(width)
     return {
         "entropy": -(flat * logs).sum(1) / np.log(cells) if cells > 1 else np.ones(len(flat)),
-        "gini": 1 - 2 * (np.sort(flat, axis=1) * behind).sum(1),
+        "gini": 1 - 2 * (np.sort(flat, axis=1) * weights).sum(1),
         "effective_area": 1 / (cells * (flat**2).sum(1)),
         "center_y": (mass.sum(2) * (np.arange(height) + 0.5) / height).sum(1),
         "center_x": (mass.sum(1) * (np.arange(width) + 0.5) / width).sum(1),
@@ -47,16 +47,17 @@ def compute_statistics(maps: NDArray[np.floating]) -> dict[str, Floats]:
 
 
 def _edge(length: int) -> NDArray[np.bool_]:
-    """Which of so many cells in a line are near an end of it: bool [length]."""
-    wide = max(1, round(length / FRAME))
-    place = np.arange(length)
-    return (place < wide) | (place >= length - wide)
+    """Return a mask of the cells near an end of a line: bool [length]."""
+    width = max(1, round(length / FRAME_DIVISOR))
+    index = np.arange(length)
+    return (index < width) | (index >= length - width)
 
 
 def compute_object_mass(maps: NDArray[np.floating], covered: NDArray[np.floating]) -> Floats:
-    """Mass of maps [n, h, w] on the object: float64 [n] in [0, 1].
+    """Compute the share of the mass of each map on the object: float64 [n] in [0, 1].
 
     Args:
+        maps: [n, h, w] ≥ 0.
         covered: [n, h, w], share of each cell that the object covers.
     """
     total: Floats = (l1_normalize(maps) * covered).sum((1, 2))
@@ -64,18 +65,20 @@ def compute_object_mass(maps: NDArray[np.floating], covered: NDArray[np.floating
 
 
 def compute_coverage(truth: Truth, width: int, height: int, window: Window, grid: tuple[int, int]) -> Floats | None:
-    """How much of each cell of the patch grid an object covers, by its mask where it has one, or else by its boxes.
+    """Compute the share of each cell of the patch grid that objects cover, by their mask or else by their boxes.
 
     Args:
-        width, height: of the picture, in pixels.
-        window: the part of it that maps are of.
-        grid: rows and columns.
+        truth: ground truth of the image.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        window: the part of the image that the network sees: x0, y0, x1, y1 as fractions.
+        grid: rows and columns of the patch grid.
 
     Returns:
-        float64 [h, w] in [0, 1]; None where there is no object.
+        float64 [h, w] in [0, 1]; None if there is no object.
 
     Raises:
-        UsageError: the truth is of another size, or a box or mask cannot be used.
+        UsageError: the truth has another size, or a box or mask is invalid.
     """
     truth = truth.with_size(width, height)
     boxes, mask = truth.boxes, truth.mask
@@ -92,7 +95,7 @@ def compute_coverage(truth: Truth, width: int, height: int, window: Window, grid
 
 
 def _means(values: Floats, edges: Floats) -> Floats:
-    """Mean of values [n, m] along the first axis between each two edges, which need not be whole; 0 beyond the ends."""
+    """Return means of values [n, m] along the first axis between consecutive, fractional edges; values beyond are 0."""
     total = np.vstack([np.zeros_like(values[:1]), values.cumsum(0)])
     at = edges.clip(0, len(values))
     whole = np.minimum(at.astype(np.int64), len(values) - 1)

@@ -1,4 +1,4 @@
-"""The tables of an audit: every map in numbers, every two methods compared, shard by shard; and their means."""
+"""Tables of all maps: statistics of every map and agreement of every pair of methods, shard by shard, and means."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audit.agreement import compare_pairs
-from pipeline.audit.group_means import compute_group_means
 from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
 from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.image.score_map import visible_window
@@ -48,7 +48,7 @@ def write_map_tables(
         out: output folder or URL; values of ``pipeline.metrics`` in it become columns of the same images.
         target: target kind of the maps.
         methods: names of methods; empty is all.
-        truth: truth of the images; without it there is no ``inside``.
+        truth: truth of the images; without it there is no ``object_mass``.
         options: where it is computed.
 
     Returns:
@@ -120,9 +120,8 @@ def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[
 def _tabulate_shard(about: AuditRecord, task: ShardTask[TruthSet | None]) -> ShardResult:
     objects, url, target = task.objects, task.objects.url, about.target
     shard = task.atlas.shard(task.shard)
-    items = metric_hashes(
-        url, task.shard, task.content_hash
-    )  # before the values are read: if they change, it is made again
+    # Hashed before the values are read: if they change, the tables are made again.
+    items = metric_hashes(url, task.shard, task.content_hash)
     samples = shard.samples.filter(pa.array(shard.good))
     flags = {method: shard.flags(method, target)[shard.good] for method in about.methods}
     maps = {
@@ -130,105 +129,160 @@ def _tabulate_shard(about: AuditRecord, task: ShardTask[TruthSet | None]) -> Sha
         for method in about.methods
     }
     compared = list(compare_pairs(maps))
-    covered = _covered(samples, task.data, task.atlas)
+    covered = _object_coverage(samples, task.data, task.atlas)
     metrics = ShardMetrics(url, task.shard, task.content_hash, target)
-    images = _images(samples, target, maps, flags, compared, covered, metrics)
+    images = _tabulate_images(samples, target, maps, flags, compared, covered, metrics)
     written = (
         objects.put(f"images/{task.shard}.parquet", to_parquet(images)),
-        objects.put(f"pairs/{task.shard}.parquet", to_parquet(_pairs(samples, target, compared))),
+        objects.put(f"pairs/{task.shard}.parquet", to_parquet(_tabulate_pairs(samples, target, compared))),
     )
     return ShardResult(written, {"images": len(samples)}, items)
 
 
-def _images(
+def _tabulate_images(
     samples: pa.Table,
     target: TargetKind,
     maps: Mapping[str, NDArray[np.floating]],
     flags: Mapping[str, NDArray[np.uint8]],
     compared: Compared,
     covered: Floats,
-    measured: ShardMetrics,
+    metrics: ShardMetrics,
 ) -> pa.Table:
-    """``schemas.audit_tables.IMAGES`` of a shard, method by method.
+    """Build ``schemas.audit_tables.IMAGES`` of a shard, method by method.
 
     Args:
-        maps: [n, h, w] by method, NaN where they say nothing.
-        covered: [n, h, w]; NaN where no truth is known.
+        samples: the n samples with maps.
+        target: target kind of the maps.
+        maps: [n, h, w] by method, NaN in degenerate maps.
+        flags: [n] by method, see ``schemas.layout.Flag``.
+        compared: agreement of each pair of methods.
+        covered: [n, h, w], share of each cell that the object covers; NaN without truth.
+        metrics: metric values of the shard.
     """
-    correct = _correct(samples)
-    agreement = _agreement(maps, compared)
-    # Of what is not known, last; of what is equal, in the order of the methods.
+    correct = _is_correct(samples)
+    agreement = _mean_agreement(maps, compared)
+    # NaN comes last; ties are in the order of the methods.
     order = np.argsort(np.nan_to_num(-np.stack(list(agreement.values())), nan=np.inf), axis=0, kind="stable")
     ranks = np.argsort(order, axis=0) + 1
     parts = []
     for place, (method, values) in enumerate(maps.items()):
-        says = flags[method] == Flag.OK
-        numbers = compute_statistics(np.where(says[:, None, None], values, 0))
-        numbers |= {
-            "object_mass": compute_object_mass(np.where(says[:, None, None], values, 0), covered),
-            "agreement": agreement[method],
-        }
+        valid = flags[method] == Flag.OK
+        valid_maps = np.where(valid[:, None, None], values, 0)
+        statistics = compute_statistics(valid_maps)
+        statistics |= {"object_mass": compute_object_mass(valid_maps, covered), "agreement": agreement[method]}
         columns: dict[str, Any] = {
             "row": samples["row"],
             "key": samples["key"],
             "class": samples[CLASS_COLUMNS[target]],
             "correct": correct,
             "method": [method] * len(samples),
-            "flag": [Flag(each).name.lower() for each in flags[method]],
-            **{name: _known(np.where(says, numbers[name], np.nan)) for name in MAP_STATISTICS},
-            "object_area": _known(covered.mean((1, 2))),
+            "flag": [Flag(flag).name.lower() for flag in flags[method]],
+            **{name: _nan_to_null(np.where(valid, statistics[name], np.nan)) for name in MAP_STATISTICS},
+            "object_area": _nan_to_null(covered.mean((1, 2))),
             "agreement_rank": pa.array(ranks[place], mask=np.isnan(agreement[method])),
-            **{name: _known(measured.of(method, name, samples["row"].to_numpy())) for name in SAMPLED_METRICS},
+            **{name: _nan_to_null(metrics.column(method, name, samples["row"].to_numpy())) for name in SAMPLED_METRICS},
         }
         parts.append(pa.table(columns).cast(IMAGES))
     return pa.concat_tables(parts)
 
 
-def _correct(samples: pa.Table) -> pa.Array:
+def _is_correct(samples: pa.Table) -> pa.Array:
     label, prediction = (samples[name].to_pylist() for name in ("label", "prediction"))
-    return pa.array([None if one is None else one == other for one, other in zip(label, prediction, strict=True)])
+    return pa.array([None if a is None else a == b for a, b in zip(label, prediction, strict=True)])
 
 
-def _agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> dict[str, Floats]:
-    """Mean rank correlation of each method with the others, NaN without any: [n] by method."""
-    found: dict[str, Floats] = {}
+def _mean_agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> dict[str, Floats]:
+    """Return the mean rank correlation of each method with the others: [n] by method, NaN without any."""
+    agreement: dict[str, Floats] = {}
     for method, values in maps.items():
-        others = [measured["spearman"] for *both, measured in compared if method in both]
-        known = np.isfinite(others).sum(0) if others else np.zeros(len(values))
-        found[method] = np.nansum(others, axis=0) / np.where(known, known, np.nan) if others else known * np.nan
-    return found
+        correlations = [metrics["spearman"] for *pair, metrics in compared if method in pair]
+        if correlations:
+            count = np.isfinite(correlations).sum(0)
+            agreement[method] = np.nansum(correlations, axis=0) / np.where(count, count, np.nan)
+        else:
+            agreement[method] = np.full(len(values), np.nan)
+    return agreement
 
 
-def _pairs(samples: pa.Table, target: TargetKind, compared: Compared) -> pa.Table:
-    """``schemas.audit_tables.PAIRS`` of a shard, pair by pair."""
+def _tabulate_pairs(samples: pa.Table, target: TargetKind, compared: Compared) -> pa.Table:
+    """Build ``schemas.audit_tables.PAIRS`` of a shard, pair by pair."""
     parts = [PAIRS.empty_table()]
-    for first, second, measured in compared:
+    for first, second, metrics in compared:
         columns: dict[str, Any] = {
             "row": samples["row"],
             "class": samples[CLASS_COLUMNS[target]],
             "first": [first] * len(samples),
             "second": [second] * len(samples),
-            **{name: _known(measured[name]) for name in AGREEMENT_METRICS},
+            **{name: _nan_to_null(metrics[name]) for name in AGREEMENT_METRICS},
         }
         parts.append(pa.table(columns).cast(PAIRS))
     return pa.concat_tables(parts)
 
 
-def _known(values: Floats) -> pa.Array:
-    """Null where it is NaN."""
+def _nan_to_null(values: Floats) -> pa.Array:
+    """Return values with null for NaN."""
     return pa.array(values, pa.float64(), from_pandas=True)
 
 
-def _covered(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) -> Floats:
-    """Share of each cell that the object covers: [n, h, w]; NaN where nothing is known of a picture."""
+def _object_coverage(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) -> Floats:
+    """Return the share of each cell that objects cover: [n, h, w], NaN for images without truth."""
     model = atlas.run.model
     covered = np.full((len(samples), *model.grid), np.nan)
     if truth is None:
         return covered
     for place, sample in enumerate(samples.to_pylist()):
-        known = truth.find(sample["key"])
-        if known is not None and known.is_annotated:
-            seen = visible_window(sample, model.input_size)
-            found = compute_coverage(known, sample["width"], sample["height"], seen, model.grid)
-            covered[place] = np.nan if found is None else found
+        image_truth = truth.find(sample["key"])
+        if image_truth is not None and image_truth.is_annotated:
+            view = visible_window(sample, model.input_size)
+            coverage = compute_coverage(image_truth, sample["width"], sample["height"], view, model.grid)
+            covered[place] = np.nan if coverage is None else coverage
     return covered
+
+
+def compute_group_means(tables: Iterable[pa.Table], keys: Sequence[str], defined: str, schema: pa.Schema) -> pa.Table:
+    """Compute means by group and class of tables that come one by one. Equal tables give equal bytes.
+
+    Args:
+        tables: tables with the columns ``class``, ``keys`` and those that are float64 in the schema.
+        keys: columns to group by.
+        defined: column that is null in rows without values.
+        schema: ``keys``, ``class``, number of rows, number of rows without values, and means; null for no values.
+
+    Returns:
+        A table with this schema: one row per group and class, and one per group with a null class, which is first.
+    """
+    names = [field.name for field in schema if pa.types.is_floating(field.type)]
+    sums: pa.Table | None = None
+    for table in tables:
+        columns = {name: pc.cast(table[name], pa.string()) for name in keys} | {"class": table["class"]}
+        for name in names:
+            values = pc.cast(table[name], pa.float64())
+            columns[name] = pc.fill_null(values, 0.0)
+            columns[f"{name} count"] = pc.cast(pc.is_valid(values), pa.int64())
+        rows = pa.chunked_array([pa.repeat(pa.scalar(1, pa.int64()), len(table))])
+        addends = pa.table(columns | {"rows": rows, "defined": pc.cast(pc.is_valid(table[defined]), pa.int64())})
+        sums = _sum_groups(addends if sums is None else pa.concat_tables([sums, addends]), (*keys, "class"))
+    if sums is None:
+        return schema.empty_table()
+    all_classes = _sum_groups(sums.drop_columns("class"), keys)
+    all_classes = all_classes.append_column("class", pa.nulls(len(all_classes), pa.int32()))
+    groups = pa.concat_tables([all_classes.select(sums.column_names), sums])
+    groups = groups.append_column("order", pc.fill_null(groups["class"], -1))
+    groups = groups.sort_by([(name, "ascending") for name in (*keys, "order")])
+    counts = [groups["rows"], pc.subtract(groups["rows"], groups["defined"])]
+    means = [pc.divide(groups[name], _null_if_zero(groups[f"{name} count"])) for name in names]
+    return pa.table([*(groups[name] for name in (*keys, "class")), *counts, *means], names=schema.names).cast(schema)
+
+
+def _sum_groups(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Sum all other columns by group, in the order in which groups first come."""
+    others = [name for name in table.column_names if name not in keys]
+    # Threads would add floats in any order.
+    grouped = table.group_by(list(keys), use_threads=False).aggregate([(name, "sum") for name in others])
+    return grouped.rename_columns([name.removesuffix("_sum") for name in grouped.column_names]).select(
+        table.column_names
+    )
+
+
+def _null_if_zero(counts: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.cast(pc.if_else(pc.greater(counts, 0), counts, None), pa.float64())

@@ -1,4 +1,4 @@
-"""Figures of faithfulness and sanity as columns beside what the maps say by themselves."""
+"""Values of faithfulness and sanity metrics, read as columns of the table of images."""
 
 from collections.abc import Iterator
 from typing import get_args
@@ -16,50 +16,56 @@ from schemas.metrics import MetricSuite
 from schemas.run import TargetKind
 
 
-def metric_hashes(out: str, shard: str, above: str) -> tuple[str, ...]:
-    """What was measured of the maps of a shard below ``out``, by hashes: other figures make other tables.
+def metric_hashes(out: str, shard: str, parent: str) -> tuple[str, ...]:
+    """Return hashes of the metric values of a shard; tables with other values must be made again.
 
     Args:
-        above: ``content_hash`` of the shard's commit.
+        out: folder or URL of the audit.
+        shard: short name of the shard.
+        parent: ``content_hash`` of the commit of its maps.
     """
-    return tuple(f"{kind} {content_hash(record)}" for kind, record in _records(out, shard, above))
+    return tuple(f"{suite} {content_hash(commit)}" for suite, commit in _read_commits(out, shard, parent))
 
 
-def _records(out: str, shard: str, above: str) -> Iterator[tuple[MetricSuite, DerivedCommit]]:
-    for kind in get_args(MetricSuite):
-        record = read_commit(ObjectStore(f"{out}/{kind}"), shard)
-        if record is not None and record.parent == above:  # else it is of maps that are no more
-            yield kind, record
+def _read_commits(out: str, shard: str, parent: str) -> Iterator[tuple[MetricSuite, DerivedCommit]]:
+    for suite in get_args(MetricSuite):
+        commit = read_commit(ObjectStore(f"{out}/{suite}"), shard)
+        if commit is not None and commit.parent == parent:  # else it is of maps that have been replaced
+            yield suite, commit
 
 
 class ShardMetrics:
-    """The figures of one shard and target, of whichever pictures were drawn.
+    """Metric values of one shard and target kind, of the images that were sampled.
 
     Args:
-        out: folder that holds ``faithfulness`` and ``sanity``, either or both or none.
-        above: ``content_hash`` of the shard's commit.
+        out: folder that may hold ``faithfulness`` and ``sanity``.
+        shard: short name of the shard.
+        parent: ``content_hash`` of the commit of its maps.
+        target: target kind of the maps.
     """
 
-    def __init__(self, out: str, shard: str, above: str, target: TargetKind) -> None:
+    def __init__(self, out: str, shard: str, parent: str, target: TargetKind) -> None:
         self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for table in _tables(out, shard, above):
-            of_target = table.filter(pc.equal(table["target"].cast(pa.string()), target))
-            methods, figures = (of_target[name].cast(pa.string()) for name in ("method", "metric"))
+        for suite, _ in _read_commits(out, shard, parent):
+            table = from_parquet(ObjectStore(f"{out}/{suite}").get(f"values/{shard}.parquet"))
+            table = table.filter(pc.equal(table["target"].cast(pa.string()), target))
+            methods, metrics = (table[name].cast(pa.string()) for name in ("method", "metric"))
             for method in methods.unique().to_pylist():
-                of_method = pc.equal(methods, method)
-                for figure in figures.filter(of_method).unique().to_pylist():
-                    some = of_target.filter(pc.and_(of_method, pc.equal(figures, figure))).sort_by("row")
-                    self._values[method, figure] = (some["row"].to_numpy(), some["value"].to_numpy())
+                is_method = pc.equal(methods, method)
+                for metric in metrics.filter(is_method).unique().to_pylist():
+                    values = table.filter(pc.and_(is_method, pc.equal(metrics, metric))).sort_by("row")
+                    self._values[method, metric] = (values["row"].to_numpy(), values["value"].to_numpy())
 
-    def of(self, method: str, figure: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Values of samples [n]: float64 [n], NaN where nothing was measured."""
-        known, values = self._values.get((method, figure), (np.empty(0, np.int64), np.empty(0)))
-        place = np.searchsorted(known, rows).clip(0, max(0, len(known) - 1))
-        if not len(known):
+    def column(self, method: str, metric: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the values of samples: float64 [n], NaN where there is none.
+
+        Args:
+            method: name of the method.
+            metric: name of the metric.
+            rows: [n], rows of the samples.
+        """
+        sampled, values = self._values.get((method, metric), (np.empty(0, np.int64), np.empty(0)))
+        if not len(sampled):
             return np.full(len(rows), np.nan)
-        return np.where(known[place] == rows, values[place], np.nan)
-
-
-def _tables(out: str, shard: str, above: str) -> Iterator[pa.Table]:
-    for kind, _ in _records(out, shard, above):
-        yield from_parquet(ObjectStore(f"{out}/{kind}").get(f"values/{shard}.parquet"))
+        index = np.searchsorted(sampled, rows).clip(0, len(sampled) - 1)
+        return np.where(sampled[index] == rows, values[index], np.nan)

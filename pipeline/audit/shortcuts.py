@@ -1,7 +1,10 @@
-"""Which classes are decided by a shortcut? Searched in maps and classes alone."""
+"""Search for classes that are decided by a shortcut, from maps and classes alone."""
 
-from collections.abc import Sequence
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,23 +13,27 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.fixed_location_test import ALARM_THRESHOLD, OutlierCounts, find_outlier_cells
-from pipeline.audit.maps_by_class import read_maps_by_class, read_shard_maps
 from pipeline.audit.spray import SprayClusters, cluster_maps
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas
-from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS
+from pipeline.store import Atlas, AtlasShard
+from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS, SUSPICIOUS_CLASSES
+from schemas.layout import Flag
 from schemas.run import TargetKind
+from schemas.samples import CLASS_COLUMNS
+from schemas.scores import is_control
 
 MAX_MAPS = 2000
-"""Of a class that are clustered; of more, so many are drawn."""
+"""Largest number of maps of a class that are clustered; of more maps a random sample is taken."""
 _Row = dict[str, Any]
 
 
 class ShortcutTables(NamedTuple):
-    """What was found.
+    """Result of the search.
 
     Attributes:
-        classes, clusters, members: tables, as ``SHORTCUTS``, ``CLUSTERS`` and ``CLUSTER_MEMBERS`` of ``schemas.audit_tables``.
+        classes: ``schemas.audit_tables.SHORTCUTS``.
+        clusters: ``schemas.audit_tables.CLUSTERS``.
+        members: ``schemas.audit_tables.CLUSTER_MEMBERS``.
     """
 
     classes: pa.Table
@@ -37,91 +44,200 @@ class ShortcutTables(NamedTuple):
 def find_shortcuts(
     url: str, target: TargetKind = "label", methods: Sequence[str] = (), address: str | None = None
 ) -> ShortcutTables:
-    """Rank the classes of an atlas by how much their maps are locked to one place, and cluster the maps of each.
+    """Rank the classes of an atlas by how often their maps have outliers at one place, and cluster the maps of each.
 
-    Which classes raise an alarm is decided by ``pipeline.audit.fixed_location_test``, whose error rate is known; the clusters and
-    gaps of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
+    ``pipeline.audit.fixed_location_test``, whose error rate is known, decides which classes raise an alarm. The clusters
+    of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
 
     Args:
-        methods: empty is all.
-        address: of a Ray cluster, see ``parallel_map``.
+        url: local path or URL of the atlas.
+        target: target kind of the maps.
+        methods: names of methods; empty is all.
+        address: address of a Ray cluster, see ``parallel_map``.
 
     Raises:
-        UsageError: the atlas has no such method or target, or no finished shard.
+        UsageError: the atlas has no such method or target kind, or no finished shard.
     """
     atlas = Atlas.open(url)
-    chosen = tuple(dict.fromkeys(methods)) or atlas.methods
-    atlas.require(target, chosen)
-    found = dict(parallel_map(partial(_search, url, target), chosen, "search for shortcuts", address))
-    tables = zip(*(found[method] for method in chosen), strict=True)
-    return ShortcutTables(*(pa.concat_tables(each).unify_dictionaries().combine_chunks() for each in tables))
+    names = tuple(dict.fromkeys(methods)) or atlas.methods
+    atlas.require(target, names)
+    results = dict(parallel_map(partial(_search_method, url, target), names, "search for shortcuts", address))
+    tables = zip(*(results[method] for method in names), strict=True)
+    return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))
 
 
-def _search(url: str, target: TargetKind, method: str) -> tuple[str, ShortcutTables]:
+def _search_method(url: str, target: TargetKind, method: str) -> tuple[str, ShortcutTables]:
     atlas = Atlas.open(url)
-    standing, left_out = _standing(atlas, method, target)
-    locked = standing.locked
-    cells = locked.argmax(1)
-    whose = {"method": method, "target": target}
+    counts, degenerate = _count_outliers(atlas, method, target)
+    excess = counts.excess_lower_bounds
+    cells = excess.argmax(1)
+    keys = {"method": method, "target": target}
     classes, clusters, members = list[_Row](), list[_Row](), [CLUSTER_MEMBERS.empty_table()]
-    for index, rows, maps in read_maps_by_class(atlas, method, target):
-        drawn = np.sort(np.random.default_rng(index).permutation(len(rows))[:MAX_MAPS])
-        rows, maps, cell = rows[drawn], maps[drawn], cells[index]
-        with threadpool_limits(1):  # methods are spread over the cores; threads of each would only wait for another
-            groups = cluster_maps(maps)
-        about = _suspicion(standing, index, cell, locked[index, cell], atlas.run.model.grid[1])
-        cut = {"clusters": len(groups.prototypes), "eigengap": groups.gap, "eigenvalues": groups.eigenvalues}
-        known = {"class": index, "degenerate": left_out[index]}
-        classes.append(whose | known | about | cut)
-        stands = find_outlier_cells(maps)[:, cell] != 0
-        clusters += [whose | {"class": index} | each for each in _clusters(groups, rows, stands)]
-        members.append(_members(groups, rows, whose))
+    for class_id, rows, maps in read_maps_by_class(atlas, method, target):
+        sample = np.sort(np.random.default_rng(class_id).permutation(len(rows))[:MAX_MAPS])
+        rows, maps, cell = rows[sample], maps[sample], cells[class_id]
+        with threadpool_limits(1):  # methods run in parallel, so more threads would only compete for the cores
+            spray = cluster_maps(maps)
+        classes.append(
+            keys
+            | {"class": class_id, "degenerate": degenerate[class_id]}
+            | _test_result(counts, class_id, cell, excess[class_id, cell], atlas.run.model.grid[1])
+            | {"clusters": len(spray.prototypes), "eigengap": spray.eigengap, "eigenvalues": spray.eigenvalues}
+        )
+        is_outlier = find_outlier_cells(maps)[:, cell] != 0
+        clusters += [keys | {"class": class_id} | row for row in _cluster_rows(spray, rows, is_outlier)]
+        members.append(_member_table(spray, rows, keys))
     classes.sort(key=lambda row: -row["excess"])
     classes = [row | {"rank": rank} for rank, row in enumerate(classes, 1)]
-    found = pa.Table.from_pylist(classes, SHORTCUTS), pa.Table.from_pylist(clusters, CLUSTERS)
-    return method, ShortcutTables(*found, pa.concat_tables(members))
+    tables = pa.Table.from_pylist(classes, SHORTCUTS), pa.Table.from_pylist(clusters, CLUSTERS)
+    return method, ShortcutTables(*tables, pa.concat_tables(members))
 
 
-def _suspicion(standing: OutlierCounts, index: int, cell: int, locked: float, width: int) -> _Row:
-    hits = standing.counts[index, cell]
+def _test_result(counts: OutlierCounts, class_id: int, cell: int, excess: float, width: int) -> _Row:
+    outliers = counts.counts[class_id, cell]
     return {
-        "maps": standing.maps[index],
-        "alarm": locked > ALARM_THRESHOLD,
-        "excess": locked,
+        "maps": counts.maps[class_id],
+        "alarm": excess > ALARM_THRESHOLD,
+        "excess": excess,
         "y": cell // width,
         "x": cell % width,
-        "outlier_share": standing.shares[index, cell],
-        "outlier_share_others": standing.others[index, cell],
-        "high_share": standing.above[index, cell] / hits if hits else 0.0,
+        "outlier_share": counts.shares[class_id, cell],
+        "outlier_share_others": counts.other_shares[class_id, cell],
+        "high_share": counts.above[class_id, cell] / outliers if outliers else 0.0,
     }
 
 
-def _standing(atlas: Atlas, method: str, target: TargetKind) -> tuple[OutlierCounts, NDArray[np.int64]]:
-    """How often cells stand out, and how many maps say nothing, by class."""
-    count, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
-    nothing = np.zeros((count, cells), np.int64)
-    standing, left_out = OutlierCounts(np.zeros(count, np.int64), nothing, nothing), np.zeros(count, np.int64)
+def _count_outliers(atlas: Atlas, method: str, target: TargetKind) -> tuple[OutlierCounts, NDArray[np.int64]]:
+    """Return the outliers by class and cell, and the number of degenerate maps by class."""
+    classes, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
+    zeros = np.zeros((classes, cells), np.int64)
+    counts, degenerate = OutlierCounts(np.zeros(classes, np.int64), zeros, zeros), np.zeros(classes, np.int64)
     for name in atlas.shard_names:
-        found = read_shard_maps(atlas.shard(name), method, target)
-        standing += OutlierCounts.of(found.maps, found.classes, count)
-        left_out += np.bincount(found.left_out, minlength=count)
-    return standing, left_out
+        shard_maps = _read_shard_maps(atlas.shard(name), method, target)
+        counts += OutlierCounts.from_maps(shard_maps.maps, shard_maps.class_ids, classes)
+        degenerate += np.bincount(shard_maps.degenerate, minlength=classes)
+    return counts, degenerate
 
 
-def _clusters(groups: SprayClusters, rows: NDArray[np.int64], standing: NDArray[np.bool_]) -> list[_Row]:
+def _cluster_rows(spray: SprayClusters, rows: NDArray[np.int64], is_outlier: NDArray[np.bool_]) -> list[_Row]:
     return [
         {
-            "cluster": each,
-            "maps": int((groups.members == each).sum()),
-            "central_row": rows[groups.central[each]],
-            "outlier_share": standing[groups.members == each].mean(),
+            "cluster": cluster,
+            "maps": int((spray.members == cluster).sum()),
+            "central_row": rows[spray.central[cluster]],
+            "outlier_share": is_outlier[spray.members == cluster].mean(),
             "prototype": prototype.ravel(),
         }
-        for each, prototype in enumerate(groups.prototypes)
+        for cluster, prototype in enumerate(spray.prototypes)
     ]
 
 
-def _members(groups: SprayClusters, rows: NDArray[np.int64], whose: _Row) -> pa.Table:
-    columns: _Row = {name: [value] * len(rows) for name, value in whose.items()}
-    columns |= {"row": rows, "cluster": groups.members, "embedding": list(groups.embedding.astype(np.float32))}
+def _member_table(spray: SprayClusters, rows: NDArray[np.int64], keys: _Row) -> pa.Table:
+    columns: _Row = {name: [value] * len(rows) for name, value in keys.items()}
+    columns |= {"row": rows, "cluster": spray.members, "embedding": list(spray.embedding.astype(np.float32))}
     return pa.table(columns).cast(CLUSTER_MEMBERS)
+
+
+def rank_classes(shortcuts: pa.Table) -> pa.Table:
+    """Rank classes by the number of methods that raise an alarm, then by the highest ``excess`` of any method.
+
+    Mean ranks are not used: most methods rank classes without a shortcut at random, and one method that detects a
+    shortcut is enough. Controls are left out: ``edges`` sees a mark in the images, whether the network looks at it or
+    not.
+
+    Args:
+        shortcuts: ``schemas.audit_tables.SHORTCUTS``, of one target kind.
+
+    Returns:
+        ``schemas.audit_tables.SUSPICIOUS_CLASSES``.
+    """
+    rows_by_class: dict[int, list[_Row]] = defaultdict(list)
+    for row in shortcuts.to_pylist():
+        if not is_control(row["method"]):
+            rows_by_class[row["class"]].append(row)
+    classes = [_combine_methods(rows) for rows in rows_by_class.values()]
+    classes.sort(key=lambda row: (-row["alarms"], -row["excess"], row["class"]))
+    return pa.Table.from_pylist([row | {"rank": rank} for rank, row in enumerate(classes, 1)], SUSPICIOUS_CLASSES)
+
+
+def _combine_methods(rows: list[_Row]) -> _Row:
+    clearest, ranks = max(rows, key=lambda row: row["excess"]), [row["rank"] for row in rows]
+    return {name: clearest[name] for name in ("class", "excess", "method", "y", "x")} | {
+        "methods": len(rows),
+        "alarms": sum(row["alarm"] for row in rows),
+        "best_rank": min(ranks),
+        "mean_rank": sum(ranks) / len(ranks),
+    }
+
+
+class ClassMaps(NamedTuple):
+    """Maps of a class without degenerate ones.
+
+    Attributes:
+        class_id: the class.
+        rows: int64 [n], rows of the samples, ascending.
+        maps: float16 [n, h, w] in [0, 1].
+    """
+
+    class_id: int
+    rows: NDArray[np.int64]
+    maps: NDArray[np.float16]
+
+
+def read_maps_by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterator[ClassMaps]:
+    """Read the maps class by class. In memory are those of one class, or of one shard.
+
+    The shards are read once, into a temporary file that is ordered by class: shards mix classes, so reading class by
+    class would read the whole atlas for each.
+
+    Args:
+        atlas: the atlas with the maps.
+        method: name of the method.
+        target: target kind of the maps.
+
+    Yields:
+        The maps of each class that has any, by class id.
+    """
+    samples = atlas.samples(["row", CLASS_COLUMNS[target]])
+    rows, class_ids = samples["row"].to_numpy(), samples[CLASS_COLUMNS[target]].fill_null(-1).to_numpy()
+    order = np.argsort(class_ids, kind="stable")
+    place = np.argsort(order)
+    present, begins = np.unique(class_ids[order], return_index=True)
+    with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
+        maps = np.memmap(Path(folder) / "maps", np.float16, "w+", shape=(max(1, len(order)), *atlas.run.model.grid))
+        valid = np.zeros(len(order), bool)
+        for name in atlas.shard_names:
+            shard_maps = _read_shard_maps(atlas.shard(name), method, target)
+            places = place[np.searchsorted(rows, shard_maps.rows)]
+            maps[places], valid[places] = shard_maps.maps, True
+        for class_id, places in zip(present, np.split(np.arange(len(order)), begins[1:]), strict=True):
+            inside = places[valid[places]]
+            if len(inside):
+                yield ClassMaps(int(class_id), rows[order[inside]], np.array(maps[inside]))
+
+
+class _ShardMaps(NamedTuple):
+    """Maps of a shard without degenerate ones.
+
+    Attributes:
+        rows: int64 [n], rows of the samples.
+        class_ids: int64 [n], classes that the maps explain.
+        maps: float32 [n, h, w] in [0, 1].
+        degenerate: int64 [m], classes of the maps that are constant or were not finite.
+    """
+
+    rows: NDArray[np.int64]
+    class_ids: NDArray[np.int64]
+    maps: NDArray[np.float32]
+    degenerate: NDArray[np.int64]
+
+
+def _read_shard_maps(shard: AtlasShard, method: str, target: TargetKind) -> _ShardMaps:
+    valid = shard.good & (shard.flags(method, target) == Flag.OK)
+    class_ids = shard.samples[CLASS_COLUMNS[target]].to_numpy(zero_copy_only=False)
+    return _ShardMaps(
+        shard.samples["row"].to_numpy()[valid],
+        class_ids[valid].astype(np.int64),
+        shard.maps(method, target)[valid],
+        class_ids[shard.good & ~valid].astype(np.int64),
+    )

@@ -1,4 +1,4 @@
-"""Spectral relevance analysis: the ways in which a network looks at the pictures of one class."""
+"""Spectral relevance analysis (SpRAy): clusters of the attribution maps of one class."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ from scipy.sparse.csgraph import laplacian
 from sklearn.cluster import KMeans
 from sklearn.neighbors import kneighbors_graph
 
-NEIGHBOURS = 10
-"""To which each map is joined; twice the logarithm of some hundred maps, see von Luxburg (2007), section 8.2."""
-EIGENVALUES = 16
-"""That are kept of the Laplacian."""
-MOST_CLUSTERS = 8
+NUM_NEIGHBORS = 10
+"""Neighbors of each map in the graph: twice the logarithm of a few hundred maps, see von Luxburg (2007), section 8.2."""
+NUM_EIGENVALUES = 16
+"""Number of eigenvalues of the Laplacian that are computed."""
+MAX_CLUSTERS = 8
 
 
 @dataclass(frozen=True)
 class SprayClusters:
-    """Groups of the maps of one class, largest first.
+    """Clusters of the maps of one class, largest first.
 
     Attributes:
         members: int64 [n], the cluster of each map.
-        prototypes: float64 [c, h, w], mean of the normalised maps of each cluster.
-        central: int64 [c], of each the map that is nearest to its prototype.
-        eigenvalues: float64 [e], least of the normalised Laplacian, from 0 up. Where it is cut into c clusters there
+        prototypes: float64 [c, h, w], mean of the normalized maps of each cluster.
+        central: int64 [c], index of the map that is nearest to each prototype.
+        eigenvalues: float64 [e], least eigenvalues of the normalized Laplacian, ascending from 0. For c clusters there
             is a gap behind the c-th of them.
-        embedding: float64 [n, d], eigenvectors of the first eigenvalues, at most 8. Clusters were found in the first c
-            of these coordinates, of each map scaled to length 1.
+        embedding: float64 [n, d], eigenvectors of the first eigenvalues, at most 8. Clusters are found in the first c
+            of these coordinates, scaled to length 1 for each map.
     """
 
     members: NDArray[np.int64]
@@ -37,14 +37,14 @@ class SprayClusters:
     embedding: NDArray[np.float64]
 
     @property
-    def gap(self) -> float:
-        """Between the eigenvalues behind which the clusters were cut; 0 where there are no more of them."""
+    def eigengap(self) -> float:
+        """Gap between the eigenvalues by which the number of clusters was chosen; 0 if there are no more of them."""
         count = len(self.prototypes)
         return float(self.eigenvalues[count] - self.eigenvalues[count - 1]) if count < len(self.eigenvalues) else 0.0
 
 
 def l1_normalize(maps: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Maps [n, h, w] ≥ 0 as float64, each with the sum 1; a map that is 0 everywhere is uniform."""
+    """Return maps [n, h, w] ≥ 0 as float64 with sum 1; a map that is 0 everywhere becomes uniform."""
     maps = maps.astype(np.float64)
     total = maps.sum((1, 2), keepdims=True)
     uniform = 1 / (maps.shape[1] * maps.shape[2])
@@ -52,34 +52,35 @@ def l1_normalize(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def cluster_maps(maps: NDArray[np.floating]) -> SprayClusters:
-    """Cluster maps as SpRAy does (Lapuschkin et al., Nature Communications 2019, «Spectral Relevance Analysis»).
+    """Cluster maps by SpRAy (Lapuschkin et al., Nature Communications 2019).
 
-    Maps are L1-normalised; each is joined to its nearest neighbours, and these to it; the first eigenvectors of the
-    normalised Laplacian of that graph, rows scaled to length 1, are clustered by k-means (Ng, Jordan and Weiss, NIPS
-    2001). How many clusters there are says the largest gap between successive eigenvalues (von Luxburg, Statistics
-    and Computing 2007, section 8.3); it may say one. Takes O(n²) memory.
+    Maps are L1-normalized and joined to their nearest neighbors in a symmetric graph; the first eigenvectors of its
+    normalized Laplacian, rows scaled to length 1, are clustered by k-means (Ng, Jordan and Weiss, NIPS 2001). The
+    largest gap between successive eigenvalues gives the number of clusters, which may be one (von Luxburg, Statistics
+    and Computing 2007, section 8.3). Takes O(n²) memory.
 
     Args:
         maps: [n, h, w] ≥ 0, n ≥ 1.
     """
-    normalised = l1_normalize(maps)
-    flat = normalised.reshape(len(normalised), normalised.shape[1] * normalised.shape[2])
+    normalized = l1_normalize(maps)
+    flat = normalized.reshape(len(normalized), normalized.shape[1] * normalized.shape[2])
     if len(maps) <= 2:
         values, vectors = np.zeros(1), np.ones((len(maps), 1))
     else:
-        graph = kneighbors_graph(flat, min(NEIGHBOURS, len(maps) - 1))
-        last = min(EIGENVALUES, len(maps)) - 1
+        graph = kneighbors_graph(flat, min(NUM_NEIGHBORS, len(maps) - 1))
+        last = min(NUM_EIGENVALUES, len(maps)) - 1
         values, vectors = eigh(
             laplacian(graph.maximum(graph.T), normed=True).toarray(), subset_by_index=[0, last], driver="evr"
         )
-    count = int(np.diff(values)[:MOST_CLUSTERS].argmax()) + 1 if len(values) > 1 else 1
+    count = int(np.diff(values)[:MAX_CLUSTERS].argmax()) + 1 if len(values) > 1 else 1
     scaled = vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=1, keepdims=True).clip(1e-12)
-    found = KMeans(count, n_init=10, random_state=0).fit_predict(scaled) if count > 1 else np.zeros(len(maps), int)
-    _, found, sizes = np.unique(found, return_inverse=True, return_counts=True)
+    labels = KMeans(count, n_init=10, random_state=0).fit_predict(scaled) if count > 1 else np.zeros(len(maps), int)
+    _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(sizes), np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-    members = rank[found]
-    prototypes = np.stack([normalised[members == each].mean(0) for each in range(len(sizes))])
-    away = np.linalg.norm(normalised - prototypes[members], axis=(1, 2))
-    central = np.array([np.where(members == each, away, np.inf).argmin() for each in range(len(sizes))], np.int64)
-    return SprayClusters(members, prototypes, central, values.clip(0), vectors[:, :MOST_CLUSTERS])
+    members = rank[labels]
+    clusters = range(len(sizes))
+    prototypes = np.stack([normalized[members == cluster].mean(0) for cluster in clusters])
+    distances = np.linalg.norm(normalized - prototypes[members], axis=(1, 2))
+    central = np.array([np.where(members == cluster, distances, np.inf).argmin() for cluster in clusters], np.int64)
+    return SprayClusters(members, prototypes, central, values.clip(0), vectors[:, :MAX_CLUSTERS])

@@ -20,8 +20,8 @@ MAPS = np.random.default_rng(0).random((2, 40, 7, 9)).astype(np.float16)
 def test_a_map_agrees_with_itself_by_exactly_one(maps: np.ndarray) -> None:
     one = prepare_maps(maps)
     for name, values in compare_maps(one, one).items():
-        assert np.array_equal(values[one.says], np.ones(one.says.sum())), name
-        assert np.isnan(values[~one.says]).all(), name
+        assert np.array_equal(values[one.valid], np.ones(one.valid.sum())), name
+        assert np.isnan(values[~one.valid]).all(), name
 
 
 def test_correlations_are_those_of_scipy_with_ties_too() -> None:

@@ -7,8 +7,7 @@ import pytest
 from support import DEMO_MODEL
 
 from pipeline.audit.fixed_location_test import ALARM_THRESHOLD
-from pipeline.audit.ranking import rank_classes
-from pipeline.audit.shortcuts import ShortcutTables, find_shortcuts
+from pipeline.audit.shortcuts import ShortcutTables, find_shortcuts, rank_classes
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.run import INLINE, run

@@ -23,8 +23,8 @@ def test_planted_groups_are_found_largest_first_and_no_more(sizes: tuple[int, ..
     assert np.array_equal(found.members, groups)
     assert found.eigenvalues[0] == pytest.approx(0, abs=1e-9)
     assert (np.diff(found.eigenvalues) >= 0).all()
-    assert found.gap == found.eigenvalues[len(sizes)] - found.eigenvalues[len(sizes) - 1]
-    assert found.gap == np.diff(found.eigenvalues)[:8].max()
+    assert found.eigengap == found.eigenvalues[len(sizes)] - found.eigenvalues[len(sizes) - 1]
+    assert found.eigengap == np.diff(found.eigenvalues)[:8].max()
 
 
 def test_prototypes_are_means_of_normalised_maps_and_the_central_map_is_nearest() -> None:

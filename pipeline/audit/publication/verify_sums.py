@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audit.group_means import compute_group_means
+from pipeline.audit.map_tables import compute_group_means
 from pipeline.audit.publication.safe_reader import read_table, read_tables
 from pipeline.store import ObjectStore
 from schemas.audit_tables import AGREEMENT, METHODS

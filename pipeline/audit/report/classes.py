@@ -44,7 +44,7 @@ def iter_class_data(audited: AuditTables, methods: Sequence[str], grid: tuple[in
     ``images``, ``degenerate``, ``numbers``; where it has maps that say something also ``mean`` (map), what
     ``schemas.audit_tables.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``,
     ``central`` (row), ``share``, ``prototype``. A control raises no alarm here, since it has no say in which class is
-    suspicious (``pipeline.audit.ranking``).
+    suspicious (``pipeline.audit.shortcuts``).
     Maps are uint8 [h, w], from their least to their largest value, as base64.
     """
     tables = audited.methods, audited.shortcuts, audited.clusters

@@ -42,7 +42,7 @@ class SuspiciousClass:
 
 
 def find_suspicious_classes(audited: AuditTables) -> list[SuspiciousClass]:
-    """All classes, most suspicious first, in the order of ``pipeline.audit.ranking.suspicious``."""
+    """All classes, most suspicious first, in the order of ``pipeline.audit.shortcuts.suspicious``."""
     clusters: dict[tuple[str, int], dict[str, Any]] = {}
     for row in audited.clusters.to_pylist():
         key = row["method"], row["class"]

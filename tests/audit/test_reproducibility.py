@@ -7,7 +7,7 @@ import pytest
 import zarr
 from support import FAST, jpeg, samples, write_tar
 
-from pipeline.audit.reproduce import build_reproducibility_table
+from pipeline.audit.reproducibility import build_reproducibility_table
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
 from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
@@ -69,9 +69,9 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     said: list[str] = []
     table = build_reproducibility_table(str(finished), say=said.append)
-    assert said[0] == "16 samples of 3 shards are computed twice, by 3 methods"
+    assert said[0] == "16 samples of 3 shards are recomputed twice, by 3 methods"
     assert [note.split(":")[0] for note in said[1:]] == ["part-1", "part-2"]
-    assert "s0012 cannot be computed again: its picture is another now" in said[2]
+    assert "s0012 cannot be recomputed: its image has changed" in said[2]
     assert set(table["sampled"].to_pylist()) == {16}
     assert set(table["recomputed"].to_pylist()) == {5 + 3}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.audit.maps_by_class import read_maps_by_class
+from pipeline.audit.shortcuts import read_maps_by_class
 from pipeline.store import Atlas
 from schemas.layout import Flag
 from schemas.samples import CLASS_COLUMNS
@@ -19,12 +19,12 @@ def test_each_map_is_given_once_with_its_row_and_class(atlas: Atlas, target: str
             if shard.flags(method, target)[place] == Flag.OK:
                 expected[sample["row"]] = (sample[CLASS_COLUMNS[target]], shard.maps(method, target)[place])
     found = list(read_maps_by_class(atlas, method, target))
-    assert [each.class_index for each in found] == sorted({number for number, _ in expected.values()})
+    assert [each.class_id for each in found] == sorted({number for number, _ in expected.values()})
     rows = [int(row) for each in found for row in each.rows]
     assert sorted(rows) == sorted(expected)
     for each in found:
         assert (np.diff(each.rows) > 0).all()
         for row, values in zip(each.rows, each.maps, strict=True):
-            assert expected[int(row)][0] == each.class_index
+            assert expected[int(row)][0] == each.class_id
             assert np.array_equal(expected[int(row)][1], values)
     assert bool(rows) == (method == "legrad")  # uniform maps say nothing

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.audit.ranking import rank_classes
+from pipeline.audit.shortcuts import rank_classes
 from schemas.audit_tables import SHORTCUTS, SUSPICIOUS_CLASSES
 
 

@@ -48,12 +48,12 @@ def test_figures_of_maps_that_are_no_more_are_left_out(published: Path, tmp_path
     rows = np.arange(10**6)
     assert len(metric_hashes(str(out), commit.shard, content_hash(commit))) == 2
     assert np.isfinite(
-        ShardMetrics(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)
+        ShardMetrics(str(out), commit.shard, content_hash(commit), "label").column("legrad", "adcc", rows)
     ).any()
     for kind in ("faithfulness", "sanity"):
         path = out / kind / "commits" / f"{commit.shard}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
     assert metric_hashes(str(out), commit.shard, content_hash(commit)) == ()
     assert np.isnan(
-        ShardMetrics(str(out), commit.shard, content_hash(commit), "label").of("legrad", "adcc", rows)
+        ShardMetrics(str(out), commit.shard, content_hash(commit), "label").column("legrad", "adcc", rows)
     ).all()

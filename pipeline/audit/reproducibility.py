@@ -1,0 +1,179 @@
+"""Reproducibility: maps that are recomputed from the shards, with the batches of the run and with another batch size."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.run.execution import Device
+from pipeline.run.parallel_map import parallel_map
+from pipeline.store import Atlas
+from pipeline.store.shard_writer import normalise
+from pipeline.utils.io import refuse_commands
+from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
+from schemas.errors import CorruptShardError
+from schemas.samples import SampleStatus
+
+Selection = tuple[str, tuple[int, ...]]
+"""A shard, and ordinals of its samples."""
+_Row = dict[str, Any]
+
+
+def build_reproducibility_table(
+    url: str,
+    rows: int = 256,
+    methods: Sequence[str] = (),
+    seed: int = 0,
+    device: Device = "auto",
+    address: str | None = None,
+    allow_pipe: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> pa.Table:
+    """Recompute samples from the shards, as the run did and with another batch size, and compare all their maps.
+
+    Whole batches of the run are chosen at random from all finished shards: a sample gets the same bytes only in the
+    batch that it was computed in, so single samples would cost as many times more as a batch has samples. The other
+    batch size is 1, so that no other sample can have an effect; 2 if that of the run was 1.
+
+    Args:
+        url: local path or URL of the atlas.
+        rows: largest number of samples.
+        methods: names of the methods to compare; empty is all.
+        seed: random seed of the choice.
+        device: device of the network.
+        address: address of a Ray cluster, see ``parallel_map``.
+        allow_pipe: allow shards that are read from shell commands.
+        say: called with the amount of work, and with shards and samples that cannot be recomputed.
+
+    Returns:
+        ``schemas.audit_tables.REPRODUCIBILITY``: for each kind, the network and then the methods by target kind.
+
+    Raises:
+        UsageError: no such method, or no finished shard.
+        SpecMismatchError: the network has changed.
+    """
+    atlas = Atlas.open(url)
+    refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+    names = tuple(dict.fromkeys(methods)) or atlas.methods
+    for target in atlas.run.spec.targets:
+        atlas.require(target, names)
+    batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
+    selections = _sample_batches(atlas, rows, seed)
+    count = sum(len(ordinals) for _, ordinals in selections)
+    say(f"{count} samples of {len(selections)} shards are recomputed twice, by {len(atlas.methods)} methods")
+    comparisons: list[_Row] = []
+    work = partial(_compare_shard, url, device, names, batch_sizes)
+    for shard_comparisons, notes in parallel_map(work, selections, "recompute", address, gpu=True):
+        comparisons += shard_comparisons
+        for note in notes:
+            say(note)
+    groups = [(None, None), *((method, target) for method in names for target in atlas.run.spec.targets)]
+    table = [
+        {"kind": kind, "batch_size": size, "method": method, "target": target, "sampled": count}
+        | _summarize(
+            [row for row in comparisons if (row["kind"], row["method"], row["target"]) == (kind, method, target)]
+        )
+        for kind, size in batch_sizes.items()
+        for method, target in groups
+    ]
+    return pa.Table.from_pylist(table, schema=REPRODUCIBILITY)
+
+
+def _sample_batches(atlas: Atlas, count: int, seed: int) -> list[Selection]:
+    """Choose batches at random until they hold ``count`` samples that have maps."""
+    samples, slot = atlas.samples(["row", "status"]), atlas.run.slot
+    rows = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))["row"].to_numpy()
+    batch = rows // slot * slot + rows % slot // atlas.run.spec.batch_size
+    batches, batch_index = np.unique(batch, return_inverse=True)
+    priority = np.random.default_rng(seed).permutation(len(batches))[batch_index]
+    chosen = np.sort(rows[np.lexsort((rows, priority))[:count]])
+    ordinals_by_shard: dict[str, list[int]] = defaultdict(list)
+    for index, ordinal in zip(*(values.tolist() for values in np.divmod(chosen, slot)), strict=True):
+        ordinals_by_shard[atlas.run.shards[index].name].append(ordinal)
+    return [(shard, tuple(ordinals)) for shard, ordinals in ordinals_by_shard.items()]
+
+
+def _compare_shard(
+    url: str, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
+) -> tuple[list[_Row], list[str]]:
+    """Return comparisons of all maps of the selected samples of a shard, and reasons why some are missing."""
+    from pipeline.run.recompute import once_more, worker_of  # torch, which most of an audit does not need
+
+    shard, ordinals = selection
+    atlas = Atlas.open(url)
+    worker, atlas_shard = worker_of(url, device, atlas.run.spec_hash), atlas.shard(shard)
+    samples = atlas_shard.samples.take(list(ordinals)).to_pylist()
+    stored = {method: atlas_shard.array(method)[list(ordinals)] for method in methods}
+    comparisons: list[_Row] = []
+    notes: dict[str, None] = {}
+    for kind, size in batch_sizes.items():
+        try:
+            for place, (sample, raw, _) in enumerate(once_more(worker, atlas_shard, ordinals, size)):
+                stored_sample = samples[place]
+                if sample["status"] != SampleStatus.OK or sample["image_sha256"] != stored_sample["image_sha256"]:
+                    notes[f"{shard}: {stored_sample['key']} cannot be recomputed: its image has changed"] = None
+                    continue
+                comparisons.append({"kind": kind} | _compare_network(stored_sample, sample))
+                stored_maps = {method: stored[method][place] for method in methods}
+                maps = {method: normalise(raw[method])[0] for method in methods}
+                rows = _compare_maps(stored_maps, maps, atlas.run.spec.targets)
+                comparisons += [{"kind": kind} | row for row in rows]
+        except (CorruptShardError, OSError) as error:
+            notes[f"{shard}: cannot be recomputed: {error}"] = None
+    return comparisons, list(notes)
+
+
+def _compare_network(stored: _Row, recomputed: _Row) -> _Row:
+    # The sample table stores float32.
+    difference = abs(float(np.float32(recomputed["probability"])) - stored["probability"])
+    return {
+        "method": None,
+        "target": None,
+        "equal_share": stored["prediction"] == recomputed["prediction"],
+        "max_difference": difference,
+        "mean_difference": difference,
+        "spearman": np.nan,
+    }
+
+
+def _compare_maps(
+    stored: dict[str, NDArray[np.float16]], recomputed: dict[str, NDArray[np.float16]], targets: Sequence[str]
+) -> Iterator[_Row]:
+    """Compare the maps [K, h, w] of a sample, by method."""
+    from pipeline.metrics.similarity import spearman
+
+    for method, maps in stored.items():
+        others = recomputed[method]
+        correlations = spearman(maps.reshape(len(targets), -1), others.reshape(len(targets), -1))
+        differences = np.abs(maps.astype(np.float64) - others.astype(np.float64))
+        for place, target in enumerate(targets):
+            yield {
+                "method": method,
+                "target": target,
+                "equal_share": np.array_equal(maps[place], others[place]),
+                "max_difference": differences[place].max(),
+                "mean_difference": differences[place].mean(),
+                "spearman": correlations[place],
+            }
+
+
+def _summarize(comparisons: Sequence[_Row]) -> _Row:
+    correlations = [row["spearman"] for row in comparisons if np.isfinite(row["spearman"])]
+    columns = {
+        "equal_share": [row["equal_share"] for row in comparisons],
+        "mean_difference": [row["mean_difference"] for row in comparisons],
+        "mean_spearman": correlations,
+    }
+    # Sums that do not depend on the order in which shards come.
+    means = {name: math.fsum(values) / len(values) if values else None for name, values in columns.items()}
+    return means | {
+        "recomputed": len(comparisons),
+        "max_difference": max((row["max_difference"] for row in comparisons), default=None),
+        "min_spearman": min(correlations, default=None),
+    }
