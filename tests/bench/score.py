@@ -27,15 +27,15 @@ def maps(kind: str, count: int) -> list[np.ndarray]:
     """Random maps on the patch grid."""
     rng = np.random.default_rng(0)
     noise = [rng.random((GRID, GRID)) for _ in range(count)]
-    return noise if kind == "noise" else [cv2.GaussianBlur(each, (0, 0), 1.5) for each in noise]
+    return noise if kind == "noise" else [cv2.GaussianBlur(values, (0, 0), 1.5) for values in noise]
 
 
 def seconds(function: Callable[..., object], items: list) -> float:
     """CPU seconds for each item."""
     function(items[0])
     begun = time.process_time()
-    for each in items:
-        function(each)
+    for item in items:
+        function(item)
     return (time.process_time() - begun) / len(items)
 
 
@@ -47,23 +47,23 @@ def main() -> None:
     cv2.setNumThreads(1)
     mask, nothing = np.zeros((224, 224), bool), np.zeros((224, 224), bool)
     mask[50:160, 40:170] = True
-    known = ScoredImage(0, np.array([[40, 50, 169, 159], [10, 180, 60, 220]]), mask, nothing, 0, (0, 0, 1, 1))
+    image = ScoredImage(0, np.array([[40, 50, 169, 159], [10, 180, 60, 220]]), mask, nothing, 0, (0, 0, 1, 1))
     for kind in ("smooth", "noise"):
         values = maps(kind, count)
-        scores = [score_map(each) for each in values]
+        scores = [score_map(map_) for map_ in values]
         parts = {
-            "everything": seconds(lambda each: count_map(each, known), values),
-            "boxes": seconds(lambda each: best_ious(each, known.boxes), scores),
-            "histogram": seconds(lambda each: pixel_metrics.score_histogram(each, mask, nothing), scores),
-            "AP": seconds(lambda each: segmentation_metrics.average_precision(each, mask, nothing), scores),
+            "everything": seconds(lambda map_: count_map(map_, image), values),
+            "boxes": seconds(lambda score: best_ious(score, image.boxes), scores),
+            "histogram": seconds(lambda score: pixel_metrics.score_histogram(score, mask, nothing), scores),
+            "AP": seconds(lambda score: segmentation_metrics.average_precision(score, mask, nothing), scores),
         }
         print(f"{kind:7}", *(f"{name} {1e3 * value:.1f} ms" for name, value in parts.items()), sep="  ")
-    tally, found = ScoreCounts(), [count_map(each, known) for each in values]
+    total, counts = ScoreCounts(), [count_map(map_, image) for map_ in values]
     for number in range(1000):
-        tally.add(bootstrap_group(str(number), False), found[number % count])
-    print(f"counts of a shard: {len(to_npz({'method': tally})) / 1e3:.0f} kB a method")
+        total.add(bootstrap_group(str(number), False), counts[number % count])
+    print(f"counts of a shard: {len(to_npz({'method': total})) / 1e3:.0f} kB a method")
     begun = time.process_time()
-    score_row("method", "label", tally)
+    score_row("method", "label", total)
     print(f"scores with intervals: {time.process_time() - begun:.2f} s a method")
 
 

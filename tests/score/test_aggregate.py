@@ -25,7 +25,7 @@ NONE = np.zeros((224, 224), bool)
 def scene(number: int) -> tuple[np.ndarray, ScoredImage]:
     """A map that is roughly right, and the object."""
     side = int(RNG.choice([40, 70, 130, 190]))
-    x, y = (int(each) for each in RNG.integers(0, 224 - side, 2))
+    x, y = (int(corner) for corner in RNG.integers(0, 224 - side, 2))
     mask = NONE.copy()
     mask[y : y + side, x : x + side] = True
     values = mask.reshape(14, 16, 14, 16).mean((1, 3)) + RNG.normal(0, 0.3, (14, 14))
@@ -37,14 +37,14 @@ def scene(number: int) -> tuple[np.ndarray, ScoredImage]:
 
 
 SCENES = [scene(number) for number in range(18)]
-SPLIT = [each for each in SCENES if each[1].group >= TUNING_GROUPS.start]
-REST = [each for each in SCENES if each[1].group < TUNING_GROUPS.start]
+SPLIT = [case for case in SCENES if case[1].group >= TUNING_GROUPS.start]
+REST = [case for case in SCENES if case[1].group < TUNING_GROUPS.start]
 
 
 def tally(scenes: list[tuple[np.ndarray, ScoredImage]]) -> ScoreCounts:
     total = ScoreCounts()
-    for values, known in scenes:
-        total.add(known.group, count_map(values, known))
+    for values, image in scenes:
+        total.add(image.group, count_map(values, image))
     return total
 
 
@@ -59,7 +59,7 @@ def hit(scene: tuple[np.ndarray, ScoredImage], threshold: float, delta: float, l
 
 
 def box_acc(scenes: list, threshold: float, delta: float, largest: bool) -> float:
-    return 100 * float(np.mean([hit(each, threshold, delta, largest) for each in scenes]))
+    return 100 * float(np.mean([hit(case, threshold, delta, largest) for case in scenes]))
 
 
 def oracle(scenes: list, delta: float, largest: bool) -> float:
@@ -85,30 +85,30 @@ def test_at_thresholds_of_the_split() -> None:
     ]
     assert ROW["boxacc_v2"] == pytest.approx(np.mean(terms))
     for name, ranks in (("top1_loc", 1), ("top5_loc", 5)):
-        right = [hit(each, ROW["threshold"], 0.5, True) and each[1].rank < ranks for each in REST]
+        right = [hit(case, ROW["threshold"], 0.5, True) and case[1].rank < ranks for case in REST]
         assert ROW[name] == pytest.approx(100 * np.mean(right))
     assert ROW["top1_loc"] < ROW["top5_loc"] < ROW["gt_known"]
 
 
 def masks_at(scenes: list, threshold: float) -> tuple[float, float]:
     """IoU of all pixels together, mean F."""
-    pairs = [(score_map(values) >= threshold, known.mask) for values, known in scenes]
+    pairs = [(score_map(values) >= threshold, image.mask) for values, image in scenes]
     overlap = sum((a & b).sum() for a, b in pairs) / sum((a | b).sum() for a, b in pairs)
     scores = []
-    for found, real in pairs:
-        precision, recall = (found & real).sum() / max(1, found.sum()), (found & real).sum() / real.sum()
+    for predicted, real in pairs:
+        precision, recall = (predicted & real).sum() / max(1, predicted.sum()), (predicted & real).sum() / real.sum()
         scores.append(1.3 * precision * recall / (0.3 * precision + recall) if recall else 0)
     return 100 * overlap, 100 * float(np.mean(scores))
 
 
 def test_masks() -> None:
     at = [masks_at(SCENES, threshold) for threshold in MASK_THRESHOLDS]
-    assert ROW["iou_oracle"] == pytest.approx(max(each[0] for each in at))
-    assert ROW["f_beta_oracle"] == pytest.approx(max(each[1] for each in at), abs=1e-4)
+    assert ROW["iou_oracle"] == pytest.approx(max(pair[0] for pair in at))
+    assert ROW["f_beta_oracle"] == pytest.approx(max(pair[1] for pair in at), abs=1e-4)
     assert masks_at(SCENES, ROW["mask_threshold_oracle"])[0] == pytest.approx(ROW["iou_oracle"])
     assert (ROW["iou"], ROW["f_beta"]) == pytest.approx(masks_at(REST, ROW["mask_threshold"]), abs=1e-4)
     for place, name in enumerate(("iou_s", "iou_ms", "iou_ml", "iou_l")):
-        some = [each for each in REST if pixel_metrics.size_class(each[1].mask) == place]
+        some = [case for case in REST if pixel_metrics.size_class(case[1].mask) == place]
         assert ROW[name] == (pytest.approx(masks_at(some, ROW["mask_threshold"])[0]) if some else None)
 
 
@@ -140,52 +140,52 @@ def test_every_score_lies_in_its_interval() -> None:
 
 def test_boxes_alone_have_no_pixel_scores() -> None:
     scenes = [(values, ScoredImage(p.group, p.boxes, None, NONE, p.rank, WINDOW)) for values, p in SCENES]
-    found = score_row("legrad", "label", tally(scenes))
+    row = score_row("legrad", "label", tally(scenes))
     boxes = ("maxboxacc", "maxboxacc_v2", "iou30", "iou50", "iou70", "gt_known", "boxacc_v2", "top1_loc", "top5_loc")
-    assert {name for name in SCORES if found[name] is not None} == {*boxes, "gt_known_20"}
-    assert [found[name] for name in boxes] == [ROW[name] for name in boxes]
-    assert (found["masks"], found["mask_threshold"], found["threshold"]) == (0, None, ROW["threshold"])
+    assert {name for name in SCORES if row[name] is not None} == {*boxes, "gt_known_20"}
+    assert [row[name] for name in boxes] == [ROW[name] for name in boxes]
+    assert (row["masks"], row["mask_threshold"], row["threshold"]) == (0, None, ROW["threshold"])
 
 
 def test_an_object_without_a_pixel_at_224_is_no_hit_of_the_pointing_game() -> None:
-    values, known = SCENES[1]
-    nothing = ScoredImage(0, known.boxes, NONE, NONE, 0, WINDOW)
-    found = score_row("legrad", "label", tally([*SCENES, (values, nothing)]))
-    assert (found["pointing"], found["energy"]) == (ROW["pointing"], ROW["energy"])
-    assert found["masks"] == 19
-    assert found["f_beta_oracle"] < ROW["f_beta_oracle"]
+    values, image = SCENES[1]
+    nothing = ScoredImage(0, image.boxes, NONE, NONE, 0, WINDOW)
+    row = score_row("legrad", "label", tally([*SCENES, (values, nothing)]))
+    assert (row["pointing"], row["energy"]) == (ROW["pointing"], ROW["energy"])
+    assert row["masks"] == 19
+    assert row["f_beta_oracle"] < ROW["f_beta_oracle"]
 
 
 def test_without_a_split_nothing_is_tuned() -> None:
-    found = score_row("legrad", "label", tally(REST))
-    assert {found.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "threshold")} == {None}
-    assert found["maxboxacc"] is not None
+    row = score_row("legrad", "label", tally(REST))
+    assert {row.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "threshold")} == {None}
+    assert row["maxboxacc"] is not None
 
 
 def test_images_that_are_aside_tune_and_count_for_nothing_else() -> None:
     aside = [
         (values, ScoredImage(TUNING_GROUPS.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
     ]  # fmt: skip
-    found = score_row("legrad", "label", tally([*REST, *aside]))
-    assert (found["images"], found["test_images"], found["tuning_images"]) == (12, 12, 6)
-    assert [found[name] for name in ("threshold", "gt_known", "iou")] == [
+    row = score_row("legrad", "label", tally([*REST, *aside]))
+    assert (row["images"], row["test_images"], row["tuning_images"]) == (12, 12, 6)
+    assert [row[name] for name in ("threshold", "gt_known", "iou")] == [
         ROW[name] for name in ("threshold", "gt_known", "iou")
     ]
-    assert found["maxboxacc"] == pytest.approx(oracle(REST, 0.5, True))
+    assert row["maxboxacc"] == pytest.approx(oracle(REST, 0.5, True))
 
 
 def test_top5_of_the_predicted_class_is_not_defined() -> None:
-    found = score_row("legrad", "predicted", tally(SCENES))
-    assert found["top5_loc"] is None
-    assert found["top1_loc"] == ROW["top1_loc"]
+    row = score_row("legrad", "predicted", tally(SCENES))
+    assert row["top5_loc"] is None
+    assert row["top1_loc"] == ROW["top1_loc"]
 
 
 def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
     rows = {}
     for name, boxes in TRIVIAL_BOXES.items():
         total = ScoreCounts()
-        for _, known in SCENES:
-            total.add(known.group, count_boxes(boxes, known))
+        for _, image in SCENES:
+            total.add(image.group, count_boxes(boxes, image))
         rows[name] = score_row(name, "label", total)
     whole = np.array([box_iou(np.array([[0, 0, 223, 223]]), p.boxes)[0, 0] for _, p in SCENES])
     assert rows["whole image"]["maxboxacc"] == pytest.approx(100 * (whole >= 0.5).mean())
@@ -201,18 +201,18 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
 
 
 def test_images_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
-    none = [(values, replace(known, rank=None)) for values, known in SCENES]
-    found = score_row("legrad", "label", tally(none))
-    assert (found["top1_loc"], found["top5_loc"], found["interval"]["top1_loc"]) == (None, None, None)
-    assert found["gt_known"] == ROW["gt_known"]
-    first = [(values, replace(known, rank=0)) for values, known in SCENES]
+    none = [(values, replace(image, rank=None)) for values, image in SCENES]
+    row = score_row("legrad", "label", tally(none))
+    assert (row["top1_loc"], row["top5_loc"], row["interval"]["top1_loc"]) == (None, None, None)
+    assert row["gt_known"] == ROW["gt_known"]
+    first = [(values, replace(image, rank=0)) for values, image in SCENES]
     half = [one if place % 2 else other for place, (one, other) in enumerate(zip(first, none, strict=True))]
     assert 0 < score_row("legrad", "label", tally(half))["top1_loc"] < ROW["gt_known"]
 
 
 def test_an_image_of_which_everything_is_ignored_divides_nothing_by_nothing() -> None:
-    values, known = SCENES[1]
-    counts = count_map(values, replace(known, mask=NONE, ignore=~NONE))
+    values, image = SCENES[1]
+    counts = count_map(values, replace(image, mask=NONE, ignore=~NONE))
     assert not np.any(counts["confusion"])
     assert np.isfinite(counts["image_scores"]).all()
 

@@ -56,9 +56,9 @@ GOLDEN = {
 def test_boxes_are_those_of_the_reference(name: str) -> None:
     values, expected = GOLDEN[name]
     gray = (values * 255).astype(np.uint8)
-    for threshold, (largest, every) in zip(GOLDEN_THRESHOLDS, expected, strict=True):
+    for threshold, (largest, any_contour) in zip(GOLDEN_THRESHOLDS, expected, strict=True):
         boxes, place = contour_boxes(gray, int(threshold * gray.max()))
-        assert boxes.tolist() == every
+        assert boxes.tolist() == any_contour
         assert boxes[place].tolist() == largest
 
 
@@ -78,14 +78,14 @@ def test_true_boxes_are_truncated(box: tuple, size: tuple[int, int], expected: l
 def test_an_edge_that_falls_on_a_whole_pixel_stays_there(side: int) -> None:
     """The reference multiplies before it divides, so that 180 of 640 is 63; by a factor that is rounded it is 62."""
     corners = np.arange(side)
-    found = resize_boxes(np.stack([corners] * 4, 1), side, side)
-    assert np.array_equal(found, np.stack([corners * SIDE // side] * 4, 1))
+    resized = resize_boxes(np.stack([corners] * 4, 1), side, side)
+    assert np.array_equal(resized, np.stack([corners * SIDE // side] * 4, 1))
 
 
 def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The protocol written out: one pass for each of the thousand thresholds."""
     gray = (score * 255).astype(np.uint8)
-    largest, every = np.zeros((3, 1000), int), np.zeros((3, 1000), int)
+    largest, any_contour = np.zeros((3, 1000), int), np.zeros((3, 1000), int)
     for place, threshold in enumerate(THRESHOLDS):
         _, cut = cv2.threshold(gray, int(threshold * np.max(gray)), 255, cv2.THRESH_BINARY)
         contours = cv2.findContours(cut, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -101,8 +101,8 @@ def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
             boxes, big = [(0, 0, 0, 0)], (0, 0, 0, 0)
         for row, delta in enumerate(HIT_IOUS):
             largest[row, place] = box_iou(np.array([big]), truth).max() >= delta
-            every[row, place] = box_iou(np.array(boxes), truth).max() >= delta
-    return np.stack([largest, every]).astype(bool)
+            any_contour[row, place] = box_iou(np.array(boxes), truth).max() >= delta
+    return np.stack([largest, any_contour]).astype(bool)
 
 
 OBJECTS = np.array([[40, 50, 150, 160], [10, 180, 60, 220]])
@@ -142,7 +142,7 @@ def test_every_threshold_has_its_cut() -> None:
 def test_boxes_do_not_depend_on_scale_and_offset_of_a_map(values: np.ndarray, scale: float, offset: float) -> None:
     if np.ptp(values) < 1e-3:
         return
-    first, second = (score_map(each) for each in (values, values * scale + offset))
+    first, second = (score_map(scaled) for scaled in (values, values * scale + offset))
     same = (first * 255).astype(np.uint8) == (second * 255).astype(np.uint8)
     if same.all():  # up to the 8 bits
         assert np.array_equal(best_ious(first, OBJECTS), best_ious(second, OBJECTS))

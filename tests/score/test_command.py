@@ -13,7 +13,7 @@ def test_the_table_fits_and_the_json_has_every_column(
 ) -> None:
     content = json.loads((world.truth / "instances.json").read_text())
     content["images"] = content["images"][:16]
-    content["annotations"] = [each for each in content["annotations"] if each["image_id"] < 16]
+    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["image_id"] < 16]
     (tmp_path / "truth.json").write_text(json.dumps(content))
     given = ["score", atlas.objects.url, "--truth", tmp_path / "truth.json", "--methods", "legrad,center"]
     code, _, err = vitatlas(*given)

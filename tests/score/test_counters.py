@@ -29,17 +29,17 @@ RNG = np.random.default_rng(3)
 
 def image(number: int) -> tuple[np.ndarray, ScoredImage]:
     mask = np.zeros((224, 224), bool)
-    x, y, side = (int(each) for each in RNG.integers([10, 10, 20], [120, 120, 100]))
+    x, y, side = (int(number) for number in RNG.integers([10, 10, 20], [120, 120, 100]))
     mask[y : y + side, x : x + side] = True
     box = np.array([[x, y, x + side - 1, y + side - 1]])
-    known = ScoredImage(
+    scored = ScoredImage(
         bootstrap_group(f"key{number}", number % 4 == 0), box, mask, np.zeros_like(mask), number % 7, (0, 0, 1, 1)
     )
-    return RNG.random((6, 6)), known
+    return RNG.random((6, 6)), scored
 
 
 CASES = [image(number) for number in range(12)]
-COUNTS = [(each.group, count_map(values, each)) for values, each in CASES]
+COUNTS = [(scored.group, count_map(values, scored)) for values, scored in CASES]
 
 
 def tally(numbers: list[int]) -> ScoreCounts:
@@ -66,7 +66,7 @@ def test_counts_add_over_any_split_in_any_order(numbers: list[int], cuts: list[i
 
 def test_scores_and_intervals_are_the_same_for_any_split() -> None:
     parts = [tally([0, 5, 7]), tally([1, 2, 3, 4]), tally([6, 8, 9, 10, 11])]
-    packed = [from_npz(to_npz({"a/b": each}), "x")["a/b"] for each in parts]
+    packed = [from_npz(to_npz({"a/b": part}), "x")["a/b"] for part in parts]
     assert score_row("a", "label", reduce(ScoreCounts.__add__, packed)) == score_row("a", "label", WHOLE)
 
 

@@ -50,7 +50,7 @@ TRUTH = TruthSet(
 
 def labels() -> Iterator[Label]:
     for key, mask in MASKS.items():
-        coded = [rle.encode(np.asfortranarray(each, np.uint8)) for each in (mask, IGNORED[key])]
+        coded = [rle.encode(np.asfortranarray(pixels, np.uint8)) for pixels in (mask, IGNORED[key])]
         yield Label({"shard": "part-0", "key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
     yield Label({"shard": "part-0", "key": "unlabelled"}, "too_small")
     yield Label({"shard": "part-0", "key": "box"}, "ok", mask_rle=coded[0])
@@ -74,35 +74,35 @@ def folder(tmp_path: Path) -> Path:
 
 
 def expected() -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {name: [] for name in ("iou", "right", "right of all", "object", "labelled")}
+    scores: dict[str, list[float]] = {name: [] for name in ("iou", "right", "right of all", "object", "labelled")}
     for key, mask in MASKS.items():
         counted = ~LEFT_OUT[key] | REAL[key]
         mask, real, labelled = mask[counted], REAL[key][counted], ~IGNORED[key][counted]
-        found["iou"].append((mask & real).sum() / (mask | real).sum())
-        found["right"].append(float((mask == real)[labelled].mean()))
-        found["right of all"].append(float((mask == real).mean()))
-        found["object"].append(float(real[mask].mean()) if mask.any() else 0.0)
-        found["labelled"].append(float(labelled.mean()))
-    return found
+        scores["iou"].append((mask & real).sum() / (mask | real).sum())
+        scores["right"].append(float((mask == real)[labelled].mean()))
+        scores["right of all"].append(float((mask == real).mean()))
+        scores["object"].append(float(real[mask].mean()) if mask.any() else 0.0)
+        scores["labelled"].append(float(labelled.mean()))
+    return scores
 
 
 @pytest.mark.parametrize("kind", ["labels", "folder"])
 def test_every_figure_is_its_formula(kind: str, folder: Path) -> None:
-    found = score_masks(labels() if kind == "labels" else str(folder), TRUTH)
+    scores = score_masks(labels() if kind == "labels" else str(folder), TRUTH)
     by_hand = expected()
-    assert (found.images, found.unlabelled) == (4, 1)
-    assert found.mean_iou == pytest.approx(100 * np.mean(by_hand["iou"]))
-    assert found.precision == pytest.approx(100 * np.mean(by_hand["right"]))
-    assert found.precision_without_ignoring == pytest.approx(100 * np.mean(by_hand["right of all"]))
-    assert found.object_precision == pytest.approx(100 * np.mean(by_hand["object"]))
-    assert found.coverage == pytest.approx(100 * np.mean(by_hand["labelled"]))
-    assert found.ious == pytest.approx(dict(zip(MASKS, by_hand["iou"], strict=True)))
+    assert (scores.images, scores.unlabelled) == (4, 1)
+    assert scores.mean_iou == pytest.approx(100 * np.mean(by_hand["iou"]))
+    assert scores.precision == pytest.approx(100 * np.mean(by_hand["right"]))
+    assert scores.precision_without_ignoring == pytest.approx(100 * np.mean(by_hand["right of all"]))
+    assert scores.object_precision == pytest.approx(100 * np.mean(by_hand["object"]))
+    assert scores.coverage == pytest.approx(100 * np.mean(by_hand["labelled"]))
+    assert scores.ious == pytest.approx(dict(zip(MASKS, by_hand["iou"], strict=True)))
 
 
 def test_without_labels_there_is_no_number() -> None:
-    found = score_masks([], TRUTH)
-    assert (found.images, found.unlabelled) == (0, 5)
-    assert np.isnan(found.mean_iou)
+    scores = score_masks([], TRUTH)
+    assert (scores.images, scores.unlabelled) == (0, 5)
+    assert np.isnan(scores.mean_iou)
 
 
 def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_path: Path) -> None:
@@ -131,5 +131,5 @@ def test_an_image_of_which_everything_is_ignored_has_no_scores() -> None:
     nothing, everything = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     truth = TruthSet("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
     coded = rle.encode(np.asfortranarray(everything, np.uint8))
-    found = score_masks([Label({"shard": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
-    assert (found.images, found.unlabelled) == (0, 0)
+    scores = score_masks([Label({"shard": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
+    assert (scores.images, scores.unlabelled) == (0, 0)

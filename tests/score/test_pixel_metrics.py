@@ -35,9 +35,9 @@ def reference_pxap(scores: list[np.ndarray], masks: list[np.ndarray], ignores: l
     for score, mask, ignore in zip(scores, masks, ignores, strict=True):
         inside += np.histogram(score[mask], edges)[0]
         outside += np.histogram(score[~mask & ~ignore], edges)[0]
-    found, wrong = inside[::-1].cumsum(), outside[::-1].cumsum()
-    some = (found + wrong) > 0
-    precision, recall = found[some] / (found + wrong)[some], found[some] / inside.sum()
+    hits, misses = inside[::-1].cumsum(), outside[::-1].cumsum()
+    some = (hits + misses) > 0
+    precision, recall = hits[some] / (hits + misses)[some], hits[some] / inside.sum()
     return float(100 * (precision[1:] * np.diff(recall)).sum() + 100 * precision[0] * recall[0])
 
 
@@ -59,14 +59,16 @@ def test_pxap_equals_the_reference_and_drops_what_is_to_be_ignored() -> None:
 
 @pytest.mark.parametrize("number", range(3))
 def test_pxap_equals_the_formula(number: int) -> None:
-    found = pixel_metrics.pxap(pixel_metrics.score_histogram(SCORES[number], MASKS[number], NOWHERE))
-    assert found == pytest.approx(direct_pxap(SCORES[number], MASKS[number]), abs=1e-9)
+    score = pixel_metrics.pxap(pixel_metrics.score_histogram(SCORES[number], MASKS[number], NOWHERE))
+    assert score == pytest.approx(direct_pxap(SCORES[number], MASKS[number]), abs=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_pxap_of_a_constant_is_the_share_of_object_pixels(value: float) -> None:
-    found = pixel_metrics.score_histogram(np.full((SIDE, SIDE), value), MASKS[1], IGNORES[0])
-    assert pixel_metrics.pxap(found) == pytest.approx(100 * MASKS[1].sum() / (MASKS[1] | ~IGNORES[0]).sum(), abs=1e-9)
+    histogram = pixel_metrics.score_histogram(np.full((SIDE, SIDE), value), MASKS[1], IGNORES[0])
+    assert pixel_metrics.pxap(histogram) == pytest.approx(
+        100 * MASKS[1].sum() / (MASKS[1] | ~IGNORES[0]).sum(), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
@@ -83,9 +85,9 @@ def test_pxap_without_an_object_is_undefined() -> None:
 def test_scores_at_an_edge_fall_into_the_bin_of_the_reference(wobble: int) -> None:
     edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0])
     scores = np.resize(np.clip(np.nextafter(edges[:-1], edges[:-1] + wobble), 0, 1), (SIDE, SIDE))
-    found = pixel_metrics.score_histogram(scores, ~NOWHERE, NOWHERE)
-    assert np.array_equal(found[0], np.histogram(scores, edges)[0])
-    assert (found.shape, found[1].sum()) == ((2, BINS), 0)
+    histogram = pixel_metrics.score_histogram(scores, ~NOWHERE, NOWHERE)
+    assert np.array_equal(histogram[0], np.histogram(scores, edges)[0])
+    assert (histogram.shape, histogram[1].sum()) == ((2, BINS), 0)
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -94,9 +96,9 @@ def test_masks_at_every_threshold(number: int) -> None:
     coarse = pixel_metrics.coarsen(pixel_metrics.score_histogram(score, mask, IGNORES[number]))
     overlap, f_beta = pixel_metrics.iou_by_threshold(coarse), pixel_metrics.f_beta(coarse)
     for place in (0, 1, 30, 57, 99):
-        found = (score >= MASK_THRESHOLDS[place]) & counted
-        assert overlap[place] == pytest.approx(100 * (found & mask).sum() / (found | mask).sum())
-        precision, recall = (found & mask).sum() / max(1, found.sum()), (found & mask).sum() / mask.sum()
+        predicted = (score >= MASK_THRESHOLDS[place]) & counted
+        assert overlap[place] == pytest.approx(100 * (predicted & mask).sum() / (predicted | mask).sum())
+        precision, recall = (predicted & mask).sum() / max(1, predicted.sum()), (predicted & mask).sum() / mask.sum()
         expected = 1.3 * precision * recall / (0.3 * precision + recall) if recall else 0
         assert f_beta[place] == pytest.approx(expected)
 
@@ -134,13 +136,13 @@ VALUES = [RNG.random((14, 14)) for _ in range(3)]
 def test_average_precision_is_that_of_both_classes_together(number: int) -> None:
     score = segmentation_metrics.linear_map(VALUES[number])
     mask, counted = MASKS[number], MASKS[number] | ~IGNORES[number]
-    found = segmentation_metrics.average_precision(score, mask, IGNORES[number])
+    precision = segmentation_metrics.average_precision(score, mask, IGNORES[number])
     flat, real = score[counted], mask[counted]
     expected = average_precision_score(np.concatenate([~real, real]), np.concatenate([1 - flat, flat]))
-    assert found == pytest.approx(expected, abs=2e-5)
+    assert precision == pytest.approx(expected, abs=2e-5)
     steps = np.rint(flat * 65535)
     expected = average_precision_score(np.concatenate([~real, real]), np.concatenate([65535 - steps, steps]))
-    assert found == pytest.approx(expected, abs=1e-9)
+    assert precision == pytest.approx(expected, abs=1e-9)
 
 
 def test_average_precision_of_a_constant_is_a_half_as_there() -> None:
@@ -155,11 +157,11 @@ def test_imagenet_segmentation_is_foreground_above_the_mean() -> None:
         counts = segmentation_metrics.confusion(score, mask, ignore)
         total += counts
         counted = mask | ~ignore
-        found, real = (score > score.mean())[counted], mask[counted]
-        assert segmentation_metrics.f1(counts) == pytest.approx(f1_score(real, found))
-        right, pixels_ = right + (found == real).sum(), pixels_ + real.size
-        shared = shared + np.array([(~found & ~real).sum(), (found & real).sum()])
-        union = union + np.array([(~found | ~real).sum(), (found | real).sum()])
+        predicted, real = (score > score.mean())[counted], mask[counted]
+        assert segmentation_metrics.f1(counts) == pytest.approx(f1_score(real, predicted))
+        right, pixels_ = right + (predicted == real).sum(), pixels_ + real.size
+        shared = shared + np.array([(~predicted & ~real).sum(), (predicted & real).sum()])
+        union = union + np.array([(~predicted | ~real).sum(), (predicted | real).sum()])
     assert segmentation_metrics.pixel_accuracy(total.astype(float)) == pytest.approx(100 * right / pixels_)
     assert segmentation_metrics.mean_iou(total.astype(float)) == pytest.approx(100 * (shared / union).mean())
 

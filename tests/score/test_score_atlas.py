@@ -54,9 +54,9 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
     row = scored[0]["legrad"]
     assert (row["images"], row["masks"], row["test_images"], row["tuning_images"]) == (48, 48, 38, 10)
     assert row["pxap"] == pytest.approx(pxap(total), abs=1e-9)
-    largest, every = np.array(hits).swapaxes(0, 1)
+    largest, any_contour = np.array(hits).swapaxes(0, 1)
     assert row["maxboxacc"] == pytest.approx(100 * (largest >= 0.5).mean(0).max())
-    terms = [100 * (every >= delta).mean(0).max() for delta in (0.3, 0.5, 0.7)]
+    terms = [100 * (any_contour >= delta).mean(0).max() for delta in (0.3, 0.5, 0.7)]
     assert row["maxboxacc_v2"] == pytest.approx(np.mean(terms))
 
 
@@ -140,8 +140,8 @@ def test_a_lost_commit_is_made_again(atlas: Atlas, world: SyntheticDataset, tmp_
 def test_truth_of_boxes_alone_has_no_pixel_scores(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     def boxes_only(content: dict) -> None:
         first(12)(content)
-        for each in content["annotations"]:
-            del each["segmentation"]
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
 
     row = small(atlas, change(world, tmp_path, boxes_only), tmp_path)["legrad"]
     assert (row["masks"], row["pxap"], row["iou"], row["pointing"]) == (0, None, None, None)
@@ -151,8 +151,8 @@ def test_truth_of_boxes_alone_has_no_pixel_scores(atlas: Atlas, world: Synthetic
 def test_a_box_that_reaches_over_the_border_is_cut(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     def wide(content: dict) -> None:
         first(12)(content)
-        for each in content["annotations"]:
-            each["bbox"] = [-3.5, -2, 1000, 1000]
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [-3.5, -2, 1000, 1000]
 
     rows = small(atlas, change(world, tmp_path, wide), tmp_path)
     assert rows["whole image"]["maxboxacc_v2"] == 100

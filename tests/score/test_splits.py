@@ -63,8 +63,8 @@ def test_images_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: Pat
         for place, row in enumerate(rows)
     ]
     boxes = [{"id": place + 1, "image_id": place, "bbox": [2, 2, 9, 8]} for place in range(len(images))]
-    for each in boxes[:2]:
-        each |= {"iscrowd": 1, "segmentation": [[2, 2, 9, 2, 9, 9, 2, 9]]}
+    for box in boxes[:2]:
+        box |= {"iscrowd": 1, "segmentation": [[2, 2, 9, 2, 9, 9, 2, 9]]}
     (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": boxes}))
     row = rows_of(score(Atlas.open(out), read_truth(tmp_path / "truth.json"), methods=["random"]))["random"]
     assert (row["images"], row["without_object"], row["without_maps"]) == (13, 2, 1)

@@ -27,15 +27,15 @@ from schemas.policy import Policy, Threshold
 @st.composite
 def images(draw: st.DrawFn) -> list[Drawn]:
     """Up to three images of up to 12 × 12 pixels; 9 is ignored, other numbers are objects."""
-    found = []
+    images = []
     for number in range(draw(st.integers(1, 3))):
         shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
         values = draw(arrays(np.int64, shape, elements=st.sampled_from([0, 0, 1, 2, 3, 9])))
         values[0, 0] = 1
-        there = [value for value in range(1, 4) if (values == value).any()]
-        objects = sum(place * (values == value) for place, value in enumerate(there, 1))
-        found.append(Drawn(f"n{number % 2}/p{number}", np.asarray(objects), values == 9))
-    return found
+        present = [value for value in range(1, 4) if (values == value).any()]
+        objects = sum(place * (values == value) for place, value in enumerate(present, 1))
+        images.append(Drawn(f"n{number % 2}/p{number}", np.asarray(objects), values == 9))
+    return images
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -47,19 +47,19 @@ def test_what_is_written_is_read(kind: str, made: list[Drawn]) -> None:
         folder = Path(name)
         writer.write(folder, made)
         truths = pickle.loads(pickle.dumps(read_truth(folder / writer.file)))
-        assert sorted(truths) == sorted(each.key for each in made)
+        assert sorted(truths) == sorted(image.key for image in made)
         for whole in made:
-            each, truth = writer.seen(whole), truths.find(whole.key)
-            assert (truth.width, truth.height) == (each.size if writer.sizes else (None, None))
-            for sized in (truth, truth.with_size(*each.size)):
+            seen, truth = writer.seen(whole), truths.find(whole.key)
+            assert (truth.width, truth.height) == (seen.size if writer.sizes else (None, None))
+            for sized in (truth, truth.with_size(*seen.size)):
                 assert sized.boxes.dtype == np.int64
-                assert sized.boxes.tolist() == each.boxes
+                assert sized.boxes.tolist() == seen.boxes
                 assert (sized.mask is None) == (not writer.masks)
-                assert sized.mask is None or np.array_equal(sized.mask, each.objects > 0)
-                ignore = each.ignore if writer.ignore else np.zeros_like(each.ignore)
+                assert sized.mask is None or np.array_equal(sized.mask, seen.objects > 0)
+                ignore = seen.ignore if writer.ignore else np.zeros_like(seen.ignore)
                 assert np.array_equal(np.broadcast_to(sized.ignore, ignore.shape), ignore)
-            assert sized.ignore.shape == each.objects.shape
-            assert (sized.width, sized.height) == each.size
+            assert sized.ignore.shape == seen.objects.shape
+            assert (sized.width, sized.height) == seen.size
 
 
 def test_every_format_of_the_registry_is_written() -> None:
@@ -70,18 +70,21 @@ def test_every_format_of_the_registry_is_written() -> None:
 def test_each_is_recognised_as_what_it_is_and_as_nothing_that_comes_before(kind: str, tmp_path: Path) -> None:
     writer = WRITERS[kind]
     writer.write(tmp_path, [drawn()])
-    found = [name for name, each in TRUTH_FORMATS.items() if each.matches(tmp_path / writer.file)]
-    assert found[0] == writer.format
+    matching = [name for name, truth_format in TRUTH_FORMATS.items() if truth_format.matches(tmp_path / writer.file)]
+    assert matching[0] == writer.format
 
 
 def test_coco_is_read_as_its_own_tools_read_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path, [drawn()])
     reference, truth = COCO(str(tmp_path / "instances.json")), read_truth(tmp_path).find("n01/p0")
     by_crowd = {crowd: reference.loadAnns(reference.getAnnIds(iscrowd=crowd)) for crowd in (False, True)}
-    masks = {crowd: [reference.annToMask(each) for each in found] for crowd, found in by_crowd.items()}
+    masks = {
+        crowd: [reference.annToMask(annotation) for annotation in annotations]
+        for crowd, annotations in by_crowd.items()
+    }
     assert np.array_equal(truth.mask, np.logical_or.reduce(masks[False]))
     assert np.array_equal(truth.ignore, np.logical_or.reduce(masks[True]))
-    sides = np.array([each["bbox"] for each in by_crowd[False]])
+    sides = np.array([annotation["bbox"] for annotation in by_crowd[False]])
     assert np.array_equal(truth.boxes, np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:] - 1], 1))
     assert capsys.readouterr().out
 
@@ -95,10 +98,10 @@ def test_every_coding_of_coco_masks_is_read(tmp_path: Path) -> None:
     polygon = [[10, 5, 20, 5, 20, 15, 10, 15]]
     packed["counts"] = packed["counts"].decode()
     for coding in (packed, {"size": [20, 30], "counts": counts}, polygon):
-        each = {"id": 1, "image_id": 4, "category_id": 1, "segmentation": coding, "bbox": [10, 5, 10, 10]}
-        crowd = each | {"id": 2, "iscrowd": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+        annotation = {"id": 1, "image_id": 4, "category_id": 1, "segmentation": coding, "bbox": [10, 5, 10, 10]}
+        crowd = annotation | {"id": 2, "iscrowd": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
         image = {"id": 4, "file_name": "./a/b.jpg", "width": 30, "height": 20}
-        (tmp_path / "instances.json").write_text(json.dumps({"images": [image], "annotations": [each, crowd]}))
+        (tmp_path / "instances.json").write_text(json.dumps({"images": [image], "annotations": [annotation, crowd]}))
         truth = read_truth(tmp_path).find("a/b")
         assert np.array_equal(truth.mask, mask.astype(bool))
         assert truth.boxes.tolist() == [[10, 5, 19, 14]]
@@ -117,11 +120,11 @@ def test_labels_of_ours_are_truth_with_their_ignored_pixels(atlas: Atlas, tmp_pa
     ((_, content),) = LABEL_FORMATS["coco"].export(shard, labels, ExportContext("sha256:0"))
     (tmp_path / "instances.json").write_bytes(content)
     truths = read_truth(tmp_path)
-    for each in labels:
-        truth = truths.find(each.sample["key"])
-        assert np.array_equal(truth.mask, each.mask)
-        assert np.array_equal(truth.ignore, each.ignore)
-    assert sum(each.ignore.any() for each in labels) > 20
+    for label in labels:
+        truth = truths.find(label.sample["key"])
+        assert np.array_equal(truth.mask, label.mask)
+        assert np.array_equal(truth.ignore, label.ignore)
+    assert sum(label.ignore.any() for label in labels) > 20
 
 
 @pytest.mark.parametrize("where", [".", "..", "../../../dataset/OpenImages"])
@@ -191,10 +194,10 @@ def test_a_mask_goes_to_the_grid_from_its_own_size_as_the_reference_has_it(tmp_p
     (tmp_path / "image_ids.txt").write_text("x.jpg")
     (tmp_path / "localization.txt").write_text("x.jpg,a.png,rest.png\nx.jpg,b.png,")
     read = [cv2.imread(str(tmp_path / f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in planes]
-    a, b, rest = (cv2.resize(each, (224, 224), interpolation=cv2.INTER_NEAREST) > 0.5 for each in read)
+    a, b, rest = (cv2.resize(plane, (224, 224), interpolation=cv2.INTER_NEAREST) > 0.5 for plane in read)
     truth = read_truth(tmp_path).find("x")
-    for each in (truth, truth.with_size(500, 334), truth.with_size(1024, 683)):
-        mask, ignore = each.masks_on_grid(224)
+    for sized in (truth, truth.with_size(500, 334), truth.with_size(1024, 683)):
+        mask, ignore = sized.masks_on_grid(224)
         assert np.array_equal(mask, a | b)
         assert np.array_equal(ignore, rest & ~(a | b))
 
@@ -205,8 +208,8 @@ def test_every_format_goes_to_the_grid(kind: str, tmp_path: Path) -> None:
     writer.write(tmp_path, [made])
     seen = writer.seen(made)
     mask, ignore = read_truth(tmp_path / writer.file).find(made.key).with_size(*made.size).masks_on_grid(60)
-    there = [np.repeat(np.repeat(each, 3, 0), 2, 1) for each in (seen.objects > 0, seen.ignore)]
+    expected = [np.repeat(np.repeat(plane, 3, 0), 2, 1) for plane in (seen.objects > 0, seen.ignore)]
     assert (mask is None) == (not writer.masks)
-    assert mask is None or np.array_equal(mask, there[0])
+    assert mask is None or np.array_equal(mask, expected[0])
     assert ignore.dtype == bool
-    assert np.array_equal(ignore, there[1] if writer.ignore else np.zeros((60, 60), bool))
+    assert np.array_equal(ignore, expected[1] if writer.ignore else np.zeros((60, 60), bool))

@@ -19,7 +19,7 @@ def boxes(folder: Path, *keys: str) -> TruthSet:
 
 
 @pytest.mark.parametrize(
-    ("keys", "asked", "found"),
+    ("keys", "asked", "expected"),
     [
         (["a/s1", "b/s1"], "a/s1", "a/s1"),
         (["a/s1", "b/s1"], "./b/s1", "b/s1"),
@@ -36,13 +36,13 @@ def boxes(folder: Path, *keys: str) -> TruthSet:
     ],
 )
 def test_an_image_is_found_by_its_path_or_by_a_name_that_is_its_own(
-    keys: list[str], asked: str, found: str | None, tmp_path: Path
+    keys: list[str], asked: str, expected: str | None, tmp_path: Path
 ) -> None:
     truths = boxes(tmp_path, *keys)
-    for each in (truths, truths.subset([asked, *keys])):
-        truth = each.find(asked)
-        assert (truth.key if truth else None) == found
-    assert len(truths.subset([asked])) == (found is not None)
+    for truth_set in (truths, truths.subset([asked, *keys])):
+        truth = truth_set.find(asked)
+        assert (truth.key if truth else None) == expected
+    assert len(truths.subset([asked])) == (expected is not None)
 
 
 @pytest.mark.parametrize(("keys", "asked"), [(["a/s1", "b/s1"], "s1"), (["x/0/7", "y/0/7", "z/1/7"], "0/7")])
