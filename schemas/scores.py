@@ -49,7 +49,7 @@ images. Where these have a threshold, it is the best on the same images: compara
 bound that no user could reach.
 """
 
-CONTROLS = ("center", "uniform", "random", "edges", "whole image", "centred square")
+CONTROLS = ("center", "uniform", "random", "edges", "whole image", "centered square")
 """Methods and predictors that know less than any method should."""
 
 

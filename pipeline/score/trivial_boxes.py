@@ -23,6 +23,6 @@ def _center_squares(sides: Boxes) -> Boxes:
 
 TRIVIAL_BOXES: dict[str, Boxes] = {
     "whole image": _center_squares(np.full(_COUNT, SIDE)),
-    "centred square": _center_squares(_SIDES),
+    "centered square": _center_squares(_SIDES),
 }
 """int [255, 4] on the 224 × 224 grid. The MaxBoxAcc of the square is that of its best size, an oracle."""

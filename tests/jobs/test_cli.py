@@ -126,7 +126,7 @@ def test_score_and_label_through_the_command_line(
     assert not (tmp_path / "m" / "png").exists()
     code, text, _ = vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "legrad,center", "--json")
     by_method = {row["method"]: row for row in json.loads(text)}
-    assert list(by_method) == ["legrad", "center", "centred square", "whole image"]
+    assert list(by_method) == ["legrad", "center", "centered square", "whole image"]
     assert by_method["legrad"]["tuning_images"] + by_method["legrad"]["test_images"] == 48
     assert "GT-known" in vitatlas("score", atlas.objects.url, "--truth", world.truth, "--methods", "center")[1]
 

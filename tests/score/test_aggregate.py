@@ -195,9 +195,9 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
         last = min(first + side, 223)
         squares.append([box_iou(np.array([[first, first, last, last]]), p.boxes)[0, 0] for _, p in SCENES])
     best = [100 * (np.array(squares) >= delta).mean(1).max() for delta in (0.3, 0.5, 0.7)]
-    assert rows["centred square"]["maxboxacc_v2"] == pytest.approx(np.mean(best))
-    assert rows["centred square"]["gt_known_20"] is None
-    assert "threshold" not in rows["centred square"]
+    assert rows["centered square"]["maxboxacc_v2"] == pytest.approx(np.mean(best))
+    assert rows["centered square"]["gt_known_20"] is None
+    assert "threshold" not in rows["centered square"]
 
 
 def test_images_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
