@@ -109,7 +109,7 @@ def bench_command(
     from pipeline.explain import load
     from pipeline.explain.bench import benchmark
     from pipeline.read import expand_shards
-    from pipeline.run.bench_shard import pilot
+    from pipeline.run.bench_end_to_end import bench_end_to_end
 
     if shard:
         expand_shards([shard])  # report a mistake before the measurement takes minutes
@@ -139,7 +139,7 @@ def bench_command(
         decode=decode,
     )
     loaded = load.describe_loaded(record.model, load.create_model(record.model, num_classes=record.classes).eval())
-    record = record.model_copy(update={"end_to_end": pilot(spec, loaded, device, shard)})
+    record = record.model_copy(update={"end_to_end": bench_end_to_end(spec, loaded, device, shard)})
     if json_:
         output.print_json(record.model_dump(mode="json"))
     else:

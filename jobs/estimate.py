@@ -65,12 +65,12 @@ def estimate_cost(
     Raises:
         UsageError: one shard takes longer than the deadline.
     """
-    from pipeline.run.estimate import actors_for, estimate
+    from pipeline.run.estimate import actors_for_deadline, estimate
 
     other = 1.0 if len(run.spec.targets) > timing.targets else 0.0
-    most, needed = estimate(run, timing, other=other), None
+    most, needed = estimate(run, timing, other_class_share=other), None
     if deadline is not None:
-        needed = actors_for(most, deadline)
+        needed = actors_for_deadline(most, deadline)
         if needed is None:
             raise UsageError(
                 f"--deadline is {_format_time(deadline)}, and one shard takes {_format_time(most.shard_seconds)}; "

@@ -33,34 +33,34 @@ def watch(url: str, interval: float, json_: bool = False) -> None:
         StoppedEarlyError: Ctrl-C or SIGTERM, which do not affect the run.
     """
     try:
-        status = _show_until_over(url, interval, json_)
+        status = _show_until_end(url, interval, json_)
     except KeyboardInterrupt:
         raise StoppedEarlyError(f"{url}: stopped watching; the run is not affected") from None
     if not status.complete:
-        count = sum(status.aside.values())
+        count = sum(status.quarantined.values())
         raise RunFailedError(f"{count} of {status.shards} shards are quarantined; see vitatlas status {url}")
 
 
-def _show_until_over(url: str, interval: float, json_: bool) -> RunStatus:
+def _show_until_end(url: str, interval: float, json_: bool) -> RunStatus:
     """Show a run until it is over; return its last status."""
     reader, console = StatusReader(url), Console()
     with Live(console=console, auto_refresh=False) if not json_ else nullcontext() as live:
         while True:
-            status = with_retries(reader.look)
+            status = with_retries(reader.read)
             if live is None:
-                output.print_json(asdict(status) | {"over": status.over}, indent=None)
+                output.print_json(asdict(status) | {"ended": status.ended}, indent=None)
             elif console.is_terminal:
                 live.update(display(url, status), refresh=True)
             else:
                 click.echo(escape_control(line(status)))
-            if status.over:
+            if status.ended:
                 return status
             time.sleep(interval)
 
 
 def line(status: RunStatus) -> str:
     """Format a status as one line."""
-    failures = [f"{count} × {reason}" for reason, count in (status.failed | status.aside).items()]
+    failures = [f"{count} × {reason}" for reason, count in (status.failed | status.quarantined).items()]
     return "; ".join([", ".join(f"{name} {value}" for name, value in _counts(status).items()), *failures])
 
 
@@ -74,7 +74,7 @@ def display(url: str, status: RunStatus) -> Group:
         ProgressBar(status.shards, status.done, width=60),
         counts,
     ]
-    for title, reasons in (("images without maps", status.failed), ("shards quarantined", status.aside)):
+    for title, reasons in (("images without maps", status.failed), ("shards quarantined", status.quarantined)):
         if reasons:
             table = Table(title, "", title_justify="left")
             for reason, count in reasons.items():
@@ -84,12 +84,12 @@ def display(url: str, status: RunStatus) -> Group:
 
 
 def _counts(status: RunStatus) -> dict[str, str]:
-    left = None if status.left is None else str(timedelta(seconds=round(status.left)))
-    inactive = "none, no run is active" if status.begun else "none, not started"
+    left = None if status.seconds_left is None else str(timedelta(seconds=round(status.seconds_left)))
+    inactive = "none, no run is active" if status.started else "none, not started"
     return {
         "shards": f"{status.done:,} of {status.shards:,}",
-        "running": f"{len(status.in_progress):,}" if status.alive else inactive,
-        "failed": f"{sum(status.aside.values()):,}",
+        "running": f"{len(status.in_progress):,}" if status.active else inactive,
+        "failed": f"{sum(status.quarantined.values()):,}",
         "images": f"{status.images_done:,} of {status.images:,}",
         "images/s": "–" if status.rate is None else f"{status.rate:,.1f}",
         "left": left or "–",

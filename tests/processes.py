@@ -18,7 +18,7 @@ def processes() -> dict[int, tuple[int, str]]:
 def actors() -> list[int]:
     """Those of Ray on nodes that this process has started; other tests may have a cluster beside."""
     found = processes()
-    return [pid for pid, (_, command) in found.items() if command.startswith("ray::_Actor") and _ours(pid, found)]
+    return [pid for pid, (_, command) in found.items() if command.startswith("ray::_ShardActor") and _ours(pid, found)]
 
 
 def _ours(pid: int, found: dict[int, tuple[int, str]]) -> bool:

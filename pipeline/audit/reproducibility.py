@@ -103,18 +103,18 @@ def _compare_shard(
     url: str, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
 ) -> tuple[list[_Row], list[str]]:
     """Return comparisons of all maps of the selected samples of a shard, and reasons why some are missing."""
-    from pipeline.run.recompute import once_more, worker_of  # torch, which most of an audit does not need
+    from pipeline.run.recompute import cached_worker, recompute_rows  # torch, which most of an audit does not need
 
     shard, ordinals = selection
     atlas = Atlas.open(url)
-    worker, atlas_shard = worker_of(url, device, atlas.run.spec_hash), atlas.shard(shard)
+    worker, atlas_shard = cached_worker(url, device, atlas.run.spec_hash), atlas.shard(shard)
     samples = atlas_shard.samples.take(list(ordinals)).to_pylist()
     stored = {method: atlas_shard.array(method)[list(ordinals)] for method in methods}
     comparisons: list[_Row] = []
     notes: dict[str, None] = {}
     for kind, size in batch_sizes.items():
         try:
-            for place, (sample, raw, _) in enumerate(once_more(worker, atlas_shard, ordinals, size)):
+            for place, (sample, raw, _) in enumerate(recompute_rows(worker, atlas_shard, ordinals, size)):
                 stored_sample = samples[place]
                 if sample["status"] != SampleStatus.OK or sample["image_sha256"] != stored_sample["image_sha256"]:
                     notes[f"{shard}: {stored_sample['key']} cannot be recomputed: its image has changed"] = None

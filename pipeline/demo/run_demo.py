@@ -19,7 +19,7 @@ from pipeline.explain import methods as registry
 from pipeline.explain.load import load_model
 from pipeline.label import label
 from pipeline.run import ExecutionOptions, run
-from pipeline.run.bench_shard import pilot
+from pipeline.run.bench_end_to_end import bench_end_to_end
 from pipeline.run.estimate import estimate
 from pipeline.run.execution import Executor
 from pipeline.run.plan import plan
@@ -85,7 +85,7 @@ def run_demo(
     except SpecMismatchError:
         raise UsageError(f"{folder}: holds the demo of another version; remove it, or name another folder") from None
     planned(record, url)
-    small = pilot(record.spec, load_model(model), "auto", record.shards[0].url)
+    small = bench_end_to_end(record.spec, load_model(model), "auto", record.shards[0].url)
     expected(record, small)
     atlas = run(url, ExecutionOptions(executor))
     say(f"3/5  pseudo-masks by the policies {', '.join(each.name for each in POLICIES)} → {folder}/labels")

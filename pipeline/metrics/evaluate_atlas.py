@@ -15,7 +15,7 @@ from pipeline.metrics.sample_selection import SelectedSamples, select_samples
 from pipeline.metrics.summary import summarize
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions, Device
-from pipeline.run.recompute import worker_of
+from pipeline.run.recompute import cached_worker
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
@@ -175,7 +175,7 @@ def _evaluate_shard(
     device: Device, metrics: Sequence[Metric], about: MetricsRecord, task: ShardTask[Ordinals]
 ) -> ShardResult:
     atlas, ordinals = task.atlas, task.data
-    worker = worker_of(atlas.objects.url, device, about.run)
+    worker = cached_worker(atlas.objects.url, device, about.run)
     values = evaluate_shard(worker, atlas.shard(task.shard), ordinals, metrics, about.methods, about.seed)
     written = task.objects.put(_values_object(task.shard), to_parquet(values))
     return ShardResult((written,), {"images": len(ordinals)}, _items(ordinals))

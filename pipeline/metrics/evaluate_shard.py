@@ -45,8 +45,8 @@ def evaluate_shard(
     model = ExplainedModel(
         worker.model,
         worker.explainer.anatomy,
-        worker.normalise.mean,
-        worker.normalise.std,
+        worker.normalize.mean,
+        worker.normalize.std,
         {name: method_by_name[name] for name in methods},
         worker.run.spec.seed,
     )
@@ -55,12 +55,12 @@ def evaluate_shard(
     all_samples = shard.samples.to_pylist()
     tables = []
     with preserve_model_state(worker.model):
-        for chunk, images in pictures(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoders):
+        for chunk, images in pictures(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoder):
             samples = [all_samples[ordinal] for ordinal in chunk]
             pixels = torch.stack([torch.as_tensor(image) for image in images])
             batch = MetricBatch(
                 model,
-                worker.normalise(pixels),
+                worker.normalize(pixels),
                 tuple(sample["key"] for sample in samples),
                 np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
                 np.array([[sample[CLASS_COLUMNS[kind]] for kind in target_kinds] for sample in samples], np.int64),

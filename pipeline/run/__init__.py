@@ -1,6 +1,6 @@
-"""Units over actors: a plan (``pipeline.run.plan``), then a run from wherever it stands.
+"""Runs: planning (``pipeline.run.plan``), then shards on Ray actors or in this process until all are committed.
 
-A run that finds everything done needs no network, and its driver never does: torch is imported by actors alone.
+A finished run is recognized without loading a model; only actors import torch.
 """
 
 from pipeline.run.driver import run

@@ -1,10 +1,10 @@
-"""A planned run from where it stands to its end."""
+"""Driver of a planned run: lease, pending shards, events, and the errors at its end."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from pipeline.run.event_log import unit_log
+from pipeline.run.event_log import open_event_log
 from pipeline.run.events import Committed, Event, InProgress, Quarantined
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.progress import RunProgress
@@ -17,137 +17,136 @@ from schemas.layout import LEASE, QUARANTINED, quarantine_object
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus
 
-_NAMED = 50
-"""Shards that a message names; the others stand in ``vitatlas status``."""
+_MAX_NAMED = 50
+"""Shards that an error message names; ``vitatlas status`` lists all."""
 
 
-def run(url: str, crew: ExecutionOptions | None = None, retry_failed: bool = False) -> Atlas:
-    """Do every shard that has no commit yet.
+def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = False) -> Atlas:
+    """Process every shard that has no commit yet.
 
     Args:
         url: of a planned atlas.
-        crew: who does it; None is Ray with its defaults.
-        retry_failed: do the samples again that have no maps, in shards that are done.
+        options: of the execution; None is Ray with its defaults.
+        retry_failed: in finished shards, process the samples without maps again.
 
     Returns:
         The finished atlas.
 
     Raises:
-        RunFailedError: some shards could not be done, which the message names; or another run is at work here.
+        RunFailedError: shards could not be done, which the message names; or another run writes to the atlas.
         StoppedEarlyError: interrupted by SIGINT or SIGTERM.
+        UsageError: the options do not fit the atlas.
     """
-    crew, atlas = crew or ExecutionOptions(), Atlas.open(url)
-    # An atlas may be a stranger's, and its word is not the operator's.
-    refuse_commands((shard.url for shard in atlas.run.shards), crew.allow_pipe)
+    options, atlas = options or ExecutionOptions(), Atlas.open(url)
+    # An atlas may come from an untrusted source; only the user may allow commands.
+    refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     if atlas.run.spec.digest() != atlas.run.spec_hash:
         raise RunFailedError(
             f"{url}: its run.json has been changed since it was planned, or another version planned it; "
             "restore it, or plan another atlas"
         )
-    # Also where a dead run left things behind.
-    if _pending(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED):
-        with Lease(atlas.objects, _say) as lease:
-            atlas = Atlas.open(url)  # others may have gone on while the lease was waited for
-            _begin(atlas)
-            _work(atlas, crew, retry_failed, lease)
+    # A lease or quarantine records left by a dead run are cleaned up even if nothing is pending.
+    if _pending_shards(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED):
+        with Lease(atlas.objects, _print_to_stderr) as lease:
+            atlas = Atlas.open(url)  # another run may have committed shards while this one waited for the lease
+            _clean_up(atlas)
+            _execute(atlas, options, retry_failed, lease)
             atlas.objects.sweep()
     finished = Atlas.open(url)
     if missing := [shard.name for shard in finished.run.shards if shard.name not in finished.committed]:
         raise RunFailedError(
-            f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; resume with: {crew.command(url)}"
+            f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; "
+            f"resume with: {options.resume_command(url)}"
         )
     if not finished.statuses()[SampleStatus.OK]:
         raise RunFailedError(f"no image of {url} has maps; vitatlas status {url} says why")
     return finished
 
 
-def _pending(atlas: Atlas, retry_failed: bool) -> list[int]:
-    """Shards that are to be done."""
+def _pending_shards(atlas: Atlas, retry_failed: bool) -> list[int]:
     pending = [index for index, shard in enumerate(atlas.run.shards) if shard.name not in atlas.committed]
     if retry_failed:
         pending += [commit.shard_index for commit in atlas.records() if commit.ok < commit.rows]
     return sorted(pending)
 
 
-def _begin(atlas: Atlas) -> None:
-    """Forget what earlier runs left unfinished."""
+def _clean_up(atlas: Atlas) -> None:
+    """Remove unfinished objects and quarantine records of earlier runs."""
     atlas.objects.sweep()
     for name in atlas.objects.list(QUARANTINED):
         atlas.objects.delete(f"{QUARANTINED}/{name}")
 
 
-def _work(atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
-    url, run, stop, done = atlas.objects.url, atlas.run, GracefulShutdown(), 0
-    pending = _pending(atlas, retry_failed)
-    aside: list[Quarantined] = []
+def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
+    url, run, shutdown, done = atlas.objects.url, atlas.run, GracefulShutdown(), 0
+    pending = _pending_shards(atlas, retry_failed)
+    quarantined: list[Quarantined] = []
     if not pending:
         return
     try:
         with (
-            unit_log(crew.log, run) as log,
+            open_event_log(options.log, run) as log,
             RunProgress(run, len(run.shards) - len(pending)) as progress,
-            stop.listening(),
+            shutdown.listening(),
         ):
-            for outcome in _outcomes(atlas, pending, crew, retry_failed, stop):
-                progress.show(outcome)
-                log(outcome)
-                if isinstance(outcome, Committed):
+            for event in _events(atlas, pending, options, retry_failed, shutdown):
+                progress.show(event)
+                log(event)
+                if isinstance(event, Committed):
                     done += 1
-                elif isinstance(outcome, Quarantined):
-                    aside.append(outcome)
-                    _remember(atlas, outcome)
-                elif isinstance(outcome, InProgress):
-                    lease.in_progress = tuple(run.shards[index].name for index in outcome.shards)
+                elif isinstance(event, Quarantined):
+                    quarantined.append(event)
+                    _record_quarantine(atlas, event)
+                elif isinstance(event, InProgress):
+                    lease.in_progress = tuple(run.shards[index].name for index in event.shards)
                 if lease.lost:
                     raise RunFailedError(f"{url}: another run has taken it over, as this one was silent for too long")
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts and stops
-        stop.asked = True
-    if stop.asked and done + len(aside) < len(pending):
-        left = len(pending) - done
-        raise StoppedEarlyError(
-            f"stopped early, {left} shards are left; resume with: {crew.command(url, retry_failed)}"
-        )
-    if aside:
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter while it starts and stops
+        shutdown.requested = True
+    command = options.resume_command(url, retry_failed)
+    if shutdown.requested and done + len(quarantined) < len(pending):
+        raise StoppedEarlyError(f"stopped early, {len(pending) - done} shards are left; resume with: {command}")
+    if quarantined:
         raise RunFailedError(
-            f"{len(aside)} of {len(run.shards)} shards could not be done:\n  {_reasons(run, aside)}\n"
-            f"fix them and resume with: {crew.command(url, retry_failed)}"
+            f"{len(quarantined)} of {len(run.shards)} shards could not be done:\n  {_reasons(run, quarantined)}\n"
+            f"fix them and resume with: {command}"
         )
 
 
-def _remember(atlas: Atlas, outcome: Quarantined) -> None:
-    shard = atlas.run.shards[outcome.shard_index].name
+def _record_quarantine(atlas: Atlas, event: Quarantined) -> None:
+    shard = atlas.run.shards[event.shard_index].name
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = QuarantineRecord(shard=shard, reason=outcome.reason, finished=now)
+    record = QuarantineRecord(shard=shard, reason=event.reason, finished=now)
     atlas.objects.put(quarantine_object(shard), record.to_bytes())
 
 
-def _reasons(run: RunRecord, aside: list[Quarantined]) -> str:
+def _reasons(run: RunRecord, quarantined: list[Quarantined]) -> str:
     lines = []
-    for outcome in sorted(aside, key=lambda each: each.shard_index)[:_NAMED]:
-        url = run.shards[outcome.shard_index].url
-        lines.append(outcome.reason if url in outcome.reason else f"{url}: {outcome.reason}")
-    if len(aside) > _NAMED:
-        lines.append(f"and {len(aside) - _NAMED} more, which vitatlas status lists")
+    for event in sorted(quarantined, key=lambda event: event.shard_index)[:_MAX_NAMED]:
+        url = run.shards[event.shard_index].url
+        lines.append(event.reason if url in event.reason else f"{url}: {event.reason}")
+    if len(quarantined) > _MAX_NAMED:
+        lines.append(f"and {len(quarantined) - _MAX_NAMED} more, which vitatlas status lists")
     return "\n  ".join(lines)
 
 
-def _outcomes(
-    atlas: Atlas, units: Sequence[int], crew: ExecutionOptions, retry_failed: bool, stop: GracefulShutdown
+def _events(
+    atlas: Atlas, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool, shutdown: GracefulShutdown
 ) -> Iterator[Event]:
     url = atlas.objects.url
-    if crew.executor == "ray" and url.startswith("memory:"):
+    if options.executor == "ray" and url.startswith("memory:"):
         raise UsageError(f"{url}: is memory of this process, which no actor can see; use --executor inline")
-    if crew.executor == "inline":
-        from pipeline.run.inline_executor import inline
+    if options.executor == "inline":
+        from pipeline.run.inline_executor import run_inline
 
-        yield from inline(url, units, crew, retry_failed)
+        yield from run_inline(url, shards, options, retry_failed)
     else:
-        from pipeline.run.ray_executor import cluster, pool  # Ray is needed only here
+        from pipeline.run.ray_executor import ray_cluster, run_on_ray  # Ray is imported only if it is used
 
-        # Again: ray.init puts its own handler for SIGTERM.
-        with cluster(crew.address), stop.listening(), stop.heeded():
-            yield from pool(atlas, units, crew, retry_failed, stop)
+        # Listen again: ray.init installs its own handler of SIGTERM.
+        with ray_cluster(options.address), shutdown.listening(), shutdown.polled():
+            yield from run_on_ray(atlas, shards, options, retry_failed, shutdown)
 
 
-def _say(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr)

@@ -1,9 +1,8 @@
-"""What a run will take, from what a small one took: arithmetic only.
+"""Estimate of the time and size of a run from the benchmark of a small one. Arithmetic only.
 
-An actor beside a GPU decodes in processes of its own while its network works, so it takes the longer of the two;
-one on a core does both, one after the other. Where the GPU decodes, that is work of the GPU, as the network's is.
-Writing comes after either. Shards are not divided: seven on four
-actors take as long as eight.
+An actor on a GPU decodes in other processes while its network computes, so the slower of the two counts; an actor on
+a core does both, one after the other. If the GPU decodes, decoding adds to the time of the network. Writing adds to
+either. Shards are not divided: seven on four actors take as long as eight.
 """
 
 from math import ceil
@@ -14,70 +13,80 @@ from schemas.bench import EndToEndTiming, Estimate
 from schemas.layout import RUN
 from schemas.run import RunRecord
 
-PROCESSES = 4
-"""That decode beside a GPU, unless a run is told otherwise."""
-_BY_TAR = ("drift", "write")
-"""Stages that take as long over a small shard as over a large one: objects and their flushes, a few images."""
-_BESIDE = ("read", "decode", "collect")
-"""Stages that a second target does not repeat."""
+DECODE_PROCESSES = 4
+"""Default of each actor on a GPU."""
+_STAGES_PER_SHARD = ("drift", "write")
+"""Stages that take the same time for a small and a large shard: they write and flush objects, or compute few images."""
+_STAGES_PER_IMAGE = ("read", "decode", "collect")
+"""Stages that a second target kind does not repeat."""
 
 
-def estimate(run: RunRecord, pilot: EndToEndTiming, actors: int = 1, other: float = 0.0) -> Estimate:
-    """What a planned run takes.
+def estimate(run: RunRecord, timing: EndToEndTiming, actors: int = 1, other_class_share: float = 0.0) -> Estimate:
+    """Estimate the time and size of a planned run.
 
     Args:
-        pilot: of the same network, methods, batch and precision, on the device that the run will be on.
-        actors: one a GPU, or one a core.
-        other: share of the images, in [0, 1], of which a target beyond those of the pilot is another class
-            than the first, so that they are computed once more.
+        run: planned.
+        timing: of the same network, methods, batch size and precision, on the device of the run.
+        actors: their number, one for each GPU or core.
+        other_class_share: share of the images, in [0, 1], for which a target kind that was not benchmarked is another
+            class than the first, so that their maps are computed again.
     """
     shards = [shard for shard in run.shards if shard.samples]
-    images, shard_names = sum(shard.samples for shard in shards), len(shards)
-    more = len(run.spec.targets) - pilot.targets
-    on_gpu = pilot.decode == "gpu"
-    decoding = images * pilot.decode_seconds / pilot.images
-    seconds = {} if on_gpu else {"decode": decoding}
-    for stage, took in pilot.seconds.items():
-        if stage in _BY_TAR:
-            seconds[stage] = shard_names * took
+    images, shard_count = sum(shard.samples for shard in shards), len(shards)
+    additional_targets = max(0, len(run.spec.targets) - timing.targets)
+    on_gpu = timing.decode == "gpu"
+    decode_seconds = images * timing.decode_seconds / timing.images
+    seconds = {} if on_gpu else {"decode": decode_seconds}
+    for stage, stage_seconds in timing.seconds.items():
+        if stage in _STAGES_PER_SHARD:
+            seconds[stage] = shard_count * stage_seconds
         else:
-            seconds[stage] = images * took / pilot.images * (1 if stage in _BESIDE else 1 + other * max(0, more))
-    by_shard = sum(seconds.get(stage, 0.0) for stage in _BY_TAR)
-    network = sum(seconds.values()) - decoding - by_shard
-    processes = 0 if pilot.device == "cpu" or on_gpu else PROCESSES
-    decode = decoding / (processes or 1)
-    work = by_shard + (max(decode, network) if processes else decode + network)
-    per_tar = work / max(1, shard_names)
-    planned = metadata_objects(run) | {RUN: len(run.to_bytes())}
+            repeats = 1 if stage in _STAGES_PER_IMAGE else 1 + other_class_share * additional_targets
+            seconds[stage] = images * stage_seconds / timing.images * repeats
+    per_shard = sum(seconds.get(stage, 0.0) for stage in _STAGES_PER_SHARD)
+    network = sum(seconds.values()) - decode_seconds - per_shard
+    processes = 0 if timing.device == "cpu" or on_gpu else DECODE_PROCESSES
+    decode = decode_seconds / (processes or 1)
+    work = per_shard + (max(decode, network) if processes else decode + network)
+    shard_seconds = work / max(1, shard_count)
+    planned_objects = metadata_objects(run) | {RUN: len(run.to_bytes())}
     return Estimate(
-        device=pilot.device,
+        device=timing.device,
         actors=actors,
         images=images,
-        shards=shard_names,
+        shards=shard_count,
         decode_processes=processes,
-        sufficient_processes=ceil(decoding / max(network, 1e-9)),
+        sufficient_processes=ceil(decode_seconds / max(network, 1e-9)),
         seconds=seconds,
-        shard_seconds=per_tar,
-        hours=ceil(shard_names / actors) * per_tar / 3600,
+        shard_seconds=shard_seconds,
+        hours=ceil(shard_count / actors) * shard_seconds / 3600,
         actor_hours=work / 3600,
         bottleneck="decoding" if decode > network else "network",
-        objects=_objects(run, shard_names) + len(planned),
-        bytes=round(_bytes(run, pilot, images, shard_names)) + sum(planned.values()),
+        objects=_count_objects(run, shard_count) + len(planned_objects),
+        bytes=round(_estimate_bytes(run, timing, images, shard_count)) + sum(planned_objects.values()),
     )
 
 
-def actors_for(expected: Estimate, deadline: float) -> int | None:
-    """The fewest actors that are done within so many seconds; None where not even one shard is."""
-    rounds = int(deadline / expected.shard_seconds) if expected.shard_seconds else expected.shards
-    return ceil(expected.shards / rounds) if rounds else None
+def actors_for_deadline(estimated: Estimate, deadline: float) -> int | None:
+    """Return the smallest number of actors that finish in time.
+
+    Args:
+        estimated: of the run.
+        deadline: in seconds.
+
+    Returns:
+        The number; None if not even one shard is done in time.
+    """
+    rounds = int(deadline / estimated.shard_seconds) if estimated.shard_seconds else estimated.shards
+    return ceil(estimated.shards / rounds) if rounds else None
 
 
-def _objects(run: RunRecord, shards: int) -> int:
-    """Arrays, table and commit of each shard."""
+def _count_objects(run: RunRecord, shards: int) -> int:
+    """Return the number of arrays, tables and commits of all shards."""
     return shards * (sum(len(layout.arrays(method, run.extra_outputs.get(method, ()))) for method in run.methods) + 2)
 
 
-def _bytes(run: RunRecord, pilot: EndToEndTiming, images: int, shards: int) -> float:
-    """Of these. Maps of two targets take twice as much at most: less where they are the same maps."""
-    each = pilot.bytes / pilot.images * max(1.0, len(run.spec.targets) / pilot.targets)
-    return images * each + shards * pilot.commit_bytes
+def _estimate_bytes(run: RunRecord, timing: EndToEndTiming, images: int, shards: int) -> float:
+    """Return an upper bound of the size: identical maps of two target kinds take less than twice the space."""
+    bytes_per_image = timing.bytes / timing.images * max(1.0, len(run.spec.targets) / timing.targets)
+    return images * bytes_per_image + shards * timing.commit_bytes

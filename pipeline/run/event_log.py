@@ -1,8 +1,7 @@
-"""The log of a run for machines: one line of JSON for each attempt at a shard.
+"""Event log of a run: one line of JSON for each attempt at a shard.
 
-Written by the one process that hears of all of them, so that a line is there even where the actor died, and no two
-writers share a file. Not beside the atlas: object storage cannot append, and what collects logs on a cluster
-reads files and standard error.
+The driver writes it, so that a line exists even if the actor died, and no two processes share a file. It is not
+beside the atlas: object storage cannot append, and log collectors of clusters read files and standard error.
 """
 
 import json
@@ -19,64 +18,69 @@ from schemas.run import RunRecord
 
 
 @contextmanager
-def unit_log(file: str | None, run: RunRecord) -> Iterator[Callable[[Event], None]]:
-    """What is to be called with every outcome of a run.
+def open_event_log(file: str | None, run: RunRecord) -> Iterator[Callable[[Event], None]]:
+    """Yield a function that logs an event.
 
     Args:
-        file: is appended to; ``-`` is standard error, None nothing.
+        file: to append to; ``-`` is standard error, None logs nothing.
+        run: that the events are of.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     if file is None:
-        yield lambda outcome: None
+        yield lambda event: None
     elif file == "-":
-        yield lambda outcome: _write(outcome, run, sys.stderr)
+        yield lambda event: _write(event, run, sys.stderr)
     else:
         try:
             stream = open(file, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UsageError(f"--log {file}: {error.strerror}; name a file that can be appended to, or -") from None
         with stream:
-            yield lambda outcome: _write(outcome, run, stream)
+            yield lambda event: _write(event, run, stream)
 
 
-def _write(outcome: Event, run: RunRecord, stream: IO[str]) -> None:
-    if line := entry(outcome, run):
-        stream.write(json.dumps(line) + "\n")
+def _write(event: Event, run: RunRecord, stream: IO[str]) -> None:
+    if entry := log_entry(event, run):
+        stream.write(json.dumps(entry) + "\n")
         stream.flush()
 
 
-def entry(outcome: Event, run: RunRecord) -> dict[str, Any] | None:
-    """What the log says of an outcome: the same fields always, None where they say nothing.
+def log_entry(event: Event, run: RunRecord) -> dict[str, Any] | None:
+    """Return the log entry of an event; the fields are always the same, None where they do not apply.
 
-    ``outcome`` is ``done``, ``again`` (the attempt failed, another is made) or ``quarantined``.
+    The field ``outcome`` is ``committed``, ``retrying`` (the attempt failed, another follows) or ``quarantined``.
+
+    Args:
+        event: to log.
+        run: that it is of.
+
+    Returns:
+        The entry; None if the event is not logged.
     """
-    if isinstance(outcome, Committed):
-        commit = outcome.commit
-        return _fields(run, commit.shard_index, "done", commit.attempt) | {
+    if isinstance(event, Committed):
+        commit = event.commit
+        return _make_entry(run, commit.shard_index, "committed", commit.attempt) | {
             "host": commit.host,
             "rows": commit.rows,
             "ok": commit.ok,
             "failed": commit.rows - commit.ok,
-            "bytes": sum(each.size for each in commit.objects),
+            "bytes": sum(record.size for record in commit.objects),
             "seconds": commit.seconds,
         }
-    if isinstance(outcome, Retrying | Quarantined):
-        what = "again" if isinstance(outcome, Retrying) else "quarantined"
-        return _fields(run, outcome.shard_index, what, outcome.attempt) | {"reason": redact(outcome.reason)}
+    if isinstance(event, Retrying | Quarantined):
+        outcome = "retrying" if isinstance(event, Retrying) else "quarantined"
+        return _make_entry(run, event.shard_index, outcome, event.attempt) | {"reason": redact(event.reason)}
     return None
 
 
-def _fields(run: RunRecord, shard_index: int, outcome: str, attempt: int) -> dict[str, Any]:
-    nothing = dict.fromkeys(("host", "rows", "ok", "failed", "bytes", "seconds", "reason"))
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    shard = run.shards[shard_index].name
+def _make_entry(run: RunRecord, shard_index: int, outcome: str, attempt: int) -> dict[str, Any]:
     return {
-        "time": now,
-        "event": "unit",
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "event": "shard",
         "outcome": outcome,
-        "shard": shard,
+        "shard": run.shards[shard_index].name,
         "shard_index": shard_index,
         "attempt": attempt,
-    } | nothing
+    } | dict.fromkeys(("host", "rows", "ok", "failed", "bytes", "seconds", "reason"))

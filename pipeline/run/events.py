@@ -1,4 +1,4 @@
-"""What becomes of a unit of work, whoever executes it."""
+"""Events of a run, the same for every executor."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Committed:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A shard cannot be done; the run goes on without it and fails at its end."""
+    """A shard cannot be done; the run continues without it and fails at its end."""
 
     shard_index: int
     attempt: int
@@ -23,7 +23,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Retrying:
-    """An attempt at a shard failed, and another one is made."""
+    """An attempt at a shard failed, and another one follows."""
 
     shard_index: int
     attempt: int
@@ -32,14 +32,14 @@ class Retrying:
 
 @dataclass(frozen=True)
 class InProgress:
-    """Shards that somebody works on from now on."""
+    """Shards that actors work on from now on."""
 
     shards: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Message:
-    """Something that whoever watches wants to know: an actor was lost, the run is stopping."""
+    """A message to the user: an actor was lost, the run is stopping."""
 
     text: str
 

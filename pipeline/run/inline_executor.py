@@ -1,4 +1,4 @@
-"""Units one after another in this process: no Ray needed."""
+"""Executor that processes shards one after another in this process, without Ray."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,17 +9,27 @@ from pipeline.run.worker import Worker
 from schemas.errors import AtlasError, CorruptShardError
 
 
-def inline(url: str, units: Sequence[int], crew: ExecutionOptions, retry_failed: bool = False) -> Iterator[Event]:
-    """Do the units of an atlas, in order; those that fail for a reason that may pass come again at the end."""
-    dispatcher = Dispatcher(units, window=1)
-    dispatcher.join(0)
-    others = 0
-    with Worker(url, crew.device, crew.decode_processes or 0, retry_failed, cache=crew.make_cache()) as worker:
+def run_inline(
+    url: str, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool = False
+) -> Iterator[Event]:
+    """Process shards in order; those that fail for a transient reason are retried at the end.
+
+    Args:
+        url: of the atlas.
+        shards: indices of the pending shards.
+        options: device, decode processes and cache.
+        retry_failed: in finished shards, process the samples without maps again.
+    """
+    dispatcher = Dispatcher(shards, window=1)
+    dispatcher.add_worker(0)
+    unexpected = 0
+    cache = options.make_cache()
+    with Worker(url, options.device, options.decode_processes or 0, retry_failed, cache=cache) as worker:
         while assignment := dispatcher.next():
-            unit = assignment.unit
-            yield InProgress((unit,))
+            shard_index = assignment.shard_index
+            yield InProgress((shard_index,))
             try:
-                commit = worker.process(unit, assignment.attempt)
+                commit = worker.process(shard_index, assignment.attempt)
             except AtlasError as error:
                 if not isinstance(error, CorruptShardError):
                     raise
@@ -27,17 +37,17 @@ def inline(url: str, units: Sequence[int], crew: ExecutionOptions, retry_failed:
             except OSError as error:
                 reason, final = f"{error}", False
             except Exception as error:
-                others += 1
-                if others > dispatcher.attempts:  # it is not this shard
+                unexpected += 1
+                if unexpected > dispatcher.max_failures:  # the cause is not this shard
                     raise
                 reason, final = f"{type(error).__name__}: {error}", False
             else:
-                others = 0
-                dispatcher.finish(0, unit)
+                unexpected = 0
+                dispatcher.finish(0, shard_index)
                 yield Committed(commit)
                 continue
-            dispatcher.fail(0, unit, reason, final)
-            if unit in dispatcher.quarantined:
-                yield Quarantined(unit, assignment.attempt, dispatcher.quarantined[unit])
+            dispatcher.fail(0, shard_index, reason, final)
+            if shard_index in dispatcher.quarantined:
+                yield Quarantined(shard_index, assignment.attempt, dispatcher.quarantined[shard_index])
             else:
-                yield Retrying(unit, assignment.attempt, reason)
+                yield Retrying(shard_index, assignment.attempt, reason)

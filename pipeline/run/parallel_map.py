@@ -1,4 +1,4 @@
-"""The same function over many shards: on the cores of this machine, or on a Ray cluster where there are many."""
+"""Parallel map over shards: in processes of this machine, or on a Ray cluster if there are many."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,34 +17,35 @@ from schemas.errors import RunFailedError
 T = TypeVar("T")
 R = TypeVar("R")
 
-MANY = 64
-"""Items for which Ray is worth its start."""
+MIN_ITEMS_FOR_RAY = 65
+"""Number of items for which Ray is worth its start."""
 
 
 def parallel_map(
     function: Callable[[T], R],
     items: Sequence[T],
-    what: str,
+    description: str,
     address: str | None = None,
     gpu: bool = False,
     module: str | None = None,
 ) -> Iterator[R]:
-    """Results, in whatever order they come.
+    """Yield the result of each item, in any order, and show a progress bar.
 
     Args:
-        function: picklable, safe to be done twice; its own process does not share state with this one.
-        what: is being done, for the bar.
-        address: of a Ray cluster, as ``vitatlas run`` has it. None: this machine's cores for few items, Ray for many.
-        gpu: take a GPU for each, where the cluster has any.
+        function: picklable and idempotent; it runs in another process.
+        items: arguments of the calls.
+        description: of the work, for the progress bar.
+        address: of a Ray cluster, as in ``vitatlas run``. None: processes of this machine for few items, Ray for many.
+        gpu: reserve a GPU for each call, if the cluster has any.
         module: that new processes import first; None is that of the function.
 
     Raises:
-        RunFailedError: a process died; the results so far have been given.
+        RunFailedError: a process died; the results before it have been yielded.
     """
-    if address is None and len(items) <= MANY:
-        results = _here(function, items, module)
+    if address is None and len(items) < MIN_ITEMS_FOR_RAY:
+        results = _map_in_processes(function, items, module)
     else:
-        from pipeline.run.ray_tasks import ray_map  # Ray is needed only here
+        from pipeline.run.ray_tasks import ray_map  # Ray is imported only if it is used
 
         results = ray_map(function, items, address, gpu)
     console = Console(stderr=True)
@@ -52,27 +53,27 @@ def parallel_map(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield from progress.track(results, len(items), description=what)
+        yield from progress.track(results, len(items), description=description)
 
 
-def _here(function: Callable[[T], R], items: Sequence[T], module: str | None) -> Iterator[R]:
+def _map_in_processes(function: Callable[[T], R], items: Sequence[T], module: str | None) -> Iterator[R]:
     processes = min(len(items), os.cpu_count() or 1)
     if processes <= 1:
         yield from map(function, items)
         return
-    waiting = iter(items)
-    work = function.func if isinstance(function, partial) else function
-    with make_process_pool(processes, module or work.__module__) as pool:
+    remaining = iter(items)
+    unwrapped = function.func if isinstance(function, partial) else function
+    with make_process_pool(processes, module or unwrapped.__module__) as pool:
         try:
-            under_way = {pool.submit(function, item) for item in islice(waiting, processes)}
-            while under_way:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            pending = {pool.submit(function, item) for item in islice(remaining, processes)}
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-                under_way |= {pool.submit(function, item) for item in islice(waiting, len(done))}
+                pending |= {pool.submit(function, item) for item in islice(remaining, len(done))}
         except BrokenProcessPool as error:
             raise RunFailedError(
-                "a process was killed, perhaps for want of memory; the same command goes on"
+                "a worker process was killed (out of memory?); run the same command again to resume"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

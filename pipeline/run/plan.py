@@ -1,4 +1,4 @@
-"""From what a user asks for to a frozen run."""
+"""Planning: from a spec to the frozen record of a run."""
 
 import platform
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import PreprocessConfig, count_samples, expand_shards, resolve_pattern
-from pipeline.run.gpu_decode import check_frame
+from pipeline.run.gpu_decode import check_interpolation
 from pipeline.store import Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
@@ -20,54 +20,59 @@ from schemas.run import RunRecord, RunSpec, ShardRecord
 CHUNK = 256
 """Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
 
-_COMPUTE = ("vit-atlas", "torch", "timm", "numpy", "pillow", "zarr", "pyarrow")
+_PACKAGES = ("vit-atlas", "torch", "timm", "numpy", "pillow", "zarr", "pyarrow")
 
 
 def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda done, total: None) -> RunRecord:
-    """Freeze a run: find and count the shards, look at the network, write arrays and ``run.json``.
+    """Plan a run: find and count the shards, load the model, write the arrays and ``run.json``.
 
-    Planning again with the same spec is free and changes nothing.
+    Planning again with the same spec changes nothing.
 
     Args:
+        spec: of the run.
         out: local path or fsspec URL of the atlas.
-        progress: called with shards counted and shards in all.
+        progress: called with the number of shards that are counted and of all.
 
     Raises:
-        UsageError: something in the spec does not exist or does not fit; nothing has been written then.
-        SpecMismatchError: an atlas is there that was planned otherwise; the message names the fields.
+        UsageError: something in the spec does not exist or does not fit; nothing has been written.
+        SpecMismatchError: the atlas exists and was planned with another spec; the message names the fields.
     """
     objects = ObjectStore(out)
-    asked = spec = _absolute(spec)
+    requested = spec = _resolve_paths(spec)
     if objects.exists(RUN):
-        return _same(objects, asked)
+        return _check_existing(objects, requested)
     urls = expand_shards(spec.shards, spec.allow_pipe)
     loaded = load_model(spec.model)
-    chosen = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
-    chosen = check_supported(chosen, loaded.anatomy, lambda: loaded.record.weights)
-    spec = spec.model_copy(update={"methods": tuple(method.spec for method in chosen), "artifacts": ()})
-    frame = PreprocessConfig.for_model(loaded.record, spec.geometry)  # refuses what cannot be placed
+    methods = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
+    methods = check_supported(methods, loaded.anatomy, lambda: loaded.record.weights)
+    spec = spec.model_copy(update={"methods": tuple(method.spec for method in methods), "artifacts": ()})
+    config = PreprocessConfig.for_model(loaded.record, spec.geometry)
     if spec.decode == "gpu":
-        check_frame(frame)
-    run = freeze(
-        spec, loaded, count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep")
-    )
+        check_interpolation(config)
+    shards = count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep")
+    run = make_run_record(spec, loaded, shards)
     with Lease(objects):
-        if objects.exists(RUN):  # another was quicker
-            return _same(objects, asked)
+        if objects.exists(RUN):  # another process was faster
+            return _check_existing(objects, requested)
         zarr_arrays.create(objects, run)
         objects.put(RUN, run.to_bytes())
         objects.sweep()
     return run
 
 
-def _absolute(spec: RunSpec) -> RunSpec:
-    """The spec with paths that mean the same in every process and from every folder."""
+def _resolve_paths(spec: RunSpec) -> RunSpec:
+    """Make the paths of a spec absolute, so that they mean the same in every process."""
     shards = tuple(resolve_pattern(pattern, spec.root) for pattern in spec.shards)
     return spec.model_copy(update={"model": absolute_model_spec(spec.model), "shards": shards, "root": ""})
 
 
-def freeze(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecord, ...]) -> RunRecord:
-    """The record of a run over shards that are counted. Nothing is written.
+def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecord, ...]) -> RunRecord:
+    """Make the record of a run. Nothing is written.
+
+    Args:
+        spec: of the run, with absolute paths and all methods.
+        loaded: its model.
+        shards: counted.
 
     Raises:
         UsageError: no shard can be used.
@@ -83,53 +88,52 @@ def freeze(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecord, ...]) 
         model=loaded.record,
         methods={method.name: method.options() for method in methods},
         extra_outputs={method.name: method.extra_outputs for method in methods if method.extra_outputs},
-        artifacts=artifacts(methods),
+        artifacts=artifact_hashes(methods),
         provenance={method.name: method.design for method in methods if method.design},
         slot=-(-largest // chunk) * chunk,
         chunk=chunk,
         shards=shards,
-        versions=versions(),
+        versions=package_versions(),
     )
 
 
 def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Method, ...]:
-    """Methods, of which those with weights of their own have the file whose card names them.
+    """Load artifacts into the methods that their records name.
 
     Raises:
-        UsageError: a file does not say whose it is, or a method has another file already.
+        UsageError: a file does not name its method, or the method has another artifact already.
     """
-    chosen = {method.name: method for method in methods}
+    method_by_name = {method.name: method for method in methods}
     for file in files:
-        card = read_artifact(file).record
-        if card is None:
+        record = read_artifact(file).record
+        if record is None:
             raise UsageError(
-                f"{file}: is no artefact of vitatlas train, or does not say so; see docs/howto/training.md"
+                f"{file}: is no artifact of vitatlas train, or does not say so; see docs/howto/training.md"
             )
-        method = registry.parse(f"{card.method}:artifact={file}")
-        before = chosen.get(method.name)
-        if before is not None and before.artifact_hash not in (None, method.artifact_hash):
-            raise UsageError(f"{file}: {method.name} has another artefact already, {before.spec}")
-        chosen[method.name] = method
-    return tuple(chosen.values())
+        method = registry.parse(f"{record.method}:artifact={file}")
+        existing = method_by_name.get(method.name)
+        if existing is not None and existing.artifact_hash not in (None, method.artifact_hash):
+            raise UsageError(f"{file}: {method.name} has another artifact already, {existing.spec}; use one of them")
+        method_by_name[method.name] = method
+    return tuple(method_by_name.values())
 
 
-def _same(objects: ObjectStore, spec: RunSpec) -> RunRecord:
-    """The run that is there, if it is the one that is asked for. Metadata of arrays that got lost is written again."""
+def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
+    """Return the existing run if it has this spec. Lost metadata of arrays is written again."""
     out = objects.url
     run = RunRecord.read(objects.get(RUN), f"{out}/{RUN}")
-    chosen = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
-    methods = tuple(method.spec for method in chosen)
-    wanted = spec.model_copy(update={"methods": methods, "artifacts": ()})
-    differing = differences(run.spec.model_dump(mode="json"), wanted.model_dump(mode="json"))
-    if not differing and any(set("*?[") & set(pattern) for pattern in spec.shards):  # others match the same
+    methods = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
+    requested = spec.model_copy(update={"methods": tuple(method.spec for method in methods), "artifacts": ()})
+    mismatches = differences(run.spec.model_dump(mode="json"), requested.model_dump(mode="json"))
+    if not mismatches and any(set("*?[") & set(pattern) for pattern in spec.shards):  # may match other files now
         urls = expand_shards(spec.shards, spec.allow_pipe)
         if urls != tuple(shard.url for shard in run.shards):
-            differing = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
-    if not differing:
+            mismatches = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
+    if not mismatches:
         check_artifacts(run, out)
-    if differing:
+    if mismatches:
         raise SpecMismatchError(
-            f"{out}: was planned with another spec: {'; '.join(differing)}; "
+            f"{out}: was planned with another spec: {'; '.join(mismatches)}; "
             "choose another --out, or give the arguments it was planned with"
         )
     if zarr_arrays.wrong(objects, run):
@@ -137,27 +141,31 @@ def _same(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     return run
 
 
-def artifacts(methods: Iterable[Method]) -> dict[str, str]:
-    """Hash of the file of each method that has weights of its own."""
+def artifact_hashes(methods: Iterable[Method]) -> dict[str, str]:
+    """Return the hash of the artifact of each method that has one."""
     hashes = {method.name: method.artifact_hash for method in methods}
     return {name: digest for name, digest in hashes.items() if digest}
 
 
 def check_artifacts(run: RunRecord, url: str) -> None:
-    """Refuse to go on with other weights than those that the run was planned with.
+    """Make sure that the artifacts of methods are those that the run was planned with.
+
+    Args:
+        run: planned.
+        url: of its atlas, for the message.
 
     Raises:
-        SpecMismatchError: the file of a method has changed.
+        SpecMismatchError: the artifact of a method has changed.
     """
-    now = artifacts(registry.resolve(run.spec.methods))
+    hashes = artifact_hashes(registry.resolve(run.spec.methods))
     for name, digest in run.artifacts.items():
-        if now.get(name) != digest:
+        if hashes.get(name) != digest:
             raise SpecMismatchError(
-                f"{url}: the artefact of {name} was {digest} when it was planned and is {now.get(name)} now; "
+                f"{url}: the artifact of {name} was {digest} when it was planned and is {hashes.get(name)} now; "
                 "restore it, or plan another atlas"
             )
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what the maps are."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _COMPUTE}
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the maps depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}

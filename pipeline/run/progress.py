@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line a shard in a log."""
+"""Progress of a run on standard error: a bar on a terminal, else one line per shard."""
 
 import sys
 import time
@@ -23,17 +23,21 @@ from schemas.text import escape_control
 
 
 class RunProgress:
-    """Live progress of a run on standard error.
+    """Progress display of a run.
+
+    Args:
+        run: that is shown.
+        done: shards that earlier runs have committed.
 
     Attributes:
-        shards: done, by this run or an earlier one.
-        images: explained or recorded since the start.
-        statuses: how many of them ended in each status.
-        started: when.
+        shards_done: by this run or an earlier one.
+        images: rows of the shards that this run has committed.
+        statuses: number of these images by status.
+        started: time of the start, on the monotonic clock.
     """
 
     def __init__(self, run: RunRecord, done: int) -> None:
-        self.run, self.shard_names, self.images, self.statuses = run, done, 0, Counter[str]()
+        self.run, self.shards_done, self.images, self.statuses = run, done, 0, Counter[str]()
         self.started = time.monotonic()
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -61,30 +65,33 @@ class RunProgress:
 
     @property
     def rate(self) -> float:
-        """Images a second since the start."""
+        """Images per second since the start."""
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
-    def show(self, outcome: Event) -> None:
-        """Take note of a finished or set-aside shard, or pass on what is to be known."""
-        if isinstance(outcome, Message):
-            self._console.print(escape_control(outcome.text), markup=False, highlight=False, soft_wrap=True)
+    def show(self, event: Event) -> None:
+        """Show a committed or quarantined shard, or a message; other events are ignored."""
+        if isinstance(event, Message):
+            self._print(event.text)
             return
-        if not isinstance(outcome, Committed | Quarantined):
+        if not isinstance(event, Committed | Quarantined):
             return
-        if isinstance(outcome, Committed):
-            commit = outcome.commit
+        if isinstance(event, Committed):
+            commit = event.commit
             self.images += commit.rows
             self.statuses.update(commit.statuses)
             failed = commit.rows - commit.ok
             note = f"{failed} of {commit.rows} samples have no maps" if failed else ""
             shard = commit.shard
         else:
-            shard, note = self.run.shards[outcome.shard_index].name, f"quarantined: {outcome.reason}"
-        bad = sum(count for status, count in self.statuses.items() if status != SampleStatus.OK)
-        self.shard_names += isinstance(outcome, Committed)
-        rate = f"{self.rate:.1f} images/s" + (f", {bad} images without maps" if bad else "")
-        self._bar.update(self._task, completed=self.shard_names, rate=rate)
+            shard, note = self.run.shards[event.shard_index].name, f"quarantined: {event.reason}"
+        without_maps = sum(count for status, count in self.statuses.items() if status != SampleStatus.OK)
+        self.shards_done += isinstance(event, Committed)
+        rate = f"{self.rate:.1f} images/s" + (f", {without_maps} images without maps" if without_maps else "")
+        self._bar.update(self._task, completed=self.shards_done, rate=rate)
         if note:
-            self._console.print(escape_control(f"{shard}: {note}"), markup=False, highlight=False, soft_wrap=True)
+            self._print(f"{shard}: {note}")
         elif not self._console.is_terminal:
-            print(f"{shard}: committed, {self.shard_names} of {len(self.run.shards)} shards, {rate}", file=sys.stderr)
+            print(f"{shard}: committed, {self.shards_done} of {len(self.run.shards)} shards, {rate}", file=sys.stderr)
+
+    def _print(self, text: str) -> None:
+        self._console.print(escape_control(text), markup=False, highlight=False, soft_wrap=True)

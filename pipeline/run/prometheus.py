@@ -1,6 +1,6 @@
-"""A run on Ray in numbers, for Prometheus: Ray exports them, ``k8s/grafana.json`` draws them.
+"""Prometheus metrics of a run on Ray: Ray exports them, ``k8s/grafana.json`` plots them.
 
-Only the driver counts, since it hears of everything; so they are of one run, and begin at 0 with the next.
+Only the driver counts, since it sees every event; so they are of one run and start at 0.
 """
 
 from typing import Any
@@ -10,20 +10,20 @@ from ray.util.metrics import Counter, Gauge
 from pipeline.run.events import Committed, Event, InProgress, Quarantined, Retrying
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "vitatlas_units_total": ("Shards committed.", ()),
-    "vitatlas_images_total": ("Images of committed shards, by what became of them.", ("status",)),
+    "vitatlas_shards_total": ("Shards committed.", ()),
+    "vitatlas_images_total": ("Images of committed shards, by status.", ("status",)),
     "vitatlas_stage_seconds_total": ("Seconds of actors, by stage; total is all of them.", ("stage",)),
-    "vitatlas_retries_total": ("Attempts at a shard that failed, after which another was made.", ()),
+    "vitatlas_retries_total": ("Failed attempts at a shard that were followed by another.", ()),
     "vitatlas_quarantined_total": ("Shards that were quarantined.", ()),
 }
 GAUGES: dict[str, str] = {
-    "vitatlas_units_planned": "Shards that this run has to do.",
-    "vitatlas_units_running": "Shards that actors work on.",
+    "vitatlas_shards_planned": "Shards that this run has to do.",
+    "vitatlas_shards_running": "Shards that actors work on.",
 }
 
 
-class Metrics:
-    """Counts outcomes.
+class PrometheusMetrics:
+    """Counters and gauges of the events of a run.
 
     Args:
         planned: shards that the run has to do.
@@ -34,23 +34,23 @@ class Metrics:
             name: Counter(name, description, tags) for name, (description, tags) in COUNTERS.items()
         }
         self._gauges: dict[str, Any] = {name: Gauge(name, description) for name, description in GAUGES.items()}
-        self._gauges["vitatlas_units_planned"].set(planned)
+        self._gauges["vitatlas_shards_planned"].set(planned)
 
-    def note(self, outcome: Event) -> None:
-        """Count an outcome."""
-        if isinstance(outcome, Committed):
-            self._count("vitatlas_units_total")
-            for status, images in outcome.commit.statuses.items():
-                self._count("vitatlas_images_total", images, status=status)
-            for stage, seconds in outcome.commit.seconds.items():
-                self._count("vitatlas_stage_seconds_total", seconds, stage=stage)
-        elif isinstance(outcome, Retrying):
-            self._count("vitatlas_retries_total")
-        elif isinstance(outcome, Quarantined):
-            self._count("vitatlas_quarantined_total")
-        elif isinstance(outcome, InProgress):
-            self._gauges["vitatlas_units_running"].set(len(outcome.shards))
+    def record(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, Committed):
+            self._increment("vitatlas_shards_total")
+            for status, images in event.commit.statuses.items():
+                self._increment("vitatlas_images_total", images, status=status)
+            for stage, seconds in event.commit.seconds.items():
+                self._increment("vitatlas_stage_seconds_total", seconds, stage=stage)
+        elif isinstance(event, Retrying):
+            self._increment("vitatlas_retries_total")
+        elif isinstance(event, Quarantined):
+            self._increment("vitatlas_quarantined_total")
+        elif isinstance(event, InProgress):
+            self._gauges["vitatlas_shards_running"].set(len(event.shards))
 
-    def _count(self, name: str, by: float = 1, **tags: str) -> None:
-        if by > 0:  # Ray refuses to count by nothing
+    def _increment(self, name: str, by: float = 1, **tags: str) -> None:
+        if by > 0:  # Ray refuses to count by 0
             self._counters[name].inc(by, tags)

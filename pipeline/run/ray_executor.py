@@ -1,7 +1,7 @@
-"""Units over Ray actors, one to a GPU, or one to a core where there is no GPU.
+"""Executor that processes shards on Ray actors, one for each GPU, or for each core if there is no GPU.
 
-Nothing large goes through Ray: an actor gets a number and gives back a commit record. Actors are not
-restarted by Ray; the pool replaces them, so that a death is one event with one owner.
+Nothing large goes through Ray: an actor gets a number and returns a commit record. Ray does not restart actors; the
+pool replaces them, so that a death is handled in one place.
 """
 
 import logging
@@ -17,66 +17,70 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.run.dispatch import Assignment, Dispatcher
 from pipeline.run.events import Committed, Event, InProgress, Message, Quarantined, Retrying
-from pipeline.run.execution import Device, ExecutionOptions, check_decoding
-from pipeline.run.prometheus import Metrics
+from pipeline.run.execution import Device, ExecutionOptions, check_decode_device
+from pipeline.run.prometheus import PrometheusMetrics
 from pipeline.run.signals import GracefulShutdown
 from pipeline.store import Atlas
 from schemas.errors import AtlasError, CorruptShardError, RunFailedError, UsageError
 
-_TICK = 1.0
-"""Seconds after which the pool looks around, whether or not an actor has answered."""
-_LOOK = 5.0
-"""Seconds between two looks at what the cluster has."""
-_UNREADY = 3
-_FRUITLESS = 10
-"""Actors that may be lost in a row before one was ready, and before another shard is done; at least twice as many as
-there are. It is not one shard then, nor one node: it would be the same with all."""
+_POLL_INTERVAL = 1.0
+"""Seconds that the pool waits for results at a time."""
+_SCALE_INTERVAL = 5.0
+"""Seconds between two looks at the resources of the cluster."""
+_MAX_LOSSES_BEFORE_READY = 3
+_MAX_LOSSES = 10
+"""Consecutive losses of actors after which the run fails: before one was ready, and before another shard is done; at
+least twice the number of actors. The cause is then not one shard or node: every actor would be lost."""
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """A connection to Ray: an existing cluster, or one that is started here and stopped at the end.
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one and stop it at the end.
 
     Args:
-        address: ``local`` starts one; ``auto`` or HOST:PORT joins one; None joins what the environment
-            names (RAY_ADDRESS), else starts one.
+        address: ``local`` starts one; ``auto`` or HOST:PORT joins one; None joins the one in the environment variable
+            RAY_ADDRESS, else starts one.
+
+    Raises:
+        UsageError: the address is invalid.
+        RunFailedError: there is no cluster at the address.
     """
-    joined = ray.is_initialized()
-    if not joined:
-        # Without an address Ray would also join whatever cluster was started last on this machine.
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        # Without an address Ray would also join any cluster that was started on this machine.
         address = address or os.environ.get("RAY_ADDRESS") or "local"
-        _reach(address)
+        _check_reachable(address)
         try:
-            # Ray has its workers import what lies in the working folder, which may be anything.
+            # Ray's workers import modules from the working folder, which may hold anything.
             os.environ["PYTHONSAFEPATH"] = "1"
             with chdir("/"):
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except ValueError as error:
-            raise UsageError(f"--address {address}: {error}; say local, auto or HOST:PORT") from None
+            raise UsageError(f"--address {address}: {error}; use local, auto or HOST:PORT") from None
         except ConnectionError as error:
             raise RunFailedError(
-                f"no Ray cluster at {address!r} ({error}); start one, or say --address local"
+                f"no Ray cluster at {address!r} ({error}); start one, or use --address local"
             ) from None
     try:
         yield
     finally:
-        if not joined:
+        if not was_connected:
             ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Ray itself tries for many minutes to reach a head that is not there."""
+def _check_reachable(address: str) -> None:
+    """Fail within seconds if nothing listens at the address; Ray would try for many minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return  # local, auto: Ray finds out at once
     try:
         socket.create_connection((host, int(port)), timeout=15).close()
     except (OSError, OverflowError) as error:
-        raise RunFailedError(f"no Ray cluster at {address} ({error}); start one, or say --address local") from None
+        raise RunFailedError(f"no Ray cluster at {address} ({error}); start one, or use --address local") from None
 
 
-def capacity(device: Device = "auto") -> tuple[int, bool]:
-    """Actors that the cluster has room for, and whether each gets a GPU."""
+def cluster_capacity(device: Device = "auto") -> tuple[int, bool]:
+    """Return the number of actors that the cluster has room for, and whether each gets a GPU."""
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     if device == "cuda" or (device == "auto" and gpus):
@@ -84,59 +88,67 @@ def capacity(device: Device = "auto") -> tuple[int, bool]:
     return int(resources.get("CPU", 0)), False
 
 
-def pool(
-    atlas: Atlas, units: Sequence[int], crew: ExecutionOptions, retry_failed: bool, stop: GracefulShutdown
+def run_on_ray(
+    atlas: Atlas, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool, shutdown: GracefulShutdown
 ) -> Iterator[Event]:
-    """Do the units of an atlas on as many actors as there is room for, in whatever order they come.
+    """Process shards on as many actors as there is room for, in any order.
+
+    Args:
+        atlas: planned.
+        shards: indices of the pending shards.
+        options: of the execution.
+        retry_failed: in finished shards, process the samples without maps again.
+        shutdown: drains the actors when it is requested.
 
     Raises:
-        RunFailedError: no actor could be started.
+        RunFailedError: no actor could be started, or too many were lost.
     """
-    dispatcher, metrics = Dispatcher(units, timeout=crew.timeout), Metrics(len(units))
-    with _Pool(atlas, crew, retry_failed, dispatcher) as actors:
-        for outcome in actors.work(stop):
-            metrics.note(outcome)
-            yield outcome
-        metrics.note(InProgress(()))
+    dispatcher, metrics = Dispatcher(shards, timeout=options.timeout), PrometheusMetrics(len(shards))
+    with _ActorPool(atlas, options, retry_failed, dispatcher) as pool:
+        for event in pool.run(shutdown):
+            metrics.record(event)
+            yield event
+        metrics.record(InProgress(()))
 
 
-class _Pool:
-    """The actors, and what each was asked.
+class _ActorPool:
+    """Ray actors and their pending calls.
 
     Attributes:
-        actors: all that were hired and have not left, by number.
-        asked: for each reply that is waited for, the actor and the unit; None is its getting ready.
+        actors: handles of all actors that were started and not stopped, by number.
+        calls: actor and assignment of each pending call; the assignment of ``prepare`` is None.
     """
 
-    def __init__(self, atlas: Atlas, crew: ExecutionOptions, retry_failed: bool, dispatcher: Dispatcher) -> None:
-        self.crew, self.dispatcher = crew, dispatcher
-        self._shards = [shard.name for shard in atlas.run.shards]
+    def __init__(self, atlas: Atlas, options: ExecutionOptions, retry_failed: bool, dispatcher: Dispatcher) -> None:
+        self.options, self.dispatcher = options, dispatcher
+        self._shard_names = [shard.name for shard in atlas.run.shards]
         self.actors: dict[int, Any] = {}
-        self.asked: dict[Any, tuple[int, Assignment | None]] = {}
-        self._on_gpu = capacity(crew.device)[1]
-        check_decoding(atlas.run.spec.decode, crew.device, self._on_gpu)
-        # Ray would give it a core as well, of which a node may have fewer than GPUs.
-        options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self._on_gpu else {"num_cpus": 1}
-        self._new = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
-        decode = crew.decode_processes if crew.decode_processes is not None else 4 * self._on_gpu
-        self._arguments = atlas.objects.url, "cuda" if self._on_gpu else "cpu", decode, retry_failed, crew
-        self._wanted = self._hired = self._lost = 0
+        self.calls: dict[Any, tuple[int, Assignment | None]] = {}
+        self._on_gpu = cluster_capacity(options.device)[1]
+        check_decode_device(atlas.run.spec.decode, options.device, self._on_gpu)
+        # num_cpus=0: Ray would reserve a core for it as well, and a node may have fewer cores than GPUs.
+        resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self._on_gpu else {"num_cpus": 1}
+        self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **resources)(_ShardActor)
+        decode_processes = options.decode_processes if options.decode_processes is not None else 4 * self._on_gpu
+        device = "cuda" if self._on_gpu else "cpu"
+        self._arguments = atlas.objects.url, device, decode_processes, retry_failed, options
+        self._target_size = self._started = self._losses = 0
         self._in_progress: tuple[int, ...] = ()
-        self._ready = self._draining = False
-        self._looked = -_LOOK
-        self._alone_since = time.monotonic()
+        self._any_ready = self._draining = False
+        self._last_scale = -_SCALE_INTERVAL
+        self._no_actor_since = time.monotonic()
 
-    def __enter__(self) -> "_Pool":
+    def __enter__(self) -> "_ActorPool":
         return self
 
     def __exit__(self, *_: object) -> None:
         for actor in self.actors.values():
             ray.kill(actor)
 
-    def work(self, stop: GracefulShutdown) -> Iterator[Event]:
-        """Until all is done, or until what is in work is done once ``stop`` is asked for."""
+    def run(self, shutdown: GracefulShutdown) -> Iterator[Event]:
+        """Run until all shards are done, or until those in progress are, once ``shutdown`` is requested."""
         while not self.dispatcher.finished:
-            if stop.asked:
+            if shutdown.requested:
                 yield from self._drain()
                 return
             yield from self._step()
@@ -144,147 +156,148 @@ class _Pool:
     def _drain(self) -> Iterator[Event]:
         self.dispatcher.drain()
         self._draining = True
-        busy, end = self.dispatcher.busy, time.monotonic() + self.crew.grace
+        busy, end = self.dispatcher.busy, time.monotonic() + self.options.grace
         yield Message(
-            f"stopping: {len(busy)} shards in work have {self.crew.grace:.0f} s; interrupt again to drop them"
+            f"stopping: {len(busy)} shards in progress have {self.options.grace:.0f} s; interrupt again to drop them"
         )
-        for name in self.actors.keys() - set(busy):
-            self._dismiss(name)
+        for number in self.actors.keys() - set(busy):
+            self._stop_actor(number)
         while not self.dispatcher.finished and time.monotonic() < end:
             yield from self._step()
 
     def _step(self) -> Iterator[Event]:
-        """Hand out what there is, and take what comes back within a moment."""
+        """Assign pending shards, and handle the calls that finish within a moment."""
         now = time.monotonic()
         if not self._draining:
-            self._staff(now)
+            self._scale(now)
         while assignment := self.dispatcher.next(now):
-            reply = self.actors[assignment.actor].process.remote(assignment.unit, assignment.attempt)
-            self.asked[reply] = assignment.actor, assignment
+            call = self.actors[assignment.actor].process.remote(assignment.shard_index, assignment.attempt)
+            self.calls[call] = assignment.actor, assignment
         if self.dispatcher.in_progress != self._in_progress:
             self._in_progress = self.dispatcher.in_progress
             yield InProgress(self._in_progress)
-        if not self.asked:
-            time.sleep(_TICK)
+        if not self.calls:
+            time.sleep(_POLL_INTERVAL)
             return
-        for reply in ray.wait(list(self.asked), timeout=_TICK)[0]:
-            if reply in self.asked:  # an actor's death takes its other replies with it
-                yield from self._settle(reply)
-        for name, seconds in self.dispatcher.overdue(time.monotonic()).items():
+        for call in ray.wait(list(self.calls), timeout=_POLL_INTERVAL)[0]:
+            if call in self.calls:  # the death of an actor removes its other calls
+                yield from self._handle_result(call)
+        for number, seconds in self.dispatcher.overdue(time.monotonic()).items():
             reason = f"not done after {seconds:.0f} s, longer than it may take (see --timeout)"
-            yield from self._bury(name, reason, blame=True)
+            yield from self._on_actor_lost(number, reason, blame=True)
 
-    def _staff(self, now: float) -> None:
-        """Hire as many as there is work and room for; of those that got no place, keep no more than that.
+    def _scale(self, now: float) -> None:
+        """Start as many actors as there is work and room for; stop waiting ones that are not needed.
 
         Raises:
-            RunFailedError: nobody has been at work for too long.
+            RunFailedError: there was no actor for too long.
         """
-        if self.dispatcher.joined:
-            self._alone_since = now
-        elif now - self._alone_since > self.crew.patience:
+        if self.dispatcher.worker_count:
+            self._no_actor_since = now
+        elif now - self._no_actor_since > self.options.no_actor_timeout:
             free = ray.available_resources()
             raise RunFailedError(
-                f"no actor got a place and loaded the network within {self.crew.patience:.0f} s; each needs one "
+                f"no actor started and loaded the network within {self.options.no_actor_timeout:.0f} s; each needs one "
                 f"{'GPU' if self._on_gpu else 'CPU'}, and of those in the cluster {free.get('GPU', 0):.0f} GPUs and "
                 f"{free.get('CPU', 0):.0f} CPUs are free; wait longer with --patience, or see --device"
             )
-        if now - self._looked < _LOOK:
+        if now - self._last_scale < _SCALE_INTERVAL:
             return
-        self._looked = now
-        room = capacity(self.crew.device)[0]
-        # One, even where there is no room for it: an autoscaler acts on what waits for a place.
-        self._wanted = min(self.crew.actors or max(room, 1), self.dispatcher.left)
-        while len(self.actors) < self._wanted:
-            self._hire()
-        waiting = [name for name, assignment in self.asked.values() if assignment is None]
-        for name in sorted(waiting, reverse=True)[: max(0, len(self.actors) - self._wanted)]:
-            self._dismiss(name)
+        self._last_scale = now
+        capacity = cluster_capacity(self.options.device)[0]
+        # At least one, even without room for it: an autoscaler reacts to actors that wait for resources.
+        self._target_size = min(self.options.actors or max(capacity, 1), self.dispatcher.left)
+        while len(self.actors) < self._target_size:
+            self._start_actor()
+        waiting = [number for number, assignment in self.calls.values() if assignment is None]
+        for number in sorted(waiting, reverse=True)[: max(0, len(self.actors) - self._target_size)]:
+            self._stop_actor(number)
 
-    def _hire(self) -> None:
-        name, self._hired = self._hired, self._hired + 1
-        self.actors[name] = self._new.remote()
-        self.asked[self.actors[name].prepare.remote(*self._arguments)] = name, None
+    def _start_actor(self) -> None:
+        number, self._started = self._started, self._started + 1
+        self.actors[number] = self._actor_class.remote()
+        self.calls[self.actors[number].prepare.remote(*self._arguments)] = number, None
 
-    def _settle(self, reply: Any) -> Iterator[Event]:
-        """Take an answer, or the news of a death."""
-        name, assignment = self.asked.pop(reply)
+    def _handle_result(self, call: Any) -> Iterator[Event]:
+        """Handle the result of a call, or the death of its actor."""
+        number, assignment = self.calls.pop(call)
         try:
-            answer = ray.get(reply)
+            result = ray.get(call)
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, AtlasError) and not isinstance(cause, CorruptShardError):
-                raise cause from None  # what would be said of every shard: a mistake in the spec, a full disk
+                raise cause from None  # concerns every shard: a mistake in the spec, a full disk
             if assignment is None or not isinstance(cause, CorruptShardError | OSError):
-                # Of whatever else an actor may not recover, as of an error of its GPU.
-                yield from self._bury(name, f"{type(cause).__name__}: {cause}", blame=True)
+                # An actor may not recover from other errors, such as one of its GPU.
+                yield from self._on_actor_lost(number, f"{type(cause).__name__}: {cause}", blame=True)
                 return
-            unit, final = assignment.unit, isinstance(cause, CorruptShardError)
-            self.dispatcher.fail(name, unit, f"{cause}", final, time.monotonic())
-            yield self._failed(unit, assignment.attempt, f"{cause}")
-            self._let_go(name)
-        except RayError as death:
-            node = getattr(death, "preempted", False) or "node has died" in str(death)
-            yield from self._bury(name, _last_line(death), blame=not node)
+            shard_index, final = assignment.shard_index, isinstance(cause, CorruptShardError)
+            self.dispatcher.fail(number, shard_index, f"{cause}", final, time.monotonic())
+            yield self._failure_event(shard_index, assignment.attempt, f"{cause}")
+            self._stop_if_draining(number)
+        except RayError as error:
+            node_died = getattr(error, "preempted", False) or "node has died" in str(error)
+            yield from self._on_actor_lost(number, _last_line(error), blame=not node_died)
         else:
             if assignment is None:
-                self._ready = True
-                self.dispatcher.join(name, time.monotonic(), answer)
+                self._any_ready = True
+                self.dispatcher.add_worker(number, time.monotonic(), result)
             else:
-                self._lost = 0
-                self.dispatcher.finish(name, assignment.unit, time.monotonic())
-                yield Committed(answer)
-                self._let_go(name)
+                self._losses = 0
+                self.dispatcher.finish(number, assignment.shard_index, time.monotonic())
+                yield Committed(result)
+                self._stop_if_draining(number)
 
-    def _let_go(self, name: int) -> None:
-        """In a run that stops, an actor that has answered does not go on with what it finds next."""
+    def _stop_if_draining(self, number: int) -> None:
+        """Keep an actor that has finished a shard from starting its next one while the run stops."""
         if self._draining:
-            self._dismiss(name)
+            self._stop_actor(number)
 
-    def _bury(self, name: int, reason: str, blame: bool) -> Iterator[Event]:
-        """An actor is lost: give back what it had. ``_staff`` hires another."""
-        unit = self.dispatcher.working_on(name)
-        attempt = 0 if unit is None else self.dispatcher.attempt(unit)
-        self._dismiss(name, reason, blame)
-        where = "" if unit is None else f" over {self._shards[unit]}"
+    def _on_actor_lost(self, number: int, reason: str, blame: bool) -> Iterator[Event]:
+        """Return the shards of a lost actor to the dispatcher; ``_scale`` starts another."""
+        shard_index = self.dispatcher.current_shard(number)
+        attempt = 0 if shard_index is None else self.dispatcher.attempt(shard_index)
+        self._stop_actor(number, reason, blame)
+        where = "" if shard_index is None else f" over {self._shard_names[shard_index]}"
         yield Message(f"an actor was lost{where}: {reason}")
-        if unit is not None:
-            yield self._failed(unit, attempt, reason)
-        self._lost += blame
-        if self._lost >= max(_FRUITLESS if self._ready else _UNREADY, 2 * self._wanted):
-            raise RunFailedError(f"{self._lost} actors in a row were lost before a shard was done; the last: {reason}")
-        self._looked = -_LOOK
+        if shard_index is not None:
+            yield self._failure_event(shard_index, attempt, reason)
+        self._losses += blame
+        if self._losses >= max(_MAX_LOSSES if self._any_ready else _MAX_LOSSES_BEFORE_READY, 2 * self._target_size):
+            raise RunFailedError(
+                f"{self._losses} actors in a row were lost before a shard was done; the last: {reason}"
+            )
+        self._last_scale = -_SCALE_INTERVAL
 
-    def _failed(self, unit: int, attempt: int, reason: str) -> Event:
-        """What becomes of a shard that was not done."""
-        if unit in self.dispatcher.quarantined:
-            return Quarantined(unit, attempt, self.dispatcher.quarantined[unit])
-        return Retrying(unit, attempt, reason)
+    def _failure_event(self, shard_index: int, attempt: int, reason: str) -> Event:
+        if shard_index in self.dispatcher.quarantined:
+            return Quarantined(shard_index, attempt, self.dispatcher.quarantined[shard_index])
+        return Retrying(shard_index, attempt, reason)
 
-    def _dismiss(self, name: int, reason: str = "", blame: bool = False) -> None:
-        """An actor is not needed any more, or no longer there."""
-        self.dispatcher.leave(name, reason, blame)
-        ray.kill(self.actors.pop(name))
-        self.asked = {reply: asked for reply, asked in self.asked.items() if asked[0] != name}
-
-
-def _last_line(death: Exception) -> str:
-    """Ray's own words for why, without the address of the actor."""
-    return str(death).strip().splitlines()[-1].strip()
+    def _stop_actor(self, number: int, reason: str = "", blame: bool = False) -> None:
+        """Stop an actor that is lost or not needed, and drop its calls."""
+        self.dispatcher.remove_worker(number, reason, blame)
+        ray.kill(self.actors.pop(number))
+        self.calls = {call: (actor, assignment) for call, (actor, assignment) in self.calls.items() if actor != number}
 
 
-class _Actor:
-    """A worker behind Ray. It loads in ``prepare``, so that what goes wrong there comes back as it is."""
+def _last_line(error: Exception) -> str:
+    """Return Ray's reason for a death, without the address of the actor."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+class _ShardActor:
+    """Ray actor with one worker. It loads in ``prepare``, so that an error there keeps its type."""
 
     def prepare(
-        self, url: str, device: Device, decode_processes: int, retry_failed: bool, crew: ExecutionOptions
+        self, url: str, device: Device, decode_processes: int, retry_failed: bool, options: ExecutionOptions
     ) -> list[int]:
-        """Load, and say which units' shards have copies on this node."""
-        from pipeline.run.worker import Worker  # torch is not needed where actors are only directed
+        """Load the worker; return the indices of the shards that this node has a copy of."""
+        from pipeline.run.worker import Worker  # the driver does not need torch
 
-        cache = crew.make_cache()
+        cache = options.make_cache()
         self._worker = Worker(url, device, decode_processes, retry_failed, cache=cache)
         return cache.cached_indices([shard.url for shard in self._worker.run.shards]) if cache else []
 
-    def process(self, unit: int, attempt: int) -> Any:
-        return self._worker.process(unit, attempt)
+    def process(self, shard_index: int, attempt: int) -> Any:
+        return self._worker.process(shard_index, attempt)

@@ -1,4 +1,4 @@
-"""A function over items as Ray tasks."""
+"""``parallel_map`` on Ray tasks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -7,39 +7,49 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline.run.ray_executor import capacity, cluster
+from pipeline.run.ray_executor import cluster_capacity, ray_cluster
 from schemas.errors import RunFailedError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_TRIES = 3
-"""Times that a task whose process or node dies is given to another."""
+_MAX_RETRIES = 3
+"""Retries of a task whose process or node dies."""
 
 
 def ray_map(function: Callable[[T], R], items: Sequence[T], address: str | None, gpu: bool) -> Iterator[R]:
-    """Results in whatever order they come. Arguments: see ``spread``."""
-    with cluster(address):
-        places, on_gpu = capacity("auto" if gpu else "cpu")
-        options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}
-        apply: Any = ray.remote(max_retries=_TRIES, **options)(_apply)
-        shared, waiting = ray.put(function), iter(items)
-        under_way = [apply.remote(shared, item) for item in islice(waiting, 2 * max(1, places))]
-        while under_way:
-            done, under_way = ray.wait(under_way)
-            under_way += [apply.remote(shared, item) for item in islice(waiting, len(done))]
-            for each in done:
-                yield _result(each)
+    """Yield the result of each item, in any order.
+
+    Args:
+        function: picklable and idempotent.
+        items: arguments of the calls.
+        address: of the cluster, as in ``ray_cluster``.
+        gpu: reserve a GPU for each task, if the cluster has any.
+
+    Raises:
+        RunFailedError: the process or node of a task died on every attempt.
+    """
+    with ray_cluster(address):
+        capacity, on_gpu = cluster_capacity("auto" if gpu else "cpu")
+        resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}
+        remote_call: Any = ray.remote(max_retries=_MAX_RETRIES, **resources)(_call)
+        remote_function, remaining = ray.put(function), iter(items)
+        pending = [remote_call.remote(remote_function, item) for item in islice(remaining, 2 * max(1, capacity))]
+        while pending:
+            done, pending = ray.wait(pending)
+            pending += [remote_call.remote(remote_function, item) for item in islice(remaining, len(done))]
+            for reference in done:
+                yield _get_result(reference)
 
 
-def _apply(function: Callable[[T], R], item: T) -> R:
+def _call(function: Callable[[T], R], item: T) -> R:
     return function(item)
 
 
-def _result(reference: Any) -> Any:
+def _get_result(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
     except RayError as error:
-        raise RunFailedError(f"a task was lost {_TRIES + 1} times ({str(error).splitlines()[0]})") from error
+        raise RunFailedError(f"a task was lost {_MAX_RETRIES + 1} times ({str(error).splitlines()[0]})") from error

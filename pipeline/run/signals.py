@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a run that is told to stop, and one that is told twice."""
+"""Graceful shutdown: the first SIGINT or SIGTERM drains running shards, the second aborts."""
 
 import signal
 import threading
@@ -7,22 +7,25 @@ from contextlib import contextmanager
 
 
 class GracefulShutdown:
-    """Whether this run is to come to its end.
+    """Handler of SIGINT and SIGTERM.
 
-    The first signal is only noted while somebody heeds it; any other raises KeyboardInterrupt.
+    The first signal sets ``requested`` while the flag is polled; any other raises KeyboardInterrupt.
+
+    Attributes:
+        requested: the run is to stop.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._heeded = False
+        self.requested = False
+        self._polled = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take both signals. Only the main thread of a process is sent any."""
+        """Handle both signals. Only the main thread of a process gets any."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -30,15 +33,15 @@ class GracefulShutdown:
                 signal.signal(number, handler)
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """In here ``asked`` is looked at every few moments."""
-        self._heeded = True
+    def polled(self) -> Iterator[None]:
+        """Declare that ``requested`` is polled every few moments in this block."""
+        self._polled = True
         try:
             yield
         finally:
-            self._heeded = False
+            self._polled = False
 
-    def _hear(self, number: int, frame: object) -> None:
-        if self.asked or not self._heeded:
+    def _handle(self, number: int, frame: object) -> None:
+        if self.requested or not self._polled:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

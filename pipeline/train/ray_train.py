@@ -10,7 +10,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
-from pipeline.run.ray_executor import capacity, cluster
+from pipeline.run.ray_executor import cluster_capacity, ray_cluster
 from pipeline.train.distributed import rank
 from pipeline.train.prepare_training import PreparedTraining
 from pipeline.train.train_worker import train_worker
@@ -35,8 +35,8 @@ def train_on_ray(prepared: PreparedTraining, progress: ProgressCallback, address
         RunFailedError: a worker died, or the loss was not finite; the last checkpoint is kept.
     """
     spec = prepared.spec
-    with cluster(address):
-        available, on_gpu = capacity()
+    with ray_cluster(address):
+        available, on_gpu = cluster_capacity()
         if spec.workers > available:
             unit = "GPUs" if on_gpu else "cores"
             raise UsageError(f"--workers {spec.workers}: the cluster has {available} {unit}; lower --workers")

@@ -49,13 +49,13 @@ def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finish
 
 def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explained: list[int] = []
-    original = Worker._begin
+    original = Worker._start_batch
 
     def counting(self: Worker, batch):  # type: ignore[no-untyped-def]
         explained.append(len(batch.samples))
         return original(self, batch)
 
-    monkeypatch.setattr(Worker, "_begin", counting)
+    monkeypatch.setattr(Worker, "_start_batch", counting)
     table = build_reproducibility_table(str(finished), rows=8, methods=["legrad"])
     assert set(table["recomputed"].to_pylist()) == {8}
     batches = len(explained) - 8  # beside each sample alone

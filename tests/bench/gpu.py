@@ -29,10 +29,10 @@ from pipeline.demo.train_model import MODEL
 from pipeline.explain import methods as registry
 from pipeline.explain.load import LoadedModel, create_model, describe_loaded, load_model
 from pipeline.read import DecoderPool, ImageDecoder, PreprocessConfig, count_samples, expand_shards, iter_batches
-from pipeline.run.bench_shard import drawn, first
+from pipeline.run.bench_end_to_end import make_synthetic_shard, shard_prefix
 from pipeline.run.execution import Device
-from pipeline.run.gpu_decode import DeviceDecoders
-from pipeline.run.plan import freeze
+from pipeline.run.gpu_decode import DeviceDecoder
+from pipeline.run.plan import make_run_record
 from pipeline.run.status import ShardProgress
 from pipeline.run.worker import Worker
 from pipeline.store import ObjectStore
@@ -68,7 +68,7 @@ def worker_of(
 ) -> Worker:
     """A worker over shards that are counted, whose atlas is thrown away with the folder."""
     objects = ObjectStore(f"{folder}/{spec.decode}")
-    objects.put(RUN, freeze(spec, loaded, tuple(shards)).to_bytes())
+    objects.put(RUN, make_run_record(spec, loaded, tuple(shards)).to_bytes())
     return Worker(objects.url, device, processes, loaded=loaded)
 
 
@@ -76,7 +76,7 @@ def throughput(
     spec: RunSpec, loaded: LoadedModel, whole: ShardRecord, timed: int, device: Device, processes: int
 ) -> CommitRecord:
     """What one actor takes over so many pictures, after a batch that warms up."""
-    shards = (first(whole, "warm", spec.batch_size), first(whole, "timed", timed))
+    shards = (shard_prefix(whole, "warm", spec.batch_size), shard_prefix(whole, "timed", timed))
     with tempfile.TemporaryDirectory() as folder, worker_of(folder, spec, loaded, shards, device, processes) as worker:
         worker.process(0)
         return worker.process(1)
@@ -90,7 +90,7 @@ def pixels(shard: ShardRecord, frame: PreprocessConfig, decoders: ImageDecoder) 
 
 def difference(shard: ShardRecord, frame: PreprocessConfig, device: torch.device) -> Difference:
     """Of all pixels of a shard."""
-    here, there = DecoderPool(), DeviceDecoders(device)
+    here, there = DecoderPool(), DeviceDecoder(device)
     try:
         pairs = zip(pixels(shard, frame, here), pixels(shard, frame, there), strict=True)
         off = np.concatenate([np.abs(one - other).reshape(len(one), -1) for one, other in pairs])
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loaded = describe_loaded(given.model, create_model(given.model).eval())
     methods = registry.resolve(given.methods.split(",")) if given.methods else registry.defaults(loaded.anatomy)
     with tempfile.TemporaryDirectory() as folder:
-        shard = given.shard or drawn(Path(folder, "drawn.tar"), given.batch * given.batches)
+        shard = given.shard or make_synthetic_shard(Path(folder, "drawn.tar"), given.batch * given.batches)
         (whole,) = count_samples(expand_shards([shard]))
         commits = {}
         for way in _WAYS:
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             commits[way] = throughput(spec, loaded, whole, given.batch * given.batches, device, given.processes)
         frame = PreprocessConfig.for_model(loaded.record, "squash")
-        off = difference(first(whole, "compared", _COMPARED), frame, torch.device(device))
+        off = difference(shard_prefix(whole, "compared", _COMPARED), frame, torch.device(device))
     ranks, equal = correlations(given.scenes, device)
     card = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, one thread"
     print(

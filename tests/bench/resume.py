@@ -78,22 +78,21 @@ from schemas.errors import RunFailedError
 def peak():
     # Not getrusage, which begins with what the process that started this one had.
     return next(int(line.split()[1]) // 1024 for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
-def simulated(url, units, crew, retry_failed, stop):
-    # Units are handed out, done, and forgotten, as the pool does.
+def simulated(atlas, shards, options, retry_failed, shutdown):
+    # Shards are assigned and done, as the pool does.
     from pipeline.run.dispatch import Dispatcher
-    from pipeline.run.events import Note
-    dispatcher = Dispatcher(units)
+    dispatcher = Dispatcher(shards)
     for actor in range(8):
-        dispatcher.join(actor)
+        dispatcher.add_worker(actor)
     begin = peak()
     while not dispatcher.finished:
         while dispatcher.next():
             pass
         for actor in dispatcher.busy:
-            dispatcher.finish(actor, dispatcher._loads[actor].units[0])
+            dispatcher.finish(actor, dispatcher.current_shard(actor))
     print(begin, peak())
     yield from ()
-driver._outcomes = simulated
+driver._events = simulated
 try:
     driver.run(sys.argv[1], INLINE)
 except RunFailedError:

@@ -23,7 +23,7 @@ from operations import counted
 from support import DEMO_MODEL, samples, write_tar
 
 from pipeline.run import INLINE, inline_executor, run
-from pipeline.run.plan import plan, versions
+from pipeline.run.plan import package_versions, plan
 from pipeline.score import score
 from pipeline.store import Atlas, ObjectStore, ShardWriter
 from pipeline.store.verify import verify
@@ -69,7 +69,7 @@ class Recorded:
             place |= {"scale_x": 500 / 96, "scale_y": 375 / 96, "offset_x": 0.0, "offset_y": 0.0}
             found = {"label": 1, "prediction": 1, "probability": 0.9, "label_probability": 0.9, "label_rank": 0}
             sink.add(row | {"status": SampleStatus.OK} | place | found, self.maps[ordinal], {})
-        return sink.commit({"total": 1.0}, attempt, "host", versions())
+        return sink.commit({"total": 1.0}, attempt, "host", package_versions())
 
 
 def tars_of(folder: Path, count: int, rows: int, listed: bool) -> str:
@@ -134,7 +134,7 @@ def measured(stage: str, folder: Path) -> None:
     """Do a stage and print what it took as JSON, on the last line."""
     os.fsync = lambda handle: None
     os.cpu_count = lambda: 1  # what is spread over shards is done here
-    sys.modules["pipeline.run.parallel_map"].MANY = 10**9  # type: ignore[attr-defined]
+    sys.modules["pipeline.run.parallel_map"].MIN_ITEMS_FOR_RAY = 10**9  # type: ignore[attr-defined]
     counts, before, begun = counted(), resident("VmRSS"), sum(os.times()[:4])
     do(stage, folder)
     print(json.dumps({"cpu": sum(os.times()[:4]) - begun, "mb": resident("VmHWM") - before, **counts}))

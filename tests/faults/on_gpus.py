@@ -23,23 +23,23 @@ FOLDER = Path()
 FREE = 6
 
 
-class OnGpu(ray_executor._Actor):
+class OnGpu(ray_executor._ShardActor):
     def prepare(self, url: str, device: str, *rest: Any) -> Any:
         assert device == "cuda"
         return super().prepare(url, "cpu", *rest)
 
-    def process(self, unit: int, attempt: int) -> Any:
+    def process(self, shard_index: int, attempt: int) -> Any:
         context = ray.get_runtime_context()
         place = {"node": context.get_node_id(), "gpu": os.environ["CUDA_VISIBLE_DEVICES"]}
         place["host"] = ray.util.get_node_ip_address()
         with (FOLDER / "notes").open("a") as notes:
-            notes.write(json.dumps({"unit": unit, "actor": context.get_actor_id()} | place) + "\n")
-        while unit >= FREE and not (FOLDER / "go on").exists():
+            notes.write(json.dumps({"shard_index": shard_index, "actor": context.get_actor_id()} | place) + "\n")
+        while shard_index >= FREE and not (FOLDER / "go on").exists():
             time.sleep(0.05)
-        return super().process(unit, attempt)
+        return super().process(shard_index, attempt)
 
 
 if __name__ == "__main__":
     FOLDER = Path(sys.argv.pop(1))
-    ray_executor._Actor = OnGpu  # type: ignore[misc]
+    ray_executor._ShardActor = OnGpu  # type: ignore[misc]
     main()

@@ -46,7 +46,9 @@ def notes(folder: Path) -> list[dict[str, Any]]:
 
 def held_by(host: str, folder: Path) -> set[int]:
     """What it has begun and may not go on with."""
-    return {note["unit"] for note in notes(folder) if note["host"] == host and note["unit"] >= on_gpus.FREE}
+    return {
+        note["shard_index"] for note in notes(folder) if note["host"] == host and note["shard_index"] >= on_gpus.FREE
+    }
 
 
 def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
@@ -71,7 +73,8 @@ def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
         wait_until(lambda: len({note["host"] for note in notes(tmp_path)}) == 2, driver)
         wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
         wait_until(
-            lambda: any(note["host"] == cut_off and note["unit"] >= on_gpus.FREE for note in notes(tmp_path)), driver
+            lambda: any(note["host"] == cut_off and note["shard_index"] >= on_gpus.FREE for note in notes(tmp_path)),
+            driver,
         )
         three.pull_cable(cut_off)
         joins = three.add()
@@ -83,8 +86,8 @@ def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
         driver.kill()
     assert driver.returncode == 0, error
     assert "an actor was lost" in error
-    begun = Counter(note["unit"] for note in notes(tmp_path))
-    twice = {unit for unit, times in begun.items() if times > 1}
+    begun = Counter(note["shard_index"] for note in notes(tmp_path))
+    twice = {shard for shard, times in begun.items() if times > 1}
     held = held_by(cut_off, tmp_path)
     assert set(begun) == set(range(_TARS))
     assert twice == held  # nothing else was begun again

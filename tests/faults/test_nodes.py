@@ -79,8 +79,10 @@ def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_hel
     assert "an actor was lost" in error
     commits = list(Atlas.open(str(out)).records())
     again = {commit.shard_index for commit in commits if commit.attempt > 1}
-    begun = [note["unit"] for note in notes(tmp_path)]
-    at = next(note["unit"] for note in notes(tmp_path) if note["node"] == lost and note["unit"] >= on_gpus.FREE)
+    begun = [note["shard_index"] for note in notes(tmp_path)]
+    at = next(
+        note["shard_index"] for note in notes(tmp_path) if note["node"] == lost and note["shard_index"] >= on_gpus.FREE
+    )
     assert at in again
     assert len(again) <= _WINDOW
     assert sorted(begun) == sorted([*range(_TARS), at])  # nothing else was begun twice

@@ -45,7 +45,7 @@ def test_it_lies_on_the_picture_as_it_is_meant_to_be_seen() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (np.zeros((1, 1, 4, 4)), r"a map is \[h, w\], this is \[1, 1, 4, 4\]; take one"),
+        (np.zeros((1, 1, 4, 4)), r"a map is \[h, w\], this is \[1, 1, 4, 4\]; pass one"),
         (np.zeros((0, 4)), r"this is \[0, 4\]"),
         (np.array([[0.0, np.nan]]), "NaN or infinite"),
     ],

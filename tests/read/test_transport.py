@@ -25,7 +25,7 @@ class Failing(io.BytesIO):
         super().__init__(data)
         self.after, self.error = after, error
 
-    def read_samples(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         if self.tell() >= self.after:
             raise self.error
         return super().read(min(size, self.after - self.tell()))

@@ -10,8 +10,8 @@ from support import DEMO_MODEL
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.explain.load import load_model
 from pipeline.run import INLINE, run
-from pipeline.run.bench_shard import pilot
-from pipeline.run.estimate import PROCESSES, actors_for, estimate
+from pipeline.run.bench_end_to_end import bench_end_to_end
+from pipeline.run.estimate import DECODE_PROCESSES, actors_for_deadline, estimate
 from pipeline.run.plan import plan
 from schemas.bench import EndToEndTiming
 from schemas.errors import UsageError
@@ -52,7 +52,7 @@ def test_slow_decoding_limits_and_says_how_many_processes_would_do(planned: RunR
     slow = GPU.model_copy(update={"decode_seconds": 40.0})
     expected = estimate(planned, slow)
     assert expected.bottleneck == "decoding"
-    assert expected.actor_hours == pytest.approx((64 / PROCESSES + 12) / 3600)
+    assert expected.actor_hours == pytest.approx((64 / DECODE_PROCESSES + 12) / 3600)
     assert expected.sufficient_processes == 12  # 64 / 5.6
 
 
@@ -60,7 +60,7 @@ def test_where_the_gpu_decodes_it_is_work_of_the_gpu(planned: RunRecord) -> None
     decodes = GPU.model_copy(
         update={"decode": "gpu", "decode_seconds": 0.0, "seconds": {"read": 0.5, "decode": 1.5} | GPU.seconds}
     )
-    expected = estimate(planned, decodes, other=1.0)
+    expected = estimate(planned, decodes, other_class_share=1.0)
     assert expected.seconds == pytest.approx(
         {"read": 0.8, "decode": 2.4, "forward": 3.2, "legrad": 6.4, "collect": 0.8, "write": 9.0, "drift": 3.0}
     )
@@ -75,23 +75,23 @@ def test_on_a_core_decoding_and_network_take_turns(planned: RunRecord) -> None:
 
 
 def test_another_target_repeats_the_network_for_its_share_of_the_images(planned: RunRecord) -> None:
-    expected = estimate(planned, GPU, other=0.5)
+    expected = estimate(planned, GPU, other_class_share=0.5)
     assert (expected.seconds["forward"], expected.seconds["legrad"]) == pytest.approx((2.4, 4.8))
     assert expected.seconds["collect"] == pytest.approx(0.8)
     both = GPU.model_copy(update={"targets": 2})
-    assert estimate(planned, both, other=0.5) == estimate(planned, both)
+    assert estimate(planned, both, other_class_share=0.5) == estimate(planned, both)
 
 
 @pytest.mark.parametrize("hours", [0.002, 0.003, 0.0035, 1.0])
 def test_the_fewest_actors_that_keep_a_deadline(planned: RunRecord, hours: float) -> None:
-    needed = actors_for(estimate(planned, GPU), 3600 * hours)
+    needed = actors_for_deadline(estimate(planned, GPU), 3600 * hours)
     assert needed is not None
     assert estimate(planned, GPU, needed).hours <= hours
     assert needed == 1 or estimate(planned, GPU, needed - 1).hours > hours
 
 
 def test_no_number_of_actors_is_quicker_than_a_tar(planned: RunRecord) -> None:
-    assert actors_for(estimate(planned, GPU), 5.8) is None
+    assert actors_for_deadline(estimate(planned, GPU), 5.8) is None
 
 
 @pytest.mark.parametrize("decode", ["processes", "gpu"])
@@ -109,7 +109,9 @@ def test_a_run_takes_what_was_expected_of_it(
     for turn in range(3):
         out = str(tmp_path / f"atlas-{turn}")
         record = plan(spec, out)
-        expected.append(estimate(record, pilot(record.spec, load_model(DEMO_MODEL), "cpu", record.shards[0].url)))
+        expected.append(
+            estimate(record, bench_end_to_end(record.spec, load_model(DEMO_MODEL), "cpu", record.shards[0].url))
+        )
         atlas = run(out, replace(INLINE, device="cpu"))
         took.append(sum(commit.seconds["total"] for commit in atlas.commits.values()))
     sizes = [size for _, size in atlas.objects.walk()]
@@ -126,4 +128,4 @@ def test_a_pilot_needs_pictures(spec: RunSpec, tmp_path: Path) -> None:
         ("no.tar", "no such shard"),
     ):
         with pytest.raises(UsageError, match=says):
-            pilot(spec, loaded, "cpu", str(tmp_path / name))
+            bench_end_to_end(spec, loaded, "cpu", str(tmp_path / name))

@@ -42,9 +42,9 @@ def test_done_tried_again_and_set_aside(spec: RunSpec, tmp_path: Path, monkeypat
     found = lines(log.read_text())
     assert [(line["shard"], line["outcome"], line["attempt"]) for line in found] == [
         ("part-0", "quarantined", 1),
-        ("part-1", "again", 1),
-        ("part-2", "done", 1),
-        ("part-1", "done", 2),
+        ("part-1", "retrying", 1),
+        ("part-2", "committed", 1),
+        ("part-1", "committed", 2),
     ]
     assert "abcd" not in log.read_text()
     commit = Atlas.open(str(tmp_path / "atlas")).record("part-1")

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.run import prometheus
 from pipeline.run.events import Committed, InProgress, Message, Quarantined, Retrying
-from pipeline.run.prometheus import COUNTERS, GAUGES, Metrics
+from pipeline.run.prometheus import COUNTERS, GAUGES, PrometheusMetrics
 from pipeline.store import Atlas
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana.json"
@@ -42,9 +42,9 @@ def test_counters_are_named_as_prometheus_has_them() -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_metrics_are_made_by_ray_with_the_tags_they_have() -> None:
-    made = Metrics(3)
-    made.note(InProgress((1, 2)))
-    made.note(Retrying(1, 1, "the network failed"))
+    made = PrometheusMetrics(3)
+    made.record(InProgress((1, 2)))
+    made.record(Retrying(1, 1, "the network failed"))
     for name, (_, tags) in COUNTERS.items():
         assert (made._counters[name].info["name"], made._counters[name].info["tag_keys"]) == (name, tags)
 
@@ -67,7 +67,7 @@ def test_every_outcome_is_counted(finished: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(prometheus, "Gauge", Recorder)
     commit = Atlas.open(str(finished)).record("part-1")
     commit = commit.model_copy(update={"statuses": {"ok": 6, "undecodable": 1}, "seconds": {"read": 0.0, "total": 2.0}})
-    made = Metrics(3)
+    made = PrometheusMetrics(3)
     for outcome in (
         InProgress((0, 1)),
         Committed(commit),
@@ -76,11 +76,11 @@ def test_every_outcome_is_counted(finished: Path, monkeypatch: pytest.MonkeyPatc
         Message("x"),
         InProgress((2,)),
     ):
-        made.note(outcome)
+        made.record(outcome)
     assert counted == {
-        ("vitatlas_units_planned",): 3,
-        ("vitatlas_units_running",): 1,
-        ("vitatlas_units_total",): 1,
+        ("vitatlas_shards_planned",): 3,
+        ("vitatlas_shards_running",): 1,
+        ("vitatlas_shards_total",): 1,
         ("vitatlas_images_total", "ok"): 6,
         ("vitatlas_images_total", "undecodable"): 1,
         ("vitatlas_stage_seconds_total", "total"): 2,

@@ -14,7 +14,7 @@ from support import encode, jpeg, same_bytes, samples, write_tar
 from pipeline.explain.explainer import Explainer
 from pipeline.read import DecodedImage, DecoderPool, PreprocessConfig, decode_image, iter_batches
 from pipeline.run import INLINE, gpu_decode, run
-from pipeline.run.gpu_decode import DeviceDecoders
+from pipeline.run.gpu_decode import DeviceDecoder
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
@@ -33,13 +33,13 @@ def photo(seed: int, size: tuple[int, int] = (500, 375), mode: str = "RGB", **op
 
 
 @pytest.fixture
-def decoders() -> Iterator[DeviceDecoders]:
-    decoders = DeviceDecoders(CPU)
+def decoders() -> Iterator[DeviceDecoder]:
+    decoders = DeviceDecoder(CPU)
     yield decoders
     decoders.close()
 
 
-def gathered(decoders: DeviceDecoders, pictures: Sequence[bytes], frame: PreprocessConfig = FRAME):
+def gathered(decoders: DeviceDecoder, pictures: Sequence[bytes], frame: PreprocessConfig = FRAME):
     return decoders.gather([decoders.submit(data, frame) for data in pictures], frame)
 
 
@@ -56,7 +56,7 @@ KINDS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("geometry", ["squash", "crop"])
 def test_pixels_are_those_of_the_processes_but_for_their_last_steps(
-    decoders: DeviceDecoders, kind: str, interpolation: str, geometry: str
+    decoders: DeviceDecoder, kind: str, interpolation: str, geometry: str
 ) -> None:
     """Measured on a CPU, where only the resize differs: a fifth of a step on average, five steps at most."""
     frame = PreprocessConfig(224, 224, interpolation, geometry, 0.9, "center")
@@ -72,12 +72,12 @@ def test_pixels_are_those_of_the_processes_but_for_their_last_steps(
         assert replace(result, pixels=None) == replace(known, pixels=None)
 
 
-def test_without_a_resize_pixels_are_equal(decoders: DeviceDecoders) -> None:
+def test_without_a_resize_pixels_are_equal(decoders: DeviceDecoder) -> None:
     data = photo(0, (224, 224))
     assert np.array_equal(gathered(decoders, [data])[0][0].numpy(), decode_image(data, FRAME).pixels)
 
 
-def test_what_a_device_cannot_do_is_decoded_as_ever_and_says_why(decoders: DeviceDecoders) -> None:
+def test_what_a_device_cannot_do_is_decoded_as_ever_and_says_why(decoders: DeviceDecoder) -> None:
     odd = {"PNG": encode(Image.new("RGB", (30, 20), "red"), "PNG"), "CMYK": photo(1, mode="CMYK")}
     pictures = [photo(0), odd["PNG"], photo(2), odd["CMYK"], b"junk", photo(3, progressive=True)]
     pixels, results = gathered(decoders, pictures)
@@ -90,7 +90,7 @@ def test_what_a_device_cannot_do_is_decoded_as_ever_and_says_why(decoders: Devic
 
 
 def test_every_picture_stands_in_its_place_whatever_is_beside_it(
-    decoders: DeviceDecoders, monkeypatch: pytest.MonkeyPatch
+    decoders: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [photo(0), photo(1, mode="L"), photo(2), encode(Image.new("L", (9, 9), 7), "PNG"), photo(4, mode="L")]
     alone = [gathered(decoders, [data])[0][0] for data in pictures]
@@ -98,7 +98,7 @@ def test_every_picture_stands_in_its_place_whatever_is_beside_it(
     together, results = decoders.gather([*pending[:3], None, *pending[3:]], FRAME)
     assert torch.equal(together, torch.stack([*alone[:3], torch.zeros_like(alone[0]), *alone[3:]]))
     assert [each is None for each in results] == [False] * 3 + [True] + [False] * 2
-    monkeypatch.setattr(gpu_decode, "_AT_ONCE", 500 * 375)  # and whatever goes to the device with it
+    monkeypatch.setattr(gpu_decode, "_MAX_BATCH_PIXELS", 500 * 375)  # and whatever goes to the device with it
     assert torch.equal(gathered(decoders, pictures)[0], torch.stack(alone))
 
 
@@ -115,7 +115,7 @@ def failing(refused: Sequence[bytes], says: str = "Error while decoding JPEG ima
 
 
 def test_what_a_device_refuses_goes_to_the_processes_and_nothing_beside_it(
-    decoders: DeviceDecoders, monkeypatch: pytest.MonkeyPatch
+    decoders: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [photo(seed) for seed in range(4)]
     whole, _ = gathered(decoders, pictures)
@@ -127,7 +127,7 @@ def test_what_a_device_refuses_goes_to_the_processes_and_nothing_beside_it(
 
 
 def test_a_picture_of_another_size_than_its_header_says_is_refused(
-    decoders: DeviceDecoders, monkeypatch: pytest.MonkeyPatch
+    decoders: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = torchvision.io.decode_jpeg
     monkeypatch.setattr(torchvision.io, "decode_jpeg", lambda *given: [each[:, 1:] for each in real(*given)])
@@ -142,10 +142,10 @@ def test_a_picture_of_another_size_than_its_header_says_is_refused(
     ],
 )
 def test_what_is_not_the_fault_of_a_picture_does_not_decide_its_way(
-    decoders: DeviceDecoders, monkeypatch: pytest.MonkeyPatch, refuses: str, says: str, error: str
+    decoders: DeviceDecoder, monkeypatch: pytest.MonkeyPatch, refuses: str, says: str, error: str
 ) -> None:
     pictures = [photo(seed) for seed in range(2)]
-    easy = [gpu_decode._easy(grey) for grey in (False, True)]
+    easy = [gpu_decode._make_probe_jpeg(grey) for grey in (False, True)]
     monkeypatch.setattr(
         torchvision.io, "decode_jpeg", failing(pictures[:1] if refuses == "one" else pictures + easy, says)
     )
@@ -154,12 +154,12 @@ def test_what_is_not_the_fault_of_a_picture_does_not_decide_its_way(
 
 
 def test_no_memory_for_a_resize_is_no_fault_of_a_picture(
-    decoders: DeviceDecoders, monkeypatch: pytest.MonkeyPatch
+    decoders: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(gpu_decode, "framed", never)
+    monkeypatch.setattr(gpu_decode, "resize_crop_tensor", never)
     with pytest.raises(OSError, match="not enough memory on the device"):
         gathered(decoders, [photo(0)])
 
@@ -170,12 +170,12 @@ def test_a_device_that_decodes_nothing_is_said_at_once(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torchvision.io, "decode_jpeg", never)
     with pytest.raises(UsageError, match=r"no JPEG on this cpu \(decode_jpegs_cuda.*\); plan with --decode processes"):
-        DeviceDecoders(CPU)
+        DeviceDecoder(CPU)
 
 
 def test_reading_and_decoding_are_stages_of_their_own() -> None:
     laps: list[str] = []
-    decoders = DeviceDecoders(CPU, lap=laps.append)
+    decoders = DeviceDecoder(CPU, on_stage_end=laps.append)
     gathered(decoders, [photo(0)])
     decoders.close()
     assert laps == ["read", "decode"]
@@ -244,7 +244,7 @@ def test_without_a_gpu_it_is_refused_unless_a_cpu_is_asked_for(mixed: RunSpec, t
 
 
 def test_a_network_whose_resize_no_device_does_is_refused(spec: RunSpec, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(PreprocessConfig, "of", lambda *_: replace(FRAME, interpolation="lanczos"))
+    monkeypatch.setattr(PreprocessConfig, "for_model", lambda *_: replace(FRAME, interpolation="lanczos"))
     with pytest.raises(UsageError, match="this network wants lanczos; use --decode processes"):
         plan(spec.model_copy(update={"decode": "gpu"}), str(tmp_path / "atlas"))
     assert not (tmp_path / "atlas").exists()
@@ -255,14 +255,14 @@ def test_a_batch_is_given_to_the_device_before_the_last_one_is_looked_at(
 ) -> None:
     out, done = str(tmp_path / "atlas"), []
     plan(spec, out)
-    begin = Worker._begin
+    begin = Worker._start_batch
 
     def begun(worker: Worker, batch):
         first = batch.samples[0].ordinal
         done.append(f"begin {first}")
         return begin(worker, batch)._replace(wait=lambda: done.append(f"wait {first}"))
 
-    monkeypatch.setattr(Worker, "_begin", begun)
+    monkeypatch.setattr(Worker, "_start_batch", begun)
     with Worker(out) as worker:
         found = list(worker.explain(1, batch_size=2))
     assert [each.row["ordinal"] for each in found] == list(range(7))
@@ -293,7 +293,7 @@ def test_half_a_batch_at_a_time_where_memory_ends_gives_every_row(
 def test_an_error_in_the_next_batch_leaves_no_half_tar(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, begin = str(tmp_path / "atlas"), Worker._begin
+    out, begin = str(tmp_path / "atlas"), Worker._start_batch
     plan(spec, out)
 
     def breaks(worker: Worker, batch):
@@ -301,7 +301,7 @@ def test_an_error_in_the_next_batch_leaves_no_half_tar(
             raise OSError("the device is gone")
         return begin(worker, batch)
 
-    monkeypatch.setattr(Worker, "_begin", breaks)
+    monkeypatch.setattr(Worker, "_start_batch", breaks)
     with Worker(out) as worker, pytest.raises(OSError, match="the device is gone"):
         worker.process(0)
     assert not Atlas.open(out).committed
@@ -312,7 +312,7 @@ def test_batches_of_both_decoders_say_the_same_of_every_sample(mixed: RunSpec, t
     shard_name = tmp_path / "shards" / "part-1.tar"
     shard = ShardRecord("part-1", str(shard_name), 7, shard_name.stat().st_size)
     found = []
-    for decoders in (DecoderPool(processes), DeviceDecoders(CPU, processes)):
+    for decoders in (DecoderPool(processes), DeviceDecoder(CPU, processes)):
         flat = [each for batch in iter_batches(shard, 7, FRAME, 3, 10, decoders) for each in batch.samples]
         known = [each.image and replace(each.image, pixels=None, fallback=None) for each in flat]
         found.append([replace(each, image=picture) for each, picture in zip(flat, known, strict=True)])

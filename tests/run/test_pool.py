@@ -15,7 +15,7 @@ from support import same_bytes, samples, write_tar
 
 from pipeline.run import INLINE, ExecutionOptions, ray_executor, run
 from pipeline.run.plan import plan
-from pipeline.run.ray_executor import capacity, cluster
+from pipeline.run.ray_executor import cluster_capacity, ray_cluster
 from pipeline.run.worker import Worker
 from pipeline.store import Atlas
 from schemas.errors import RunFailedError, SpecMismatchError, UsageError
@@ -111,7 +111,7 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
     out = tmp_path / "atlas"
     plan(spec, str(out))
 
-    class Tripping(ray_executor._Actor):
+    class Tripping(ray_executor._ShardActor):
         """Of the first, the disk fails while it loads; of the second, the GPU at its first shard."""
 
         def prepare(self, *arguments):
@@ -119,10 +119,10 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
                 raise OSError(5, "Input/output error")
             return super().prepare(*arguments)
 
-        def process(self, unit: int, attempt: int):
+        def process(self, shard_index: int, attempt: int):
             if self.first("worked"):
                 raise RuntimeError("an error of the GPU")
-            return super().process(unit, attempt)
+            return super().process(shard_index, attempt)
 
         def first(self, what: str) -> bool:
             try:
@@ -131,7 +131,7 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
                 return False
             return True
 
-    monkeypatch.setattr(ray_executor, "_Actor", Tripping)
+    monkeypatch.setattr(ray_executor, "_ShardActor", Tripping)
     atlas = run(str(out), ExecutionOptions(actors=1))
     assert max(commit.attempt for commit in atlas.records()) == 2
     same_bytes(finished, out)
@@ -140,15 +140,15 @@ def test_an_actor_that_cannot_load_or_trips_is_replaced_and_ends_nothing(
 def test_an_error_of_every_tar_ends_the_run(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Actors get ready each time, and trip each time."""
 
-    class Tripping(ray_executor._Actor):
+    class Tripping(ray_executor._ShardActor):
         def prepare(self, *arguments):
             return []
 
-        def process(self, unit: int, attempt: int):
+        def process(self, shard_index: int, attempt: int):
             raise RuntimeError("an error of this program")
 
-    monkeypatch.setattr(ray_executor, "_Actor", Tripping)
-    monkeypatch.setattr(ray_executor, "_FRUITLESS", 2)
+    monkeypatch.setattr(ray_executor, "_ShardActor", Tripping)
+    monkeypatch.setattr(ray_executor, "_MAX_LOSSES", 2)
     plan(spec, str(tmp_path / "atlas"))
     says = r"2 actors in a row were lost before a shard was done; the last: RuntimeError: an error of this program"
     with pytest.raises(RunFailedError, match=says):
@@ -159,7 +159,7 @@ def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = os.getcwd()
-    with pytest.raises(UsageError, match=r"--address foo: .*; say local, auto or HOST:PORT"), cluster("foo"):
+    with pytest.raises(UsageError, match=r"--address foo: .*; say local, auto or HOST:PORT"), ray_cluster("foo"):
         pass
     assert os.getcwd() == before
 
@@ -173,27 +173,27 @@ def test_without_an_address_no_cluster_is_joined_that_the_environment_does_not_n
     monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setenv("RAY_ADDRESS", variable)
-    with cluster(None):
+    with ray_cluster(None):
         pass
     assert asked == [joined]
 
 
 def test_where_no_actor_gets_a_place_the_run_says_so(spec: RunSpec, tmp_path: Path) -> None:
     plan(spec, str(tmp_path / "atlas"))
-    with pytest.raises(RunFailedError, match=r"no actor got a place .* within 3 s; each needs one GPU, and of those"):
-        run(str(tmp_path / "atlas"), ExecutionOptions(device="cuda", patience=3))
+    with pytest.raises(RunFailedError, match=r"no actor started .* within 3 s; each needs one GPU, and of those"):
+        run(str(tmp_path / "atlas"), ExecutionOptions(device="cuda", no_actor_timeout=3))
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address, variable in (("127.0.0.1:1", ""), (None, "127.0.0.1:1")):
         monkeypatch.setenv("RAY_ADDRESS", variable)
-        with pytest.raises(RunFailedError, match=r"no Ray cluster at 127.0.0.1:1"), cluster(address):
+        with pytest.raises(RunFailedError, match=r"no Ray cluster at 127.0.0.1:1"), ray_cluster(address):
             pass
 
 
 def test_one_actor_for_each_core_or_gpu() -> None:
-    assert capacity() == (2, False)
+    assert cluster_capacity() == (2, False)
 
 
 def test_workers_compute_in_one_thread(spec: RunSpec, tmp_path: Path) -> None:

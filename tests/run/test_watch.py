@@ -10,7 +10,7 @@ from support import write_tar
 
 from pipeline.run import INLINE, run, status
 from pipeline.run.plan import plan
-from pipeline.run.status import ShardProgress, StatusReader, idle, speed
+from pipeline.run.status import ShardProgress, StatusReader, idle_share, images_per_second
 from pipeline.store import Lease, lease
 from schemas.commits import LeaseRecord
 from schemas.errors import RunFailedError
@@ -18,22 +18,24 @@ from schemas.layout import LEASE
 from schemas.run import Decode, RunSpec
 
 
-def unit(finished: float, rows: int = 10, idle: float = 1.0) -> ShardProgress:
+def progress(finished: float, rows: int = 10, idle: float = 1.0) -> ShardProgress:
     return ShardProgress(finished - 5, finished, rows, {"ok": rows}, idle, 4.0)
 
 
 def test_speed_is_that_of_the_latest_tars(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert speed([]) is None
-    assert speed([unit(110), unit(105)]) == 2  # since 100, when the first of them began: start-up does not count
-    assert speed([unit(100)._replace(begun=99.9)]) == 10  # stamps are of whole seconds
-    monkeypatch.setattr(status, "_RECENT", 2)
-    assert speed([unit(104), unit(1004), unit(1008)]) == pytest.approx(20 / 904)
-    assert speed([unit(1004), unit(1000), unit(1008)]) == pytest.approx(20 / 8)
+    assert images_per_second([]) is None
+    assert (
+        images_per_second([progress(110), progress(105)]) == 2
+    )  # since 100, when the first of them began: start-up does not count
+    assert images_per_second([progress(100)._replace(started=99.9)]) == 10  # stamps are of whole seconds
+    monkeypatch.setattr(status, "_RECENT_SHARDS", 2)
+    assert images_per_second([progress(104), progress(1004), progress(1008)]) == pytest.approx(20 / 904)
+    assert images_per_second([progress(1004), progress(1000), progress(1008)]) == pytest.approx(20 / 8)
 
 
 def test_idle_is_the_time_in_which_networks_waited() -> None:
-    assert idle([]) is None
-    assert idle([unit(0, idle=1), unit(0, idle=3)]) == 0.5
+    assert idle_share([]) is None
+    assert idle_share([progress(0, idle=1), progress(0, idle=3)]) == 0.5
 
 
 @pytest.mark.parametrize("decode", ["processes", "gpu"])
@@ -45,29 +47,29 @@ def test_a_network_waits_in_every_stage_that_is_not_its_own(spec: RunSpec, tmp_p
         {"decode"} if decode == "gpu" else set()
     )
     waited = sum(took for stage, took in commit.seconds.items() if stage not in own | {"total"})
-    assert ShardProgress.of(commit).idle == pytest.approx(waited)
+    assert ShardProgress.from_commit(commit).idle == pytest.approx(waited)
 
 
 def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     plan(spec, str(out))
     seen = StatusReader(str(out))
-    before = seen.look()
-    assert (before.shards, before.done, before.images, before.alive, before.over) == (3, 0, 16, False, False)
+    before = seen.read()
+    assert (before.shards, before.done, before.images, before.active, before.ended) == (3, 0, 16, False, False)
     mine = LeaseRecord(holder="a", host="elsewhere", pid=1, since="2020-01-01T00:00:00+00:00", in_progress=("part-1",))
     (out / LEASE).write_bytes(mine.to_bytes())
-    assert (seen.look().alive, seen.look().in_progress, seen.look().rate) == (True, ("part-1",), None)
+    assert (seen.read().active, seen.read().in_progress, seen.read().rate) == (True, ("part-1",), None)
     shutil.copytree(finished, out, dirs_exist_ok=True)
     (out / "commits" / "part-2.json").unlink()
-    midway = seen.look()
-    assert (midway.done, midway.images_done, midway.complete, midway.over) == (2, 12, False, False)
+    midway = seen.read()
+    assert (midway.done, midway.images_done, midway.complete, midway.ended) == (2, 12, False, False)
     assert midway.rate is not None
-    assert midway.left == pytest.approx(4 / midway.rate)
+    assert midway.seconds_left == pytest.approx(4 / midway.rate)
     assert 0 < midway.idle < 1
     shutil.copy(finished / "commits" / "part-2.json", out / "commits")
     (out / LEASE).unlink()
-    after = seen.look()
-    assert (after.done, after.complete, after.over, after.rate, after.in_progress) == (3, True, True, None, ())
+    after = seen.read()
+    assert (after.done, after.complete, after.ended, after.rate, after.in_progress) == (3, True, True, None, ())
 
 
 def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +82,7 @@ def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(status.Atlas, "_commit", counted)
     for _ in range(3):
-        assert seen.look().complete
+        assert seen.read().complete
     assert read == ["part-0", "part-1", "part-2"]
 
 
@@ -89,9 +91,9 @@ def test_a_holder_that_is_silent_is_not_at_work(spec: RunSpec, tmp_path: Path, m
     plan(spec, str(out))
     (out / LEASE).write_bytes(LeaseRecord(holder="a", host="gone", pid=1, since="2026-01-01T00:00:00Z").to_bytes())
     seen = StatusReader(str(out))
-    assert seen.look().alive
+    assert seen.read().active
     monkeypatch.setattr(status, "TIMEOUT", 0.0)
-    assert not seen.look().alive
+    assert not seen.read().active
 
 
 def test_a_run_says_what_it_is_at(spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +121,11 @@ def test_what_a_run_says_stands_in_its_lease(tmp_path: Path, monkeypatch: pytest
 def test_watching_ends_with_the_run_one_line_a_look(vitatlas, finished: Path) -> None:
     code, text, _ = vitatlas("status", finished, "--watch")
     assert code == 0
-    assert text.startswith("shards 3 of 3, running none, no run is at work, failed 0, images 16 of 16, images/s –")
+    assert text.startswith("shards 3 of 3, running none, no run is active, failed 0, images 16 of 16, images/s –")
     assert len(text.splitlines()) == 1
     code, text, _ = vitatlas("status", finished, "--watch", "--json")
     (look,) = (json.loads(line) for line in text.splitlines())
-    assert (code, look["done"], look["images_done"], look["over"]) == (0, 3, 16, True)
+    assert (code, look["done"], look["images_done"], look["ended"]) == (0, 3, 16, True)
 
 
 def test_who_stops_watching_is_not_told_that_the_run_has_stopped(
@@ -136,9 +138,9 @@ def test_who_stops_watching_is_not_told_that_the_run_has_stopped(
     plan(spec, str(tmp_path / "atlas"))
     code, text, err = vitatlas("status", tmp_path / "atlas", "--watch")
     assert code == 75
-    assert "running none: planned, but not begun" in text
+    assert "running none, not started" in text
     assert "network idle –" in text
-    assert "no longer watching" in err
+    assert "stopped watching" in err
     assert "stopped early" not in err
 
 
@@ -156,7 +158,7 @@ def test_a_run_that_set_tars_aside_ends_with_one_and_the_reasons(vitatlas, spec:
     assert code == 1
     assert "failed 2" in text
     assert "; 1 × undecodable; 2 × it is truncated" in text
-    assert f"2 of 3 shards could not be done; vitatlas status {out} says why" in err
+    assert f"2 of 3 shards are quarantined; see vitatlas status {out}" in err
 
 
 def test_a_terminal_gets_a_picture_in_which_names_are_text(finished: Path) -> None:
@@ -164,14 +166,17 @@ def test_a_terminal_gets_a_picture_in_which_names_are_text(finished: Path) -> No
 
     from rich.console import Console
 
-    from jobs.live_status import picture
+    from jobs.live_status import display
 
     standing = replace(
-        StatusReader(str(finished)).look(), aside={"[red]\x1b[31mx": 2}, failed={"undecodable": 3}, left=3700.0
+        StatusReader(str(finished)).read(),
+        quarantined={"[red]\x1b[31mx": 2},
+        failed={"undecodable": 3},
+        seconds_left=3700.0,
     )
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(picture("[bold]atlas", standing))
+        console.print(display("[bold]atlas", standing))
     shown = captured.get()
     for text in ("[bold]atlas", "[red]\\x1b[31mx", "undecodable", "1:01:40", "3 of 3"):
         assert text in shown
