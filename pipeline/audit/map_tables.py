@@ -231,8 +231,8 @@ def _object_coverage(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) ->
     if truth is None:
         return covered
     for place, sample in enumerate(samples.to_pylist()):
-        image_truth = truth.find(sample["key"])
-        if image_truth is not None and image_truth.is_annotated:
+        image_truth = truth.find_annotated(sample["key"])
+        if image_truth is not None:
             view = visible_window(sample, model.input_size)
             coverage = compute_coverage(image_truth, sample["width"], sample["height"], view, model.grid)
             covered[place] = np.nan if coverage is None else coverage

@@ -8,9 +8,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.metrics.adcc import adcc
+from pipeline.utils.bootstrap import REPLICATES, percentile_interval, poisson_weights
 from schemas.metrics import METRIC_SUMMARY, Direction
 
-REPLICATES = 1000
 _CHUNK_SIZE = 64
 """Images that are weighted at once; bounds memory."""
 _ADCC_PARTS = ("average_drop", "coherency", "complexity")
@@ -22,11 +22,7 @@ Notes = Mapping[tuple[str, str], str | None]
 
 
 class BootstrapSums:
-    """Sums of one metric over images: plain, and for each replicate of the Poisson bootstrap.
-
-    A replicate counts each image 0, 1, 2 … times, by a Poisson distribution of mean 1, whatever the number of images.
-    So sums can be updated image by image, and no values are kept.
-    """
+    """Sums of one metric over images: plain, and for each replicate of the bootstrap. No values are kept."""
 
     def __init__(self) -> None:
         self.count, self.sums, self.weights = 0, np.zeros(1 + REPLICATES), np.zeros(1 + REPLICATES)
@@ -64,7 +60,7 @@ def summarize(tables: Iterable[pa.Table], directions: Mapping[str, Direction], n
     for table in tables:
         for columns in _iter_columns(table):
             images = len(next(iter(columns.values())))
-            weights = np.vstack([np.ones(images), rng.poisson(1, (REPLICATES, images))])
+            weights = np.vstack([np.ones(images), poisson_weights(rng, images)])
             for key, values in columns.items():
                 sums.setdefault(key, BootstrapSums()).add(values, weights)
     rows: list[dict[str, Any]] = []
@@ -91,8 +87,8 @@ def _iter_columns(table: pa.Table) -> Iterable[dict[SummaryKey, NDArray[np.float
 
 def _interval(means: NDArray[np.float64]) -> dict[str, float | None]:
     """Return the mean and its percentiles over replicates, from [1 + REPLICATES]."""
-    mean, replicates = means[0], means[1:][np.isfinite(means[1:])]  # a replicate of few images may have none
+    mean = float(means[0])
     if not np.isfinite(mean):
         return {"mean": None, "low": None, "high": None}
-    low, high = np.percentile(replicates, [2.5, 97.5]) if len(replicates) else (mean, mean)
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
+    low, high = percentile_interval(means[1:]) or (mean, mean)
+    return {"mean": mean, "low": low, "high": high}

@@ -21,6 +21,7 @@ from pipeline.score.counters import (
 )
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
+from pipeline.utils.bootstrap import percentile_interval, poisson_weights
 from schemas.scores import SCORES
 
 CountSums = Mapping[str, NDArray[np.float64]]
@@ -28,9 +29,8 @@ CountSums = Mapping[str, NDArray[np.float64]]
 
 _LARGEST, _ANY = HIT_NAMES.index("largest50"), slice(0, 3)
 _THRESHOLD_20 = int(np.searchsorted(BOX_THRESHOLDS, 0.2, side="right")) - 1
-REPLICATES = 1000
-WEIGHTS: NDArray[np.float64] = np.random.default_rng(0).poisson(1, (REPLICATES, GROUPS)).astype(np.float64)
-"""Number of times that each replicate of the Poisson bootstrap contains each group."""
+WEIGHTS = poisson_weights(np.random.default_rng(0), GROUPS)
+"""float [REPLICATES, GROUPS], how often each replicate of the bootstrap contains each group."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[
     undefined = {"top5_loc"} if target_kind == "predicted" else set()  # the label has another map
     undefined |= {"gt_known_20"} if method in TRIVIAL_BOXES else set()  # a box has no maximum
     values = {name: None if name in undefined else _finite_or_none(value[0]) for name, value in estimate.items()}
-    intervals = {name: None if values[name] is None else interval(replicates[name]) for name in SCORES}
+    intervals = {name: None if values[name] is None else percentile_interval(replicates[name]) for name in SCORES}
     thresholds = {} if method in TRIVIAL_BOXES else _thresholds(chosen, "") | _thresholds(oracle, "_oracle")
     image_counts = {
         "images": int(total["images"][0]),
@@ -142,12 +142,6 @@ def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[
 
 def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def interval(values: NDArray[np.float64]) -> list[float] | None:
-    """Return the 2.5 % and 97.5 % percentiles of the replicates; None if no replicate has a value."""
-    values = values[np.isfinite(values)]  # a replicate of few images may have none
-    return [float(bound) for bound in np.percentile(values, [2.5, 97.5])] if len(values) else None
 
 
 def _thresholds(chosen: ChosenThresholds | None, suffix: str) -> dict[str, Any]:

@@ -100,14 +100,13 @@ class TruthMaskSource:
 
     def __init__(self, path: str) -> None:
         self._truths = read_truth(path)
-        self.count: int | None = sum(self._truths.by_key[key].is_annotated for key in self._truths)
+        self.count: int | None = sum(truth.is_annotated for truth in self._truths.by_key.values())
         if not self.count:
             raise UsageError(f"{path}: has no annotation of any image; choose another file")
         self.description = f"{self._truths.name} {self._truths.digest}"
 
     def __contains__(self, key: object) -> bool:
-        truth = self._truths.find(str(key))
-        return truth is not None and truth.is_annotated
+        return self._truths.find_annotated(str(key)) is not None
 
     def find(self, shard: str, sample: DecodedSample) -> MaskTarget | None:
         truth = self._truths.find(sample.key)

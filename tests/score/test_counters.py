@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.score.aggregate import WEIGHTS, interval, score_row
+from pipeline.score.aggregate import WEIGHTS, score_row
 from pipeline.score.counters import (
     ALL_GROUPS,
     FIXED_POINT_SCALE,
@@ -22,6 +22,7 @@ from pipeline.score.counters import (
     tuning_rank,
 )
 from pipeline.score.score_shard import ScoredImage, count_map
+from pipeline.utils.bootstrap import percentile_interval
 from schemas.errors import RunFailedError
 
 RNG = np.random.default_rng(3)
@@ -112,6 +113,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say(images: int) -> None:
         counts = ScoreCounts({"images": np.bincount(groups, minlength=TUNING_GROUPS.stop), "hits": hits}).sums(
             ALL_GROUPS, WEIGHTS
         )
-        low, high = interval(counts["hits"] / counts["images"])
+        low, high = percentile_interval(counts["hits"] / counts["images"])
         covered += low <= truth <= high
     assert 0.90 <= covered / trials <= 0.985

@@ -163,7 +163,7 @@ def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
 def _masks(samples: pa.Table, truth: TruthSet, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:
     """Pixels of the network's input more than half of which is object."""
     for sample in samples.to_pylist():
-        known, covered = truth.find(sample["key"]), None
-        if known is not None and known.is_annotated:
+        known, covered = truth.find_annotated(sample["key"]), None
+        if known is not None:
             covered = compute_coverage(known, sample["width"], sample["height"], visible_window(sample, size), size)
         yield None if covered is None else covered > 0.5
