@@ -14,9 +14,7 @@ from jobs.params import (
     read_class_names,
     split_names,
 )
-
-FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "labelstudio", "fiftyone", "sam")
-"""As pipeline.label has them; to import that for ``--help`` would take seconds."""
+from pipeline.label.formats import LABEL_FORMATS
 
 
 @click.command("label")
@@ -28,8 +26,8 @@ FORMATS = ("png", "coco", "voc", "parquet", "imagenet_s", "wsol", "cvat", "label
     default="png,coco",
     show_default=True,
     metavar="A,B",
-    shell_complete=complete_list(lambda context: FORMATS),
-    help=f"Formats to write: {', '.join(FORMATS)}.",
+    shell_complete=complete_list(lambda context: LABEL_FORMATS),
+    help=f"Formats to write: {', '.join(LABEL_FORMATS)}.",
 )
 @click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/labels/NAME of the policy.")
 @click.option(
@@ -88,7 +86,7 @@ def label_command(
     output.note_incomplete(opened)
     chosen = list(split_names(formats))
     if not chosen:
-        raise UsageError(f"--format is empty; choose from {', '.join(FORMATS)}")
+        raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")
     calibration = CalibrationSource(read_truth(tune), Atlas.open(tune_atlas) if tune_atlas else None) if tune else None
     class_names = read_class_names(classes_file)
     summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))

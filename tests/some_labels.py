@@ -37,7 +37,7 @@ def label_of(row: int, key: str, mask: np.ndarray, ignore: np.ndarray | None = N
         class_id=class_id,
         heatmap=Heatmap(np.random.default_rng(row).random((4, 4), np.float32), agreement=0.75),
         agreement=0.75,
-        frame=FRAME,
+        input_size=FRAME,
         mask_rle=coded(mask),
         ignore_rle=coded(ignore),
         threshold=0.5,

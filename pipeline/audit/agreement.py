@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from pipeline.image.iou import mask_iou
-from pipeline.label.threshold import threshold
+from pipeline.label.threshold import compute_threshold
 from schemas.audit_tables import AGREEMENT_METRICS, TOP_SHARES
 from schemas.policy import Threshold
 
@@ -51,7 +51,9 @@ def prepare_maps(maps: NDArray[np.floating]) -> PreparedMaps:
         values=flat - flat.mean(1, keepdims=True),
         ranks=ranks - ranks.mean(1, keepdims=True),
         tops={share: _top(flat, share) for share in TOP_SHARES.values()},
-        mask=np.array([row > threshold(row.astype(np.float32), _OTSU) for row in flat], bool).reshape(flat.shape),
+        mask=np.array([row > compute_threshold(row.astype(np.float32), _OTSU) for row in flat], bool).reshape(
+            flat.shape
+        ),
     )
 
 

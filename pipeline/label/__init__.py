@@ -1,14 +1,29 @@
-"""Maps to pseudo-masks: policies, and one file for each format."""
+"""Pseudo-masks from maps: policies, and one module for each export format.
 
+Names are imported when they are used, so that the command line can list formats without delay.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pipeline.label.calibrate import CalibrationSource
 from pipeline.label.formats import LABEL_FORMATS
-from pipeline.label.label_atlas import LabelSummary, label, read_labels, read_policy
-from pipeline.label.label_shard import iter_labels
 
 if TYPE_CHECKING:
+    from pipeline.label.calibrate import CalibrationSource
+    from pipeline.label.label_atlas import LabelSummary, label, read_labels, read_policy
+    from pipeline.label.label_shard import iter_labels
     from pipeline.label.mask_dataset import MaskDataset, MaskSample
+
+_MODULES = {
+    "CalibrationSource": "calibrate",
+    "LabelSummary": "label_atlas",
+    "MaskDataset": "mask_dataset",
+    "MaskSample": "mask_dataset",
+    "iter_labels": "label_shard",
+    "label": "label_atlas",
+    "read_labels": "label_atlas",
+    "read_policy": "label_atlas",
+}
 
 __all__ = [
     "LABEL_FORMATS",
@@ -24,8 +39,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("MaskDataset", "MaskSample"):  # of torch, which nothing else here needs
-        from pipeline.label import mask_dataset
-
-        return getattr(mask_dataset, name)
+    if name in _MODULES:
+        return getattr(import_module(f"pipeline.label.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

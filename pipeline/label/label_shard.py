@@ -1,4 +1,4 @@
-"""The labels of one shard, from the maps of an atlas and, where a policy refines them, from the pictures."""
+"""Labels of one shard, from its maps and, if the policy refines them, from its images."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.label.combine import combine
+from pipeline.label.combine import combine_maps
 from pipeline.label.mask import Heatmap, Label, make_label
-from pipeline.label.refine import refiner
+from pipeline.label.refine import make_refiner
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.images import pictures
 from pipeline.utils.io import refuse_commands
@@ -19,15 +19,19 @@ from schemas.layout import Flag
 from schemas.policy import Policy
 from schemas.samples import SampleStatus
 
-_BATCH = 32
-"""Pictures that are refined together."""
+_BATCH_SIZE = 32
+"""Images that are refined together."""
 
 
 def check_policy(atlas: Atlas, policy: Policy) -> None:
-    """Refuse a policy that cannot be applied to an atlas.
+    """Make sure that a policy can be applied to an atlas.
+
+    Args:
+        atlas: the atlas with the maps.
+        policy: how maps become masks.
 
     Raises:
-        UsageError: it lacks a method or the target, or has nothing yet.
+        UsageError: the atlas lacks a method or the target kind, or has no finished shard.
     """
     try:
         atlas.require(policy.target, policy.methods)
@@ -36,20 +40,22 @@ def check_policy(atlas: Atlas, policy: Policy) -> None:
 
 
 def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False) -> Iterator[Label]:
-    """Labels of one shard, in its order.
+    """Yield the labels of one shard, in its order.
 
     Args:
-        policy: calibrated.
-        allow_pipe: a shard whose pictures are needed may be read from the shell command that the atlas names.
+        atlas: the atlas with the maps.
+        shard: short name of the shard.
+        policy: how maps become masks; calibrated.
+        allow_pipe: the images may be read from the shell command that the atlas names.
 
     Raises:
         UsageError: see ``check_policy``.
-        CorruptShardError: pictures that are needed cannot be read, or are not those of which the maps are.
+        CorruptShardError: images that the policy needs cannot be read, or are not those that the maps were made of.
     """
-    frame = atlas.run.model.input_size
+    input_size = atlas.run.model.input_size
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         if heatmap is not None:
-            yield make_label(heatmap, sample, frame, policy)
+            yield make_label(heatmap, sample, input_size, policy)
         else:
             yield Label(sample, LabelStatus.NO_SIGNAL if sample["status"] == SampleStatus.OK else sample["status"])
 
@@ -57,46 +63,47 @@ def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = Fal
 def iter_heatmaps(
     atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = False
 ) -> Iterator[tuple[Heatmap | None, dict[str, Any]]]:
-    """What masks are cut from, with the row of the sample table; None where no map of a sample says anything.
+    """Yield the heatmap and the row of the sample table of each sample of a shard, in its order.
 
-    Maps that are constant or were not finite are left out of those that are combined.
+    Maps that are constant or were not finite are left out. The heatmap is None if no map of the sample is left.
 
-    Raises:
-        UsageError, CorruptShardError: see ``iter_labels``.
+    Args and errors are those of ``iter_labels``.
     """
     atlas.offers(policy.target, policy.methods)
-    part = atlas.shard(shard)
-    ready = _combine_maps(part, policy)
+    atlas_shard = atlas.shard(shard)
+    heatmaps = _combine_maps(atlas_shard, policy)
     if policy.refine is None:
-        yield from ready
+        yield from heatmaps
         return
-    refuse_commands([atlas.run.shards[part.commit.shard_index].url], allow_pipe)
-    refine, begin = refiner(policy.refine), 0
-    for ordinals, pixels in pictures(atlas.run, part, np.flatnonzero(part.good).tolist(), _BATCH):
-        group = list(islice(ready, ordinals[-1] + 1 - begin))
-        places = [ordinal - begin for ordinal in ordinals]
-        begin += len(group)
-        found = [
-            (place, heatmap, seen) for place, seen in zip(places, pixels, strict=True) if (heatmap := group[place][0])
+    refuse_commands([atlas.run.shards[atlas_shard.commit.shard_index].url], allow_pipe)
+    refine, start = make_refiner(policy.refine), 0
+    with_maps = np.flatnonzero(atlas_shard.good).tolist()
+    for ordinals, images in pictures(atlas.run, atlas_shard, with_maps, _BATCH_SIZE):
+        group = list(islice(heatmaps, ordinals[-1] + 1 - start))
+        batch = [
+            (index, heatmap, pixels)
+            for index, pixels in zip((ordinal - start for ordinal in ordinals), images, strict=True)
+            if (heatmap := group[index][0])
         ]
-        if found:
-            sharp = refine(
-                np.stack([heatmap.values for _, heatmap, _ in found]), np.stack([seen for *_, seen in found])
+        start += len(group)
+        if batch:
+            refined = refine(
+                np.stack([heatmap.values for _, heatmap, _ in batch]), np.stack([pixels for *_, pixels in batch])
             )
-            for (place, heatmap, _), values in zip(found, sharp, strict=True):
-                group[place] = replace(heatmap, values=values), group[place][1]
+            for (index, heatmap, _), values in zip(batch, refined, strict=True):
+                group[index] = replace(heatmap, values=values), group[index][1]
         yield from group
-    yield from ready
+    yield from heatmaps
 
 
-def _combine_maps(part: AtlasShard, policy: Policy) -> Iterator[tuple[Heatmap | None, dict[str, Any]]]:
-    maps = {name: part.maps(name, policy.target) for name in policy.methods}
-    bounds = {name: part.ranges(name, policy.target) for name in policy.methods}
-    flags = {name: part.flags(name, policy.target) for name in policy.methods}
-    for place, sample in enumerate(part.samples.to_pylist()):
-        good = [name for name in policy.methods if flags[name][place] == Flag.OK]
-        if sample["status"] != SampleStatus.OK or not good:
+def _combine_maps(shard: AtlasShard, policy: Policy) -> Iterator[tuple[Heatmap | None, dict[str, Any]]]:
+    maps = {name: shard.maps(name, policy.target) for name in policy.methods}
+    bounds = {name: shard.ranges(name, policy.target) for name in policy.methods}
+    flags = {name: shard.flags(name, policy.target) for name in policy.methods}
+    for ordinal, sample in enumerate(shard.samples.to_pylist()):
+        names = [name for name in policy.methods if flags[name][ordinal] == Flag.OK]
+        if sample["status"] != SampleStatus.OK or not names:
             yield None, sample
             continue
-        values, limits = ({name: every[name][place] for name in good} for every in (maps, bounds))
-        yield Heatmap(*combine(values, limits, policy)), sample
+        sample_maps, sample_bounds = ({name: values[name][ordinal] for name in names} for values in (maps, bounds))
+        yield Heatmap(*combine_maps(sample_maps, sample_bounds, policy)), sample

@@ -1,4 +1,4 @@
-"""Refinement of maps by the picture they are of."""
+"""Refinement of heatmaps by the image."""
 
 from typing import Protocol
 
@@ -9,14 +9,14 @@ from schemas.policy import Crf, Pamr
 
 
 class Refiner(Protocol):
-    """Maps and pictures to sharper maps."""
+    """A function from heatmaps and images to sharper heatmaps."""
 
-    def __call__(self, maps: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Refine maps of one batch.
+    def __call__(self, heatmaps: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Refine the heatmaps of one batch.
 
         Args:
-            maps: float32 [B, h, w] on the patch grid, in [0, 1].
-            pixels: uint8 [B, 3, H, W], the network's input.
+            heatmaps: float32 [B, h, w] on the patch grid, in [0, 1].
+            pixels: uint8 [B, 3, H, W], the input of the network.
 
         Returns:
             float32 [B, H, W] in [0, 1].
@@ -24,8 +24,8 @@ class Refiner(Protocol):
         ...
 
 
-def refiner(spec: Pamr | Crf) -> Refiner:
-    """The refiner that a policy asks for.
+def make_refiner(spec: Pamr | Crf) -> Refiner:
+    """Return the refiner of a policy.
 
     Raises:
         UsageError: it needs a package that is not installed.

@@ -1,4 +1,4 @@
-"""Where foreground begins."""
+"""Thresholds above which foreground begins."""
 
 import cv2
 import numpy as np
@@ -7,26 +7,27 @@ from numpy.typing import NDArray
 from schemas.policy import Threshold
 
 
-def threshold(values: NDArray[np.float32], cut: Threshold) -> float:
-    """The threshold of a cut on a map; foreground is strictly above it.
+def compute_threshold(values: NDArray[np.float32], threshold: Threshold) -> float:
+    """Return the value above which, strictly, a heatmap is foreground.
 
     Args:
-        values: float32 of any shape. Otsu's threshold (IEEE SMC 1979) is sought among 256 levels of [0, 1].
+        values: float32 of any shape. Otsu's threshold (IEEE Trans. SMC 1979) is one of 256 levels of [0, 1].
+        threshold: how it is computed.
 
     Raises:
-        ValueError: the cut is still to be calibrated.
+        ValueError: the threshold has not been calibrated yet.
     """
-    return cut.scale * _threshold(values, cut)
+    return threshold.scale * _compute_unscaled(values, threshold)
 
 
-def _threshold(values: NDArray[np.float32], cut: Threshold) -> float:
-    if cut.kind == "otsu":
-        grey = np.clip(values * 255, 0, 255).astype(np.uint8)
-        # Foreground is above the last grey level of the background, so above where the next one begins.
-        level = (cv2.threshold(grey.reshape(1, -1), 0, 1, cv2.THRESH_OTSU)[0] + 1) / 255
-        return float(np.nextafter(np.float32(level), np.float32(0)))  # what is 1 is above, whatever lies below
-    if cut.kind == "mean":
+def _compute_unscaled(values: NDArray[np.float32], threshold: Threshold) -> float:
+    if threshold.kind == "otsu":
+        gray = np.clip(values * 255, 0, 255).astype(np.uint8)
+        # Foreground is above the last gray level of the background, so above where the next one begins.
+        level = (cv2.threshold(gray.reshape(1, -1), 0, 1, cv2.THRESH_OTSU)[0] + 1) / 255
+        return float(np.nextafter(np.float32(level), np.float32(0)))  # so that 1 is foreground in any case
+    if threshold.kind == "mean":
         return float(values.mean(dtype=np.float64))
-    if cut.value is None:
-        raise ValueError(f"a {cut.kind} cut has no threshold yet")
-    return float(np.percentile(values, cut.value)) if cut.kind == "percentile" else cut.value
+    if threshold.value is None:
+        raise ValueError(f"a {threshold.kind} threshold has no value yet")
+    return float(np.percentile(values, threshold.value)) if threshold.kind == "percentile" else threshold.value

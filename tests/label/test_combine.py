@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from pipeline.label.combine import combine
-from pipeline.label.threshold import threshold
+from pipeline.label.combine import combine_maps
+from pipeline.label.threshold import compute_threshold
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Policy, Threshold
 
@@ -32,23 +32,23 @@ RANKS = np.stack([rankdata(each).reshape(6, 7) for each in STACK])
         ("mean", stretched(STACK.mean(0))),
         ("rank_mean", stretched(RANKS.mean(0))),
         ("geometric", stretched(STACK.prod(0) ** (1 / 3))),
-        ("agreement", np.mean([each > threshold(each, Threshold(kind="otsu")) for each in MAPS.values()], 0)),
+        ("agreement", np.mean([each > compute_threshold(each, Threshold(kind="otsu")) for each in MAPS.values()], 0)),
     ],
 )
 def test_each_way_of_combining_is_its_formula(by: str, expected: np.ndarray) -> None:
-    combined, _ = combine(MAPS, BOUNDS, policy(combine=by))
+    combined, _ = combine_maps(MAPS, BOUNDS, policy(combine=by))
     assert combined.dtype == np.float32
     assert np.allclose(combined, expected, atol=1e-5)
 
 
 def test_ranks_do_not_change_with_the_scale_of_a_map() -> None:
     cubed = MAPS | {"b": MAPS["b"] ** 3}
-    first, second = (combine(maps, BOUNDS, policy(combine="rank_mean"))[0] for maps in (MAPS, cubed))
+    first, second = (combine_maps(maps, BOUNDS, policy(combine="rank_mean"))[0] for maps in (MAPS, cubed))
     assert np.array_equal(first, second)
 
 
 def test_one_method_is_taken_as_it_is_and_agrees_with_nobody() -> None:
-    combined, agreement = combine(MAPS, BOUNDS, policy("b"))
+    combined, agreement = combine_maps(MAPS, BOUNDS, policy("b"))
     assert np.array_equal(combined, MAPS["b"])
     assert agreement is None
 
@@ -57,11 +57,11 @@ def test_agreement_is_the_mean_iou_of_pairs() -> None:
     masks = [each > 0.5 for each in MAPS.values()]
     pairs = [(0, 1), (0, 2), (1, 2)]
     ious = [(masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i, j in pairs]
-    assert combine(MAPS, BOUNDS, policy(agreement_threshold=Threshold(kind="fixed", value=0.5)))[1] == pytest.approx(
-        np.mean(ious)
-    )
+    assert combine_maps(MAPS, BOUNDS, policy(agreement_threshold=Threshold(kind="fixed", value=0.5)))[
+        1
+    ] == pytest.approx(np.mean(ious))
     same = dict.fromkeys("abc", MAPS["a"])
-    assert combine(same, BOUNDS, policy())[1] == 1
+    assert combine_maps(same, BOUNDS, policy())[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_agreement_is_the_mean_iou_of_pairs() -> None:
     ],
 )
 def test_each_normalisation_is_its_formula(how: str, expected: np.ndarray) -> None:
-    assert np.allclose(combine(MAPS, BOUNDS, policy("a", normalize=how))[0], expected, atol=1e-5)
+    assert np.allclose(combine_maps(MAPS, BOUNDS, policy("a", normalize=how))[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("by", ["mean", "rank_mean", "geometric", "agreement"])
 def test_maps_that_say_nothing_make_one_that_says_nothing(by: str) -> None:
     nothing = {name: np.zeros((3, 3), np.float32) for name in "abc"}
-    combined, agreement = combine(nothing, BOUNDS, policy(combine=by))
+    combined, agreement = combine_maps(nothing, BOUNDS, policy(combine=by))
     assert not combined.any()
     assert agreement == 1
 

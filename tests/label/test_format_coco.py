@@ -39,7 +39,7 @@ def test_masks_regions_to_ignore_classes_and_boxes_come_back(file: Path, library
                 assert each["category_id"] == label.class_id
                 assert each["bbox"] == box(mask)
                 assert each["area"] == mask.sum()
-                assert coco.cats[each["category_id"]]["name"] == NAMED.name(label.class_id)
+                assert coco.cats[each["category_id"]]["name"] == NAMED.class_name(label.class_id)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from some_labels import CONTEXT, LABELS, MASKED, box, label_of, shape, written
 
 from pipeline.label.formats import LABEL_FORMATS
 from pipeline.label.formats.parquet import MASKS
-from pipeline.label.formats.png_encoding import GRAYS, VOC, encode_indexed_png, label_array
+from pipeline.label.formats.png_encoding import GRAY_PALETTE, VOC_PALETTE, encode_indexed_png, label_array
 from pipeline.label.mask import Label
 
 
@@ -73,7 +73,7 @@ def test_a_mask_in_a_tar_is_indexed_with_one_bit_or_with_eight_where_it_ignores(
     assert depths == {"ring.mask.png": (8, 3), "folder/two.mask.png": (1, 3), "nothing.mask.png": (8, 3)}
 
 
-@pytest.mark.parametrize("palette", [GRAYS, VOC])
+@pytest.mark.parametrize("palette", [GRAY_PALETTE, VOC_PALETTE])
 def test_every_reader_finds_the_colours_of_the_palette(palette: bytes) -> None:
     coded = label_array(MASKED[0])
     data = encode_indexed_png(coded, palette)
@@ -84,7 +84,7 @@ def test_every_reader_finds_the_colours_of_the_palette(palette: bytes) -> None:
 
 
 def test_the_voc_palette_is_that_of_voc() -> None:
-    colours = np.frombuffer(VOC, np.uint8).reshape(256, 3).tolist()
+    colours = np.frombuffer(VOC_PALETTE, np.uint8).reshape(256, 3).tolist()
     assert colours[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
     assert colours[20:22] == [[0, 64, 128], [128, 64, 128]]
     assert colours[255] == [224, 224, 192]

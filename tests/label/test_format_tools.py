@@ -12,7 +12,7 @@ from some_labels import CONTEXT, LABELS, MASKED, NAMED, label_of, shape, written
 
 from pipeline.label.formats import LABEL_FORMATS
 from pipeline.label.formats.base import ExportContext
-from pipeline.label.formats.labelstudio_rle import brush_rle
+from pipeline.label.formats.labelstudio_rle import encode_brush_rle
 
 
 def decode_rle(data: list[int]) -> np.ndarray:
@@ -67,7 +67,9 @@ def test_a_cvat_archive_says_by_colour_what_is_what() -> None:
                     np.array(Image.open(io.BytesIO(archive.read(f"{folder}/{key}.png"))))
                     for folder in ("SegmentationClass", "SegmentationObject")
                 )
-                expected = np.select([each.mask, each.ignore], [NAMED.name(each.class_id), "ignore"], "background")
+                expected = np.select(
+                    [each.mask, each.ignore], [NAMED.class_name(each.class_id), "ignore"], "background"
+                )
                 for colour, name in names.items():
                     assert np.array_equal(where(by_class, colour), expected == name)
                 assert np.array_equal(where(by_object, (128, 0, 0)), each.mask)
@@ -108,7 +110,7 @@ def test_label_studio_decodes_its_brush_to_the_mask() -> None:
             assert name in choices
             size = region["original_height"], region["original_width"], 4
             found[name] = decode_rle(region["value"]["rle"]).reshape(size)[..., 3] == 255
-        expected = {NAMED.name(each.class_id): each.mask, "ignore": each.ignore}
+        expected = {NAMED.class_name(each.class_id): each.mask, "ignore": each.ignore}
         expected = {name: mask for name, mask in expected.items() if mask.any()}
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], mask) for name, mask in expected.items())
@@ -118,7 +120,9 @@ def test_label_studio_decodes_its_brush_to_the_mask() -> None:
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 1])
 def test_brush_run_lengths_are_those_of_label_studio(size: tuple[int, int], share: float) -> None:
     mask = np.random.default_rng(1).random(size) < share
-    assert np.array_equal(decode_rle(brush_rle(mask)).reshape(*size, 4), np.repeat(mask[..., None] * 255, 4, axis=2))
+    assert np.array_equal(
+        decode_rle(encode_brush_rle(mask)).reshape(*size, 4), np.repeat(mask[..., None] * 255, 4, axis=2)
+    )
 
 
 def test_names_of_classes_are_escaped_in_the_labelling_interface() -> None:
@@ -144,7 +148,7 @@ def test_a_fiftyone_dataset_has_masks_classes_and_boxes() -> None:
         assert sample["metadata"] == {"_cls": "ImageMetadata", "width": size[0], "height": size[1]}
         assert sample["pseudo_label"] == {
             "_cls": "Classification",
-            "label": NAMED.name(each.class_id),
+            "label": NAMED.class_name(each.class_id),
             "confidence": each.probability,
         }
         # its importer takes a path as relative to the dataset where fields/ has a folder of the field's name

@@ -28,7 +28,7 @@ def test_score_maps_stand_under_the_image_id_with_npy_behind_it() -> None:
         scores = np.load(io.BytesIO(objects[f"wsol/score_maps/{image_id}.npy"]))
         assert (scores.shape, scores.dtype) == ((224, 224), np.float64)
         assert (scores.min(), scores.max()) == (0, 1)
-        assert np.array_equal(scores, score_map(each.heatmap.values, visible_window(each.sample, each.frame)))
+        assert np.array_equal(scores, score_map(each.heatmap.values, visible_window(each.sample, each.input_size)))
 
 
 def test_metadata_say_classes_sizes_and_boxes() -> None:

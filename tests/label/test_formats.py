@@ -2,33 +2,56 @@
 
 import io
 import re
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as rle
 from some_labels import CONTEXT, LABELS, NAMED, label_of, labels, shape, written
 
+from jobs.label import label_command
+from pipeline.label import label
 from pipeline.label.formats import LABEL_FORMATS
-from pipeline.store import ObjectStore
+from pipeline.store import Atlas, ObjectStore
 from schemas.errors import UsageError
+from schemas.policy import Policy, Threshold
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "add-an-exporter.md"
 """Its example is held to what holds for every format."""
 
 
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module and the line of the page, added to the package."""
+    text = PAGE.read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ((name, entry),) = re.findall(r'```text\n"(\w+)": "([\w.]+)",\n```', text)
+    module = ModuleType(f"pipeline.label.formats.{entry.partition('.')[0]}")
+    exec(compile(code, PAGE.name, "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(LABEL_FORMATS.classes, name, entry)
+
+
 @pytest.fixture(params=[*LABEL_FORMATS, "csv"])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param not in LABEL_FORMATS:
-        (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-        example: dict[str, Any] = {}
-        exec(compile(code, PAGE.name, "exec"), example)
-        monkeypatch.setitem(LABEL_FORMATS, "csv", example["Csv"]())
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "csv":
+        request.getfixturevalue("example")
     return request.param
+
+
+def test_a_module_and_a_line_add_a_format_to_the_command(example: None, atlas: Atlas, tmp_path: Path) -> None:
+    (option,) = (parameter for parameter in label_command.params if parameter.name == "formats")
+    completed = option.shell_complete(click.Context(label_command), "c")
+    assert [item.value for item in completed] == ["coco", "cvat", "csv"]
+    policy = Policy(name="otsu", methods=("legrad",), threshold=Threshold(kind="otsu"))
+    label(atlas, policy, ["csv"], str(tmp_path))
+    assert len((tmp_path / "csv" / "boxes.csv").read_text().splitlines()) > 48
 
 
 def test_equal_labels_make_equal_bytes_at_any_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +126,7 @@ def test_no_class_of_imagenet_s_is_coded_as_ignored(class_id: int, number: int) 
 
 def test_classes_that_share_a_name_are_told_apart() -> None:
     some = [label_of(0, "a", shape((0, 0, 3, 3)), class_id=1), label_of(1, "b", shape((0, 0, 3, 3)), class_id=2)]
-    context = replace(NAMED, classes=("tench", "crane", "crane"))
+    context = replace(NAMED, class_names=("tench", "crane", "crane"))
     (data,) = dict(LABEL_FORMATS["coco"].export("t", iter(some), context)).values()
     assert b'"crane (1)"' in data
     assert b'"crane (2)"' in data

@@ -6,7 +6,7 @@ import pytest
 from skimage.filters import threshold_otsu
 
 from pipeline.image.upsample import upsample_to_image
-from pipeline.label.combine import combine
+from pipeline.label.combine import combine_maps
 from pipeline.label.mask import Heatmap, Label, make_label
 from schemas.policy import LabelFilter, Policy, Postprocess, Threshold
 
@@ -25,7 +25,7 @@ def policy(**options) -> Policy:
 
 def cut(values: np.ndarray, bounds: np.ndarray, sample: dict, policy: Policy) -> Label:
     """The label of a map of one method."""
-    return make_label(Heatmap(*combine({"legrad": values}, {"legrad": bounds}, policy)), sample, FRAME, policy)
+    return make_label(Heatmap(*combine_maps({"legrad": values}, {"legrad": bounds}, policy)), sample, FRAME, policy)
 
 
 def test_a_squashed_map_is_resized_linearly_as_opencv_does() -> None:

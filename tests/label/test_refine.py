@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.label.crf import CrfRefiner
 from pipeline.label.pamr import PamrRefiner
-from pipeline.label.refine import Refiner, refiner
+from pipeline.label.refine import Refiner, make_refiner
 from schemas.errors import UsageError
 from schemas.policy import Crf, Pamr
 
@@ -19,7 +19,7 @@ needs_crf = pytest.mark.skipif(not find_spec("pydensecrf"), reason="the extra cr
 
 @pytest.fixture(params=[PAMR, pytest.param(Crf(kind="crf"), marks=needs_crf)], ids=["pamr", "crf"])
 def refine(request: pytest.FixtureRequest) -> Refiner:
-    return refiner(request.param)
+    return make_refiner(request.param)
 
 
 def noise(count: int = 3, height: int = 10, width: int = 14) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def test_a_coarse_map_takes_the_edge_of_the_picture(spec: Pamr | Crf) -> None:
     pixels = (np.where(real, 180, 60) + rng.normal(0, 6, (3, 48, 48))).clip(0, 255).astype(np.uint8)[None]
     coarse = cv2.resize(real.astype(np.float32), (6, 6), interpolation=cv2.INTER_AREA)[None]
     before = cv2.resize(coarse[0], (48, 48), interpolation=cv2.INTER_LINEAR) > 0.5
-    after = refiner(spec)(coarse, pixels)[0] > 0.5
+    after = make_refiner(spec)(coarse, pixels)[0] > 0.5
     overlaps = [(mask & real).sum() / (mask | real).sum() for mask in (before, after)]
     assert overlaps[0] < 0.9
     assert overlaps[1] > 0.97

@@ -1,28 +1,27 @@
-"""Formats of labels, one file each."""
+"""Formats of labels, one file each, and their registry."""
 
-from pipeline.label.formats.base import LabelFormat
-from pipeline.label.formats.coco import Coco
-from pipeline.label.formats.cvat import Cvat
-from pipeline.label.formats.fiftyone import FiftyOne
-from pipeline.label.formats.imagenet_s import ImageNetS
-from pipeline.label.formats.labelstudio import LabelStudio
-from pipeline.label.formats.parquet import Parquet
-from pipeline.label.formats.sam import Sam
-from pipeline.label.formats.voc import Voc
-from pipeline.label.formats.webdataset_png import Png
-from pipeline.label.formats.wsolevaluation import Wsol
+from typing import TYPE_CHECKING
 
-LABEL_FORMATS: dict[str, LabelFormat] = {
-    "png": Png(),
-    "coco": Coco(),
-    "voc": Voc(),
-    "parquet": Parquet(),
-    "imagenet_s": ImageNetS(),
-    "wsol": Wsol(),
-    "cvat": Cvat(),
-    "labelstudio": LabelStudio(),
-    "fiftyone": FiftyOne(),
-    "sam": Sam(),
-}
+from pipeline.utils.lazy_registry import LazyRegistry
+
+if TYPE_CHECKING:
+    from pipeline.label.formats.base import LabelFormat
+
+LABEL_FORMATS: "LazyRegistry[LabelFormat]" = LazyRegistry(
+    "pipeline.label.formats",
+    {
+        "png": "webdataset_png.WebDatasetPngFormat",
+        "coco": "coco.CocoFormat",
+        "voc": "voc.VocFormat",
+        "parquet": "parquet.ParquetFormat",
+        "imagenet_s": "imagenet_s.ImageNetSFormat",
+        "wsol": "wsolevaluation.WsolEvaluationFormat",
+        "cvat": "cvat.CvatFormat",
+        "labelstudio": "labelstudio.LabelStudioFormat",
+        "fiftyone": "fiftyone.FiftyOneFormat",
+        "sam": "sam.SamFormat",
+    },
+)
+"""All label formats by name. An entry registers the format whose class is in a module of this package."""
 
 __all__ = ["LABEL_FORMATS"]

@@ -1,7 +1,7 @@
-"""What an exporter is."""
+"""The protocol of label formats, and what they share."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,64 +9,70 @@ from pipeline.label.mask import Label
 from pipeline.read.sample_keys import is_unsafe_key
 from schemas.samples import SampleStatus
 
-Written = tuple[str, bytes]
-"""Path of an object below the output folder, and its contents."""
+OutputObject = tuple[str, bytes]
+"""Path of an object below the output folder, and its content."""
+ReadObject = Callable[[str], bytes]
+"""Returns the content of an object that ``LabelFormat.export`` gave, by its path."""
 
 
 @dataclass(frozen=True)
 class ExportContext:
-    """What exporters may know beside the labels.
+    """What a format gets beside the labels.
 
     Attributes:
-        policy_hash: of the policy that was applied.
-        classes: names of the classes by their index; empty where nobody said them.
+        policy_hash: hash of the policy that was applied.
+        class_names: names of the classes by class id; empty if none were given.
     """
 
     policy_hash: str
-    classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
-    def name(self, class_id: int) -> str:
-        """The name of a class; its number where it has none."""
-        return self.classes[class_id] if class_id < len(self.classes) else str(class_id)
+    def class_name(self, class_id: int) -> str:
+        """Return the name of a class, or its number where it has none."""
+        return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
 
 
 class LabelFormat(Protocol):
-    """A format of labels: objects for each shard, and perhaps some that are made of all of them.
+    """A format of labels: objects of each shard, and optionally objects that are merged from all shards.
 
-    To add one: a file in ``formats``, and a line in its ``EXPORTERS``.
+    To add one: a module in ``pipeline/label/formats``, and a line in ``LABEL_FORMATS``.
 
     Attributes:
-        names_files_by_key: it names files by key, so no key may stand in two shards.
-        needs_heatmap: it needs the maps that masks are cut from, which take much memory.
+        names_files_by_key: objects are named by the keys of samples, so no key may occur in two shards.
+        needs_heatmap: labels must have their heatmap, which takes much memory.
     """
 
     names_files_by_key: bool
     needs_heatmap: bool
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
-        """Objects of one shard. The labels come in its order, once."""
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
+        """Yield the objects of one shard.
+
+        Args:
+            shard: short name of the shard.
+            labels: labels of all its samples, in the order of the shard; they can be iterated once.
+            context: what is the same for all shards.
+        """
         ...
 
-    def merge(self, shards: Sequence[str], read: "Read", context: ExportContext) -> Iterator[Written]:
-        """Objects that are made of all shards together."""
-        ...
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
+        """Yield the objects that are merged from all shards.
 
-
-class Read(Protocol):
-    """Reads an object that ``export`` has written."""
-
-    def __call__(self, name: str) -> bytes:
-        """Its contents."""
+        Args:
+            shards: short names of all shards.
+            read: returns what ``export`` gave.
+            context: what is the same for all shards.
+        """
         ...
 
 
 def compact_json(value: object) -> bytes:
-    """Compact JSON."""
+    """Return a value as JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def has_unique_key(label: Label) -> bool:
-    """Whether a sample has a key of its own that can be the name of a file."""
+    """Return whether the key of a sample is its own and can be the name of a file."""
     return label.status not in (SampleStatus.UNSAFE_KEY, SampleStatus.DUPLICATE_KEY) and not is_unsafe_key(
         label.sample["key"]
     )

@@ -6,24 +6,24 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
-from pipeline.label.formats.json_merge import joined
-from pipeline.label.formats.naming import class_names
+from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.json_merge import merge_json_lists
+from pipeline.label.formats.naming import unique_class_names
 from pipeline.label.mask import Label, Rle
 
 
-class Coco:
-    """An annotation for each mask that is not empty, and one with ``iscrowd`` for the pixels to ignore, if any.
+class CocoFormat:
+    """``coco/instances.json``: an annotation for each mask that is not empty, and one for the ignored pixels, if any.
 
-    Ids of images are their rows, and ``file_name`` is the member's in the shard. Annotations of row r are 2r + 1 and, of
-    what is ignored, 2r + 2. Category ids are the class indices as they are in the input (COCO itself begins at 1).
-    ``iscrowd`` of a mask is 0, since readers that take run lengths for crowds would leave it out.
+    The id of an image is its row, and its ``file_name`` is the name of the member in the shard. Annotations of row r
+    have the ids 2r + 1 and, for ignored pixels, 2r + 2. Category ids are the class ids of the input (COCO itself begins
+    at 1). Ignored pixels have ``iscrowd`` 1. Masks have 0, although they are run lengths, since readers leave crowds out.
     """
 
     names_files_by_key = False
     needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for label in labels:
@@ -38,45 +38,45 @@ class Coco:
                 }
             )
             annotations += _annotations(label)
-        content = {"annotations": annotations, "images": images, **_rest(_classes(annotations), context)}
+        class_ids = {annotation["category_id"] for annotation in annotations}
+        content = {"annotations": annotations, "images": images, **_categories_and_info(class_ids, context)}
         yield f"coco/shards/{shard}.json", compact_json(content)
 
-    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
-        classes: set[int] = set()
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
+        class_ids: set[int] = set()
 
-        def parts() -> Iterator[Mapping[str, Any]]:
+        def iter_parts() -> Iterator[Mapping[str, Any]]:
             for shard in shards:
                 part = json.loads(read(f"coco/shards/{shard}.json"))
-                classes.update(each["id"] for each in part["categories"])
+                class_ids.update(category["id"] for category in part["categories"])
                 yield part
 
-        yield "coco/instances.json", joined(parts(), ("annotations", "images"), lambda: _rest(classes, context))
+        lists = ("annotations", "images")
+        content = merge_json_lists(iter_parts(), lists, lambda: _categories_and_info(class_ids, context))
+        yield "coco/instances.json", content
 
 
 def _annotations(label: Label) -> Iterator[dict[str, Any]]:
-    for crowd, coded in enumerate((label.mask_rle, label.ignore_rle)):
-        if coded is not None and rle.area(coded):
-            yield _annotation(label, coded, crowd)
+    for crowd, mask in enumerate((label.mask_rle, label.ignore_rle)):
+        if mask is not None and rle.area(mask):
+            yield _annotation(label, mask, crowd)
 
 
-def _annotation(label: Label, coded: Rle, crowd: int) -> dict[str, Any]:
+def _annotation(label: Label, mask: Rle, crowd: int) -> dict[str, Any]:
     return {
         "id": 2 * label.sample["row"] + 1 + crowd,  # never 0, which pycocotools takes for no match
         "image_id": label.sample["row"],
         "category_id": label.class_id,
-        "segmentation": {"size": coded["size"], "counts": coded["counts"].decode("ascii")},
-        "area": int(rle.area(coded)),
-        "bbox": rle.toBbox(coded).tolist(),
+        "segmentation": {"size": mask["size"], "counts": mask["counts"].decode("ascii")},
+        "area": int(rle.area(mask)),
+        "bbox": rle.toBbox(mask).tolist(),
         "iscrowd": crowd,
     }
 
 
-def _classes(annotations: Iterable[Mapping[str, Any]]) -> set[int]:
-    return {each["category_id"] for each in annotations}
-
-
-def _rest(classes: Iterable[int], context: ExportContext) -> dict[str, Any]:
+def _categories_and_info(class_ids: Iterable[int], context: ExportContext) -> dict[str, Any]:
+    names = unique_class_names(class_ids, context)
     return {
-        "categories": [{"id": index, "name": name} for index, name in class_names(classes, context).items()],
+        "categories": [{"id": class_id, "name": name} for class_id, name in names.items()],
         "info": {"description": "pseudo-masks", "policy": context.policy_hash},
     }

@@ -1,4 +1,4 @@
-"""Masks for CVAT: its format "Segmentation mask 1.1"."""
+"""Masks for CVAT, in its format "Segmentation mask 1.1"."""
 
 import io
 import zipfile
@@ -8,68 +8,69 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.label.formats.base import ExportContext, Read, Written
-from pipeline.label.formats.naming import class_names, file_name
-from pipeline.label.formats.png_encoding import IGNORE, OBJECT, encode_png, label_array, voc_color
+from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
+from pipeline.label.formats.naming import file_name, unique_class_names
+from pipeline.label.formats.png_encoding import IGNORE, OBJECT, Color, encode_png, label_array, voc_color
 from pipeline.label.mask import Label
 
 _BACKGROUND, _IGNORED = "background", "ignore"
 
 
-class Cvat:
-    """``cvat/<shard>.zip``: a voc_color for each class, the same in every shard, and the label ``ignore`` beside them.
+class CvatFormat:
+    """``cvat/<shard>.zip``: a color for each class, the same in every shard, and the label ``ignore``.
 
-    Images go by their keys, which is how CVAT finds those of a task. The object is the first of an image, what is
-    ignored the second. A class with a sign in its name that ``labelmap.txt`` has a use for goes by its number.
+    Images are named by their keys, by which CVAT finds the images of a task. In the instance masks the object is the
+    first instance, the ignored pixels are the second. A class goes by its number if its name has a character that
+    ``labelmap.txt`` uses as a separator.
     """
 
     names_files_by_key = False
     needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         keys: list[str] = []
-        classes: set[int] = set()
+        class_ids: set[int] = set()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for label in labels:
                 if label.mask_rle is None or label.class_id is None:
                     continue
-                key, coded = file_name(label.sample["key"], forbidden="#"), label_array(label)
+                key, values = file_name(label.sample["key"], forbidden="#"), label_array(label)
                 keys.append(key)
-                classes.add(label.class_id)
-                _add(
-                    archive, f"SegmentationClass/{key}.png", _painted(coded, _colour(label.class_id), voc_color(IGNORE))
-                )
-                _add(archive, f"SegmentationObject/{key}.png", _painted(coded, voc_color(1), voc_color(2)))
-            _add(archive, "ImageSets/Segmentation/default.txt", "".join(f"{key}\n" for key in keys).encode())
-            _add(archive, "labelmap.txt", _label_map(classes, context).encode())
+                class_ids.add(label.class_id)
+                class_png = _color_png(values, _class_color(label.class_id), voc_color(IGNORE))
+                _add_file(archive, f"SegmentationClass/{key}.png", class_png)
+                object_png = _color_png(values, voc_color(1), voc_color(2))
+                _add_file(archive, f"SegmentationObject/{key}.png", object_png)
+            _add_file(archive, "ImageSets/Segmentation/default.txt", "".join(f"{key}\n" for key in keys).encode())
+            _add_file(archive, "labelmap.txt", _label_map(class_ids, context).encode())
         yield f"cvat/{shard}.zip", buffer.getvalue()
 
-    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
         yield from ()
 
 
-def _colour(class_id: int) -> tuple[int, int, int]:
-    """Of a class: the next one in the palette of VOC, past those of the background and of what is ignored."""
+def _class_color(class_id: int) -> Color:
+    """Return the next color of the VOC palette, past those of background and ignored pixels."""
     return voc_color(class_id + 1 if class_id + 1 < IGNORE else class_id + 2)
 
 
-def _painted(coded: NDArray[np.uint8], thing: tuple[int, int, int], ignored: tuple[int, int, int]) -> bytes:
+def _color_png(values: NDArray[np.uint8], object_color: Color, ignore_color: Color) -> bytes:
     palette = np.zeros((256, 3), np.uint8)
-    palette[OBJECT], palette[IGNORE] = thing, ignored
-    return encode_png(Image.fromarray(palette[coded]))
+    palette[OBJECT], palette[IGNORE] = object_color, ignore_color
+    return encode_png(Image.fromarray(palette[values]))
 
 
-def _label_map(classes: Iterable[int], context: ExportContext) -> str:
-    colours = {_BACKGROUND: voc_color(0)}
-    for index, name in class_names(classes, context, (_BACKGROUND, _IGNORED)).items():
-        colours[str(index) if set(name) & set(":#\n\r") else name] = _colour(index)
-    colours[_IGNORED] = voc_color(IGNORE)
-    lines = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in colours.items()]
+def _label_map(class_ids: Iterable[int], context: ExportContext) -> str:
+    colors = {_BACKGROUND: voc_color(0)}
+    for class_id, name in unique_class_names(class_ids, context, (_BACKGROUND, _IGNORED)).items():
+        colors[str(class_id) if set(name) & set(":#\n\r") else name] = _class_color(class_id)
+    colors[_IGNORED] = voc_color(IGNORE)
+    lines = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in colors.items()]
     return "".join(["# label:color_rgb:parts:actions\n", *lines])
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    member = zipfile.ZipInfo(name)  # of 1980, whenever it is made: equal labels make equal archives
+def _add_file(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    member = zipfile.ZipInfo(name)  # dated 1980, so that equal labels make equal archives
     member.external_attr = 0o644 << 16
     archive.writestr(member, data)

@@ -6,48 +6,49 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
-from pipeline.label.formats.json_merge import joined
-from pipeline.label.formats.naming import class_names, file_name
+from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.json_merge import merge_json_lists
+from pipeline.label.formats.naming import file_name, unique_class_names
 from pipeline.label.formats.png_encoding import encode_png, label_array
-from pipeline.label.mask import Label
+from pipeline.label.mask import Box, Label
 
 _MASKS = "fields/pseudo_mask"
-"""FiftyOne takes paths in a field as relative where ``fields`` has a folder of its name."""
+"""FiftyOne takes the paths in a field as relative if ``fields`` has a folder of its name."""
 
 
-class FiftyOne:
-    """``fiftyone`` is a ``fiftyone.types.FiftyOneDataset``, of the plain kind that does not depend on its database.
+class FiftyOneFormat:
+    """``fiftyone``: a ``fiftyone.types.FiftyOneDataset``, of the kind that does not depend on the database of FiftyOne.
 
-    Samples have ``pseudo_mask``, a ``Segmentation`` on disk with 0 background, 1 object, 255 ignore, in grey, since of
-    an indexed PNG it takes the colours; ``pseudo_label``, a ``Classification`` with the probability as confidence;
-    ``pseudo_boxes``, ``Detections``, one for each component; ``key``, ``row`` and ``status``. Images are looked for in
+    Samples have ``pseudo_mask``, a ``Segmentation`` on disk with 0 background, 1 object, 255 ignore, as a gray PNG, since
+    FiftyOne takes the colors of an indexed one; ``pseudo_label``, a ``Classification`` with the probability as confidence;
+    ``pseudo_boxes``, ``Detections``, one for each component; ``key``, ``row`` and ``status``. FiftyOne looks for images in
     ``fiftyone/data``, by their path in the shard: unpack or link them there.
     """
 
     names_files_by_key = True
     needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         samples = []
         for label in labels:
             if label.mask_rle is None or label.class_id is None:
                 continue
-            mask = f"{_MASKS}/{file_name(label.sample['key'])}.png"
-            yield f"fiftyone/{mask}", encode_png(Image.fromarray(label_array(label)))
-            name = class_names([label.class_id], context)[label.class_id]
-            samples.append(_sample(label, mask, name))
+            mask_path = f"{_MASKS}/{file_name(label.sample['key'])}.png"
+            yield f"fiftyone/{mask_path}", encode_png(Image.fromarray(label_array(label)))
+            class_name = unique_class_names([label.class_id], context)[label.class_id]
+            samples.append(_sample(label, mask_path, class_name))
         yield f"fiftyone/shards/{shard}.json", compact_json({"samples": samples})
 
-    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
         parts = (json.loads(read(f"fiftyone/shards/{shard}.json")) for shard in shards)
-        yield "fiftyone/samples.json", joined(parts, ["samples"], dict)
+        yield "fiftyone/samples.json", merge_json_lists(parts, ["samples"], dict)
         info = {"policy": context.policy_hash, "mask_targets": {"1": "object", "255": "ignore"}}
         yield "fiftyone/metadata.json", compact_json({"media_type": "image", "info": info})
 
 
-def _sample(label: Label, mask: str, name: str) -> dict[str, Any]:
+def _sample(label: Label, mask_path: str, class_name: str) -> dict[str, Any]:
     sample = label.sample
+    detections = [_detection(label, box, class_name) for box in label.boxes or ()]
     return {
         "filepath": f"data/{file_name(sample['member'])}",
         "tags": [],
@@ -55,14 +56,14 @@ def _sample(label: Label, mask: str, name: str) -> dict[str, Any]:
         "key": sample["key"],
         "row": sample["row"],
         "status": label.status,
-        "pseudo_mask": {"_cls": "Segmentation", "mask_path": mask},
-        "pseudo_label": {"_cls": "Classification", "label": name, "confidence": label.probability},
-        "pseudo_boxes": {"_cls": "Detections", "detections": [_box(label, box, name) for box in label.boxes or ()]},
+        "pseudo_mask": {"_cls": "Segmentation", "mask_path": mask_path},
+        "pseudo_label": {"_cls": "Classification", "label": class_name, "confidence": label.probability},
+        "pseudo_boxes": {"_cls": "Detections", "detections": detections},
     }
 
 
-def _box(label: Label, box: tuple[int, int, int, int], name: str) -> dict[str, Any]:
-    """FiftyOne measures boxes in fractions of the picture, x, y, width, height."""
+def _detection(label: Label, box: Box, class_name: str) -> dict[str, Any]:
+    """Return a box as x, y, width, height, in fractions of the image."""
     (x0, y0, x1, y1), width, height = box, label.sample["width"], label.sample["height"]
-    sides = [x0 / width, y0 / height, (x1 - x0 + 1) / width, (y1 - y0 + 1) / height]
-    return {"_cls": "Detection", "label": name, "bounding_box": sides}
+    relative = [x0 / width, y0 / height, (x1 - x0 + 1) / width, (y1 - y0 + 1) / height]
+    return {"_cls": "Detection", "label": class_name, "bounding_box": relative}

@@ -1,4 +1,4 @@
-"""One large JSON of the parts that shards have written, without all of it in memory as objects."""
+"""Merge of JSON files into one large file, whose content is never in memory as Python objects."""
 
 import io
 import json
@@ -8,18 +8,20 @@ from typing import Any
 from pipeline.label.formats.base import compact_json
 
 
-def joined(parts: Iterable[Mapping[str, Any]], lists: Sequence[str], rest: Callable[[], Mapping[str, Any]]) -> bytes:
-    """A JSON object with the lists of all parts, each list in the order of the parts.
+def merge_json_lists(
+    parts: Iterable[Mapping[str, Any]], lists: Sequence[str], rest: Callable[[], Mapping[str, Any]]
+) -> bytes:
+    """Return a JSON object with the lists of all parts, each list in the order of the parts.
 
     Args:
-        parts: JSON objects; one at a time is looked at.
-        lists: names of the lists in them; the first should be the longest, since the others are copied once.
-        rest: gives what else stands in the object, when all parts have gone by.
+        parts: JSON objects; one at a time is in memory.
+        lists: names of the lists; the first should be the longest, since the others are copied once.
+        rest: returns the other fields of the object, after all parts were read.
     """
-    whole = io.BytesIO()
-    whole.write(b"{%s:[" % json.dumps(lists[0]).encode())
+    merged = io.BytesIO()
+    merged.write(b"{%s:[" % json.dumps(lists[0]).encode())
     others = {name: io.BytesIO() for name in lists[1:]}
-    streams = {lists[0]: whole, **others}
+    streams = {lists[0]: merged, **others}
     begun: set[str] = set()
     for part in parts:
         for name, stream in streams.items():
@@ -27,12 +29,12 @@ def joined(parts: Iterable[Mapping[str, Any]], lists: Sequence[str], rest: Calla
                 stream.write(b"," if name in begun else b"")
                 stream.write(compact_json(part[name])[1:-1])
                 begun.add(name)
-    whole.write(b"]")
+    merged.write(b"]")
     for name, stream in others.items():
-        whole.write(b",%s:[" % json.dumps(name).encode())
-        whole.write(stream.getbuffer())
-        whole.write(b"]")
+        merged.write(b",%s:[" % json.dumps(name).encode())
+        merged.write(stream.getbuffer())
+        merged.write(b"]")
     for name, value in rest().items():
-        whole.write(b",%s:%s" % (json.dumps(name).encode(), compact_json(value)))
-    whole.write(b"}")
-    return whole.getvalue()
+        merged.write(b",%s:%s" % (json.dumps(name).encode(), compact_json(value)))
+    merged.write(b"}")
+    return merged.getvalue()

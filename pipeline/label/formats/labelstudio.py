@@ -5,47 +5,46 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
-from pipeline.label.formats.base import ExportContext, Read, Written, compact_json
-from pipeline.label.formats.labelstudio_rle import brush_rle
-from pipeline.label.formats.naming import class_names
+from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.labelstudio_rle import encode_brush_rle
+from pipeline.label.formats.naming import unique_class_names
 from pipeline.label.mask import Label, Mask
 
 _IGNORED = "ignore"
 
 
-class LabelStudio:
+class LabelStudioFormat:
     """``labelstudio/shards/<shard>.json``: a task with a prediction for each sample with a mask.
 
-    The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty; its
-    score is the probability of the class. The image of a task is the member's path in the shard: put the address
-    where your images are served in front of it. ``labelstudio/config.xml`` is the labelling interface for all shards.
+    The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty. Its score
+    is the probability of the class. The image of a task is the path of the member in the shard: put the address where
+    your images are served in front of it. ``labelstudio/config.xml`` is the labeling interface for all shards.
     """
 
     names_files_by_key = False
     needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         tasks = []
-        used: dict[int, str] = {}
+        names: dict[int, str] = {}
         for label in labels:
             if label.mask_rle is not None and label.class_id is not None:
-                names = class_names([label.class_id], context, [_IGNORED])
+                names |= unique_class_names([label.class_id], context, [_IGNORED])
                 tasks.append(_task(label, names[label.class_id], context))
-                used |= names
         yield f"labelstudio/shards/{shard}.json", compact_json(tasks)
-        yield f"labelstudio/shards/{shard}.xml", _config(used[index] for index in sorted(used))
+        yield f"labelstudio/shards/{shard}.xml", _config(names[class_id] for class_id in sorted(names))
 
-    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
         names: dict[str, None] = {}
         for shard in shards:
             config = ElementTree.fromstring(read(f"labelstudio/shards/{shard}.xml"))
-            names |= dict.fromkeys(each.attrib["value"] for each in config.iter("Label"))
+            names |= dict.fromkeys(element.attrib["value"] for element in config.iter("Label"))
         names.pop(_IGNORED, None)
         yield "labelstudio/config.xml", _config(names)
 
 
-def _task(label: Label, name: str, context: ExportContext) -> dict[str, Any]:
-    regions = {"mask": (label.mask, name), "ignore": (label.ignore, _IGNORED)}
+def _task(label: Label, class_name: str, context: ExportContext) -> dict[str, Any]:
+    regions = {"mask": (label.mask, class_name), "ignore": (label.ignore, _IGNORED)}
     return {
         "data": {"image": label.sample["member"], "key": label.sample["key"], "row": label.sample["row"]},
         "predictions": [
@@ -53,8 +52,8 @@ def _task(label: Label, name: str, context: ExportContext) -> dict[str, Any]:
                 "model_version": context.policy_hash,
                 "score": label.probability,
                 "result": [
-                    _region(f"{label.sample['row']}-{kind}", mask, called)
-                    for kind, (mask, called) in regions.items()
+                    _region(f"{label.sample['row']}-{kind}", mask, name)
+                    for kind, (mask, name) in regions.items()
                     if mask is not None and mask.any()
                 ],
             }
@@ -62,21 +61,21 @@ def _task(label: Label, name: str, context: ExportContext) -> dict[str, Any]:
     }
 
 
-def _region(identity: str, mask: Mask, name: str) -> dict[str, Any]:
+def _region(region_id: str, mask: Mask, name: str) -> dict[str, Any]:
     return {
-        "id": identity,
+        "id": region_id,
         "type": "brushlabels",
         "from_name": "label",
         "to_name": "image",
         "original_width": mask.shape[1],
         "original_height": mask.shape[0],
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": brush_rle(mask), "brushlabels": [name]},
+        "value": {"format": "rle", "rle": encode_brush_rle(mask), "brushlabels": [name]},
     }
 
 
 def _config(names: Iterable[str]) -> bytes:
-    """The labelling interface with these labels."""
+    """Return the labeling interface with these labels."""
     labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in [*names, _IGNORED])
     return (
         f'<View>\n  <Image name="image" value="$image"/>\n  <BrushLabels name="label" toName="image">\n{labels}'

@@ -1,4 +1,4 @@
-"""Names out of data, as names of files and of classes."""
+"""Names of files and classes, from names in the data."""
 
 from collections.abc import Collection, Iterable
 
@@ -7,14 +7,14 @@ from schemas.errors import UsageError
 
 
 def file_name(name: str, forbidden: str = "") -> str:
-    """A key or a member of a shard as a path below a folder: without the "./" that some shards put in front.
+    """Return a key or member name as a path below a folder, without the "./" that some shards put in front.
 
     Args:
-        name: that does not climb; see ``named``.
-        forbidden: signs that the lists of a format cannot hold.
+        name: name without "..", see ``has_unique_key``.
+        forbidden: characters that the lists of a format cannot hold.
 
     Raises:
-        UsageError: a part of the path is empty or a dot, or a sign cannot stand in a list.
+        UsageError: a part of the path is empty or a dot, or a character is forbidden or not printable.
     """
     path = name.removeprefix("./")
     if {"", ".", ".."} & set(path.split("/")[:-1]) or not path.isprintable() or set(path) & set(forbidden):
@@ -22,11 +22,19 @@ def file_name(name: str, forbidden: str = "") -> str:
     return path
 
 
-def class_names(indices: Iterable[int], context: ExportContext, reserved: Collection[str] = ()) -> dict[int, str]:
-    """Names of classes by index, in order, each once: what several are called, or is reserved, gets its number."""
+def unique_class_names(
+    class_ids: Iterable[int], context: ExportContext, reserved: Collection[str] = ()
+) -> dict[int, str]:
+    """Return different names of classes by class id, in order.
+
+    Args:
+        class_ids: class ids; repetitions are allowed.
+        context: names of all classes.
+        reserved: names that no class may have. These, and names that several classes share, get the class id appended.
+    """
     names = {}
-    for index in sorted(set(indices)):
-        name = context.name(index)
-        shared = name in reserved or context.classes.count(name) > 1
-        names[index] = f"{name} ({index})" if shared else name
+    for class_id in sorted(set(class_ids)):
+        name = context.class_name(class_id)
+        shared = name in reserved or context.class_names.count(name) > 1
+        names[class_id] = f"{name} ({class_id})" if shared else name
     return names

@@ -1,4 +1,4 @@
-"""Masks as run lengths in Parquet."""
+"""Masks as run lengths in Parquet tables."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import ExportContext, Read, Written
+from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
 from pipeline.label.mask import Label
 from pipeline.store.parquet import to_parquet
 
@@ -26,24 +26,24 @@ MASKS = pa.schema(
         pa.field("area", pa.int64()),
     ]
 )
-"""Columns; ``row`` to ``height`` are those of ``schemas.labels.LABELS``, null after ``status`` where unknown:
+"""Columns. ``row`` to ``height`` are those of ``schemas.labels.LABELS``; those after ``status`` are null where unknown.
 
-- ``mask``, ``ignore`` – COCO run lengths, which ``pycocotools.mask.decode`` takes as they are; null without a mask.
-- ``bbox`` – of the mask as COCO has it: x, y, width, height; null where it is empty. ``area`` – of it, in pixels.
+- ``mask``, ``ignore`` – COCO run lengths, as ``pycocotools.mask.decode`` takes them; null without a mask.
+- ``bbox`` – box of the mask as in COCO: x, y, width, height; null if it is empty. ``area`` – of the mask, in pixels.
 """
 
 
-class Parquet:
-    """``parquet/<shard>.parquet`` with a row for each sample, as ``MASKS``; the policy's hash stands in its metadata."""
+class ParquetFormat:
+    """``parquet/<shard>.parquet``: a row for each sample, as ``MASKS``. The metadata of the schema have the policy's hash."""
 
     names_files_by_key = False
     needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
-        yield f"parquet/{shard}.parquet", to_parquet(pa.Table.from_pylist([_row(each) for each in labels], schema))
+        yield f"parquet/{shard}.parquet", to_parquet(pa.Table.from_pylist([_row(label) for label in labels], schema))
 
-    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
         yield from ()
 
 

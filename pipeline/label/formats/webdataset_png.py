@@ -1,44 +1,44 @@
-"""Masks as PNG in shards that go with the input shards: same name, same keys, same order."""
+"""Masks as PNG in WebDataset shards with the names, keys and order of the input shards."""
 
 import io
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.label.formats.base import ExportContext, Read, Written, compact_json, has_unique_key
-from pipeline.label.formats.png_encoding import GRAYS, IGNORE, encode_indexed_png, label_array
+from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json, has_unique_key
+from pipeline.label.formats.png_encoding import GRAY_PALETTE, IGNORE, encode_indexed_png, label_array
 from pipeline.label.mask import Label
 
 
-class Png:
-    """``<key>.mask.png`` and ``<key>.json`` for each sample; a zip-join with the input shards pairs them.
+class WebDatasetPngFormat:
+    """``png/<shard>.tar``: ``<key>.mask.png`` and ``<key>.json`` for each sample. A zip-join pairs it with the input shard.
 
-    The PNG is indexed, 0 background and 1 object, shown black and white: one bit deep, or eight where it has pixels
-    to ignore, which are 255 and shown grey. A sample without a mask has a JSON that says why, and no PNG; one whose
-    key is unsafe or not its own has neither.
+    The PNG is indexed, 0 background and 1 object, shown black and white. It has one bit per pixel, or eight if it has
+    pixels to ignore, which are 255 and shown gray. A sample without a mask has a JSON with the reason, and no PNG; one
+    whose key is unsafe or a duplicate has neither.
     """
 
     names_files_by_key = False
     needs_heatmap = False
 
-    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[Written]:
+    def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for label in filter(has_unique_key, labels):
                 if label.mask_rle is not None:
-                    _add(archive, f"{label.sample['key']}.mask.png", _picture(label))
-                _add(archive, f"{label.sample['key']}.json", compact_json(_about(label, context)))
+                    _add_member(archive, f"{label.sample['key']}.mask.png", _encode_mask(label))
+                _add_member(archive, f"{label.sample['key']}.json", compact_json(_metadata(label, context)))
         yield f"png/{shard}.tar", buffer.getvalue()
 
-    def merge(self, shards: Sequence[str], read: Read, context: ExportContext) -> Iterator[Written]:
+    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
         yield from ()
 
 
-def _picture(label: Label) -> bytes:
-    coded = label_array(label)
-    return encode_indexed_png(coded, GRAYS, bits=8 if (coded == IGNORE).any() else 1)
+def _encode_mask(label: Label) -> bytes:
+    values = label_array(label)
+    return encode_indexed_png(values, GRAY_PALETTE, bits=8 if (values == IGNORE).any() else 1)
 
 
-def _about(label: Label, context: ExportContext) -> dict[str, object]:
+def _metadata(label: Label, context: ExportContext) -> dict[str, object]:
     return {
         "status": label.status,
         "label": label.class_id,
@@ -55,7 +55,7 @@ def _about(label: Label, context: ExportContext) -> dict[str, object]:
     }
 
 
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no time, no owner: equal labels make equal shards
+def _add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no time, no owner, so that equal labels make equal shards
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
