@@ -96,7 +96,7 @@ def test_every_status_is_described(enumeration: type[StrEnum]) -> None:
     assert [status.name for status in enumeration] == list(parse_docstring(enumeration).sections["Attributes"])
 
 
-@pytest.mark.parametrize("method", methods.values(), ids=lambda method: method.base)
+@pytest.mark.parametrize("method", methods.values(), ids=lambda method: method.base_name)
 def test_every_option_of_a_method_is_described(method: type[Method]) -> None:
     sections = parse_docstring(method).sections
     assert set(sections.get("Options", {})) == set(method().options())
