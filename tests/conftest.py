@@ -1,6 +1,7 @@
 """What many tests share: small networks, shards, and one small atlas that was really computed."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from support import DEMO_MODEL, FAMILIES, FAST, samples, small_vit, write_tar
+from support import DEMO_MODEL, FAMILIES, FAST, build_once, samples, small_vit, write_tar
 from torch import nn
 
 from jobs.cli import main
@@ -82,19 +83,25 @@ def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
-    """A demo world of two shards with 24 scenes each."""
-    world = SyntheticDataset(tmp_path_factory.mktemp("world"), num_shards=2, scenes=24)
-    write_dataset(world)
-    return world
+    """A demo world of two shards with 24 scenes each, not to be changed."""
+
+    def dataset(folder: Path) -> SyntheticDataset:
+        return SyntheticDataset(folder, num_shards=2, scenes=24)
+
+    return dataset(build_once(tmp_path_factory, "world", lambda folder: write_dataset(dataset(folder))))
 
 
 @pytest.fixture(scope="session")
-def atlas(world: SyntheticDataset) -> Atlas:
-    """The atlas of that world, computed in this process."""
-    out = str(world.folder / "atlas")
-    methods = ("attention", "legrad", "reciprocam:kernel=single", "center", "uniform")
-    plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods), out)
-    return run(out, INLINE)
+def atlas(world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """The atlas of that world, computed without Ray; each worker of pytest-xdist has a copy."""
+
+    def compute(folder: Path) -> None:
+        methods = ("attention", "legrad", "reciprocam:kernel=single", "center", "uniform")
+        plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=methods), str(folder / "atlas"))
+        run(str(folder / "atlas"), INLINE)
+
+    built = build_once(tmp_path_factory, "atlas", compute) / "atlas"
+    return Atlas.open(str(shutil.copytree(built, tmp_path_factory.mktemp("atlas") / "atlas")))
 
 
 @pytest.fixture(scope="session")

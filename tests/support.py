@@ -1,8 +1,10 @@
 """What tests build their worlds from: small networks, pictures and shards."""
 
+import fcntl
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,6 +105,28 @@ def samples(count: int, first: int = 0, classes: int = 10) -> list[tuple[str, by
             (f"s{number:04d}.json", json.dumps({"filename": f"s{number}.JPEG"}).encode()),
         ]
     return members
+
+
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that is filled once a session, by the first worker of pytest-xdist that asks for it.
+
+    Args:
+        factory: of the fixture that asks.
+        name: of the folder.
+        build: fills the folder that it is given. What is in it must not be changed later.
+    """
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which all workers have
+    folder, done = root / f"once-{name}", root / f"once-{name}.done"
+    with (root / f"once-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            done.touch()
+    return folder
 
 
 SHORT = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from some_audit import PUBLICATION
-from support import in_one_process
+from support import build_once, in_one_process
 
 from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -24,9 +24,10 @@ def in_this_process() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def published(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An atlas with an audit within that has all that an audit may have: its folder. Not to be changed."""
-    folder = tmp_path_factory.mktemp("published") / "atlas"
-    shutil.copytree(atlas.objects.url, folder)
-    out = folder / "audit" / "label"
-    with in_one_process():
-        audit_atlas(str(folder), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
-    return out
+
+    def build(folder: Path) -> None:
+        shutil.copytree(atlas.objects.url, folder / "atlas")
+        with in_one_process():
+            audit_atlas(str(folder / "atlas"), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
+
+    return build_once(tmp_path_factory, "published", build) / "atlas" / "audit" / "label"

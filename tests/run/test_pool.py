@@ -24,11 +24,15 @@ from schemas.run import RunSpec
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_actors_give_the_bytes_of_this_process(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
-    out = tmp_path / "atlas"
-    plan(spec, str(out))
-    atlas = run(str(out))
-    same_bytes(finished, out)
+@pytest.fixture
+def atlas(spec: RunSpec, tmp_path: Path) -> Atlas:
+    """The atlas of the run, computed by two actors."""
+    plan(spec, str(tmp_path / "atlas"))
+    return run(str(tmp_path / "atlas"))
+
+
+def test_actors_give_the_bytes_of_this_process(finished: Path, atlas: Atlas) -> None:
+    same_bytes(finished, Path(atlas.objects.url))
     assert all(commit.attempt == 1 for commit in atlas.commits.values())
 
 

@@ -9,7 +9,7 @@ import pytest
 from audit.report.seen import CHROMIUM, DESKTOP, TIMEOUT, Open
 from playwright.sync_api import Browser, Page, sync_playwright
 from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
-from support import DEMO_MODEL, in_one_process
+from support import DEMO_MODEL, build_once, in_one_process
 
 from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.audit.report import write_report
@@ -23,9 +23,15 @@ from schemas.scores import ScoresRecord, TuningRecord
 
 
 @pytest.fixture(scope="session")
-def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
-    """An atlas with an audit in it, and with scores of every kind, whose values are made up."""
-    world = SyntheticDataset(tmp_path_factory.mktemp("reported"), num_shards=2, scenes=130, seed=1)
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """A report with pictures, not to be changed."""
+    atlas = Atlas.open(str(build_once(tmp_path_factory, "reported", write_reported) / "atlas"))
+    return Reported(atlas, Path(atlas.objects.url) / "audit" / "label")
+
+
+def write_reported(folder: Path) -> None:
+    """Write an atlas with an audit in it, with scores of every kind, whose values are made up, and with a report."""
+    world = SyntheticDataset(folder, num_shards=2, scenes=130, seed=1)
     write_dataset(world)
     for index in range(world.num_shards):
         spoil(Path(world.shards.replace("{00..01}", f"{index:02d}")), index * world.scenes)
@@ -35,8 +41,8 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     with in_one_process():
         audit_atlas(url, extent=AuditOptions(0, 0, 0, pictures=False))
     out = ObjectStore(f"{url}/audit/label")
-    for folder, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
-        out.put(f"{folder}/summary.parquet", to_parquet(summary(figures)))
+    for suite, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
+        out.put(f"{suite}/summary.parquet", to_parquet(summary(figures)))
     out.put("completeness.parquet", to_parquet(completeness()))
     out.put("reproducibility.parquet", to_parquet(reproduced()))
     scores = ObjectStore(f"{url}/scores/truth-label")
@@ -50,16 +56,8 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     )
     scores.put("about.json", about.to_bytes())
     scores.put("localization.parquet", to_parquet(localization()))
-    return atlas
-
-
-@pytest.fixture(scope="session")
-def reported(audited: Atlas) -> Reported:
-    """Its report, with pictures."""
-    url = audited.objects.url
     with in_one_process():
         write_report(url, f"{url}/audit/label", names=NAMES)
-    return Reported(audited, Path(url) / "audit" / "label")
 
 
 @pytest.fixture
