@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 from support import DEMO_MODEL, FAMILIES, FAST, build_once, samples, small_vit, write_tar
 from torch import nn
@@ -21,6 +22,7 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.run import ModelSpec, RunSpec
 
+settings.register_profile("soak", max_examples=1000, deadline=None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
 

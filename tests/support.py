@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -137,6 +138,16 @@ SHORT = {
     "tis": "tis:masks=6",
 }
 """Methods of very many forwards, with fewer."""
+
+
+def soaking() -> bool:
+    """Return whether hypothesis has the profile of `make soak`; known once pytest is configured."""
+    return settings.get_current_profile_name() == "soak"
+
+
+def examples(count: int) -> settings:
+    """How many examples hypothesis tries: in `make soak` ten times as many."""
+    return settings(max_examples=10 * count if soaking() else count, deadline=None)
 
 
 def soak_after(count: int, values: Iterable[Any]) -> list[Any]:

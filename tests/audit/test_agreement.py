@@ -4,10 +4,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr, spearmanr
+from support import examples
 
 from pipeline.audit.agreement import compare_maps, compare_pairs, prepare_maps
 from schemas.audit_tables import AGREEMENT_METRICS, TOP_SHARES
@@ -15,7 +16,7 @@ from schemas.audit_tables import AGREEMENT_METRICS, TOP_SHARES
 MAPS = np.random.default_rng(0).random((2, 40, 7, 9)).astype(np.float16)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(arrays(np.float16, (4, 5, 6), elements=st.floats(0, 1, width=16)))
 def test_a_map_agrees_with_itself_by_exactly_one(maps: np.ndarray) -> None:
     one = prepare_maps(maps)

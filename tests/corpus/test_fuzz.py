@@ -1,7 +1,4 @@
-"""Good files, changed at random: only what is documented comes of them.
-
-``FUZZ=5000 pytest tests/corpus/test_fuzz.py`` looks for longer.
-"""
+"""Good files, changed at random: only what is documented comes of them."""
 
 import bz2
 import gzip
@@ -16,15 +13,14 @@ from corpus.promises import decoded, scanned
 from corpus.tars import GOOD, MEMBERS, member, tar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import encode
+from support import encode, examples, soaking
 
 from pipeline.read.shard_reader import scan_shard
 
-EXAMPLES = int(os.environ.get("FUZZ", "100"))
 IMAGES = [data for name, data in MEMBERS if name.endswith("jpg")]
 
 fuzz = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
+    examples(100), derandomize=not soaking(), database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 

@@ -3,8 +3,9 @@
 import tracemalloc
 from collections import OrderedDict
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import examples
 
 from pipeline.run.dispatch import Dispatcher
 
@@ -52,7 +53,7 @@ class Actors:
         return [actor for actor, shards in self.actors.items() if shards]
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(shards=st.integers(0, 12), window=st.integers(1, 3), events=EVENTS, data=st.data())
 def test_every_shard_ends_exactly_once(shards: int, window: int, events: list[str], data: st.DataObject) -> None:
     dispatcher = Dispatcher(range(shards), window=window)

@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support import examples
 
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, score_map
@@ -137,7 +138,7 @@ def test_every_threshold_has_its_cut() -> None:
     assert set(CUT_OF) == set(range(255))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(arrays(np.float64, (5, 5), elements=st.floats(0, 1)), st.floats(0.01, 100), st.floats(-50, 50))
 def test_boxes_do_not_depend_on_scale_and_offset_of_a_map(values: np.ndarray, scale: float, offset: float) -> None:
     if np.ptp(values) < 1e-3:
@@ -150,7 +151,7 @@ def test_boxes_do_not_depend_on_scale_and_offset_of_a_map(values: np.ndarray, sc
         assert same.mean() > 0.99
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(arrays(np.float64, (6, 5), elements=st.floats(0, 1)), st.floats(0.01, 100), st.floats(-50, 50))
 def test_a_score_map_does_not_depend_on_scale_and_offset(values: np.ndarray, scale: float, offset: float) -> None:
     if np.ptp(values) < 1e-3:

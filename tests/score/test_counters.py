@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import examples
 
 from pipeline.score.aggregate import WEIGHTS, score_row
 from pipeline.score.counters import (
@@ -57,7 +58,7 @@ def same(first: ScoreCounts, second: ScoreCounts) -> bool:
     return all(np.array_equal(first.counts[name], second.counts[name]) for name in first.counts)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.permutations(range(12)), st.lists(st.integers(0, 12), max_size=4))
 def test_counts_add_over_any_split_in_any_order(numbers: list[int], cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), 12]

@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from support import examples
 from truth.writers import WRITERS, Drawn, drawn, save, write_coco, write_wsol_masks
 
 from pipeline.label import LABEL_FORMATS, iter_labels
@@ -39,7 +40,7 @@ def images(draw: st.DrawFn) -> list[Drawn]:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(made=images())
 def test_what_is_written_is_read(kind: str, made: list[Drawn]) -> None:
     writer = WRITERS[kind]
