@@ -1,13 +1,13 @@
-"""What can go wrong, and the exit code that says so.
+"""Exceptions of the project and their exit codes.
 
 AtlasError
-├── UsageError            2   a user's mistake; the message names the item and the mend
-│   ├── UnsupportedModel      a network that attribution maps are not defined for here
-│   ├── UnsupportedMethod     a method that does not apply to this network
-│   └── SpecMismatchError             an atlas exists that was planned otherwise
-├── RunFailedError             1   the work ended, and some of it is missing or wrong
-│   └── CorruptShardError                one shard cannot be used; the run goes on without it and fails at its end
-└── StoppedEarlyError         75   interrupted; the same command goes on from here
+├── UsageError             2   a mistake of the user; the message names the item and how to fix it
+│   ├── UnsupportedModel       a model without a definition of attribution maps here
+│   ├── UnsupportedMethod      a method that is not defined for this model
+│   └── SpecMismatchError      the atlas exists and was planned with another spec
+├── RunFailedError         1   the work ended, and some of it is missing or wrong
+│   └── CorruptShardError      one shard cannot be used; the run continues without it and fails at its end
+└── StoppedEarlyError     75   interrupted; run the same command again to resume
 """
 
 __all__ = [
@@ -23,38 +23,38 @@ __all__ = [
 
 
 class AtlasError(Exception):
-    """Base of every error that a person is meant to read without a traceback."""
+    """Base class of all errors that are shown to the user without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(AtlasError):
-    """A user's mistake. The message is one sentence that names the item and the mend."""
+    """A mistake of the user. The message is one sentence: the item, what is wrong, how to fix it."""
 
     exit_code = 2
 
 
 class UnsupportedModel(UsageError):
-    """A network that this project cannot explain, with the reason."""
+    """A model that cannot be explained, with the reason."""
 
 
 class UnsupportedMethod(UsageError):
-    """A method that is not defined for this network, with the reason."""
+    """A method that is not defined for a model, with the reason."""
 
 
 class SpecMismatchError(UsageError):
-    """An atlas stands where one was to be made, and was planned otherwise."""
+    """The atlas exists and was planned with another spec or other weights."""
 
 
 class RunFailedError(AtlasError):
-    """The work came to its end, but not all of it is there."""
+    """The work ended, and some of it is missing or wrong."""
 
 
 class CorruptShardError(RunFailedError):
-    """A shard that cannot be read as planned: truncated, changed, or not a shard."""
+    """A shard that cannot be read as planned: truncated, changed, or not a tar."""
 
 
 class StoppedEarlyError(AtlasError):
-    """Interrupted before the end. What is committed stays; the same command does the rest."""
+    """The work was interrupted. Committed shards stay; the same command resumes."""
 
     exit_code = 75

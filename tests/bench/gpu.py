@@ -133,7 +133,7 @@ def rows(commits: dict[Decode, CommitRecord]) -> Iterator[tuple[str, list[str]]]
         return [say(commit, commit.seconds) for commit in commits.values()]
 
     yield "images/s, shard to atlas", every(lambda commit, took: f"{commit.rows / took['total']:.1f}")
-    yield "network idle", every(lambda commit, took: f"{ShardProgress.of(commit).idle / took['total']:.1%}")
+    yield "network idle", every(lambda commit, took: f"{ShardProgress.from_commit(commit).idle / took['total']:.1%}")
     for stage in ("read", "decode"):
         yield f"{stage}, ms an image", every(lambda commit, took, s=stage: f"{1000 * took.get(s, 0) / commit.rows:.2f}")
     yield (

@@ -3,7 +3,7 @@
 Both in one thread, on the demo network, with the same methods and batch; the two are measured in turn, and the
 ratio is of each pair.
 
-    python tests/bench/overhead.py --pairs 3 --tars 6
+    python tests/bench/overhead.py --pairs 3 --shards 6
 """
 
 import argparse
@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import ray
@@ -40,14 +41,14 @@ def main() -> None:
     chosen = (
         given.methods.split(",") if given.methods else [m.spec for m in registry.defaults(load_model(model).anatomy)]
     )
-    joined: list[float] = []
-    join = Dispatcher.join
+    ready_times: list[float] = []
+    add_worker = Dispatcher.add_worker
 
-    def timed(self: Dispatcher, actor: int, now: float = 0.0) -> None:
-        joined.append(time.perf_counter())
-        join(self, actor, now)
+    def timed(self: Dispatcher, actor: int, now: float = 0.0, cached: Iterable[int] = ()) -> None:
+        ready_times.append(time.perf_counter())
+        add_worker(self, actor, now, cached)
 
-    Dispatcher.join = timed  # type: ignore[method-assign]
+    Dispatcher.add_worker = timed  # type: ignore[method-assign]
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         world = SyntheticDataset(Path(folder), given.shards, given.scenes)
@@ -62,7 +63,7 @@ def main() -> None:
             url = f"{folder}/atlas-{pair}"
             plan(spec, url)
             atlas = run(url, ExecutionOptions(actors=1))
-            took = time.perf_counter() - joined[-1]
+            took = time.perf_counter() - ready_times[-1]
             whole = given.shards * given.scenes / took
             ratios.append(whole / bare.all_methods.images_per_s)
             print(

@@ -71,7 +71,7 @@ def test_a_host_that_is_cut_off_costs_what_it_held_and_one_that_joins_gets_that(
     )
     try:
         wait_until(lambda: len({note["host"] for note in notes(tmp_path)}) == 2, driver)
-        wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
+        wait_until(lambda: len(Atlas.open(str(out)).shard_names) == on_gpus.FREE, driver)
         wait_until(
             lambda: any(note["host"] == cut_off and note["shard_index"] >= on_gpus.FREE for note in notes(tmp_path)),
             driver,

@@ -67,7 +67,7 @@ def test_nodes_may_come_late_each_gpu_has_an_actor_a_lost_node_costs_what_it_hel
     lost, other, double = cluster.ids
     assert places(tmp_path) == {(lost, "0"), (other, "0"), (double, "0"), (double, "1")}
     assert len({note["actor"] for note in notes(tmp_path)}) == 4
-    wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
+    wait_until(lambda: len(Atlas.open(str(out)).shard_names) == on_gpus.FREE, driver)
 
     cluster.kill()
     cluster.add(1)
@@ -97,7 +97,7 @@ def test_when_the_head_is_lost_the_job_that_is_tried_again_goes_on(
     plan(spec, str(out))
     cluster.add(1)
     driver = start(out, cluster, "--device", "cuda", program=(on_gpus.__file__, str(tmp_path)))
-    wait_until(lambda: len(Atlas.open(str(out)).shards) == on_gpus.FREE, driver)
+    wait_until(lambda: len(Atlas.open(str(out)).shard_names) == on_gpus.FREE, driver)
     cluster.kill_head()
     driver.kill()
     driver.communicate()
