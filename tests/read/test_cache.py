@@ -139,7 +139,9 @@ class _Copying:
 def test_the_command_that_goes_on_names_the_folder() -> None:
     said = ExecutionOptions(cache="/nvme/copies", cache_gb=7).resume_command("a.atlas")
     assert said == "vitatlas run a.atlas --cache /nvme/copies --cache-gb 7"
-    assert ExecutionOptions(cache="/nvme/copies").resume_command("a.atlas") == "vitatlas run a.atlas --cache /nvme/copies"
+    assert (
+        ExecutionOptions(cache="/nvme/copies").resume_command("a.atlas") == "vitatlas run a.atlas --cache /nvme/copies"
+    )
 
 
 def test_a_cache_is_no_url(vitatlas: Any, tmp_path: Path) -> None:
