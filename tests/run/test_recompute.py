@@ -48,7 +48,7 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_says_nothing_of_the_atlas(fi
     assert again.faults == []
     first, second = again.notes
     assert re.fullmatch(r"part-1: cannot be computed again: .*/part-1.tar: there is no such file", first)
-    assert second == "part-2: s0012 cannot be computed again: its picture is another now"
+    assert second == "part-2: s0012 cannot be computed again: its image has changed"
     assert again.maps == (5 + 3) * 3 * 2
 
 

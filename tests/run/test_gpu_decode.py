@@ -245,7 +245,7 @@ def test_without_a_gpu_it_is_refused_unless_a_cpu_is_asked_for(mixed: RunSpec, t
 
 def test_a_network_whose_resize_no_device_does_is_refused(spec: RunSpec, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(PreprocessConfig, "for_model", lambda *_: replace(FRAME, interpolation="lanczos"))
-    with pytest.raises(UsageError, match="this network wants lanczos; use --decode processes"):
+    with pytest.raises(UsageError, match="this network needs lanczos; use --decode processes"):
         plan(spec.model_copy(update={"decode": "gpu"}), str(tmp_path / "atlas"))
     assert not (tmp_path / "atlas").exists()
 

@@ -163,7 +163,7 @@ def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = os.getcwd()
-    with pytest.raises(UsageError, match=r"--address foo: .*; say local, auto or HOST:PORT"), ray_cluster("foo"):
+    with pytest.raises(UsageError, match=r"--address foo: .*; use local, auto or HOST:PORT"), ray_cluster("foo"):
         pass
     assert os.getcwd() == before
 

@@ -168,15 +168,15 @@ def test_of_two_plans_at_once_one_is_made_and_the_other_refused(
 ) -> None:
     out = str(tmp_path / "atlas")
     with monkeypatch.context() as patched:
-        scan = plan_module.count
+        scan = plan_module.count_samples
 
         def slow(*arguments):
             with monkeypatch.context() as inner:
-                inner.setattr(plan_module, "count", scan)
+                inner.setattr(plan_module, "count_samples", scan)
                 plan(spec, out)  # the other is quicker
             return scan(*arguments)
 
-        patched.setattr(plan_module, "count", slow)
+        patched.setattr(plan_module, "count_samples", slow)
         with pytest.raises(SpecMismatchError, match="seed is 0, not 7"):
             plan(spec.model_copy(update={"seed": 7}), out)
     assert verify(out).faults == []

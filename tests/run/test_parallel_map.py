@@ -83,11 +83,11 @@ def test_processes_have_the_environment_of_the_moment_and_leave_an_interrupt_to_
 def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, str | None, bool]] = []
 
-    def tasks(function: Callable[[int], int], items: range, address: str | None, gpu: bool) -> list[int]:
+    def ray_map(function: Callable[[int], int], items: range, address: str | None, gpu: bool) -> list[int]:
         asked.append((len(items), address, gpu))
         return []
 
-    monkeypatch.setattr("pipeline.run.ray_tasks.tasks", tasks)
+    monkeypatch.setattr("pipeline.run.ray_tasks.ray_map", ray_map)
     assert list(parallel_map(abs, range(MIN_ITEMS_FOR_RAY), "many")) == []
     assert list(parallel_map(abs, range(2), "few, but told to", "auto", gpu=True)) == []
     assert asked == [(MIN_ITEMS_FOR_RAY, None, False), (2, "auto", True)]
