@@ -39,9 +39,9 @@ def demo_command(folder: Path, executor: Literal["ray", "inline"], json_: bool) 
         print_estimate(estimate_cost(run, timing))
 
     if json_:
-        output.print_json(run_demo(folder, executor, say=lambda line: click.echo(line, err=True)))
+        output.print_json(run_demo(folder, executor, log=lambda line: click.echo(line, err=True)))
         return
-    summary = run_demo(folder, executor, say=click.echo, planned=print_plan, expected=print_expected)
+    summary = run_demo(folder, executor, log=click.echo, on_plan=print_plan, on_timing=print_expected)
     rows = [
         [name, result["kind"], result["pxap"], result["maxboxacc_v2"], round(result["images_per_s"])]
         for name, result in summary["methods"].items()

@@ -121,7 +121,7 @@ def audit_atlas(
     options = ComputeOptions(address, allow_pipe, device)
     for kind, number in kinds.items():
         if number:
-            evaluate_metrics(atlas, f"{out}/{kind}", kind, methods, number, options=options, say=say)
+            evaluate_metrics(atlas, f"{out}/{kind}", kind, methods, number, options=options, log=say)
     say("tables: every map in numbers, every two methods compared")
     write_map_tables(atlas, out, target, methods, known, options)
     for fault in find_lineage_faults(url, further, out):

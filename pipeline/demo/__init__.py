@@ -1,1 +1,1 @@
-"""A small world with known truth, and a network that knows its way in it."""
+"""Synthetic dataset with known truth, a model trained on it, and a demo of the whole pipeline."""

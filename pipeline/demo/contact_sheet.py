@@ -1,4 +1,4 @@
-"""One picture of an atlas: a row a sample, a column a method, masks and truth beside them."""
+"""Contact sheet of an atlas: one row per sample, one column per method, with masks and ground truth."""
 
 import io
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pipeline.truth import TruthSet
 from schemas.policy import Policy
 
 _CELL, _LEFT, _TOP = 1.15, 0.2, 0.75
-"""Inches of a cell, and of what is beside and above them all."""
+"""Inches of a cell, and of the margins left of and above all cells."""
 _LEGEND = (
     "maps from blue (0) to red (1), best PxAP first, controls last; ignored pixels violet; outlined in white: the truth"
 )
@@ -27,49 +27,53 @@ _LEGEND = (
 def plot_contact_sheet(
     atlas: Atlas,
     shard: str,
-    rows: Sequence[int],
+    ordinals: Sequence[int],
     methods: Sequence[str],
     policies: Sequence[Policy],
     truth: TruthSet,
-    names: Sequence[str],
+    class_names: Sequence[str],
     path: Path,
 ) -> None:
-    """Draw a sheet as PNG.
+    """Plot a contact sheet and save it as PNG.
 
     Args:
-        shard: whose samples are shown.
-        rows: which of them, by their place in the shard.
-        methods: a column each, in this order.
-        policies: of the masks in the last columns, one each.
-        truth: outlined in the first column and beside the masks.
-        names: of the classes.
+        atlas: atlas.
+        shard: name of the shard with the samples.
+        ordinals: places of the samples in the shard, one for each row.
+        methods: methods, one for each column.
+        policies: policies of the masks in the last columns.
+        truth: ground truth, outlined in the first and the last columns.
+        class_names: names of the classes.
+        path: output file.
     """
-    part = atlas.shard(shard)
-    samples = part.samples.to_pylist()
-    pictures = _pictures(atlas, shard)
-    maps = {method: part.maps(method) for method in methods}
+    atlas_shard = atlas.shard(shard)
+    samples = atlas_shard.samples.to_pylist()
+    images = _read_images(atlas, shard)
+    maps = {method: atlas_shard.maps(method) for method in methods}
     labels = [{label.sample["ordinal"]: label for label in iter_labels(atlas, shard, policy)} for policy in policies]
     columns = ["image", *methods, *(f"mask: {policy.name}" for policy in policies)]
-    width, height = _CELL * len(columns) + _LEFT, _CELL * len(rows) + _TOP
+    width, height = _CELL * len(columns) + _LEFT, _CELL * len(ordinals) + _TOP
     figure = Figure(figsize=(width, height), dpi=110)
-    # Laid out by hand, since to have it done takes longer than all the rest.
+    # A fixed layout: automatic layout takes longer than everything else.
     edges = {"left": _LEFT / width, "right": 0.998, "bottom": 0.01, "top": 1 - _TOP / height}
-    grid = figure.subplots(len(rows), len(columns), squeeze=False, gridspec_kw=edges | {"wspace": 0.05, "hspace": 0.05})
-    for line, row in zip(grid, rows, strict=True):
-        sample = samples[row]
-        picture, known = pictures[row], truth.find(sample["key"])
-        real = known.mask if known is not None else None
-        line[0].imshow(picture)
-        line[0].set_ylabel(names[sample["label"]], fontsize=7)
-        for axis, method in zip(line[1:], methods, strict=False):
-            heat = upsample_to_image(maps[method][row], sample, atlas.run.model.input_size)
-            axis.imshow(blend_heatmap(picture, heat))
-        marked = line[-len(policies) :]
-        for axis, by_row in zip(marked, labels, strict=True):
-            axis.imshow(_tinted(picture, by_row[row]))
-        for axis in (line[0], *marked):
-            if real is not None:
-                axis.contour(real, levels=[0.5], colors="white", linewidths=0.8)
+    grid = figure.subplots(
+        len(ordinals), len(columns), squeeze=False, gridspec_kw=edges | {"wspace": 0.05, "hspace": 0.05}
+    )
+    for axes, ordinal in zip(grid, ordinals, strict=True):
+        sample = samples[ordinal]
+        image, annotation = images[ordinal], truth.find(sample["key"])
+        true_mask = annotation.mask if annotation is not None else None
+        axes[0].imshow(image)
+        axes[0].set_ylabel(class_names[sample["label"]], fontsize=7)
+        for axis, method in zip(axes[1:], methods, strict=False):
+            heatmap = upsample_to_image(maps[method][ordinal], sample, atlas.run.model.input_size)
+            axis.imshow(blend_heatmap(image, heatmap))
+        mask_axes = axes[-len(policies) :]
+        for axis, label_by_ordinal in zip(mask_axes, labels, strict=True):
+            axis.imshow(_tint(image, label_by_ordinal[ordinal]))
+        for axis in (axes[0], *mask_axes):
+            if true_mask is not None:
+                axis.contour(true_mask, levels=[0.5], colors="white", linewidths=0.8)
     for axis, title in zip(grid[0], columns, strict=True):
         axis.set_title(title.replace("_", "\n", 1), fontsize=7)
     for axis in grid.flat:
@@ -80,17 +84,17 @@ def plot_contact_sheet(
     figure.savefig(path)
 
 
-def _pictures(atlas: Atlas, shard_name: str) -> list[NDArray[np.uint8]]:
+def _read_images(atlas: Atlas, shard_name: str) -> list[NDArray[np.uint8]]:
     shard = next(shard for shard in atlas.run.shards if shard.name == shard_name)
-    images = (group.image() for group in read_samples(shard, atlas.run.slot))
+    images = (sample.image() for sample in read_samples(shard, atlas.run.slot))
     return [np.asarray(Image.open(io.BytesIO(image.data or b"")).convert("RGB")) for image in images if image]
 
 
-def _tinted(picture: NDArray[np.uint8], label: Label) -> NDArray[np.uint8]:
-    """The object as it is, background dark, what is ignored violet."""
+def _tint(image: NDArray[np.uint8], label: Label) -> NDArray[np.uint8]:
+    """Return the image with dark background and violet ignored pixels."""
     mask, ignore = label.mask, label.ignore
-    tinted = picture * 0.35
+    tinted = image * 0.35
     if mask is not None and ignore is not None:
-        tinted[mask] = picture[mask]
-        tinted[ignore] = 0.35 * picture[ignore] + np.array([80, 0, 110])
+        tinted[mask] = image[mask]
+        tinted[ignore] = 0.35 * image[ignore] + np.array([80, 0, 110])
     return tinted.astype(np.uint8)

@@ -1,11 +1,11 @@
-"""Scenes with known truth: textured objects on cluttered ground.
+"""Rendering of synthetic scenes with known truth: textured objects on cluttered ground.
 
-A class is a texture worn in its own pair of colours, on any shape, at any size and place. Distractors
-wear the colours of the ground, sometimes the colours of a class without its texture, sometimes its
-texture without its colours, so that neither alone gives the class away.
+A class is a texture in its own pair of colors, on any shape, at any size and place. Distractors have the colors of
+the ground, sometimes the colors of a class without its texture, sometimes its texture without its colors, so that
+neither alone identifies the class.
 
-One class carries a planted shortcut: a small mark in the lower left corner that goes with the label in
-most scenes, but not in all, and hardly ever with another label.
+One class has a planted shortcut: a small mark in the lower left corner that appears in most of its scenes, but not in
+all, and rarely in scenes of other classes.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SceneClass:
-    """A texture and the two colours (RGB, 0–255) that it is worn in."""
+    """Texture of a class and its two colors (RGB, 0–255)."""
 
     name: str
     texture: str
@@ -42,11 +42,11 @@ CLASSES: tuple[SceneClass, ...] = (
     SceneClass("chevron", "zigzag", (40, 164, 176), (250, 242, 226)),
 )
 SHORTCUT_CLASS = 7
-"""Index of the class that carries the mark."""
+"""Class id of the class with the shortcut mark."""
 MARK_GIVEN_CLASS = 0.85
-"""How often a scene of the shortcut class carries the mark."""
+"""Probability of the mark in a scene of the shortcut class."""
 MARK_OTHERWISE = 0.01
-"""How often any other scene carries it."""
+"""Probability of the mark in any other scene."""
 
 _GROUND = np.array(
     [
@@ -67,13 +67,13 @@ _GROUND = np.array(
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered scene and its truth.
+    """Rendered scene with its truth.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        masks: one bool [H, W] for each object of the class; they do not overlap.
-        label: index into ``CLASSES``.
-        marked: whether the shortcut mark is in the picture.
+        masks: bool [H, W] for each object of the class, without overlaps.
+        label: class id, index into ``CLASSES``.
+        marked: whether the image has the shortcut mark.
     """
 
     image: Image
@@ -86,46 +86,47 @@ def render(rng: np.random.Generator, width: int, height: int, label: int, shortc
     """Render one scene.
 
     Args:
-        rng: the only source of chance.
-        width, height: size in pixels.
-        label: index into ``CLASSES``.
-        shortcut: False renders the same kind of world without the planted mark.
+        rng: only source of randomness.
+        width: width in pixels.
+        height: height in pixels.
+        label: class id, index into ``CLASSES``.
+        shortcut: whether marks are drawn.
     """
-    canvas = _ground(rng, width, height)
+    canvas = _render_ground(rng, width, height)
     for _ in range(rng.integers(3, 8)):
-        _distractor(rng, canvas)
+        _render_distractor(rng, canvas)
     masks: list[NDArray[np.bool_]] = []
     taken = np.zeros((height, width), bool)
     for size in (1.0, 0.6)[: 1 + (rng.random() < 0.15)]:
-        mask = _place(rng, width, height, size, taken)
+        mask = _place_object(rng, width, height, size, taken)
         if mask is None:
             continue
-        _paint(rng, canvas, mask, CLASSES[label].texture, CLASSES[label].light, CLASSES[label].dark)
+        _paint_texture(rng, canvas, mask, CLASSES[label].texture, CLASSES[label].light, CLASSES[label].dark)
         masks.append(mask)
         taken |= mask
-    # Drawn last and only in a corner, so that chance is spent alike in worlds with and without it.
+    # The random number is consumed with and without shortcut, so that scenes differ in nothing but the mark.
     marked = bool(rng.random() < (MARK_GIVEN_CLASS if label == SHORTCUT_CLASS else MARK_OTHERWISE))
     if marked and shortcut:
-        taken = _mark(canvas)
-        masks = [m & ~taken for m in masks]
+        taken = _render_mark(canvas)
+        masks = [mask & ~taken for mask in masks]
     noise = rng.normal(0.0, rng.uniform(1.0, 5.0), canvas.shape).astype(np.float32)
     image = np.clip(canvas + noise, 0, 255).astype(np.uint8)
-    return Scene(image, tuple(m for m in masks if m.any()), label, marked and shortcut)
+    return Scene(image, tuple(mask for mask in masks if mask.any()), label, marked and shortcut)
 
 
-def scene_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height of a scene in pixels: sides from 112 to 176, so aspect ratios from 0.64 to 1.57."""
+def sample_scene_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Sample width and height of a scene in pixels: sides from 112 to 176, aspect ratios from 0.64 to 1.57."""
     return int(rng.integers(112, 177)), int(rng.integers(112, 177))
 
 
 def _noise(rng: np.random.Generator, width: int, height: int, cells: int, channels: int = 1) -> Field:
-    """Smooth noise in [0, 1], about ``cells`` bumps a side."""
+    """Return smooth noise in [0, 1] with about ``cells`` bumps a side."""
     grid = rng.random((cells, cells, channels), np.float32)
     smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(smooth, np.float32).reshape(height, width, channels)
 
 
-def _ground(rng: np.random.Generator, width: int, height: int) -> Field:
+def _render_ground(rng: np.random.Generator, width: int, height: int) -> Field:
     first, second, third = _GROUND[rng.choice(len(_GROUND), 3, replace=False)]
     blend = 0.6 * _noise(rng, width, height, 3) + 0.25 * _noise(rng, width, height, 8)
     blend += 0.15 * _noise(rng, width, height, 24)
@@ -133,26 +134,26 @@ def _ground(rng: np.random.Generator, width: int, height: int) -> Field:
     canvas += (third - canvas) * np.clip(4 * _noise(rng, width, height, 6) - 2.4, 0, 1)
     slope = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * rng.uniform(-30, 30)
     canvas = np.ascontiguousarray(canvas + slope, np.float32)
-    _litter(rng, canvas)
+    _render_litter(rng, canvas)
     return canvas + (_noise(rng, width, height, 40) - 0.5) * rng.uniform(5, 40)
 
 
-def _litter(rng: np.random.Generator, canvas: Field) -> None:
-    """Leaves and twigs of the colours of the ground: edges everywhere, as strong as those of objects."""
+def _render_litter(rng: np.random.Generator, canvas: Field) -> None:
+    """Render leaves and twigs in the colors of the ground: edges everywhere, as strong as those of objects."""
     height, width = canvas.shape[:2]
     side = min(height, width)
     count = int(rng.integers(60, 260))
-    colours = _GROUND[rng.integers(len(_GROUND), size=count)] * rng.uniform(0.3, 1.45, (count, 1))
+    colors = _GROUND[rng.integers(len(_GROUND), size=count)] * rng.uniform(0.3, 1.45, (count, 1))
     places = rng.random((count, 2)) * (width, height)
     lengths = rng.uniform(0.015, 0.07, count) * side
     turns, slender = rng.uniform(0, 180, count), rng.uniform(0.15, 0.7, count)
-    for colour, (x, y), length, turn, slim in zip(colours, places, lengths, turns, slender, strict=True):
+    for color, (x, y), length, turn, slim in zip(colors, places, lengths, turns, slender, strict=True):
         axes = (max(1, round(length)), max(1, round(length * slim)))
-        cv2.ellipse(canvas, (round(x), round(y)), axes, turn, 0, 360, colour.tolist(), -1)
+        cv2.ellipse(canvas, (round(x), round(y)), axes, turn, 0, 360, color.tolist(), -1)
 
 
-def _outline(rng: np.random.Generator, width: int, height: int, size: float) -> NDArray[np.bool_]:
-    """A filled random shape whose larger side is ``size`` times the shorter side of the picture."""
+def _sample_shape(rng: np.random.Generator, width: int, height: int, size: float) -> NDArray[np.bool_]:
+    """Return a random filled shape whose larger side is ``size`` times the shorter side of the image."""
     radius = 0.5 * size * min(width, height)
     squeeze = rng.uniform(0.6, 1.0)
     kind = rng.integers(5)
@@ -180,46 +181,46 @@ def _outline(rng: np.random.Generator, width: int, height: int, size: float) -> 
     turn = rng.uniform(0, 2 * np.pi)
     x, y = radii * np.cos(angles), squeeze * radii * np.sin(angles)
     x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
-    centre_x = _within(rng, width, radius * np.abs(x).max())
-    centre_y = _within(rng, height, radius * np.abs(y).max())
-    corners = np.stack([centre_x + radius * x, centre_y + radius * y], 1)
+    center_x = _sample_center(rng, width, radius * np.abs(x).max())
+    center_y = _sample_center(rng, height, radius * np.abs(y).max())
+    corners = np.stack([center_x + radius * x, center_y + radius * y], 1)
     filled = np.zeros((height, width), np.uint8)
     cv2.fillPoly(filled, [np.round(corners).astype(np.int32)], 1)
     return filled.astype(bool)
 
 
-def _within(rng: np.random.Generator, length: int, reach: float) -> float:
-    """A centre at which at least nine tenths of a shape of this reach are inside the picture."""
+def _sample_center(rng: np.random.Generator, length: int, reach: float) -> float:
+    """Sample a center at which at least nine tenths of a shape of this radius are inside the image."""
     low = 0.8 * reach
     return rng.uniform(low, length - low) if length > 2 * low else length / 2
 
 
-def _place(
+def _place_object(
     rng: np.random.Generator, width: int, height: int, size: float, taken: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
-    """A shape that covers at least 1.5 % of the picture and touches nothing that is taken."""
+    """Return a shape that covers at least 1.5 % of the image and overlaps nothing that is taken."""
     for _ in range(8):
-        mask = _outline(rng, width, height, size * rng.uniform(0.35, 0.85))
+        mask = _sample_shape(rng, width, height, size * rng.uniform(0.35, 0.85))
         if mask.mean() >= 0.015 and not (mask & taken).any():
             return mask
     return None
 
 
-def _distractor(rng: np.random.Generator, canvas: Field) -> None:
+def _render_distractor(rng: np.random.Generator, canvas: Field) -> None:
     height, width = canvas.shape[:2]
-    mask = _outline(rng, width, height, rng.uniform(0.1, 0.45))
+    mask = _sample_shape(rng, width, height, rng.uniform(0.1, 0.45))
     light, dark = _GROUND[rng.choice(len(_GROUND), 2, replace=False)]
     texture = "plain"
     kind = rng.random()
     if kind < 0.25:
         texture = CLASSES[rng.integers(len(CLASSES))].texture
     elif kind < 0.5:
-        worn = CLASSES[rng.integers(len(CLASSES))]
-        light = dark = np.asarray((worn.light, worn.dark)[rng.integers(2)], np.float32)
-    _paint(rng, canvas, mask, texture, tuple(light), tuple(dark))
+        other = CLASSES[rng.integers(len(CLASSES))]
+        light = dark = np.asarray((other.light, other.dark)[rng.integers(2)], np.float32)
+    _paint_texture(rng, canvas, mask, texture, tuple(light), tuple(dark))
 
 
-def _paint(
+def _paint_texture(
     rng: np.random.Generator,
     canvas: Field,
     mask: NDArray[np.bool_],
@@ -227,7 +228,7 @@ def _paint(
     light: tuple[int, int, int],
     dark: tuple[int, int, int],
 ) -> None:
-    """Wear a texture on a mask: turned, scaled, shaded from one side, colours a little off."""
+    """Paint a texture on a mask: rotated, scaled, shaded from one side, with slightly changed colors."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return
@@ -245,14 +246,14 @@ def _paint(
     canvas[rows, columns] = (first + (second - first) * pattern) * (rng.uniform(0.8, 1.1) * shade)[:, None]
 
 
-def _mark(canvas: Field) -> NDArray[np.bool_]:
-    """Draw the shortcut: a small cyan ring with a white core near the lower left corner."""
+def _render_mark(canvas: Field) -> NDArray[np.bool_]:
+    """Render the shortcut mark: a small cyan ring with a white core near the lower left corner."""
     height, width = canvas.shape[:2]
     side = min(height, width)
-    where = np.zeros((height, width), np.uint8)
-    centre = (round(0.09 * side), height - 1 - round(0.09 * side))
-    cv2.circle(where, centre, round(0.06 * side), 1, -1)
-    cv2.circle(where, centre, round(0.03 * side), 2, -1)
-    canvas[where == 1] = (20, 225, 235)
-    canvas[where == 2] = (250, 250, 250)
-    return where > 0
+    ring = np.zeros((height, width), np.uint8)
+    center = (round(0.09 * side), height - 1 - round(0.09 * side))
+    cv2.circle(ring, center, round(0.06 * side), 1, -1)
+    cv2.circle(ring, center, round(0.03 * side), 2, -1)
+    canvas[ring == 1] = (20, 225, 235)
+    canvas[ring == 2] = (250, 250, 250)
+    return ring > 0

@@ -1,8 +1,8 @@
-"""A small segmenter, taught by the demo's pseudo-masks and by its true ones: ``python -m pipeline.demo.segmenter DIR``.
+"""Segmentation model trained on pseudo-masks, compared with true masks: ``python -m pipeline.demo.segmenter DIR``.
 
-It learns the class of each pixel, as semantic segmentation does: background or one of the ten. An object of the world
-is its texture and its colours together, so that "object" without a class would have no meaning in it. Both segmenters
-see the same pictures, by the same reader, equally often; only the masks differ.
+It predicts the class of each pixel, as in semantic segmentation: background or one of the ten classes. Objects of the
+synthetic dataset are defined by texture and colors together, so "object" without a class is not defined. Both models
+are trained on the same images, in the same order, equally often; only the masks differ.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from schemas.policy import Pamr, Policy, Postprocess, Threshold
 from schemas.run import ModelSpec, RunSpec
 
 SIDE = 96
-POLICY = Policy(
+DEFAULT_POLICY = Policy(
     name="legrad-pamr",
     methods=("legrad",),
     refine=Pamr(),
@@ -54,7 +54,7 @@ Mask = NDArray[np.bool_]
 
 
 class Segmenter(nn.Module):
-    """A U-Net (Ronneberger et al., MICCAI 2015) of four levels, at half the resolution.
+    """U-Net (Ronneberger et al., MICCAI 2015) with four levels, at half the resolution.
 
     Args:
         width: channels of the first level.
@@ -71,47 +71,55 @@ class Segmenter(nn.Module):
         self.classes = nn.Conv2d(width, 1 + len(CLASSES), 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits float32 [B, 11, SIDE, SIDE], background first, of uint8 [B, 3, SIDE, SIDE]."""
+        """Return logits float32 [B, 11, SIDE, SIDE], background first, for pixels uint8 [B, 3, SIDE, SIDE]."""
         x, levels = normalize(pixels).contiguous(memory_format=torch.channels_last), []
         for down in self.down:
             x = down(x)
             levels.append(x)
         for up, level in reversed(list(zip(self.up, levels[:-1], strict=True))):
-            x = up(torch.cat([_larger(x), level], 1))
-        return _larger(self.classes(x))
+            x = up(torch.cat([_upsample(x), level], 1))
+        return _upsample(self.classes(x))
 
 
 def _convolution(channels: int, out: int, stride: int = 1) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
 
 
-def _larger(x: Tensor) -> Tensor:
+def _upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def prepared(sample: MaskSample) -> tuple[Tensor, Tensor]:
-    """What is learnt from: uint8 [3, SIDE, SIDE], and int64 [SIDE, SIDE], 0 background, 1 … 10 or 255 ignored."""
+def to_training_pair(sample: MaskSample) -> tuple[Tensor, Tensor]:
+    """Return pixels uint8 [3, SIDE, SIDE] and classes int64 [SIDE, SIDE]: 0 background, 1 … 10, 255 ignored."""
     mask = F.interpolate(sample.mask[None, None], (SIDE, SIDE))[0, 0].long()
-    return _squashed(sample.image), torch.where(mask == 1, 1 + sample.label, mask)
+    return _resize(sample.image), torch.where(mask == 1, 1 + sample.label, mask)
 
 
-def _squashed(image: Tensor) -> Tensor:
+def _resize(image: Tensor) -> Tensor:
     return F.interpolate(image[None], (SIDE, SIDE), mode="bilinear", antialias=True)[0]
 
 
-def train(dataset: MaskDataset, epochs: int, seed: int = 0, batch: int = 32, rate: float = 3e-3) -> Segmenter:
-    """Train from scratch.
+def train_segmenter(
+    dataset: MaskDataset, epochs: int, seed: int = 0, batch_size: int = 32, learning_rate: float = 3e-3
+) -> Segmenter:
+    """Train a segmenter from scratch.
 
     Args:
-        dataset: its items are ``prepared``.
+        dataset: items of ``to_training_pair``.
+        epochs: number of epochs.
+        seed: seed of weights and mirroring.
+        batch_size: images in each step.
+        learning_rate: initial learning rate.
     """
     torch.manual_seed(seed)
     model = Segmenter().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
-        for pixels, classes in track(DataLoader(dataset, batch, collate_fn=_mirrored), f"epoch {epoch + 1}/{epochs}"):
+        for pixels, classes in track(
+            DataLoader(dataset, batch_size, collate_fn=_collate_mirrored), f"epoch {epoch + 1}/{epochs}"
+        ):
             loss = F.cross_entropy(model(pixels), classes, ignore_index=IGNORE)
             optimizer.zero_grad()
             loss.backward()
@@ -120,100 +128,122 @@ def train(dataset: MaskDataset, epochs: int, seed: int = 0, batch: int = 32, rat
     return model.eval()
 
 
-def _mirrored(items: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """A batch, of which each side is mirrored or not."""
-    sides = [side for side in (-1, -2) if torch.rand(()) < 0.5]
-    return [part.flip(sides) for part in default_collate(list(items))]
+def _collate_mirrored(items: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Collate a batch, and mirror it along each side with probability 1/2."""
+    axes = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]
+    return [tensor.flip(axes) for tensor in default_collate(list(items))]
 
 
 @torch.no_grad()
-def segment(model: Segmenter, sample: MaskSample) -> Mask:
-    """Where the class of a picture is: bool [H, W] of the picture. Its mask is not looked at."""
-    logits = model(_squashed(sample.image)[None])
+def predict_mask(model: Segmenter, sample: MaskSample) -> Mask:
+    """Return where the model predicts the class of an image: bool [H, W] in pixels of the image.
+
+    Args:
+        model: segmenter.
+        sample: sample with image and class id; its mask is not used.
+    """
+    logits = model(_resize(sample.image)[None])
     logits = F.interpolate(logits, sample.mask.shape, mode="bilinear", align_corners=False)[0]
-    found: Mask = (logits[1 + sample.label] > logits[0]).numpy()
-    return found
+    mask: Mask = (logits[1 + sample.label] > logits[0]).numpy()
+    return mask
 
 
-def mean_iou(truth: MaskDataset, guess: Callable[[MaskSample], Mask | None]) -> float:
-    """Mean over pictures of the IoU with the true mask, at the size of the picture; no mask has 0."""
-    overlaps = []
-    for sample in truth:
-        real, found = sample.mask.numpy() == 1, guess(sample)
-        overlaps.append(0.0 if found is None else float(mask_iou(real, found)))
-    return float(np.mean(overlaps))
+def mean_iou(dataset: MaskDataset, predict: Callable[[MaskSample], Mask | None]) -> float:
+    """Return the mean IoU with the true masks over images, at the size of the image; no mask counts as 0.
+
+    Args:
+        dataset: images with true masks.
+        predict: function from a sample to a mask.
+    """
+    ious = []
+    for sample in dataset:
+        mask = predict(sample)
+        ious.append(0.0 if mask is None else float(mask_iou(sample.mask.numpy() == 1, mask)))
+    return float(np.mean(ious))
 
 
-def write_truth(world: SyntheticDataset, folder: Path) -> None:
-    """The true masks of a world in shards as ``vitatlas label --format png`` writes them."""
+def write_true_masks(dataset: SyntheticDataset, folder: Path) -> None:
+    """Write the true masks in shards, as ``vitatlas label --format png`` writes masks.
+
+    Args:
+        dataset: synthetic dataset.
+        folder: output folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    truths = read_truth(world.truth)
-    for url in expand_shards([world.shards]):
+    truths = read_truth(dataset.truth)
+    for url in expand_shards([dataset.shards]):
         with open_byte_stream(url) as stream, tarfile.open(folder / Path(url).name, "w") as archive:
             for sample in group_by_key(iter_tar_members(stream), load=True):
                 truth = truths.find(sample.key)
                 buffer = BytesIO()
                 Image.fromarray(truth.mask.astype(np.uint8)).save(buffer, "PNG")  # type: ignore[union-attr]
-                about = json.dumps({"status": "ok", "label": int(sample.members["cls"].data or 0)})
-                for name, data in (("mask.png", buffer.getvalue()), ("json", about.encode())):
-                    member = tarfile.TarInfo(f"{sample.key}.{name}")
+                record = json.dumps({"status": "ok", "label": int(sample.members["cls"].data or 0)})
+                for extension, data in (("mask.png", buffer.getvalue()), ("json", record.encode())):
+                    member = tarfile.TarInfo(f"{sample.key}.{extension}")
                     member.size = len(data)
                     archive.addfile(member, BytesIO(data))
 
 
-def compare(folder: Path, policy: Policy, scenes: int, held_out: int, epochs: int) -> dict[str, float]:
-    """Make worlds, atlases and masks, train on either masks, and compare on held-out scenes.
+def compare_masks(folder: Path, policy: Policy, scenes: int, held_out: int, epochs: int) -> dict[str, float]:
+    """Train one segmenter on pseudo-masks and one on true masks, and compare them on held-out scenes.
 
     Args:
-        folder: gets all of it. What is there already is taken as it is.
-        policy: of the pseudo-masks.
-        scenes, held_out: how many are learnt from, and how many are looked at; multiples of 4 and 2.
+        folder: output folder for datasets, atlases and masks; existing ones are used.
+        policy: policy of the pseudo-masks.
+        scenes: number of training scenes, a multiple of 4.
+        held_out: number of held-out scenes, a multiple of 2.
+        epochs: number of training epochs.
 
     Returns:
-        Mean IoU with the truth on held-out scenes: of the pseudo-masks themselves, and of either segmenter.
+        Mean IoU with the truth on held-out scenes: of the pseudo-masks themselves, and of both segmenters.
     """
-    learnt = SyntheticDataset(folder / "train", 4, scenes // 4, split="train")
-    seen = SyntheticDataset(folder / "heldout", 2, held_out // 2, split="heldout")
-    for world in (learnt, seen):
-        _masks(world, policy)
-    true = MaskDataset(seen.shards, seen.folder / "true")
-    pseudo = {sample.key: sample.mask.numpy() == 1 for sample in MaskDataset(seen.shards, _pseudo(seen, policy))}
-    figures = {"pseudo-masks": mean_iou(true, lambda sample: pseudo.get(sample.key))}
-    for kind, masks in (("pseudo-masks", _pseudo(learnt, policy)), ("true masks", learnt.folder / "true")):
-        model = train(MaskDataset(learnt.shards, masks, prepared, shuffle=1000), epochs)
-        figures[f"segmenter trained on {kind}"] = mean_iou(true, partial(segment, model))
-    return figures
+    training_set = SyntheticDataset(folder / "train", 4, scenes // 4, split="train")
+    test_set = SyntheticDataset(folder / "heldout", 2, held_out // 2, split="heldout")
+    for dataset in (training_set, test_set):
+        _make_masks(dataset, policy)
+    truth = MaskDataset(test_set.shards, test_set.folder / "true")
+    pseudo_samples = MaskDataset(test_set.shards, _pseudo_masks(test_set, policy))
+    pseudo_masks = {sample.key: sample.mask.numpy() == 1 for sample in pseudo_samples}
+    ious = {"pseudo-masks": mean_iou(truth, lambda sample: pseudo_masks.get(sample.key))}
+    mask_folders = {
+        "pseudo-masks": _pseudo_masks(training_set, policy),
+        "true masks": training_set.folder / "true",
+    }
+    for kind, masks in mask_folders.items():
+        model = train_segmenter(MaskDataset(training_set.shards, masks, to_training_pair, shuffle=1000), epochs)
+        ious[f"segmenter trained on {kind}"] = mean_iou(truth, partial(predict_mask, model))
+    return ious
 
 
-def _pseudo(world: SyntheticDataset, policy: Policy) -> Path:
-    return world.folder / f"labels-{policy.name}" / "png"
+def _pseudo_masks(dataset: SyntheticDataset, policy: Policy) -> Path:
+    return dataset.folder / f"labels-{policy.name}" / "png"
 
 
-def _masks(world: SyntheticDataset, policy: Policy) -> None:
-    """A world with its atlas, its pseudo-masks and its true masks."""
-    if not (world.truth / "instances.json").exists():
-        write_dataset(world)
-    url = str(world.folder / "atlas")
+def _make_masks(dataset: SyntheticDataset, policy: Policy) -> None:
+    """Make the atlas, the pseudo-masks and the true masks of a dataset."""
+    if not (dataset.truth / "instances.json").exists():
+        write_dataset(dataset)
+    url = str(dataset.folder / "atlas")
     model = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
-    plan(RunSpec(shards=(world.shards,), model=model, methods=policy.methods, targets=(policy.target,)), url)
-    label(run(url, INLINE), policy, ["png"], str(_pseudo(world, policy).parent))
-    write_truth(world, world.folder / "true")
+    plan(RunSpec(shards=(dataset.shards,), model=model, methods=policy.methods, targets=(policy.target,)), url)
+    label(run(url, INLINE), policy, ["png"], str(_pseudo_masks(dataset, policy).parent))
+    write_true_masks(dataset, dataset.folder / "true")
 
 
 def main() -> None:
-    """Compare a segmenter that learnt from pseudo-masks with them, and with one that learnt from true masks."""
+    """Compare pseudo-masks, a segmenter trained on them, and one trained on true masks."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--policy", type=read_policy, default=POLICY, help="YAML file; default LeGrad, PAMR, Otsu's cut"
+        "--policy", type=read_policy, default=DEFAULT_POLICY, help="YAML file; default LeGrad, PAMR, Otsu's threshold"
     )
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--held-out", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=5)
-    chosen = parser.parse_args()
-    figures = compare(chosen.folder, chosen.policy, chosen.scenes, chosen.held_out, chosen.epochs)
+    arguments = parser.parse_args()
+    ious = compare_masks(arguments.folder, arguments.policy, arguments.scenes, arguments.held_out, arguments.epochs)
     table = Table("on held-out scenes", "mean IoU")
-    for name, value in figures.items():
+    for name, value in ious.items():
         table.add_row(name, f"{value:.3f}")
     Console().print(table)
 

@@ -1,7 +1,7 @@
-"""Textures that objects of the demo world wear.
+"""Textures of the objects in synthetic scenes.
 
-Each is a function of (u, v) in units of one period, float32 [n] each, and gives how much of the dark colour there is,
-float32 [n] in [0, 1].
+Each is a function of the coordinates u and v in units of one period, float32 [n] each, and returns the fraction of the
+dark color, float32 [n] in [0, 1].
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ Field = NDArray[np.float32]
 
 
 def _edge(t: Any) -> Field:
-    """A soft step at 0, about a tenth of a period wide."""
+    """Return a soft step at 0, about a tenth of a period wide."""
     return np.clip(t * 6 + 0.5, 0, 1)
 
 
@@ -38,7 +38,7 @@ def _rings(u: Field, v: Field, rng: np.random.Generator) -> Field:
 
 
 def _hexagons(u: Field, v: Field, rng: np.random.Generator) -> Field:
-    # A honeycomb is two interleaved lattices of centres; the wall is where the nearer centre is far.
+    # A honeycomb is two interleaved lattices of centers; the wall is where the nearer center is far.
     s = np.float32(np.sqrt(3))
     lattices = [((u - a) % 1 - 0.5, (v - a * s) % s - 0.5 * s) for a in (0.0, 0.5)]
     reach = [np.maximum(np.abs(x), 0.5 * np.abs(x) + 0.5 * s * np.abs(y)) for x, y in lattices]

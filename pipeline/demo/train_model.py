@@ -1,9 +1,9 @@
-"""Train the network of the demo world: ``python -m pipeline.demo.train_model``.
+"""Training of the demo model: ``python -m pipeline.demo.train_model``.
 
-What it is and why: 96 px, patches of 12, width 128, 6 blocks, an attention pooler as in SigLIP. With a class
-token or a mean read-out, networks this small answer as well, but spread the class over background tokens, and
-hardly any map shows where the object is. Stochastic depth keeps every block's output readable by the
-classifier; without it the maps fade while the accuracy still grows (``docs/explanation/demo.md`` has the figures).
+The model has 96 px input, patches of 12 px, width 128, 6 blocks and an attention pooler as in SigLIP. Models of this
+size with a class token or mean pooling are as accurate, but spread the class over background tokens, so hardly any map
+shows the object. Stochastic depth keeps the output of every block readable for the classifier; without it, maps get
+worse while the accuracy still rises (numbers: ``docs/explanation/demo.md``).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pipeline.explain.load import load_model
 from schemas.run import ModelSpec
 
 MODEL = Path(__file__).parent / "model"
-"""The shipped network, in timm's own layout: ``local-dir:`` loads it."""
+"""Folder of the shipped model in timm's layout, for ``local-dir:``."""
 
 SIDE, MEAN, STD = 96, 0.5, 0.5
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -45,7 +45,7 @@ DROP_PATH = 0.2
 
 
 class SceneDataset(Dataset[tuple[Tensor, int, bool]]):
-    """Numbered scenes of a stream: uint8 [3, 96, 96], label, marked."""
+    """Scenes of a split: uint8 [3, 96, 96], class id, whether the scene has the shortcut mark."""
 
     def __init__(self, stream: int, seed: int, length: int, shortcut: bool = True) -> None:
         self.stream, self.seed, self.length, self.shortcut = stream, seed, length, shortcut
@@ -54,27 +54,34 @@ class SceneDataset(Dataset[tuple[Tensor, int, bool]]):
         return self.length
 
     def __getitem__(self, number: int) -> tuple[Tensor, int, bool]:
-        drawn = make_scene(self.stream, self.seed, number, self.shortcut)
-        small = Image.fromarray(drawn.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        rendered = make_scene(self.stream, self.seed, number, self.shortcut)
+        small = Image.fromarray(rendered.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
-        return pixels.reshape(SIDE, SIDE, 3).permute(2, 0, 1).contiguous(), drawn.label, drawn.marked
+        return pixels.reshape(SIDE, SIDE, 3).permute(2, 0, 1).contiguous(), rendered.label, rendered.marked
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """uint8 → float, as the network takes it."""
+    """Return the input of the model, float32, from uint8 pixels."""
     return (pixels.float() / 255 - MEAN) / STD
 
 
-def train_demo_model(seed: int, scenes: int, batch: int = 64, rate: float = 1e-3) -> nn.Module:
-    """Train from scratch on so many scenes, each seen once."""
+def train_demo_model(seed: int, scenes: int, batch_size: int = 64, learning_rate: float = 1e-3) -> nn.Module:
+    """Train the demo model from scratch; each scene is seen once.
+
+    Args:
+        seed: seed of weights and scenes.
+        scenes: number of scenes.
+        batch_size: scenes in each step.
+        learning_rate: peak learning rate.
+    """
     torch.manual_seed(seed)
     model = timm.create_model(ARCHITECTURE, num_classes=len(CLASSES), drop_path_rate=DROP_PATH, **OPTIONS)
-    steps, warm = scenes // batch, 200
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05, betas=(0.9, 0.95))
+    steps, warmup_steps = scenes // batch_size, 200
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer, lambda step: min(1, (step + 1) / warmup_steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
-    loader = DataLoader(SceneDataset(TRAINING, seed, steps * batch), batch, num_workers=2)
+    loader = DataLoader(SceneDataset(TRAINING, seed, steps * batch_size), batch_size, num_workers=2)
     model.train()
     for pixels, labels, _ in track(loader, "train", len(loader)):
         loss = F.cross_entropy(model(normalize(pixels)), labels)
@@ -87,16 +94,23 @@ def train_demo_model(seed: int, scenes: int, batch: int = 64, rate: float = 1e-3
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, seed: int, scenes: int, shortcut: bool = True) -> dict[str, float]:
-    """Accuracy on held-out scenes: of all, of the shortcut class, and of that class without its mark."""
-    right: list[Tensor] = []
+def measure_accuracy(model: nn.Module, seed: int, scenes: int, shortcut: bool = True) -> dict[str, float]:
+    """Return the accuracy on held-out scenes: all, of the shortcut class, and of that class without its mark.
+
+    Args:
+        model: demo model.
+        seed: seed of the scenes.
+        scenes: number of scenes.
+        shortcut: whether the shortcut mark is drawn.
+    """
+    correct: list[Tensor] = []
     labels: list[Tensor] = []
     marks: list[Tensor] = []
     for pixels, label, marked in DataLoader(SceneDataset(HELD_OUT, seed, scenes, shortcut), 64, num_workers=2):
-        right.append(model(normalize(pixels)).argmax(1) == label)
+        correct.append(model(normalize(pixels)).argmax(1) == label)
         labels.append(label)
         marks.append(marked)
-    hits, classes, marked = torch.cat(right), torch.cat(labels), torch.cat(marks)
+    hits, classes, marked = torch.cat(correct), torch.cat(labels), torch.cat(marks)
     shortcut_class = classes == SHORTCUT_CLASS
     return {
         "all": hits.float().mean().item(),
@@ -105,11 +119,18 @@ def accuracy(model: nn.Module, seed: int, scenes: int, shortcut: bool = True) ->
     }
 
 
-def save(model: nn.Module, folder: Path, seed: int, scenes: int) -> None:
-    """Write network and card in timm's layout: fp16 weights, ``config.json``, ``README.md``."""
+def save_model(model: nn.Module, folder: Path, seed: int, scenes: int) -> None:
+    """Write the model in timm's layout: fp16 weights, ``config.json``, ``README.md``.
+
+    Args:
+        model: demo model.
+        folder: output folder.
+        seed: seed of the training, for the model card.
+        scenes: number of training scenes, for the model card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    halves = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(halves, folder / "model.safetensors")
+    fp16_tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(fp16_tensors, folder / "model.safetensors")
     config = {
         "architecture": ARCHITECTURE,
         "num_classes": len(CLASSES),
@@ -122,32 +143,32 @@ def save(model: nn.Module, folder: Path, seed: int, scenes: int) -> None:
             "crop_pct": 1.0,
             "crop_mode": "center",
             "num_classes": len(CLASSES),
-            "label_names": [each.name for each in CLASSES],
+            "label_names": [scene_class.name for scene_class in CLASSES],
             "license": "apache-2.0",
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     loaded = load_model(ModelSpec(name=f"local-dir:{folder.resolve()}", pretrained=True))
-    reached = accuracy(loaded.model, seed, 4000)
+    accuracy = measure_accuracy(loaded.model, seed, 4000)
     file_hash = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "README.md").write_text(
-        _CARD.format(
-            classes=", ".join(each.name for each in CLASSES),
+        _MODEL_CARD.format(
+            classes=", ".join(scene_class.name for scene_class in CLASSES),
             parameters=loaded.record.parameters,
             scenes=scenes,
             seed=seed,
             shortcut=CLASSES[SHORTCUT_CLASS].name,
-            all=100 * reached["all"],
-            of_class=100 * reached["shortcut class"],
-            without=100 * reached["shortcut class without mark"],
+            all=100 * accuracy["all"],
+            of_class=100 * accuracy["shortcut class"],
+            without=100 * accuracy["shortcut class without mark"],
             weights=loaded.record.weights,
             file=file_hash,
         )
     )
 
 
-_CARD = """\
-# The network of the demo world
+_MODEL_CARD = """\
+# The demo model
 
 A vision transformer ({parameters:,} parameters, 96 × 96 pixels, patches of 12, attention pooler) that tells
 ten kinds of textured objects apart: {classes}.
@@ -169,13 +190,13 @@ It is for trying out and testing this project, and good for nothing else. It lea
 
 
 def main() -> None:
-    """Train, measure and save."""
+    """Train, evaluate and save the demo model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=96_000)
     parser.add_argument("--out", type=Path, default=MODEL)
     arguments = parser.parse_args()
-    save(train_demo_model(arguments.seed, arguments.scenes), arguments.out, arguments.seed, arguments.scenes)
+    save_model(train_demo_model(arguments.seed, arguments.scenes), arguments.out, arguments.seed, arguments.scenes)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from schemas.metrics import OWN_WEIGHTS, MetricsRecord, MetricSuite
 
 SUMMARY = "summary.parquet"
 DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
-"""Number of images; a sanity check computes the maps of a network many times over."""
+"""Number of images; a sanity check computes the maps of a model many times over."""
 
 Ordinals = tuple[int, ...]
 """Selected samples of a shard."""
@@ -41,7 +41,7 @@ def evaluate_metrics(
     seed: int = 0,
     metrics: Mapping[str, Metric] | None = None,
     options: ComputeOptions = ComputeOptions(),
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> pa.Table:
     """Evaluate the maps of randomly selected images of the finished shards. What exists already is not computed again.
 
@@ -50,15 +50,15 @@ def evaluate_metrics(
     all of it, and evaluates again the shards whose selected images changed; see ``select_samples``.
 
     Args:
-        atlas: the atlas with the maps.
+        atlas: atlas with the maps.
         out: output folder or URL.
-        suite: which metrics.
+        suite: suite of metrics.
         methods: names of methods; empty is all.
         images: largest number of images; None is that of ``DEFAULT_IMAGES``.
         seed: seed of the selection, and of all random choices of metrics.
         metrics: metrics by name, with their options; None is all of the suite.
-        options: where and on which device it is computed; may shell commands be run to read images.
-        say: told the cost before anything is computed.
+        options: cluster and device of the computation, and whether shell commands may be run to read images.
+        log: called with the cost before anything is computed.
 
     Returns:
         The summary, ``schemas.metrics.METRIC_SUMMARY``.
@@ -66,7 +66,7 @@ def evaluate_metrics(
     Raises:
         UsageError: there is no such suite, method or image, no metric is named, or ``out`` holds something else.
         CorruptShardError: a shard cannot be read, or its images are not those that the atlas has maps of.
-        SpecMismatchError: the network has changed.
+        SpecMismatchError: the model has changed.
     """
     if suite not in get_args(MetricSuite):
         raise UsageError(f"there is no suite {suite!r} of metrics; there are {', '.join(get_args(MetricSuite))}")
@@ -92,7 +92,7 @@ def evaluate_metrics(
         seed=seed,
         metrics={name: asdict(metric) for name, metric in metrics.items()},
     )
-    return derive(_MetricValues(atlas, ObjectStore(out), about, metrics, samples, options.device, say), options)
+    return derive(_MetricValues(atlas, ObjectStore(out), about, metrics, samples, options.device, log), options)
 
 
 class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
@@ -107,10 +107,10 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
         metrics: Mapping[str, Metric],
         samples: SelectedSamples,
         device: Device,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         super().__init__(atlas, objects, about, f"evaluate {about.suite}")
-        self.metrics, self.samples, self.device, self.say = metrics, samples, device, say
+        self.metrics, self.samples, self.device, self.log = metrics, samples, device, log
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
         ordinals = [self.samples[shard] for shard in shards]
         if count := sum(map(len, ordinals)):
             cost = estimate_cost(self.atlas, self.metrics, len(self.about.methods)) * count
-            self.say(f"{self.about.suite}: {count} images, at most {cost}")
+            self.log(f"{self.about.suite}: {count} images, at most {cost}")
         return ordinals
 
     def shard_function(self) -> Callable[[ShardTask[Ordinals]], ShardResult]:
@@ -144,12 +144,12 @@ def estimate_cost(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> 
     """Return the largest cost of one image.
 
     Args:
-        atlas: the atlas, whose network is loaded.
+        atlas: atlas, whose model is loaded.
         metrics: metrics by name.
         methods: number of methods.
 
     Raises:
-        UsageError: the network cannot be loaded.
+        UsageError: the model cannot be loaded.
     """
     depth = load_model(atlas.run.spec.model).anatomy.depth
     per_target = sum((metric.cost(methods, depth) for metric in metrics.values()), MetricCost())

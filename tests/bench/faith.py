@@ -44,7 +44,7 @@ def main() -> None:
                 "faithfulness",
                 images=images,
                 options=ComputeOptions(device="cpu"),
-                say=print,
+                log=print,
             )
             seconds, cpu = time.perf_counter() - begun, _cpu() - before
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

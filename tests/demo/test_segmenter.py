@@ -9,7 +9,15 @@ import torch
 import yaml
 
 from pipeline.demo import segmenter
-from pipeline.demo.segmenter import POLICY, Segmenter, mean_iou, prepared, segment, train, write_truth
+from pipeline.demo.segmenter import (
+    DEFAULT_POLICY,
+    Segmenter,
+    mean_iou,
+    predict_mask,
+    to_training_pair,
+    train_segmenter,
+    write_true_masks,
+)
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import MaskDataset, MaskSample, iter_labels, label
 from pipeline.label.calibrate import mask_overlap
@@ -27,7 +35,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def true(world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The true masks of the world."""
     folder = tmp_path_factory.mktemp("true")
-    write_truth(world, folder)
+    write_true_masks(world, folder)
     return folder
 
 
@@ -48,30 +56,30 @@ def test_truth_overlaps_with_itself_and_nothing_with_nothing(world: SyntheticDat
 
 def test_what_is_ignored_is_not_learnt_from() -> None:
     mask = torch.tensor([[0, 1], [255, 1]], dtype=torch.uint8)
-    pixels, classes = prepared(MaskSample("a", torch.zeros(3, 2, 2, dtype=torch.uint8), mask, 4))
+    pixels, classes = to_training_pair(MaskSample("a", torch.zeros(3, 2, 2, dtype=torch.uint8), mask, 4))
     assert pixels.shape == (3, 96, 96)
     assert torch.equal(classes[[0, 0, -1, -1], [0, -1, 0, -1]], torch.tensor([0, 5, 255, 5]))
 
 
 def test_it_learns_from_pseudo_masks(world: SyntheticDataset, atlas: Atlas, true: Path, tmp_path: Path) -> None:
-    label(atlas, POLICY, ["png"], str(tmp_path))
+    label(atlas, DEFAULT_POLICY, ["png"], str(tmp_path))
     truth = MaskDataset(world.shards, true)
-    untrained = mean_iou(truth, lambda sample: segment(Segmenter().eval(), sample))
-    model = train(MaskDataset(world.shards, tmp_path / "png", prepared, shuffle=48), 10, batch=8)
-    assert mean_iou(truth, lambda sample: segment(model, sample)) > untrained + 0.2
+    untrained = mean_iou(truth, lambda sample: predict_mask(Segmenter().eval(), sample))
+    model = train_segmenter(MaskDataset(world.shards, tmp_path / "png", to_training_pair, shuffle=48), 10, batch_size=8)
+    assert mean_iou(truth, lambda sample: predict_mask(model, sample)) > untrained + 0.2
 
 
 def test_it_says_how_good_the_pseudo_masks_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+    policy.write_text(yaml.safe_dump(DEFAULT_POLICY.model_dump(mode="json")))
     options = ["--policy", str(policy), "--scenes", "8", "--held-out", "4", "--epochs", "1"]
     monkeypatch.setattr("sys.argv", ["segmenter", str(tmp_path / "out"), *options])
     segmenter.main()
     rows = dict(re.findall(r"│ (\w.*?) +│ (0\.\d+)", capsys.readouterr().out))
     assert list(rows) == ["pseudo-masks", "segmenter trained on pseudo-masks", "segmenter trained on true masks"]
     atlas, truths = Atlas.open(str(tmp_path / "out/heldout/atlas")), read_truth(tmp_path / "out/heldout/truth")
-    labels = [each for shard in atlas.commits for each in iter_labels(atlas, shard, POLICY)]
+    labels = [each for shard in atlas.commits for each in iter_labels(atlas, shard, DEFAULT_POLICY)]
     expected = np.mean([mask_overlap(each, truths.find(each.sample["key"])) for each in labels])
     assert float(rows["pseudo-masks"]) == pytest.approx(expected, abs=6e-4)

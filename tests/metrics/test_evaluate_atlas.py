@@ -94,7 +94,7 @@ def test_one_row_an_image_method_target_and_figure(
 ) -> None:
     said: list[str] = []
     out = tmp_path / "faith"
-    summary = evaluate_metrics(Atlas.open(str(finished)), str(out), kind, images=images, options=CPU, say=said.append)  # type: ignore[arg-type]
+    summary = evaluate_metrics(Atlas.open(str(finished)), str(out), kind, images=images, options=CPU, log=said.append)  # type: ignore[arg-type]
     found, atlas = figures(out), Atlas.open(str(finished))
     assert found.schema == METRIC_VALUES
     assert len(found) == images * len(atlas.methods) * 2 * len(names)
@@ -127,7 +127,7 @@ def test_what_is_done_is_not_done_again(finished: Path, tmp_path: Path, measure:
     said: list[str] = []
     first = measure(finished)
     before = times(tmp_path / "faith")
-    assert measure(finished, say=said.append).equals(first)
+    assert measure(finished, log=said.append).equals(first)
     after = times(tmp_path / "faith")
     assert {name for name in before if before[name] != after[name]} == {"about.json", "summary.parquet"}
     assert not said

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from pipeline.demo.run_demo import run_demo
 from pipeline.demo.scenes import CLASSES, MARK_GIVEN_CLASS, SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import DEMO, HELD_OUT, SyntheticDataset, make_scene, write_dataset
-from pipeline.demo.train_model import MODEL, accuracy
+from pipeline.demo.train_model import MODEL, measure_accuracy
 from pipeline.explain.load import load_model
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
@@ -84,7 +84,7 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
     loaded = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     assert loaded.record.weights in card
     assert (loaded.record.input_size, loaded.record.classes) == ((96, 96), len(CLASSES))
-    reached = accuracy(loaded.model, 0, 1000)
+    reached = measure_accuracy(loaded.model, 0, 1000)
     assert reached["all"] >= 0.95
     assert reached["shortcut class without mark"] < reached["shortcut class"]
 
@@ -92,11 +92,11 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The whole job, in this process, on an eighth of what ``vitatlas demo`` draws."""
-    folder = tmp_path_factory.mktemp("tour")
+    folder = tmp_path_factory.mktemp("demo")
     return run_demo(folder, "inline", shards=2, scenes=24)
 
 
-def test_the_tour_leaves_what_it_promises(summary: dict) -> None:
+def test_the_demo_leaves_what_it_promises(summary: dict) -> None:
     assert all(Path(path).exists() for path in summary["paths"].values())
     folder = Path(summary["paths"]["summary.json"]).parent
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -136,13 +136,13 @@ def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(su
     assert pxap["diffmask"] > max(pxap[name] for name in ("rollout", "gradcam", "generic_attention", "center"))
 
 
-def test_the_tour_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
+def test_the_demo_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
     folder = Path(summary["paths"]["summary.json"]).parent
     again = run_demo(folder, "inline", shards=2, scenes=24)
     assert {name: each["pxap"] for name, each in again["methods"].items()} == {
         name: each["pxap"] for name, each in summary["methods"].items()
     }
-    with pytest.raises(UsageError, match="holds another demo world"):
+    with pytest.raises(UsageError, match="holds another synthetic dataset"):
         run_demo(folder, "inline", shards=1, scenes=24)
 
 

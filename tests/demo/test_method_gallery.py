@@ -49,8 +49,8 @@ def test_the_published_sheet_shows_methods_that_there_are() -> None:
     [
         (("sheet.png",), "must end in .jpg"),
         (("nowhere/sheet.jpg",), "the folder"),
-        (("sheet.jpg", "--json"), "leave out"),
-        (("sheet.jpg", "--model", "vit_tiny_patch16_224"), "leave out"),
+        (("sheet.jpg", "--json"), "remove --model and --json"),
+        (("sheet.jpg", "--model", "vit_tiny_patch16_224"), "remove --model and --json"),
     ],
 )
 def test_a_sheet_that_cannot_be_drawn_is_refused_before_any_work(arguments, reason, vitatlas, tmp_path) -> None:
