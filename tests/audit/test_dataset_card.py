@@ -77,12 +77,12 @@ def test_texts_of_strangers_are_text(published: Path) -> None:
 def test_numbers_are_those_of_the_tables_and_no_path_or_root_is_told(published: Path) -> None:
     body = head_and_body(published)[1]
     run = Atlas.open(str(published.parents[1])).run
-    assert f"| pictures with maps | {run.samples} of {run.samples} |" in body
+    assert f"| images with maps | {run.samples} of {run.samples} |" in body
     assert run.model.weights in body
     assert "vitatlas audit --check DIR" in body
     assert str(published.parents[1]) not in body
-    assert "no pixels of the pictures are redistributed" in body
-    assert "32 of 32 samples that were drawn" in body
+    assert "no pixels of the images are redistributed" in body
+    assert "32 of 32 samples that were chosen" in body
 
 
 def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Pat
     assert render_dataset_card(url, out, PUBLICATION) == (published / CARD_NAME).read_bytes()
     shown = render_dataset_card(url, out, pictures=True).decode()
     assert "# atlas\n" in shown
-    assert "stay under the licence of the data set that they are of" in shown
+    assert "which remain under the licence of their dataset" in shown
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_what_is_missing_is_told_with_reasons_and_what_was_not_looked_at_as_well
     (folder / "completeness.parquet").write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=table.schema)))
     (folder / "reproducibility.parquet").unlink()
     text = render_dataset_card(str(published.parents[1]), str(folder)).decode()
-    assert "Of 48 pictures that were planned, 44 have maps." in text
+    assert "Of 48 planned images, 44 have maps." in text
     assert "| 4 | undecodable | &lt;img src=x&gt; \\| broken |" in text
-    assert "That was not tried." in text
+    assert "Not measured." in text
     (folder / "completeness.parquet").unlink()
-    assert "That was not counted." in render_dataset_card(str(published.parents[1]), str(folder)).decode()
+    assert "Not counted." in render_dataset_card(str(published.parents[1]), str(folder)).decode()

@@ -85,7 +85,7 @@ def test_labels_of_other_pictures_are_named(audited: Path) -> None:
     place = table.column_names.index("image_sha256")
     path.write_bytes(to_parquet(table.set_column(place, "image_sha256", pa.array(hashes))))
     (fault,) = find_lineage_faults(str(audited))
-    assert fault.startswith("labels/otsu: demo-validation-00: the label of scene_000002 (row 2) is of another picture")
+    assert fault.startswith("labels/otsu: demo-validation-00: the label of scene_000002 (row 2) belongs to another image")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"not JSON"])
@@ -105,5 +105,5 @@ def test_what_was_not_made_of_every_tar_is_no_fault(audited: Path) -> None:
 
 
 def test_a_folder_that_is_no_product_is_refused(audited: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no commits of shards"):
+    with pytest.raises(UsageError, match="has no commits"):
         build_lineage_table(str(audited), [str(tmp_path / "nothing")])

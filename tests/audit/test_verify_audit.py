@@ -74,7 +74,7 @@ FORGED: dict[str, tuple[str, Change, str]] = {
     "a figure": (f"sanity/values/{TAR}.parquet", first(value=9.0), "sanity/summary.parquet: mean of"),
     "a count": ("completeness.parquet", first(count=1), f"completeness.parquet: {TAR[:-1]}0 samples are 1 and should"),
     "what is planned": ("completeness.parquet", first(expected=1), "completeness.parquet: "),
-    "all of it": ("completeness.parquet", first(count=1, expected=1), f"images/{TAR[:-1]}0.parquet: has 24 pictures"),
+    "all of it": ("completeness.parquet", first(count=1, expected=1), f"images/{TAR[:-1]}0.parquet: has 24 images"),
     "a picture": (f"images/{TAR}.parquet", first(gini=0.0), "methods.parquet: gini of"),
     "a pair": (f"pairs/{TAR}.parquet", first(pearson=0.0), "agreement.parquet: pearson of"),
     "a hash": (
@@ -125,8 +125,8 @@ def test_a_part_that_is_not_what_its_record_and_croissant_say_is_named(folder: P
         path.write_bytes(to_parquet(pq.read_table(path).replace_schema_metadata({"new": "writer"})))
     write_manifest(str(folder))
     assert sorted(verify_audit(str(folder))) == [
-        f"images/{TAR}.parquet: is not what commits/{TAR}.json says",
-        "methods.parquet: is not what croissant.json says",
+        f"images/{TAR}.parquet: differs from commits/{TAR}.json",
+        "methods.parquet: differs from croissant.json",
     ]
 
 

@@ -71,7 +71,7 @@ def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atla
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     write_manifest(str(tmp_path / "out"))  # by who can write to the folder
     (fault,) = verify_audit(str(tmp_path / "out"))
-    assert fault.startswith(f"{part.relative_to(tmp_path / 'out')}: is not what quantus/commits/")
+    assert fault.startswith(f"{part.relative_to(tmp_path / 'out')}: differs from quantus/commits/")
 
 
 def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_path: Path, alone: None) -> None:
@@ -115,7 +115,7 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
         (["ATLAS", "--maps-only", "--images", "5"], "--maps-only does not use the network; remove it, or images"),
         (["--check", "nowhere", "--export", "virelay"], "--check takes only --root and --json"),
         (["--check", "nowhere", "--root", "x"], "--root x: is not a root"),
-        (["ATLAS", "--lineage-dir", "nowhere"], "has no commits of shards"),
+        (["ATLAS", "--lineage-dir", "nowhere"], "has no commits"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(

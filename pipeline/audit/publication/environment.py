@@ -1,4 +1,4 @@
-"""What maps and audit were made with. Of the machine only what may change a number: no name, no person, no path."""
+"""Software and hardware that maps and audit were computed with. It names no machine, person or path."""
 
 import json
 import platform
@@ -9,14 +9,17 @@ from pipeline.store import Atlas
 from schemas.audit_records import EnvironmentRecord
 
 _PACKAGES = ("vit-atlas", "torch", "timm", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
-_FOLDER = "local-dir:"
-"""In front of the name of a model that is a folder of somebody's machine."""
+_LOCAL_PREFIX = "local-dir:"
+"""Prefix of the name of a model that was read from a local folder."""
 _ARTIFACT = "artifact"
-"""Option of a method that is a file of somebody's machine, whose hash stands elsewhere."""
+"""Option of a method that is a local file; its hash is in ``artifacts``."""
 
 
 def collect_environment(url: str) -> EnvironmentRecord:
-    """What stands in ``environment.json``, the same whenever it is asked for on one machine.
+    """Collect ``environment.json``, which is the same for all calls on one machine.
+
+    Args:
+        url: local path or URL of the atlas.
 
     Raises:
         RunFailedError: a commit of the atlas cannot be read.
@@ -26,11 +29,11 @@ def collect_environment(url: str) -> EnvironmentRecord:
     return EnvironmentRecord(
         audit={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         platform=f"{platform.system()} {platform.machine()}",
-        cpu=_cpu(),
-        gpus=_gpus(),
+        cpu=_cpu_name(),
+        gpus=_gpu_names(),
         run=run.spec_hash,
         planned=run.versions,
-        computed=_computed(atlas),
+        computed=_count_versions(atlas),
         model=public_model_name(model.name),
         weights=model.weights,
         parameters=model.parameters,
@@ -52,28 +55,29 @@ def collect_environment(url: str) -> EnvironmentRecord:
 
 
 def public_model_name(name: str) -> str:
-    """The name of a network; of a folder, its own without those that it stands in."""
-    return _FOLDER + PurePath(name.removeprefix(_FOLDER)).name if name.startswith(_FOLDER) else name
+    """Return the name of a network; for a local folder without the path to it."""
+    return _LOCAL_PREFIX + PurePath(name.removeprefix(_LOCAL_PREFIX)).name if name.startswith(_LOCAL_PREFIX) else name
 
 
-def _computed(atlas: Atlas) -> tuple[tuple[dict[str, str], int], ...]:
-    """Versions of those that did shards, most shards first."""
-    found: dict[str, int] = {}
+def _count_versions(atlas: Atlas) -> tuple[tuple[dict[str, str], int], ...]:
+    """Return the versions of packages that computed shards, most shards first."""
+    counts: dict[str, int] = {}
     for record in atlas.records():
         key = json.dumps(record.versions, sort_keys=True)
-        found[key] = found.get(key, 0) + 1
-    return tuple((json.loads(key), count) for key, count in sorted(found.items(), key=lambda each: (-each[1], each[0])))
+        counts[key] = counts.get(key, 0) + 1
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple((json.loads(key), count) for key, count in ranked)
 
 
-def _cpu() -> str:
-    """As Linux has it; other systems say at least what it is able to do."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
+def _cpu_name() -> str:
+    """Return the model name on Linux, and the architecture on other systems."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
-def _gpus() -> tuple[str, ...]:
-    import torch  # seconds, and only for this
+def _gpu_names() -> tuple[str, ...]:
+    import torch  # takes seconds, and is needed only here
 
     return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))

@@ -1,4 +1,4 @@
-"""From the bytes of the pictures to maps, masks and scores: which was made of which, by hashes."""
+"""Lineage: hashes that link encoded images, maps, and the labels, scores and tables that are derived from them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,90 +20,101 @@ from schemas.layout import AUDIT, COMMITS, LABELS, SCORES, commit_object
 from schemas.metrics import MetricSuite
 
 MAPS = "maps"
-"""Name of the product that an atlas is itself."""
-FURTHER = "elsewhere"
-"""Before the names of products that do not lie in the atlas."""
-_ROWS = "labels"
-"""Folder of the label tables of a folder of labels."""
+"""Name of the maps among the products of an atlas."""
+EXTERNAL = "elsewhere"
+"""Folder in the names of products outside of the atlas."""
+_LABEL_TABLES = "labels"
+"""Folder of the label tables in a folder of labels."""
 
 
-def build_lineage_table(url: str, further: Sequence[str] = (), out: str | None = None) -> pa.Table:
-    """What was made of what, as ``schemas.audit_tables.LINEAGE``, by shard and product.
+def build_lineage_table(url: str, external_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
+    """Return ``schemas.audit_tables.LINEAGE``, by shard and product.
 
     Args:
-        url: of an atlas; labels and scores in it are found.
-        further: folders or URLs of what was made of it elsewhere.
-        out: of the audit.
+        url: local path or URL of the atlas; labels and scores in it are included.
+        external_dirs: folders or URLs of products outside of the atlas.
+        out: folder or URL of the audit.
 
     Raises:
-        UsageError: something further is no product of an atlas.
+        UsageError: an external folder is no product of the atlas.
         RunFailedError: a commit of the atlas cannot be read.
     """
     atlas = Atlas.open(url)
-    rows = concurrent_map(partial(_of_shard, atlas, find_products(atlas, further, out)), atlas.shard_names)
-    return pa.Table.from_pylist([row for found in rows for row in found], schema=LINEAGE)
+    rows = concurrent_map(partial(_shard_rows, atlas, find_products(atlas, external_dirs, out)), atlas.shard_names)
+    return pa.Table.from_pylist([row for shard_rows in rows for row in shard_rows], schema=LINEAGE)
 
 
-def _of_shard(atlas: Atlas, made: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
-    rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.spec_hash, _pictures(atlas, shard))]
-    for name, objects in made.items():
-        part = _part(objects, shard)
-        if isinstance(part, DerivedCommit):
-            rows.append(_row(objects, name, part, part.settings_hash, part.parent))
+def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
+    rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.spec_hash, _hash_images(atlas, shard))]
+    for name, objects in products.items():
+        commit = _read_commit(objects, shard)
+        if isinstance(commit, DerivedCommit):
+            rows.append(_row(objects, name, commit, commit.settings_hash, commit.parent))
     return rows
 
 
-def find_lineage_faults(url: str, further: Sequence[str] = (), out: str | None = None) -> list[str]:
-    """A sentence for each place where the chain is broken; each begins with the product.
+def find_lineage_faults(url: str, external_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
+    """Return a sentence for each break of the chain; it begins with the product.
 
-    What is wrong may be that a shard was done again after labels had been made of it, or that labels are of other
-    pictures than the atlas has. That objects are as their records say is for ``manifest.check``.
+    A shard may have been computed again after labels were made from it, or labels may belong to other images than those
+    in the atlas. Whether objects match their commits is verified by ``manifest.verify_manifest``.
+
+    Args:
+        url: local path or URL of the atlas.
+        external_dirs: folders or URLs of products outside of the atlas.
+        out: folder or URL of the audit.
 
     Raises:
-        UsageError, RunFailedError: see ``lineage``.
+        UsageError, RunFailedError: see ``build_lineage_table``.
     """
     atlas = Atlas.open(url)
     return [
         f"{name}: {fault}"
-        for name, objects in find_products(atlas, further, out).items()
-        for faults in concurrent_map(partial(_faults, atlas, objects), atlas.shard_names)
+        for name, objects in find_products(atlas, external_dirs, out).items()
+        for faults in concurrent_map(partial(_shard_faults, atlas, objects), atlas.shard_names)
         for fault in faults
     ]
 
 
-def find_products(atlas: Atlas, further: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
-    """All that was made of an atlas, by name: a path in the atlas, ``audit`` and below, or ``elsewhere`` and below.
+def find_products(atlas: Atlas, external_dirs: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
+    """Find all products of an atlas.
+
+    Args:
+        atlas: the atlas.
+        external_dirs: folders or URLs of products outside of the atlas.
+        out: folder or URL of the audit; None leaves it out.
+
+    Returns:
+        Their folders by name: a path in the atlas, ``audit`` and below, or ``elsewhere`` and below.
 
     Raises:
-        UsageError: something further is no product of this atlas.
+        UsageError: an external folder is no product of this atlas.
     """
-    found = {}
+    products = {}
     for folder in (LABELS, SCORES):
         for name in atlas.objects.list(folder):
             objects = ObjectStore(f"{atlas.objects.url}/{folder}/{name}")
             if objects.list(COMMITS):
-                found[f"{folder}/{name}"] = objects
+                products[f"{folder}/{name}"] = objects
     for name in ("", *(f"/{kind}" for kind in get_args(MetricSuite))) if out is not None else ():
         objects = ObjectStore(f"{out}{name}")
         if objects.list(COMMITS):
-            found[f"{AUDIT}{name}"] = objects
-    for url in further:
-        name = f"{FURTHER}/{PurePath(url).name}"  # not where it lies on this machine
-        if name in found:
-            raise UsageError(f"{url}: has the same name as another folder that was made of it; rename one of them")
-        found[name] = ObjectStore(url)
-        shards = {each.removesuffix(".json") for each in found[name].list(COMMITS)}
+            products[f"{AUDIT}{name}"] = objects
+    for url in external_dirs:
+        name = f"{EXTERNAL}/{PurePath(url).name}"  # not its local path
+        if name in products:
+            raise UsageError(f"{url}: has the same name as another product of the atlas; rename one of them")
+        products[name] = ObjectStore(url)
+        shards = {file.removesuffix(".json") for file in products[name].list(COMMITS)}
         if not shards:
-            raise UsageError(f"{url}: has no {COMMITS} of shards; name a folder of labels, scores or audit tables")
+            raise UsageError(f"{url}: has no {COMMITS}; name a folder of labels, scores or audit tables")
         if shards.isdisjoint(atlas.committed):
-            raise UsageError(
-                f"{url}: has nothing of the shards of {atlas.objects.url}; name what was made of this atlas"
-            )
-    return found
+            raise UsageError(f"{url}: has no shard of {atlas.objects.url}; name a product of this atlas")
+    return products
 
 
-def _part(objects: ObjectStore, shard: str) -> DerivedCommit | str | None:
-    """The record of a shard; why it cannot be read; None where there is none, as nothing need be made of every shard."""
+def _read_commit(objects: ObjectStore, shard: str) -> DerivedCommit | str | None:
+    """Return the commit of a shard; why it cannot be read; None where there is none, since shards may be left out."""
     try:
         return DerivedCommit.read(objects.get(commit_object(shard)), commit_object(shard))
     except FileNotFoundError:
@@ -112,51 +123,51 @@ def _part(objects: ObjectStore, shard: str) -> DerivedCommit | str | None:
         return f"{error}"
 
 
-def _pictures(atlas: Atlas, shard: str) -> str:
-    """Hash of the keys and encoded bytes of all pictures of a shard, in order."""
+def _hash_images(atlas: Atlas, shard: str) -> str:
+    """Return a hash of the keys and encoded bytes of all images of a shard, in order."""
     samples = atlas.samples_of(shard, ["key", "image_sha256"])
     return sha256(json.dumps([samples[name].to_pylist() for name in samples.column_names]).encode())
 
 
 def _row(
-    objects: ObjectStore, product: str, record: CommitRecord | DerivedCommit, settings_hash: str, made_of: str
+    objects: ObjectStore, product: str, commit: CommitRecord | DerivedCommit, settings_hash: str, parent_hash: str
 ) -> dict[str, Any]:
     return {
         "product": product,
-        "shard": record.shard,
+        "shard": commit.shard,
         "settings_hash": settings_hash,
-        "parent_hash": made_of,
-        "content_hash": content_hash(record),
-        "commit_hash": sha256(objects.get(commit_object(record.shard))),
-        "objects": len(record.objects),
-        "bytes": sum(each.size for each in record.objects),
+        "parent_hash": parent_hash,
+        "content_hash": content_hash(commit),
+        "commit_hash": sha256(objects.get(commit_object(commit.shard))),
+        "objects": len(commit.objects),
+        "bytes": sum(record.size for record in commit.objects),
     }
 
 
-def _faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
-    part = _part(objects, shard)
-    if part is None:
+def _shard_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
+    commit = _read_commit(objects, shard)
+    if commit is None:
         return []
-    if isinstance(part, str):
-        return [part]
-    if part.shard != shard:
-        return [f"{commit_object(shard)} is of shard {part.shard}"]
-    if part.parent != content_hash(atlas.record(shard)):
+    if isinstance(commit, str):
+        return [commit]
+    if commit.shard != shard:
+        return [f"{commit_object(shard)} is of shard {commit.shard}"]
+    if commit.parent != content_hash(atlas.record(shard)):
         return [f"{shard} was made of other maps than the atlas has; make it again"]
-    if any(each.path == f"{_ROWS}/{shard}.parquet" for each in part.objects):
-        return list(_other_pictures(atlas, objects, shard))
+    if any(record.path == f"{_LABEL_TABLES}/{shard}.parquet" for record in commit.objects):
+        return list(_label_faults(atlas, objects, shard))
     return []
 
 
-def _other_pictures(atlas: Atlas, objects: ObjectStore, shard: str) -> Iterator[str]:
+def _label_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> Iterator[str]:
     columns = ["row", "key", "image_sha256"]
     try:
-        data = objects.get(f"{_ROWS}/{shard}.parquet")
+        data = objects.get(f"{_LABEL_TABLES}/{shard}.parquet")
         labels = from_parquet(data, columns).to_pylist()
     except (FileNotFoundError, pa.ArrowInvalid) as error:
-        yield f"{_ROWS}/{shard}.parquet cannot be read ({type(error).__name__}); make it again"
+        yield f"{_LABEL_TABLES}/{shard}.parquet cannot be read ({type(error).__name__}); make it again"
         return
-    known = {row["row"]: row for row in atlas.samples_of(shard, columns).to_pylist()}
+    samples = {row["row"]: row for row in atlas.samples_of(shard, columns).to_pylist()}
     for row in labels:
-        if known.get(row["row"]) != row:
-            yield f"{shard}: the label of {row['key']} (row {row['row']}) is of another picture than the atlas has there"
+        if samples.get(row["row"]) != row:
+            yield f"{shard}: the label of {row['key']} (row {row['row']}) belongs to another image than the atlas has there"
