@@ -85,7 +85,9 @@ def test_labels_of_other_pictures_are_named(audited: Path) -> None:
     place = table.column_names.index("image_sha256")
     path.write_bytes(to_parquet(table.set_column(place, "image_sha256", pa.array(hashes))))
     (fault,) = find_lineage_faults(str(audited))
-    assert fault.startswith("labels/otsu: demo-validation-00: the label of scene_000002 (row 2) belongs to another image")
+    assert fault.startswith(
+        "labels/otsu: demo-validation-00: the label of scene_000002 (row 2) belongs to another image"
+    )
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"not JSON"])

@@ -65,7 +65,7 @@ def test_what_is_missing_longer_and_extra_is_named(published: Path) -> None:
     faults = verify_manifest(str(published))
     assert sorted(fault.split(":")[0] for fault in faults) == ["labels/.hidden", "labels/empty", "run.json"]
     assert any("is missing" in fault for fault in faults)
-    assert any("has 1 bytes, 0 were published" in fault for fault in faults)
+    assert any("has 1 bytes, but 0 were published" in fault for fault in faults)
     assert any("was not published" in fault for fault in faults)
 
 

@@ -89,7 +89,7 @@ def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_
 def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
     vitatlas, atlas: Atlas, tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.explain.load.load", None)
+    monkeypatch.setattr("pipeline.explain.load.load_model", None)
     monkeypatch.setattr("pipeline.read.loader", None)
     code, printed, _ = vitatlas("audit", atlas.objects.url, "--out", tmp_path / "out", "--maps-only", "--json")
     assert code == 0
