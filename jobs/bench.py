@@ -122,7 +122,7 @@ def bench_command(
             name,
             split_names(methods or ""),
             device=device,
-            batch=batch,
+            batch_size=batch,
             classes=classes,
             precision=precision,
             repeats=repeats,

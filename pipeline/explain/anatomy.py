@@ -1,4 +1,4 @@
-"""What a network is made of, as far as attribution methods need to know it."""
+"""Description of a vision transformer, as far as attribution methods depend on it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,25 +13,29 @@ Positions = Literal["absolute", "rotary", "relative"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of a vision transformer that attribution methods are written in terms of.
+    """Structure of a vision transformer, in the terms in which attribution methods are defined.
 
     Attributes:
-        family: name of the network's class.
+        family: name of the model's class.
         grid: rows and columns of the patch grid.
-        patch: height and width of a patch, in pixels. Grid times patch may fall short of the images: timm
-            ignores what is left over at the right and lower edge.
-        prefix_tokens: tokens in front of the patches: class token, distillation token, registers.
-        readout: where the logits are read: ``token`` from the class token, ``mean`` from the mean of the
-            patch tokens, ``pool`` from an attention pooler with one latent query.
-        read_tokens: prefix tokens that the classifier reads: 1, 2 for a distilled network, 0 without.
-        depth, heads, width: blocks, attention heads, token dimension.
+        patch: height and width of a patch, in pixels. Grid times patch may be smaller than the images: timm
+            ignores the rest at the right and lower edge.
+        prefix_tokens: number of tokens before the patches: class token, distillation token, registers.
+        readout: input of the classifier: ``token`` is the class token, ``mean`` the mean of the patch tokens,
+            ``pool`` the output of an attention pooler with one latent query.
+        read_tokens: number of prefix tokens that the classifier reads: 1, 2 for a distilled model, otherwise 0.
+        depth: number of blocks.
+        heads: attention heads per block.
+        width: token dimension.
         classes: length of the logits.
         input_size: height and width of the images, in pixels.
-        attention, norm, mlp, activation: class names of these parts of a block, ``gated`` in front of an
-            attention whose output is gated.
+        attention: class name of the attention, preceded by ``gated`` if its output is gated.
+        norm: class name of the norms of a block.
+        mlp: class name of the MLP.
+        activation: class name of its activation function.
         classifier: class name of the head.
-        positions: how a token's place is known: ``absolute`` is added to the tokens, ``rotary`` turns queries
-            and keys, ``relative`` is added to the scores of attention.
+        positions: position encoding: ``absolute`` is added to the tokens, ``rotary`` rotates queries and keys,
+            ``relative`` is added to the attention scores.
     """
 
     family: str
@@ -54,15 +58,15 @@ class Anatomy:
 
     @property
     def patches(self) -> int:
-        """Patch tokens."""
+        """Number of patch tokens."""
         return self.grid[0] * self.grid[1]
 
 
 def describe(model: nn.Module) -> Anatomy:
-    """Say how a timm vision transformer is built.
+    """Describe a timm vision transformer.
 
     Raises:
-        UnsupportedModel: no attribution map is defined for it here; the message says why.
+        UnsupportedModel: the methods are not defined for it; the message gives the reason.
     """
     family = type(model).__name__
     parts: Any = model
@@ -75,19 +79,19 @@ def describe(model: nn.Module) -> Anatomy:
             raise refuse(f"it has no {part}, so it is not a plain vision transformer of global attention")
     blocks = list(parts.blocks)
     for index, block in enumerate(blocks):
-        if reason := _unlike(block):
+        if reason := _unsupported_block(block):
             raise refuse(f"block {index} ({type(block).__name__}) {reason}")
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
         raise refuse("it has no classifier; give it a number of classes, or a checkpoint that has one")
     channels = getattr(getattr(parts.patch_embed, "proj", None), "in_channels", 3)
     if channels != 3 and not hasattr(parts.patch_embed, "backbone"):
-        raise refuse(f"it takes {channels} channels; only RGB is known here")
+        raise refuse(f"it takes {channels} channels; only RGB is supported")
     readout, read_tokens = _readout(parts, refuse)
     grid = tuple(int(side) for side in parts.patch_embed.grid_size)
     size = tuple(int(side) for side in parts.patch_embed.img_size)
     patch = tuple(int(side) for side in parts.patch_embed.patch_size)
-    if hasattr(parts.patch_embed, "backbone"):  # a patch of what the backbone makes of the image
+    if hasattr(parts.patch_embed, "backbone"):  # the backbone makes the patches
         patch = tuple(side // count for side, count in zip(size, grid, strict=True))
     return Anatomy(
         family=family,
@@ -118,8 +122,8 @@ _ATTENTIONS = frozenset({"Attention", "AttentionRope", "EvaAttention", "RelPosAt
 """Softmax attention of every token to every token."""
 
 
-def _unlike(block: Any) -> str | None:
-    """How a block differs from what the definitions are written for, or None."""
+def _unsupported_block(block: Any) -> str | None:
+    """Return the reason why the methods are not defined for a block, or None."""
     attention = getattr(block, "attn", None)
     if attention is None or not hasattr(attention, "fused_attn"):
         return "has no attention that can be traced"
@@ -159,4 +163,4 @@ def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:
         return "mean", 0
     if pooling == "avg":
         raise refuse("it pools its prefix tokens along with the patches")
-    raise refuse(f"its read-out (global_pool={pooling!r}) is none of token, avg and map")
+    raise refuse(f"its read-out (global_pool={pooling!r}) is not token, avg or map")

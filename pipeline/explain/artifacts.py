@@ -1,4 +1,4 @@
-"""Files of explainers that have weights of their own: tensors and a card, in safetensors."""
+"""Artifacts: weights of learned methods and their record, in one safetensors file."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ from schemas.errors import UsageError
 
 @dataclass(frozen=True)
 class Artifact:
-    """What such a file holds.
+    """Contents of an artifact.
 
     Attributes:
         tensors: by name.
-        record: its record, or None where it has none.
+        record: metadata, or None where it has none.
         digest: SHA-256 of the file.
     """
 
@@ -30,7 +30,7 @@ class Artifact:
 
 
 def write_artifact(path: Path, tensors: dict[str, Tensor], record: ArtifactRecord) -> None:
-    """Write an artefact, whole or not at all."""
+    """Write an artifact atomically."""
     put(
         path,
         save(
@@ -47,20 +47,20 @@ def put(path: Path, data: bytes) -> None:
 
 
 def read_artifact(path: str) -> Artifact:
-    """An artefact; from memory where the file has not changed since.
+    """Read an artifact; from memory if the file has not changed since.
 
     Raises:
-        UsageError: there is no such file, or it is none.
+        UsageError: there is no such file, or it is not safetensors.
     """
     try:
-        known = os.stat(path)
-        return _read(path, known.st_mtime_ns, known.st_size)
+        status = os.stat(path)
+        return _read_cached(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, changed: int, size: int) -> Artifact:
+def _read_cached(path: str, modified_ns: int, size: int) -> Artifact:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)

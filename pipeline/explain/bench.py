@@ -1,8 +1,7 @@
-"""What methods cost on a network and a device, each alone and all in one pass."""
+"""Benchmark of methods on a model and a device, each alone and all in one pass."""
 
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import autocast
+from pipeline.utils.timer import StageTimer
 from schemas.bench import BenchRecord, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Precision
 
-_COMPUTE = ("vit-atlas", "torch", "timm", "numpy")
+_RECORDED_PACKAGES = ("vit-atlas", "torch", "timm", "numpy")
 
 
 def benchmark(
@@ -32,46 +32,48 @@ def benchmark(
     methods: Iterable[str | Method] = (),
     *,
     device: Literal["cpu", "cuda"],
-    batch: int,
+    batch_size: int,
     classes: int | None = None,
     precision: Precision = "full",
     repeats: int = 5,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchRecord:
-    """Time methods on a network with random weights, on random images with one target each.
+    """Time methods on a model with random weights, on random images with one target each.
 
-    F is one plain forward of the batch, its attention fused. Times are noisy where a machine has other work,
-    so F is timed anew before each pass of the methods, and the median of the ratios is what is kept.
+    F is one plain forward of the batch with fused attention. Other load of the machine makes times noisy, so F is
+    timed again before each pass of the methods, and the result is the median of the ratios.
 
     Args:
-        name: of a timm model.
+        name: timm model.
         methods: as ``explain`` takes them; by default those of a run that names none.
-        batch: images a forward.
-        classes: of the classifier; by default the network's own number.
-        repeats: how many timings each number is the median of.
-        threads: of the CPU; by default as many as torch takes.
-        progress: called with measurements done and in all: one for each method, and one for all together.
+        device: ``cpu`` or ``cuda``.
+        batch_size: images per forward.
+        classes: number of classes; by default the model's own.
+        precision: see ``explain``.
+        repeats: number of timings of which each result is the median.
+        threads: CPU threads; by default torch's own choice.
+        progress: called with the measurements done and their total: one for each method, and one for all together.
 
     Raises:
         UsageError: no such model, method or device, or a plain forward of the batch does not fit into memory.
         UnsupportedModel: see ``describe``.
-        UnsupportedMethod: a method is not defined for this model. Nothing has been computed then.
+        UnsupportedMethod: a method is not defined for this model; raised before any computation.
         RunFailedError: a method does not fit into memory, not even for one image.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here; choose cpu")
+        raise UsageError("there is no CUDA device; choose cpu")
     model = create_model(name) if classes is None else create_model(name, num_classes=classes)
     anatomy = describe(model)
     chosen = check_supported(registry.resolve(methods) or registry.defaults(anatomy), anatomy)
-    measured: list[_Measured] = []
-    with _threads(threads), preserve_model_state(model), _enough_memory(name, batch):
-        bench = _Bench(model.to(device), anatomy, batch, precision, torch.device(device))
-        for each in [*((method,) for method in chosen), chosen]:
-            progress(len(measured), len(chosen) + 1)
-            measured.append(bench.measure(each, repeats))
+    passes: list[_PassCost] = []
+    with _cpu_threads(threads), preserve_model_state(model), _report_out_of_memory(name, batch_size):
+        bench = _Benchmark(model.to(device), anatomy, batch_size, precision, torch.device(device))
+        for group in [*((method,) for method in chosen), chosen]:
+            progress(len(passes), len(chosen) + 1)
+            passes.append(bench.measure(group, repeats))
         seconds = median(timing.seconds for timing in bench.forwards)
-        costs = [each.cost(batch / seconds) for each in measured]
+        costs = [pass_cost.to_record(batch_size / seconds) for pass_cost in passes]
         return BenchRecord(
             model=absolute_model_name(name),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -81,9 +83,10 @@ def benchmark(
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
             threads=torch.get_num_threads(),
             precision=precision,
-            batch_size=batch,
+            batch_size=batch_size,
             repeats=repeats,
-            versions={"python": platform.python_version()} | {package: version(package) for package in _COMPUTE},
+            versions={"python": platform.python_version()}
+            | {package: version(package) for package in _RECORDED_PACKAGES},
             forward_seconds=seconds,
             forward_peak_bytes=_peak(bench.forwards),
             per_method={method.spec: cost for method, cost in zip(chosen, costs[:-1], strict=True)},
@@ -92,7 +95,7 @@ def benchmark(
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _cpu_threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count or before)
@@ -102,117 +105,99 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _enough_memory(name: str, batch: int) -> Iterator[None]:
-    """A batch that is too large for a method is halved by the ``Explainer``, as in a run; F is whole or nothing."""
+def _report_out_of_memory(name: str, batch_size: int) -> Iterator[None]:
+    """Report that F does not fit into memory. For methods the ``Explainer`` halves the batch, as in a run."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise UsageError(
-            f"{name}: one forward of {batch} images does not fit into memory; choose a smaller batch"
+            f"{name}: one forward of {batch_size} images does not fit into memory; choose a smaller batch size"
         ) from None
 
 
 @dataclass(frozen=True)
 class _Timing:
-    """Of one call: how long it took, and the most bytes that were allocated on a GPU; None on a CPU."""
+    """Duration of one call, and the largest allocation on a GPU in bytes; None on a CPU."""
 
     seconds: float
-    peak: int | None
+    peak_bytes: int | None
 
 
 def _peak(timings: Iterable[_Timing]) -> int | None:
-    return max((timing.peak for timing in timings if timing.peak is not None), default=None)
+    return max((timing.peak_bytes for timing in timings if timing.peak_bytes is not None), default=None)
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A pass of some methods: its cost in F, its peak, and its stages, each as in ``MethodCost``."""
+class _PassCost:
+    """Cost of a pass of some methods: in F, peak memory and stages, each as in ``MethodCost``."""
 
     forwards: float
-    peak: int | None
+    peak_bytes: int | None
     stages: dict[str, float]
 
-    def cost(self, images_per_s: float) -> MethodCost:
-        """At so many images a second of F."""
+    def to_record(self, images_per_s: float) -> MethodCost:
+        """Return the record for the images per second of F."""
         return MethodCost(
             forwards=self.forwards,
             images_per_s=images_per_s / self.forwards,
-            peak_bytes=self.peak,
+            peak_bytes=self.peak_bytes,
             stages=self.stages,
         )
 
 
-class _Bench:
-    """A network, ``preserve_model_state``, and a batch for it.
+class _Benchmark:
+    """A model and a batch for it. Use it inside ``preserve_model_state``.
 
     Attributes:
         forwards: timings of plain forwards.
     """
 
     def __init__(
-        self, model: nn.Module, anatomy: Anatomy, batch: int, precision: Precision, device: torch.device
+        self, model: nn.Module, anatomy: Anatomy, batch_size: int, precision: Precision, device: torch.device
     ) -> None:
         self.model, self.anatomy, self.precision, self.device = model, anatomy, precision, device
         random = torch.Generator().manual_seed(0)
-        self.images = torch.randn(batch, 3, *anatomy.input_size, generator=random).to(device)
-        self.targets = torch.randint(anatomy.classes, (batch, 1), generator=random).to(device)
-        self.keys = [str(number) for number in range(batch)]
+        self.images = torch.randn(batch_size, 3, *anatomy.input_size, generator=random).to(device)
+        self.targets = torch.randint(anatomy.classes, (batch_size, 1), generator=random).to(device)
+        self.keys = [str(number) for number in range(batch_size)]
         self.forwards: list[_Timing] = []
 
-    def measure(self, methods: tuple[Method, ...], repeats: int) -> _Measured:
+    def measure(self, methods: tuple[Method, ...], repeats: int) -> _PassCost:
         """Time passes of these methods over the batch."""
-        laps = _Laps(self._now)
-        explainer = Explainer(self.model, self.anatomy, methods, 0, self.precision, laps.lap)
+        timer = StageTimer(self.device)
+        explainer = Explainer(self.model, self.anatomy, methods, 0, self.precision, timer.lap)
 
         def explain() -> None:
-            laps.start()
+            timer.start()
             explainer.maps(self.images, lambda rows, logits: self.targets[rows], self.keys)
 
-        rounds = [(self._timed(self._forward), self._timed(explain), laps.seconds) for _ in range(repeats + 1)]
-        del rounds[0]  # the first warms up: kernels are chosen, and how many images fit into memory is found out
+        rounds = [(self._time(self._forward), self._time(explain), timer.seconds()) for _ in range(repeats + 1)]
+        del rounds[0]  # warm-up: kernels are chosen, and the largest batch size that fits into memory is found
         forwards, passes, seconds = zip(*rounds, strict=True)
         self.forwards += forwards
-        stages = {stage: median(each[stage] for each in seconds) for stage in seconds[0]}
-        texts = {method.name: method.spec for method in methods}
-        return _Measured(
-            forwards=median(each.seconds / forward.seconds for forward, each in zip(forwards, passes, strict=True)),
-            peak=_peak(passes),
-            stages={texts.get(stage, stage): share / sum(stages.values()) for stage, share in stages.items()},
+        stages = {stage: median(times[stage] for times in seconds) for stage in seconds[0] if stage != "total"}
+        specs = {method.name: method.spec for method in methods}
+        return _PassCost(
+            forwards=median(timing.seconds / forward.seconds for forward, timing in zip(forwards, passes, strict=True)),
+            peak_bytes=_peak(passes),
+            stages={specs.get(stage, stage): share / sum(stages.values()) for stage, share in stages.items()},
         )
 
     def _forward(self) -> None:
         with torch.no_grad(), autocast(self.images, self.precision):
             self.model(self.images)
 
-    def _timed(self, work: Callable[[], None]) -> _Timing:
+    def _time(self, function: Callable[[], None]) -> _Timing:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-        begin = self._now()
-        work()
-        seconds = self._now() - begin
+        start = self._now()
+        function()
+        seconds = self._now() - start
         return _Timing(seconds, torch.cuda.max_memory_allocated(self.device) if on_gpu else None)
 
     def _now(self) -> float:
-        """Seconds on a clock. A GPU is waited for, so that its work is counted where it was asked for."""
+        """Return the time in seconds after waiting for a GPU, so that its work is included."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-class _Laps:
-    """Seconds by stage of one pass."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-
-    def start(self) -> None:
-        """Begin anew."""
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._last = self._now()
-
-    def lap(self, stage: str) -> None:
-        """Count the time since the last lap to a stage."""
-        now = self._now()
-        self.seconds[stage] += now - self._last
-        self._last = now

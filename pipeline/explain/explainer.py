@@ -1,4 +1,4 @@
-"""A batch of images in, raw attribution maps of every method out."""
+"""``explain``: raw attribution maps of a batch of images by several methods."""
 
 import hashlib
 import sys
@@ -21,30 +21,30 @@ from schemas.layout import Flag
 from schemas.run import Precision
 
 StageCallback = Callable[[str], None]
-"""Called with the name of a stage when that stage is over."""
+"""Called with the name of a stage when that stage ends."""
 
 ClassIdsFn = Callable[[slice, Tensor], Tensor]
-"""From some rows of a batch and their logits [b, C] to their targets, int64 [b, K]."""
+"""Returns the target classes, int64 [b, K], of some rows of a batch from their logits [b, C]."""
 
 
 class MapBatch(dict[str, Tensor]):
-    """Maps by the name of their method, and what else is known of them.
+    """Maps [B, K, h, w] by the name of their method.
 
     Attributes:
         logits: [B, C] of the network.
-        extra_outputs: numbers that a method gives beside each map, [B, K] by ``<method>_<figure>``.
+        extra_outputs: numbers that methods report beside each map, [B, K] by ``<method>_<output>``.
     """
 
     logits: Tensor
     extra_outputs: dict[str, Tensor]
 
     def flags(self, name: str) -> Tensor:
-        """Whether each map of a method says anything: int8 [B, K] of ``Flag``."""
+        """Return a ``Flag`` for each map of a method, int8 [B, K]: whether it is constant or not finite."""
         return flags(self[name])
 
 
 def flags(maps: Tensor) -> Tensor:
-    """Whether maps say anything.
+    """Return a ``Flag`` for each map: whether it is constant or not finite.
 
     Args:
         maps: [..., h, w], raw.
@@ -54,24 +54,25 @@ def flags(maps: Tensor) -> Tensor:
     """
     patches = maps.flatten(-2)
     constant = (patches == patches[..., :1]).all(-1)
-    broken = ~patches.isfinite().all(-1)
-    return torch.where(broken, int(Flag.NOT_FINITE), constant.int()).to(torch.int8)
+    not_finite = ~patches.isfinite().all(-1)
+    return torch.where(not_finite, int(Flag.NOT_FINITE), constant.int()).to(torch.int8)
 
 
 def precision_error(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far maps are from exact ones: max |difference| / max |exact|, median over the maps of a method.
+    """Compute the error of maps against exact ones: max |difference| / max |exact|, median over the maps of a method.
 
     Args:
-        maps, exact: [B, K, h, w] by method. Maps that are not finite, or zero where exact, are left out.
+        maps: [B, K, h, w] by method.
+        exact: the same methods and shapes. Pairs where a map is not finite or the exact one is 0 are left out.
     """
-    found = {}
+    errors = {}
     for name, values in maps.items():
-        size = exact[name].abs().amax((2, 3))
-        ratio = (values - exact[name]).abs().amax((2, 3)) / size
+        largest = exact[name].abs().amax((2, 3))
+        ratio = (values - exact[name]).abs().amax((2, 3)) / largest
         ratio = ratio[ratio.isfinite()]
         if len(ratio):
-            found[name] = float(ratio.median())
-    return found
+            errors[name] = float(ratio.median())
+    return errors
 
 
 def explain(
@@ -84,36 +85,36 @@ def explain(
     seed: int = 0,
     precision: Precision = "full",
 ) -> MapBatch:
-    """Attribution maps of a batch by several methods, from one shared forward.
+    """Compute attribution maps of a batch by several methods, from one shared forward.
 
     Args:
-        model: a timm vision transformer. It comes back as it was: mode, ``requires_grad``, hooks, weights.
+        model: a timm vision transformer. It is left as it was: mode, ``requires_grad``, hooks, weights.
         images: [B, 3, H, W], preprocessed, of the model's dtype and device.
-        targets: int64 [B, K], the classes to explain. A class that stands twice in a row is computed once.
+        targets: int64 [B, K], the classes to explain. A class that occurs twice in a row is computed once.
         methods: one or several, by name (``"legrad"``, ``"reciprocam:kernel=box"``) or as instances
             (``LeGrad(layers="last2")``).
-        keys: a name for each image, from which methods that draw at random take their seed. By default
-            the images themselves are hashed, so that a map does not depend on its batch.
-        seed: the other half of that seed.
+        keys: a name for each image, from which methods that use random numbers take their seed. By default
+            the hash of the image, so that a map does not depend on its batch.
+        seed: combined with the keys.
         precision: ``full`` computes in the model's dtype; ``bfloat16`` and ``float16`` run the network under
-            autocast, while what methods make of it stays in float32.
+            autocast, while the methods' own computations stay in float32.
 
     Returns:
         ``{name: float32 [B, K, h, w]}`` on the patch grid, raw values; float64 if the model is. Maps that do
-        not depend on the class are repeated over K. See ``MapBatch`` for what comes with them.
+        not depend on the class are repeated over K. See ``MapBatch`` for logits and extra outputs.
 
     Raises:
         UnsupportedModel: see ``describe``.
-        UnsupportedMethod: a method is not defined for this model. Nothing has been computed then.
+        UnsupportedMethod: a method is not defined for this model; raised before any computation.
         UsageError: a method does not exist, or images, targets or keys do not fit.
         RunFailedError: not even one image fits into memory.
     """
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
     chosen = check_supported(registry.resolve(entries), anatomy, lambda: weights_hash(model))
-    _check(model, anatomy, images, targets, keys, precision)
+    _check_arguments(model, anatomy, images, targets, keys, precision)
     if keys is None:
-        keys = [hashlib.sha256(_bytes(image)).hexdigest() for image in images.detach()]
+        keys = [hashlib.sha256(_to_bytes(image)).hexdigest() for image in images.detach()]
     with preserve_model_state(model):
         return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: targets[rows], keys)
 
@@ -121,30 +122,40 @@ def explain(
 def check_supported(
     methods: Iterable[Method], anatomy: Anatomy, weights: Callable[[], str] | None = None
 ) -> tuple[Method, ...]:
-    """The methods, if all are defined for the network.
+    """Return the methods if all are defined for the model.
 
     Args:
-        weights: gives the hash of the network, for methods that were trained on one.
+        methods: the methods.
+        anatomy: of the model.
+        weights: returns the hash of the model's weights, for methods that were trained on one model.
 
     Raises:
-        UnsupportedMethod: one is not; the message says why.
+        UnsupportedMethod: one is not; the message gives the reason.
     """
     chosen = tuple(methods)
     for method in chosen:
         if reason := method.unsupported(anatomy):
             raise UnsupportedMethod(f"{method.name} is not defined for {anatomy.family}: {reason}")
         if weights and method.trained_on not in (None, weights()):
-            raise UnsupportedMethod(f"{method.spec}: was trained on a network of other weights, {method.trained_on}")
+            raise UnsupportedMethod(
+                f"{method.spec}: was trained for a model with other weights ({method.trained_on}); train it for this one"
+            )
     return chosen
 
 
 class Explainer:
-    """Methods bound to a model, for many batches. ``explain`` is one of these used once.
+    """Methods bound to a model, for many batches. Call it inside ``preserve_model_state(model)``.
 
-    The model must be ``preserve_model_state`` around every call.
+    Args:
+        model: the network.
+        anatomy: its description.
+        methods: methods that the model supports.
+        seed: see ``explain``.
+        precision: see ``explain``.
+        on_stage_end: called after each forward and each method.
 
     Attributes:
-        max_batch_size: images that are known to fit into memory together; found out by halving, and kept.
+        max_batch_size: largest number of images that fit into memory; found by halving after an out-of-memory error.
     """
 
     def __init__(
@@ -168,20 +179,22 @@ class Explainer:
         self.max_batch_size = sys.maxsize
 
     def maps(self, images: Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
-        """Maps as ``explain`` returns them. All tensors are of the images' device.
+        """Compute maps as ``explain`` returns them, on the device of the images.
 
         Args:
-            targets: gives int64 [b, K] for the logits [b, C] of so many rows.
+            images: [B, 3, H, W], preprocessed.
+            targets: returns int64 [b, K] for a slice of rows and their logits [b, C].
+            keys: a name for each image.
 
         Raises:
             RunFailedError: not even one image fits into memory.
         """
-        parts: list[MapBatch] = []
+        chunks: list[MapBatch] = []
         first = 0
         while first < len(images):
             rows = slice(first, min(len(images), first + self.max_batch_size))
             try:
-                parts.append(self._part(images[rows], partial(targets, rows), keys[rows]))
+                chunks.append(self._explain_chunk(images[rows], partial(targets, rows), keys[rows]))
             except torch.OutOfMemoryError as error:
                 if rows.stop - first <= 1:
                     raise RunFailedError(
@@ -191,89 +204,89 @@ class Explainer:
                 self.max_batch_size = (rows.stop - first) // 2
                 continue
             first = rows.stop
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return chunks[0] if len(chunks) == 1 else _concatenate(chunks)
 
-    def _part(self, images: Tensor, targets: Callable[[Tensor], Tensor], keys: Sequence[str]) -> MapBatch:
-        """Maps of so many images as fit."""
+    def _explain_chunk(self, images: Tensor, targets: Callable[[Tensor], Tensor], keys: Sequence[str]) -> MapBatch:
+        """Compute the maps of images that fit into memory together."""
         trace = self._record(images, keys)
         self.on_stage_end("forward")
-        wanted = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
-        if not wanted.shape[1]:
+        class_ids = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
+        count = class_ids.shape[1]
+        if not count:
             empty = images.new_empty(len(images), 0, *self.anatomy.grid)
-            return _bound({method.name: empty for method in self.methods}, self.methods, trace.logits)
-        each = tuple(method for method in self.methods if method.class_specific and not method.multi_target)
-        once = tuple(method for method in self.methods if method not in each)
-        found = self._compute(trace, wanted, once)
-        columns = [self._compute(trace, wanted[:, :1], each)]
-        for k in range(1, wanted.shape[1]):
-            columns.append(self._next_column(trace, wanted[:, : k + 1], columns, each))
-        found |= {name: torch.cat([column[name] for column in columns], 1) for name in columns[0]}
-        count = wanted.shape[1]
-        whole = {name: v if v.shape[1] == count else v.expand(-1, count, *v.shape[2:]) for name, v in found.items()}
-        return _bound(whole, self.methods, trace.logits)
+            return _to_map_batch({method.name: empty for method in self.methods}, self.methods, trace.logits)
+        per_target = tuple(method for method in self.methods if method.class_specific and not method.multi_target)
+        all_targets = tuple(method for method in self.methods if method not in per_target)
+        values = self._compute(trace, class_ids, all_targets)
+        columns = [self._compute(trace, class_ids[:, :1], per_target)]
+        for k in range(1, count):
+            columns.append(self._explain_extra_target(trace, class_ids[:, : k + 1], columns, per_target))
+        values |= {name: torch.cat([column[name] for column in columns], 1) for name in columns[0]}
+        repeated = {name: v if v.shape[1] == count else v.expand(-1, count, *v.shape[2:]) for name, v in values.items()}
+        return _to_map_batch(repeated, self.methods, trace.logits)
 
     def _record(self, images: Tensor, keys: Sequence[str]) -> Trace:
         return record_forward(self.model, self.anatomy, images, self.capture, tuple(keys), self.seed, self.precision)
 
     def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
-        """Maps [B, K, h, w] of methods, and their extra_outputs [B, K]."""
-        found = {}
+        """Compute the maps [B, K, h, w] of methods and their extra outputs [B, K]."""
+        values = {}
         dtype = torch.float64 if trace.images.dtype == torch.float64 else torch.float32
         for method in methods:
             with torch.no_grad():
-                found[method.name] = method.compute(trace, targets).to(dtype)
-            found |= {f"{method.name}_{output}": value for output, value in trace.extra_outputs.items()}
+                values[method.name] = method.compute(trace, targets).to(dtype)
+            values |= {f"{method.name}_{output}": value for output, value in trace.extra_outputs.items()}
             trace.extra_outputs.clear()
             self.on_stage_end(method.name)
-        return found
+        return values
 
-    def _next_column(
-        self, trace: Trace, targets: Tensor, before: list[dict[str, Tensor]], methods: tuple[Method, ...]
+    def _explain_extra_target(
+        self, trace: Trace, targets: Tensor, columns: list[dict[str, Tensor]], methods: tuple[Method, ...]
     ) -> dict[str, Tensor]:
-        """Maps of the last of several targets; what an earlier column already has is taken from there.
+        """Compute the maps of the last of several targets; reuse those of an earlier target of the same class.
 
-        Where only some images have a new target, only these are traced again: for a label and a
+        Where only some images have a new target, only these are recorded again: for a label and a
         prediction that mostly agree, that is far less than a second backward of the whole batch.
         """
-        earlier, now = targets[:, :-1], targets[:, -1:]
-        same = earlier == now
+        earlier, last = targets[:, :-1], targets[:, -1:]
+        same = earlier == last
         source = same.int().argmax(1)
         column = {
-            name: torch.stack([c[name] for c in before])[source, torch.arange(len(now), device=now.device)]
-            for name in before[0]
+            name: torch.stack([c[name] for c in columns])[source, torch.arange(len(last), device=last.device)]
+            for name in columns[0]
         }
-        fresh = ~same.any(1)
-        if methods and fresh.any():
-            if not fresh.all():
-                rows = fresh.nonzero()[:, 0]
+        new = ~same.any(1)
+        if methods and new.any():
+            if not new.all():
+                rows = new.nonzero()[:, 0]
                 trace = self._record(trace.images[rows], [trace.keys[i] for i in rows.tolist()])
                 self.on_stage_end("forward")
-            for name, maps in self._compute(trace, now[fresh], methods).items():
-                column[name][fresh] = maps
+            for name, maps in self._compute(trace, last[new], methods).items():
+                column[name][new] = maps
         return column
 
 
-def _bound(found: dict[str, Tensor], methods: tuple[Method, ...], logits: Tensor) -> MapBatch:
-    """Maps in the order of the methods, apart from their extra_outputs."""
-    maps = MapBatch({method.name: found.pop(method.name) for method in methods})
-    maps.logits, maps.extra_outputs = logits, found
+def _to_map_batch(values: dict[str, Tensor], methods: tuple[Method, ...], logits: Tensor) -> MapBatch:
+    """Separate maps, in the order of the methods, from extra outputs."""
+    maps = MapBatch({method.name: values.pop(method.name) for method in methods})
+    maps.logits, maps.extra_outputs = logits, values
     return maps
 
 
-def _joined(parts: list[MapBatch]) -> MapBatch:
-    maps = MapBatch({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    maps.logits = torch.cat([part.logits for part in parts])
+def _concatenate(chunks: list[MapBatch]) -> MapBatch:
+    maps = MapBatch({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
+    maps.logits = torch.cat([chunk.logits for chunk in chunks])
     maps.extra_outputs = {
-        name: torch.cat([part.extra_outputs[name] for part in parts]) for name in parts[0].extra_outputs
+        name: torch.cat([chunk.extra_outputs[name] for chunk in chunks]) for name in chunks[0].extra_outputs
     }
     return maps
 
 
-def _bytes(image: Tensor) -> bytes:
+def _to_bytes(image: Tensor) -> bytes:
     return image.cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _check(
+def _check_arguments(
     model: nn.Module,
     anatomy: Anatomy,
     images: Tensor,
@@ -284,17 +297,17 @@ def _check(
     weights = next(model.parameters())
     if (images.dtype, images.device) != (weights.dtype, weights.device):
         raise UsageError(
-            f"images are {images.dtype} on {images.device}, this model is {weights.dtype} on {weights.device}"
+            f"images are {images.dtype} on {images.device}; the model takes {weights.dtype} on {weights.device}"
         )
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}; it can be {', '.join(get_args(Precision))}")
     if precision != "full" and images.dtype != torch.float32:
-        raise UsageError(f"precision {precision} is for networks in float32, not {images.dtype}")
+        raise UsageError(f"precision {precision} is for models in float32, not {images.dtype}")
     if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != anatomy.input_size:
         height, width = anatomy.input_size
         raise UsageError(f"images have shape {list(images.shape)}; this model takes [B, 3, {height}, {width}]")
     if not len(images):
-        raise UsageError("there are no images to explain")
+        raise UsageError("there are no images to explain; give at least one")
     if targets.ndim != 2 or len(targets) != len(images) or targets.dtype != torch.int64:
         raise UsageError(f"targets are {targets.dtype} {list(targets.shape)}; they must be int64 [{len(images)}, K]")
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < anatomy.classes:

@@ -1,4 +1,4 @@
-"""A network from its spec: any timm name, with timm's weights or a checkpoint."""
+"""Loading of timm models, with pretrained weights or a checkpoint."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ LOCAL = "local-dir:"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network, and what is known of it. ``load_model`` gives it in evaluation mode, on the CPU, in float32."""
+    """A model with its description. ``load_model`` returns it in evaluation mode, on the CPU, in float32."""
 
     model: nn.Module
     anatomy: Anatomy
@@ -30,7 +30,7 @@ class LoadedModel:
 
 
 def load_model(spec: ModelSpec) -> LoadedModel:
-    """Build a network and load its weights.
+    """Build a model and load its weights.
 
     Raises:
         UsageError: no such model, no such weights, or weights of another architecture.
@@ -43,16 +43,20 @@ def load_model(spec: ModelSpec) -> LoadedModel:
 
 
 def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
-    """A network with what is known of it.
+    """Describe a model for the records of a run.
+
+    Args:
+        name: timm name.
+        model: the network.
 
     Raises:
-        UsageError: it does not take RGB.
+        UsageError: it does not take RGB images.
         UnsupportedModel: see ``describe``.
     """
     anatomy = describe(model)
     config = resolve_model_data_config(model)
     if len(config["mean"]) != 3:
-        raise UsageError(f"{name}: takes {len(config['mean'])} channels; only RGB is known here")
+        raise UsageError(f"{name}: takes {len(config['mean'])} channels; only RGB is supported")
     record = ModelRecord(
         name=name,
         weights=weights_hash(model),
@@ -72,20 +76,20 @@ def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
 
 
 def absolute_model_name(name: str) -> str:
-    """The name of a model as it means the same from every folder."""
+    """Return the name of a model with an absolute path in place of a relative one."""
     return LOCAL + os.path.abspath(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else name
 
 
 def absolute_model_spec(spec: ModelSpec) -> ModelSpec:
-    """The model as it means the same in every process and from every folder."""
+    """Return the model spec with absolute paths, valid in every process and from every folder."""
     checkpoint = os.path.abspath(spec.checkpoint) if spec.checkpoint else None
     return spec.model_copy(update={"name": absolute_model_name(spec.name), "checkpoint": checkpoint})
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all tensors: name, dtype, shape and bytes of each, in the order of the names.
+    """Compute SHA-256 over all tensors: name, dtype, shape and bytes of each, in the order of the names.
 
-    Floating ones count as float32, so that a network in another precision is the same network.
+    Floating-point tensors are converted to float32, so that the hash does not depend on the precision.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -96,15 +100,19 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
-    """A network of timm, by default with random weights.
+    """Create a timm model, by default with random weights.
+
+    Args:
+        name: timm name, or ``local-dir:`` and a folder.
+        options: of ``timm.create_model``.
 
     Raises:
-        UsageError: there is no such model, or it cannot be built, or its weights cannot be had.
+        UsageError: there is no such model, it cannot be built, or its weights cannot be downloaded.
     """
     if name.startswith(LOCAL):
         folder = name.removeprefix(LOCAL)
         if not os.path.isfile(os.path.join(folder, "config.json")):
-            raise UsageError(f"{name}: there is no config.json in that folder")
+            raise UsageError(f"{name}: there is no config.json in that folder; name a folder saved by timm")
     elif not timm.is_model(name.partition(".")[0]):
         hint = suggest(name, timm.list_models(), 0.6)
         raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
@@ -115,7 +123,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         if not options.get("pretrained"):
             raise UsageError(f"{name}: timm cannot build it ({type(error).__name__}: {reason})") from error
         raise UsageError(
-            f"{name}: its pretrained weights cannot be had ({type(error).__name__}: {reason}); "
+            f"{name}: its pretrained weights cannot be downloaded ({type(error).__name__}: {reason}); "
             "give them with --checkpoint FILE"
         ) from error
 
@@ -126,24 +134,22 @@ def _from_checkpoint(name: str, path: str) -> nn.Module:
     try:
         weights = load_file(path)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
+        raise UsageError(f"{path}: no such file; check the path") from None
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
     options: dict[str, Any] = {}
-    if (
-        "head.weight" in weights and weights["head.weight"].ndim == 2
-    ):  # a fine-tuned network brings its own number of classes
+    if "head.weight" in weights and weights["head.weight"].ndim == 2:  # fine-tuned: its own number of classes
         options["num_classes"] = len(weights["head.weight"])
     model = create_model(name, **options)
     expected = model.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     misshapen = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
     if missing or unknown or misshapen:
-        says = [
-            f"{len(keys)} tensors are {what} (such as {keys[0]})"
-            for keys, what in ((missing, "missing"), (unknown, "unknown"), (sorted(misshapen), "of another shape"))
+        faults = [
+            f"{len(keys)} tensors are {fault} (such as {keys[0]})"
+            for keys, fault in ((missing, "missing"), (unknown, "unknown"), (sorted(misshapen), "of another shape"))
             if keys
         ]
-        raise UsageError(f"{path}: is not a checkpoint of {name}: {', '.join(says)}")
+        raise UsageError(f"{path}: is not a checkpoint of {name}: {', '.join(faults)}")
     model.load_state_dict(weights)
     return model

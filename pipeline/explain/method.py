@@ -1,4 +1,4 @@
-"""What an attribution method is: a small immutable value with options, and one function."""
+"""Base class of attribution methods: an immutable set of options with one function, ``compute``."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,22 +14,22 @@ from schemas.errors import UsageError
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """Base of all methods. To add one: subclass in a new file, decorate with ``@methods.register``.
+    """Base class of all methods. To add one: subclass it in a new file and decorate with ``@methods.register``.
 
     The class docstring gives formula, cost and source; its first line is the summary in every table.
 
     Class attributes:
         base_name: name without options.
-        kind: ``attribution`` or ``control`` (a yardstick that knows less than any method should).
+        kind: ``attribution`` or ``control`` (a baseline that any method should beat).
         class_specific: whether the map depends on the target class.
         multi_target: whether one computation gives the maps of any number of classes.
-        paper: where it is from.
-        provenance: name of the design that it follows, where the paper leaves one open; goes into ``run.json``.
+        paper: its source.
+        provenance: name of the design that it follows, where the paper leaves details open; goes into ``run.json``.
         cost: in forwards of the same batch, beyond the shared one, as text for tables.
-        default: whether a run that names no methods has it; False where it costs many forwards.
+        default: whether a run that names no methods includes it; False where it costs many forwards.
         extra_outputs: names of the numbers that it reports beside each map, in ``trace.extra_outputs``.
-        presets: options that belong together, by name.
-        hidden_options: options that are no part of the name.
+        presets: sets of options, by name.
+        hidden_options: options that are not part of the name.
     """
 
     base_name: ClassVar[str]
@@ -45,28 +45,28 @@ class Method(ABC):
     hidden_options: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Refuse options that are not of their kind.
+        """Refuse options of the wrong type.
 
         Raises:
-            UsageError: one is not; the message says what it can be.
+            UsageError: one has it; the message lists the allowed values.
         """
         kinds = get_type_hints(type(self))
         for option, value in self.options().items():
             kind = kinds[option]
             if get_origin(kind) is Literal:
-                fits, known = value in get_args(kind), ", ".join(map(str, get_args(kind)))
+                valid, allowed = value in get_args(kind), ", ".join(map(str, get_args(kind)))
             elif kind is float:
-                fits, known = type(value) in (int, float) and math.isfinite(value), "a finite number"
+                valid, allowed = type(value) in (int, float) and math.isfinite(value), "a finite number"
             else:
-                fits, known = type(value) is kind, _KINDS.get(kind, kind.__name__)
-            if not fits:
-                raise UsageError(f"{self.base_name}: {option} is {value!r}; it can be {known}")
+                valid, allowed = type(value) is kind, _TYPE_NAMES.get(kind, kind.__name__)
+            if not valid:
+                raise UsageError(f"{self.base_name}: {option} is {value!r}; it can be {allowed}")
 
     @property
     def name(self) -> str:
-        """Name of the method with its options: ``base``, then ``_value`` of each that is not the default.
+        """Name of the method with its options: ``base_name``, then ``_value`` of each that is not the default.
 
-        A number follows the name of its option, and a switch is the name of its option.
+        A number follows the name of its option; a boolean is the name of its option.
         """
         changed = self.options(changed=True).items()
         return "_".join(
@@ -75,54 +75,54 @@ class Method(ABC):
 
     @property
     def spec(self) -> str:
-        """What ``methods.parse`` makes this method from: ``base:option=value``, changed options only."""
+        """Text from which ``methods.parse`` makes this method: ``base_name:option=value``, changed options only."""
         return ":".join([self.base_name, *(f"{name}={value}" for name, value in self.options(changed=True).items())])
 
     def options(self, changed: bool = False) -> dict[str, Any]:
-        """All options by name, or only those that differ from the default."""
-        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return all options by name, or only those that differ from the default."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         if not changed:
-            return mine
+            return values
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
-        return {name: value for name, value in mine.items() if value != defaults.get(name)}
+        return {name: value for name, value in values.items() if value != defaults.get(name)}
 
     @property
     def trained_on(self) -> str | None:
-        """Hash of the network whose artefact this is; None for a method that fits any network."""
+        """Hash of the weights of the model that its artifact was trained for; None for a method that fits any model."""
         return None
 
     @property
     def artifact_hash(self) -> str | None:
-        """SHA-256 of the file whose weights it uses; None for a method that has none."""
+        """SHA-256 of its artifact; None for a method without one."""
         return None
 
     @property
     def design(self) -> str:
-        """Provenance of this very method, with its artefact where it has one."""
+        """Provenance of this instance, read from its artifact where it has one."""
         return self.provenance
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        """What the trace must record for this method."""
+        """Return what the trace must record for this method."""
         return Capture.LAST_BLOCK
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        """Why this method is not defined for a network, or None where it is."""
+        """Return the reason why this method is not defined for a model, or None if it is."""
         return None
 
     @abstractmethod
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        """Raw maps. Runs without gradient mode.
+        """Compute raw maps. Runs without gradient mode.
 
         Args:
             trace: a recorded forward of B images.
             targets: int64 [B, K], the classes to explain. K is 1 unless ``multi_target``; ignored unless ``class_specific``.
 
         Returns:
-            [B, K, h, w] on the patch grid, without any normalisation; K is 1 unless ``class_specific``.
+            [B, K, h, w] on the patch grid, without any normalization; K is 1 unless ``class_specific``.
         """
 
 
-_KINDS: dict[Any, str] = {bool: "True or False", int: "a whole number", str: "text"}
+_TYPE_NAMES: dict[Any, str] = {bool: "True or False", int: "a whole number", str: "text"}
 
 
 def _suffix(option: str, value: Any) -> str:

@@ -10,21 +10,21 @@ from pipeline.explain.registry import methods
 
 
 def method_rows(model: str | None = None) -> list[dict[str, str]]:
-    """A row for each method: name, options, summary, cost, source.
+    """Return a row for each method: name, kind, options, summary, cost, source.
 
     Args:
-        model: a timm name; adds a column that says whether the method applies, or why not.
+        model: a timm name; adds the column ``applies``, ``yes`` or the reason why not.
 
     Raises:
         UsageError: timm has no such model.
         UnsupportedModel: no method applies to it.
     """
-    # With a classifier, which the network may yet get: many of timm come without.
+    # Many timm models come without a classifier; they may get one later.
     anatomy = describe(create_model(model, num_classes=10)) if model else None
     rows = []
-    for base, method in methods.items():
+    for base_name, method in methods.items():
         row = {
-            "method": base,
+            "method": base_name,
             "kind": method.kind,
             "map of": "class" if method.class_specific else "image",
             "cost": method.cost,
@@ -39,15 +39,15 @@ def method_rows(model: str | None = None) -> list[dict[str, str]]:
 
 
 def _options(method: type[Method]) -> list[str]:
-    """Each option with its values, the default first; then presets."""
-    kinds = get_type_hints(method)
-    described = []
+    """List each option with its values, the default first; then the presets."""
+    types = get_type_hints(method)
+    options = []
     for name, default in method().options().items():
-        values = [default, *(value for value in get_args(kinds[name]) if value != default)]
-        if kinds[name] is bool:
+        values = [default, *(value for value in get_args(types[name]) if value != default)]
+        if types[name] is bool:
             values = [default, not default]
-        described.append(f"{name}=" + "|".join(str(value).lower() for value in values))
-    return [*described, *method.presets]
+        options.append(f"{name}=" + "|".join(str(value).lower() for value in values))
+    return [*options, *method.presets]
 
 
 def markdown() -> str:

@@ -1,4 +1,4 @@
-"""Pictures as PIL has them: into ``explain``, and its maps back over them."""
+"""Conversion of images to the input of a model, and overlays of maps on images."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,14 +15,16 @@ from schemas.errors import UsageError
 
 
 class Normalize:
-    """Pixels on a network's device, as it takes them.
+    """Normalization of pixels on the device of a model: (x / 255 − mean) / std.
 
     Args:
-        mean, std: of each channel, in [0, 1].
-        like: a parameter of the network.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        like: a parameter of the model; gives dtype and device.
 
     Attributes:
-        mean, std: [3, 1, 1] on its device.
+        mean: [3, 1, 1] on that device.
+        std: [3, 1, 1] on that device.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], like: Tensor) -> None:
@@ -31,18 +33,18 @@ class Normalize:
         self.mean, self.std = (like.new_tensor(values)[:, None, None] for values in (mean, std))
 
     def __call__(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
-        """uint8 [B, 3, H, W], or floats in [0, 255] → images [B, 3, H, W]."""
+        """Normalize pixels [B, 3, H, W], uint8 or floats in [0, 255]."""
         values = torch.as_tensor(pixels).to(self.device)
         return (values.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Tensor:
-    """Pictures as ``explain`` takes them: whole, in the size, interpolation, mean and deviation of the model.
+    """Convert images to the input of ``explain``: the whole image in the size, interpolation, mean and std of the model.
 
-    To the bit what a run with the geometry ``squash`` makes of the same pictures in a shard.
+    The result is bit-identical to that of a run with the geometry ``squash`` on the same images in a shard.
 
     Args:
-        model: of timm, as ``describe`` knows it.
+        model: a timm model that ``describe`` supports.
         images: one or several, of any mode and size; their EXIF orientation is applied.
 
     Returns:
@@ -54,28 +56,28 @@ def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Te
     """
     several = [images] if isinstance(images, Image.Image) else list(images)
     if not several:
-        raise UsageError("there are no images to prepare")
+        raise UsageError("there are no images to prepare; give at least one")
     height, width = describe(model).input_size
     config, weights = resolve_model_data_config(model), next(model.parameters())
     if len(config["mean"]) != 3:
-        raise UsageError(f"the model takes {len(config['mean'])} channels; only RGB is known here")
+        raise UsageError(f"the model takes {len(config['mean'])} channels; only RGB is supported")
     frame = PreprocessConfig(width, height, config["interpolation"], "squash", 1.0, "center")
-    upright_ones = (to_rgb(apply_orientation(image, read_orientation(image))) for image in several)
+    rgb_images = (to_rgb(apply_orientation(image, read_orientation(image))) for image in several)
     pixels = np.stack(
-        [resize_crop(image, frame, frame.transform_for(image.width, image.height)) for image in upright_ones]
+        [resize_crop(image, frame, frame.transform_for(image.width, image.height)) for image in rgb_images]
     )
     return Normalize(config["mean"], config["std"], weights)(pixels)
 
 
 def overlay(image: Image.Image, values: Tensor | NDArray[np.floating]) -> Image.Image:
-    """A map over the whole picture, from blue at its minimum to red at its maximum. Needs matplotlib.
+    """Overlay a map on the whole image, from blue at its minimum to red at its maximum. Needs matplotlib.
 
     Args:
         image: any mode and size; its EXIF orientation is applied.
         values: float [h, w]: one of the maps that ``explain`` gives, or ``Atlas.map``.
 
     Returns:
-        RGB, as large as the image.
+        RGB, of the size of the image.
 
     Raises:
         UsageError: that is not one map, or it is not finite.

@@ -1,4 +1,4 @@
-"""The network's own classifier, read at patch tokens."""
+"""The model's own classifier, applied to patch tokens."""
 
 from typing import Any
 
@@ -7,28 +7,33 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 
 PATCH_READOUT_DESIGN = "pm_design_v1"
-"""Provenance of patch-level read-outs: the paper's full text is not public, and what it leaves open is chosen here."""
+"""Provenance of patch-level read-outs: the paper's full text is not public; details that it leaves open are chosen here."""
 
 
 def classifier_heads(model: Any) -> list[nn.Linear]:
-    """The classifier; of a distilled network both."""
+    """Return the classifier; of a distilled model both."""
     return [getattr(model, name) for name in ("head", "head_dist") if hasattr(model, name)]
 
 
 def classifier_logits(model: Any, features: Tensor) -> Tensor:
-    """Logits [..., C] of features [..., D]. Of a distilled network the mean of its two classifiers."""
+    """Compute logits [..., C] of features [..., D]; of a distilled model the mean of its two classifiers."""
     logits = [head(features) for head in classifier_heads(model)]
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 
 def patch_logits(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
-    """Logits of every patch by the network's own classifier, which adds no parameter: [B, N, C].
+    """Compute the logits of every patch by the model's own classifier, which adds no parameter.
 
-    Class token or mean: head(fc_norm(norm(x_i))). Attention pooler: each patch alone as a sequence of length
-    one, to which attention is 1; then the head.
+    Class token or mean: head(fc_norm(norm(x_i))). Attention pooler: each patch as a sequence of length 1,
+    whose attention is 1; then the head.
 
     Args:
-        tokens: x, patch tokens behind the last block, [B, N, D].
+        model: the network.
+        anatomy: its description.
+        tokens: x, patch tokens after the last block, [B, N, D].
+
+    Returns:
+        [B, N, C].
     """
     tokens = model.norm(tokens)
     if anatomy.readout == "pool":
@@ -37,9 +42,9 @@ def patch_logits(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
 
 
 class PatchReadout(nn.Module):
-    """A network that says its classes for the image and for each patch, from one forward.
+    """Model that returns logits of the image and of each patch from one forward.
 
-    Its parameters are the network's own, under ``model.``.
+    Its parameters are the model's own, under ``model.``.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
@@ -47,7 +52,7 @@ class PatchReadout(nn.Module):
         self.model, self.anatomy = model, anatomy
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] → logits of the images [B, C], and of their patches [B, N, C]."""
+        """Compute logits of images [B, 3, H, W]: of the images [B, C] and of their patches [B, N, C]."""
         outputs: list[Tensor] = []
         parts: Any = self.model
         with parts.blocks[-1].register_forward_hook(lambda module, args, output: outputs.append(output)):

@@ -1,4 +1,4 @@
-"""All methods by name. The command line, the tables in the docs and the tests read it from here."""
+"""Registry of the methods. The command line, the tables of the documentation and the tests read it."""
 
 import re
 import typing
@@ -14,20 +14,20 @@ M = TypeVar("M", bound=type[Method])
 
 
 class Registry(Mapping[str, type[Method]]):
-    """Method classes by their base name, in the order of registration."""
+    """Method classes by base name, in the order of registration."""
 
     def __init__(self) -> None:
         self._classes: dict[str, type[Method]] = {}
 
     def register(self, method: M) -> M:
-        """Class decorator: make a method known by its base name."""
+        """Register a method class under its base name; a class decorator."""
         if method.base_name in self._classes:
-            raise ValueError(f"two methods are called {method.base_name}")
+            raise ValueError(f"two methods are named {method.base_name}; rename one")
         self._classes[method.base_name] = method
         return method
 
-    def __getitem__(self, base: str) -> type[Method]:
-        return self._classes[base]
+    def __getitem__(self, base_name: str) -> type[Method]:
+        return self._classes[base_name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
@@ -35,55 +35,56 @@ class Registry(Mapping[str, type[Method]]):
     def __len__(self) -> int:
         return len(self._classes)
 
-    def parse(self, text: str) -> Method:
-        """A method from ``name``, ``name:preset`` or ``name:option=value:option=value``.
+    def parse(self, spec: str) -> Method:
+        """Make a method from ``name``, ``name:preset`` or ``name:option=value:option=value``.
 
         Raises:
-            UsageError: no such method, option or value; the message lists what there is.
+            UsageError: no such method, option or value; the message lists the allowed ones.
         """
-        base, *pairs = _parts(text)
-        if base not in self._classes:
-            raise UsageError(f"there is no method {base!r}; there are {', '.join(self)}{suggest(base, self)}")
-        method = self._classes[base]
-        kinds = {name: kind for name, kind in typing.get_type_hints(method).items() if not _is_class_variable(kind)}
-        chosen: dict[str, Any] = {}
-        for pair in pairs:
-            if pair in method.presets:
-                chosen |= method.presets[pair]
+        base_name, *assignments = _split(spec)
+        if base_name not in self._classes:
+            known = f"there are {', '.join(self)}{suggest(base_name, self)}"
+            raise UsageError(f"there is no method {base_name!r}; {known}")
+        method = self._classes[base_name]
+        types = {name: type_ for name, type_ in typing.get_type_hints(method).items() if not _is_class_variable(type_)}
+        options: dict[str, Any] = {}
+        for assignment in assignments:
+            if assignment in method.presets:
+                options |= method.presets[assignment]
                 continue
-            option, _, value = pair.partition("=")
-            if option not in kinds:
-                there = f"it has {', '.join(kinds)}" if kinds else "it has none"
-                raise UsageError(f"{text}: {base} has no option {option!r}; {there}{suggest(option, kinds)}")
-            chosen[option] = _convert(value, kinds[option], f"{text}: {option}")
-        return method(**chosen)
+            option, _, value = assignment.partition("=")
+            if option not in types:
+                allowed = f"it has {', '.join(types)}" if types else "it has none"
+                raise UsageError(f"{spec}: {base_name} has no option {option!r}; {allowed}{suggest(option, types)}")
+            options[option] = _convert(value, types[option], f"{spec}: {option}")
+        return method(**options)
 
     def defaults(self, anatomy: Anatomy) -> tuple[Method, ...]:
-        """The methods of a run that names none: all that are cheap and defined for the network."""
-        usual = (method() for method in self._classes.values() if method.default)
-        return tuple(method for method in usual if not method.unsupported(anatomy))
+        """Return the methods of a run that names none: all that are cheap and defined for the model."""
+        instances = (method() for method in self._classes.values() if method.default)
+        return tuple(method for method in instances if not method.unsupported(anatomy))
 
     def resolve(self, entries: Iterable[str | Method]) -> tuple[Method, ...]:
-        """Methods from names and instances.
+        """Return methods from specs and instances.
 
         Raises:
-            UsageError: a name does not parse, or two entries have the same name.
+            UsageError: a spec does not parse, or two entries have the same name.
         """
         resolved = tuple(self.parse(entry) if isinstance(entry, str) else entry for entry in entries)
         for method in resolved:
             if not isinstance(method, Method):
-                raise UsageError(f"{method!r} is neither the name of a method nor a method")
+                raise UsageError(f"{method!r} is neither the name of a method nor a method; give one of them")
         names = [method.name for method in resolved]
         for name in names:
             if names.count(name) > 1:
-                raise UsageError(f"method {name} is named twice")
+                raise UsageError(f"method {name} is named twice; name it once")
         return resolved
 
 
-def _parts(text: str) -> list[str]:
-    """Base and options; a colon within a value, as a path may have it, stays there."""
+def _split(spec: str) -> list[str]:
+    """Split base name and options; a colon within a value, as in a path, does not split."""
     parts: list[str] = []
-    for part in text.strip().split(":"):
+    for part in spec.strip().split(":"):
         if len(parts) > 1 and "=" in parts[-1] and not re.match(r"\w+(=|$)", part):
             parts[-1] += f":{part}"
         else:
@@ -91,25 +92,25 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _is_class_variable(kind: Any) -> bool:
-    return typing.get_origin(kind) is typing.ClassVar
+def _is_class_variable(type_: Any) -> bool:
+    return typing.get_origin(type_) is typing.ClassVar
 
 
-def _convert(text: str, kind: Any, where: str) -> Any:
-    """The value of an option from its text, by the type of the field."""
-    if typing.get_origin(kind) is Literal:
-        for value in typing.get_args(kind):
+def _convert(text: str, type_: Any, label: str) -> Any:
+    """Convert the text of an option's value to the type of its field."""
+    if typing.get_origin(type_) is Literal:
+        for value in typing.get_args(type_):
             if text == str(value):
                 return value
-        raise UsageError(f"{where} is {text!r}; it can be {', '.join(map(str, typing.get_args(kind)))}")
-    if kind is bool:
+        raise UsageError(f"{label} is {text!r}; it can be {', '.join(map(str, typing.get_args(type_)))}")
+    if type_ is bool:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        raise UsageError(f"{where} is {text!r}; it can be true or false")
+        raise UsageError(f"{label} is {text!r}; it can be true or false")
     try:
-        return kind(text)
+        return type_(text)
     except ValueError:
-        raise UsageError(f"{where} is {text!r}; it must be {kind.__name__}") from None
+        raise UsageError(f"{label} is {text!r}; it must be {type_.__name__}") from None
 
 
 methods = Registry()

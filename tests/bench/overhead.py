@@ -59,7 +59,7 @@ def main() -> None:
         )
         ratios, stages = [], Counter[str]()
         for pair in range(given.pairs):
-            bare = benchmark(f"local-dir:{MODEL}", chosen, device="cpu", batch=_BATCH, threads=1, repeats=9)
+            bare = benchmark(f"local-dir:{MODEL}", chosen, device="cpu", batch_size=_BATCH, threads=1, repeats=9)
             url = f"{folder}/atlas-{pair}"
             plan(spec, url)
             atlas = run(url, ExecutionOptions(actors=1))

@@ -107,7 +107,7 @@ def test_pm_maps_are_those_of_its_own_weights(
     expected = tuned(images).softmax(-1).gather(1, targets)
     assert torch.allclose(maps.extra_outputs["pm_probability"], expected, atol=1e-6)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
-    with pytest.raises(UsageError, match="is an artefact of pm, not of diffmask"):
+    with pytest.raises(UsageError, match="is an artifact of pm, not of diffmask"):
         DiffMask.load(out)
 
 
@@ -205,7 +205,7 @@ def test_gates_of_another_network_are_refused_before_anything_is_written(
     model = ["--model", "test_vit", "--checkpoint", tmp_path / "other.safetensors"]
     code, _, err = vitatlas("plan", shards, "--out", tmp_path / "x", *model, "--methods", f"diffmask:artifact={out}")
     assert (code, err.count("\n")) == (2, 1)
-    assert "was trained on a network of other weights" in err
+    assert "was trained for a model with other weights" in err
     assert not (tmp_path / "x").exists()
 
 
