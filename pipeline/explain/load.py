@@ -107,7 +107,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         options: of ``timm.create_model``.
 
     Raises:
-        UsageError: there is no such model, it cannot be built, or its weights cannot be downloaded.
+        UsageError: there is no such model, it cannot be built, or its weights cannot be loaded.
     """
     if name.startswith(LOCAL):
         folder = name.removeprefix(LOCAL)
@@ -123,7 +123,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         if not options.get("pretrained"):
             raise UsageError(f"{name}: timm cannot build it ({type(error).__name__}: {reason})") from error
         raise UsageError(
-            f"{name}: its pretrained weights cannot be downloaded ({type(error).__name__}: {reason}); "
+            f"{name}: its pretrained weights cannot be loaded ({type(error).__name__}: {reason}); "
             "give them with --checkpoint FILE"
         ) from error
 

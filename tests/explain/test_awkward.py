@@ -184,7 +184,7 @@ def test_an_option_of_another_kind_is_refused(make: Callable[[], Method], says: 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"images": torch.zeros(1, 3, 48, 48)}, "images are torch.float32 on cpu, the model takes torch.float64"),
+        ({"images": torch.zeros(1, 3, 48, 48)}, "images are torch.float32 on cpu; the model takes torch.float64"),
         ({"images": torch.zeros(1, 3, 48, 48, dtype=torch.uint8)}, "images are torch.uint8"),
         ({"precision": "fp16"}, "precision is 'fp16'; it can be full, bfloat16, float16"),
         ({"precision": "bfloat16"}, "is for models in float32"),

@@ -76,7 +76,7 @@ def test_no_targets_give_no_maps() -> None:
         ("swin_tiny_patch4_window7_224", {}, "it has no blocks"),
         ("resnet18", {}, "it has no patch_embed"),
         ("vit_tiny_patch16_224", {"num_classes": 0}, "it has no classifier"),
-        ("vit_tiny_patch16_224", {"global_pool": "max"}, "none of token, avg and map"),
+        ("vit_tiny_patch16_224", {"global_pool": "max"}, "not token, avg or map"),
         ("mixer_s32_224", {}, "it has no patch_embed"),
         (
             "vit_tiny_patch16_224",

@@ -28,7 +28,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return part(self, images, *rest)
 
-    monkeypatch.setattr(Explainer, "_part", limited)
+    monkeypatch.setattr(Explainer, "_explain_chunk", limited)
     return tried
 
 
@@ -59,7 +59,7 @@ def test_one_image_that_does_not_fit_is_the_end(monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
 
-    monkeypatch.setattr(Explainer, "_part", full)
+    monkeypatch.setattr(Explainer, "_explain_chunk", full)
     with pytest.raises(RunFailedError, match=r"not even one image fits .*Tried to allocate 2.00 GiB\); choose fewer"):
         explain(small_vit(), images_for(small_vit(), 2), TARGETS[:2], "legrad")
 

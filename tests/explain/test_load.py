@@ -66,7 +66,7 @@ def test_a_folder_that_timm_cannot_read_is_refused(tmp_path: Path) -> None:
     for content, says in (
         ("{}", "KeyError"),
         ("{", "JSONDecodeError"),
-        ('{"architecture": "test_vit"}', "cannot be had"),
+        ('{"architecture": "test_vit"}', "cannot be loaded"),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UsageError, match=says):

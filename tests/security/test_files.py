@@ -49,7 +49,7 @@ def test_a_folder_of_timm_with_a_pickle_is_refused(
     (inside / "model" / name).write_bytes(bomb)
     given = ["--model", f"local-dir:{inside / 'model'}", "--pretrained"]
     code, _, err = vitatlas("run", shard, "--out", inside / "atlas", *given)
-    assert (code, "cannot be had" in err) == (2, True)
+    assert (code, "cannot be loaded" in err) == (2, True)
 
 
 def test_an_artefact_that_is_a_pickle_is_refused(
