@@ -20,7 +20,7 @@ TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9], [3, 3], [4, 1]])
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Memory for two images; the sizes of the batches that were tried."""
     tried: list[int] = []
-    part = Explainer._part
+    part = Explainer._explain_chunk
 
     def limited(self: Explainer, images: Tensor, *rest: object) -> object:
         tried.append(len(images))
