@@ -1,1 +1,1 @@
-"""The contracts: everything that is written to disk or read from a user."""
+"""Schemas of everything that is written to disk or read from a user: records, tables, paths, errors."""

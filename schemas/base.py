@@ -1,4 +1,4 @@
-"""Base of all records: immutable, nothing unknown accepted, one way to bytes and to a hash."""
+"""Base class of all records: immutable, without unknown fields, with one serialization and one hash."""
 
 import hashlib
 import json
@@ -11,26 +11,26 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.errors import UsageError
 from schemas.text import suggest
 
-_FIELDS = "has fields of its own, as in {kind: …}"
-_SAID = {
-    "tuple_type": "is a list, as in [a, b]",
-    "model_type": _FIELDS,
-    "model_attributes_type": _FIELDS,
+_MAPPING_EXPECTED = "must be a mapping, as in {kind: …}"
+_MESSAGES = {
+    "tuple_type": "must be a list, as in [a, b]",
+    "model_type": _MAPPING_EXPECTED,
+    "model_attributes_type": _MAPPING_EXPECTED,
 }
-"""What is wrong, for people who do not know what a tuple or a model is."""
+"""Messages that replace those of pydantic, which name Python types."""
 
 
 class Record(BaseModel):
-    """A value that is written to disk as JSON, or read from a user as YAML."""
+    """A record that is written to disk as JSON, or read from a user as YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def to_bytes(self) -> bytes:
-        """Indented JSON in the order of the fields. Equal records give equal bytes."""
+        """Return indented JSON in the order of the fields. Equal records give equal bytes."""
         return (json.dumps(self.model_dump(mode="json"), indent=1) + "\n").encode()
 
     def digest(self) -> str:
-        """SHA-256 of the record, as ``sha256:…``."""
+        """Return the SHA-256 of the record, as ``sha256:…``."""
         return sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())
 
     @classmethod
@@ -38,25 +38,25 @@ class Record(BaseModel):
         """Parse a record.
 
         Args:
-            data: JSON bytes, or what a YAML parser gave.
-            source: the name to put in front of what is wrong.
+            data: JSON bytes, or a mapping from a YAML parser.
+            source: name of the source, for error messages.
 
         Raises:
-            UsageError: it does not fit; the message names the source, the field and the reason.
+            UsageError: the data do not fit the record; the message names the source, the field and the reason.
         """
         try:
             if isinstance(data, bytes):
                 return cls.model_validate_json(data)
             return cls.model_validate(data)
         except ValidationError as error:
-            # A field that is not known is often the reason why another one is missing.
-            first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+            # An unknown field is often the reason why another one is missing.
+            first = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
             field = ".".join(str(part) for part in first["loc"])
-            reason = _SAID.get(first["type"], first["msg"].removeprefix("Value error, "))
+            reason = _MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
             if first["type"] == "extra_forbidden":
-                there = cls._fields_at(first["loc"][:-1])
-                hint = suggest(str(first["loc"][-1]), there)
-                reason = f"there is no such field; there are {', '.join(there)}{hint}"
+                fields = cls._fields_at(first["loc"][:-1])
+                hint = suggest(str(first["loc"][-1]), fields)
+                reason = f"there is no such field; the fields are {', '.join(fields)}{hint}"
             raise UsageError(": ".join(filter(None, (source, field, reason)))) from None
 
     @classmethod
@@ -64,7 +64,7 @@ class Record(BaseModel):
         """Read a record from a YAML file.
 
         Raises:
-            UsageError: there is no such file, it is not YAML, or does not fit.
+            UsageError: the file does not exist, is not YAML, or does not fit the record.
         """
         try:
             text = Path(path).read_text("utf-8")
@@ -78,35 +78,40 @@ class Record(BaseModel):
 
     @classmethod
     def _fields_at(cls, path: tuple[int | str, ...]) -> list[str]:
-        """Names of the fields of the record that a path of fields leads to."""
+        """Return the names of the fields of the record at a path of fields."""
         records: list[Any] = [cls]
         for part in path:
-            inner = [each.model_fields[part].annotation for each in records if part in each.model_fields]
+            inner = [record.model_fields[part].annotation for record in records if part in record.model_fields]
             if inner:
-                records = [each for kind in inner for each in _records_in(kind)]
-            else:  # an index, or which of several records it is
-                records = [each for each in records if part in _tags(each)] or records
-        return [name for each in records for name in each.model_fields]
+                records = [record for annotation in inner for record in _records_in(annotation)]
+            else:  # an index, or the kind of the record
+                records = [record for record in records if part in _kinds(record)] or records
+        return [name for record in records for name in record.model_fields]
 
 
-def _records_in(kind: Any) -> list[Any]:
-    """Records in a type such as ``A | B | None`` or ``tuple[A, ...]``."""
-    if hasattr(kind, "model_fields"):
-        return [kind]
-    return [each for part in get_args(kind) for each in _records_in(part)]
+def _records_in(annotation: Any) -> list[Any]:
+    """Return the records in a type such as ``A | B | None`` or ``tuple[A, ...]``."""
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in _records_in(part)]
 
 
-def _tags(record: Any) -> tuple[Any, ...]:
-    """What the field ``kind`` of a record may be."""
+def _kinds(record: Any) -> tuple[Any, ...]:
+    """Return the allowed values of the field ``kind`` of a record."""
     field = record.model_fields.get("kind")
     return get_args(field.annotation) if field else ()
 
 
 def mapping(text: str, source: str, fields: str) -> dict[str, Any]:
-    """The content of a YAML file that is a mapping.
+    """Return the mapping in a YAML text.
+
+    Args:
+        text: YAML.
+        source: name of the source, for error messages.
+        fields: description of the expected fields, for error messages.
 
     Raises:
-        UsageError: it is not; ``fields`` says what it should have.
+        UsageError: the text is not YAML, or not a mapping.
     """
     try:
         content = yaml.safe_load(text)
@@ -120,22 +125,27 @@ def mapping(text: str, source: str, fields: str) -> dict[str, Any]:
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 of bytes, as ``sha256:…``."""
+    """Return the SHA-256 of bytes, as ``sha256:…``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What is asked for otherwise than it is there, one phrase for each field; records as dicts."""
-    before, now = _flat(there), _flat(wanted)
+def differences(existing: dict[str, Any], requested: dict[str, Any]) -> list[str]:
+    """Return one phrase for each field in which two records differ.
+
+    Args:
+        existing: the record on disk, as a dict.
+        requested: the record that was asked for, as a dict.
+    """
+    before, now = _flatten(existing), _flatten(requested)
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
     return [f"{name} is {before.get(name)!r}, not {now.get(name)!r}" for name in names]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

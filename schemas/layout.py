@@ -1,4 +1,4 @@
-"""Where things stand in an atlas. Every path below an atlas is made here and nowhere else."""
+"""Layout of an atlas: every object path below it, and the arrays of its Zarr group."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ LABELS = "labels"
 SCORES = "scores"
 AUDIT = "audit"
 ABOUT = "about.json"
-"""Of what is derived from an atlas: what it is made from, in the folder that holds it. Written first."""
+"""Record of a derived product, in its folder: what it is made from. Written first."""
 
 FORMAT = 2
-"""Version of the layout on disk. Readers refuse a larger one."""
+"""Version of the layout on disk. Readers refuse a later one."""
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What an array holds for each row.
+    """Description of an array that has the rows of the atlas as its first dimension.
 
     Attributes:
         dims: names of its dimensions.
-        dtype: of NumPy.
-        empty: what stands where there is no map.
+        dtype: NumPy dtype.
+        empty: value where there is no map.
     """
 
     dims: tuple[str, ...]
@@ -42,7 +42,7 @@ EXTRA_OUTPUT = ArraySpec(("row", "target"), "float32", float("nan"))
 
 
 class Flag(IntEnum):
-    """Whether a map says anything. A map that is not finite is stored as 0 everywhere, with bounds 0 and 0."""
+    """Degeneracy of a map. A map that is not finite is stored as 0 everywhere, with bounds 0 and 0."""
 
     OK = 0
     CONSTANT = 1
@@ -50,17 +50,22 @@ class Flag(IntEnum):
 
 
 def range_name(method: str) -> str:
-    """Name of the array that holds the bounds of a method's maps."""
+    """Return the name of the array with the bounds of a method's maps."""
     return f"{method}_range"
 
 
 def flag_name(method: str) -> str:
-    """Name of the array that holds a ``Flag`` of each of a method's maps."""
+    """Return the name of the array with a ``Flag`` for each of a method's maps."""
     return f"{method}_flag"
 
 
 def arrays(method: str, extra_outputs: Iterable[str]) -> dict[str, ArraySpec]:
-    """All arrays of a method: maps, their bounds, their flags, and one for each extra output."""
+    """Return all arrays of a method by name: maps, their bounds, their flags, and its extra outputs.
+
+    Args:
+        method: name of the maps.
+        extra_outputs: names of the numbers that the method reports beside each map.
+    """
     return {
         method: MAP,
         range_name(method): RANGE,
@@ -70,20 +75,26 @@ def arrays(method: str, extra_outputs: Iterable[str]) -> dict[str, ArraySpec]:
 
 
 def shard_object(array: str, shard_index: int, dims: int) -> str:
-    """The one Zarr object that holds a shard's rows of an array of so many dimensions."""
+    """Return the path of the Zarr shard with a shard's rows of an array.
+
+    Args:
+        array: name of the array.
+        shard_index: index of the shard in the run.
+        dims: number of dimensions of the array.
+    """
     return f"{MAPS}/{array}/c/{shard_index}" + "/0" * (dims - 1)
 
 
 def samples_object(shard: str) -> str:
-    """A shard's sample table."""
+    """Return the path of a shard's sample table."""
     return f"{SAMPLES}/{shard}.parquet"
 
 
 def quarantine_object(shard: str) -> str:
-    """Why a shard could not be done, as long as it is not."""
+    """Return the path of a shard's quarantine record."""
     return f"{QUARANTINED}/{shard}.json"
 
 
 def commit_object(shard: str) -> str:
-    """A shard's commit record, the last thing that is written of it."""
+    """Return the path of a shard's commit record, which is written last."""
     return f"{COMMITS}/{shard}.json"

@@ -1,4 +1,4 @@
-"""A run: what a user asks for (``RunSpec``) and what is frozen from it (``RunRecord``)."""
+"""A run: the spec of the user (``RunSpec``) and the frozen record of the plan (``RunRecord``)."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from schemas.base import Record
 from schemas.layout import FORMAT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
-"""What becomes part of a path: it cannot lead anywhere."""
+"""Name that is safe as a part of a path."""
 TargetKind = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 Precision = Literal["full", "bfloat16", "float16"]
@@ -18,13 +18,13 @@ PartialShards = Literal["refuse", "keep"]
 
 
 class ModelSpec(Record):
-    """Which network, and where its weights come from.
+    """A network, and the source of its weights.
 
     Attributes:
         name: a timm model name, or ``local-dir:FOLDER`` with timm's ``config.json`` and weights in it.
-        pretrained: take the weights that timm knows for this name.
-        checkpoint: a ``.safetensors`` file of a timm state dict. Without either, the weights are random,
-            which is refused: an atlas of a random network is never what was meant.
+        pretrained: use timm's weights for this name.
+        checkpoint: path of a ``.safetensors`` file with a timm state dict. Exactly one of ``pretrained`` and
+            ``checkpoint`` is required: an atlas of random weights is never intended.
     """
 
     name: str
@@ -32,30 +32,30 @@ class ModelSpec(Record):
     checkpoint: str | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> "ModelSpec":
+    def _check_source(self) -> "ModelSpec":
         if self.pretrained == (self.checkpoint is not None):
             raise ValueError("give the weights by exactly one of pretrained and checkpoint")
         return self
 
 
 class RunSpec(Record):
-    """What a user asks for: the content of a spec file, or of the flags of ``vitatlas plan``.
+    """The spec of a run: the content of a spec file, or of the flags of ``vitatlas plan``.
 
     Attributes:
         shards: paths, fsspec URLs or brace patterns of shards, in the order of the rows.
-        root: folder or URL that relative shards stand in; empty is the working directory.
+        root: folder or URL of relative shards; empty is the working directory.
         model: the network to explain.
-        methods: names, with options as in ``reciprocam:kernel=box``; empty is every method that is cheap.
-        artifacts: files of ``vitatlas train``; each joins the method that its card names.
-        targets: the classes to explain, in the order of the ``target`` dimension.
+        methods: names, with options as in ``reciprocam:kernel=box``; empty is all cheap methods.
+        artifacts: files of ``vitatlas train``; each adds the learned method that it is for.
+        targets: target kinds, in the order of the ``target`` dimension.
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
-        batch_size: images a forward. Part of the spec, because a float may depend on it in its last bit.
-        seed: of the methods that draw at random.
-        precision: ``full`` is float32; the half ones run the network under autocast, and each shard's record
-            says how far that moves its maps.
-        decode: ``processes`` beside the network; ``gpu`` decodes plain JPEGs on it, and the others in processes. Part
-            of the spec, because pixels of the two differ by small amounts.
-        partial_shards: ``keep`` takes the samples in front of the place where a shard is truncated or broken;
+        batch_size: images per forward. Part of the spec, because the last bit of a map may depend on it.
+        seed: random seed of the methods that sample.
+        precision: ``full`` is float32; ``bfloat16`` and ``float16`` run the network under autocast, and each commit
+            records the error of the maps.
+        decode: ``processes`` decode on the CPU; ``gpu`` decodes baseline JPEGs on the GPU, and the others in processes.
+            Part of the spec, because the pixels of the two differ slightly.
+        partial_shards: ``keep`` uses the samples before the place where a shard is truncated or broken;
             ``refuse`` quarantines such a shard.
         allow_pipe: accept ``pipe:`` shards, which run a shell command.
     """
@@ -75,27 +75,30 @@ class RunSpec(Record):
     allow_pipe: bool = False
 
     @model_validator(mode="after")
-    def _no_target_twice(self) -> "RunSpec":
+    def _check_targets(self) -> "RunSpec":
         if len(set(self.targets)) < len(self.targets):
             raise ValueError(f"a target is named twice: {', '.join(self.targets)}")
         return self
 
 
 class ModelRecord(Record):
-    """The network as it was when the run was planned.
+    """The network at the time of planning.
 
     Attributes:
-        name: as timm has it.
-        parameters, classes: how many.
-        prefix_tokens: in front of the patches, such as the class token and registers.
-        readout: what the classifier sees: ``token``, ``mean`` or ``pool``, an attention pooler.
+        name: name in timm.
+        parameters: number of parameters.
+        classes: number of classes.
+        prefix_tokens: number of tokens before the patches, such as the class token and registers.
+        readout: input of the classifier: ``token``, ``mean``, or ``pool`` (an attention pooler).
         weights: SHA-256 over names, shapes, dtypes and bytes of all tensors, so that it is the same for
             every file format.
         input_size: height and width in pixels.
         grid: rows and columns of the patch grid.
-        mean, std: of each channel, for pixels in [0, 1].
-        interpolation: of the resize, as timm names it.
-        crop_pct, crop_mode: of the network's own evaluation transform.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        interpolation: interpolation of the resize, in timm's terms.
+        crop_pct: crop fraction of the network's own evaluation transform.
+        crop_mode: crop mode of the network's own evaluation transform.
     """
 
     name: str
@@ -115,13 +118,13 @@ class ModelRecord(Record):
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ShardRecord:
-    """One shard, the unit of work and of commit. There may be very many, so it takes half the memory of a ``Record``.
+    """One shard, the unit of work and of commit. There may be very many, so it is a small dataclass, not a ``Record``.
 
     Attributes:
         name: its short name, unique in the run and safe as a file name.
-        url: where it is read from.
-        samples: how many samples it holds, so many rows it owns.
-        size: bytes, or −1 where the store does not say.
+        url: path or URL.
+        samples: number of samples, and of rows in the atlas.
+        size: size in bytes, or −1 where the store does not tell.
         fault: error that the scan found, or None; such a shard is quarantined, and the run fails at its end.
         partial: use the ``samples`` samples before the fault instead.
     """
@@ -135,20 +138,21 @@ class ShardRecord:
 
 
 class RunRecord(Record):
-    """``run.json``: everything that decides what the maps are. Written once, last of the plan.
+    """``run.json``: everything that determines the maps. Written once, last of the plan.
 
     Attributes:
         format: version of the layout.
-        spec, spec_hash: what was asked for, and its hash.
-        model: the network as it was.
+        spec: the spec of the user.
+        spec_hash: hash of the spec.
+        model: the network.
         shards: shards, in the order of the rows.
-        slot: rows that each shard owns: the largest count, rounded up to the chunk.
+        slot: rows reserved for each shard: the largest number of samples, rounded up to the chunk.
         chunk: rows of one Zarr chunk.
-        methods: array name of each method, with all its options.
+        methods: options of each method by the name of its maps.
         extra_outputs: names of the numbers that a method reports beside each map, by method.
-        artifacts: SHA-256 of the file of each method that has weights of its own.
+        artifacts: SHA-256 of the artifact of each learned method.
         provenance: name of the design that a method follows, where its paper leaves one open.
-        versions: of the packages that compute.
+        versions: versions of the packages that compute.
     """
 
     format: int = FORMAT
@@ -166,10 +170,10 @@ class RunRecord(Record):
 
     @property
     def samples(self) -> int:
-        """Images in all shards together."""
+        """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def rows(self) -> int:
-        """Length of the ``row`` dimension: slots, filled or not."""
+        """Length of the ``row`` dimension: all slots, filled or not."""
         return self.slot * len(self.shards)

@@ -1,19 +1,25 @@
-"""Text of strangers, fit for a terminal, and what they may have meant by it."""
+"""Escape control characters in untrusted text, and suggest close matches for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def escape_control(text: str) -> str:
-    """A text whose control and formatting characters, but for newlines, are written as escapes."""
-    return "".join(each if each.isprintable() or each == "\n" else _escape(each) for each in text)
+    """Return a text with its control and formatting characters, except newlines, written as escapes."""
+    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
-def suggest(name: str, there: Iterable[str], closeness: float = 0.65) -> str:
-    """``; did you mean …?`` where some that are there are as close by difflib's ratio, in [0, 1]; else nothing."""
-    near = difflib.get_close_matches(name, list(there), 3, closeness)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def suggest(name: str, candidates: Iterable[str], cutoff: float = 0.65) -> str:
+    """Return ``; did you mean …?`` with the closest candidates, or nothing.
+
+    Args:
+        name: the unknown name.
+        candidates: known names.
+        cutoff: least similarity in [0, 1], difflib's ratio.
+    """
+    matches = difflib.get_close_matches(name, list(candidates), 3, cutoff)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

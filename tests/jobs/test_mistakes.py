@@ -49,7 +49,7 @@ MISTAKES = {
     "a spec that is none": (["a.tar", "--out", "x", "--spec", "list.yaml"], "list.yaml: must be a mapping of shards"),
     "unknown field": (
         ["a.tar", "--out", "x", "--spec", "field.yaml"],
-        "metods: there is no such field; there are shards",
+        "metods: there is no such field; the fields are shards",
     ),
     "a spec with a word for a model": (["a.tar", "--out", "x", "--spec", "word.yaml"], "model: must be a mapping"),
     "a spec that is no text": (["a.tar", "--out", "x", "--spec", "bytes.yaml"], "bytes.yaml: is not a text file"),

@@ -153,20 +153,23 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
         ),
         (
             "{name: a, methods: [b], threshold: {kind: fixed, level: 1}}",
-            "threshold.level: there is no such field; there are kind",
+            "threshold.level: there is no such field; the fields are kind",
         ),
         (
             "{name: a, methods: [b], threshold: {kind: otsu}, refine: {kind: pamr, rounds: 3}}",
-            "refine.pamr.rounds: there is no such field; there are kind, iterations",
+            "refine.pamr.rounds: there is no such field; the fields are kind, iterations",
         ),
-        ("{name: a, method: b, threshold: {kind: otsu}}", "method: there is no such field; there are name, methods"),
-        ("{name: a, methods: b, threshold: {kind: otsu}}", r"methods: is a list, as in \[a, b\]"),
-        ("{name: a, methods: [b], threshold: otsu}", "threshold: has fields of its own, as in {kind: …}"),
-        ("{name: a, methods: [b], threshold: {kind: otsu}, refine: pamr}", "refine: has fields of its own"),
+        (
+            "{name: a, method: b, threshold: {kind: otsu}}",
+            "method: there is no such field; the fields are name, methods",
+        ),
+        ("{name: a, methods: b, threshold: {kind: otsu}}", r"methods: must be a list, as in \[a, b\]"),
+        ("{name: a, methods: [b], threshold: otsu}", "threshold: must be a mapping, as in {kind: …}"),
+        ("{name: a, methods: [b], threshold: {kind: otsu}, refine: pamr}", "refine: must be a mapping"),
         ("{name: a/b, methods: [b], threshold: {kind: otsu}}", "name: String should match pattern"),
         (
             "{name: a, methods: [b], threshold: {kind: otsu}, smooth: 3}",
-            "smooth: there is no such field; there are name",
+            "smooth: there is no such field; the fields are name",
         ),
     ],
 )
