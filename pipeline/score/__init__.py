@@ -1,4 +1,4 @@
-"""Numbers that say how good maps are."""
+"""Scores of maps and pseudo-masks against ground truth."""
 
 from pipeline.score.mask_quality import MaskScores, score_masks
 from pipeline.score.score_atlas import default_output_dir, score

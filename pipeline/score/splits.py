@@ -84,7 +84,9 @@ def build_shard_truths(
         atlas, truth_sets, [key for keys in keys_by_shard.values() for key in keys], without_truth, subset, log
     )
     if not scored:
-        raise UsageError(f"{atlas.objects.url}: has no sample with maps and an object in {truth.name}")
+        raise UsageError(
+            f"{atlas.objects.url}: has no sample with maps and an object in {truth.name}; name the truth of its images"
+        )
     if tuning == "by hash":
         tuning_keys = _select_tuning_keys(list(scored))
     else:

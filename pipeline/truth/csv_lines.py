@@ -71,7 +71,9 @@ def parse_floats(rows: Sequence[Sequence[str]], width: int, describe_row: Callab
     faulty = ~np.isfinite(values).all(1)
     if faulty.any():
         index = int(faulty.argmax())
-        raise UsageError(f"{describe_row(index)} is {','.join(rows[index])[:60]}, which are not all numbers")
+        raise UsageError(
+            f"{describe_row(index)} is {','.join(rows[index])[:60]}, which are not all numbers; correct it"
+        )
     return values
 
 

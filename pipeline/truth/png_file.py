@@ -48,7 +48,7 @@ class PngFile:
         with _png_errors(file):
             image = PngImageFile(io.BytesIO(data))  # not Image.open, which accepts other formats
         if image.width * image.height > MAX_PIXELS:
-            raise UsageError(f"{file}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+            raise UsageError(f"{file}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; reduce it")
         if image.mode not in MODES:
             raise UsageError(f"{file}: is a PNG of mode {image.mode}; write it as indexed, gray, RGB or one bit")
         return cls(str(file), sha256(data), image.mode, image.width, image.height)

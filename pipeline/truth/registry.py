@@ -49,4 +49,4 @@ def read_truth(path: str | Path) -> TruthSet:
     expected = " nor ".join(
         truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
     )
-    raise UsageError(f"{path}: holds neither {expected}")
+    raise UsageError(f"{path}: holds neither {expected}; name a file or folder with one of these")

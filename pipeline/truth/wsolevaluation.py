@@ -88,7 +88,9 @@ def _parse_sizes(lines: Sequence[CsvLine], index_by_id: Mapping[str, int], file:
         index = _find_image(line, _SIZE_COLUMNS, index_by_id, file)
         width, height = map(parse_pixels, line.columns[1:])
         if not width or not height:
-            raise UsageError(f"{file}, line {line.number}: {','.join(line.columns)[:60]} is not a size in pixels")
+            raise UsageError(
+                f"{file}, line {line.number}: {','.join(line.columns)[:60]} is not a size in pixels; correct it"
+            )
         if sizes[index] is not None:
             raise UsageError(f"{file}, line {line.number}: has {line.columns[0]} a second time; remove it")
         sizes[index] = width, height
@@ -125,9 +127,9 @@ def _build_mask_truths(
         _, mask, ignore = line.columns
         for name in filter(None, (mask, ignore)):
             if is_unsafe_key(name):
-                raise UsageError(f"{file}, line {line.number}: {name} leads out of the folder of the masks")
+                raise UsageError(f"{file}, line {line.number}: {name} leads out of the folder of the masks; correct it")
         if not mask:
-            raise UsageError(f"{file}, line {line.number}: names no mask")
+            raise UsageError(f"{file}, line {line.number}: names no mask; add it, or remove the line")
         if masks[index] and ignore:
             fault = "names ignored pixels a second time; name them in the first line of an image only"
             raise UsageError(f"{file}, line {line.number}: {fault}")
