@@ -25,7 +25,7 @@ def methods_command(model: str | None, json_: bool, sheet: Path | None) -> None:
       vitatlas methods --model vit_base_patch16_siglip_224
       vitatlas methods --sheet methods.jpg
     """
-    from pipeline.explain.method_table import method_rows
+    from pipeline.explain.method_table import method_rows, short_cell
 
     if model == "":
         raise UsageError("--model is empty; give a timm model, such as vit_base_patch16_224")
@@ -36,8 +36,9 @@ def methods_command(model: str | None, json_: bool, sheet: Path | None) -> None:
     if json_:
         output.print_json(rows)
         return
-    columns = list(rows[0])
-    output.print_table(f"methods{' for ' + model if model else ''}", columns, [list(row.values()) for row in rows])
+    columns = ["method", "map of", "applies"] if model else ["method", "map of", "cost", "source"]
+    title = f"methods for {model}" if model else "methods; cost in forwards, --json has options and definitions"
+    output.print_table(title, columns, [[short_cell(row, column) for column in columns] for row in rows])
 
 
 def _plot_sheet(file: Path, model: str | None, json_: bool) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from pipeline.demo.train_model import MODEL
+from pipeline.explain.anatomy import SUPPORTED_ATTENTIONS, SUPPORTED_BLOCKS
 from pipeline.store import ObjectStore
 from pipeline.store.object_store import unfinished
 from schemas.run import ModelSpec
@@ -50,7 +51,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "relative positions": {"name": "vit_relpos_small_patch16_224"},
     "RMS norm": {"name": "test_vit4"},
 }
-"""Kinds of networks that every method is tried on: a name of timm, and options of its constructor."""
+"""Models that every method is tried on: variants of supported blocks, by timm name and options of its constructor."""
+
+_EXAMPLES = {*SUPPORTED_BLOCKS.values(), *SUPPORTED_ATTENTIONS.values()}
+_VARIANTS = {options.get("name", "vit_tiny_patch16_224") for options in FAMILIES.values()}
+FAMILIES |= {name: {"name": name} for name in sorted(_EXAMPLES - _VARIANTS)}  # families without a variant above
 
 
 def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:

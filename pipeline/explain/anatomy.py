@@ -115,11 +115,23 @@ def describe(model: nn.Module) -> Anatomy:
     )
 
 
-_BLOCKS = frozenset({"Block", "EvaBlock", "RelPosBlock"})
-"""Blocks that compute y = x + attn(norm1(x)), then y + mlp(norm2(y)), each branch scaled or not."""
+SUPPORTED_BLOCKS = {
+    "Block": "vit_tiny_patch16_224",
+    "EvaBlock": "eva02_tiny_patch14_224",
+    "RelPosBlock": "vit_relpos_small_patch16_224",
+}
+"""Classes of blocks that compute y = x + attn(norm1(x)), then y + mlp(norm2(y)), each branch scaled or not.
 
-_ATTENTIONS = frozenset({"Attention", "AttentionRope", "EvaAttention", "RelPosAttention"})
-"""Softmax attention of every token to every token."""
+Each with a timm model that has it, on which the tests try every method.
+"""
+
+SUPPORTED_ATTENTIONS = {
+    "Attention": "vit_tiny_patch16_224",
+    "AttentionRope": "vit_base_patch16_rope_224",
+    "EvaAttention": "eva02_tiny_patch14_224",
+    "RelPosAttention": "vit_relpos_small_patch16_224",
+}
+"""Classes of softmax attention of every token to every token, each with a timm model that has it."""
 
 
 def _unsupported_block(block: Any) -> str | None:
@@ -128,11 +140,11 @@ def _unsupported_block(block: Any) -> str | None:
     if attention is None or not hasattr(attention, "fused_attn"):
         return "has no attention that can be traced"
     kind = type(attention).__name__
-    if kind not in _ATTENTIONS or hasattr(block, "window_size"):
+    if kind not in SUPPORTED_ATTENTIONS or hasattr(block, "window_size"):
         return f"attends by {kind}, which is not softmax attention over all tokens"
     if getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads:
         return "shares keys and values among its heads"
-    if type(block).__name__ not in _BLOCKS:
+    if type(block).__name__ not in SUPPORTED_BLOCKS:
         return "is not a pre-norm block of attention and MLP"
     if not hasattr(getattr(block, "mlp", None), "fc2"):
         return "has an MLP that does not end in a linear layer"

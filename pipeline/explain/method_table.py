@@ -1,5 +1,6 @@
 """Tables of all methods, for the command line and the documentation."""
 
+import re
 from typing import get_args, get_type_hints
 
 from pipeline.explain.anatomy import describe
@@ -36,6 +37,21 @@ def method_rows(model: str | None = None) -> list[dict[str, str]]:
             row["applies"] = method().unsupported(anatomy) or "yes"
         rows.append(row)
     return rows
+
+
+def short_cell(row: dict[str, str], column: str) -> str:
+    """Return a cell of a table that fits into 80 columns: costs without remarks, sources as authors and year.
+
+    Args:
+        row: of ``method_rows``.
+        column: its key, or ``source``.
+    """
+    if column == "cost":
+        return re.split("[;,]", row["cost"])[0]
+    if column != "source":
+        return row[column]
+    source = re.search(r"(\w+ (?:& \w+|et al\.)).*?\b((?:19|20)\d\d)\b", row["from"])
+    return f"{source[1]} {source[2]}" if source else row["kind"]
 
 
 def _options(method: type[Method]) -> list[str]:

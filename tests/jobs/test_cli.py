@@ -108,7 +108,10 @@ def test_a_broken_tar_ends_with_one_naming_it(vitatlas, spec, tmp_path: Path) ->
 def test_methods_says_what_applies(vitatlas) -> None:
     rows = json.loads(vitatlas("methods", "--model", "vit_base_patch16_siglip_224", "--json")[1])
     assert {row["method"]: row["applies"] for row in rows}["legrad"] == "yes"
-    assert "reciprocam" in vitatlas("methods")[1]
+    lines = vitatlas("methods")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = [line for line in lines if " reciprocam " in line]
+    assert line.split() == ["│", "reciprocam", "│", "class", "│", "≈0.2", "│", "Byun", "&", "Lee", "2023", "│"]
 
 
 def test_score_and_label_through_the_command_line(

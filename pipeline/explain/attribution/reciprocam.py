@@ -58,7 +58,7 @@ class ReciproCAM(Method):
 
     base_name = "reciprocam"
     multi_target = True
-    paper = "Byun & Lee, ViT-ReciproCAM, arXiv 2310.02588"
+    paper = "Byun & Lee, ViT-ReciproCAM, 2023 (arXiv 2310.02588)"
     cost = "≈0.2; mean read-out ≈N/L"
     presets: ClassVar = {"authors_code": {"block": -2}}
 
