@@ -107,13 +107,13 @@ TARGET = 4
 """The class that ``found`` and ``assert_equal`` explain."""
 
 
-def found(model: nn.Module, images: Tensor, method: str | Method) -> Tensor:
+def compute_map(model: nn.Module, images: Tensor, method: str | Method) -> Tensor:
     """Map [B, h, w] of a method."""
     ((_, maps),) = explain(model, images, torch.full((len(images), 1), TARGET), method).items()
     return maps[:, 0]
 
 
 def assert_equal(model: nn.Module, images: Tensor, method: str | Method, expected: Tensor) -> None:
-    maps = found(model, images, method)
+    maps = compute_map(model, images, method)
     assert (maps - expected.reshape(maps.shape)).abs().max() <= 1e-10 * expected.abs().max()
     assert expected.abs().max() > 0

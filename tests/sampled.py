@@ -9,7 +9,7 @@ TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9]])
 KEYS = ["a", "b", "c"]
 
 
-def one(model: nn.Module, images: Tensor, targets: Tensor, method: Method, **options: object) -> Tensor:
+def compute_maps(model: nn.Module, images: Tensor, targets: Tensor, method: Method, **options: object) -> Tensor:
     """Maps [B, K, h, w] of one method."""
     return explain(model, images, targets, method, **options)[method.name]  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The gates of Vision DiffMask against their closed forms and their golden values."""
+"""The gates of Vision DiffMask against their closed forms and golden values."""
 
 import math
 from pathlib import Path
@@ -39,8 +39,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def close(found: Tensor, expected: np.ndarray) -> bool:
-    return bool(np.abs(found.detach().numpy() - expected).max() <= 1e-9 * np.abs(expected).max())
+def close(computed: Tensor, expected: np.ndarray) -> bool:
+    return bool(np.abs(computed.detach().numpy() - expected).max() <= 1e-9 * np.abs(expected).max())
 
 
 def test_gates_equal_their_golden_values(artifact: Path) -> None:
@@ -68,26 +68,26 @@ def expected_gate(logits: Tensor) -> Tensor:
     place = (1 - nodes) / 2
     t = 1 - place**4  # nodes dense near 1, where the integrand has a logarithm
     points = torch.from_numpy((t - LOW) / (1 - LOW)).to(logits)
-    above = torch.sigmoid(logits[..., None] - TEMPERATURE * torch.logit(points))
-    return above @ torch.from_numpy(4 * place**3 * weights / 2).to(logits)
+    probability_above = torch.sigmoid(logits[..., None] - TEMPERATURE * torch.logit(points))
+    return probability_above @ torch.from_numpy(4 * place**3 * weights / 2).to(logits)
 
 
-@pytest.mark.parametrize(("logit", "kept"), [(-2, 0.15735), (0, 0.57978), (1, 0.78950), (5, 0.99514)])
-def test_the_probability_to_be_kept_has_its_closed_form(logit: float, kept: float) -> None:
-    found = keep_probability(torch.tensor(float(logit), dtype=torch.float64))
-    assert found.item() == pytest.approx(kept, abs=1e-5)
-    assert log_keep_probability(torch.tensor(float(logit))).item() == pytest.approx(math.log(kept), abs=1e-4)
+@pytest.mark.parametrize(("logit", "probability"), [(-2, 0.15735), (0, 0.57978), (1, 0.78950), (5, 0.99514)])
+def test_the_probability_to_be_kept_has_its_closed_form(logit: float, probability: float) -> None:
+    computed = keep_probability(torch.tensor(float(logit), dtype=torch.float64))
+    assert computed.item() == pytest.approx(probability, abs=1e-5)
+    assert log_keep_probability(torch.tensor(float(logit))).item() == pytest.approx(math.log(probability), abs=1e-4)
 
 
 @pytest.mark.parametrize(("logit", "mean"), [(0, 0.4739), (1, 0.7062), (5, 0.9922)])
 def test_samples_have_the_distribution_that_the_closed_forms_say(logit: float, mean: float) -> None:
     assert expected_gate(torch.tensor([float(logit)], dtype=torch.float64)).item() == pytest.approx(mean, abs=1e-4)
     uniform = torch.rand(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = sample_gates(torch.tensor(float(logit), dtype=torch.float64), uniform)
-    assert 0 <= drawn.min() <= drawn.max() <= 1
-    assert drawn.mean().item() == pytest.approx(mean, abs=5e-3)
-    kept = keep_probability(torch.tensor(float(logit))).item()
-    assert (drawn > 0).double().mean().item() == pytest.approx(kept, abs=5e-3)
+    sampled = sample_gates(torch.tensor(float(logit), dtype=torch.float64), uniform)
+    assert 0 <= sampled.min() <= sampled.max() <= 1
+    assert sampled.mean().item() == pytest.approx(mean, abs=5e-3)
+    probability = keep_probability(torch.tensor(float(logit))).item()
+    assert (sampled > 0).double().mean().item() == pytest.approx(probability, abs=5e-3)
 
 
 def test_gates_begin_all_but_open() -> None:

@@ -1,4 +1,4 @@
-"""What ``explain`` accepts, refuses and says; and the registry."""
+"""``explain`` and the registry: accepted entries, refusals, messages."""
 
 import pytest
 import timm
@@ -17,12 +17,12 @@ def test_names_and_instances_are_alike() -> None:
     model = small_vit()
     maps = explain(model, images_for(model, 1), ONE, ["legrad:layers=last2", LeGrad(), ReciproCAM(score="logit")])
     assert list(maps) == ["legrad_last2", "legrad", "reciprocam_logit"]
-    for one in ("legrad", LeGrad()):
-        assert list(explain(model, images_for(model, 1), ONE, one)) == ["legrad"]
+    for entry in ("legrad", LeGrad()):
+        assert list(explain(model, images_for(model, 1), ONE, entry)) == ["legrad"]
 
 
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("entry", "message"),
     [
         ("lograd", "no method 'lograd'; there are attention, rollout, generic_attention"),
         ("legrad:layer=all", "legrad has no option 'layer'; it has layers"),
@@ -31,8 +31,8 @@ def test_names_and_instances_are_alike() -> None:
         ("reciprocam:kernel", "kernel is ''; it can be gaussian, peak, box, single"),
     ],
 )
-def test_a_wrong_method_is_named_with_what_there_is(entry: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_a_wrong_method_is_named_with_what_there_is(entry: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         explain(small_vit(), images_for(small_vit(), 1), ONE, [entry])
 
 
@@ -42,7 +42,7 @@ def test_the_same_method_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "targets", "says"),
+    ("images", "targets", "message"),
     [
         (torch.zeros(1, 3, 32, 32), ONE, r"take.* \[B, 3, 48, 48\]"),
         (torch.zeros(1, 1, 48, 48), ONE, r"take.* \[B, 3, 48, 48\]"),
@@ -53,8 +53,8 @@ def test_the_same_method_twice_is_refused() -> None:
         (torch.zeros(1, 3, 48, 48), ONE - 1, "outside of 0 … 9"),
     ],
 )
-def test_input_that_does_not_fit_is_refused(images: torch.Tensor, targets: torch.Tensor, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_input_that_does_not_fit_is_refused(images: torch.Tensor, targets: torch.Tensor, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         explain(small_vit().float(), images, targets, ["attention"])
 
 

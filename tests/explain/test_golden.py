@@ -48,8 +48,8 @@ def test_equals_the_golden_map(case: str, method: str, dtype: torch.dtype) -> No
     tolerance = tolerances.get(method, tolerances["default"])
     if tolerance is None:
         pytest.skip("divides by sums near zero; compared in float64 only, as the reference says")
-    (name,) = (each.name for each in methods.resolve([METHODS[method]]))
-    found = maps_of(case, dtype)[name]
+    (name,) = (entry.name for entry in methods.resolve([METHODS[method]]))
+    computed = maps_of(case, dtype)[name]
     expected = np.load(GOLDEN / f"{case}.npz")[f"map_{method}"]
-    assert found.dtype == dtype
-    assert np.abs(found.numpy() - expected).max() <= tolerance * np.abs(expected).max()
+    assert computed.dtype == dtype
+    assert np.abs(computed.numpy() - expected).max() <= tolerance * np.abs(expected).max()

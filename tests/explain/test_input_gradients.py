@@ -1,8 +1,8 @@
-"""Methods that take gradients to the image: against autograd, sums that must come out, and linear networks."""
+"""Methods that use the gradient to the image: against autograd, their sums, and linear networks."""
 
 import pytest
 import torch
-from explicit import TARGET, assert_equal, found
+from explicit import TARGET, assert_equal, compute_map
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
@@ -47,9 +47,9 @@ def test_integrated_gradients_of_a_linear_network_need_one_node() -> None:
         block.attn.proj.weight.data[:] = 0
         block.mlp.fc2.weight.data[:] = 0
     images = images_for(model)
-    one, many = (found(model, images, IntegratedGradients(nodes=nodes)) for nodes in (1, 20))
+    one, many = (compute_map(model, images, IntegratedGradients(nodes=nodes)) for nodes in (1, 20))
     assert torch.allclose(one, many, rtol=1e-12, atol=1e-14)
-    assert torch.allclose(one, found(model, images, "grad_input"), rtol=1e-12, atol=1e-14)
+    assert torch.allclose(one, compute_map(model, images, "grad_input"), rtol=1e-12, atol=1e-14)
 
 
 def test_smoothgrad_without_noise_is_the_size_of_the_gradient() -> None:

@@ -1,4 +1,4 @@
-"""A network is loaded with the weights that were asked for, or it is said why not."""
+"""Loading of models: the requested weights, or a message why not."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_the_hash_is_of_the_tensors_not_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         ({"name": "vit_tinny_patch16_224", "pretrained": True}, "did you mean vit_tiny_patch16_224"),
         ({"name": "test_vit", "checkpoint": "weights.pth"}, "is not a .safetensors file"),
@@ -44,8 +44,8 @@ def test_the_hash_is_of_the_tensors_not_of_the_file(tmp_path: Path) -> None:
         ({"name": "local-dir:/nowhere", "pretrained": True}, "no config.json"),
     ],
 )
-def test_a_network_that_cannot_be_had_is_refused(spec: dict, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_a_network_that_cannot_be_had_is_refused(spec: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         load_model(ModelSpec(**spec))
 
 
@@ -63,11 +63,11 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_timm_cannot_read_is_refused(tmp_path: Path) -> None:
     spec = ModelSpec(name=f"local-dir:{tmp_path}", pretrained=True)
-    for content, says in (
+    for content, message in (
         ("{}", "KeyError"),
         ("{", "JSONDecodeError"),
         ('{"architecture": "test_vit"}', "cannot be loaded"),
     ):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             load_model(spec)

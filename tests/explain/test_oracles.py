@@ -1,4 +1,4 @@
-"""Each method against another way to compute it: closed forms, naive loops, finite differences."""
+"""Each method against another computation: closed forms, naive loops, finite differences."""
 
 import sys
 
@@ -16,13 +16,13 @@ def test_attention_is_the_class_row_of_the_matrix_that_the_unfused_network_uses(
     """By another route than ``forward``, which all others take: hooks on the dropout behind the softmax."""
     model = small_vit(reg_tokens=3)
     images, last = images_for(model), model.blocks[-1].attn
-    found = explain(model, images, torch.zeros(3, 1, dtype=torch.int64), ["attention"])["attention"][:, 0]
+    computed = explain(model, images, torch.zeros(3, 1, dtype=torch.int64), ["attention"])["attention"][:, 0]
     matrices: list[torch.Tensor] = []
     last.fused_attn = False
     with torch.no_grad(), last.attn_drop.register_forward_hook(lambda _, __, out: matrices.append(out)):
         model(images)
     last.fused_attn = True
-    assert torch.allclose(found, matrices[0].mean(1)[:, 0, 4:].reshape(-1, 6, 6), rtol=0, atol=1e-14)
+    assert torch.allclose(computed, matrices[0].mean(1)[:, 0, 4:].reshape(-1, 6, 6), rtol=0, atol=1e-14)
     assert torch.allclose(forward(model, images).blocks[-1].matrix, matrices[0], rtol=0, atol=1e-14)
 
 
@@ -35,8 +35,8 @@ def test_rollout_is_a_row_of_the_product_of_matrices(family: nn.Module) -> None:
         product = (0.5 * call.matrix.mean(1) + 0.5 * torch.eye(product.shape[-1])) @ product
     assert torch.allclose(product.sum(-1), torch.ones(1, dtype=torch.float64))
     expected = run.read(product) if run.pool is None else (run.pool.matrix.mean(1) @ product)[:, 0]
-    found = explain(family, images, torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"][:, 0]
-    assert torch.allclose(found.flatten(1), expected, rtol=0, atol=1e-14)
+    computed = explain(family, images, torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"][:, 0]
+    assert torch.allclose(computed.flatten(1), expected, rtol=0, atol=1e-14)
 
 
 def test_rollout_of_uniform_attention_has_its_closed_form() -> None:
@@ -44,8 +44,8 @@ def test_rollout_of_uniform_attention_has_its_closed_form() -> None:
     for block in model.blocks:
         block.attn.qkv.weight.data[:64] = 0  # queries and keys
         block.attn.qkv.bias.data[:64] = 0
-    found = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"]
-    assert torch.allclose(found, torch.full_like(found, (1 - 2**-3) / 37), rtol=0, atol=1e-15)
+    computed = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"]
+    assert torch.allclose(computed, torch.full_like(computed, (1 - 2**-3) / 37), rtol=0, atol=1e-15)
 
 
 def test_legrad_has_its_closed_form_where_block_and_norm_are_linear() -> None:
@@ -62,18 +62,18 @@ def test_legrad_has_its_closed_form_where_block_and_norm_are_linear() -> None:
         direction = (model.head.weight[7] @ block.attn.proj.weight).reshape(4, 8)
         expected += torch.einsum("jhd,hd->hj", value, direction).relu().mean(0) / 37 / 3
         tokens = block(tokens)
-    found = explain(model, images, torch.tensor([[7]]), ["legrad"])["legrad"].flatten()
-    assert torch.allclose(found, expected[1:], rtol=1e-10, atol=1e-15)
+    computed = explain(model, images, torch.tensor([[7]]), ["legrad"])["legrad"].flatten()
+    assert torch.allclose(computed, expected[1:], rtol=1e-10, atol=1e-15)
 
 
 def test_legrad_of_all_layers_is_the_mean_of_its_parts() -> None:
     """Three blocks are the two first ones and the last; the two first ones are a shorter network."""
     model, targets = small_vit(), torch.tensor([[1], [2], [3]])
     images = images_for(model)
-    every, last, last2 = explain(model, images, targets, ["legrad", LeGrad("last1"), LeGrad("last2")]).values()
+    all_layers, last, last2 = explain(model, images, targets, ["legrad", LeGrad("last1"), LeGrad("last2")]).values()
     model.blocks = model.blocks[:2]
     first2 = explain(model, images, targets, ["legrad"])["legrad"]
-    assert torch.allclose(3 * every, 2 * first2 + last, rtol=1e-12, atol=0)
+    assert torch.allclose(3 * all_layers, 2 * first2 + last, rtol=1e-12, atol=0)
     assert torch.allclose(explain(model, images, targets, [LeGrad("last2")])["legrad_last2"], first2)
     assert not torch.allclose(last2, first2)
 
@@ -142,11 +142,11 @@ def test_the_authors_code_masks_the_block_before_the_last(family: nn.Module) -> 
     if method.unsupported(describe(family)):
         pytest.skip("masked in front of the pooler")
     images = images_for(family, 1)
-    found = explain(family, images, torch.tensor([[3]]), method)["reciprocam_block-2"].flatten()
+    computed = explain(family, images, torch.tensor([[3]]), method)["reciprocam_block-2"].flatten()
     naive = naive_reciprocam(family, images[0], "gaussian", -2).softmax(-1)[:, 3]
-    assert torch.allclose(found, naive, rtol=0, atol=1e-13)
+    assert torch.allclose(computed, naive, rtol=0, atol=1e-13)
     last = explain(family, images, torch.tensor([[3]]), "reciprocam")["reciprocam"].flatten()
-    assert not torch.allclose(found, last, rtol=0.01)
+    assert not torch.allclose(computed, last, rtol=0.01)
 
 
 def test_the_kernel_is_cut_at_the_border_and_not_renormalised() -> None:
@@ -169,8 +169,8 @@ def test_the_chunk_of_masked_copies_does_not_matter(tokens: int, monkeypatch: py
     model = small_vit(**FAMILIES["mean"])
     expected = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
     monkeypatch.setattr(sys.modules[ReciproCAM.__module__], "_CHUNK_SIZE", tokens)
-    found = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
-    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+    computed = explain(model, images_for(model), torch.zeros(3, 1, dtype=torch.int64), ["reciprocam"])["reciprocam"]
+    assert torch.allclose(computed, expected, rtol=0, atol=1e-14)
 
 
 def test_a_flipped_picture_gives_a_flipped_map() -> None:

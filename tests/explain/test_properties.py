@@ -1,4 +1,4 @@
-"""What must hold of every method on every kind of network, in float64."""
+"""Properties of every method on every model family, in float64."""
 
 import copy
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def applicable(model: nn.Module, names: list[str]) -> list[str]:
     return [name for name in names if not methods.parse(name).unsupported(describe(model))]
 
 
-def one(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
+def compute_map(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
     ((_, maps),) = explain(model, images, targets, [name]).items()
     return maps
 
@@ -80,7 +80,7 @@ def explained(family: nn.Module) -> Explained:
 def test_all_methods_together_equal_each_alone(family: nn.Module, explained: Explained) -> None:
     together = explained((0,), TARGETS[:1])
     for name in applicable(family, ALL):
-        alone = one(family, images_for(family)[:1], torch.tensor(TARGETS[:1]), name)
+        alone = compute_map(family, images_for(family)[:1], torch.tensor(TARGETS[:1]), name)
         assert torch.equal(together[methods.parse(name).name], alone), name
 
 
@@ -173,9 +173,9 @@ def _broken(*_: object) -> None:
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_gradient_mode_does_not_matter(context) -> None:
     model = small_vit()
-    expected = one(model, images_for(model), torch.tensor(TARGETS), "legrad")
+    expected = compute_map(model, images_for(model), torch.tensor(TARGETS), "legrad")
     with context():
-        assert torch.equal(one(model, images_for(model), torch.tensor(TARGETS), "legrad"), expected)
+        assert torch.equal(compute_map(model, images_for(model), torch.tensor(TARGETS), "legrad"), expected)
 
 
 @pytest.mark.parametrize("name", ["attention", "rollout", "legrad", "legrad:layers=last2", "reciprocam:kernel=single"])
@@ -184,8 +184,8 @@ def test_patches_that_change_places_take_their_values_along(name: str) -> None:
     model = small_vit()
     model.pos_embed.data[:] = 0
     images, targets = images_for(model, 1), torch.tensor([[1]])
-    expected = one(model, images, targets, name).roll((1, 2), (2, 3))
-    assert torch.allclose(one(model, images.roll((8, 16), (2, 3)), targets, name), expected, rtol=0, atol=1e-12)
+    expected = compute_map(model, images, targets, name).roll((1, 2), (2, 3))
+    assert torch.allclose(compute_map(model, images.roll((8, 16), (2, 3)), targets, name), expected, rtol=0, atol=1e-12)
 
 
 def test_methods_are_values_that_name_and_spell_themselves() -> None:
@@ -200,8 +200,8 @@ def test_methods_are_values_that_name_and_spell_themselves() -> None:
 
 def test_every_kind_of_network_is_described_as_built() -> None:
     described = {name: describe(small_vit(**options)) for name, options in FAMILIES.items()}
-    found = {name: (d.readout, d.prefix_tokens, d.read_tokens, d.grid) for name, d in described.items()}
-    assert found == {
+    computed = {name: (d.readout, d.prefix_tokens, d.read_tokens, d.grid) for name, d in described.items()}
+    assert computed == {
         "class token": ("token", 1, 1, (6, 6)),
         "registers": ("token", 4, 1, (6, 6)),
         "mean": ("mean", 0, 0, (6, 6)),

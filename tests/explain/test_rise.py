@@ -1,11 +1,11 @@
-"""RISE against itself written out, its expectation, and networks of which the map is known."""
+"""RISE against a naive version, its expectation, and networks whose map is known."""
 
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from sampled import KEYS, TARGETS, one, probabilities
+from sampled import KEYS, TARGETS, compute_maps, probabilities
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor
 
@@ -16,10 +16,10 @@ from pipeline.utils.random import rng_for
 
 def rise_masks(method: RISE, key: str, size: tuple[int, int]) -> list[Tensor]:
     """Masks [H, W], resized and cut out one by one."""
-    drawn = rng_for(method.name, key, 0)
+    gates = rng_for(method.name, key, 0)
     cell = [-(-side // method.cells) for side in size]
-    grids = torch.from_numpy(drawn.random((method.masks, method.cells, method.cells)) < method.keep).double()
-    down, across = (drawn.integers(0, side, method.masks) for side in cell)
+    grids = torch.from_numpy(gates.random((method.masks, method.cells, method.cells)) < method.keep).double()
+    down, across = (gates.integers(0, side, method.masks) for side in cell)
     up = [(method.cells + 1) * side for side in cell]
     masks = []
     for grid, y, x in zip(grids, down, across, strict=True):
@@ -36,20 +36,20 @@ def test_rise_equals_one_forward_for_each_mask(kind: str, cells: int) -> None:
     """Five and seven do not divide the sides."""
     model, method = small_vit(**FAMILIES[kind]), RISE(masks=7, cells=cells, keep=0.3)
     images, anatomy = images_for(model), describe(model)
-    found = one(model, images, TARGETS, method, keys=KEYS)
+    computed = compute_maps(model, images, TARGETS, method, keys=KEYS)
     for place, key in enumerate(KEYS):
         for column, target in enumerate(TARGETS[place]):
             total = torch.zeros(anatomy.input_size, dtype=torch.float64)
             for mask in rise_masks(method, key, anatomy.input_size):
                 total += probabilities(model, images[place] * mask)[target] * mask
             expected = F.adaptive_avg_pool2d((total / (7 * 0.3))[None], anatomy.grid)[0]
-            assert torch.allclose(found[place, column], expected, rtol=0, atol=1e-13)
+            assert torch.allclose(computed[place, column], expected, rtol=0, atol=1e-13)
 
 
 def test_rise_with_one_mask_of_ones_is_the_probability() -> None:
     model = small_vit()
     images = images_for(model)
-    maps = one(model, images, TARGETS, RISE(masks=1, keep=1.0))
+    maps = compute_maps(model, images, TARGETS, RISE(masks=1, keep=1.0))
     for place in range(3):
         expected = probabilities(model, images[place])[TARGETS[place]]
         assert torch.allclose(maps[place], expected[:, None, None].expand_as(maps[place]), rtol=0, atol=1e-13)
@@ -78,10 +78,10 @@ def test_rise_of_a_network_that_does_not_look_is_its_probability_times_the_mean_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     method = RISE(masks=50, keep=0.4)
-    found = rise_where(monkeypatch, traced(1), lambda images: torch.full_like(images[:, 0, 0, 0], 0.2), method)[0]
+    computed = rise_where(monkeypatch, traced(1), lambda images: torch.full_like(images[:, 0, 0, 0], 0.2), method)[0]
     masks = torch.stack(rise_masks(method, "0", (48, 48)))
     expected = F.avg_pool2d(0.2 * masks.mean(0)[None] / 0.4, 8)[0]
-    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+    assert torch.allclose(computed, expected, rtol=0, atol=1e-14)
 
 
 def covariance(cells: int, keep: float) -> Tensor:

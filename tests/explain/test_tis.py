@@ -1,8 +1,8 @@
-"""Transformer input sampling against itself written out, and networks of which the map is known."""
+"""Transformer input sampling against a naive version, and networks whose map is known."""
 
 import pytest
 import torch
-from sampled import TARGETS, one, probabilities
+from sampled import TARGETS, compute_maps, probabilities
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
@@ -54,9 +54,9 @@ def naive_tis(model: nn.Module, image: Tensor, method: TiS, key: str) -> Tensor:
 def test_tis_equals_one_forward_for_each_sample(kind: str) -> None:
     model, method = small_vit(**FAMILIES[kind]), TiS(masks=10, keep=0.3)
     images = images_for(model, 1)
-    found = one(model, images, TARGETS[:1], method, keys=["a"])
+    computed = compute_maps(model, images, TARGETS[:1], method, keys=["a"])
     expected = naive_tis(model, images[0], method, "a")
-    assert torch.allclose(found[0], expected[TARGETS[0]], rtol=0, atol=1e-12)
+    assert torch.allclose(computed[0], expected[TARGETS[0]], rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
@@ -64,14 +64,14 @@ def test_tis_has_no_more_samples_than_there_are_feature_maps() -> None:
     model, method = small_vit(), TiS(masks=10**6)
     images = images_for(model, 1)
     expected = naive_tis(model, images[0], method, "a")
-    found = one(model, images, torch.tensor([[5]]), method, keys=["a"])[0, 0]
-    assert torch.allclose(found, expected[5], rtol=0, atol=1e-12)
+    computed = compute_maps(model, images, torch.tensor([[5]]), method, keys=["a"])[0, 0]
+    assert torch.allclose(computed, expected[5], rtol=0, atol=1e-12)
 
 
 def test_tis_that_takes_nothing_out_is_the_probability() -> None:
     model = small_vit(reg_tokens=3)
     images = images_for(model)
-    maps = one(model, images, TARGETS, TiS(masks=3, keep=1.0))
+    maps = compute_maps(model, images, TARGETS, TiS(masks=3, keep=1.0))
     for place in range(3):
         expected = probabilities(model, images[place])[TARGETS[place]]
         assert torch.allclose(maps[place], expected[:, None, None].expand_as(maps[place]), rtol=0, atol=1e-12)
@@ -80,7 +80,7 @@ def test_tis_that_takes_nothing_out_is_the_probability() -> None:
 def test_tis_is_0_at_a_patch_that_is_never_kept() -> None:
     """One sample of one patch, which is the least that is ever kept."""
     model = small_vit()
-    maps = one(model, images_for(model), TARGETS, TiS(masks=1, keep=0.001))
+    maps = compute_maps(model, images_for(model), TARGETS, TiS(masks=1, keep=0.001))
     assert ((maps > 0).sum((2, 3)) == 1).all()
     assert ((maps == 0).sum((2, 3)) == 35).all()
 
@@ -99,4 +99,4 @@ def test_k_means_ends_where_each_centroid_is_the_mean_of_what_is_nearest_to_it()
 def test_tis_refuses_positions_that_belong_to_the_whole_grid(kind: str) -> None:
     model = small_vit(**FAMILIES[kind])
     with pytest.raises(UnsupportedMethod, match=f"its {POSITIONS[kind]} positions belong to the whole grid"):
-        one(model, images_for(model), TARGETS, TiS())
+        compute_maps(model, images_for(model), TARGETS, TiS())

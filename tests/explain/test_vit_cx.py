@@ -1,11 +1,11 @@
-"""ViT-CX against itself written out, and networks of which the map is known."""
+"""ViT-CX against a naive version, and networks whose map is known."""
 
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from sampled import KEYS, TARGETS, one, probabilities
+from sampled import KEYS, TARGETS, compute_maps, probabilities
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
@@ -55,11 +55,11 @@ def naive_vit_cx(model: nn.Module, image: Tensor, method: ViTCX, key: str) -> tu
     flat = maps.flatten(1) / maps.flatten(1).norm(dim=1, keepdim=True)
     clusters = complete_linkage(1 - flat @ flat.T, method.distance)
     masks = [unit(maps[cluster].sum(0)) for cluster in clusters]
-    drawn = rng_for(method.name, key, 0)
+    gates = rng_for(method.name, key, 0)
     plain = probabilities(model, image)
     shown, total = torch.stack(masks).sum(0), torch.zeros(len(plain), *maps[0].shape, dtype=maps.dtype)
     for mask in masks:
-        noise = method.noise * torch.from_numpy(drawn.standard_normal(image.shape)) * (1 - mask)
+        noise = method.noise * torch.from_numpy(gates.standard_normal(image.shape)) * (1 - mask)
         score = probabilities(model, image * mask + noise) - probabilities(model, image + noise) + plain
         total += score[:, None, None] * mask
     pixels = torch.where(shown > 0, total / shown, 0.0) / len(masks)
@@ -74,10 +74,10 @@ def naive_vit_cx(model: nn.Module, image: Tensor, method: ViTCX, key: str) -> tu
 def test_vit_cx_equals_itself_written_out(kind: str, distance: float) -> None:
     model, method = small_vit(**FAMILIES[kind]), ViTCX(distance=distance, noise=0.3)
     images = images_for(model, 2)
-    found = one(model, images, TARGETS[:2], method, keys=KEYS[:2])
+    computed = compute_maps(model, images, TARGETS[:2], method, keys=KEYS[:2])
     for place in range(2):
         expected, masks = naive_vit_cx(model, images[place], method, KEYS[place])
-        assert torch.allclose(found[place], expected[TARGETS[place]], rtol=0, atol=1e-12)
+        assert torch.allclose(computed[place], expected[TARGETS[place]], rtol=0, atol=1e-12)
         assert (masks == 32) if distance == 0 else (1 < masks < 32)
 
 
@@ -87,7 +87,7 @@ def test_vit_cx_of_constant_feature_maps_is_the_probability(patch: int) -> None:
     model = small_vit(patch_size=patch)
     model.blocks[-1].norm1.weight.data[:] = 0
     images = images_for(model)
-    maps = one(model, images, TARGETS, ViTCX())
+    maps = compute_maps(model, images, TARGETS, ViTCX())
     for place in range(3):
         expected = probabilities(model, images[place])[TARGETS[place]]
         assert torch.allclose(maps[place], expected[:, None, None].expand_as(maps[place]), rtol=0, atol=1e-14)
@@ -98,14 +98,14 @@ def test_vit_cx_takes_a_constant_feature_map_for_a_mask_that_hides_nothing() -> 
     model.blocks[-1].norm1.weight.data[:15] = 0  # resized, a cluster's sum of 15 is not everywhere the same number
     images = images_for(model, 1)
     expected, _ = naive_vit_cx(model, images[0], method, "a")
-    found = one(model, images, torch.tensor([[5]]), method, keys=["a"])[0, 0]
-    assert torch.allclose(found, expected[5], rtol=0, atol=1e-12)
+    computed = compute_maps(model, images, torch.tensor([[5]]), method, keys=["a"])[0, 0]
+    assert torch.allclose(computed, expected[5], rtol=0, atol=1e-12)
 
 
 def test_vit_cx_of_one_cluster_is_constant_but_where_the_mask_is_0() -> None:
     """S = s_1 on each pixel but the one where the mask is least, a 64th of its patch."""
     model = small_vit()
-    maps = one(model, images_for(model, 1), torch.tensor([[5]]), ViTCX(distance=1.0)).flatten().sort().values
+    maps = compute_maps(model, images_for(model, 1), torch.tensor([[5]]), ViTCX(distance=1.0)).flatten().sort().values
     assert torch.allclose(maps[1:], maps[-1].expand(35), rtol=0, atol=1e-14)
     assert torch.allclose(maps[0], maps[-1] * 63 / 64, rtol=0, atol=1e-14)
 

@@ -19,7 +19,7 @@ class GenericAttention(Method):
 
     R = I; for l = 1 … L: R ← R + C_l R with C_l = mean_h ReLU(G_l ⊙ A_l), G_l = ∂y_c/∂A_l [H, n, n] the
     gradient of the class logit; E = read-out row of R = (I + C_L) … (I + C_1), patch columns. Rows are not
-    normalised. With an attention pooler its row, weighted likewise, is the first factor of the product.
+    normalized. With an attention pooler its row, weighted likewise, is the first factor of the product.
 
     Only one row of R is read, so this row is multiplied through the layers. Cost: the shared backward
     (≈1 forward), and the attention matrices one block at a time.

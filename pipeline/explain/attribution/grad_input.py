@@ -15,7 +15,7 @@ from pipeline.explain.trace import Capture, Trace
 class GradInput(Method):
     """Image times gradient of the class logit, summed over each patch.
 
-    E = Σ over channels and pixels of a patch of x ⊙ ∂y_c/∂x; signed. x is the normalised image, so the mean color
+    E = Σ over channels and pixels of a patch of x ⊙ ∂y_c/∂x; signed. x is the normalized image, so the mean color
     of the dataset contributes nothing. Cost: the shared backward (≈1 forward).
     """
 

@@ -18,7 +18,7 @@ class IntegratedGradients(Method):
     """Image times the mean gradient of the class logit on the straight path from gray to the image.
 
     E = Σ over channels and pixels of a patch of x ⊙ ∫₀¹ ∂y_c/∂x(αx) dα; signed. The baseline is the zero of the
-    normalised image, the mean color of the dataset. The integral is computed at Gauss–Legendre nodes, which need
+    normalized image, the mean color of the dataset. The integral is computed at Gauss–Legendre nodes, which need
     far fewer than the equal steps of most implementations (captum offers both).
 
     Cost: a forward and a backward for each node.

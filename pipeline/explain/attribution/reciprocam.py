@@ -31,7 +31,7 @@ _CHUNK_SIZE = 16384
 class ReciproCAM(Method):
     """Probability of the class when only the neighborhood of one patch is visible, for every patch.
 
-    For patch i: W_i = 3×3 kernel centred on i, cut at the border and not renormalised, 0 elsewhere, 1 on
+    For patch i: W_i = 3×3 kernel centered on i, cut at the border and not renormalized, 0 elsewhere, 1 on
     every prefix token. The attention of the last block sees W_i · norm1(x), its skip connection carries x
     unmasked; the rest of the network runs as always; E_i = softmax(logits)_c. Zeroed tokens stay in the
     sequence and receive attention. Neither gradients nor attention maps are used.
@@ -120,7 +120,7 @@ def _masked_attention(trace: Trace, call: AttentionCall, queries: int, kernel: K
     hidden = _with_scaled_patches(trace, call, 0.0)
     if _is_affine(call.module):
         scores = torch.lerp(hidden.scores(rows)[:, :, None], call.scores(rows)[:, :, None], weights)
-    else:  # a normalised key is not linear in the weight of its token
+    else:  # a normalized key is not linear in the weight of its token
         scores = call.scores(rows)[:, :, None].expand(-1, -1, len(weights), -1, -1)
         for level in set(weights.unique().tolist()) - {1.0}:
             level_scores = _with_scaled_patches(trace, call, level).scores(rows)[:, :, None]

@@ -22,7 +22,7 @@ class RISE(PerturbationMethod):
 
     S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the softmax probability. A mask is an s × s
     grid of zeros and ones, one with probability p, resized bilinearly to s + 1 cells of ⌈H/s⌉ × ⌈W/s⌉ pixels,
-    of which an H × W window at a random shift of less than a cell is taken. x is the normalised image, so hidden
+    of which an H × W window at a random shift of less than a cell is taken. x is the normalized image, so hidden
     pixels get the mean color of the dataset, as in the authors' code. E = mean of S over the pixels of a
     patch; S is linear in the masks, so each mask is pooled at once and no pixel map is stored.
 

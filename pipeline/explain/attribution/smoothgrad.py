@@ -19,7 +19,7 @@ class SmoothGrad(Method):
     """Magnitude of the gradient of the class logit, averaged over noisy copies of the image.
 
     E = Σ over channels and pixels of a patch of |mean_k ∂y_c/∂x(x + σ ε_k)|, ε ~ N(0, 1), σ = noise · (max x − min x)
-    of the normalised image. The noise depends only on key, class and seed. Cost: a forward and a backward
+    of the normalized image. The noise depends only on key, class and seed. Cost: a forward and a backward
     for each copy.
 
     The paper averages signed gradients and shows their magnitude, as here; captum's default σ = 1 is far above

@@ -29,7 +29,7 @@ class ViTCX(PerturbationMethod):
     s_k = p_c(x ⊙ M_k + ε_k (1 − M_k)) − p_c(x + ε_k (1 − M_k)) + p_c(x), ε_k ~ N(0, σ²) for each pixel and channel,
 
     S = 1/K Σ_k s_k M_k / Σ_k' M_k', pixel by pixel, 0 where all masks are 0; E = mean of S over the
-    pixels of a patch. x is the normalised image. A constant map becomes 1, which hides nothing: if all are
+    pixels of a patch. x is the normalized image. A constant map becomes 1, which hides nothing: if all are
     constant, there is one mask and S = p_c(x). The authors' code divides 0 by 0 in both cases.
 
     The noise depends only on key and seed, and masks are ordered by their first feature map, so the order of

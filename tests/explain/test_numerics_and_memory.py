@@ -1,4 +1,4 @@
-"""What goes wrong in practice: memory that runs out, attention that collapses, halves that overflow."""
+"""Out-of-memory errors, collapsed attention, overflow in half precision."""
 
 import copy
 
@@ -44,12 +44,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept(small_memory: 
         maps = bound.maps(images, lambda rows, _: TARGETS[rows], keys)
         assert small_memory == [5, 2, 2, 1]
         small_memory.clear()
-        again = bound.maps(images, lambda rows, _: TARGETS[rows], keys)
+        repeated = bound.maps(images, lambda rows, _: TARGETS[rows], keys)
         assert small_memory == [2, 2, 1]
     assert maps.logits.shape == (5, 10)
     assert maps.extra_outputs["integrated_gradients_nodes2_completeness"].shape == (5, 2)
     for name, values in maps.items():
-        assert torch.equal(values, again[name])
+        assert torch.equal(values, repeated[name])
         for row in range(5):
             alone = explain(model, images[row : row + 1], TARGETS[row : row + 1], bound.methods, keys=keys[row])
             assert torch.allclose(alone[name], values[row : row + 1], rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""What callers do that nobody planned for."""
+"""Unusual arguments and states of the model: autocast, threads, training mode, wrong shapes."""
 
 import threading
 from collections.abc import Callable
@@ -56,9 +56,9 @@ def test_autocast_of_the_caller_does_not_reach_the_maps() -> None:
     targets = torch.tensor([[1], [2]])
     expected = explain(model, images, targets, USUAL)
     with torch.autocast("cpu", torch.bfloat16):
-        found = explain(model, images, targets, USUAL)
+        computed = explain(model, images, targets, USUAL)
     for name, maps in expected.items():
-        assert torch.equal(found[name], maps), name
+        assert torch.equal(computed[name], maps), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -83,9 +83,9 @@ def test_gradient_checkpointing_changes_nothing_and_stays_on() -> None:
     model = small_vit()
     expected = explain(model, images_for(model, 1), ONE, USUAL)
     model.set_grad_checkpointing(True)
-    found = explain(model, images_for(model, 1), ONE, USUAL)
+    computed = explain(model, images_for(model, 1), ONE, USUAL)
     assert model.grad_checkpointing
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(computed[name], expected[name]) for name in expected)
 
 
 def test_agcam_detaches_what_a_gate_reads_too() -> None:
@@ -98,8 +98,8 @@ def test_agcam_detaches_what_a_gate_reads_too() -> None:
         run.read(gradient.relu() * call.scores.sigmoid()).sum(1)
         for call, gradient in zip(run.blocks, run.gradients(3), strict=True)
     )
-    found = explain(model, images, ONE.expand(3, 1), "agcam")["agcam"].flatten(1)
-    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+    computed = explain(model, images, ONE.expand(3, 1), "agcam")["agcam"].flatten(1)
+    assert torch.allclose(computed, expected, rtol=1e-10, atol=1e-12)
     with pytest.raises(UnsupportedMethod, match="do not cover gated Attention"):
         explain(model, images, ONE.expand(3, 1), "transformer_attribution")
 
@@ -150,8 +150,8 @@ def test_two_threads_with_one_network_take_turns() -> None:
     def work() -> None:
         try:
             for _ in range(4):
-                found = explain(model, images, targets, ["legrad", "generic_attention"])
-                wrong.extend(name for name in found if not torch.equal(found[name], expected[name]))
+                computed = explain(model, images, targets, ["legrad", "generic_attention"])
+                wrong.extend(name for name in computed if not torch.equal(computed[name], expected[name]))
         except Exception as error:
             wrong.append(error)
 
@@ -166,7 +166,7 @@ def test_two_threads_with_one_network_take_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: ReciproCAM(score="foo"), "score is 'foo'; it can be softmax, logit"),  # type: ignore[arg-type]
         (lambda: LeGrad("last0"), "layers is 'last0'; it can be all, last1"),  # type: ignore[arg-type]
@@ -176,13 +176,13 @@ def test_two_threads_with_one_network_take_turns() -> None:
         (lambda: methods.parse("smoothgrad:noise=nan"), "noise is nan; it can be a finite number"),
     ],
 )
-def test_an_option_of_another_kind_is_refused(make: Callable[[], Method], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_an_option_of_another_kind_is_refused(make: Callable[[], Method], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         make()
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"images": torch.zeros(1, 3, 48, 48)}, "images are torch.float32 on cpu; the model takes torch.float64"),
         ({"images": torch.zeros(1, 3, 48, 48, dtype=torch.uint8)}, "images are torch.uint8"),
@@ -192,8 +192,8 @@ def test_an_option_of_another_kind_is_refused(make: Callable[[], Method], says: 
         ({"methods": SmoothGrad(noise=-1.0)}, "noise of at least 0"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_sentence(change: dict, says: str) -> None:
+def test_what_does_not_fit_is_said_in_one_sentence(change: dict, message: str) -> None:
     model = small_vit()
     call = {"images": images_for(model, 1), "targets": ONE, "methods": "attention"} | change
-    with pytest.raises((UsageError, UnsupportedMethod), match=says):
+    with pytest.raises((UsageError, UnsupportedMethod), match=message):
         explain(model, **call)

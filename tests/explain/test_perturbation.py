@@ -1,4 +1,4 @@
-"""What holds of all methods that show the network samples of the image: RISE, ViT-CX, TiS."""
+"""Properties of all perturbation methods: RISE, ViT-CX, TiS."""
 
 import sys
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sampled import KEYS, TARGETS, one
+from sampled import KEYS, TARGETS, compute_maps
 from support import images_for, small_vit
 from torch import Tensor, nn
 
@@ -22,10 +22,10 @@ each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: meth
 @pytest.mark.parametrize("size", [1, 5, 10**6])
 def test_the_chunk_size_does_not_matter(method: Method, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vit()
-    expected = one(model, images_for(model), TARGETS, method)
+    expected = compute_maps(model, images_for(model), TARGETS, method)
     module = sys.modules[type(method).__module__]
     monkeypatch.setattr(module, "_CHUNK_SIZE", size)
-    assert torch.allclose(one(model, images_for(model), TARGETS, method), expected, rtol=0, atol=1e-13)
+    assert torch.allclose(compute_maps(model, images_for(model), TARGETS, method), expected, rtol=0, atol=1e-13)
 
 
 @each_method
@@ -34,7 +34,7 @@ def test_what_is_drawn_depends_on_key_and_seed_alone(method: Method) -> None:
     images, targets = images_for(model, 1).expand(2, -1, -1, -1), torch.full((2, 1), 3)
 
     def maps(seed: int, *keys: str) -> Tensor:
-        return one(model, images, targets, method, keys=keys, seed=seed)
+        return compute_maps(model, images, targets, method, keys=keys, seed=seed)
 
     before = maps(0, "a", "b")
     assert torch.allclose(maps(0, "b", "a").flip(0), before, rtol=0, atol=1e-12)
@@ -48,8 +48,8 @@ def test_single_and_half_precision_stay_near(method: Method, precision: Any) -> 
     """ViT-CX and TiS cluster, so another rounding could part them for good; on these images none does in single."""
     model = small_vit()
     images = images_for(model)
-    double = one(model, images, TARGETS, method, keys=KEYS)
-    lower = one(model.float(), images.float(), TARGETS, method, keys=KEYS, precision=precision)
+    double = compute_maps(model, images, TARGETS, method, keys=KEYS)
+    lower = compute_maps(model.float(), images.float(), TARGETS, method, keys=KEYS, precision=precision)
     assert lower.dtype == torch.float32
     assert lower.isfinite().all()
     if precision == "full":
@@ -60,7 +60,7 @@ def test_single_and_half_precision_stay_near(method: Method, precision: Any) -> 
 def test_an_image_that_is_not_a_number_is_flagged_and_spoils_no_other(method: Method) -> None:
     model = small_vit()
     images = images_for(model)
-    expected = one(model, images, TARGETS, method, keys=KEYS)
+    expected = compute_maps(model, images, TARGETS, method, keys=KEYS)
     images[1, 0, 0, 0] = torch.nan
     maps = explain(model, images, TARGETS, method, keys=KEYS)
     assert maps.flags(method.name).tolist() == [[Flag.OK] * 2, [Flag.NOT_FINITE] * 2, [Flag.OK] * 2]
@@ -84,14 +84,14 @@ def test_no_hook_is_left_behind_where_the_network_raises_in_a_sample(method: Met
     handle = model.blocks[1].register_forward_pre_hook(second_call_raises)
     before = hooks(model)
     with pytest.raises(ZeroDivisionError):
-        one(model, images_for(model), TARGETS, method)
+        compute_maps(model, images_for(model), TARGETS, method)
     assert hooks(model) == before
     handle.remove()
-    assert one(model, images_for(model), TARGETS, method).isfinite().all()
+    assert compute_maps(model, images_for(model), TARGETS, method).isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("method", "says"),
+    ("method", "message"),
     [
         (RISE(masks=0), "at least one mask"),
         (RISE(cells=0), "one cell"),
@@ -103,9 +103,9 @@ def test_no_hook_is_left_behind_where_the_network_raises_in_a_sample(method: Met
         (TiS(keep=-0.5), "above 0 and at most 1"),
     ],
 )
-def test_an_option_out_of_range_is_refused(method: Method, says: str) -> None:
-    with pytest.raises(UnsupportedMethod, match=says):
-        one(small_vit(), images_for(small_vit()), TARGETS, method)
+def test_an_option_out_of_range_is_refused(method: Method, message: str) -> None:
+    with pytest.raises(UnsupportedMethod, match=message):
+        compute_maps(small_vit(), images_for(small_vit()), TARGETS, method)
 
 
 def test_interpolation_keeps_constants_and_is_what_torch_resizes_by() -> None:

@@ -1,9 +1,9 @@
-"""Methods that hand relevance back: against networks held where they are, and by what must be conserved."""
+"""Relevance methods: against networks with constant factors, and by conservation."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from explicit import TARGET, assert_equal, found
+from explicit import TARGET, assert_equal, compute_map
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
 
@@ -88,11 +88,11 @@ def test_cp_lrp_conserves_the_logit_where_there_are_no_biases() -> None:
     images = images_for(model)
     with torch.no_grad():
         logits = model(images)[:, TARGET]
-    assert torch.allclose(found(model, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-12, atol=1e-13)
+    assert torch.allclose(compute_map(model, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-12, atol=1e-13)
     leaking = small_vit(class_token=False, global_pool="avg")
     with torch.no_grad():
         logits = leaking(images)[:, TARGET]
-    assert not torch.allclose(found(leaking, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-2)
+    assert not torch.allclose(compute_map(leaking, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["class token", "registers", "layer scale", "q/k norm", "not square", "norm in front"])

@@ -1,4 +1,4 @@
-"""Patch-level read-outs: each is the classifier at patch tokens, of its own weights and by its own path."""
+"""Patch-level read-outs against the classifier at patch tokens, with trained and with unchanged weights."""
 
 import copy
 from pathlib import Path
@@ -86,8 +86,8 @@ def test_pm_value_lets_each_patch_attend_to_itself_alone(family: nn.Module) -> N
             tokens = last(*args, **options)
         logits = patch_logits(family, anatomy, tokens[:, anatomy.prefix_tokens :])
     expected = logits.sigmoid().gather(2, TARGETS[:, None].expand(-1, anatomy.patches, -1)).transpose(1, 2)
-    found = explain(family, images, TARGETS, "pm_value")["pm_value"]
-    assert torch.allclose(found.flatten(2), expected, atol=1e-10)
+    computed = explain(family, images, TARGETS, "pm_value")["pm_value"]
+    assert torch.allclose(computed.flatten(2), expected, atol=1e-10)
 
 
 def test_the_mean_over_patches_is_the_logit_where_the_norm_comes_first() -> None:

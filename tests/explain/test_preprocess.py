@@ -1,4 +1,4 @@
-"""From PIL pictures to maps over them: as a run does it, to the bit."""
+"""``prepare`` and ``overlay``: bit-identical to a run."""
 
 import io
 import subprocess
