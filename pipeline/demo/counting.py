@@ -69,7 +69,7 @@ class CellImages:
 
 
 def sample_cell_images(count: int, *seed: int) -> CellImages:
-    """DecodedSample images with 0 to 9 red cells, each number with the same probability.
+    """Sample images with 0 to 9 red cells, each number with the same probability.
 
     Args:
         count: number of images.

@@ -134,7 +134,7 @@ class CropWindows:
 
     @classmethod
     def sample(cls, count: int, min_area: float, rng: np.random.Generator) -> Self:
-        """DecodedSample random windows; half of them are mirrored.
+        """Sample random windows; half of them are mirrored.
 
         Areas are uniform in [min_area, 1], aspect ratios in [3:4, 4:3] as far as they fit.
 

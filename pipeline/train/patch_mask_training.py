@@ -286,7 +286,7 @@ def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def sample_absent_classes(logits: Tensor, labels: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """DecodedSample classes other than the label from the 50 likeliest: int64 [B, ≤ count].
+    """Sample classes other than the label from the 50 likeliest: int64 [B, ≤ count].
 
     Args:
         logits: [B, C].

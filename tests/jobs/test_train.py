@@ -144,7 +144,7 @@ def test_a_run_does_not_go_on_with_other_gates(
     for again in (["run", atlas, "--executor", "inline"], ["plan", shards, "--out", atlas, *model, "--artifact", out]):
         code, _, err = vitatlas(*again)
         assert (code, err.count("\n")) == (2, 1)
-        assert "the artefact of diffmask was sha256:" in err
+        assert "the artifact of diffmask was sha256:" in err
     assert not Atlas.open(str(atlas)).commits
 
 
