@@ -57,7 +57,7 @@ class ByteStream:
         self.compressed = compression is not None
         if compression is not None:
             if compression not in compr:
-                raise CorruptTarError(f"it is packed by {compression}, which is not known here; install zstandard")
+                raise CorruptTarError(f"it is compressed with {compression}, which needs another package; install zstandard")
             self._bytes = compr[compression](self._bytes, mode="rb")
 
     def read(self, count: int) -> bytes:

@@ -81,7 +81,7 @@ class ShardCache:
         try:
             files.get_file(path, str(part))
             if part.stat().st_size != size:
-                raise OSError(errno.EIO, f"{part.stat().st_size} bytes came of {size}", url)
+                raise OSError(errno.EIO, f"received {part.stat().st_size} of {size} bytes", url)
             os.replace(part, copy)
         except OSError as error:
             if error.errno in PERMANENT_ERRNOS:  # the disk is full or read-only, which is no fault of the shard

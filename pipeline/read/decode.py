@@ -148,4 +148,4 @@ def _check_limits(image: ImageFile, stripped: StrippedImage) -> None:
     if any(tile[0] not in _COMPILED for tile in image.tile):
         values = max(pixels * len(image.getbands()), len(stripped.data) // 4)
         if values > MAX_INTERPRETED:
-            raise UndecodableImageError(f"{values:,} values one by one are more than {MAX_INTERPRETED:,}")
+            raise UndecodableImageError(f"{values:,} values to decode in Python are more than {MAX_INTERPRETED:,}")

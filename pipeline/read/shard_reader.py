@@ -131,7 +131,7 @@ def _check_count(shard: ShardRecord, count: int, max_samples: int) -> None:
         )
     if count > max_samples:
         raise CorruptShardError(
-            f"{shard.url}: it holds {count} samples, but has room for {max_samples}; plan another atlas"
+            f"{shard.url}: it holds {count} samples, but the atlas has room for {max_samples}; plan another atlas"
         )
 
 

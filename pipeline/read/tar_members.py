@@ -90,7 +90,7 @@ def _read_header(stream: ByteStream) -> tarfile.TarInfo | None:
     if not block:
         if start == 0:
             raise TruncatedTarError("it is empty")
-        raise TruncatedTarError(f"it is truncated: it ends at byte {start} without the mark of its end")
+        raise TruncatedTarError(f"it is truncated: it ends at byte {start} without an end mark")
     if len(block) == _BLOCK and not block.strip(b"\0"):
         return None
     try:
@@ -110,7 +110,7 @@ def _check_padding(stream: ByteStream, start: int) -> None:
     """Read to the very end, which also makes a decompressor compare its checksum."""
     while block := stream.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorruptTarError(f"something follows the mark of its end at byte {start}")
+            raise CorruptTarError(f"data follows its end mark at byte {start}")
 
 
 def _read_extended(stream: ByteStream, size: int, start: int) -> bytes:

@@ -159,7 +159,7 @@ class DeviceDecoder:
                 self._probe()
             except RuntimeError as failure:
                 raise OSError(
-                    errno.EIO, f"the {self.device.type} decodes nothing any more: {_first_line(failure)}"
+                    errno.EIO, f"the {self.device.type} can no longer decode: {_first_line(failure)}"
                 ) from error
             return None
         return decoded

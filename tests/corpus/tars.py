@@ -178,12 +178,12 @@ BROKEN = {
     "cut in the checksum of gzip": Strange(lambda: gzip.compress(GOOD)[:-3], "it is truncated", 3),
     "header of noise": Strange(lambda: GOOD[:THIRD] + b"\xff" * 512 + GOOD[THIRD + 512 :], "is broken", 1),
     "wrong checksum": Strange(lambda: GOOD[: THIRD + 150] + b"7" + GOOD[THIRD + 151 :], "is broken", 1),
-    "hole of zeros": Strange(lambda: GOOD[:THIRD] + bytes(512) + GOOD[THIRD + 512 :], "something follows", 1),
+    "hole of zeros": Strange(lambda: GOOD[:THIRD] + bytes(512) + GOOD[THIRD + 512 :], "data follows", 1),
     "packed hole of zeros": Strange(
-        lambda: gzip.compress(GOOD[:THIRD] + bytes(512) + GOOD[THIRD + 512 :]), "something follows"
+        lambda: gzip.compress(GOOD[:THIRD] + bytes(512) + GOOD[THIRD + 512 :]), "data follows"
     ),
-    "two in one": Strange(lambda: GOOD + GOOD, "something follows", 3),
-    "something behind": Strange(lambda: GOOD + b"x" * 99, "something follows", 3),
+    "two in one": Strange(lambda: GOOD + GOOD, "data follows", 3),
+    "something behind": Strange(lambda: GOOD + b"x" * 99, "data follows", 3),
     "negative size": Strange(lambda: among(header("x.jpg", -512)), "is broken"),
     "negative size that goes back": Strange(lambda: among(header("x.jpg", -1024)), "is broken"),
     "size beyond measure": Strange(lambda: among(header("x.jpg", 2**80)), "it is truncated", 1),

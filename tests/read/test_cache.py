@@ -88,7 +88,7 @@ def test_a_copy_that_is_not_whole_is_not_kept(bucket: Any, tmp_path: Path, monke
     bucket.pipe("/tars/a.tar", b"three")
     monkeypatch.setattr(type(bucket), "get_file", lambda self, path, local: Path(local).write_bytes(b"th"))
     cache = ShardCache(str(tmp_path), 100)
-    with pytest.raises(OSError, match="2 bytes came of 5"):
+    with pytest.raises(OSError, match="received 2 of 5 bytes"):
         cache.local_path(URL)
     assert names(cache) == []
 

@@ -109,8 +109,8 @@ def broken(data: bytes, how: str) -> bytes:
         ("cut in a header", "truncated|header"),
         ("cut between members", "truncated: it ends at byte"),
         ("broken header", "header at byte .* is broken"),
-        ("two shards in one", "something follows the mark of its end"),
-        ("garbage behind", "something follows the mark of its end"),
+        ("two shards in one", "data follows its end mark"),
+        ("garbage behind", "data follows its end mark"),
     ],
 )
 def test_a_scan_says_what_is_wrong_and_never_raises(tmp_path: Path, how: str, says: str) -> None:
@@ -150,7 +150,7 @@ def test_a_tar_that_was_mended_since_the_plan_may_hold_what_there_is_room_for(tm
     path = write_tar(tmp_path / "a.tar", samples(4))
     planned = ShardRecord(name="x", url=str(path), samples=2, size=-1, fault="it is truncated")
     assert len(list(read_samples(planned, 4))) == 4
-    with pytest.raises(CorruptShardError, match="holds 4 samples, but has room for 3"):
+    with pytest.raises(CorruptShardError, match="holds 4 samples, but the atlas has room for 3"):
         list(read_samples(planned, 3))
 
 

@@ -138,7 +138,7 @@ def test_a_picture_of_another_size_than_its_header_says_is_refused(
     ("refuses", "says", "error"),
     [
         ("one", "CUDA out of memory. Tried to allocate 2.00 GiB", "not enough memory on the device"),
-        ("all", "CUDA error: an illegal memory access", "the cpu decodes nothing any more: CUDA error"),
+        ("all", "CUDA error: an illegal memory access", "the cpu can no longer decode: CUDA error"),
     ],
 )
 def test_what_is_not_the_fault_of_a_picture_does_not_decide_its_way(
