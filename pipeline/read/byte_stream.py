@@ -57,7 +57,9 @@ class ByteStream:
         self.compressed = compression is not None
         if compression is not None:
             if compression not in compr:
-                raise CorruptTarError(f"it is compressed with {compression}, which needs another package; install zstandard")
+                raise CorruptTarError(
+                    f"it is compressed with {compression}, which needs another package; install zstandard"
+                )
             self._bytes = compr[compression](self._bytes, mode="rb")
 
     def read(self, count: int) -> bytes:
