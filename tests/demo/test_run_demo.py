@@ -84,6 +84,11 @@ def test_the_network_is_small_and_is_what_its_card_says() -> None:
     loaded = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     assert loaded.record.weights in card
     assert (loaded.record.input_size, loaded.record.classes) == ((96, 96), len(CLASSES))
+
+
+@pytest.mark.soak
+def test_the_network_classifies_and_leans_on_the_mark() -> None:
+    loaded = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     reached = measure_accuracy(loaded.model, 0, 1000)
     assert reached["all"] >= 0.95
     assert reached["shortcut class without mark"] < reached["shortcut class"]
@@ -96,6 +101,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return run_demo(folder, "inline", shards=2, scenes=24)
 
 
+@pytest.mark.soak
 def test_the_demo_leaves_what_it_promises(summary: dict) -> None:
     assert all(Path(path).exists() for path in summary["paths"].values())
     folder = Path(summary["paths"]["summary.json"]).parent
@@ -109,6 +115,7 @@ def test_the_demo_leaves_what_it_promises(summary: dict) -> None:
         assert {"pxap", "maxboxacc_v2", "images_per_s"} <= set(scores)
 
 
+@pytest.mark.soak
 def test_what_was_expected_of_the_run_stands_beside_what_it_took(summary: dict) -> None:
     """Seconds are of a machine that others may be at work on; ``tests/run/test_estimate.py`` holds them to 25 %."""
     compared = summary["estimate"]
@@ -118,17 +125,20 @@ def test_what_was_expected_of_the_run_stands_beside_what_it_took(summary: dict) 
     assert compared["actor_seconds"]["expected"] > 0
 
 
+@pytest.mark.soak
 def test_legrad_beats_the_centre_by_twenty_points(summary: dict) -> None:
     methods = summary["methods"]
     assert methods["legrad"]["pxap"] >= methods["center"]["pxap"] + 20
 
 
+@pytest.mark.soak
 def test_reciprocam_beats_every_control_in_one_of_its_kernels(summary: dict) -> None:
     methods = summary["methods"]
     best = max(scores["pxap"] for name, scores in methods.items() if name.startswith("reciprocam"))
     assert best > max(scores["pxap"] for scores in methods.values() if scores["kind"] == "control")
 
 
+@pytest.mark.soak
 def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(summary: dict) -> None:
     """``pm`` saw masks of less than 1 % of its training scenes; the gates saw neither masks nor labels."""
     pxap = {name: scores["pxap"] for name, scores in summary["methods"].items()}
@@ -136,6 +146,7 @@ def test_pm_has_the_best_pxap_of_all_and_gates_beat_what_has_no_labels_either(su
     assert pxap["diffmask"] > max(pxap[name] for name in ("rollout", "gradcam", "generic_attention", "center"))
 
 
+@pytest.mark.soak
 def test_the_demo_goes_on_where_it_was_and_touches_nothing_else(summary: dict) -> None:
     folder = Path(summary["paths"]["summary.json"]).parent
     again = run_demo(folder, "inline", shards=2, scenes=24)

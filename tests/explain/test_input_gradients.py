@@ -3,7 +3,7 @@
 import pytest
 import torch
 from explicit import TARGET, assert_equal, compute_map
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, images_for, small_vit, soak_after
 from torch import Tensor, nn
 
 from pipeline.explain import IntegratedGradients, SmoothGrad, describe, explain
@@ -33,7 +33,7 @@ def test_integrated_gradients_say_how_complete_they_are(family: nn.Module) -> No
     assert missed(family, 2).isfinite()
 
 
-@pytest.mark.parametrize("kind", ["class token", "mean", "attention pool", "rotary", "SwiGLU"])
+@pytest.mark.parametrize("kind", soak_after(2, ["class token", "mean", "attention pool", "rotary", "SwiGLU"]))
 def test_integrated_gradients_are_complete_with_many_nodes(kind: str) -> None:
     model = small_vit(**FAMILIES[kind])
     assert missed(model, 200) < min(0.02, missed(model, 2))

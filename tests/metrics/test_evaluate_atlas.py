@@ -114,6 +114,7 @@ def test_one_row_an_image_method_target_and_figure(
     assert said[0].startswith(f"{kind}: {images} images, at most ")
 
 
+@pytest.mark.soak
 def test_cores_share_the_tars_and_nothing_changes(
     finished: Path, tmp_path: Path, measure: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:

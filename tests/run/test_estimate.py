@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import DEMO_MODEL
+from support import DEMO_MODEL, soak_after
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.explain.load import load_model
@@ -94,7 +94,7 @@ def test_no_number_of_actors_is_quicker_than_a_tar(planned: RunRecord) -> None:
     assert actors_for_deadline(estimate(planned, GPU), 5.8) is None
 
 
-@pytest.mark.parametrize("decode", ["processes", "gpu"])
+@pytest.mark.parametrize("decode", soak_after(1, ["processes", "gpu"]))
 def test_a_run_takes_what_was_expected_of_it(
     world: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: Decode
 ) -> None:

@@ -112,9 +112,9 @@ def shards(_proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def remote(shard_names: str, checkpoint: ModelSpec) -> RunSpec:
+def remote(shards: str, checkpoint: ModelSpec) -> RunSpec:
     """A run over those shards."""
-    return RunSpec(shards=(shard_names,), model=checkpoint, methods=FAST, batch_size=4)
+    return RunSpec(shards=(shards,), model=checkpoint, methods=FAST, batch_size=4)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ def test_it_opens_on_the_classes_that_raise_an_alarm(visit: Open) -> None:
     assert page.locator(".measure:not([hidden]) .matrix tbody tr").count() == len(METHODS)
 
 
+@pytest.mark.soak
 def test_the_headline_counts_methods_without_controls_and_leads_to_what_was_wrong(
     visit: Open, reported: Reported
 ) -> None:
@@ -43,6 +44,7 @@ def test_the_headline_counts_methods_without_controls_and_leads_to_what_was_wron
     expect(page.locator("#found")).to_have_text(f"{wrong} of {len(table)} images")
 
 
+@pytest.mark.soak
 def test_agreement_is_shown_by_the_measure_that_is_chosen(visit: Open, reported: Reported) -> None:
     import pyarrow.parquet as pq
 
@@ -58,6 +60,7 @@ def test_agreement_is_shown_by_the_measure_that_is_chosen(visit: Open, reported:
         )
 
 
+@pytest.mark.soak
 def test_an_address_brings_the_view_back(visit: Open) -> None:
     page = visit("#view=gallery&method=rollout&show=mask&cut=0.3&q=scene&sort=-probability&wrong=1&theme=dark")
     assert page.locator("#gallery-method").input_value() == "rollout"
@@ -78,6 +81,7 @@ def test_an_address_brings_the_view_back(visit: Open) -> None:
     expect(page.locator("dialog")).to_be_hidden()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "hash_",
     ["view=x&method=%3Cimg%20src=x%20onerror=alert(1)%3E&cut=7&page=-3", "view=class&id=9999", "row=1e99&page=1e9"],
@@ -87,6 +91,7 @@ def test_a_made_up_address_does_no_harm(visit: Open, hash_: str) -> None:
     expect(page.locator("main .view:not([hidden])")).to_have_count(1)
 
 
+@pytest.mark.soak
 def test_the_detail_dialog_works_by_keyboard(visit: Open) -> None:
     page = visit("#view=gallery")
     names = keys(page)
@@ -108,6 +113,7 @@ def test_the_detail_dialog_works_by_keyboard(visit: Open) -> None:
     expect(page.locator("#cards .key").nth(1)).to_be_focused()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("view", ["overview", f"class&id={SHORTCUT_CLASS}"])
 def test_a_suspicious_place_is_seen_without_a_map_and_a_click_opens_the_image(visit: Open, view: str) -> None:
     page = visit(f"#view={view}")
@@ -125,6 +131,7 @@ def test_a_suspicious_place_is_seen_without_a_map_and_a_click_opens_the_image(vi
     expect(without).to_be_focused()
 
 
+@pytest.mark.soak
 def test_every_control_is_reached_by_the_tabulator_with_a_visible_focus(visit: Open) -> None:
     page = visit("#view=gallery&wrong=1")
     wanted = page.locator("button:visible:enabled, select:visible, input:visible, a[href]:visible").count()
@@ -158,6 +165,7 @@ def test_hostile_names_are_text_everywhere(visit: Open, reported: Reported) -> N
     assert page.locator("img, svg[onload], body script").count() == 0
 
 
+@pytest.mark.soak
 def test_a_class_page_says_what_the_tables_say(visit: Open, reported: Reported) -> None:
     import pyarrow.parquet as pq
 
@@ -179,6 +187,7 @@ def test_a_class_page_says_what_the_tables_say(visit: Open, reported: Reported) 
     expect(page.locator("#class-means .choose", has_text="legrad")).to_be_focused()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("size", "scheme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")], ids=["desktop", "dark", "phone"]
 )

@@ -13,7 +13,7 @@ from pipeline.audit.report.index import index_script, method_scripts
 from pipeline.audit.report.js_chunks import ImageColumns
 from schemas.audit_tables import MAP_STATISTICS
 
-pytestmark = in_a_browser
+pytestmark = [pytest.mark.soak, in_a_browser]
 
 
 @pytest.mark.parametrize(("size", "open_"), [(DESKTOP, True), (PHONE, False)])
