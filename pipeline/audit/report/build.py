@@ -1,4 +1,4 @@
-"""The whole report: pages, columns, classes, and shards of maps and pictures."""
+"""Build the whole report: the page, its data, and its assets."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,8 +7,16 @@ from importlib.resources import files
 import numpy as np
 
 from pipeline.audit.report.classes import iter_class_data, overall_statistics
-from pipeline.audit.report.index import concat_columns, disagreement_threshold, index_script, method_scripts
-from pipeline.audit.report.js_chunks import CHUNKS, ImageColumns, chunk_name, sample_images, write_chunks
+from pipeline.audit.report.gallery_data import (
+    CHUNKS,
+    ImageColumns,
+    chunk_name,
+    disagreement_threshold,
+    index_script,
+    method_scripts,
+    sample_images,
+    write_chunks,
+)
 from pipeline.audit.report.js_encoding import read_color_map, to_base64, to_script
 from pipeline.audit.report.load_tables import AuditTables, read_audit
 from pipeline.audit.report.page import render_page
@@ -31,101 +39,100 @@ def write_report(
     out: str,
     target: TargetKind = "label",
     names: Sequence[str] = (),
-    pictures: bool = True,
+    thumbnails: bool = True,
     images: int = 50_000,
     seed: int = 0,
     address: str | None = None,
     allow_pipe: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Write the report of an audit, anew: equal atlases and audits give equal bytes, and nothing of another stays.
+    """Write the report of an audit, and remove files of an earlier one. Equal inputs give equal bytes.
 
     Args:
-        url: of the atlas.
-        out: folder or URL of its audit, which gets ``report/index.html`` and what belongs to it.
-        target: whose maps were audited. The gallery shows all targets of the atlas.
-        names: of the classes, by index.
-        pictures: show small copies of the pictures; without them nothing but maps leaves the data set.
-        images: in the gallery, at most, drawn at random. All tables are of all images.
-        seed: of the draw.
-        address: of a Ray cluster, see ``parallel_map``.
-        allow_pipe: pictures may be read from shell commands that the atlas names.
-        say: told how many images are shown, and whether pictures are.
+        url: local path or URL of the atlas.
+        out: folder or URL of its audit, which gets ``report/index.html`` and the files that belong to it.
+        target: target kind of the audited maps. The gallery shows all target kinds of the atlas.
+        names: names of the classes by class id; empty shows numbers.
+        thumbnails: show small copies of the images. Without them only maps leave the dataset.
+        images: largest number of images in the gallery, chosen at random. All tables are of all images.
+        seed: random seed of the choice.
+        address: address of a Ray cluster, see ``parallel_map``.
+        allow_pipe: allow images that are read from shell commands.
+        say: called with the number of images, and with or without thumbnails.
 
     Returns:
         URL of ``index.html``.
 
     Raises:
-        UsageError: no audit of this atlas and target is there, no image has maps, or not all classes are named.
-        CorruptShardError: pictures cannot be read, or are not those that the atlas has maps of.
+        UsageError: no audit of this atlas and target kind, no image with maps, or not all classes are named.
+        CorruptShardError: images cannot be read, or are not those of the atlas.
     """
     atlas = Atlas.open(url)
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
-    if pictures:
+    if thumbnails:
         refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    audited, parts = read_audit(atlas, out, target), sample_images(atlas, images, seed)
-    if not parts:
+    tables, selections = read_audit(atlas, out, target), sample_images(atlas, images, seed)
+    if not selections:
         raise UsageError(f"{url}: has no sample with maps that a report could show")
-    methods = tuple(name for name in atlas.methods if name in audited.about.methods)
-    count = sum(len(part.ordinals) for part in parts)
-    kind = "with small copies of the pictures" if pictures else "without pictures"
-    say(f"report: {count} images of {len(parts)} shards, {kind}")
-    objects = ObjectStore(f"{audited.objects.url}/{REPORT}")
+    methods = tuple(name for name in atlas.methods if name in tables.about.methods)
+    count = sum(len(selection.ordinals) for selection in selections)
+    say(f"report: {count} images of {len(selections)} shards, {'with' if thumbnails else 'without'} thumbnails")
+    objects = ObjectStore(f"{tables.objects.url}/{REPORT}")
     with Lease(objects):
-        work = partial(write_chunks, atlas.objects.url, audited.objects.url, objects.url, methods, pictures)
-        found = dict(parallel_map(work, parts, "report", address))
-        columns = concat_columns([found[part.shard] for part in parts])
-        written = {chunk_name(int(number)) for number in np.unique(columns.images["shard"])}
-        told = _data(atlas, audited, methods, names, columns, pictures)
-        told |= _assets() | {"index.html": render_page(atlas, audited, methods, names, columns, pictures)}
-        for name, data in told.items():
+        work = partial(write_chunks, atlas.objects.url, tables.objects.url, objects.url, methods, thumbnails)
+        columns_by_shard = dict(parallel_map(work, selections, "report", address))
+        columns = ImageColumns.concat([columns_by_shard[selection.shard] for selection in selections])
+        chunks = {chunk_name(int(number)) for number in np.unique(columns.images["chunk"])}
+        contents = _data_scripts(atlas, tables, methods, names, columns, thumbnails)
+        contents |= _assets() | {"index.html": render_page(atlas, tables, methods, names, columns, thumbnails)}
+        for name, data in contents.items():
             objects.put(name, data)
-        _forget(objects, written | set(told))
+        _remove_stale(objects, chunks | set(contents))
         objects.sweep()
     return f"{objects.url}/index.html"
 
 
-def _data(
+def _data_scripts(
     atlas: Atlas,
-    audited: AuditTables,
+    tables: AuditTables,
     methods: Sequence[str],
     names: Sequence[str],
     columns: ImageColumns,
-    pictures: bool,
+    thumbnails: bool,
 ) -> dict[str, bytes]:
-    """Scripts of data that are no shards, by name."""
+    """Return the scripts of data that are not chunks, by name."""
     model = atlas.run.model
     meta = {
-        "target": audited.about.target,
+        "target": tables.about.target,
         "targets": list(atlas.run.spec.targets),
         "methods": [{"name": name, "control": is_control(name)} for name in methods],
         "grid": list(model.grid),
-        "frame": list(model.input_size),
-        "classes": list(names) or [f"class {index}" for index in range(model.classes)],
-        "numbers": list(MAP_STATISTICS),
-        "overall": overall_statistics(audited, methods),
+        "inputSize": list(model.input_size),
+        "classes": list(names) or [f"class {class_id}" for class_id in range(model.classes)],
+        "statistics": list(MAP_STATISTICS),
+        "overall": overall_statistics(tables, methods),
         "flags": [flag.name.lower().replace("_", " ") for flag in Flag],
         "disagreement": disagreement_threshold(columns.images["agreement"]),
-        "pictures": pictures,
-        "colours": to_base64(read_color_map()),
+        "thumbnails": thumbnails,
+        "colors": to_base64(read_color_map()),
     }
-    told = {"data/meta.js": to_script("meta", meta), "data/index.js": index_script(columns)}
-    told |= dict(method_scripts(columns))
-    for index, about in iter_class_data(audited, methods, model.grid):
-        told[f"{_CLASSES}/{index}.js"] = to_script("class", index, about)
-    return told
+    contents = {"data/meta.js": to_script("meta", meta), "data/index.js": index_script(columns)}
+    contents |= dict(method_scripts(columns))
+    for class_id, data in iter_class_data(tables, methods, model.grid):
+        contents[f"{_CLASSES}/{class_id}.js"] = to_script("class", class_id, data)
+    return contents
 
 
 def _assets() -> dict[str, bytes]:
-    """Style and scripts of the page, by name."""
+    """Return the style sheets and scripts of the page, by name."""
     folder = files("pipeline.audit.report") / "assets"
-    return {f"assets/{each.name}": each.read_bytes() for each in folder.iterdir() if each.is_file()}
+    return {f"assets/{file.name}": file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
-def _forget(objects: ObjectStore, kept: set[str]) -> None:
-    """Remove what a report of other images or classes left."""
+def _remove_stale(objects: ObjectStore, current: set[str]) -> None:
+    """Remove files of a report of other images or classes."""
     for folder in (CHUNKS, _CLASSES, "data/methods", "assets"):
         for name in objects.list(folder):
-            if f"{folder}/{name}" not in kept:
+            if f"{folder}/{name}" not in current:
                 objects.delete(f"{folder}/{name}")

@@ -1,4 +1,4 @@
-"""Where marks of the rank plots lie; the template draws them."""
+"""Layout of dot plots and rank plots: coordinates of their marks, which the template draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,30 @@ from pipeline.audit.report.score_view import ScoreColumn
 from schemas.scores import is_control
 
 ROW = 22
-"""Height of a method, in pixels of the drawing."""
+"""Height of a method, in pixels of the plot."""
 COLUMN = 96
-"""Width of a score in the plot of ranks, at most: of many they are less, so that it fits the page."""
-_RANKS = 860
+"""Largest width of a score in the rank plot; less for many scores, so that the plot fits the page."""
+_RANK_PLOT_WIDTH = 860
 LABEL = 14
-"""Between two names, at least."""
+"""Smallest distance between two names."""
 WIDTH = 220
-"""Of a plot of dots."""
+"""Width of a dot plot."""
 NUM_COLORS = 8
-"""Methods that have a colour of their own; the others are drawn in the colour of the text."""
+"""Number of methods with a color of their own; the others have the color of the text."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A score of a method: places in the drawing.
+    """A score of a method, as a mark in a dot plot.
 
     Attributes:
-        low, high: ends of its interval; None where it has none.
-        text: what it says in words.
+        method: name of the method.
+        control: True for a control.
+        x: position of the mean.
+        y: position of the row.
+        low: left end of the interval; None without interval.
+        high: right end of the interval; None without interval.
+        text: the score in words.
     """
 
     method: str
@@ -43,7 +48,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotPlot:
-    """A plot of one score: a row a method."""
+    """A plot of one score, with one row per method."""
 
     score: ScoreColumn
     height: int
@@ -53,26 +58,30 @@ class DotPlot:
 
 @dataclass(frozen=True)
 class RankLine:
-    """A method in the plot of ranks.
+    """A method in the rank plot.
 
     Attributes:
-        colour: from 1 to ``NUM_COLORS``; 0 is that of the text.
-        points: x, y and rank; pieces: lines between neighbours that both have a rank.
-        first, last: x and y of its names, beside its first and last point.
+        method: name of the method.
+        control: True for a control.
+        color: from 1 to ``NUM_COLORS``; 0 is the color of the text.
+        points: x, y and rank.
+        segments: x0, y0, x1, y1 of lines between neighbors that both have a rank.
+        first: x and y of the name beside the first point.
+        last: x and y of the name beside the last point.
     """
 
     method: str
     control: bool
-    colour: int
+    color: int
     points: tuple[tuple[float, float, float], ...]
-    pieces: tuple[tuple[float, float, float, float], ...]
+    segments: tuple[tuple[float, float, float, float], ...]
     first: tuple[float, float]
     last: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class RankPlot:
-    """Ranks of all methods by several scores."""
+    """A plot of the ranks of all methods by several scores."""
 
     width: int
     height: int
@@ -81,15 +90,20 @@ class RankPlot:
 
 
 def layout_dot_plot(score: ScoreColumn, methods: Sequence[str]) -> DotPlot:
-    """The plot of a score; methods without it have an empty row."""
-    ends = [end for each in score.values.values() for end in (each.mean, each.low, each.high) if end is not None]
+    """Lay out the plot of a score; methods without it have an empty row.
+
+    Args:
+        score: the score.
+        methods: names of the methods, from the top.
+    """
+    ends = [end for value in score.values.values() for end in (value.mean, value.low, value.high) if end is not None]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
 
     def x(value: float) -> float:
         return round(8 + (value - low) / span * (WIDTH - 16), 1)
 
-    found = []
+    dots = []
     for place, method in enumerate(methods):
         value = score.values.get(method)
         if value is not None:
@@ -98,47 +112,48 @@ def layout_dot_plot(score: ScoreColumn, methods: Sequence[str]) -> DotPlot:
             if bounds:
                 text += f" ({value.low:.{score.digits}f} to {value.high:.{score.digits}f})"
             start, end = bounds or (None, None)
-            found.append(Dot(method, is_control(method), x(value.mean), (place + 0.5) * ROW, start, end, text))
-    ticks = tuple((x(each), f"{each:.{score.digits}f}") for each in ((low, high) if high > low else (low,)))
-    return DotPlot(score, ROW * len(methods), tuple(found), ticks)
+            dots.append(Dot(method, is_control(method), x(value.mean), (place + 0.5) * ROW, start, end, text))
+    ticks = tuple((x(end), f"{end:.{score.digits}f}") for end in ((low, high) if high > low else (low,)))
+    return DotPlot(score, ROW * len(methods), tuple(dots), ticks)
 
 
 def layout_rank_plot(scores: Sequence[ScoreColumn], methods: Sequence[str]) -> RankPlot:
-    """The plot of ranks, first method first: 1 is at the top of each column."""
-    wide = min(COLUMN, _RANKS / max(len(scores), 1))
-    columns = tuple((round((place + 0.5) * wide, 1), score.name) for place, score in enumerate(scores))
-    coloured = [method for method in methods if not is_control(method)][:NUM_COLORS]
-    found = [score.ranks(methods) for score in scores]
-    drawn = []
+    """Lay out the plot of ranks; rank 1 is at the top of each column.
+
+    Args:
+        scores: scores that rank methods, from left to right.
+        methods: names of the methods; the first ones get colors.
+    """
+    column_width = min(COLUMN, _RANK_PLOT_WIDTH / max(len(scores), 1))
+    columns = tuple((round((place + 0.5) * column_width, 1), score.name) for place, score in enumerate(scores))
+    colored = [method for method in methods if not is_control(method)][:NUM_COLORS]
+    ranks = [score.ranks(methods) for score in scores]
+    layouts = []
     for method in methods:
-        points: list[tuple[float, float, float] | None] = [
-            (x, round((own[method] - 0.5) * ROW, 1), own[method]) if method in own else None
-            for (x, _), own in zip(columns, found, strict=True)
+        positions: list[tuple[float, float, float] | None] = [
+            (x, round((column_ranks[method] - 0.5) * ROW, 1), column_ranks[method]) if method in column_ranks else None
+            for (x, _), column_ranks in zip(columns, ranks, strict=True)
         ]
-        pieces = tuple(
-            (one[0], one[1], other[0], other[1])
-            for one, other in pairwise(points)
-            if one is not None and other is not None
-        )
-        known = tuple(point for point in points if point is not None)
-        if known:
-            colour = coloured.index(method) + 1 if method in coloured else 0
-            drawn.append((method, colour, known, pieces))
-    names = [spread_labels([points[end][:2] for _, _, points, _ in drawn]) for end in (0, -1)]
+        segments = tuple((a[0], a[1], b[0], b[1]) for a, b in pairwise(positions) if a is not None and b is not None)
+        points = tuple(position for position in positions if position is not None)
+        if points:
+            color = colored.index(method) + 1 if method in colored else 0
+            layouts.append((method, color, points, segments))
+    names = [spread_labels([points[end][:2] for _, _, points, _ in layouts]) for end in (0, -1)]
     lines = tuple(
-        RankLine(method, is_control(method), colour, known, pieces, first, last)
-        for (method, colour, known, pieces), first, last in zip(drawn, *names, strict=True)
+        RankLine(method, is_control(method), color, points, segments, first, last)
+        for (method, color, points, segments), first, last in zip(layouts, *names, strict=True)
     )
-    return RankPlot(round(wide * len(scores)), ROW * len(lines), columns, lines)
+    return RankPlot(round(column_width * len(scores)), ROW * len(lines), columns, lines)
 
 
 def spread_labels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Places of names beside points, moved up and down as little as keeps those of one column from overlapping."""
-    found = list(points)
+    """Return positions of labels beside points, moved vertically as little as keeps those of a column from overlapping."""
+    labels = list(points)
     for x in {x for x, _ in points}:
         column = sorted((place for place, point in enumerate(points) if point[0] == x), key=lambda at: points[at][1])
         steps = LABEL * np.arange(len(column))
         moved = isotonic_regression([points[place][1] for place in column] - steps).x + steps
         for place, y in zip(column, moved.tolist(), strict=True):
-            found[place] = (x, round(y, 1))
-    return found
+            labels[place] = (x, round(y, 1))
+    return labels

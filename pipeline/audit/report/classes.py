@@ -1,6 +1,7 @@
-"""What the report says of one class: counts, numbers against all classes, mean maps, and clusters with prototypes."""
+"""Data on classes in the report: suspicious classes, and statistics, mean maps and clusters of each class."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,94 +11,177 @@ from numpy.typing import NDArray
 
 from pipeline.audit.report.js_encoding import stretch_to_uint8, to_base64
 from pipeline.audit.report.load_tables import AuditTables
-from pipeline.audit.report.places import describe_cell
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.scores import is_control
 
-_SIGNS = (
-    "alarm",
-    "rank",
-    "excess",
-    "y",
-    "x",
-    "outlier_share",
-    "outlier_share_others",
-    "high_share",
-    "maps",
-    "eigengap",
-)
+MAX_SHOWN = 12
+"""Largest number of classes with an alarm on the overview."""
+MAX_WITHOUT_ALARM = 3
+"""Number of classes on the overview where none raises an alarm."""
+_SHORTCUT_COLUMNS = ("rank", "excess", "y", "x", "maps")
+_EDGE = 0.25
+"""Share of the grid at each side that is called an edge, or a corner."""
 
 Row = dict[str, Any]
 
 
-def overall_statistics(audited: AuditTables, methods: Sequence[str]) -> list[list[float | None]]:
-    """Means over all classes, for each method; null of what is not known."""
-    rows = audited.methods.filter(pc.is_null(audited.methods["class"])).to_pylist()
+@dataclass(frozen=True)
+class MethodEvidence:
+    """Evidence of one method for a shortcut of a class.
+
+    Attributes:
+        row: row of ``schemas.audit_tables.SHORTCUTS``.
+        cluster: row of ``schemas.audit_tables.CLUSTERS`` in which the cell is an outlier most often.
+    """
+
+    row: Row
+    cluster: Row
+
+
+@dataclass(frozen=True)
+class SuspiciousClass:
+    """A class with the evidence for a shortcut.
+
+    Attributes:
+        class_id: the class.
+        evidence: of the methods that raise an alarm, strongest first; without an alarm, of the method nearest to one.
+        alarms: number of methods that raise an alarm.
+        methods: number of methods.
+    """
+
+    class_id: int
+    evidence: tuple[MethodEvidence, ...]
+    alarms: int
+    methods: int
+
+
+def find_suspicious_classes(tables: AuditTables) -> list[SuspiciousClass]:
+    """Return all classes, most suspicious first, in the order of ``pipeline.audit.shortcuts.rank_classes``."""
+    clusters: dict[tuple[str, int], Row] = {}
+    for row in tables.clusters.to_pylist():
+        key = row["method"], row["class"]
+        if key not in clusters or row["outlier_share"] > clusters[key]["outlier_share"]:
+            clusters[key] = row
+    rows_by_class: dict[int, list[Row]] = {}
+    for row in tables.shortcuts.to_pylist():
+        if not is_control(row["method"]):
+            rows_by_class.setdefault(row["class"], []).append(row)
+    classes = []
+    for class_id, rows in rows_by_class.items():
+        rows.sort(key=lambda row: (-row["excess"], row["method"]))
+        alarming = [row for row in rows if row["alarm"]]
+        evidence = tuple(MethodEvidence(row, clusters[row["method"], class_id]) for row in alarming or rows[:1])
+        classes.append(SuspiciousClass(class_id, evidence, len(alarming), len(rows)))
+    return sorted(classes, key=lambda item: (-item.alarms, -item.evidence[0].row["excess"], item.class_id))
+
+
+def overall_statistics(tables: AuditTables, methods: Sequence[str]) -> list[list[float | None]]:
+    """Return means over all classes, for each method; None where undefined.
+
+    Args:
+        tables: tables of the audit.
+        methods: names of methods.
+    """
+    rows = tables.methods.filter(pc.is_null(tables.methods["class"])).to_pylist()
     by_method = {row["method"]: [row[name] for name in MAP_STATISTICS] for row in rows}
     return [by_method.get(method, [None] * len(MAP_STATISTICS)) for method in methods]
 
 
-def iter_class_data(audited: AuditTables, methods: Sequence[str], grid: tuple[int, int]) -> Iterator[tuple[int, Row]]:
-    """Each class that has images, by index, with what ``data/classes/<index>.js`` says of it.
+def iter_class_data(tables: AuditTables, methods: Sequence[str], grid: tuple[int, int]) -> Iterator[tuple[int, Row]]:
+    """Yield each class that has images, by class id, with the data of ``data/classes/<class id>.js``.
 
-    ``images``, ``correct`` (share, null where no label is known), and for each method of the report, by its place:
-    ``images``, ``degenerate``, ``numbers``; where it has maps that say something also ``mean`` (map), what
-    ``schemas.audit_tables.SHORTCUTS`` says with the place in words (``where``), and ``clusters``, each with ``maps``,
-    ``central`` (row), ``share``, ``prototype``. A control raises no alarm here, since it has no say in which class is
-    suspicious (``pipeline.audit.shortcuts``).
-    Maps are uint8 [h, w], from their least to their largest value, as base64.
+    The data are ``images``, ``correct`` (share; null without labels), and for each method, by its index: ``images``,
+    ``degenerate``, ``statistics``; where it has valid maps also ``mean`` (map), ``shortcut`` (columns of
+    ``schemas.audit_tables.SHORTCUTS`` and the place in words) and ``clusters``, each with ``maps``, ``central_row``,
+    ``outlier_share``, ``prototype``. Controls raise no alarm here, since they do not count for suspicious classes. Maps
+    are uint8 [h, w], from their minimum to their maximum, as base64.
+
+    Args:
+        tables: tables of the audit.
+        methods: names of methods in the report.
+        grid: rows and columns of the patch grid.
     """
-    tables = audited.methods, audited.shortcuts, audited.clusters
-    rows, signs, clusters = (_by_class(table) for table in tables)
-    for index in sorted(rows):
-        by_method = {row["method"]: row for row in rows[index]}
-        any_row = rows[index][0]
-        told = {
-            str(methods.index(name)): _of_method(
+    sources = tables.methods, tables.shortcuts, tables.clusters
+    rows_by_class, shortcuts, clusters = (_group_by_class(table) for table in sources)
+    for class_id in sorted(rows_by_class):
+        rows = rows_by_class[class_id]
+        data = {
+            str(methods.index(row["method"])): _method_data(
                 row,
-                next((each for each in signs.get(index, ()) if each["method"] == name), None),
-                [each for each in clusters.get(index, ()) if each["method"] == name],
+                next((item for item in shortcuts.get(class_id, ()) if item["method"] == row["method"]), None),
+                [item for item in clusters.get(class_id, ()) if item["method"] == row["method"]],
                 grid,
             )
-            for name, row in by_method.items()
-            if name in methods
+            for row in rows
+            if row["method"] in methods
         }
-        yield index, {"images": any_row["images"], "correct": any_row["correct"], "methods": told}
+        yield class_id, {"images": rows[0]["images"], "correct": rows[0]["correct"], "methods": data}
 
 
 def mean_map(clusters: Sequence[Row], grid: tuple[int, int]) -> NDArray[np.float64]:
-    """Mean of the normalised maps of a class [h, w], from the means of its clusters, which hold each of them once."""
-    weights = [each["maps"] for each in clusters]
-    mean: NDArray[np.float64] = np.average([each["prototype"] for each in clusters], 0, weights)
+    """Return the mean of the normalized maps of a class, from the prototypes of its clusters.
+
+    Args:
+        clusters: rows of ``schemas.audit_tables.CLUSTERS`` of the class; each map is in one of them.
+        grid: height and width of the map.
+    """
+    weights = [cluster["maps"] for cluster in clusters]
+    mean: NDArray[np.float64] = np.average([cluster["prototype"] for cluster in clusters], 0, weights)
     return mean.reshape(grid)
 
 
 def encode_map(values: Any, grid: tuple[int, int]) -> str:
-    """A map for the page: base64 of uint8 [h, w], stretched over its range."""
+    """Return a map for the page: base64 of uint8 [h, w], from its minimum to its maximum.
+
+    Args:
+        values: the map, row by row.
+        grid: height and width of the map.
+    """
     return to_base64(stretch_to_uint8(np.asarray(values, np.float64).reshape(grid)))
 
 
-def _by_class(table: pa.Table) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
+def describe_cell(y: int, x: int, grid: tuple[int, int]) -> str:
+    """Return the place of a cell in words, as ``lower left corner (row 7, column 0 of 8 × 8)``.
+
+    Args:
+        y: row of the cell, from 0.
+        x: column of the cell, from 0.
+        grid: rows and columns of the patch grid.
+    """
+    horizontal = _side(x, grid[1], ("left", "right"))
+    vertical = _side(y, grid[0], ("upper", "lower"))
+    if horizontal and vertical:
+        place = f"{vertical} {horizontal} corner"
+    else:
+        place = f"{vertical or horizontal} edge" if vertical or horizontal else "middle"
+    return f"{place} (row {y}, column {x} of {grid[0]} × {grid[1]})"
+
+
+def _side(cell: int, cells: int, names: tuple[str, str]) -> str:
+    position = (cell + 0.5) / cells
+    return names[0] if position < _EDGE else names[1] if position > 1 - _EDGE else ""
+
+
+def _group_by_class(table: pa.Table) -> dict[int, list[Row]]:
+    rows_by_class: dict[int, list[Row]] = {}
     for row in table.filter(pc.is_valid(table["class"])).to_pylist():
-        found.setdefault(row["class"], []).append(row)
-    return found
+        rows_by_class.setdefault(row["class"], []).append(row)
+    return rows_by_class
 
 
-def _of_method(row: Row, sign: Row | None, clusters: list[Row], grid: tuple[int, int]) -> Row:
-    told: Row = {name: row[name] for name in ("images", "degenerate")} | {
-        "numbers": [row[name] for name in MAP_STATISTICS]
-    }
-    if sign is None or not clusters:
-        return told
-    alarm = sign["alarm"] and not is_control(row["method"])
-    where = describe_cell(sign["y"], sign["x"], grid)
-    return told | {
-        "sign": {name: sign[name] for name in _SIGNS} | {"alarm": alarm, "where": where},
+def _method_data(row: Row, shortcut: Row | None, clusters: list[Row], grid: tuple[int, int]) -> Row:
+    data: Row = {name: row[name] for name in ("images", "degenerate")}
+    data["statistics"] = [row[name] for name in MAP_STATISTICS]
+    if shortcut is None or not clusters:
+        return data
+    alarm = shortcut["alarm"] and not is_control(row["method"])
+    place = describe_cell(shortcut["y"], shortcut["x"], grid)
+    return data | {
+        "shortcut": {name: shortcut[name] for name in _SHORTCUT_COLUMNS} | {"alarm": alarm, "place": place},
         "mean": encode_map(mean_map(clusters, grid), grid),
         "clusters": [
-            {name: each[name] for name in ("maps", "central_row", "outlier_share")}
-            | {"prototype": encode_map(each["prototype"], grid)}
-            for each in sorted(clusters, key=lambda each: each["cluster"])
+            {name: cluster[name] for name in ("maps", "central_row", "outlier_share")}
+            | {"prototype": encode_map(cluster["prototype"], grid)}
+            for cluster in sorted(clusters, key=lambda cluster: cluster["cluster"])
         ],
     }

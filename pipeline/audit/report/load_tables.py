@@ -1,6 +1,8 @@
-"""What an audit and the scores of its atlas hold, read for the report. Nothing is computed here."""
+"""Tables of an audit, and scores of its atlas, read for the report."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +10,7 @@ import pyarrow.compute as pc
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
 from schemas.audit_records import AuditRecord
+from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
 from schemas.run import TargetKind
@@ -18,12 +21,20 @@ _LOCALIZATION = "localization.parquet"
 
 @dataclass(frozen=True)
 class AuditTables:
-    """Tables of an audit; columns are in ``schemas.audit_tables`` and, of scores, in ``schemas.metrics`` and ``schemas.scores``.
+    """Tables of an audit. Columns: ``schemas.audit_tables``, ``schemas.metrics`` and ``schemas.scores``.
 
     Attributes:
-        objects: of its folder.
-        faithfulness, sanity, completeness, reproduced: None where they were not made.
-        localization: by the name of the truth.
+        objects: folder of the audit.
+        about: settings of the audit.
+        methods: means by method.
+        agreement: means by pair of methods.
+        shortcuts: evidence for shortcuts by method and class.
+        clusters: clusters of the maps of classes.
+        faithfulness: summary of faithfulness metrics; None if not computed.
+        sanity: summary of sanity checks; None if not computed.
+        completeness: counts of samples and maps; None if not computed.
+        reproducibility: comparison of recomputed maps; None if not computed.
+        localization: scores by the name of the truth.
     """
 
     objects: ObjectStore
@@ -35,60 +46,122 @@ class AuditTables:
     faithfulness: pa.Table | None
     sanity: pa.Table | None
     completeness: pa.Table | None
-    reproduced: pa.Table | None
+    reproducibility: pa.Table | None
     localization: dict[str, pa.Table]
 
 
 def read_audit(atlas: Atlas, out: str, target: TargetKind) -> AuditTables:
-    """The audit in a folder.
+    """Read the tables of an audit.
+
+    Args:
+        atlas: the audited atlas.
+        out: folder or URL of the audit.
+        target: target kind of the audited maps.
 
     Raises:
-        UsageError: there is none, or it is of another atlas or target.
+        UsageError: the folder holds no audit, or one of another atlas or target kind.
     """
     objects = ObjectStore(out)
-    mend = "make it first: vitatlas audit"
+    fix = "make it first: vitatlas audit"
     try:
         about = AuditRecord.read(objects.get(ABOUT), f"{out}/{ABOUT}")
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{out}: is no audit (it has no {ABOUT}); {mend}") from None
+        raise UsageError(f"{out}: is no audit (it has no {ABOUT}); {fix}") from None
     if (about.run, about.target) != (atlas.run.spec_hash, target):
-        raise UsageError(f"{out}: is an audit of {about.target} maps of run {about.run[:19]}, not of these; {mend}")
-    found = {}
+        raise UsageError(f"{out}: is an audit of {about.target} maps of run {about.run[:19]}, not of these; {fix}")
+    tables = {}
     for name in ("methods", "agreement", "shortcuts", "clusters"):
-        table = _table(objects, name)
+        table = _read_table(objects, name)
         if table is None:
-            raise UsageError(f"{out}: has no {name}.parquet; {mend}")
-        found[name] = table
+            raise UsageError(f"{out}: has no {name}.parquet; {fix}")
+        tables[name] = table
     return AuditTables(
         objects=objects,
         about=about,
-        **found,
-        faithfulness=_of_target(_table(objects, "faithfulness/summary"), target),
-        sanity=_of_target(_table(objects, "sanity/summary"), target),
-        completeness=_table(objects, "completeness"),
-        reproduced=_table(objects, "reproducibility"),
-        localization=_localization(atlas, target),
+        **tables,
+        faithfulness=_filter_target(_read_table(objects, "faithfulness/summary"), target),
+        sanity=_filter_target(_read_table(objects, "sanity/summary"), target),
+        completeness=_read_table(objects, "completeness"),
+        reproducibility=_read_table(objects, "reproducibility"),
+        localization=_read_localization(atlas, target),
     )
 
 
-def _table(objects: ObjectStore, name: str) -> pa.Table | None:
+def _read_table(objects: ObjectStore, name: str) -> pa.Table | None:
     try:
         return from_parquet(objects.get(f"{name}.parquet"))
     except FileNotFoundError:
         return None
 
 
-def _of_target(table: pa.Table | None, target: TargetKind) -> pa.Table | None:
+def _filter_target(table: pa.Table | None, target: TargetKind) -> pa.Table | None:
     return None if table is None else table.filter(pc.equal(table["target"].cast(pa.string()), target))
 
 
-def _localization(atlas: Atlas, target: TargetKind) -> dict[str, pa.Table]:
-    """Finished scores of the same maps, in the atlas."""
-    found = {}
+def _read_localization(atlas: Atlas, target: TargetKind) -> dict[str, pa.Table]:
+    """Read the finished scores of the same maps in the atlas."""
+    tables = {}
     for folder in atlas.objects.list(SCORES):
         objects = ObjectStore(f"{atlas.objects.url}/{SCORES}/{folder}")
         if objects.exists(ABOUT) and objects.exists(_LOCALIZATION):
             about = ScoresRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
             if (about.run, about.target) == (atlas.run.spec_hash, target):
-                found[about.name] = from_parquet(objects.get(_LOCALIZATION))
-    return found
+                tables[about.name] = from_parquet(objects.get(_LOCALIZATION))
+    return tables
+
+
+@dataclass(frozen=True)
+class Reproducibility:
+    """Summary of the comparison of recomputed maps.
+
+    Attributes:
+        recomputed: number of images that could be recomputed.
+        sampled: number of images that were chosen.
+        batch_size: batch size of the run.
+        other_batch_size: the other batch size.
+        equal_share: share of all maps that are bitwise equal with the batch size of the run; None if there are none.
+        max_difference: largest difference of a value in [0, 1] with the other batch size; None if there are none.
+        methods: rows of ``schemas.audit_tables.REPRODUCIBILITY`` of each method with the batch size of the run, and with
+            the other.
+    """
+
+    recomputed: int
+    sampled: int
+    batch_size: int
+    other_batch_size: int
+    equal_share: float | None
+    max_difference: float | None
+    methods: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+
+
+def summarize_reproducibility(table: pa.Table, target: str) -> Reproducibility | None:
+    """Summarize the comparison of the maps of a target kind.
+
+    Args:
+        table: ``schemas.audit_tables.REPRODUCIBILITY``.
+        target: target kind.
+
+    Returns:
+        The summary; None if no method has any maps.
+    """
+    rows = [row for row in table.to_pylist() if row["target"] == target]
+    same = {row["method"]: row for row in rows if row["kind"] == SAME_BATCH}
+    other = {row["method"]: row for row in rows if row["kind"] == OTHER_BATCH}
+    methods = tuple((same[method], other[method]) for method in same if method in other)
+    if not methods:
+        return None
+    equal_shares = _without_none(row["equal_share"] for row, _ in methods)
+    differences = _without_none(row["max_difference"] for _, row in methods)
+    return Reproducibility(
+        recomputed=methods[0][0]["recomputed"],
+        sampled=methods[0][0]["sampled"],
+        batch_size=methods[0][0]["batch_size"],
+        other_batch_size=methods[0][1]["batch_size"],
+        equal_share=sum(equal_shares) / len(equal_shares) if equal_shares else None,
+        max_difference=max(differences, default=None),
+        methods=methods,
+    )
+
+
+def _without_none(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""``index.html``: what stands still. Every text from data goes through Jinja's escaping."""
+"""Render ``index.html``: the static part of the report. Jinja escapes all text that comes from data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.audit.fixed_location_test import ALARM_THRESHOLD
 from pipeline.audit.report.chart_layout import layout_dot_plot, layout_rank_plot
-from pipeline.audit.report.classes import encode_map
-from pipeline.audit.report.js_chunks import ImageColumns
-from pipeline.audit.report.load_tables import AuditTables
-from pipeline.audit.report.places import describe_cell
-from pipeline.audit.report.reproducibility import summarize_reproducibility
+from pipeline.audit.report.classes import (
+    MAX_SHOWN,
+    MAX_WITHOUT_ALARM,
+    describe_cell,
+    encode_map,
+    find_suspicious_classes,
+)
+from pipeline.audit.report.gallery_data import ImageColumns
+from pipeline.audit.report.load_tables import AuditTables, summarize_reproducibility
 from pipeline.audit.report.score_view import (
-    LOCALIZING,
+    LOCALIZATION,
     collect_scores,
     count_images,
     describe_score,
@@ -26,16 +30,15 @@ from pipeline.audit.report.score_view import (
     order_methods,
     select_ranking_scores,
 )
-from pipeline.audit.report.suspects import NEAREST, SHOWN, find_suspicious_classes
 from pipeline.store import Atlas
 from schemas.audit_tables import AGREEMENT_METRICS, MAP_STATISTICS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
-_ROWS = 60
-"""Of a table that is shown as it is, at most."""
+_MAX_ROWS = 60
+"""Largest number of rows of a table that is shown unchanged."""
 
-_MEASURES = {
+_AGREEMENT_TITLES = {
     "spearman": "Spearman",
     "pearson": "Pearson",
     "top5": "top 5 %",
@@ -44,16 +47,19 @@ _MEASURES = {
     "iou": "IoU",
 }
 _CANVAS = 192
-"""Longest side of a drawn map, in pixels."""
+"""Longest side of a map on the page, in pixels."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of the audit as it is.
+    """A table of the audit that is shown unchanged.
 
     Attributes:
-        file: where all of it stands.
-        left_out: rows that are not shown.
+        title: heading.
+        file: name of the table in the folder of the audit.
+        columns: names of the columns.
+        rows: cells as text.
+        left_out: number of rows that are not shown.
     """
 
     title: str
@@ -64,35 +70,41 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """How alike the maps of each two methods are.
+class AgreementMatrix:
+    """Agreement of all pairs of methods by one metric.
 
     Attributes:
-        meaning: of the measure, one phrase.
-        values: by the two methods; None where no image has one.
-        alike: of methods that are no controls the two most alike, after their value; None where there are no two.
+        metric: name of the metric.
+        title: title of the metric.
+        description: description of the metric.
+        values: agreement by pair of methods; None where it is undefined.
+        closest: highest agreement of two methods that are no controls, and their names; None without such a pair.
     """
 
-    measure: str
+    metric: str
     title: str
-    meaning: str
+    description: str
     values: Mapping[frozenset[str], float | None]
-    alike: tuple[float, str, str] | None
+    closest: tuple[float, str, str] | None
 
 
 def render_page(
     atlas: Atlas,
-    audited: AuditTables,
+    tables: AuditTables,
     methods: Sequence[str],
     names: Sequence[str],
     columns: ImageColumns,
-    pictures: bool,
+    thumbnails: bool,
 ) -> bytes:
-    """The page, as UTF-8.
+    """Render the page as UTF-8.
 
     Args:
-        methods: that the gallery shows.
-        names: of the classes, by index; empty: they are numbers.
+        atlas: the audited atlas.
+        tables: tables of the audit.
+        methods: methods in the gallery.
+        names: names of the classes by class id; empty shows numbers.
+        columns: images in the gallery.
+        thumbnails: the report shows small copies of the images.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.audit.report"),
@@ -101,161 +113,173 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"told": format_value, "heat": color_class, "meaning": describe_score}
+    grid = atlas.run.model.grid
+    environment.filters |= {"format_value": format_value, "color_class": color_class, "describe": describe_score}
     environment.tests["control"] = is_control
-    environment.globals["pair"] = lambda one, other: frozenset((one, other))
-    environment.globals["where"] = lambda sign: describe_cell(sign["y"], sign["x"], atlas.run.model.grid)
-    environment.globals["class_name"] = lambda index: names[index] if names else f"class {index}"
-    kinds = collect_scores(audited)
-    by = select_ranking_scores(kinds)
-    order = order_methods(methods, by)
-    all_suspects = find_suspicious_classes(audited)
-    alarming = [each for each in all_suspects if each.alarms]
+    environment.globals["pair"] = lambda first, second: frozenset((first, second))
+    environment.globals["describe_cell"] = lambda row: describe_cell(row["y"], row["x"], grid)
+    environment.globals["class_name"] = lambda class_id: names[class_id] if names else f"class {class_id}"
+    groups = collect_scores(tables)
+    ranking = select_ranking_scores(groups)
+    order = order_methods(methods, ranking)
+    all_classes = find_suspicious_classes(tables)
+    alarming = [item for item in all_classes if item.alarms]
+    reproducibility = tables.reproducibility
     context = {
         "run": atlas.run,
-        "about": audited.about,
-        "model": _publication(atlas.run.model.name),
-        "right": _right(atlas),
-        "counts": _counts(atlas),
+        "about": tables.about,
+        "model": _model_title(atlas.run.model.name),
+        "accuracy": _count_correct(atlas),
+        "counts": _count_samples(atlas),
         "methods": order,
-        "ranking": by,
-        "drawn": _drawn(audited),
-        "groups": [(kind, group_methods(kind, order)) for kind in kinds],
-        "dots": [
+        "ranking": ranking,
+        "sample_sizes": _sample_sizes(tables),
+        "groups": [(group, group_methods(group, order)) for group in groups],
+        "dot_plots": [
             (
-                kind,
-                group_methods(kind, order),
-                [layout_dot_plot(score, group_methods(kind, order)) for score in kind.scores],
+                group,
+                group_methods(group, order),
+                [layout_dot_plot(score, group_methods(group, order)) for score in group.scores],
             )
-            for kind in kinds
-            if kind.ranks
+            for group in groups
+            if group.ranks
         ],
-        "ranks": layout_rank_plot(
-            [score for kind in kinds for score in kind.scores if score in by or kind.name == LOCALIZING], order
+        "rank_plot": layout_rank_plot(
+            [score for group in groups for score in group.scores if score in ranking or group.name == LOCALIZATION],
+            order,
         ),
-        "agreement": _agreement(audited),
-        "suspects": alarming[:SHOWN] or all_suspects[:NEAREST],
+        "agreement": _agreement_matrices(tables),
+        "suspicious": alarming[:MAX_SHOWN] or all_classes[:MAX_WITHOUT_ALARM],
         "alarming": alarming,
         "threshold": ALARM_THRESHOLD,
-        "packed": lambda values: encode_map(values, atlas.run.model.grid),
-        "shown": frozenset(columns.images["row"].astype(np.int64).tolist()),
-        "classes": _classes(audited, {each.class_index: each.alarms for each in all_suspects}),
-        "numbers": MAP_STATISTICS,
-        "sheets": _sheets(audited),
-        "again": None
-        if audited.reproduced is None
-        else summarize_reproducibility(audited.reproduced, audited.about.target),
+        "encode_map": lambda values: encode_map(values, grid),
+        "gallery_rows": frozenset(columns.images["row"].astype(np.int64).tolist()),
+        "classes": _class_rows(tables, {item.class_id: item.alarms for item in all_classes}),
+        "statistics": list(MAP_STATISTICS),
+        "sheets": _sheets(tables),
+        "recomputed": None
+        if reproducibility is None
+        else summarize_reproducibility(reproducibility, tables.about.target),
         "canvas": canvas_size(atlas.run.model.input_size),
         "images": len(columns.keys),
-        "pictures": pictures,
+        "thumbnails": thumbnails,
     }
     return environment.get_template("index.html").render(context).encode()
 
 
-def canvas_size(frame: tuple[int, int]) -> tuple[int, int]:
-    """Width and height in which maps are drawn, of a network's input of this height and width."""
-    scale = _CANVAS / max(frame)
-    return max(1, round(frame[1] * scale)), max(1, round(frame[0] * scale))
+def canvas_size(input_size: tuple[int, int]) -> tuple[int, int]:
+    """Return width and height of a map on the page, for the height and width of the network's input."""
+    scale = _CANVAS / max(input_size)
+    return max(1, round(input_size[1] * scale)), max(1, round(input_size[0] * scale))
 
 
 def format_value(value: Any, digits: int = 3) -> str:
-    """A value as a cell of a table."""
+    """Return a value as text for the cell of a table.
+
+    Args:
+        value: any value.
+        digits: digits after the decimal point of a float.
+    """
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # without the sign of a zero
+        return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 removes the sign of a zero
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def color_class(value: float | None) -> str:
-    """Name of the shade of a correlation in [−1, 1]: ``p0`` to ``p10``, below 0 ``n1`` to ``n10``."""
+    """Return the CSS class of the shade of a correlation: ``p0`` to ``p10``, below 0 ``n1`` to ``n10``, or ``none``."""
     if value is None:
         return "none"
     tenths = round(10 * value)
     return f"n{-tenths}" if tenths < 0 else f"p{tenths}"
 
 
-def _counts(atlas: Atlas) -> dict[str, Any]:
+def _count_samples(atlas: Atlas) -> dict[str, Any]:
     statuses = atlas.statuses()
     return {
         "shards": len(atlas.run.shards),
         "finished": len(atlas.committed),
         "planned": atlas.run.samples,
-        "mapped": statuses[SampleStatus.OK],
+        "with_maps": statuses[SampleStatus.OK],
         "failed": sorted((status, count) for status, count in statuses.items() if status != SampleStatus.OK),
     }
 
 
-def _drawn(audited: AuditTables) -> list[tuple[str, int]]:
-    """Of how many images what is that is too dear for all of them."""
-    kinds = (("faithfulness", audited.faithfulness), ("sanity checks", audited.sanity))
-    found = [(name, count_images(table)) for name, table in kinds if table is not None]
-    if audited.reproduced is not None:
-        found.append(("computing maps again", max(audited.reproduced["recomputed"].to_pylist(), default=0)))
-    return found
+def _sample_sizes(tables: AuditTables) -> list[tuple[str, int]]:
+    """Return the numbers of images of what is computed for a sample only."""
+    suites = (("faithfulness", tables.faithfulness), ("sanity checks", tables.sanity))
+    sizes = [(name, count_images(table)) for name, table in suites if table is not None]
+    if tables.reproducibility is not None:
+        sizes.append(("recomputation of maps", max(tables.reproducibility["recomputed"].to_pylist(), default=0)))
+    return sizes
 
 
-def _publication(model: str) -> str:
-    """What others call a network; empty of one that was read from a folder, whose name says nothing to them."""
-    return "" if model.startswith("local-dir:") else PurePath(model).name
+def _model_title(name: str) -> str:
+    """Return the name of a network; empty for a local folder, whose name means nothing to others."""
+    return "" if name.startswith("local-dir:") else PurePath(name).name
 
 
-def _right(atlas: Atlas) -> dict[str, int] | None:
-    """How many images have a label, and how many of them another prediction; None where none has one."""
+def _count_correct(atlas: Atlas) -> dict[str, int] | None:
+    """Return the number of images with a label, and of those with another prediction; None without labels."""
     samples = atlas.samples(["status", "label", "prediction"])
     samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
-    labelled = samples.filter(pc.is_valid(samples["label"]))
-    wrong = pc.sum(pc.not_equal(labelled["label"], labelled["prediction"])).as_py()
-    return {"labelled": len(labelled), "wrong": wrong} if len(labelled) else None
+    labeled = samples.filter(pc.is_valid(samples["label"]))
+    wrong = pc.sum(pc.not_equal(labeled["label"], labeled["prediction"])).as_py()
+    return {"labeled": len(labeled), "wrong": wrong} if len(labeled) else None
 
 
-def _agreement(audited: AuditTables) -> list[Matrix]:
-    """How alike maps of all classes are, by each measure; nothing where there is one method."""
-    rows = audited.agreement.filter(pc.is_null(audited.agreement["class"])).to_pylist()
-    found = []
-    for measure, title in _MEASURES.items():
-        values = {frozenset((row["first"], row["second"])): row[measure] for row in rows}
-        own = [
-            (row[measure], row["first"], row["second"])
+def _agreement_matrices(tables: AuditTables) -> list[AgreementMatrix]:
+    """Return the agreement over all classes, by each metric; empty for a single method."""
+    rows = tables.agreement.filter(pc.is_null(tables.agreement["class"])).to_pylist()
+    matrices = []
+    for metric, title in _AGREEMENT_TITLES.items():
+        values = {frozenset((row["first"], row["second"])): row[metric] for row in rows}
+        pairs = [
+            (row[metric], row["first"], row["second"])
             for row in rows
-            if row[measure] is not None and not any(is_control(row[name]) for name in ("first", "second"))
+            if row[metric] is not None and not any(is_control(row[name]) for name in ("first", "second"))
         ]
-        found.append(Matrix(measure, title, AGREEMENT_METRICS[measure], values, max(own, default=None)))
-    return found if rows else []
+        matrices.append(AgreementMatrix(metric, title, AGREEMENT_METRICS[metric], values, max(pairs, default=None)))
+    return matrices if rows else []
 
 
-def _classes(audited: AuditTables, alarms: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Each class that has images, most suspicious first."""
-    by_class: dict[int, list[dict[str, Any]]] = {}
-    for row in audited.methods.filter(pc.is_valid(audited.methods["class"])).to_pylist():
-        by_class.setdefault(row["class"], []).append(row)
-    found = []
-    for index, rows in by_class.items():
-        known = [row["agreement"] for row in rows if row["agreement"] is not None and not is_control(row["method"])]
-        agreement = sum(known) / len(known) if known else None
-        counts = {name: rows[0][name] for name in ("images", "correct")}
-        found.append({"index": index, "alarms": alarms.get(index, 0), "agreement": agreement} | counts)
-    place = {index: number for number, index in enumerate(alarms)}
-    return sorted(found, key=lambda each: place.get(each["index"], len(place)))
+def _class_rows(tables: AuditTables, alarms: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Return each class that has images, most suspicious first."""
+    rows_by_class: dict[int, list[dict[str, Any]]] = {}
+    for row in tables.methods.filter(pc.is_valid(tables.methods["class"])).to_pylist():
+        rows_by_class.setdefault(row["class"], []).append(row)
+    classes = []
+    for class_id, rows in rows_by_class.items():
+        values = [row["agreement"] for row in rows if row["agreement"] is not None and not is_control(row["method"])]
+        classes.append(
+            {
+                "class_id": class_id,
+                "alarms": alarms.get(class_id, 0),
+                "agreement": sum(values) / len(values) if values else None,
+                "images": rows[0]["images"],
+                "correct": rows[0]["correct"],
+            }
+        )
+    place = {class_id: number for number, class_id in enumerate(alarms)}
+    return sorted(classes, key=lambda row: place.get(row["class_id"], len(place)))
 
 
-def _sheets(audited: AuditTables) -> list[Sheet]:
-    found = []
-    if audited.completeness is not None:
-        found.append(_sheet("Completeness", "completeness.parquet", _over_shards(audited.completeness)))
-    return found
+def _sheets(tables: AuditTables) -> list[Sheet]:
+    if tables.completeness is None:
+        return []
+    return [_make_sheet("Completeness", "completeness.parquet", _sum_over_shards(tables.completeness))]
 
 
-def _over_shards(table: pa.Table) -> pa.Table:
-    """Counts of all shards together."""
-    by = ["kind", "method", "status", "reason"]
-    texts = [table[name].cast(pa.string()) for name in by]
-    counts = pa.table([*texts, table["count"]], names=[*by, "count"])
-    return counts.group_by(by, use_threads=False).aggregate([("count", "sum")]).rename_columns([*by, "count"])
+def _sum_over_shards(table: pa.Table) -> pa.Table:
+    keys = ["kind", "method", "status", "reason"]
+    texts = [table[name].cast(pa.string()) for name in keys]
+    counts = pa.table([*texts, table["count"]], names=[*keys, "count"])
+    return counts.group_by(keys, use_threads=False).aggregate([("count", "sum")]).rename_columns([*keys, "count"])
 
 
-def _sheet(title: str, file: str, table: pa.Table) -> Sheet:
-    rows = [[format_value(value, 6) for value in row.values()] for row in table.slice(0, _ROWS).to_pylist()]
-    return Sheet(title, file, table.column_names, rows, max(0, len(table) - _ROWS))
+def _make_sheet(title: str, file: str, table: pa.Table) -> Sheet:
+    rows = [[format_value(value, 6) for value in row.values()] for row in table.slice(0, _MAX_ROWS).to_pylist()]
+    return Sheet(title, file, table.column_names, rows, max(0, len(table) - _MAX_ROWS))

@@ -1,8 +1,8 @@
-"""Scores of all kinds in one form: of which method, how much, how sure, and which way is better."""
+"""Scores of all kinds in one form, for tables and plots: value and interval by method, and which direction is better."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,15 +10,15 @@ from scipy.stats import rankdata
 
 from pipeline.audit.report.load_tables import AuditTables
 from schemas.audit_tables import MAP_STATISTICS
-from schemas.metrics import METRIC_DESCRIPTIONS
+from schemas.metrics import METRIC_DESCRIPTIONS, Direction
 from schemas.scores import SCORES, is_control
 
-Better = Literal["higher", "lower"]
-LOCALIZING = "Localization"
-FEW = 30
-"""Images, below which a bootstrap interval says little."""
+LOCALIZATION = "Localization"
+"""Name of groups of localization scores."""
+MIN_IMAGES = 30
+"""Number of images below which a bootstrap interval is not trusted."""
 
-_LOCALIZATION = {
+_LOCALIZATION_TITLES = {
     "pxap": "PxAP",
     "maxboxacc_v2": "MaxBoxAcc V2",
     "gt_known": "GT-known",
@@ -29,19 +29,29 @@ _LOCALIZATION = {
     "energy": "energy",
 }
 _CAUSAL = frozenset(("deletion", "insertion", "abpc", "positive", "negative"))
-_DESCRIBED = ("agreement", "entropy", "effective_area", "border_mass", "corner_mass", "object_mass")
+_SHOWN_STATISTICS = ("agreement", "entropy", "effective_area", "border_mass", "corner_mass", "object_mass")
+_DESCRIPTIONS = {
+    **METRIC_DESCRIPTIONS,
+    **MAP_STATISTICS,
+    **{title: SCORES[name] for name, title in _LOCALIZATION_TITLES.items()},
+}
 
 
-def describe_score(name: str) -> str:
-    """Return the description of a score, a metric or a statistic by its title; empty for others."""
-    keys = {title: key for key, title in _LOCALIZATION.items()}
-    descriptions = {**METRIC_DESCRIPTIONS, **MAP_STATISTICS, **{title: SCORES[key] for title, key in keys.items()}}
-    return descriptions.get(name, "").replace("``", "")
+def describe_score(title: str) -> str:
+    """Return the description of a score, a metric or a statistic as plain text; empty if there is none."""
+    return _DESCRIPTIONS.get(title, "").replace("``", "")
 
 
 @dataclass(frozen=True)
 class ScoreValue:
-    """A score of a method, its interval of 95 % where one is known, and what must be known to read it."""
+    """A score of a method.
+
+    Attributes:
+        mean: mean over the images.
+        low: lower end of the 95 % interval; None without interval.
+        high: upper end of the 95 % interval; None without interval.
+        note: a caveat that readers must know.
+    """
 
     mean: float
     low: float | None = None
@@ -51,41 +61,42 @@ class ScoreValue:
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """One column.
+    """A score of all methods.
 
     Attributes:
-        better: None of a number that only describes.
-        digits: behind the point.
-        values: by method, of those that have one.
+        name: title of the column.
+        better: direction that is better; None for a descriptive statistic.
+        digits: digits after the decimal point.
+        values: by method; methods without a value are missing.
     """
 
     name: str
-    better: Better | None
+    better: Direction | None
     digits: int
     values: Mapping[str, ScoreValue]
 
     def ranks(self, methods: Iterable[str]) -> dict[str, float]:
-        """Of these methods those that have a value: 1 is best, equal ones share a mean rank. Nothing that describes."""
-        known = [method for method in methods if method in self.values]
-        if self.better is None or not known:
+        """Return the ranks of the methods that have a value: 1 is best, ties share a mean rank. Statistics rank none."""
+        ranked = [method for method in methods if method in self.values]
+        if self.better is None or not ranked:
             return {}
         sign = -1 if self.better == "higher" else 1
-        places = rankdata([sign * self.values[method].mean for method in known])
-        return dict(zip(known, map(float, places), strict=True))
+        ranks = rankdata([sign * self.values[method].mean for method in ranked])
+        return dict(zip(ranked, map(float, ranks), strict=True))
 
     @property
     def best(self) -> frozenset[str]:
-        """Of the methods that are no controls: the best, and those whose interval reaches its mean."""
-        own = {method: value for method, value in self.values.items() if not is_control(method)}
-        if self.better is None or not own:
+        """The best method, and those whose interval reaches its mean; without controls."""
+        values = {method: value for method, value in self.values.items() if not is_control(method)}
+        if self.better is None or not values:
             return frozenset()
         sign = -1 if self.better == "higher" else 1
 
-        def reach(value: ScoreValue) -> float:
+        def best_end(value: ScoreValue) -> float:
             return min(sign * end for end in (value.mean, value.low, value.high) if end is not None)
 
-        top = min(sign * value.mean for value in own.values())
-        return frozenset(method for method, value in own.items() if reach(value) <= top)
+        best_mean = min(sign * value.mean for value in values.values())
+        return frozenset(method for method, value in values.items() if best_end(value) <= best_mean)
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,10 @@ class ScoreGroup:
     """Scores of one kind.
 
     Attributes:
-        ranks: whether they rank methods; sanity checks and descriptions do not.
-        note: one sentence on what they are of.
+        name: title of the group.
+        note: one sentence about the scores.
+        ranks: True if the scores rank methods; sanity checks and statistics do not.
+        scores: columns of the group.
     """
 
     name: str
@@ -104,62 +117,78 @@ class ScoreGroup:
 
     @property
     def notes(self) -> dict[str, list[str]]:
-        """Methods by what must be known of one of their scores."""
-        found: dict[str, list[str]] = {}
+        """Methods by the caveat of one of their scores."""
+        methods_by_note: dict[str, list[str]] = {}
         for score in self.scores:
             for method, value in score.values.items():
-                if value.note is not None and method not in found.setdefault(value.note, []):
-                    found[value.note].append(method)
-        return found
+                if value.note is not None and method not in methods_by_note.setdefault(value.note, []):
+                    methods_by_note[value.note].append(method)
+        return methods_by_note
 
 
-def collect_scores(audited: AuditTables) -> list[ScoreGroup]:
-    """All scores that there are, kind by kind; a kind or score without any value is left out."""
-    mapped = max(audited.methods["images"].to_pylist(), default=0)
-    found = [_localization(name, table) for name, table in audited.localization.items()]
+def collect_scores(tables: AuditTables) -> list[ScoreGroup]:
+    """Return all groups of scores; groups and scores without values are left out."""
+    images = max(tables.methods["images"].to_pylist(), default=0)
+    groups = [_localization_group(name, table) for name, table in tables.localization.items()]
     for name, table, ranks, note in (
-        ("Faithfulness", audited.faithfulness, True, "whether a map says what the network looks at"),
-        ("Sanity", audited.sanity, False, "whether a map depends on weights and class at all, which ranks nothing"),
+        ("Faithfulness", tables.faithfulness, True, "does a map show what the network uses"),
+        ("Sanity", tables.sanity, False, "does a map depend on weights and class at all; this ranks nothing"),
     ):
         if table is not None:
-            found.append(ScoreGroup(name, f"{note} ({_drawn(table, mapped)})", ranks, _summarised(table)))
-    found.append(_described(audited.methods))
-    return [group for group in found if group.scores]
+            groups.append(ScoreGroup(name, f"{note} ({_sample_note(table, images)})", ranks, _metric_columns(table)))
+    groups.append(_statistics_group(tables.methods))
+    return [group for group in groups if group.scores]
 
 
-def select_ranking_scores(kinds: Sequence[ScoreGroup]) -> tuple[ScoreColumn, ...]:
-    """The scores by which methods are ordered: what changes in the network's answer as pixels go, best of all evidence.
+def select_ranking_scores(groups: Sequence[ScoreGroup]) -> tuple[ScoreColumn, ...]:
+    """Return the scores that methods are ordered by.
 
-    Without any of these localization, and without that all that ranks. Parts of ADCC and sensitivity are no evidence by
+    These are metrics of the change of the network's output when pixels are removed, the strongest evidence. Without any
+    of them it is localization, and without that all scores that rank. Parts of ADCC and sensitivity are no evidence by
     themselves: a constant map has the best of both.
     """
-    scores = [(kind.name, score) for kind in kinds if kind.ranks for score in kind.scores]
+    scores = [(group.name, score) for group in groups if group.ranks for score in group.scores]
     causal = tuple(score for _, score in scores if score.name in _CAUSAL or score.name.startswith("noise_"))
-    localizing = tuple(score for name, score in scores if name == LOCALIZING)
-    return causal or localizing or tuple(score for _, score in scores)
+    localization = tuple(score for name, score in scores if name == LOCALIZATION)
+    return causal or localization or tuple(score for _, score in scores)
 
 
 def order_methods(methods: Sequence[str], scores: Sequence[ScoreColumn]) -> list[str]:
-    """Methods by their mean rank, best first, controls last; as they come where nothing ranks them."""
-    found = [score.ranks(methods) for score in scores]
+    """Sort methods by mean rank, best first, controls last; without ranks the order is kept.
 
-    def place(method: str) -> tuple[bool, float]:
-        own = [ranks[method] for ranks in found if method in ranks]
-        return is_control(method), sum(own) / len(own) if own else float("inf")
+    Args:
+        methods: names of methods.
+        scores: scores that rank them.
+    """
+    ranks_by_score = [score.ranks(methods) for score in scores]
 
-    return sorted(methods, key=place)
+    def sort_key(method: str) -> tuple[bool, float]:
+        ranks = [score_ranks[method] for score_ranks in ranks_by_score if method in score_ranks]
+        return is_control(method), sum(ranks) / len(ranks) if ranks else float("inf")
+
+    return sorted(methods, key=sort_key)
 
 
-def group_methods(kind: ScoreGroup, methods: Sequence[str]) -> list[str]:
-    """Methods that have any score of a kind, in their order; then those that only this kind knows."""
-    known = {method: None for score in kind.scores for method in score.values}
-    return [method for method in methods if method in known] + [method for method in known if method not in methods]
+def group_methods(group: ScoreGroup, methods: Sequence[str]) -> list[str]:
+    """Return the methods that have any score of a group.
+
+    Args:
+        group: group of scores.
+        methods: names of methods, in whose order they come; further methods of the group come last.
+    """
+    names = {method: None for score in group.scores for method in score.values}
+    return [method for method in methods if method in names] + [name for name in names if name not in methods]
 
 
-def _localization(truth: str, table: pa.Table) -> ScoreGroup:
+def count_images(table: pa.Table) -> int:
+    """Return the number of images in ``schemas.metrics.METRIC_SUMMARY``."""
+    return max(table["images"].to_pylist(), default=0)
+
+
+def _localization_group(truth: str, table: pa.Table) -> ScoreGroup:
     rows = table.to_pylist()
     scores = []
-    for name, title in _LOCALIZATION.items():
+    for name, title in _LOCALIZATION_TITLES.items():
         values = {
             row["method"]: ScoreValue(row[name], *((row["interval"] or {}).get(name) or (None, None)))
             for row in rows
@@ -167,32 +196,27 @@ def _localization(truth: str, table: pa.Table) -> ScoreGroup:
         }
         if values:
             scores.append(ScoreColumn(title, "higher", 1, values))
-    note = f"against the truth «{truth}», in % ({_images(rows[0]['images'] if rows else 0)})"
-    return ScoreGroup(LOCALIZING, note, True, tuple(scores))
+    note = f"against the truth «{truth}», in % ({_count_note(rows[0]['images'] if rows else 0)})"
+    return ScoreGroup(LOCALIZATION, note, True, tuple(scores))
 
 
-def count_images(table: pa.Table) -> int:
-    """How many images a table of ``schemas.metrics.SUMMARY`` is of."""
-    return max(table["images"].to_pylist(), default=0)
+def _sample_note(table: pa.Table, images: int) -> str:
+    count = count_images(table)
+    return _count_note(count) + (", sampled at random" if count < images and count >= MIN_IMAGES else "")
 
 
-def _drawn(table: pa.Table, mapped: int) -> str:
-    number = count_images(table)
-    return _images(number) + (", drawn at random" if number < mapped and number >= FEW else "")
+def _count_note(count: int) -> str:
+    warning = ": too few for an interval to be trusted" if count < MIN_IMAGES else ""
+    return f"{count:,} {'image' if count == 1 else 'images'}{warning}"
 
 
-def _images(number: int) -> str:
-    few = ": too few for an interval to be trusted" if number < FEW else ""
-    return f"{number:,} {'image' if number == 1 else 'images'}{few}"
-
-
-def _summarised(table: pa.Table) -> tuple[ScoreColumn, ...]:
-    by_figure: dict[str, list[dict[str, Any]]] = {}
+def _metric_columns(table: pa.Table) -> tuple[ScoreColumn, ...]:
+    rows_by_metric: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
-        by_figure.setdefault(row["metric"], []).append(row)
-    scores = [
+        rows_by_metric.setdefault(row["metric"], []).append(row)
+    columns = [
         ScoreColumn(
-            figure,
+            metric,
             rows[0]["better"],
             3,
             {
@@ -201,16 +225,16 @@ def _summarised(table: pa.Table) -> tuple[ScoreColumn, ...]:
                 if row["mean"] is not None
             },
         )
-        for figure, rows in by_figure.items()
+        for metric, rows in rows_by_metric.items()
     ]
-    return tuple(score for score in scores if score.values)
+    return tuple(column for column in columns if column.values)
 
 
-def _described(methods: pa.Table) -> ScoreGroup:
+def _statistics_group(methods: pa.Table) -> ScoreGroup:
     rows = methods.filter(pc.is_null(methods["class"])).to_pylist()
-    scores = [
+    columns = [
         ScoreColumn(name, None, 3, {row["method"]: ScoreValue(row[name]) for row in rows if row[name] is not None})
-        for name in _DESCRIBED
+        for name in _SHOWN_STATISTICS
     ]
-    note = "means over all images: what maps look like, which is neither good nor bad"
-    return ScoreGroup("Maps in numbers", note, False, tuple(score for score in scores if score.values))
+    note = "means over all images; they describe maps, and are neither good nor bad"
+    return ScoreGroup("Map statistics", note, False, tuple(column for column in columns if column.values))

@@ -27,7 +27,7 @@ def test_it_opens_on_the_classes_that_raise_an_alarm(visit: Open) -> None:
     assert first[-24:, :24].max(axis=(0, 1)).tolist() == [255, 255, 255]  # the marked cell, lower left
     for heading in ("Methods in numbers", "Scores and ranks", "Agreement of methods", "What was audited"):
         assert heading in headings
-    assert page.locator(".measure:not([hidden]) .matrix tbody tr").count() == len(METHODS)
+    assert page.locator(".metric:not([hidden]) .matrix tbody tr").count() == len(METHODS)
 
 
 @pytest.mark.soak
@@ -41,7 +41,7 @@ def test_the_headline_counts_methods_without_controls_and_leads_to_what_was_wron
     expect(page.locator(".lede p")).to_contain_text("3 attribution methods and 2 controls")
     expect(page.locator(".suspect .tag").first).to_contain_text("of 3 methods")
     page.locator(".lede a").click()
-    expect(page.locator("#found")).to_have_text(f"{wrong} of {len(table)} images")
+    expect(page.locator("#matches")).to_have_text(f"{wrong} of {len(table)} images")
 
 
 @pytest.mark.soak
@@ -52,28 +52,28 @@ def test_agreement_is_shown_by_the_measure_that_is_chosen(visit: Open, reported:
     table = table[table["class"].isna() & ~table["first"].isin(CONTROLS) & ~table["second"].isin(CONTROLS)]
     page = visit()
     for measure in ("spearman", "pearson", "top5", "top10", "top20", "iou"):
-        page.locator("#measure").select_option(measure)
+        page.locator("#metric").select_option(measure)
         best = table.loc[table[measure].idxmax()]
-        expect(page.locator(".measure:visible")).to_have_count(1)
-        expect(page.locator(".measure:visible strong")).to_have_text(
+        expect(page.locator(".metric:visible")).to_have_count(1)
+        expect(page.locator(".metric:visible strong")).to_have_text(
             f"{best['first']} and {best['second']}, {best[measure]:.2f}"
         )
 
 
 @pytest.mark.soak
 def test_an_address_brings_the_view_back(visit: Open) -> None:
-    page = visit("#view=gallery&method=rollout&show=mask&cut=0.3&q=scene&sort=-probability&wrong=1&theme=dark")
+    page = visit("#view=gallery&method=rollout&show=mask&threshold=0.3&q=scene&sort=-probability&wrong=1&theme=dark")
     assert page.locator("#gallery-method").input_value() == "rollout"
     assert page.locator("#gallery-show").input_value() == "mask"
-    assert page.locator("#gallery-cut").input_value() == "0.3"
-    assert page.locator("#pick-q").input_value() == "scene"
+    assert page.locator("#gallery-threshold").input_value() == "0.3"
+    assert page.locator("#filter-q").input_value() == "scene"
     assert page.get_by_label("wrong predictions").is_checked()
     assert page.locator("html").get_attribute("data-theme") == "dark"
     page.locator("#cards .key").nth(1).click()
     expect(page.locator("dialog")).to_be_visible()
     other = visit(page.evaluate("location.hash"))
     expect(other.locator("#detail-title")).to_have_text(page.locator("#detail-title").text_content())
-    assert other.locator("#gallery-cut").input_value() == "0.3"
+    assert other.locator("#gallery-threshold").input_value() == "0.3"
     assert other.locator("#gallery-method").input_value() == "rollout"
     other.keyboard.press("Escape")
     assert keys(other) == keys(page)
@@ -84,7 +84,11 @@ def test_an_address_brings_the_view_back(visit: Open) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize(
     "hash_",
-    ["view=x&method=%3Cimg%20src=x%20onerror=alert(1)%3E&cut=7&page=-3", "view=class&id=9999", "row=1e99&page=1e9"],
+    [
+        "view=x&method=%3Cimg%20src=x%20onerror=alert(1)%3E&threshold=7&page=-3",
+        "view=class&id=9999",
+        "row=1e99&page=1e9",
+    ],
 )
 def test_a_made_up_address_does_no_harm(visit: Open, hash_: str) -> None:
     page = visit(f"#{hash_}")
@@ -104,9 +108,9 @@ def test_the_detail_dialog_works_by_keyboard(visit: Open) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#detail-title")).to_have_text(names[1])
-    expect(page.locator("#detail-numbers tbody tr")).to_have_count(len(METHODS))
-    assert page.locator("#detail-numbers thead th").count() == 1 + len(MAP_STATISTICS)
-    expect(page.locator("#detail .meanings dt")).to_have_count(len(MAP_STATISTICS))
+    expect(page.locator("#detail-statistics tbody tr")).to_have_count(len(METHODS))
+    assert page.locator("#detail-statistics thead th").count() == 1 + len(MAP_STATISTICS)
+    expect(page.locator("#detail .descriptions dt")).to_have_count(len(MAP_STATISTICS))
     expect(page.locator("[title]")).to_have_count(0)  # which no finger could reach
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_be_hidden()
@@ -126,7 +130,7 @@ def test_a_suspicious_place_is_seen_without_a_map_and_a_click_opens_the_image(vi
     assert row == with_map.get_attribute("data-row")
     without.click()
     expect(page.locator("dialog")).to_have_attribute("data-row", row)
-    expect(page.locator("#detail-maps figcaption").first).to_have_text("picture")
+    expect(page.locator("#detail-maps figcaption").first).to_have_text("image")
     page.keyboard.press("Escape")
     expect(without).to_be_focused()
 
@@ -178,7 +182,7 @@ def test_a_class_page_says_what_the_tables_say(visit: Open, reported: Reported) 
     methods = pq.read_table(reported.audit / "methods.parquet").to_pandas()
     row = methods[(methods.method == "legrad") & (methods["class"] == SHORTCUT_CLASS)].iloc[0]
     whole = methods[(methods.method == "legrad") & methods["class"].isna()].iloc[0]
-    cells = page.locator("#class-numbers tr", has_text="legrad").locator("td").all_text_contents()
+    cells = page.locator("#class-statistics tr", has_text="legrad").locator("td").all_text_contents()
     assert cells[0] == f"{row.entropy:.2f} / {whole.entropy:.2f}"
     assert f"{row.images} images" in page.locator("#class-about").text_content()
     page.locator("#class-means .choose", has_text="legrad").focus()

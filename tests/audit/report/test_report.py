@@ -17,11 +17,10 @@ from PIL import Image
 from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.audit.report import write_report
-from pipeline.audit.report.classes import iter_class_data, mean_map
+from pipeline.audit.report.classes import find_suspicious_classes, iter_class_data, mean_map
 from pipeline.audit.report.js_encoding import to_script, to_uint8
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.score_view import describe_score
-from pipeline.audit.report.suspects import find_suspicious_classes
 from pipeline.audit.spray import l1_normalize
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.read import PreprocessConfig, decode_image
@@ -32,7 +31,7 @@ from schemas.errors import CorruptShardError, UsageError
 from schemas.metrics import OWN_WEIGHTS
 from schemas.scores import is_control
 
-KINDS = {"row": "<f8", "label": "<i4", "prediction": "<i4", "probability": "<f4", "agreement": "<f4", "shard": "<u4"}
+KINDS = {"row": "<f8", "label": "<i4", "prediction": "<i4", "probability": "<f4", "agreement": "<f4", "chunk": "<u4"}
 
 
 def told(path: Path) -> list:
@@ -70,8 +69,8 @@ def test_shards_hold_the_very_maps_of_the_atlas_for_every_target(reported: Repor
         for method in METHODS
     }
     at = {row: place for place, row in enumerate(keys)}
-    shards = {number: told(reported.folder / "data" / "shards" / f"{number}.js") for number in set(index["shard"])}
-    for image, (row, shard, place) in enumerate(zip(index["row"], index["shard"], places, strict=True)):
+    shards = {number: told(reported.folder / "data" / "chunks" / f"{number}.js") for number in set(index["chunk"])}
+    for image, (row, shard, place) in enumerate(zip(index["row"], index["chunk"], places, strict=True)):
         number, data = shards[shard]
         assert (number, keys[row]) == (shard, index["keys"][image])
         block = data["blocks"][place][kind]
@@ -101,8 +100,8 @@ def test_numbers_of_images_and_methods_are_those_of_the_audit(reported: Reported
     images = pq.read_table(reported.audit / "images").to_pandas().set_index(["row", "method"])
     places = numbers(index["place"], "u1")
     for image in (0, 10, index["count"] - 1):
-        _, data = told(reported.folder / "data" / "shards" / f"{index['shard'][image]}.js")
-        found = numbers(data["numbers"], "<f4").reshape(-1, len(METHODS), len(MAP_STATISTICS))[places[image]]
+        _, data = told(reported.folder / "data" / "chunks" / f"{index['chunk'][image]}.js")
+        found = numbers(data["statistics"], "<f4").reshape(-1, len(METHODS), len(MAP_STATISTICS))[places[image]]
         for which, method in enumerate(METHODS):
             expected = images.loc[(index["row"][image], method), list(MAP_STATISTICS)].to_numpy(float)
             assert np.allclose(found[which], expected, atol=1e-6, equal_nan=True)
@@ -114,7 +113,7 @@ def test_numbers_of_images_and_methods_are_those_of_the_audit(reported: Reported
 
 def test_a_thumbnail_is_what_the_network_saw(reported: Reported) -> None:
     run, index = reported.atlas.run, index_of(reported.folder)
-    _, data = told(reported.folder / "data" / "shards" / "0.js")
+    _, data = told(reported.folder / "data" / "chunks" / "0.js")
     image = next(read_samples(run.shards[0], run.slot)).image()
     seen = decode_image(image.data, PreprocessConfig.for_model(run.model, run.spec.geometry)).pixels.transpose(1, 2, 0)
     small = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["thumbnails"][0]))))
@@ -130,8 +129,8 @@ def test_without_pictures_no_picture_is_in_it_and_no_tar_is_read(copy: Reported,
     for shard in record["shards"]:
         shard["url"] = "/nowhere.tar"
     (elsewhere / "run.json").write_text(json.dumps(record))
-    write_report(str(elsewhere), str(copy.audit), pictures=False)
-    assert all(told(path)[1]["thumbnails"] is None for path in (copy.folder / "data" / "shards").iterdir())
+    write_report(str(elsewhere), str(copy.audit), thumbnails=False)
+    assert all(told(path)[1]["thumbnails"] is None for path in (copy.folder / "data" / "chunks").iterdir())
     assert not any(b"/9j/" in data for data in content(copy.folder).values())  # how a JPEG begins
     with pytest.raises(CorruptShardError):
         write_report(str(elsewhere), str(copy.audit))
@@ -146,7 +145,7 @@ def test_the_same_again_is_the_same_and_of_fewer_images_nothing_stays(copy: Repo
     index, names = index_of(copy.folder), set(content(copy.folder))
     assert index["count"] == 20
     assert np.all(np.diff(index["row"]) > 0)
-    assert {name for name in names if "/shards/" in name} == {f"data/shards/{each}.js" for each in set(index["shard"])}
+    assert {name for name in names if "/chunks/" in name} == {f"data/chunks/{each}.js" for each in set(index["chunk"])}
     assert "data/classes/99.js" not in names
 
 
@@ -200,10 +199,10 @@ def test_a_control_raises_no_alarm_on_the_page_of_a_class(reported: Reported) ->
     rows = [row | {"alarm": True} for row in audited.shortcuts.to_pylist()]
     loud = replace(audited, shortcuts=pa.Table.from_pylist(rows, SHORTCUTS))
     signs = [
-        (METHODS[int(place)], told["sign"]["alarm"])
+        (METHODS[int(place)], told["shortcut"]["alarm"])
         for _, about in iter_class_data(loud, METHODS, reported.atlas.run.model.grid)
         for place, told in about["methods"].items()
-        if "sign" in told
+        if "shortcut" in told
     ]
     assert {method for method, _ in signs} == {"attention", "rollout", "legrad", "center"}
     assert all(alarm == (not is_control(method)) for method, alarm in signs)
@@ -217,14 +216,14 @@ def test_what_became_of_the_samples_is_summed_over_the_tars(reported: Reported) 
 
 def test_it_says_in_a_sentence_whether_maps_came_out_the_same_again(reported: Reported) -> None:
     page = (reported.folder / "index.html").read_text()
-    assert "9 of 10 drawn images could be computed again" in page
-    assert "In batches of 32, as the run had them, all maps came out the same to the last bit" in page
+    assert "9 of 10 sampled images could be recomputed" in page
+    assert "In batches of 32, as in the run, all maps are bitwise equal" in page
     assert "in batches of 1 the largest difference of a value, in [0, 1], is 0.0005." in page
     assert 'rollout</span></th><td class="number">100.0 %</td><td class="number">50.0 %</td>' in re.sub(r"\n", "", page)
 
 
 def test_without_pictures_nothing_is_called_an_image_that_is_a_map(copy: Reported) -> None:
-    write_report(copy.atlas.objects.url, str(copy.audit), pictures=False)
+    write_report(copy.atlas.objects.url, str(copy.audit), thumbnails=False)
     page = (copy.folder / "index.html").read_text()
     assert "Open the central map" in page
     assert "Open the central image" not in page
@@ -249,9 +248,9 @@ def test_the_mean_of_clusters_is_the_mean_of_the_maps(reported: Reported) -> Non
 
 def test_the_class_with_the_shortcut_is_the_first_suspect(reported: Reported) -> None:
     found = find_suspicious_classes(read_audit(reported.atlas, str(reported.audit), "label"))
-    assert found[0].class_index == SHORTCUT_CLASS
+    assert found[0].class_id == SHORTCUT_CLASS
     assert found[0].alarms > 0
-    assert all(sign.row["alarm"] for sign in found[0].signs)
+    assert all(sign.row["alarm"] for sign in found[0].evidence)
     assert [each.alarms for each in found] == sorted((each.alarms for each in found), reverse=True)
 
 
@@ -259,7 +258,7 @@ def test_where_no_class_raises_an_alarm_the_nearest_are_shown_and_it_says_so(cop
     table = pq.read_table(copy.audit / "shortcuts.parquet")
     calm = table.set_column(table.schema.get_field_index("alarm"), table.schema.field("alarm"), [[False] * len(table)])
     pq.write_table(calm, copy.audit / "shortcuts.parquet")
-    write_report(copy.atlas.objects.url, str(copy.audit), pictures=False)
+    write_report(copy.atlas.objects.url, str(copy.audit), thumbnails=False)
     page = (copy.folder / "index.html").read_text()
     assert "No class raises an alarm." in page
     assert page.count('<li class="suspect panel">') == 3

@@ -15,11 +15,11 @@ from pipeline.audit.report.chart_layout import (
     layout_rank_plot,
     spread_labels,
 )
+from pipeline.audit.report.classes import describe_cell
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.page import color_class, format_value
-from pipeline.audit.report.places import describe_cell
 from pipeline.audit.report.score_view import (
-    LOCALIZING,
+    LOCALIZATION,
     ScoreColumn,
     ScoreGroup,
     ScoreValue,
@@ -66,7 +66,7 @@ def test_what_the_network_answers_ranks_before_localization_and_that_before_part
 
     parts, box = (
         ScoreGroup("Faithfulness", "", True, scores("coherency", "adcc")),
-        ScoreGroup(LOCALIZING, "", True, scores("PxAP")),
+        ScoreGroup(LOCALIZATION, "", True, scores("PxAP")),
     )
     causal = ScoreGroup("Faithfulness", "", True, scores("coherency", "deletion", "noise_most", "sensitivity_max"))
     names = [[score.name for score in select_ranking_scores(kinds)] for kinds in ([box, causal], [box, parts], [parts])]
@@ -76,7 +76,7 @@ def test_what_the_network_answers_ranks_before_localization_and_that_before_part
 @pytest.mark.parametrize(
     ("images", "mapped", "text"),
     [
-        (32, 1000, "(32 images, drawn at random)"),
+        (32, 1000, "(32 images, sampled at random)"),
         (1000, 1000, "(1,000 images)"),
         (4, 1000, "(4 images: too few for an interval to be trusted)"),
     ],
@@ -95,13 +95,13 @@ def test_a_kind_says_of_how_many_images_it_is(reported: Reported, images: int, m
 
 def test_every_kind_of_score_is_read_and_only_of_the_audited_target(reported: Reported) -> None:
     found = {group.name: group for group in collect_scores(read_audit(reported.atlas, str(reported.audit), "label"))}
-    assert list(found) == ["Localization", "Faithfulness", "Sanity", "Maps in numbers"]
+    assert list(found) == ["Localization", "Faithfulness", "Sanity", "Map statistics"]
     assert [group.ranks for group in found.values()] == [True, True, False, False]
     assert "Top-1 loc" not in {score.name for score in found["Localization"].scores}  # null of every method
     adcc, deletion = found["Faithfulness"].scores
     assert adcc.values["legrad"] == ScoreValue(pytest.approx(0.2), pytest.approx(0.15), pytest.approx(0.25))
     assert (adcc.better, deletion.better) == ("higher", "lower")
-    assert set(found["Maps in numbers"].scores[0].values) == set(METHODS) - {"uniform"}
+    assert set(found["Map statistics"].scores[0].values) == set(METHODS) - {"uniform"}
 
 
 def test_marks_lie_in_their_plots() -> None:
@@ -111,8 +111,8 @@ def test_marks_lie_in_their_plots() -> None:
     assert plot.dots[0].text == "a: 3.0 (2.0 to 4.0)"
     lines = {line.method: line for line in layout_rank_plot([UP, DOWN], ["a", "b", "center"]).lines}
     assert [rank for *_, rank in lines["a"].points] == [2, 2]
-    assert lines["b"].pieces == ((COLUMN / 2, 2.5 * ROW, 1.5 * COLUMN, 0.5 * ROW),)
-    assert lines["center"].pieces == ()
+    assert lines["b"].segments == ((COLUMN / 2, 2.5 * ROW, 1.5 * COLUMN, 0.5 * ROW),)
+    assert lines["center"].segments == ()
     assert lines["center"].control
 
 

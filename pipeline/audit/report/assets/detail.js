@@ -1,40 +1,40 @@
 "use strict";
-// One image: all methods side by side, and its numbers. Arrow keys lead to its neighbours among those that were picked.
+// One image: all methods side by side, and its statistics. Arrow keys go to its neighbors in the gallery.
 
 (() => {
   const by = (id) => document.getElementById(id);
-  let [image, turn, figures, drawn] = [-1, 0, [], -1];
+  let [image, request, figures, shownImage] = [-1, 0, [], -1];
 
-  function about(image) {
+  function describe(image) {
     const { label, prediction, probability, labelProbability, agreement, row } = atlas.images;
-    const told = [
+    const parts = [
       `label ${atlas.className(label[image])} (${atlas.percent(labelProbability[image])})`,
       `prediction ${atlas.className(prediction[image])} (${atlas.percent(probability[image])})`,
-      `agreement of methods ${atlas.told(agreement[image], 2)}`,
+      `agreement of methods ${atlas.formatNumber(agreement[image], 2)}`,
       `row ${row[image]}`,
     ];
-    return told.join(" · ");
+    return parts.join(" · ");
   }
 
-  function maps(names, key) {
-    figures = names.map(({ name, control }) => {
+  function buildFigures(methods, key) {
+    figures = methods.map(({ name, control }) => {
       const caption = atlas.element("figcaption", {}, atlas.element("span", { class: "mono" }, name));
       if (control) caption.append(" ", atlas.element("span", { class: "tag" }, "control"));
-      const says = atlas.element("p", { class: "says" });
-      return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, says);
+      const note = atlas.element("p", { class: "flag" });
+      return atlas.element("figure", {}, atlas.canvas(`${name} map of ${key}`), caption, note);
     });
     const tiles = [...figures];
-    if (atlas.about.pictures) {
-      const caption = atlas.element("figcaption", {}, "picture");
-      tiles.unshift(atlas.element("figure", { id: "detail-picture" }, atlas.canvas(`${key} without a map`), caption));
+    if (atlas.about.thumbnails) {
+      const caption = atlas.element("figcaption", {}, "image");
+      tiles.unshift(atlas.element("figure", { id: "detail-image" }, atlas.canvas(`${key} without a map`), caption));
     }
     by("detail-maps").replaceChildren(...tiles);
   }
 
-  atlas.numbersTable = (table, caption, head, rows) => {
+  atlas.fillTable = (table, caption, head, rows) => {
     const line = (cells, tag) =>
-      atlas.element("tr", {}, ...cells.map((text, place) => {
-        if (place === 0) return atlas.element("th", { scope: tag === "th" ? "col" : "row", class: "mono" }, text);
+      atlas.element("tr", {}, ...cells.map((text, index) => {
+        if (index === 0) return atlas.element("th", { scope: tag === "th" ? "col" : "row", class: "mono" }, text);
         return atlas.element(tag, { scope: tag === "th" ? "col" : null, class: "number" }, text);
       }));
     table.replaceChildren(
@@ -44,58 +44,58 @@
     );
   };
 
-  async function draw(state, mine) {
-    const { methods, numbers, target } = atlas.about;
+  async function draw(state, current) {
+    const { methods, statistics, target } = atlas.about;
     const place = atlas.images.place[image];
-    const shard = await atlas.ofShard(atlas.images.shard[image]);
-    const picture = await atlas.picture(shard, place);
-    if (mine !== turn) return;
-    const kind = atlas.targetNumber(state.target);
-    if (picture) atlas.paint(by("detail-picture").firstChild, { picture, look: atlas.pictureOnly });
+    const chunk = await atlas.loadChunk(atlas.images.chunk[image]);
+    const thumbnail = await atlas.loadThumbnail(chunk, place);
+    if (current !== request) return;
+    const targetIndex = atlas.targetIndex(state.target);
+    if (thumbnail) atlas.paint(by("detail-image").firstChild, { image: thumbnail, appearance: atlas.imageOnly });
     methods.forEach((_, method) => {
-      const [canvas, , says] = figures[method].children;
-      atlas.paint(canvas, { picture, map: shard.map(place, kind, method), look: atlas.look(state) });
-      const flag = shard.flag(place, kind, method);
-      says.textContent = flag ? `says nothing: ${atlas.about.flags[flag]}` : "";
+      const [canvas, , note] = figures[method].children;
+      atlas.paint(canvas, { image: thumbnail, map: chunk.map(place, targetIndex, method), appearance: atlas.appearance(state) });
+      const flag = chunk.flag(place, targetIndex, method);
+      note.textContent = flag ? `degenerate: ${atlas.about.flags[flag]}` : "";
     });
-    picture?.close();
-    const values = shard.numbers(place);
+    thumbnail?.close();
+    const values = chunk.statistics(place);
     const rows = methods.map(({ name }, method) => [
-      name, ...numbers.map((_, number) => atlas.told(values[method * numbers.length + number], 3)),
+      name, ...statistics.map((_, index) => atlas.formatNumber(values[method * statistics.length + index], 3)),
     ]);
-    const head = ["method", ...numbers.map((name) => name.replaceAll("_", " "))];
-    const caption = `Numbers of the maps of the ${target === "label" ? "label" : "prediction"}`;
-    atlas.numbersTable(by("detail-numbers"), caption, head, rows);
+    const head = ["method", ...statistics.map((name) => name.replaceAll("_", " "))];
+    const caption = `Statistics of the maps of the ${target === "label" ? "label" : "prediction"}`;
+    atlas.fillTable(by("detail-statistics"), caption, head, rows);
     by("detail").dataset.row = atlas.images.row[image];
   }
 
-  function neighbour(step) {
-    const at = atlas.picked.indexOf(image);
-    return at < 0 ? undefined : atlas.picked[at + step];
+  function neighbor(step) {
+    const index = atlas.selected.indexOf(image);
+    return index < 0 ? undefined : atlas.selected[index + step];
   }
 
   function go(step) {
-    const next = neighbour(step);
+    const next = neighbor(step);
     if (next !== undefined) atlas.go({ row: atlas.images.row[next] });
   }
 
   atlas.showDetail = async (state) => {
-    const mine = ++turn;
+    const current = ++request;
     const dialog = by("detail");
-    image = state.row < 0 ? -1 : atlas.place(state.row);
+    image = state.row < 0 ? -1 : atlas.findImage(state.row);
     if (image < 0) {
       if (dialog.open) dialog.close();
       return;
     }
     const key = atlas.images.keys[image];
     by("detail-title").textContent = key;
-    by("detail-about").textContent = about(image);
-    by("detail-previous").disabled = neighbour(-1) === undefined;
-    by("detail-next").disabled = neighbour(1) === undefined;
+    by("detail-about").textContent = describe(image);
+    by("detail-previous").disabled = neighbor(-1) === undefined;
+    by("detail-next").disabled = neighbor(1) === undefined;
     if (!dialog.open) dialog.showModal();
-    if (image !== drawn) maps(atlas.about.methods, key);
-    drawn = image;
-    await draw(state, mine);
+    if (image !== shownImage) buildFigures(atlas.about.methods, key);
+    shownImage = image;
+    await draw(state, current);
   };
 
   const dialog = by("detail");
@@ -105,13 +105,13 @@
   dialog.addEventListener("close", () => {
     const { row } = dialog.dataset;
     if (image >= 0) atlas.go({ row: -1 });
-    // What opened it has the focus again; after a walk through the neighbours it is the image that was seen last.
+    // The focus returns to the button that opened the dialog, or to the image that was shown last.
     if (document.activeElement.dataset.row !== row) {
       document.querySelector(`.view:not([hidden]) button[data-row="${CSS.escape(row)}"]`)?.focus();
     }
   });
   document.addEventListener("keydown", (event) => {
-    if (!dialog.open || event.target.matches("input, select, [role=region]")) return; // arrows move these
+    if (!dialog.open || event.target.matches("input, select, [role=region]")) return; // these use arrow keys
     if (event.key === "ArrowLeft") go(-1);
     else if (event.key === "ArrowRight") go(1);
   });

@@ -1,12 +1,12 @@
 "use strict";
-// Cards of a page of images. Maps and pictures are loaded as cards come into view, and dropped as they leave it.
+// Cards of a page of images. Maps and thumbnails are loaded as cards come into view, and dropped as they leave it.
 
 (() => {
-  const PAGE = 60;
+  const PAGE_SIZE = 60;
   const cards = new Map();
   const visible = new Set();
-  let [shown, state, turn] = [[], null, 0];
-  atlas.picked = [];
+  let [shown, state, request] = [[], null, 0];
+  atlas.selected = [];
 
   const observer = new IntersectionObserver(
     (entries) => {
@@ -14,7 +14,7 @@
         if (isIntersecting) visible.add(target);
         else visible.delete(target);
         if (isIntersecting) draw(target);
-        else wipe(target);
+        else clear(target);
       }
     },
     { rootMargin: "200px" },
@@ -22,33 +22,33 @@
 
   async function draw(card) {
     const { image, canvas, note } = cards.get(card);
-    const method = atlas.methodNumber(state.method);
-    const drawn = (card.turn = (card.turn ?? 0) + 1);
-    const fresh = document.createElement("canvas"); // what is slow and late must not be seen after what was asked later
-    [fresh.width, fresh.height] = [canvas.width, canvas.height];
+    const method = atlas.methodIndex(state.method);
+    const current = (card.request = (card.request ?? 0) + 1);
+    const buffer = document.createElement("canvas"); // a slow, outdated result must not replace a newer one
+    [buffer.width, buffer.height] = [canvas.width, canvas.height];
     try {
-      const flag = await atlas.paintImage(fresh, image, method, atlas.targetNumber(state.target), atlas.look(state));
-      if (card.turn !== drawn || !visible.has(card)) return;
-      canvas.getContext("2d").drawImage(fresh, 0, 0);
+      const flag = await atlas.paintImage(buffer, image, method, atlas.targetIndex(state.target), atlas.appearance(state));
+      if (card.request !== current || !visible.has(card)) return;
+      canvas.getContext("2d").drawImage(buffer, 0, 0);
       canvas.dataset.drawn = state.method;
       canvas.setAttribute("aria-label", `${state.method} map of ${atlas.images.keys[image]}`);
-      note.textContent = flag ? `says nothing: ${atlas.about.flags[flag]}` : "";
+      note.textContent = flag ? `degenerate: ${atlas.about.flags[flag]}` : "";
     } catch (error) {
       note.textContent = error.message;
     }
   }
 
-  function wipe(card) {
+  function clear(card) {
     const { canvas } = cards.get(card);
-    card.turn = (card.turn ?? 0) + 1;
+    card.request = (card.request ?? 0) + 1;
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     delete canvas.dataset.drawn;
   }
 
-  function card(image) {
+  function buildCard(image) {
     const { label, prediction, probability, keys, row } = atlas.images;
     const canvas = atlas.canvas(keys[image]);
-    const note = atlas.element("span", { class: "says" });
+    const note = atlas.element("span", { class: "flag" });
     const button = atlas.element("button", { type: "button", class: "key", "data-row": row[image] }, keys[image]);
     button.addEventListener("click", () => atlas.go({ row: row[image] }));
     const wrong = label[image] >= 0 && label[image] !== prediction[image];
@@ -57,42 +57,42 @@
       about.append(atlas.element("span", { class: "wrong" }, ` → ${atlas.className(prediction[image])}`));
     }
     about.append(atlas.element("span", { class: "quiet" }, `\u00a0${atlas.percent(probability[image])}`));
-    const found = atlas.element("li", { class: "card" }, canvas, button, about, note);
-    cards.set(found, { image, canvas, note });
-    return found;
+    const item = atlas.element("li", { class: "card" }, canvas, button, about, note);
+    cards.set(item, { image, canvas, note });
+    return item;
   }
 
-  function tellPages() {
-    const pages = Math.max(1, Math.ceil(atlas.picked.length / PAGE));
-    for (const each of document.querySelectorAll("[data-shows=pages]")) {
-      each.textContent = `page ${state.page + 1} of ${pages}`;
+  function showPages() {
+    const pages = Math.max(1, Math.ceil(atlas.selected.length / PAGE_SIZE));
+    for (const label of document.querySelectorAll("[data-shows=pages]")) {
+      label.textContent = `page ${state.page + 1} of ${pages}`;
     }
-    for (const each of document.querySelectorAll("[data-page]")) {
-      const to = state.page + Number(each.dataset.page);
-      each.disabled = to < 0 || to >= pages;
+    for (const button of document.querySelectorAll("[data-page]")) {
+      const target = state.page + Number(button.dataset.page);
+      button.disabled = target < 0 || target >= pages;
     }
   }
 
   atlas.showGallery = async (wanted) => {
-    const mine = ++turn;
-    const picked = await atlas.pick(wanted);
-    if (mine !== turn) return;
-    atlas.picked = picked;
-    state = { ...wanted, page: Math.min(wanted.page, Math.max(0, Math.ceil(picked.length / PAGE) - 1)) };
-    const images = picked.slice(state.page * PAGE, (state.page + 1) * PAGE);
-    const of = atlas.images.count.toLocaleString("en");
-    document.getElementById("found").textContent = `${picked.length.toLocaleString("en")} of ${of} images`;
-    document.getElementById("reset").hidden = picked.length === atlas.images.count;
-    tellPages();
+    const current = ++request;
+    const selected = await atlas.select(wanted);
+    if (current !== request) return;
+    atlas.selected = selected;
+    state = { ...wanted, page: Math.min(wanted.page, Math.max(0, Math.ceil(selected.length / PAGE_SIZE) - 1)) };
+    const images = selected.slice(state.page * PAGE_SIZE, (state.page + 1) * PAGE_SIZE);
+    const total = atlas.images.count.toLocaleString("en");
+    document.getElementById("matches").textContent = `${selected.length.toLocaleString("en")} of ${total} images`;
+    document.getElementById("reset").hidden = selected.length === atlas.images.count;
+    showPages();
     if (images.length === shown.length && images.every((image, place) => image === shown[place])) {
-      for (const each of visible) draw(each);
+      for (const card of visible) draw(card);
       return;
     }
     observer.disconnect();
     cards.clear();
     visible.clear();
     shown = images;
-    document.getElementById("cards").replaceChildren(...images.map(card));
-    for (const each of cards.keys()) observer.observe(each);
+    document.getElementById("cards").replaceChildren(...images.map(buildCard));
+    for (const card of cards.keys()) observer.observe(card);
   };
 })();

@@ -1,22 +1,22 @@
 "use strict";
-// From the address to what is seen, and from controls to the address.
+// Show the state of the address, and update the address by the controls.
 
 (() => {
-  const picking = ["method", "target", "class", "wrong", "apart", "empty", "q", "sort"];
+  const filters = ["method", "target", "class", "wrong", "disagreement", "degenerate", "q", "sort"];
   let state = null;
 
-  atlas.trouble = (error) => {
-    const place = document.getElementById("trouble");
-    place.textContent = error.message;
-    place.hidden = false;
+  atlas.showError = (error) => {
+    const panel = document.getElementById("error");
+    panel.textContent = error.message;
+    panel.hidden = false;
   };
 
-  // Moving a slider is no step that one wants to go back through.
+  // Only changes of the view are steps of the history; moving a slider is not.
   atlas.go = (changes) => {
     const next = { ...state, ...changes };
-    const moves = "view" in changes || "row" in changes || "id" in changes;
-    if (picking.some((name) => name in changes)) next.page = 0;
-    history[moves ? "pushState" : "replaceState"](null, "", atlas.format(next));
+    const navigates = "view" in changes || "row" in changes || "id" in changes;
+    if (filters.some((name) => name in changes)) next.page = 0;
+    history[navigates ? "pushState" : "replaceState"](null, "", atlas.format(next));
     show(next);
   };
 
@@ -35,7 +35,7 @@
       });
     }
     document.getElementById("reset").addEventListener("click", () => {
-      atlas.go({ class: "", wrong: false, apart: false, empty: false, q: "" });
+      atlas.go({ class: "", wrong: false, disagreement: false, degenerate: false, q: "" });
     });
     document.getElementById("theme").addEventListener("click", () => {
       const dark = getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
@@ -43,24 +43,24 @@
     });
   }
 
-  function tellControls() {
+  function updateControls() {
     for (const control of document.querySelectorAll("[data-state]")) {
       const value = state[control.dataset.state];
       if (control.type === "checkbox") control.checked = value;
       else if (control.value !== String(value)) control.value = value;
     }
-    for (const name of ["cut", "alpha"]) {
-      for (const each of document.querySelectorAll(`[data-shows=${name}]`)) each.textContent = state[name].toFixed(2);
+    for (const name of ["threshold", "opacity"]) {
+      for (const output of document.querySelectorAll(`[data-shows=${name}]`)) output.textContent = state[name].toFixed(2);
     }
   }
 
-  function tellViews() {
+  function updateViews() {
     const shown = state.view === "class" && state.id < 0 ? "classes" : state.view;
     for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== shown;
     for (const link of document.querySelectorAll("nav [data-view]")) {
       const { view } = link.dataset;
-      const here = view === shown || (view === "classes" && shown === "class");
-      if (here) link.setAttribute("aria-current", "page");
+      const isCurrent = view === shown || (view === "classes" && shown === "class");
+      if (isCurrent) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
       link.href = atlas.format({ ...state, view, row: -1, id: -1 });
     }
@@ -68,14 +68,14 @@
   }
 
   async function show(next) {
-    const moved = state && (state.view !== next.view || state.id !== next.id);
+    const viewChanged = state && (state.view !== next.view || state.id !== next.id);
     state = next;
     if (state.theme) document.documentElement.dataset.theme = state.theme;
     else delete document.documentElement.dataset.theme;
-    tellControls();
-    for (const each of document.querySelectorAll("[data-measure]")) each.hidden = each.dataset.measure !== state.measure;
-    const shown = tellViews();
-    if (moved) {
+    updateControls();
+    for (const panel of document.querySelectorAll("[data-metric]")) panel.hidden = panel.dataset.metric !== state.metric;
+    const shown = updateViews();
+    if (viewChanged) {
       window.scrollTo(0, 0);
       document.getElementById(`${shown}-title`).focus({ preventScroll: true });
     }
@@ -84,25 +84,25 @@
       if (shown === "class") await atlas.showClass(state);
       await atlas.showDetail(state);
     } catch (error) {
-      atlas.trouble(error);
+      atlas.showError(error);
     }
     document.body.dataset.ready = String(Number(document.body.dataset.ready ?? 0) + 1);
   }
 
-  // Maps that stand in the page itself, and images that are named in it, as they come into view.
-  function drawStanding() {
+  // Draw the maps and images of the overview as they come into view.
+  function drawOverview() {
     const observer = new IntersectionObserver((entries) => {
       for (const { target: canvas, isIntersecting } of entries) {
         if (!isIntersecting) continue;
         observer.unobserve(canvas);
         const cell = canvas.dataset.cell?.split(" ").map(Number) ?? null;
         if (canvas.dataset.map) {
-          atlas.paint(canvas, { map: atlas.bytes(canvas.dataset.map), cell, look: atlas.plain });
+          atlas.paint(canvas, { map: atlas.bytes(canvas.dataset.map), cell, appearance: atlas.mapOnly });
         } else {
-          const look = { show: canvas.dataset.show ?? "map", cut: 0.5, alpha: atlas.about.pictures ? 0.45 : 1 };
-          const [method, target] = [atlas.methodNumber(canvas.dataset.method), atlas.targetNumber(atlas.about.target)];
-          const image = atlas.place(Number(canvas.dataset.row));
-          atlas.paintImage(canvas, image, method, target, look, cell).catch(atlas.trouble);
+          const appearance = { show: canvas.dataset.show ?? "map", threshold: 0.5, opacity: atlas.about.thumbnails ? 0.45 : 1 };
+          const [method, target] = [atlas.methodIndex(canvas.dataset.method), atlas.targetIndex(atlas.about.target)];
+          const image = atlas.findImage(Number(canvas.dataset.row));
+          atlas.paintImage(canvas, image, method, target, appearance, cell).catch(atlas.showError);
         }
       }
     });
@@ -116,9 +116,9 @@
     bindControls();
     document.getElementById("filters").open = !matchMedia("(max-width: 40rem)").matches;
     atlas.paintLegend(document.getElementById("legend"));
-    drawStanding();
+    drawOverview();
     window.addEventListener("hashchange", () => show(atlas.parse(location.hash)));
     window.addEventListener("popstate", () => show(atlas.parse(location.hash)));
     return show(atlas.parse(location.hash));
-  }).catch(atlas.trouble);
+  }).catch(atlas.showError);
 })();
