@@ -31,7 +31,7 @@ class Artifact:
 
 def write_artifact(path: Path, tensors: dict[str, Tensor], record: ArtifactRecord) -> None:
     """Write an artifact atomically."""
-    put(
+    write_atomically(
         path,
         save(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: record.to_bytes().decode()}
@@ -39,8 +39,8 @@ def write_artifact(path: Path, tensors: dict[str, Tensor], record: ArtifactRecor
     )
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all, over whatever was there."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a local file atomically; an existing one is replaced."""
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)

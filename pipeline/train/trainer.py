@@ -202,7 +202,7 @@ def _save_checkpoint(explainer: TrainableExplainer, identity: dict[str, Any], st
     buffer = io.BytesIO()
     content = {"identity": json.dumps(identity), "state": asdict(state), "explainer": explainer.state_dict()}
     torch.save(content, buffer)
-    artifacts.put(path, buffer.getvalue())
+    artifacts.write_atomically(path, buffer.getvalue())
 
 
 def _resume(explainer: TrainableExplainer, identity: dict[str, Any], path: Path) -> TrainState:

@@ -109,7 +109,7 @@ ROUGH = {"transformer_attribution"}
 
 
 @pytest.mark.parametrize("model", [None, "test_vit", "vit_tiny_patch16_224"])
-def test_the_catalogue_has_a_full_row_for_every_method(model: str | None) -> None:
+def test_the_method_table_has_a_full_row_for_every_method(model: str | None) -> None:
     rows = method_rows(model)
     assert [row["method"] for row in rows] == list(methods)
     assert all(all(row.values()) for row in rows)
