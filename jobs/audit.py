@@ -161,7 +161,9 @@ def audit_command(
     if root is not None:
         raise UsageError("--root needs the folder of an audit to verify: --check DIR")
     from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
+    from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
+    from pipeline.truth import read_truth
     from schemas.audit_records import DEFAULT_PUBLICATION, PublicationRecord
     from schemas.layout import AUDIT
 
@@ -170,21 +172,20 @@ def audit_command(
     if maps_only:
         extent = AuditOptions(0, 0, 0, False, split_names(exports))
     out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
-    output.note_incomplete(Atlas.open(atlas))
+    opened = Atlas.open(atlas)
+    output.note_incomplete(opened)
     names = read_class_names(classes_file)
     result = audit_atlas(
-        atlas,
+        opened,
         out,
         target,
         split_names(methods),
-        truth,
+        read_truth(truth) if truth else None,
         names,
         extent,
         lineage_dirs,
         PublicationRecord.from_yaml(publication_file) if publication_file else DEFAULT_PUBLICATION,
-        device,
-        address,
-        allow_pipe,
+        ComputeOptions(address, allow_pipe, device),
         lambda line: click.echo(escape_control(line), err=True),
     )
     rows = result.suspicious.to_pylist()

@@ -18,10 +18,10 @@ from pipeline.audit.publication.manifest import write_manifest
 from pipeline.audit.report import write_report
 from pipeline.audit.reproducibility import build_reproducibility_table
 from pipeline.audit.shortcuts import find_shortcuts, rank_classes
-from pipeline.run.execution import ComputeOptions, Device
+from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.parquet import to_parquet
-from pipeline.truth import read_truth
+from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
 from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
@@ -63,18 +63,16 @@ class AuditResult:
 
 
 def audit_atlas(
-    url: str,
+    atlas: Atlas,
     out: str | None = None,
     target: TargetKind = "label",
     methods: Sequence[str] = (),
-    truth: str | None = None,
+    truth: TruthSet | None = None,
     names: Sequence[str] = (),
     extent: AuditOptions = AuditOptions(),
     further: Sequence[str] = (),
     publication: PublicationRecord = DEFAULT_PUBLICATION,
-    device: Device = "auto",
-    address: str | None = None,
-    allow_pipe: bool = False,
+    options: ComputeOptions = ComputeOptions(),
     say: Callable[[str], None] = lambda line: None,
 ) -> AuditResult:
     """Audit an atlas. What is measured or made shard by shard is not done again.
@@ -85,16 +83,16 @@ def audit_atlas(
     and last ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit_tables``.
 
     Args:
-        url: of the atlas.
+        atlas: the atlas with the maps.
         out: folder or URL; None is ``audit/<target>`` in the atlas.
-        target, methods, address: see ``tables``.
-        truth: a file or folder, as ``read_truth`` takes it.
+        target: target kind of the maps.
+        methods: names of methods; empty is all.
+        truth: truth of the images; see ``write_map_tables``.
         names: of the classes, by index.
         extent: how much is made.
         further: what was made of the atlas elsewhere, see ``lineage``.
         publication: what only the publisher knows.
-        device: of the network.
-        allow_pipe: shards may be read from the shell commands that the atlas names.
+        options: where and on which device it is computed; may shell commands be run to read images.
         say: told what is done, and where the chain from pictures to labels, scores and tables is broken.
 
     Raises:
@@ -104,53 +102,51 @@ def audit_atlas(
     """
     from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
+    url = atlas.objects.url
     out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
     for name in extent.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
         EXPORTERS[name].require()
-    atlas, objects, known = Atlas.open(url), ObjectStore(out), read_truth(truth) if truth else None
-    MapTables(atlas, out, target, methods, known).check_output()
+    objects = ObjectStore(out)
+    MapTables(atlas, out, target, methods, truth).check_output()
     _refuse_others(objects, extent)
     find_products(atlas, further, None)
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if extent.images or extent.sanity or extent.recompute or extent.pictures:
-        refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+        refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     kinds: dict[MetricSuite, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
-    options = ComputeOptions(address, allow_pipe, device)
     for kind, number in kinds.items():
         if number:
             evaluate_metrics(atlas, f"{out}/{kind}", kind, methods, number, options=options, log=say)
     say("tables: every map in numbers, every two methods compared")
-    write_map_tables(atlas, out, target, methods, known, options)
-    for fault in find_lineage_faults(url, further, out):
+    write_map_tables(atlas, out, target, methods, truth, options)
+    for fault in find_lineage_faults(atlas, further, out):
         say(fault)
     say("shortcuts: clusters of the maps of each class")
-    searched = find_shortcuts(url, target, methods, address)
+    searched = find_shortcuts(atlas, target, methods, options)
     found: dict[str, pa.Table] = {
         "suspicious": rank_classes(searched.classes),
         "shortcuts": searched.classes,
         "clusters": searched.clusters,
         "members": searched.members,
-        "completeness": build_completeness_table(url),
-        "lineage": build_lineage_table(url, further, out),
+        "completeness": build_completeness_table(atlas),
+        "lineage": build_lineage_table(atlas, further, out),
     }
     if extent.recompute:
-        found["reproducibility"] = build_reproducibility_table(
-            url, extent.recompute, methods, 0, device, address, allow_pipe, say
-        )
+        found["reproducibility"] = build_reproducibility_table(atlas, extent.recompute, methods, 0, options, say)
     with Lease(objects):
         for name, table in found.items():
             objects.put(f"{name}.parquet", to_parquet(table))
-        objects.put("environment.json", collect_environment(url).to_bytes())
+        objects.put("environment.json", collect_environment(atlas).to_bytes())
     for name in extent.exports:
         say(f"export to {name}")
-        export_audit(atlas, out, name, target, methods, known, extent.pictures, names, options)
-    write_report(url, out, target, names, extent.pictures, 50_000, 0, address, allow_pipe, say)
+        export_audit(atlas, out, name, target, methods, truth, extent.pictures, names, options)
+    write_report(atlas, out, target, names, extent.pictures, options=options, say=say)
     with Lease(objects):
-        objects.put(CARD_NAME, render_dataset_card(url, out, publication, extent.pictures))
-        objects.put(CROISSANT_NAME, build_croissant(url, out, publication))
+        objects.put(CARD_NAME, render_dataset_card(atlas, out, publication, extent.pictures))
+        objects.put(CROISSANT_NAME, build_croissant(atlas, out, publication))
     return AuditResult(write_manifest(out), found["suspicious"])
 
 

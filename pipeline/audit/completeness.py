@@ -22,11 +22,11 @@ _MAX_LENGTH = 120
 _Row = dict[str, Any]
 
 
-def build_completeness_table(url: str) -> pa.Table:
+def build_completeness_table(atlas: Atlas) -> pa.Table:
     """Count every planned sample, and every map of the samples that have maps, by status.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas.
 
     Returns:
         ``schemas.audit_tables.COMPLETENESS``, shard by shard in the order of the run.
@@ -34,7 +34,6 @@ def build_completeness_table(url: str) -> pa.Table:
     Raises:
         RunFailedError: a commit cannot be read, or contradicts the sample table of its shard.
     """
-    atlas = Atlas.open(url)
     quarantined = atlas.quarantined()
     committed = atlas.committed
 

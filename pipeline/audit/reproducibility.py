@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.run.execution import Device
+from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from pipeline.store.shard_writer import normalise
@@ -26,13 +26,11 @@ _Row = dict[str, Any]
 
 
 def build_reproducibility_table(
-    url: str,
+    atlas: Atlas,
     rows: int = 256,
     methods: Sequence[str] = (),
     seed: int = 0,
-    device: Device = "auto",
-    address: str | None = None,
-    allow_pipe: bool = False,
+    options: ComputeOptions = ComputeOptions(),
     say: Callable[[str], None] = lambda line: None,
 ) -> pa.Table:
     """Recompute samples from the shards, as the run did and with another batch size, and compare all their maps.
@@ -42,13 +40,11 @@ def build_reproducibility_table(
     batch size is 1, so that no other sample can have an effect; 2 if that of the run was 1.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas with the maps.
         rows: largest number of samples.
         methods: names of the methods to compare; empty is all.
         seed: random seed of the choice.
-        device: device of the network.
-        address: address of a Ray cluster, see ``parallel_map``.
-        allow_pipe: allow shards that are read from shell commands.
+        options: where and on which device it is computed; may shell commands be run to read images.
         say: called with the amount of work, and with shards and samples that cannot be recomputed.
 
     Returns:
@@ -58,8 +54,7 @@ def build_reproducibility_table(
         UsageError: no such method, or no finished shard.
         SpecMismatchError: the network has changed.
     """
-    atlas = Atlas.open(url)
-    refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+    refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     names = tuple(dict.fromkeys(methods)) or atlas.methods
     for target in atlas.run.spec.targets:
         atlas.require(target, names)
@@ -68,8 +63,8 @@ def build_reproducibility_table(
     count = sum(len(ordinals) for _, ordinals in selections)
     say(f"{count} samples of {len(selections)} shards are recomputed twice, by {len(atlas.methods)} methods")
     comparisons: list[_Row] = []
-    work = partial(_compare_shard, url, device, names, batch_sizes)
-    for shard_comparisons, notes in parallel_map(work, selections, "recompute", address, gpu=True):
+    work = partial(_compare_shard, atlas, options.device, names, batch_sizes)
+    for shard_comparisons, notes in parallel_map(work, selections, "recompute", options.address, gpu=True):
         comparisons += shard_comparisons
         for note in notes:
             say(note)
@@ -100,14 +95,13 @@ def _sample_batches(atlas: Atlas, count: int, seed: int) -> list[Selection]:
 
 
 def _compare_shard(
-    url: str, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
+    atlas: Atlas, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
 ) -> tuple[list[_Row], list[str]]:
     """Return comparisons of all maps of the selected samples of a shard, and reasons why some are missing."""
     from pipeline.run.recompute import cached_worker, recompute_rows  # torch, which most of an audit does not need
 
     shard, ordinals = selection
-    atlas = Atlas.open(url)
-    worker, atlas_shard = cached_worker(url, device, atlas.run.spec_hash), atlas.shard(shard)
+    worker, atlas_shard = cached_worker(atlas.objects.url, device, atlas.run.spec_hash), atlas.shard(shard)
     samples = atlas_shard.samples.take(list(ordinals)).to_pylist()
     stored = {method: atlas_shard.array(method)[list(ordinals)] for method in methods}
     comparisons: list[_Row] = []

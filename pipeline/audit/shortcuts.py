@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.audit.fixed_location_test import ALARM_THRESHOLD, OutlierCounts, find_outlier_cells
 from pipeline.audit.spray import SprayClusters, cluster_maps
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, AtlasShard
 from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS, SUSPICIOUS_CLASSES
@@ -42,7 +43,10 @@ class ShortcutTables(NamedTuple):
 
 
 def find_shortcuts(
-    url: str, target: TargetKind = "label", methods: Sequence[str] = (), address: str | None = None
+    atlas: Atlas,
+    target: TargetKind = "label",
+    methods: Sequence[str] = (),
+    options: ComputeOptions = ComputeOptions(),
 ) -> ShortcutTables:
     """Rank the classes of an atlas by how often their maps have outliers at one place, and cluster the maps of each.
 
@@ -50,24 +54,22 @@ def find_shortcuts(
     of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas with the maps.
         target: target kind of the maps.
         methods: names of methods; empty is all.
-        address: address of a Ray cluster, see ``parallel_map``.
+        options: where it is computed.
 
     Raises:
         UsageError: the atlas has no such method or target kind, or no finished shard.
     """
-    atlas = Atlas.open(url)
     names = tuple(dict.fromkeys(methods)) or atlas.methods
     atlas.require(target, names)
-    results = dict(parallel_map(partial(_search_method, url, target), names, "search for shortcuts", address))
+    results = dict(parallel_map(partial(_search_method, atlas, target), names, "search for shortcuts", options.address))
     tables = zip(*(results[method] for method in names), strict=True)
     return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))
 
 
-def _search_method(url: str, target: TargetKind, method: str) -> tuple[str, ShortcutTables]:
-    atlas = Atlas.open(url)
+def _search_method(atlas: Atlas, target: TargetKind, method: str) -> tuple[str, ShortcutTables]:
     counts, degenerate = _count_outliers(atlas, method, target)
     excess = counts.excess_lower_bounds
     cells = excess.argmax(1)

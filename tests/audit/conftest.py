@@ -11,6 +11,7 @@ from support import build_once, in_one_process
 from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 
 SMALL = AuditOptions(images=6, sanity=4, recompute=32, pictures=False)
 
@@ -28,6 +29,8 @@ def published(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.Te
     def build(folder: Path) -> None:
         shutil.copytree(atlas.objects.url, folder / "atlas")
         with in_one_process():
-            audit_atlas(str(folder / "atlas"), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
+            audit_atlas(
+                Atlas.open(str(folder / "atlas")), truth=read_truth(world.truth), extent=SMALL, publication=PUBLICATION
+            )
 
     return build_once(tmp_path_factory, "published", build) / "atlas" / "audit" / "label"

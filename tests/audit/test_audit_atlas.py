@@ -20,6 +20,7 @@ from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.run import INLINE, run
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.plan import plan
 from pipeline.score import score
 from pipeline.store import Atlas
@@ -59,7 +60,7 @@ def test_the_atlas_around_it_is_still_whole(published: Path) -> None:
 def test_the_same_audit_again_has_the_same_root(published: Path, world: SyntheticDataset, tmp_path: Path) -> None:
     atlas = shutil.copytree(published.parents[1], tmp_path / "atlas")
     root = json.loads((published / "manifest.json").read_text())["root"]
-    again = audit_atlas(str(atlas), truth=str(world.truth), extent=SMALL, publication=PUBLICATION)
+    again = audit_atlas(Atlas.open(str(atlas)), truth=read_truth(world.truth), extent=SMALL, publication=PUBLICATION)
     assert again.manifest.root == root
     assert verify_manifest(str(atlas / "audit" / "label"), root) == []
 
@@ -71,7 +72,7 @@ def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas,
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
     said: list[str] = []
-    audit_atlas(str(copy), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
+    audit_atlas(Atlas.open(str(copy)), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
     (fault,) = (line for line in said if "made of other maps" in line)
     assert fault.startswith(f"labels/otsu: {path.stem} was")
     assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent_hash"].to_pylist()
@@ -103,7 +104,12 @@ def test_an_atlas_whose_grid_is_not_square_or_whose_maps_say_nothing_is_audited_
     (tmp_path / "truth.json").write_text(json.dumps({"images": known, "annotations": boxes}))
     score(Atlas.open(url), read_truth(tmp_path / "truth.json"))
     exports = tuple(EXPORTERS)
-    audit_atlas(url, truth=str(tmp_path / "truth.json"), extent=AuditOptions(2, 1, 4, exports=exports), device="cpu")
+    audit_atlas(
+        Atlas.open(url),
+        truth=read_truth(tmp_path / "truth.json"),
+        extent=AuditOptions(2, 1, 4, exports=exports),
+        options=ComputeOptions(device="cpu"),
+    )
     out = tmp_path / "atlas" / "audit" / "label"
     assert list(verify_audit(str(out))) == []
     assert "patch grid 6 × 4" in (out / "README.md").read_text()

@@ -67,7 +67,7 @@ def counted(table: pa.Table, *names: str) -> dict[tuple[str, ...], int]:
 
 
 def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_unfinished_work(made: Path) -> None:
-    table = build_completeness_table(str(made))
+    table = build_completeness_table(Atlas.open(str(made)))
     planned = Atlas.open(str(made)).run
     assert table.schema.equals(COMPLETENESS)
     assert counted(table, "shard") == {(shard.name,): shard.samples for shard in planned.shards}
@@ -86,7 +86,7 @@ def test_all_that_was_planned_is_counted_exactly_with_bad_tars_bad_images_and_un
 
 
 def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
-    rows = build_completeness_table(str(made)).to_pylist()
+    rows = build_completeness_table(Atlas.open(str(made))).to_pylist()
     reasons = {row["status"]: row["reason"] for row in rows if row["kind"] == "samples" and row["shard"] == "b"}
     assert reasons[SampleStatus.OK] is None
     assert reasons[SampleStatus.LABEL_OUT_OF_RANGE] == "label … is outside of … … …"
@@ -97,7 +97,7 @@ def test_reasons_are_kinds_of_errors_and_tell_no_path(made: Path) -> None:
 
 
 def test_maps_of_each_method_add_up_and_degenerate_ones_are_told_apart(made: Path) -> None:
-    rows = [row for row in build_completeness_table(str(made)).to_pylist() if row["kind"] == "maps"]
+    rows = [row for row in build_completeness_table(Atlas.open(str(made))).to_pylist() if row["kind"] == "maps"]
     found = {(row["shard"], row["method"], row["status"]): row["count"] for row in rows if row["count"]}
     assert found == {
         ("a", "legrad", "ok"): 6,
@@ -113,7 +113,7 @@ def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path,
     write_tar(tmp_path / "shards" / "c.tar", samples(4))
     write_tar(tmp_path / "shards" / "d.tar", samples(5))
     run(str(troubled), INLINE)
-    table = build_completeness_table(str(troubled))
+    table = build_completeness_table(Atlas.open(str(troubled)))
     assert counted(table, "shard", "status")[("d", SampleStatus.OK)] == 5
     assert {row["expected"] for row in table.to_pylist() if row["shard"] == "d" and row["kind"] == "samples"} == {5}
     assert counted(table, "kind") == {("samples",): 3 + 6 + 4 + 5 + 2}
@@ -122,7 +122,7 @@ def test_a_tar_that_was_mended_is_expected_to_hold_what_it_holds(tmp_path: Path,
 def test_an_atlas_that_was_never_run_has_all_pending(troubled: Path) -> None:
     shutil.rmtree(troubled / "commits")
     shutil.rmtree(troubled / "quarantined")
-    found = counted(build_completeness_table(str(troubled)), "shard", "status")
+    found = counted(build_completeness_table(Atlas.open(str(troubled))), "shard", "status")
     assert {key for key in found if key[1] != PENDING} == {("d", QUARANTINED)}
 
 
@@ -132,7 +132,7 @@ def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> Non
     record["statuses"][SampleStatus.UNDECODABLE] = 1
     path.write_text(json.dumps(record))
     with pytest.raises(RunFailedError, match="its commit counts 1 samples that are undecodable"):
-        build_completeness_table(str(troubled))
+        build_completeness_table(Atlas.open(str(troubled)))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from some_audit import PUBLICATION
 
 from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
+from pipeline.store import Atlas
 from schemas.audit_records import MANIFEST
 from schemas.audit_tables import TABLES, AuditTable
 from schemas.base import sha256
@@ -84,8 +85,8 @@ def test_what_croissant_asks_for_is_there(described: dict[str, Any], published: 
 
 def test_the_same_audit_is_described_alike_and_without_a_publisher_too(published: Path) -> None:
     url, out = str(published.parents[1]), str(published)
-    assert build_croissant(url, out, PUBLICATION) == (published / CROISSANT_NAME).read_bytes()
-    plain = json.loads(build_croissant(url, out))
+    assert build_croissant(Atlas.open(url), out, PUBLICATION) == (published / CROISSANT_NAME).read_bytes()
+    plain = json.loads(build_croissant(Atlas.open(url), out))
     assert (plain["name"], plain["license"], plain["url"][:11]) == ("atlas", "unknown", "urn:sha256:")
     dataset = mlcroissant.Dataset(plain)
     assert not dataset.metadata.ctx.issues.errors

@@ -42,7 +42,7 @@ def test_every_table_that_it_names_is_loaded_by_name(published: Path, tmp_path: 
 
 def test_a_licence_that_the_hub_has_no_name_for_is_linked(published: Path) -> None:
     said = PUBLICATION.model_copy(update={"license": "https://example.org/terms"})
-    text = render_dataset_card(str(published.parents[1]), str(published), said).decode()
+    text = render_dataset_card(Atlas.open(str(published.parents[1])), str(published), said).decode()
     head = yaml.safe_load(text.split("---\n")[1])
     assert (head["license"], head["license_link"]) == ("other", "https://example.org/terms")
 
@@ -87,8 +87,8 @@ def test_numbers_are_those_of_the_tables_and_no_path_or_root_is_told(published: 
 
 def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Path) -> None:
     url, out = str(published.parents[1]), str(published)
-    assert render_dataset_card(url, out, PUBLICATION) == (published / CARD_NAME).read_bytes()
-    shown = render_dataset_card(url, out, pictures=True).decode()
+    assert render_dataset_card(Atlas.open(url), out, PUBLICATION) == (published / CARD_NAME).read_bytes()
+    shown = render_dataset_card(Atlas.open(url), out, pictures=True).decode()
     assert "# atlas\n" in shown
     assert "which remain under the licence of their dataset" in shown
 
@@ -115,9 +115,9 @@ def test_what_is_missing_is_told_with_reasons_and_what_was_not_looked_at_as_well
     rows.append(rows[0] | {"status": "undecodable", "reason": "<img src=x> | broken", "count": 4})
     (folder / "completeness.parquet").write_bytes(to_parquet(pa.Table.from_pylist(rows, schema=table.schema)))
     (folder / "reproducibility.parquet").unlink()
-    text = render_dataset_card(str(published.parents[1]), str(folder)).decode()
+    text = render_dataset_card(Atlas.open(str(published.parents[1])), str(folder)).decode()
     assert "Of 48 planned images, 44 have maps." in text
     assert "| 4 | undecodable | &lt;img src=x&gt; \\| broken |" in text
     assert "Not measured." in text
     (folder / "completeness.parquet").unlink()
-    assert "Not counted." in render_dataset_card(str(published.parents[1]), str(folder)).decode()
+    assert "Not counted." in render_dataset_card(Atlas.open(str(published.parents[1])), str(folder)).decode()

@@ -12,7 +12,7 @@ from schemas.audit_records import EnvironmentRecord
 
 
 def test_versions_weights_and_all_that_decides_what_the_maps_are_is_told(finished: Path) -> None:
-    found, run = collect_environment(str(finished)), Atlas.open(str(finished)).run
+    found, run = collect_environment(Atlas.open(str(finished))), Atlas.open(str(finished)).run
     assert found.audit["torch"] == version("torch")
     assert set(found.audit) >= {"python", "torch", "timm", "numpy", "zarr", "pyarrow", "vit-atlas"}
     assert (found.planned, found.computed) == (run.versions, ((run.versions, 3),))
@@ -20,17 +20,17 @@ def test_versions_weights_and_all_that_decides_what_the_maps_are_is_told(finishe
     assert set(found.methods) == set(run.methods)
     assert found.platform
     assert EnvironmentRecord.read(found.to_bytes(), "environment.json") == found
-    assert collect_environment(str(finished)).to_bytes() == found.to_bytes()
+    assert collect_environment(Atlas.open(str(finished))).to_bytes() == found.to_bytes()
 
 
 def test_no_path_and_no_name_of_a_machine_is_told(atlas: Atlas, finished: Path, tmp_path: Path) -> None:
     for each in (Path(atlas.objects.url), finished):
-        text = collect_environment(str(each)).to_bytes().decode()
+        text = collect_environment(Atlas.open(str(each))).to_bytes().decode()
         assert str(tmp_path) not in text
         assert str(each.parent) not in text
         assert str(Path(__file__).parents[2]) not in text
         assert f'"{socket.gethostname()}"' not in text
-    assert collect_environment(atlas.objects.url).model == "local-dir:model"
+    assert collect_environment(atlas).model == "local-dir:model"
 
 
 @pytest.mark.parametrize(

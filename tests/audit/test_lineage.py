@@ -46,7 +46,7 @@ def audited(made: Path, tmp_path: Path) -> Path:
 
 def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_pictures(audited: Path, made: Path) -> None:
     elsewhere = str(made / "elsewhere")
-    table = build_lineage_table(str(audited), [elsewhere], str(audited / "audit" / "label"))
+    table = build_lineage_table(Atlas.open(str(audited)), [elsewhere], str(audited / "audit" / "label"))
     assert table.schema.names == LINEAGE.names
     atlas, rows = Atlas.open(str(audited)), table.to_pylist()
     assert [row["product"] for row in rows] == [MAPS, "labels/otsu", "audit", "elsewhere/elsewhere"] * TARS
@@ -65,7 +65,7 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
     about = LabelsRecord.read((made / "elsewhere" / "policy.json").read_bytes(), "policy.json")
     assert about.hash == POLICY.digest()
     assert {row["settings_hash"] for row in rows if "elsewhere" in row["product"]} == {about.digest()}
-    assert find_lineage_faults(str(audited), [elsewhere]) == []
+    assert find_lineage_faults(Atlas.open(str(audited)), [elsewhere]) == []
 
 
 @pytest.mark.parametrize(("product", "place"), [("labels/otsu", "labels/otsu"), ("audit", "audit/label")])
@@ -73,7 +73,7 @@ def test_a_product_of_other_maps_is_named(audited: Path, product: str, place: st
     path = audited / place / "commits" / "demo-validation-01.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"parent": sha256(b"other maps")}))
-    (fault,) = find_lineage_faults(str(audited), out=str(audited / "audit" / "label"))
+    (fault,) = find_lineage_faults(Atlas.open(str(audited)), out=str(audited / "audit" / "label"))
     assert fault.startswith(f"{product}: demo-validation-01 was made of other maps")
 
 
@@ -84,7 +84,7 @@ def test_labels_of_other_pictures_are_named(audited: Path) -> None:
     hashes[2] = sha256(b"another")
     place = table.column_names.index("image_sha256")
     path.write_bytes(to_parquet(table.set_column(place, "image_sha256", pa.array(hashes))))
-    (fault,) = find_lineage_faults(str(audited))
+    (fault,) = find_lineage_faults(Atlas.open(str(audited)))
     assert fault.startswith(
         "labels/otsu: demo-validation-00: the label of scene_000002 (row 2) belongs to another image"
     )
@@ -94,7 +94,7 @@ def test_labels_of_other_pictures_are_named(audited: Path) -> None:
 def test_what_cannot_be_read_is_named(audited: Path, damage: bytes) -> None:
     (audited / "labels" / "otsu" / "commits" / "demo-validation-00.json").write_bytes(damage)
     (audited / "labels" / "otsu" / "labels" / "demo-validation-01.parquet").write_bytes(damage)
-    faults = find_lineage_faults(str(audited))
+    faults = find_lineage_faults(Atlas.open(str(audited)))
     assert len(faults) == 2
     assert any("demo-validation-01.parquet cannot be read" in fault for fault in faults)
     assert any("commits/demo-validation-00.json" in fault for fault in faults)
@@ -102,10 +102,10 @@ def test_what_cannot_be_read_is_named(audited: Path, damage: bytes) -> None:
 
 def test_what_was_not_made_of_every_tar_is_no_fault(audited: Path) -> None:
     (audited / "labels" / "otsu" / "commits" / "demo-validation-00.json").unlink()
-    assert find_lineage_faults(str(audited)) == []
-    assert build_lineage_table(str(audited)).num_rows == 2 * TARS - 1
+    assert find_lineage_faults(Atlas.open(str(audited))) == []
+    assert build_lineage_table(Atlas.open(str(audited))).num_rows == 2 * TARS - 1
 
 
 def test_a_folder_that_is_no_product_is_refused(audited: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no commits"):
-        build_lineage_table(str(audited), [str(tmp_path / "nothing")])
+        build_lineage_table(Atlas.open(str(audited)), [str(tmp_path / "nothing")])

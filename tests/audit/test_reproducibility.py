@@ -15,7 +15,7 @@ from schemas.errors import UsageError
 
 
 def test_a_rerun_is_equal_bit_by_bit_and_another_batch_size_next_to_nothing_off(finished: Path) -> None:
-    table = build_reproducibility_table(str(finished))
+    table = build_reproducibility_table(Atlas.open(str(finished)))
     assert table.schema.equals(REPRODUCIBILITY)
     rows = table.to_pylist()
     whose = [(None, None), *((method, target) for method in FAST for target in ("label", "predicted"))]
@@ -37,7 +37,7 @@ def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finish
     maps[2, 0] = before[::-1, ::-1]
     found = {
         (row["kind"], row["method"], row["target"]): row
-        for row in build_reproducibility_table(str(finished)).to_pylist()
+        for row in build_reproducibility_table(Atlas.open(str(finished))).to_pylist()
     }
     changed = found[SAME_BATCH, "legrad", "label"]
     assert changed["equal_share"] == 15 / 16
@@ -56,7 +56,7 @@ def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: 
         return original(self, batch)
 
     monkeypatch.setattr(Worker, "_start_batch", counting)
-    table = build_reproducibility_table(str(finished), rows=8, methods=["legrad"])
+    table = build_reproducibility_table(Atlas.open(str(finished)), rows=8, methods=["legrad"])
     assert set(table["recomputed"].to_pylist()) == {8}
     batches = len(explained) - 8  # beside each sample alone
     assert batches in (2, 3)  # of 5
@@ -68,7 +68,7 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     members[0] = (members[0][0], jpeg(99))
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     said: list[str] = []
-    table = build_reproducibility_table(str(finished), say=said.append)
+    table = build_reproducibility_table(Atlas.open(str(finished)), say=said.append)
     assert said[0] == "16 samples of 3 shards are recomputed twice, by 3 methods"
     assert [note.split(":")[0] for note in said[1:]] == ["part-1", "part-2"]
     assert "s0012 cannot be recomputed: its image has changed" in said[2]
@@ -78,4 +78,4 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
 
 def test_no_such_method_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match="has no maps of 'nothing'"):
-        build_reproducibility_table(atlas.objects.url, methods=["nothing"])
+        build_reproducibility_table(atlas, methods=["nothing"])

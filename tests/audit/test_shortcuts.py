@@ -29,7 +29,7 @@ def search(folder: Path, shortcut: bool, seed: int) -> ShortcutTables:
     url = str(folder / "atlas")
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS, targets=("label",)), url)
     run(url, INLINE)
-    return find_shortcuts(url)
+    return find_shortcuts(Atlas.open(url))
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,13 @@ def test_every_map_is_in_one_cluster_and_the_tables_agree(planted: ShortcutTable
 
 def test_what_the_atlas_has_not_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match=r"no maps of 'rise'; it has attention, legrad"):
-        find_shortcuts(atlas.objects.url, methods=["legrad", "rise"])
+        find_shortcuts(atlas, methods=["legrad", "rise"])
     with pytest.raises(UsageError, match="no target 'second'"):
-        find_shortcuts(atlas.objects.url, "second")  # type: ignore[arg-type]
+        find_shortcuts(atlas, "second")  # type: ignore[arg-type]
 
 
 def test_classes_without_a_map_are_not_ranked_and_maps_that_say_nothing_are_counted(atlas: Atlas) -> None:
-    found = find_shortcuts(atlas.objects.url, "predicted", ["uniform", "legrad"])
+    found = find_shortcuts(atlas, "predicted", ["uniform", "legrad"])
     assert of(found.classes, "uniform") == []
     rows = of(found.classes, "legrad")
     assert {row["class"] for row in rows} == set(atlas.samples(["prediction"])["prediction"].to_pylist())

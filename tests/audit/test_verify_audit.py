@@ -15,7 +15,7 @@ from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
 from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
 from pipeline.audit.publication.manifest import write_manifest
 from pipeline.audit.publication.verify_audit import verify_audit
-from pipeline.store import ObjectStore
+from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas.audit_records import MANIFEST
 from schemas.base import sha256
@@ -177,8 +177,8 @@ def test_a_bucket_is_checked_and_described_alike(published: Path) -> None:
             objects.put(str(path.relative_to(published)), path.read_bytes())
     assert list(verify_audit(objects.url)) == []
     url = str(published.parents[1])
-    assert render_dataset_card(url, objects.url, PUBLICATION) == (published / CARD_NAME).read_bytes()
-    assert build_croissant(url, objects.url, PUBLICATION) == (published / CROISSANT_NAME).read_bytes()
+    assert render_dataset_card(Atlas.open(url), objects.url, PUBLICATION) == (published / CARD_NAME).read_bytes()
+    assert build_croissant(Atlas.open(url), objects.url, PUBLICATION) == (published / CROISSANT_NAME).read_bytes()
 
 
 def test_a_folder_that_was_never_published_is_refused(folder: Path) -> None:

@@ -131,7 +131,7 @@ def test_what_has_no_mask_is_left_out_and_counted(tmp_path: Path, caplog: pytest
         assert keys(dataset) == ["s000", "s001", "s005"]
     assert dataset.skipped == {"no_mask": 2, "not_top1": 1, "undecodable": 1, "empty": 1}
     assert (
-        "left out of 1 shards, having no mask to learn from: 1 empty, 2 no_mask, 1 not_top1, 1 undecodable"
+        "samples of 1 shards without a usable mask were skipped: 1 empty, 2 no_mask, 1 not_top1, 1 undecodable"
         in caplog.text
     )
 
@@ -235,10 +235,10 @@ def test_an_image_tar_may_be_damaged_behind_what_was_labelled(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("images", "masks", "says"),
     [
-        (picture(0), masked(1), r"masks/one.tar: has s001, which .*images/one.tar has not"),
-        (picture(0) + picture(1), masked(1) + masked(0), "has s000, which .* has not, or not in this order"),
-        (picture(0), masked(0)[:1], r"s000.json does not say status and label"),
-        (picture(0), masked(0)[1:], "s000 is said to have a mask; it or the picture in .*images/one.tar is missing"),
+        (picture(0), masked(1), r"masks/one.tar: has s001, which .*images/one.tar does not have in this order"),
+        (picture(0) + picture(1), masked(1) + masked(0), "has s000, which .* does not have in this order"),
+        (picture(0), masked(0)[:1], r"s000.json has no status and label"),
+        (picture(0), masked(0)[1:], "s000 must have a mask, but it or the image in .*images/one.tar is missing"),
         (picture(0), [("s000.mask.png", b"junk"), ("s000.json", about())], "s000.mask.png: cannot be read as a PNG"),
         (
             picture(0),
@@ -250,9 +250,9 @@ def test_an_image_tar_may_be_damaged_behind_what_was_labelled(tmp_path: Path) ->
             [("s000.mask.png", png(mask_of(0, (41, 30)))), ("s000.json", about())],
             r"images/one.tar: s000 is 40×30 pixels, its mask in .*masks/one.tar 41×30",
         ),
-        (picture(0), [("s000.json", b'{"status": "ok", "label": null}')], "s000.json does not say status and label"),
+        (picture(0), [("s000.json", b'{"status": "ok", "label": null}')], "s000.json has no status and label"),
         ([("s000.jpg", b"\xff\xd8\xffjunk")], masked(0), r"images/one.tar: s000 has a mask, but cannot be decoded"),
-        ([("s000.cls", b"3"), *picture(1)], masked(0), "s000 is said to have a mask; it or the picture in"),
+        ([("s000.cls", b"3"), *picture(1)], masked(0), "s000 must have a mask, but it or the image in"),
     ],
 )
 def test_masks_that_do_not_fit_are_named(
@@ -287,6 +287,6 @@ def test_tars_that_are_not_there_are_named(tmp_path: Path) -> None:
 def test_no_shell_command_is_run(tmp_path: Path, side: int) -> None:
     sources: list = list(shards(tmp_path))
     sources[side] = [f"pipe:touch {tmp_path}/ran", "x.tar"]
-    with pytest.raises(UsageError, match="is a shell command, and none is run here"):
+    with pytest.raises(UsageError, match="is a shell command, which is not run here"):
         MaskDataset(*sources)
     assert not (tmp_path / "ran").exists()

@@ -90,11 +90,11 @@ _CONTEXT: dict[str, Any] = {
 _Node = dict[str, Any]
 
 
-def build_croissant(url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
+def build_croissant(atlas: Atlas, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
     """Describe the folder of an audit, except for this description and the manifest, which are written last.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas.
         out: folder or URL of the audit.
         publication: facts that only the publisher knows.
 
@@ -105,7 +105,7 @@ def build_croissant(url: str, out: str, publication: PublicationRecord = DEFAULT
     Raises:
         UsageError: there is no atlas, or the folder holds no audit.
     """
-    atlas, objects = Atlas.open(url), ObjectStore(out)
+    objects = ObjectStore(out)
     about = AuditRecord.read(objects.get(ABOUT), ABOUT)
     tables = list(find_tables(objects))
     name = publication.name or default_dataset_name(atlas)

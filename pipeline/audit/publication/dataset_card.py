@@ -71,12 +71,12 @@ PROTOCOL = (
 
 
 def render_dataset_card(
-    url: str, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False
+    atlas: Atlas, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False
 ) -> bytes:
     """Render the card of an audit whose tables exist.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas.
         out: folder or URL of the audit.
         publication: facts that only the publisher knows.
         pictures: the report shows thumbnails of the images, which have a licence of their own.
@@ -87,7 +87,7 @@ def render_dataset_card(
     Raises:
         UsageError: there is no atlas, or the folder holds no audit.
     """
-    atlas, objects = Atlas.open(url), ObjectStore(out)
+    objects = ObjectStore(out)
     about = AuditRecord.read(objects.get(ABOUT), ABOUT)
     tables = list(find_tables(objects))
     counts = _count_statuses(objects, tables)

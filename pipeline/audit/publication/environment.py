@@ -15,16 +15,12 @@ _ARTIFACT = "artifact"
 """Option of a method that is a local file; its hash is in ``artifacts``."""
 
 
-def collect_environment(url: str) -> EnvironmentRecord:
+def collect_environment(atlas: Atlas) -> EnvironmentRecord:
     """Collect ``environment.json``, which is the same for all calls on one machine.
-
-    Args:
-        url: local path or URL of the atlas.
 
     Raises:
         RunFailedError: a commit of the atlas cannot be read.
     """
-    atlas = Atlas.open(url)
     run, spec, model = atlas.run, atlas.run.spec, atlas.run.model
     return EnvironmentRecord(
         audit={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},

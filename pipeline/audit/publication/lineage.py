@@ -27,11 +27,11 @@ _LABEL_TABLES = "labels"
 """Folder of the label tables in a folder of labels."""
 
 
-def build_lineage_table(url: str, external_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
+def build_lineage_table(atlas: Atlas, external_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
     """Return ``schemas.audit_tables.LINEAGE``, by shard and product.
 
     Args:
-        url: local path or URL of the atlas; labels and scores in it are included.
+        atlas: the atlas; labels and scores in it are included.
         external_dirs: folders or URLs of products outside of the atlas.
         out: folder or URL of the audit.
 
@@ -39,7 +39,6 @@ def build_lineage_table(url: str, external_dirs: Sequence[str] = (), out: str | 
         UsageError: an external folder is no product of the atlas.
         RunFailedError: a commit of the atlas cannot be read.
     """
-    atlas = Atlas.open(url)
     rows = concurrent_map(partial(_shard_rows, atlas, find_products(atlas, external_dirs, out)), atlas.shard_names)
     return pa.Table.from_pylist([row for shard_rows in rows for row in shard_rows], schema=LINEAGE)
 
@@ -53,21 +52,20 @@ def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -
     return rows
 
 
-def find_lineage_faults(url: str, external_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
+def find_lineage_faults(atlas: Atlas, external_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
     """Return a sentence for each break of the chain; it begins with the product.
 
     A shard may have been computed again after labels were made from it, or labels may belong to other images than those
     in the atlas. Whether objects match their commits is verified by ``manifest.verify_manifest``.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas.
         external_dirs: folders or URLs of products outside of the atlas.
         out: folder or URL of the audit.
 
     Raises:
         UsageError, RunFailedError: see ``build_lineage_table``.
     """
-    atlas = Atlas.open(url)
     return [
         f"{name}: {fault}"
         for name, objects in find_products(atlas, external_dirs, out).items()

@@ -20,6 +20,7 @@ from pipeline.audit.report.gallery_data import (
 from pipeline.audit.report.js_encoding import read_color_map, to_base64, to_script
 from pipeline.audit.report.load_tables import AuditTables, read_audit
 from pipeline.audit.report.page import render_page
+from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.utils.io import refuse_commands
@@ -35,29 +36,27 @@ _CLASSES = "data/classes"
 
 
 def write_report(
-    url: str,
+    atlas: Atlas,
     out: str,
     target: TargetKind = "label",
     names: Sequence[str] = (),
     thumbnails: bool = True,
     images: int = 50_000,
     seed: int = 0,
-    address: str | None = None,
-    allow_pipe: bool = False,
+    options: ComputeOptions = ComputeOptions(),
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Write the report of an audit, and remove files of an earlier one. Equal inputs give equal bytes.
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas.
         out: folder or URL of its audit, which gets ``report/index.html`` and the files that belong to it.
         target: target kind of the audited maps. The gallery shows all target kinds of the atlas.
         names: names of the classes by class id; empty shows numbers.
         thumbnails: show small copies of the images. Without them only maps leave the dataset.
         images: largest number of images in the gallery, chosen at random. All tables are of all images.
         seed: random seed of the choice.
-        address: address of a Ray cluster, see ``parallel_map``.
-        allow_pipe: allow images that are read from shell commands.
+        options: where it is computed; may shell commands be run to read images.
         say: called with the number of images, and with or without thumbnails.
 
     Returns:
@@ -67,11 +66,11 @@ def write_report(
         UsageError: no audit of this atlas and target kind, no image with maps, or not all classes are named.
         CorruptShardError: images cannot be read, or are not those of the atlas.
     """
-    atlas = Atlas.open(url)
+    url = atlas.objects.url
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
     if thumbnails:
-        refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
+        refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     tables, selections = read_audit(atlas, out, target), sample_images(atlas, images, seed)
     if not selections:
         raise UsageError(f"{url}: has no sample with maps that a report could show")
@@ -80,8 +79,8 @@ def write_report(
     say(f"report: {count} images of {len(selections)} shards, {'with' if thumbnails else 'without'} thumbnails")
     objects = ObjectStore(f"{tables.objects.url}/{REPORT}")
     with Lease(objects):
-        work = partial(write_chunks, atlas.objects.url, tables.objects.url, objects.url, methods, thumbnails)
-        columns_by_shard = dict(parallel_map(work, selections, "report", address))
+        work = partial(write_chunks, atlas, tables.objects.url, objects.url, methods, thumbnails)
+        columns_by_shard = dict(parallel_map(work, selections, "report", options.address))
         columns = ImageColumns.concat([columns_by_shard[selection.shard] for selection in selections])
         chunks = {chunk_name(int(number)) for number in np.unique(columns.images["chunk"])}
         contents = _data_scripts(atlas, tables, methods, names, columns, thumbnails)

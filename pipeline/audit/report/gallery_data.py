@@ -105,7 +105,7 @@ def chunk_name(number: int) -> str:
 
 
 def write_chunks(
-    url: str, audit: str, out: str, methods: Sequence[str], thumbnails: bool, selection: ShardSelection
+    atlas: Atlas, audit: str, out: str, methods: Sequence[str], thumbnails: bool, selection: ShardSelection
 ) -> tuple[str, ImageColumns]:
     """Write the chunks of a shard.
 
@@ -114,7 +114,7 @@ def write_chunks(
     [blocks, methods]; and float32 [images, methods, MAP_STATISTICS].
 
     Args:
-        url: local path or URL of the atlas.
+        atlas: the atlas.
         audit: folder or URL of the audit.
         out: folder or URL of the report.
         methods: names of methods, in the order in which their maps are stored.
@@ -127,7 +127,7 @@ def write_chunks(
     Raises:
         CorruptShardError: images cannot be read, or are not those of the atlas.
     """
-    atlas, objects = Atlas.open(url), ObjectStore(out)
+    objects = ObjectStore(out)
     shard, ordinals = atlas.shard(selection.shard), np.array(selection.ordinals)
     targets = atlas.run.spec.targets
     maps = np.stack([[to_uint8(shard.maps(name, target)[ordinals]) for target in targets] for name in methods])

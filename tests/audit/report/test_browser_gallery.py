@@ -149,7 +149,7 @@ def test_shards_that_were_not_asked_for_lately_are_dropped(visit: Open, copy: Re
 
 
 def test_without_pictures_maps_are_drawn_on_grey(visit: Open, copy: Reported) -> None:
-    write_report(copy.atlas.objects.url, str(copy.audit), thumbnails=False)
+    write_report(copy.atlas, str(copy.audit), thumbnails=False)
     page = visit("#view=gallery&show=outline&method=legrad", copy.folder)
     settled(page)
     assert page.locator("#gallery-opacity").count() == 0

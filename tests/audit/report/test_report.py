@@ -129,19 +129,19 @@ def test_without_pictures_no_picture_is_in_it_and_no_tar_is_read(copy: Reported,
     for shard in record["shards"]:
         shard["url"] = "/nowhere.tar"
     (elsewhere / "run.json").write_text(json.dumps(record))
-    write_report(str(elsewhere), str(copy.audit), thumbnails=False)
+    write_report(Atlas.open(str(elsewhere)), str(copy.audit), thumbnails=False)
     assert all(told(path)[1]["thumbnails"] is None for path in (copy.folder / "data" / "chunks").iterdir())
     assert not any(b"/9j/" in data for data in content(copy.folder).values())  # how a JPEG begins
     with pytest.raises(CorruptShardError):
-        write_report(str(elsewhere), str(copy.audit))
+        write_report(Atlas.open(str(elsewhere)), str(copy.audit))
 
 
 def test_the_same_again_is_the_same_and_of_fewer_images_nothing_stays(copy: Reported) -> None:
     url, before = copy.atlas.objects.url, content(copy.folder)
-    write_report(url, str(copy.audit), names=NAMES)
+    write_report(Atlas.open(url), str(copy.audit), names=NAMES)
     assert content(copy.folder) == before
     (copy.folder / "data" / "classes" / "99.js").write_text("of another report")
-    write_report(url, str(copy.audit), names=NAMES, images=20, seed=3)
+    write_report(Atlas.open(url), str(copy.audit), names=NAMES, images=20, seed=3)
     index, names = index_of(copy.folder), set(content(copy.folder))
     assert index["count"] == 20
     assert np.all(np.diff(index["row"]) > 0)
@@ -223,7 +223,7 @@ def test_it_says_in_a_sentence_whether_maps_came_out_the_same_again(reported: Re
 
 
 def test_without_pictures_nothing_is_called_an_image_that_is_a_map(copy: Reported) -> None:
-    write_report(copy.atlas.objects.url, str(copy.audit), thumbnails=False)
+    write_report(copy.atlas, str(copy.audit), thumbnails=False)
     page = (copy.folder / "index.html").read_text()
     assert "Open the central map" in page
     assert "Open the central image" not in page
@@ -258,7 +258,7 @@ def test_where_no_class_raises_an_alarm_the_nearest_are_shown_and_it_says_so(cop
     table = pq.read_table(copy.audit / "shortcuts.parquet")
     calm = table.set_column(table.schema.get_field_index("alarm"), table.schema.field("alarm"), [[False] * len(table)])
     pq.write_table(calm, copy.audit / "shortcuts.parquet")
-    write_report(copy.atlas.objects.url, str(copy.audit), thumbnails=False)
+    write_report(copy.atlas, str(copy.audit), thumbnails=False)
     page = (copy.folder / "index.html").read_text()
     assert "No class raises an alarm." in page
     assert page.count('<li class="suspect panel">') == 3
@@ -267,14 +267,14 @@ def test_where_no_class_raises_an_alarm_the_nearest_are_shown_and_it_says_so(cop
 def test_what_cannot_be_reported_is_refused(copy: Reported, tmp_path: Path) -> None:
     url = copy.atlas.objects.url
     with pytest.raises(UsageError, match=r"is no audit \(it has no about\.json\)"):
-        write_report(url, str(tmp_path / "nothing"))
+        write_report(Atlas.open(url), str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="is an audit of label maps"):
-        write_report(url, str(copy.audit), "predicted")
+        write_report(Atlas.open(url), str(copy.audit), "predicted")
     with pytest.raises(UsageError, match="has 10 classes, not the 1 that are named"):
-        write_report(url, str(copy.audit), names=["cat"])
+        write_report(Atlas.open(url), str(copy.audit), names=["cat"])
     (copy.audit / "shortcuts.parquet").unlink()
     with pytest.raises(UsageError, match=r"has no shortcuts\.parquet"):
-        write_report(url, str(copy.audit))
+        write_report(Atlas.open(url), str(copy.audit))
 
 
 def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
@@ -283,9 +283,7 @@ def test_it_stands_in_a_store_of_any_kind(copy: Reported) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(copy.audit), "/published/audit", recursive=True)
     shutil.rmtree(copy.folder)
-    assert write_report(copy.atlas.objects.url, "memory://published/audit", names=NAMES).endswith(
-        "audit/report/index.html"
-    )
+    assert write_report(copy.atlas, "memory://published/audit", names=NAMES).endswith("audit/report/index.html")
     memory.get("/published/audit/report", str(copy.folder), recursive=True)
     assert index_of(copy.folder)["count"] == 259
     memory.rm("/published", recursive=True)
@@ -295,7 +293,7 @@ def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reporte
     from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 
     url, out = reported.atlas.objects.url, str(tmp_path / "one")
-    audit_atlas(url, out, "predicted", ["legrad"], extent=AuditOptions(0, 0, 0, pictures=False))
-    write_report(url, out, "predicted", images=9)
+    audit_atlas(Atlas.open(url), out, "predicted", ["legrad"], extent=AuditOptions(0, 0, 0, pictures=False))
+    write_report(Atlas.open(url), out, "predicted", images=9)
     assert "Agreement of methods" not in (Path(out) / "report" / "index.html").read_text()
     assert Atlas.open(url).methods == METHODS

@@ -1,0 +1,136 @@
+"""The driver of derived products, with a product of two lines: a number for each shard, and their sum."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import crash_after, in_one_process
+
+from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.store import Atlas, ObjectStore
+from schemas.base import Record
+from schemas.commits import DerivedCommit
+from schemas.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def one_process():
+    with in_one_process():
+        yield
+
+
+class CountRecord(Record):
+    """Settings: what is added to each count, and a remark that may differ."""
+
+    added: int
+    remark: str = ""
+
+
+class Counts(DerivedProduct[None, int]):
+    """``counts/<shard>`` with the number of samples, and ``sum``."""
+
+    about: CountRecord
+    may_differ = ("remark",)
+
+    def __init__(self, atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settings: object) -> None:
+        super().__init__(atlas, ObjectStore(str(out)), CountRecord(**({"added": 0} | settings)), "count")
+        self.items = items
+        self.computed: list[str] = []
+
+    def is_complete(self, commit: DerivedCommit) -> bool:
+        return set(self.items) <= set(commit.items)
+
+    def shard_function(self) -> Callable[[ShardTask[None]], ShardResult]:
+        return partial(count, self.about.added, self.items, self.computed)
+
+    def remove_summary(self) -> None:
+        self.objects.delete("sum")
+
+    def finish(self, commits: Mapping[str, DerivedCommit]) -> int:
+        total = sum(int(self.objects.get(f"counts/{shard}")) for shard in commits)
+        self.objects.put("sum", str(total).encode())
+        return total
+
+
+def count(added: int, items: tuple[str, ...], computed: list[str], task: ShardTask[None]) -> ShardResult:
+    computed.append(task.shard)
+    rows = task.atlas.record(task.shard).rows
+    written = task.objects.put(f"counts/{task.shard}", str(rows + added).encode())
+    return ShardResult((written,), {"rows": rows}, tuple(dict.fromkeys((*task.previous_items, *items))))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def opened(finished: Path) -> Atlas:
+    return Atlas.open(str(finished))
+
+
+def test_a_shard_is_computed_once_for_each_settings_maps_and_items(finished: Path, tmp_path: Path) -> None:
+    def computed(*items: str) -> list[str]:
+        product = Counts(opened(finished), tmp_path, items)
+        assert derive(product) == 16
+        return product.computed
+
+    shards = ["part-0", "part-1", "part-2"]
+    assert computed("a") == shards
+    assert computed("a") == []
+    assert computed("a", "b") == shards
+    assert computed("b") == []
+    (tmp_path / "counts" / "part-1").unlink()
+    assert computed("a") == ["part-1"]
+    commit = tmp_path / "commits" / "part-2.json"
+    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"parent": "sha256:0"}))
+    assert computed("a") == ["part-2"]
+    commit.write_text("{")
+    assert computed("a") == ["part-2"]
+
+
+def test_after_a_crash_at_any_operation_the_bytes_are_the_same(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derive(Counts(opened(finished), tmp_path / "whole"))
+    for number in range(1, 40):
+        out = tmp_path / f"out-{number}"
+        with crash_after(number, monkeypatch) as crash:
+            derive(Counts(opened(finished), out))
+        derive(Counts(opened(finished), out))
+        assert content(out) == content(tmp_path / "whole")
+        if not crash.happened:
+            break
+    assert 8 < number < 39
+
+
+def test_no_summary_outlives_what_it_is_made_of(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever a command is stopped after a shard is gone from the atlas, there is no sum, or the right one."""
+    commit = finished / "commits" / "part-1.json"
+    for number in range(1, 40):
+        out = tmp_path / f"out-{number}"
+        assert derive(Counts(opened(finished), out)) == 16
+        commit.rename(tmp_path / "part-1.json")
+        with crash_after(number, monkeypatch) as crash:
+            derive(Counts(opened(finished), out))
+        if not (out / "counts" / "part-1").exists() and (out / "sum").exists():
+            assert (out / "sum").read_bytes() == b"9"
+        assert derive(Counts(opened(finished), out)) == 9
+        assert not list(out.rglob("*part-1*"))
+        (tmp_path / "part-1.json").rename(commit)
+        if not crash.happened:
+            break
+    assert 6 < number < 39
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(finished: Path, tmp_path: Path) -> None:
+    derive(Counts(opened(finished), tmp_path, remark="first"))
+    derive(Counts(opened(finished), tmp_path, remark="second"))
+    before = content(tmp_path)
+    with pytest.raises(UsageError, match=r"holds something else .*added is 0, not 1.*; name another --out"):
+        derive(Counts(opened(finished), tmp_path, added=1))
+    with pytest.raises(UsageError, match="holds an atlas; name another --out"):
+        derive(Counts(opened(finished), finished))
+    assert content(tmp_path) == before
