@@ -19,11 +19,10 @@ from jobs.params import (
     split_names,
     target_option,
 )
+from pipeline.audit.exports import EXPORTERS
 from schemas.errors import RunFailedError, UsageError
 from schemas.text import escape_control
 
-EXPORTS = ("virelay", "quantus")
-"""The exporters of pipeline.audit; importing it for ``--help`` would take seconds."""
 _MAX_LISTED = 10
 """Classes that are printed."""
 
@@ -82,9 +81,9 @@ _MAX_LISTED = 10
     "--export",
     "exports",
     default="",
-    shell_complete=complete_list(lambda context: EXPORTS),
+    shell_complete=complete_list(lambda context: EXPORTERS),
     metavar="A,B",
-    help=f"Export for other programs: {', '.join(EXPORTS)}.",
+    help=f"Export for other programs: {', '.join(EXPORTERS)}.",
 )
 @click.option(
     "--lineage-dir",

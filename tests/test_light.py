@@ -15,5 +15,5 @@ def test_nothing_that_needs_no_network_loads_torch(module: str) -> None:
 
 
 def test_the_command_line_lists_formats_without_what_writes_them() -> None:
-    code = "import sys, jobs.label; sys.exit(bool({'numpy', 'cv2', 'pyarrow'} & sys.modules.keys()))"
+    code = "import sys, jobs.audit, jobs.label; sys.exit(bool({'numpy', 'cv2', 'pyarrow'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

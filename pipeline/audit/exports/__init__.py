@@ -1,9 +1,15 @@
-"""Exports of an audit, one file for each program that reads them."""
+"""Exports of an audit, one file for each program that reads them, and their registry."""
 
-from pipeline.audit.exports.base import AuditExporter
-from pipeline.audit.exports.quantus import QuantusExporter
-from pipeline.audit.exports.virelay import VirelayExporter
+from typing import TYPE_CHECKING
 
-EXPORTERS: dict[str, AuditExporter] = {"virelay": VirelayExporter(), "quantus": QuantusExporter()}
+from pipeline.utils.lazy_registry import LazyRegistry
+
+if TYPE_CHECKING:
+    from pipeline.audit.exports.base import AuditExporter
+
+EXPORTERS: "LazyRegistry[AuditExporter]" = LazyRegistry(
+    "pipeline.audit.exports", {"virelay": "virelay.VirelayExporter", "quantus": "quantus.QuantusExporter"}
+)
+"""All exports by name. An entry registers the exporter whose class is in a module of this package."""
 
 __all__ = ["EXPORTERS"]
