@@ -23,6 +23,7 @@ check: $(READY)  ## lint, types, import rules, dependencies, pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/examples
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
 	$(SITE)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from pipeline.demo.counting import (
+from counting_task import (
     counting_accuracy,
     normalize_cells,
     sample_cell_images,
@@ -15,6 +14,7 @@ from pipeline.demo.counting import (
     train_counter,
     train_diffmask,
 )
+
 from pipeline.explain import explain
 
 

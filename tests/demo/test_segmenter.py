@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segmenter
 import torch
 import yaml
-
-from pipeline.demo import segmenter
-from pipeline.demo.segmenter import (
+from segmenter import (
     DEFAULT_POLICY,
     Segmenter,
     mean_iou,
@@ -18,6 +17,7 @@ from pipeline.demo.segmenter import (
     train_segmenter,
     write_true_masks,
 )
+
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import MaskDataset, MaskSample, iter_labels, label
 from pipeline.label.calibrate import mask_overlap

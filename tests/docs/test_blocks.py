@@ -88,7 +88,7 @@ def check_yaml(text: str, source: str) -> None:
 
 
 def check_command(line: str) -> None:
-    """``vitatlas`` wherever it stands in a line, targets of make, modules of this house: they are there, and parse."""
+    """Check that a ``vitatlas`` command parses, and that make targets, modules and scripts exist."""
     words = shlex.split(line, comments=True)
     if "vitatlas" in words:
         parse(words[words.index("vitatlas") + 1 :])
@@ -97,6 +97,8 @@ def check_command(line: str) -> None:
         assert set(words[1:]) <= set(targets)
     elif "-m" in words and words[words.index("-m") + 1].startswith(("pipeline.", "jobs.")):
         assert importlib.util.find_spec(words[words.index("-m") + 1])
+    elif words[:1] == ["python"] and len(words) > 1 and words[1].endswith(".py"):
+        assert (ROOT / words[1]).is_file()
 
 
 def parse(words: list[str]) -> None:

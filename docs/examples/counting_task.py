@@ -1,6 +1,6 @@
 """Counting task: faithfulness of maps where the evidence of the model is known.
 
-``python -m pipeline.demo.counting`` trains all models and prints the table of ``docs/explanation/counting.md``.
+``python docs/examples/counting_task.py`` trains all models and prints the table of ``docs/explanation/counting.md``.
 
 An image is a grid of 3 × 3 solid cells, one per patch, each of one of six colors; its class is the number of red cells.
 A model that counts must tell the red cells from the others and nothing else, so a faithful map has one value on the red

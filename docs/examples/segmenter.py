@@ -1,4 +1,4 @@
-"""Segmentation model trained on pseudo-masks, compared with true masks: ``python -m pipeline.demo.segmenter DIR``.
+"""Segmentation model trained on pseudo-masks, compared with true masks: ``python docs/examples/segmenter.py DIR``.
 
 It predicts the class of each pixel, as in semantic segmentation: background or one of the ten classes. Objects of the
 synthetic dataset are defined by texture and colors together, so "object" without a class is not defined. Both models
