@@ -22,7 +22,7 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in ("get", "put", "exists", "delete", "create"):
         replace(ObjectStore, name, _counting(name, getattr(ObjectStore, name), counts))
-    list_, walk = ObjectStore.list, ObjectStore.walk
+    list_, walk = ObjectStore.list, ObjectStore.list_all
 
     def listing(self: ObjectStore, folder: str) -> list[str]:
         found = list_(self, folder)

@@ -23,7 +23,7 @@ from torch import nn
 from pipeline.demo.train_model import MODEL
 from pipeline.explain.anatomy import SUPPORTED_ATTENTIONS, SUPPORTED_BLOCKS
 from pipeline.store import ObjectStore
-from pipeline.store.object_store import unfinished
+from pipeline.utils.atomic_write import is_temp_file
 from schemas.run import ModelSpec
 
 DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
@@ -185,7 +185,7 @@ def same_bytes(first: Path, second: Path) -> None:
 def _objects(root: Path) -> list[str]:
     """Everything in a folder but what a writer that was killed may leave behind: a hidden, unfinished object."""
     files = (path for path in root.rglob("*") if path.is_file())
-    return sorted(str(path.relative_to(root)) for path in files if not unfinished(path.name))
+    return sorted(str(path.relative_to(root)) for path in files if not is_temp_file(path.name))
 
 
 @contextmanager

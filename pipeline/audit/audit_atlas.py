@@ -161,6 +161,6 @@ def _refuse_others(objects: ObjectStore, extent: AuditOptions) -> None:
             raise UsageError(f"{objects.url}: holds an export to {kind}; say --export {kind} as well, or remove it")
     if not objects.exists(ABOUT):
         began = (*get_args(MetricSuite), LEASE)  # what a call that was stopped early may have left
-        for name, _ in objects.walk():
+        for name, _ in objects.list_all():
             if name.partition("/")[0] not in began:
                 raise UsageError(f"{objects.url}: holds {name}, which is of no audit; name an empty folder with --out")

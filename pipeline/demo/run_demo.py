@@ -163,7 +163,7 @@ def images_per_second(atlas: Atlas) -> dict[str, float]:
 
 def _compare(expected: Estimate, atlas: Atlas) -> dict[str, dict[str, float]]:
     """Return estimated and measured cost of the run, and their ratio."""
-    sizes = [size for name, size in atlas.objects.walk() if name.split("/")[0] in (RUN, MAPS, SAMPLES, COMMITS)]
+    sizes = [size for name, size in atlas.objects.list_all() if name.split("/")[0] in (RUN, MAPS, SAMPLES, COMMITS)]
     actor_seconds = sum(commit.seconds["total"] for commit in atlas.commits.values())
     pairs = {
         "actor_seconds": (3600 * expected.actor_hours, actor_seconds),

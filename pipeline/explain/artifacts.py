@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pipeline.utils.atomic_write import write_atomically
 from schemas.artifacts import METADATA_KEY, ArtifactRecord
 from schemas.errors import UsageError
 
@@ -31,19 +32,8 @@ class Artifact:
 
 def write_artifact(path: Path, tensors: dict[str, Tensor], record: ArtifactRecord) -> None:
     """Write an artifact atomically."""
-    write_atomically(
-        path,
-        save(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: record.to_bytes().decode()}
-        ),
-    )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a local file atomically; an existing one is replaced."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomically(str(path), save(contiguous, {METADATA_KEY: record.to_bytes().decode()}))
 
 
 def read_artifact(path: str) -> Artifact:

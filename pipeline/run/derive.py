@@ -130,7 +130,7 @@ def derive(product: DerivedProduct[Input, Result], options: ComputeOptions = Com
     with Lease(product.objects):
         product.objects.put(product.about_object, product.about.to_bytes())
         result = product.finish(derive_shards(product, options))
-        product.objects.sweep()
+        product.objects.remove_temp_files()
     return result
 
 

@@ -51,7 +51,7 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
             atlas = Atlas.open(url)  # another run may have committed shards while this one waited for the lease
             _clean_up(atlas)
             _execute(atlas, options, retry_failed, lease)
-            atlas.objects.sweep()
+            atlas.objects.remove_temp_files()
     finished = Atlas.open(url)
     if missing := [shard.name for shard in finished.run.shards if shard.name not in finished.committed]:
         raise RunFailedError(
@@ -72,7 +72,7 @@ def _pending_shards(atlas: Atlas, retry_failed: bool) -> list[int]:
 
 def _clean_up(atlas: Atlas) -> None:
     """Remove unfinished objects and quarantine records of earlier runs."""
-    atlas.objects.sweep()
+    atlas.objects.remove_temp_files()
     for name in atlas.objects.list(QUARANTINED):
         atlas.objects.delete(f"{QUARANTINED}/{name}")
 

@@ -56,7 +56,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
             return _check_existing(objects, requested)
         zarr_arrays.create(objects, run)
         objects.put(RUN, run.to_bytes())
-        objects.sweep()
+        objects.remove_temp_files()
     return run
 
 

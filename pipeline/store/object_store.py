@@ -1,30 +1,27 @@
-"""Objects in a folder or a bucket: the one place where an atlas is written.
+"""Object store in a local folder or a bucket. All writes to an atlas go through it.
 
-Every object is whole or absent: a folder gets a temporary file, flushed, renamed, and its folder flushed; a
-bucket gets a single request. Deleting what is not there is no error, so that anything may be done again.
+Every write is atomic: in a folder by ``write_atomically``, in a bucket by a single request. Deleting a missing object is
+no error, so every operation can be repeated.
 """
 
-import errno
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
+from pipeline.utils.atomic_write import is_temp_file, make_folder, sync_folder, write_atomically
 from pipeline.utils.concurrency import concurrent_map
 from pipeline.utils.io import PERMANENT_ERRNOS, url_to_fs
 from schemas.base import sha256
 from schemas.commits import ObjectRecord
 from schemas.errors import RunFailedError
 
-_BEGUN, _UNFINISHED = ".vitatlas-", ".part"
-
 
 class ObjectStore:
-    """Objects below one URL, by their relative path.
+    """Objects below one URL, named by their relative path.
 
     Args:
         url: a local path or any fsspec URL.
@@ -38,45 +35,60 @@ class ObjectStore:
         self.url = os.path.abspath(self.root) if self.local else self.files.unstrip_protocol(self.root)
 
     def path(self, name: str) -> str:
-        """Full path of an object in its file system.
+        """Return the full path of an object in its file system.
 
         Raises:
-            RunFailedError: the name leads out of here. Names stand in records, which may be a stranger's.
+            RunFailedError: the name leads out of the folder. Records hold names, and may come from others.
         """
         if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
-            raise RunFailedError(f"{self.url}: {name!r} is no name of an object in it; somebody made that up")
+            raise RunFailedError(
+                f"{self.url}: {name!r} is not a valid object name; the record that holds it is damaged"
+            )
         return f"{self.root.rstrip('/')}/{name}"
 
     def put(self, name: str, data: bytes) -> ObjectRecord:
-        """Write an object whole or not at all, over whatever was there.
+        """Write an object atomically, over an existing one.
+
+        Args:
+            name: name of the object.
+            data: its contents.
 
         Raises:
-            RunFailedError: nothing can be written there: no space, no permission.
+            RunFailedError: the store is not writable: no space, no permission.
         """
         with self._writing(name):
             if self.local:
-                _replace(self.root, self.path(name), data)
+                write_atomically(self.path(name), data, self.root)
             else:
                 self.files.pipe_file(self.path(name), data)
         return ObjectRecord(path=name, size=len(data), sha256=sha256(data))
 
     def put_file(self, name: str, path: Path) -> ObjectRecord:
-        """Write an object that may be larger than memory: a local file that is not empty. As ``put`` otherwise."""
+        """Write an object that may be larger than memory, as ``put``.
+
+        Args:
+            name: name of the object.
+            path: a local file that is not empty.
+        """
         with open(path, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
             with self._writing(name):
                 if self.local:
-                    _replace(self.root, self.path(name), data)
+                    write_atomically(self.path(name), data, self.root)
                 else:
                     self.files.put_file(str(path), self.path(name))
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             return ObjectRecord(path=name, size=len(data), sha256=f"sha256:{digest}")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object only if there is none of that name, and say whether. A crash may leave it torn.
+        """Write an object only if none has its name. A crash may leave it torn.
 
         Args:
-            data: says who writes it. Where an answer got lost on its way, the next try finds the object there,
-                and only what it holds tells whose it is.
+            name: name of the object.
+            data: contents that identify the writer. If a response got lost, the retry finds the object, and only its
+                contents tell who wrote it.
+
+        Returns:
+            Whether this call wrote it.
 
         Raises:
             RunFailedError: see ``put``.
@@ -84,23 +96,23 @@ class ObjectStore:
         with self._writing(name):
             try:
                 if self.local:
-                    _make(os.path.dirname(self.path(name)))
+                    make_folder(os.path.dirname(self.path(name)))
                     with open(self.path(name), "xb") as stream:
                         stream.write(data)
                 else:
                     self.files.pipe_file(self.path(name), data, mode="create")
             except FileExistsError:
-                return not self.local and self._holds(name, data)
+                return not self.local and self._equals(name, data)
         return True
 
-    def _holds(self, name: str, data: bytes) -> bool:
+    def _equals(self, name: str, data: bytes) -> bool:
         try:
             return self.get(name) == data
-        except FileNotFoundError:  # another's, and gone again
+        except FileNotFoundError:  # it was another's and is deleted again
             return False
 
     def delete(self, name: str) -> None:
-        """Remove an object, if it is there.
+        """Delete an object if it exists.
 
         Raises:
             RunFailedError: see ``put``.
@@ -109,35 +121,40 @@ class ObjectStore:
             try:
                 if self.local:
                     os.unlink(self.path(name))
-                    _flush(os.path.dirname(self.path(name)))
+                    sync_folder(os.path.dirname(self.path(name)))
                 else:
                     self.files.rm_file(self.path(name))
             except FileNotFoundError:
                 return
 
     def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """Bytes of an object, or of a part of it. A start below 0 counts from its end.
+        """Return the bytes of an object, or of a part of it.
+
+        Args:
+            name: name of the object.
+            start: first byte; below 0 it counts from the end.
+            end: byte after the last.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the object does not exist.
         """
         data: Any = self.files.cat_file(self.path(name), start=start, end=end)
         return bytes(data)
 
     def read(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Bytes of many objects, in order, of which a few at a time are in memory.
+        """Yield the bytes of many objects in order, with only a few in memory.
 
         Raises:
-            FileNotFoundError: one is missing.
+            FileNotFoundError: an object does not exist.
         """
         return concurrent_map(self.get, names)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether an object exists."""
         return bool(self.files.exists(self.path(name)))
 
     def list(self, folder: str) -> list[str]:
-        """Names of the objects right in a folder, sorted; temporary files are not among them."""
+        """Return the names of the objects directly in a folder, sorted, without temporary files."""
         try:
             entries = self.files.ls(self.path(folder), detail=False)
         except FileNotFoundError:
@@ -145,87 +162,30 @@ class ObjectStore:
         names = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(name for name in names if not name.startswith("."))
 
-    def walk(self) -> Iterator[tuple[str, int]]:
-        """Names and lengths of all objects, sorted, with those that a killed writer left unfinished."""
-        found = self.files.find(self.root, detail=True)
-        for path in sorted(found):
-            yield path[len(self.root.rstrip("/")) + 1 :], int(found[path]["size"])
+    def list_all(self) -> Iterator[tuple[str, int]]:
+        """Yield names and sizes of all objects, sorted, temporary files included."""
+        details = self.files.find(self.root, detail=True)
+        for path in sorted(details):
+            yield path[len(self.root.rstrip("/")) + 1 :], int(details[path]["size"])
 
-    def sweep(self) -> None:
-        """Remove what killed writers left unfinished. Nobody else may be writing."""
+    def remove_temp_files(self) -> None:
+        """Remove the temporary files of killed writers. No other process may be writing."""
         if self.local and os.path.isdir(self.root):
             for name in os.listdir(self.root):
-                if unfinished(name):
-                    with suppress(FileNotFoundError):  # its writer was alive after all
+                if is_temp_file(name):
+                    with suppress(FileNotFoundError):  # its writer is alive and has renamed it
                         os.unlink(self.path(name))
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
-        """Say what stands in the way where nobody could write."""
+        """Turn errors that no retry can fix into a ``RunFailedError``."""
         try:
             yield
         except OSError as error:
-            # A bucket that does not exist is a file that was not found.
+            # A bucket that does not exist raises FileNotFoundError.
             if error.errno in PERMANENT_ERRNOS or isinstance(error, PermissionError | FileNotFoundError):
                 reason = error.strerror or error
                 raise RunFailedError(
-                    f"{self.url}: cannot write {name}: {reason}; mend that, and the same command goes on"
+                    f"{self.url}: cannot write {name}: {reason}; fix that and run the same command again to resume"
                 ) from error
             raise
-
-
-def unfinished(name: str) -> bool:
-    """Whether an object is what a killed writer left of it."""
-    return name.startswith(_BEGUN) and name.endswith(_UNFINISHED)
-
-
-def _replace(root: str, target: str, data: bytes | mmap) -> None:
-    folder = os.path.dirname(target)
-    _make(folder)
-    # Unfinished files stand in the root, where they are found without a walk over everything.
-    beside = os.stat(root).st_dev == os.stat(folder).st_dev
-    temporary = os.path.join(root if beside else folder, f"{_BEGUN}{uuid.uuid4().hex}{_UNFINISHED}")
-    try:
-        while not _renamed(temporary, target, data):
-            continue  # somebody took this writer for dead and swept up after it
-    except BaseException:
-        with suppress(FileNotFoundError):  # a signal may come right after the replacement
-            os.unlink(temporary)
-        raise
-    _flush(folder)
-
-
-def _renamed(temporary: str, target: str, data: bytes | mmap) -> bool:
-    with open(temporary, "xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    try:
-        os.replace(temporary, target)
-    except FileNotFoundError:
-        if not os.path.isdir(os.path.dirname(target)):
-            raise
-        return False
-    return True
-
-
-def _make(folder: str) -> None:
-    """A folder and those above it, each flushed into the one it stands in."""
-    if os.path.isdir(folder):
-        return
-    above = os.path.dirname(folder)
-    _make(above)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-    _flush(above)
-
-
-def _flush(folder: str) -> None:
-    """Make sure that the names in a folder outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
 from pipeline.store.atlas_shard import AtlasShard
-from pipeline.store.object_store import ObjectStore, unfinished
+from pipeline.store.object_store import ObjectStore
+from pipeline.utils.atomic_write import is_temp_file
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.base import sha256
@@ -63,8 +64,8 @@ def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: 
         verdict.damaged += [shard.name] * bool(looked.faults)
         expected |= looked.names
         progress(done, len(atlas.run.shards))
-    for name, _ in atlas.objects.walk():
-        if unfinished(name) and verdict.missing:
+    for name, _ in atlas.objects.list_all():
+        if is_temp_file(name) and verdict.missing:
             continue  # a run that goes on removes it
         if name not in expected and name.partition("/")[0] not in _DERIVED:
             verdict.faults.append(f"{name}: belongs to nothing that was committed")

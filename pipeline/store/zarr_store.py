@@ -55,7 +55,7 @@ class Source(Store):
 
     def _names(self, prefix: str) -> tuple[str, ...]:
         start = f"{self.folder}/"
-        return tuple(name.removeprefix(start) for name, _ in self.objects.walk() if name.startswith(start + prefix))
+        return tuple(name.removeprefix(start) for name, _ in self.objects.list_all() if name.startswith(start + prefix))
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()

@@ -22,6 +22,7 @@ from pipeline.explain import artifacts
 from pipeline.read import DecoderPool
 from pipeline.train.distributed import broadcast_object, rank
 from pipeline.train.image_stream import ImageStream, TrainingBatch
+from pipeline.utils.atomic_write import write_atomically
 from schemas.artifacts import ArtifactRecord
 from schemas.base import differences
 from schemas.errors import RunFailedError, UsageError
@@ -202,7 +203,7 @@ def _save_checkpoint(explainer: TrainableExplainer, identity: dict[str, Any], st
     buffer = io.BytesIO()
     content = {"identity": json.dumps(identity), "state": asdict(state), "explainer": explainer.state_dict()}
     torch.save(content, buffer)
-    artifacts.write_atomically(path, buffer.getvalue())
+    write_atomically(str(path), buffer.getvalue())
 
 
 def _resume(explainer: TrainableExplainer, identity: dict[str, Any], path: Path) -> TrainState:

@@ -154,7 +154,7 @@ def test_a_record_that_leads_out_of_the_folder_is_not_followed(folder: Path, tmp
     record["objects"][0] = {"path": "../secret", "size": 1, "sha256": sha256(b"x")}
     path.write_text(json.dumps(record))
     write_manifest(str(folder))
-    assert any("'../secret' is no name of an object in it" in fault for fault in verify_audit(str(folder)))
+    assert any("'../secret' is not a valid object name" in fault for fault in verify_audit(str(folder)))
 
 
 def test_texts_that_are_no_utf_8_are_named(folder: Path) -> None:

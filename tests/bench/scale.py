@@ -171,7 +171,7 @@ def main() -> None:
             calls = ", ".join(f"{name} {count:,}" for name, count in sorted(found.items()))
             took = f"{cpu:8.1f} s of CPU, {1000 * cpu / given.shards:7.1f} s per 1,000 shards"
             print(f"{stage:7}{took}, {grown:6.0f} MB more; {calls}", flush=True)
-        objects = [size for _, size in ObjectStore(str(folder / "atlas")).walk()]
+        objects = [size for _, size in ObjectStore(str(folder / "atlas")).list_all()]
         print(f"{len(objects):,} objects, {sum(objects) / 1e6:,.0f} MB")
 
 

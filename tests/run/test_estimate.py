@@ -114,7 +114,7 @@ def test_a_run_takes_what_was_expected_of_it(
         )
         atlas = run(out, replace(INLINE, device="cpu"))
         took.append(sum(commit.seconds["total"] for commit in atlas.commits.values()))
-    sizes = [size for _, size in atlas.objects.walk()]
+    sizes = [size for _, size in atlas.objects.list_all()]
     assert min(took) / min(3600 * each.actor_hours for each in expected) == pytest.approx(1, abs=0.25)
     assert sum(sizes) / expected[0].bytes == pytest.approx(1, abs=0.25)
     assert len(sizes) == expected[0].objects

@@ -48,7 +48,7 @@ def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(module, call, refusing)
             with pytest.raises(
-                RunFailedError, match=rf"cannot write .*: {says}; mend that, and the same command goes on"
+                RunFailedError, match=rf"cannot write .*: {says}; fix that and run the same command again"
             ):
                 run(str(out), INLINE)
         assert next(calls) <= k + 3

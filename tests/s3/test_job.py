@@ -29,7 +29,7 @@ POLICY = "{name: largest, methods: [legrad], threshold: {kind: otsu}, postproces
 def contents(url: str | Path) -> dict[str, Any]:
     """All objects below a folder or URL; commit records but for when, where and how often."""
     objects = ObjectStore(str(url))
-    names = [name for name, _ in objects.walk()]
+    names = [name for name, _ in objects.list_all()]
     found: dict[str, Any] = dict(zip(names, objects.read(names), strict=True))
     for name in names:
         if name.startswith("commits/"):

@@ -31,10 +31,10 @@ def test_what_is_put_is_there(objects: ObjectStore) -> None:
     assert not objects.exists("a/d.bin")
     assert objects.list("a") == ["b.bin", "c.bin"]
     assert objects.list("nowhere") == []
-    assert list(objects.walk()) == [("a/b.bin", 5), ("a/c.bin", 0)]
+    assert list(objects.list_all()) == [("a/b.bin", 5), ("a/c.bin", 0)]
     objects.delete("a/c.bin")
     objects.delete("a/c.bin")
-    assert list(objects.walk()) == [("a/b.bin", 5)]
+    assert list(objects.list_all()) == [("a/b.bin", 5)]
     for call in (objects.get, lambda name: list(objects.read([name]))):
         with pytest.raises(FileNotFoundError):
             call("a/d.bin")
@@ -48,7 +48,7 @@ def test_a_file_is_put_like_its_bytes(objects: ObjectStore, tmp_path: Path, loca
     record = chosen.put_file("a/b.bin", path)
     assert record == chosen.put("a/c.bin", path.read_bytes()).model_copy(update={"path": "a/b.bin"})
     assert chosen.get("a/b.bin") == path.read_bytes()
-    assert list(chosen.walk()) == [("a/b.bin", 1_280_000), ("a/c.bin", 1_280_000)]
+    assert list(chosen.list_all()) == [("a/b.bin", 1_280_000), ("a/c.bin", 1_280_000)]
 
 
 def test_a_write_and_a_read_are_one_request_each(objects: ObjectStore, proxy: Proxy) -> None:
@@ -92,7 +92,7 @@ def test_each_fault_passes_unnoticed(objects: ObjectStore, proxy: Proxy, fault: 
         assert objects.get(name) == data
         assert objects.exists(name)
         assert len(objects.list("a")) == number + 2
-        assert sum(size for _, size in objects.walk()) == 3 + 1000 * (number + 1)
+        assert sum(size for _, size in objects.list_all()) == 3 + 1000 * (number + 1)
     objects.delete("a/old.bin")
     assert not objects.exists("a/old.bin")
     assert proxy.injected[fault] > 1
@@ -101,7 +101,7 @@ def test_each_fault_passes_unnoticed(objects: ObjectStore, proxy: Proxy, fault: 
 def test_what_another_process_writes_is_seen_at_once(objects: ObjectStore) -> None:
     objects.put("commits/a.json", b"a")
     assert objects.list("commits") == ["a.json"]
-    assert list(objects.walk()) == [("commits/a.json", 1)]
+    assert list(objects.list_all()) == [("commits/a.json", 1)]
     assert not objects.exists("commits/b.json")
     script = f"""
 from pipeline.store import ObjectStore
@@ -114,7 +114,7 @@ objects.put("commits/b.json", b"b")
     assert objects.get("commits/a.json") == b"another"
     assert objects.get("commits/b.json") == b"b"
     assert objects.list("commits") == ["a.json", "b.json"]
-    assert list(objects.walk()) == [("commits/a.json", 7), ("commits/b.json", 1)]
+    assert list(objects.list_all()) == [("commits/a.json", 7), ("commits/b.json", 1)]
 
 
 @pytest.mark.parametrize("fault", soak_after(1, [Fault.ERROR, Fault.BUSY, Fault.SILENCE, Fault.REFUSED]))
@@ -130,7 +130,7 @@ def test_a_server_that_is_gone_is_given_up(
     with pytest.raises(OSError, match=r"b\.bin"):
         objects.put("b.bin", b"")
     proxy.heal()
-    assert list(objects.walk()) == []
+    assert list(objects.list_all()) == []
 
 
 def test_no_credentials_is_a_users_mistake(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

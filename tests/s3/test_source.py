@@ -17,7 +17,7 @@ from schemas.layout import MAPS
 def uploaded(undisturbed: Path, bucket: str) -> Source:
     """The atlas in a bucket, without a run."""
     here, there = ObjectStore(str(undisturbed)), ObjectStore(f"{bucket}/atlas")
-    for name, _ in here.walk():
+    for name, _ in here.list_all():
         there.put(name, here.get(name))
     return Source(there, MAPS)
 

@@ -43,7 +43,7 @@ def test_a_name_that_leads_out_is_refused(inside: Path, monkeypatch: pytest.Monk
         lambda name: objects.create(name, b""),
         lambda name: list(objects.read([name])),
     ):
-        with pytest.raises(RunFailedError, match="is no name of an object in it"):
+        with pytest.raises(RunFailedError, match="is not a valid object name"):
             call(name)
 
 

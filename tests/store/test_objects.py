@@ -33,7 +33,7 @@ def test_what_is_put_is_there(objects: ObjectStore) -> None:
     with pytest.raises(FileNotFoundError):
         objects.get("a/d.bin")
     assert list(objects.read(["a/c.bin", "a/b.bin"])) == [b"", b"other"]
-    assert list(objects.walk()) == [("a/b.bin", 5), ("a/c.bin", 0)]
+    assert list(objects.list_all()) == [("a/b.bin", 5), ("a/c.bin", 0)]
     objects.delete("a/c.bin")
     objects.delete("a/c.bin")
     assert objects.list("a") == ["b.bin"]
@@ -49,9 +49,9 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     objects = ObjectStore(str(tmp_path))
     objects.put("a/b.bin", b"whole")
     (tmp_path / ".vitatlas-x1y2.part").write_bytes(b"half")
-    assert [name for name, _ in objects.walk()] == [".vitatlas-x1y2.part", "a/b.bin"]
-    objects.sweep()
-    assert [name for name, _ in objects.walk()] == ["a/b.bin"]
+    assert [name for name, _ in objects.list_all()] == [".vitatlas-x1y2.part", "a/b.bin"]
+    objects.remove_temp_files()
+    assert [name for name, _ in objects.list_all()] == ["a/b.bin"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -63,7 +63,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, step: str, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(RunFailedError, match=r"cannot write a.bin: No space left on device; mend that"):
+    with pytest.raises(RunFailedError, match=r"cannot write a.bin: No space left on device; fix that"):
         objects.put("a.bin", b"after")
     monkeypatch.undo()
     assert objects.get("a.bin") == b"before"
@@ -77,7 +77,7 @@ def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path, monkeypat
         real(handle)
         if not swept:
             swept.extend(os.listdir(tmp_path))
-            objects.sweep()
+            objects.remove_temp_files()
 
     monkeypatch.setattr(os, "fsync", sweeping)
     objects.put("a", b"1")

@@ -166,7 +166,7 @@ def _distribution(objects: ObjectStore, tables: Sequence[PublishedTable]) -> lis
     shard_names = {name for published in per_shard for name in published.names}
     table_names = [published.names[0] for published in tables if not published.table.per_shard]
     excluded = {*shard_names, *table_names, *_EXCLUDED}
-    others = [name for name, _ in objects.walk() if name not in excluded]
+    others = [name for name, _ in objects.list_all() if name not in excluded]
     single = [*table_names, *(name for name in others if "/" not in name)]
     files = [_file_object(name, data) for name, data in zip(single, objects.read(single), strict=True)]
     patterns: dict[tuple[str, str], set[str]] = defaultdict(set)

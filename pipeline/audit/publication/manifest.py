@@ -25,11 +25,11 @@ def write_manifest(url: str) -> ManifestRecord:
         RunFailedError: a run is writing to it.
     """
     objects = ObjectStore(url)
-    if not any(objects.walk()):
+    if not any(objects.list_all()):
         raise UsageError(f"{url}: holds nothing to publish; name the folder of an atlas or of an audit")
     with Lease(objects):
-        objects.sweep()
-        names = [name for name, _ in objects.walk() if name not in _EXCLUDED]
+        objects.remove_temp_files()
+        names = [name for name, _ in objects.list_all() if name not in _EXCLUDED]
         entries = tuple(
             ObjectRecord(path=name, size=len(data), sha256=sha256(data))
             for name, data in zip(names, objects.read(names), strict=True)
@@ -87,7 +87,7 @@ def verify_manifest(
 
 
 def _differences(objects: ObjectStore, manifest: ManifestRecord, progress: Callable[[int, int], None]) -> Iterator[str]:
-    sizes = {name: size for name, size in objects.walk() if name != MANIFEST}
+    sizes = {name: size for name, size in objects.list_all() if name != MANIFEST}
     complete = []
     for entry in manifest.objects:
         size = sizes.pop(entry.path, None)

@@ -33,7 +33,7 @@ class PublishedTable(NamedTuple):
 
 def find_tables(objects: ObjectStore) -> Iterator[PublishedTable]:
     """Yield the tables that exist in a folder, in the order of ``schemas.audit_tables.TABLES``."""
-    names = [name for name, _ in objects.walk()]
+    names = [name for name, _ in objects.list_all()]
     for table in TABLES:
         # fnmatch alone would let a star match across folders.
         matches = tuple(

@@ -88,7 +88,7 @@ def write_report(
         for name, data in contents.items():
             objects.put(name, data)
         _remove_stale(objects, chunks | set(contents))
-        objects.sweep()
+        objects.remove_temp_files()
     return f"{objects.url}/index.html"
 
 

@@ -44,7 +44,9 @@ def test_an_export_to_a_store_that_is_no_folder_is_the_same(
     for name in TABLES:
         store.put(name, (audit / name).read_bytes())
     export_audit(atlas, store.url, kind, truth=read_truth(world.truth))
-    there = {name.removeprefix(f"{kind}/"): store.get(name) for name, _ in store.walk() if name.startswith(f"{kind}/")}
+    there = {
+        name.removeprefix(f"{kind}/"): store.get(name) for name, _ in store.list_all() if name.startswith(f"{kind}/")
+    }
     assert there == contents(audit / kind)
 
 
