@@ -70,7 +70,7 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
         self, atlas: Atlas, out: str, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
     ) -> None:
         names = tuple(dict.fromkeys(methods)) or atlas.methods
-        atlas.require(target, names)
+        atlas.check_available(target, names)
         digest = truth.digest if truth is not None else None
         about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
         super().__init__(atlas, ObjectStore(out), about, "audit")
@@ -122,10 +122,10 @@ def _tabulate_shard(about: AuditRecord, task: ShardTask[TruthSet | None]) -> Sha
     shard = task.atlas.shard(task.shard)
     # Hashed before the values are read: if they change, the tables are made again.
     items = metric_hashes(url, task.shard, task.content_hash)
-    samples = shard.samples.filter(pa.array(shard.good))
-    flags = {method: shard.flags(method, target)[shard.good] for method in about.methods}
+    samples = shard.samples.filter(pa.array(shard.has_maps))
+    flags = {method: shard.flags(method, target)[shard.has_maps] for method in about.methods}
     maps = {
-        method: np.where(flags[method][:, None, None] == Flag.OK, shard.maps(method, target)[shard.good], np.nan)
+        method: np.where(flags[method][:, None, None] == Flag.OK, shard.maps(method, target)[shard.has_maps], np.nan)
         for method in about.methods
     }
     compared = list(compare_pairs(maps))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
-from pipeline.store.shard_writer import normalise
+from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import CorruptShardError
@@ -57,7 +57,7 @@ def build_reproducibility_table(
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     names = tuple(dict.fromkeys(methods)) or atlas.methods
     for target in atlas.run.spec.targets:
-        atlas.require(target, names)
+        atlas.check_available(target, names)
     batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     selections = _sample_batches(atlas, rows, seed)
     count = sum(len(ordinals) for _, ordinals in selections)
@@ -115,7 +115,7 @@ def _compare_shard(
                     continue
                 comparisons.append({"kind": kind} | _compare_network(stored_sample, sample))
                 stored_maps = {method: stored[method][place] for method in methods}
-                maps = {method: normalise(raw[method])[0] for method in methods}
+                maps = {method: minmax_scale(raw[method])[0] for method in methods}
                 rows = _compare_maps(stored_maps, maps, atlas.run.spec.targets)
                 comparisons += [{"kind": kind} | row for row in rows]
         except (CorruptShardError, OSError) as error:

@@ -63,7 +63,7 @@ def find_shortcuts(
         UsageError: the atlas has no such method or target kind, or no finished shard.
     """
     names = tuple(dict.fromkeys(methods)) or atlas.methods
-    atlas.require(target, names)
+    atlas.check_available(target, names)
     results = dict(parallel_map(partial(_search_method, atlas, target), names, "search for shortcuts", options.address))
     tables = zip(*(results[method] for method in names), strict=True)
     return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))
@@ -235,11 +235,11 @@ class _ShardMaps(NamedTuple):
 
 
 def _read_shard_maps(shard: AtlasShard, method: str, target: TargetKind) -> _ShardMaps:
-    valid = shard.good & (shard.flags(method, target) == Flag.OK)
+    valid = shard.has_maps & (shard.flags(method, target) == Flag.OK)
     class_ids = shard.samples[CLASS_COLUMNS[target]].to_numpy(zero_copy_only=False)
     return _ShardMaps(
         shard.samples["row"].to_numpy()[valid],
         class_ids[valid].astype(np.int64),
         shard.maps(method, target)[valid],
-        class_ids[shard.good & ~valid].astype(np.int64),
+        class_ids[shard.has_maps & ~valid].astype(np.int64),
     )

@@ -11,7 +11,7 @@ from pipeline.label.combine import combine_maps
 from pipeline.label.mask import Heatmap, Label, make_label
 from pipeline.label.refine import make_refiner
 from pipeline.store import Atlas, AtlasShard
-from pipeline.store.images import pictures
+from pipeline.store.images import read_images
 from pipeline.utils.io import refuse_commands
 from schemas.errors import UsageError
 from schemas.labels import LabelStatus
@@ -34,7 +34,7 @@ def check_policy(atlas: Atlas, policy: Policy) -> None:
         UsageError: the atlas lacks a method or the target kind, or has no finished shard.
     """
     try:
-        atlas.require(policy.target, policy.methods)
+        atlas.check_available(policy.target, policy.methods)
     except UsageError as error:
         raise UsageError(f"policy {policy.name}: {error}") from None
 
@@ -69,7 +69,7 @@ def iter_heatmaps(
 
     Args and errors are those of ``iter_labels``.
     """
-    atlas.offers(policy.target, policy.methods)
+    atlas.check_planned(policy.target, policy.methods)
     atlas_shard = atlas.shard(shard)
     heatmaps = _combine_maps(atlas_shard, policy)
     if policy.refine is None:
@@ -77,8 +77,8 @@ def iter_heatmaps(
         return
     refuse_commands([atlas.run.shards[atlas_shard.commit.shard_index].url], allow_pipe)
     refine, start = make_refiner(policy.refine), 0
-    with_maps = np.flatnonzero(atlas_shard.good).tolist()
-    for ordinals, images in pictures(atlas.run, atlas_shard, with_maps, _BATCH_SIZE):
+    with_maps = np.flatnonzero(atlas_shard.has_maps).tolist()
+    for ordinals, images in read_images(atlas.run, atlas_shard, with_maps, _BATCH_SIZE):
         group = list(islice(heatmaps, ordinals[-1] + 1 - start))
         batch = [
             (index, heatmap, pixels)

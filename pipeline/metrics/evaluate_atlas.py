@@ -75,7 +75,7 @@ def evaluate_metrics(
     names = tuple(dict.fromkeys(methods)) or atlas.methods
     metrics = SUITES[suite] if metrics is None else metrics
     for target_kind in atlas.run.spec.targets:
-        atlas.require(target_kind, names)
+        atlas.check_available(target_kind, names)
     if not metrics:
         raise UsageError("there is nothing to evaluate; name at least one metric")
     if count < 1:

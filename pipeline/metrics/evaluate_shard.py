@@ -12,7 +12,7 @@ from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.metric import Metric, MetricBatch, MetricValue
 from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
-from pipeline.store.images import pictures
+from pipeline.store.images import read_images
 from schemas.metrics import METRIC_VALUES
 from schemas.samples import CLASS_COLUMNS
 
@@ -55,7 +55,7 @@ def evaluate_shard(
     all_samples = shard.samples.to_pylist()
     tables = []
     with preserve_model_state(worker.model):
-        for chunk, images in pictures(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoder):
+        for chunk, images in read_images(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoder):
             samples = [all_samples[ordinal] for ordinal in chunk]
             pixels = torch.stack([torch.as_tensor(image) for image in images])
             batch = MetricBatch(

@@ -54,7 +54,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     with Lease(objects):
         if objects.exists(RUN):  # another process was faster
             return _check_existing(objects, requested)
-        zarr_arrays.create(objects, run)
+        zarr_arrays.create_arrays(objects, run)
         objects.put(RUN, run.to_bytes())
         objects.remove_temp_files()
     return run
@@ -136,8 +136,8 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
             f"{out}: was planned with another spec: {'; '.join(mismatches)}; "
             "choose another --out, or give the arguments it was planned with"
         )
-    if zarr_arrays.wrong(objects, run):
-        zarr_arrays.create(objects, run)
+    if zarr_arrays.metadata_faults(objects, run):
+        zarr_arrays.create_arrays(objects, run)
     return run
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.run.execution import Device
 from pipeline.run.worker import ExplainedSample, Worker
 from pipeline.store import Atlas, AtlasShard
-from pipeline.store.shard_writer import normalise
+from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from schemas.errors import CorruptShardError
 from schemas.layout import range_name
@@ -121,7 +121,7 @@ def _compare_shard(worker: Worker, shard: AtlasShard, ordinals: set[int], result
             result.notes.append(f"{name}: {key} cannot be computed again: its image has changed")
             continue
         for method, raw in maps.items():
-            scaled, bounds, _ = normalise(raw)
+            scaled, bounds, _ = minmax_scale(raw)
             stored, stored_bounds = shard.array(method)[ordinal], shard.array(range_name(method))[ordinal]
             allowed = _TOLERANCE + 2 * shard.commit.drift.get(method, 0.0)
             for index, target_kind in enumerate(worker.run.spec.targets):

@@ -119,7 +119,7 @@ class StatusReader:
         for name in self._progress.keys() - atlas.committed:  # is being done again
             del self._progress[name]
         with suppress(FileNotFoundError):  # a listed commit is being done again; the next call reads the rest
-            for commit in atlas.records(but=self._progress):
+            for commit in atlas.records(skip=self._progress):
                 self._progress[commit.shard] = ShardProgress.from_commit(commit)
         lease, active = self._read_lease()
         since = datetime.fromisoformat(lease.since).timestamp() if lease and active else None

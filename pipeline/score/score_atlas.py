@@ -69,13 +69,13 @@ def score(
             another size, an object that cannot be used; ``out`` holds other scores. No table is written then.
     """
     methods, url = tuple(dict.fromkeys(methods)) or atlas.methods, atlas.objects.url
-    atlas.require(target_kind, methods)
+    atlas.check_available(target_kind, methods)
     if tuning_atlas is not None and tuning_truth is None:
         raise UsageError(f"{tuning_atlas.objects.url}: name the truth of its images with --tune FILE|DIR")
     shard_truths = build_shard_truths(atlas, truth, None if tuning_atlas else tuning_truth or "by hash", subset, log)
     tuning_truths: list[ShardTruth] = []
     if tuning_atlas is not None and tuning_truth is not None:
-        tuning_atlas.require(target_kind, methods)
+        tuning_atlas.check_available(target_kind, methods)
         if tuning_atlas.run.model.weights != atlas.run.model.weights:
             raise UsageError(
                 f"{tuning_atlas.objects.url}: is of another network than {url}, so its thresholds do not apply; "

@@ -1,4 +1,4 @@
-"""Maps to Zarr, tables to Parquet, commits last; and ``Atlas``, which reads them."""
+"""Storage of an atlas: maps in Zarr, tables in Parquet, commits; and ``Atlas``, their reader."""
 
 from pipeline.store.atlas import Atlas
 from pipeline.store.atlas_shard import AtlasShard

@@ -84,7 +84,7 @@ def load_completed(objects: ObjectStore, atlas: Atlas, settings_hash: str) -> di
     valid = []
     # A few of either at a time: a commit names every object of its shard, and there may be very many.
     contents = objects.read([commit_object(shard) for shard in shards])
-    for data, source in zip(contents, atlas.records(but=atlas.committed - present), strict=True):
+    for data, source in zip(contents, atlas.records(skip=atlas.committed - present), strict=True):
         commit = _parse_commit(source.shard, data)
         wanted = (source.shard, content_hash(source), settings_hash)
         if commit is not None and (commit.shard, commit.parent, commit.settings_hash) == wanted:

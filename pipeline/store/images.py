@@ -1,4 +1,4 @@
-"""The pictures that maps are of, once more from their shard, and no others."""
+"""Read the images of samples in an atlas from their shard."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,50 +11,57 @@ from schemas.errors import CorruptShardError
 from schemas.run import RunRecord
 
 
-def pictures(
+def read_images(
     run: RunRecord,
-    part: AtlasShard,
+    shard: AtlasShard,
     ordinals: Sequence[int],
-    together: int,
-    decoders: ImageDecoder | None = None,
-    frame: PreprocessConfig | None = None,
+    batch_size: int,
+    decoder: ImageDecoder | None = None,
+    preprocess: PreprocessConfig | None = None,
 ) -> Iterator[tuple[list[int], list[Any]]]:
-    """What the network saw of some samples of a shard, in the order of the shard, of which no more is read than needed.
+    """Yield the preprocessed images of some samples of a shard, in the order of the shard. Reads no more than needed.
 
     Args:
-        run: that made the maps.
-        ordinals: of samples that have maps.
-        together: how many come at a time; the last ones may be fewer.
-        decoders: None decodes beside this thread.
-        frame: what they are brought to; None is the network's.
+        run: record of the run.
+        shard: the shard in the atlas.
+        ordinals: samples that have maps.
+        batch_size: images per batch; the last batch may be smaller.
+        decoder: decoder of images; None decodes in this thread.
+        preprocess: resize and crop; None: those of the network.
 
     Yields:
-        Ordinals, and the pixels of each, uint8 [3, H, W]: NumPy arrays, or tensors of the device that decodes.
+        Ordinals, and the pixels of each image, uint8 [3, H, W]: NumPy arrays, or tensors on the device of the decoder.
 
     Raises:
-        CorruptShardError: it cannot be read, or its pictures are not those that the atlas has maps of.
+        CorruptShardError: the shard cannot be read, or its images are not those of the atlas.
     """
-    shard, wanted = run.shards[part.commit.shard_index], set(ordinals)
-    known = part.samples.select(["key", "image_sha256"]).to_pylist()
-    frame, waiting = frame or PreprocessConfig.for_model(run.model, run.spec.geometry), list[tuple[int, Any]]()
+    record, remaining = run.shards[shard.commit.shard_index], set(ordinals)
+    samples = shard.samples.select(["key", "image_sha256"]).to_pylist()
+    preprocess = preprocess or PreprocessConfig.for_model(run.model, run.spec.geometry)
+    pending: list[tuple[int, Any]] = []
     with ExitStack() as stack:
-        decoders = decoders or stack.enter_context(DecoderPool(0))
-        read = iter_batches(
-            shard, run.slot, frame, together, None, decoders, predicate=lambda sample: sample.ordinal in wanted
+        decoder = decoder or stack.enter_context(DecoderPool(0))
+        batches = iter_batches(
+            record,
+            run.slot,
+            preprocess,
+            batch_size,
+            None,
+            decoder,
+            predicate=lambda sample: sample.ordinal in remaining,
         )
-        while wanted and (batch := next(read, None)):
+        while remaining and (batch := next(batches, None)):
             for sample in batch.samples:
-                if sample.ordinal not in wanted:
+                if sample.ordinal not in remaining:
                     continue
-                found = sample.image.sha256 if sample.image else None
-                if {"key": sample.key, "image_sha256": found} != known[sample.ordinal] or sample.image is None:
-                    raise CorruptShardError(f"{shard.url}: {sample.key} is not the picture that the atlas has maps of")
-                waiting.append((sample.ordinal, sample.image.pixels))
-                wanted.remove(sample.ordinal)
-            while len(waiting) >= together or (waiting and not wanted):
-                group, waiting = waiting[:together], waiting[together:]
-                yield [ordinal for ordinal, _ in group], [pixels for _, pixels in group]
-    if wanted:
-        raise CorruptShardError(
-            f"{shard.url}: has not all the samples that the atlas has maps of; is it another shard?"
-        )
+                image_sha256 = sample.image.sha256 if sample.image else None
+                identity = {"key": sample.key, "image_sha256": image_sha256}
+                if identity != samples[sample.ordinal] or sample.image is None:
+                    raise CorruptShardError(f"{record.url}: the image of {sample.key} is not the one in the atlas")
+                pending.append((sample.ordinal, sample.image.pixels))
+                remaining.remove(sample.ordinal)
+            while len(pending) >= batch_size or (pending and not remaining):
+                ready, pending = pending[:batch_size], pending[batch_size:]
+                yield [ordinal for ordinal, _ in ready], [pixels for _, pixels in ready]
+    if remaining:
+        raise CorruptShardError(f"{record.url}: lacks samples that the atlas has maps of; is it another shard?")

@@ -1,7 +1,8 @@
-"""One run at a time writes to an atlas.
+"""Lease of an atlas: only one run at a time writes to it.
 
-What two of them would write is the same, byte for byte, so the lease saves work, not correctness. It needs no
-clock that two machines agree on: a holder counts up, and who finds a lease watches whether that goes on.
+Two runs would write identical bytes, so the lease saves work; correctness does not depend on it. It needs no
+synchronized clocks: the holder increments a counter every 5 s, and another process takes the lease for abandoned if the
+counter does not change for 30 s.
 """
 
 import os
@@ -21,22 +22,22 @@ from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import LEASE
 
 HEARTBEAT = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two increments of the counter."""
 TIMEOUT = 30.0
-"""Seconds without one after which a lease is no longer held."""
+"""Seconds without an increment after which a lease is abandoned."""
 _HELD: set[str] = set()
-"""Holders in this very process."""
+"""Holders in this process."""
 
 
 class Lease:
     """The right to write to an atlas, as a context.
 
     Attributes:
-        lost: another run has taken it, because this one was silent for too long.
-        in_progress: shards that are being done; whoever reads the lease knows a few seconds later.
+        lost: another run has taken it over, because this one did not increment the counter.
+        in_progress: shards that are being done; it is written with the next increment.
 
     Raises:
-        RunFailedError: on entering, another run holds it; the message says which.
+        RunFailedError: another run holds the lease, on entering the context; the message names it.
     """
 
     def __init__(self, objects: ObjectStore, say: Callable[[str], None] = lambda line: None) -> None:
@@ -48,13 +49,13 @@ class Lease:
             pid=os.getpid(),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._increment, daemon=True)
 
     def __enter__(self) -> Self:
         while not self.objects.create(LEASE, self._mine.to_bytes()):
-            there = self._there()
-            if there is not None and self._outlived(there):
+            current = self._read_current()
+            if current is not None and self._is_abandoned(current):
                 self.objects.delete(LEASE)
         _HELD.add(self._mine.holder)
         self._thread.start()
@@ -63,54 +64,54 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join(timeout=TIMEOUT)
         _HELD.discard(self._mine.holder)
-        # A store that fails here has failed before, and said so; what stays behind lapses.
+        # A store that fails here has failed before with an error; the lease left behind is abandoned.
         with suppress(OSError, AtlasError):
-            there = self._there()
-            if there and _holder(there) == self._mine.holder:
+            current = self._read_current()
+            if current and _holder(current) == self._mine.holder:
                 self.objects.delete(LEASE)
 
-    def _there(self) -> bytes | None:
-        """The lease that stands there, as it is: it may be torn, or be written just now."""
+    def _read_current(self) -> bytes | None:
+        """Return the bytes of the current lease: it may be torn."""
         try:
             return self.objects.get(LEASE)
         except FileNotFoundError:
             return None
 
-    def _outlived(self, there: bytes) -> bool:
-        """Whether the holder of a lease is dead or silent; False if the lease has gone meanwhile.
+    def _is_abandoned(self, lease: bytes) -> bool:
+        """Return whether the holder of a lease is dead or silent; False if the lease was deleted meanwhile.
 
         Raises:
             RunFailedError: the holder is alive.
         """
-        record = _read(there)
-        if record and _dead(record):
+        record = _parse(lease)
+        if record and _is_dead(record):
             return True
-        who = f"{record.host} (process {record.pid}, since {record.since})" if record else "another machine"
-        self.say(f"a run on {who} may be writing to {self.objects.url}; waiting up to {TIMEOUT:.0f} s for a sign of it")
+        holder = f"{record.host} (process {record.pid}, since {record.since})" if record else "another machine"
+        self.say(f"a run on {holder} may be writing to {self.objects.url}; waiting up to {TIMEOUT:.0f} s to find out")
         end = time.monotonic() + TIMEOUT
         while time.monotonic() < end:
             time.sleep(HEARTBEAT / 5)
-            now = self._there()
-            if now is None:
+            current = self._read_current()
+            if current is None:
                 return False
-            if now != there:
+            if current != lease:
                 raise RunFailedError(
-                    f"{self.objects.url}: a run on {who} is writing to it; wait for its end, or stop it and go on"
+                    f"{self.objects.url}: a run on {holder} is writing to it; wait for its end, or stop it and resume"
                 )
         return True
 
-    def _live(self) -> None:
-        """Count up until the end."""
+    def _increment(self) -> None:
+        """Increment the counter until the context ends."""
         heartbeat = 0
-        while not self._over.wait(HEARTBEAT):
+        while not self._stopped.wait(HEARTBEAT):
             heartbeat += 1
-            # When the store is down, what the run itself writes says so; the next beat tries again.
+            # When the store is down, the writes of the run itself fail with an error; the next increment tries again.
             with suppress(OSError, AtlasError):
-                there = self._there()
-                if there and _holder(there) != self._mine.holder:
+                current = self._read_current()
+                if current and _holder(current) != self._mine.holder:
                     self.lost = True
                     return
                 self.objects.put(
@@ -119,7 +120,7 @@ class Lease:
                 )
 
 
-def _read(data: bytes) -> LeaseRecord | None:
+def _parse(data: bytes) -> LeaseRecord | None:
     try:
         return LeaseRecord.read(data, LEASE)
     except UsageError:
@@ -127,12 +128,12 @@ def _read(data: bytes) -> LeaseRecord | None:
 
 
 def _holder(data: bytes) -> str | None:
-    record = _read(data)
+    record = _parse(data)
     return record.holder if record else None
 
 
-def _dead(record: LeaseRecord) -> bool:
-    """Whether a holder is known to have ended, which can only be said of this machine's processes."""
+def _is_dead(record: LeaseRecord) -> bool:
+    """Return whether a holder has ended; only processes of this machine can be checked."""
     if record.host != _host() or not os.path.isdir("/proc/self"):
         return False
     if record.pid == os.getpid():
@@ -145,16 +146,16 @@ def _dead(record: LeaseRecord) -> bool:
         return False
     try:
         with open(f"/proc/{record.pid}/stat") as stream:
-            return stream.read().rpartition(")")[2].split()[0] in ("Z", "X")  # ended, and nobody asked how
-    except FileNotFoundError:  # it ended just now, or may not be looked at
+            return stream.read().rpartition(")")[2].split()[0] in ("Z", "X")  # ended, and not waited for by its parent
+    except FileNotFoundError:  # it ended just now, or is hidden
         return False
 
 
 def _host() -> str:
-    """This machine since it was started, and where there is one the container: process numbers mean nothing outside."""
+    """Return this machine, its boot and its PID namespace: process ids are only valid within these."""
     try:
-        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
         with open("/proc/sys/kernel/random/boot_id") as stream:
-            return f"{socket.gethostname()}/{stream.read().strip()[:8]}/{space}"
+            return f"{socket.gethostname()}/{stream.read().strip()[:8]}/{namespace}"
     except OSError:
         return socket.gethostname()

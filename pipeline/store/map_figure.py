@@ -1,85 +1,80 @@
-"""Maps of one sample over its picture, beside each other."""
+"""Plot maps of one sample over its image, side by side."""
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.image import PreprocessConfig, apply_colormap, blend_heatmap, upsample_to_image
-from pipeline.store.images import pictures
+from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.images import read_images
 from pipeline.utils.io import refuse_commands
 from schemas.errors import AtlasError
 from schemas.text import escape_control
 
-if TYPE_CHECKING:
-    from pipeline.store.atlas import Atlas
-
-_SIDE = 320
-"""Longest side of a panel, in pixels of what is drawn."""
-_ACROSS = 6
-"""Panels beside each other."""
-_INCHES = 2.2
-"""Of a panel."""
+_PANEL_PIXELS = 320
+"""Longest side of an image, in pixels."""
+_PANELS_PER_ROW = 6
+_PANEL_INCHES = 2.2
+_TRANSFORM_COLUMNS = ("scale_x", "scale_y", "offset_x", "offset_y")
 
 
-def show(atlas: "Atlas", sample: dict[str, Any], maps: dict[str, NDArray[np.float32]], target: str) -> Image.Image:
-    """Maps of one sample over its picture, a panel each behind the picture itself; alone where it cannot be read.
+def plot_maps(
+    shard: AtlasShard, sample: dict[str, Any], maps: dict[str, NDArray[np.float32]], target: str
+) -> Image.Image:
+    """Plot maps of one sample over its image, in panels after the image itself. Without it, if it cannot be read.
 
     Args:
+        shard: shard of the sample.
         sample: its row of the sample table.
         maps: float32 [h, w] in [0, 1], by method.
-        target: whose maps these are, for the title.
+        target: target kind of the maps, for the title.
     """
-    from matplotlib.figure import Figure  # half a second, and few draw
+    from matplotlib.figure import Figure  # takes half a second, and few need it
 
-    small = _small(sample)
-    picture = _picture(atlas, sample, small)
-    panels = {} if picture is None else {"image": picture}
+    small = _shrink(sample)
+    image = _read_image(shard, sample, small)
+    panels = {} if image is None else {"image": image}
     for method, values in maps.items():
-        heat = upsample_to_image(values, small, atlas.run.model.input_size)
-        panels[method] = apply_colormap(heat) if picture is None else blend_heatmap(picture, heat)
-    across = min(_ACROSS, len(panels))
-    down = -(-len(panels) // across)
+        heatmap = upsample_to_image(values, small, shard.run.model.input_size)
+        panels[method] = apply_colormap(heatmap) if image is None else blend_heatmap(image, heatmap)
+    columns = min(_PANELS_PER_ROW, len(panels))
+    rows = -(-len(panels) // columns)
     aspect = small["height"] / small["width"]
-    figure = Figure(figsize=(_INCHES * across, _INCHES * aspect * down + 0.6), dpi=110, layout="constrained")
-    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    size = (_PANEL_INCHES * columns, _PANEL_INCHES * aspect * rows + 0.6)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (title, panel) in zip(axes, panels.items(), strict=False):
         axis.imshow(panel)
         axis.set_title(title, fontsize=8, parse_math=False)
     for axis in axes:
         axis.set_axis_off()
-    said = f"{sample['key']}: maps of the {target}, label {sample['label']}, prediction {sample['prediction']}"
-    figure.suptitle(escape_control(said), fontsize=8, x=0.01, ha="left", parse_math=False)
+    title = f"{sample['key']}: maps of the {target}, label {sample['label']}, prediction {sample['prediction']}"
+    figure.suptitle(escape_control(title), fontsize=8, x=0.01, ha="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
 
 
-def _small(sample: dict[str, Any]) -> dict[str, Any]:
-    """The sample as if its picture were no larger than what is drawn."""
+def _shrink(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return the sample as if its image were no larger than a panel."""
     width, height = sample["width"], sample["height"]
-    share = min(1.0, _SIDE / max(width, height))
-    size = {"width": max(1, round(share * width)), "height": max(1, round(share * height))}
+    scale = min(1.0, _PANEL_PIXELS / max(width, height))
+    size = {"width": max(1, round(scale * width)), "height": max(1, round(scale * height))}
     x, y = size["width"] / width, size["height"] / height
-    placed = {name: sample[name] * (x if name.endswith("x") else y) for name in _PLACED}
-    return sample | size | placed
+    return sample | size | {name: sample[name] * (x if name.endswith("x") else y) for name in _TRANSFORM_COLUMNS}
 
 
-_PLACED: Sequence[str] = ("scale_x", "scale_y", "offset_x", "offset_y")
-
-
-def _picture(atlas: "Atlas", sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """The picture of a sample from its shard, uint8 [H, W, 3]; None, with a warning, where it cannot be had."""
-    part = atlas.shard(sample["shard"])
-    frame = PreprocessConfig(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
+def _read_image(shard: AtlasShard, sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """Return the image of a sample, uint8 [H, W, 3]; None, with a warning, if it cannot be read."""
+    preprocess = PreprocessConfig(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
     try:
-        refuse_commands([atlas.run.shards[part.commit.shard_index].url], allow_pipe=False)
-        _, (pixels,) = next(pictures(atlas.run, part, [sample["ordinal"]], 1, frame=frame))
+        refuse_commands([shard.run.shards[shard.commit.shard_index].url], allow_pipe=False)
+        _, (pixels,) = next(read_images(shard.run, shard, [sample["ordinal"]], 1, preprocess=preprocess))
     except (AtlasError, OSError) as error:
-        warnings.warn(escape_control(f"the maps are shown without their picture: {error}"), stacklevel=4)
+        warnings.warn(escape_control(f"the maps are shown without their image: {error}"), stacklevel=4)
         return None
     return np.asarray(pixels).transpose(1, 2, 0)

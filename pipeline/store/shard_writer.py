@@ -1,4 +1,4 @@
-"""One shard's results, gathered in memory and written at its end: arrays, then table, then commit."""
+"""Collect the results of one shard in memory and write them at its end: arrays, then sample table, then commit."""
 
 import time
 from collections import Counter
@@ -25,15 +25,15 @@ from schemas.samples import SAMPLES, SampleStatus
 
 @dataclass
 class ShardWriter:
-    """The slot of one shard.
+    """Writer of the rows of one shard.
 
     Attributes:
-        objects: of the atlas.
-        run: the frozen run.
-        shard_index: which of its shards.
-        slots: what goes into each array, [slot, …] by its name.
-        rows: the sample table so far.
-        drift: see ``CommitRecord``.
+        objects: objects of the atlas.
+        run: record of the run.
+        shard_index: index of the shard in the run.
+        slots: rows of each array by its name, [slot, …].
+        rows: rows of the sample table so far.
+        drift: as in ``CommitRecord``.
     """
 
     objects: ObjectStore
@@ -44,11 +44,13 @@ class ShardWriter:
     drift: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots = {name: zarr_arrays.empty(kind, self.run) for name, kind in self._kinds().items()}
+        self.slots = {name: zarr_arrays.empty_slot(spec, self.run) for name, spec in self._array_specs().items()}
 
-    def _kinds(self) -> dict[str, ArraySpec]:
-        every = [layout.arrays(method, self.run.extra_outputs.get(method, ())) for method in self.run.methods]
-        return {name: kind for one in every for name, kind in one.items()}
+    def _array_specs(self) -> dict[str, ArraySpec]:
+        specs: dict[str, ArraySpec] = {}
+        for method in self.run.methods:
+            specs |= layout.arrays(method, self.run.extra_outputs.get(method, ()))
+        return specs
 
     def add(
         self, row: dict[str, Any], maps: Mapping[str, NDArray[Any]], extra_outputs: Mapping[str, NDArray[Any]]
@@ -56,13 +58,16 @@ class ShardWriter:
         """Add the next sample.
 
         Args:
-            row: its columns of the sample table, but for ``row`` and ``shard``.
-            maps: raw maps [K, h, w] of each method; none if the sample has no maps.
+            row: columns of the sample table except ``row`` and ``shard``.
+            maps: raw maps [K, h, w] by method; empty if the sample has no maps.
             extra_outputs: numbers [K] by the name of their array.
+
+        Raises:
+            CorruptShardError: another sample had this position before.
         """
         ordinal = row["ordinal"]
         for name, raw in maps.items():
-            scaled, bounds, flags = normalise(raw)
+            scaled, bounds, flags = minmax_scale(raw)
             self.slots[name][ordinal] = scaled
             self.slots[range_name(name)][ordinal] = bounds
             self.slots[flag_name(name)][ordinal] = flags
@@ -74,9 +79,9 @@ class ShardWriter:
         elif self.rows[ordinal]["key"] == row["key"]:
             self.rows[ordinal] = row
         else:
-            before = self.rows[ordinal]["key"]
+            previous = self.rows[ordinal]["key"]
             raise CorruptShardError(
-                f"{self.shard}: sample {ordinal} was {before} and is {row['key']} now; plan another atlas"
+                f"{self.shard}: sample {ordinal} was {previous} and is {row['key']} now; plan another atlas"
             )
 
     @property
@@ -85,47 +90,52 @@ class ShardWriter:
         return self.run.shards[self.shard_index].name
 
     def resume(self) -> set[int] | None:
-        """Take up what is committed, if that is so.
+        """Load the committed rows of the shard, if there are any.
 
         Returns:
-            Ordinals of the samples that have no maps, which can be added again.
+            Ordinals of the samples without maps, which can be added again; None where the shard has no commit.
         """
         atlas = Atlas(self.objects, self.run)
         if self.shard not in atlas.committed:
             return None
-        part = atlas.shard(self.shard)
+        shard = atlas.shard(self.shard)
         for name, values in self.slots.items():
-            values[: part.commit.rows] = part.array(name)
-        self.rows, self.drift = part.samples.to_pylist(), part.commit.drift
-        return set(np.flatnonzero(~part.good).tolist())
+            values[: shard.commit.rows] = shard.array(name)
+        self.rows, self.drift = shard.samples.to_pylist(), shard.commit.drift
+        return set(np.flatnonzero(~shard.has_maps).tolist())
 
     def commit(self, seconds: dict[str, float], attempt: int, host: str, versions: dict[str, str]) -> CommitRecord:
-        """Write everything. Until the last object is there, nothing of this shard counts.
+        """Write all objects, the commit last.
 
         Args:
-            seconds: by stage, and their ``total``; the stage ``write`` is added here.
+            seconds: time by stage, and their ``total``; the stage ``write`` is added here.
+            attempt: number of the attempt, from 1.
+            host: name of this machine.
+            versions: versions of the packages that computed the shard.
         """
-        begun = time.perf_counter()
-        # There may be one, of an earlier attempt whose answer was lost; from here on it counts no more.
+        start = time.perf_counter()
+        # An earlier attempt, whose response was lost, may have committed.
         self.objects.delete(commit_object(self.shard))
         written = []
-        for name, kind in self._kinds().items():
-            written.append(zarr_arrays.put(self.objects, self.run, name, kind, self.shard_index, self.slots[name]))
+        for name, spec in self._array_specs().items():
+            written.append(
+                zarr_arrays.write_slot(self.objects, self.run, name, spec, self.shard_index, self.slots[name])
+            )
         written.append(self.objects.put(samples_object(self.shard), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
         fallbacks = Counter(str(row["fallback"]) for row in self.rows if row.get("fallback"))
-        took = time.perf_counter() - begun
-        seconds = seconds | {"write": took, "total": seconds.get("total", 0.0) + took}
+        write_seconds = time.perf_counter() - start
+        seconds = seconds | {"write": write_seconds, "total": seconds.get("total", 0.0) + write_seconds}
         record = CommitRecord(
             shard=self.shard,
             shard_index=self.shard_index,
             rows=len(self.rows),
             ok=statuses[SampleStatus.OK],
             statuses=dict(sorted(statuses.items())),
-            degenerate=self._degenerate(),
+            degenerate=self._count_degenerate(),
             drift=self.drift,
             fallbacks=dict(sorted(fallbacks.items())),
-            objects=tuple(entry for entry in written if entry),
+            objects=tuple(record for record in written if record),
             spec_hash=self.run.spec_hash,
             versions=versions,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
@@ -136,8 +146,8 @@ class ShardWriter:
         self.objects.put(commit_object(self.shard), record.to_bytes())
         return record
 
-    def _degenerate(self) -> dict[str, int]:
-        """Maps of each method that are constant or were not finite, where there are any."""
+    def _count_degenerate(self) -> dict[str, int]:
+        """Return the number of constant and non-finite maps by method, where there are any."""
         flags = {name: self.slots[flag_name(name)] for name in self.run.methods}
         counts = {name: int(np.isin(value, (Flag.CONSTANT, Flag.NOT_FINITE)).sum()) for name, value in flags.items()}
         return {name: count for name, count in sorted(counts.items()) if count}
@@ -148,15 +158,15 @@ class ShardWriter:
         return to_parquet(table)
 
 
-def normalise(raw: NDArray[Any]) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]:
-    """Raw maps to [0, 1], their bounds, and whether they say anything.
+def minmax_scale(raw: NDArray[Any]) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]:
+    """Scale raw maps to [0, 1].
 
     Args:
         raw: float [K, h, w].
 
     Returns:
-        float16 [K, h, w], ``(raw − min) / (max − min)``, 0 where a map is constant or not finite; float32
-        [K, 2], minimum and maximum, 0 where it is not finite; and uint8 [K] of ``Flag``.
+        The scaled maps, float16 [K, h, w]: ``(raw − min) / (max − min)``, 0 where a map is constant or not finite; the
+        bounds, float32 [K, 2]: minimum and maximum, 0 where a map is not finite; and a ``Flag`` for each, uint8 [K].
     """
     raw = raw.astype(np.float64)
     finite = np.isfinite(raw).all((1, 2))

@@ -1,4 +1,4 @@
-"""Is what stands in an atlas what was committed, all of it, and nothing else?"""
+"""Verify an atlas: every committed object is as committed, every row has its maps, and there is nothing else."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -25,13 +25,13 @@ _DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)
 
 @dataclass
 class VerifyResult:
-    """What was looked at, and what is wrong.
+    """Result of a verification.
 
     Attributes:
-        objects: committed ones that were read and compared.
-        missing: shards that have no commit.
-        faults: a sentence for each.
-        damaged: shards that are to be done again, for it to be mended.
+        objects: number of committed objects that were compared.
+        missing: number of shards without a commit.
+        faults: one sentence per fault.
+        damaged: shards that must be done again to repair the atlas.
     """
 
     objects: int = 0
@@ -41,39 +41,41 @@ class VerifyResult:
 
 
 def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyResult:
-    """Check every committed object by its checksum, every row by its map, and that nothing else is there.
+    """Verify every committed object by its checksum, and every row by its maps; report other objects.
 
-    Each object is read once. Shards are looked at side by side, each object by object, so some 32 objects are in memory.
+    Each object is read once. Shards are verified concurrently, each object by object, so some 32 objects are in memory.
 
     Args:
-        progress: called with shards checked and shards in all.
+        url: the atlas.
+        progress: called with the number of verified shards and of all shards.
     """
     atlas = Atlas.open(url)
-    verdict = VerifyResult(missing=len(atlas.run.shards) - len(atlas.committed))
+    result = VerifyResult(missing=len(atlas.run.shards) - len(atlas.committed))
     if atlas.run.spec.digest() != atlas.run.spec_hash:
-        verdict.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")
-    verdict.faults += zarr_arrays.wrong(atlas.objects, atlas.run)
-    if verdict.faults:  # nothing can be read through such metadata
-        return verdict
-    expected = _of_the_run(atlas)
-    held = _Held(atlas.objects)
-    looks = concurrent_map(partial(_look, Atlas(held, atlas.run), held, atlas.committed), range(len(atlas.run.shards)))
-    for done, (shard, looked) in enumerate(zip(atlas.run.shards, looks, strict=True), 1):
-        verdict.objects += looked.objects
-        verdict.faults += looked.faults
-        verdict.damaged += [shard.name] * bool(looked.faults)
-        expected |= looked.names
+        result.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")
+    result.faults += zarr_arrays.metadata_faults(atlas.objects, atlas.run)
+    if result.faults:  # arrays cannot be read with such metadata
+        return result
+    expected = _run_objects(atlas)
+    store = _CachingStore(atlas.objects)
+    verify_shard = partial(_verify_shard, Atlas(store, atlas.run), store, atlas.committed)
+    shard_results = concurrent_map(verify_shard, range(len(atlas.run.shards)))
+    for done, (shard, shard_result) in enumerate(zip(atlas.run.shards, shard_results, strict=True), 1):
+        result.objects += shard_result.objects
+        result.faults += shard_result.faults
+        result.damaged += [shard.name] * bool(shard_result.faults)
+        expected |= shard_result.names
         progress(done, len(atlas.run.shards))
     for name, _ in atlas.objects.list_all():
-        if is_temp_file(name) and verdict.missing:
-            continue  # a run that goes on removes it
+        if is_temp_file(name) and result.missing:
+            continue  # the run removes it when it resumes
         if name not in expected and name.partition("/")[0] not in _DERIVED:
-            verdict.faults.append(f"{name}: belongs to nothing that was committed")
-    return verdict
+            result.faults.append(f"{name}: belongs to nothing that was committed")
+    return result
 
 
-class _Held(ObjectStore):
-    """Objects of which some are in memory for a while, and are read from there."""
+class _CachingStore(ObjectStore):
+    """Object store that keeps verified objects in memory until they are dropped."""
 
     def __init__(self, objects: ObjectStore) -> None:
         vars(self).update(vars(objects))
@@ -83,17 +85,17 @@ class _Held(ObjectStore):
         data = self._contents.get(name)
         return super().get(name, start, end) if data is None else data[start:end]
 
-    def take(self, entry: ObjectRecord) -> str | None:
-        """Read an object, and hold it if it is as it was committed; else say what is wrong."""
+    def load(self, record: ObjectRecord) -> str | None:
+        """Read an object and keep it if it is as committed; else return the fault."""
         try:
-            data = super().get(entry.path)
+            data = super().get(record.path)
         except FileNotFoundError:
-            return f"{entry.path}: is missing"
-        if len(data) != entry.size:
-            return f"{entry.path}: has {len(data)} bytes, {entry.size} were committed"
-        if sha256(data) != entry.sha256:
-            return f"{entry.path}: its contents have changed since they were committed"
-        self._contents[entry.path] = data
+            return f"{record.path}: is missing"
+        if len(data) != record.size:
+            return f"{record.path}: has {len(data)} bytes, {record.size} were committed"
+        if sha256(data) != record.sha256:
+            return f"{record.path}: its contents have changed since they were committed"
+        self._contents[record.path] = data
         return None
 
     def drop(self, name: str) -> None:
@@ -101,13 +103,13 @@ class _Held(ObjectStore):
 
 
 @dataclass
-class _Looked:
-    """What was found of a shard.
+class _ShardResult:
+    """Result of one shard.
 
     Attributes:
-        objects: that are committed.
-        faults: a sentence for each.
-        names: of the objects that may be there.
+        objects: number of committed objects.
+        faults: one sentence per fault.
+        names: objects that may exist.
     """
 
     objects: int
@@ -115,82 +117,79 @@ class _Looked:
     names: set[str]
 
 
-def _look(atlas: Atlas, held: _Held, committed: frozenset[str], shard_index: int) -> _Looked:
-    shard, own = atlas.run.shards[shard_index].name, _own(atlas, shard_index)
-    if shard not in committed:
-        return _Looked(0, [], set(own))  # what a stopped run wrote of it is written over when it is done
+def _verify_shard(atlas: Atlas, store: _CachingStore, committed: frozenset[str], shard_index: int) -> _ShardResult:
+    name, shard_objects = atlas.run.shards[shard_index].name, _shard_objects(atlas, shard_index)
+    if name not in committed:
+        return _ShardResult(0, [], set(shard_objects))  # objects of a stopped run are overwritten later
     try:
-        commit = atlas.record(shard)
+        commit = atlas.record(name)
     except RunFailedError as error:
-        return _Looked(0, [f"{error}"], set(own))
-    entries = {entry.path: entry for entry in commit.objects}
+        return _ShardResult(0, [f"{error}"], set(shard_objects))
+    records = {record.path: record for record in commit.objects}
     changed: dict[str, str] = {}
-    lacking: list[str] = []
-    part: AtlasShard | None = None
-    for path, array in own.items():
-        if path in entries and (fault := held.take(entries[path])) is not None:
+    row_faults: list[str] = []
+    shard: AtlasShard | None = None
+    for path, array in shard_objects.items():
+        if path in records and (fault := store.load(records[path])) is not None:
             changed[path] = fault
         elif array is None:
-            part, lacking = _rows(atlas, commit)
-        elif part is not None:
-            lacking += _wrong_rows(atlas, part, *array)
-        held.drop(path)
-    faults = [f"its commit names {path}, which is not its own" for path in entries if path not in own]
-    faults += [changed[path] for path in entries if path in changed]
-    wrong = faults or lacking  # rows of what has changed say nothing
-    return _Looked(len(commit.objects), [f"{shard}: {each}" for each in wrong], set(entries))
+            shard, row_faults = _verify_samples(atlas, commit)
+        elif shard is not None:
+            row_faults += _verify_rows(shard, *array)
+        store.drop(path)
+    faults = [f"its commit names {path}, which is not its own" for path in records if path not in shard_objects]
+    faults += [changed[path] for path in records if path in changed]
+    faults = faults or row_faults  # rows of changed objects are meaningless
+    return _ShardResult(len(commit.objects), [f"{name}: {fault}" for fault in faults], set(records))
 
 
-def _of_the_run(atlas: Atlas) -> set[str]:
-    """Objects that are there whatever is committed, or may be."""
+def _run_objects(atlas: Atlas) -> set[str]:
+    """Return the objects of the run that may exist whatever is committed."""
     shards = [shard.name for shard in atlas.run.shards]
     names = {layout.RUN, layout.LEASE, *zarr_arrays.metadata_objects(atlas.run)}
-    return (
-        names
-        | {commit_object(shard_name) for shard_name in shards}
-        | {quarantine_object(shard_name) for shard_name in shards}
-    )
+    return names | {commit_object(shard) for shard in shards} | {quarantine_object(shard) for shard in shards}
 
 
-def _own(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, ArraySpec] | None]:
-    """Objects that a shard may have: its sample table, and parts of arrays, whose names and kinds are told."""
+def _shard_objects(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, ArraySpec] | None]:
+    """Return the objects that a shard may have: its sample table (None), and its Zarr shards with array and spec."""
     run = atlas.run
-    own: dict[str, tuple[str, ArraySpec] | None] = {samples_object(run.shards[shard_index].name): None}
+    arrays: dict[str, tuple[str, ArraySpec] | None] = {samples_object(run.shards[shard_index].name): None}
     for method in run.methods:
-        for name, kind in layout.arrays(method, run.extra_outputs.get(method, ())).items():
-            own[shard_object(name, shard_index, len(kind.dims))] = name, kind
-    return own
+        for name, spec in layout.arrays(method, run.extra_outputs.get(method, ())).items():
+            arrays[shard_object(name, shard_index, len(spec.dims))] = name, spec
+    return arrays
 
 
-def _rows(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | None, list[str]]:
-    """A shard, if its samples are those that were committed; and what is wrong with them."""
+def _verify_samples(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | None, list[str]]:
+    """Return a shard, if its sample table is as committed, and the faults."""
     try:
-        part = AtlasShard(atlas, commit)
+        shard = AtlasShard(atlas, commit)
     except RunFailedError:
         return None, ["its sample table cannot be read"]
-    rows = part.samples["row"].to_numpy()
+    rows = shard.samples["row"].to_numpy()
     first = commit.shard_index * atlas.run.slot
     if len(rows) != commit.rows or not np.array_equal(rows, np.arange(first, first + commit.rows)):
-        return None, [f"its sample table has not the {commit.rows} rows that were committed"]
-    statuses = Counter(part.samples["status"].to_pylist())
+        return None, [f"its sample table does not have the {commit.rows} rows that were committed"]
+    statuses = Counter(shard.samples["status"].to_pylist())
     if dict(statuses) != commit.statuses or statuses[SampleStatus.OK] != commit.ok:
         return None, [f"its rows have the statuses {dict(statuses)}, {commit.statuses} were committed"]
-    keys = Counter(key for key, ok in zip(part.samples["key"].to_pylist(), part.good, strict=True) if ok)
-    return part, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
+    pairs = zip(shard.samples["key"].to_pylist(), shard.has_maps, strict=True)
+    keys = Counter(key for key, has_maps in pairs if has_maps)
+    return shard, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
 
 
-def _wrong_rows(atlas: Atlas, part: AtlasShard, name: str, kind: ArraySpec) -> list[str]:
-    if kind is layout.EXTRA_OUTPUT:  # may be undefined
+def _verify_rows(shard: AtlasShard, name: str, spec: ArraySpec) -> list[str]:
+    if spec is layout.EXTRA_OUTPUT:  # may be undefined
         return []
     try:
-        values = part.array(name)[part.good]
+        values = shard.array(name)[shard.has_maps]
     except RunFailedError:
         return [f"its part of {name} cannot be read"]
-    present = np.isfinite(values) if np.isnan(kind.empty) else values != kind.empty
-    what = f"{name} map" if kind is layout.MAP else name
-    problems = []
-    for place, target in enumerate(atlas.run.spec.targets):
-        lacking = int((~present[:, place]).any(tuple(range(1, present.ndim - 1))).sum())
-        if lacking:
-            problems.append(f"{lacking} samples that are ok have no {what} of their {target}")
-    return problems
+    present = np.isfinite(values) if np.isnan(spec.empty) else values != spec.empty
+    what = f"{name} map" if spec is layout.MAP else name
+    faults = []
+    for index, target in enumerate(shard.run.spec.targets):
+        missing = int((~present[:, index]).any(tuple(range(1, present.ndim - 1))).sum())
+        if missing:
+            faults.append(f"{missing} samples that are ok have no {what} of their {target}")
+    return faults

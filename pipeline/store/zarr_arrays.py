@@ -1,8 +1,7 @@
-"""The Zarr side of an atlas: the arrays it has, and a shard's rows of them as finished objects.
+"""Zarr arrays of an atlas: their metadata, and the rows of a shard as one Zarr shard.
 
-A shard's rows are encoded here, by zarr, in memory, and written as one object by the same hand as everything
-else: so each object is written once and whole, its checksum is known before it is written, and no writer
-ever reads, merges or touches metadata.
+The rows of a shard are encoded by zarr in memory and written as one object through the ``ObjectStore``: each object is
+written once and whole, its checksum is known before, and no writer reads, merges or touches metadata.
 """
 
 import json
@@ -24,54 +23,55 @@ from schemas.layout import MAPS, ArraySpec, Flag, shard_object
 from schemas.run import RunRecord
 
 
-def create(objects: ObjectStore, run: RunRecord) -> None:
-    """Write the metadata of the group and of all its arrays. Nothing else ever writes metadata."""
+def create_arrays(objects: ObjectStore, run: RunRecord) -> None:
+    """Write the metadata of the group and of all its arrays. Only planning writes metadata."""
     contents = _metadata(run)
     for key in sorted(contents, reverse=True):  # the group's own metadata last
         objects.put(f"{MAPS}/{key}", contents[key].to_bytes())
 
 
-def wrong(objects: ObjectStore, run: RunRecord) -> list[str]:
-    """A sentence for each part of the metadata that is not as it was created."""
+def metadata_faults(objects: ObjectStore, run: RunRecord) -> list[str]:
+    """Return a sentence for each metadata object that is not as planned."""
 
-    def look(item: tuple[str, Buffer]) -> str | None:
+    def verify(item: tuple[str, Buffer]) -> str | None:
         name = f"{MAPS}/{item[0]}"
         try:
-            found = objects.get(name)
+            data = objects.get(name)
         except FileNotFoundError:
             return f"{name}: is missing"
-        return None if _same(found, item[1].to_bytes()) else f"{name}: is not what the plan wrote"
+        return None if _is_equivalent(data, item[1].to_bytes()) else f"{name}: is not what the plan wrote"
 
-    return [problem for problem in concurrent_map(look, _metadata(run).items()) if problem is not None]
+    return [fault for fault in concurrent_map(verify, _metadata(run).items()) if fault is not None]
 
 
 def metadata_objects(run: RunRecord) -> dict[str, int]:
-    """Names and lengths of the objects that ``create`` writes."""
+    """Return names and sizes of the objects that ``create_arrays`` writes."""
     return {f"{MAPS}/{key}": len(value.to_bytes()) for key, value in _metadata(run).items()}
 
 
-def _same(found: bytes, expected: bytes) -> bool:
-    """Equal but for how another version of zarr writes the same: spaces, and fields that it adds."""
-    if found == expected:
+def _is_equivalent(data: bytes, expected: bytes) -> bool:
+    """Return whether metadata are equal but for the spaces and additional fields of another version of zarr."""
+    if data == expected:
         return True
     try:
-        there, wanted = (json.loads(data) for data in (found, expected))
+        content, expected_content = (json.loads(text) for text in (data, expected))
     except ValueError:
         return False
-    return _holds(there, wanted)
+    return _contains(content, expected_content)
 
 
-def _holds(there: Any, wanted: Any) -> bool:
-    """Whether all that is wanted is there."""
-    if isinstance(wanted, dict):
-        return isinstance(there, dict) and all(name in there and _holds(there[name], wanted[name]) for name in wanted)
-    if isinstance(wanted, list):
-        return isinstance(there, list) and len(there) == len(wanted) and all(map(_holds, there, wanted))
-    return bool(there == wanted)
+def _contains(content: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return isinstance(content, dict) and all(
+            name in content and _contains(content[name], value) for name, value in expected.items()
+        )
+    if isinstance(expected, list):
+        return isinstance(content, list) and len(content) == len(expected) and all(map(_contains, content, expected))
+    return bool(content == expected)
 
 
 def _metadata(run: RunRecord) -> dict[str, Buffer]:
-    """All that the plan writes into the Zarr store, by key."""
+    """Return the metadata objects of the plan by their key in the Zarr store."""
     contents: dict[str, Buffer] = {}
     store = MemoryStore(contents)
     group = zarr.create_group(store, attributes={"targets": list(run.spec.targets), "spec": run.spec_hash})
@@ -79,12 +79,12 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
     target[:] = np.asarray(run.spec.targets, dtype=object)
     for method, options in run.methods.items():
-        for name, kind in layout.arrays(method, run.extra_outputs.get(method, ())).items():
-            attributes = dict(options) if kind is layout.MAP else _ATTRIBUTES.get(kind, {})
-            _create(group, name, kind, (run.rows, *row_shape(kind, run)), run, attributes)
+        for name, spec in layout.arrays(method, run.extra_outputs.get(method, ())).items():
+            attributes = dict(options) if spec is layout.MAP else _ATTRIBUTES.get(spec, {})
+            _create_array(group, name, spec, (run.rows, *row_shape(spec, run)), run, attributes)
     with warnings.catch_warnings():
-        # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. Since nothing here
-        # changes metadata later, it cannot go stale, and it opens a remote atlas with one request.
+        # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. Metadata never change, so it
+        # cannot become stale, and it opens a remote atlas with one request.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(store)
     return contents
@@ -99,48 +99,66 @@ _ATTRIBUTES: dict[ArraySpec, dict[str, Any]] = {
 }
 
 
-def row_shape(kind: ArraySpec, run: RunRecord) -> tuple[int, ...]:
-    """Shape of what an array holds for one row."""
+def row_shape(spec: ArraySpec, run: RunRecord) -> tuple[int, ...]:
+    """Return the shape of one row of an array.
+
+    Args:
+        spec: description of the array.
+        run: record of the run.
+    """
     sizes = dict(zip(("target", "y", "x", "bound"), (len(run.spec.targets), *run.model.grid, 2), strict=True))
-    return tuple(sizes[dim] for dim in kind.dims[1:])
+    return tuple(sizes[dim] for dim in spec.dims[1:])
 
 
-def empty(kind: ArraySpec, run: RunRecord) -> NDArray[Any]:
-    """A shard's slot of an array, in which no row has a map yet."""
-    return np.full((run.slot, *row_shape(kind, run)), kind.empty, kind.dtype)
+def empty_slot(spec: ArraySpec, run: RunRecord) -> NDArray[Any]:
+    """Return the rows of a shard in an array, [slot, …], without any map.
+
+    Args:
+        spec: description of the array.
+        run: record of the run.
+    """
+    return np.full((run.slot, *row_shape(spec, run)), spec.empty, spec.dtype)
 
 
-def _create(
-    group: zarr.Group, name: str, kind: ArraySpec, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
+def _create_array(
+    group: zarr.Group, name: str, spec: ArraySpec, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
 ) -> Any:
-    """An array whose Zarr shard is exactly one shard's slot."""
+    """Create an array whose Zarr shards are the slots of shards."""
     return group.create_array(
         name,
         shape=shape,
-        dtype=kind.dtype,
+        dtype=spec.dtype,
         chunks=(run.chunk, *shape[1:]),
         shards=(run.slot, *shape[1:]),
-        fill_value=kind.empty,
+        fill_value=spec.empty,
         compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
-        dimension_names=kind.dims,
+        dimension_names=spec.dims,
         attributes=attributes,
     )
 
 
-def put(
-    objects: ObjectStore, run: RunRecord, name: str, kind: ArraySpec, shard_index: int, values: NDArray[Any]
+def write_slot(
+    objects: ObjectStore, run: RunRecord, name: str, spec: ArraySpec, shard_index: int, values: NDArray[Any]
 ) -> ObjectRecord | None:
-    """Write a shard's slot of one array: [slot, …], ``kind.empty`` where there is no map.
+    """Write the rows of a shard in one array.
+
+    Args:
+        objects: objects of the atlas.
+        run: record of the run.
+        name: name of the array.
+        spec: its description.
+        shard_index: index of the shard in the run.
+        values: [slot, …], ``spec.empty`` where there is no map.
 
     Returns:
-        None where all is empty: Zarr keeps no object for that.
+        The record of the object; None where all values are empty, for which Zarr has no object.
     """
     contents: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(contents))
-    _create(group, name, kind, values.shape, run, {})[:] = values
-    first = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
-    target = shard_object(name, shard_index, values.ndim)
-    if first not in contents:
-        objects.delete(target)  # an earlier attempt may have had maps
+    _create_array(group, name, spec, values.shape, run, {})[:] = values
+    key = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
+    path = shard_object(name, shard_index, values.ndim)
+    if key not in contents:
+        objects.delete(path)  # an earlier attempt may have had maps
         return None
-    return objects.put(target, contents[first].to_bytes())
+    return objects.put(path, contents[key].to_bytes())

@@ -1,4 +1,4 @@
-"""Objects as a store that zarr reads from: with their patience, and the errors that they raise."""
+"""Read-only Zarr store over an ``ObjectStore``, with its retries and errors."""
 
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Iterable
@@ -9,11 +9,11 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from pipeline.store.object_store import ObjectStore
 
 
-class Source(Store):
-    """Everything below a folder of an atlas, for reading.
+class ReadOnlyStore(Store):
+    """Zarr store of the objects below a folder of an atlas.
 
-    zarr's own store for URLs asks through another client, which gives up at the first error, or after half an
-    hour, and knows no other errors than those of botocore.
+    zarr's own store for URLs uses another client, which gives up at the first error or after half an hour, and raises
+    botocore's errors.
     """
 
     supports_writes = supports_deletes = False
@@ -24,7 +24,7 @@ class Source(Store):
         self.objects, self.folder = objects, folder
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Source) and (self.objects.url, self.folder) == (other.objects.url, other.folder)
+        return isinstance(other, ReadOnlyStore) and (self.objects.url, self.folder) == (other.objects.url, other.folder)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         try:

@@ -1,4 +1,4 @@
-"""Many things that each wait for a store: a bucket answers them side by side."""
+"""Ordered concurrent map over threads, for calls that wait for a store."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,20 +8,28 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE = 32
-"""That are under way, or wait to be taken: so many results are in memory, at most."""
+MAX_PENDING = 32
+"""Largest number of calls in progress or waiting to be consumed, and so of results in memory."""
 
 
 def concurrent_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in order. What a call raises is raised in its turn, and no other is begun after that."""
-    pool = ThreadPoolExecutor(AT_ONCE)
-    ahead: deque[Future[R]] = deque()
+    """Yield the results of concurrent calls, in the order of the items.
+
+    Args:
+        function: function to call; it must be thread-safe.
+        items: its arguments.
+
+    Raises:
+        Exception: that of the first failed call, at its turn; no further call is started.
+    """
+    pool = ThreadPoolExecutor(MAX_PENDING)
+    pending: deque[Future[R]] = deque()
     try:
         for item in items:
-            if len(ahead) == AT_ONCE:
-                yield ahead.popleft().result()
-            ahead.append(pool.submit(function, item))
-        while ahead:
-            yield ahead.popleft().result()
+            if len(pending) == MAX_PENDING:
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, item))
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

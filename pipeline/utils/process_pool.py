@@ -1,4 +1,4 @@
-"""Processes that work for this one, and end with it."""
+"""Process pool whose workers exit with their parent."""
 
 import os
 import signal
@@ -8,31 +8,32 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 
 
-def make_process_pool(count: int, needs: str) -> ProcessPoolExecutor:
-    """Processes that are forked from a server, so that what they need is imported once and not by each.
+def make_process_pool(count: int, preload: str) -> ProcessPoolExecutor:
+    """Return a pool of processes that are forked from a server, which imports a module once for all of them.
 
-    They are not forked from here: this process may have threads, and a fork of those may hang. Nor do they import
-    what lies in the working folder, which may be anything.
+    They are not forked from this process: it may have threads, with which a fork may hang. They do not import modules
+    from the working folder, which may hold anything.
 
     Args:
-        needs: module that the server begins with, if it has not begun.
+        count: number of processes.
+        preload: module that the server imports, if it has not started yet.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     context = get_context("forkserver")
-    context.set_forkserver_preload([needs])
-    return ProcessPoolExecutor(count, context, initializer=_begin, initargs=(dict(os.environ),))
+    context.set_forkserver_preload([preload])
+    return ProcessPoolExecutor(count, context, initializer=_initialize, initargs=(dict(os.environ),))
 
 
-def _begin(environment: Mapping[str, str]) -> None:
+def _initialize(environment: Mapping[str, str]) -> None:
     os.environ.clear()
-    os.environ.update(environment)  # the server's is of when it began
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent: what its children are at is finished
-    # A pool's process holds both ends of the pipe that its work comes by, so after kill -9 of its parent it would wait
-    # for ever; it is no child of that parent either, so the kernel tells it nothing.
-    Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environment)  # that of the server is from its start
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent: its children finish their work
+    # A worker holds both ends of its work pipe, and is not a child of its parent process but of the server: it gets no
+    # signal when the parent is killed, and would wait for ever. A watchdog thread exits it.
+    Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     if parent := parent_process():
         parent.join()
-        os._exit(1)  # whatever it is at, nobody waits for it
+        os._exit(1)  # nobody waits for its results

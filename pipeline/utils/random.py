@@ -1,4 +1,4 @@
-"""Where methods that draw at random get their numbers from."""
+"""Random numbers that depend on names, not on the order of calls."""
 
 import hashlib
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def rng_for(*parts: str | int) -> np.random.Generator:
-    """Random numbers that depend on these parts alone: on key, method, class and seed of the run.
+    """Return a generator that is seeded by these parts alone, such as key, method, class id and seed of the run.
 
-    They are drawn on the CPU, so a map does not depend on its batch, its shard, or the machine.
+    It generates on the CPU, so a map depends neither on its batch and shard nor on the machine.
     """
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))

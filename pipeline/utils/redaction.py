@@ -1,11 +1,11 @@
-"""Credentials have no place in a URL: it is written into ``run.json``, into logs and into errors."""
+"""Redact and refuse credentials in URLs, which are written into ``run.json``, logs and errors."""
 
 import re
 
 from schemas.errors import UsageError
 
 _NAMES = r"signature|credential|token|secret|passw(?:or)?d|api[-_]?key|(?:access|private)[-_]?key(?:[-_]?id)?"
-# What comes before a secret, which is kept, and the secret. A variable of the shell is none.
+# Group 1 is the text before a secret, which stays; the rest is the secret. A shell variable is not a secret.
 _SECRETS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -20,17 +20,17 @@ _SECRETS = tuple(
 
 
 def redact(text: str) -> str:
-    """A text, such as a URL or an error, with asterisks for every secret in it."""
+    """Return a text, such as a URL or an error, with asterisks in place of every secret."""
     for pattern in _SECRETS:
         text = pattern.sub(r"\1***", text)
     return text
 
 
 def refuse_credentials(url: str) -> None:
-    """Let only those URLs and ``pipe:`` commands pass that carry no secret.
+    """Refuse a URL or ``pipe:`` command with a secret.
 
     Raises:
-        UsageError: it does; the message shows it without.
+        UsageError: it has one; the message shows the redacted text.
     """
-    if (shown := redact(url)) != url:
-        raise UsageError(f"{shown}: carries credentials; give them by the environment, see docs/howto/storage.md")
+    if (redacted := redact(url)) != url:
+        raise UsageError(f"{redacted}: carries credentials; set them in the environment, see docs/howto/storage.md")

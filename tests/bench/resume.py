@@ -62,7 +62,7 @@ def committed(run: RunRecord, shard_index: int) -> CommitRecord:
 def write(url: str, shards: int, done: int) -> None:
     """A simulated atlas."""
     objects, run = ObjectStore(url), simulated(shards)
-    zarr_arrays.create(objects, run)
+    zarr_arrays.create_arrays(objects, run)
     objects.put(RUN, run.to_bytes())
     for index in range(done):
         objects.put(commit_object(run.shards[index].name), committed(run, index).to_bytes())

@@ -202,7 +202,7 @@ def test_an_object_that_is_gone_or_damaged_is_named(
     victim.write_bytes(victim.read_bytes()[:-9] + b"damaged!!")
     code, _, err = vitatlas("score", copy, "--truth", world.truth, "--methods", "center")
     assert code == 1
-    assert "vitatlas verify says what is damaged" in err
+    assert "find the damage with vitatlas verify" in err
     (copy / "samples" / "demo-validation-01.parquet").unlink()
     code, text, _ = vitatlas("status", copy)
     assert code == 0

@@ -49,7 +49,7 @@ class ClientError(Exception):
 def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], str]:
     """URL of a shard that comes up to its middle."""
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
-    monkeypatch.setattr(storage_io, "_TRIES", 2)
+    monkeypatch.setattr(storage_io, "_MAX_ATTEMPTS", 2)
 
     def make(error: Exception, pack: bool = False) -> str:
         data = write_tar(tmp_path / "a.tar", samples(9)).read_bytes()

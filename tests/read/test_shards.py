@@ -62,7 +62,7 @@ def test_tars_on_any_file_system(folder: Path) -> None:
         (["x*.tar"], r"x\*.tar: no shard matches"),
         (["."], "is a folder; name its shards"),
         (["t-00.tar", "t-*.tar"], "t-00.tar: is named twice"),
-        (["pipe:cat t-00.tar"], "runs a shell command; say --allow-pipe"),
+        (["pipe:cat t-00.tar"], "runs a shell command; pass --allow-pipe"),
         (["nosuch://x/a.tar"], "nosuch"),
         (["t-{00..02.tar"], "its braces do not match"),
     ],

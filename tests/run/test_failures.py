@@ -76,7 +76,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on(
     plan(spec, str(out))
     with (
         Lease(Atlas.open(str(out)).objects),
-        pytest.raises(RunFailedError, match=r"a run on .* is writing to it; wait for its end, or stop it and go on"),
+        pytest.raises(RunFailedError, match=r"a run on .* is writing to it; wait for its end, or stop it and resume"),
     ):
         run(str(out), INLINE)
     run(str(out), INLINE)

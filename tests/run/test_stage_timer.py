@@ -75,7 +75,7 @@ def test_reading_that_a_gpu_waits_for_is_counted_in_full(gpu: Gpu) -> None:
 
 
 def test_marks_are_counted_up_before_they_are_many(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timer, "_KEPT", 6)
+    monkeypatch.setattr(timer, "_MAX_LAPS", 6)
     watch = StageTimer(torch.device("cuda"))
     batches(gpu, watch, reading=0.25, forward=1.0, count=10)
     assert gpu.waited == 3

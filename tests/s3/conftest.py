@@ -75,7 +75,7 @@ def _reached(proxy: Proxy) -> Iterator[None]:
             patch.setenv(name, value)
         # fsspec looks at the environment once, when it is imported.
         patch.setitem(fsspec.config.conf, "s3", {"config_kwargs": _TIMEOUTS})
-        patch.setattr(io, "_LONGEST", 0.05)
+        patch.setattr(io, "_MAX_WAIT", 0.05)
         s3fs.S3FileSystem.clear_instance_cache()
         proxy.heal()
         yield

@@ -121,12 +121,12 @@ objects.put("commits/b.json", b"b")
 def test_a_server_that_is_gone_is_given_up(
     objects: ObjectStore, proxy: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io, "_PATIENCE", 1.0)
+    monkeypatch.setattr(io, "_MAX_SECONDS", 1.0)
     proxy.fail({fault: 1.0})
     with pytest.raises(OSError, match=r"a\.bin") as raised:
         objects.get("a.bin")
     assert raised.value.__cause__ is not None
-    assert len(proxy.requests) <= 2 * io._TRIES  # aiohttp may repeat what was dropped; nothing else multiplies
+    assert len(proxy.requests) <= 2 * io._MAX_ATTEMPTS  # aiohttp may repeat what was dropped; nothing else multiplies
     with pytest.raises(OSError, match=r"b\.bin"):
         objects.put("b.bin", b"")
     proxy.heal()

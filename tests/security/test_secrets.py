@@ -57,7 +57,7 @@ INNOCENT = [
 def test_a_url_that_carries_a_secret_is_refused_without_showing_it(url: str) -> None:
     url = url.format(SECRET)
     for function in (refuse_credentials, url_to_fs) if not url.startswith("pipe:") else (refuse_credentials,):
-        with pytest.raises(UsageError, match=r"\*\*\*.*carries credentials; give them by the environment") as raised:
+        with pytest.raises(UsageError, match=r"\*\*\*.*carries credentials; set them in the environment") as raised:
             function(url)
         assert "hunter2" not in str(raised.value)
     assert redact(redact(url)) == redact(url)
@@ -69,7 +69,7 @@ def test_other_urls_are_left_alone(url: str) -> None:
 
 
 def test_errors_of_a_store_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "_TRIES", 1)
+    monkeypatch.setattr(io, "_MAX_ATTEMPTS", 1)
 
     def fail(path: str) -> None:
         raise OSError(5, f"403, url='https://host/{path}?X-Amz-Signature={SECRET}'")

@@ -91,7 +91,7 @@ def test_a_shard_that_is_a_command_does_not_run(
 ) -> None:
     command = f"pipe:touch {outside}/marker"
     code, _, err = explained(vitatlas, command, checkpoint, inside / "atlas")  # type: ignore[arg-type]
-    assert (code, "runs a shell command; say --allow-pipe" in err) == (2, True)
+    assert (code, "runs a shell command; pass --allow-pipe" in err) == (2, True)
     spec = {"shards": [command], "model": {"name": "test_vit", "checkpoint": checkpoint.checkpoint}}
     (inside / "spec.yaml").write_text(json.dumps(spec))
     code, _, err = vitatlas("plan", "--spec", inside / "spec.yaml", "--out", inside / "atlas")

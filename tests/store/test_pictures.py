@@ -14,7 +14,7 @@ from pipeline.read import decode_image
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
-from pipeline.store.images import pictures
+from pipeline.store.images import read_images
 from schemas.errors import CorruptShardError
 from schemas.policy import Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
@@ -38,7 +38,7 @@ def atlas(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> At
 def test_all_that_are_asked_for_come_in_order_and_full_groups(
     atlas: Atlas, ordinals: list[int], sizes: list[int]
 ) -> None:
-    found = list(pictures(atlas.run, atlas.shard("a"), ordinals, 4))
+    found = list(read_images(atlas.run, atlas.shard("a"), ordinals, 4))
     assert [len(some) for some, _ in found] == sizes
     assert [ordinal for some, _ in found for ordinal in some] == ordinals
     frame = PreprocessConfig.for_model(atlas.run.model, atlas.run.spec.geometry)
@@ -51,9 +51,9 @@ def test_all_that_are_asked_for_come_in_order_and_full_groups(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda members: [("s0000.jpg", jpeg(99)), *members[1:]], "s0000 is not the picture that the atlas has maps"),
+        (lambda members: [("s0000.jpg", jpeg(99)), *members[1:]], "the image of s0000 is not the one in the atlas"),
         (lambda members: [("other.jpg", members[0][1]), *members[3:]], "other is not the picture"),
-        (lambda members: members[:-6], "has not all the samples that the atlas has maps of; is it another shard"),
+        (lambda members: members[:-6], "lacks samples that the atlas has maps of; is it another shard"),
     ],
     ids=["exchanged", "renamed", "shorter"],
 )
@@ -65,7 +65,7 @@ def test_a_tar_of_other_pictures_is_refused(
     shard = replace(atlas.run.shards[0], url=other, samples=sum(name.endswith(".jpg") for name, _ in members))
     moved = Atlas(atlas.objects, atlas.run.model_copy(update={"shards": (shard,)}))
     with pytest.raises(CorruptShardError, match=says):
-        list(iter_labels(moved, "a", POLICY) if labels else pictures(moved.run, moved.shard("a"), GOOD, 4))
+        list(iter_labels(moved, "a", POLICY) if labels else read_images(moved.run, moved.shard("a"), GOOD, 4))
 
 
 def test_samples_without_maps_are_labelled_in_their_place(atlas: Atlas) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pipeline.store import Atlas, ObjectStore
-from pipeline.store.card import html
 from schemas.errors import UsageError
 from schemas.run import RunRecord
 
@@ -41,7 +40,7 @@ def test_texts_of_strangers_do_nothing_in_a_notebook(atlas: Atlas, tmp_path: Pat
     run = atlas.run.model_copy(
         update={"model": atlas.run.model.model_copy(update={"name": "<script>alert(1)</script>\x1b[31m"})}
     )
-    shown = html(Atlas(ObjectStore(str(tmp_path / "<img src=x>")), run))
+    shown = Atlas(ObjectStore(str(tmp_path / "<img src=x>")), run)._repr_html_()
     assert "<script" not in shown
     assert "<img" not in shown
     assert "\x1b" not in shown
@@ -80,13 +79,15 @@ def test_without_its_tar_a_map_is_shown_alone_and_that_is_said(
 
 
 def test_large_and_odd_pictures_are_shown_small(atlas: Atlas, tmp_path: Path) -> None:
-    from pipeline.store.map_figure import show
+    from pipeline.store.map_figure import plot_maps
 
     sample = {
         "shard": atlas.run.shards[0].name, "ordinal": 0, "key": "$x^$ \x1b", "label": None, "prediction": 1,
         "width": 60_000, "height": 10, "scale_x": 625.0, "scale_y": 10 / 96, "offset_x": 0.0, "offset_y": 0.0,
     }  # fmt: skip
-    assert show(atlas, sample, {"legrad": np.eye(8, dtype=np.float32)}, "label").width < 2000
+    assert (
+        plot_maps(atlas.shard(sample["shard"]), sample, {"legrad": np.eye(8, dtype=np.float32)}, "label").width < 2000
+    )
 
 
 def test_what_cannot_be_shown_is_named(atlas: Atlas) -> None:

@@ -80,7 +80,7 @@ def test_verify_recounts_rows_and_statuses_and_looks_for_a_key_that_comes_twice(
     shard = "demo-validation-00"
     whole = pq.read_table(copy / "samples" / f"{shard}.parquet")
     recommit(copy, shard, lambda table: table.slice(1))
-    assert verify(str(copy)).faults == [f"{shard}: its sample table has not the 24 rows that were committed"]
+    assert verify(str(copy)).faults == [f"{shard}: its sample table does not have the 24 rows that were committed"]
     failed = pa.array(["ok"] * 23 + ["undecodable"]).dictionary_encode()
     recommit(copy, shard, lambda _: whole.set_column(whole.schema.get_field_index("status"), "status", failed))
     (fault,) = verify(str(copy)).faults

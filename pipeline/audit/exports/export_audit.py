@@ -18,7 +18,7 @@ from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, AtlasShard, ObjectStore
-from pipeline.store.images import pictures as pictures_of
+from pipeline.store.images import read_images
 from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
 from schemas.audit_records import ExportRecord
@@ -71,7 +71,7 @@ def export_audit(
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
     names, url = tuple(dict.fromkeys(methods)) or atlas.methods, atlas.objects.url
-    atlas.require(target, names)
+    atlas.check_available(target, names)
     if classes and len(classes) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
     if pictures:
@@ -139,11 +139,11 @@ def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[Obje
 
 
 def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> ShardData:
-    samples = shard.samples.filter(pa.array(shard.good))
+    samples = shard.samples.filter(pa.array(shard.has_maps))
     maps = {}
     for method in about.methods:
-        says = shard.flags(method, about.target)[shard.good] == Flag.OK
-        maps[method] = np.where(says[:, None, None], shard.maps(method, about.target)[shard.good], np.float32(0))
+        says = shard.flags(method, about.target)[shard.has_maps] == Flag.OK
+        maps[method] = np.where(says[:, None, None], shard.maps(method, about.target)[shard.has_maps], np.float32(0))
     return ShardData(
         shard.commit.shard,
         samples,
@@ -156,7 +156,7 @@ def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet 
 
 def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
     """Of the samples that have maps."""
-    for _, pixels in pictures_of(atlas.run, shard, np.flatnonzero(shard.good).tolist(), _BATCH):
+    for _, pixels in read_images(atlas.run, shard, np.flatnonzero(shard.has_maps).tolist(), _BATCH):
         yield np.stack(pixels)
 
 

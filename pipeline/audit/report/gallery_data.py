@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.audit.report.js_encoding import to_base64, to_script, to_uint8
 from pipeline.store import Atlas, AtlasShard, ObjectStore
-from pipeline.store.images import pictures
+from pipeline.store.images import read_images
 from pipeline.store.parquet import from_parquet
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.samples import SampleStatus
@@ -250,7 +250,7 @@ def _make_thumbnails(atlas: Atlas, shard: AtlasShard, ordinals: Sequence[int]) -
     """Return JPEGs of the network's input by ordinal, so that maps align with their edges."""
     return {
         ordinal: _encode_thumbnail(pixels)
-        for batch, images in pictures(atlas.run, shard, ordinals, _BATCH_SIZE)
+        for batch, images in read_images(atlas.run, shard, ordinals, _BATCH_SIZE)
         for ordinal, pixels in zip(batch, images, strict=True)
     }
 

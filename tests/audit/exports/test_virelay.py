@@ -28,7 +28,7 @@ METHODS = ("attention", "legrad", "reciprocam_single", "center")
 
 def stacked(atlas: Atlas, method: str, target: str = "label") -> np.ndarray:
     shards = [atlas.shard(name) for name in atlas.commits]
-    return np.concatenate([shard.maps(method, target)[shard.good] for shard in shards])
+    return np.concatenate([shard.maps(method, target)[shard.has_maps] for shard in shards])
 
 
 def test_pixels_and_labels_are_those_of_the_samples(atlas: Atlas, audit: Path) -> None:

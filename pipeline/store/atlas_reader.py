@@ -1,0 +1,128 @@
+"""Base of the atlas reader: rows of arrays, and sample tables of shards."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.store.object_store import ObjectStore
+from pipeline.store.parquet import from_parquet
+from pipeline.store.zarr_store import ReadOnlyStore
+from schemas import layout
+from schemas.errors import RunFailedError, UsageError
+from schemas.layout import MAPS, samples_object
+from schemas.run import RunRecord
+from schemas.text import suggest
+
+
+class AtlasReader:
+    """Arrays and sample tables of an atlas, by row and by shard.
+
+    Attributes:
+        objects: objects of the atlas.
+        run: record of the run.
+    """
+
+    def __init__(self, objects: ObjectStore, run: RunRecord) -> None:
+        self.objects, self.run = objects, run
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that have maps."""
+        return tuple(self.run.methods)
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """Zarr group, read-only."""
+        return zarr.open_group(self.zarr_store, mode="r", zarr_format=3)
+
+    @property
+    def zarr_store(self) -> ReadOnlyStore:
+        """Zarr store, read-only."""
+        return ReadOnlyStore(self.objects, MAPS)
+
+    def samples_of(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the sample table of one finished shard.
+
+        Args:
+            shard: short name of the shard.
+            columns: names of columns; None: all.
+
+        Raises:
+            RunFailedError: the table is missing or damaged.
+        """
+        where = f"{self.objects.url}/{samples_object(shard)}"
+        try:
+            return from_parquet(self.objects.get(samples_object(shard)), columns)
+        except FileNotFoundError:
+            raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunFailedError(f"{where}: cannot be read ({error}); see vitatlas verify") from None
+
+    def read(self, array: str, rows: int | slice | NDArray[np.int64], target: str) -> NDArray[Any]:
+        """Return rows of an array for one target kind, as they are stored.
+
+        Args:
+            array: name of the array.
+            rows: a row, a range of rows, or int64 [n].
+            target: target kind.
+
+        Raises:
+            UsageError: the atlas has no such array or target kind.
+            RunFailedError: the array cannot be read.
+        """
+        if array not in self._arrays:
+            self._check_method(array)
+        self._check_target(target)
+        return self.read_selection(array, (rows, self.run.spec.targets.index(target)))
+
+    def read_selection(self, array: str, selection: Any) -> NDArray[Any]:
+        """Return a selection of an array, as it is stored.
+
+        Args:
+            array: name of the array.
+            selection: an index as Zarr takes it.
+
+        Raises:
+            RunFailedError: the array cannot be read.
+        """
+        try:
+            return np.asarray(self.group[array][selection])
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise RunFailedError(
+                f"{self.objects.url}: {array} cannot be read ({error}); find the damage with vitatlas verify"
+            ) from error
+
+    @cached_property
+    def _arrays(self) -> frozenset[str]:
+        outputs = self.run.extra_outputs
+        return frozenset(name for method in self.methods for name in layout.arrays(method, outputs.get(method, ())))
+
+    def check_planned(self, target: str, methods: Iterable[str]) -> None:
+        """Check that the run has a target kind and methods. Nothing is read.
+
+        Args:
+            target: target kind.
+            methods: names of methods.
+
+        Raises:
+            UsageError: the run has no such target kind or method.
+        """
+        self._check_target(target)
+        for method in methods:
+            self._check_method(method)
+
+    def _check_target(self, target: str) -> None:
+        targets = self.run.spec.targets
+        if target not in targets:
+            known = ", ".join(targets)
+            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {known}{suggest(target, targets)}")
+
+    def _check_method(self, method: str) -> None:
+        if method not in self.run.methods:
+            known, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
+            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {known}{hint}")
