@@ -35,7 +35,7 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
         yield from found
 
     replace(ObjectStore, "list", listing)
-    replace(ObjectStore, "walk", walking)
+    replace(ObjectStore, "list_all", walking)
     return counts
 
 

@@ -224,7 +224,7 @@ def crash_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crashin
         return instead
 
     with monkeypatch.context() as patched:
-        for name in ("put", "create", "delete", "sweep"):
+        for name in ("put", "create", "delete", "remove_temp_files"):
             patched.setattr(ObjectStore, name, crashing(getattr(ObjectStore, name)))
         with suppress(Crash):
             yield crash

@@ -52,7 +52,7 @@ def test_all_that_are_asked_for_come_in_order_and_full_groups(
     ("change", "says"),
     [
         (lambda members: [("s0000.jpg", jpeg(99)), *members[1:]], "the image of s0000 is not the one in the atlas"),
-        (lambda members: [("other.jpg", members[0][1]), *members[3:]], "other is not the picture"),
+        (lambda members: [("other.jpg", members[0][1]), *members[3:]], "the image of other is not the one"),
         (lambda members: members[:-6], "lacks samples that the atlas has maps of; is it another shard"),
     ],
     ids=["exchanged", "renamed", "shorter"],

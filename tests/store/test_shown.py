@@ -64,7 +64,7 @@ def test_a_map_is_shown_over_its_picture(atlas: Atlas) -> None:
     [
         ("/nowhere/{shard}.tar", "no such file"),
         ("pipe:touch {shard}.ran", "runs a shell command"),
-        ("{folder}/demo-validation-01.tar", "is not the picture"),
+        ("{folder}/demo-validation-01.tar", "is not the one in the atlas"),
     ],
 )
 def test_without_its_tar_a_map_is_shown_alone_and_that_is_said(
