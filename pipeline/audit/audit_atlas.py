@@ -107,7 +107,7 @@ def audit_atlas(
     for name in extent.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
-        EXPORTERS[name].require()
+        EXPORTERS[name].require_packages()
     objects = ObjectStore(out)
     MapTables(atlas, out, target, methods, truth).check_output()
     _refuse_others(objects, extent)

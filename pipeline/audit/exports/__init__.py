@@ -1,4 +1,4 @@
-"""Exports of an audit, one file for each program that reads them, and their registry."""
+"""Exporters of an audit to other programs, one module per program."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What an export to another program is."""
+"""Base of exporters: the protocol, and the data that they get."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,20 +16,21 @@ from schemas.run import RunRecord
 
 @dataclass(frozen=True)
 class ShardData:
-    """What an atlas has of one shard: of its n samples that have maps, in the order of the rows.
+    """Data of one shard: its n samples that have maps, in the order of the rows.
 
     Attributes:
-        samples: their rows of the sample table.
-        classes: int64 [n], that the maps explain.
-        maps: float32 [n, h, w] in [0, 1], by method; 0 everywhere where a map says nothing.
-        pixels: what the network saw, some samples at a time: uint8 [b, 3, H, W]. Comes once. None: not wanted.
-        masks: where the object is in that, bool [H, W]; of a sample of which no truth is known, None. Comes once.
-            None: no truth was given.
+        shard: short name of the shard.
+        samples: rows of the sample table.
+        class_ids: int64 [n], classes that the maps explain.
+        maps: float32 [n, h, w] in [0, 1], by method; 0 everywhere in degenerate maps.
+        pixels: input of the network in batches, uint8 [b, 3, H, W], to be read once; None if not requested.
+        masks: object masks on this input, bool [H, W], to be read once; None for samples without truth, and None
+            altogether if no truth was given.
     """
 
     shard: str
     samples: pa.Table
-    classes: NDArray[np.int64]
+    class_ids: NDArray[np.int64]
     maps: Mapping[str, NDArray[np.float32]]
     pixels: Iterable[NDArray[np.uint8]] | None
     masks: Iterable[NDArray[np.bool_] | None] | None
@@ -40,11 +41,11 @@ class ShardData:
 
 @dataclass(frozen=True)
 class AtlasContext:
-    """What all parts have in common.
+    """Data of the whole atlas.
 
     Attributes:
-        run: that made the atlas.
-        about: what is asked for.
+        run: run that made the atlas.
+        about: settings of the export.
         samples: row, shard, label, prediction, key of all samples that have maps, in the order of the rows.
         audit: folder of the audit, with its tables.
     """
@@ -58,41 +59,56 @@ class AtlasContext:
 class AuditExporter(Protocol):
     """A format of another program. To add one: a file in this folder, and a line in its ``EXPORTERS``.
 
-    Files are written below a local folder, and their names are given once they are closed: whoever asked puts them
-    where they belong, and removes them.
+    Files are written below a local folder, and each name is yielded once the file is closed. The caller uploads the file
+    and removes it.
     """
 
-    def require(self) -> None:
-        """Make sure that what it is written with is installed.
+    def require_packages(self) -> None:
+        """Make sure that the packages that it needs are installed.
 
         Raises:
-            UsageError: it is not.
+            UsageError: a package is missing.
         """
         ...
 
-    def check(self, about: ExportRecord, audit: ObjectStore) -> None:
-        """Refuse before anything is done.
+    def validate(self, about: ExportRecord, audit: ObjectStore) -> None:
+        """Refuse an impossible export before anything is written.
+
+        Args:
+            about: settings of the export.
+            audit: folder of the audit.
 
         Raises:
-            UsageError: a package is not installed, or the audit has not what is needed of it.
+            UsageError: a package is missing, or the audit lacks a table.
         """
         ...
 
-    def of_shard(self, part: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
-        """Files of one shard, in which there is at least one sample."""
+    def export_shard(self, data: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
+        """Write the files of a shard, and yield their names.
+
+        Args:
+            data: data of the shard; at least one sample.
+            run: run that made the atlas.
+            folder: local folder to write to.
+        """
         ...
 
-    def of_all(self, whole: AtlasContext, folder: Path) -> Iterator[str]:
-        """Files that are made of all shards together, when those of each are there."""
+    def export_all(self, context: AtlasContext, folder: Path) -> Iterator[str]:
+        """Write the files of the whole atlas once those of all shards exist, and yield their names.
+
+        Args:
+            context: data of the atlas.
+            folder: local folder to write to.
+        """
         ...
 
     def atlas_files(self, about: ExportRecord) -> Iterable[str]:
-        """Names of all files that ``of_all`` may write."""
+        """Return the names of all files that ``export_all`` may write."""
         ...
 
 
 def prepare_path(folder: Path, name: str) -> Path:
-    """Where a file is written that is to have this name; its folder is made."""
+    """Return the path of a file below a folder, and create its parent."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,4 +1,4 @@
-"""An audit in the format of another program, shard by shard."""
+"""Export an atlas and its audit to other programs, shard by shard."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ from schemas.run import TargetKind
 from schemas.samples import CLASS_COLUMNS, SampleStatus
 from schemas.text import suggest
 
-_BATCH = 32
-"""Pictures that are in memory together."""
+_BATCH_SIZE = 32
+"""Number of images in memory."""
 
 
 def export_audit(
@@ -90,7 +90,7 @@ def export_audit(
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
-    EXPORTERS[kind].check(about, audit)
+    EXPORTERS[kind].validate(about, audit)
     derive(_Export(atlas, objects, about, AtlasContext(atlas.run, about, samples, audit), truth), options)
     return objects.url
 
@@ -116,21 +116,21 @@ class _Export(DerivedProduct[TruthSet | None, None]):
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> None:
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            _put(self.objects, self.exporter.of_all(self.context, Path(folder)), Path(folder))
+            _put(self.objects, self.exporter.export_all(self.context, Path(folder)), Path(folder))
 
 
 def _export_shard(about: ExportRecord, task: ShardTask[TruthSet | None]) -> ShardResult:
-    part = _part(task.atlas, task.atlas.shard(task.shard), about, task.data)
+    data = _read_shard(task.atlas, task.atlas.shard(task.shard), about, task.data)
     written: tuple[ObjectRecord, ...] = ()
-    if len(part):
+    if len(data):
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            names = EXPORTERS[about.kind].of_shard(part, task.atlas.run, Path(folder))
+            names = EXPORTERS[about.kind].export_shard(data, task.atlas.run, Path(folder))
             written = _put(task.objects, names, Path(folder))
-    return ShardResult(written, {"images": len(part)})
+    return ShardResult(written, {"images": len(data)})
 
 
 def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[ObjectRecord, ...]:
-    """Put files, each as soon as it is there, so that the next has its place on this machine's disk."""
+    """Upload each file as soon as it exists and remove it, so that the local disk holds one at a time."""
     records = []
     for name in names:
         records.append(objects.put_file(name, folder / name))
@@ -138,12 +138,12 @@ def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[Obje
     return tuple(records)
 
 
-def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> ShardData:
+def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> ShardData:
     samples = shard.samples.filter(pa.array(shard.has_maps))
     maps = {}
     for method in about.methods:
-        says = shard.flags(method, about.target)[shard.has_maps] == Flag.OK
-        maps[method] = np.where(says[:, None, None], shard.maps(method, about.target)[shard.has_maps], np.float32(0))
+        valid = shard.flags(method, about.target)[shard.has_maps] == Flag.OK
+        maps[method] = np.where(valid[:, None, None], shard.maps(method, about.target)[shard.has_maps], np.float32(0))
     return ShardData(
         shard.commit.shard,
         samples,
@@ -155,15 +155,17 @@ def _part(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet 
 
 
 def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
-    """Of the samples that have maps."""
-    for _, pixels in read_images(atlas.run, shard, np.flatnonzero(shard.has_maps).tolist(), _BATCH):
+    """Yield the input of the network in batches, for the samples that have maps."""
+    for _, pixels in read_images(atlas.run, shard, np.flatnonzero(shard.has_maps).tolist(), _BATCH_SIZE):
         yield np.stack(pixels)
 
 
 def _masks(samples: pa.Table, truth: TruthSet, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:
-    """Pixels of the network's input more than half of which is object."""
+    """Yield masks of the pixels of the network's input that objects cover by more than half."""
     for sample in samples.to_pylist():
-        known, covered = truth.find_annotated(sample["key"]), None
-        if known is not None:
-            covered = compute_coverage(known, sample["width"], sample["height"], visible_window(sample, size), size)
+        image_truth, covered = truth.find_annotated(sample["key"]), None
+        if image_truth is not None:
+            covered = compute_coverage(
+                image_truth, sample["width"], sample["height"], visible_window(sample, size), size
+            )
         yield None if covered is None else covered > 0.5

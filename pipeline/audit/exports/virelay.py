@@ -1,7 +1,7 @@
-"""Projects of ViRelAy, a viewer of spectral relevance analyses: one for each method, since it knows one in each.
+"""Exporter to ViRelAy, a viewer of spectral relevance analyses: one project per method, since a project has only one.
 
-The keys are those that its code reads (``virelay/model.py`` of version 0.6.1); its page on the format has others. It
-is under the AGPL, and nothing of it is imported here.
+The keys are those that its code reads (``virelay/model.py`` of version 0.6.1); its documentation of the format has
+others. It is under the AGPL, and none of it is imported here.
 """
 
 import json
@@ -30,73 +30,72 @@ from schemas.samples import CLASS_COLUMNS
 MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"
 ANALYSIS, EMBEDDING, CLUSTERING = "spectral_analysis", "spectral", "kmeans"
 UNKNOWN = -1
-"""Label of a sample that has none, or one that the network does not know."""
-GREY = 128
+"""Label of a sample without label, or with one that the network does not have."""
+GRAY = 128
 _STRATEGIES: dict[TargetKind, str] = {"label": "true_label", "predicted": "predicted_label"}
 _SYNSET = re.compile(r"(n[0-9]{8})(?:[\s:,]+(.*))?")
-"""A name of a class as ILSVRC's ``LOC_synset_mapping.txt`` has it, or the WordNet id alone."""
+"""Name of a class as in ILSVRC's ``LOC_synset_mapping.txt``, or the WordNet id alone."""
 _CHUNK = 64
 
 
 class VirelayExporter:
     """``<method>.yaml`` with ``labels.json``, ``input.h5``, ``<method>.attribution.h5``, ``<method>.analysis.h5``.
 
-    Arrays over all N samples that have maps, in the order of the rows, are virtual: they are read from
-    ``parts/<shard>.h5``, which must stay beside them.
+    Arrays over all N samples that have maps, in the order of the rows, are virtual: they refer to ``parts/<shard>.h5``,
+    which must stay beside them.
 
     - ``input.h5``: ``data`` uint8 [N, 3, H, W], ``label`` int32 [N], ``row`` int64 [N] and ``key`` of the samples.
     - ``<method>.attribution.h5``: ``attribution`` float16 [N, 3, h, w], the map and two channels of 0, since the viewer
-      adds channels up; ``label``; ``prediction`` float32 [N, K], the probabilities that an atlas has: of the top class
-      and of the label. There is no ``index``, in which the viewer would look up each picture one number at a time: a
-      map that says nothing is 0.
+      sums channels; ``label``; ``prediction`` float32 [N, K], the probabilities in the atlas, of the top class and
+      of the label. There is no ``index``, in which the viewer would search each image linearly: a degenerate map is 0.
     - ``<method>.analysis.h5``: for each class ``index`` uint32 [n], ``embedding/spectral`` float32 [n, d] with its
       ``eigenvalue`` [d], ``cluster/kmeans`` int32 [n]; from ``members.parquet`` and ``shortcuts.parquet``.
 
-    Names of groups are WordNet ids where the names of all classes begin with one, and else the numbers of the classes.
-    A method none of whose maps says anything has no project, because the viewer fails without a class.
+    Names of groups are WordNet ids if the names of all classes begin with one, and class ids otherwise. A method without
+    valid maps has no project, because the viewer fails without a class.
     """
 
-    def require(self) -> None:
+    def require_packages(self) -> None:
         if find_spec("h5py") is None:
             install = "pip install 'vit-atlas[virelay]'"
-            raise UsageError(f"virelay: its files are HDF5, which needs h5py; install it with: {install}")
+            raise UsageError(f"virelay: its files are HDF5, which requires h5py; install it with: {install}")
 
-    def check(self, about: ExportRecord, audit: ObjectStore) -> None:
-        self.require()
+    def validate(self, about: ExportRecord, audit: ObjectStore) -> None:
+        self.require_packages()
         for name in (ABOUT, MEMBERS, SHORTCUTS):
             if not audit.exists(name):
                 raise UsageError(f"{audit.url}: has no {name}; make the audit first, then export it")
-        made = AuditRecord.read(audit.get(ABOUT), f"{audit.url}/{ABOUT}")
-        lacking = [method for method in about.methods if method not in made.methods]
-        if (made.run, made.target) != (about.run, about.target) or lacking:
-            maps = f"the {(*lacking, *about.methods)[0]} maps of {about.target}"
-            raise UsageError(f"{audit.url}: is no audit of {maps}; audit these first, or name others")
+        audit_about = AuditRecord.read(audit.get(ABOUT), f"{audit.url}/{ABOUT}")
+        missing = [method for method in about.methods if method not in audit_about.methods]
+        if (audit_about.run, audit_about.target) != (about.run, about.target) or missing:
+            maps = f"the {(*missing, *about.methods)[0]} maps of {about.target}"
+            raise UsageError(f"{audit.url}: is no audit of {maps}; audit them first, or name others")
 
-    def of_shard(self, part: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
+    def export_shard(self, data: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
         import h5py
 
-        name, count = _part_name(part.shard), len(part)
+        name, count = _part_name(data.shard), len(data)
         with h5py.File(prepare_path(folder, name), "w") as file:
-            if part.pixels is not None:
-                data = file.create_dataset("data", (count, 3, *run.model.input_size), np.uint8)
+            if data.pixels is not None:
+                dataset = file.create_dataset("data", (count, 3, *run.model.input_size), np.uint8)
                 begin = 0
-                for pixels in part.pixels:
-                    data[begin : begin + len(pixels)] = pixels
+                for pixels in data.pixels:
+                    dataset[begin : begin + len(pixels)] = pixels
                     begin += len(pixels)
-            for method, maps in part.maps.items():
+            for method, maps in data.maps.items():
                 values = np.zeros((count, 3, *maps.shape[1:]), np.float16)
                 values[:, 0] = maps
-                _create(file, f"attribution/{method}", values)
-            _create(file, "prediction", _probabilities(part.samples, run.model.classes))
+                _create_array(file, f"attribution/{method}", values)
+            _create_array(file, "prediction", _probabilities(data.samples, run.model.classes))
         yield name
 
-    def of_all(self, whole: AtlasContext, folder: Path) -> Iterator[str]:
+    def export_all(self, context: AtlasContext, folder: Path) -> Iterator[str]:
         import h5py
 
-        run, about, samples = whole.run, whole.about, whole.samples
+        run, about, samples = context.run, context.about, context.samples
         labels = _labels(samples, run.model.classes)
         entries = label_map(run.model.classes, about.classes)
-        groups = [each["word_net_id"] for each in entries]
+        groups = [entry["word_net_id"] for entry in entries]
         if (labels == UNKNOWN).any():
             entries.append({"index": UNKNOWN, "word_net_id": "", "name": "no label"})
         prepare_path(folder, "labels.json").write_text(json.dumps(entries, indent=1), "utf-8")
@@ -104,29 +103,29 @@ class VirelayExporter:
         size, count = run.model.input_size, len(samples)
         with h5py.File(prepare_path(folder, "input.h5"), "w") as file:
             if about.pixels:
-                _virtual(file, "data", "data", samples, (3, *size), np.uint8)
-            else:  # chunks that are never written take no room, and read as their fill value
-                file.create_dataset("data", (count, 3, *size), np.uint8, chunks=(1, 3, *size), fillvalue=GREY)
+                _create_virtual(file, "data", "data", samples, (3, *size), np.uint8)
+            else:  # chunks that are not written take no space, and read as their fill value
+                file.create_dataset("data", (count, 3, *size), np.uint8, chunks=(1, 3, *size), fillvalue=GRAY)
             file["label"], file["row"] = labels, samples["row"].to_numpy()
             file["key"] = np.array(samples["key"].to_pylist(), h5py.string_dtype())
         yield "input.h5"
-        members = _read(whole.audit, MEMBERS)
+        members = _read(context.audit, MEMBERS)
         eigenvalues = {
             (row["method"], row["class"]): row["eigenvalues"]
-            for row in _read(whole.audit, SHORTCUTS, ["method", "class", "eigenvalues"]).to_pylist()
+            for row in _read(context.audit, SHORTCUTS, ["method", "class", "eigenvalues"]).to_pylist()
         }
         for method in about.methods:
-            of_method = members.filter(pc.equal(members["method"], method))
-            if not len(of_method):
+            method_members = members.filter(pc.equal(members["method"], method))
+            if not len(method_members):
                 continue
             with h5py.File(prepare_path(folder, f"{method}.attribution.h5"), "w") as file:
-                _virtual(file, "attribution", f"attribution/{method}", samples, (3, *run.model.grid), np.float16)
-                _virtual(file, "prediction", "prediction", samples, (run.model.classes,), np.float32)
+                _create_virtual(file, "attribution", f"attribution/{method}", samples, (3, *run.model.grid), np.float16)
+                _create_virtual(file, "prediction", "prediction", samples, (run.model.classes,), np.float32)
                 file["label"] = labels
             yield f"{method}.attribution.h5"
             with h5py.File(prepare_path(folder, f"{method}.analysis.h5"), "w") as file:
-                for index, places, each in _by_class(of_method, samples, about.target, whole.audit.url):
-                    _analyse(file.create_group(groups[index]), places, each, eigenvalues[method, index])
+                for class_id, places, rows in _group_by_class(method_members, samples, about.target, context.audit.url):
+                    _write_analysis(file.create_group(groups[class_id]), places, rows, eigenvalues[method, class_id])
             yield f"{method}.analysis.h5"
             project = yaml.safe_dump(_project(method, run, about), sort_keys=False, allow_unicode=True)
             prepare_path(folder, f"{method}.yaml").write_text(project, "utf-8")
@@ -138,11 +137,16 @@ class VirelayExporter:
 
 
 def label_map(count: int, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Index, WordNet id and name of so many classes; where any has no id of its own, numbers of equal length."""
-    found = [_SYNSET.fullmatch(name) for name in classes]
-    ids = [each[1] for each in found if each]
+    """Return index, WordNet id and name of each class; class ids of equal length where not all have a WordNet id.
+
+    Args:
+        count: number of classes.
+        classes: names of the classes by class id; empty uses numbers.
+    """
+    matches = [_SYNSET.fullmatch(name) for name in classes]
+    ids = [match[1] for match in matches if match]
     if classes and len(set(ids)) == count:
-        names = [each[2] or each[1] for each in found if each]
+        names = [match[2] or match[1] for match in matches if match]
     else:
         ids = [f"{index:0{len(str(count - 1))}}" for index in range(count)]
         names = list(classes) or [str(index) for index in range(count)]
@@ -158,20 +162,20 @@ def _read(audit: ObjectStore, name: str, columns: Sequence[str] | None = None) -
     return table.set_column(table.column_names.index("method"), "method", table["method"].cast(pa.string()))
 
 
-def _create(file: Any, name: str, values: NDArray[Any]) -> None:
+def _create_array(file: Any, name: str, values: NDArray[Any]) -> None:
     chunk = (min(len(values), _CHUNK), *values.shape[1:])
     file.create_dataset(name, data=values, chunks=chunk, compression="gzip", compression_opts=1)
 
 
-def _virtual(file: Any, name: str, of_part: str, samples: pa.Table, shape: tuple[int, ...], dtype: type) -> None:
-    """An array over all samples that is read from the part of each shard."""
+def _create_virtual(file: Any, name: str, source: str, samples: pa.Table, shape: tuple[int, ...], dtype: type) -> None:
+    """Create an array over all samples that refers to the file of each shard."""
     import h5py
 
     layout, begin = h5py.VirtualLayout((len(samples), *shape), dtype), 0
-    layout.dcpl.set_obj_track_times(False)  # else the same again would not be the same bytes
-    for each in pc.value_counts(samples["shard"].cast(pa.string())).to_pylist():  # in the order in which they come
-        shard, count = each["values"], each["counts"]
-        layout[begin : begin + count] = h5py.VirtualSource(_part_name(shard), of_part, (count, *shape), dtype)
+    layout.dcpl.set_obj_track_times(False)  # else equal exports would differ in bytes
+    for item in pc.value_counts(samples["shard"].cast(pa.string())).to_pylist():  # in the order of the samples
+        shard, count = item["values"], item["counts"]
+        layout[begin : begin + count] = h5py.VirtualSource(_part_name(shard), source, (count, *shape), dtype)
         begin += count
     file.create_virtual_dataset(name, layout)
 
@@ -182,7 +186,7 @@ def _labels(samples: pa.Table, count: int) -> NDArray[np.int32]:
 
 
 def _probabilities(samples: pa.Table, count: int) -> NDArray[np.float32]:
-    """Float32 [n, count], 0 of classes of which an atlas has none."""
+    """Return float32 [n, count], 0 for classes whose probability the atlas does not have."""
     values = np.zeros((len(samples), count), np.float32)
     labels = _labels(samples, count)
     rows = np.flatnonzero(labels != UNKNOWN)
@@ -191,32 +195,32 @@ def _probabilities(samples: pa.Table, count: int) -> NDArray[np.float32]:
     return values
 
 
-def _by_class(
+def _group_by_class(
     members: pa.Table, samples: pa.Table, target: TargetKind, url: str
 ) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
-    """Of each class: its index, places of its members among the samples, and their rows of the table."""
+    """Yield each class with the indices of its members among the samples, and their rows of the table."""
     rows = samples["row"].to_numpy()
     places = np.searchsorted(rows, members["row"].to_numpy())
     if not np.array_equal(rows[places.clip(max=len(rows) - 1)], members["row"].to_numpy()):
-        raise UsageError(f"{url}: {MEMBERS} has samples that the atlas has no maps of any more; make the audit again")
+        raise UsageError(f"{url}: {MEMBERS} has samples whose maps the atlas no longer has; make the audit again")
     classes = samples[CLASS_COLUMNS[target]].to_numpy()[places]
-    for index in np.unique(classes):
-        inside = np.flatnonzero(classes == index)
-        yield int(index), places[inside], members.take(inside)
+    for class_id in np.unique(classes):
+        inside = np.flatnonzero(classes == class_id)
+        yield int(class_id), places[inside], members.take(inside)
 
 
-def _analyse(group: Any, places: NDArray[np.int64], members: pa.Table, eigenvalues: Sequence[float]) -> None:
+def _write_analysis(group: Any, places: NDArray[np.int64], members: pa.Table, eigenvalues: Sequence[float]) -> None:
     clusters = members["cluster"].to_numpy()
     embedding = np.array(members["embedding"].to_pylist(), np.float32)
-    width = max(2, embedding.shape[1])  # the viewer draws two of them
+    width = max(2, embedding.shape[1])  # the viewer plots two of them
     embedding = np.pad(embedding, ((0, 0), (0, width - embedding.shape[1])))
     values = np.array(eigenvalues[:width], np.float32)
     group["index"] = places.astype(np.uint32)
     group[f"embedding/{EMBEDDING}"] = embedding
     group[f"embedding/{EMBEDDING}"].attrs["eigenvalue"] = np.pad(values, (0, width - len(values)))
     group[f"cluster/{CLUSTERING}"] = clusters.astype(np.int32)
-    number = int(clusters.max()) + 1
-    about = {"k": number, "embedding": EMBEDDING, "index": np.arange(number, dtype=np.uint32)}
+    count = int(clusters.max()) + 1
+    about = {"k": count, "embedding": EMBEDDING, "index": np.arange(count, dtype=np.uint32)}
     group[f"cluster/{CLUSTERING}"].attrs.update(about)
 
 

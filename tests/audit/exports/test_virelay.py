@@ -192,7 +192,7 @@ def test_numbers_of_classes_have_one_length_so_that_they_sort() -> None:
 
 def test_without_h5py_the_extra_is_named(atlas: Atlas, audit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virelay, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"needs h5py; install it with: pip install 'vit-atlas\[virelay\]'"):
+    with pytest.raises(UsageError, match=r"requires h5py; install it with: pip install 'vit-atlas\[virelay\]'"):
         export_audit(atlas, str(audit), "virelay")
 
 
@@ -200,7 +200,7 @@ def test_an_audit_that_lacks_something_or_is_of_other_maps_is_refused(
     atlas: Atlas, audit: Path, tmp_path: Path
 ) -> None:
     url = atlas.objects.url
-    with pytest.raises(UsageError, match=r"is no audit of the attention maps of predicted; audit these first"):
+    with pytest.raises(UsageError, match=r"is no audit of the attention maps of predicted; audit them first"):
         export_audit(Atlas.open(url), str(audit), "virelay", "predicted")
     for name in ("about.json", "members.parquet", "shortcuts.parquet"):
         with pytest.raises(UsageError, match=rf"has no {name}; make the audit first"):
