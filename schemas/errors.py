@@ -34,11 +34,11 @@ class UsageError(AtlasError):
     exit_code = 2
 
 
-class UnsupportedModel(UsageError):
+class UnsupportedModel(UsageError):  # noqa: N818 – a name of the public contract
     """A model that cannot be explained, with the reason."""
 
 
-class UnsupportedMethod(UsageError):
+class UnsupportedMethod(UsageError):  # noqa: N818 – named like UnsupportedModel
     """A method that is not defined for a model, with the reason."""
 
 

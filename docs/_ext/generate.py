@@ -72,7 +72,7 @@ def load(path: str) -> Any:
 
 
 def commands() -> Iterator[str]:
-    """Every command with its help, options and examples."""
+    """Write every command with its help, options and examples."""
     from jobs.cli import cli
 
     yield from _command(click.Context(cli, info_name="vitatlas"))
@@ -105,7 +105,7 @@ def _escape(text: str) -> str:
 
 
 def fields(*paths: str) -> Iterator[str]:
-    """The fields of records; a record that is described later on the page becomes a link."""
+    """Write the fields of records; a record that is described later on the page becomes a link."""
     linked = frozenset(path.rpartition(".")[2] for path in paths)
     for path in paths:
         record = load(path)
@@ -127,7 +127,7 @@ def fields_of(record: type[Any]) -> dict[str, Any]:
 
 
 def columns(path: str) -> Iterator[str]:
-    """The columns of a Parquet table, from the description in the metadata of each field."""
+    """Write the columns of a Parquet table, from the description in the metadata of each field."""
     yield from _columns(load(path))
 
 
@@ -149,7 +149,7 @@ def _column_type(field: pa.Field) -> str:
 
 
 def tables() -> Iterator[str]:
-    """Every table of an audit."""
+    """Write every table of an audit."""
     from schemas.audit_tables import TABLES
 
     for description in TABLES:
@@ -158,7 +158,7 @@ def tables() -> Iterator[str]:
 
 
 def values(path: str) -> Iterator[str]:
-    """The values of an enumeration."""
+    """Write the values of an enumeration."""
     enumeration: type[StrEnum] = load(path)
     meanings = parse_docstring(enumeration).sections["Attributes"]
     rows = ((f"`{value}`", meanings[value.name]) for value in enumeration)
@@ -166,7 +166,7 @@ def values(path: str) -> Iterator[str]:
 
 
 def arrays() -> Iterator[str]:
-    """The arrays of one method in ``maps.zarr``."""
+    """Write the arrays of one method in ``maps.zarr``."""
     from schemas.layout import arrays as arrays_of
 
     rows = [
@@ -177,7 +177,7 @@ def arrays() -> Iterator[str]:
 
 
 def method_groups() -> Iterator[str]:
-    """The names of all methods in groups, for the README."""
+    """Write the names of all methods in groups, for the README."""
     from pipeline.explain.method_table import groups
 
     for title, names in groups().items():
@@ -185,14 +185,14 @@ def method_groups() -> Iterator[str]:
 
 
 def method_table() -> Iterator[str]:
-    """All methods, one row each."""
+    """Write all methods, one row each."""
     from pipeline.explain.method_table import markdown
 
     yield markdown()
 
 
 def methods() -> Iterator[str]:
-    """Every method with its definition, options, cost and the networks that it is not defined for."""
+    """Write every method with its definition, options, cost and the networks that it is not defined for."""
     from pipeline.explain import methods as registry
 
     anatomies = _anatomies()
@@ -245,7 +245,7 @@ def _anatomies() -> dict[str, Any]:
 
 
 def api(*paths: str) -> Iterator[str]:
-    """Public names with signature and docstring: every name of a module's ``__all__``, or the object of a dotted path."""
+    """Write public names with signature and docstring: every name of a module's ``__all__``, or the object of a dotted path."""
     for path in paths:
         try:
             module = importlib.import_module(path)

@@ -154,7 +154,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
             self.objects.delete(name)
 
     def _merged(self) -> list[str]:
-        """Merged objects of the last finished command, which may have had other formats."""
+        """Return the merged objects of the last finished command, which may have had other formats."""
         if not self.objects.exists(SUMMARY):
             return []
         names: list[str] = json.loads(self.objects.get(SUMMARY))["merged"]

@@ -51,7 +51,7 @@ def record(loaded: LoadedModel, method: str, **change: object) -> ArtifactRecord
     return ArtifactRecord(**(content | change))  # type: ignore[arg-type]
 
 
-class Interrupted(Exception):
+class InterruptedTrainingError(Exception):
     pass
 
 
@@ -81,7 +81,7 @@ def train(
 
     def progress(step: int, figures: object) -> None:
         if step == stop:
-            raise Interrupted
+            raise InterruptedTrainingError
 
     made = made or learner(method, checkpoint)
     about = record(loaded, method, **change)
@@ -122,7 +122,7 @@ def test_training_that_is_interrupted_ends_with_the_same_bytes(
 ) -> None:
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     train(method, checkpoint, shards, whole)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         train(method, checkpoint, shards, parts, stop)
     assert not parts.exists()
     train(method, checkpoint, shards, parts)
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_with(
     method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.safetensors"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         train(method, checkpoint, shards, out, stop=3)
     with pytest.raises(UsageError, match="checkpoint: is of another training: seed is 0, not 1; remove it"):
         train(method, checkpoint, shards, out, seed=1)
