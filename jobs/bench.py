@@ -103,21 +103,18 @@ def bench_command(
         raise UsageError(f"{out}: the folder {out.parent} does not exist; create it first")
 
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from pipeline.explain import load
     from pipeline.explain.bench import benchmark
     from pipeline.read import expand_shards
     from pipeline.run.bench_end_to_end import bench_end_to_end
+    from pipeline.utils.progress import progress_bars
 
     if shard:
         expand_shards([shard])  # report a mistake before the measurement takes minutes
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measure", total=None)
+    with progress_bars() as add_bar:
         record = benchmark(
             name,
             split_names(methods or ""),
@@ -127,7 +124,7 @@ def bench_command(
             precision=precision,
             repeats=repeats,
             threads=threads,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=add_bar("measure"),
         )
     spec = RunSpec(
         shards=(shard or "generated",),

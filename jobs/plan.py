@@ -66,15 +66,11 @@ def plan_command(
 
 def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
     """Plan with a progress bar, and warn of damaged shards."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from pipeline.run.plan import plan
+    from pipeline.utils.progress import progress_bars
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("count samples", total=None)
-        run = plan(spec, out, lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bars() as add_bar:
+        run = plan(spec, out, add_bar("count samples"))
     for shard in run.shards:
         if shard.fault:
             outcome = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"

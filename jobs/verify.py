@@ -1,6 +1,6 @@
 """``vitatlas verify``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import click
 
@@ -41,19 +41,11 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
       vitatlas verify train.atlas
       vitatlas verify train.atlas --recompute 0
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from pipeline.store.verify import verify
+    from pipeline.utils.progress import progress_bars
 
-    console = Console(stderr=True)
     recomputed = None
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def add_bar(what: str) -> Callable[[int, int], None]:
-            task = bar.add_task(what, total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
-
+    with progress_bars() as add_bar:
         verified = verify(atlas, add_bar("verify"))
         if count and not verified.faults:
             from pipeline.run.recompute import recompute

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import track
 
 from pipeline.demo.scenes import Scene
 from pipeline.demo.synthetic_dataset import DEMO, make_scene
 from pipeline.demo.train_model import MODEL
 from pipeline.explain import Method, explain, methods, overlay, prepare
 from pipeline.explain.load import load_model
+from pipeline.utils.progress import track
 from schemas.run import ModelSpec
 
 SCENES = (1, 3, 24, 10)
@@ -43,9 +42,9 @@ def render_gallery(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Imag
     images = [Image.fromarray(scene.image) for scene in scenes]
     supported = [method for method in map(_make_method, methods.values()) if not method.unsupported(loaded.anatomy)]
     class_ids = torch.tensor([[scene.label] for scene in scenes])
-    inputs, console = prepare(loaded.model, images), Console(stderr=True)
+    inputs = prepare(loaded.model, images)
     gallery = {_IMAGE: images}
-    for method in track(supported, "explain", console=console, disable=not console.is_terminal):  # may take a minute
+    for method in track(supported, len(supported), "explain"):  # may take a minute
         ((name, maps),) = explain(loaded.model, inputs, class_ids, [method]).items()
         gallery[name] = [overlay(*pair) for pair in zip(images, maps[:, 0], strict=True)]
     return gallery

@@ -8,10 +8,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from pipeline.utils.process_pool import make_process_pool
+from pipeline.utils.progress import track
 from schemas.errors import RunFailedError
 
 T = TypeVar("T")
@@ -48,12 +46,7 @@ def parallel_map(
         from pipeline.run.ray_tasks import ray_map  # Ray is imported only if it is used
 
         results = ray_map(function, items, address, gpu)
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield from progress.track(results, len(items), description=description)
+    yield from track(results, len(items), description)
 
 
 def _map_in_processes(function: Callable[[T], R], items: Sequence[T], module: str | None) -> Iterator[R]:
