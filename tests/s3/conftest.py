@@ -107,8 +107,8 @@ def shards(_proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
         write_tar(folder / f"part-{index}.tar", samples(number, (0, 5, 12)[index]))
     with _reached(_proxy):
         s3fs.S3FileSystem().mkdir("shards")
-        s3fs.S3FileSystem().put(f"{folder}/*.tar", "tars/")
-    return "s3://tars/part-{0..2}.tar"
+        s3fs.S3FileSystem().put(f"{folder}/*.tar", "shards/")
+    return "s3://shards/part-{0..2}.tar"
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def _truth() -> dict[str, Any]:
     return {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
 
 
-@pytest.mark.parametrize(("rate", "below"), [pytest.param(0.04, "/", marks=pytest.mark.soak), (0.1, "/tars/")])
+@pytest.mark.parametrize(("rate", "below"), [pytest.param(0.04, "/", marks=pytest.mark.soak), (0.1, "/shards/")])
 def test_a_faulty_way_to_the_server_changes_nothing(
     undisturbed: Path, remote: RunSpec, bucket: str, proxy: Proxy, rate: float, below: str
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_crash_after_any_store_operation_is_mended_by_the_same_command(
     remote: RunSpec, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For every k: crash when the k-th object was written or removed, start again, compare all bytes."""
-    small = remote.model_copy(update={"shards": ("s3://tars/part-{0,2}.tar",), "methods": ("legrad",)})
+    small = remote.model_copy(update={"shards": ("s3://shards/part-{0,2}.tar",), "methods": ("legrad",)})
     plan(small, str(tmp_path / "atlas"))
     run(str(tmp_path / "atlas"), INLINE)
     left = 0

@@ -73,7 +73,7 @@ def test_of_many_that_create_one_wins(objects: ObjectStore) -> None:
 
 
 def test_who_created_knows_it_though_the_answer_was_lost(objects: ObjectStore, proxy: Proxy) -> None:
-    names = [f"lease-{number}" for number in range(12)]
+    names = [f"lease-{number}" for number in range(24)]
     proxy.fail({Fault.LOST: 0.3})
     assert all(objects.create(name, b"mine") for name in names)
     assert [method for method, _ in proxy.harmed].count("PUT") > 2
