@@ -167,9 +167,9 @@ def audit_command(
     from schemas.layout import AUDIT
 
     assert atlas is not None
-    extent = AuditOptions(images, sanity, recompute, not no_images, split_names(exports))
+    audit_options = AuditOptions(images, sanity, recompute, not no_images, split_names(exports))
     if maps_only:
-        extent = AuditOptions(0, 0, 0, False, split_names(exports))
+        audit_options = AuditOptions(0, 0, 0, False, split_names(exports))
     out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
     opened = Atlas.open(atlas)
     output.note_incomplete(opened)
@@ -181,7 +181,7 @@ def audit_command(
         split_names(methods),
         read_truth(truth) if truth else None,
         names,
-        extent,
+        audit_options,
         lineage_dirs,
         PublicationRecord.from_yaml(publication_file) if publication_file else DEFAULT_PUBLICATION,
         ComputeOptions(address, allow_pipe, device),
@@ -214,7 +214,7 @@ def audit_command(
                 for row in alarming[:_MAX_LISTED]
             ],
         )
-    for name in extent.exports:
+    for name in audit_options.exports:
         click.echo(f"{name:<8} {out}/{name}")
     click.echo(f"report   {out}/report/index.html")
     click.echo(f"root     {result.manifest.root}   (publish it elsewhere: with it others can verify every byte)")

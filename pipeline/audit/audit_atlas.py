@@ -1,4 +1,4 @@
-"""The whole audit of an atlas in one folder, which anybody can look at, and check."""
+"""Audit an atlas: tables, report, exports, dataset card and manifest in one folder that anybody can verify."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,28 +33,29 @@ from schemas.text import suggest
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """How much of an audit is made, beside the tables of all maps.
+    """Parts of an audit beside the tables of all maps.
 
     Attributes:
-        images, sanity: pictures that are drawn to measure faithfulness, and for sanity checks; 0 leaves them out.
-        recompute: pictures whose maps are computed again; 0 leaves that out.
-        pictures: small copies of the pictures go into the report, and the network's inputs into exports.
+        faithfulness_images: number of images sampled for faithfulness metrics; 0 leaves them out.
+        sanity_images: number of images sampled for sanity checks; 0 leaves them out.
+        recomputed_images: number of images whose maps are recomputed; 0 leaves that out.
+        include_images: put thumbnails into the report, and inputs of the network into exports.
         exports: names in ``EXPORTERS``.
     """
 
-    images: int = 1000
-    sanity: int = 100
-    recompute: int = 256
-    pictures: bool = True
+    faithfulness_images: int = 1000
+    sanity_images: int = 100
+    recomputed_images: int = 256
+    include_images: bool = True
     exports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What came of it.
+    """Result of an audit.
 
     Attributes:
-        manifest: of the folder; its root is to be told elsewhere too.
+        manifest: manifest of the folder; publish its root elsewhere, too.
         suspicious: ``schemas.audit_tables.SUSPICIOUS_CLASSES``.
     """
 
@@ -69,98 +70,105 @@ def audit_atlas(
     methods: Sequence[str] = (),
     truth: TruthSet | None = None,
     names: Sequence[str] = (),
-    extent: AuditOptions = AuditOptions(),
-    further: Sequence[str] = (),
+    audit_options: AuditOptions = AuditOptions(),
+    lineage_dirs: Sequence[str] = (),
     publication: PublicationRecord = DEFAULT_PUBLICATION,
     options: ComputeOptions = ComputeOptions(),
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> AuditResult:
-    """Audit an atlas. What is measured or made shard by shard is not done again.
+    """Audit an atlas. Shards that are done are not computed again.
 
-    Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); what ``tables`` does; ``shortcuts.parquet``,
+    Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); the tables of ``write_map_tables``; ``shortcuts.parquet``,
     ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``,
-    ``reproducibility.parquet`` and ``environment.json``; exports; ``report/``; a card ``README.md`` and ``croissant.json``;
-    and last ``manifest.json``, without which there is no audit. Columns are in ``schemas.audit_tables``.
+    ``reproducibility.parquet`` and ``environment.json``; exports; ``report/``; a dataset card ``README.md`` and ``croissant.json``;
+    and finally ``manifest.json``, which makes the audit valid. Columns are in ``schemas.audit_tables``.
 
     Args:
         atlas: the atlas with the maps.
-        out: folder or URL; None is ``audit/<target>`` in the atlas.
+        out: output folder or URL; None is ``audit/<target>`` in the atlas.
         target: target kind of the maps.
         methods: names of methods; empty is all.
         truth: truth of the images; see ``write_map_tables``.
-        names: of the classes, by index.
-        extent: how much is made.
-        further: what was made of the atlas elsewhere, see ``lineage``.
-        publication: what only the publisher knows.
+        names: names of the classes by class id; empty shows numbers.
+        audit_options: parts of the audit.
+        lineage_dirs: products outside of the atlas, see ``build_lineage_table``.
+        publication: facts that only the publisher knows.
         options: where and on which device it is computed; may shell commands be run to read images.
-        say: told what is done, and where the chain from pictures to labels, scores and tables is broken.
+        log: called with progress, and with faults of the lineage.
 
     Raises:
-        UsageError: not all classes are named; see also ``tables``, ``lineage`` and ``export``.
-        CorruptShardError: pictures that are to be seen again cannot be read, or are others now.
-        SpecMismatchError: the network is another now.
+        UsageError: not all classes are named; see also ``write_map_tables``, ``build_lineage_table`` and ``export_audit``.
+        CorruptShardError: images cannot be read, or have changed.
+        SpecMismatchError: the network has changed.
     """
     from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
     url = atlas.objects.url
     out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
-    for name in extent.exports:
+    for name in audit_options.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
         EXPORTERS[name].require_packages()
     objects = ObjectStore(out)
     MapTables(atlas, out, target, methods, truth).check_output()
-    _refuse_others(objects, extent)
-    find_products(atlas, further, None)
+    _refuse_other_content(objects, audit_options)
+    find_products(atlas, lineage_dirs, None)
     if names and len(names) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
-    if extent.images or extent.sanity or extent.recompute or extent.pictures:
-        refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    kinds: dict[MetricSuite, int] = {"faithfulness": extent.images, "sanity": extent.sanity}
-    for kind, number in kinds.items():
-        if number:
-            evaluate_metrics(atlas, f"{out}/{kind}", kind, methods, number, options=options, log=say)
-    say("tables: every map in numbers, every two methods compared")
-    write_map_tables(atlas, out, target, methods, truth, options)
-    for fault in find_lineage_faults(atlas, further, out):
-        say(fault)
-    say("shortcuts: clusters of the maps of each class")
-    searched = find_shortcuts(atlas, target, methods, options)
-    found: dict[str, pa.Table] = {
-        "suspicious": rank_classes(searched.classes),
-        "shortcuts": searched.classes,
-        "clusters": searched.clusters,
-        "members": searched.members,
-        "completeness": build_completeness_table(atlas),
-        "lineage": build_lineage_table(atlas, further, out),
+    sizes: dict[MetricSuite, int] = {
+        "faithfulness": audit_options.faithfulness_images,
+        "sanity": audit_options.sanity_images,
     }
-    if extent.recompute:
-        found["reproducibility"] = build_reproducibility_table(atlas, extent.recompute, methods, 0, options, say)
+    if any(sizes.values()) or audit_options.recomputed_images or audit_options.include_images:
+        refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
+    for suite, images in sizes.items():
+        if images:
+            evaluate_metrics(atlas, f"{out}/{suite}", suite, methods, images, options=options, log=log)
+    log("tables: statistics of all maps, agreement of all pairs of methods")
+    write_map_tables(atlas, out, target, methods, truth, options)
+    for fault in find_lineage_faults(atlas, lineage_dirs, out):
+        log(fault)
+    log("shortcuts: outliers and clusters of the maps of each class")
+    shortcuts = find_shortcuts(atlas, target, methods, options)
+    tables: dict[str, pa.Table] = {
+        "suspicious": rank_classes(shortcuts.classes),
+        "shortcuts": shortcuts.classes,
+        "clusters": shortcuts.clusters,
+        "members": shortcuts.members,
+        "completeness": build_completeness_table(atlas),
+        "lineage": build_lineage_table(atlas, lineage_dirs, out),
+    }
+    if audit_options.recomputed_images:
+        tables["reproducibility"] = build_reproducibility_table(
+            atlas, audit_options.recomputed_images, methods, 0, options, log
+        )
     with Lease(objects):
-        for name, table in found.items():
+        for name, table in tables.items():
             objects.put(f"{name}.parquet", to_parquet(table))
         objects.put("environment.json", collect_environment(atlas).to_bytes())
-    for name in extent.exports:
-        say(f"export to {name}")
-        export_audit(atlas, out, name, target, methods, truth, extent.pictures, names, options)
-    write_report(atlas, out, target, names, extent.pictures, options=options, say=say)
+    for name in audit_options.exports:
+        log(f"export to {name}")
+        export_audit(atlas, out, name, target, methods, truth, audit_options.include_images, names, options)
+    write_report(atlas, out, target, names, audit_options.include_images, options=options, log=log)
     with Lease(objects):
-        objects.put(CARD_NAME, render_dataset_card(atlas, out, publication, extent.pictures))
+        objects.put(CARD_NAME, render_dataset_card(atlas, out, publication, audit_options.include_images))
         objects.put(CROISSANT_NAME, build_croissant(atlas, out, publication))
-    return AuditResult(write_manifest(out), found["suspicious"])
+    return AuditResult(write_manifest(out), tables["suspicious"])
 
 
-def _refuse_others(objects: ObjectStore, extent: AuditOptions) -> None:
-    """Nothing is published that this audit does not make.
+def _refuse_other_content(objects: ObjectStore, audit_options: AuditOptions) -> None:
+    """Make sure that the folder holds nothing that this audit does not write.
 
     Raises:
-        UsageError: the folder holds something else, or an export that is not made again.
+        UsageError: the folder holds something else, or an export that this audit does not write.
     """
     for kind in EXPORTERS:
-        if kind not in extent.exports and objects.exists(f"{kind}/{ABOUT}"):
-            raise UsageError(f"{objects.url}: holds an export to {kind}; say --export {kind} as well, or remove it")
+        if kind not in audit_options.exports and objects.exists(f"{kind}/{ABOUT}"):
+            raise UsageError(f"{objects.url}: holds an export to {kind}; add --export {kind}, or remove it")
     if not objects.exists(ABOUT):
-        began = (*get_args(MetricSuite), LEASE)  # what a call that was stopped early may have left
+        allowed = (*get_args(MetricSuite), LEASE)  # a call that was stopped early may have left them
         for name, _ in objects.list_all():
-            if name.partition("/")[0] not in began:
-                raise UsageError(f"{objects.url}: holds {name}, which is of no audit; name an empty folder with --out")
+            if name.partition("/")[0] not in allowed:
+                raise UsageError(
+                    f"{objects.url}: holds {name}, which belongs to no audit; name an empty folder with --out"
+                )

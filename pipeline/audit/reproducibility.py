@@ -31,7 +31,7 @@ def build_reproducibility_table(
     methods: Sequence[str] = (),
     seed: int = 0,
     options: ComputeOptions = ComputeOptions(),
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> pa.Table:
     """Recompute samples from the shards, as the run did and with another batch size, and compare all their maps.
 
@@ -45,7 +45,7 @@ def build_reproducibility_table(
         methods: names of the methods to compare; empty is all.
         seed: random seed of the choice.
         options: where and on which device it is computed; may shell commands be run to read images.
-        say: called with the amount of work, and with shards and samples that cannot be recomputed.
+        log: called with the amount of work, and with shards and samples that cannot be recomputed.
 
     Returns:
         ``schemas.audit_tables.REPRODUCIBILITY``: for each kind, the network and then the methods by target kind.
@@ -61,13 +61,13 @@ def build_reproducibility_table(
     batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     selections = _sample_batches(atlas, rows, seed)
     count = sum(len(ordinals) for _, ordinals in selections)
-    say(f"{count} samples of {len(selections)} shards are recomputed twice, by {len(atlas.methods)} methods")
+    log(f"{count} samples of {len(selections)} shards are recomputed twice, by {len(atlas.methods)} methods")
     comparisons: list[_Row] = []
     work = partial(_compare_shard, atlas, options.device, names, batch_sizes)
     for shard_comparisons, notes in parallel_map(work, selections, "recompute", options.address, gpu=True):
         comparisons += shard_comparisons
         for note in notes:
-            say(note)
+            log(note)
     groups = [(None, None), *((method, target) for method in names for target in atlas.run.spec.targets)]
     table = [
         {"kind": kind, "batch_size": size, "method": method, "target": target, "sampled": count}

@@ -13,7 +13,7 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 
-SMALL = AuditOptions(images=6, sanity=4, recompute=32, pictures=False)
+SMALL = AuditOptions(faithfulness_images=6, sanity_images=4, recomputed_images=32, include_images=False)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,7 +30,10 @@ def published(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.Te
         shutil.copytree(atlas.objects.url, folder / "atlas")
         with in_one_process():
             audit_atlas(
-                Atlas.open(str(folder / "atlas")), truth=read_truth(world.truth), extent=SMALL, publication=PUBLICATION
+                Atlas.open(str(folder / "atlas")),
+                truth=read_truth(world.truth),
+                audit_options=SMALL,
+                publication=PUBLICATION,
             )
 
     return build_once(tmp_path_factory, "published", build) / "atlas" / "audit" / "label"

@@ -30,7 +30,7 @@ from schemas import audit_tables as schemas
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 
-NOTHING = AuditOptions(0, 0, 0, pictures=False)
+NOTHING = AuditOptions(0, 0, 0, include_images=False)
 SCHEMAS = {
     "methods": schemas.METHODS,
     "agreement": schemas.AGREEMENT,
@@ -60,7 +60,9 @@ def test_the_atlas_around_it_is_still_whole(published: Path) -> None:
 def test_the_same_audit_again_has_the_same_root(published: Path, world: SyntheticDataset, tmp_path: Path) -> None:
     atlas = shutil.copytree(published.parents[1], tmp_path / "atlas")
     root = json.loads((published / "manifest.json").read_text())["root"]
-    again = audit_atlas(Atlas.open(str(atlas)), truth=read_truth(world.truth), extent=SMALL, publication=PUBLICATION)
+    again = audit_atlas(
+        Atlas.open(str(atlas)), truth=read_truth(world.truth), audit_options=SMALL, publication=PUBLICATION
+    )
     assert again.manifest.root == root
     assert verify_manifest(str(atlas / "audit" / "label"), root) == []
 
@@ -72,7 +74,9 @@ def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas,
     path = next((copy / "labels" / "otsu" / "commits").iterdir())
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": "sha256:0"}))
     said: list[str] = []
-    audit_atlas(Atlas.open(str(copy)), str(tmp_path / "out"), methods=["legrad"], extent=NOTHING, say=said.append)
+    audit_atlas(
+        Atlas.open(str(copy)), str(tmp_path / "out"), methods=["legrad"], audit_options=NOTHING, log=said.append
+    )
     (fault,) = (line for line in said if "made of other maps" in line)
     assert fault.startswith(f"labels/otsu: {path.stem} was")
     assert "sha256:0" in pq.read_table(tmp_path / "out" / "lineage.parquet")["parent_hash"].to_pylist()
@@ -107,7 +111,7 @@ def test_an_atlas_whose_grid_is_not_square_or_whose_maps_say_nothing_is_audited_
     audit_atlas(
         Atlas.open(url),
         truth=read_truth(tmp_path / "truth.json"),
-        extent=AuditOptions(2, 1, 4, exports=exports),
+        audit_options=AuditOptions(2, 1, 4, exports=exports),
         options=ComputeOptions(device="cpu"),
     )
     out = tmp_path / "atlas" / "audit" / "label"

@@ -88,7 +88,7 @@ def test_numbers_are_those_of_the_tables_and_no_path_or_root_is_told(published: 
 def test_the_same_audit_has_the_same_card_and_thumbnails_are_told(published: Path) -> None:
     url, out = str(published.parents[1]), str(published)
     assert render_dataset_card(Atlas.open(url), out, PUBLICATION) == (published / CARD_NAME).read_bytes()
-    shown = render_dataset_card(Atlas.open(url), out, pictures=True).decode()
+    shown = render_dataset_card(Atlas.open(url), out, thumbnails=True).decode()
     assert "# atlas\n" in shown
     assert "which remain under the licence of their dataset" in shown
 

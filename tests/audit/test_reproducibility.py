@@ -68,7 +68,7 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_is_told_of(finished: Path, t
     members[0] = (members[0][0], jpeg(99))
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     said: list[str] = []
-    table = build_reproducibility_table(Atlas.open(str(finished)), say=said.append)
+    table = build_reproducibility_table(Atlas.open(str(finished)), log=said.append)
     assert said[0] == "16 samples of 3 shards are recomputed twice, by 3 methods"
     assert [note.split(":")[0] for note in said[1:]] == ["part-1", "part-2"]
     assert "s0012 cannot be recomputed: its image has changed" in said[2]

@@ -40,14 +40,14 @@ def export_audit(
     target: TargetKind = "label",
     methods: Sequence[str] = (),
     truth: TruthSet | None = None,
-    pictures: bool = True,
+    pixels: bool = True,
     classes: Sequence[str] = (),
     options: ComputeOptions = ComputeOptions(),
 ) -> str:
-    """Write an atlas and its audit as another program reads them. What exists already is not made again.
+    """Write an atlas and its audit in the format of another program. Shards that are done are not exported again.
 
-    Writes, in a folder of the name of the kind: ``about.json``; the files of each shard and ``commits/<shard>.json``; then
-    those that are made of all shards together.
+    Writes, in a folder with the name of the kind: ``about.json``; the files of each shard and ``commits/<shard>.json``; then
+    the files of the whole atlas.
 
     Args:
         atlas: the atlas with the maps.
@@ -56,7 +56,7 @@ def export_audit(
         target: target kind of the maps.
         methods: names of methods; empty is all.
         truth: truth of the images, for kinds that have masks.
-        pictures: with the pixels that the network saw, which are read from the shards.
+        pixels: include the inputs of the network, which are read from the shards.
         classes: names of the classes, by class id.
         options: where it is computed; may shell commands be run to read images.
 
@@ -74,7 +74,7 @@ def export_audit(
     atlas.check_available(target, names)
     if classes and len(classes) != atlas.run.model.classes:
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
-    if pictures:
+    if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportRecord(
         kind=kind,
@@ -82,7 +82,7 @@ def export_audit(
         target=target,
         methods=names,
         truth=truth.digest if truth is not None else None,
-        pixels=pictures,
+        pixels=pixels,
         classes=tuple(classes),
     )
     samples = atlas.samples(["row", "shard", "status", "label", "prediction", "key"])

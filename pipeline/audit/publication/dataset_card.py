@@ -71,7 +71,7 @@ PROTOCOL = (
 
 
 def render_dataset_card(
-    atlas: Atlas, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, pictures: bool = False
+    atlas: Atlas, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, thumbnails: bool = False
 ) -> bytes:
     """Render the card of an audit whose tables exist.
 
@@ -79,7 +79,7 @@ def render_dataset_card(
         atlas: the atlas.
         out: folder or URL of the audit.
         publication: facts that only the publisher knows.
-        pictures: the report shows thumbnails of the images, which have a licence of their own.
+        thumbnails: the report shows thumbnails of the images, which have a licence of their own.
 
     Returns:
         Markdown in UTF-8. Text from data or users is escaped for YAML in the front matter, and for Markdown below.
@@ -108,7 +108,7 @@ def render_dataset_card(
         reproducibility=_summarize_reproducibility(objects, tables),
         batches=_BATCHES,
         publication=publication,
-        pictures=pictures,
+        thumbnails=thumbnails,
     )
     return f"---\n{_front_matter(name, publication, counts['samples']['ok'], tables)}---\n\n{body}".encode()
 

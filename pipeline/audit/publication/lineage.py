@@ -27,19 +27,19 @@ _LABEL_TABLES = "labels"
 """Folder of the label tables in a folder of labels."""
 
 
-def build_lineage_table(atlas: Atlas, external_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
+def build_lineage_table(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
     """Return ``schemas.audit_tables.LINEAGE``, by shard and product.
 
     Args:
         atlas: the atlas; labels and scores in it are included.
-        external_dirs: folders or URLs of products outside of the atlas.
+        lineage_dirs: folders or URLs of products outside of the atlas.
         out: folder or URL of the audit.
 
     Raises:
         UsageError: an external folder is no product of the atlas.
         RunFailedError: a commit of the atlas cannot be read.
     """
-    rows = concurrent_map(partial(_shard_rows, atlas, find_products(atlas, external_dirs, out)), atlas.shard_names)
+    rows = concurrent_map(partial(_shard_rows, atlas, find_products(atlas, lineage_dirs, out)), atlas.shard_names)
     return pa.Table.from_pylist([row for shard_rows in rows for row in shard_rows], schema=LINEAGE)
 
 
@@ -52,7 +52,7 @@ def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -
     return rows
 
 
-def find_lineage_faults(atlas: Atlas, external_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
+def find_lineage_faults(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
     """Return a sentence for each break of the chain; it begins with the product.
 
     A shard may have been computed again after labels were made from it, or labels may belong to other images than those
@@ -60,7 +60,7 @@ def find_lineage_faults(atlas: Atlas, external_dirs: Sequence[str] = (), out: st
 
     Args:
         atlas: the atlas.
-        external_dirs: folders or URLs of products outside of the atlas.
+        lineage_dirs: folders or URLs of products outside of the atlas.
         out: folder or URL of the audit.
 
     Raises:
@@ -68,18 +68,18 @@ def find_lineage_faults(atlas: Atlas, external_dirs: Sequence[str] = (), out: st
     """
     return [
         f"{name}: {fault}"
-        for name, objects in find_products(atlas, external_dirs, out).items()
+        for name, objects in find_products(atlas, lineage_dirs, out).items()
         for faults in concurrent_map(partial(_shard_faults, atlas, objects), atlas.shard_names)
         for fault in faults
     ]
 
 
-def find_products(atlas: Atlas, external_dirs: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
+def find_products(atlas: Atlas, lineage_dirs: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
     """Find all products of an atlas.
 
     Args:
         atlas: the atlas.
-        external_dirs: folders or URLs of products outside of the atlas.
+        lineage_dirs: folders or URLs of products outside of the atlas.
         out: folder or URL of the audit; None leaves it out.
 
     Returns:
@@ -98,7 +98,7 @@ def find_products(atlas: Atlas, external_dirs: Sequence[str], out: str | None) -
         objects = ObjectStore(f"{out}{name}")
         if objects.list(COMMITS):
             products[f"{AUDIT}{name}"] = objects
-    for url in external_dirs:
+    for url in lineage_dirs:
         name = f"{EXTERNAL}/{PurePath(url).name}"  # not its local path
         if name in products:
             raise UsageError(f"{url}: has the same name as another product of the atlas; rename one of them")

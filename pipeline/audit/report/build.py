@@ -44,7 +44,7 @@ def write_report(
     images: int = 50_000,
     seed: int = 0,
     options: ComputeOptions = ComputeOptions(),
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Write the report of an audit, and remove files of an earlier one. Equal inputs give equal bytes.
 
@@ -57,7 +57,7 @@ def write_report(
         images: largest number of images in the gallery, chosen at random. All tables are of all images.
         seed: random seed of the choice.
         options: where it is computed; may shell commands be run to read images.
-        say: called with the number of images, and with or without thumbnails.
+        log: called with the number of images, and with or without thumbnails.
 
     Returns:
         URL of ``index.html``.
@@ -76,7 +76,7 @@ def write_report(
         raise UsageError(f"{url}: has no sample with maps that a report could show")
     methods = tuple(name for name in atlas.methods if name in tables.about.methods)
     count = sum(len(selection.ordinals) for selection in selections)
-    say(f"report: {count} images of {len(selections)} shards, {'with' if thumbnails else 'without'} thumbnails")
+    log(f"report: {count} images of {len(selections)} shards, {'with' if thumbnails else 'without'} thumbnails")
     objects = ObjectStore(f"{tables.objects.url}/{REPORT}")
     with Lease(objects):
         work = partial(write_chunks, atlas, tables.objects.url, objects.url, methods, thumbnails)

@@ -78,7 +78,7 @@ def measured(
 ) -> dict[str, list[float]]:
     """Scores of Quantus, of which one process is enough: it takes seconds to start."""
     bare = tmp_path_factory.mktemp("bare")
-    export_audit(atlas, str(bare), "quantus", methods=["attention", "legrad"], pictures=False)
+    export_audit(atlas, str(bare), "quantus", methods=["attention", "legrad"], pixels=False)
     first, second = atlas.commits
     lines = [
         "found = {}",

@@ -58,14 +58,14 @@ def test_a_picture_without_truth_has_an_empty_mask_and_is_not_known(
 ) -> None:
     data = (world.truth / "instances.json").read_text().replace("scene_000001.jpg", "scene_999999.jpg")
     (tmp_path / "instances.json").write_text(data)
-    export_audit(atlas, str(tmp_path), "quantus", methods=["legrad"], truth=read_truth(tmp_path), pictures=False)
+    export_audit(atlas, str(tmp_path), "quantus", methods=["legrad"], truth=read_truth(tmp_path), pixels=False)
     part = tmp_path / "quantus" / "shards" / next(iter(atlas.commits))
     assert np.flatnonzero(~np.load(part / "known.npy")).tolist() == [1]
     assert not np.load(part / "s.npy")[1].any()
 
 
 def test_without_truth_and_pictures_there_are_neither(atlas: Atlas, tmp_path: Path) -> None:
-    export_audit(atlas, str(tmp_path), "quantus", "predicted", ["legrad"], pictures=False)
+    export_audit(atlas, str(tmp_path), "quantus", "predicted", ["legrad"], pixels=False)
     part = tmp_path / "quantus" / "shards" / next(iter(atlas.commits))
     assert {path.name for path in part.iterdir()} == {"a", "row.npy", "y.npy"}
     expected = atlas.shard(part.name).samples["prediction"].to_pylist()

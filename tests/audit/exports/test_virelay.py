@@ -121,7 +121,7 @@ def test_without_pictures_all_is_grey_and_takes_no_room(atlas: Atlas, audit: Pat
     tables(atlas.objects.url, tmp_path)
     (atlas_shards := Path(atlas.run.shards[0].url).parent).rename(away := tmp_path / "away")
     try:
-        export_audit(atlas, str(tmp_path), "virelay", methods=["legrad"], pictures=False)
+        export_audit(atlas, str(tmp_path), "virelay", methods=["legrad"], pixels=False)
     finally:
         away.rename(atlas_shards)
     path = tmp_path / "virelay" / "input.h5"

@@ -39,7 +39,7 @@ def write_reported(folder: Path) -> None:
     plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=METHODS), url)
     atlas = run(url, INLINE)
     with in_one_process():
-        audit_atlas(Atlas.open(url), extent=AuditOptions(0, 0, 0, pictures=False))
+        audit_atlas(Atlas.open(url), audit_options=AuditOptions(0, 0, 0, include_images=False))
     out = ObjectStore(f"{url}/audit/label")
     for suite, figures in (("faithfulness", ("adcc", "deletion")), ("sanity", ("mprt",))):
         out.put(f"{suite}/summary.parquet", to_parquet(summary(figures)))

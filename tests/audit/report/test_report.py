@@ -293,7 +293,9 @@ def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reporte
     from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 
     url, out = reported.atlas.objects.url, str(tmp_path / "one")
-    audit_atlas(Atlas.open(url), out, "predicted", ["legrad"], extent=AuditOptions(0, 0, 0, pictures=False))
+    audit_atlas(
+        Atlas.open(url), out, "predicted", ["legrad"], audit_options=AuditOptions(0, 0, 0, include_images=False)
+    )
     write_report(Atlas.open(url), out, "predicted", images=9)
     assert "Agreement of methods" not in (Path(out) / "report" / "index.html").read_text()
     assert Atlas.open(url).methods == METHODS
