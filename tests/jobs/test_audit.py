@@ -65,7 +65,7 @@ def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atla
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     code, _, said = vitatlas(*audit)
     assert code == 2
-    assert "holds an export to quantus; say --export quantus as well, or remove it" in said
+    assert "holds an export to quantus; add --export quantus, or remove it" in said
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
     part = next((tmp_path / "out" / "quantus" / "shards").rglob("legrad.npy"))
     part.write_bytes(part.read_bytes()[:-1] + b"x")
@@ -111,7 +111,7 @@ def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
         (["ATLAS", "--publication", "two.txt"], "two.txt: must be a mapping of name, license, url"),
         (["ATLAS", "--out", "ATLAS"], "holds an atlas; name another --out"),
         (["ATLAS", "--truth", "nowhere"], "nowhere"),
-        (["ATLAS", "--out", "."], "holds two.txt, which is of no audit; name an empty folder"),
+        (["ATLAS", "--out", "."], "holds two.txt, which belongs to no audit; name an empty folder"),
         (["ATLAS", "--maps-only", "--images", "5"], "--maps-only does not use the network; remove it, or images"),
         (["--check", "nowhere", "--export", "virelay"], "--check takes only --root and --json"),
         (["--check", "nowhere", "--root", "x"], "--root x: is not a root"),
