@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from jobs import output
-from jobs.completion import complete_list, methods_of_atlas
+from jobs.completion import complete_comma_separated, methods_of_atlas
 from jobs.params import (
     FILE,
     FOLDER,
@@ -36,7 +36,7 @@ _MAX_LISTED = 10
 @click.option(
     "--methods",
     default="",
-    shell_complete=complete_list(methods_of_atlas),
+    shell_complete=complete_comma_separated(methods_of_atlas),
     metavar="A,B",
     help="Methods to audit. Default: all of the atlas.",
 )
@@ -81,7 +81,7 @@ _MAX_LISTED = 10
     "--export",
     "exports",
     default="",
-    shell_complete=complete_list(lambda context: EXPORTERS),
+    shell_complete=complete_comma_separated(lambda context: EXPORTERS),
     metavar="A,B",
     help=f"Export for other programs: {', '.join(EXPORTERS)}.",
 )

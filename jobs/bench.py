@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from jobs import output
-from jobs.completion import all_methods, complete_list
+from jobs.completion import all_methods, complete_comma_separated
 from jobs.params import PATH_OR_URL, split_names
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
@@ -21,7 +21,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 )
 @click.option(
     "--methods",
-    shell_complete=complete_list(all_methods),
+    shell_complete=complete_comma_separated(all_methods),
     metavar="A,B",
     help="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
 )

@@ -3,7 +3,7 @@
 import click
 
 from jobs import output
-from jobs.completion import complete_list
+from jobs.completion import complete_comma_separated
 from jobs.params import (
     FILE,
     FOLDER,
@@ -26,7 +26,7 @@ from pipeline.label.formats import LABEL_FORMATS
     default="png,coco",
     show_default=True,
     metavar="A,B",
-    shell_complete=complete_list(lambda context: LABEL_FORMATS),
+    shell_complete=complete_comma_separated(lambda context: LABEL_FORMATS),
     help=f"Formats to write: {', '.join(LABEL_FORMATS)}.",
 )
 @click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/labels/NAME of the policy.")

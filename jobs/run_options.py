@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from jobs.completion import all_methods, complete_list, ready_made_specs
+from jobs.completion import all_methods, complete_comma_separated, ready_made_specs
 from jobs.params import FILE, FOLDER, split_names
 from schemas.base import mapping
 from schemas.errors import UsageError
@@ -34,7 +34,7 @@ def spec_options(function: F) -> F:
         click.option("--checkpoint", type=FILE, metavar="FILE", help="Use the weights of a .safetensors file."),
         click.option(
             "--methods",
-            shell_complete=complete_list(all_methods),
+            shell_complete=complete_comma_separated(all_methods),
             metavar="A,B",
             help="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
         ),
@@ -47,7 +47,7 @@ def spec_options(function: F) -> F:
         ),
         click.option(
             "--targets",
-            shell_complete=complete_list(lambda context: get_args(TargetKind)),
+            shell_complete=complete_comma_separated(lambda context: get_args(TargetKind)),
             metavar="A,B",
             help="Classes to explain: label, predicted, or both (default).",
         ),

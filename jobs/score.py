@@ -5,7 +5,7 @@ from typing import Any, Literal
 import click
 
 from jobs import output
-from jobs.completion import complete_list, methods_of_atlas
+from jobs.completion import complete_comma_separated, methods_of_atlas
 from jobs.params import FOLDER, PATH_OR_URL, address_option, split_names, target_option
 
 _COLUMNS = {
@@ -43,7 +43,7 @@ _COLUMNS = {
 @click.option(
     "--methods",
     default="",
-    shell_complete=complete_list(methods_of_atlas),
+    shell_complete=complete_comma_separated(methods_of_atlas),
     metavar="A,B",
     help="Methods to score. Default: all of the atlas.",
 )

@@ -48,7 +48,7 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
     with progress_bars() as add_bar:
         verified = verify(atlas, add_bar("verify"))
         if count and not verified.faults:
-            from pipeline.run.recompute import recompute
+            from pipeline.run.recompute_maps import recompute
 
             recomputed = recompute(atlas, count, seed, allow_pipe, add_bar("recompute"))
     faults, damaged = (recomputed or verified).faults, (recomputed or verified).damaged

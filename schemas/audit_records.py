@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 """File name of the manifest, in the folder that it describes."""
 
 
-class AuditRecord(Record):
+class AuditSpec(Record):
     """``about.json`` of a folder of audit tables: what they are made from. Written first.
 
     Attributes:
@@ -30,7 +30,7 @@ class AuditRecord(Record):
     truth: str | None = None
 
 
-class ExportRecord(Record):
+class ExportSpec(Record):
     """``about.json`` of an export: what it is made from. Written first.
 
     Attributes:

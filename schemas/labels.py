@@ -78,7 +78,7 @@ LABELS = pa.schema(
 """One row per sample of a shard, in the order of the shard."""
 
 
-class LabelsRecord(Record):
+class LabelingSpec(Record):
     """``policy.json`` of a folder of labels: what they are made from. Written first.
 
     Attributes:

@@ -110,7 +110,7 @@ OWN_WEIGHTS = "the method has weights of its own, which were not randomized with
 """Note of metrics that compare a model with one whose weights are randomized."""
 
 
-class MetricsRecord(Record):
+class MetricsSpec(Record):
     """``about.json`` of a folder of metric values: what they are computed from. Written first.
 
     Attributes:

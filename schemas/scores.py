@@ -118,7 +118,7 @@ CURVES = pa.schema(
 """Curves over the threshold, of all images."""
 
 
-class TuningRecord(Record):
+class TuningSplitRecord(Record):
     """Tuning split: the images that thresholds are chosen on.
 
     Attributes:
@@ -132,7 +132,7 @@ class TuningRecord(Record):
     keys: str
 
 
-class ScoresRecord(Record):
+class ScoringSpec(Record):
     """``about.json`` of a folder of scores: what they are computed from. Written first.
 
     Attributes:
@@ -151,4 +151,4 @@ class ScoresRecord(Record):
     name: str
     target: TargetKind
     subset: bool
-    tuning: TuningRecord
+    tuning: TuningSplitRecord

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audit.agreement import compare_pairs
+from pipeline.audit.join_metrics import ShardMetrics, metric_hashes
 from pipeline.audit.map_statistics import compute_coverage, compute_object_mass, compute_statistics
-from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
 from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
@@ -19,7 +19,7 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit_records import MANIFEST, AuditRecord
+from schemas.audit_records import MANIFEST, AuditSpec
 from schemas.audit_tables import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.commits import DerivedCommit
 from schemas.layout import Flag
@@ -64,7 +64,7 @@ def write_map_tables(
 class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
     """The tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
 
-    about: AuditRecord
+    about: AuditSpec
 
     def __init__(
         self, atlas: Atlas, out: str, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
@@ -72,7 +72,7 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
         names = tuple(dict.fromkeys(methods)) or atlas.methods
         atlas.check_available(target, names)
         digest = truth.digest if truth is not None else None
-        about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
+        about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
         super().__init__(atlas, ObjectStore(out), about, "audit")
         self.truth = truth
 
@@ -80,7 +80,7 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
         return commit.items == metric_hashes(self.objects.url, commit.shard, commit.parent)
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
-        return split_truth(self.atlas, shards, self.truth)
+        return split_truth_by_shard(self.atlas, shards, self.truth)
 
     def shard_function(self) -> Callable[[ShardTask[TruthSet | None]], ShardResult]:
         return partial(_tabulate_shard, self.about)
@@ -104,7 +104,7 @@ _SUMMARIES = {
 """Tables of means: folder of the tables of the shards, columns to group by, column that must be defined, schema."""
 
 
-def split_truth(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[TruthSet | None]:
+def split_truth_by_shard(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[TruthSet | None]:
     """Return the part of the truth that belongs to the images of each shard."""
     if truth is None:
         return [None] * len(shards)
@@ -117,7 +117,7 @@ def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[
         yield from_parquet(data)
 
 
-def _tabulate_shard(about: AuditRecord, task: ShardTask[TruthSet | None]) -> ShardResult:
+def _tabulate_shard(about: AuditSpec, task: ShardTask[TruthSet | None]) -> ShardResult:
     objects, url, target = task.objects, task.objects.url, about.target
     shard = task.atlas.shard(task.shard)
     # Hashed before the values are read: if they change, the tables are made again.

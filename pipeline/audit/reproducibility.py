@@ -98,7 +98,7 @@ def _compare_shard(
     atlas: Atlas, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
 ) -> tuple[list[_Row], list[str]]:
     """Return comparisons of all maps of the selected samples of a shard, and reasons why some are missing."""
-    from pipeline.run.recompute import cached_worker, recompute_rows  # torch, which most of an audit does not need
+    from pipeline.run.recompute_maps import cached_worker, recompute_rows  # torch, which most of an audit does not need
 
     shard, ordinals = selection
     worker, atlas_shard = cached_worker(atlas.objects.url, device, atlas.run.spec_hash), atlas.shard(shard)

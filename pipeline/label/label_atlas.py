@@ -24,7 +24,7 @@ from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.labels import LABELS, LabelsRecord
+from schemas.labels import LABELS, LabelingSpec
 from schemas.policy import Policy
 from schemas.text import suggest
 
@@ -101,7 +101,7 @@ def label(
         raise UsageError(f"policy {policy.name}: its threshold is calibrated; name the truth with --tune FILE|DIR")
     if calibration is not None and not policy.calibrated:
         raise UsageError(f"policy {policy.name}: its threshold is not calibrated; remove --tune, or calibrate it")
-    about = LabelsRecord(
+    about = LabelingSpec(
         policy=policy.model_dump(mode="json"),
         run=atlas.run.spec_hash,
         classes=sha256("\n".join(classes).encode()) if classes else None,
@@ -123,7 +123,7 @@ def label(
 
 
 class _Labels(DerivedProduct[None, LabelSummary]):
-    about: LabelsRecord
+    about: LabelingSpec
     about_object = ABOUT
     may_differ = _FOUND_BY_CALIBRATION
     keeps_commits = True
@@ -132,7 +132,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
         self,
         atlas: Atlas,
         objects: ObjectStore,
-        about: LabelsRecord,
+        about: LabelingSpec,
         policy: Policy,
         formats: tuple[str, ...],
         classes: tuple[str, ...],

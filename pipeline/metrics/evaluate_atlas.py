@@ -15,14 +15,14 @@ from pipeline.metrics.sample_selection import SelectedSamples, select_samples
 from pipeline.metrics.summary import summarize
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions, Device
-from pipeline.run.recompute import cached_worker
+from pipeline.run.recompute_maps import cached_worker
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.metrics import OWN_WEIGHTS, MetricsRecord, MetricSuite
+from schemas.metrics import OWN_WEIGHTS, MetricsSpec, MetricSuite
 
 SUMMARY = "summary.parquet"
 DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
@@ -84,7 +84,7 @@ def evaluate_metrics(
     if not samples:
         url = atlas.objects.url
         raise UsageError(f"{url}: has no sample with maps yet; run it first: vitatlas run {url}")
-    about = MetricsRecord(
+    about = MetricsSpec(
         run=atlas.run.spec_hash,
         suite=suite,
         methods=names,
@@ -96,14 +96,14 @@ def evaluate_metrics(
 
 
 class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
-    about: MetricsRecord
+    about: MetricsSpec
     uses_gpu = True
 
     def __init__(
         self,
         atlas: Atlas,
         objects: ObjectStore,
-        about: MetricsRecord,
+        about: MetricsSpec,
         metrics: Mapping[str, Metric],
         samples: SelectedSamples,
         device: Device,
@@ -172,7 +172,7 @@ def _values_object(shard: str) -> str:
 
 
 def _evaluate_shard(
-    device: Device, metrics: Sequence[Metric], about: MetricsRecord, task: ShardTask[Ordinals]
+    device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[Ordinals]
 ) -> ShardResult:
     atlas, ordinals = task.atlas, task.data
     worker = cached_worker(atlas.objects.url, device, about.run)

@@ -38,10 +38,10 @@ class InProgress:
 
 
 @dataclass(frozen=True)
-class Message:
+class LogMessage:
     """A message to the user: an actor was lost, the run is stopping."""
 
     text: str
 
 
-Event = Committed | Quarantined | Retrying | InProgress | Message
+Event = Committed | Quarantined | Retrying | InProgress | LogMessage

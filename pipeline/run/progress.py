@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.run.events import Committed, Event, Message, Quarantined
+from pipeline.run.events import Committed, Event, LogMessage, Quarantined
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus
 from schemas.text import escape_control
@@ -70,7 +70,7 @@ class RunProgress:
 
     def show(self, event: Event) -> None:
         """Show a committed or quarantined shard, or a message; other events are ignored."""
-        if isinstance(event, Message):
+        if isinstance(event, LogMessage):
             self._print(event.text)
             return
         if not isinstance(event, Committed | Quarantined):

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.run.dispatch import Assignment, Dispatcher
-from pipeline.run.events import Committed, Event, InProgress, Message, Quarantined, Retrying
+from pipeline.run.events import Committed, Event, InProgress, LogMessage, Quarantined, Retrying
 from pipeline.run.execution import Device, ExecutionOptions, check_decode_device
 from pipeline.run.prometheus import PrometheusMetrics
 from pipeline.run.signals import GracefulShutdown
@@ -157,7 +157,7 @@ class _ActorPool:
         self.dispatcher.drain()
         self._draining = True
         busy, end = self.dispatcher.busy, time.monotonic() + self.options.grace
-        yield Message(
+        yield LogMessage(
             f"stopping: {len(busy)} shards in progress have {self.options.grace:.0f} s; interrupt again to drop them"
         )
         for number in self.actors.keys() - set(busy):
@@ -259,7 +259,7 @@ class _ActorPool:
         attempt = 0 if shard_index is None else self.dispatcher.attempt(shard_index)
         self._stop_actor(number, reason, blame)
         where = "" if shard_index is None else f" over {self._shard_names[shard_index]}"
-        yield Message(f"an actor was lost{where}: {reason}")
+        yield LogMessage(f"an actor was lost{where}: {reason}")
         if shard_index is not None:
             yield self._failure_event(shard_index, attempt, reason)
         self._losses += blame

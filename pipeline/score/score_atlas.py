@@ -26,7 +26,7 @@ from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
 from schemas.run import TargetKind
-from schemas.scores import LOCALIZATION, ScoresRecord, TuningRecord, is_control
+from schemas.scores import LOCALIZATION, ScoringSpec, TuningSplitRecord, is_control
 
 R = TypeVar("R")
 TABLE, CURVES, PLOT, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
@@ -85,13 +85,13 @@ def score(
     tuning_keys = {
         key for part in (*shard_truths, *tuning_truths) for key in (*part.tuning_keys, *(part.tuning_only or ()))
     }
-    about = ScoresRecord(
+    about = ScoringSpec(
         run=atlas.run.spec_hash,
         truth=truth.digest,
         name=truth.name,
         target=target_kind,
         subset=subset,
-        tuning=TuningRecord(
+        tuning=TuningSplitRecord(
             truth=tuning_truth.digest if tuning_truth else None,
             atlas=tuning_atlas.run.spec_hash if tuning_atlas else None,
             keys=sha256("\n".join(sorted(tuning_keys)).encode()),
@@ -121,13 +121,13 @@ _TotalCounts = tuple[dict[str, ScoreCounts], Counter[str]]
 class _ShardCounts(DerivedProduct[ShardTruth, R]):
     """Counts of all methods, shard by shard."""
 
-    about: ScoresRecord
+    about: ScoringSpec
 
     def __init__(
         self,
         atlas: Atlas,
         objects: ObjectStore,
-        about: ScoresRecord,
+        about: ScoringSpec,
         shard_truths: Iterable[ShardTruth],
         methods: tuple[str, ...],
     ) -> None:
@@ -168,7 +168,7 @@ class _TuningCounts(_ShardCounts[_TotalCounts]):
         self,
         atlas: Atlas,
         scores: ObjectStore,
-        about: ScoresRecord,
+        about: ScoringSpec,
         shard_truths: Iterable[ShardTruth],
         methods: tuple[str, ...],
     ) -> None:
@@ -189,7 +189,7 @@ class _Scores(_ShardCounts[pa.Table]):
         self,
         atlas: Atlas,
         objects: ObjectStore,
-        about: ScoresRecord,
+        about: ScoringSpec,
         shard_truths: Iterable[ShardTruth],
         methods: tuple[str, ...],
         tuning: _TuningCounts | None,
@@ -202,7 +202,7 @@ class _Scores(_ShardCounts[pa.Table]):
     def check_output(self) -> None:
         """Refuse to overwrite finished scores of something else; unfinished ones are continued."""
         finished = self.objects.exists(TABLE)
-        may_differ = ("protocol", "tuning") if finished else tuple(ScoresRecord.model_fields)
+        may_differ = ("protocol", "tuning") if finished else tuple(ScoringSpec.model_fields)
         previous = check_output_dir(self.objects, ABOUT, self.about, may_differ)
         if finished and previous and _tuning_source(previous) != _tuning_source(self.about):
             url = self.objects.url
@@ -242,7 +242,7 @@ class _Scores(_ShardCounts[pa.Table]):
         }
 
 
-def _tuning_source(about: ScoresRecord) -> tuple[str | None, str | None]:
+def _tuning_source(about: ScoringSpec) -> tuple[str | None, str | None]:
     return about.tuning.truth, about.tuning.atlas
 
 

@@ -15,7 +15,7 @@ from pipeline.train.mask_sources import open_mask_source, open_truth_masks
 from pipeline.train.masked_images import MaskedImagePool
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.prepare_training import PreparedTraining
-from pipeline.train.trainer import ProgressCallback, TrainableExplainer, fit
+from pipeline.train.trainer import ProgressCallback, TrainableExplainer, run_training_loop
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
 from schemas.training import DiffMaskSettings, MaskSpec, TrainSpec
@@ -66,7 +66,7 @@ def train_worker(
         training_hash=prepared.digest,
         metrics={},
     )
-    return fit(
+    return run_training_loop(
         explainer,
         stream,
         held_out,

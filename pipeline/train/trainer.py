@@ -86,7 +86,7 @@ class TrainState:
         return sum(evaluation["step"] > self.best[1] for evaluation in self.evaluations) >= patience
 
 
-def fit(
+def run_training_loop(
     explainer: TrainableExplainer,
     stream: ImageStream,
     held_out: ImageStream,

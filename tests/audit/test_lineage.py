@@ -17,7 +17,7 @@ from pipeline.store.parquet import to_parquet
 from schemas.audit_tables import LINEAGE
 from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.labels import LabelsRecord
+from schemas.labels import LabelingSpec
 from schemas.policy import Policy, Threshold
 
 POLICY = Policy(name="otsu", methods=("legrad",), threshold=Threshold(kind="otsu"))
@@ -62,7 +62,7 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
         else:
             assert row["parent_hash"] == content_hash(commit)
     assert len({row["parent_hash"] for row in rows if row["product"] == MAPS}) == TARS
-    about = LabelsRecord.read((made / "elsewhere" / "policy.json").read_bytes(), "policy.json")
+    about = LabelingSpec.read((made / "elsewhere" / "policy.json").read_bytes(), "policy.json")
     assert about.hash == POLICY.digest()
     assert {row["settings_hash"] for row in rows if "elsewhere" in row["product"]} == {about.digest()}
     assert find_lineage_faults(Atlas.open(str(audited)), [elsewhere]) == []

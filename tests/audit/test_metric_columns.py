@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit.metric_columns import ShardMetrics, metric_hashes
+from pipeline.audit.join_metrics import ShardMetrics, metric_hashes
 from pipeline.store import Atlas
 from pipeline.store.derived import content_hash
 from schemas.audit_tables import SAMPLED_METRICS

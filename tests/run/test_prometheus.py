@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run import prometheus
-from pipeline.run.events import Committed, InProgress, Message, Quarantined, Retrying
+from pipeline.run.events import Committed, InProgress, LogMessage, Quarantined, Retrying
 from pipeline.run.prometheus import COUNTERS, GAUGES, PrometheusMetrics
 from pipeline.store import Atlas
 
@@ -73,7 +73,7 @@ def test_every_outcome_is_counted(finished: Path, monkeypatch: pytest.MonkeyPatc
         Committed(commit),
         Retrying(0, 1, "x"),
         Quarantined(0, 2, "x"),
-        Message("x"),
+        LogMessage("x"),
         InProgress((2,)),
     ):
         made.record(outcome)

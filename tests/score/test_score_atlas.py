@@ -23,7 +23,7 @@ from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.run import RunSpec
-from schemas.scores import CURVES, LOCALIZATION, ScoresRecord
+from schemas.scores import CURVES, LOCALIZATION, ScoringSpec
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas
 
 def test_the_split_is_of_the_images_whose_keys_come_first(scored) -> None:
     out = scored[1]
-    about = ScoresRecord.read((out / "about.json").read_bytes(), "about")
+    about = ScoringSpec.read((out / "about.json").read_bytes(), "about")
     keys = sorted((f"scene_{number:06d}" for number in range(48)), key=tuning_rank)[:10]
     assert about.tuning.keys == sha256("\n".join(sorted(keys)).encode())
 

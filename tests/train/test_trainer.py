@@ -15,7 +15,7 @@ from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_s
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import ImageStream
 from pipeline.train.patch_mask_training import PatchMaskTraining
-from pipeline.train.trainer import TrainableExplainer, fit
+from pipeline.train.trainer import TrainableExplainer, run_training_loop
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
@@ -86,7 +86,9 @@ def train(
     made = made or learner(method, checkpoint)
     about = record(loaded, method, **change)
     identity = {"steps": about.steps, "seed": about.seed}
-    return fit(made, stream, stream, about, out, identity, eval_interval=2, patience=patience, progress=progress)
+    return run_training_loop(
+        made, stream, stream, about, out, identity, eval_interval=2, patience=patience, progress=progress
+    )
 
 
 FIGURES = {

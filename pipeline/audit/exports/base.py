@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.store import ObjectStore
-from schemas.audit_records import ExportRecord
+from schemas.audit_records import ExportSpec
 from schemas.run import RunRecord
 
 
@@ -51,7 +51,7 @@ class AtlasContext:
     """
 
     run: RunRecord
-    about: ExportRecord
+    about: ExportSpec
     samples: pa.Table
     audit: ObjectStore
 
@@ -71,7 +71,7 @@ class AuditExporter(Protocol):
         """
         ...
 
-    def validate(self, about: ExportRecord, audit: ObjectStore) -> None:
+    def validate(self, about: ExportSpec, audit: ObjectStore) -> None:
         """Refuse an impossible export before anything is written.
 
         Args:
@@ -102,7 +102,7 @@ class AuditExporter(Protocol):
         """
         ...
 
-    def atlas_files(self, about: ExportRecord) -> Iterable[str]:
+    def atlas_files(self, about: ExportSpec) -> Iterable[str]:
         """Return the names of all files that ``export_all`` may write."""
         ...
 

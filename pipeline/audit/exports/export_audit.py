@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.base import AtlasContext, ShardData
 from pipeline.audit.map_statistics import compute_coverage
-from pipeline.audit.map_tables import split_truth
+from pipeline.audit.map_tables import split_truth_by_shard
 from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
@@ -21,7 +21,7 @@ from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.images import read_images
 from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
-from schemas.audit_records import ExportRecord
+from schemas.audit_records import ExportSpec
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import Flag
@@ -76,7 +76,7 @@ def export_audit(
         raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
     if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    about = ExportRecord(
+    about = ExportSpec(
         kind=kind,
         run=atlas.run.spec_hash,
         target=target,
@@ -96,16 +96,16 @@ def export_audit(
 
 
 class _Export(DerivedProduct[TruthSet | None, None]):
-    about: ExportRecord
+    about: ExportSpec
 
     def __init__(
-        self, atlas: Atlas, objects: ObjectStore, about: ExportRecord, context: AtlasContext, truth: TruthSet | None
+        self, atlas: Atlas, objects: ObjectStore, about: ExportSpec, context: AtlasContext, truth: TruthSet | None
     ) -> None:
         super().__init__(atlas, objects, about, f"export to {about.kind}")
         self.exporter, self.context, self.truth = EXPORTERS[about.kind], context, truth
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
-        return split_truth(self.atlas, shards, self.truth)
+        return split_truth_by_shard(self.atlas, shards, self.truth)
 
     def shard_function(self) -> Callable[[ShardTask[TruthSet | None]], ShardResult]:
         return partial(_export_shard, self.about)
@@ -119,7 +119,7 @@ class _Export(DerivedProduct[TruthSet | None, None]):
             _put(self.objects, self.exporter.export_all(self.context, Path(folder)), Path(folder))
 
 
-def _export_shard(about: ExportRecord, task: ShardTask[TruthSet | None]) -> ShardResult:
+def _export_shard(about: ExportSpec, task: ShardTask[TruthSet | None]) -> ShardResult:
     data = _read_shard(task.atlas, task.atlas.shard(task.shard), about, task.data)
     written: tuple[ObjectRecord, ...] = ()
     if len(data):
@@ -138,7 +138,7 @@ def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[Obje
     return tuple(records)
 
 
-def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportRecord, truth: TruthSet | None) -> ShardData:
+def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: TruthSet | None) -> ShardData:
     samples = shard.samples.filter(pa.array(shard.has_maps))
     maps = {}
     for method in about.methods:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
 from pipeline.store import ObjectStore
-from schemas.audit_records import ExportRecord
+from schemas.audit_records import ExportSpec
 from schemas.run import RunRecord
 
 README = "README.md"
@@ -31,7 +31,7 @@ class QuantusExporter:
     def require_packages(self) -> None:
         return
 
-    def validate(self, about: ExportRecord, audit: ObjectStore) -> None:
+    def validate(self, about: ExportSpec, audit: ObjectStore) -> None:
         return
 
     def export_shard(self, data: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
@@ -61,7 +61,7 @@ class QuantusExporter:
         prepare_path(folder, README).write_text(_render_readme(context), "utf-8")
         yield README
 
-    def atlas_files(self, about: ExportRecord) -> tuple[str, ...]:
+    def atlas_files(self, about: ExportSpec) -> tuple[str, ...]:
         return (README,)
 
 

@@ -21,7 +21,7 @@ from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
 from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit_records import AuditRecord, ExportRecord
+from schemas.audit_records import AuditSpec, ExportSpec
 from schemas.errors import UsageError
 from schemas.layout import ABOUT
 from schemas.run import RunRecord, TargetKind
@@ -60,12 +60,12 @@ class VirelayExporter:
             install = "pip install 'vit-atlas[virelay]'"
             raise UsageError(f"virelay: its files are HDF5, which requires h5py; install it with: {install}")
 
-    def validate(self, about: ExportRecord, audit: ObjectStore) -> None:
+    def validate(self, about: ExportSpec, audit: ObjectStore) -> None:
         self.require_packages()
         for name in (ABOUT, MEMBERS, SHORTCUTS):
             if not audit.exists(name):
                 raise UsageError(f"{audit.url}: has no {name}; make the audit first, then export it")
-        audit_about = AuditRecord.read(audit.get(ABOUT), f"{audit.url}/{ABOUT}")
+        audit_about = AuditSpec.read(audit.get(ABOUT), f"{audit.url}/{ABOUT}")
         missing = [method for method in about.methods if method not in audit_about.methods]
         if (audit_about.run, audit_about.target) != (about.run, about.target) or missing:
             maps = f"the {(*missing, *about.methods)[0]} maps of {about.target}"
@@ -131,7 +131,7 @@ class VirelayExporter:
             prepare_path(folder, f"{method}.yaml").write_text(project, "utf-8")
             yield f"{method}.yaml"
 
-    def atlas_files(self, about: ExportRecord) -> tuple[str, ...]:
+    def atlas_files(self, about: ExportSpec) -> tuple[str, ...]:
         suffixes = ("yaml", "attribution.h5", "analysis.h5")
         return (*(f"{method}.{suffix}" for method in about.methods for suffix in suffixes), "input.h5", "labels.json")
 
@@ -224,7 +224,7 @@ def _write_analysis(group: Any, places: NDArray[np.int64], members: pa.Table, ei
     group[f"cluster/{CLUSTERING}"].attrs.update(about)
 
 
-def _project(method: str, run: RunRecord, about: ExportRecord) -> Mapping[str, Any]:
+def _project(method: str, run: RunRecord, about: ExportSpec) -> Mapping[str, Any]:
     height, width = run.model.input_size
     return {
         "project": {

@@ -24,7 +24,7 @@ from pipeline.audit.publication.dataset_card import (
 from pipeline.audit.publication.environment import public_model_name
 from pipeline.audit.publication.published_tables import PublishedTable, decoded_type, find_tables
 from pipeline.store import Atlas, ObjectStore
-from schemas.audit_records import DEFAULT_PUBLICATION, MANIFEST, AuditRecord, PublicationRecord
+from schemas.audit_records import DEFAULT_PUBLICATION, MANIFEST, AuditSpec, PublicationRecord
 from schemas.base import sha256
 from schemas.layout import ABOUT, LEASE
 
@@ -106,7 +106,7 @@ def build_croissant(atlas: Atlas, out: str, publication: PublicationRecord = DEF
         UsageError: there is no atlas, or the folder holds no audit.
     """
     objects = ObjectStore(out)
-    about = AuditRecord.read(objects.get(ABOUT), ABOUT)
+    about = AuditSpec.read(objects.get(ABOUT), ABOUT)
     tables = list(find_tables(objects))
     name = publication.name or default_dataset_name(atlas)
     date = max((record.finished for record in atlas.records()), default="")[:10]
@@ -147,7 +147,7 @@ def _license_url(name: str) -> str:
     return name if "://" in name or name == DEFAULT_PUBLICATION.license else f"https://spdx.org/licenses/{name}.html"
 
 
-def _sources(atlas: Atlas, about: AuditRecord) -> list[_Node]:
+def _sources(atlas: Atlas, about: AuditSpec) -> list[_Node]:
     """Return the sources of the audit by their hashes."""
     network = public_model_name(atlas.run.model.name)
     labels = {

@@ -14,7 +14,7 @@ from pipeline.audit.publication.environment import public_model_name
 from pipeline.audit.publication.published_tables import PublishedTable, find_tables, format_type
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit_records import DEFAULT_PUBLICATION, AuditRecord, PublicationRecord
+from schemas.audit_records import DEFAULT_PUBLICATION, AuditSpec, PublicationRecord
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.layout import ABOUT
 from schemas.text import escape_control
@@ -88,7 +88,7 @@ def render_dataset_card(
         UsageError: there is no atlas, or the folder holds no audit.
     """
     objects = ObjectStore(out)
-    about = AuditRecord.read(objects.get(ABOUT), ABOUT)
+    about = AuditSpec.read(objects.get(ABOUT), ABOUT)
     tables = list(find_tables(objects))
     counts = _count_statuses(objects, tables)
     name = publication.name or default_dataset_name(atlas)
@@ -165,7 +165,7 @@ def _front_matter(name: str, publication: PublicationRecord, images: int, tables
     return yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _describe_methods(atlas: Atlas, about: AuditRecord) -> list[dict[str, str]]:
+def _describe_methods(atlas: Atlas, about: AuditSpec) -> list[dict[str, str]]:
     """Return name, kind, summary and paper of each audited method."""
     from pipeline.explain.registry import methods as registry  # torch, which most of an audit does not need
 

@@ -15,18 +15,18 @@ from pipeline.audit.publication.verify_tables import verify_clusters, verify_cou
 from pipeline.store import ObjectStore
 from pipeline.store.derived import content_hash
 from pipeline.utils.concurrency import concurrent_map
-from schemas.audit_records import AuditRecord
+from schemas.audit_records import AuditSpec
 from schemas.audit_tables import TABLES
 from schemas.base import sha256
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, COMMITS, commit_object
-from schemas.metrics import MetricsRecord
+from schemas.metrics import MetricsSpec
 
-_FOLDERS: dict[str, type[AuditRecord] | type[MetricsRecord]] = {
-    "": AuditRecord,
-    "faithfulness/": MetricsRecord,
-    "sanity/": MetricsRecord,
+_FOLDERS: dict[str, type[AuditSpec] | type[MetricsSpec]] = {
+    "": AuditSpec,
+    "faithfulness/": MetricsSpec,
+    "sanity/": MetricsSpec,
 }
 """Folders with commits, and the records of their settings."""
 

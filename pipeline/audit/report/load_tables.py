@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
-from schemas.audit_records import AuditRecord
+from schemas.audit_records import AuditSpec
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
 from schemas.run import TargetKind
-from schemas.scores import ScoresRecord
+from schemas.scores import ScoringSpec
 
 _LOCALIZATION = "localization.parquet"
 
@@ -38,7 +38,7 @@ class AuditTables:
     """
 
     objects: ObjectStore
-    about: AuditRecord
+    about: AuditSpec
     methods: pa.Table
     agreement: pa.Table
     shortcuts: pa.Table
@@ -64,7 +64,7 @@ def read_audit(atlas: Atlas, out: str, target: TargetKind) -> AuditTables:
     objects = ObjectStore(out)
     fix = "make it first: vitatlas audit"
     try:
-        about = AuditRecord.read(objects.get(ABOUT), f"{out}/{ABOUT}")
+        about = AuditSpec.read(objects.get(ABOUT), f"{out}/{ABOUT}")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{out}: is no audit (it has no {ABOUT}); {fix}") from None
     if (about.run, about.target) != (atlas.run.spec_hash, target):
@@ -104,14 +104,14 @@ def _read_localization(atlas: Atlas, target: TargetKind) -> dict[str, pa.Table]:
     for folder in atlas.objects.list(SCORES):
         objects = ObjectStore(f"{atlas.objects.url}/{SCORES}/{folder}")
         if objects.exists(ABOUT) and objects.exists(_LOCALIZATION):
-            about = ScoresRecord.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
+            about = ScoringSpec.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
             if (about.run, about.target) == (atlas.run.spec_hash, target):
                 tables[about.name] = from_parquet(objects.get(_LOCALIZATION))
     return tables
 
 
 @dataclass(frozen=True)
-class Reproducibility:
+class RecomputedMapsSummary:
     """Summary of the comparison of recomputed maps.
 
     Attributes:
@@ -134,7 +134,7 @@ class Reproducibility:
     methods: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
 
-def summarize_reproducibility(table: pa.Table, target: str) -> Reproducibility | None:
+def summarize_reproducibility(table: pa.Table, target: str) -> RecomputedMapsSummary | None:
     """Summarize the comparison of the maps of a target kind.
 
     Args:
@@ -152,7 +152,7 @@ def summarize_reproducibility(table: pa.Table, target: str) -> Reproducibility |
         return None
     equal_shares = _without_none(row["equal_share"] for row, _ in methods)
     differences = _without_none(row["max_difference"] for _, row in methods)
-    return Reproducibility(
+    return RecomputedMapsSummary(
         recomputed=methods[0][0]["recomputed"],
         sampled=methods[0][0]["sampled"],
         batch_size=methods[0][0]["batch_size"],

@@ -11,14 +11,14 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import read_truth
-from schemas.audit_records import AuditRecord
+from schemas.audit_records import AuditSpec
 from schemas.run import TargetKind
 
 
 def tables(url: str, out: Path, target: TargetKind = "label") -> None:
     """What exports need of an audit."""
     found, atlas = find_shortcuts(Atlas.open(url), target), Atlas.open(url)
-    about = AuditRecord(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
+    about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
     ObjectStore(str(out)).put("about.json", about.to_bytes())
     for name, table in (("shortcuts", found.classes), ("members", found.members)):
         ObjectStore(str(out)).put(f"{name}.parquet", to_parquet(table))

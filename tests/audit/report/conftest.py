@@ -19,7 +19,7 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import to_parquet
 from schemas.run import RunSpec
-from schemas.scores import ScoresRecord, TuningRecord
+from schemas.scores import ScoringSpec, TuningSplitRecord
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +46,13 @@ def write_reported(folder: Path) -> None:
     out.put("completeness.parquet", to_parquet(completeness()))
     out.put("reproducibility.parquet", to_parquet(reproduced()))
     scores = ObjectStore(f"{url}/scores/truth-label")
-    about = ScoresRecord(
+    about = ScoringSpec(
         run=atlas.run.spec_hash,
         truth="sha256:1",
         name="<b>truth</b>",
         target="label",
         subset=False,
-        tuning=TuningRecord(keys=""),
+        tuning=TuningSplitRecord(keys=""),
     )
     scores.put("about.json", about.to_bytes())
     scores.put("localization.parquet", to_parquet(localization()))

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from support import jpeg, samples, write_tar
 
-from pipeline.run.recompute import recompute
+from pipeline.run.recompute_maps import recompute
 from pipeline.store.verify import verify
 from schemas.base import sha256
 
