@@ -113,7 +113,7 @@ class Estimate(Record):
         shards: shards of the run.
         decode_processes: decoding processes of each actor; 0 is a thread on the actor's own core, or the GPU itself.
         sufficient_processes: number of decoding processes per actor at which decoding is no longer the bottleneck.
-        seconds: time of one actor over the whole run, by stage; ``decode`` is of one core, or of the GPU where it decodes.
+        seconds: time of one actor over the whole run, by stage; ``decode`` is of one core, or of the GPU.
         shard_seconds: time of an actor for a shard of mean size.
         hours: time until all actors are done, once they have started.
         actor_hours: sum of the hours of all actors.

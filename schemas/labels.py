@@ -42,7 +42,7 @@ LABELS = pa.schema(
         column(
             "status",
             CATEGORY,
-            "a ``LabelStatus``, or the ``SampleStatus`` of a sample without maps; only ``ok`` and ``empty`` have a mask",
+            "a ``LabelStatus``, or the ``SampleStatus`` if it has no maps; only ``ok`` and ``empty`` have a mask",
         ),
         column("label", pa.int32(), "class id that the mask is of", nullable=True),
         column("width", pa.int32(), "width of mask and original image in pixels", nullable=True),

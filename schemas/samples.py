@@ -67,8 +67,8 @@ SAMPLES = pa.schema(
             CATEGORY,
             "in a run that decodes on the GPU, why this image was decoded in a process: its format (``PNG``, ``WEBP``, "
             "``PPM``, ``BMP``, ``CMYK``), ``colours`` other than YCbCr, unusual ``sampling``, ``orientation``, ``not "
-            "baseline`` (such as progressive), ``several scans``, ``truncated``, ``large`` (more than 32 million pixels, "
-            "or reduced more than 32 times), or ``refused`` by the GPU; null where the GPU decoded it",
+            "baseline`` (such as progressive), ``several scans``, ``truncated``, ``large`` (more than 32 million "
+            "pixels, or reduced more than 32 times), or ``refused`` by the GPU; null where the GPU decoded it",
             nullable=True,
         ),
     ]

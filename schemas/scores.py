@@ -16,14 +16,14 @@ _IOU = "IoU of object pixels at the tuned threshold, over all pixels together"
 SCORES = {
     "pxap": "area under precision over recall of all pixels together (Choe et al., CVPR 2020)",
     "maxboxacc": "BoxAcc at IoU 0.5 of the box of the largest contour, at its best threshold (Choe et al.)",
-    "maxboxacc_v2": "mean of ``iou30``, ``iou50`` and ``iou70``: the share of images with such a box, at the best thresholds (Choe et al.)",
+    "maxboxacc_v2": "mean of ``iou30``, ``iou50`` and ``iou70``, each at its best threshold (Choe et al.)",
     "iou30": "BoxAcc at IoU 0.3 of the box of any contour, at its best threshold",
     "iou50": "BoxAcc at IoU 0.5 of the box of any contour, at its best threshold",
     "iou70": "BoxAcc at IoU 0.7 of the box of any contour, at its best threshold",
     "gt_known": _SPLIT_BOX,
     "boxacc_v2": "as ``maxboxacc_v2``, at the thresholds tuned on the split",
-    "top1_loc": "as ``gt_known``, and the label is the prediction; an image without a label is a miss, and the score is "
-    "null where no image has one",
+    "top1_loc": "as ``gt_known``, and the label is the prediction; an image without a label is a miss, and the score "
+    "is null where no image has one",
     "top5_loc": "as ``top1_loc``, with the label among the first 5 predictions",
     "gt_known_20": "IoU 0.5 of the box of the largest contour above 0.2 of the maximum (Zhou et al., CVPR 2016)",
     "seg_accuracy": _SEGMENTATION + "accuracy over all pixels together",
@@ -36,7 +36,7 @@ SCORES = {
     "iou_ms": _IOU + ", of images whose objects cover 5 to 25 %",
     "iou_ml": _IOU + ", of images whose objects cover 25 to 50 %",
     "iou_l": _IOU + ", of images whose objects cover more than 50 %",
-    "iou_oracle": "as ``iou``, at the best threshold of all images (ImageNet-S, Gao et al., TPAMI 2022, without classes)",
+    "iou_oracle": "as ``iou``, at the best threshold of all images (ImageNet-S, Gao et al., TPAMI 2022; no classes)",
     "f_beta_oracle": "as ``f_beta``, at the best threshold of all images",
     "pointing": "share of the maxima of the map that lie in the object, mean over the images with object pixels",
     "energy": "share of the map that lies in the object, mean over the images with object pixels",

@@ -1,7 +1,7 @@
 """Object store in a local folder or a bucket. All writes to an atlas go through it.
 
-Every write is atomic: in a folder by ``write_atomically``, in a bucket by a single request. Deleting a missing object is
-no error, so every operation can be repeated.
+Every write is atomic: in a folder by ``write_atomically``, in a bucket by a single request. Deleting a missing object
+is no error, so every operation can be repeated.
 """
 
 import hashlib

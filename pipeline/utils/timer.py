@@ -13,8 +13,8 @@ _MAX_LAPS = 4096
 class StageTimer:
     """Seconds by stage.
 
-    A GPU executes a queue that the host fills ahead of it. There a lap is an event in the queue, for which the host does
-    not wait; the time between two events is what the GPU computed or waited. So a stage in which the host reads or
+    A GPU executes a queue that the host fills ahead of it. There a lap is an event in the queue, for which the host
+    does not wait; the time between two events is what the GPU computed or waited. So a stage in which the host reads or
     collects counts only for as long as the GPU waited for it.
     """
 
