@@ -1,11 +1,13 @@
 """Redact and refuse credentials in URLs, which are written into ``run.json``, logs and errors."""
 
 import re
+from pathlib import PurePath
 
 from schemas.errors import UsageError
 
 _NAMES = r"signature|credential|token|secret|passw(?:or)?d|api[-_]?key|(?:access|private)[-_]?key(?:[-_]?id)?"
 # Group 1 is the text before a secret, which stays; the rest is the secret. A shell variable is not a secret.
+_LOCAL_PREFIX = "local-dir:"
 _SECRETS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -17,6 +19,11 @@ _SECRETS = tuple(
         r"(\b(?:authorization|cookie|[\w-]*-(?:token|key)):\s*(?:(?:bearer|basic|token)\s+)?+)[^\s'\"$][^\s'\"]*",
     )
 )
+
+
+def public_model_name(name: str) -> str:
+    """Return the name of a network; for a local folder without the path to it."""
+    return _LOCAL_PREFIX + PurePath(name.removeprefix(_LOCAL_PREFIX)).name if name.startswith(_LOCAL_PREFIX) else name
 
 
 def redact(text: str) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.publication.environment import collect_environment, public_model_name
+from pipeline.audit.publication.environment import collect_environment
 from pipeline.store import Atlas
+from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import EnvironmentRecord
 
 

@@ -18,9 +18,9 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
-from pipeline.audit.publication.environment import public_model_name
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import from_parquet
+from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import AuditSpec, ExportSpec
 from schemas.errors import UsageError
 from schemas.layout import ABOUT

@@ -21,9 +21,9 @@ from pipeline.audit.publication.dataset_card import (
     USES,
     default_dataset_name,
 )
-from pipeline.audit.publication.environment import public_model_name
 from pipeline.audit.publication.published_tables import PublishedTable, decoded_type, find_tables
 from pipeline.store import Atlas, ObjectStore
+from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import DEFAULT_PUBLICATION, MANIFEST, AuditSpec, PublicationRecord
 from schemas.base import sha256
 from schemas.layout import ABOUT, LEASE

@@ -10,10 +10,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.audit.publication.environment import public_model_name
 from pipeline.audit.publication.published_tables import PublishedTable, find_tables, format_type
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
+from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import DEFAULT_PUBLICATION, AuditSpec, PublicationRecord
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.layout import ABOUT

@@ -3,14 +3,13 @@
 import json
 import platform
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pipeline.store import Atlas
+from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import EnvironmentRecord
 
 _PACKAGES = ("vit-atlas", "torch", "timm", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
-_LOCAL_PREFIX = "local-dir:"
-"""Prefix of the name of a model that was read from a local folder."""
 _ARTIFACT = "artifact"
 """Option of a method that is a local file; its hash is in ``artifacts``."""
 
@@ -48,11 +47,6 @@ def collect_environment(atlas: Atlas) -> EnvironmentRecord:
         artifacts=run.artifacts,
         provenance=run.provenance,
     )
-
-
-def public_model_name(name: str) -> str:
-    """Return the name of a network; for a local folder without the path to it."""
-    return _LOCAL_PREFIX + PurePath(name.removeprefix(_LOCAL_PREFIX)).name if name.startswith(_LOCAL_PREFIX) else name
 
 
 def _count_versions(atlas: Atlas) -> tuple[tuple[dict[str, str], int], ...]:
