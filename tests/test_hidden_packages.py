@@ -1,5 +1,6 @@
 """A user's own module named like one of our packages is named in the ImportError."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ SCRIPT = "from pipeline.utils import concurrency\nprint('imported')\n"
 
 def run_script(folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "script.py").write_text(SCRIPT)
-    return subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # of other tests
+    command = [sys.executable, "script.py"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("module", ["schemas.py", "jobs.py", "schemas/__init__.py"])

@@ -66,6 +66,7 @@ def test_the_command_line_has_it(copy: Path) -> None:
     assert rows["token_norm"]["what it shows"] == "Length of each patch token after the last block."
 
 
+@pytest.mark.soak
 def test_the_reference_and_the_demo_have_it(copy: Path) -> None:
     python(copy, "docs/_ext/generate.py")
     code = """
