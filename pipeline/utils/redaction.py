@@ -1,4 +1,4 @@
-"""Redact and refuse credentials in URLs, which are written into ``run.json``, logs and errors."""
+"""Redaction of credentials and local paths in URLs, errors, logs and records."""
 
 import re
 from pathlib import PurePath
@@ -6,8 +6,8 @@ from pathlib import PurePath
 from schemas.errors import UsageError
 
 _NAMES = r"signature|credential|token|secret|passw(?:or)?d|api[-_]?key|(?:access|private)[-_]?key(?:[-_]?id)?"
-# Group 1 is the text before a secret, which stays; the rest is the secret. A shell variable is not a secret.
 _LOCAL_PREFIX = "local-dir:"
+# Group 1 is the text before a secret, which stays; the rest is the secret. A shell variable is not a secret.
 _SECRETS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
