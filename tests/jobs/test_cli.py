@@ -62,7 +62,7 @@ def test_a_run_that_decodes_on_a_gpu_says_what_it_did_not_decode_there(vitatlas,
     assert vitatlas("plan", *given, "--methods", "attention", "--decode", "gpu")[0] == 0
     assert json.loads((out / "run.json").read_text())["spec"]["decode"] == "gpu"
     code, _, err = vitatlas("run", out, "--executor", "inline")
-    assert (code, "no GPU here; go where there is one" in err, "Traceback" in err) == (2, True, False)
+    assert (code, "no GPU here; use a machine with a GPU" in err, "Traceback" in err) == (2, True, False)
     assert vitatlas("run", out, "--executor", "inline", "--device", "cpu")[0] == 0
     assert re.search(
         r"images decoded in processes instead of on the GPU\n(.*\n)*│ PNG +│ +1 │", vitatlas("status", out)[1]

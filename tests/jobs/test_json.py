@@ -111,8 +111,8 @@ def test_the_demo_says_what_it_does_on_standard_error(
 ) -> None:
     """What its document holds is asked in ``tests/demo``, where there is one."""
 
-    def short(folder: Path, executor: str, say: Callable[[str], None]) -> dict[str, int]:
-        say("1/5  a world")
+    def short(folder: Path, executor: str, log: Callable[[str], None]) -> dict[str, int]:
+        log("1/5  a world")
         return {"images": 12}
 
     monkeypatch.setattr(run_demo, "run_demo", short)

@@ -272,14 +272,14 @@ def test_a_batch_is_given_to_the_device_before_the_last_one_is_looked_at(
 def test_half_a_batch_at_a_time_where_memory_ends_gives_every_row(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part, out = Explainer._part, str(tmp_path / "small")
+    part, out = Explainer._explain_chunk, str(tmp_path / "small")
 
     def small(self, images, targets, keys):
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return part(self, images, targets, keys)
 
-    monkeypatch.setattr(Explainer, "_part", small)
+    monkeypatch.setattr(Explainer, "_explain_chunk", small)
     plan(spec, out)
     atlas, whole = run(out, INLINE), Atlas.open(str(finished))
     assert atlas.samples()["key"] == whole.samples()["key"]
