@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.demo.contact_sheet import plot_contact_sheet
-from pipeline.demo.policies import COMBINED_BAND, COMBINED_PAMR, FORMATS, LEGRAD, LEGRAD_PAMR, POLICIES
+from pipeline.demo.label_policies import COMBINED_BAND, COMBINED_PAMR, FORMATS, LEGRAD, LEGRAD_PAMR, POLICIES
 from pipeline.demo.scenes import CLASSES
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.demo.train_model import MODEL

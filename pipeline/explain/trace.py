@@ -361,7 +361,7 @@ def _scores_of_read_tokens(trace: Trace) -> Tensor:
     return scores
 
 
-def select_classes(values: Tensor, targets: Tensor) -> Tensor:
+def gather_class_values(values: Tensor, targets: Tensor) -> Tensor:
     """Select the target classes.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from pipeline.run.event_log import open_event_log
-from pipeline.run.events import Committed, Event, InProgress, Quarantined
+from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardsInProgress
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.progress import RunProgress
 from pipeline.run.signals import GracefulShutdown
@@ -80,7 +80,7 @@ def _clean_up(atlas: Atlas) -> None:
 def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
     url, run, shutdown, done = atlas.objects.url, atlas.run, GracefulShutdown(), 0
     pending = _pending_shards(atlas, retry_failed)
-    quarantined: list[Quarantined] = []
+    quarantined: list[ShardQuarantined] = []
     if not pending:
         return
     try:
@@ -92,12 +92,12 @@ def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease:
             for event in _events(atlas, pending, options, retry_failed, shutdown):
                 progress.show(event)
                 log(event)
-                if isinstance(event, Committed):
+                if isinstance(event, ShardCommitted):
                     done += 1
-                elif isinstance(event, Quarantined):
+                elif isinstance(event, ShardQuarantined):
                     quarantined.append(event)
                     _record_quarantine(atlas, event)
-                elif isinstance(event, InProgress):
+                elif isinstance(event, ShardsInProgress):
                     lease.in_progress = tuple(run.shards[index].name for index in event.shards)
                 if lease.lost:
                     raise RunFailedError(f"{url}: another run has taken it over, as this one was silent for too long")
@@ -113,14 +113,14 @@ def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease:
         )
 
 
-def _record_quarantine(atlas: Atlas, event: Quarantined) -> None:
+def _record_quarantine(atlas: Atlas, event: ShardQuarantined) -> None:
     shard = atlas.run.shards[event.shard_index].name
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = QuarantineRecord(shard=shard, reason=event.reason, finished=now)
     atlas.objects.put(quarantine_object(shard), record.to_bytes())
 
 
-def _reasons(run: RunRecord, quarantined: list[Quarantined]) -> str:
+def _reasons(run: RunRecord, quarantined: list[ShardQuarantined]) -> str:
     lines = []
     for event in sorted(quarantined, key=lambda event: event.shard_index)[:_MAX_NAMED]:
         url = run.shards[event.shard_index].url

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from pipeline.run.events import Committed, Event, Quarantined, Retrying
+from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardRetried
 from pipeline.utils.redaction import redact
 from schemas.errors import UsageError
 from schemas.run import RunRecord
@@ -59,7 +59,7 @@ def log_entry(event: Event, run: RunRecord) -> dict[str, Any] | None:
     Returns:
         The entry; None if the event is not logged.
     """
-    if isinstance(event, Committed):
+    if isinstance(event, ShardCommitted):
         commit = event.commit
         return _make_entry(run, commit.shard_index, "committed", commit.attempt) | {
             "host": commit.host,
@@ -69,8 +69,8 @@ def log_entry(event: Event, run: RunRecord) -> dict[str, Any] | None:
             "bytes": sum(record.size for record in commit.objects),
             "seconds": commit.seconds,
         }
-    if isinstance(event, Retrying | Quarantined):
-        outcome = "retrying" if isinstance(event, Retrying) else "quarantined"
+    if isinstance(event, ShardRetried | ShardQuarantined):
+        outcome = "retrying" if isinstance(event, ShardRetried) else "quarantined"
         return _make_entry(run, event.shard_index, outcome, event.attempt) | {"reason": redact(event.reason)}
     return None
 

@@ -6,14 +6,14 @@ from schemas.commits import CommitRecord
 
 
 @dataclass(frozen=True)
-class Committed:
+class ShardCommitted:
     """A shard is committed."""
 
     commit: CommitRecord
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class ShardQuarantined:
     """A shard cannot be done; the run continues without it and fails at its end."""
 
     shard_index: int
@@ -22,7 +22,7 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
-class Retrying:
+class ShardRetried:
     """An attempt at a shard failed, and another one follows."""
 
     shard_index: int
@@ -31,7 +31,7 @@ class Retrying:
 
 
 @dataclass(frozen=True)
-class InProgress:
+class ShardsInProgress:
     """Shards that actors work on from now on."""
 
     shards: tuple[int, ...]
@@ -44,4 +44,4 @@ class LogMessage:
     text: str
 
 
-Event = Committed | Quarantined | Retrying | InProgress | LogMessage
+Event = ShardCommitted | ShardQuarantined | ShardRetried | ShardsInProgress | LogMessage

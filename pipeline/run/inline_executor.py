@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pipeline.run.dispatch import Dispatcher
-from pipeline.run.events import Committed, Event, InProgress, Quarantined, Retrying
+from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardRetried, ShardsInProgress
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.worker import Worker
 from schemas.errors import AtlasError, CorruptShardError
@@ -27,7 +27,7 @@ def run_inline(
     with Worker(url, options.device, options.decode_processes or 0, retry_failed, cache=cache) as worker:
         while assignment := dispatcher.next():
             shard_index = assignment.shard_index
-            yield InProgress((shard_index,))
+            yield ShardsInProgress((shard_index,))
             try:
                 commit = worker.process(shard_index, assignment.attempt)
             except AtlasError as error:
@@ -44,10 +44,10 @@ def run_inline(
             else:
                 unexpected = 0
                 dispatcher.finish(0, shard_index)
-                yield Committed(commit)
+                yield ShardCommitted(commit)
                 continue
             dispatcher.fail(0, shard_index, reason, final)
             if shard_index in dispatcher.quarantined:
-                yield Quarantined(shard_index, assignment.attempt, dispatcher.quarantined[shard_index])
+                yield ShardQuarantined(shard_index, assignment.attempt, dispatcher.quarantined[shard_index])
             else:
-                yield Retrying(shard_index, assignment.attempt, reason)
+                yield ShardRetried(shard_index, assignment.attempt, reason)

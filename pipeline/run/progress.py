@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline.run.events import Committed, Event, LogMessage, Quarantined
+from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardQuarantined
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus
 from schemas.text import escape_control
@@ -73,9 +73,9 @@ class RunProgress:
         if isinstance(event, LogMessage):
             self._print(event.text)
             return
-        if not isinstance(event, Committed | Quarantined):
+        if not isinstance(event, ShardCommitted | ShardQuarantined):
             return
-        if isinstance(event, Committed):
+        if isinstance(event, ShardCommitted):
             commit = event.commit
             self.images += commit.rows
             self.statuses.update(commit.statuses)
@@ -85,7 +85,7 @@ class RunProgress:
         else:
             shard, note = self.run.shards[event.shard_index].name, f"quarantined: {event.reason}"
         without_maps = sum(count for status, count in self.statuses.items() if status != SampleStatus.OK)
-        self.shards_done += isinstance(event, Committed)
+        self.shards_done += isinstance(event, ShardCommitted)
         rate = f"{self.rate:.1f} images/s" + (f", {without_maps} images without maps" if without_maps else "")
         self._bar.update(self._task, completed=self.shards_done, rate=rate)
         if note:

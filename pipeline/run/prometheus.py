@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.run.events import Committed, Event, InProgress, Quarantined, Retrying
+from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardRetried, ShardsInProgress
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "vitatlas_shards_total": ("Shards committed.", ()),
@@ -38,17 +38,17 @@ class PrometheusMetrics:
 
     def record(self, event: Event) -> None:
         """Count an event."""
-        if isinstance(event, Committed):
+        if isinstance(event, ShardCommitted):
             self._increment("vitatlas_shards_total")
             for status, images in event.commit.statuses.items():
                 self._increment("vitatlas_images_total", images, status=status)
             for stage, seconds in event.commit.seconds.items():
                 self._increment("vitatlas_stage_seconds_total", seconds, stage=stage)
-        elif isinstance(event, Retrying):
+        elif isinstance(event, ShardRetried):
             self._increment("vitatlas_retries_total")
-        elif isinstance(event, Quarantined):
+        elif isinstance(event, ShardQuarantined):
             self._increment("vitatlas_quarantined_total")
-        elif isinstance(event, InProgress):
+        elif isinstance(event, ShardsInProgress):
             self._gauges["vitatlas_shards_running"].set(len(event.shards))
 
     def _increment(self, name: str, by: float = 1, **tags: str) -> None:

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.run.dispatch import Assignment, Dispatcher
-from pipeline.run.events import Committed, Event, InProgress, LogMessage, Quarantined, Retrying
+from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardQuarantined, ShardRetried, ShardsInProgress
 from pipeline.run.execution import Device, ExecutionOptions, check_decode_device
 from pipeline.run.prometheus import PrometheusMetrics
 from pipeline.run.signals import GracefulShutdown
@@ -108,7 +108,7 @@ def run_on_ray(
         for event in pool.run(shutdown):
             metrics.record(event)
             yield event
-        metrics.record(InProgress(()))
+        metrics.record(ShardsInProgress(()))
 
 
 class _ActorPool:
@@ -175,7 +175,7 @@ class _ActorPool:
             self.calls[call] = assignment.actor, assignment
         if self.dispatcher.in_progress != self._in_progress:
             self._in_progress = self.dispatcher.in_progress
-            yield InProgress(self._in_progress)
+            yield ShardsInProgress(self._in_progress)
         if not self.calls:
             time.sleep(_POLL_INTERVAL)
             return
@@ -245,7 +245,7 @@ class _ActorPool:
             else:
                 self._losses = 0
                 self.dispatcher.finish(number, assignment.shard_index, time.monotonic())
-                yield Committed(result)
+                yield ShardCommitted(result)
                 self._stop_if_draining(number)
 
     def _stop_if_draining(self, number: int) -> None:
@@ -271,8 +271,8 @@ class _ActorPool:
 
     def _failure_event(self, shard_index: int, attempt: int, reason: str) -> Event:
         if shard_index in self.dispatcher.quarantined:
-            return Quarantined(shard_index, attempt, self.dispatcher.quarantined[shard_index])
-        return Retrying(shard_index, attempt, reason)
+            return ShardQuarantined(shard_index, attempt, self.dispatcher.quarantined[shard_index])
+        return ShardRetried(shard_index, attempt, reason)
 
     def _stop_actor(self, number: int, reason: str = "", blame: bool = False) -> None:
         """Stop an actor that is lost or not needed, and drop its calls."""

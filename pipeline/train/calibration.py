@@ -9,7 +9,7 @@ BINS = 15
 
 
 @dataclass
-class Calibration:
+class CalibrationError:
     """Sums that give both scores; patches can be added in any batches.
 
     The expected calibration error is Σ_b n_b/n · |mean p − mean y| over 15 bins of equal width (Guo et al., ICML

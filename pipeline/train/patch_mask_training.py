@@ -15,9 +15,9 @@ from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import PatchReadout
-from pipeline.explain.trace import autocast, select_classes
+from pipeline.explain.trace import autocast, gather_class_values
 from pipeline.read import PreprocessConfig
-from pipeline.train.calibration import Calibration
+from pipeline.train.calibration import CalibrationError
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
 from pipeline.train.mask_sources import MaskSource
@@ -175,7 +175,7 @@ class PatchMaskTraining:
     def evaluate(self, batches: Iterable[TrainingBatch]) -> dict[str, float]:
         """Return ``accuracy`` and ``ce`` of the images; with masks also ``brier`` and ``ece`` of their patches."""
         correct = entropy = count = 0.0
-        calibration = Calibration()
+        calibration = CalibrationError()
         for batch in batches:
             images = MaskedImages.from_batch(batch, self.held_out_masks, self.held_out_frame)
             labels = torch.from_numpy(images.labels).to(self.normalize.device)
@@ -190,7 +190,7 @@ class PatchMaskTraining:
             planes = torch.from_numpy(images.planes).float()
             covered, ignored = CropWindows.full(len(images)).patch_coverage(planes, self.anatomy)
             valid = (ignored <= 0.5) & torch.from_numpy(images.mask_kinds == MASKED)[:, None]
-            probabilities = select_classes(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
+            probabilities = gather_class_values(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
             calibration.add(probabilities[valid].numpy(), covered[valid].numpy())
         if not count:
             return {}
@@ -254,11 +254,11 @@ def patch_loss(
         negative_weight: μ.
         grid: rows and columns of the N patches.
     """
-    label_logits = select_classes(logits, labels[:, None])[:, 0]
+    label_logits = gather_class_values(logits, labels[:, None])[:, 0]
     entropy = F.binary_cross_entropy_with_logits(label_logits, covered, reduction="none")
     loss = torch.where(mask_kinds == BOXED, _box_loss(label_logits, covered, valid, grid), _masked_mean(entropy, valid))
     if negatives.shape[1]:
-        others = F.softplus(select_classes(logits, negatives)).mean((1, 2))  # BCE against 0
+        others = F.softplus(gather_class_values(logits, negatives)).mean((1, 2))  # BCE against 0
         loss = loss + negative_weight * others
     has_mask = mask_kinds != UNKNOWN
     return (loss * has_mask).sum() / has_mask.sum().clamp(min=1)

@@ -73,7 +73,7 @@ import sys
 from pathlib import Path
 from pipeline.run import INLINE
 from pipeline.run import driver
-from pipeline.run.events import Quarantined
+from pipeline.run.events import ShardQuarantined
 from schemas.errors import RunFailedError
 def peak():
     # Not getrusage, which begins with what the process that started this one had.

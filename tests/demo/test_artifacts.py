@@ -15,7 +15,7 @@ from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
-from pipeline.train.calibration import Calibration
+from pipeline.train.calibration import CalibrationError
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import ImageStream, TrainingBatch
 from pipeline.train.mask_sources import open_truth_masks
@@ -84,7 +84,7 @@ def test_its_probabilities_are_what_they_say(loaded: LoadedModel, world: Synthet
     """Against the share of each patch that the object covers, beside the read-out of untouched weights."""
     frame = PreprocessConfig.for_model(loaded.record, "squash")
     masks = open_truth_masks(str(world.truth))
-    found = {"pm": Calibration(), "pm_zs": Calibration()}
+    found = {"pm": CalibrationError(), "pm_zs": CalibrationError()}
     for images in ImageStream(count_samples(expand_shards((world.shards,))), frame, 24, 10, 0).iter_epoch(
         DecoderPool(0)
     ):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run import prometheus
-from pipeline.run.events import Committed, InProgress, LogMessage, Quarantined, Retrying
+from pipeline.run.events import LogMessage, ShardCommitted, ShardQuarantined, ShardRetried, ShardsInProgress
 from pipeline.run.prometheus import COUNTERS, GAUGES, PrometheusMetrics
 from pipeline.store import Atlas
 
@@ -43,8 +43,8 @@ def test_counters_are_named_as_prometheus_has_them() -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_metrics_are_made_by_ray_with_the_tags_they_have() -> None:
     made = PrometheusMetrics(3)
-    made.record(InProgress((1, 2)))
-    made.record(Retrying(1, 1, "the network failed"))
+    made.record(ShardsInProgress((1, 2)))
+    made.record(ShardRetried(1, 1, "the network failed"))
     for name, (_, tags) in COUNTERS.items():
         assert (made._counters[name].info["name"], made._counters[name].info["tag_keys"]) == (name, tags)
 
@@ -69,12 +69,12 @@ def test_every_outcome_is_counted(finished: Path, monkeypatch: pytest.MonkeyPatc
     commit = commit.model_copy(update={"statuses": {"ok": 6, "undecodable": 1}, "seconds": {"read": 0.0, "total": 2.0}})
     made = PrometheusMetrics(3)
     for outcome in (
-        InProgress((0, 1)),
-        Committed(commit),
-        Retrying(0, 1, "x"),
-        Quarantined(0, 2, "x"),
+        ShardsInProgress((0, 1)),
+        ShardCommitted(commit),
+        ShardRetried(0, 1, "x"),
+        ShardQuarantined(0, 2, "x"),
         LogMessage("x"),
-        InProgress((2,)),
+        ShardsInProgress((2,)),
     ):
         made.record(outcome)
     assert counted == {

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.train.calibration import BINS, Calibration
+from pipeline.train.calibration import BINS, CalibrationError
 
 
-def of(p: np.ndarray, y: np.ndarray) -> Calibration:
-    found = Calibration()
+def of(p: np.ndarray, y: np.ndarray) -> CalibrationError:
+    found = CalibrationError()
     found.add(p, y)
     return found
 
@@ -29,7 +29,7 @@ def test_probabilities_that_are_true_have_next_to_no_error() -> None:
 def test_parts_add_up_and_the_edge_belongs_to_the_last_bin() -> None:
     rng = np.random.default_rng(1)
     p, y = np.concatenate([rng.random(999), [1.0]]), rng.random(1000)
-    whole, parts = of(p, y), Calibration()
+    whole, parts = of(p, y), CalibrationError()
     for part in np.array_split(np.arange(1000), 7):
         parts.add(p[part], y[part])
     assert (whole.counts == parts.counts).all()

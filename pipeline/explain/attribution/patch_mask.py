@@ -11,7 +11,7 @@ from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, PatchReadout
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace, select_classes
+from pipeline.explain.trace import Trace, gather_class_values
 from schemas.errors import UsageError
 
 
@@ -55,7 +55,7 @@ class PatchMask(LearnedMethod):
         with trace.autocast():
             logits, patches = functional_call(readout, weights, (like.detach(),))
         trace.extra_outputs["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
-        return trace.to_grid(select_classes(patches.to(like.dtype).sigmoid(), targets))
+        return trace.to_grid(gather_class_values(patches.to(like.dtype).sigmoid(), targets))
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace, select_classes
+from pipeline.explain.trace import Capture, Trace, gather_class_values
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 
@@ -86,7 +86,7 @@ class ReciproCAM(Method):
         else:
             logits = _masked_copies(trace, self.kernel, self.block)
         values = logits.softmax(-1) if self.score == "softmax" else logits
-        return trace.to_grid(select_classes(values, targets))
+        return trace.to_grid(gather_class_values(values, targets))
 
 
 @lru_cache(maxsize=32)
