@@ -6,7 +6,7 @@ from schemas.arrow import column
 from schemas.base import Record
 from schemas.run import TargetKind
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the formulas and counts. Counts of another version are recomputed."""
 
 _SEGMENTATION = "as ImageNet-Segmentation of Chefer et al. (CVPR 2021): bilinear map, foreground above its own mean; "

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.audit.completeness import build_completeness_table
 from pipeline.audit.exports import EXPORTERS
 from pipeline.audit.exports.export_audit import export_audit
-from pipeline.audit.map_tables import MapTables, write_map_tables
+from pipeline.audit.map_tables import open_map_tables, write_map_tables
 from pipeline.audit.publication.croissant import CROISSANT_NAME, build_croissant
 from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
 from pipeline.audit.publication.environment import collect_environment
@@ -110,11 +110,10 @@ def audit_atlas(
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
         EXPORTERS[name].require_packages()
     objects = ObjectStore(out)
-    MapTables(atlas, out, target, methods, truth).check_output()
+    open_map_tables(atlas, out, target, methods, truth).check_output()
     _refuse_other_content(objects, audit_options)
     find_products(atlas, lineage_dirs, None)
-    if names and len(names) != atlas.run.model.classes:
-        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
+    atlas.check_class_names(names)
     sizes: dict[MetricSuite, int] = {
         "faithfulness": audit_options.faithfulness_images,
         "sanity": audit_options.sanity_images,

@@ -1,6 +1,7 @@
 """Tables of all maps: statistics of every map and agreement of every pair of methods, shard by shard, and means."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,23 +59,25 @@ def write_map_tables(
         UsageError: no such method or target, no finished shard, truth that cannot be used or is of another size, or
             ``out`` holds tables of something else.
     """
-    return derive(MapTables(atlas, out, target, methods, truth), options)
+    return derive(open_map_tables(atlas, out, target, methods, truth), options)
 
 
+def open_map_tables(
+    atlas: Atlas, out: str, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
+) -> "MapTables":
+    """Return the tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
+    names = atlas.select_methods(target, methods)
+    digest = truth.digest if truth is not None else None
+    about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
+    return MapTables(title="audit", atlas=atlas, objects=ObjectStore(out), about=about, truth=truth)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
-    """The tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
+    """The tables of an atlas as a derived product."""
 
     about: AuditSpec
-
-    def __init__(
-        self, atlas: Atlas, out: str, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
-    ) -> None:
-        names = tuple(dict.fromkeys(methods)) or atlas.methods
-        atlas.check_available(target, names)
-        digest = truth.digest if truth is not None else None
-        about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
-        super().__init__(atlas, ObjectStore(out), about, "audit")
-        self.truth = truth
+    truth: TruthSet | None
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         return commit.items == metric_hashes(self.objects.url, commit.shard, commit.parent)

@@ -55,9 +55,8 @@ def build_reproducibility_table(
         SpecMismatchError: the network has changed.
     """
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    names = tuple(dict.fromkeys(methods)) or atlas.methods
     for target in atlas.run.spec.targets:
-        atlas.check_available(target, names)
+        names = atlas.select_methods(target, methods)
     batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     selections = _sample_batches(atlas, rows, seed)
     count = sum(len(ordinals) for _, ordinals in selections)

@@ -62,8 +62,7 @@ def find_shortcuts(
     Raises:
         UsageError: the atlas has no such method or target kind, or no finished shard.
     """
-    names = tuple(dict.fromkeys(methods)) or atlas.methods
-    atlas.check_available(target, names)
+    names = atlas.select_methods(target, methods)
     results = dict(parallel_map(partial(_search_method, atlas, target), names, "search for shortcuts", options.address))
     tables = zip(*(results[method] for method in names), strict=True)
     return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))

@@ -92,9 +92,7 @@ def label(
     names = tuple(dict.fromkeys(formats))
     _check_formats(names)
     check_policy(atlas, policy)
-    if classes and len(classes) != atlas.run.model.classes:
-        url, count = atlas.objects.url, atlas.run.model.classes
-        raise UsageError(f"{url}: has {count} classes, not the {len(classes)} that are named")
+    atlas.check_class_names(classes)
     if any(LABEL_FORMATS[name].names_files_by_key for name in names):
         _refuse_shared_keys(atlas)
     if policy.calibrated and calibration is None:
@@ -118,30 +116,30 @@ def label(
             threshold, how = calibration.find_threshold(atlas, policy, options)
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.with_threshold(threshold)
-    about = about.model_copy(update={"hash": policy.digest()})
-    return derive(_Labels(atlas, objects, about, policy, names, tuple(classes), options.allow_pipe), options)
+    labels = _Labels(
+        title=f"label by {policy.name}",
+        atlas=atlas,
+        objects=objects,
+        about=about.model_copy(update={"hash": policy.digest()}),
+        uses_gpu=policy.refine is not None,
+        policy=policy,
+        formats=names,
+        context=ExportContext(policy.digest(), tuple(classes)),
+        allow_pipe=options.allow_pipe,
+    )
+    return derive(labels, options)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Labels(DerivedProduct[None, LabelSummary]):
     about: LabelingSpec
     about_object = ABOUT
     may_differ = _FOUND_BY_CALIBRATION
     keeps_commits = True
-
-    def __init__(
-        self,
-        atlas: Atlas,
-        objects: ObjectStore,
-        about: LabelingSpec,
-        policy: Policy,
-        formats: tuple[str, ...],
-        classes: tuple[str, ...],
-        allow_pipe: bool,
-    ) -> None:
-        super().__init__(atlas, objects, about, f"label by {policy.name}")
-        self.policy, self.formats, self.allow_pipe = policy, formats, allow_pipe
-        self.context = ExportContext(policy.digest(), classes)
-        self.uses_gpu = policy.refine is not None
+    policy: Policy
+    formats: tuple[str, ...]
+    context: ExportContext
+    allow_pipe: bool
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         return set(self.formats) <= set(commit.items)
@@ -155,10 +153,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
 
     def _merged(self) -> list[str]:
         """Return the merged objects of the last finished command, which may have had other formats."""
-        if not self.objects.exists(SUMMARY):
-            return []
-        names: list[str] = json.loads(self.objects.get(SUMMARY))["merged"]
-        return names
+        return json.loads(self.objects.get(SUMMARY))["merged"] if self.objects.exists(SUMMARY) else []
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> LabelSummary:
         merged = dict.fromkeys(self._merged())
@@ -166,9 +161,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
             for path, data in LABEL_FORMATS[name].merge(self.shards, self.objects.get, self.context):
                 merged[self.objects.put(path, data).path] = None
         records = [commits[shard] for shard in self.shards]
-        counts: Counter[str] = Counter()
-        for record in records:
-            counts.update(record.counts)
+        counts = sum((Counter(record.counts) for record in records), Counter[str]())
         total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
         area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
         counts_by_status = dict(sorted(counts.items()))

@@ -34,7 +34,7 @@ def check_policy(atlas: Atlas, policy: Policy) -> None:
         UsageError: the atlas lacks a method or the target kind, or has no finished shard.
     """
     try:
-        atlas.check_available(policy.target, policy.methods)
+        atlas.select_methods(policy.target, policy.methods)
     except UsageError as error:
         raise UsageError(f"policy {policy.name}: {error}") from None
 

@@ -1,7 +1,7 @@
 """Metrics of a whole atlas: a random selection of its images, evaluated shard by shard."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import get_args
 
@@ -72,10 +72,9 @@ def evaluate_metrics(
         raise UsageError(f"there is no suite {suite!r} of metrics; there are {', '.join(get_args(MetricSuite))}")
     count = DEFAULT_IMAGES[suite] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    names = tuple(dict.fromkeys(methods)) or atlas.methods
     metrics = SUITES[suite] if metrics is None else metrics
     for target_kind in atlas.run.spec.targets:
-        atlas.check_available(target_kind, names)
+        names = atlas.select_methods(target_kind, methods)
     if not metrics:
         raise UsageError("there is nothing to evaluate; name at least one metric")
     if count < 1:
@@ -92,25 +91,27 @@ def evaluate_metrics(
         seed=seed,
         metrics={name: asdict(metric) for name, metric in metrics.items()},
     )
-    return derive(_MetricValues(atlas, ObjectStore(out), about, metrics, samples, options.device, log), options)
+    values = _MetricValues(
+        title=f"evaluate {suite}",
+        atlas=atlas,
+        objects=ObjectStore(out),
+        about=about,
+        metrics=metrics,
+        samples=samples,
+        device=options.device,
+        log=log,
+    )
+    return derive(values, options)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
     about: MetricsSpec
-    uses_gpu = True
-
-    def __init__(
-        self,
-        atlas: Atlas,
-        objects: ObjectStore,
-        about: MetricsSpec,
-        metrics: Mapping[str, Metric],
-        samples: SelectedSamples,
-        device: Device,
-        log: Callable[[str], None],
-    ) -> None:
-        super().__init__(atlas, objects, about, f"evaluate {about.suite}")
-        self.metrics, self.samples, self.device, self.log = metrics, samples, device, log
+    uses_gpu: bool = True
+    metrics: Mapping[str, Metric]
+    samples: SelectedSamples
+    device: Device
+    log: Callable[[str], None]
 
     @property
     def shards(self) -> tuple[str, ...]:

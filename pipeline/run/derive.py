@@ -59,6 +59,7 @@ class ShardResult:
     statistics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class DerivedProduct(ABC, Generic[Input, Result]):
     """A product that is derived from an atlas shard by shard. It stays in the process that calls ``derive``.
 
@@ -67,20 +68,21 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         may_differ: fields of ``about`` in which the settings in the output folder may differ.
         keeps_commits: the commit of a shard stays valid while further items are added. Otherwise it is removed first,
             because its objects are overwritten.
-        uses_gpu: take a GPU for each shard, where the cluster has any.
+        title: what is done, for the progress bar.
         atlas: what the product is derived from.
         objects: output folder.
         about: settings of the product; commits made with other settings are made again.
-        title: what is done, for the progress bar.
+        uses_gpu: take a GPU for each shard, where the cluster has any.
     """
 
     about_object: ClassVar[str] = ABOUT
     may_differ: ClassVar[Container[str]] = ()
     keeps_commits: ClassVar[bool] = False
+    title: str
+    atlas: Atlas
+    objects: ObjectStore
+    about: Record
     uses_gpu: bool = False
-
-    def __init__(self, atlas: Atlas, objects: ObjectStore, about: Record, title: str) -> None:
-        self.atlas, self.objects, self.about, self.title = atlas, objects, about, title
 
     def check_output(self) -> None:
         """Make sure that the output folder is empty, or holds the same product.
@@ -147,14 +149,8 @@ def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOption
         product.remove_summary()
     for shard in stale:
         remove_shard(objects, shard)
-    work = partial(
-        _derive_shard,
-        product.shard_function(),
-        product.atlas,
-        objects.url,
-        product.about.digest(),
-        product.keeps_commits,
-    )
+    settings = (product.shard_function(), product.atlas, objects.url, product.about.digest(), product.keeps_commits)
+    work = partial(_derive_shard, *settings)
     tasks = [(shard, data, shard in valid) for shard, data in zip(pending, product.inputs(pending), strict=True)]
     module = type(product).__module__
     for commit in parallel_map(work, tasks, product.title, options.address, product.uses_gpu, module):
@@ -175,21 +171,12 @@ def _derive_shard(
     content = content_hash(atlas.record(shard))  # before the maps are read: if they change, the shard is made again
     last = read_commit(objects, shard)
     previous = last if last and valid and (last.parent, last.settings_hash) == (content, settings_hash) else None
-    items = last.items if last else ()
     if last and not previous:
         for record in last.objects:
             objects.delete(record.path)
     if not keeps_commits:
         objects.delete(commit_object(shard))
-    result = function(ShardTask(atlas, objects, shard, content, data, previous, items))
-    commit = DerivedCommit(
-        shard=shard,
-        parent=content,
-        settings_hash=settings_hash,
-        items=result.items,
-        counts=result.counts,
-        statistics=result.statistics,
-        objects=result.objects,
-    )
+    result = function(ShardTask(atlas, objects, shard, content, data, previous, last.items if last else ()))
+    commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, **vars(result))
     objects.put(commit_object(shard), commit.to_bytes())
     return commit

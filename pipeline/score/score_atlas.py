@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,7 +29,6 @@ from schemas.layout import ABOUT, SCORES
 from schemas.run import TargetKind
 from schemas.scores import LOCALIZATION, ScoringSpec, TuningSplitRecord, is_control
 
-R = TypeVar("R")
 TABLE, CURVES, PLOT, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
 
 
@@ -68,38 +68,45 @@ def score(
         UsageError: there is no such method or target kind; an image without truth, truth without an image, truth of
             another size, an object that cannot be used; ``out`` holds other scores. No table is written then.
     """
-    methods, url = tuple(dict.fromkeys(methods)) or atlas.methods, atlas.objects.url
-    atlas.check_available(target_kind, methods)
+    methods, url = atlas.select_methods(target_kind, methods), atlas.objects.url
     if tuning_atlas is not None and tuning_truth is None:
         raise UsageError(f"{tuning_atlas.objects.url}: name the truth of its images with --tune FILE|DIR")
     shard_truths = build_shard_truths(atlas, truth, None if tuning_atlas else tuning_truth or "by hash", subset, log)
-    tuning_truths: list[ShardTruth] = []
+    tuning_truths: dict[str, ShardTruth] = {}
     if tuning_atlas is not None and tuning_truth is not None:
-        tuning_atlas.check_available(target_kind, methods)
+        tuning_atlas.select_methods(target_kind, methods)
         if tuning_atlas.run.model.weights != atlas.run.model.weights:
             raise UsageError(
                 f"{tuning_atlas.objects.url}: is of another network than {url}, so its thresholds do not apply; "
                 "name an atlas of the same network"
             )
-        tuning_truths = list(build_tuning_truths(tuning_atlas, tuning_truth, subset, log))
-    tuning_keys = {
-        key for part in (*shard_truths, *tuning_truths) for key in (*part.tuning_keys, *(part.tuning_only or ()))
-    }
+        tuning_truths = build_tuning_truths(tuning_atlas, tuning_truth, subset, log)
+    parts = [*shard_truths.values(), *tuning_truths.values()]
+    tuning_keys = {key for part in parts for key in (*part.tuning_keys, *part.tuning_only)}
+    tuning = TuningSplitRecord(
+        truth=tuning_truth.digest if tuning_truth else None,
+        atlas=tuning_atlas.run.spec_hash if tuning_atlas else None,
+        keys=sha256("\n".join(sorted(tuning_keys)).encode()),
+    )
     about = ScoringSpec(
-        run=atlas.run.spec_hash,
-        truth=truth.digest,
-        name=truth.name,
-        target=target_kind,
-        subset=subset,
-        tuning=TuningSplitRecord(
-            truth=tuning_truth.digest if tuning_truth else None,
-            atlas=tuning_atlas.run.spec_hash if tuning_atlas else None,
-            keys=sha256("\n".join(sorted(tuning_keys)).encode()),
-        ),
+        run=atlas.run.spec_hash, truth=truth.digest, name=truth.name, target=target_kind, subset=subset, tuning=tuning
     )
     objects = ObjectStore(out or default_output_dir(url, truth, target_kind))
-    tuning = _TuningCounts(tuning_atlas, objects, about, tuning_truths, methods) if tuning_atlas is not None else None
-    return derive(_Scores(atlas, objects, about, shard_truths, methods, tuning, options, log), options)
+    scores = _Scores(
+        title="score",
+        atlas=atlas,
+        objects=objects,
+        about=about,
+        tables=objects,
+        shard_truths=shard_truths,
+        methods=methods,
+        options=options,
+        log=log,
+    )
+    if tuning_atlas is not None:
+        folder = ObjectStore(f"{objects.url}/{TUNING}")
+        scores = replace(scores, tuning=replace(scores, atlas=tuning_atlas, objects=folder, shard_truths=tuning_truths))
+    return derive(scores, options)
 
 
 def default_output_dir(url: str, truth: TruthSet, target_kind: TargetKind) -> str:
@@ -114,90 +121,26 @@ def default_output_dir(url: str, truth: TruthSet, target_kind: TargetKind) -> st
     return f"{url.rstrip('/')}/{SCORES}/{name}-{target_kind}"
 
 
-_TotalCounts = tuple[dict[str, ScoreCounts], Counter[str]]
-"""Counts over all shards by method, and numbers of images by status."""
+@dataclass(frozen=True, kw_only=True)
+class _Scores(DerivedProduct[ShardTruth, pa.Table]):
+    """Counts of an atlas, shard by shard, and the tables and plot that are made of them.
 
-
-class _ShardCounts(DerivedProduct[ShardTruth, R]):
-    """Counts of all methods, shard by shard."""
+    Attributes:
+        tables: folder of the tables.
+        shard_truths: truth of the scored shards, by name.
+        methods: names of methods.
+        tuning: counts of another atlas that thresholds are tuned on, in a folder below.
+        options: of the computation.
+        log: called with messages.
+    """
 
     about: ScoringSpec
-
-    def __init__(
-        self,
-        atlas: Atlas,
-        objects: ObjectStore,
-        about: ScoringSpec,
-        shard_truths: Iterable[ShardTruth],
-        methods: tuple[str, ...],
-    ) -> None:
-        super().__init__(atlas, objects, about, "score")
-        self.methods = methods
-        self.shard_truths = {shard_truth.shard: shard_truth for shard_truth in shard_truths}
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        return tuple(self.shard_truths)
-
-    def is_complete(self, commit: DerivedCommit) -> bool:
-        return {*TRIVIAL_BOXES, *self.methods} <= set(commit.items)
-
-    def inputs(self, shards: Sequence[str]) -> list[ShardTruth]:
-        return [self.shard_truths[shard] for shard in shards]
-
-    def shard_function(self) -> Callable[[ShardTask[ShardTruth]], ShardResult]:
-        return partial(score_shard, self.about.target, self.methods)
-
-    def sum_counts(self, commits: Mapping[str, DerivedCommit]) -> _TotalCounts:
-        """Return the counts over all shards."""
-        total: dict[str, ScoreCounts] = {}
-        statuses: Counter[str] = Counter()
-        names = [counts_object(shard) for shard in self.shards]
-        for shard, name, data in zip(self.shards, names, self.objects.read(names), strict=True):
-            by_method = from_npz(data, f"{self.objects.url}/{name}")
-            for method in (*TRIVIAL_BOXES, *self.methods):
-                total[method] = total[method] + by_method[method] if method in total else by_method[method]
-            statuses.update(commits[shard].counts)
-        return total, statuses
-
-
-class _TuningCounts(_ShardCounts[_TotalCounts]):
-    """Counts of the atlas that thresholds are tuned on, in a folder below the scores."""
-
-    def __init__(
-        self,
-        atlas: Atlas,
-        scores: ObjectStore,
-        about: ScoringSpec,
-        shard_truths: Iterable[ShardTruth],
-        methods: tuple[str, ...],
-    ) -> None:
-        super().__init__(atlas, ObjectStore(f"{scores.url}/{TUNING}"), about, shard_truths, methods)
-        self.scores = scores
-
-    def remove_summary(self) -> None:
-        _remove_tables(self.scores)
-
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> _TotalCounts:
-        return self.sum_counts(commits)
-
-
-class _Scores(_ShardCounts[pa.Table]):
-    """Scores of an atlas: counts of its shards, then the tables and the plot."""
-
-    def __init__(
-        self,
-        atlas: Atlas,
-        objects: ObjectStore,
-        about: ScoringSpec,
-        shard_truths: Iterable[ShardTruth],
-        methods: tuple[str, ...],
-        tuning: _TuningCounts | None,
-        options: ComputeOptions,
-        log: Callable[[str], None],
-    ) -> None:
-        super().__init__(atlas, objects, about, shard_truths, methods)
-        self.tuning, self.options, self.log = tuning, options, log
+    tables: ObjectStore
+    shard_truths: dict[str, ShardTruth]
+    methods: tuple[str, ...]
+    tuning: "_Scores | None" = None
+    options: ComputeOptions
+    log: Callable[[str], None]
 
     def check_output(self) -> None:
         """Refuse to overwrite finished scores of something else; unfinished ones are continued."""
@@ -208,16 +151,41 @@ class _Scores(_ShardCounts[pa.Table]):
             url = self.objects.url
             raise UsageError(f"{url}: holds scores with another tuning split; name another --out, or remove it")
 
+    @property
+    def shards(self) -> tuple[str, ...]:
+        return tuple(self.shard_truths)
+
+    def is_complete(self, commit: DerivedCommit) -> bool:
+        return {*TRIVIAL_BOXES, *self.methods} <= set(commit.items)
+
     def remove_summary(self) -> None:
-        _remove_tables(self.objects)
+        for name in (TABLE, CURVES, PLOT):
+            self.tables.delete(name)
+
+    def inputs(self, shards: Sequence[str]) -> list[ShardTruth]:
+        return [self.shard_truths[shard] for shard in shards]
+
+    def shard_function(self) -> Callable[[ShardTask[ShardTruth]], ShardResult]:
+        return partial(score_shard, self.about.target, self.methods)
+
+    def sum_counts(self) -> dict[str, ScoreCounts]:
+        """Return the counts of each method over all shards."""
+        total = {method: ScoreCounts() for method in (*TRIVIAL_BOXES, *self.methods)}
+        names = [counts_object(shard) for shard in self.shards]
+        for name, data in zip(names, self.objects.read(names), strict=True):
+            by_method = from_npz(data, f"{self.objects.url}/{name}")
+            total = {method: counts + by_method[method] for method, counts in total.items()}
+        return total
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> pa.Table:
-        counts_by_method, statuses = self.sum_counts(commits)
-        if not counts_by_method or not counts_by_method[self.methods[0]].counts["images"][ALL_GROUPS].any():
+        counts_by_method = self.sum_counts()
+        if not counts_by_method[self.methods[0]].counts["images"][ALL_GROUPS].any():
             raise UsageError(f"{self.atlas.objects.url}: has no sample with maps and an object in {self.about.name}")
         if self.tuning is not None:
-            tuning_counts, _ = self.tuning.finish(derive_shards(self.tuning, self.options))
+            derive_shards(self.tuning, self.options)
+            tuning_counts = self.tuning.sum_counts()
             counts_by_method = {name: counts + tuning_counts[name] for name, counts in counts_by_method.items()}
+        statuses = sum((Counter(commit.counts) for commit in commits.values()), Counter[str]())
         rows = [self._row(method, counts, statuses) for method, counts in counts_by_method.items()]
         if not rows[0]["test_images"]:
             self.log("all images are in the tuning split, so none is left to test its thresholds on")
@@ -244,8 +212,3 @@ class _Scores(_ShardCounts[pa.Table]):
 
 def _tuning_source(about: ScoringSpec) -> tuple[str | None, str | None]:
     return about.tuning.truth, about.tuning.atlas
-
-
-def _remove_tables(objects: ObjectStore) -> None:
-    for name in (TABLE, CURVES, PLOT):
-        objects.delete(name)

@@ -1,6 +1,6 @@
 """Choice of the images that are scored and of those that thresholds are tuned on."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,23 +18,19 @@ class ShardTruth:
     """The images of one shard that are scored or tuned on.
 
     Attributes:
-        shard: its name.
         truth: of the images that are scored.
         tuning_keys: keys of the scored images that thresholds are tuned on.
         tuning_only: truth of further images, which are used for tuning only.
     """
 
-    shard: str
     truth: TruthSet
-    tuning_keys: frozenset[str] = frozenset()
-    tuning_only: TruthSet | None = None
+    tuning_keys: frozenset[str]
+    tuning_only: TruthSet
 
     def find(self, key: str) -> tuple[Truth | None, bool]:
         """Return the annotated truth of a sample, and whether it is used for tuning only."""
         truth = self.truth.find_annotated(key)
-        if truth is None and self.tuning_only is not None:
-            return self.tuning_only.find_annotated(key), True
-        return truth, False
+        return (self.tuning_only.find_annotated(key), True) if truth is None else (truth, False)
 
 
 def build_shard_truths(
@@ -43,8 +39,8 @@ def build_shard_truths(
     tuning: TruthSet | Literal["by hash"] | None = "by hash",
     subset: bool = False,
     log: Callable[[str], None] = lambda line: None,
-) -> list[ShardTruth]:
-    """Return the truth of each committed shard that has any.
+) -> dict[str, ShardTruth]:
+    """Return the truth of each committed shard that has any, by name.
 
     Args:
         atlas: with the maps.
@@ -80,9 +76,8 @@ def build_shard_truths(
                 scored[sample["key"]] = None
             elif not any(truths):
                 without_truth.append(sample["key"])
-    _compare_keys(
-        atlas, truth_sets, [key for keys in keys_by_shard.values() for key in keys], without_truth, subset, log
-    )
+    all_keys = [key for keys in keys_by_shard.values() for key in keys]
+    _compare_keys(atlas, truth_sets, all_keys, without_truth, subset, log)
     if not scored:
         raise UsageError(
             f"{atlas.objects.url}: has no sample with maps and an object in {truth.name}; name the truth of its images"
@@ -91,18 +86,12 @@ def build_shard_truths(
         tuning_keys = _select_tuning_keys(list(scored))
     else:
         tuning_keys = {key for key in scored if tuning_truth and tuning_truth.find_annotated(key)}
-    shard_truths = [
-        ShardTruth(
-            shard,
-            truth.subset(keys),
-            frozenset(tuning_keys.intersection(keys)),
-            tuning_truth.subset(keys) if tuning_truth else None,
-        )
+    tuning_only = tuning_truth or truth.subset(())
+    shard_truths = {
+        shard: ShardTruth(truth.subset(keys), frozenset(tuning_keys.intersection(keys)), tuning_only.subset(keys))
         for shard, keys in keys_by_shard.items()
-    ]
-    return [
-        part for part in shard_truths if len(part.truth) or (part.tuning_only is not None and len(part.tuning_only))
-    ]
+    }
+    return {shard: part for shard, part in shard_truths.items() if part.truth or part.tuning_only}
 
 
 def _select_tuning_keys(keys: Sequence[str]) -> set[str]:
@@ -144,8 +133,8 @@ def _and_others(keys: Sequence[str]) -> str:
 
 def build_tuning_truths(
     atlas: Atlas, truth: TruthSet, subset: bool, log: Callable[[str], None] = lambda line: None
-) -> Iterator[ShardTruth]:
-    """Yield the truth of each shard of an atlas that is used for tuning only.
+) -> dict[str, ShardTruth]:
+    """Return the truth of each shard of an atlas that is used for tuning only, by name.
 
     Args:
         atlas: with the maps.
@@ -156,5 +145,5 @@ def build_tuning_truths(
     Raises:
         UsageError: see ``build_shard_truths``.
     """
-    for part in build_shard_truths(atlas, truth, truth, subset, log):
-        yield ShardTruth(part.shard, truth.subset(()), tuning_only=part.truth)
+    shard_truths = build_shard_truths(atlas, truth, truth, subset, log)
+    return {shard: ShardTruth(truth.subset(()), frozenset(), part.truth) for shard, part in shard_truths.items()}

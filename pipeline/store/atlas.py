@@ -203,7 +203,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: the atlas has no such method or target kind, or no finished shard.
         """
-        self.check_available(target, [method])
+        self.select_methods(target, [method])
         table = self.samples(["row", "status"])
         has_maps = pc.equal(table["status"].cast(pa.string()), SampleStatus.OK)
         return MapDataset(self, table.filter(has_maps)["row"].to_numpy(), method, target)
@@ -286,20 +286,32 @@ class Atlas(AtlasReader):
         """
         return Flag(int(self.read(flag_name(method), self._find_row(key), target)))
 
-    def check_available(self, target: str, methods: Iterable[str]) -> None:
-        """Check that the run has a target kind and methods, and that a shard is finished.
+    def select_methods(self, target: str, methods: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return the named methods once each, or all of the atlas if none is named.
 
         Args:
-            target: target kind.
+            target: target kind of the maps.
             methods: names of methods.
 
         Raises:
             UsageError: no such target kind or method, or no finished shard.
         """
-        self.check_planned(target, methods)
+        names = tuple(dict.fromkeys(methods)) or self.methods
+        self.check_planned(target, names)
         if not self.committed:
             url = self.objects.url
             raise UsageError(f"{url}: has no finished shard yet; run it first: vitatlas run {url}")
+        return names
+
+    def check_class_names(self, names: Sequence[str]) -> None:
+        """Check that there are no names of classes, or one for each class.
+
+        Raises:
+            UsageError: there is another number of names.
+        """
+        if names and len(names) != self.run.model.classes:
+            count = self.run.model.classes
+            raise UsageError(f"{self.objects.url}: has {count} classes, not the {len(names)} that are named")
 
     @cached_property
     def _index(self) -> pa.Table:

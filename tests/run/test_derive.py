@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +29,14 @@ class CountRecord(Record):
     remark: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Counts(DerivedProduct[None, int]):
     """``counts/<shard>`` with the number of samples, and ``sum``."""
 
     about: CountRecord
     may_differ = ("remark",)
-
-    def __init__(self, atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settings: object) -> None:
-        super().__init__(atlas, ObjectStore(str(out)), CountRecord(**({"added": 0} | settings)), "count")
-        self.items = items
-        self.computed: list[str] = []
+    items: tuple[str, ...]
+    computed: list[str] = field(default_factory=list)
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         return set(self.items) <= set(commit.items)
@@ -52,6 +51,11 @@ class Counts(DerivedProduct[None, int]):
         total = sum(int(self.objects.get(f"counts/{shard}")) for shard in commits)
         self.objects.put("sum", str(total).encode())
         return total
+
+
+def count_samples(atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settings: object) -> Counts:
+    about = CountRecord(**({"added": 0} | settings))
+    return Counts(title="count", atlas=atlas, objects=ObjectStore(str(out)), about=about, items=items)
 
 
 def count(added: int, items: tuple[str, ...], computed: list[str], task: ShardTask[None]) -> ShardResult:
@@ -71,7 +75,7 @@ def opened(finished: Path) -> Atlas:
 
 def test_a_shard_is_computed_once_for_each_settings_maps_and_items(finished: Path, tmp_path: Path) -> None:
     def computed(*items: str) -> list[str]:
-        product = Counts(opened(finished), tmp_path, items)
+        product = count_samples(opened(finished), tmp_path, items)
         assert derive(product) == 16
         return product.computed
 
@@ -92,12 +96,12 @@ def test_a_shard_is_computed_once_for_each_settings_maps_and_items(finished: Pat
 def test_after_a_crash_at_any_operation_the_bytes_are_the_same(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    derive(Counts(opened(finished), tmp_path / "whole"))
+    derive(count_samples(opened(finished), tmp_path / "whole"))
     for number in range(1, 40):
         out = tmp_path / f"out-{number}"
         with crash_after(number, monkeypatch) as crash:
-            derive(Counts(opened(finished), out))
-        derive(Counts(opened(finished), out))
+            derive(count_samples(opened(finished), out))
+        derive(count_samples(opened(finished), out))
         assert content(out) == content(tmp_path / "whole")
         if not crash.happened:
             break
@@ -111,13 +115,13 @@ def test_no_summary_outlives_what_it_is_made_of(
     commit = finished / "commits" / "part-1.json"
     for number in range(1, 40):
         out = tmp_path / f"out-{number}"
-        assert derive(Counts(opened(finished), out)) == 16
+        assert derive(count_samples(opened(finished), out)) == 16
         commit.rename(tmp_path / "part-1.json")
         with crash_after(number, monkeypatch) as crash:
-            derive(Counts(opened(finished), out))
+            derive(count_samples(opened(finished), out))
         if not (out / "counts" / "part-1").exists() and (out / "sum").exists():
             assert (out / "sum").read_bytes() == b"9"
-        assert derive(Counts(opened(finished), out)) == 9
+        assert derive(count_samples(opened(finished), out)) == 9
         assert not list(out.rglob("*part-1*"))
         (tmp_path / "part-1.json").rename(commit)
         if not crash.happened:
@@ -126,11 +130,11 @@ def test_no_summary_outlives_what_it_is_made_of(
 
 
 def test_a_folder_of_something_else_is_refused_and_left_as_it_is(finished: Path, tmp_path: Path) -> None:
-    derive(Counts(opened(finished), tmp_path, remark="first"))
-    derive(Counts(opened(finished), tmp_path, remark="second"))
+    derive(count_samples(opened(finished), tmp_path, remark="first"))
+    derive(count_samples(opened(finished), tmp_path, remark="second"))
     before = content(tmp_path)
     with pytest.raises(UsageError, match=r"holds something else .*added is 0, not 1.*; name another --out"):
-        derive(Counts(opened(finished), tmp_path, added=1))
+        derive(count_samples(opened(finished), tmp_path, added=1))
     with pytest.raises(UsageError, match="holds an atlas; name another --out"):
-        derive(Counts(opened(finished), finished))
+        derive(count_samples(opened(finished), finished))
     assert content(tmp_path) == before

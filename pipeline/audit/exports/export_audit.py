@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -70,10 +71,8 @@ def export_audit(
     """
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
-    names, url = tuple(dict.fromkeys(methods)) or atlas.methods, atlas.objects.url
-    atlas.check_available(target, names)
-    if classes and len(classes) != atlas.run.model.classes:
-        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(classes)} that are named")
+    names, url = atlas.select_methods(target, methods), atlas.objects.url
+    atlas.check_class_names(classes)
     if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportSpec(
@@ -91,18 +90,18 @@ def export_audit(
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
     EXPORTERS[kind].validate(about, audit)
-    derive(_Export(atlas, objects, about, AtlasContext(atlas.run, about, samples, audit), truth), options)
+    context = AtlasContext(atlas.run, about, samples, audit)
+    export = _Export(title=f"export to {kind}", atlas=atlas, objects=objects, about=about, context=context, truth=truth)
+    derive(export, options)
     return objects.url
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Export(DerivedProduct[TruthSet | None, None]):
     about: ExportSpec
 
-    def __init__(
-        self, atlas: Atlas, objects: ObjectStore, about: ExportSpec, context: AtlasContext, truth: TruthSet | None
-    ) -> None:
-        super().__init__(atlas, objects, about, f"export to {about.kind}")
-        self.exporter, self.context, self.truth = EXPORTERS[about.kind], context, truth
+    context: AtlasContext
+    truth: TruthSet | None
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
         return split_truth_by_shard(self.atlas, shards, self.truth)
@@ -111,12 +110,13 @@ class _Export(DerivedProduct[TruthSet | None, None]):
         return partial(_export_shard, self.about)
 
     def remove_summary(self) -> None:
-        for name in self.exporter.atlas_files(self.about):
+        for name in EXPORTERS[self.about.kind].atlas_files(self.about):
             self.objects.delete(name)
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> None:
         with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            _put(self.objects, self.exporter.export_all(self.context, Path(folder)), Path(folder))
+            names = EXPORTERS[self.about.kind].export_all(self.context, Path(folder))
+            _put(self.objects, names, Path(folder))
 
 
 def _export_shard(about: ExportSpec, task: ShardTask[TruthSet | None]) -> ShardResult:

@@ -67,8 +67,7 @@ def write_report(
         CorruptShardError: images cannot be read, or are not those of the atlas.
     """
     url = atlas.objects.url
-    if names and len(names) != atlas.run.model.classes:
-        raise UsageError(f"{url}: has {atlas.run.model.classes} classes, not the {len(names)} that are named")
+    atlas.check_class_names(names)
     if thumbnails:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     tables, selections = read_audit(atlas, out, target), sample_images(atlas, images, seed)
