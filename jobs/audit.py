@@ -136,8 +136,8 @@ def audit_command(
 ) -> None:
     """Create an audit: metric tables, an HTML report and a checksum manifest.
 
-    It shows where the network looks, where methods disagree, which classes may depend on a shortcut, how faithful the maps
-    are, and whether they can be reproduced. Open report/index.html in a browser; no server is needed.
+    It shows where the network looks, where methods disagree, which classes may depend on a shortcut, how faithful the
+    maps are, and whether they can be reproduced. Open report/index.html in a browser; no server is needed.
 
     Run the same command again to resume after an interruption.
 

@@ -90,10 +90,10 @@ def bench_command(
 ) -> None:
     """Measure the cost of methods on a network and a device.
 
-    Costs are in F, one plain forward of the same batch, and include the forward that the methods share: 1.3 F is 0.3 F more
-    than the network alone. Weights and images are random, which does not change the time; each image has one target.
-    Peak memory is reported on a GPU only. Then one actor (on a CPU: one core) processes images from a shard to an atlas,
-    to measure reading and writing for plan --bench.
+    Costs are in F, one plain forward of the same batch, and include the forward that the methods share: 1.3 F is 0.3 F
+    more than the network alone. Weights and images are random, which does not change the time; each image has one
+    target. Peak memory is reported on a GPU only. Then one actor (on a CPU: one core) processes images from a shard to
+    an atlas, to measure reading and writing for plan --bench.
 
     \b
     Example:
@@ -174,9 +174,10 @@ def _show(record: BenchRecord) -> None:
 def _show_pilot(pilot: EndToEndTiming) -> None:
     stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
     output.print_table(
-        f"one actor from shard to atlas: {pilot.images} pictures ({pilot.source}), {output.format_bytes(pilot.bytes)} of maps",
+        f"one actor from shard to atlas: {pilot.images} images ({pilot.source}), "
+        f"{output.format_bytes(pilot.bytes)} of maps",
         ["stage", "ms an image"],
-        [[stage, 1000 * took / pilot.images] for stage, took in stages.items()],
+        [[stage, 1000 * seconds / pilot.images] for stage, seconds in stages.items()],
     )
 
 

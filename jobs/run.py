@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     "--timeout",
     type=Number(0, min_open=True),
     metavar="SECONDS",
-    help="Maximum time for one shard, then another actor gets it. Default: 10 times the slowest, at least 600 s; 6 h at first.",
+    help="Maximum time for one shard, then another actor gets it. "
+    "Default: 10 times the slowest, at least 600 s; 6 h at first.",
 )
 @click.option(
     "--patience",
@@ -98,8 +99,8 @@ def run_command(
 ) -> None:
     """Compute the maps of every shard that has none yet.
 
-    Takes a planned ATLAS, or SHARDs and --out with the flags of plan, and then plans first. Run the same command again to
-    resume after an interruption. After Ctrl-C or SIGTERM, shards in progress get 20 seconds to finish, and the exit
+    Takes a planned ATLAS, or SHARDs and --out with the flags of plan, and then plans first. Run the same command again
+    to resume after an interruption. After Ctrl-C or SIGTERM, shards in progress get 20 seconds to finish, and the exit
     code is 75.
 
     \b

@@ -65,9 +65,9 @@ def score_command(
 ) -> None:
     """Score localization against ground-truth boxes and masks.
 
-    The protocol of Choe et al. (CVPR 2020): PxAP, MaxBoxAcc and V2 at the threshold that is best on these images; GT-known, Top-1,
-    Top-5 and IoU at a threshold chosen on a separate tuning split; also ImageNet-Segmentation, pointing game and energy. Each
-    number has its 95 % bootstrap interval.
+    The protocol of Choe et al. (CVPR 2020): PxAP, MaxBoxAcc and V2 at the threshold that is best on these images;
+    GT-known, Top-1, Top-5 and IoU at a threshold chosen on a separate tuning split; also ImageNet-Segmentation,
+    pointing game and energy. Each number has its 95 % bootstrap interval.
 
     Run the same command again to resume after an interruption.
 
@@ -93,15 +93,15 @@ def score_command(
     columns = {title: name for title, name in _COLUMNS.items() if any(row[name] is not None for row in rows)}
     first = rows[0]
     title = (
-        f"localization in {atlas}, %: {first['images']} images, thresholds tuned on {first['tuning_images']}, tested on "
-        f"{first['test_images']}, network {first['classifier']}"
+        f"localization in {atlas}, %: {first['images']} images, thresholds tuned on {first['tuning_images']}, "
+        f"tested on {first['test_images']}, network {first['classifier']}"
     )
     output.print_table(title, ["method", "threshold", *columns], [_cells(row, list(columns.values())) for row in rows])
     click.echo(
-        "* control. PxAP, MaxBoxAcc, V2: at the threshold that is best on these images; seg mIoU: at the mean of each map."
+        "* control. PxAP, MaxBoxAcc, V2: at the best threshold on these images; seg mIoU: at the mean of each map."
     )
     click.echo(
-        "threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the other images."
+        "threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest."
     )
     click.echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
     for count, reason in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):

@@ -34,8 +34,8 @@ from schemas.text import escape_control
 def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
     """Show the progress of a run, the samples without maps and the quarantined shards, with reasons.
 
-    With --watch the command ends when the run is complete (exit code 0) or has ended without some shards (1). Ctrl-C or SIGTERM
-    end it with 75 and do not affect the run. With --json as well, it prints one line of JSON for each update.
+    With --watch the command ends when the run is complete (exit code 0) or has ended without some shards (1). Ctrl-C or
+    SIGTERM end it with 75 and do not affect the run. With --json as well, it prints one line of JSON for each update.
 
     \b
     Examples:
@@ -116,8 +116,8 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         )
     for shard in opened.run.shards:
         if shard.fault and shard.name not in quarantined and (shard.partial or shard.name not in opened.committed):
-            kept = f"; its first {shard.samples} samples are kept" if shard.partial else ""
-            click.echo(escape_control(f"{shard.url}: {shard.fault}{kept}"))
+            partial = f"; its first {shard.samples} samples are kept" if shard.partial else ""
+            click.echo(escape_control(f"{shard.url}: {shard.fault}{partial}"))
     for sentence in damaged:
         click.echo(escape_control(sentence))
     if quarantined:

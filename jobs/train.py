@@ -120,7 +120,7 @@ _DIFFMASK = {
     "alpha": "Initial value of the Lagrange multipliers.",
     "alpha_learning_rate": "Learning rate of the multipliers.",
     "gate_bias": "Initial shift of the gate logits.",
-    "depth_sampling": "How the depth of a step is sampled: uniform, or weighted towards depths that have not converged.",
+    "depth_sampling": "How the depth of a step is sampled: uniform, or weighted towards unconverged depths.",
 }
 _PM = {
     "learning_rate": "Learning rate of the head.",
@@ -140,7 +140,7 @@ _PM = {
 def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
     """Train gates that keep as few patches as the prediction needs (Vision DiffMask).
 
-    Writes the gates with their metadata, and the training curves as Parquet and PNG. Run the same command again to resume.
+    Writes the gates with metadata, and training curves as Parquet and PNG. Run the same command again to resume.
 
     \b
     Example:
@@ -186,8 +186,8 @@ def pm(
 ) -> None:
     """Fine-tune a network to predict its classes at each patch (patch-level mask prediction, PM).
 
-    Learns from masks or boxes of a few images, or from pseudo-masks of an atlas; no parameter is added. The text of the paper is
-    not public: this is our design pm_design_v1. Run the same command again to resume.
+    Learns from masks or boxes of a few images, or from pseudo-masks of an atlas; no parameter is added. The text of the
+    paper is not public: this is our design pm_design_v1. Run the same command again to resume.
 
     \b
     Examples:

@@ -32,9 +32,9 @@ _MAX_LISTED = 10
 def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Verify an atlas: every committed object is present and unchanged, and nothing else is there.
 
-    Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, and recomputes a few maps
-    from the shards. Prints a line for each fault. Exits with 1 if there is a fault, with 75 if there is none but the run is
-    not complete.
+    Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, and recomputes a
+    few maps from the shards. Prints a line for each fault. Exits with 1 if there is a fault, with 75 if there is none
+    but the run is not complete.
 
     \b
     Examples:

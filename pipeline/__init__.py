@@ -14,11 +14,11 @@ def _refuse_hidden_packages() -> None:
     """
     for name in ("schemas", "jobs"):
         spec = find_spec(name)
-        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
-        found = next((Path(place).resolve() for place in places if place), None)
-        if found is None or not found.is_relative_to(_INSTALLED / name):
+        locations = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        path = next((Path(location).resolve() for location in locations if location), None)
+        if path is None or not path.is_relative_to(_INSTALLED / name):
             raise ImportError(
-                f"{found or name}: hides the package {name!r} of vit-atlas in {_INSTALLED}; "
+                f"{path or name}: hides the package {name!r} of vit-atlas in {_INSTALLED}; "
                 f"rename it, or start Python where it is not on sys.path"
             )
 

@@ -1,4 +1,4 @@
-"""Arrow columns: types that several tables share, and descriptions that stand beside the columns."""
+"""Arrow columns: types that several tables share, and their descriptions."""
 
 import pyarrow as pa
 

@@ -32,7 +32,7 @@ MAP_STATISTICS: Mapping[str, str] = {
     "object_mass": "share of the mass on the object; null without truth",
     "agreement": "mean rank correlation with the maps of all other methods, controls included",
 }
-"""Statistics of a map, with their descriptions; see ``pipeline.audit.map_statistics``. All but the last are in [0, 1]."""
+"""Statistics of a map, with descriptions; see ``pipeline.audit.map_statistics``. All but the last are in [0, 1]."""
 
 SAMPLED_METRICS = (*FAITHFULNESS_METRICS, *SANITY_METRICS)
 """Metrics that run the network again, and so only on a random sample of the images; see ``schemas.metrics``."""
@@ -226,9 +226,9 @@ COMPLETENESS = pa.schema(
 )
 """Counts of all planned samples and of their maps, by status.
 
-``status`` of samples is a ``schemas.samples.SampleStatus``, or ``quarantined`` or ``pending`` with the whole shard; of maps,
-of all target kinds together, ``ok`` or ``degenerate``. ``expected`` is the number of planned samples of the shard, or of
-its present samples where it was damaged when it was planned and has been fixed since.
+``status`` of samples is a ``schemas.samples.SampleStatus``, or ``quarantined`` or ``pending`` with the whole shard; of
+maps, of all target kinds together, ``ok`` or ``degenerate``. ``expected`` is the number of planned samples of the
+shard, or of its present samples where it was damaged when it was planned and has been fixed since.
 """
 
 REPRODUCIBILITY = pa.schema(

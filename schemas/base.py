@@ -134,7 +134,7 @@ def differences(existing: dict[str, Any], requested: dict[str, Any]) -> list[str
 
     Args:
         existing: the record on disk, as a dict.
-        requested: the record that was asked for, as a dict.
+        requested: the requested record, as a dict.
     """
     before, now = _flatten(existing), _flatten(requested)
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]

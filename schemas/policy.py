@@ -17,8 +17,8 @@ class Threshold(Record):
 
     Attributes:
         kind: ``fixed`` is ``value`` itself; ``percentile`` is the value below which ``value`` % of the image lie;
-            ``otsu`` and ``mean`` are computed for each heatmap; ``calibrated`` is the fixed one whose masks overlap best with
-            the truth of a small split, given when labels are made.
+            ``otsu`` and ``mean`` are computed for each heatmap; ``calibrated`` is the fixed one whose masks overlap
+            best with the truth of a small split, given when labels are made.
         value: in [0, 1] for ``fixed``, in [1, 100] for ``percentile``; None for the others.
         scale: factor that the threshold is multiplied by.
     """

@@ -66,7 +66,7 @@ SAMPLES = pa.schema(
             "fallback",
             CATEGORY,
             "in a run that decodes on the GPU, why this image was decoded in a process: its format (``PNG``, ``WEBP``, "
-            "``PPM``, ``BMP``, ``CMYK``), ``colours`` other than YCbCr, unusual ``sampling``, ``orientation``, ``not "
+            "``PPM``, ``BMP``, ``CMYK``), ``colors`` other than YCbCr, unusual ``sampling``, ``orientation``, ``not "
             "baseline`` (such as progressive), ``several scans``, ``truncated``, ``large`` (more than 32 million "
             "pixels, or reduced more than 32 times), or ``refused`` by the GPU; null where the GPU decoded it",
             nullable=True,

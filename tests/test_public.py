@@ -17,11 +17,14 @@ PUBLIC = {
     "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
     "pipeline.run": "ExecutionOptions INLINE run",
     "pipeline.truth": "Truth TruthMatcher TruthSet read_truth",
-    "pipeline.label": "CalibrationSource LABEL_FORMATS LabelSummary MaskDataset MaskSample iter_labels label read_labels read_policy",
+    "pipeline.label": """
+        CalibrationSource LABEL_FORMATS LabelSummary MaskDataset MaskSample iter_labels label read_labels read_policy
+    """,
     "pipeline.score": "MaskScores default_output_dir score score_masks",
     "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",
     "schemas.errors": """
-        AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod UnsupportedModel UsageError
+        AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod
+        UnsupportedModel UsageError
     """,
 }
 """Names that stay, by the module that hands them out."""

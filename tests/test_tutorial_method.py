@@ -1,4 +1,4 @@
-"""The methods of the tutorial and of the how-to page, added to a copy of the project as the pages say: one file, one line."""
+"""The methods of the tutorial and of the how-to page, added to a copy of the project as the pages say."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """Write the generated parts of the reference: ``make reference``.
 
-A page holds ``<!-- generated: KIND ARGUMENTS -->`` … ``<!-- end of generated -->``. Everything between the two is Markdown
-written by ``KIND`` below from the code, so that the pages read the same on a code host and on the site.
+A page holds ``<!-- generated: KIND ARGUMENTS -->`` … ``<!-- end of generated -->``. Everything between the two is
+Markdown written by ``KIND`` below from the code, so that the pages read the same on a code host and on the site.
 """
 
 import importlib
@@ -245,7 +245,7 @@ def _anatomies() -> dict[str, Any]:
 
 
 def api(*paths: str) -> Iterator[str]:
-    """Write public names with signature and docstring: every name of a module's ``__all__``, or the object of a dotted path."""
+    """Write signature and docstring of every name in a module's ``__all__``, or of the object of a dotted path."""
     for path in paths:
         try:
             module = importlib.import_module(path)

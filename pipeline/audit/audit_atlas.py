@@ -78,10 +78,11 @@ def audit_atlas(
 ) -> AuditResult:
     """Audit an atlas. Shards that are done are not computed again.
 
-    Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); the tables of ``write_map_tables``; ``shortcuts.parquet``,
-    ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``, ``completeness.parquet``,
-    ``reproducibility.parquet`` and ``environment.json``; exports; ``report/``; a dataset card ``README.md`` and ``croissant.json``;
-    and finally ``manifest.json``, which makes the audit valid. Columns are in ``schemas.audit_tables``.
+    Writes ``faithfulness/`` and ``sanity/`` (``pipeline.metrics``); the tables of ``write_map_tables``;
+    ``shortcuts.parquet``, ``suspicious.parquet``, ``clusters.parquet`` and ``members.parquet``; ``lineage.parquet``,
+    ``completeness.parquet``, ``reproducibility.parquet`` and ``environment.json``; exports; ``report/``; a dataset card
+    ``README.md`` and ``croissant.json``; and finally ``manifest.json``, which makes the audit valid. Columns are in
+    ``schemas.audit_tables``.
 
     Args:
         atlas: the atlas with the maps.
@@ -97,7 +98,8 @@ def audit_atlas(
         log: called with progress, and with faults of the lineage.
 
     Raises:
-        UsageError: not all classes are named; see also ``write_map_tables``, ``build_lineage_table`` and ``export_audit``.
+        UsageError: not all classes are named; see also ``write_map_tables``, ``build_lineage_table`` and
+            ``export_audit``.
         CorruptShardError: images cannot be read, or have changed.
         SpecMismatchError: the network has changed.
     """

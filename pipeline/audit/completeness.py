@@ -67,10 +67,10 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
     if failed:
         errors = _count_errors(atlas, shard.name)
         for status, count in failed.items():
-            if sum(number for (other, _), number in errors.items() if other == status) != count:
+            if sum(number for (error_status, _), number in errors.items() if error_status == status) != count:
                 raise RunFailedError(
-                    f"{shard.name}: its commit counts {count} samples that are {status}, but its sample table does not; "
-                    f"run vitatlas verify {atlas.objects.url}"
+                    f"{shard.name}: its commit counts {count} samples that are {status}, but its sample table "
+                    f"does not; run vitatlas verify {atlas.objects.url}"
                 )
         for (status, reason), count in sorted(errors.items()):
             yield shard_columns | {"status": status, "reason": reason, "count": count}

@@ -41,8 +41,8 @@ def find_outlier_cells(maps: NDArray[np.floating]) -> NDArray[np.int8]:
         maps: [n, h, w], any scale, finite.
 
     Returns:
-        int8 [n, h × w], 1 for a high outlier, −1 for a low one, 0 for other cells. At most a tenth of the cells of a map
-        are outliers, but one always may be. Cells as far from the median as the first one outside of that tenth are
+        int8 [n, h × w], 1 for a high outlier, −1 for a low one, 0 for other cells. At most a tenth of the cells of a
+        map are outliers, but one always may be. Cells as far from the median as the first one outside of that tenth are
         not.
     """
     flat = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).astype(np.float64)
@@ -51,8 +51,8 @@ def find_outlier_cells(maps: NDArray[np.floating]) -> NDArray[np.int8]:
     first = max(0, flat.shape[1] - max(1, int(MAX_OUTLIER_SHARE * flat.shape[1])) - 1)
     farthest = distance > np.partition(distance, first, axis=1)[:, first, None]
     step = high - low
-    above, below = farthest & (flat > high + step), farthest & (flat < low - step)
-    return above.astype(np.int8) - below.astype(np.int8)
+    high_outliers, low_outliers = farthest & (flat > high + step), farthest & (flat < low - step)
+    return high_outliers.astype(np.int8) - low_outliers.astype(np.int8)
 
 
 @dataclass
@@ -61,13 +61,13 @@ class OutlierCounts:
 
     Attributes:
         maps: int64 [classes], number of maps.
-        above: int64 [classes, cells], number of these maps in which the cell is a high outlier.
-        below: int64 [classes, cells], number of these maps in which the cell is a low outlier.
+        high: int64 [classes, cells], number of these maps in which the cell is a high outlier.
+        low: int64 [classes, cells], number of these maps in which the cell is a low outlier.
     """
 
     maps: NDArray[np.int64]
-    above: NDArray[np.int64]
-    below: NDArray[np.int64]
+    high: NDArray[np.int64]
+    low: NDArray[np.int64]
 
     @classmethod
     def from_maps(cls, maps: NDArray[np.floating], class_ids: NDArray[np.integer], classes: int) -> "OutlierCounts":
@@ -79,18 +79,18 @@ class OutlierCounts:
             classes: number of classes.
         """
         signs = find_outlier_cells(maps)
-        above, below = (np.zeros((classes, signs.shape[1]), np.int64) for _ in range(2))
-        np.add.at(above, class_ids, signs == 1)
-        np.add.at(below, class_ids, signs == -1)
-        return cls(np.bincount(class_ids, minlength=classes), above, below)
+        high, low = (np.zeros((classes, signs.shape[1]), np.int64) for _ in range(2))
+        np.add.at(high, class_ids, signs == 1)
+        np.add.at(low, class_ids, signs == -1)
+        return cls(np.bincount(class_ids, minlength=classes), high, low)
 
     def __add__(self, other: "OutlierCounts") -> "OutlierCounts":
-        return OutlierCounts(self.maps + other.maps, self.above + other.above, self.below + other.below)
+        return OutlierCounts(self.maps + other.maps, self.high + other.high, self.low + other.low)
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """High and low outliers together: int64 [classes, cells]."""
-        return self.above + self.below
+        return self.high + self.low
 
     @property
     def shares(self) -> NDArray[np.float64]:

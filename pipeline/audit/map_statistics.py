@@ -21,7 +21,7 @@ def compute_statistics(maps: NDArray[np.floating]) -> dict[str, Floats]:
     Returns:
         float64 [n] by name, all in [0, 1]:
 
-        - ``entropy`` – −Σ p ln p / ln N; 1 for an even map. Without the divisor: complexity of Bhatt et al., IJCAI 2020.
+        - ``entropy`` – −Σ p ln p / ln N; 1 for an even map. Without the divisor: complexity of Bhatt et al. (2020).
         - ``gini`` – index of Gini (Hurley and Rickard, IEEE Trans. Inf. Theory 2009); 0 for an even map. It
           equals the sparseness of Chalasani et al., ICML 2020.
         - ``effective_area`` – 1 / (N Σ p²), the share of the cells that the same mass would fill evenly.

@@ -41,8 +41,9 @@ def write_map_tables(
 ) -> dict[str, pa.Table]:
     """Write the tables of an atlas. What exists already is not computed again.
 
-    Writes ``about.json``; for each shard ``images/<shard>.parquet``, ``pairs/<shard>.parquet`` and ``commits/<shard>.json``;
-    then ``methods.parquet`` and ``agreement.parquet``. Columns are in ``schemas.audit_tables``.
+    Writes ``about.json``; for each shard ``images/<shard>.parquet``, ``pairs/<shard>.parquet`` and
+    ``commits/<shard>.json``; then ``methods.parquet`` and ``agreement.parquet``. Columns are in
+    ``schemas.audit_tables``.
 
     Args:
         atlas: the atlas with the maps.

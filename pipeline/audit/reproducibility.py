@@ -1,4 +1,4 @@
-"""Reproducibility: maps that are recomputed from the shards, with the batches of the run and with another batch size."""
+"""Reproducibility: maps recomputed from the shards, with the batches of the run and with another batch size."""
 
 import math
 from collections import defaultdict

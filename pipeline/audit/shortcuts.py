@@ -50,8 +50,8 @@ def find_shortcuts(
 ) -> ShortcutTables:
     """Rank the classes of an atlas by how often their maps have outliers at one place, and cluster the maps of each.
 
-    ``pipeline.audit.fixed_location_test``, whose error rate is known, decides which classes raise an alarm. The clusters
-    of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
+    ``pipeline.audit.fixed_location_test``, whose error rate is known, decides which classes raise an alarm. The
+    clusters of ``pipeline.audit.spray`` show what the maps of a class have in common, and decide nothing.
 
     Args:
         atlas: the atlas with the maps.
@@ -104,7 +104,7 @@ def _test_result(counts: OutlierCounts, class_id: int, cell: int, excess: float,
         "x": cell % width,
         "outlier_share": counts.shares[class_id, cell],
         "outlier_share_others": counts.other_shares[class_id, cell],
-        "high_share": counts.above[class_id, cell] / outliers if outliers else 0.0,
+        "high_share": counts.high[class_id, cell] / outliers if outliers else 0.0,
     }
 
 

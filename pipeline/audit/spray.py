@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import kneighbors_graph
 
 NUM_NEIGHBORS = 10
-"""Neighbors of each map in the graph: twice the logarithm of a few hundred maps, see von Luxburg (2007), section 8.2."""
+"""Neighbors of each map in the graph: twice the logarithm of a few hundred maps; von Luxburg (2007), section 8.2."""
 NUM_EIGENVALUES = 16
 """Number of eigenvalues of the Laplacian that are computed."""
 MAX_CLUSTERS = 8

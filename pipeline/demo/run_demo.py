@@ -151,7 +151,7 @@ def _write_dataset_once(dataset: SyntheticDataset) -> None:
 
 
 def images_per_second(atlas: Atlas) -> dict[str, float]:
-    """Return the images per second of each method on one actor: the shared forward and its own part, without reading."""
+    """Return images per second of each method on one actor: the shared forward and its own part, without reading."""
     seconds: dict[str, float] = defaultdict(float)
     images = 0
     for commit in atlas.commits.values():

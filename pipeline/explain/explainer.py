@@ -138,7 +138,8 @@ def check_supported(
             raise UnsupportedMethod(f"{method.name} is not defined for {anatomy.family}: {reason}")
         if weights and method.trained_on not in (None, weights()):
             raise UnsupportedMethod(
-                f"{method.spec}: was trained for a model with other weights ({method.trained_on}); train it for this one"
+                f"{method.spec}: was trained for a model with other weights ({method.trained_on}); "
+                "train it for this one"
             )
     return chosen
 

@@ -115,7 +115,8 @@ class Method(ABC):
 
         Args:
             trace: a recorded forward of B images.
-            targets: int64 [B, K], the classes to explain. K is 1 unless ``multi_target``; ignored unless ``class_specific``.
+            targets: int64 [B, K], the classes to explain. K is 1 unless ``multi_target``; ignored unless
+                ``class_specific``.
 
         Returns:
             [B, K, h, w] on the patch grid, without any normalization; K is 1 unless ``class_specific``.

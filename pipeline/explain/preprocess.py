@@ -39,7 +39,7 @@ class Normalize:
 
 
 def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Tensor:
-    """Convert images to the input of ``explain``: the whole image in the size, interpolation, mean and std of the model.
+    """Convert whole images to the input of ``explain``: with size, interpolation, mean and std of the model.
 
     The result is bit-identical to that of a run with the geometry ``squash`` on the same images in a shard.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 
 PATCH_READOUT_DESIGN = "pm_design_v1"
-"""Provenance of patch-level read-outs: the paper's full text is not public; details that it leaves open are chosen here."""
+"""Provenance of patch-level read-outs: the paper's full text is not public; open details are chosen here."""
 
 
 def classifier_heads(model: Any) -> list[nn.Linear]:

@@ -43,8 +43,8 @@ class Registry(Mapping[str, type[Method]]):
         """
         base_name, *assignments = _split(spec)
         if base_name not in self._classes:
-            known = f"there are {', '.join(self)}{suggest(base_name, self)}"
-            raise UsageError(f"there is no method {base_name!r}; {known}")
+            choices = f"there are {', '.join(self)}{suggest(base_name, self)}"
+            raise UsageError(f"there is no method {base_name!r}; {choices}")
         method = self._classes[base_name]
         types = {name: type_ for name, type_ in typing.get_type_hints(method).items() if not _is_class_variable(type_)}
         options: dict[str, Any] = {}

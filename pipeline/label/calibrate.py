@@ -37,9 +37,9 @@ class CalibrationSource:
     ) -> tuple[float, str]:
         """Return the best of 49 thresholds for a policy, and a sentence on how it was found.
 
-        The best threshold has the largest mean overlap (IoU) of postprocessed masks with true masks. Where the truth has boxes
-        only, the overlap is that of the largest component's box with the best true box. The filter, the background threshold
-        and scales are not applied here: a scale changes the threshold that was found.
+        The best threshold has the largest mean overlap (IoU) of postprocessed masks with true masks. Where the truth
+        has boxes only, the overlap is that of the largest component's box with the best true box. The filter, the
+        background threshold and scales are not applied here: a scale changes the threshold that was found.
 
         Args:
             atlas: the atlas that is labelled.

@@ -11,9 +11,9 @@ from schemas.policy import Crf
 class CrfRefiner:
     """Krähenbühl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", NIPS 2011.
 
-    There are two classes with Potts compatibility. The unary of a pixel is its heatmap value, scaled to [1 - confidence,
-    confidence]; the kernels are those of equation 3. The result is the probability of the object by mean-field inference.
-    Images are refined one by one, on one core.
+    There are two classes with Potts compatibility. The unary of a pixel is its heatmap value, scaled to
+    [1 - confidence, confidence]; the kernels are those of equation 3. The result is the probability of the object by
+    mean-field inference. Images are refined one by one, on one core.
 
     Raises:
         UsageError: the extra ``crf`` is not installed.

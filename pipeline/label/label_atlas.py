@@ -1,4 +1,4 @@
-"""Labels of a whole atlas: every shard by one policy, in every format that is asked for."""
+"""Labels of a whole atlas: every shard by one policy, in every requested format."""
 
 import json
 from collections import Counter

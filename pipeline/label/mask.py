@@ -41,8 +41,8 @@ class Label:
         class_id: class of the mask.
         heatmap: the heatmap; None without a map.
         input_size: height and width of the network's input.
-        mask_rle: the object in the original image, as COCO run lengths: ``size`` [height, width] and ``counts``, column by
-            column, compressed. None without a map, or if the filter of the policy leaves the mask out.
+        mask_rle: the object in the original image, as COCO run lengths: ``size`` [height, width] and ``counts``, column
+            by column, compressed. None without a map, or if the filter of the policy leaves the mask out.
         ignore_rle: the same of pixels that may be object or background; they are never in the mask.
         threshold, background: values of the two thresholds.
         area, ignored: shares of the image.

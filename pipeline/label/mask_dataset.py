@@ -123,7 +123,7 @@ _LazySample = Callable[[], MaskSample]
 
 
 def _expand(patterns: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    """Return the URLs of shards; a folder stands for all shards directly in it."""
+    """Return the URLs of shards; a folder means all shards directly in it."""
     expanded = [str(pattern) for pattern in ([patterns] if isinstance(patterns, str | Path) else patterns)]
     for index, pattern in enumerate(expanded):
         if pattern.startswith("pipe:"):
@@ -150,7 +150,7 @@ def _pair_shards(images: Sequence[str], masks: Sequence[str]) -> list[tuple[str,
 
 
 def _join_shards(images: str, masks: str, skipped: Counter[str]) -> Iterator[_LazySample]:
-    """Yield the samples of one shard that have a mask. Both shards have the same order, but masks may lack some keys."""
+    """Yield the samples of a shard that have a mask. Both shards have the same order, but masks may lack keys."""
     labels = _iter_labels(masks)
     key, files = next(labels, (None, {}))
     try:

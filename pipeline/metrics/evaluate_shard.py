@@ -39,7 +39,7 @@ def evaluate_shard(
         seed: seed of the metrics.
 
     Raises:
-        CorruptShardError: see ``pictures``.
+        CorruptShardError: see ``read_images``.
     """
     method_by_name = {method.name: method for method in worker.explainer.methods}
     model = ExplainedModel(

@@ -107,8 +107,8 @@ class MetricBatch:
 class Metric(ABC):
     """Base class of metrics. The fields of a subclass are its options.
 
-    To add a metric, write its only subclass of ``Metric`` into ``pipeline/metrics/<name>.py`` and register the name with
-    its directions in ``schemas.metrics``. The class docstring gives formulas, baseline and source.
+    To add a metric, write its only subclass of ``Metric`` into ``pipeline/metrics/<name>.py`` and register the name
+    with its directions in ``schemas.metrics``. The class docstring gives formulas, baseline and source.
 
     Class attributes:
         directions: names of the values for each map, and whether higher or lower is better.

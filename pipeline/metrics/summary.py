@@ -50,8 +50,8 @@ def summarize(tables: Iterable[pa.Table], directions: Mapping[str, Direction], n
     """Compute means over images with 95 % bootstrap intervals: ``schemas.metrics.METRIC_SUMMARY``.
 
     Args:
-        tables: tables of ``schemas.metrics.METRIC_VALUES``; all rows of an image are in the same table. One at a time is in
-            memory.
+        tables: tables of ``schemas.metrics.METRIC_VALUES``; all rows of an image are in the same table. One at a time
+            is in memory.
         directions: whether higher or lower is better, by metric.
         notes: remarks by method and metric.
     """

@@ -50,7 +50,7 @@ class ShardCache:
                     part.unlink()
 
     def cached_indices(self, urls: Sequence[str]) -> list[int]:
-        """Return the indices of the shards that have a copy. The store is not asked, so a copy may be outdated."""
+        """Return the indices of the shards that have a copy. The store is not read, so a copy may be outdated."""
         names = {name.partition("-")[0] for name in os.listdir(self.folder)}
         return [index for index, url in enumerate(urls) if _copy_name(url) in names] if names else []
 

@@ -136,7 +136,7 @@ class DecoderPool:
                 failed.set_exception(error)
                 return failed
             except (EOFError, OSError):
-                # A process may have started without the pool knowing, and would take images that nobody gets back.
+                # A process may have started without the pool knowing, and would take images that are never returned.
                 self.restart()
                 time.sleep(0.05 * 2**attempt)
         raise OSError(errno.EIO, "no decoder process can be started; check memory and the limit of processes")

@@ -98,7 +98,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         return self.atlas.shard_names
 
     def is_complete(self, commit: DerivedCommit) -> bool:
-        """Return whether a valid commit has all that is asked for."""
+        """Return whether a valid commit has all that is requested."""
         return True
 
     def remove_summary(self) -> None:

@@ -121,7 +121,8 @@ def _compare_keys(
         not_in_atlas = [key for key in truth_set if key not in in_atlas]
         if not_in_atlas and not subset:
             raise UsageError(
-                f"{not_in_atlas[0]}: is in {truth_set.name}, but {url} has no such image{_and_others(not_in_atlas)}; {fix}"
+                f"{not_in_atlas[0]}: is in {truth_set.name}, but {url} has no such image"
+                f"{_and_others(not_in_atlas)}; {fix}"
             )
         if not_in_atlas:
             log(f"{len(not_in_atlas)} of {len(truth_set)} images of {truth_set.name} are not in {url} and are left out")

@@ -119,10 +119,10 @@ class AtlasReader:
     def _check_target(self, target: str) -> None:
         targets = self.run.spec.targets
         if target not in targets:
-            known = ", ".join(targets)
-            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {known}{suggest(target, targets)}")
+            names = ", ".join(targets)
+            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {names}{suggest(target, targets)}")
 
     def _check_method(self, method: str) -> None:
         if method not in self.run.methods:
-            known, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
-            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {known}{hint}")
+            names, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
+            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {names}{hint}")

@@ -186,10 +186,10 @@ def _verify_rows(shard: AtlasShard, name: str, spec: ArraySpec) -> list[str]:
     except RunFailedError:
         return [f"its part of {name} cannot be read"]
     present = np.isfinite(values) if np.isnan(spec.empty) else values != spec.empty
-    what = f"{name} map" if spec is layout.MAP else name
+    noun = f"{name} map" if spec is layout.MAP else name
     faults = []
     for index, target in enumerate(shard.run.spec.targets):
         missing = int((~present[:, index]).any(tuple(range(1, present.ndim - 1))).sum())
         if missing:
-            faults.append(f"{missing} samples that are ok have no {what} of their {target}")
+            faults.append(f"{missing} samples that are ok have no {noun} of their {target}")
     return faults

@@ -45,8 +45,8 @@ class DiffMaskTraining:
 
     while α_k takes a step of gradient *ascent*, clipped to [0, 200]: it rises where KL > ε. (In the public code
     the sign of that step is lost under its pinned trainer.) The mean is over patches only; the public code also
-    counts the class token, whose gate has no effect. DiffMaskGates and placeholder are trained by Lookahead over Adam, from
-    one backward pass.
+    counts the class token, whose gate has no effect. Gates and placeholder are trained by Lookahead over Adam, from one
+    backward pass.
 
     Depth and noise depend on seed, step and rank alone, so a resumed training equals an uninterrupted one. The depth
     is the same on every rank, and so are the averaged metrics that update α.

@@ -57,7 +57,7 @@ def read(path: Path) -> TruthSet:
 
 
 def _parse_xml(data: bytes, file: Path) -> Element:
-    """Return the root of an XML file. A document type is refused: its entities may grow without bound or fetch files."""
+    """Return the root of an XML file. Refuse a document type: its entities may grow without bound or fetch files."""
     tree, parser = TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: object) -> NoReturn:

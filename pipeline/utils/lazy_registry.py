@@ -8,7 +8,7 @@ T = TypeVar("T", covariant=True)
 
 
 class LazyRegistry(Mapping[str, T]):
-    """Objects by name, each made by a class that is imported when the object is asked for.
+    """Objects by name, each made by a class that is imported when the object is requested.
 
     Args:
         package: package of the modules.

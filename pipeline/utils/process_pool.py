@@ -36,4 +36,4 @@ def _initialize(environment: Mapping[str, str]) -> None:
 def _exit_with_parent() -> None:
     if parent := parent_process():
         parent.join()
-        os._exit(1)  # nobody waits for its results
+        os._exit(1)  # no process waits for its results

@@ -64,7 +64,7 @@ def test_a_mark_that_decides_is_found_at_its_place_and_by_its_sign(sign: int) ->
     assert best.argmax() == 4
     assert (best > ALARM_THRESHOLD).tolist() == [False] * 4 + [True, False]
     assert standing.excess_lower_bounds[4].argmax() == 1 * WIDTH + 6
-    assert (standing.above if sign > 0 else standing.below)[4, 14] > 0.6 * standing.maps[4]
+    assert (standing.high if sign > 0 else standing.low)[4, 14] > 0.6 * standing.maps[4]
 
 
 def test_what_all_classes_share_is_no_alarm() -> None:

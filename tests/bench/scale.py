@@ -1,10 +1,10 @@
 """ImageNet, and ten times ImageNet, through all that is not the network: plan, run, status, verify, label, score.
 
-The maps of a shard are recorded, not computed: each shard of 1,250 rows is committed by the sink itself, with one method,
-from the same numbers. Only ``--good`` rows of each shard have maps, so that labels and scores cost their bookkeeping
-here; what each map costs is in ``tests/bench/label.py`` and ``score.py``. All shards are one file under many names. Every
-stage has a process of its own, does all its shards in that process, and does not wait for the disk (``fsync``), since
-that measures the disk.
+The maps of a shard are recorded, not computed: each shard of 1,250 rows is committed by the sink itself, with one
+method, from the same numbers. Only ``--good`` rows of each shard have maps, so that labels and scores cost their
+bookkeeping here; what each map costs is in ``tests/bench/label.py`` and ``score.py``. All shards are one file under
+many names. Every stage has a process of its own, does all its shards in that process, and does not wait for the disk
+(``fsync``), since that measures the disk.
 
     python tests/bench/scale.py --tars 1024
 """

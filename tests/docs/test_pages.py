@@ -1,4 +1,4 @@
-"""Links resolve on the code host and in the built site; generated parts equal the code; every field and column is described."""
+"""Links resolve on the code host and the built site; generated parts equal the code; all fields are described."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""An atlas is measured shard by shard: a row for each image, method, target and figure, from its own shards and network."""
+"""An atlas is measured shard by shard: a row for each image, method, target and metric."""
 
 import shutil
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def finished(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measure(tmp_path: Path) -> Callable[..., pa.Table]:
-    """Measure an atlas cheaply, by default all images of one method; figures are in ``tmp_path / "evaluate_metrics"``."""
+    """Measure an atlas, by default all images of one method; values are in ``tmp_path / "evaluate_metrics"``."""
 
     def measure(url: object, out: str = "faith", images: int | None = 99, **options: object) -> pa.Table:
         chosen = {"suite": "faithfulness", "methods": ["random"], "metrics": CHEAP, "options": CPU} | options

@@ -87,9 +87,8 @@ def test_the_curves_hold_the_scores(scored) -> None:
     best = {name: max(p["value"] for p in points if p["curve"] == name) for name in ("largest50", "any30", "any70")}
     row = rows["legrad"]
     assert best == pytest.approx({"largest50": row["maxboxacc"], "any30": row["iou30"], "any70": row["iou70"]})
-    assert next(p["value"] for p in points if p["curve"] == "largest50" and p["threshold"] == row["threshold_oracle"]) == best[
-        "largest50"
-    ]  # fmt: skip
+    largest50 = {point["threshold"]: point["value"] for point in points if point["curve"] == "largest50"}
+    assert largest50[row["threshold_oracle"]] == best["largest50"]
     with Image.open(out / "curves.png") as image:
         assert image.format == "PNG"
         assert image.width > image.height > 300

@@ -59,8 +59,8 @@ class AtlasContext:
 class AuditExporter(Protocol):
     """A format of another program. To add one: a file in this folder, and a line in its ``EXPORTERS``.
 
-    Files are written below a local folder, and each name is yielded once the file is closed. The caller uploads the file
-    and removes it.
+    Files are written below a local folder, and each name is yielded once the file is closed. The caller uploads the
+    file and removes it.
     """
 
     def require_packages(self) -> None:

@@ -47,8 +47,8 @@ def export_audit(
 ) -> str:
     """Write an atlas and its audit in the format of another program. Shards that are done are not exported again.
 
-    Writes, in a folder with the name of the kind: ``about.json``; the files of each shard and ``commits/<shard>.json``; then
-    the files of the whole atlas.
+    Writes, in a folder with the name of the kind: ``about.json``; the files of each shard and ``commits/<shard>.json``;
+    then the files of the whole atlas.
 
     Args:
         atlas: the atlas with the maps.

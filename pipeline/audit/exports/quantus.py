@@ -17,10 +17,10 @@ README = "README.md"
 
 
 class QuantusExporter:
-    """``shards/<shard>/`` with the arrays of the n samples of a shard that have maps, in the order of the rows, and a README.
+    """``shards/<shard>/`` with the arrays of the n samples that have maps, in the order of the rows, and a README.
 
-    - ``x.npy`` – uint8 [n, 3, H, W], the input of the network before normalization, a quarter of the size; missing without
-      pixels.
+    - ``x.npy`` – uint8 [n, 3, H, W], the input of the network before normalization, a quarter of the size; missing
+      without pixels.
     - ``y.npy`` – int64 [n], class ids that the maps explain. ``row.npy`` – int64 [n], rows of the samples in the atlas.
     - ``a/<method>.npy`` – float32 [n, 1, h, w] in [0, 1] on the patch grid, 0 everywhere in degenerate
       maps. Metrics need the size of x, which two ``repeat`` give exactly; stored, it would be 256 times as large.
@@ -49,13 +49,13 @@ class QuantusExporter:
             yield f"{prefix}/x.npy"
         if data.masks is not None:
             s = open_memmap(prepare_path(folder, f"{prefix}/s.npy"), "w+", np.bool_, (len(data), 1, *size))
-            known = np.zeros(len(data), np.bool_)
+            has_mask = np.zeros(len(data), np.bool_)
             for place, mask in enumerate(data.masks):
-                known[place] = mask is not None
+                has_mask[place] = mask is not None
                 s[place] = False if mask is None else mask
             s.flush()
             yield f"{prefix}/s.npy"
-            yield _save(folder, f"{prefix}/known.npy", known)
+            yield _save(folder, f"{prefix}/known.npy", has_mask)
 
     def export_all(self, context: AtlasContext, folder: Path) -> Iterator[str]:
         prepare_path(folder, README).write_text(_render_readme(context), "utf-8")
@@ -108,7 +108,7 @@ x = ({pixels} / np.float32(255) - np.float32({mean})) / np.float32({std})
 {use}
 ```
 
-- `x.npy`: uint8 [n, 3, H, W], the images as the network sees them, if pixels were exported; the fifth line normalizes them.
+- `x.npy`: uint8 [n, 3, H, W], the images as the network sees them, if exported; the fifth line normalizes them.
 - `y.npy`: int64 [n], the class ids that the maps explain. `row.npy`: int64 [n], rows of the samples in the atlas.
 - `a/<method>.npy`: float32 [n, 1, h, w] in [0, 1] on the patch grid, which `repeat` brings to the size of x. A
   degenerate map is 0 everywhere: `a.any((1, 2, 3))` selects the others.

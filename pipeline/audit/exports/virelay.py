@@ -51,8 +51,8 @@ class VirelayExporter:
     - ``<method>.analysis.h5``: for each class ``index`` uint32 [n], ``embedding/spectral`` float32 [n, d] with its
       ``eigenvalue`` [d], ``cluster/kmeans`` int32 [n]; from ``members.parquet`` and ``shortcuts.parquet``.
 
-    Names of groups are WordNet ids if the names of all classes begin with one, and class ids otherwise. A method without
-    valid maps has no project, because the viewer fails without a class.
+    Names of groups are WordNet ids if the names of all classes begin with one, and class ids otherwise. A method
+    without valid maps has no project, because the viewer fails without a class.
     """
 
     def require_packages(self) -> None:

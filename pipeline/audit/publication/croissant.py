@@ -99,8 +99,8 @@ def build_croissant(atlas: Atlas, out: str, publication: PublicationRecord = DEF
         publication: facts that only the publisher knows.
 
     Returns:
-        JSON-LD: each table as a record set with its fields; single objects with their SHA-256, objects of shards as sets
-        of files; sources and software. The date is that of the last map, so that equal audits give equal bytes.
+        JSON-LD: each table as a record set with its fields; single objects with their SHA-256, objects of shards as
+        sets of files; sources and software. The date is that of the last map, so that equal audits give equal bytes.
 
     Raises:
         UsageError: there is no atlas, or the folder holds no audit.

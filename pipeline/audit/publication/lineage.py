@@ -168,4 +168,5 @@ def _label_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> Iterator[st
     samples = {row["row"]: row for row in atlas.samples_of(shard, columns).to_pylist()}
     for row in labels:
         if samples.get(row["row"]) != row:
-            yield f"{shard}: the label of {row['key']} (row {row['row']}) belongs to another image than the atlas has there"
+            key, number = row["key"], row["row"]
+            yield f"{shard}: the label of {key} (row {number}) belongs to another image than the atlas has there"

@@ -15,7 +15,7 @@ _EXCLUDED = (MANIFEST, LEASE)
 
 
 def write_manifest(url: str) -> ManifestRecord:
-    """Write the manifest of a folder, and overwrite an earlier one. Nobody else may write to the folder meanwhile.
+    """Write the manifest of a folder, and overwrite an earlier one. No other process may write to the folder meanwhile.
 
     Args:
         url: local path or fsspec URL of an audit, an atlas with all derived products in it, or any other folder.

@@ -148,7 +148,7 @@ def layout_rank_plot(scores: Sequence[ScoreColumn], methods: Sequence[str]) -> R
 
 
 def spread_labels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return positions of labels beside points, moved vertically as little as keeps those of a column from overlapping."""
+    """Return positions of labels beside points, moved vertically just enough that labels of a column do not overlap."""
     labels = list(points)
     for x in {x for x, _ in points}:
         column = sorted((place for place, point in enumerate(points) if point[0] == x), key=lambda at: points[at][1])

@@ -109,9 +109,9 @@ def write_chunks(
 ) -> tuple[str, ImageColumns]:
     """Write the chunks of a shard.
 
-    ``atlas.chunk(number, {thumbnails, blocks, maps, flags, statistics})``: JPEGs; for each image and target kind the index
-    of its block of maps (one block for both where they explain the same class); uint8 [blocks, methods, h, w]; uint8
-    [blocks, methods]; and float32 [images, methods, MAP_STATISTICS].
+    ``atlas.chunk(number, {thumbnails, blocks, maps, flags, statistics})``: JPEGs; for each image and target kind the
+    index of its block of maps (one block for both where they explain the same class); uint8 [blocks, methods, h, w];
+    uint8 [blocks, methods]; and float32 [images, methods, MAP_STATISTICS].
 
     Args:
         atlas: the atlas.
@@ -152,7 +152,7 @@ def write_chunks(
 def _unique_blocks(
     maps: NDArray[np.uint8], flags: NDArray[np.uint8]
 ) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], list[list[int]]]:
-    """Return different blocks of maps [methods, targets, n, h, w] with flags, and the block of each image and target."""
+    """Return distinct blocks of maps [methods, targets, n, h, w] with flags, and the block of each image and target."""
     blocks: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
     block_index: list[list[int]] = []
     for image in range(maps.shape[2]):

@@ -121,8 +121,8 @@ class RecomputedMapsSummary:
         other_batch_size: the other batch size.
         equal_share: share of all maps that are bitwise equal with the batch size of the run; None if there are none.
         max_difference: largest difference of a value in [0, 1] with the other batch size; None if there are none.
-        methods: rows of ``schemas.audit_tables.REPRODUCIBILITY`` of each method with the batch size of the run, and with
-            the other.
+        methods: rows of ``schemas.audit_tables.REPRODUCIBILITY`` of each method with the batch size of the run, and
+            with the other.
     """
 
     recomputed: int

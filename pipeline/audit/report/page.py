@@ -227,8 +227,8 @@ def _count_correct(atlas: Atlas) -> dict[str, int] | None:
     samples = atlas.samples(["status", "label", "prediction"])
     samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
     labeled = samples.filter(pc.is_valid(samples["label"]))
-    wrong = pc.sum(pc.not_equal(labeled["label"], labeled["prediction"])).as_py()
-    return {"labeled": len(labeled), "wrong": wrong} if len(labeled) else None
+    incorrect = pc.sum(pc.not_equal(labeled["label"], labeled["prediction"])).as_py()
+    return {"labeled": len(labeled), "wrong": incorrect} if len(labeled) else None
 
 
 def _agreement_matrices(tables: AuditTables) -> list[AgreementMatrix]:

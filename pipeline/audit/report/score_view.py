@@ -1,4 +1,4 @@
-"""Scores of all kinds in one form, for tables and plots: value and interval by method, and which direction is better."""
+"""Scores of all kinds in one form, for tables and plots: value and interval by method, and the better direction."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class ScoreColumn:
     values: Mapping[str, ScoreValue]
 
     def ranks(self, methods: Iterable[str]) -> dict[str, float]:
-        """Return the ranks of the methods that have a value: 1 is best, ties share a mean rank. Statistics rank none."""
+        """Return the ranks of the methods with a value: 1 is best, ties share a mean rank. Statistics have none."""
         ranked = [method for method in methods if method in self.values]
         if self.better is None or not ranked:
             return {}

@@ -17,7 +17,7 @@ class CocoFormat:
 
     The id of an image is its row, and its ``file_name`` is the name of the member in the shard. Annotations of row r
     have the ids 2r + 1 and, for ignored pixels, 2r + 2. Category ids are the class ids of the input (COCO itself begins
-    at 1). Ignored pixels have ``iscrowd`` 1. Masks have 0, although they are run lengths, since readers leave crowds out.
+    at 1). Ignored pixels have ``iscrowd`` 1. Masks have 0, although they are run lengths: readers leave crowds out.
     """
 
     names_files_by_key = False

@@ -19,10 +19,10 @@ _MASKS = "fields/pseudo_mask"
 class FiftyOneFormat:
     """``fiftyone``: a ``fiftyone.types.FiftyOneDataset``, of the kind that does not depend on the database of FiftyOne.
 
-    Samples have ``pseudo_mask``, a ``Segmentation`` on disk with 0 background, 1 object, 255 ignore, as a gray PNG, since
-    FiftyOne takes the colors of an indexed one; ``pseudo_label``, a ``Classification`` with the probability as confidence;
-    ``pseudo_boxes``, ``Detections``, one for each component; ``key``, ``row`` and ``status``. FiftyOne looks for images in
-    ``fiftyone/data``, by their path in the shard: unpack or link them there.
+    Samples have ``pseudo_mask``, a ``Segmentation`` on disk with 0 background, 1 object, 255 ignore, as a gray PNG,
+    since FiftyOne takes the colors of an indexed one; ``pseudo_label``, a ``Classification`` with the probability as
+    confidence; ``pseudo_boxes``, ``Detections``, one for each component; ``key``, ``row`` and ``status``. FiftyOne
+    looks for images in ``fiftyone/data``, by their path in the shard: unpack or link them there.
     """
 
     names_files_by_key = True

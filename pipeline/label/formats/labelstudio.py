@@ -16,9 +16,9 @@ _IGNORED = "ignore"
 class LabelStudioFormat:
     """``labelstudio/shards/<shard>.json``: a task with a prediction for each sample with a mask.
 
-    The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty. Its score
-    is the probability of the class. The image of a task is the path of the member in the shard: put the address where
-    your images are served in front of it. ``labelstudio/config.xml`` is the labeling interface for all shards.
+    The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty. Its
+    score is the probability of the class. The image of a task is the path of the member in the shard: put the address
+    where your images are served in front of it. ``labelstudio/config.xml`` is the labeling interface for all shards.
     """
 
     names_files_by_key = False

@@ -31,7 +31,7 @@ def encode_brush_rle(mask: Mask) -> list[int]:
 
 
 def _runs(mask: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return lengths of the runs of equal bytes, in row order, split to the longest length, and whether each is painted."""
+    """Return lengths of runs of equal bytes, in row order, split to the longest length, and whether each is painted."""
     flat = mask.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
     lengths = 4 * np.diff(starts, append=flat.size)  # a pixel is four equal bytes

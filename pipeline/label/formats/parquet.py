@@ -34,7 +34,7 @@ MASKS = pa.schema(
 
 
 class ParquetFormat:
-    """``parquet/<shard>.parquet``: a row for each sample, as ``MASKS``. The metadata of the schema have the policy's hash."""
+    """``parquet/<shard>.parquet``: a row for each sample, as ``MASKS``. Its metadata hold the policy's hash."""
 
     names_files_by_key = False
     needs_heatmap = False

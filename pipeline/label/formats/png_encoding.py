@@ -52,8 +52,8 @@ def encode_indexed_png(values: NDArray[np.uint8], palette: bytes, bits: int = 8)
 
     Args:
         values: uint8 [height, width].
-        palette: red, green and blue of each value. It must have all 2^bits entries: a PNG with a value beyond its palette
-            is not valid, and readers differ in how they show it.
+        palette: red, green and blue of each value. It must have all 2^bits entries: a PNG with a value beyond its
+            palette is not valid, and readers differ in how they show it.
         bits: bits per pixel, 8 or 1.
     """
     image = Image.fromarray(values).convert("L")

@@ -21,8 +21,8 @@ class SamFormat:
     """``sam/<shard>.json``: for each sample with a mask that is not empty, a prompt for each component of the mask.
 
     A prompt has ``box``: x0, y0, x1, y1, ends inclusive; ``point_coords``: x and y of each point; and ``point_labels``.
-    Label 1 is a peak of the distance to all that is not the component. Label 0 is a peak, around the box, of the distance
-    to all that is not surely background. All are in pixels of the original image; the largest component comes first.
+    Label 1 is a peak of the distance to all that is not the component. Label 0 is a peak, around the box, of the
+    distance to all that is not surely background. All are in pixels of the original image, the largest component first.
     """
 
     names_files_by_key = False

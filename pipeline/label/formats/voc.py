@@ -16,7 +16,7 @@ class VocFormat:
     """``voc/SegmentationClass/<key>.png``: 0 background, 1 object, 255 ignore, in the palette of VOC.
 
     Objects are 1 whatever their class, since 8 bits cannot hold the classes of ImageNet; the label table has the class.
-    ``voc/ImageSets/Segmentation/<shard>.txt`` lists the keys of the masks of a shard, ``default.txt`` those of all shards.
+    ``voc/ImageSets/Segmentation/<shard>.txt`` lists the keys of the masks of a shard, ``default.txt`` of all shards.
     """
 
     names_files_by_key = True

@@ -10,7 +10,7 @@ from pipeline.label.mask import Label
 
 
 class WebDatasetPngFormat:
-    """``png/<shard>.tar``: ``<key>.mask.png`` and ``<key>.json`` for each sample. A zip-join pairs it with the input shard.
+    """``png/<shard>.tar``: ``<key>.mask.png`` and ``<key>.json`` for each sample, to zip-join with the input shard.
 
     The PNG is indexed, 0 background and 1 object, shown black and white. It has one bit per pixel, or eight if it has
     pixels to ignore, which are 255 and shown gray. A sample without a mask has a JSON with the reason, and no PNG; one
