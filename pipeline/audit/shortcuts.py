@@ -1,4 +1,4 @@
-"""Search for classes that are decided by a shortcut, from maps and classes alone."""
+"""Search for classes that may depend on a shortcut, from maps and classes alone."""
 
 import tempfile
 from collections import defaultdict

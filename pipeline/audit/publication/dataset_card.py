@@ -30,7 +30,7 @@ _BATCHES = {SAME_BATCH: "batch size of the run", OTHER_BATCH: "another batch siz
 
 PURPOSE = (
     "Where a vision transformer looks: attribution maps of its predictions by several methods, with statistics of each "
-    "map, agreement of the methods, a search for classes that are decided by a shortcut, and hashes that lead back to "
+    "map, agreement of the methods, a search for classes that may depend on a shortcut, and hashes that lead back to "
     "the images. It can be verified from these files alone."
 )
 USES = (
