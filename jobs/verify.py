@@ -41,16 +41,17 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
       vitatlas verify train.atlas
       vitatlas verify train.atlas --recompute 0
     """
+    from pipeline.store import Atlas
     from pipeline.store.verify import verify
     from pipeline.utils.progress import progress_bars
 
-    recomputed = None
+    opened, recomputed = Atlas.open(atlas), None
     with progress_bars() as add_bar:
-        verified = verify(atlas, add_bar("verify"))
+        verified = verify(opened, add_bar("verify"))
         if count and not verified.faults:
             from pipeline.run.recompute_maps import recompute
 
-            recomputed = recompute(atlas, count, seed, allow_pipe, add_bar("recompute"))
+            recomputed = recompute(opened, count, seed, allow_pipe, add_bar("recompute"))
     faults, damaged = (recomputed or verified).faults, (recomputed or verified).damaged
     if json_:
         compared = {"atlas": atlas, "objects": verified.objects, "missing": verified.missing}

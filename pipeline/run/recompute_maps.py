@@ -42,7 +42,7 @@ class RecomputeResult:
 
 
 def recompute(
-    url: str,
+    atlas: Atlas,
     count: int,
     seed: int = 0,
     allow_pipe: bool = False,
@@ -51,13 +51,13 @@ def recompute(
     """Recompute the maps of randomly chosen samples, and compare them with the stored ones.
 
     Args:
-        url: of the atlas.
+        atlas: the atlas.
         count: maximum number of samples; all methods and target kinds of each are computed.
         seed: of the choice.
         allow_pipe: read shards from shell commands that the atlas names.
         progress: called with the number of shards that are done and of all.
     """
-    atlas, result = Atlas.open(url), RecomputeResult()
+    result = RecomputeResult()
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
     samples = atlas.samples(["shard", "ordinal", "status"])
     candidates = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
@@ -66,7 +66,7 @@ def recompute(
     for sample in chosen:
         ordinals_by_shard[sample["shard"]].add(sample["ordinal"])
     if ordinals_by_shard:
-        with Worker(url) as worker:
+        with Worker(atlas.objects.url) as worker:
             for done, shard_name in enumerate(sorted(ordinals_by_shard)):
                 progress(done, len(ordinals_by_shard))
                 faults_before = len(result.faults)

@@ -40,16 +40,15 @@ class VerifyResult:
     damaged: list[str] = field(default_factory=list)
 
 
-def verify(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyResult:
+def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyResult:
     """Verify every committed object by its checksum, and every row by its maps; report other objects.
 
     Each object is read once. Shards are verified concurrently, each object by object, so some 32 objects are in memory.
 
     Args:
-        url: the atlas.
+        atlas: the atlas.
         progress: called with the number of verified shards and of all shards.
     """
-    atlas = Atlas.open(url)
     result = VerifyResult(missing=len(atlas.run.shards) - len(atlas.committed))
     if atlas.run.spec.digest() != atlas.run.spec_hash:
         result.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")

@@ -134,13 +134,13 @@ class PseudoMaskSource:
 
     count: int | None = None
 
-    def __init__(self, url: str, policy: Policy) -> None:
-        self._atlas, self._policy = Atlas.open(url), policy
-        check_policy(self._atlas, policy)
+    def __init__(self, atlas: Atlas, policy: Policy) -> None:
+        self._atlas, self._policy = atlas, policy
+        check_policy(atlas, policy)
         if policy.calibrated:
             fault = f"policy {policy.name}: its threshold is not calibrated yet"
             raise UsageError(f"{fault}; give the policy with the fixed threshold that vitatlas label --tune found")
-        self.description = f"{policy.name} {policy.digest()} of atlas {self._atlas.run.spec_hash}"
+        self.description = f"{policy.name} {policy.digest()} of atlas {atlas.run.spec_hash}"
         self._labels = lru_cache(maxsize=2)(self._read_labels)
 
     def __contains__(self, key: object) -> bool:
@@ -195,7 +195,7 @@ def open_mask_source(spec: MaskSpec) -> MaskSource:
         raise UsageError("there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
     if spec.policy is None:
         raise UsageError(f"{spec.atlas}: there is no policy that makes masks of its maps; give --policy FILE")
-    return PseudoMaskSource(spec.atlas, read_policy(spec.policy))
+    return PseudoMaskSource(Atlas.open(spec.atlas), read_policy(spec.policy))
 
 
 def open_truth_masks(path: str) -> MaskSource:

@@ -110,7 +110,7 @@ def do(stage: str, folder: Path) -> None:
         with suppress(SystemExit):
             main()
     elif stage == "verify":
-        assert verify(url).faults == []
+        assert verify(Atlas.open(url)).faults == []
     elif stage == "label":
         from pipeline.label import label
 

@@ -143,7 +143,7 @@ def disturb(
         assert code in (-signal.SIGKILL, 1), error  # nobody asked it to stop
         assert len(report.codes) < 40, error
     same_bytes(expected, out)
-    assert verify(str(out)).faults == []
+    assert verify(Atlas.open(str(out))).faults == []
     report.attempts = max(commit.attempt for commit in Atlas.open(str(out)).records())
     report.seconds = time.monotonic() - begun
     return report

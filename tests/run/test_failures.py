@@ -179,7 +179,7 @@ def test_of_two_plans_at_once_one_is_made_and_the_other_refused(
         patched.setattr(plan_module, "count_samples", slow)
         with pytest.raises(SpecMismatchError, match="seed is 0, not 7"):
             plan(spec.model_copy(update={"seed": 7}), out)
-    assert verify(out).faults == []
+    assert verify(Atlas.open(out)).faults == []
 
 
 def test_an_error_of_another_kind_sets_its_tar_aside_and_one_of_every_tar_ends_the_run(

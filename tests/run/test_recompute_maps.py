@@ -11,14 +11,15 @@ import zarr
 from support import jpeg, samples, write_tar
 
 from pipeline.run.recompute_maps import recompute
+from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas.base import sha256
 
 
 def test_maps_that_are_computed_again_are_equal_bit_by_bit(finished: Path) -> None:
-    again = recompute(str(finished), 5)
+    again = recompute(Atlas.open(str(finished)), 5)
     assert (again.maps, again.equal, again.faults) == (5 * 3 * 2, 5 * 3 * 2, [])
-    assert recompute(str(finished), 99).maps == 16 * 3 * 2
+    assert recompute(Atlas.open(str(finished)), 99).maps == 16 * 3 * 2
 
 
 def test_a_map_that_was_exchanged_is_found_although_all_checksums_are_right(finished: Path) -> None:
@@ -32,8 +33,8 @@ def test_a_map_that_was_exchanged_is_found_although_all_checksums_are_right(fini
         data = (finished / entry["path"]).read_bytes()
         entry |= {"size": len(data), "sha256": sha256(data)}
     record.write_text(json.dumps(content))
-    assert verify(str(finished)).faults == []
-    again = recompute(str(finished), 16)
+    assert verify(Atlas.open(str(finished))).faults == []
+    again = recompute(Atlas.open(str(finished)), 16)
     faults = again.faults
     assert (len(faults), again.damaged) == (4, ["part-0"])
     assert faults[0].startswith("part-0: the legrad map of s0002 (label) is not what is computed now, it is ")
@@ -44,7 +45,7 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_says_nothing_of_the_atlas(fi
     members = samples(4, 12)
     members[0] = (members[0][0], jpeg(99))
     write_tar(tmp_path / "shards" / "part-2.tar", members)
-    again = recompute(str(finished), 16)
+    again = recompute(Atlas.open(str(finished)), 16)
     assert again.faults == []
     first, second = again.notes
     assert re.fullmatch(r"part-1: cannot be computed again: .*/part-1.tar: there is no such file", first)
@@ -56,11 +57,11 @@ def test_a_tar_that_is_gone_or_holds_other_pictures_says_nothing_of_the_atlas(fi
 def test_another_machine_may_differ_in_the_last_bits(finished: Path, count: int) -> None:
     ranges = zarr.open_group(str(finished / "maps.zarr"), mode="r+")["legrad_range"]
     ranges[:] = ranges[:] * np.float32(1 + 1e-6)
-    again = recompute(str(finished), count)
+    again = recompute(Atlas.open(str(finished)), count)
     assert again.faults == []
     assert again.equal == again.maps - count * 2
 
 
 def test_without_any_map_there_is_nothing_to_compute(finished: Path) -> None:
     shutil.rmtree(finished / "commits")
-    assert recompute(str(finished), 4).maps == 0
+    assert recompute(Atlas.open(str(finished)), 4).maps == 0

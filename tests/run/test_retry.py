@@ -40,7 +40,7 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
     run(str(out), INLINE, retry_failed=True)
     assert done == [("part-1", 3), ("part-1", 6)]
     same_bytes(finished, out)
-    assert verify(str(out)).faults == []
+    assert verify(Atlas.open(str(out))).faults == []
 
 
 @pytest.mark.usefixtures("computed_once")
@@ -60,7 +60,7 @@ def test_a_crash_at_any_moment_of_a_retry_is_mended(
             run(str(out), INLINE, retry_failed=True)
         run(str(out), INLINE, retry_failed=True)
         same_bytes(finished, out)
-        assert verify(str(out)).faults == []
+        assert verify(Atlas.open(str(out))).faults == []
         if not crash.happened:
             break
     assert k > 12

@@ -46,7 +46,7 @@ def crash_and_resume(out: Path, spec: RunSpec, finished: Path, k: int, monkeypat
     plan(spec, str(out))
     run(str(out), INLINE)
     same_bytes(finished, out)
-    assert verify(str(out)).faults == []
+    assert verify(Atlas.open(str(out))).faults == []
     return crash.happened
 
 
@@ -96,7 +96,7 @@ def test_a_broken_tar_is_set_aside_and_done_when_it_is_mended(spec: RunSpec, tmp
     broken.write_bytes(whole)  # only its good part was counted, but there is room for all of it
     assert run(out, INLINE).commits["part-0"].ok == 5
     assert Atlas.open(out).quarantined() == {}
-    assert verify(out).faults == []
+    assert verify(Atlas.open(out)).faults == []
 
 
 def test_a_tar_that_breaks_after_the_plan_is_set_aside_and_mended(
@@ -205,7 +205,7 @@ def test_a_map_that_is_not_finite_is_flagged_and_counted(
     assert atlas.flag("s0002", "attention", "predicted") == Flag.NOT_FINITE
     assert not part.maps("attention")[2:4].any()
     assert part.ranges("attention")[2:4].tolist() == [[0, 0], [0.5, 0.5]]
-    assert verify(str(tmp_path / "atlas")).faults == []
+    assert verify(Atlas.open(str(tmp_path / "atlas"))).faults == []
 
 
 def test_a_network_that_is_not_finite_is_a_row_with_its_status(
@@ -227,7 +227,7 @@ def test_a_network_that_is_not_finite_is_a_row_with_its_status(
     row = atlas.samples().to_pylist()[2]
     assert (row["status"], row["error"]) == ("not_finite", "the logits are NaN or infinite")
     assert np.isnan(atlas.maps("attention")[2].values).all()
-    assert verify(str(tmp_path / "atlas")).faults == []
+    assert verify(Atlas.open(str(tmp_path / "atlas"))).faults == []
 
 
 def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_faulty_way_to_the_server_changes_nothing(
     proxy.fail(each(rate), below=below)
     plan(remote, f"{bucket}/atlas")
     run(f"{bucket}/atlas", INLINE)
-    verdict = verify(f"{bucket}/atlas")
+    verdict = verify(Atlas.open(f"{bucket}/atlas"))
     assert (verdict.faults, verdict.missing) == ([], 0)
     assert len(proxy.injected) > 3
     proxy.heal()

@@ -59,7 +59,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 STAGES: dict[str, Callable[[Path, Any], object]] = {
     "resume": lambda url, _: run(str(url), INLINE),
     "status": lambda url, vitatlas: vitatlas("status", url),
-    "verify": lambda url, _: verify(str(url)),
+    "verify": lambda url, _: verify(Atlas.open(str(url))),
     "label": lambda url, _: label(Atlas.open(str(url)), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
     "label again": lambda url, _: label(Atlas.open(str(url)), POLICY, ["png", "coco"], f"{url}/labels/otsu"),
     "score": lambda url, _: score(Atlas.open(str(url)), read_truth(url.parent / "boxes.csv")),

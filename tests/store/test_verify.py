@@ -26,7 +26,7 @@ def copy(atlas: Atlas, tmp_path: Path) -> Path:
 
 
 def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
-    assert verify(str(copy)) == VerifyResult(2 * (3 * 5 + 1), 0, [])
+    assert verify(Atlas.open(str(copy))) == VerifyResult(2 * (3 * 5 + 1), 0, [])
 
 
 def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
@@ -35,17 +35,17 @@ def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: P
         whole = path.read_bytes()
         for broken in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1]):
             path.write_bytes(broken)
-            (fault,) = verify(str(copy)).faults
+            (fault,) = verify(Atlas.open(str(copy))).faults
             assert fault.startswith(f"demo-validation-01: {name['path']}: ")
         path.unlink()
-        assert verify(str(copy)).faults == [f"demo-validation-01: {name['path']}: is missing"]
-        assert verify(str(copy)).damaged == ["demo-validation-01"]
+        assert verify(Atlas.open(str(copy))).faults == [f"demo-validation-01: {name['path']}: is missing"]
+        assert verify(Atlas.open(str(copy))).damaged == ["demo-validation-01"]
         path.write_bytes(whole)
 
 
 def test_verify_counts_what_is_not_committed(copy: Path) -> None:
     (copy / "commits" / "demo-validation-00.json").unlink()
-    assert verify(str(copy)) == VerifyResult(3 * 5 + 1, 1, [])
+    assert verify(Atlas.open(str(copy))) == VerifyResult(3 * 5 + 1, 1, [])
 
 
 def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
@@ -55,7 +55,7 @@ def test_verify_finds_a_map_that_is_not_there(copy: Path) -> None:
     record["objects"] = [each for each in record["objects"] if "/legrad/" not in each["path"]]
     path.write_text(json.dumps(record))
     shutil.rmtree(copy / "maps.zarr" / "legrad" / "c" / "0")
-    problems = verify(str(copy)).faults
+    problems = verify(Atlas.open(str(copy))).faults
     with pytest.raises(
         RunFailedError, match="demo-validation-00: legrad maps of label are missing; see vitatlas verify"
     ):
@@ -80,14 +80,16 @@ def test_verify_recounts_rows_and_statuses_and_looks_for_a_key_that_comes_twice(
     shard = "demo-validation-00"
     whole = pq.read_table(copy / "samples" / f"{shard}.parquet")
     recommit(copy, shard, lambda table: table.slice(1))
-    assert verify(str(copy)).faults == [f"{shard}: its sample table does not have the 24 rows that were committed"]
+    assert verify(Atlas.open(str(copy))).faults == [
+        f"{shard}: its sample table does not have the 24 rows that were committed"
+    ]
     failed = pa.array(["ok"] * 23 + ["undecodable"]).dictionary_encode()
     recommit(copy, shard, lambda _: whole.set_column(whole.schema.get_field_index("status"), "status", failed))
-    (fault,) = verify(str(copy)).faults
+    (fault,) = verify(Atlas.open(str(copy))).faults
     assert fault.startswith(f"{shard}: its rows have the statuses {{'ok': 23, 'undecodable': 1}}, {{'ok': 24}} were")
     keys = pa.array(["twin", "twin", *whole["key"].to_pylist()[2:]])
     recommit(copy, shard, lambda _: whole.set_column(whole.schema.get_field_index("key"), "key", keys))
-    assert verify(str(copy)).faults == [f"{shard}: 2 samples that are ok have the key twin"]
+    assert verify(Atlas.open(str(copy))).faults == [f"{shard}: 2 samples that are ok have the key twin"]
 
 
 def test_verify_finds_what_belongs_to_nothing(copy: Path) -> None:
@@ -103,7 +105,7 @@ def test_verify_finds_what_belongs_to_nothing(copy: Path) -> None:
         (copy / name).write_bytes(b"x")
     (copy / "labels" / "mine").mkdir(parents=True)
     (copy / "labels" / "mine" / "policy.json").write_text("{}")  # derived from it
-    assert sorted(verify(str(copy)).faults) == sorted(
+    assert sorted(verify(Atlas.open(str(copy))).faults) == sorted(
         f"{name}: belongs to nothing that was committed" for name in strays
     )
 
@@ -113,7 +115,9 @@ def test_verify_follows_no_path_out_of_the_atlas(copy: Path) -> None:
     record = json.loads(path.read_text())
     record["objects"].append({"path": "../../secret", "size": 1, "sha256": "sha256:0"})
     path.write_text(json.dumps(record))
-    assert verify(str(copy)).faults == ["demo-validation-00: its commit names ../../secret, which is not its own"]
+    assert verify(Atlas.open(str(copy))).faults == [
+        "demo-validation-00: its commit names ../../secret, which is not its own"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,23 +135,23 @@ def test_verify_looks_at_the_metadata_too_and_planning_again_mends_it(copy: Path
         other = {'"little"': '"big"', '"fill_value": "NaN"': '"fill_value": 0.0', "48": "49"}
         assert how in text
         path.write_text(text.replace(how, other.get(how, how + '"w", '), 1))
-    (problem,) = verify(str(copy)).faults
+    (problem,) = verify(Atlas.open(str(copy))).faults
     assert problem.startswith("maps.zarr/legrad/zarr.json: is")
     plan(Atlas.open(str(copy)).run.spec, str(copy))
-    assert verify(str(copy)).faults == []
+    assert verify(Atlas.open(str(copy))).faults == []
 
 
 def test_a_tar_without_any_map_is_no_fault(spec: RunSpec, tmp_path: Path) -> None:
     write_tar(tmp_path / "shards" / "part-1.tar", [(f"s{i}.jpg", b"junk") for i in range(3)])
     plan(spec, str(tmp_path / "atlas"))
     run(str(tmp_path / "atlas"), INLINE)
-    assert verify(str(tmp_path / "atlas")) == VerifyResult(21, 0, [], [])
+    assert verify(Atlas.open(str(tmp_path / "atlas"))) == VerifyResult(21, 0, [], [])
 
 
 def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) -> None:
     path = copy / "run.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    assert verify(str(copy)).faults == [
+    assert verify(Atlas.open(str(copy))).faults == [
         "run.json: has been changed since it was planned, or another version planned it"
     ]
     with pytest.raises(RunFailedError, match=r"its run.json has been changed since it was planned"):
@@ -159,7 +163,7 @@ def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content
     path = copy / "commits" / "demo-validation-01.json"
     other = (copy / "commits" / "demo-validation-00.json").read_text()
     path.write_text(other if content.startswith("another") else content)
-    (fault,) = verify(str(copy)).faults
+    (fault,) = verify(Atlas.open(str(copy))).faults
     assert re.search(r"demo-validation-01.json: .*; remove it, then: vitatlas run", fault)
     with pytest.raises(RunFailedError, match=r"demo-validation-01.json: .*; remove it, then: vitatlas run"):
         Atlas.open(str(copy)).samples(["row"]), Atlas.open(str(copy)).commits

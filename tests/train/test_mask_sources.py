@@ -202,7 +202,7 @@ def read_all(shard: ShardRecord, frame: PreprocessConfig = FRAME) -> tuple[Decod
 
 
 def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
-    source, shard = PseudoMaskSource(atlas.objects.url, OTSU), atlas.run.shards[1]
+    source, shard = PseudoMaskSource(atlas, OTSU), atlas.run.shards[1]
     for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
         known = source.find(shard.name, sample)
         assert (known.mask == label.mask).all()
@@ -212,17 +212,13 @@ def test_pseudo_masks_are_those_of_the_atlas(atlas: Atlas) -> None:
 
 def test_a_policy_whose_threshold_is_still_to_be_found_is_refused(atlas: Atlas) -> None:
     with pytest.raises(UsageError, match="policy p: its threshold is not calibrated yet; give the policy"):
-        PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="calibrated")}))
+        PseudoMaskSource(atlas, OTSU.model_copy(update={"threshold": Threshold(kind="calibrated")}))
 
 
 def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: Atlas) -> None:
-    predicted = PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"target": "predicted"}))
-    nothing = PseudoMaskSource(
-        atlas.objects.url, OTSU.model_copy(update={"threshold": Threshold(kind="fixed", value=1.0)})
-    )
-    constant = PseudoMaskSource(
-        atlas.objects.url, Policy(name="p", methods=("uniform",), threshold=Threshold(kind="otsu"))
-    )
+    predicted = PseudoMaskSource(atlas, OTSU.model_copy(update={"target": "predicted"}))
+    nothing = PseudoMaskSource(atlas, OTSU.model_copy(update={"threshold": Threshold(kind="fixed", value=1.0)}))
+    constant = PseudoMaskSource(atlas, Policy(name="p", methods=("uniform",), threshold=Threshold(kind="otsu")))
     shard = atlas.run.shards[0]
     for sample, row in zip(read_all(shard), atlas.shard(shard.name).samples.to_pylist(), strict=True):
         assert predicted.find(shard.name, sample) is not None or row["prediction"] != row["label"]
@@ -232,7 +228,7 @@ def test_nothing_is_known_from_a_mask_of_another_class_or_an_empty_one(atlas: At
 
 
 def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
-    source = PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"filter": LabelFilter(area=(0.1, 0.3))}))
+    source = PseudoMaskSource(atlas, OTSU.model_copy(update={"filter": LabelFilter(area=(0.1, 0.3))}))
     known = {True: 0, False: 0}
     for shard in atlas.run.shards:
         for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, OTSU), strict=True):
@@ -244,7 +240,7 @@ def test_nothing_is_known_of_labels_that_are_left_out(atlas: Atlas) -> None:
 
 def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
     policy = OTSU.model_copy(update={"background_threshold": Threshold(kind="otsu", scale=0.7)})
-    source, shard = PseudoMaskSource(atlas.objects.url, policy), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(atlas, policy), atlas.run.shards[0]
     for sample, label in zip(read_all(shard), iter_labels(atlas, shard.name, policy), strict=True):
         known = source.find(shard.name, sample)
         assert (known.ignore == label.ignore).all()
@@ -254,7 +250,7 @@ def test_nothing_is_known_of_pixels_between_two_cuts(atlas: Atlas) -> None:
 
 def test_a_policy_that_refines_reads_the_pictures_again(atlas: Atlas) -> None:
     refined = OTSU.model_copy(update={"refine": Pamr(iterations=2, dilations=(1, 4))})
-    source, shard = PseudoMaskSource(atlas.objects.url, refined), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(atlas, refined), atlas.run.shards[0]
     pairs = zip(iter_labels(atlas, shard.name, OTSU), iter_labels(atlas, shard.name, refined), strict=True)
     differ = 0
     for sample, (coarse, sharp) in zip(read_all(shard), pairs, strict=True):
@@ -268,7 +264,7 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
     out = str(tmp_path / "atlas")
     plan(RunSpec(shards=(shards,), model=checkpoint, methods=("legrad",), geometry="crop"), out)
     atlas = run(out, INLINE)
-    source, shard = PseudoMaskSource(out, OTSU), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(Atlas.open(out), OTSU), atlas.run.shards[0]
     frame = PreprocessConfig.for_model(atlas.run.model, "crop")
     found = 0
     for sample in read_all(shard, frame):
@@ -286,10 +282,10 @@ def test_nothing_is_known_of_what_the_network_did_not_see(shards: str, checkpoin
 
 
 def test_tars_that_the_atlas_does_not_have_are_named(atlas: Atlas) -> None:
-    source, shard = PseudoMaskSource(atlas.objects.url, OTSU), atlas.run.shards[0]
+    source, shard = PseudoMaskSource(atlas, OTSU), atlas.run.shards[0]
     with pytest.raises(UsageError, match="has no maps of train-77"):
         source.check_shards([replace(shard, name="train-77")])
     with pytest.raises(UsageError, match=f"has 24 samples, not 25, of {shard.name}"):
         source.check_shards([replace(shard, samples=25)])
     with pytest.raises(UsageError, match="has no maps of 'gradcam'"):
-        PseudoMaskSource(atlas.objects.url, OTSU.model_copy(update={"methods": ("gradcam",)}))
+        PseudoMaskSource(atlas, OTSU.model_copy(update={"methods": ("gradcam",)}))
