@@ -168,16 +168,16 @@ def _show(record: BenchRecord) -> None:
         [[stage, 100 * share] for stage, share in record.all_methods.stages.items()],
     )
     if record.end_to_end:
-        _show_pilot(record.end_to_end)
+        _print_end_to_end(record.end_to_end)
 
 
-def _show_pilot(pilot: EndToEndTiming) -> None:
-    stages = pilot.seconds if pilot.decode == "gpu" else {"decode, a core": pilot.decode_seconds} | pilot.seconds
+def _print_end_to_end(timing: EndToEndTiming) -> None:
+    stages = timing.seconds if timing.decode == "gpu" else {"decode, a core": timing.decode_seconds} | timing.seconds
     output.print_table(
-        f"one actor from shard to atlas: {pilot.images} images ({pilot.source}), "
-        f"{output.format_bytes(pilot.bytes)} of maps",
+        f"one actor from shard to atlas: {timing.images} images ({timing.source}), "
+        f"{output.format_bytes(timing.bytes)} of maps",
         ["stage", "ms an image"],
-        [[stage, 1000 * seconds / pilot.images] for stage, seconds in stages.items()],
+        [[stage, 1000 * seconds / timing.images] for stage, seconds in stages.items()],
     )
 
 

@@ -96,19 +96,19 @@ def render(rng: np.random.Generator, width: int, height: int, label: int, shortc
     for _ in range(rng.integers(3, 8)):
         _render_distractor(rng, canvas)
     masks: list[NDArray[np.bool_]] = []
-    taken = np.zeros((height, width), bool)
+    occupied = np.zeros((height, width), bool)
     for size in (1.0, 0.6)[: 1 + (rng.random() < 0.15)]:
-        mask = _place_object(rng, width, height, size, taken)
+        mask = _place_object(rng, width, height, size, occupied)
         if mask is None:
             continue
         _paint_texture(rng, canvas, mask, CLASSES[label].texture, CLASSES[label].light, CLASSES[label].dark)
         masks.append(mask)
-        taken |= mask
+        occupied |= mask
     # The random number is consumed with and without shortcut, so that scenes differ in nothing but the mark.
     marked = bool(rng.random() < (MARK_GIVEN_CLASS if label == SHORTCUT_CLASS else MARK_OTHERWISE))
     if marked and shortcut:
-        taken = _render_mark(canvas)
-        masks = [mask & ~taken for mask in masks]
+        occupied = _render_mark(canvas)
+        masks = [mask & ~occupied for mask in masks]
     noise = rng.normal(0.0, rng.uniform(1.0, 5.0), canvas.shape).astype(np.float32)
     image = np.clip(canvas + noise, 0, 255).astype(np.uint8)
     return Scene(image, tuple(mask for mask in masks if mask.any()), label, marked and shortcut)
@@ -196,12 +196,12 @@ def _sample_center(rng: np.random.Generator, length: int, reach: float) -> float
 
 
 def _place_object(
-    rng: np.random.Generator, width: int, height: int, size: float, taken: NDArray[np.bool_]
+    rng: np.random.Generator, width: int, height: int, size: float, occupied: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
-    """Return a shape that covers at least 1.5 % of the image and overlaps nothing that is taken."""
+    """Return a shape that covers at least 1.5 % of the image and does not overlap the occupied pixels."""
     for _ in range(8):
         mask = _sample_shape(rng, width, height, size * rng.uniform(0.35, 0.85))
-        if mask.mean() >= 0.015 and not (mask & taken).any():
+        if mask.mean() >= 0.015 and not (mask & occupied).any():
             return mask
     return None
 

@@ -180,13 +180,13 @@ def short_names(urls: Sequence[str]) -> list[str]:
     """Return a short name for each shard, safe as a file name, and unique even on a case-insensitive disk."""
     stems = [re.sub(r"[^A-Za-z0-9_.-]|^\.", "_", _SUFFIX.sub("", PurePosixPath(url).name))[:100] for url in urls]
     uses = Counter(stem.lower() for stem in stems)
-    taken = {stem for stem, count in uses.items() if count == 1}
+    used_names = {stem for stem, count in uses.items() if count == 1}
     names = []
     for index, stem in enumerate(stems):
         name, number = stem or "shard", index
         if not stem or uses[stem.lower()] > 1:
-            while (name := f"{stem or 'shard'}.{number}").lower() in taken:
+            while (name := f"{stem or 'shard'}.{number}").lower() in used_names:
                 number += len(stems)
-            taken.add(name.lower())
+            used_names.add(name.lower())
         names.append(name)
     return names

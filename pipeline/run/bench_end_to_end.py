@@ -41,12 +41,12 @@ def bench_end_to_end(spec: RunSpec, loaded: LoadedModel, device: Device, shard: 
     """
     with TemporaryDirectory() as folder:
         url = shard or make_synthetic_shard(Path(folder, "synthetic.tar"), _TIMED_BATCHES * spec.batch_size)
-        (whole,) = count_samples(expand_shards([url]))
-        if whole.fault or not whole.samples:
-            raise UsageError(f"{url}: {whole.fault or 'it is empty'}; name a shard that is whole")
+        (shard_record,) = count_samples(expand_shards([url]))
+        if shard_record.fault or not shard_record.samples:
+            raise UsageError(f"{url}: {shard_record.fault or 'it is empty'}; name a shard that is whole")
         shards = (
-            shard_prefix(whole, "warm", spec.batch_size),
-            shard_prefix(whole, "timed", _TIMED_BATCHES * spec.batch_size),
+            shard_prefix(shard_record, "warm", spec.batch_size),
+            shard_prefix(shard_record, "timed", _TIMED_BATCHES * spec.batch_size),
         )
         run = make_run_record(spec, loaded, shards)
         objects = ObjectStore(f"{folder}/atlas")
@@ -62,7 +62,7 @@ def bench_end_to_end(spec: RunSpec, loaded: LoadedModel, device: Device, shard: 
                 excluded, decode_seconds = ("read", "total"), _time_decoding(run, worker.config)
         return EndToEndTiming(
             device="cpu" if worker.device.type == "cpu" else torch.cuda.get_device_name(worker.device),
-            source=f"synthetic, {_WIDTH} × {_HEIGHT}" if shard is None else whole.name,
+            source=f"synthetic, {_WIDTH} × {_HEIGHT}" if shard is None else shard_record.name,
             images=commit.rows,
             targets=len(spec.targets),
             decode=spec.decode,
@@ -83,16 +83,16 @@ def _time_decoding(run: RunRecord, config: PreprocessConfig) -> float:
     return time.perf_counter() - start
 
 
-def shard_prefix(whole: ShardRecord, name: str, images: int) -> ShardRecord:
+def shard_prefix(shard: ShardRecord, name: str, images: int) -> ShardRecord:
     """Return the first samples of a shard as a shard.
 
     Args:
-        whole: the shard.
+        shard: the shard.
         name: of the result.
         images: maximum number of samples.
     """
-    images = min(images, whole.samples)
-    return ShardRecord(name, whole.url, images, whole.size, "the rest is left out", partial=True)
+    images = min(images, shard.samples)
+    return ShardRecord(name, shard.url, images, shard.size, "the rest is left out", partial=True)
 
 
 def make_synthetic_shard(path: Path, images: int) -> str:

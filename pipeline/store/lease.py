@@ -40,8 +40,8 @@ class Lease:
         RunFailedError: another run holds the lease, on entering the context; the message names it.
     """
 
-    def __init__(self, objects: ObjectStore, say: Callable[[str], None] = lambda line: None) -> None:
-        self.objects, self.say, self.lost = objects, say, False
+    def __init__(self, objects: ObjectStore, log: Callable[[str], None] = lambda line: None) -> None:
+        self.objects, self.log, self.lost = objects, log, False
         self.in_progress: tuple[str, ...] = ()
         self._mine = LeaseRecord(
             holder=uuid.uuid4().hex,
@@ -90,7 +90,7 @@ class Lease:
         if record and _is_dead(record):
             return True
         holder = f"{record.host} (process {record.pid}, since {record.since})" if record else "another machine"
-        self.say(f"a run on {holder} may be writing to {self.objects.url}; waiting up to {TIMEOUT:.0f} s to find out")
+        self.log(f"a run on {holder} may be writing to {self.objects.url}; waiting up to {TIMEOUT:.0f} s to find out")
         end = time.monotonic() + TIMEOUT
         while time.monotonic() < end:
             time.sleep(HEARTBEAT / 5)

@@ -1,7 +1,7 @@
 """Reader of ILSVRC boxes: a folder of Pascal VOC XML files, one for each image.
 
 An image is named by the path of its XML file, not by the ``filename`` in it, which is ``%s`` in some files of ILSVRC.
-The numbers of ``bndbox`` are kept, as in the metadata of wsolevaluation; see ``box_truth``.
+The numbers of ``bndbox`` are kept, as in the metadata of wsolevaluation; see ``pipeline.truth.box_truth``.
 """
 
 from pathlib import Path

@@ -211,7 +211,7 @@ def _summarize_reproducibility(objects: ObjectStore, tables: list[PublishedTable
             "kind": kind,
             "method": method,
             "rows": rows[0]["recomputed"],
-            "drawn": rows[0]["sampled"],
+            "sampled": rows[0]["sampled"],
             "batch_size": rows[0]["batch_size"],
             "equal": _worst(min, rows, "equal_share"),
             "max": _worst(max, rows, "max_difference"),

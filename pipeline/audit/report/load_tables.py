@@ -145,9 +145,9 @@ def summarize_reproducibility(table: pa.Table, target: str) -> RecomputedMapsSum
         The summary; None if no method has any maps.
     """
     rows = [row for row in table.to_pylist() if row["target"] == target]
-    same = {row["method"]: row for row in rows if row["kind"] == SAME_BATCH}
-    other = {row["method"]: row for row in rows if row["kind"] == OTHER_BATCH}
-    methods = tuple((same[method], other[method]) for method in same if method in other)
+    same_batch = {row["method"]: row for row in rows if row["kind"] == SAME_BATCH}
+    other_batch = {row["method"]: row for row in rows if row["kind"] == OTHER_BATCH}
+    methods = tuple((same_batch[method], other_batch[method]) for method in same_batch if method in other_batch)
     if not methods:
         return None
     equal_shares = _without_none(row["equal_share"] for row, _ in methods)
