@@ -44,7 +44,7 @@ def test_counts_of_parts_add() -> None:
     maps, classes = rng.random((90, 6, 6)), rng.integers(0, 5, 90)
     whole = OutlierCounts.from_maps(maps, classes, 7)
     parts = OutlierCounts.from_maps(maps[:40], classes[:40], 7) + OutlierCounts.from_maps(maps[40:], classes[40:], 7)
-    assert all(np.array_equal(getattr(whole, name), getattr(parts, name)) for name in ("maps", "above", "below"))
+    assert all(np.array_equal(getattr(whole, name), getattr(parts, name)) for name in ("maps", "high", "low"))
     assert np.array_equal(whole.excess_lower_bounds, parts.excess_lower_bounds)
     nothing = OutlierCounts.from_maps(maps[:0], classes[:0], 7)
     assert np.array_equal((whole + nothing).excess_lower_bounds, whole.excess_lower_bounds)
