@@ -53,7 +53,7 @@ def test_its_oracle_holds_and_the_tests_of_all_methods_take_it(copy: Path) -> No
     chosen = " or ".join(
         f"test_{method} or ({method} and layer)" for method in PAGES
     )  # of the models one, with layer scale
-    output = python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-vv", *files, "-k", chosen)
+    output = python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-m", "", *files, "-k", chosen)
     assert "test_a_cell_is_attention_times_the_length_of_its_value PASSED" in output
     assert "test_a_cell_is_the_length_of_its_token PASSED" in output
     for method in PAGES:

@@ -86,7 +86,7 @@ def test_a_signal_lets_the_tars_in_work_be_finished_and_exits_with_75(
     done = len(Atlas.open(str(out)).commits)
     assert driver.returncode == (75 if done < 3 else 0)
     if done < 3:
-        assert re.search(r"stopping: [01] shards in work have 20 s; interrupt again to drop them", error)
+        assert re.search(r"stopping: [01] shards in progress have 20 s; interrupt again to drop them", error)
         assert f"stopped early, {3 - done} shards are left; resume with: vitatlas run {out} --address" in error
     assert not (out / "lease.json").exists()
     run(str(out), INLINE)
