@@ -1,6 +1,6 @@
 """Tables of all maps: statistics of every map and agreement of every pair of methods, shard by shard, and means."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,7 +70,8 @@ def open_map_tables(
     names = atlas.select_methods(target, methods)
     digest = truth.digest if truth is not None else None
     about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
-    return MapTables(title="audit", atlas=atlas, objects=ObjectStore(out), about=about, truth=truth)
+    function = partial(_tabulate_shard, about)
+    return MapTables(title="audit", function=function, atlas=atlas, objects=ObjectStore(out), about=about, truth=truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +86,6 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
         return split_truth_by_shard(self.atlas, shards, self.truth)
-
-    def shard_function(self) -> Callable[[ShardTask[TruthSet | None]], ShardResult]:
-        return partial(_tabulate_shard, self.about)
 
     def remove_summary(self) -> None:
         for name in (MANIFEST, *(f"{name}.parquet" for name in _SUMMARIES)):

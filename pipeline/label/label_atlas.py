@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,16 +116,17 @@ def label(
             threshold, how = calibration.find_threshold(atlas, policy, options)
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.with_threshold(threshold)
+    context = ExportContext(policy.digest(), tuple(classes))
     labels = _Labels(
         title=f"label by {policy.name}",
+        function=partial(_label_shard, policy, names, context, options.allow_pipe),
         atlas=atlas,
         objects=objects,
         about=about.model_copy(update={"hash": policy.digest()}),
         uses_gpu=policy.refine is not None,
         policy=policy,
         formats=names,
-        context=ExportContext(policy.digest(), tuple(classes)),
-        allow_pipe=options.allow_pipe,
+        context=context,
     )
     return derive(labels, options)
 
@@ -139,13 +140,9 @@ class _Labels(DerivedProduct[None, LabelSummary]):
     policy: Policy
     formats: tuple[str, ...]
     context: ExportContext
-    allow_pipe: bool
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         return set(self.formats) <= set(commit.items)
-
-    def shard_function(self) -> Callable[[ShardTask[None]], ShardResult]:
-        return partial(_label_shard, self.policy, self.formats, self.context, self.allow_pipe)
 
     def remove_summary(self) -> None:
         for name in (*self._merged(), SUMMARY):
@@ -222,23 +219,16 @@ def _label_shard(
     )
 
 
+_SAMPLE_COLUMNS = ("row", "key", "width", "height", "image_sha256")
+_LABEL_COLUMNS = ("status", "threshold", "background", "area", "ignored", "boxes", "probability", "agreement")
+
+
 def _row(label: Label, policy_hash: str, parent: str) -> dict[str, Any]:
     return {
-        "row": label.sample["row"],
-        "key": label.sample["key"],
-        "status": label.status,
+        **{name: label.sample[name] for name in _SAMPLE_COLUMNS},
+        **{name: getattr(label, name) for name in _LABEL_COLUMNS},
         "label": label.class_id,
-        "width": label.sample["width"],
-        "height": label.sample["height"],
-        "threshold": label.threshold,
-        "background": label.background,
-        "area": label.area,
-        "ignored": label.ignored,
         "components": None if label.boxes is None else len(label.boxes),
-        "boxes": None if label.boxes is None else [list(box) for box in label.boxes],
-        "probability": label.probability,
-        "agreement": label.agreement,
-        "image_sha256": label.sample["image_sha256"],
         "policy": policy_hash,
         "parent": parent,
     }
@@ -246,9 +236,5 @@ def _row(label: Label, policy_hash: str, parent: str) -> dict[str, Any]:
 
 def read_labels(out: str) -> pa.Table:
     """Read the label table of all shards in a folder of labels, by shard name; columns as ``schemas.labels.LABELS``."""
-    return pa.concat_tables(list(_read_tables(ObjectStore(out))))
-
-
-def _read_tables(objects: ObjectStore) -> Iterator[pa.Table]:
-    for name in objects.list("labels"):
-        yield from_parquet(objects.get(f"labels/{name}"))
+    objects = ObjectStore(out)
+    return pa.concat_tables([from_parquet(objects.get(f"labels/{name}")) for name in objects.list("labels")])

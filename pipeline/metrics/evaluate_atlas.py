@@ -93,12 +93,12 @@ def evaluate_metrics(
     )
     values = _MetricValues(
         title=f"evaluate {suite}",
+        function=partial(_evaluate_shard, options.device, tuple(metrics.values()), about),
         atlas=atlas,
         objects=ObjectStore(out),
         about=about,
         metrics=metrics,
         samples=samples,
-        device=options.device,
         log=log,
     )
     return derive(values, options)
@@ -110,7 +110,6 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
     uses_gpu: bool = True
     metrics: Mapping[str, Metric]
     samples: SelectedSamples
-    device: Device
     log: Callable[[str], None]
 
     @property
@@ -126,9 +125,6 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
             cost = estimate_cost(self.atlas, self.metrics, len(self.about.methods)) * count
             self.log(f"{self.about.suite}: {count} images, at most {cost}")
         return ordinals
-
-    def shard_function(self) -> Callable[[ShardTask[Ordinals]], ShardResult]:
-        return partial(_evaluate_shard, self.device, tuple(self.metrics.values()), self.about)
 
     def remove_summary(self) -> None:
         self.objects.delete(SUMMARY)

@@ -69,6 +69,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         keeps_commits: the commit of a shard stays valid while further items are added. Otherwise it is removed first,
             because its objects are overwritten.
         title: what is done, for the progress bar.
+        function: picklable; computes one shard and writes its objects.
         atlas: what the product is derived from.
         objects: output folder.
         about: settings of the product; commits made with other settings are made again.
@@ -79,6 +80,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
     may_differ: ClassVar[Container[str]] = ()
     keeps_commits: ClassVar[bool] = False
     title: str
+    function: Callable[[ShardTask[Input]], ShardResult]
     atlas: Atlas
     objects: ObjectStore
     about: Record
@@ -107,10 +109,6 @@ class DerivedProduct(ABC, Generic[Input, Result]):
     def inputs(self, shards: Sequence[str]) -> Iterable[Input | None]:
         """Return what is sent along with each of the pending shards."""
         return [None] * len(shards)
-
-    @abstractmethod
-    def shard_function(self) -> Callable[[ShardTask[Input]], ShardResult]:
-        """Return the picklable function that computes one shard and writes its objects."""
 
     @abstractmethod
     def finish(self, commits: Mapping[str, DerivedCommit]) -> Result:
@@ -149,7 +147,7 @@ def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOption
         product.remove_summary()
     for shard in stale:
         remove_shard(objects, shard)
-    settings = (product.shard_function(), product.atlas, objects.url, product.about.digest(), product.keeps_commits)
+    settings = (product.function, product.atlas, objects.url, product.about.digest(), product.keeps_commits)
     work = partial(_derive_shard, *settings)
     tasks = [(shard, data, shard in valid) for shard, data in zip(pending, product.inputs(pending), strict=True)]
     module = type(product).__module__

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive, derive_shards
+from pipeline.run.derive import DerivedProduct, derive, derive_shards
 from pipeline.run.execution import ComputeOptions
 from pipeline.score.aggregate import score_row
 from pipeline.score.counters import ALL_GROUPS, ScoreCounts, from_npz
@@ -94,6 +94,7 @@ def score(
     objects = ObjectStore(out or default_output_dir(url, truth, target_kind))
     scores = _Scores(
         title="score",
+        function=partial(score_shard, target_kind, methods),
         atlas=atlas,
         objects=objects,
         about=about,
@@ -164,9 +165,6 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
 
     def inputs(self, shards: Sequence[str]) -> list[ShardTruth]:
         return [self.shard_truths[shard] for shard in shards]
-
-    def shard_function(self) -> Callable[[ShardTask[ShardTruth]], ShardResult]:
-        return partial(score_shard, self.about.target, self.methods)
 
     def sum_counts(self) -> dict[str, ScoreCounts]:
         """Return the counts of each method over all shards."""

@@ -1,8 +1,8 @@
 """The driver of derived products, with a product of two lines: a number for each shard, and their sum."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,13 +36,10 @@ class Counts(DerivedProduct[None, int]):
     about: CountRecord
     may_differ = ("remark",)
     items: tuple[str, ...]
-    computed: list[str] = field(default_factory=list)
+    computed: list[str]
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         return set(self.items) <= set(commit.items)
-
-    def shard_function(self) -> Callable[[ShardTask[None]], ShardResult]:
-        return partial(count, self.about.added, self.items, self.computed)
 
     def remove_summary(self) -> None:
         self.objects.delete("sum")
@@ -54,8 +51,16 @@ class Counts(DerivedProduct[None, int]):
 
 
 def count_samples(atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settings: object) -> Counts:
-    about = CountRecord(**({"added": 0} | settings))
-    return Counts(title="count", atlas=atlas, objects=ObjectStore(str(out)), about=about, items=items)
+    about, computed = CountRecord(**({"added": 0} | settings)), list[str]()
+    return Counts(
+        title="count",
+        function=partial(count, about.added, items, computed),
+        atlas=atlas,
+        objects=ObjectStore(str(out)),
+        about=about,
+        items=items,
+        computed=computed,
+    )
 
 
 def count(added: int, items: tuple[str, ...], computed: list[str], task: ShardTask[None]) -> ShardResult:

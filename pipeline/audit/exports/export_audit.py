@@ -1,7 +1,7 @@
 """Export an atlas and its audit to other programs, shard by shard."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,8 +90,15 @@ def export_audit(
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
     EXPORTERS[kind].validate(about, audit)
-    context = AtlasContext(atlas.run, about, samples, audit)
-    export = _Export(title=f"export to {kind}", atlas=atlas, objects=objects, about=about, context=context, truth=truth)
+    export = _Export(
+        title=f"export to {kind}",
+        function=partial(_export_shard, about),
+        atlas=atlas,
+        objects=objects,
+        about=about,
+        context=AtlasContext(atlas.run, about, samples, audit),
+        truth=truth,
+    )
     derive(export, options)
     return objects.url
 
@@ -105,9 +112,6 @@ class _Export(DerivedProduct[TruthSet | None, None]):
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
         return split_truth_by_shard(self.atlas, shards, self.truth)
-
-    def shard_function(self) -> Callable[[ShardTask[TruthSet | None]], ShardResult]:
-        return partial(_export_shard, self.about)
 
     def remove_summary(self) -> None:
         for name in EXPORTERS[self.about.kind].atlas_files(self.about):

@@ -1,9 +1,10 @@
-"""The protocol of label formats, and what they share."""
+"""The base class of label formats, and what they share."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from pipeline.label.mask import Label
 from pipeline.read.sample_keys import is_unsafe_key
@@ -32,7 +33,7 @@ class ExportContext:
         return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
 
 
-class LabelFormat(Protocol):
+class LabelFormat(ABC):
     """A format of labels: objects of each shard, and optionally objects that are merged from all shards.
 
     To add one: a module in ``pipeline/label/formats``, and a line in ``LABEL_FORMATS``.
@@ -42,9 +43,10 @@ class LabelFormat(Protocol):
         needs_heatmap: labels must have their heatmap, which takes much memory.
     """
 
-    names_files_by_key: bool
-    needs_heatmap: bool
+    names_files_by_key: ClassVar[bool] = False
+    needs_heatmap: ClassVar[bool] = False
 
+    @abstractmethod
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         """Yield the objects of one shard.
 
@@ -53,7 +55,6 @@ class LabelFormat(Protocol):
             labels: labels of all its samples, in the order of the shard; they can be iterated once.
             context: what is the same for all shards.
         """
-        ...
 
     def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
         """Yield the objects that are merged from all shards.
@@ -63,7 +64,7 @@ class LabelFormat(Protocol):
             read: returns what ``export`` gave.
             context: what is the same for all shards.
         """
-        ...
+        return iter(())
 
 
 def compact_json(value: object) -> bytes:

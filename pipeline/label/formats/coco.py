@@ -6,22 +6,19 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject, compact_json
 from pipeline.label.formats.json_merge import merge_json_lists
 from pipeline.label.formats.naming import unique_class_names
 from pipeline.label.mask import Label, Rle
 
 
-class CocoFormat:
+class CocoFormat(LabelFormat):
     """``coco/instances.json``: an annotation for each mask that is not empty, and one for the ignored pixels, if any.
 
     The id of an image is its row, and its ``file_name`` is the name of the member in the shard. Annotations of row r
     have the ids 2r + 1 and, for ignored pixels, 2r + 2. Category ids are the class ids of the input (COCO itself begins
     at 1). Ignored pixels have ``iscrowd`` 1. Masks have 0, although they are run lengths: readers leave crowds out.
     """
-
-    names_files_by_key = False
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         images: list[dict[str, Any]] = []

@@ -2,13 +2,13 @@
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject
 from pipeline.label.formats.naming import file_name, unique_class_names
 from pipeline.label.formats.png_encoding import IGNORE, OBJECT, Color, encode_png, label_array, voc_color
 from pipeline.label.mask import Label
@@ -16,16 +16,13 @@ from pipeline.label.mask import Label
 _BACKGROUND, _IGNORED = "background", "ignore"
 
 
-class CvatFormat:
+class CvatFormat(LabelFormat):
     """``cvat/<shard>.zip``: a color for each class, the same in every shard, and the label ``ignore``.
 
     Images are named by their keys, by which CVAT finds the images of a task. In the instance masks the object is the
     first instance, the ignored pixels are the second. A class goes by its number if its name has a character that
     ``labelmap.txt`` uses as a separator.
     """
-
-    names_files_by_key = False
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         keys: list[str] = []
@@ -45,9 +42,6 @@ class CvatFormat:
             _add_file(archive, "ImageSets/Segmentation/default.txt", "".join(f"{key}\n" for key in keys).encode())
             _add_file(archive, "labelmap.txt", _label_map(class_ids, context).encode())
         yield f"cvat/{shard}.zip", buffer.getvalue()
-
-    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
-        yield from ()
 
 
 def _class_color(class_id: int) -> Color:

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject, compact_json
 from pipeline.label.formats.json_merge import merge_json_lists
 from pipeline.label.formats.naming import file_name, unique_class_names
 from pipeline.label.formats.png_encoding import encode_png, label_array
@@ -16,7 +16,7 @@ _MASKS = "fields/pseudo_mask"
 """FiftyOne takes the paths in a field as relative if ``fields`` has a folder of its name."""
 
 
-class FiftyOneFormat:
+class FiftyOneFormat(LabelFormat):
     """``fiftyone``: a ``fiftyone.types.FiftyOneDataset``, of the kind that does not depend on the database of FiftyOne.
 
     Samples have ``pseudo_mask``, a ``Segmentation`` on disk with 0 background, 1 object, 255 ignore, as a gray PNG,
@@ -26,7 +26,6 @@ class FiftyOneFormat:
     """
 
     names_files_by_key = True
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         samples = []

@@ -1,11 +1,11 @@
 """Masks encoded as in ImageNet-S."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject
 from pipeline.label.formats.naming import file_name
 from pipeline.label.formats.png_encoding import IGNORE, OBJECT, encode_png, label_array
 from pipeline.label.mask import Label
@@ -13,7 +13,7 @@ from pipeline.label.mask import Label
 _IGNORED = 1000
 
 
-class ImageNetSFormat:
+class ImageNetSFormat(LabelFormat):
     """``imagenet_s/<key>.png``: RGB, where R + 256 G is class id + 1, 0 other, 1000 ignore (Gao et al., TPAMI 2022).
 
     The classes of ImageNet-S are sorted by WordNet id, so its ids agree if those of the input are sorted so, too. Since
@@ -21,15 +21,11 @@ class ImageNetSFormat:
     """
 
     names_files_by_key = True
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         for label in labels:
             if label.mask_rle is not None:
                 yield f"imagenet_s/{file_name(label.sample['key'])}.png", _encode_mask(label)
-
-    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
-        yield from ()
 
 
 def _imagenet_s_id(label: Label) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject, compact_json
 from pipeline.label.formats.labelstudio_rle import encode_brush_rle
 from pipeline.label.formats.naming import unique_class_names
 from pipeline.label.mask import Label, Mask
@@ -13,16 +13,13 @@ from pipeline.label.mask import Label, Mask
 _IGNORED = "ignore"
 
 
-class LabelStudioFormat:
+class LabelStudioFormat(LabelFormat):
     """``labelstudio/shards/<shard>.json``: a task with a prediction for each sample with a mask.
 
     The prediction has a brush region of the class, and one of the label ``ignore``, where these are not empty. Its
     score is the probability of the class. The image of a task is the path of the member in the shard: put the address
     where your images are served in front of it. ``labelstudio/config.xml`` is the labeling interface for all shards.
     """
-
-    names_files_by_key = False
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         tasks = []

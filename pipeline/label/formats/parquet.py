@@ -1,12 +1,12 @@
 """Masks as run lengths in Parquet tables."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 from pycocotools import mask as rle
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject
 from pipeline.label.mask import Label
 from pipeline.store.parquet import to_parquet
 
@@ -33,18 +33,12 @@ MASKS = pa.schema(
 """
 
 
-class ParquetFormat:
+class ParquetFormat(LabelFormat):
     """``parquet/<shard>.parquet``: a row for each sample, as ``MASKS``. Its metadata hold the policy's hash."""
-
-    names_files_by_key = False
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
         yield f"parquet/{shard}.parquet", to_parquet(pa.Table.from_pylist([_row(label) for label in labels], schema))
-
-    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
-        yield from ()
 
 
 def _row(label: Label) -> dict[str, Any]:

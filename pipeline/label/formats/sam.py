@@ -1,13 +1,13 @@
 """Prompts for a promptable segmenter such as SAM (Kirillov et al., ICCV 2023), which is not part of this package."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, compact_json
 from pipeline.label.formats.png_encoding import OBJECT, label_array
 from pipeline.label.mask import Box, Label, Mask
 
@@ -17,7 +17,7 @@ _MARGIN = 0.25
 """Background points lie at most so far outside a box, as a fraction of its sides."""
 
 
-class SamFormat:
+class SamFormat(LabelFormat):
     """``sam/<shard>.json``: for each sample with a mask that is not empty, a prompt for each component of the mask.
 
     A prompt has ``box``: x0, y0, x1, y1, ends inclusive; ``point_coords``: x and y of each point; and ``point_labels``.
@@ -25,15 +25,9 @@ class SamFormat:
     distance to all that is not surely background. All are in pixels of the original image, the largest component first.
     """
 
-    names_files_by_key = False
-    needs_heatmap = False
-
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         images = [_image(label) for label in labels if label.mask_rle is not None and label.boxes]
         yield f"sam/{shard}.json", compact_json({"policy": context.policy_hash, "images": images})
-
-    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
-        yield from ()
 
 
 def _image(label: Label) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject
 from pipeline.label.formats.naming import file_name
 from pipeline.label.formats.png_encoding import VOC_PALETTE, encode_indexed_png, label_array
 from pipeline.label.mask import Label
@@ -12,7 +12,7 @@ _LISTS = "voc/ImageSets/Segmentation"
 _ALL = "default"
 
 
-class VocFormat:
+class VocFormat(LabelFormat):
     """``voc/SegmentationClass/<key>.png``: 0 background, 1 object, 255 ignore, in the palette of VOC.
 
     Objects are 1 whatever their class, since 8 bits cannot hold the classes of ImageNet; the label table has the class.
@@ -20,7 +20,6 @@ class VocFormat:
     """
 
     names_files_by_key = True
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         if shard == _ALL:

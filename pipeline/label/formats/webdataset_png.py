@@ -2,23 +2,20 @@
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject, compact_json, has_unique_key
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, compact_json, has_unique_key
 from pipeline.label.formats.png_encoding import GRAY_PALETTE, IGNORE, encode_indexed_png, label_array
 from pipeline.label.mask import Label
 
 
-class WebDatasetPngFormat:
+class WebDatasetPngFormat(LabelFormat):
     """``png/<shard>.tar``: ``<key>.mask.png`` and ``<key>.json`` for each sample, to zip-join with the input shard.
 
     The PNG is indexed, 0 background and 1 object, shown black and white. It has one bit per pixel, or eight if it has
     pixels to ignore, which are 255 and shown gray. A sample without a mask has a JSON with the reason, and no PNG; one
     whose key is unsafe or a duplicate has neither.
     """
-
-    names_files_by_key = False
-    needs_heatmap = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         buffer = io.BytesIO()
@@ -28,9 +25,6 @@ class WebDatasetPngFormat:
                     _add_member(archive, f"{label.sample['key']}.mask.png", _encode_mask(label))
                 _add_member(archive, f"{label.sample['key']}.json", compact_json(_metadata(label, context)))
         yield f"png/{shard}.tar", buffer.getvalue()
-
-    def merge(self, shards: Sequence[str], read: ReadObject, context: ExportContext) -> Iterator[OutputObject]:
-        yield from ()
 
 
 def _encode_mask(label: Label) -> bytes:

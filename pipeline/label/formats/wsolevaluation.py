@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pipeline.image.score_map import score_map, visible_window
-from pipeline.label.formats.base import ExportContext, OutputObject, ReadObject
+from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject
 from pipeline.label.formats.naming import file_name
 from pipeline.label.mask import Label
 
 _FILES = ("image_ids", "class_labels", "image_sizes", "localization")
 
 
-class WsolEvaluationFormat:
+class WsolEvaluationFormat(LabelFormat):
     """``wsol/score_maps/<image id>.npy``, and the metadata files of a split in ``wsol/metadata``.
 
     An image id is the path of the member in the shard, with its extension. Every sample with a map has a score map and
