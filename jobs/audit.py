@@ -14,7 +14,9 @@ from jobs.params import (
     PATH_OR_URL,
     address_option,
     allow_pipe_option,
+    choice_option,
     classes_option,
+    count_option,
     read_class_names,
     split_names,
     target_option,
@@ -47,30 +49,9 @@ _MAX_LISTED = 10
     help="Boxes or masks, to measure the mass of each map on the object.",
 )
 @classes_option
-@click.option(
-    "--images",
-    type=click.IntRange(0),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="Images sampled for the faithfulness metrics.",
-)
-@click.option(
-    "--sanity",
-    type=click.IntRange(0),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Images sampled for the sanity metrics.",
-)
-@click.option(
-    "--recompute",
-    type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Images whose maps are recomputed for the reproducibility table.",
-)
+@count_option("--images", "Images sampled for the faithfulness metrics.", 1000, minimum=0)
+@count_option("--sanity", "Images sampled for the sanity metrics.", 100, minimum=0)
+@count_option("--recompute", "Images whose maps are recomputed for the reproducibility table.", 256, minimum=0)
 @click.option(
     "--maps-only",
     is_flag=True,
@@ -100,13 +81,7 @@ _MAX_LISTED = 10
     metavar="FILE",
     help="YAML for the dataset card: name, license, url, creator, version.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device of the network.",
-)
+@choice_option("--device", ["auto", "cpu", "cuda"], "Device of the network.", "auto")
 @address_option
 @allow_pipe_option
 @output.json_option
@@ -196,15 +171,7 @@ def audit_command(
     if alarming:
         output.print_table(
             "one location is an outlier in their maps more often than in those of other classes",
-            [
-                "class",
-                "alarms",
-                "methods",
-                "strongest in",
-                "row (0 = top)",
-                "column (0 = left)",
-                "excess (points)",
-            ],
+            ["class", "alarms", "methods", "strongest in", "row (0 = top)", "column (0 = left)", "excess (points)"],
             [
                 [
                     names[row["class"]] if names else str(row["class"]),

@@ -8,7 +8,7 @@ import click
 
 from jobs import output
 from jobs.completion import all_methods, complete_comma_separated
-from jobs.params import PATH_OR_URL, split_names
+from jobs.params import PATH_OR_URL, choice_option, count_option, split_names
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
@@ -16,9 +16,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 
 @click.command("bench")
 @click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
-@click.option(
-    "--classes", type=click.IntRange(1), metavar="N", help="Classes of the classifier. Default: those of the model."
-)
+@count_option("--classes", "Classes of the classifier. Default: those of the model.")
 @click.option(
     "--methods",
     shell_complete=complete_comma_separated(all_methods),
@@ -35,34 +33,12 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
     metavar="N",
     help="Images in one forward.",
 )
+@choice_option("--precision", ["full", "bfloat16", "float16"], "Compute precision of the network.", "full")
+@choice_option("--decode", ["processes", "gpu"], "Where the planned run decodes images.", "processes")
+@choice_option("--device", ["cpu", "cuda"], "Default: cuda if available.")
+@count_option("--repeats", "Repetitions; the median is reported.", 5)
 @click.option(
-    "--precision",
-    type=click.Choice(["full", "bfloat16", "float16"]),
-    default="full",
-    show_default=True,
-    help="Compute precision of the network.",
-)
-@click.option(
-    "--decode",
-    type=click.Choice(["processes", "gpu"]),
-    default="processes",
-    show_default=True,
-    help="Where the planned run decodes images.",
-)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda if available.")
-@click.option(
-    "--repeats",
-    type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Repetitions; the median is reported.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1, os.cpu_count()),
-    metavar="N",
-    help="CPU threads. Default: that of torch.",
+    "--threads", type=click.IntRange(1, os.cpu_count()), metavar="N", help="CPU threads. Default: that of torch."
 )
 @click.option(
     "--shard",

@@ -7,6 +7,7 @@ import click
 
 from jobs import output
 from jobs.estimate import estimate_cost, print_estimate
+from jobs.params import choice_option
 from jobs.plan import print_plan
 from schemas.bench import EndToEndTiming
 from schemas.run import RunRecord
@@ -14,13 +15,7 @@ from schemas.run import RunRecord
 
 @click.command("demo")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="demo", metavar="[DIR]")
-@click.option(
-    "--executor",
-    type=click.Choice(["ray", "inline"]),
-    default="ray",
-    show_default=True,
-    help="Ray actors, or this process.",
-)
+@choice_option("--executor", ["ray", "inline"], "Ray actors, or this process.", "ray")
 @output.json_option
 def demo_command(folder: Path, executor: Literal["ray", "inline"], json_: bool) -> None:
     """Run the whole pipeline on a small synthetic dataset with known truth.

@@ -2,8 +2,9 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +15,35 @@ FOLDER = click.Path(file_okay=False)
 PATH_OR_URL = click.Path()
 """A file, a folder or a URL; existence is checked later."""
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def count_option(flag: str, text: str, default: int | None = None, minimum: int = 1) -> Callable[[F], F]:
+    """Return a flag with an integer N.
+
+    Args:
+        flag: its name.
+        text: help.
+        default: shown in the help; None is none.
+        minimum: smallest allowed value.
+    """
+    shown, kind = default is not None, click.IntRange(minimum)
+    return click.option(flag, type=kind, default=default, show_default=shown, metavar="N", help=text)
+
+
+def choice_option(flag: str, choices: Sequence[str], text: str, default: str | None = None) -> Callable[[F], F]:
+    """Return a flag with a choice.
+
+    Args:
+        flag: its name.
+        choices: allowed values.
+        text: help.
+        default: shown in the help; None is none.
+    """
+    shown = default is not None
+    return click.option(flag, type=click.Choice(choices), default=default, show_default=shown, help=text)
+
+
 address_option = click.option(
     "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: no Ray for up to 64 shards."
 )
@@ -23,12 +53,8 @@ allow_pipe_option = click.option(
 classes_option = click.option(
     "--classes", "classes_file", type=FILE, metavar="FILE", help="Class names, one a line. Default: class ids."
 )
-target_option = click.option(
-    "--target",
-    type=click.Choice(["label", "predicted"]),
-    default="label",
-    show_default=True,
-    help="Class whose maps are used: the label (GT-known) or the prediction.",
+target_option = choice_option(
+    "--target", ["label", "predicted"], "Class whose maps are used: the label (GT-known) or the prediction.", "label"
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import output
-from jobs.params import FILE, FOLDER, PATH_OR_URL, Number
+from jobs.params import FILE, FOLDER, PATH_OR_URL, Number, choice_option, count_option
 from jobs.plan import plan_with_progress, print_plan
 from jobs.run_options import run_spec, spec_options
 from schemas.errors import UsageError
@@ -18,33 +18,15 @@ if TYPE_CHECKING:
 @click.command("run")
 @click.argument("places", nargs=-1, type=PATH_OR_URL, metavar="ATLAS | SHARD…")
 @spec_options
-@click.option(
-    "--executor",
-    type=click.Choice(["ray", "inline"]),
-    default="ray",
-    show_default=True,
-    help="Ray actors, or this process.",
-)
+@choice_option("--executor", ["ray", "inline"], "Ray actors, or this process.", "ray")
 @click.option("--retry-failed", is_flag=True, help="Process again only the samples that have no maps.")
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local.")
-@click.option(
-    "--actors",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Maximum number of actors. Default: one for each GPU, else one for each core.",
+@count_option("--actors", "Maximum number of actors. Default: one for each GPU, else one for each core.")
+@choice_option(
+    "--device", ["auto", "cpu", "cuda"], "Device of the actors; cuda waits until GPUs are available.", "auto"
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device of the actors; cuda waits until GPUs are available.",
-)
-@click.option(
-    "--decode-processes",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Decoding processes of each actor. Default: 4 beside a GPU, else a thread.",
+@count_option(
+    "--decode-processes", "Decoding processes of each actor. Default: 4 beside a GPU, else a thread.", minimum=0
 )
 @click.option(
     "--timeout",
@@ -61,20 +43,8 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Fail the run after this time without any actor.",
 )
-@click.option(
-    "--cache",
-    type=FOLDER,
-    metavar="DIR",
-    help="Local folder of each node for copies of remote shards.",
-)
-@click.option(
-    "--cache-gb",
-    type=click.IntRange(1),
-    default=200,
-    show_default=True,
-    metavar="N",
-    help="With --cache: maximum size of the copies on a node.",
-)
+@click.option("--cache", type=FOLDER, metavar="DIR", help="Local folder of each node for copies of remote shards.")
+@count_option("--cache-gb", "With --cache: maximum size of the copies on a node.", 200)
 @click.option(
     "--log", type=FILE, metavar="FILE", help="Append one line of JSON for each attempt at a shard; - is standard error."
 )

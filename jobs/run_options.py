@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from jobs.completion import all_methods, complete_comma_separated, ready_made_specs
-from jobs.params import FILE, FOLDER, split_names
+from jobs.params import FILE, FOLDER, choice_option, split_names
 from schemas.base import mapping
 from schemas.errors import UsageError
 from schemas.run import RunSpec, TargetKind
@@ -51,29 +51,25 @@ def spec_options(function: F) -> F:
             metavar="A,B",
             help="Classes to explain: label, predicted, or both (default).",
         ),
-        click.option(
-            "--geometry",
-            type=click.Choice(["squash", "crop"]),
-            help="Resize the whole image (default), or timm's evaluation crop.",
-        ),
+        choice_option("--geometry", ["squash", "crop"], "Resize the whole image (default), or timm's evaluation crop."),
         click.option(
             "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images in one forward. Default 32."
         ),
         click.option("--seed", type=int, metavar="N", help="Seed of randomized methods. Default 0."),
-        click.option(
+        choice_option(
             "--precision",
-            type=click.Choice(["full", "bfloat16", "float16"]),
-            help="Compute precision: float32 (default), or half under autocast; the error is recorded.",
+            ["full", "bfloat16", "float16"],
+            "Compute precision: float32 (default), or half under autocast; the error is recorded.",
         ),
-        click.option(
+        choice_option(
             "--decode",
-            type=click.Choice(["processes", "gpu"]),
-            help="Decode in processes (default), or baseline JPEGs on the GPU, which changes pixels slightly.",
+            ["processes", "gpu"],
+            "Decode in processes (default), or baseline JPEGs on the GPU, which changes pixels slightly.",
         ),
-        click.option(
+        choice_option(
             "--partial-shards",
-            type=click.Choice(["refuse", "keep"]),
-            help="Truncated shards: keep the samples before the damage, or quarantine the shard (default).",
+            ["refuse", "keep"],
+            "Truncated shards: keep the samples before the damage, or quarantine the shard (default).",
         ),
         click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run shell commands."),
     ]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from jobs import output
-from jobs.params import FILE, PATH_OR_URL, Number
+from jobs.params import FILE, PATH_OR_URL, Number, count_option
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -43,17 +43,8 @@ def training_options(function: F) -> F:
         click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
         click.option("--checkpoint", type=FILE, metavar="FILE", help="Use the weights of a .safetensors file."),
         click.option("--out", type=FILE, required=True, metavar="FILE", help="Output artifact, safetensors."),
-        click.option(
-            "--steps", type=click.IntRange(1), default=20_000, show_default=True, metavar="N", help="Training steps."
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=32,
-            show_default=True,
-            metavar="N",
-            help="Images in one step of each worker.",
-        ),
+        count_option("--steps", "Training steps.", 20_000),
+        count_option("--batch-size", "Images in one step of each worker.", 32),
         click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash", show_default=True),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N"),
         click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True),
@@ -64,20 +55,8 @@ def training_options(function: F) -> F:
             show_default=True,
             help="Steps between checkpoints, and between evaluations on --held-out.",
         ),
-        click.option(
-            "--patience",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Stop after N evaluations on --held-out without improvement.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="Training processes; several run under Ray Train.",
-        ),
+        count_option("--patience", "Stop after N evaluations on --held-out without improvement."),
+        count_option("--workers", "Training processes; several run under Ray Train.", 1),
         click.option(
             "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local."
         ),
