@@ -71,7 +71,7 @@ def open_map_tables(
     digest = truth.digest if truth is not None else None
     about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
     function = partial(_tabulate_shard, about)
-    return MapTables(title="audit", function=function, atlas=atlas, objects=ObjectStore(out), about=about, truth=truth)
+    return MapTables("audit", function, atlas, ObjectStore(out), about=about, truth=truth)
 
 
 @dataclass(frozen=True, kw_only=True)

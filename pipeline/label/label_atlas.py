@@ -116,17 +116,12 @@ def label(
             threshold, how = calibration.find_threshold(atlas, policy, options)
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.with_threshold(threshold)
+    about = about.model_copy(update={"hash": policy.digest()})
     context = ExportContext(policy.digest(), tuple(classes))
+    title, function = f"label by {policy.name}", partial(_label_shard, policy, names, context, options.allow_pipe)
+    needs_gpu = policy.refine is not None
     labels = _Labels(
-        title=f"label by {policy.name}",
-        function=partial(_label_shard, policy, names, context, options.allow_pipe),
-        atlas=atlas,
-        objects=objects,
-        about=about.model_copy(update={"hash": policy.digest()}),
-        uses_gpu=policy.refine is not None,
-        policy=policy,
-        formats=names,
-        context=context,
+        title, function, atlas, objects, about=about, uses_gpu=needs_gpu, policy=policy, formats=names, context=context
     )
     return derive(labels, options)
 

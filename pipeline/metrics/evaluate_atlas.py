@@ -91,15 +91,9 @@ def evaluate_metrics(
         seed=seed,
         metrics={name: asdict(metric) for name, metric in metrics.items()},
     )
+    title, function = f"evaluate {suite}", partial(_evaluate_shard, options.device, tuple(metrics.values()), about)
     values = _MetricValues(
-        title=f"evaluate {suite}",
-        function=partial(_evaluate_shard, options.device, tuple(metrics.values()), about),
-        atlas=atlas,
-        objects=ObjectStore(out),
-        about=about,
-        metrics=metrics,
-        samples=samples,
-        log=log,
+        title, function, atlas, ObjectStore(out), about=about, metrics=metrics, samples=samples, log=log
     )
     return derive(values, options)
 

@@ -59,7 +59,7 @@ class ShardResult:
     statistics: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DerivedProduct(ABC, Generic[Input, Result]):
     """A product that is derived from an atlas shard by shard. It stays in the process that calls ``derive``.
 
@@ -84,7 +84,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
     atlas: Atlas
     objects: ObjectStore
     about: Record
-    uses_gpu: bool = False
+    uses_gpu: bool = field(default=False, kw_only=True)
 
     def check_output(self) -> None:
         """Make sure that the output folder is empty, or holds the same product.

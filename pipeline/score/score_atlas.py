@@ -93,10 +93,10 @@ def score(
     )
     objects = ObjectStore(out or default_output_dir(url, truth, target_kind))
     scores = _Scores(
-        title="score",
-        function=partial(score_shard, target_kind, methods),
-        atlas=atlas,
-        objects=objects,
+        "score",
+        partial(score_shard, target_kind, methods),
+        atlas,
+        objects,
         about=about,
         tables=objects,
         shard_truths=shard_truths,

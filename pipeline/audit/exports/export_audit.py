@@ -90,15 +90,9 @@ def export_audit(
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
     EXPORTERS[kind].validate(about, audit)
-    export = _Export(
-        title=f"export to {kind}",
-        function=partial(_export_shard, about),
-        atlas=atlas,
-        objects=objects,
-        about=about,
-        context=AtlasContext(atlas.run, about, samples, audit),
-        truth=truth,
-    )
+    title, function = f"export to {kind}", partial(_export_shard, about)
+    context = AtlasContext(atlas.run, about, samples, audit)
+    export = _Export(title, function, atlas, objects, about=about, context=context, truth=truth)
     derive(export, options)
     return objects.url
 
