@@ -24,6 +24,7 @@ from pipeline.demo.train_model import MODEL
 from pipeline.explain.anatomy import SUPPORTED_ATTENTIONS, SUPPORTED_BLOCKS
 from pipeline.store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
+from schemas.layout import AUDIT, LABELS, SCORES
 from schemas.run import ModelSpec
 
 DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
@@ -111,6 +112,12 @@ def samples(count: int, first: int = 0, classes: int = 10) -> list[tuple[str, by
             (f"s{number:04d}.json", json.dumps({"filename": f"s{number}.JPEG"}).encode()),
         ]
     return members
+
+
+def copy_atlas(url: str, target: Path) -> Path:
+    """Copy a run without what other tests of the session have derived from it: labels, scores and audits."""
+    derived = {LABELS, SCORES, AUDIT}
+    return Path(shutil.copytree(url, target, ignore=lambda folder, names: derived if folder == url else set()))
 
 
 def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:

@@ -1,12 +1,11 @@
 """What the tests of audits share."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from some_audit import PUBLICATION
-from support import build_once, in_one_process
+from support import build_once, copy_atlas, in_one_process
 
 from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -27,7 +26,7 @@ def published(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.Te
     """An atlas with an audit within that has all that an audit may have: its folder. Not to be changed."""
 
     def build(folder: Path) -> None:
-        shutil.copytree(atlas.objects.url, folder / "atlas")
+        copy_atlas(atlas.objects.url, folder / "atlas")
         with in_one_process():
             audit_atlas(
                 Atlas.open(str(folder / "atlas")),

@@ -11,7 +11,7 @@ import torch
 from audit.conftest import SMALL
 from safetensors.torch import save_file
 from some_audit import PUBLICATION
-from support import samples, write_tar
+from support import copy_atlas, samples, write_tar
 
 from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.audit.exports import EXPORTERS
@@ -68,7 +68,7 @@ def test_the_same_audit_again_has_the_same_root(published: Path, world: Syntheti
 
 
 def test_labels_of_other_maps_are_told_of_and_stand_in_the_lineage(atlas: Atlas, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(atlas.objects.url, tmp_path / "copy"))
+    copy = copy_atlas(atlas.objects.url, tmp_path / "copy")
     policy = Policy(name="otsu", methods=("legrad",), threshold=Threshold(kind="otsu"))
     label(Atlas.open(str(copy)), policy, ["png"], str(copy / "labels" / "otsu"))
     path = next((copy / "labels" / "otsu" / "commits").iterdir())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import copy_atlas
 
 from pipeline.audit.map_tables import write_map_tables
 from pipeline.audit.publication.lineage import MAPS, build_lineage_table, find_lineage_faults
@@ -31,7 +32,7 @@ def made(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an atlas that holds labels and audit tables, and with labels elsewhere."""
     folder = tmp_path_factory.mktemp("made")
     there = folder / "atlas"
-    shutil.copytree(atlas.objects.url, there)
+    copy_atlas(atlas.objects.url, there)
     label(Atlas.open(str(there)), POLICY, ["parquet"], str(there / "labels" / "otsu"))
     label(Atlas.open(str(there)), POLICY, ["png"], str(folder / "elsewhere"))
     write_map_tables(Atlas.open(str(there)), str(there / "audit" / "label"))

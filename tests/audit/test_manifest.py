@@ -1,9 +1,9 @@
 """One byte of a published folder differs, and the object is named."""
 
-import shutil
 from pathlib import Path
 
 import pytest
+from support import copy_atlas
 
 from pipeline.audit.publication.manifest import merkle_root, verify_manifest, write_manifest
 from pipeline.store import Atlas, ObjectStore
@@ -16,7 +16,7 @@ from schemas.errors import UsageError
 @pytest.fixture
 def published(atlas: Atlas, tmp_path: Path) -> Path:
     """An atlas with something derived, published."""
-    folder = Path(shutil.copytree(atlas.objects.url, tmp_path / "atlas"))
+    folder = copy_atlas(atlas.objects.url, tmp_path / "atlas")
     (folder / "labels" / "otsu").mkdir(parents=True)
     (folder / "labels" / "otsu" / "a b’s <img>.png").write_bytes(b"not a picture")
     (folder / "labels" / "empty").write_bytes(b"")
