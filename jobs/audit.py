@@ -55,7 +55,7 @@ _MAX_LISTED = 10
 @click.option(
     "--maps-only",
     is_flag=True,
-    help="Use neither network nor shards: none of these three, and no images in the report.",
+    help="Use neither network nor shards: no faithfulness, sanity or reproducibility metrics, no images in the report.",
 )
 @click.option("--no-images", is_flag=True, help="Leave all pixels of the dataset out of the report and the exports.")
 @click.option(

@@ -47,9 +47,7 @@ def choice_option(flag: str, choices: Sequence[str], text: str, default: str | N
 address_option = click.option(
     "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: no Ray for up to 64 shards."
 )
-allow_pipe_option = click.option(
-    "--allow-pipe", is_flag=True, help="Run the pipe: shell commands in the atlas to read its images."
-)
+allow_pipe_option = click.option("--allow-pipe", is_flag=True, help="Allow shards that are shell commands (pipe:…).")
 classes_option = click.option(
     "--classes", "classes_file", type=FILE, metavar="FILE", help="Class names, one a line. Default: class ids."
 )

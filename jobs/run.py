@@ -114,4 +114,5 @@ def run_command(
         return
     with_maps = statuses.pop(SampleStatus.OK, 0)
     without = f"{statuses.total():,} without" + ("; see vitatlas status" if statuses.total() else "")
-    click.echo(f"complete {len(atlas.committed)} shards, {with_maps:,} images with maps, {without}")
+    shards_done = f"{len(atlas.committed)} shard" + ("s" if len(atlas.committed) != 1 else "")
+    click.echo(f"complete {shards_done}, {with_maps:,} images with maps, {without}")

@@ -69,7 +69,7 @@ def spec_options(function: F) -> F:
         choice_option(
             "--partial-shards",
             ["refuse", "keep"],
-            "Truncated shards: keep the samples before the damage, or quarantine the shard (default).",
+            "Truncated shards: refuse (default) quarantines the shard, keep uses the samples before the damage.",
         ),
         click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run shell commands."),
     ]

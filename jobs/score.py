@@ -11,7 +11,7 @@ from jobs.params import FOLDER, PATH_OR_URL, address_option, split_names, target
 _COLUMNS = {
     "PxAP": "pxap",
     "MaxBoxAcc": "maxboxacc",
-    "V2": "maxboxacc_v2",
+    "MaxBoxAccV2": "maxboxacc_v2",
     "GT-known": "gt_known",
     "Top-1": "top1_loc",
     "Top-5": "top5_loc",
@@ -65,7 +65,7 @@ def score_command(
 ) -> None:
     """Score localization against ground-truth boxes and masks.
 
-    The protocol of Choe et al. (CVPR 2020): PxAP, MaxBoxAcc and V2 at the threshold that is best on these images;
+    The protocol of Choe et al. (CVPR 2020): PxAP, MaxBoxAcc and MaxBoxAccV2 at the best threshold on these images;
     GT-known, Top-1, Top-5 and IoU at a threshold chosen on a separate tuning split; also ImageNet-Segmentation,
     pointing game and energy. Each number has its 95 % bootstrap interval.
 
@@ -98,7 +98,7 @@ def score_command(
     )
     output.print_table(title, ["method", "threshold", *columns], [_cells(row, list(columns.values())) for row in rows])
     click.echo(
-        "* control. PxAP, MaxBoxAcc, V2: at the best threshold on these images; seg mIoU: at the mean of each map."
+        "* control. PxAP, MaxBoxAcc, MaxBoxAccV2: at the best threshold on these images; seg mIoU: at each map's mean."
     )
     click.echo(
         "threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest."

@@ -26,7 +26,7 @@ _MAX_LISTED = 10
 )
 @click.option("--allow-pipe", is_flag=True, help="Accept pipe: shards, which run shell commands.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed for the choice of these samples."
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed that chooses the samples of --recompute."
 )
 @output.json_option
 def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:

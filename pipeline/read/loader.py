@@ -133,7 +133,10 @@ def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, Sampl
     label, status, error = None, SampleStatus.OK, None
     if member is None:
         if classes is not None:
-            status, error = SampleStatus.MISSING_LABEL, f"no .{LABEL_EXTENSION} member"
+            status, error = (
+                SampleStatus.MISSING_LABEL,
+                f"no .{LABEL_EXTENSION} member; add one, or plan with --targets predicted",
+            )
     elif member.data is None or not _DECIMAL.fullmatch(member.data):
         content = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
         error = f"the .{LABEL_EXTENSION} member is {content}, not a number of up to 9 digits"

@@ -120,7 +120,10 @@ class AtlasReader:
         targets = self.run.spec.targets
         if target not in targets:
             names = ", ".join(targets)
-            raise UsageError(f"{self.objects.url}: has no target {target!r}; it has {names}{suggest(target, targets)}")
+            raise UsageError(
+                f"{self.objects.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
+                "name one with --target, or as target in the policy"
+            )
 
     def _check_method(self, method: str) -> None:
         if method not in self.run.methods:

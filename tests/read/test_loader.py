@@ -47,7 +47,11 @@ BAD = {
     ),
     "broken image": ([("b.jpg", b"junk"), ("b.cls", b"1")], SampleStatus.UNDECODABLE, "4 bytes that are no JPEG"),
     "empty image": ([("b.jpg", b""), ("b.cls", b"1")], SampleStatus.UNDECODABLE, "0 bytes"),
-    "no label": ([("b.jpg", jpeg())], SampleStatus.MISSING_LABEL, "no .cls member"),
+    "no label": (
+        [("b.jpg", jpeg())],
+        SampleStatus.MISSING_LABEL,
+        "no .cls member; add one, or plan with --targets predicted",
+    ),
     "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], SampleStatus.BAD_LABEL, "b'dog', not a number"),
     "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], SampleStatus.BAD_LABEL, "not a number"),
     "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], SampleStatus.BAD_LABEL, "not a number"),
