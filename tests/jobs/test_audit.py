@@ -16,7 +16,7 @@ from pipeline.label import label
 from pipeline.store import Atlas
 from schemas.policy import Policy, Threshold
 
-SMALL = ("--images", 4, "--sanity", 2, "--recompute", 8)
+SMALL = ("--images", 2, "--sanity", 1, "--recompute", 2)
 NAMES = [f"class {index}" for index in range(10)]
 
 
@@ -43,7 +43,7 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
         "--lineage-dir", tmp_path / "masks", *SMALL,
     )  # fmt: skip
     assert code == 0
-    assert "faithfulness: 4 images, at most " in said
+    assert "faithfulness: 2 images, at most " in said
     assert "of 10 classes may depend on a shortcut" in printed
     out = url / "audit" / "label"
     assert f"report   {out}/report/index.html" in printed

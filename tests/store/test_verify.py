@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import write_tar
+from support import soak_after, write_tar
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -30,17 +30,29 @@ def test_verify_finds_nothing_in_a_good_atlas(copy: Path) -> None:
 
 
 def test_verify_names_every_object_of_which_a_byte_is_changed_or_missing(copy: Path) -> None:
-    for name in json.loads((copy / "commits" / "demo-validation-01.json").read_text())["objects"]:
-        path = copy / name["path"]
-        whole = path.read_bytes()
-        for broken in (bytes([whole[0] ^ 1]) + whole[1:], whole[:-1]):
-            path.write_bytes(broken)
-            (fault,) = verify(Atlas.open(str(copy))).faults
-            assert fault.startswith(f"demo-validation-01: {name['path']}: ")
-        path.unlink()
-        assert verify(Atlas.open(str(copy))).faults == [f"demo-validation-01: {name['path']}: is missing"]
-        assert verify(Atlas.open(str(copy))).damaged == ["demo-validation-01"]
-        path.write_bytes(whole)
+    records = json.loads((copy / "commits" / "demo-validation-01.json").read_text())["objects"]
+    names = [record["path"] for record in records]
+    contents = {name: (copy / name).read_bytes() for name in names}
+    for change in (lambda data: bytes([data[0] ^ 1]) + data[1:], lambda data: data[:-1]):
+        for name, data in contents.items():
+            (copy / name).write_bytes(change(data))
+        faults = verify(Atlas.open(str(copy))).faults
+        assert sorted(fault.split(": ")[1] for fault in faults) == sorted(names)
+        assert all(fault.startswith("demo-validation-01: ") for fault in faults)
+    for name in names:
+        (copy / name).unlink()
+    result = verify(Atlas.open(str(copy)))
+    assert sorted(result.faults) == sorted(f"demo-validation-01: {name}: is missing" for name in names)
+    assert result.damaged == ["demo-validation-01"]
+
+
+@pytest.mark.parametrize("index", soak_after(1, range(16)))
+def test_verify_names_the_one_object_that_is_changed(copy: Path, index: int) -> None:
+    record = json.loads((copy / "commits" / "demo-validation-01.json").read_text())["objects"][index]
+    path = copy / record["path"]
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    (fault,) = verify(Atlas.open(str(copy))).faults
+    assert fault.startswith(f"demo-validation-01: {record['path']}: ")
 
 
 def test_verify_counts_what_is_not_committed(copy: Path) -> None:
