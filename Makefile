@@ -16,8 +16,8 @@ soak: $(READY)  ## long tests, more examples, and more than a hundred kills: see
 	$(PYTEST) -m "soak or hypothesis" --hypothesis-profile soak
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
 
-coverage: $(READY)  ## how much of the code the tests run
-	$(PYTEST) --cov --cov-report term:skip-covered
+coverage: $(READY)  ## how much of the code the tests run, those of `make soak` too
+	$(PYTEST) -m "" --cov --cov-report term:skip-covered
 
 check: $(READY)  ## lint, types, import rules, dependencies, pages
 	$(BIN)/ruff check .
