@@ -11,7 +11,7 @@ from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import PreprocessConfig, count_samples, expand_shards, resolve_pattern
 from pipeline.run.gpu_decode import check_interpolation
-from pipeline.store import Lease, ObjectStore, zarr_arrays
+from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
@@ -34,7 +34,8 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
         progress: called with the number of shards that are counted and of all.
 
     Raises:
-        UsageError: something in the spec does not exist or does not fit; nothing has been written.
+        UsageError: something in the spec does not exist or does not fit, or the atlas has another format; nothing has
+            been written.
         SpecMismatchError: the atlas exists and was planned with another spec; the message names the fields.
     """
     objects = ObjectStore(out)
@@ -121,7 +122,7 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
 def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     """Return the existing run if it has this spec. Lost metadata of arrays is written again."""
     out = objects.url
-    run = RunRecord.read(objects.get(RUN), f"{out}/{RUN}")
+    run = Atlas.open(out).run
     methods = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
     requested = spec.model_copy(update={"methods": tuple(method.spec for method in methods), "artifacts": ()})
     mismatches = differences(run.spec.model_dump(mode="json"), requested.model_dump(mode="json"))

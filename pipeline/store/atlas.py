@@ -51,20 +51,15 @@ class Atlas(AtlasReader):
         """Open an atlas at a local path or any fsspec URL.
 
         Raises:
-            UsageError: there is no atlas, or its format is later.
+            UsageError: there is no atlas, or it has another format.
         """
         objects = ObjectStore(url)
         try:
             data = objects.get(RUN)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); create one with vitatlas plan") from None
-        try:
-            run = RunRecord.read(data, f"{url}/{RUN}")
-        except UsageError:
-            _check_format(_format(data), url)  # a later format may have any other fields
-            raise
-        _check_format(run.format, url)
-        return cls(objects, run)
+        _check_format(data, url)  # first, since another format may have any other fields
+        return cls(objects, RunRecord.read(data, f"{url}/{RUN}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_cached, (self.objects.url, self._digest)
@@ -338,14 +333,14 @@ def _open_cached(url: str, digest: str) -> Atlas:
     return Atlas.open(url)
 
 
-def _check_format(version: int, url: str) -> None:
-    if version > FORMAT:
-        raise UsageError(f"{url}: has format {version}, this version reads up to {FORMAT}; update vit-atlas")
-
-
-def _format(data: bytes) -> int:
-    """Return the format that a ``run.json`` states, whatever else is in it."""
+def _check_format(data: bytes, url: str) -> None:
+    """Raise UsageError if a ``run.json`` states another format, whatever else is in it."""
     try:
-        return int(json.loads(data)["format"])
-    except (ValueError, KeyError, TypeError):
-        return FORMAT
+        version = int(json.loads(data)["format"])
+    except (ValueError, TypeError):
+        return  # RunRecord.read names the fault
+    except KeyError:
+        raise UsageError(f"{url}/{RUN}: states no format; it is damaged, restore it or plan again") from None
+    if version != FORMAT:
+        remedy = "update vit-atlas" if version > FORMAT else "compute it again with vitatlas run"
+        raise UsageError(f"{url}: has format {version}, this version reads only format {FORMAT}; {remedy}")

@@ -18,6 +18,7 @@ from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.demo.train_model import MEAN, SIDE, STD
 from pipeline.explain import explain
 from pipeline.explain.load import load_model
+from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.samples import SAMPLES
@@ -111,11 +112,21 @@ def test_what_is_not_there_is_named_with_what_is(atlas: Atlas, call, says: str) 
         call(atlas)
 
 
-def test_a_later_format_is_refused(atlas: Atlas, tmp_path: Path) -> None:
-    record = json.loads(atlas.objects.get("run.json")) | {"format": 99, "new": "field"}
-    (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="has format 99"):
+@pytest.mark.parametrize("fields", [{}, {"new": "field"}])
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(1, "has format 1, .* compute it again"), (99, "has format 99, .* update"), (None, "states no format")],
+)
+def test_another_format_is_refused_by_reading_and_by_planning_again(
+    atlas: Atlas, tmp_path: Path, version: int | None, message: str, fields: dict[str, str]
+) -> None:
+    record = json.loads(atlas.objects.get("run.json")) | fields
+    del record["format"]
+    (tmp_path / "run.json").write_text(json.dumps(record if version is None else record | {"format": version}))
+    with pytest.raises(UsageError, match=message):
         Atlas.open(str(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        plan(atlas.run.spec, str(tmp_path))
 
 
 def test_an_atlas_is_sent_as_its_address_and_opened_once_a_process(
