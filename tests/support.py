@@ -163,7 +163,7 @@ def examples(count: int) -> settings:
 
 
 def soak_after(count: int, values: Iterable[Any]) -> list[Any]:
-    """Values of a parameter, of which `make test` takes the first ones and `make soak` the others."""
+    """Return the values of a parameter: the first `count` for `make test`, the others marked for `make soak`."""
     return [
         value if place < count else pytest.param(value, marks=pytest.mark.soak) for place, value in enumerate(values)
     ]

@@ -106,7 +106,7 @@ class OutlierCounts:
     def excess_lower_bounds(self) -> NDArray[np.float64]:
         """Lower limit of p − upper limit of q: float64 [classes, cells] in [−1, 1]; −1 for a class without maps."""
         hits, maps = self.counts, self.maps[:, None]
-        # Two limits per class and cell, all of which hold with probability 1 − ALPHA.
+        # Bonferroni: two limits per class and cell. With probability 1 − ALPHA all of them hold at once.
         level = ALPHA / (2 * max(1, int((self.maps > 0).sum())) * hits.shape[1])
         return _lower_limit(hits, maps, level) - _upper_limit(hits.sum(0) - hits, maps.sum() - maps, level)
 

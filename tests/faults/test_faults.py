@@ -1,4 +1,4 @@
-"""One run of which something of every kind is killed. ``make soak`` does many."""
+"""Run once and kill one process of every kind: actor, decoder, raylet, driver. The fault matrix does it many times."""
 
 from pathlib import Path
 

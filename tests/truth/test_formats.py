@@ -187,7 +187,7 @@ def test_numbers_of_xml_are_kept_and_a_part_of_an_object_is_none(tmp_path: Path)
 
 
 def test_a_mask_goes_to_the_grid_from_its_own_size_as_the_reference_has_it(tmp_path: Path) -> None:
-    """Not by way of the image's size, of which the nearest pixels are others."""
+    """Resize in one step: a second step through the image's size would take other nearest pixels."""
     rng = np.random.default_rng(0)
     planes = {name: rng.random((683, 1024)) < 0.5 for name in ("a", "b", "rest")}
     for name, plane in planes.items():
