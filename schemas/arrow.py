@@ -8,16 +8,25 @@ CATEGORY = pa.dictionary(pa.int32(), pa.string())
 _DESCRIPTION = b"description"
 
 
-def column(name: str, type: pa.DataType, description: str, *, nullable: bool = False) -> pa.Field:  # noqa: A002
-    """Return an Arrow field with a description in its metadata.
+def column(name: str, type: pa.DataType, description: str) -> pa.Field:  # noqa: A002
+    """Return an Arrow field without nulls, with a description in its metadata.
 
     Args:
         name: name of the column.
         type: Arrow type of its values.
         description: one phrase for readers of the table, without a full stop.
-        nullable: allow null.
     """
-    return pa.field(name, type, nullable, {_DESCRIPTION: description})
+    return pa.field(name, type, nullable=False, metadata={_DESCRIPTION: description})
+
+
+def optional(name: str, type: pa.DataType, description: str) -> pa.Field:  # noqa: A002
+    """Return a column that may have nulls; see ``column``."""
+    return column(name, type, description).with_nullable(True)
+
+
+def schema(*columns: pa.Field) -> pa.Schema:
+    """Return the schema of a table with these columns."""
+    return pa.schema(columns)
 
 
 def description(field: pa.Field) -> str:

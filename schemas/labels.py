@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from schemas.arrow import CATEGORY, column
+from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Record
 
 VERSION = 1
@@ -35,45 +35,36 @@ class LabelStatus(StrEnum):
     DISAGREEMENT = "disagreement"
 
 
-LABELS = pa.schema(
-    [
-        column("row", pa.int64(), "row of the sample in the atlas"),
-        column("key", pa.string(), "key of the sample"),
-        column(
-            "status",
-            CATEGORY,
-            "a ``LabelStatus``, or the ``SampleStatus`` if it has no maps; only ``ok`` and ``empty`` have a mask",
-        ),
-        column("label", pa.int32(), "class id that the mask is of", nullable=True),
-        column("width", pa.int32(), "width of mask and original image in pixels", nullable=True),
-        column("height", pa.int32(), "height of mask and original image in pixels", nullable=True),
-        column("threshold", pa.float64(), "foreground is above this value of the heatmap", nullable=True),
-        column(
-            "background",
-            pa.float64(),
-            "background is at or below this value of the heatmap; null where no pixel is ignored",
-            nullable=True,
-        ),
-        column("area", pa.float64(), "fraction of the image that is foreground", nullable=True),
-        column("ignored", pa.float64(), "fraction of the image that is ignored", nullable=True),
-        column("components", pa.int32(), "number of components of the foreground", nullable=True),
-        column(
-            "boxes",
-            pa.list_(pa.list_(pa.int32(), 4)),
-            "tight box of each component: x0, y0, x1, y1 in original pixels, both ends inclusive, largest first",
-            nullable=True,
-        ),
-        column("probability", pa.float32(), "softmax probability of the class", nullable=True),
-        column(
-            "agreement",
-            pa.float64(),
-            "mean IoU between the masks of each two methods; null for a single method",
-            nullable=True,
-        ),
-        column("image_sha256", pa.string(), "SHA-256 of the encoded image", nullable=True),
-        column("policy", CATEGORY, "hash of the policy"),
-        column("parent", CATEGORY, "hash of the maps that the label was made from"),
-    ]
+LABELS = schema(
+    column("row", pa.int64(), "row of the sample in the atlas"),
+    column("key", pa.string(), "key of the sample"),
+    column(
+        "status",
+        CATEGORY,
+        "a ``LabelStatus``, or the ``SampleStatus`` if it has no maps; only ``ok`` and ``empty`` have a mask",
+    ),
+    optional("label", pa.int32(), "class id that the mask is of"),
+    optional("width", pa.int32(), "width of mask and original image in pixels"),
+    optional("height", pa.int32(), "height of mask and original image in pixels"),
+    optional("threshold", pa.float64(), "foreground is above this value of the heatmap"),
+    optional(
+        "background",
+        pa.float64(),
+        "background is at or below this value of the heatmap; null where no pixel is ignored",
+    ),
+    optional("area", pa.float64(), "fraction of the image that is foreground"),
+    optional("ignored", pa.float64(), "fraction of the image that is ignored"),
+    optional("components", pa.int32(), "number of components of the foreground"),
+    optional(
+        "boxes",
+        pa.list_(pa.list_(pa.int32(), 4)),
+        "tight box of each component: x0, y0, x1, y1 in original pixels, both ends inclusive, largest first",
+    ),
+    optional("probability", pa.float32(), "softmax probability of the class"),
+    optional("agreement", pa.float64(), "mean IoU between the masks of each two methods; null for a single method"),
+    optional("image_sha256", pa.string(), "SHA-256 of the encoded image"),
+    column("policy", CATEGORY, "hash of the policy"),
+    column("parent", CATEGORY, "hash of the maps that the label was made from"),
 )
 """One row per sample of a shard, in the order of the shard."""
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from schemas.arrow import CATEGORY, column
+from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Record
 
 MetricSuite = Literal["faithfulness", "sanity"]
@@ -79,30 +79,26 @@ METRIC_DESCRIPTIONS: dict[str, str] = {
 }
 """Descriptions of all metrics, and of ``adcc_of_means``, which only summaries have."""
 
-METRIC_VALUES = pa.schema(
-    [
-        column("row", pa.int64(), "row of the sample in the atlas"),
-        column("key", pa.string(), "key of the sample"),
-        column("method", CATEGORY, "name of the attribution method, with its options"),
-        column("target", CATEGORY, "target kind of the map"),
-        column("metric", CATEGORY, "name of the metric"),
-        column("value", pa.float64(), "value of the metric; null where it is not defined", nullable=True),
-    ]
+METRIC_VALUES = schema(
+    column("row", pa.int64(), "row of the sample in the atlas"),
+    column("key", pa.string(), "key of the sample"),
+    column("method", CATEGORY, "name of the attribution method, with its options"),
+    column("target", CATEGORY, "target kind of the map"),
+    column("metric", CATEGORY, "name of the metric"),
+    optional("value", pa.float64(), "value of the metric; null where it is not defined"),
 )
 """One row per image, method, target kind and metric."""
 
-METRIC_SUMMARY = pa.schema(
-    [
-        column("method", pa.string(), "name of the attribution method, with its options"),
-        column("target", pa.string(), "target kind of the maps"),
-        column("metric", pa.string(), "name; ``adcc_of_means`` is ADCC of the means of its parts, as papers report it"),
-        column("better", pa.string(), "``higher`` or ``lower``"),
-        column("images", pa.int64(), "number of images that have a value"),
-        column("mean", pa.float64(), "mean over these images", nullable=True),
-        column("low", pa.float64(), "2.5 % of the bootstrap over images; methods share the resamples", nullable=True),
-        column("high", pa.float64(), "97.5 % of the bootstrap over images", nullable=True),
-        column("note", pa.string(), "a caveat that readers must know; null for most", nullable=True),
-    ]
+METRIC_SUMMARY = schema(
+    column("method", pa.string(), "name of the attribution method, with its options"),
+    column("target", pa.string(), "target kind of the maps"),
+    column("metric", pa.string(), "name; ``adcc_of_means`` is ADCC of the means of its parts, as papers report it"),
+    column("better", pa.string(), "``higher`` or ``lower``"),
+    column("images", pa.int64(), "number of images that have a value"),
+    optional("mean", pa.float64(), "mean over these images"),
+    optional("low", pa.float64(), "2.5 % of the bootstrap over images; methods share the resamples"),
+    optional("high", pa.float64(), "97.5 % of the bootstrap over images"),
+    optional("note", pa.string(), "a caveat that readers must know; null for most"),
 )
 """One row per method, target kind and metric."""
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from schemas.arrow import CATEGORY, column
+from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.run import TargetKind
 
 
@@ -39,39 +39,33 @@ _TRANSFORM = (
     "``x_original = scale_x · x_input + offset_x``"
 )
 
-SAMPLES = pa.schema(
-    [
-        column("row", pa.int64(), "index into every array of ``maps.zarr``: ``shard_index × slot + ordinal``"),
-        column("shard", CATEGORY, "short name of the shard; ``shard`` and ``ordinal`` identify a sample"),
-        column("ordinal", pa.int32(), "position of the sample in its shard, from 0"),
-        column("key", pa.string(), "WebDataset key; keys need not be unique across shards"),
-        column("member", pa.string(), "name of the image in the tar file", nullable=True),
-        column("status", CATEGORY, "a ``SampleStatus``"),
-        column("error", pa.string(), "one sentence that describes the error; null if ``ok``", nullable=True),
-        column("label", pa.int32(), "class id of the ``cls`` member", nullable=True),
-        column("prediction", pa.int32(), "class id with the highest logit", nullable=True),
-        column("probability", pa.float32(), "softmax probability of the prediction", nullable=True),
-        column("label_probability", pa.float32(), "softmax probability of the label", nullable=True),
-        column("label_rank", pa.int32(), "rank of the label among the logits; 0 is the highest", nullable=True),
-        column("width", pa.int32(), "width of the original in pixels, after EXIF orientation", nullable=True),
-        column("height", pa.int32(), "height of the original in pixels, after EXIF orientation", nullable=True),
-        column("orientation", pa.int8(), "EXIF orientation, 1–8", nullable=True),
-        *(
-            column(name, pa.float64(), _TRANSFORM, nullable=True)
-            for name in ("scale_x", "scale_y", "offset_x", "offset_y")
-        ),
-        column("image_bytes", pa.int64(), "size of the encoded image", nullable=True),
-        column("image_sha256", pa.string(), "SHA-256 of the encoded image", nullable=True),
-        column(
-            "fallback",
-            CATEGORY,
-            "in a run that decodes on the GPU, why this image was decoded in a process: its format (``PNG``, ``WEBP``, "
-            "``PPM``, ``BMP``, ``CMYK``), ``colors`` other than YCbCr, unusual ``sampling``, ``orientation``, ``not "
-            "baseline`` (such as progressive), ``several scans``, ``truncated``, ``large`` (more than 32 million "
-            "pixels, or reduced more than 32 times), or ``refused`` by the GPU; null where the GPU decoded it",
-            nullable=True,
-        ),
-    ]
+SAMPLES = schema(
+    column("row", pa.int64(), "index into every array of ``maps.zarr``: ``shard_index × slot + ordinal``"),
+    column("shard", CATEGORY, "short name of the shard; ``shard`` and ``ordinal`` identify a sample"),
+    column("ordinal", pa.int32(), "position of the sample in its shard, from 0"),
+    column("key", pa.string(), "WebDataset key; keys need not be unique across shards"),
+    optional("member", pa.string(), "name of the image in the tar file"),
+    column("status", CATEGORY, "a ``SampleStatus``"),
+    optional("error", pa.string(), "one sentence that describes the error; null if ``ok``"),
+    optional("label", pa.int32(), "class id of the ``cls`` member"),
+    optional("prediction", pa.int32(), "class id with the highest logit"),
+    optional("probability", pa.float32(), "softmax probability of the prediction"),
+    optional("label_probability", pa.float32(), "softmax probability of the label"),
+    optional("label_rank", pa.int32(), "rank of the label among the logits; 0 is the highest"),
+    optional("width", pa.int32(), "width of the original in pixels, after EXIF orientation"),
+    optional("height", pa.int32(), "height of the original in pixels, after EXIF orientation"),
+    optional("orientation", pa.int8(), "EXIF orientation, 1–8"),
+    *(optional(name, pa.float64(), _TRANSFORM) for name in ("scale_x", "scale_y", "offset_x", "offset_y")),
+    optional("image_bytes", pa.int64(), "size of the encoded image"),
+    optional("image_sha256", pa.string(), "SHA-256 of the encoded image"),
+    optional(
+        "fallback",
+        CATEGORY,
+        "in a run that decodes on the GPU, why this image was decoded in a process: its format (``PNG``, ``WEBP``, "
+        "``PPM``, ``BMP``, ``CMYK``), ``colors`` other than YCbCr, unusual ``sampling``, ``orientation``, ``not "
+        "baseline`` (such as progressive), ``several scans``, ``truncated``, ``large`` (more than 32 million "
+        "pixels, or reduced more than 32 times), or ``refused`` by the GPU; null where the GPU decoded it",
+    ),
 )
 """One row per sample of a shard, in the order of the shard."""
 

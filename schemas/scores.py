@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from schemas.arrow import column
+from schemas.arrow import column, optional, schema
 from schemas.base import Record
 from schemas.run import TargetKind
 
@@ -58,62 +58,53 @@ def is_control(name: str) -> bool:
     return any(name == control or name.startswith(f"{control}_") for control in CONTROLS)
 
 
-LOCALIZATION = pa.schema(
-    [
-        column("method", pa.string(), "name of the method, with its options"),
-        column("kind", pa.string(), "``method`` or ``control``"),
-        column("target", pa.string(), "target kind of the maps"),
-        column(
-            "classifier",
-            pa.string(),
-            "name of the network and the first 12 digits of the hash of its weights; all scores depend on it",
-        ),
-        column("images", pa.int64(), "number of scored images"),
-        column("masks", pa.int64(), "number of scored images that have truth masks"),
-        column("test_images", pa.int64(), "number of images outside of the tuning split"),
-        column("tuning_images", pa.int64(), "number of images in the tuning split"),
-        column("without_maps", pa.int64(), "number of images with truth but without maps"),
-        column("without_object", pa.int64(), "number of images whose truth has no object"),
-        *(column(name, pa.float64(), description, nullable=True) for name, description in SCORES.items()),
-        column("threshold", pa.float64(), "threshold for boxes, tuned on the split", nullable=True),
-        column("threshold_oracle", pa.float64(), "best threshold for boxes on all images", nullable=True),
-        column("mask_threshold", pa.float64(), "threshold for pixels, tuned on the split", nullable=True),
-        column("mask_threshold_oracle", pa.float64(), "best threshold for pixels on all images", nullable=True),
-        column(
-            "v2_thresholds",
-            pa.list_(pa.float64(), 3),
-            "thresholds for boxes at IoU 0.3, 0.5 and 0.7, tuned on the split",
-            nullable=True,
-        ),
-        column(
-            "v2_thresholds_oracle",
-            pa.list_(pa.float64(), 3),
-            "best thresholds for boxes at IoU 0.3, 0.5 and 0.7 on all images",
-            nullable=True,
-        ),
-        column(
-            "interval",
-            pa.struct([pa.field(name, pa.list_(pa.float64(), 2)) for name in SCORES]),
-            "2.5 and 97.5 % of the bootstrap of each score, at fixed thresholds",
-            nullable=True,
-        ),
-    ]
+LOCALIZATION = schema(
+    column("method", pa.string(), "name of the method, with its options"),
+    column("kind", pa.string(), "``method`` or ``control``"),
+    column("target", pa.string(), "target kind of the maps"),
+    column(
+        "classifier",
+        pa.string(),
+        "name of the network and the first 12 digits of the hash of its weights; all scores depend on it",
+    ),
+    column("images", pa.int64(), "number of scored images"),
+    column("masks", pa.int64(), "number of scored images that have truth masks"),
+    column("test_images", pa.int64(), "number of images outside of the tuning split"),
+    column("tuning_images", pa.int64(), "number of images in the tuning split"),
+    column("without_maps", pa.int64(), "number of images with truth but without maps"),
+    column("without_object", pa.int64(), "number of images whose truth has no object"),
+    *(optional(name, pa.float64(), description) for name, description in SCORES.items()),
+    optional("threshold", pa.float64(), "threshold for boxes, tuned on the split"),
+    optional("threshold_oracle", pa.float64(), "best threshold for boxes on all images"),
+    optional("mask_threshold", pa.float64(), "threshold for pixels, tuned on the split"),
+    optional("mask_threshold_oracle", pa.float64(), "best threshold for pixels on all images"),
+    optional(
+        "v2_thresholds", pa.list_(pa.float64(), 3), "thresholds for boxes at IoU 0.3, 0.5 and 0.7, tuned on the split"
+    ),
+    optional(
+        "v2_thresholds_oracle",
+        pa.list_(pa.float64(), 3),
+        "best thresholds for boxes at IoU 0.3, 0.5 and 0.7 on all images",
+    ),
+    optional(
+        "interval",
+        pa.struct([pa.field(name, pa.list_(pa.float64(), 2)) for name in SCORES]),
+        "2.5 and 97.5 % of the bootstrap of each score, at fixed thresholds",
+    ),
 )
 """One row per method, best PxAP first."""
 
-CURVES = pa.schema(
-    [
-        column("method", pa.string(), "name of the method, with its options"),
-        column(
-            "curve",
-            pa.string(),
-            "``largest50``: BoxAcc at IoU 0.5 of the largest contour; ``any30``, ``any50``, ``any70``: BoxAcc of any "
-            "contour; ``precision``: precision of the pixels at or above the threshold",
-        ),
-        column("threshold", pa.float64(), "threshold in [0, 1]"),
-        column("value", pa.float64(), "value of the curve in %"),
-        column("recall", pa.float64(), "recall in % of the pixels of ``precision``", nullable=True),
-    ]
+CURVES = schema(
+    column("method", pa.string(), "name of the method, with its options"),
+    column(
+        "curve",
+        pa.string(),
+        "``largest50``: BoxAcc at IoU 0.5 of the largest contour; ``any30``, ``any50``, ``any70``: BoxAcc of any "
+        "contour; ``precision``: precision of the pixels at or above the threshold",
+    ),
+    column("threshold", pa.float64(), "threshold in [0, 1]"),
+    column("value", pa.float64(), "value of the curve in %"),
+    optional("recall", pa.float64(), "recall in % of the pixels of ``precision``"),
 )
 """Curves over the threshold, of all images."""
 
