@@ -196,17 +196,12 @@ def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> Train
 
 def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict[str, float]:
     """Train with a progress bar, and print the results."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from pipeline.train.train_explainer import train_explainer
+    from pipeline.utils.progress import make_progress
 
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    steps_seen: list[int] = []
+    with make_progress() as bar:
         task = bar.add_task("steps", total=spec.steps)
-
-        steps_seen: list[int] = []
 
         def show_step(step: int, metrics: Any) -> None:
             if not steps_seen and step > 1:
@@ -214,7 +209,7 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
             steps_seen.append(step)
             text = line.format(**metrics)
             bar.update(task, completed=step, description=text)
-            if not console.is_terminal and step % max(1, spec.steps // 20) == 0:
+            if bar.disable and step % max(1, spec.steps // 20) == 0:
                 click.echo(f"step {step} of {spec.steps}: {text}", err=True)
 
         artifact = train_explainer(spec, show_step, address)

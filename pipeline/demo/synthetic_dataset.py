@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
-from rich.progress import track
 
 from pipeline.demo.scenes import CLASSES, Scene, render, sample_scene_size
 from pipeline.read.shards import INFO_FILE
+from pipeline.utils.progress import track
 
 SHARDS, TRUTH = "shards", "truth"
 
@@ -86,7 +86,7 @@ def write_dataset(dataset: SyntheticDataset) -> None:
     dataset.truth.mkdir(parents=True, exist_ok=True)
     truth: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
     names = [f"demo-{dataset.split}-{index:02d}.tar" for index in range(dataset.num_shards)]
-    for index, name in enumerate(track(names, "render scenes", disable=len(names) < 2)):
+    for index, name in enumerate(track(names, len(names), "render scenes")):
         with tarfile.open(dataset.folder / SHARDS / name, "w") as archive:
             for number in range(index * dataset.scenes, (index + 1) * dataset.scenes):
                 rendered = make_scene(_STREAMS[dataset.split], dataset.seed, number, dataset.shortcut)

@@ -17,7 +17,6 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import HELD_OUT, TRAINING, make_scene
 from pipeline.explain.load import load_model
+from pipeline.utils.progress import track
 from schemas.run import ModelSpec
 
 MODEL = Path(__file__).parent / "model"
@@ -83,7 +83,7 @@ def train_demo_model(seed: int, scenes: int, batch_size: int = 64, learning_rate
     )
     loader = DataLoader(SceneDataset(TRAINING, seed, steps * batch_size), batch_size, num_workers=2)
     model.train()
-    for pixels, labels, _ in track(loader, "train", len(loader)):
+    for pixels, labels, _ in track(loader, len(loader), "train"):
         loss = F.cross_entropy(model(normalize(pixels)), labels)
         optimizer.zero_grad()
         loss.backward()

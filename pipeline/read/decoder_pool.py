@@ -8,7 +8,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -77,9 +76,7 @@ class DecoderPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def submit(self, data: bytes, config: PreprocessConfig) -> "DecodeFuture":

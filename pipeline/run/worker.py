@@ -3,7 +3,6 @@
 import socket
 from collections.abc import Callable, Container, Generator, Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -123,9 +122,7 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.decoder.close()
 
     def process(self, shard_index: int, attempt: int = 1) -> CommitRecord:

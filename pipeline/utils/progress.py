@@ -5,17 +5,21 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+
+
+def make_progress(transient: bool = False) -> Progress:
+    """Return a display of bars with a description, the number of items done, and the time.
+
+    Args:
+        transient: remove the bars at the end.
+    """
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    return Progress(*columns, *times, console=console, transient=transient, disable=not console.is_terminal)
 
 
 @contextmanager
@@ -25,9 +29,7 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     Yields:
         A function that adds a bar with a description, and returns its callback: number of items done, and of all items.
     """
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with make_progress(transient=True) as bars:
 
         def add_bar(description: str) -> Callable[[int, int], None]:
             task = bars.add_task(description, total=None)
@@ -44,9 +46,5 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         total: number of items.
         description: text before the bar.
     """
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with make_progress() as bar:
         yield from bar.track(items, total, description=description)
