@@ -7,16 +7,16 @@ import click
 from click.core import ParameterSource
 
 from jobs import output
-from jobs.completion import complete_comma_separated, methods_of_atlas
+from jobs.completion import methods_of_atlas
 from jobs.params import (
-    FILE,
-    FOLDER,
     PATH_OR_URL,
     address_option,
     allow_pipe_option,
     choice_option,
     classes_option,
     count_option,
+    names_option,
+    path_option,
     read_class_names,
     split_names,
     target_option,
@@ -31,55 +31,39 @@ _MAX_LISTED = 10
 
 @click.command("audit")
 @click.argument("atlas", required=False, type=PATH_OR_URL)
-@click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/audit/TARGET.")
-@click.option("--check", "folder", type=FOLDER, metavar="DIR", help="Verify a published audit, from its files alone.")
+@path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/audit/TARGET.")
+@path_option("--check", "folder", metavar="DIR", text="Verify a published audit, from its files alone.")
 @click.option("--root", metavar="sha256:…", help="With --check: the manifest root that the publisher stated elsewhere.")
 @target_option
-@click.option(
-    "--methods",
-    default="",
-    shell_complete=complete_comma_separated(methods_of_atlas),
-    metavar="A,B",
-    help="Methods to audit. Default: all of the atlas.",
-)
-@click.option(
-    "--truth",
-    type=PATH_OR_URL,
-    metavar="FILE|DIR",
-    help="Boxes or masks, to measure the mass of each map on the object.",
-)
+@names_option("--methods", names=methods_of_atlas, text="Methods to audit. Default: all of the atlas.")
+@path_option("--truth", metavar="FILE|DIR", text="Boxes or masks, to measure the mass of each map on the object.")
 @classes_option
-@count_option("--images", "Images sampled for the faithfulness metrics.", 1000, minimum=0)
-@count_option("--sanity", "Images sampled for the sanity metrics.", 100, minimum=0)
-@count_option("--recompute", "Images whose maps are recomputed for the reproducibility table.", 256, minimum=0)
+@count_option("--images", default=1000, minimum=0, text="Images sampled for the faithfulness metrics.")
+@count_option("--sanity", default=100, minimum=0, text="Images sampled for the sanity metrics.")
+@count_option(
+    "--recompute", default=256, minimum=0, text="Images whose maps are recomputed for the reproducibility table."
+)
 @click.option(
     "--maps-only",
     is_flag=True,
     help="Use neither network nor shards: no faithfulness, sanity or reproducibility metrics, no images in the report.",
 )
 @click.option("--no-images", is_flag=True, help="Leave all pixels of the dataset out of the report and the exports.")
-@click.option(
-    "--export",
-    "exports",
-    default="",
-    shell_complete=complete_comma_separated(lambda context: EXPORTERS),
-    metavar="A,B",
-    help=f"Export for other programs: {', '.join(EXPORTERS)}.",
+@names_option(
+    "--export", "exports", names=lambda context: EXPORTERS, text=f"Export for other programs: {', '.join(EXPORTERS)}."
 )
-@click.option(
+@path_option(
     "--lineage-dir",
     "lineage_dirs",
     multiple=True,
-    type=FOLDER,
     metavar="DIR",
-    help="Labels or scores in another folder, to include in the lineage; may be repeated.",
+    text="Labels or scores in another folder, to include in the lineage; may be repeated.",
 )
-@click.option(
+@path_option(
     "--publication",
     "publication_file",
-    type=FILE,
     metavar="FILE",
-    help="YAML for the dataset card: name, license, url, creator, version.",
+    text="YAML for the dataset card: name, license, url, creator, version.",
 )
 @choice_option("--device", ["auto", "cpu", "cuda"], "Device of the network.", "auto")
 @address_option
@@ -93,7 +77,7 @@ def audit_command(
     folder: str | None,
     root: str | None,
     target: Literal["label", "predicted"],
-    methods: str,
+    methods: str | None,
     truth: str | None,
     classes_file: str | None,
     images: int,
@@ -101,7 +85,7 @@ def audit_command(
     recompute: int,
     maps_only: bool,
     no_images: bool,
-    exports: str,
+    exports: str | None,
     lineage_dirs: tuple[str, ...],
     publication_file: str | None,
     device: Literal["auto", "cpu", "cuda"],

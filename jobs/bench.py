@@ -7,8 +7,7 @@ from typing import Any, Literal
 import click
 
 from jobs import output
-from jobs.completion import all_methods, complete_comma_separated
-from jobs.params import PATH_OR_URL, choice_option, count_option, split_names
+from jobs.params import choice_option, count_option, methods_option, path_option, split_names
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
@@ -16,35 +15,28 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 
 @click.command("bench")
 @click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
-@count_option("--classes", "Classes of the classifier. Default: those of the model.")
-@click.option(
-    "--methods",
-    shell_complete=complete_comma_separated(all_methods),
-    metavar="A,B",
-    help="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
-)
+@count_option("--classes", text="Classes of the classifier. Default: those of the model.")
+@methods_option
 @click.option(
     "--batch-size",
     "--batch",
     "batch",
     type=click.IntRange(1, 4096),
     default=32,
-    show_default=True,
     metavar="N",
     help="Images in one forward.",
 )
 @choice_option("--precision", ["full", "bfloat16", "float16"], "Compute precision of the network.", "full")
 @choice_option("--decode", ["processes", "gpu"], "Where the planned run decodes images.", "processes")
 @choice_option("--device", ["cpu", "cuda"], "Default: cuda if available.")
-@count_option("--repeats", "Repetitions; the median is reported.", 5)
+@count_option("--repeats", default=5, text="Repetitions; the median is reported.")
 @click.option(
     "--threads", type=click.IntRange(1, os.cpu_count()), metavar="N", help="CPU threads. Default: that of torch."
 )
-@click.option(
+@path_option(
     "--shard",
-    type=PATH_OR_URL,
     metavar="TAR",
-    help="Shard to read and decode images from. Default: generated images of 500 × 375 pixels.",
+    text="Shard to read and decode images from. Default: generated images of 500 × 375 pixels.",
 )
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JSON for plan --bench."
@@ -93,7 +85,7 @@ def bench_command(
     with progress_bars() as add_bar:
         record = benchmark(
             name,
-            split_names(methods or ""),
+            split_names(methods),
             device=device,
             batch_size=batch,
             classes=classes,

@@ -50,7 +50,7 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="vit-atlas", prog_name="vitatlas")
 def cli() -> None:
     """Attribution maps of vision transformers over image datasets.

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
+NamesOf = Callable[[click.Context], Iterable[str]]
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
-def complete_comma_separated(names_of: Callable[[click.Context], Iterable[str]]) -> Completer:
+def complete_comma_separated(names_of: NamesOf) -> Completer:
     """Build a completer for the last of several comma-separated names; names already in the list are left out."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -3,42 +3,33 @@
 import click
 
 from jobs import output
-from jobs.completion import complete_comma_separated
 from jobs.params import (
-    FILE,
-    FOLDER,
     PATH_OR_URL,
     address_option,
     allow_pipe_option,
     classes_option,
+    names_option,
+    path_option,
     read_class_names,
     split_names,
+    tune_atlas_option,
 )
 from pipeline.label.formats import LABEL_FORMATS
 
 
 @click.command("label")
 @click.argument("atlas", type=PATH_OR_URL)
-@click.option("--policy", "policy_file", type=FILE, required=True, metavar="FILE", help="YAML file of the policy.")
-@click.option(
+@path_option("--policy", "policy_file", required=True, metavar="FILE", text="YAML file of the policy.")
+@names_option(
     "--format",
     "formats",
     default="png,coco",
-    show_default=True,
-    metavar="A,B",
-    shell_complete=complete_comma_separated(lambda context: LABEL_FORMATS),
-    help=f"Formats to write: {', '.join(LABEL_FORMATS)}.",
+    names=lambda context: LABEL_FORMATS,
+    text=f"Formats to write: {', '.join(LABEL_FORMATS)}.",
 )
-@click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/labels/NAME of the policy.")
-@click.option(
-    "--tune",
-    type=PATH_OR_URL,
-    metavar="FILE|DIR",
-    help="Truth of a small split, to calibrate the threshold of a policy.",
-)
-@click.option(
-    "--tune-atlas", type=PATH_OR_URL, metavar="ATLAS", help="With --tune: atlas of that split. Default: ATLAS."
-)
+@path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/labels/NAME of the policy.")
+@path_option("--tune", metavar="FILE|DIR", text="Truth of a small split, to calibrate the threshold of a policy.")
+@tune_atlas_option
 @classes_option
 @address_option
 @allow_pipe_option

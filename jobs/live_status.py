@@ -69,11 +69,7 @@ def display(url: str, status: RunStatus) -> Group:
     counts = Table.grid(padding=(0, 2))
     for name, value in _counts(status).items():
         counts.add_row(name, Text(value))
-    parts: list[RenderableType] = [
-        Text(escape_control(url)),
-        ProgressBar(status.shards, status.done, width=60),
-        counts,
-    ]
+    parts: list[RenderableType] = [Text(escape_control(url)), ProgressBar(status.shards, status.done, width=60), counts]
     for title, reasons in (("images without maps", status.failed), ("shards quarantined", status.quarantined)):
         if reasons:
             table = Table(title, "", title_justify="left")

@@ -3,11 +3,13 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from jobs.completion import NamesOf, all_methods, complete_comma_separated
 from schemas.errors import UsageError
 
 FILE = click.Path(dir_okay=False)
@@ -18,17 +20,16 @@ PATH_OR_URL = click.Path()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def count_option(flag: str, text: str, default: int | None = None, minimum: int = 1) -> Callable[[F], F]:
+def count_option(*flags: str, text: str, default: int | None = None, minimum: int = 1) -> Callable[[F], F]:
     """Return a flag with an integer N.
 
     Args:
-        flag: its name.
+        *flags: its names, as ``click.option`` takes them.
         text: help.
         default: shown in the help; None is none.
         minimum: smallest allowed value.
     """
-    shown, kind = default is not None, click.IntRange(minimum)
-    return click.option(flag, type=kind, default=default, show_default=shown, metavar="N", help=text)
+    return click.option(*flags, type=click.IntRange(minimum), default=default, metavar="N", help=text)
 
 
 def choice_option(flag: str, choices: Sequence[str], text: str, default: str | None = None) -> Callable[[F], F]:
@@ -40,16 +41,54 @@ def choice_option(flag: str, choices: Sequence[str], text: str, default: str | N
         text: help.
         default: shown in the help; None is none.
     """
-    shown = default is not None
-    return click.option(flag, type=click.Choice(choices), default=default, show_default=shown, help=text)
+    return click.option(flag, type=click.Choice(choices), default=default, help=text)
+
+
+def names_option(*flags: str, text: str, names: NamesOf, default: str | None = None) -> Callable[[F], F]:
+    """Return a flag with comma-separated names, see ``split_names``.
+
+    Args:
+        *flags: its names, as ``click.option`` takes them.
+        text: help.
+        names: what the shell completes.
+        default: shown in the help; None is none.
+    """
+    complete = complete_comma_separated(names)
+    return click.option(*flags, default=default, shell_complete=complete, metavar="A,B", help=text)
+
+
+def path_option(*flags: str, metavar: str, text: str, **attributes: Any) -> Callable[[F], F]:
+    """Return a flag with a path.
+
+    Args:
+        *flags: its names, as ``click.option`` takes them.
+        metavar: ``FILE`` or ``DIR`` for a path of that kind; any other may be a URL, too.
+        text: help.
+        **attributes: ``required`` and ``multiple``, as ``click.option`` takes them.
+    """
+    kind = {"FILE": FILE, "DIR": FOLDER}.get(metavar, PATH_OR_URL)
+    return click.option(*flags, type=kind, metavar=metavar, help=text, **attributes)
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return a decorator that adds several arguments and flags, in this order."""
+    return lambda function: reduce(lambda wrapped, decorator: decorator(wrapped), reversed(decorators), function)
 
 
 address_option = click.option(
     "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: no Ray for up to 64 shards."
 )
 allow_pipe_option = click.option("--allow-pipe", is_flag=True, help="Allow shards that are shell commands (pipe:…).")
-classes_option = click.option(
-    "--classes", "classes_file", type=FILE, metavar="FILE", help="Class names, one a line. Default: class ids."
+classes_option = path_option(
+    "--classes", "classes_file", metavar="FILE", text="Class names, one a line. Default: class ids."
+)
+methods_option = names_option(
+    "--methods",
+    names=all_methods,
+    text="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
+)
+tune_atlas_option = path_option(
+    "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."
 )
 target_option = choice_option(
     "--target", ["label", "predicted"], "Class whose maps are used: the label (GT-known) or the prediction.", "label"
@@ -78,9 +117,9 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * {"m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
 
 
-def split_names(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list of names."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Split a comma-separated list of names; None has none."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def read_class_names(path: str | None) -> tuple[str, ...]:

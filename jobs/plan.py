@@ -8,7 +8,7 @@ import click
 
 from jobs import output
 from jobs.estimate import estimate_cost, print_estimate
-from jobs.params import FILE, PATH_OR_URL, Duration, Number
+from jobs.params import PATH_OR_URL, Duration, Number, path_option
 from jobs.run_options import run_spec, spec_options
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
@@ -19,9 +19,7 @@ from schemas.text import escape_control
 @click.command("plan")
 @click.argument("shards", nargs=-1, type=PATH_OR_URL, metavar="SHARD…")
 @spec_options
-@click.option(
-    "--bench", "bench_file", type=FILE, metavar="FILE", help="Output of vitatlas bench: estimate the hours of the run."
-)
+@path_option("--bench", "bench_file", metavar="FILE", text="Output of vitatlas bench: estimate the hours of the run.")
 @click.option("--gpus", type=click.IntRange(1, 100_000), metavar="N", help="With --bench: number of GPUs. Default 1.")
 @click.option("--deadline", type=Duration(), metavar="6h", help="With --bench: compute how many GPUs this needs.")
 @click.option("--price", type=Number(0, 1e6), metavar="PER_GPU_HOUR", help="With --bench: estimate the price.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import output
-from jobs.params import FILE, FOLDER, PATH_OR_URL, Number, choice_option, count_option
+from jobs.params import PATH_OR_URL, Number, choice_option, count_option, path_option
 from jobs.plan import plan_with_progress, print_plan
 from jobs.run_options import run_spec, spec_options
 from schemas.errors import UsageError
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @choice_option("--executor", ["ray", "inline"], "Ray actors, or this process.", "ray")
 @click.option("--retry-failed", is_flag=True, help="Process again only the samples that have no maps.")
 @click.option("--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local.")
-@count_option("--actors", "Maximum number of actors. Default: one for each GPU, else one for each core.")
+@count_option("--actors", text="Maximum number of actors. Default: one for each GPU, else one for each core.")
 @choice_option(
     "--device", ["auto", "cpu", "cuda"], "Device of the actors; cuda waits until GPUs are available.", "auto"
 )
 @count_option(
-    "--decode-processes", "Decoding processes of each actor. Default: 4 beside a GPU, else a thread.", minimum=0
+    "--decode-processes", minimum=0, text="Decoding processes of each actor. Default: 4 beside a GPU, else a thread."
 )
 @click.option(
     "--timeout",
@@ -39,15 +39,12 @@ if TYPE_CHECKING:
     "--patience",
     type=Number(0, min_open=True),
     default=600,
-    show_default=True,
     metavar="SECONDS",
     help="Fail the run after this time without any actor.",
 )
-@click.option("--cache", type=FOLDER, metavar="DIR", help="Local folder of each node for copies of remote shards.")
-@count_option("--cache-gb", "With --cache: maximum size of the copies on a node.", 200)
-@click.option(
-    "--log", type=FILE, metavar="FILE", help="Append one line of JSON for each attempt at a shard; - is standard error."
-)
+@path_option("--cache", metavar="DIR", text="Local folder of each node for copies of remote shards.")
+@count_option("--cache-gb", default=200, text="With --cache: maximum size of the copies on a node.")
+@path_option("--log", metavar="FILE", text="Append one line of JSON for each attempt at a shard; - is standard error.")
 @output.json_option
 def run_command(
     places: tuple[str, ...],

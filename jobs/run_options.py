@@ -1,81 +1,67 @@
 """Flags of ``plan`` and ``run``, and the ``RunSpec`` that they and a spec file describe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
-from jobs.completion import all_methods, complete_comma_separated, ready_made_specs
-from jobs.params import FILE, FOLDER, choice_option, split_names
+from jobs.completion import ready_made_specs
+from jobs.params import FOLDER, choice_option, methods_option, names_option, options, path_option, split_names
 from schemas.base import mapping
 from schemas.errors import UsageError
 from schemas.run import RunSpec, TargetKind
 from schemas.text import suggest
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def spec_options(function: F) -> F:
-    """Add the flags of a run. Each defaults to None, which leaves the field to the spec file."""
-    options = [
-        click.option(
-            "--spec",
-            "spec_file",
-            shell_complete=ready_made_specs,
-            metavar="FILE",
-            help="YAML spec, or the name of a ready-made one.",
-        ),
-        click.option("--root", type=FOLDER, metavar="DIR", help="Folder or URL of relative shard paths."),
-        click.option("--out", type=FOLDER, metavar="ATLAS", help="Output atlas: a folder or any fsspec URL."),
-        click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
-        click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
-        click.option("--checkpoint", type=FILE, metavar="FILE", help="Use the weights of a .safetensors file."),
-        click.option(
-            "--methods",
-            shell_complete=complete_comma_separated(all_methods),
-            metavar="A,B",
-            help="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
-        ),
-        click.option(
-            "--artifact",
-            multiple=True,
-            type=FILE,
-            metavar="FILE",
-            help="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
-        ),
-        click.option(
-            "--targets",
-            shell_complete=complete_comma_separated(lambda context: get_args(TargetKind)),
-            metavar="A,B",
-            help="Classes to explain: label, predicted, or both (default).",
-        ),
-        choice_option("--geometry", ["squash", "crop"], "Resize the whole image (default), or timm's evaluation crop."),
-        click.option(
-            "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images in one forward. Default 32."
-        ),
-        click.option("--seed", type=int, metavar="N", help="Seed of randomized methods. Default 0."),
-        choice_option(
-            "--precision",
-            ["full", "bfloat16", "float16"],
-            "Compute precision: float32 (default), or half under autocast; the error is recorded.",
-        ),
-        choice_option(
-            "--decode",
-            ["processes", "gpu"],
-            "Decode in processes (default), or baseline JPEGs on the GPU, which changes pixels slightly.",
-        ),
-        choice_option(
-            "--partial-shards",
-            ["refuse", "keep"],
-            "Truncated shards: refuse (default) quarantines the shard, keep uses the samples before the damage.",
-        ),
-        click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run shell commands."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+spec_options = options(
+    click.option(
+        "--spec",
+        "spec_file",
+        shell_complete=ready_made_specs,
+        metavar="FILE",
+        help="YAML spec, or the name of a ready-made one.",
+    ),
+    path_option("--root", metavar="DIR", text="Folder or URL of relative shard paths."),
+    click.option("--out", type=FOLDER, metavar="ATLAS", help="Output atlas: a folder or any fsspec URL."),
+    click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+    click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
+    path_option("--checkpoint", metavar="FILE", text="Use the weights of a .safetensors file."),
+    methods_option,
+    path_option(
+        "--artifact",
+        multiple=True,
+        metavar="FILE",
+        text="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
+    ),
+    names_option(
+        "--targets",
+        names=lambda context: get_args(TargetKind),
+        text="Classes to explain: label, predicted, or both (default).",
+    ),
+    choice_option("--geometry", ["squash", "crop"], "Resize the whole image (default), or timm's evaluation crop."),
+    click.option(
+        "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images in one forward. Default 32."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of randomized methods. Default 0."),
+    choice_option(
+        "--precision",
+        ["full", "bfloat16", "float16"],
+        "Compute precision: float32 (default), or half under autocast; the error is recorded.",
+    ),
+    choice_option(
+        "--decode",
+        ["processes", "gpu"],
+        "Decode in processes (default), or baseline JPEGs on the GPU, which changes pixels slightly.",
+    ),
+    choice_option(
+        "--partial-shards",
+        ["refuse", "keep"],
+        "Truncated shards: refuse (default) quarantines the shard, keep uses the samples before the damage.",
+    ),
+    click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run shell commands."),
+)
+"""The flags of a run. Each defaults to None, which leaves the field to the spec file."""
 
 
 def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str, Any]) -> RunSpec:

@@ -5,8 +5,16 @@ from typing import Any, Literal
 import click
 
 from jobs import output
-from jobs.completion import complete_comma_separated, methods_of_atlas
-from jobs.params import FOLDER, PATH_OR_URL, address_option, split_names, target_option
+from jobs.completion import methods_of_atlas
+from jobs.params import (
+    PATH_OR_URL,
+    address_option,
+    names_option,
+    path_option,
+    split_names,
+    target_option,
+    tune_atlas_option,
+)
 
 _COLUMNS = {
     "PxAP": "pxap",
@@ -23,32 +31,18 @@ _COLUMNS = {
 
 @click.command("score")
 @click.argument("atlas", type=PATH_OR_URL)
-@click.option(
+@path_option(
     "--truth",
-    type=PATH_OR_URL,
     required=True,
     metavar="FILE|DIR",
-    help="Ground-truth boxes or masks: COCO, wsolevaluation, CSV, XML, PNG.",
+    text="Ground-truth boxes or masks: COCO, wsolevaluation, CSV, XML, PNG.",
 )
-@click.option(
-    "--tune",
-    type=PATH_OR_URL,
-    metavar="FILE|DIR",
-    help="Truth of the tuning split for thresholds. Default: 1 % of the images.",
-)
-@click.option(
-    "--tune-atlas", type=PATH_OR_URL, metavar="ATLAS", help="With --tune: atlas of that split. Default: ATLAS."
-)
+@path_option("--tune", metavar="FILE|DIR", text="Truth of the tuning split for thresholds. Default: 1 % of the images.")
+@tune_atlas_option
 @target_option
-@click.option(
-    "--methods",
-    default="",
-    shell_complete=complete_comma_separated(methods_of_atlas),
-    metavar="A,B",
-    help="Methods to score. Default: all of the atlas.",
-)
+@names_option("--methods", names=methods_of_atlas, text="Methods to score. Default: all of the atlas.")
 @click.option("--subset", is_flag=True, help="Score only the images that truth and atlas both have.")
-@click.option("--out", type=FOLDER, metavar="DIR", help="Output folder. Default: ATLAS/scores/TRUTH-TARGET.")
+@path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/scores/TRUTH-TARGET.")
 @address_option
 @output.json_option
 def score_command(
@@ -57,7 +51,7 @@ def score_command(
     tune: str | None,
     tune_atlas: str | None,
     target: Literal["label", "predicted"],
-    methods: str,
+    methods: str | None,
     subset: bool,
     out: str | None,
     address: str | None,

@@ -6,30 +6,17 @@ from typing import Any
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL, Number
+from jobs.params import PATH_OR_URL, Number, count_option
 from schemas.text import escape_control
 
 
 @click.command("status")
 @click.argument("atlas", type=PATH_OR_URL)
-@click.option(
-    "--failed",
-    "limit",
-    type=click.IntRange(0),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of samples without maps to list.",
-)
+@count_option("--failed", "limit", default=20, minimum=0, text="Maximum number of samples without maps to list.")
 @output.json_option
 @click.option("--watch", "watched", is_flag=True, help="Show live progress until the run ends; works from any machine.")
 @click.option(
-    "--interval",
-    type=Number(0.1),
-    default=10,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --watch: time between two updates.",
+    "--interval", type=Number(0.1), default=10, metavar="SECONDS", help="With --watch: time between two updates."
 )
 def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
     """Show the progress of a run, the samples without maps and the quarantined shards, with reasons.

@@ -1,13 +1,12 @@
 """``vitatlas train``."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
 import click
 
 from jobs import output
-from jobs.params import FILE, PATH_OR_URL, Number, count_option
+from jobs.params import PATH_OR_URL, Number, count_option, options, path_option
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -27,67 +26,46 @@ def train_command() -> None:
     """
 
 
-def training_options(function: F) -> F:
-    """Add the flags of every training: shards, network, output, length."""
-    options = [
-        click.argument("shards", nargs=-1, type=PATH_OR_URL, required=True, metavar="SHARD…"),
-        click.option(
-            "--held-out",
-            multiple=True,
-            type=PATH_OR_URL,
-            required=True,
-            metavar="SHARD",
-            help="Shards to evaluate on; may be repeated.",
-        ),
-        click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
-        click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
-        click.option("--checkpoint", type=FILE, metavar="FILE", help="Use the weights of a .safetensors file."),
-        click.option("--out", type=FILE, required=True, metavar="FILE", help="Output artifact, safetensors."),
-        count_option("--steps", "Training steps.", 20_000),
-        count_option("--batch-size", "Images in one step of each worker.", 32),
-        click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash", show_default=True),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N"),
-        click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full", show_default=True),
-        click.option(
-            "--eval-interval",
-            type=click.IntRange(1),
-            default=500,
-            show_default=True,
-            help="Steps between checkpoints, and between evaluations on --held-out.",
-        ),
-        count_option("--patience", "Stop after N evaluations on --held-out without improvement."),
-        count_option("--workers", "Training processes; several run under Ray Train.", 1),
-        click.option(
-            "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local."
-        ),
-        output.json_option,
-    ]
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+training_options = options(
+    click.argument("shards", nargs=-1, type=PATH_OR_URL, required=True, metavar="SHARD…"),
+    path_option(
+        "--held-out", multiple=True, required=True, metavar="SHARD", text="Shards to evaluate on; may be repeated."
+    ),
+    click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+    click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
+    path_option("--checkpoint", metavar="FILE", text="Use the weights of a .safetensors file."),
+    path_option("--out", required=True, metavar="FILE", text="Output artifact, safetensors."),
+    count_option("--steps", default=20_000, text="Training steps."),
+    count_option("--batch-size", default=32, text="Images in one step of each worker."),
+    click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash"),
+    click.option("--seed", type=click.IntRange(0), default=0, metavar="N"),
+    click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full"),
+    count_option(
+        "--eval-interval", default=500, text="Steps between checkpoints, and between evaluations on --held-out."
+    ),
+    count_option("--patience", text="Stop after N evaluations on --held-out without improvement."),
+    count_option("--workers", default=1, text="Training processes; several run under Ray Train."),
+    click.option(
+        "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local."
+    ),
+    output.json_option,
+)
+"""The flags of every training: shards, network, output, length."""
 
 
-def settings_options(settings: type[DiffMaskSettings | PatchMaskSettings], helps: dict[str, str]) -> Callable[[F], F]:
-    """Add a flag for each hyper-parameter, with its default.
+def setting_option(settings: type[DiffMaskSettings | PatchMaskSettings], name: str, text: str) -> Callable[[F], F]:
+    """Return the flag of a hyper-parameter, with its default.
 
     Args:
         settings: record of the hyper-parameters.
-        helps: help text of each flag, by field name.
+        name: name of the field.
+        text: help.
     """
-
-    def decorate(function: F) -> F:
-        for name, text in reversed(helps.items()):
-            default = settings.model_fields[name].default
-            choices = get_args(settings.model_fields[name].annotation)
-            kind = click.Choice(choices) if choices and isinstance(choices[0], str) else _kind(default)
-            function = click.option(
-                f"--{name.replace('_', '-')}", type=kind, default=default, show_default=True, help=text
-            )(function)
-        return function
-
-    return decorate
-
-
-def _kind(default: Any) -> Any:
-    return Number() if isinstance(default, float) else type(default)
+    default, choices = settings.model_fields[name].default, get_args(settings.model_fields[name].annotation)
+    kind: Any = Number() if isinstance(default, float) else type(default)
+    if choices and isinstance(choices[0], str):
+        kind = click.Choice(choices)
+    return click.option(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
 
 
 _DIFFMASK = {
@@ -115,7 +93,7 @@ _PM = {
 
 @train_command.command("diffmask")
 @training_options
-@settings_options(DiffMaskSettings, _DIFFMASK)
+@options(*(setting_option(DiffMaskSettings, name, text) for name, text in _DIFFMASK.items()))
 def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
     """Train gates that keep as few patches as the prediction needs (Vision DiffMask).
 
@@ -139,21 +117,14 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
 
 @train_command.command("pm")
 @training_options
-@click.option(
-    "--masks",
-    type=PATH_OR_URL,
-    metavar="FILE|DIR",
-    help="Masks or boxes to learn from: COCO, wsolevaluation, ILSVRC XML, PNG masks.",
+@path_option(
+    "--masks", metavar="FILE|DIR", text="Masks or boxes to learn from: COCO, wsolevaluation, ILSVRC XML, PNG masks."
 )
-@click.option(
-    "--atlas", type=PATH_OR_URL, metavar="ATLAS", help="Instead of --masks: learn from pseudo-masks of this atlas."
-)
-@click.option("--policy", type=FILE, metavar="FILE", help="With --atlas: policy of the pseudo-masks.")
-@click.option(
-    "--measure", type=PATH_OR_URL, metavar="FILE|DIR", help="Masks of held-out images, used for metrics only."
-)
+@path_option("--atlas", metavar="ATLAS", text="Instead of --masks: learn from pseudo-masks of this atlas.")
+@path_option("--policy", metavar="FILE", text="With --atlas: policy of the pseudo-masks.")
+@path_option("--measure", metavar="FILE|DIR", text="Masks of held-out images, used for metrics only.")
 @click.option("--save-float16", is_flag=True, help="Store weights as float16; the metrics are of float32.")
-@settings_options(PatchMaskSettings, _PM)
+@options(*(setting_option(PatchMaskSettings, name, text) for name, text in _PM.items()))
 def pm(
     address: str | None,
     json_: bool,

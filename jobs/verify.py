@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL
+from jobs.params import PATH_OR_URL, count_option
 from schemas.errors import RunFailedError, StoppedEarlyError
 from schemas.text import escape_control
 
@@ -15,19 +15,9 @@ _MAX_LISTED = 10
 
 @click.command("verify")
 @click.argument("atlas", type=PATH_OR_URL)
-@click.option(
-    "--recompute",
-    "count",
-    type=click.IntRange(0),
-    default=4,
-    show_default=True,
-    metavar="N",
-    help="Recompute the maps of N samples and compare.",
-)
+@count_option("--recompute", "count", default=4, minimum=0, text="Recompute the maps of N samples and compare.")
 @click.option("--allow-pipe", is_flag=True, help="Accept pipe: shards, which run shell commands.")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed that chooses the samples of --recompute."
-)
+@click.option("--seed", type=int, default=0, metavar="N", help="Seed that chooses the samples of --recompute.")
 @output.json_option
 def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Verify an atlas: every committed object is present and unchanged, and nothing else is there.

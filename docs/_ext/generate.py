@@ -75,7 +75,7 @@ def commands() -> Iterator[str]:
     """Write every command with its help, options and examples."""
     from jobs.cli import cli
 
-    yield from _command(click.Context(cli, info_name="vitatlas"))
+    yield from _command(click.Context(cli, info_name="vitatlas", **cli.context_settings))
 
 
 def _command(context: click.Context) -> Iterator[str]:
