@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -66,14 +66,14 @@ def benchmark(
     model = create_model(name) if classes is None else create_model(name, num_classes=classes)
     anatomy = describe(model)
     chosen = check_supported(registry.resolve(methods) or registry.defaults(anatomy), anatomy)
-    passes: list[_PassCost] = []
+    passes: list[dict[str, Any]] = []
     with _cpu_threads(threads), preserve_model_state(model), _report_out_of_memory(name, batch_size):
         bench = _Benchmark(model.to(device), anatomy, batch_size, precision, torch.device(device))
         for group in [*((method,) for method in chosen), chosen]:
             progress(len(passes), len(chosen) + 1)
             passes.append(bench.measure(group, repeats))
         seconds = median(timing.seconds for timing in bench.forwards)
-        costs = [pass_cost.to_record(batch_size / seconds) for pass_cost in passes]
+        costs = [MethodCost(images_per_s=batch_size / seconds / cost["forwards"], **cost) for cost in passes]
         return BenchRecord(
             model=absolute_model_name(name),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -127,24 +127,6 @@ def _peak(timings: Iterable[_Timing]) -> int | None:
     return max((timing.peak_bytes for timing in timings if timing.peak_bytes is not None), default=None)
 
 
-@dataclass(frozen=True)
-class _PassCost:
-    """Cost of a pass of some methods: in F, peak memory and stages, each as in ``MethodCost``."""
-
-    forwards: float
-    peak_bytes: int | None
-    stages: dict[str, float]
-
-    def to_record(self, images_per_s: float) -> MethodCost:
-        """Return the record for the images per second of F."""
-        return MethodCost(
-            forwards=self.forwards,
-            images_per_s=images_per_s / self.forwards,
-            peak_bytes=self.peak_bytes,
-            stages=self.stages,
-        )
-
-
 class _Benchmark:
     """A model and a batch for it. Use it inside ``preserve_model_state``.
 
@@ -162,8 +144,8 @@ class _Benchmark:
         self.keys = [str(number) for number in range(batch_size)]
         self.forwards: list[_Timing] = []
 
-    def measure(self, methods: tuple[Method, ...], repeats: int) -> _PassCost:
-        """Time passes of these methods over the batch."""
+    def measure(self, methods: tuple[Method, ...], repeats: int) -> dict[str, Any]:
+        """Time passes of these methods over the batch; return the fields of ``MethodCost`` but ``images_per_s``."""
         timer = StageTimer(self.device)
         explainer = Explainer(self.model, self.anatomy, methods, 0, self.precision, timer.lap)
 
@@ -177,11 +159,12 @@ class _Benchmark:
         self.forwards += forwards
         stages = {stage: median(times[stage] for times in seconds) for stage in seconds[0] if stage != "total"}
         specs = {method.name: method.spec for method in methods}
-        return _PassCost(
-            forwards=median(timing.seconds / forward.seconds for forward, timing in zip(forwards, passes, strict=True)),
-            peak_bytes=_peak(passes),
-            stages={specs.get(stage, stage): share / sum(stages.values()) for stage, share in stages.items()},
-        )
+        ratios = (timing.seconds / forward.seconds for forward, timing in zip(forwards, passes, strict=True))
+        return {
+            "forwards": median(ratios),
+            "peak_bytes": _peak(passes),
+            "stages": {specs.get(stage, stage): share / sum(stages.values()) for stage, share in stages.items()},
+        }
 
     def _forward(self) -> None:
         with torch.no_grad(), autocast(self.images, self.precision):

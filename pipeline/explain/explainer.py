@@ -168,14 +168,8 @@ class Explainer:
         precision: Precision = "full",
         on_stage_end: StageCallback = lambda stage: None,
     ) -> None:
-        self.model, self.anatomy, self.methods, self.seed, self.on_stage_end = (
-            model,
-            anatomy,
-            methods,
-            seed,
-            on_stage_end,
-        )
-        self.precision = precision
+        self.model, self.anatomy, self.methods = model, anatomy, methods
+        self.seed, self.precision, self.on_stage_end = seed, precision, on_stage_end
         self.capture = reduce(or_, (method.needs(anatomy) for method in methods), Capture.LAST_BLOCK)
         self.max_batch_size = sys.maxsize
 

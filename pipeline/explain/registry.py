@@ -2,7 +2,7 @@
 
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 from pipeline.explain.anatomy import Anatomy
@@ -13,27 +13,15 @@ from schemas.text import suggest
 M = TypeVar("M", bound=type[Method])
 
 
-class Registry(Mapping[str, type[Method]]):
+class Registry(dict[str, type[Method]]):
     """Method classes by base name, in the order of registration."""
-
-    def __init__(self) -> None:
-        self._classes: dict[str, type[Method]] = {}
 
     def register(self, method: M) -> M:
         """Register a method class under its base name; a class decorator."""
-        if method.base_name in self._classes:
+        if method.base_name in self:
             raise ValueError(f"two methods are named {method.base_name}; rename one")
-        self._classes[method.base_name] = method
+        self[method.base_name] = method
         return method
-
-    def __getitem__(self, base_name: str) -> type[Method]:
-        return self._classes[base_name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
-
-    def __len__(self) -> int:
-        return len(self._classes)
 
     def parse(self, spec: str) -> Method:
         """Make a method from ``name``, ``name:preset`` or ``name:option=value:option=value``.
@@ -42,11 +30,12 @@ class Registry(Mapping[str, type[Method]]):
             UsageError: no such method, option or value; the message lists the allowed ones.
         """
         base_name, *assignments = _split(spec)
-        if base_name not in self._classes:
+        if base_name not in self:
             choices = f"there are {', '.join(self)}{suggest(base_name, self)}"
             raise UsageError(f"there is no method {base_name!r}; {choices}")
-        method = self._classes[base_name]
-        types = {name: type_ for name, type_ in typing.get_type_hints(method).items() if not _is_class_variable(type_)}
+        method = self[base_name]
+        hints = typing.get_type_hints(method)
+        types = {name: type_ for name, type_ in hints.items() if typing.get_origin(type_) is not typing.ClassVar}
         options: dict[str, Any] = {}
         for assignment in assignments:
             if assignment in method.presets:
@@ -61,7 +50,7 @@ class Registry(Mapping[str, type[Method]]):
 
     def defaults(self, anatomy: Anatomy) -> tuple[Method, ...]:
         """Return the methods of a run that names none: all that are cheap and defined for the model."""
-        instances = (method() for method in self._classes.values() if method.default)
+        instances = (method() for method in self.values() if method.default)
         return tuple(method for method in instances if not method.unsupported(anatomy))
 
     def resolve(self, entries: Iterable[str | Method]) -> tuple[Method, ...]:
@@ -90,10 +79,6 @@ def _split(spec: str) -> list[str]:
         else:
             parts.append(part)
     return parts
-
-
-def _is_class_variable(type_: Any) -> bool:
-    return typing.get_origin(type_) is typing.ClassVar
 
 
 def _convert(text: str, type_: Any, label: str) -> Any:

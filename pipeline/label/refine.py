@@ -21,7 +21,6 @@ class Refiner(Protocol):
         Returns:
             float32 [B, H, W] in [0, 1].
         """
-        ...
 
 
 def make_refiner(spec: Pamr | Crf) -> Refiner:

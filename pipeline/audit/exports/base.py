@@ -69,7 +69,6 @@ class AuditExporter(Protocol):
         Raises:
             UsageError: a package is missing.
         """
-        ...
 
     def validate(self, about: ExportSpec, audit: ObjectStore) -> None:
         """Refuse an impossible export before anything is written.
@@ -81,7 +80,6 @@ class AuditExporter(Protocol):
         Raises:
             UsageError: a package is missing, or the audit lacks a table.
         """
-        ...
 
     def export_shard(self, data: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
         """Write the files of a shard, and yield their names.
@@ -91,7 +89,6 @@ class AuditExporter(Protocol):
             run: run that made the atlas.
             folder: local folder to write to.
         """
-        ...
 
     def export_all(self, context: AtlasContext, folder: Path) -> Iterator[str]:
         """Write the files of the whole atlas once those of all shards exist, and yield their names.
@@ -100,11 +97,9 @@ class AuditExporter(Protocol):
             context: data of the atlas.
             folder: local folder to write to.
         """
-        ...
 
     def atlas_files(self, about: ExportSpec) -> Iterable[str]:
         """Return the names of all files that ``export_all`` may write."""
-        ...
 
 
 def prepare_path(folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,10 +52,7 @@ def collect_environment(atlas: Atlas) -> EnvironmentRecord:
 
 def _count_versions(atlas: Atlas) -> tuple[tuple[dict[str, str], int], ...]:
     """Return the versions of packages that computed shards, most shards first."""
-    counts: dict[str, int] = {}
-    for record in atlas.records():
-        key = json.dumps(record.versions, sort_keys=True)
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(json.dumps(record.versions, sort_keys=True) for record in atlas.records())
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple((json.loads(key), count) for key, count in ranked)
 
