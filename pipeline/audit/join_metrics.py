@@ -65,7 +65,20 @@ class ShardMetrics:
             rows: [n], rows of the samples.
         """
         sampled, values = self._values.get((method, metric), (np.empty(0, np.int64), np.empty(0)))
-        if not len(sampled):
-            return np.full(len(rows), np.nan)
-        index = np.searchsorted(sampled, rows).clip(0, len(sampled) - 1)
-        return np.where(sampled[index] == rows, values[index], np.nan)
+        return values_at_rows(sampled, values, rows)
+
+
+def values_at_rows(
+    known: NDArray[np.int64], values: NDArray[np.floating], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the values of samples: float64 [n], NaN where there is none.
+
+    Args:
+        known: [m], rows of the samples with a value, ascending.
+        values: [m], their values.
+        rows: [n], rows of the wanted samples.
+    """
+    if not len(known):
+        return np.full(len(rows), np.nan)
+    index = np.searchsorted(known, rows).clip(max=len(known) - 1)
+    return np.where(known[index] == rows, values[index], np.nan)

@@ -88,18 +88,19 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
         return split_truth_by_shard(self.atlas, shards, self.truth)
 
     def remove_summary(self) -> None:
-        for name in (MANIFEST, *(f"{name}.parquet" for name in _SUMMARIES)):
+        for name in (MANIFEST, *(f"{name}.parquet" for name in SUMMARIES)):
             self.objects.delete(name)
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> dict[str, pa.Table]:
         tables = {}
-        for name, (folder, keys, metric, schema) in _SUMMARIES.items():
-            tables[name] = compute_group_means(_read(self.objects, folder, self.shards), keys, metric, schema)
+        for name, (folder, keys, metric, schema) in SUMMARIES.items():
+            parts = map(from_parquet, self.objects.read([f"{folder}/{shard}.parquet" for shard in self.shards]))
+            tables[name] = compute_group_means(parts, keys, metric, schema)
             self.objects.put(f"{name}.parquet", to_parquet(tables[name]))
         return tables
 
 
-_SUMMARIES = {
+SUMMARIES = {
     "methods": ("images", ("method",), "entropy", METHODS),
     "agreement": ("pairs", ("first", "second"), "spearman", AGREEMENT),
 }
@@ -112,11 +113,6 @@ def split_truth_by_shard(atlas: Atlas, shards: Sequence[str], truth: TruthSet | 
         return [None] * len(shards)
     samples = concurrent_map(partial(atlas.samples_of, columns=["key"]), shards)
     return [truth.subset(table["key"].to_pylist()) for table in samples]
-
-
-def _read(objects: ObjectStore, folder: str, shards: Sequence[str]) -> Iterable[pa.Table]:
-    for data in objects.read([f"{folder}/{shard}.parquet" for shard in shards]):
-        yield from_parquet(data)
 
 
 def _tabulate_shard(about: AuditSpec, task: ShardTask[TruthSet | None]) -> ShardResult:
@@ -161,7 +157,6 @@ def _tabulate_images(
         covered: [n, h, w], share of each cell that the object covers; NaN without truth.
         metrics: metric values of the shard.
     """
-    correct = _is_correct(samples)
     agreement = _mean_agreement(maps, compared)
     # NaN comes last; ties are in the order of the methods.
     order = np.argsort(np.nan_to_num(-np.stack(list(agreement.values())), nan=np.inf), axis=0, kind="stable")
@@ -176,7 +171,7 @@ def _tabulate_images(
             "row": samples["row"],
             "key": samples["key"],
             "class": samples[CLASS_COLUMNS[target]],
-            "correct": correct,
+            "correct": pc.equal(samples["label"], samples["prediction"]),
             "method": [method] * len(samples),
             "flag": [Flag(flag).name.lower() for flag in flags[method]],
             **{name: _nan_to_null(np.where(valid, statistics[name], np.nan)) for name in MAP_STATISTICS},
@@ -186,11 +181,6 @@ def _tabulate_images(
         }
         parts.append(pa.table(columns).cast(IMAGES))
     return pa.concat_tables(parts)
-
-
-def _is_correct(samples: pa.Table) -> pa.Array:
-    label, prediction = (samples[name].to_pylist() for name in ("label", "prediction"))
-    return pa.array([None if a is None else a == b for a, b in zip(label, prediction, strict=True)])
 
 
 def _mean_agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> dict[str, Floats]:

@@ -113,10 +113,7 @@ def _plot_box_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles) 
         axis.plot([], [], marker, color="0.3", mfc=face, label=label)
     axis.legend(fontsize=9, frameon=False)
     axis.set_title("Boxes: largest contour, IoU ≥ 0.5", fontsize=11, loc="left")
-    axis.set_xlabel("threshold, of the maximum")
-    axis.set_ylabel("BoxAcc, %")
-    axis.set_xlim(0, 1)
-    axis.set_ylim(0, 100)
+    axis.set(xlabel="threshold, of the maximum", ylabel="BoxAcc, %", xlim=(0, 1), ylim=(0, 100))
 
 
 def _plot_pixel_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles) -> None:
@@ -126,10 +123,7 @@ def _plot_pixel_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles
             recall, precision = ([point[name] for point in curve] for name in ("recall", "value"))
             axis.plot(recall, precision, **_line_style(row["method"], styles))
     axis.set_title("Pixels: precision over recall", fontsize=11, loc="left")
-    axis.set_xlabel("recall, %")
-    axis.set_ylabel("precision, %")
-    axis.set_xlim(0, 100)
-    axis.set_ylim(0, 100)
+    axis.set(xlabel="recall, %", ylabel="precision, %", xlim=(0, 100), ylim=(0, 100))
 
 
 def _plot_bars(axis: Axes, rows: _Rows, styles: _Styles) -> None:
@@ -144,8 +138,5 @@ def _plot_bars(axis: Axes, rows: _Rows, styles: _Styles) -> None:
     axis.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=9)
     for label, row in zip(axis.get_yticklabels(), rows, strict=True):
         label.set_color(_line_style(row["method"], styles)["color"] if row["kind"] == "method" else "0.45")
-    axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_xlim(0, 112)
-    axis.set_xticks(range(0, 101, 20))
     axis.set_title("MaxBoxAccV2, 95 % of the bootstrap", fontsize=11, loc="left")
-    axis.set_xlabel("%")
+    axis.set(xlabel="%", xlim=(0, 112), ylim=(-0.6, len(rows) - 0.4), xticks=range(0, 101, 20))

@@ -1,7 +1,7 @@
 """Export an atlas and its audit to other programs, shard by shard."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,27 +112,25 @@ class _Export(DerivedProduct[TruthSet | None, None]):
             self.objects.delete(name)
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> None:
-        with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            names = EXPORTERS[self.about.kind].export_all(self.context, Path(folder))
-            _put(self.objects, names, Path(folder))
+        _upload(self.objects, partial(EXPORTERS[self.about.kind].export_all, self.context))
 
 
 def _export_shard(about: ExportSpec, task: ShardTask[TruthSet | None]) -> ShardResult:
     data = _read_shard(task.atlas, task.atlas.shard(task.shard), about, task.data)
     written: tuple[ObjectRecord, ...] = ()
     if len(data):
-        with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
-            names = EXPORTERS[about.kind].export_shard(data, task.atlas.run, Path(folder))
-            written = _put(task.objects, names, Path(folder))
+        written = _upload(task.objects, partial(EXPORTERS[about.kind].export_shard, data, task.atlas.run))
     return ShardResult(written, {"images": len(data)})
 
 
-def _put(objects: ObjectStore, names: Iterable[str], folder: Path) -> tuple[ObjectRecord, ...]:
+def _upload(objects: ObjectStore, export: Callable[[Path], Iterable[str]]) -> tuple[ObjectRecord, ...]:
     """Upload each file as soon as it exists and remove it, so that the local disk holds one at a time."""
     records = []
-    for name in names:
-        records.append(objects.put_file(name, folder / name))
-        (folder / name).unlink()
+    with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
+        for name in export(Path(folder)):
+            path = Path(folder, name)
+            records.append(objects.put_file(name, path))
+            path.unlink()
     return tuple(records)
 
 

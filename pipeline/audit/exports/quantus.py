@@ -8,15 +8,14 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
-from pipeline.store import ObjectStore
+from pipeline.audit.exports.base import AtlasContext, AuditExporter, ShardData, prepare_path
 from schemas.audit_records import ExportSpec
 from schemas.run import RunRecord
 
 README = "README.md"
 
 
-class QuantusExporter:
+class QuantusExporter(AuditExporter):
     """``shards/<shard>/`` with the arrays of the n samples that have maps, in the order of the rows, and a README.
 
     - ``x.npy`` – uint8 [n, 3, H, W], the input of the network before normalization, a quarter of the size; missing
@@ -27,12 +26,6 @@ class QuantusExporter:
     - ``s.npy`` – bool [n, 1, H, W], object masks; ``known.npy`` – bool [n], True with truth. Both are missing
       without truth.
     """
-
-    def require_packages(self) -> None:
-        return
-
-    def validate(self, about: ExportSpec, audit: ObjectStore) -> None:
-        return
 
     def export_shard(self, data: ShardData, run: RunRecord, folder: Path) -> Iterator[str]:
         prefix, size = f"shards/{data.shard}", run.model.input_size

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.audit.exports.base import AtlasContext, ShardData, prepare_path
+from pipeline.audit.exports.base import AtlasContext, AuditExporter, ShardData, prepare_path
 from pipeline.store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.redaction import public_model_name
@@ -38,7 +38,7 @@ _SYNSET = re.compile(r"(n[0-9]{8})(?:[\s:,]+(.*))?")
 _CHUNK = 64
 
 
-class VirelayExporter:
+class VirelayExporter(AuditExporter):
     """``<method>.yaml`` with ``labels.json``, ``input.h5``, ``<method>.attribution.h5``, ``<method>.analysis.h5``.
 
     Arrays over all N samples that have maps, in the order of the rows, are virtual: they refer to ``parts/<shard>.h5``,

@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -181,18 +180,18 @@ def _describe_methods(atlas: Atlas, about: AuditSpec) -> list[dict[str, str]]:
     return rows
 
 
-def _read_table(objects: ObjectStore, tables: list[PublishedTable], name: str) -> pa.Table | None:
-    names = (published.names[0] for published in tables if published.table.name == name)
-    return next((from_parquet(objects.get(path)) for path in names), None)
+def _read_rows(objects: ObjectStore, tables: list[PublishedTable], name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table; none if the audit does not have it."""
+    names = [path for published in tables if published.table.name == name for path in published.names]
+    return [row for path in names for row in from_parquet(objects.get(path)).to_pylist()]
 
 
 def _count_statuses(objects: ObjectStore, tables: list[PublishedTable]) -> dict[str, Any]:
     """Count shards, and samples and maps by status, in the table of completeness."""
-    table = _read_table(objects, tables, "completeness")
     counts: dict[str, Counter[str]] = {"samples": Counter(), "maps": Counter()}
     reasons: Counter[tuple[str, str]] = Counter()
     shards = set()
-    for row in table.to_pylist() if table is not None else ():
+    for row in _read_rows(objects, tables, "completeness"):
         shards.add(row["shard"])
         counts[row["kind"]][row["status"]] += row["count"]
         if row["kind"] == "samples" and row["reason"] is not None:
@@ -202,9 +201,8 @@ def _count_statuses(objects: ObjectStore, tables: list[PublishedTable]) -> dict[
 
 def _summarize_reproducibility(objects: ObjectStore, tables: list[PublishedTable]) -> list[dict[str, Any]]:
     """Return the worst values over the target kinds, by kind and method."""
-    table = _read_table(objects, tables, "reproducibility")
     groups: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
-    for row in table.to_pylist() if table is not None else ():
+    for row in _read_rows(objects, tables, "reproducibility"):
         groups[row["kind"], row["method"]].append(row)
     return [
         {

@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.map_tables import compute_group_means
+from pipeline.audit.map_tables import SUMMARIES, compute_group_means
 from pipeline.audit.publication.published_tables import read_table, read_tables
 from pipeline.audit.shortcuts import MAX_MAPS
 from pipeline.store import ObjectStore
-from schemas.audit_tables import AGREEMENT, METHODS
 
 _TOLERANCE = 1e-9
 """Relative; sums in another order differ by less."""
@@ -23,11 +22,8 @@ _Key = tuple[Any, ...]
 
 def verify_means(objects: ObjectStore) -> Iterator[str]:
     """Yield faults of the tables of means: they must be the means of the tables of images and pairs."""
-    for name, folder, keys, defined, schema in (
-        ("methods.parquet", "images", ("method",), "entropy", METHODS),
-        ("agreement.parquet", "pairs", ("first", "second"), "spearman", AGREEMENT),
-    ):
-        expected = compute_group_means(read_tables(objects, folder), keys, defined, schema)
+    for table, (folder, keys, defined, schema) in SUMMARIES.items():
+        name, expected = f"{table}.parquet", compute_group_means(read_tables(objects, folder), keys, defined, schema)
         yield from _compare(name, read_table(objects, name), expected, (*keys, "class"), f"the mean over {folder}/")
 
 

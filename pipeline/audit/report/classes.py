@@ -62,12 +62,9 @@ def find_suspicious_classes(tables: AuditTables) -> list[SuspiciousClass]:
         key = row["method"], row["class"]
         if key not in clusters or row["outlier_share"] > clusters[key]["outlier_share"]:
             clusters[key] = row
-    rows_by_class: dict[int, list[Row]] = {}
-    for row in tables.shortcuts.to_pylist():
-        if not is_control(row["method"]):
-            rows_by_class.setdefault(row["class"], []).append(row)
+    is_method = pa.array([not is_control(method) for method in tables.shortcuts["method"].to_pylist()], pa.bool_())
     classes = []
-    for class_id, rows in rows_by_class.items():
+    for class_id, rows in group_by_class(tables.shortcuts.filter(is_method)).items():
         rows.sort(key=lambda row: (-row["excess"], row["method"]))
         alarming = [row for row in rows if row["alarm"]]
         evidence = tuple(MethodEvidence(row, clusters[row["method"], class_id]) for row in alarming or rows[:1])
@@ -102,7 +99,7 @@ def iter_class_data(tables: AuditTables, methods: Sequence[str], grid: tuple[int
         grid: rows and columns of the patch grid.
     """
     sources = tables.methods, tables.shortcuts, tables.clusters
-    rows_by_class, shortcuts, clusters = (_group_by_class(table) for table in sources)
+    rows_by_class, shortcuts, clusters = (group_by_class(table) for table in sources)
     for class_id in sorted(rows_by_class):
         rows = rows_by_class[class_id]
         data = {
@@ -162,7 +159,8 @@ def _side(cell: int, cells: int, names: tuple[str, str]) -> str:
     return names[0] if position < _EDGE else names[1] if position > 1 - _EDGE else ""
 
 
-def _group_by_class(table: pa.Table) -> dict[int, list[Row]]:
+def group_by_class(table: pa.Table) -> dict[int, list[Row]]:
+    """Return the rows of a table by class, without those that are of no class."""
     rows_by_class: dict[int, list[Row]] = {}
     for row in table.filter(pc.is_valid(table["class"])).to_pylist():
         rows_by_class.setdefault(row["class"], []).append(row)

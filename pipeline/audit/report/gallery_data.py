@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.audit.join_metrics import values_at_rows
 from pipeline.audit.report.js_encoding import to_base64, to_script, to_uint8
 from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.images import read_images
@@ -175,14 +176,12 @@ def _read_statistics(
     """Return the statistics of the audit: [methods, MAP_STATISTICS, n]; NaN for a method that it leaves out."""
     table = from_parquet(audit.get(f"images/{selection.shard}.parquet"), ["row", "method", *MAP_STATISTICS])
     rows = shard.samples["row"].to_numpy()[list(selection.ordinals)]
-    statistics = np.full((len(methods), len(MAP_STATISTICS), len(rows)), np.nan, np.float32)
+    statistics = np.empty((len(methods), len(MAP_STATISTICS), len(rows)), np.float32)
     names = table["method"].cast(pa.string())
     for place, method in enumerate(methods):
         method_table = table.filter(pc.equal(names, method))
-        if len(method_table):
-            index = np.searchsorted(method_table["row"].to_numpy(), rows)
-            for column, name in enumerate(MAP_STATISTICS):
-                statistics[place, column] = pc.fill_null(method_table[name], np.nan).to_numpy()[index]
+        columns = [pc.fill_null(method_table[name], np.nan).to_numpy() for name in MAP_STATISTICS]
+        statistics[place] = [values_at_rows(method_table["row"].to_numpy(), values, rows) for values in columns]
     return statistics
 
 
@@ -215,12 +214,8 @@ def _read_agreement(audit: ObjectStore, selection: ShardSelection, rows: NDArray
     methods = pa.array(sorted(name for name in names if not is_control(name)), pa.string())
     table = table.filter(pc.and_(*(pc.is_in(table[name].cast(pa.string()), methods) for name in ("first", "second"))))
     means = table.group_by("row", use_threads=False).aggregate([("spearman", "mean")]).sort_by("row")
-    agreement = np.full(len(rows), np.nan, np.float32)
-    if len(means):
-        index = np.searchsorted(means["row"].to_numpy(), rows).clip(max=len(means) - 1)
-        values = pc.fill_null(means["spearman_mean"], np.nan).to_numpy()[index]
-        agreement[:] = np.where(means["row"].to_numpy()[index] == rows, values, np.nan)
-    return agreement
+    values = pc.fill_null(means["spearman_mean"], np.nan).to_numpy()
+    return values_at_rows(means["row"].to_numpy(), values, rows).astype(np.float32)
 
 
 def disagreement_threshold(agreement: Floats) -> float | None:

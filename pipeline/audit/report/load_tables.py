@@ -115,36 +115,28 @@ class RecomputedMapsSummary:
     """Summary of the comparison of recomputed maps.
 
     Attributes:
-        recomputed: number of images that could be recomputed.
-        sampled: number of images that were chosen.
-        batch_size: batch size of the run.
-        other_batch_size: the other batch size.
         equal_share: share of all maps that are bitwise equal with the batch size of the run; None if there are none.
         max_difference: largest difference of a value in [0, 1] with the other batch size; None if there are none.
         methods: rows of ``schemas.audit_tables.REPRODUCIBILITY`` of each method with the batch size of the run, and
             with the other.
     """
 
-    recomputed: int
-    sampled: int
-    batch_size: int
-    other_batch_size: int
     equal_share: float | None
     max_difference: float | None
     methods: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
 
-def summarize_reproducibility(table: pa.Table, target: str) -> RecomputedMapsSummary | None:
+def summarize_reproducibility(table: pa.Table | None, target: str) -> RecomputedMapsSummary | None:
     """Summarize the comparison of the maps of a target kind.
 
     Args:
-        table: ``schemas.audit_tables.REPRODUCIBILITY``.
+        table: ``schemas.audit_tables.REPRODUCIBILITY``; None if it was not computed.
         target: target kind.
 
     Returns:
         The summary; None if no method has any maps.
     """
-    rows = [row for row in table.to_pylist() if row["target"] == target]
+    rows = [row for row in table.to_pylist() if row["target"] == target] if table is not None else []
     same_batch = {row["method"]: row for row in rows if row["kind"] == SAME_BATCH}
     other_batch = {row["method"]: row for row in rows if row["kind"] == OTHER_BATCH}
     methods = tuple((same_batch[method], other_batch[method]) for method in same_batch if method in other_batch)
@@ -153,10 +145,6 @@ def summarize_reproducibility(table: pa.Table, target: str) -> RecomputedMapsSum
     equal_shares = _without_none(row["equal_share"] for row, _ in methods)
     differences = _without_none(row["max_difference"] for _, row in methods)
     return RecomputedMapsSummary(
-        recomputed=methods[0][0]["recomputed"],
-        sampled=methods[0][0]["sampled"],
-        batch_size=methods[0][0]["batch_size"],
-        other_batch_size=methods[0][1]["batch_size"],
         equal_share=sum(equal_shares) / len(equal_shares) if equal_shares else None,
         max_difference=max(differences, default=None),
         methods=methods,

@@ -18,6 +18,7 @@ from pipeline.audit.report.classes import (
     describe_cell,
     encode_map,
     find_suspicious_classes,
+    group_by_class,
 )
 from pipeline.audit.report.gallery_data import ImageColumns
 from pipeline.audit.report.load_tables import AuditTables, summarize_reproducibility
@@ -36,7 +37,7 @@ from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
 _MAX_ROWS = 60
-"""Largest number of rows of a table that is shown unchanged."""
+"""Largest number of rows of the table of completeness that are shown."""
 
 _AGREEMENT_TITLES = {
     "spearman": "Spearman",
@@ -48,25 +49,6 @@ _AGREEMENT_TITLES = {
 }
 _CANVAS = 192
 """Longest side of a map on the page, in pixels."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of the audit that is shown unchanged.
-
-    Attributes:
-        title: heading.
-        file: name of the table in the folder of the audit.
-        columns: names of the columns.
-        rows: cells as text.
-        left_out: number of rows that are not shown.
-    """
-
-    title: str
-    file: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left_out: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +106,6 @@ def render_page(
     order = order_methods(methods, ranking)
     all_classes = find_suspicious_classes(tables)
     alarming = [item for item in all_classes if item.alarms]
-    reproducibility = tables.reproducibility
     context = {
         "run": atlas.run,
         "about": tables.about,
@@ -156,10 +137,9 @@ def render_page(
         "gallery_rows": frozenset(columns.images["row"].astype(np.int64).tolist()),
         "classes": _class_rows(tables, {item.class_id: item.alarms for item in all_classes}),
         "statistics": list(MAP_STATISTICS),
-        "sheets": _sheets(tables),
-        "recomputed": None
-        if reproducibility is None
-        else summarize_reproducibility(reproducibility, tables.about.target),
+        "completeness": [] if tables.completeness is None else _sum_over_shards(tables.completeness),
+        "max_rows": _MAX_ROWS,
+        "recomputed": summarize_reproducibility(tables.reproducibility, tables.about.target),
         "canvas": canvas_size(atlas.run.model.input_size),
         "images": len(columns.keys),
         "thumbnails": thumbnails,
@@ -248,11 +228,8 @@ def _agreement_matrices(tables: AuditTables) -> list[AgreementMatrix]:
 
 def _class_rows(tables: AuditTables, alarms: Mapping[int, int]) -> list[dict[str, Any]]:
     """Return each class that has images, most suspicious first."""
-    rows_by_class: dict[int, list[dict[str, Any]]] = {}
-    for row in tables.methods.filter(pc.is_valid(tables.methods["class"])).to_pylist():
-        rows_by_class.setdefault(row["class"], []).append(row)
     classes = []
-    for class_id, rows in rows_by_class.items():
+    for class_id, rows in group_by_class(tables.methods).items():
         values = [row["agreement"] for row in rows if row["agreement"] is not None and not is_control(row["method"])]
         classes.append(
             {
@@ -267,19 +244,9 @@ def _class_rows(tables: AuditTables, alarms: Mapping[int, int]) -> list[dict[str
     return sorted(classes, key=lambda row: place.get(row["class_id"], len(place)))
 
 
-def _sheets(tables: AuditTables) -> list[Sheet]:
-    if tables.completeness is None:
-        return []
-    return [_make_sheet("Completeness", "completeness.parquet", _sum_over_shards(tables.completeness))]
-
-
-def _sum_over_shards(table: pa.Table) -> pa.Table:
+def _sum_over_shards(table: pa.Table) -> list[dict[str, Any]]:
     keys = ["kind", "method", "status", "reason"]
     texts = [table[name].cast(pa.string()) for name in keys]
     counts = pa.table([*texts, table["count"]], names=[*keys, "count"])
-    return counts.group_by(keys, use_threads=False).aggregate([("count", "sum")]).rename_columns([*keys, "count"])
-
-
-def _make_sheet(title: str, file: str, table: pa.Table) -> Sheet:
-    rows = [[format_value(value, 6) for value in row.values()] for row in table.slice(0, _MAX_ROWS).to_pylist()]
-    return Sheet(title, file, table.column_names, rows, max(0, len(table) - _MAX_ROWS))
+    sums = counts.group_by(keys, use_threads=False).aggregate([("count", "sum")])
+    return sums.rename_columns([*keys, "count"]).to_pylist()
