@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -128,7 +128,10 @@ def _show(record: BenchRecord) -> None:
     output.print_table(
         f"each method alone, and all {len(record.per_method)} together",
         ["method", "cost, in F", "images/s", "peak memory"],
-        [_row(method, cost) for method, cost in costs.items()],
+        [
+            [method, cost.forwards, cost.images_per_s, cost.peak_bytes and output.format_bytes(cost.peak_bytes)]
+            for method, cost in costs.items()
+        ],
     )
     output.print_table(
         "all together; shared work is attributed to the first method that needs it",
@@ -147,8 +150,3 @@ def _print_end_to_end(timing: EndToEndTiming) -> None:
         ["stage", "ms an image"],
         [[stage, 1000 * seconds / timing.images] for stage, seconds in stages.items()],
     )
-
-
-def _row(method: str, cost: MethodCost) -> list[Any]:
-    peak = None if cost.peak_bytes is None else output.format_bytes(cost.peak_bytes)
-    return [method, cost.forwards, cost.images_per_s, peak]

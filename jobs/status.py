@@ -43,9 +43,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
 
     opened = Atlas.open(atlas)
     quarantined, images = opened.quarantined(), 0
-    statuses: Counter[str] = Counter()
-    degenerate: Counter[str] = Counter()
-    fallbacks: Counter[str] = Counter()
+    statuses, degenerate, fallbacks = Counter[str](), Counter[str](), Counter[str]()
     drift: dict[str, float] = {}
     for commit in opened.records():
         images += commit.rows

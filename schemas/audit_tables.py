@@ -266,6 +266,15 @@ class AuditTable(NamedTuple):
         return description(self.schema.field(index)).replace("``", "") if index >= 0 else ""
 
 
+def _metric_tables(suite: str, metric: str) -> tuple[AuditTable, AuditTable]:
+    row = f"method, target kind and {metric}"
+    summary = f"{row}, with means over a sample of the images"
+    return (
+        AuditTable(suite, f"{suite}/summary.parquet", METRIC_SUMMARY, summary),
+        AuditTable(f"{suite}_values", f"{suite}/values/*.parquet", METRIC_VALUES, f"image, {row}"),
+    )
+
+
 TABLES: tuple[AuditTable, ...] = (
     AuditTable("methods", "methods.parquet", METHODS, "method and class, with means over its images"),
     AuditTable("images", "images/*.parquet", IMAGES, "image and method"),
@@ -283,26 +292,7 @@ TABLES: tuple[AuditTable, ...] = (
         REPRODUCIBILITY,
         "batch size, method and target kind of recomputed maps, and per batch size of predictions (null method)",
     ),
-    AuditTable(
-        "faithfulness",
-        "faithfulness/summary.parquet",
-        METRIC_SUMMARY,
-        "method, target kind and faithfulness metric, with means over a sample of the images",
-    ),
-    AuditTable(
-        "faithfulness_values",
-        "faithfulness/values/*.parquet",
-        METRIC_VALUES,
-        "image, method, target kind and faithfulness metric",
-    ),
-    AuditTable(
-        "sanity",
-        "sanity/summary.parquet",
-        METRIC_SUMMARY,
-        "method, target kind and sanity check, with means over a sample of the images",
-    ),
-    AuditTable(
-        "sanity_values", "sanity/values/*.parquet", METRIC_VALUES, "image, method, target kind and sanity check"
-    ),
+    *_metric_tables("faithfulness", "faithfulness metric"),
+    *_metric_tables("sanity", "sanity check"),
 )
 """All tables that may be in a folder; those of metrics that were not requested are missing."""

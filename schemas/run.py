@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from schemas.base import Record
-from schemas.layout import FORMAT
+from schemas.layout import FORMAT, ArraySpec, arrays
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """Name that is safe as a part of a path."""
@@ -177,3 +177,9 @@ class RunRecord(Record):
     def rows(self) -> int:
         """Length of the ``row`` dimension: all slots, filled or not."""
         return self.slot * len(self.shards)
+
+    @property
+    def arrays(self) -> dict[str, ArraySpec]:
+        """All arrays of all methods by name."""
+        specs = (arrays(method, self.extra_outputs.get(method, ())) for method in self.methods)
+        return {name: spec for method_specs in specs for name, spec in method_specs.items()}

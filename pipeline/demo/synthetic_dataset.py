@@ -141,21 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", choices=list(_STREAMS), default="validation")
-    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--shards", dest="num_shards", type=int, default=4)
     parser.add_argument("--scenes", type=int, default=96, help="scenes in each shard")
-    parser.add_argument("--truth", type=int, help="number of scenes whose truth is written; default all")
+    parser.add_argument("--truth", dest="num_annotated", type=int, help="scenes whose truth is written; default all")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    write_dataset(
-        SyntheticDataset(
-            arguments.folder,
-            arguments.shards,
-            arguments.scenes,
-            arguments.seed,
-            split=arguments.split,
-            num_annotated=arguments.truth,
-        )
-    )
+    write_dataset(SyntheticDataset(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

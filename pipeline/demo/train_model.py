@@ -103,15 +103,10 @@ def measure_accuracy(model: nn.Module, seed: int, scenes: int, shortcut: bool = 
         scenes: number of scenes.
         shortcut: whether the shortcut mark is drawn.
     """
-    correct: list[Tensor] = []
-    labels: list[Tensor] = []
-    marks: list[Tensor] = []
-    for pixels, label, marked in DataLoader(SceneDataset(HELD_OUT, seed, scenes, shortcut), 64, num_workers=2):
-        correct.append(model(normalize(pixels)).argmax(1) == label)
-        labels.append(label)
-        marks.append(marked)
-    hits, classes, marked = torch.cat(correct), torch.cat(labels), torch.cat(marks)
-    shortcut_class = classes == SHORTCUT_CLASS
+    loader = DataLoader(SceneDataset(HELD_OUT, seed, scenes, shortcut), 64, num_workers=2)
+    batches = [(model(normalize(pixels)).argmax(1) == label, label, marked) for pixels, label, marked in loader]
+    hits, labels, marked = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    shortcut_class = labels == SHORTCUT_CLASS
     return {
         "all": hits.float().mean().item(),
         "shortcut class": hits[shortcut_class].float().mean().item(),

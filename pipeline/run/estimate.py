@@ -8,7 +8,6 @@ either. Shards are not divided: seven on four actors take as long as eight.
 from math import ceil
 
 from pipeline.store.zarr_arrays import metadata_objects
-from schemas import layout
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.layout import RUN
 from schemas.run import RunRecord
@@ -62,7 +61,7 @@ def estimate(run: RunRecord, timing: EndToEndTiming, actors: int = 1, other_clas
         hours=ceil(shard_count / actors) * shard_seconds / 3600,
         actor_hours=work / 3600,
         bottleneck="decoding" if decode > network else "network",
-        objects=_count_objects(run, shard_count) + len(planned_objects),
+        objects=shard_count * (len(run.arrays) + 2) + len(planned_objects),  # a shard has a table and a commit, too
         bytes=round(_estimate_bytes(run, timing, images, shard_count)) + sum(planned_objects.values()),
     )
 
@@ -79,11 +78,6 @@ def actors_for_deadline(estimated: Estimate, deadline: float) -> int | None:
     """
     rounds = int(deadline / estimated.shard_seconds) if estimated.shard_seconds else estimated.shards
     return ceil(estimated.shards / rounds) if rounds else None
-
-
-def _count_objects(run: RunRecord, shards: int) -> int:
-    """Return the number of arrays, tables and commits of all shards."""
-    return shards * (sum(len(layout.arrays(method, run.extra_outputs.get(method, ()))) for method in run.methods) + 2)
 
 
 def _estimate_bytes(run: RunRecord, timing: EndToEndTiming, images: int, shards: int) -> float:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardRetried
+from pipeline.run.events import Event, FailedAttempt, ShardCommitted, ShardRetried
 from pipeline.utils.redaction import redact
 from schemas.errors import UsageError
 from schemas.run import RunRecord
@@ -69,7 +69,7 @@ def log_entry(event: Event, run: RunRecord) -> dict[str, Any] | None:
             "bytes": sum(record.size for record in commit.objects),
             "seconds": commit.seconds,
         }
-    if isinstance(event, ShardRetried | ShardQuarantined):
+    if isinstance(event, FailedAttempt):
         outcome = "retrying" if isinstance(event, ShardRetried) else "quarantined"
         return _make_entry(run, event.shard_index, outcome, event.attempt) | {"reason": redact(event.reason)}
     return None

@@ -1,5 +1,6 @@
 """Events of a run, the same for every executor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.commits import CommitRecord
@@ -13,21 +14,34 @@ class ShardCommitted:
 
 
 @dataclass(frozen=True)
-class ShardQuarantined:
+class FailedAttempt:
+    """An attempt at a shard failed."""
+
+    shard_index: int
+    attempt: int
+    reason: str
+
+
+class ShardQuarantined(FailedAttempt):
     """A shard cannot be done; the run continues without it and fails at its end."""
 
-    shard_index: int
-    attempt: int
-    reason: str
 
-
-@dataclass(frozen=True)
-class ShardRetried:
+class ShardRetried(FailedAttempt):
     """An attempt at a shard failed, and another one follows."""
 
-    shard_index: int
-    attempt: int
-    reason: str
+
+def failed_attempt(shard_index: int, attempt: int, reason: str, quarantined: Mapping[int, str]) -> FailedAttempt:
+    """Return the event of a failed attempt.
+
+    Args:
+        shard_index: of the shard.
+        attempt: its number, from 1.
+        reason: why it failed.
+        quarantined: reason of each shard that is quarantined.
+    """
+    if shard_index in quarantined:
+        return ShardQuarantined(shard_index, attempt, quarantined[shard_index])
+    return ShardRetried(shard_index, attempt, reason)
 
 
 @dataclass(frozen=True)
@@ -44,4 +58,4 @@ class LogMessage:
     text: str
 
 
-Event = ShardCommitted | ShardQuarantined | ShardRetried | ShardsInProgress | LogMessage
+Event = ShardCommitted | FailedAttempt | ShardsInProgress | LogMessage

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pipeline.run.dispatch import Dispatcher
-from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardRetried, ShardsInProgress
+from pipeline.run.events import Event, ShardCommitted, ShardsInProgress, failed_attempt
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.worker import Worker
 from schemas.errors import AtlasError, CorruptShardError
@@ -47,7 +47,4 @@ def run_inline(
                 yield ShardCommitted(commit)
                 continue
             dispatcher.fail(0, shard_index, reason, final)
-            if shard_index in dispatcher.quarantined:
-                yield ShardQuarantined(shard_index, assignment.attempt, dispatcher.quarantined[shard_index])
-            else:
-                yield ShardRetried(shard_index, assignment.attempt, reason)
+            yield failed_attempt(shard_index, assignment.attempt, reason, dispatcher.quarantined)

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.run.dispatch import Assignment, Dispatcher
-from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardQuarantined, ShardRetried, ShardsInProgress
+from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardsInProgress, failed_attempt
 from pipeline.run.execution import Device, ExecutionOptions, check_decode_device
 from pipeline.run.prometheus import PrometheusMetrics
 from pipeline.run.signals import GracefulShutdown
@@ -233,7 +233,7 @@ class _ActorPool:
                 return
             shard_index, final = assignment.shard_index, isinstance(cause, CorruptShardError)
             self.dispatcher.fail(number, shard_index, f"{cause}", final, time.monotonic())
-            yield self._failure_event(shard_index, assignment.attempt, f"{cause}")
+            yield failed_attempt(shard_index, assignment.attempt, f"{cause}", self.dispatcher.quarantined)
             self._stop_if_draining(number)
         except RayError as error:
             node_died = getattr(error, "preempted", False) or "node has died" in str(error)
@@ -261,18 +261,13 @@ class _ActorPool:
         where = "" if shard_index is None else f" over {self._shard_names[shard_index]}"
         yield LogMessage(f"an actor was lost{where}: {reason}")
         if shard_index is not None:
-            yield self._failure_event(shard_index, attempt, reason)
+            yield failed_attempt(shard_index, attempt, reason, self.dispatcher.quarantined)
         self._losses += blame
         if self._losses >= max(_MAX_LOSSES if self._any_ready else _MAX_LOSSES_BEFORE_READY, 2 * self._target_size):
             raise RunFailedError(
                 f"{self._losses} actors in a row were lost before a shard was done; the last: {reason}"
             )
         self._last_scale = -_SCALE_INTERVAL
-
-    def _failure_event(self, shard_index: int, attempt: int, reason: str) -> Event:
-        if shard_index in self.dispatcher.quarantined:
-            return ShardQuarantined(shard_index, attempt, self.dispatcher.quarantined[shard_index])
-        return ShardRetried(shard_index, attempt, reason)
 
     def _stop_actor(self, number: int, reason: str = "", blame: bool = False) -> None:
         """Stop an actor that is lost or not needed, and drop its calls."""

@@ -237,8 +237,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: no such key, method or target kind, several samples with that key, or no map.
         """
-        values: NDArray[np.float32] = self.read(method, self._find_row(key), target).astype(np.float32)
-        return values
+        return self.read(method, self._find_row(key), target).astype(np.float32)
 
     def raw(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
         """Return one raw map, up to the rounding to float16: float32 [h, w].

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import ReadOnlyStore
-from schemas import layout
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import MAPS, samples_object
 from schemas.run import RunRecord
@@ -75,7 +74,7 @@ class AtlasReader:
             UsageError: the atlas has no such array or target kind.
             RunFailedError: the array cannot be read.
         """
-        if array not in self._arrays:
+        if array not in self.run.arrays:
             self._check_method(array)
         self._check_target(target)
         return self.read_selection(array, (rows, self.run.spec.targets.index(target)))
@@ -96,11 +95,6 @@ class AtlasReader:
             raise RunFailedError(
                 f"{self.objects.url}: {array} cannot be read ({error}); find the damage with vitatlas verify"
             ) from error
-
-    @cached_property
-    def _arrays(self) -> frozenset[str]:
-        outputs = self.run.extra_outputs
-        return frozenset(name for method in self.methods for name in layout.arrays(method, outputs.get(method, ())))
 
     def check_planned(self, target: str, methods: Iterable[str]) -> None:
         """Check that the run has a target kind and methods. Nothing is read.

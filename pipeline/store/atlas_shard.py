@@ -53,8 +53,7 @@ class AtlasShard:
     def has_maps(self) -> NDArray[np.bool_]:
         """Samples that have maps: bool [rows]."""
         statuses = self.samples["status"].to_pylist()
-        has_maps: NDArray[np.bool_] = np.array([status == SampleStatus.OK for status in statuses], bool)
-        return has_maps
+        return np.array([status == SampleStatus.OK for status in statuses], np.bool_)
 
     def ranges(self, method: str, target: str = "label") -> NDArray[np.float32]:
         """Return minimum and maximum of the raw maps: float32 [rows, 2].

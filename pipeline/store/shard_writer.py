@@ -15,10 +15,9 @@ from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import to_parquet
-from schemas import layout
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
-from schemas.layout import ArraySpec, Flag, commit_object, flag_name, range_name, samples_object
+from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object
 from schemas.run import RunRecord
 from schemas.samples import SAMPLES, SampleStatus
 
@@ -44,13 +43,7 @@ class ShardWriter:
     drift: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots = {name: zarr_arrays.empty_slot(spec, self.run) for name, spec in self._array_specs().items()}
-
-    def _array_specs(self) -> dict[str, ArraySpec]:
-        specs: dict[str, ArraySpec] = {}
-        for method in self.run.methods:
-            specs |= layout.arrays(method, self.run.extra_outputs.get(method, ()))
-        return specs
+        self.slots = {name: zarr_arrays.empty_slot(spec, self.run) for name, spec in self.run.arrays.items()}
 
     def add(
         self, row: dict[str, Any], maps: Mapping[str, NDArray[Any]], extra_outputs: Mapping[str, NDArray[Any]]
@@ -116,11 +109,10 @@ class ShardWriter:
         start = time.perf_counter()
         # An earlier attempt, whose response was lost, may have committed.
         self.objects.delete(commit_object(self.shard))
-        written = []
-        for name, spec in self._array_specs().items():
-            written.append(
-                zarr_arrays.write_slot(self.objects, self.run, name, spec, self.shard_index, self.slots[name])
-            )
+        written = [
+            zarr_arrays.write_slot(self.objects, self.run, name, spec, self.shard_index, self.slots[name])
+            for name, spec in self.run.arrays.items()
+        ]
         written.append(self.objects.put(samples_object(self.shard), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
         fallbacks = Counter(str(row["fallback"]) for row in self.rows if row.get("fallback"))

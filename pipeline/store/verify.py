@@ -153,9 +153,8 @@ def _shard_objects(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, Array
     """Return the objects that a shard may have: its sample table (None), and its Zarr shards with array and spec."""
     run = atlas.run
     arrays: dict[str, tuple[str, ArraySpec] | None] = {samples_object(run.shards[shard_index].name): None}
-    for method in run.methods:
-        for name, spec in layout.arrays(method, run.extra_outputs.get(method, ())).items():
-            arrays[shard_object(name, shard_index, len(spec.dims))] = name, spec
+    for name, spec in run.arrays.items():
+        arrays[shard_object(name, shard_index, len(spec.dims))] = name, spec
     return arrays
 
 

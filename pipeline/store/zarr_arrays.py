@@ -78,10 +78,9 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     targets = len(run.spec.targets)
     target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
     target[:] = np.asarray(run.spec.targets, dtype=object)
-    for method, options in run.methods.items():
-        for name, spec in layout.arrays(method, run.extra_outputs.get(method, ())).items():
-            attributes = dict(options) if spec is layout.MAP else _ATTRIBUTES.get(spec, {})
-            _create_array(group, name, spec, (run.rows, *row_shape(spec, run)), run, attributes)
+    for name, spec in run.arrays.items():
+        attributes = dict(run.methods[name]) if spec is layout.MAP else _ATTRIBUTES.get(spec, {})
+        _create_array(group, name, spec, (run.rows, *row_shape(spec, run)), run, attributes)
     with warnings.catch_warnings():
         # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. Metadata never change, so it
         # cannot become stale, and it opens a remote atlas with one request.
