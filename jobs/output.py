@@ -1,15 +1,15 @@
 """Output of commands: tables and sentences for people, JSON for programs."""
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.utils.json_values import replace_nonfinite
 from schemas.text import escape_control
 
 if TYPE_CHECKING:
@@ -56,15 +56,7 @@ def print_json(value: Any, indent: int | None = 1) -> None:
         value: mappings, lists, text and numbers; NaN and infinity become null.
         indent: spaces of indentation; None prints one line.
     """
-    click.echo(json.dumps(_replace_nonfinite(value), indent=indent, allow_nan=False))
-
-
-def _replace_nonfinite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _replace_nonfinite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_nonfinite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(replace_nonfinite(value), indent=indent, allow_nan=False))
 
 
 def format_bytes(count: float) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
+from pipeline.utils.json_values import replace_nonfinite
+
 
 def to_base64(values: NDArray[Any] | bytes) -> str:
     """Return bytes, or an array of any shape in row-major order and little-endian, as base64."""
@@ -24,17 +26,9 @@ def to_script(function: str, *arguments: Any) -> bytes:
         function: name of the function.
         *arguments: values that JSON can express.
     """
-    texts = [json.dumps(_finite(value), allow_nan=False, separators=(",", ":")) for value in arguments]
+    texts = [json.dumps(replace_nonfinite(value), allow_nan=False, separators=(",", ":")) for value in arguments]
     text = ", ".join(texts).replace("<", "\\u003c")
     return f"atlas.{function}({text});\n".encode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def to_uint8(maps: NDArray[np.floating]) -> NDArray[np.uint8]:
