@@ -105,8 +105,7 @@ def audit_atlas(
     """
     from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
-    url = atlas.objects.url
-    out = (out or f"{url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
+    out = (out or f"{atlas.objects.url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
     for name in audit_options.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.run.execution import ComputeOptions, Device
@@ -81,8 +80,7 @@ def build_reproducibility_table(
 
 def _sample_batches(atlas: Atlas, count: int, seed: int) -> list[Selection]:
     """Choose batches at random until they hold ``count`` samples that have maps."""
-    samples, slot = atlas.samples(["row", "status"]), atlas.run.slot
-    rows = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))["row"].to_numpy()
+    rows, slot = atlas.samples_with_maps(["row"])["row"].to_numpy(), atlas.run.slot
     batch = rows // slot * slot + rows % slot // atlas.run.spec.batch_size
     batches, batch_index = np.unique(batch, return_inverse=True)
     priority = np.random.default_rng(seed).permutation(len(batches))[batch_index]
@@ -112,11 +110,10 @@ def _compare_shard(
                 if sample["status"] != SampleStatus.OK or sample["image_sha256"] != stored_sample["image_sha256"]:
                     notes[f"{shard}: {stored_sample['key']} cannot be recomputed: its image has changed"] = None
                     continue
-                comparisons.append({"kind": kind} | _compare_network(stored_sample, sample))
                 stored_maps = {method: stored[method][place] for method in methods}
                 maps = {method: minmax_scale(raw[method])[0] for method in methods}
                 rows = _compare_maps(stored_maps, maps, atlas.run.spec.targets)
-                comparisons += [{"kind": kind} | row for row in rows]
+                comparisons += [{"kind": kind} | row for row in (_compare_network(stored_sample, sample), *rows)]
         except (CorruptShardError, OSError) as error:
             notes[f"{shard}: cannot be recomputed: {error}"] = None
     return comparisons, list(notes)

@@ -3,11 +3,8 @@
 import heapq
 from collections import defaultdict
 
-import pyarrow.compute as pc
-
 from pipeline.store import Atlas
 from schemas.base import sha256
-from schemas.samples import SampleStatus
 
 SelectedSamples = dict[str, tuple[int, ...]]
 """Ordinals of the selected samples by shard, both in order. Shards without any are left out."""
@@ -24,8 +21,7 @@ def select_samples(atlas: Atlas, count: int, seed: int) -> SelectedSamples:
         count: largest number of samples.
         seed: seed of the hash.
     """
-    samples = atlas.samples(["shard", "ordinal", "row", "status"])
-    with_maps = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
+    with_maps = atlas.samples_with_maps(["shard", "ordinal", "row"])
     rows = with_maps["row"].to_pylist()
     chosen = heapq.nsmallest(count, range(len(rows)), key=lambda index: sha256(f"{seed} {rows[index]}".encode()))
     ordinals: dict[str, list[int]] = defaultdict(list)

@@ -76,7 +76,10 @@ def decode_image(data: bytes, config: PreprocessConfig) -> DecodedImage:
     Raises:
         UndecodableImageError: not an image, truncated, too large, or too expensive for its size.
     """
-    stored, orientation = _load(data)
+    stored, stripped = open_image(data)
+    with _wrap_errors():
+        stored.load()
+    orientation = strip_metadata.parse_exif_orientation(stripped.exif)
     image = to_rgb(apply_orientation(stored, orientation))
     transform = config.transform_for(image.width, image.height)
     resized_width, resized_height = transform.size
@@ -113,14 +116,6 @@ def open_image(data: bytes) -> tuple[ImageFile, StrippedImage]:
         image = decoder(io.BytesIO(stripped.data))
         _check_limits(image, stripped)
     return image, stripped
-
-
-def _load(data: bytes) -> tuple[Image.Image, int]:
-    """Return the decoded image as it is stored, and its EXIF orientation."""
-    image, stripped = open_image(data)
-    with _wrap_errors():
-        image.load()
-    return image, strip_metadata.parse_exif_orientation(stripped.exif)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.run.execution import Device
@@ -59,8 +58,7 @@ def recompute(
     """
     result = RecomputeResult()
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    samples = atlas.samples(["shard", "ordinal", "status"])
-    candidates = samples.filter(pc.equal(samples["status"].cast("string"), SampleStatus.OK))
+    candidates = atlas.samples_with_maps(["shard", "ordinal"])
     chosen = candidates.take(np.random.default_rng(seed).permutation(len(candidates))[:count]).to_pylist()
     ordinals_by_shard: dict[str, set[int]] = defaultdict(set)
     for sample in chosen:

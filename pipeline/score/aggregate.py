@@ -128,7 +128,10 @@ def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[
     )
     undefined = {"top5_loc"} if target_kind == "predicted" else set()  # the label has another map
     undefined |= {"gt_known_20"} if method in TRIVIAL_BOXES else set()  # a box has no maximum
-    values = {name: None if name in undefined else _finite_or_none(value[0]) for name, value in estimate.items()}
+    values = {
+        name: float(value[0]) if name not in undefined and np.isfinite(value[0]) else None
+        for name, value in estimate.items()
+    }
     intervals = {name: None if values[name] is None else percentile_interval(replicates[name]) for name in SCORES}
     thresholds = {} if method in TRIVIAL_BOXES else _thresholds(chosen, "") | _thresholds(oracle, "_oracle")
     image_counts = {
@@ -138,10 +141,6 @@ def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[
         "tuning_images": int(tuning["images"][0]),
     }
     return image_counts | values | {"interval": intervals} | thresholds
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _thresholds(chosen: ChosenThresholds | None, suffix: str) -> dict[str, Any]:

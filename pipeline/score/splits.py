@@ -1,6 +1,6 @@
 """Choice of the images that are scored and of those that thresholds are tuned on."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -101,35 +101,30 @@ def _select_tuning_keys(keys: Sequence[str]) -> set[str]:
 
 def _compare_keys(
     atlas: Atlas,
-    truth_sets: Iterable[TruthSet],
+    truth_sets: Sequence[TruthSet],
     keys: Sequence[str],
     without_truth: Sequence[str],
     subset: bool,
     log: Callable[[str], None],
 ) -> None:
     """Refuse images that one side lacks, or with ``subset`` only log their number."""
-    url = atlas.objects.url
-    names = [truth_set.name for truth_set in truth_sets]
-    fix = "add it, or score the images that both have with --subset"
-    if without_truth and not subset:
-        fault = f"{names[0]} has no annotation of this image of {url}"
-        raise UsageError(f"{without_truth[0]}: {fault}{_and_others(without_truth)}; {fix}")
-    if without_truth:
-        log(f"{len(without_truth)} of {len(keys)} images of {url} have no annotation in {names[0]} and are left out")
+    url, name = atlas.objects.url, truth_sets[0].name
+
+    def leave_out(missing: Sequence[str], fault: str, summary: str) -> None:
+        if missing and not subset:
+            others = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
+            fix = "add it, or score the images that both have with --subset"
+            raise UsageError(f"{missing[0]}: {fault}{others}; {fix}")
+        if missing:
+            log(f"{len(missing)} of {summary} and are left out")
+
+    fault = f"{name} has no annotation of this image of {url}"
+    leave_out(without_truth, fault, f"{len(keys)} images of {url} have no annotation in {name}")
     for truth_set in truth_sets:
         in_atlas = set(truth_set.subset(keys))
         not_in_atlas = [key for key in truth_set if key not in in_atlas]
-        if not_in_atlas and not subset:
-            raise UsageError(
-                f"{not_in_atlas[0]}: is in {truth_set.name}, but {url} has no such image"
-                f"{_and_others(not_in_atlas)}; {fix}"
-            )
-        if not_in_atlas:
-            log(f"{len(not_in_atlas)} of {len(truth_set)} images of {truth_set.name} are not in {url} and are left out")
-
-
-def _and_others(keys: Sequence[str]) -> str:
-    return f", nor {len(keys) - 1} others" if len(keys) > 1 else ""
+        fault = f"is in {truth_set.name}, but {url} has no such image"
+        leave_out(not_in_atlas, fault, f"{len(truth_set)} images of {truth_set.name} are not in {url}")
 
 
 def build_tuning_truths(

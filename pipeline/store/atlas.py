@@ -170,6 +170,11 @@ class Atlas(AtlasReader):
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
 
+    def samples_with_maps(self, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of the samples of all finished shards that have maps."""
+        table = self.samples([*columns, "status"])
+        return table.filter(pc.equal(table["status"].cast(pa.string()), SampleStatus.OK)).select(list(columns))
+
     def maps(self, method: str) -> "xarray.DataArray":
         """Return all maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is no map.
 
@@ -199,9 +204,7 @@ class Atlas(AtlasReader):
             UsageError: the atlas has no such method or target kind, or no finished shard.
         """
         self.select_methods(target, [method])
-        table = self.samples(["row", "status"])
-        has_maps = pc.equal(table["status"].cast(pa.string()), SampleStatus.OK)
-        return MapDataset(self, table.filter(has_maps)["row"].to_numpy(), method, target)
+        return MapDataset(self, self.samples_with_maps(["row"])["row"].to_numpy(), method, target)
 
     def show(self, key: str | int, *methods: str, target: str = "label") -> "Image":
         """Plot maps of one sample over its image, in a row. Without the image, with a warning, if it cannot be read.

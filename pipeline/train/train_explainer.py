@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from pipeline.explain.artifacts import read_artifact
-from pipeline.train.prepare_training import PreparedTraining, prepare_training
+from pipeline.train.prepare_training import prepare_training
 from pipeline.train.train_worker import train_worker
 from pipeline.train.trainer import ProgressCallback
 from schemas.artifacts import ArtifactRecord
@@ -29,22 +29,14 @@ def train_explainer(spec: TrainSpec, progress: ProgressCallback, address: str | 
         RunFailedError: see ``fit``.
     """
     prepared = prepare_training(spec)
-    if Path(prepared.spec.out).exists():
-        return _read_finished(prepared)
+    out = prepared.spec.out
+    if Path(out).exists():
+        record = read_artifact(out).record
+        if record is None or record.training_hash != prepared.digest:
+            raise UsageError(f"{out}: exists, and is of another training; choose another --out, or remove it")
+        return record
     if spec.workers == 1:
         return train_worker(prepared, "cuda" if torch.cuda.is_available() else "cpu", progress)
     from pipeline.train.ray_train import train_on_ray  # Ray is needed only here
 
     return train_on_ray(prepared, progress, address)
-
-
-def _read_finished(prepared: PreparedTraining) -> ArtifactRecord:
-    """Return the record of the artifact if it is of this training.
-
-    Raises:
-        UsageError: it is of another training.
-    """
-    record = read_artifact(prepared.spec.out).record
-    if record is None or record.training_hash != prepared.digest:
-        raise UsageError(f"{prepared.spec.out}: exists, and is of another training; choose another --out, or remove it")
-    return record

@@ -1,11 +1,11 @@
 """Training in one process, alone or as a member of a process group."""
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 
-from pipeline.explain.load import LOCAL, LoadedModel, load_model
+from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.readout import PATCH_READOUT_DESIGN
 from pipeline.read import DecoderPool, PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
@@ -52,7 +52,7 @@ def train_worker(
     record = ArtifactRecord(
         method=spec.settings.method,
         provenance=provenance,
-        model=_strip_folder(spec.model.name),
+        model=PurePath(spec.model.name).name,  # of a local model without the path to it
         weights=loaded.record.weights,
         settings=spec.settings.model_dump(mode="json", exclude={"method"}),
         supervision=supervision,
@@ -118,11 +118,6 @@ def _make_explainer(
         half=spec.save_float16,
     )
     return explainer, PATCH_READOUT_DESIGN if pool is not None else f"{PATCH_READOUT_DESIGN}, wsol", supervision
-
-
-def _strip_folder(name: str) -> str:
-    """Return the name of a local model without its folder."""
-    return name.rpartition("/")[2] if name.startswith(LOCAL) else name
 
 
 def _decode_processes(device: str) -> int:

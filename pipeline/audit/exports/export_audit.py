@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audit.exports import EXPORTERS
@@ -27,7 +26,7 @@ from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import Flag
 from schemas.run import TargetKind
-from schemas.samples import CLASS_COLUMNS, SampleStatus
+from schemas.samples import CLASS_COLUMNS
 from schemas.text import suggest
 
 _BATCH_SIZE = 32
@@ -84,8 +83,7 @@ def export_audit(
         pixels=pixels,
         classes=tuple(classes),
     )
-    samples = atlas.samples(["row", "shard", "status", "label", "prediction", "key"])
-    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
+    samples = atlas.samples_with_maps(["row", "shard", "label", "prediction", "key"])
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")

@@ -21,7 +21,7 @@ def collect_environment(atlas: Atlas) -> EnvironmentRecord:
     Raises:
         RunFailedError: a commit of the atlas cannot be read.
     """
-    run, spec, model = atlas.run, atlas.run.spec, atlas.run.model
+    run = atlas.run
     return EnvironmentRecord(
         audit={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         platform=f"{platform.system()} {platform.machine()}",
@@ -30,17 +30,9 @@ def collect_environment(atlas: Atlas) -> EnvironmentRecord:
         run=run.spec_hash,
         planned=run.versions,
         computed=_count_versions(atlas),
-        model=public_model_name(model.name),
-        weights=model.weights,
-        parameters=model.parameters,
-        classes=model.classes,
-        input_size=model.input_size,
-        grid=model.grid,
-        geometry=spec.geometry,
-        precision=spec.precision,
-        batch_size=spec.batch_size,
-        seed=spec.seed,
-        targets=spec.targets,
+        model=public_model_name(run.model.name),
+        **run.model.model_dump(include={"weights", "parameters", "classes", "input_size", "grid"}),
+        **run.spec.model_dump(include={"geometry", "precision", "batch_size", "seed", "targets"}),
         methods={
             method: {name: value for name, value in options.items() if name != _ARTIFACT}
             for method, options in run.methods.items()

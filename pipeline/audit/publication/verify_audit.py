@@ -49,14 +49,17 @@ def verify_audit(
         UsageError: there is no manifest, so nothing was published.
     """
     objects = ObjectStore(out)
-    for verifiers in ((lambda _: iter(verify_manifest(out, root, progress)),), (_verify_columns,), _VERIFIERS):
+    if faults := verify_manifest(out, root, progress):
+        yield from faults
+        return
+    for verifiers in ((_verify_columns,), _VERIFIERS):
         has_faults = False
         for verifier in verifiers:
             try:
                 for fault in verifier(objects):
                     has_faults = True
                     yield fault
-            except UnreadableError as error:
+            except (UnreadableError, UsageError) as error:
                 has_faults = True
                 yield f"{error}"
         if has_faults:
@@ -110,10 +113,7 @@ def _find_object_fault(objects: ObjectStore, folder: str, item: tuple[str, Objec
 def _read_commits(objects: ObjectStore, folder: str = "") -> Iterator[tuple[bytes, DerivedCommit]]:
     names = [f"{folder}{COMMITS}/{file}" for file in objects.list(f"{folder}{COMMITS}")]
     for name, data in zip(names, concurrent_map(partial(read_bytes, objects), names), strict=True):
-        try:
-            yield data, DerivedCommit.read(data, name)
-        except UsageError as error:
-            raise UnreadableError(f"{error}") from None
+        yield data, DerivedCommit.read(data, name)
 
 
 def _verify_lineage(objects: ObjectStore) -> Iterator[str]:
@@ -152,10 +152,7 @@ def _verify_settings(objects: ObjectStore) -> Iterator[str]:
         commits = [commit for _, commit in _read_commits(objects, folder)]
         if not commits and not objects.exists(name):
             continue
-        try:
-            settings_hash = record_type.read(read_bytes(objects, name), name).digest()
-        except UsageError as error:
-            raise UnreadableError(f"{error}") from None
+        settings_hash = record_type.read(read_bytes(objects, name), name).digest()
         for commit in commits:
             if commit.settings_hash != settings_hash:
                 yield f"{folder}{commit_object(commit.shard)}: was made with other settings than {name} has"

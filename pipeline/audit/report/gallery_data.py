@@ -17,7 +17,6 @@ from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.images import read_images
 from pipeline.store.parquet import from_parquet
 from schemas.audit_tables import MAP_STATISTICS
-from schemas.samples import SampleStatus
 from schemas.scores import is_control
 
 IMAGES_PER_CHUNK = 8
@@ -87,9 +86,8 @@ def sample_images(atlas: Atlas, images: int, seed: int) -> list[ShardSelection]:
     Returns:
         The samples by shard, in the order of their rows.
     """
-    samples = atlas.samples(["shard", "ordinal", "status"])
-    ok = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
-    chosen = ok.take(np.sort(np.random.default_rng(seed).permutation(len(ok))[:images])).to_pylist()
+    samples = atlas.samples_with_maps(["shard", "ordinal"])
+    chosen = samples.take(np.sort(np.random.default_rng(seed).permutation(len(samples))[:images])).to_pylist()
     ordinals_by_shard: dict[str, list[int]] = {}
     for sample in chosen:
         ordinals_by_shard.setdefault(sample["shard"], []).append(sample["ordinal"])

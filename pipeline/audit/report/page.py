@@ -104,6 +104,7 @@ def render_page(
     groups = collect_scores(tables)
     ranking = select_ranking_scores(groups)
     order = order_methods(methods, ranking)
+    groups_with_methods = [(group, group_methods(group, order)) for group in groups]
     all_classes = find_suspicious_classes(tables)
     alarming = [item for item in all_classes if item.alarms]
     context = {
@@ -115,14 +116,10 @@ def render_page(
         "methods": order,
         "ranking": ranking,
         "sample_sizes": _sample_sizes(tables),
-        "groups": [(group, group_methods(group, order)) for group in groups],
+        "groups": groups_with_methods,
         "dot_plots": [
-            (
-                group,
-                group_methods(group, order),
-                [layout_dot_plot(score, group_methods(group, order)) for score in group.scores],
-            )
-            for group in groups
+            (group, names, [layout_dot_plot(score, names) for score in group.scores])
+            for group, names in groups_with_methods
             if group.ranks
         ],
         "rank_plot": layout_rank_plot(
@@ -204,8 +201,7 @@ def _model_title(name: str) -> str:
 
 def _count_correct(atlas: Atlas) -> dict[str, int] | None:
     """Return the number of images with a label, and of those with another prediction; None without labels."""
-    samples = atlas.samples(["status", "label", "prediction"])
-    samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
+    samples = atlas.samples_with_maps(["label", "prediction"])
     labeled = samples.filter(pc.is_valid(samples["label"]))
     incorrect = pc.sum(pc.not_equal(labeled["label"], labeled["prediction"])).as_py()
     return {"labeled": len(labeled), "wrong": incorrect} if len(labeled) else None
