@@ -35,7 +35,7 @@ class CommitRecord(Record):
             of the map, median over maps of the first images of the shard. Empty in full precision.
         fallbacks: in a run that decodes on the GPU, number of images that were decoded in processes, by reason.
         objects: all objects that were written before this record.
-        spec_hash: hash of the spec of the run.
+        run_hash: ``run_hash`` of the run.
         versions: versions of the packages that computed the shard.
         seconds: time by stage.
         attempt: number of the attempt, from 1.
@@ -54,7 +54,7 @@ class CommitRecord(Record):
     drift: dict[str, float]
     fallbacks: dict[str, int] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
-    spec_hash: str
+    run_hash: str
     versions: dict[str, str]
     seconds: dict[str, float]
     attempt: int

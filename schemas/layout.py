@@ -16,7 +16,7 @@ AUDIT = "audit"
 ABOUT = "about.json"
 """Record of a derived product, in its folder: what it is made from. Written first."""
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout on disk. Readers refuse a later one."""
 
 

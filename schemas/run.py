@@ -1,11 +1,13 @@
 """A run: the spec of the user (``RunSpec``) and the frozen record of the plan (``RunRecord``)."""
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from schemas.base import Record
+from schemas.base import Record, sha256
 from schemas.layout import FORMAT, ArraySpec, arrays
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
@@ -86,6 +88,8 @@ class ModelRecord(Record):
 
     Attributes:
         name: name in timm.
+        network: class of the network.
+        options: architecture and arguments of its constructor, where a ``local-dir:`` folder states them.
         parameters: number of parameters.
         classes: number of classes.
         prefix_tokens: number of tokens before the patches, such as the class token and registers.
@@ -102,6 +106,8 @@ class ModelRecord(Record):
     """
 
     name: str
+    network: str
+    options: dict[str, object] = Field(default={})
     weights: str
     parameters: int
     classes: int
@@ -142,8 +148,9 @@ class RunRecord(Record):
 
     Attributes:
         format: version of the layout.
+        run_hash: hash of ``hashes``, and thereby of everything that determines the maps. Every commit carries it.
+        hashes: hash of each field, but for ``versions``, that differs from its default; of shards, of each column.
         spec: the spec of the user.
-        spec_hash: hash of the spec.
         model: the network.
         shards: shards, in the order of the rows.
         slot: rows reserved for each shard: the largest number of samples, rounded up to the chunk.
@@ -156,17 +163,38 @@ class RunRecord(Record):
     """
 
     format: int = FORMAT
+    run_hash: str = ""
+    hashes: dict[str, str] = Field(default={})
     spec: RunSpec
-    spec_hash: str
     model: ModelRecord
     methods: dict[Name, dict[str, str | int | float | bool]]
     extra_outputs: dict[Name, tuple[Name, ...]]
-    artifacts: dict[str, str] = Field(default_factory=dict)
-    provenance: dict[str, str] = Field(default_factory=dict)
+    artifacts: dict[str, str] = Field(default={})
+    provenance: dict[str, str] = Field(default={})
     slot: int
     chunk: int
     shards: tuple[ShardRecord, ...]
     versions: dict[str, str]
+
+    def sealed(self) -> Self:
+        """Return the record with its hashes."""
+        hashes = self._field_hashes()
+        return self.model_copy(update={"hashes": hashes, "run_hash": _hash_json(hashes)})
+
+    def changed_fields(self) -> list[str]:
+        """Return the names of the fields that are not as their hashes say; none if the record is as it was sealed."""
+        current = self._field_hashes()
+        changed = [name for name in {**current, **self.hashes} if current.get(name) != self.hashes.get(name)]
+        return changed or ["run_hash"] * (self.run_hash != _hash_json(self.hashes))
+
+    def _field_hashes(self) -> dict[str, str]:
+        # A later version may have further fields. Their defaults are left out, so that the hash of a record that lacks
+        # them stays the same.
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_HASHED)
+        shards = values.pop("shards", [])
+        columns = dict.fromkeys(column for shard in shards for column in shard)
+        values |= {f"shards.{column}": [shard.get(column) for shard in shards] for column in columns}
+        return {name: _hash_json(value) for name, value in _fields(self, values)}
 
     @property
     def samples(self) -> int:
@@ -183,3 +211,26 @@ class RunRecord(Record):
         """All arrays of all methods by name."""
         specs = (arrays(method, self.extra_outputs.get(method, ())) for method in self.methods)
         return {name: spec for method_specs in specs for name, spec in method_specs.items()}
+
+
+_NOT_HASHED = {"format", "run_hash", "hashes", "versions"}
+
+
+def _fields(record: Record, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each field of a record and of the records in it.
+
+    Args:
+        record: the record.
+        values: its values that differ from their defaults.
+        prefix: of the names.
+    """
+    for name, value in values.items():
+        inner = getattr(record, name, None)
+        if isinstance(inner, Record):
+            yield from _fields(inner, value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _hash_json(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode())

@@ -69,7 +69,7 @@ def open_map_tables(
     """Return the tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
     names = atlas.select_methods(target, methods)
     digest = truth.digest if truth is not None else None
-    about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=names, truth=digest)
+    about = AuditSpec(run=atlas.run.run_hash, target=target, methods=names, truth=digest)
     function = partial(_tabulate_shard, about)
     return MapTables("audit", function, atlas, ObjectStore(out), about=about, truth=truth)
 

@@ -1,8 +1,10 @@
 """Loading of timm models, with pretrained weights or a checkpoint."""
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -59,6 +61,8 @@ def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
         raise UsageError(f"{name}: takes {len(config['mean'])} channels; only RGB is supported")
     record = ModelRecord(
         name=name,
+        network=type(model).__name__,
+        options=_constructor_options(name),
         weights=weights_hash(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         classes=anatomy.classes,
@@ -73,6 +77,14 @@ def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
         crop_mode=config["crop_mode"],
     )
     return LoadedModel(model, anatomy, record)
+
+
+def _constructor_options(name: str) -> dict[str, Any]:
+    """Return what the ``config.json`` of a local folder says on the network; the weights do not show all of it."""
+    if not name.startswith(LOCAL):
+        return {}
+    config = json.loads(Path(name.removeprefix(LOCAL), "config.json").read_bytes())
+    return {"architecture": config.get("architecture")} | (config.get("model_args") or {})
 
 
 def absolute_model_name(name: str) -> str:

@@ -64,7 +64,7 @@ class CalibrationSource:
             raise UsageError(f"{truth.name}: no mask of policy {policy.name} meets an object, whatever the threshold")
         return float(THRESHOLDS[best]), (
             f"largest mean IoU, {total[best] / images:.4f}, of {images} images in {truth.name} ({truth.digest}) "
-            f"with the maps of run {atlas.run.spec_hash}"
+            f"with the maps of run {atlas.run.run_hash}"
         )
 
 

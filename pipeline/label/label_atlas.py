@@ -101,10 +101,10 @@ def label(
         raise UsageError(f"policy {policy.name}: its threshold is not calibrated; remove --tune, or calibrate it")
     about = LabelingSpec(
         policy=policy.model_dump(mode="json"),
-        run=atlas.run.spec_hash,
+        run=atlas.run.run_hash,
         classes=sha256("\n".join(classes).encode()) if classes else None,
         truth=calibration.truth.digest if calibration else None,
-        tuned=(calibration.atlas or atlas).run.spec_hash if calibration else None,
+        tuned=(calibration.atlas or atlas).run.run_hash if calibration else None,
     )
     objects = ObjectStore(out)
     if calibration is not None:

@@ -84,7 +84,7 @@ def evaluate_metrics(
         url = atlas.objects.url
         raise UsageError(f"{url}: has no sample with maps yet; run it first: vitatlas run {url}")
     about = MetricsSpec(
-        run=atlas.run.spec_hash,
+        run=atlas.run.run_hash,
         suite=suite,
         methods=names,
         images=count,

@@ -40,15 +40,12 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
     options, atlas = options or ExecutionOptions(), Atlas.open(url)
     # An atlas may come from an untrusted source; only the user may allow commands.
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    if atlas.run.spec.digest() != atlas.run.spec_hash:
-        raise RunFailedError(
-            f"{url}: its run.json has been changed since it was planned, or another version planned it; "
-            "restore it, or plan another atlas"
-        )
     # A lease or quarantine records left by a dead run are cleaned up even if nothing is pending.
     if _pending_shards(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED):
         with Lease(atlas.objects, _print_to_stderr) as lease:
             atlas = Atlas.open(url)  # another run may have committed shards while this one waited for the lease
+            for _ in atlas.records():  # refuses those of another run, before anything is added to them
+                pass
             _clean_up(atlas)
             _execute(atlas, options, retry_failed, lease)
             atlas.objects.remove_temp_files()

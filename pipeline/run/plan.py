@@ -15,7 +15,7 @@ from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
-from schemas.run import RunRecord, RunSpec, ShardRecord
+from schemas.run import ModelRecord, RunRecord, RunSpec, ShardRecord
 
 CHUNK = 256
 """Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
@@ -85,7 +85,6 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
     methods = registry.resolve(spec.methods)
     return RunRecord(
         spec=spec,
-        spec_hash=spec.digest(),
         model=loaded.record,
         methods={method.name: method.options() for method in methods},
         extra_outputs={method.name: method.extra_outputs for method in methods if method.extra_outputs},
@@ -95,7 +94,7 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
         chunk=chunk,
         shards=shards,
         versions=package_versions(),
-    )
+    ).sealed()
 
 
 def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Method, ...]:
@@ -140,6 +139,25 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     if zarr_arrays.metadata_faults(objects, run):
         zarr_arrays.create_arrays(objects, run)
     return run
+
+
+def check_model(run: RunRecord, loaded: ModelRecord, url: str) -> None:
+    """Make sure that a network is the one that the run was planned with.
+
+    Args:
+        run: planned.
+        loaded: the record of the network as it is now.
+        url: of the atlas, for the message.
+
+    Raises:
+        SpecMismatchError: the network has changed; the message names the fields.
+    """
+    changes = differences({"model": run.model.model_dump(mode="json")}, {"model": loaded.model_dump(mode="json")})
+    if changes:
+        raise SpecMismatchError(
+            f"{url}: the network was planned with other values than it is loaded with now: {'; '.join(changes)}; "
+            "restore it, or plan another atlas"
+        )
 
 
 def artifact_hashes(methods: Iterable[Method]) -> dict[str, str]:

@@ -99,13 +99,13 @@ def recompute_rows(
 
 
 @lru_cache(1)
-def cached_worker(url: str, device: Device, spec_hash: str) -> Worker:
+def cached_worker(url: str, device: Device, run_hash: str) -> Worker:
     """Return a worker that this process keeps for further shards.
 
     Args:
         url: of the atlas.
         device: to compute on.
-        spec_hash: of the run, so that another atlas at the same URL gets another worker.
+        run_hash: of the run, so that another atlas at the same URL gets another worker.
     """
     return Worker(url, device)
 

@@ -18,11 +18,11 @@ from pipeline.explain.registry import methods as registry
 from pipeline.read import DecodedSample, DecoderPool, ImageBatch, PreprocessConfig, ShardCache, iter_batches
 from pipeline.run.execution import Device, check_decode_device
 from pipeline.run.gpu_decode import DeviceDecoder, to_device
-from pipeline.run.plan import check_artifacts, package_versions
+from pipeline.run.plan import check_artifacts, check_model, package_versions
 from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
-from schemas.errors import CorruptShardError, SpecMismatchError, UsageError
+from schemas.errors import CorruptShardError, UsageError
 from schemas.samples import SampleStatus
 
 _DRIFT_IMAGES = 8
@@ -73,7 +73,7 @@ class Worker:
 
     Raises:
         UsageError: there is no GPU that the run needs.
-        SpecMismatchError: the weights of the model or of a method have changed.
+        SpecMismatchError: the model, or the weights of a method, have changed.
     """
 
     def __init__(
@@ -96,11 +96,7 @@ class Worker:
         # processed again gives the same bytes. More actors use more cores.
         torch.set_num_threads(1)
         loaded = loaded or load_model(self.run.spec.model)
-        if loaded.record.weights != self.run.model.weights:
-            raise SpecMismatchError(
-                f"{url}: the weights of {loaded.record.name} were {self.run.model.weights} when it was "
-                f"planned and are {loaded.record.weights} now; restore them, or plan another atlas"
-            )
+        check_model(self.run, loaded.record, url)
         check_artifacts(self.run, url)
         self.model = loaded.model.to(self.device)
         self.timer = StageTimer(self.device)

@@ -85,11 +85,11 @@ def score(
     tuning_keys = {key for part in parts for key in (*part.tuning_keys, *part.tuning_only)}
     tuning = TuningSplitRecord(
         truth=tuning_truth.digest if tuning_truth else None,
-        atlas=tuning_atlas.run.spec_hash if tuning_atlas else None,
+        atlas=tuning_atlas.run.run_hash if tuning_atlas else None,
         keys=sha256("\n".join(sorted(tuning_keys)).encode()),
     )
     about = ScoringSpec(
-        run=atlas.run.spec_hash, truth=truth.digest, name=truth.name, target=target_kind, subset=subset, tuning=tuning
+        run=atlas.run.run_hash, truth=truth.digest, name=truth.name, target=target_kind, subset=subset, tuning=tuning
     )
     objects = ObjectStore(out or default_output_dir(url, truth, target_kind))
     scores = _Scores(

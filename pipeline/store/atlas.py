@@ -52,6 +52,7 @@ class Atlas(AtlasReader):
 
         Raises:
             UsageError: there is no atlas, or it has another format.
+            RunFailedError: its record has been changed since it was planned; the message names the fields.
         """
         objects = ObjectStore(url)
         try:
@@ -59,14 +60,16 @@ class Atlas(AtlasReader):
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); create one with vitatlas plan") from None
         _check_format(data, url)  # first, since another format may have any other fields
-        return cls(objects, RunRecord.read(data, f"{url}/{RUN}"))
+        run = RunRecord.read(data, f"{url}/{RUN}")
+        if changed := run.changed_fields():
+            raise RunFailedError(
+                f"{url}/{RUN}: {', '.join(changed)} {'has' if len(changed) == 1 else 'have'} been changed since the "
+                "atlas was planned; restore the file, or plan another atlas"
+            )
+        return cls(objects, run)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_cached, (self.objects.url, self._digest)
-
-    @cached_property
-    def _digest(self) -> str:
-        return self.run.digest()
+        return _open_cached, (self.objects.url, self.run.run_hash)
 
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} shards"
@@ -139,14 +142,24 @@ class Atlas(AtlasReader):
 
     def _parse_commit(self, index: int, shard: str, data: bytes) -> CommitRecord:
         where = f"{self.objects.url}/{commit_object(shard)}"
+        repair = f"remove it, then: vitatlas run {self.objects.url}"
         try:
             record = CommitRecord.read(data, where)
-            if (record.shard, record.shard_index) != (shard, index):
-                raise UsageError(f"{where}: belongs to shard {record.shard}")
-            if record.spec_hash != self.run.spec_hash:
-                raise UsageError(f"{where}: was computed for another spec")
         except UsageError as error:
-            raise RunFailedError(f"{error}; remove it, then: vitatlas run {self.objects.url}") from None
+            raise RunFailedError(f"{error}; {repair}") from None
+        if record.run_hash != self.run.run_hash:
+            raise RunFailedError(
+                f"{where}: was computed by run {record.run_hash}, but {RUN} describes run {self.run.run_hash}; restore "
+                f"that file if it was replaced, else the commit is of another atlas: {repair}"
+            )
+        if (record.shard, record.shard_index) != (shard, index):
+            raise RunFailedError(f"{where}: belongs to shard {record.shard}; {repair}")
+        planned = self.run.shards[index]
+        was_repaired = planned.fault and not planned.partial
+        rows = record.rows if was_repaired else planned.samples
+        counts = sum(record.statuses.values()), record.statuses.get(SampleStatus.OK, 0)
+        if record.rows != rows or record.rows > self.run.slot or counts != (record.rows, record.ok):
+            raise RunFailedError(f"{where}: its counts do not fit the plan or one another; {repair}")
         return record
 
     def record(self, shard: str) -> CommitRecord:
@@ -330,9 +343,16 @@ class Atlas(AtlasReader):
 
 
 @lru_cache(maxsize=1)
-def _open_cached(url: str, digest: str) -> Atlas:
-    """Open an atlas, once in this process as long as its plan is the same."""
-    return Atlas.open(url)
+def _open_cached(url: str, run_hash: str) -> Atlas:
+    """Open an atlas, once in this process as long as its plan is the same.
+
+    Raises:
+        RunFailedError: another atlas is there now.
+    """
+    atlas = Atlas.open(url)
+    if atlas.run.run_hash != run_hash:
+        raise RunFailedError(f"{url}: has been planned anew while it was read; run the command again")
+    return atlas
 
 
 def _check_format(data: bytes, url: str) -> None:

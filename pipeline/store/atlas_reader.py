@@ -1,5 +1,6 @@
 """Base of the atlas reader: rows of arrays, and sample tables of shards."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import ReadOnlyStore
+from schemas.base import sha256
+from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import MAPS, samples_object
 from schemas.run import RunRecord
 from schemas.text import suggest
 
 
-class AtlasReader:
+class AtlasReader(ABC):
     """Arrays and sample tables of an atlas, by row and by shard.
 
     Attributes:
@@ -44,19 +47,31 @@ class AtlasReader:
         """Zarr store, read-only."""
         return ReadOnlyStore(self.objects, MAPS)
 
-    def samples_of(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+    @abstractmethod
+    def record(self, shard: str) -> CommitRecord:
+        """Return the commit of one finished shard."""
+
+    def samples_of(
+        self, shard: str, columns: Sequence[str] | None = None, commit: CommitRecord | None = None
+    ) -> pa.Table:
         """Return the sample table of one finished shard.
 
         Args:
             shard: short name of the shard.
             columns: names of columns; None: all.
+            commit: of the shard; None reads it.
 
         Raises:
-            RunFailedError: the table is missing or damaged.
+            RunFailedError: the table is missing, damaged, or not the one that was committed.
         """
-        where = f"{self.objects.url}/{samples_object(shard)}"
+        name = samples_object(shard)
+        where = f"{self.objects.url}/{name}"
+        committed = [record for record in (commit or self.record(shard)).objects if record.path == name]
         try:
-            return from_parquet(self.objects.get(samples_object(shard)), columns)
+            data = self.objects.get(name)
+            if [sha256(data)] != [record.sha256 for record in committed]:
+                raise RunFailedError(f"{where}: is not the table that was committed; see vitatlas verify")
+            return from_parquet(data, columns)
         except FileNotFoundError:
             raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowInvalid, OSError) as error:

@@ -24,7 +24,7 @@ class AtlasShard:
 
     def __init__(self, atlas: AtlasReader, commit: CommitRecord) -> None:
         self._atlas, self.commit = atlas, commit
-        self.samples = atlas.samples_of(commit.shard)
+        self.samples = atlas.samples_of(commit.shard, commit=commit)
         first = commit.shard_index * atlas.run.slot
         self._rows = slice(first, first + commit.rows)
 

@@ -128,7 +128,7 @@ class ShardWriter:
             drift=self.drift,
             fallbacks=dict(sorted(fallbacks.items())),
             objects=tuple(record for record in written if record),
-            spec_hash=self.run.spec_hash,
+            run_hash=self.run.run_hash,
             versions=versions,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
             attempt=attempt,
@@ -145,7 +145,7 @@ class ShardWriter:
         return {name: count for name, count in sorted(counts.items()) if count}
 
     def _table(self) -> bytes:
-        metadata = {"format": str(self.run.format), "spec": self.run.spec_hash, "model": self.run.model.weights}
+        metadata = {"format": str(self.run.format), "run": self.run.run_hash, "model": self.run.model.weights}
         table = pa.Table.from_pylist(self.rows, schema=SAMPLES.with_metadata(metadata))
         return to_parquet(table)
 

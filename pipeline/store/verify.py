@@ -50,10 +50,9 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
         progress: called with the number of verified shards and of all shards.
     """
     result = VerifyResult(missing=len(atlas.run.shards) - len(atlas.committed))
-    if atlas.run.spec.digest() != atlas.run.spec_hash:
-        result.faults.append(f"{layout.RUN}: has been changed since it was planned, or another version planned it")
     result.faults += zarr_arrays.metadata_faults(atlas.objects, atlas.run)
     if result.faults:  # arrays cannot be read with such metadata
+        result.faults += _commit_faults(atlas)
         return result
     expected = _run_objects(atlas)
     store = _CachingStore(atlas.objects)
@@ -71,6 +70,19 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
         if name not in expected and name.partition("/")[0] not in _DERIVED:
             result.faults.append(f"{name}: belongs to nothing that was committed")
     return result
+
+
+def _commit_faults(atlas: Atlas) -> list[str]:
+    """Return a sentence for each commit that is damaged or of another run."""
+
+    def fault(shard: str) -> str | None:
+        try:
+            atlas.record(shard)
+        except RunFailedError as error:
+            return f"{error}"
+        return None
+
+    return [sentence for sentence in concurrent_map(fault, atlas.shard_names) if sentence is not None]
 
 
 class _CachingStore(ObjectStore):

@@ -74,7 +74,7 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     """Return the metadata objects of the plan by their key in the Zarr store."""
     contents: dict[str, Buffer] = {}
     store = MemoryStore(contents)
-    group = zarr.create_group(store, attributes={"targets": list(run.spec.targets), "spec": run.spec_hash})
+    group = zarr.create_group(store, attributes={"targets": list(run.spec.targets), "run": run.run_hash})
     targets = len(run.spec.targets)
     target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
     target[:] = np.asarray(run.spec.targets, dtype=object)

@@ -140,7 +140,7 @@ class PseudoMaskSource:
         if policy.calibrated:
             fault = f"policy {policy.name}: its threshold is not calibrated yet"
             raise UsageError(f"{fault}; give the policy with the fixed threshold that vitatlas label --tune found")
-        self.description = f"{policy.name} {policy.digest()} of atlas {atlas.run.spec_hash}"
+        self.description = f"{policy.name} {policy.digest()} of atlas {atlas.run.run_hash}"
         self._labels = lru_cache(maxsize=2)(self._read_labels)
 
     def __contains__(self, key: object) -> bool:

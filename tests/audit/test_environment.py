@@ -17,7 +17,7 @@ def test_versions_weights_and_all_that_decides_what_the_maps_are_is_told(finishe
     assert found.audit["torch"] == version("torch")
     assert set(found.audit) >= {"python", "torch", "timm", "numpy", "zarr", "pyarrow", "vit-atlas"}
     assert (found.planned, found.computed) == (run.versions, ((run.versions, 3),))
-    assert (found.weights, found.run, found.model) == (run.model.weights, run.spec_hash, "test_vit")
+    assert (found.weights, found.run, found.model) == (run.model.weights, run.run_hash, "test_vit")
     assert set(found.methods) == set(run.methods)
     assert found.platform
     assert EnvironmentRecord.read(found.to_bytes(), "environment.json") == found

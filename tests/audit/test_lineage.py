@@ -57,7 +57,7 @@ def test_every_product_of_every_tar_is_made_of_its_maps_and_these_of_its_picture
             pictures = atlas.samples_of(row["shard"])
             columns = [pictures["key"].to_pylist(), pictures["image_sha256"].to_pylist()]
             assert row["parent_hash"] == sha256(json.dumps(columns).encode())
-            assert (row["settings_hash"], row["content_hash"]) == (atlas.run.spec_hash, content_hash(commit))
+            assert (row["settings_hash"], row["content_hash"]) == (atlas.run.run_hash, content_hash(commit))
             assert (row["objects"], row["bytes"]) == (len(commit.objects), sum(each.size for each in commit.objects))
             assert row["commit_hash"] == sha256((audited / "commits" / f"{row['shard']}.json").read_bytes())
         else:

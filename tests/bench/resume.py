@@ -36,7 +36,7 @@ def simulated(shard_names: int) -> RunRecord:
     names = [f"imagenet1k-train-{index:06d}" for index in range(shard_names)]
     shards = tuple(ShardRecord(name=name, url=f"/gone/{name}.tar", samples=ROWS, size=141 * 2**20) for name in names)
     return RunRecord(
-        spec=spec, spec_hash=spec.digest(), model=model, methods={name: {} for name in METHODS}, extra_outputs={},
+        spec=spec, run_hash=spec.digest(), model=model, methods={name: {} for name in METHODS}, extra_outputs={},
         slot=1280, chunk=256, shards=shards, versions={},
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def committed(run: RunRecord, shard_index: int) -> CommitRecord:
     ]
     return CommitRecord(
         shard=shard, shard_index=shard_index, rows=ROWS, ok=ROWS, statuses={"ok": ROWS}, degenerate={}, drift={},
-        objects=tuple(objects), spec_hash=run.spec_hash, versions={"torch": "2"},
+        objects=tuple(objects), run_hash=run.run_hash, versions={"torch": "2"},
         seconds=dict.fromkeys(METHODS, 1.0), attempt=1, host="host", finished="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
 

@@ -176,7 +176,7 @@ def test_status_of_a_damaged_atlas_names_what_is_damaged_and_the_rest(vitatlas, 
     (out / "samples" / "part-0.parquet").write_bytes(b"PAR1")
     code, text, _ = vitatlas("status", out)
     assert code == 0
-    assert "samples/part-0.parquet: cannot be read" in text
+    assert "samples/part-0.parquet: is not the table that was committed" in text
     assert "s0012" in text
     assert f"vitatlas run {out} --retry-failed" in text
 

@@ -107,7 +107,7 @@ def test_the_table_says_what_the_masks_are(labels: Path, atlas: Atlas) -> None:
             assert not (mask & ~inside).any()
     about = json.loads((labels / "policy.json").read_text())
     assert about["hash"] == POLICY.digest()
-    assert about["run"] == atlas.run.spec_hash
+    assert about["run"] == atlas.run.run_hash
 
 
 def test_a_key_that_is_unsafe_or_not_its_own_is_in_the_table_only(checkpoint, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_run_json_is_all_that_is_needed_to_know_the_run(spec: RunSpec, tmp_path:
     run = plan(spec, str(tmp_path / "atlas"))
     read = RunRecord.read((tmp_path / "atlas" / "run.json").read_bytes(), "run.json")
     assert read == run
-    assert read.spec_hash == read.spec.digest()
+    assert read.run_hash == read.sealed().run_hash
     assert read.methods == {"attention": {}, "legrad": {"layers": "all", "score": "logit"}, "random": {}}
     assert read.versions["torch"]
 

@@ -51,7 +51,7 @@ def test_duckdb_joins_samples_to_maps_on_row(atlas: Atlas) -> None:
 def test_the_sample_table_has_its_schema_and_says_where_it_is_from(atlas: Atlas) -> None:
     samples = atlas.samples()
     assert samples.schema.remove_metadata() == SAMPLES
-    assert samples.schema.metadata[b"spec"].decode() == atlas.run.spec_hash
+    assert samples.schema.metadata[b"run"].decode() == atlas.run.run_hash
     assert samples["row"].to_pylist() == list(range(48))
     assert samples["key"].to_pylist() == [f"scene_{i:06d}" for i in range(48)]
     accuracy = np.mean(np.array(samples["label"]) == np.array(samples["prediction"]))

@@ -160,16 +160,6 @@ def test_a_tar_without_any_map_is_no_fault(spec: RunSpec, tmp_path: Path) -> Non
     assert verify(Atlas.open(str(tmp_path / "atlas"))) == VerifyResult(21, 0, [], [])
 
 
-def test_a_plan_that_was_changed_is_a_fault_and_is_not_gone_on_with(copy: Path) -> None:
-    path = copy / "run.json"
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    assert verify(Atlas.open(str(copy))).faults == [
-        "run.json: has been changed since it was planned, or another version planned it"
-    ]
-    with pytest.raises(RunFailedError, match=r"its run.json has been changed since it was planned"):
-        run(str(copy), INLINE)
-
-
 @pytest.mark.parametrize("content", ["", "{", '{"shard": 1}', "another shard's"])
 def test_a_commit_record_that_is_none_is_named_with_the_mend(copy: Path, content: str) -> None:
     path = copy / "commits" / "demo-validation-01.json"

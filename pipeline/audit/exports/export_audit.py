@@ -76,7 +76,7 @@ def export_audit(
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportSpec(
         kind=kind,
-        run=atlas.run.spec_hash,
+        run=atlas.run.run_hash,
         target=target,
         methods=names,
         truth=truth.digest if truth is not None else None,

@@ -232,7 +232,7 @@ def _project(method: str, run: RunRecord, about: ExportSpec) -> Mapping[str, Any
             "model": public_model_name(run.model.name),
             "label_map": "labels.json",
             "dataset": {
-                "name": f"run {run.spec_hash.removeprefix('sha256:')[:12]}",
+                "name": f"run {run.run_hash.removeprefix('sha256:')[:12]}",
                 "type": "hdf5",
                 "path": "input.h5",
                 "input_width": width,

@@ -129,7 +129,7 @@ def _sources(atlas: Atlas, about: AuditSpec) -> list[_Node]:
     """Return the sources of the audit by their hashes."""
     network = public_model_name(atlas.run.model.name)
     labels = {
-        f"urn:{about.run}": "attribution maps of the run with this hash of its specification",
+        f"urn:{about.run}": "attribution maps of the run with this hash",
         f"urn:{atlas.run.model.weights}": f"weights of {network}, SHA-256 over their tensors",
     }
     if about.truth is not None:

@@ -27,7 +27,7 @@ def collect_environment(atlas: Atlas) -> EnvironmentRecord:
         platform=f"{platform.system()} {platform.machine()}",
         cpu=_cpu_name(),
         gpus=_gpu_names(),
-        run=run.spec_hash,
+        run=run.run_hash,
         planned=run.versions,
         computed=_count_versions(atlas),
         model=public_model_name(run.model.name),

@@ -44,7 +44,7 @@ def build_lineage_table(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str
 
 
 def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
-    rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.spec_hash, _hash_images(atlas, shard))]
+    rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.run_hash, _hash_images(atlas, shard))]
     for name, objects in products.items():
         commit = _read_commit(objects, shard)
         if isinstance(commit, DerivedCommit):

@@ -67,7 +67,7 @@ def read_audit(atlas: Atlas, out: str, target: TargetKind) -> AuditTables:
         about = AuditSpec.read(objects.get(ABOUT), f"{out}/{ABOUT}")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{out}: is no audit (it has no {ABOUT}); {fix}") from None
-    if (about.run, about.target) != (atlas.run.spec_hash, target):
+    if (about.run, about.target) != (atlas.run.run_hash, target):
         raise UsageError(f"{out}: is an audit of {about.target} maps of run {about.run[:19]}, not of these; {fix}")
     tables = {}
     for name in ("methods", "agreement", "shortcuts", "clusters"):
@@ -105,7 +105,7 @@ def _read_localization(atlas: Atlas, target: TargetKind) -> dict[str, pa.Table]:
         objects = ObjectStore(f"{atlas.objects.url}/{SCORES}/{folder}")
         if objects.exists(ABOUT) and objects.exists(_LOCALIZATION):
             about = ScoringSpec.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
-            if (about.run, about.target) == (atlas.run.spec_hash, target):
+            if (about.run, about.target) == (atlas.run.run_hash, target):
                 tables[about.name] = from_parquet(objects.get(_LOCALIZATION))
     return tables
 

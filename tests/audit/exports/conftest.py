@@ -18,7 +18,7 @@ from schemas.run import TargetKind
 def tables(url: str, out: Path, target: TargetKind = "label") -> None:
     """What exports need of an audit."""
     found, atlas = find_shortcuts(Atlas.open(url), target), Atlas.open(url)
-    about = AuditSpec(run=atlas.run.spec_hash, target=target, methods=atlas.methods)
+    about = AuditSpec(run=atlas.run.run_hash, target=target, methods=atlas.methods)
     ObjectStore(str(out)).put("about.json", about.to_bytes())
     for name, table in (("shortcuts", found.classes), ("members", found.members)):
         ObjectStore(str(out)).put(f"{name}.parquet", to_parquet(table))

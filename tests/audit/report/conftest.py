@@ -47,7 +47,7 @@ def write_reported(folder: Path) -> None:
     out.put("reproducibility.parquet", to_parquet(reproduced()))
     scores = ObjectStore(f"{url}/scores/truth-label")
     about = ScoringSpec(
-        run=atlas.run.spec_hash,
+        run=atlas.run.run_hash,
         truth="sha256:1",
         name="<b>truth</b>",
         target="label",
