@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from jobs.completion import NamesOf, all_methods, complete_comma_separated
 from schemas.errors import UsageError
+from schemas.run import GlobalPool
 
 FILE = click.Path(dir_okay=False)
 FOLDER = click.Path(file_okay=False)
@@ -79,6 +80,14 @@ address_option = click.option(
     "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: no Ray for up to 64 shards."
 )
 allow_pipe_option = click.option("--allow-pipe", is_flag=True, help="Allow shards that are shell commands (pipe:…).")
+checkpoint_option = path_option(
+    "--checkpoint", metavar="FILE", text="Use the weights of a file: .safetensors, or of torch.save."
+)
+global_pool_option = choice_option(
+    "--global-pool",
+    get_args(GlobalPool),
+    "Read-out, where the weights fit several: class token, mean of the patches, or attention pooler.",
+)
 classes_option = path_option(
     "--classes", "classes_file", metavar="FILE", text="Class names, one a line. Default: class ids."
 )

@@ -8,7 +8,17 @@ from typing import Any, get_args
 import click
 
 from jobs.completion import ready_made_specs
-from jobs.params import FOLDER, choice_option, methods_option, names_option, options, path_option, split_names
+from jobs.params import (
+    FOLDER,
+    checkpoint_option,
+    choice_option,
+    global_pool_option,
+    methods_option,
+    names_option,
+    options,
+    path_option,
+    split_names,
+)
 from schemas.base import mapping
 from schemas.errors import UsageError
 from schemas.run import RunSpec, TargetKind
@@ -26,7 +36,8 @@ spec_options = options(
     click.option("--out", type=FOLDER, metavar="ATLAS", help="Output atlas: a folder or any fsspec URL."),
     click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
     click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
-    path_option("--checkpoint", metavar="FILE", text="Use the weights of a .safetensors file."),
+    checkpoint_option,
+    global_pool_option,
     methods_option,
     path_option(
         "--artifact",
@@ -87,6 +98,8 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     weights = {name: overrides.pop(name) for name in ("pretrained", "checkpoint") if name in overrides}
     if weights:  # the flags override the weights of the file
         model = {"name": model.get("name")} | weights
+    if "global_pool" in overrides:
+        model = model | {"global_pool": overrides.pop("global_pool")}
     if not model.get("name"):
         raise UsageError("no model: add --model NAME, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
     for name in ("methods", "targets"):

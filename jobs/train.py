@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL, Number, count_option, options, path_option
+from jobs.params import PATH_OR_URL, Number, checkpoint_option, count_option, global_pool_option, options, path_option
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -33,7 +33,8 @@ training_options = options(
     ),
     click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
     click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
-    path_option("--checkpoint", metavar="FILE", text="Use the weights of a .safetensors file."),
+    checkpoint_option,
+    global_pool_option,
     path_option("--out", required=True, metavar="FILE", text="Output artifact, safetensors."),
     count_option("--steps", default=20_000, text="Training steps."),
     count_option("--batch-size", default=32, text="Images in one step of each worker."),
@@ -159,7 +160,8 @@ def pm(
 
 
 def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
-    model = {"name": flags.pop("model"), "pretrained": flags.pop("pretrained"), "checkpoint": flags.pop("checkpoint")}
+    source = ("pretrained", "checkpoint", "global_pool")
+    model = {"name": flags.pop("model")} | {name: flags.pop(name) for name in source}
     chosen = {"method": method} | {name: flags.pop(name) for name in settings}
     content = flags | {"model": ModelSpec.read(model, "the flags"), "settings": chosen}
     return TrainSpec.read(content, "the flags")

@@ -14,6 +14,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """Name that is safe as a part of a path."""
 TargetKind = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
+GlobalPool = Literal["token", "avg", "map"]
+"""What a classifier reads, in timm's terms: the class token, the mean of the patch tokens, an attention pooler."""
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
 PartialShards = Literal["refuse", "keep"]
@@ -25,13 +27,16 @@ class ModelSpec(Record):
     Attributes:
         name: a timm model name, or ``local-dir:FOLDER`` with timm's ``config.json`` and weights in it.
         pretrained: use timm's weights for this name.
-        checkpoint: path of a ``.safetensors`` file with a timm state dict. Exactly one of ``pretrained`` and
-            ``checkpoint`` is required: an atlas of random weights is never intended.
+        checkpoint: path of a weights file: ``.safetensors``, or one of ``torch.save`` that holds tensors only.
+            Exactly one of ``pretrained`` and ``checkpoint`` is required: an atlas of random weights is never intended.
+        global_pool: what the classifier reads, in timm's terms, where the weights fit several read-outs and no
+            ``config.json`` beside them tells.
     """
 
     name: str
     pretrained: bool = False
     checkpoint: str | None = None
+    global_pool: GlobalPool | None = None
 
     @model_validator(mode="after")
     def _check_source(self) -> "ModelSpec":

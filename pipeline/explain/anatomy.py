@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from pipeline.explain.embedding_towers import is_projection
 from schemas.errors import UnsupportedModel
 
 Readout = Literal["token", "mean", "pool"]
@@ -84,6 +85,20 @@ def describe(model: nn.Module) -> Anatomy:
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
         raise refuse("it has no classifier; give it a number of classes, or a checkpoint that has one")
+    classes = int(head.out_features if isinstance(head, nn.Linear) else parts.num_classes)
+    if classes == 1:
+        raise refuse(
+            "it has one logit, and the softmax of one is always 1; give its classifier a row of zeros in front, "
+            "for class 0, whose softmax is the sigmoid of this logit"
+        )
+    if is_projection(parts, classes):
+        raise refuse(
+            f"its last layer projects into an embedding space of {classes} channels, which are no classes; give it a "
+            "number of classes, or a fine-tuned checkpoint; if these are classes, name them in label_names of its "
+            "pretrained_cfg"
+        )
+    if reason := _unsupported_patches(parts.patch_embed):
+        raise refuse(reason)
     channels = getattr(getattr(parts.patch_embed, "proj", None), "in_channels", 3)
     if channels != 3 and not hasattr(parts.patch_embed, "backbone"):
         raise refuse(f"it takes {channels} channels; only RGB is supported")
@@ -103,7 +118,7 @@ def describe(model: nn.Module) -> Anatomy:
         depth=len(blocks),
         heads=int(blocks[0].attn.num_heads),
         width=int(parts.embed_dim),
-        classes=int(head.out_features if isinstance(head, nn.Linear) else parts.num_classes),
+        classes=classes,
         input_size=(size[0], size[1]),
         attention=("gated " if getattr(blocks[0].attn, "gate", None) is not None else "")
         + type(blocks[0].attn).__name__,
@@ -148,6 +163,25 @@ def _unsupported_block(block: Any) -> str | None:
         return "is not a pre-norm block of attention and MLP"
     if not hasattr(getattr(block, "mlp", None), "fc2"):
         return "has an MLP that does not end in a linear layer"
+    return None
+
+
+def _unsupported_patches(embed: Any) -> str | None:
+    """Return the reason why the patches do not lie on a grid over the images, or None."""
+    if embed.img_size is None or embed.grid_size is None:
+        return "its image size is not fixed; create it with img_size"
+    sides = list(zip(embed.img_size, embed.grid_size, embed.patch_size, strict=True))
+    if hasattr(embed, "backbone"):  # it halves the image some times, and rounds up
+        halved = all(count * (stride := size // count) == size and stride.bit_count() == 1 for size, count, _ in sides)
+        return None if halved else f"the patches of its backbone do not divide images of {embed.img_size} pixels"
+    if getattr(embed, "dynamic_img_pad", False) and any(size % patch for size, _, patch in sides):
+        return f"it pads images of {embed.img_size} pixels to whole patches; choose an img_size that they divide"
+    proj = getattr(embed, "proj", None)
+    if isinstance(proj, nn.Conv2d):
+        patch = tuple(embed.patch_size)
+        plain = proj.kernel_size == proj.stride == patch and proj.padding in ((0, 0), "valid")
+        if not plain or proj.dilation != (1, 1):
+            return "its patches overlap, or are padded"
     return None
 
 

@@ -1,20 +1,18 @@
 """Loading of timm models, with pretrained weights or a checkpoint."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.checkpoint import ModelConfig, find_weights, load_checkpoint
 from schemas.errors import UsageError
 from schemas.run import ModelRecord, ModelSpec
 from schemas.text import suggest
@@ -35,21 +33,20 @@ def load_model(spec: ModelSpec) -> LoadedModel:
     """Build a model and load its weights.
 
     Raises:
-        UsageError: no such model, no such weights, or weights of another architecture.
+        UsageError: no such model, no such weights, weights of another architecture, or of several read-outs.
         UnsupportedModel: see ``describe``.
     """
-    model = (
-        _from_checkpoint(spec.name, spec.checkpoint) if spec.checkpoint else create_model(spec.name, pretrained=True)
-    )
-    return describe_loaded(spec.name, model.float().eval())
+    model, options = _with_weights(spec)
+    return describe_loaded(spec.name, model.float().eval(), options)
 
 
-def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
+def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None = None) -> LoadedModel:
     """Describe a model for the records of a run.
 
     Args:
         name: timm name.
         model: the network.
+        options: architecture and arguments of its constructor, where a ``config.json`` gives them.
 
     Raises:
         UsageError: it does not take RGB images.
@@ -62,7 +59,7 @@ def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
     record = ModelRecord(
         name=name,
         network=type(model).__name__,
-        options=_constructor_options(name),
+        options=options or {},
         weights=weights_hash(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         classes=anatomy.classes,
@@ -77,14 +74,6 @@ def describe_loaded(name: str, model: nn.Module) -> LoadedModel:
         crop_mode=config["crop_mode"],
     )
     return LoadedModel(model, anatomy, record)
-
-
-def _constructor_options(name: str) -> dict[str, Any]:
-    """Return what the ``config.json`` of a local folder says on the network; the weights do not show all of it."""
-    if not name.startswith(LOCAL):
-        return {}
-    config = json.loads(Path(name.removeprefix(LOCAL), "config.json").read_bytes())
-    return {"architecture": config.get("architecture")} | (config.get("model_args") or {})
 
 
 def absolute_model_name(name: str) -> str:
@@ -116,52 +105,53 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: timm name, or ``local-dir:`` and a folder.
-        options: of ``timm.create_model``.
+        options: of ``timm.create_model``; for a folder, of the constructor of its architecture.
 
     Raises:
         UsageError: there is no such model, it cannot be built, or its weights cannot be loaded.
     """
     if name.startswith(LOCAL):
-        folder = name.removeprefix(LOCAL)
-        if not os.path.isfile(os.path.join(folder, "config.json")):
-            raise UsageError(f"{name}: there is no config.json in that folder; name a folder saved by timm")
-    elif not timm.is_model(name.partition(".")[0]):
-        hint = suggest(name, timm.list_models(), 0.6)
-        raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
+        return ModelConfig.of_folder(name.removeprefix(LOCAL)).build(**options)
+    _check_name(name)
+    if not options.pop("pretrained", False):
+        return ModelConfig(architecture=name).build(**options)
     try:
-        return timm.create_model(name, **options)
+        return timm.create_model(name, pretrained=True, **options)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
-        if not options.get("pretrained"):
-            raise UsageError(f"{name}: timm cannot build it ({type(error).__name__}: {reason})") from error
         raise UsageError(
             f"{name}: its pretrained weights cannot be loaded ({type(error).__name__}: {reason}); "
             "give them with --checkpoint FILE"
         ) from error
 
 
-def _from_checkpoint(name: str, path: str) -> nn.Module:
-    if not path.endswith(".safetensors"):
-        raise UsageError(f"{path}: is not a .safetensors file; other formats can run code when they are opened")
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; check the path") from None
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
-    options: dict[str, Any] = {}
-    if "head.weight" in weights and weights["head.weight"].ndim == 2:  # fine-tuned: its own number of classes
-        options["num_classes"] = len(weights["head.weight"])
-    model = create_model(name, **options)
-    expected = model.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    misshapen = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
-    if missing or unknown or misshapen:
-        faults = [
-            f"{len(keys)} tensors are {fault} (such as {keys[0]})"
-            for keys, fault in ((missing, "missing"), (unknown, "unknown"), (sorted(misshapen), "of another shape"))
-            if keys
-        ]
-        raise UsageError(f"{path}: is not a checkpoint of {name}: {', '.join(faults)}")
-    model.load_state_dict(weights)
-    return model
+def _check_name(name: str) -> None:
+    if not timm.is_model(name.partition(".")[0]):
+        hint = suggest(name, timm.list_models(), 0.6)
+        raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
+
+
+def _with_weights(spec: ModelSpec) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network of a spec with its weights; return it and what a ``config.json`` says on it."""
+    if spec.name.startswith(LOCAL):
+        folder = spec.name.removeprefix(LOCAL)
+        return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec.global_pool)
+    _check_name(spec.name)
+    if spec.checkpoint is not None:
+        return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec.global_pool)
+    describe(ModelConfig(architecture=spec.name).skeleton())  # refused before its weights are downloaded
+    model = create_model(spec.name, pretrained=True)
+    pooling = getattr(model, "global_pool", None)
+    if spec.global_pool not in (None, pooling):
+        raise UsageError(f"{spec.name}: its read-out is {pooling}; leave out --global-pool {spec.global_pool}")
+    return model, {}
+
+
+def _from_file(config: ModelConfig, path: str, read_out: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    if read_out and config.read_out not in (None, read_out):
+        raise UsageError(
+            f"{path}: its config.json gives global_pool {config.read_out}, not {read_out}; "
+            "correct it, or leave out --global-pool"
+        )
+    options = {"architecture": config.architecture} | config.arguments if config.images is not None else {}
+    return load_checkpoint(config, path, read_out or config.read_out), options

@@ -37,6 +37,12 @@ class _Bomb:
 
 
 @pytest.fixture
-def bomb(outside: Path) -> bytes:
+def marker(outside: Path) -> object:
+    """An object that makes a file outside when it is unpickled."""
+    return _Bomb(outside / "marker")
+
+
+@pytest.fixture
+def bomb(marker: object) -> bytes:
     """A pickle that makes a file outside when it is loaded."""
-    return pickle.dumps(_Bomb(outside / "marker"), protocol=2)  # of later ones torch only says that they are odd
+    return pickle.dumps(marker, protocol=2)  # of later ones torch only says that they are odd

@@ -1,9 +1,12 @@
 """Specs, policies, weights and artefacts that are not what they should be: none of them runs."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from support import samples, write_tar
 
@@ -30,26 +33,55 @@ def test_yaml_makes_no_objects(
     assert (code, "is not YAML" in err) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.pt", "weights.bin"])
+@pytest.fixture(params=["pickle", "zip of torch", "in a state dict"])
+def pickled(request: pytest.FixtureRequest, bomb: bytes, marker: object) -> bytes:
+    """A pickle that acts when it is loaded, in the formats that torch.load takes."""
+    if request.param == "pickle":
+        return bomb
+    content = marker if request.param == "zip of torch" else {"state_dict": {"head.weight": marker}}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.pt", "weights.bin", "weights.ckpt"])
 def test_a_checkpoint_that_is_a_pickle_is_refused(
-    vitatlas: Vitatlas, shard: Path, inside: Path, bomb: bytes, name: str
+    vitatlas: Vitatlas, shard: Path, inside: Path, pickled: bytes, name: str
 ) -> None:
-    (inside / name).write_bytes(bomb)
+    (inside / name).write_bytes(pickled)
     given = ["--model", "test_vit", "--checkpoint", inside / name]
-    code, _, err = vitatlas("run", shard, "--out", inside / "atlas", *given)
+    code, _, err = vitatlas("plan", shard, "--out", inside / "atlas", *given)
     assert (code, "safetensors" in err) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "model.pth"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "model.pth", "a.bin", "a.pth.tar", "a.npz"])
 def test_a_folder_of_timm_with_a_pickle_is_refused(
-    vitatlas: Vitatlas, shard: Path, inside: Path, bomb: bytes, name: str
+    vitatlas: Vitatlas, shard: Path, inside: Path, pickled: bytes, name: str
 ) -> None:
     (inside / "model").mkdir()
     (inside / "model" / "config.json").write_text('{"architecture": "test_vit", "num_classes": 10}')
-    (inside / "model" / name).write_bytes(bomb)
+    (inside / "model" / name).write_bytes(pickled)
     given = ["--model", f"local-dir:{inside / 'model'}", "--pretrained"]
-    code, _, err = vitatlas("run", shard, "--out", inside / "atlas", *given)
-    assert (code, "cannot be loaded" in err) == (2, True)
+    code, _, err = vitatlas("plan", shard, "--out", inside / "atlas", *given)
+    assert (code, "safetensors" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_an_atlas_that_names_a_folder_with_a_pickle_runs_nothing(
+    vitatlas: Vitatlas, finished: Path, inside: Path, pickled: bytes, command: str
+) -> None:
+    (inside / "model").mkdir()
+    (inside / "model" / "config.json").write_text('{"architecture": "test_vit", "num_classes": 10}')
+    (inside / "model" / "pytorch_model.bin").write_bytes(pickled)
+    record = json.loads((finished / "run.json").read_text())
+    record["spec"]["model"] = {"name": f"local-dir:{inside / 'model'}", "pretrained": True}
+    (finished / "run.json").write_text(json.dumps(record))
+    for commit in finished.glob("commits/*"):
+        commit.unlink()
+    atlas = finished.rename(inside / "atlas")
+    code, _, err = vitatlas(command, atlas)
+    assert code != 0
+    assert "Traceback" not in err
 
 
 def test_an_artefact_that_is_a_pickle_is_refused(
@@ -72,8 +104,6 @@ def test_what_a_training_goes_on_from_may_not_run_either(
 
 
 def test_a_card_is_read_as_data(vitatlas: Vitatlas, checkpoint: ModelSpec, shard: Path, inside: Path) -> None:
-    import torch
-
     save_file(
         {"a": torch.zeros(1)}, inside / "gates.safetensors", {"record": "__import__('os').system('touch marker')"}
     )

@@ -1,0 +1,35 @@
+"""Towers of image–text models, whose last layer projects into the embedding space that they share with texts."""
+
+import re
+from functools import cache
+from typing import Any
+
+import timm
+from torch import nn
+
+_NAMES = re.compile(r"(^|_)(clip|siglip|mci|pe_core)(_|$)")
+"""In the names of timm's towers. A tag with ``_ft_`` is a classifier made of one."""
+
+
+def is_projection(model: Any, width: int) -> bool:
+    """Return whether the last layer is such a projection and no classifier.
+
+    That is so for a tower by its name or by its norm in front of the blocks, if the last layer is as wide as the
+    embeddings of a tower that timm knows. A network that names its classes is a classifier.
+
+    Args:
+        model: timm vision transformer.
+        width: length of the output of its last layer.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    named = _NAMES.search(str(config.get("architecture", ""))) is not None
+    norm = getattr(model, "norm_pre", None)
+    is_tower = named or (norm is not None and not isinstance(norm, nn.Identity))
+    return is_tower and width in _embedding_widths() and len(config.get("label_names") or ()) != width
+
+
+@cache
+def _embedding_widths() -> frozenset[int]:
+    tags = [name for name in timm.list_pretrained() if _NAMES.search(name.partition(".")[0]) and "_ft_" not in name]
+    configs = [timm.get_pretrained_cfg(tag) for tag in tags]
+    return frozenset(config.num_classes for config in configs if config is not None and config.num_classes)

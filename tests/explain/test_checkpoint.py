@@ -1,0 +1,303 @@
+"""Weights files: the network that they are of, or a refusal that tells what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.explain.load import LoadedModel, load_model, weights_hash
+from schemas.errors import UnsupportedModel, UsageError
+from schemas.run import ModelSpec
+
+DINO = "vit_small_patch16_dinov3"
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
+"""Arguments that make a network small. DINOv3 has the same tensors for the read-outs token and avg."""
+
+
+def network(name: str, classes: int = 7, **arguments: Any) -> nn.Module:
+    """A network whose every tensor is random."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=classes, **arguments)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def write(folder: Path, weights: dict[str, Tensor], name: str = "model.safetensors") -> str:
+    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / name)
+    return str(folder / name)
+
+
+def config(folder: Path, architecture: str, **fields: Any) -> None:
+    (folder / "config.json").write_text(json.dumps({"architecture": architecture, **fields}))
+
+
+def load(name: str, path: str, **options: Any) -> LoadedModel:
+    return load_model(ModelSpec(name=name, checkpoint=path, **options))
+
+
+def equal(loaded: LoadedModel, model: nn.Module) -> bool:
+    """Whether two networks are one function, not only of the same tensors."""
+    size = loaded.anatomy.input_size
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.equal(loaded.model(images), model(images)) and loaded.record.weights == weights_hash(model)
+
+
+@pytest.mark.parametrize("read_out", ["token", "avg"])
+def test_a_file_that_fits_two_read_outs_needs_one_named(tmp_path: Path, read_out: str) -> None:
+    model = network(DINO, global_pool=read_out, **SMALL)
+    path = write(tmp_path, model.state_dict())
+    config(tmp_path, DINO, model_args=SMALL)
+    for name, spec in ((DINO, {"checkpoint": path}), (f"local-dir:{tmp_path}", {"pretrained": True})):
+        with pytest.raises(UsageError, match=r"fits .* read-outs token and avg.*--global-pool"):
+            load_model(ModelSpec(name=name, **spec))
+        assert equal(load_model(ModelSpec(name=name, global_pool=read_out, **spec)), model)
+
+
+@pytest.mark.parametrize("read_out", ["token", "avg"])
+@pytest.mark.parametrize("place", ["model_args", "top level", "pretrained_cfg", "one dict"])
+def test_a_read_out_in_config_json_is_taken_wherever_it_stands(tmp_path: Path, read_out: str, place: str) -> None:
+    pool = {"global_pool": read_out}
+    fields: dict[str, dict[str, Any]] = {
+        "model_args": {"model_args": SMALL | pool},
+        "top level": {"model_args": SMALL, "pretrained_cfg": {"num_classes": 7}} | pool,
+        "pretrained_cfg": {"model_args": SMALL, "pretrained_cfg": pool},
+        "one dict": {"model_args": SMALL, "num_classes": 7, "mean": [0.5, 0.5, 0.5]} | pool,
+    }
+    model = network(DINO, global_pool=read_out, **SMALL)
+    path = write(tmp_path, model.state_dict())
+    config(tmp_path, DINO, **fields[place])
+    other = {"token": "avg", "avg": "token"}[read_out]
+    for name, spec in ((DINO, {"checkpoint": path}), (f"local-dir:{tmp_path}", {"pretrained": True})):
+        assert equal(load_model(ModelSpec(name=name, **spec)), model)
+        with pytest.raises(UsageError, match=f"gives global_pool {read_out}, not {other}"):
+            load_model(ModelSpec(name=name, global_pool=other, **spec))
+
+
+def test_two_read_outs_in_config_json_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, network(DINO, **SMALL).state_dict())
+    config(tmp_path, DINO, model_args=SMALL | {"global_pool": "avg"}, global_pool="token")
+    with pytest.raises(UsageError, match="global_pool is both avg and token"):
+        load_model(ModelSpec(name=f"local-dir:{tmp_path}", pretrained=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "read_out"), [("test_vit", "token"), ("test_vit", "avg"), ("vit_base_patch32_siglip_256", "map")]
+)
+def test_a_read_out_that_only_one_network_has_is_found(tmp_path: Path, name: str, read_out: str) -> None:
+    model = network(name, global_pool=read_out, **SMALL)
+    path = write(tmp_path, model.state_dict())
+    config(tmp_path, name, model_args=SMALL)
+    assert equal(load(name, path), model)
+
+
+def test_a_config_json_of_another_architecture_beside_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    """QuickGELU or GELU: equal tensors, another function."""
+    path = write(tmp_path, network("vit_base_patch32_clip_quickgelu_224", **SMALL).state_dict())
+    config(tmp_path, "vit_base_patch32_clip_quickgelu_224", model_args=SMALL)
+    with pytest.raises(UsageError, match=r"is of vit_base_patch32_clip_quickgelu_224, not of vit_base"):
+        load("vit_base_patch32_clip_224", path)
+
+
+def test_a_config_json_of_others_beside_a_checkpoint_says_nothing(tmp_path: Path) -> None:
+    model = network("test_vit")
+    (tmp_path / "config.json").write_text('{"architectures": ["ViTForImageClassification"], "hidden_size": 768}')
+    assert equal(load("test_vit", write(tmp_path, model.state_dict())), model)
+
+
+def test_what_config_json_leaves_out_is_that_of_the_named_model(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # mean 0.5, where timm's default is that of ImageNet
+    path = write(tmp_path, network(name, **SMALL).state_dict())
+    config(tmp_path, "vit_tiny_patch16_224", model_args=SMALL)
+    assert load(name, path).record.mean == (0.5, 0.5, 0.5)
+    config(tmp_path, "vit_tiny_patch16_224", model_args=SMALL, pretrained_cfg={"mean": [0.1, 0.2, 0.3]})
+    record = load(name, path).record
+    assert (record.mean, record.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "backbone.", "module._orig_mod.", "net.vit."])
+def test_a_prefix_of_all_names_is_stripped(tmp_path: Path, prefix: str) -> None:
+    model = network("test_vit")
+    path = write(tmp_path, {prefix + name: tensor for name, tensor in model.state_dict().items()})
+    assert equal(load("test_vit", path), model)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
+@pytest.mark.parametrize("wrap", ["bare", "state_dict", "lightning"])
+def test_files_of_torch_save_are_read(tmp_path: Path, suffix: str, wrap: str) -> None:
+    model = network("test_vit")
+    weights = model.state_dict()
+    content: dict[str, dict[str, Any]] = {
+        "bare": weights,
+        "state_dict": {"epoch": 3, "state_dict": weights, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+        "lightning": {"state_dict": {f"model.{name}": tensor for name, tensor in weights.items()}, "callbacks": {}},
+    }
+    torch.save(content[wrap], tmp_path / f"a{suffix}")
+    assert equal(load("test_vit", str(tmp_path / f"a{suffix}")), model)
+
+
+def test_of_several_state_dicts_in_a_file_none_is_chosen(tmp_path: Path) -> None:
+    weights = network("test_vit").state_dict()
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=r"several state dicts \(state_dict, state_dict_ema\)"):
+        load("test_vit", str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "old"),
+    [
+        ("beit_base_patch16_224", SMALL, {"blocks.{}.attn.relative_position_index": torch.zeros(197, 197).long()}),
+        ("eva02_tiny_patch14_224", SMALL, {"rope.freqs_cos": torch.zeros(9, 8), "rope.freqs_sin": torch.ones(9, 8)}),
+    ],
+)  # fmt: skip
+def test_old_files_that_timm_converts_are_loaded(
+    tmp_path: Path, name: str, arguments: dict[str, Any], old: dict[str, Tensor]
+) -> None:
+    model = network(name, **arguments)
+    extra = {key.format(block): tensor for key, tensor in old.items() for block in range(2)}
+    config(tmp_path, name, model_args=arguments)
+    for prefix in ("", "module."):
+        weights = {prefix + key: tensor.clone() for key, tensor in (model.state_dict() | extra).items()}
+        assert equal(load(name, write(tmp_path, weights)), model)
+
+
+def test_original_names_of_deit_iii_are_converted(tmp_path: Path) -> None:
+    name = "deit3_small_patch16_224"
+    model = network(name, **SMALL)
+    weights = {
+        key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for key, t in model.state_dict().items()
+    }
+    config(tmp_path, name, model_args=SMALL)
+    assert equal(load(name, write(tmp_path, weights)), model)
+
+
+def test_biases_that_the_network_lacks_are_not_dropped(tmp_path: Path) -> None:
+    """timm's filter leaves them out, because those of its own DINOv3 weights are 0."""
+    weights = dict(network(DINO, **SMALL).state_dict())
+    weights["storage_tokens"] = weights.pop("reg_token")
+    for block in range(2):
+        weights[f"blocks.{block}.attn.qkv.bias"] = torch.zeros(96)
+    config(tmp_path, DINO, model_args=SMALL, global_pool="avg")
+    load(DINO, write(tmp_path, weights))
+    weights["blocks.1.attn.qkv.bias"] += 1
+    with pytest.raises(UsageError, match=r"1 tensor is unknown: blocks\.\*\.attn\.qkv\.bias \[96\]"):
+        load(DINO, write(tmp_path, weights))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+def test_weights_of_another_image_size_are_refused_with_how_to_say_it(tmp_path: Path, name: str) -> None:
+    """timm would resize the positions: another network than the one that was trained."""
+    model = network(name, img_size=96, **SMALL)
+    path = write(tmp_path, model.state_dict())
+    config(tmp_path, name, model_args=SMALL)
+    with pytest.raises(UsageError, match=r"for images of 96 × 96 pixels, the network for 224 × 224: set model_args"):
+        load(name, path)
+    config(tmp_path, name, model_args=SMALL | {"img_size": 96})
+    assert equal(load(name, path), model)
+
+
+def test_without_config_json_the_refusal_gives_one(tmp_path: Path) -> None:
+    path = write(tmp_path, network("test_vit", img_size=96).state_dict())
+    with pytest.raises(UsageError, match="pixels") as refusal:
+        load("test_vit", path)
+    text, _, file = str(refusal.value).rpartition(" to ")
+    Path(file).write_text(text[text.index("{") :])
+    assert load("test_vit", path).record.input_size == (96, 96)
+
+
+def test_a_number_of_classes_that_is_not_the_files_is_named(tmp_path: Path) -> None:
+    """timm would drop the classifier, and explain a random one."""
+    path = write(tmp_path, network("test_vit", classes=5).state_dict())
+    name = f"local-dir:{tmp_path}"
+    config(tmp_path, "test_vit", model_args={"num_classes": 10}, pretrained_cfg={"num_classes": 5})
+    says = r"has 5 classes, but in config.json model_args.num_classes is 10 and pretrained_cfg.num_classes is 5"
+    with pytest.raises(UsageError, match=says):
+        load_model(ModelSpec(name=name, pretrained=True))
+    config(tmp_path, "test_vit", model_args={"num_classes": 5, "img_size": 160}, pretrained_cfg={"num_classes": 10})
+    assert equal(load_model(ModelSpec(name=name, pretrained=True)), network("test_vit", classes=5))
+    assert equal(load(name, path), network("test_vit", classes=5))
+
+
+def test_all_differences_are_named_grouped_by_block_with_their_shapes(tmp_path: Path) -> None:
+    weights = dict(network("test_vit", init_values=0.1).state_dict())
+    del weights["head.bias"]
+    weights["norm.weight"] = torch.zeros(3)
+    weights["cls_token"] = weights["cls_token"].int()
+    with pytest.raises(UsageError) as refusal:
+        load("test_vit", write(tmp_path, weights))
+    for part in (
+        r"1 tensor is missing: head.bias [7]; ",
+        r"12 tensors are unknown: blocks.*.ls1.gamma [64] (6 times), blocks.*.ls2.gamma [64] (6 times); ",
+        r"2 tensors are of another shape: cls_token [1, 1, 64] in torch.int32, norm.weight [3], not [64]",
+    ):
+        assert part in str(refusal.value)
+
+
+def test_a_backbone_without_a_classifier_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing: head.weight \[1000, 64\].*it has no classifier"):
+        load("test_vit", write(tmp_path, network("test_vit", classes=0).state_dict()))
+
+
+def test_a_classifier_with_one_logit_is_refused_with_an_equal_one(tmp_path: Path) -> None:
+    model = network("test_vit", classes=1)
+    with pytest.raises(UnsupportedModel, match=r"one logit, .* row of zeros in front"):
+        load("test_vit", write(tmp_path, model.state_dict()))
+    weights = dict(model.state_dict())
+    for name in ("head.weight", "head.bias"):
+        weights[name] = torch.cat([torch.zeros_like(weights[name]), weights[name]])
+    loaded = load("test_vit", write(tmp_path, weights)).model
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images).softmax(1)[:, 1], model(images)[:, 0].sigmoid())
+
+
+def test_a_folder_with_several_weights_files_and_no_usual_name_is_refused(tmp_path: Path) -> None:
+    config(tmp_path, "test_vit")
+    for name in ("a.safetensors", "b.safetensors"):
+        write(tmp_path, network("test_vit").state_dict(), name)
+    with pytest.raises(UsageError, match=r"several weights files \(a.safetensors, b.safetensors\)"):
+        load_model(ModelSpec(name=f"local-dir:{tmp_path}", pretrained=True))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "null", "[" * 200_000, '{"a":' * 200_000, '"architecture"', '{"architecture": 3}', "\x00",
+        '{"architecture": "hf-hub:a/b"}', '{"architecture": "../test_vit"}', '{"architecture": "test_vit\\u001b[2J"}',
+        '{"architecture": "test_vit", "model_args": []}',
+        '{"architecture": "test_vit", "model_args": {"depth": "6"}}',
+        '{"architecture": "test_vit", "model_args": {"depth": -1}}',
+        '{"architecture": "test_vit", "model_args": {"embed_dim": 1e400}}',
+        '{"architecture": "test_vit", "model_args": {"no such": 1}}',
+        '{"architecture": "test_vit", "model_args": {"patch_size": 0}}',
+        '{"architecture": "test_vit", "model_args": {"img_size": []}}',
+        '{"architecture": "test_vit", "model_args": {"global_pool": [1]}}',
+        '{"architecture": "test_vit", "model_args": {"num_classes": {}}}',
+        '{"architecture": "test_vit", "model_args": {"norm_layer": "os.system"}}',
+        '{"architecture": "test_vit", "model_args": {"block_fn": "eval"}}',
+        '{"architecture": "test_vit", "model_args": {"checkpoint_path": "/etc/passwd"}}',
+        '{"architecture": "test_vit", "model_args": {"device": "meta"}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"mean": "abc"}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"mean": [1, 2]}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"std": [0, 1, 1]}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"std": [NaN, 1, 1]}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"interpolation": "wild"}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"crop_pct": -1}}',
+        '{"architecture": "test_vit", "pretrained_cfg": {"input_size": [1, 160, 160]}}',
+        '{"architecture": "resnet18"}',
+        '{"architecture": "naflexvit_base_patch16_gap"}',
+    ],
+)  # fmt: skip
+def test_a_hostile_config_json_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    write(tmp_path, network("test_vit").state_dict())
+    with pytest.raises(UsageError) as refusal:
+        load_model(ModelSpec(name=f"local-dir:{tmp_path}", pretrained=True))
+    assert len(str(refusal.value).splitlines()) == 1
+    assert len(str(refusal.value)) < 2000
