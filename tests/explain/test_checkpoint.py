@@ -1,15 +1,21 @@
 """Weights files: the network that they are of, or a refusal that tells what to do."""
 
+import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+from support import examples
 from torch import Tensor, nn
 
+from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.explain.load import LoadedModel, load_model, weights_hash
 from schemas.errors import UnsupportedModel, UsageError
 from schemas.run import ModelSpec
@@ -31,6 +37,12 @@ def network(name: str, classes: int = 7, **arguments: Any) -> nn.Module:
 def write(folder: Path, weights: dict[str, Tensor], name: str = "model.safetensors") -> str:
     save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / name)
     return str(folder / name)
+
+
+def saved_by_torch(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def config(folder: Path, architecture: str, **fields: Any) -> None:
@@ -142,10 +154,35 @@ def test_files_of_torch_save_are_read(tmp_path: Path, suffix: str, wrap: str) ->
     assert equal(load("test_vit", str(tmp_path / f"a{suffix}")), model)
 
 
+@examples(30)
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_damaged_file_is_one_sentence_or_a_network(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject
+) -> None:
+    weights = {"cls_token": torch.zeros(1, 1, 64), "head.weight": torch.ones(7, 64)}
+    content = bytearray(save(weights) if suffix == ".safetensors" else saved_by_torch(weights))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path = tmp_path_factory.mktemp("damaged") / f"a{suffix}"
+    path.write_bytes(content)
+    with suppress(UsageError):
+        assert all(isinstance(tensor, Tensor) for tensor in read_weights(str(path)).values())
+
+
+def test_a_name_of_a_tensor_moves_no_cursor(tmp_path: Path) -> None:
+    weights = network("test_vit").state_dict() | {"\x1b[2J\n\u202e" + 200 * "x": torch.zeros(1)}
+    with pytest.raises(UsageError) as refusal:
+        load("test_vit", write(tmp_path, weights))
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 600
+
+
 def test_of_several_state_dicts_in_a_file_none_is_chosen(tmp_path: Path) -> None:
     weights = network("test_vit").state_dict()
     torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "a.pth")
-    with pytest.raises(UsageError, match=r"several state dicts \(state_dict, state_dict_ema\)"):
+    with pytest.raises(UsageError, match=r"several state dicts \('state_dict', 'state_dict_ema'\)"):
         load("test_vit", str(tmp_path / "a.pth"))
 
 

@@ -84,7 +84,7 @@ def compare(weights: StateDict, network: nn.Module) -> Difference:
     expected = network.state_dict()
 
     def text(tensors: StateDict, name: str) -> str:
-        return f"{name[:80]} {list(tensors[name].shape)}"
+        return f"{name[:80].encode('unicode_escape').decode()} {list(tensors[name].shape)}"
 
     return Difference(
         missing=[text(expected, name) for name in expected if name not in weights],

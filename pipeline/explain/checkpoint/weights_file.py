@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -46,30 +45,20 @@ def read_weights(path: str) -> dict[str, Tensor]:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        content = _read_without_code(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in many training checkpoints
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; check the path") from None
-    except SafetensorError as error:
-        raise UsageError(f"{path}: cannot be read as safetensors ({error}); save its state dict again") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from None
-    return _state_dict(content, path)
-
-
-def _read_without_code(path: str) -> Any:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in many training checkpoints
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except pickle.UnpicklingError:
         raise UsageError(
             f"{path}: holds {_objects(path)}, which can run code when they are read; "
             "save its state dict as .safetensors"
         ) from None
-    except Exception as error:  # whatever the bytes of a stranger make of the unpickler
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(f"{path}: cannot be read ({reason}); save its state dict as .safetensors") from None
+    except Exception as error:  # whatever the bytes of a stranger make of a parser
+        kind = "safetensors" if path.endswith(".safetensors") else "a file of torch.save"
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UsageError(f"{path}: cannot be read as {kind} ({reason}); save its state dict as .safetensors") from None
+    return _state_dict(content, path)
 
 
 def _objects(path: str) -> str:
@@ -88,7 +77,7 @@ def _state_dict(content: Any, path: str) -> dict[str, Tensor]:
     if len(inner) == 1:
         return dict(content[inner[0]])
     if inner:
-        names = ", ".join(map(str, inner))
+        names = ", ".join(repr(name)[:80] for name in inner[:5])
         raise UsageError(f"{path}: holds several state dicts ({names}); save the one to explain as .safetensors")
     raise UsageError(f"{path}: holds no state dict; save one as .safetensors")
 
