@@ -2,9 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
+OLDEST := .venv-lowest
+OLDEST_TESTS := tests/security tests/store tests/truth tests/explain/test_checkpoint.py tests/explain/test_load.py tests/explain/test_golden.py
 SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
-.PHONY: demo reference test soak coverage check docs install clean
+.PHONY: demo reference test soak lowest coverage check docs install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
@@ -15,6 +17,9 @@ test: $(READY)  ## all tests but those of `make soak`, on two cores
 soak: $(READY)  ## long tests, more examples, and more than a hundred kills: see docs/explanation/testing.md
 	$(PYTEST) -m "soak or hypothesis" --hypothesis-profile soak
 	PYTHONPATH=tests $(BIN)/python tests/faults/matrix.py --out faults.jsonl
+
+lowest: $(OLDEST)/ready  ## what SECURITY.md promises, and reading and loading, with the oldest allowed versions
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -o filterwarnings=default $(OLDEST_TESTS)
 
 coverage: $(READY)  ## how much of the code the tests run, those of `make soak` too
 	$(PYTEST) -m "" --cov --cov-report term:skip-covered
@@ -41,5 +46,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+$(OLDEST)/ready: pyproject.toml constraints-lowest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	grep -E '^(execnet|hypothesis|iniconfig|pluggy|pytest|pytest-xdist|sortedcontainers)==' constraints.txt > $(OLDEST)/pytest.txt
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -c constraints-lowest.txt -r $(OLDEST)/pytest.txt -e '.[cluster,query,s3]'
+	touch $(OLDEST)/ready
+
 clean:
-	rm -rf .venv demo docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(OLDEST) demo docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
