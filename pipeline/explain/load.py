@@ -118,7 +118,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = " ".join(str(error).split())[:400]
         raise UsageError(
             f"{name}: its pretrained weights cannot be loaded ({type(error).__name__}: {reason}); "
             "give them with --checkpoint FILE"
