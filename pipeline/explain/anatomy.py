@@ -168,8 +168,8 @@ def _unsupported_block(block: Any) -> str | None:
 
 def _unsupported_patches(embed: Any) -> str | None:
     """Return the reason why the patches do not lie on a grid over the images, or None."""
-    if embed.img_size is None or embed.grid_size is None:
-        return "its image size is not fixed; create it with img_size"
+    if any(size is None or len(size) != 2 for size in (embed.img_size, embed.grid_size, embed.patch_size)):
+        return "its images have no fixed height and width; create it with img_size"
     sides = list(zip(embed.img_size, embed.grid_size, embed.patch_size, strict=True))
     if hasattr(embed, "backbone"):  # it halves the image some times, and rounds up
         halved = all(count * (stride := size // count) == size and stride.bit_count() == 1 for size, count, _ in sides)

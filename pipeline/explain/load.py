@@ -54,8 +54,9 @@ def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None 
     """
     anatomy = describe(model)
     config = resolve_model_data_config(model)
-    if len(config["mean"]) != 3:
-        raise UsageError(f"{name}: takes {len(config['mean'])} channels; only RGB is supported")
+    for statistic in ("mean", "std"):
+        if len(config[statistic]) != 3:
+            raise UsageError(f"{name}: {statistic} is of {len(config[statistic])} channels; only RGB is supported")
     record = ModelRecord(
         name=name,
         network=type(model).__name__,

@@ -314,6 +314,8 @@ def test_a_folder_with_several_weights_files_and_no_usual_name_is_refused(tmp_pa
         '{"architecture": "test_vit", "model_args": {"no such": 1}}',
         '{"architecture": "test_vit", "model_args": {"patch_size": 0}}',
         '{"architecture": "test_vit", "model_args": {"img_size": []}}',
+        '{"architecture": "test_vit", "model_args": {"img_size": 160, "patch_size": [16, 16, 3]}}',
+        '{"architecture": "test_vit", "model_args": {"img_size": 160}, "pretrained_cfg": {"std": [1, 1]}}',
         '{"architecture": "test_vit", "model_args": {"global_pool": [1]}}',
         '{"architecture": "test_vit", "model_args": {"num_classes": {}}}',
         '{"architecture": "test_vit", "model_args": {"norm_layer": "os.system"}}',
