@@ -18,6 +18,8 @@ class ArtifactRecord(Record):
         provenance: name of the definition that the training follows.
         model: name of the network that it was trained on.
         weights: hash of the tensors of that network; the artifact is refused for any other network.
+        readout: read-out of that network, since networks with different ones may have the same tensors; None in older
+            files.
         settings: hyper-parameters.
         supervision: supervision besides the images, such as labels or masks.
         shards: names of the training shards.
@@ -36,6 +38,7 @@ class ArtifactRecord(Record):
     provenance: str
     model: str
     weights: str
+    readout: str | None = None
     settings: dict[str, str | int | float]
     supervision: str = "none"
     shards: tuple[str, ...]

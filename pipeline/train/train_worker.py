@@ -54,6 +54,7 @@ def train_worker(
         provenance=provenance,
         model=PurePath(spec.model.name).name,  # of a local model without the path to it
         weights=loaded.record.weights,
+        readout=loaded.record.readout,
         settings=spec.settings.model_dump(mode="json", exclude={"method"}),
         supervision=supervision,
         shards=tuple(shard.url.rpartition("/")[2] for shard in prepared.shards),

@@ -181,6 +181,23 @@ def test_gates_are_refused_for_other_weights_than_they_learnt_on(tmp_path: Path)
         explain(model, images_for(model).float(), targets, method)
 
 
+def test_gates_are_refused_for_another_read_out_of_the_same_weights(tmp_path: Path) -> None:
+    options = {"name": "vit_small_patch16_dinov3"}
+    token, mean = (small_vit(**options, global_pool=pool) for pool in ("token", "avg"))
+    assert weights_hash(token) == weights_hash(mean)
+    gates = initialize_gates(describe(token).width, describe(token).depth, 1.0, 0)
+    card = ArtifactRecord(
+        method="diffmask", provenance="Vision DiffMask", model="small", weights=weights_hash(token), readout="token",
+        settings={}, shards=(), steps=1, batch_size=1, seed=0, metrics={},
+    )  # fmt: skip
+    write_artifact(tmp_path / "gates.safetensors", gates.state_dict(), card)
+    method = DiffMask.load(tmp_path / "gates.safetensors")
+    targets = torch.zeros(3, 1, dtype=torch.int64)
+    explain(token, images_for(token), targets, method)
+    with pytest.raises(UnsupportedMethod, match="trained for the read-out token, and this model has mean"):
+        explain(mean, images_for(mean), targets, method)
+
+
 def test_where_the_gates_stand_is_no_part_of_the_name_and_means_the_same_everywhere(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,4 +75,7 @@ class LearnedMethod(Method):
                 f"it needs a file that was trained for the network: {self.base_name}:artifact=FILE, or --artifact FILE"
             )
         self.check_artifact()
+        record = self.loaded_artifact.record
+        if record is not None and record.readout not in (None, anatomy.readout):
+            return f"it was trained for the read-out {record.readout}, and this model has {anatomy.readout}"
         return None
