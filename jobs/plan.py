@@ -73,6 +73,8 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
         if shard.fault:
             outcome = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"
             click.echo(escape_control(f"warning  {shard.url}: {shard.fault}; {outcome}"), err=True)
+        elif not shard.samples:
+            click.echo(escape_control(f"warning  {shard.url}: holds no samples; it will have no rows"), err=True)
     return run
 
 

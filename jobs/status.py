@@ -37,6 +37,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     import pyarrow.compute as pc
 
     from pipeline.store import Atlas
+    from pipeline.store.versions import VersionCounts
     from pipeline.utils.concurrency import concurrent_map
     from schemas.errors import RunFailedError
     from schemas.samples import SampleStatus
@@ -45,11 +46,13 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     quarantined, images = opened.quarantined(), 0
     statuses, degenerate, fallbacks = Counter[str](), Counter[str](), Counter[str]()
     drift: dict[str, float] = {}
+    versions = VersionCounts()
     for commit in opened.records():
         images += commit.rows
         statuses.update(commit.statuses)
         degenerate.update(commit.degenerate)
         fallbacks.update(commit.fallbacks)
+        versions.add(commit.versions)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
     without = statuses.total() - statuses[SampleStatus.OK]
     failed: list[dict[str, Any]] = []
@@ -78,6 +81,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         "degenerate": dict(degenerate),
         "drift": drift,
         "fallbacks": dict(fallbacks),
+        "versions": versions.mixed(),
         "problems": {shard.url: shard.fault for shard in opened.run.shards if shard.fault},
         "quarantined": quarantined,
         "damaged": damaged,
@@ -99,7 +103,12 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         output.print_table(
             "images decoded in processes instead of on the GPU", ["reason", "images"], fallbacks.most_common()
         )
+    if mixed := versions.mixed():
+        rows = [[package, version, f"{n:,}"] for package, counts in mixed.items() for version, n in counts.items()]
+        output.print_table("packages of several versions", ["package", "version", "shards"], rows)
     for shard in opened.run.shards:
+        if shard.samples == 0 and not shard.fault:
+            click.echo(escape_control(f"{shard.url}: holds no samples"))
         if shard.fault and shard.name not in quarantined and (shard.partial or shard.name not in opened.committed):
             partial = f"; its first {shard.samples} samples are kept" if shard.partial else ""
             click.echo(escape_control(f"{shard.url}: {shard.fault}{partial}"))

@@ -22,9 +22,10 @@ _MAX_LISTED = 10
 def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Verify an atlas: every committed object is present and unchanged, and nothing else is there.
 
-    Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, and recomputes a
-    few maps from the shards. Prints a line for each fault. Exits with 1 if there is a fault, with 75 if there is none
-    but the run is not complete.
+    Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, compares the shards
+    with those that were read by size, ETag and headers, and recomputes a few maps from them. Prints a line for each
+    fault. Exits with 1 if there is a fault, or if no map could be recomputed; with 75 if there is none but the run is
+    not complete.
 
     \b
     Examples:
@@ -46,13 +47,14 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
     if json_:
         compared = {"atlas": atlas, "objects": verified.objects, "missing": verified.missing}
         summary = recomputed and {name: getattr(recomputed, name) for name in ("maps", "equal", "notes")}
-        output.print_json(compared | {"recomputed": summary, "faults": faults, "damaged": damaged})
+        notes = {"notes": verified.notes, "versions": verified.versions}
+        output.print_json(compared | {"recomputed": summary, "faults": faults, "damaged": damaged} | notes)
     else:
         click.echo(f"{atlas}: {verified.objects:,} objects were compared with their commits")
         if recomputed:
             click.echo(f"{atlas}: {recomputed.maps:,} maps were recomputed, {recomputed.equal:,} of them bit-identical")
-            for note in recomputed.notes:
-                click.echo(escape_control(f"note     {note}"))
+        for note in [*verified.notes, *(recomputed.notes if recomputed else [])]:
+            click.echo(escape_control(f"note     {note}"))
         for fault in faults:
             click.echo(escape_control(f"fault    {fault}"))
     if faults:
@@ -63,7 +65,7 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
 
 def _how_to_repair(atlas: str, damaged: Sequence[str]) -> str:
     if not damaged:
-        return "stray objects can be removed; run the plan command again to rewrite the metadata of maps.zarr"
+        return "restore shards, remove stray objects; the plan command again rewrites the metadata of maps.zarr"
     records = " ".join(f"{atlas}/commits/{shard}.json" for shard in damaged[:_MAX_LISTED])
     more = f" and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
     return f"to repair these shards, remove {records}{more}, then: vitatlas run {atlas}"

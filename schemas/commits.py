@@ -4,6 +4,7 @@ from pydantic import Field
 
 from schemas.base import Record
 from schemas.layout import FORMAT
+from schemas.run import SourceRecord
 
 
 class ObjectRecord(Record):
@@ -36,7 +37,8 @@ class CommitRecord(Record):
         fallbacks: in a run that decodes on the GPU, number of images that were decoded in processes, by reason.
         objects: all objects that were written before this record.
         run_hash: ``run_hash`` of the run.
-        versions: versions of the packages that computed the shard.
+        source: the file that was read.
+        versions: versions of the packages that computed the shard; several where samples were processed again later.
         seconds: time by stage.
         attempt: number of the attempt, from 1.
         host: machine that did it.
@@ -55,6 +57,7 @@ class CommitRecord(Record):
     fallbacks: dict[str, int] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
     run_hash: str
+    source: SourceRecord
     versions: dict[str, str]
     seconds: dict[str, float]
     attempt: int

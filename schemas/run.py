@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -127,6 +128,35 @@ class ModelRecord(Record):
     crop_mode: str
 
 
+class SourceRecord(Record):
+    """What tells whether the file of a shard is another one.
+
+    Attributes:
+        size: in bytes, or −1 where the store does not tell.
+        etag: what the store tells of its contents, such as an ETag; None for a local file.
+        listing: hash of names and sizes of its members; None where its headers were not read.
+    """
+
+    size: int
+    etag: str | None = None
+    listing: str | None = None
+
+    def changes(self, now: "SourceRecord") -> list[str]:
+        """Return a phrase for each value that is known of both files and differs.
+
+        Args:
+            now: the file as it is now.
+        """
+        phrases = []
+        if -1 not in (self.size, now.size) and self.size != now.size:
+            phrases.append(f"it had {self.size:,} bytes and has {now.size:,}")
+        if None not in (self.etag, now.etag) and self.etag != now.etag:
+            phrases.append(f"its ETag was {self.etag} and is {now.etag}")
+        if None not in (self.listing, now.listing) and self.listing != now.listing:
+            phrases.append("it lists other members")
+        return phrases
+
+
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ShardRecord:
     """One shard, the unit of work and of commit. There may be very many, so it is a small dataclass, not a ``Record``.
@@ -138,6 +168,8 @@ class ShardRecord:
         size: size in bytes, or −1 where the store does not tell.
         fault: error that the scan found, or None; such a shard is quarantined, and the run fails at its end.
         partial: use the ``samples`` samples before the fault instead.
+        etag: as in ``SourceRecord``.
+        listing: as in ``SourceRecord``.
     """
 
     name: Name
@@ -146,6 +178,19 @@ class ShardRecord:
     size: int
     fault: str | None = None
     partial: bool = False
+    etag: str | None = None
+    listing: str | None = None
+
+    @property
+    def source(self) -> SourceRecord:
+        """The file as it was planned. One that cannot be used may be replaced, so nothing is known of it."""
+        if self.fault and not self.partial:
+            return SourceRecord(size=-1)
+        return SourceRecord(size=self.size, etag=self.etag, listing=self.listing)
+
+    def of_any_source(self) -> "ShardRecord":
+        """Return the shard without what is known of its file."""
+        return replace(self, size=-1, etag=None, listing=None)
 
 
 class RunRecord(Record):

@@ -6,6 +6,7 @@ a disk or a network fails: ``OSError``, and another attempt may succeed.
 
 import errno
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 from fsspec.compression import compr
 
 from pipeline.utils.io import url_to_fs
+from schemas.run import SourceRecord
 
 _CHUNK = 1 << 20
 _MAGIC = {
@@ -127,6 +129,29 @@ def open_byte_stream(url: str) -> Iterator[ByteStream]:
         if is_pipe:
             stream.ignore_errors = True  # its exit status was checked at the end of its output; here it is stopped
         stream.close()
+
+
+_ETAGS = ("md5Hash", "blob_id", "ETag", "etag")
+"""What stores tell of the contents of a file, by fsspec's names; the best first."""
+
+
+def describe_source(url: str) -> SourceRecord:
+    """Describe a file by what its store tells without reading it.
+
+    Raises:
+        CorruptTarError: there is no such file, or it may not be read.
+        OSError: a disk or a network fails.
+    """
+    if url.startswith("pipe:"):
+        return SourceRecord(size=-1)
+    with _classify_errors(url):
+        if "://" not in url:
+            return SourceRecord(size=os.stat(url).st_size)
+        files, path = url_to_fs(url)
+        details = files.info(path)
+    size = details.get("size")
+    etag = next((str(details[name]).strip('"') for name in _ETAGS if details.get(name)), None)
+    return SourceRecord(size=-1 if size is None else size, etag=etag)
 
 
 class _Source(io.RawIOBase):

@@ -12,7 +12,7 @@ from pipeline.read.decode import DecodedImage
 from pipeline.read.decoder_pool import ImageDecoder
 from pipeline.read.sample_keys import is_unsafe_key
 from pipeline.read.shard_reader import IMAGE_EXTENSIONS, LABEL_EXTENSION, MAX_IMAGE_BYTES, RawSample, read_samples
-from schemas.run import ShardRecord
+from schemas.run import ShardRecord, SourceRecord
 from schemas.samples import SampleStatus
 
 _DECIMAL = re.compile(rb"\s*[+-]?[0-9]{1,9}\s*")
@@ -66,6 +66,7 @@ def iter_batches(
     classes: int | None,
     decoder: ImageDecoder,
     predicate: Callable[[DecodedSample], bool] | None = None,
+    on_source: Callable[[SourceRecord], None] = lambda source: None,
 ) -> Iterator[ImageBatch]:
     """Iterate over the batches of a shard, in its order.
 
@@ -77,11 +78,12 @@ def iter_batches(
         classes: a label must be below it; None if labels are not needed, so that a sample may lack one.
         decoder: decodes while the caller works on earlier batches.
         predicate: selects the samples whose images are decoded; None selects all.
+        on_source: called at the end with the file that was read.
 
     Raises:
         CorruptShardError, OSError: see ``read_samples``.
     """
-    raw_samples = read_samples(shard, max_samples)
+    raw_samples = read_samples(shard, max_samples, on_source)
     ordinals = count()
     ordinal_by_key: dict[str, int] = {}
     prefetched: deque[list[tuple[DecodedSample, Any]]] = deque()

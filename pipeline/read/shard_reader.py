@@ -5,15 +5,17 @@ WebDataset, the members of a sample share a key and follow one another.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.read.byte_stream import CorruptTarError, TruncatedTarError, open_byte_stream
+from pipeline.read.byte_stream import CorruptTarError, TruncatedTarError, describe_source, open_byte_stream
+from pipeline.read.listing import Listing
 from pipeline.read.sample_keys import split_name
 from pipeline.read.tar_members import TarMember, iter_tar_members
 from schemas.errors import CorruptShardError
-from schemas.run import ShardRecord
+from schemas.run import ShardRecord, SourceRecord
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "jfif", "png", "webp", "ppm", "bmp")
 """Extensions of images, by priority if a sample has several."""
@@ -25,6 +27,8 @@ MAX_IMAGE_BYTES = 256_000_000
 
 _MAX_BYTES = dict.fromkeys(IMAGE_EXTENSIONS, MAX_IMAGE_BYTES) | {LABEL_EXTENSION: 1024}
 """Largest size of the members that are read, by extension; others are not read."""
+_MAX_EMPTY = 1 << 20
+"""Largest tar without members, in bytes; more zeros are a file that was never written."""
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -90,7 +94,9 @@ def _is_sample(group: RawSample) -> bool:
     return any(ext == LABEL_EXTENSION or ext.rpartition(".")[2] in images for ext in group.members)
 
 
-def read_samples(shard: ShardRecord, max_samples: int) -> Iterator[RawSample]:
+def read_samples(
+    shard: ShardRecord, max_samples: int, on_source: Callable[[SourceRecord], None] = lambda source: None
+) -> Iterator[RawSample]:
     """Read the samples of a shard with the bytes of their images and labels. Nothing is decoded.
 
     A local shard is scanned first, so that a corrupt one yields nothing, even if the fault is behind its last sample.
@@ -100,20 +106,25 @@ def read_samples(shard: ShardRecord, max_samples: int) -> Iterator[RawSample]:
     Args:
         shard: as planned.
         max_samples: rows that the shard owns in the atlas.
+        on_source: called at the end with the file that was read.
 
     Raises:
-        CorruptShardError: it cannot be read to its end, or does not hold as many samples as were planned.
+        CorruptShardError: it cannot be read to its end, is not the file that was planned, or does not hold as many
+            samples as were planned.
         OSError: it cannot be reached, which may pass.
     """
     if _is_local(shard.url):
         scanned = scan_shard(shard.url)
         if scanned.fault and not shard.partial:
             raise CorruptShardError(f"{shard.url}: {scanned.fault}")
+        check_source(shard, scanned.source)
         _check_count(shard, min(scanned.samples, shard.samples) if shard.partial else scanned.samples, max_samples)
-    count = 0
+    count, listing = 0, Listing()
     try:
+        source = describe_source(shard.url)
+        check_source(shard, source)
         with open_byte_stream(shard.url) as stream:
-            samples = group_by_key(iter_tar_members(stream), load=True)
+            samples = group_by_key(iter_tar_members(stream, listing), load=True)
             for sample in islice(samples, shard.samples if shard.partial else None):
                 count += 1
                 if count <= max_samples:
@@ -121,6 +132,26 @@ def read_samples(shard: ShardRecord, max_samples: int) -> Iterator[RawSample]:
     except CorruptTarError as error:
         raise CorruptShardError(f"{shard.url}: cannot be read past sample {count}: {error}") from error
     _check_count(shard, count, max_samples)
+    if not shard.partial:  # of which not all is read
+        source = source.model_copy(update={"listing": listing.digest()})
+        check_source(shard, source)
+    on_source(source)
+
+
+def check_source(shard: ShardRecord, source: SourceRecord) -> None:
+    """Make sure that a file is the one that was planned.
+
+    Args:
+        shard: as planned.
+        source: the file as it is now.
+
+    Raises:
+        CorruptShardError: it is another one.
+    """
+    if changes := shard.source.changes(source):
+        raise CorruptShardError(
+            f"{shard.url}: is not the file that was planned: {', '.join(changes)}; restore it, or plan another atlas"
+        )
 
 
 def _check_count(shard: ShardRecord, count: int, max_samples: int) -> None:
@@ -144,11 +175,20 @@ class ShardScan:
             has none, unless it is merely truncated: its checksum does not tell where the fault is.
         size: in bytes, −1 if unknown.
         fault: fault of the shard, if it has one.
+        etag: as in ``SourceRecord``.
+        listing: as in ``SourceRecord``.
     """
 
     samples: int
     size: int
     fault: str | None
+    etag: str | None = None
+    listing: str | None = None
+
+    @property
+    def source(self) -> SourceRecord:
+        """The file that was scanned."""
+        return SourceRecord(size=self.size, etag=self.etag, listing=self.listing)
 
 
 def scan_shard(url: str) -> ShardScan:
@@ -159,15 +199,34 @@ def scan_shard(url: str) -> ShardScan:
     Raises:
         OSError: it cannot be reached, which may pass.
     """
-    count, size, compressed = 0, -1, False
+    count, size, compressed, etag, listing = 0, -1, False, None, Listing()
     try:
+        etag = describe_source(url).etag
         with open_byte_stream(url) as stream:
             size, compressed = stream.size, stream.compressed
-            for _ in group_by_key(iter_tar_members(stream), load=False):
+            for _ in group_by_key(iter_tar_members(stream, listing), load=False):
                 count += 1
+            is_empty = not listing.count and stream.position <= _MAX_EMPTY
     except CorruptTarError as error:
-        return ShardScan(0 if compressed and not isinstance(error, TruncatedTarError) else count, size, str(error))
-    return ShardScan(count, size, None if count else "it holds no samples")
+        samples = 0 if compressed and not isinstance(error, TruncatedTarError) else count
+        return ShardScan(samples, size, str(error), etag, listing.digest())
+    fault = None if count or is_empty else "it holds no samples"
+    return ShardScan(count, size, fault, etag, listing.digest())
+
+
+def read_listing(url: str) -> str | None:
+    """Return the listing of a tar from its headers, up to its fault if it has one; None if it is compressed.
+
+    Raises:
+        OSError: it cannot be reached, which may pass.
+    """
+    listing = Listing()
+    with suppress(CorruptTarError), open_byte_stream(url) as stream:
+        if stream.compressed:
+            return None
+        for _ in iter_tar_members(stream, listing):
+            pass
+    return listing.digest()
 
 
 def _is_local(url: str) -> bool:

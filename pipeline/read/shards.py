@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
+from pipeline.read.byte_stream import CorruptTarError, describe_source
 from pipeline.read.shard_reader import ShardScan, scan_shard
 from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
 from pipeline.utils.process_pool import make_process_pool
 from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
-from schemas.run import ShardRecord
+from schemas.run import ShardRecord, SourceRecord
 
 _BLOCK = 512
 _THREADS = 32
@@ -105,27 +106,29 @@ def count_samples(
         UsageError: a shard cannot be reached now, or ``_info.json`` is invalid.
     """
     counts_by_folder = {} if keep_partial else {folder: _read_info(folder) for folder in {_folder(url) for url in urls}}
-    listed = {url: counts_by_folder.get(_folder(url), {}).get(PurePosixPath(url).name) for url in urls}
+    # A listed 0 is looked at: a shard without members is valid, one that lost them is not.
+    listed = {url: counts_by_folder.get(_folder(url), {}).get(PurePosixPath(url).name) or None for url in urls}
     scans = _scan_shards([url for url in urls if listed[url] is None])
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = pool.map(_file_size, [url for url in urls if listed[url] is not None])
+        sources = pool.map(_describe_source, [url for url in urls if listed[url] is not None])
     records = []
     for name, url in zip(short_names(urls), urls, strict=True):
         samples = listed[url]
-        scan = _check_listed(samples, next(sizes)) if samples is not None else next(scans)
+        scan = _check_listed(samples, next(sources)) if samples is not None else next(scans)
         partial = keep_partial and scan.fault is not None and scan.samples > 0
-        records.append(
-            ShardRecord(name=name, url=url, samples=scan.samples, size=scan.size, fault=scan.fault, partial=partial)
-        )
+        records.append(ShardRecord(name, url, scan.samples, scan.size, scan.fault, partial, scan.etag, scan.listing))
         progress(len(records))
     return tuple(records)
 
 
-def _check_listed(samples: int, size: int) -> ShardScan:
+def _check_listed(samples: int, source: SourceRecord) -> ShardScan:
     """Return the count that ``_info.json`` lists, if it is possible: a sample takes at least two blocks."""
-    if samples * 2 * _BLOCK > size:
-        return ShardScan(0, size, f"{INFO_FILE} says {samples} samples, more than its {size} bytes can hold")
-    return ShardScan(samples, size, None if samples > 0 else f"{INFO_FILE} says it holds {samples} samples")
+    fault = None
+    if samples < 0:
+        fault = f"{INFO_FILE} says it holds {samples} samples"
+    elif 0 <= source.size < samples * 2 * _BLOCK:
+        fault = f"{INFO_FILE} says {samples} samples, more than its {source.size} bytes can hold"
+    return ShardScan(0 if fault else samples, source.size, fault, source.etag)
 
 
 def _scan_shards(urls: Sequence[str]) -> Iterator[ShardScan]:
@@ -148,9 +151,11 @@ def _folder(url: str) -> str:
     return url.rpartition("/")[0]
 
 
-def _file_size(url: str) -> int:
-    files, path = url_to_fs(url)
-    return int(files.size(path))
+def _describe_source(url: str) -> SourceRecord:
+    try:
+        return describe_source(url)
+    except CorruptTarError as error:
+        raise UsageError(f"{url}: {error}; try again, or leave it out") from None
 
 
 def _read_info(folder: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.read.byte_stream import ByteStream, CorruptTarError, TruncatedTarError
+from pipeline.read.listing import Listing
 
 MAX_EXTENDED = 1 << 20
 """Largest long name or pax header, in bytes."""
@@ -41,10 +42,14 @@ class TarMember:
         return data
 
 
-def iter_tar_members(stream: ByteStream) -> Iterator[TarMember]:
+def iter_tar_members(stream: ByteStream, listing: Listing | None = None) -> Iterator[TarMember]:
     """Iterate over the regular files of a tar; contents that are not read are skipped.
 
     Links, folders and devices are left out.
+
+    Args:
+        stream: the tar.
+        listing: gets all members but folders.
 
     Raises:
         CorruptTarError: it is not a tar, is truncated or broken, or holds a hard link or a sparse file.
@@ -76,6 +81,8 @@ def iter_tar_members(stream: ByteStream) -> Iterator[TarMember]:
         if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in extended):
             raise CorruptTarError(f"{name} is a sparse file; pack it without --sparse")
         end = stream.position + (0 if header.type in _WITHOUT_DATA else _padded(size))
+        if listing and header.type not in (tarfile.DIRTYPE, tarfile.XGLTYPE):
+            listing.add(name, size)
         if header.isreg():
             yield TarMember(name, size, stream)
         stream.skip(end - stream.position)

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.read import CorruptTarError, describe_source
 from pipeline.run.execution import Device
 from pipeline.run.worker import ExplainedSample, Worker
 from pipeline.store import Atlas, AtlasShard
@@ -16,7 +17,6 @@ from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from schemas.errors import CorruptShardError
 from schemas.layout import range_name
-from schemas.samples import SampleStatus
 
 _TOLERANCE = 0.01
 """Of a map in [0, 1]: more than another kind of machine changes in float32."""
@@ -28,9 +28,10 @@ class RecomputeResult:
 
     Attributes:
         maps, equal: number of maps, and of those that are equal bit by bit.
-        faults: a sentence for each map that differs.
-        damaged: names of their shards.
-        notes: reasons why maps could not be recomputed, which are no faults of the atlas.
+        faults: a sentence for each map that differs, and for each image that has changed; and one if not a single map
+            could be recomputed.
+        damaged: names of the shards in the atlas with maps that differ.
+        notes: reasons why maps could not be recomputed, other than a change of their images.
     """
 
     maps: int = 0
@@ -67,13 +68,25 @@ def recompute(
         with Worker(atlas.objects.url) as worker:
             for done, shard_name in enumerate(sorted(ordinals_by_shard)):
                 progress(done, len(ordinals_by_shard))
-                faults_before = len(result.faults)
+                shard = atlas.shard(shard_name)
                 try:
-                    _compare_shard(worker, atlas.shard(shard_name), ordinals_by_shard[shard_name], result)
+                    _compare_shard(worker, shard, ordinals_by_shard[shard_name], result)
                 except (CorruptShardError, OSError) as error:
-                    result.notes.append(f"{shard_name}: cannot be computed again: {error}")
-                result.damaged += [shard_name] * (len(result.faults) > faults_before)
+                    is_fault = isinstance(error, CorruptShardError) and _exists(atlas, shard)
+                    sentences = result.faults if is_fault else result.notes
+                    sentences.append(f"{shard_name}: cannot be computed again: {error}")
+    if chosen and not result.maps and not result.faults:
+        result.faults.append(f"not one of {len(chosen)} samples could be computed again; {result.notes[0]}")
     return result
+
+
+def _exists(atlas: Atlas, shard: AtlasShard) -> bool:
+    """Return whether the file of a shard can be reached, so that it is to blame if it cannot be read."""
+    try:
+        describe_source(atlas.run.shards[shard.commit.shard_index].url)
+    except (CorruptTarError, OSError):
+        return False
+    return True
 
 
 def recompute_rows(
@@ -111,12 +124,16 @@ def cached_worker(url: str, device: Device, run_hash: str) -> Worker:
 
 
 def _compare_shard(worker: Worker, shard: AtlasShard, ordinals: set[int], result: RecomputeResult) -> None:
-    name = shard.commit.shard
+    name, damaged = shard.commit.shard, False
     for row, maps, _ in recompute_rows(worker, shard, ordinals):
         ordinal, key = row["ordinal"], row["key"]
-        stored_hash = shard.samples["image_sha256"][ordinal].as_py()
-        if row["status"] != SampleStatus.OK or row["image_sha256"] != stored_hash:
-            result.notes.append(f"{name}: {key} cannot be computed again: its image has changed")
+        (stored_row,) = shard.samples.slice(ordinal, 1).to_pylist()
+        changed = [field for field in ("key", "image_sha256", "label", "status") if row.get(field) != stored_row[field]]
+        if changed:
+            result.faults.append(
+                f"{name}: {stored_row['key']} cannot be computed again: its {' and '.join(changed)} changed in the "
+                "shard; restore it"
+            )
             continue
         for method, raw in maps.items():
             scaled, bounds, _ = minmax_scale(raw)
@@ -129,11 +146,13 @@ def _compare_shard(worker: Worker, shard: AtlasShard, ordinals: set[int], result
                 )
                 distance = _max_difference(scaled[index], bounds[index], stored[index], stored_bounds[index])
                 if not distance <= allowed:
+                    damaged = True
                     torch_version = shard.commit.versions["torch"]
                     result.faults.append(
                         f"{name}: the {method} map of {key} ({target_kind}) is not what is computed now, it is "
                         f"{distance:.2g} of its range away; it was made on {shard.commit.host}, torch {torch_version}"
                     )
+    result.damaged += [name] * damaged
 
 
 def _max_difference(

@@ -1,7 +1,7 @@
 """Worker of a run: one model that turns shards into commits."""
 
 import socket
-from collections.abc import Callable, Container, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -15,7 +15,16 @@ from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.registry import methods as registry
-from pipeline.read import DecodedSample, DecoderPool, ImageBatch, PreprocessConfig, ShardCache, iter_batches
+from pipeline.read import (
+    DecodedSample,
+    DecoderPool,
+    ImageBatch,
+    PreprocessConfig,
+    ShardCache,
+    check_source,
+    describe_source,
+    iter_batches,
+)
 from pipeline.run.execution import Device, check_decode_device
 from pipeline.run.gpu_decode import DeviceDecoder, to_device
 from pipeline.run.plan import check_artifacts, check_model, package_versions
@@ -23,6 +32,7 @@ from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, UsageError
+from schemas.run import SourceRecord
 from schemas.samples import SampleStatus
 
 _DRIFT_IMAGES = 8
@@ -134,37 +144,54 @@ class Worker:
         """
         writer = ShardWriter(self.objects, self.run, shard_index)
         failed = writer.resume() if self.retry_failed else None
-        for sample in self.explain(shard_index, failed):
+        for sample in self.explain(shard_index, failed, stored=None if failed is None else writer.rows):
             writer.add(*sample)
         if failed is not None and self.sample_count != len(writer.rows):
             raise CorruptShardError(
                 f"{writer.shard}: had {len(writer.rows)} samples and has {self.sample_count} now; plan another atlas"
             )
+        writer.source = self.source
         writer.drift = self.drift or writer.drift
         return writer.commit(self.timer.seconds(), attempt, socket.gethostname(), self.versions)
 
     def explain(
-        self, shard_index: int, ordinals: Container[int] | None = None, batch_size: int | None = None
+        self,
+        shard_index: int,
+        ordinals: Container[int] | None = None,
+        batch_size: int | None = None,
+        stored: Sequence[Mapping[str, Any]] | None = None,
     ) -> Generator[ExplainedSample, None, None]:
         """Yield the results of the samples of a shard, in their order.
+
+        If all samples are requested, the shard must be the file that was planned. If some are, it may be another one,
+        such as one that was mended, and the caller compares the images.
 
         Args:
             shard_index: of the shard.
             ordinals: of the samples; None is all. Whole batches are computed, so that a sample gets the same bytes as
                 among all others.
             batch_size: None is that of the run; with another one the last bits may differ.
+            stored: rows of all samples; those that are not requested must be as they were. None compares none.
 
         Raises:
             CorruptShardError, OSError: see ``process``.
         """
         shard, spec = self.run.shards[shard_index], self.run.spec
+        if ordinals is not None:
+            shard = shard.of_any_source()
         classes = self.run.model.classes if "label" in spec.targets else None
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.sample_count = 0
         self.timer.start()
-        if self.cache:
-            shard = replace(shard, url=self.cache.local_path(shard.url))
+        etag: str | None = None
+        if self.cache and (copy := self.cache.local_path(shard.url)) != shard.url:
+            original = describe_source(shard.url)
+            check_source(shard, original)
+            etag, shard = original.etag, replace(shard, url=copy, etag=None)
+
+        def on_source(source: SourceRecord) -> None:
+            self.source = source.model_copy(update={"etag": source.etag or etag})
 
         def is_batch_needed(ordinal: int) -> bool:
             first = ordinal - ordinal % size
@@ -179,10 +206,13 @@ class Worker:
                 size,
                 classes,
                 self.decoder,
-                predicate=lambda sample: is_batch_needed(sample.ordinal),
+                predicate=lambda sample: stored is not None or is_batch_needed(sample.ordinal),
+                on_source=on_source,
             ):
                 self.timer.lap("read")
                 self.sample_count += len(batch.samples)
+                if stored is not None and ordinals is not None:
+                    _check_unchanged([sample for sample in batch.samples if sample.ordinal not in ordinals], stored)
                 # A GPU gets the next batch before the results of the previous one are collected, so it stays busy.
                 current = self._start_batch(batch) if is_batch_needed(batch.samples[0].ordinal) else None
                 yield from self._collect(previous, ordinals)
@@ -251,6 +281,32 @@ class Worker:
             return torch.stack([choices[target_kind] for target_kind in self.run.spec.targets], 1)
 
         return class_ids
+
+
+def _check_unchanged(samples: Iterable[DecodedSample], stored: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that samples are those that have maps.
+
+    Args:
+        samples: of a shard, as they are now.
+        stored: rows of all samples of that shard.
+
+    Raises:
+        CorruptShardError: one has another key, image or label.
+    """
+    for sample in samples:
+        if sample.ordinal >= len(stored):
+            return  # the number of samples is compared at the end
+        row = stored[sample.ordinal]
+        if sample.key != row["key"]:
+            raise CorruptShardError(
+                f"{row['shard']}: sample {sample.ordinal} was {row['key']} and is {sample.key} now; plan another atlas"
+            )
+        image_sha256 = sample.image.sha256 if sample.image else None
+        if (image_sha256, sample.label) != (row["image_sha256"], row["label"]):
+            raise CorruptShardError(
+                f"{row['shard']}: image or label of {sample.key}, which has maps, were changed; restore them, or plan "
+                "another atlas"
+            )
 
 
 def _to_host(values: Tensor) -> Tensor:

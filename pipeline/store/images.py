@@ -35,7 +35,8 @@ def read_images(
     Raises:
         CorruptShardError: the shard cannot be read, or its images are not those of the atlas.
     """
-    record, remaining = run.shards[shard.commit.shard_index], set(ordinals)
+    # Whatever file it is, each image is compared.
+    record, remaining = run.shards[shard.commit.shard_index].of_any_source(), set(ordinals)
     samples = shard.samples.select(["key", "image_sha256"]).to_pylist()
     preprocess = preprocess or PreprocessConfig.for_model(run.model, run.spec.geometry)
     pending: list[tuple[int, Any]] = []

@@ -15,10 +15,12 @@ from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import to_parquet
+from pipeline.store.versions import join_versions
+from schemas.base import sha256
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
 from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object
-from schemas.run import RunRecord
+from schemas.run import RunRecord, SourceRecord
 from schemas.samples import SAMPLES, SampleStatus
 
 
@@ -32,7 +34,8 @@ class ShardWriter:
         shard_index: index of the shard in the run.
         slots: rows of each array by its name, [slot, …].
         rows: rows of the sample table so far.
-        drift: as in ``CommitRecord``.
+        drift, source: as in ``CommitRecord``.
+        previous: commit of the rows that were loaded, if any were.
     """
 
     objects: ObjectStore
@@ -41,6 +44,8 @@ class ShardWriter:
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, float] = field(default_factory=dict)
+    source: SourceRecord = field(default_factory=lambda: SourceRecord(size=-1))
+    previous: CommitRecord | None = None
 
     def __post_init__(self) -> None:
         self.slots = {name: zarr_arrays.empty_slot(spec, self.run) for name, spec in self.run.arrays.items()}
@@ -87,11 +92,25 @@ class ShardWriter:
 
         Returns:
             Ordinals of the samples without maps, which can be added again; None where the shard has no commit.
+
+        Raises:
+            CorruptShardError: an object is not as it was committed; written again, it would look as if it were.
         """
         atlas = Atlas(self.objects, self.run)
         if self.shard not in atlas.committed:
             return None
         shard = atlas.shard(self.shard)
+        for record in shard.commit.objects:
+            try:
+                intact = sha256(self.objects.get(record.path)) == record.sha256
+            except FileNotFoundError:
+                intact = False
+            if not intact:
+                raise CorruptShardError(
+                    f"{self.objects.url}/{record.path}: is not as it was committed; to repair the shard, remove "
+                    f"{commit_object(self.shard)}, then: vitatlas run {self.objects.url}"
+                )
+        self.previous = shard.commit
         for name, values in self.slots.items():
             values[: shard.commit.rows] = shard.array(name)
         self.rows, self.drift = shard.samples.to_pylist(), shard.commit.drift
@@ -129,7 +148,8 @@ class ShardWriter:
             fallbacks=dict(sorted(fallbacks.items())),
             objects=tuple(record for record in written if record),
             run_hash=self.run.run_hash,
-            versions=versions,
+            source=self.source,
+            versions=join_versions(self.previous.versions, versions) if self.previous else versions,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
             attempt=attempt,
             host=host,

@@ -1,7 +1,8 @@
 """Verify an atlas: every committed object is as committed, every row has its maps, and there is nothing else."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,12 +12,14 @@ from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
 from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.object_store import ObjectStore
+from pipeline.store.verify_source import find_source_fault
+from pipeline.store.versions import VersionCounts
 from pipeline.utils.atomic_write import is_temp_file
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.base import sha256
 from schemas.commits import CommitRecord, ObjectRecord
-from schemas.errors import RunFailedError
+from schemas.errors import RunFailedError, UsageError
 from schemas.layout import ArraySpec, commit_object, quarantine_object, samples_object, shard_object
 from schemas.samples import SampleStatus
 
@@ -32,16 +35,22 @@ class VerifyResult:
         missing: number of shards without a commit.
         faults: one sentence per fault.
         damaged: shards that must be done again to repair the atlas.
+        notes: what a reader should know, though it is no fault.
+        versions: number of shards by version, of each package that differs between shards.
     """
 
     objects: int = 0
     missing: int = 0
     faults: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyResult:
     """Verify every committed object by its checksum, and every row by its maps; report other objects.
+
+    The files of the shards are compared by size, ETag and headers with those that the maps were computed from.
 
     Each object is read once. Shards are verified concurrently, each object by object, so some 32 objects are in memory.
 
@@ -58,12 +67,17 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
     store = _CachingStore(atlas.objects)
     verify_shard = partial(_verify_shard, Atlas(store, atlas.run), store, atlas.committed)
     shard_results = concurrent_map(verify_shard, range(len(atlas.run.shards)))
+    across = _AcrossShards()
     for done, (shard, shard_result) in enumerate(zip(atlas.run.shards, shard_results, strict=True), 1):
         result.objects += shard_result.objects
         result.faults += shard_result.faults
         result.damaged += [shard.name] * bool(shard_result.faults)
         expected |= shard_result.names
+        across.add(shard.name, shard_result)
         progress(done, len(atlas.run.shards))
+    result.faults += across.source_faults
+    result.notes += across.notes()
+    result.versions = across.versions.mixed()
     for name, _ in atlas.objects.list_all():
         if is_temp_file(name) and result.missing:
             continue  # the run removes it when it resumes
@@ -121,11 +135,72 @@ class _ShardResult:
         objects: number of committed objects.
         faults: one sentence per fault.
         names: objects that may exist.
+        versions: as in ``CommitRecord``.
+        keys: keys of the samples that have maps.
+        source_fault: what is wrong with the file of the shard.
+        unreachable: why that file cannot be compared.
     """
 
     objects: int
     faults: list[str]
     names: set[str]
+    versions: dict[str, str] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+    source_fault: str | None = None
+    unreachable: str | None = None
+
+
+@dataclass
+class _AcrossShards:
+    """What is seen only when shards are compared with one another, or with the files that they were computed from.
+
+    Attributes:
+        versions: versions of packages.
+        source_faults: one sentence for each file that has changed.
+        unreachable: reason for each file that could not be reached.
+    """
+
+    versions: VersionCounts = field(default_factory=VersionCounts)
+    source_faults: list[str] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
+    _key_hashes: set[bytes] = field(default_factory=set)
+    _repeated: int = 0
+    _example: str = ""
+
+    def add(self, shard: str, result: _ShardResult) -> None:
+        """Add a shard.
+
+        Args:
+            shard: its name.
+            result: of it.
+        """
+        self.versions.add(result.versions)
+        if result.source_fault:
+            self.source_faults.append(f"{shard}: {result.source_fault}")
+        if result.unreachable:
+            self.unreachable.append(f"{shard} ({result.unreachable})")
+        hashes = {hashlib.blake2b(key.encode(), digest_size=8).digest(): key for key in result.keys}
+        repeated = hashes.keys() & self._key_hashes
+        if repeated and not self._repeated:
+            self._example = f"{hashes[min(repeated)]} of {shard}"
+        self._repeated += len(repeated)
+        self._key_hashes |= hashes.keys()
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each of the three, where there is something to tell."""
+        notes = [
+            f"{package} differs between shards: "
+            + ", ".join(f"{version} in {count:,}" for version, count in counts.items())
+            for package, counts in self.versions.mixed().items()
+        ]
+        if self._repeated:
+            notes.append(f"{self._repeated:,} keys are in several shards, such as {self._example}; ask for them by row")
+        if self.unreachable:
+            notes.append(
+                f"the files of {len(self.unreachable):,} shards cannot be reached and were not compared, such as that "
+                f"of {self.unreachable[0]}"
+            )
+        return notes
 
 
 def _verify_shard(atlas: Atlas, store: _CachingStore, committed: frozenset[str], shard_index: int) -> _ShardResult:
@@ -151,7 +226,15 @@ def _verify_shard(atlas: Atlas, store: _CachingStore, committed: frozenset[str],
     faults = [f"its commit names {path}, which is not its own" for path in records if path not in shard_objects]
     faults += [changed[path] for path in records if path in changed]
     faults = faults or row_faults  # rows of changed objects are meaningless
-    return _ShardResult(len(commit.objects), [f"{name}: {fault}" for fault in faults], set(records))
+    result = _ShardResult(len(commit.objects), [f"{name}: {fault}" for fault in faults], set(records), commit.versions)
+    if shard is not None:
+        keys = shard.samples["key"].to_pylist()
+        result.keys = [key for key, has_maps in zip(keys, shard.has_maps, strict=True) if has_maps]
+    try:
+        result.source_fault = find_source_fault(atlas.run.shards[shard_index].url, commit.source)
+    except (OSError, UsageError) as error:
+        result.unreachable = f"{error}"
+    return result
 
 
 def _run_objects(atlas: Atlas) -> set[str]:

@@ -17,7 +17,7 @@ from pipeline.store import ObjectStore, zarr_arrays
 from schemas import layout
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.layout import RUN, commit_object, samples_object, shard_object
-from schemas.run import ModelRecord, ModelSpec, RunRecord, RunSpec, ShardRecord
+from schemas.run import ModelRecord, ModelSpec, RunRecord, RunSpec, ShardRecord, SourceRecord
 
 METHODS = tuple(f"method_{number:02d}" for number in range(20))
 ROWS = 1251
@@ -54,7 +54,7 @@ def committed(run: RunRecord, shard_index: int) -> CommitRecord:
     ]
     return CommitRecord(
         shard=shard, shard_index=shard_index, rows=ROWS, ok=ROWS, statuses={"ok": ROWS}, degenerate={}, drift={},
-        objects=tuple(objects), run_hash=run.run_hash, versions={"torch": "2"},
+        objects=tuple(objects), run_hash=run.run_hash, source=SourceRecord(size=141 * 2**20), versions={"torch": "2"},
         seconds=dict.fromkeys(METHODS, 1.0), attempt=1, host="host", finished="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
 

@@ -37,6 +37,11 @@ class Unreliable(AbstractFileSystem):
     protocol = "unreliable"
     data, after, error = b"", 0, OSError()
 
+    def info(self, path: str, **options: object) -> dict[str, object]:
+        if not self.after:
+            raise self.error
+        return {"name": path, "size": len(self.data), "type": "file"}
+
     def _open(self, path: str, mode: str = "rb", **options: object) -> Failing:
         return Failing(self.data, self.after, self.error)
 

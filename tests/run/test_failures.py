@@ -108,12 +108,12 @@ def test_a_network_that_fails_for_a_while_is_tried_again_and_one_that_always_fai
     for failures in (2, 10**6):
         out, left, real = tmp_path / f"atlas-{failures}", failures, shard_reader.read_samples
 
-        def failing(shard, room, real=real):
+        def failing(shard, room, *rest, real=real):
             nonlocal left
             if shard.name == "part-1" and left:
                 left -= 1
                 raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
-            yield from real(shard, room)
+            yield from real(shard, room, *rest)
 
         plan(spec, str(out))
         monkeypatch.setattr(sys.modules["pipeline.read.loader"], "read_samples", failing)
@@ -190,7 +190,7 @@ def test_an_error_of_another_kind_sets_its_tar_aside_and_one_of_every_tar_ends_t
         out = str(tmp_path / f"atlas-{len(broken)}")
         plan(spec, out)
 
-        def failing(self: Worker, shard_index: int, wanted=None, broken=broken):
+        def failing(self: Worker, shard_index: int, wanted=None, stored=None, broken=broken):
             if shard_index in broken:
                 raise RuntimeError("an error of the GPU")
             return explain(self, shard_index, wanted)

@@ -40,16 +40,16 @@ def test_a_map_that_was_exchanged_is_found_although_all_checksums_are_right(fini
     assert faults[0].startswith("part-0: the legrad map of s0002 (label) is not what is computed now, it is ")
 
 
-def test_a_tar_that_is_gone_or_holds_other_pictures_says_nothing_of_the_atlas(finished: Path, tmp_path: Path) -> None:
+def test_a_tar_that_is_gone_is_noted_and_one_of_other_pictures_is_a_fault(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "shards" / "part-1.tar").unlink()
     members = samples(4, 12)
     members[0] = (members[0][0], jpeg(99))
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     again = recompute(Atlas.open(str(finished)), 16)
-    assert again.faults == []
-    first, second = again.notes
-    assert re.fullmatch(r"part-1: cannot be computed again: .*/part-1.tar: there is no such file", first)
-    assert second == "part-2: s0012 cannot be computed again: its image has changed"
+    (note,) = again.notes
+    assert re.fullmatch(r"part-1: cannot be computed again: .*/part-1.tar: there is no such file", note)
+    assert again.faults == ["part-2: s0012 cannot be computed again: its image_sha256 changed in the shard; restore it"]
+    assert again.damaged == []
     assert again.maps == (5 + 3) * 3 * 2
 
 
@@ -60,6 +60,19 @@ def test_another_machine_may_differ_in_the_last_bits(finished: Path, count: int)
     again = recompute(Atlas.open(str(finished)), count)
     assert again.faults == []
     assert again.equal == again.maps - count * 2
+
+
+def test_if_not_a_single_map_can_be_computed_again_that_is_a_fault(finished: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "shards")
+    (fault,) = recompute(Atlas.open(str(finished)), 4).faults
+    assert fault.startswith("not one of 4 samples could be computed again; part-")
+
+
+def test_a_label_that_was_changed_is_a_fault_of_the_shard(finished: Path, tmp_path: Path) -> None:
+    members = [(name, b"9" if name == "s0012.cls" else data) for name, data in samples(4, 12)]
+    write_tar(tmp_path / "shards" / "part-2.tar", members)
+    again = recompute(Atlas.open(str(finished)), 16)
+    assert again.faults == ["part-2: s0012 cannot be computed again: its label changed in the shard; restore it"]
 
 
 def test_without_any_map_there_is_nothing_to_compute(finished: Path) -> None:

@@ -15,6 +15,13 @@ from schemas.errors import RunFailedError
 from schemas.run import RunSpec
 
 
+def same_results(first: Path, second: Path) -> None:
+    """Assert that two atlases that were planned on other files have the same maps and samples."""
+    for chunk in first.glob("maps.zarr/*/c/**/*"):
+        assert chunk.is_dir() or chunk.read_bytes() == (second / chunk.relative_to(first)).read_bytes()
+    assert Atlas.open(str(first)).samples().equals(Atlas.open(str(second)).samples())
+
+
 def test_retry_failed_does_only_the_samples_that_have_no_maps(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,7 +46,7 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
     monkeypatch.setattr(ShardWriter, "add", watched)
     run(str(out), INLINE, retry_failed=True)
     assert done == [("part-1", 3), ("part-1", 6)]
-    same_bytes(finished, out)
+    same_results(finished, out)
     assert verify(Atlas.open(str(out))).faults == []
 
 
@@ -49,7 +56,7 @@ def test_a_crash_at_any_moment_of_a_retry_is_mended(
 ) -> None:
     shard = tmp_path / "shards" / "part-1.tar"
     whole, members = shard.read_bytes(), samples(7, 5)
-    members[9] = (members[9][0], b"junk")
+    members[9] = (members[9][0], bytes(len(members[9][1])))  # as long, so that the file lists the same
     write_tar(shard, members)
     plan(spec, str(tmp_path / "first"))
     run(str(tmp_path / "first"), INLINE)
@@ -74,6 +81,6 @@ def test_a_tar_of_other_samples_is_not_retried(spec: RunSpec, tmp_path: Path) ->
     plan(spec, out)
     run(out, INLINE)
     write_tar(shard, samples(7, 20))
-    with pytest.raises(RunFailedError, match=r"part-1: sample 3 was s0008 and is s0023 now; plan another atlas"):
+    with pytest.raises(RunFailedError, match=r"part-1: sample 0 was s0005 and is s0020 now; plan another atlas"):
         run(out, INLINE, retry_failed=True)
     assert Atlas.open(out).commits["part-1"].ok == 6
