@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
@@ -76,7 +77,7 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
         across.add(shard.name, shard_result)
         progress(done, len(atlas.run.shards))
     result.faults += across.source_faults
-    result.notes += across.notes()
+    result.notes += across.notes(atlas)
     result.versions = across.versions.mixed()
     for name, _ in atlas.objects.list_all():
         if is_temp_file(name) and result.missing:
@@ -158,14 +159,13 @@ class _AcrossShards:
         versions: versions of packages.
         source_faults: one sentence for each file that has changed.
         unreachable: reason for each file that could not be reached.
+        key_hashes: hashes of the keys by shard, 8 bytes each, since there may be very many.
     """
 
     versions: VersionCounts = field(default_factory=VersionCounts)
     source_faults: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
-    _key_hashes: set[bytes] = field(default_factory=set)
-    _repeated: int = 0
-    _example: str = ""
+    key_hashes: dict[str, NDArray[np.uint64]] = field(default_factory=dict)
 
     def add(self, shard: str, result: _ShardResult) -> None:
         """Add a shard.
@@ -179,28 +179,31 @@ class _AcrossShards:
             self.source_faults.append(f"{shard}: {result.source_fault}")
         if result.unreachable:
             self.unreachable.append(f"{shard} ({result.unreachable})")
-        hashes = {hashlib.blake2b(key.encode(), digest_size=8).digest(): key for key in result.keys}
-        repeated = hashes.keys() & self._key_hashes
-        if repeated and not self._repeated:
-            self._example = f"{hashes[min(repeated)]} of {shard}"
-        self._repeated += len(repeated)
-        self._key_hashes |= hashes.keys()
+        self.key_hashes[shard] = np.unique(np.array([_hash_key(key) for key in result.keys], np.uint64))
 
-    def notes(self) -> list[str]:
-        """Return a sentence for each of the three, where there is something to tell."""
+    def notes(self, atlas: Atlas) -> list[str]:
+        """Return a sentence for each thing that is to be told."""
         notes = [
             f"{package} differs between shards: "
             + ", ".join(f"{version} in {count:,}" for version, count in counts.items())
             for package, counts in self.versions.mixed().items()
         ]
-        if self._repeated:
-            notes.append(f"{self._repeated:,} keys are in several shards, such as {self._example}; ask for them by row")
+        hashes, counts = np.unique(np.concatenate(list(self.key_hashes.values())), return_counts=True)
+        if len(repeated := hashes[counts > 1]):
+            shard = next(name for name, own in self.key_hashes.items() if np.isin(own, repeated).any())
+            keys = atlas.samples_of(shard, ["key"])["key"].to_pylist()
+            example = next(key for key in keys if _hash_key(key) in repeated)
+            notes.append(f"{len(repeated):,} keys are in several shards, such as {example} of {shard}; ask for rows")
         if self.unreachable:
             notes.append(
                 f"the files of {len(self.unreachable):,} shards cannot be reached and were not compared, such as that "
                 f"of {self.unreachable[0]}"
             )
         return notes
+
+
+def _hash_key(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
 def _verify_shard(atlas: Atlas, store: _CachingStore, committed: frozenset[str], shard_index: int) -> _ShardResult:
