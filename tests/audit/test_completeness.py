@@ -129,7 +129,7 @@ def test_an_atlas_that_was_never_run_has_all_pending(troubled: Path) -> None:
 def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> None:
     path = troubled / "commits" / "b.json"
     record = json.loads(path.read_text())
-    record["statuses"][SampleStatus.UNDECODABLE] = 1
+    record["statuses"] |= {SampleStatus.UNDECODABLE: 1, SampleStatus.MISSING_IMAGE: 2}  # as many in all
     path.write_text(json.dumps(record))
     with pytest.raises(RunFailedError, match="its commit counts 1 samples that are undecodable"):
         build_completeness_table(Atlas.open(str(troubled)))
