@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from typing import Any
 
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.explainer import check_supported
@@ -86,15 +87,22 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
     return RunRecord(
         spec=spec,
         model=loaded.record,
-        methods={method.name: method.options() for method in methods},
-        extra_outputs={method.name: method.extra_outputs for method in methods if method.extra_outputs},
         artifacts=artifact_hashes(methods),
-        provenance={method.name: method.design for method in methods if method.design},
+        **_method_fields(methods),
         slot=-(-largest // chunk) * chunk,
         chunk=chunk,
         shards=shards,
         versions=package_versions(),
     ).sealed()
+
+
+def _method_fields(methods: Iterable[Method]) -> dict[str, Any]:
+    """Return the fields of a run that describe its methods, apart from their artifacts."""
+    return {
+        "methods": {method.name: method.options() for method in methods},
+        "extra_outputs": {method.name: method.extra_outputs for method in methods if method.extra_outputs},
+        "provenance": {method.name: method.design for method in methods if method.design},
+    }
 
 
 def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Method, ...]:
@@ -130,7 +138,7 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
         if urls != tuple(shard.url for shard in run.shards):
             mismatches = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
     if not mismatches:
-        check_artifacts(run, out)
+        check_methods(run, out)
     if mismatches:
         raise SpecMismatchError(
             f"{out}: was planned with another spec: {'; '.join(mismatches)}; "
@@ -166,23 +174,33 @@ def artifact_hashes(methods: Iterable[Method]) -> dict[str, str]:
     return {name: digest for name, digest in hashes.items() if digest}
 
 
-def check_artifacts(run: RunRecord, url: str) -> None:
-    """Make sure that the artifacts of methods are those that the run was planned with.
+def check_methods(run: RunRecord, url: str) -> None:
+    """Make sure that methods have the options and artifacts that the run was planned with.
 
     Args:
         run: planned.
         url: of its atlas, for the message.
 
     Raises:
-        SpecMismatchError: the artifact of a method has changed.
+        SpecMismatchError: the artifact of a method has changed, or the record or this version has other options.
     """
-    hashes = artifact_hashes(registry.resolve(run.spec.methods))
+    methods = registry.resolve(run.spec.methods)
+    hashes = artifact_hashes(methods)
     for name, digest in run.artifacts.items():
         if hashes.get(name) != digest:
             raise SpecMismatchError(
                 f"{url}: the artifact of {name} was {digest} when it was planned and is {hashes.get(name)} now; "
                 "restore it, or plan another atlas"
             )
+    fields = _method_fields(methods)
+    planned, now = (
+        record.model_dump(mode="json", include=set(fields)) for record in (run, run.model_copy(update=fields))
+    )
+    if changes := differences(planned, now):
+        raise SpecMismatchError(
+            f"{url}: its methods were planned otherwise than this version computes them: {'; '.join(changes)}; use the "
+            f"version it was planned with, {run.versions.get('vit-atlas')}, or plan another atlas"
+        )
 
 
 def package_versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from pipeline.read import (
 )
 from pipeline.run.execution import Device, check_decode_device
 from pipeline.run.gpu_decode import DeviceDecoder, to_device
-from pipeline.run.plan import check_artifacts, check_model, package_versions
+from pipeline.run.plan import check_methods, check_model, package_versions
 from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
@@ -83,7 +83,7 @@ class Worker:
 
     Raises:
         UsageError: there is no GPU that the run needs.
-        SpecMismatchError: the model, or the weights of a method, have changed.
+        SpecMismatchError: the model or a method has changed.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Worker:
         torch.set_num_threads(1)
         loaded = loaded or load_model(self.run.spec.model)
         check_model(self.run, loaded.record, url)
-        check_artifacts(self.run, url)
+        check_methods(self.run, url)
         self.model = loaded.model.to(self.device)
         self.timer = StageTimer(self.device)
         methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_MAX_NAMED = 8
+"""Fields that a message names."""
+
+
 class Atlas(AtlasReader):
     """A collection of maps: ``Atlas.open(url)``.
 
@@ -62,8 +66,10 @@ class Atlas(AtlasReader):
         _check_format(data, url)  # first, since another format may have any other fields
         run = RunRecord.read(data, f"{url}/{RUN}")
         if changed := run.changed_fields():
+            more = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
+            names = ", ".join(changed[:_MAX_NAMED]) + more
             raise RunFailedError(
-                f"{url}/{RUN}: {', '.join(changed)} {'has' if len(changed) == 1 else 'have'} been changed since the "
+                f"{url}/{RUN}: {names} {'has' if len(changed) == 1 else 'have'} been changed since the "
                 "atlas was planned; restore the file, or plan another atlas"
             )
         return cls(objects, run)

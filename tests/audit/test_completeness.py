@@ -131,7 +131,7 @@ def test_a_commit_that_contradicts_its_samples_is_refused(troubled: Path) -> Non
     record = json.loads(path.read_text())
     record["statuses"] |= {SampleStatus.UNDECODABLE: 1, SampleStatus.MISSING_IMAGE: 2}  # as many in all
     path.write_text(json.dumps(record))
-    with pytest.raises(RunFailedError, match="its commit counts . samples that are (undecodable|missing_image)"):
+    with pytest.raises(RunFailedError, match=r"its commit counts . samples that are (undecodable|missing_image)"):
         build_completeness_table(Atlas.open(str(troubled)))
 
 

@@ -146,6 +146,14 @@ def test_a_network_whose_constructor_got_other_arguments_is_refused(spec: RunSpe
         run(str(tmp_path / "atlas"), INLINE)
 
 
+def test_methods_with_other_options_than_this_version_computes_are_refused(folder: Path) -> None:
+    """Under new hashes, or because the default of an option is another one in this version."""
+    edit(folder, lambda content: content["methods"]["legrad"].update(score="softmax"), seal=True)
+    shutil.rmtree(folder / "commits")
+    with pytest.raises(SpecMismatchError, match=r"methods\.legrad\.score is 'softmax', not 'logit'; use the version"):
+        run(str(folder), INLINE)
+
+
 def test_a_reader_that_was_pickled_does_not_open_another_atlas(folder: Path) -> None:
     pickled = pickle.dumps(Atlas.open(str(folder)))
     edit(folder, add_to_mean, seal=True)
