@@ -133,12 +133,13 @@ class SourceRecord(Record):
 
     Attributes:
         size: in bytes, or −1 where the store does not tell.
-        etag: what the store tells of its contents, such as an ETag; None for a local file.
+        fingerprint: what the store tells of its contents, such as an ETag; of a local file, a hash of its start, middle
+            and end. None where neither is to be had.
         listing: hash of names and sizes of its members; None where its headers were not read.
     """
 
     size: int
-    etag: str | None = None
+    fingerprint: str | None = None
     listing: str | None = None
 
     def changes(self, now: "SourceRecord") -> list[str]:
@@ -150,8 +151,8 @@ class SourceRecord(Record):
         phrases = []
         if -1 not in (self.size, now.size) and self.size != now.size:
             phrases.append(f"it had {self.size:,} bytes and has {now.size:,}")
-        if None not in (self.etag, now.etag) and self.etag != now.etag:
-            phrases.append(f"its ETag was {self.etag} and is {now.etag}")
+        if None not in (self.fingerprint, now.fingerprint) and self.fingerprint != now.fingerprint:
+            phrases.append(f"its fingerprint was {self.fingerprint} and is {now.fingerprint}")
         if None not in (self.listing, now.listing) and self.listing != now.listing:
             phrases.append("it lists other members")
         return phrases
@@ -168,7 +169,7 @@ class ShardRecord:
         size: size in bytes, or −1 where the store does not tell.
         fault: error that the scan found, or None; such a shard is quarantined, and the run fails at its end.
         partial: use the ``samples`` samples before the fault instead.
-        etag: as in ``SourceRecord``.
+        fingerprint: as in ``SourceRecord``.
         listing: as in ``SourceRecord``.
     """
 
@@ -178,7 +179,7 @@ class ShardRecord:
     size: int
     fault: str | None = None
     partial: bool = False
-    etag: str | None = None
+    fingerprint: str | None = None
     listing: str | None = None
 
     @property
@@ -186,11 +187,11 @@ class ShardRecord:
         """The file as it was planned. One that cannot be used may be replaced, so nothing is known of it."""
         if self.fault and not self.partial:
             return SourceRecord(size=-1)
-        return SourceRecord(size=self.size, etag=self.etag, listing=self.listing)
+        return SourceRecord(size=self.size, fingerprint=self.fingerprint, listing=self.listing)
 
     def of_any_source(self) -> "ShardRecord":
         """Return the shard without what is known of its file."""
-        return replace(self, size=-1, etag=None, listing=None)
+        return replace(self, size=-1, fingerprint=None, listing=None)
 
 
 class RunRecord(Record):

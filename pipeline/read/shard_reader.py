@@ -175,20 +175,20 @@ class ShardScan:
             has none, unless it is merely truncated: its checksum does not tell where the fault is.
         size: in bytes, −1 if unknown.
         fault: fault of the shard, if it has one.
-        etag: as in ``SourceRecord``.
+        fingerprint: as in ``SourceRecord``.
         listing: as in ``SourceRecord``.
     """
 
     samples: int
     size: int
     fault: str | None
-    etag: str | None = None
+    fingerprint: str | None = None
     listing: str | None = None
 
     @property
     def source(self) -> SourceRecord:
         """The file that was scanned."""
-        return SourceRecord(size=self.size, etag=self.etag, listing=self.listing)
+        return SourceRecord(size=self.size, fingerprint=self.fingerprint, listing=self.listing)
 
 
 def scan_shard(url: str) -> ShardScan:
@@ -199,9 +199,9 @@ def scan_shard(url: str) -> ShardScan:
     Raises:
         OSError: it cannot be reached, which may pass.
     """
-    count, size, compressed, etag, listing = 0, -1, False, None, Listing()
+    count, size, compressed, fingerprint, listing = 0, -1, False, None, Listing()
     try:
-        etag = describe_source(url).etag
+        fingerprint = describe_source(url).fingerprint
         with open_byte_stream(url) as stream:
             size, compressed = stream.size, stream.compressed
             for _ in group_by_key(iter_tar_members(stream, listing), load=False):
@@ -209,9 +209,9 @@ def scan_shard(url: str) -> ShardScan:
             is_empty = not listing.count and stream.position <= _MAX_EMPTY
     except CorruptTarError as error:
         samples = 0 if compressed and not isinstance(error, TruncatedTarError) else count
-        return ShardScan(samples, size, str(error), etag, listing.digest())
+        return ShardScan(samples, size, str(error), fingerprint, listing.digest())
     fault = None if count or is_empty else "it holds no samples"
-    return ShardScan(count, size, fault, etag, listing.digest())
+    return ShardScan(count, size, fault, fingerprint, listing.digest())
 
 
 def read_listing(url: str) -> str | None:

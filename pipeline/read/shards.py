@@ -116,7 +116,10 @@ def count_samples(
         samples = listed[url]
         scan = _check_listed(samples, next(sources)) if samples is not None else next(scans)
         partial = keep_partial and scan.fault is not None and scan.samples > 0
-        records.append(ShardRecord(name, url, scan.samples, scan.size, scan.fault, partial, scan.etag, scan.listing))
+        known = scan.source
+        records.append(
+            ShardRecord(name, url, scan.samples, known.size, scan.fault, partial, known.fingerprint, known.listing)
+        )
         progress(len(records))
     return tuple(records)
 
@@ -128,7 +131,7 @@ def _check_listed(samples: int, source: SourceRecord) -> ShardScan:
         fault = f"{INFO_FILE} says it holds {samples} samples"
     elif 0 <= source.size < samples * 2 * _BLOCK:
         fault = f"{INFO_FILE} says {samples} samples, more than its {source.size} bytes can hold"
-    return ShardScan(0 if fault else samples, source.size, fault, source.etag)
+    return ShardScan(0 if fault else samples, source.size, fault, source.fingerprint)
 
 
 def _scan_shards(urls: Sequence[str]) -> Iterator[ShardScan]:

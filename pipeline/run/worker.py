@@ -184,14 +184,14 @@ class Worker:
         self.drift: dict[str, float] = {}
         self.sample_count = 0
         self.timer.start()
-        etag: str | None = None
+        original: SourceRecord | None = None
         if self.cache and (copy := self.cache.local_path(shard.url)) != shard.url:
             original = describe_source(shard.url)
             check_source(shard, original)
-            etag, shard = original.etag, replace(shard, url=copy, etag=None)
+            shard = replace(shard, url=copy, fingerprint=None)
 
         def on_source(source: SourceRecord) -> None:
-            self.source = source.model_copy(update={"etag": source.etag or etag})
+            self.source = original.model_copy(update={"listing": source.listing}) if original else source
 
         def is_batch_needed(ordinal: int) -> bool:
             first = ordinal - ordinal % size

@@ -7,7 +7,7 @@ from schemas.run import SourceRecord
 def find_source_fault(url: str, source: SourceRecord) -> str | None:
     """Return what is wrong with the file of a shard; None if nothing is, as far as is known without its contents.
 
-    Headers are read where the store has no ETag and the tar is not compressed.
+    Headers are read of a local file, and where the store has no ETag; unless the tar is compressed.
 
     Args:
         url: of the shard.
@@ -22,7 +22,7 @@ def find_source_fault(url: str, source: SourceRecord) -> str | None:
         now = describe_source(url)
     except CorruptTarError as error:
         raise OSError(f"{error}") from None
-    if None in (source.etag, now.etag) and source.listing is not None and source.size == now.size:
+    if ("://" not in url or None in (source.fingerprint, now.fingerprint)) and not source.changes(now):
         now = now.model_copy(update={"listing": read_listing(url)})
     if changes := source.changes(now):
         return f"{url} is not the file that the maps were computed from: {', '.join(changes)}; restore it"
