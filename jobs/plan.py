@@ -15,6 +15,9 @@ from schemas.errors import UsageError
 from schemas.run import RunRecord, RunSpec
 from schemas.text import escape_control
 
+_ROW_BYTES = 2000
+"""Memory of a row of the sample table, beside its maps, until its shard is written."""
+
 
 @click.command("plan")
 @click.argument("shards", nargs=-1, type=PATH_OR_URL, metavar="SHARD…")
@@ -75,13 +78,16 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
             click.echo(escape_control(f"warning  {shard.url}: {shard.fault}; {outcome}"), err=True)
         elif not shard.samples:
             click.echo(escape_control(f"warning  {shard.url}: holds no samples; it will have no rows"), err=True)
+        if shard.left_out:
+            click.echo(escape_control(f"note     {shard.url}: {shard.left_out}"), err=True)
     return run
 
 
 def summarize(run: RunRecord, out: str) -> dict[str, Any]:
     """Summarize a planned run for ``--json``."""
     height, width = run.model.grid
-    maps = run.samples * len(run.methods) * len(run.spec.targets)
+    maps_per_image = len(run.methods) * len(run.spec.targets)
+    maps = run.samples * maps_per_image
     return {
         "atlas": out,
         "model": {"name": run.model.name, "parameters": run.model.parameters, "grid": [height, width]},
@@ -93,6 +99,7 @@ def summarize(run: RunRecord, out: str) -> dict[str, Any]:
         "images": run.samples,
         "maps": maps,
         "bytes": maps * (height * width * 2 + 8),
+        "shard_memory": run.slot * (maps_per_image * (height * width * 2 + 9) + _ROW_BYTES),
         "problems": {shard.url: shard.fault for shard in run.shards if shard.fault},
     }
 
@@ -108,6 +115,7 @@ def print_plan(run: RunRecord, out: str) -> None:
     click.echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
     click.echo(f"images   {run.samples:,}")
     click.echo(f"maps     {summary['maps']:,}, at most {output.format_bytes(summary['bytes'])} before compression")
+    click.echo(f"memory   {output.format_bytes(summary['shard_memory'])} in each actor, for the results of a shard")
 
 
 def _read_bench(spec: RunSpec, file: str) -> BenchRecord:

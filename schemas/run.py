@@ -13,6 +13,8 @@ from schemas.layout import FORMAT, ArraySpec, arrays
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """Name that is safe as a part of a path."""
+Extension = Annotated[str, Field(pattern=r"^[^./A-Z][^/A-Z]*$")]
+"""Extension of a member, in lower case and without the dot in front."""
 TargetKind = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 GlobalPool = Literal["token", "avg", "map"]
@@ -20,6 +22,21 @@ GlobalPool = Literal["token", "avg", "map"]
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
 PartialShards = Literal["refuse", "keep"]
+KeySeparator = Literal["first-dot", "last-dot"]
+Exif = Literal["apply", "ignore"]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Rule by which the members of a shard become samples.
+
+    Attributes:
+        key_separator: dot of a file name that ends the key of its sample.
+        image_key: extensions of the image in a sample, by priority; empty is the only image that the sample has.
+    """
+
+    key_separator: KeySeparator = "first-dot"
+    image_key: tuple[str, ...] = ()
 
 
 class ModelSpec(Record):
@@ -63,6 +80,10 @@ class RunSpec(Record):
             records the error of the maps.
         decode: ``processes`` decode on the CPU; ``gpu`` decodes baseline JPEGs on the GPU, and the others in processes.
             Part of the spec, because the pixels of the two differ slightly.
+        key_separator: dot of a file name that ends the key of its sample: ``first-dot``, as in WebDataset, or
+            ``last-dot``.
+        image_key: extensions of the image in a sample that has several, by priority, such as ``webp`` or ``input.jpg``.
+        exif: ``apply`` turns images upright by their EXIF orientation, ``ignore`` takes them as they are stored.
         partial_shards: ``keep`` uses the samples before the place where a shard is truncated or broken;
             ``refuse`` quarantines such a shard.
         allow_pipe: accept ``pipe:`` shards, which run a shell command.
@@ -79,6 +100,9 @@ class RunSpec(Record):
     seed: int = 0
     precision: Precision = "full"
     decode: Decode = "processes"
+    key_separator: KeySeparator = "first-dot"
+    image_key: tuple[Extension, ...] = ()
+    exif: Exif = "apply"
     partial_shards: PartialShards = "refuse"
     allow_pipe: bool = False
 
@@ -87,6 +111,11 @@ class RunSpec(Record):
         if len(set(self.targets)) < len(self.targets):
             raise ValueError(f"a target is named twice: {', '.join(self.targets)}")
         return self
+
+    @property
+    def grouping(self) -> Grouping:
+        """Rule by which the members of a shard become samples."""
+        return Grouping(self.key_separator, self.image_key)
 
 
 class ModelRecord(Record):
@@ -171,6 +200,7 @@ class ShardRecord:
         partial: use the ``samples`` samples before the fault instead.
         fingerprint: as in ``SourceRecord``.
         listing: as in ``SourceRecord``.
+        left_out: number and extensions of the files that belong to no sample, in words; None if the scan found none.
     """
 
     name: Name
@@ -192,6 +222,8 @@ class ShardRecord:
     def of_any_source(self) -> "ShardRecord":
         """Return the shard without what is known of its file."""
         return replace(self, size=-1, fingerprint=None, listing=None)
+
+    left_out: str | None = None
 
 
 class RunRecord(Record):

@@ -86,7 +86,7 @@ def plot_contact_sheet(
 
 def _read_images(atlas: Atlas, shard_name: str) -> list[NDArray[np.uint8]]:
     shard = next(shard for shard in atlas.run.shards if shard.name == shard_name)
-    images = (sample.image() for sample in read_samples(shard, atlas.run.slot))
+    images = (sample.image() for sample in read_samples(shard, atlas.run.slot, atlas.run.spec.grouping))
     return [np.asarray(Image.open(io.BytesIO(image.data or b"")).convert("RGB")) for image in images if image]
 
 

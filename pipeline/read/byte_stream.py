@@ -4,29 +4,33 @@ Two kinds of failure are kept apart. The contents are wrong: ``CorruptTarError``
 a disk or a network fails: ``OSError``, and another attempt may succeed.
 """
 
+import bz2
 import errno
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fsspec.compression import compr
-
+from pipeline.read.sample_keys import escape_bytes
 from pipeline.utils.io import url_to_fs
 from schemas.run import SourceRecord
 
 _CHUNK = 1 << 20
-_MAGIC = {
-    "gzip": re.compile(rb"\x1f\x8b"),
-    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
-    "xz": re.compile(rb"\xfd7zXZ\0"),
-    "lzma": re.compile(rb"\]\0\0\x80"),
-    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
-}
-"""First bytes of compressed files, by fsspec's names."""
+_FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[Any], Any]], ...] = (
+    (re.compile(rb"\x1f\x8b"), lambda source: gzip.GzipFile(fileobj=source)),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), lambda source: _open_streams(source, bz2.BZ2Decompressor)),
+    (re.compile(rb"\xfd7zXZ\0|\]\0\0\x80"), lambda source: _open_streams(source, lzma.LZMADecompressor)),
+    (
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),  # a skippable frame may be in front
+        lambda source: _ZstdReader(source),
+    ),
+)
+"""First bytes, and reader of all that was compressed one after another into one file, of gzip, bzip2, xz and zstd."""
 _UNAVAILABLE = {
     FileNotFoundError: "there is no such file",
     NotADirectoryError: "there is no such file",
@@ -36,7 +40,14 @@ _UNAVAILABLE = {
 
 
 class CorruptTarError(Exception):
-    """A tar that cannot be read from here on; the message says what is wrong with it."""
+    """A tar that cannot be read from here on; the message says what is wrong with it.
+
+    Args:
+        message: bytes of names that are not UTF-8 are escaped in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escape_bytes(message))
 
 
 class TruncatedTarError(CorruptTarError):
@@ -56,14 +67,10 @@ class ByteStream:
         self.size, self.position = source.size, 0
         self._bytes: Any = io.BufferedReader(source)
         start = self._bytes.peek(16)
-        compression = next((name for name, magic in _MAGIC.items() if magic.match(start)), None)
-        self.compressed = compression is not None
-        if compression is not None:
-            if compression not in compr:
-                raise CorruptTarError(
-                    f"it is compressed with {compression}, which needs another package; install zstandard"
-                )
-            self._bytes = compr[compression](self._bytes, mode="rb")
+        decompress = next((reader for magic, reader in _FORMATS if magic.match(start)), None)
+        self.compressed = decompress is not None
+        if decompress is not None:
+            self._bytes = decompress(self._bytes)
 
     def read(self, count: int) -> bytes:
         """Return the next ``count`` bytes; fewer only at the end.
@@ -101,6 +108,70 @@ class ByteStream:
         while self.position < end:
             if not self.read(min(_CHUNK, end - self.position)):
                 raise TruncatedTarError("it is truncated")
+
+
+def _open_streams(source: io.BufferedReader, make_decompressor: Callable[[], Any]) -> io.BufferedReader:
+    return io.BufferedReader(_StreamReader(source, make_decompressor))
+
+
+class _StreamReader(io.RawIOBase):
+    """Decompressed bytes of streams one after another, to the end of the file: what follows a stream is never ignored.
+
+    Args:
+        source: compressed.
+        make_decompressor: of the standard library, for one stream.
+    """
+
+    def __init__(self, source: io.BufferedReader, make_decompressor: Callable[[], Any]) -> None:
+        self._source, self._make_decompressor, self._decompressor = source, make_decompressor, make_decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            if self._decompressor.eof:
+                following = self._decompressor.unused_data.lstrip(b"\0") or self._read_nonzero()
+                if not following:
+                    return 0
+                self._decompressor = self._make_decompressor()
+            else:
+                following = self._source.read1() if self._decompressor.needs_input else b""
+                if not following and self._decompressor.needs_input:
+                    raise EOFError
+            data = self._decompressor.decompress(following, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _read_nonzero(self) -> bytes:
+        """Skip padding; return what follows it, empty at the end of the file."""
+        while block := self._source.read1():
+            if following := block.lstrip(b"\0"):
+                return following
+        return b""
+
+
+class _ZstdReader:
+    """Decompressed bytes of zstd frames one after another, read by Arrow.
+
+    Args:
+        source: compressed.
+    """
+
+    def __init__(self, source: io.BufferedReader) -> None:
+        import pyarrow  # slow to import, and such shards are rare
+
+        self._stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(source, "r"), "zstd")
+
+    def read(self, count: int) -> bytes:
+        try:
+            data: bytes = self._stream.read(count)
+        except OSError as error:
+            if error.errno is None and "truncated" in str(error).lower():
+                raise EOFError from None
+            raise
+        return data
 
 
 @contextmanager

@@ -35,6 +35,12 @@ _FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], StrippedImage], type[
     (re.compile(rb"BM"), strip_metadata.strip_bmp, BmpImageFile),
 )
 """First bytes, metadata stripper and decoder of each format."""
+_IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|RIFF.{4}WEBP|P[1-6]\s+[#\d]|BM.{4}\0{4}"
+    rb"|GIF8[79]a|II\*\0|MM\0\*|.{4}ftyp(?:avi[fs]|hei[cfsx]|mif1)|\0{3}\x0c(?:jP  |JXL )\r\n",
+    re.DOTALL,
+)
+"""First bytes of images, also of formats that are not decoded, and hardly of anything else."""
 _COMPILED = ("jpeg", "zip", "raw")
 
 
@@ -98,6 +104,11 @@ def decode_image(data: bytes, config: PreprocessConfig) -> DecodedImage:
     )
 
 
+def is_image_start(data: bytes) -> bool:
+    """Return whether the first bytes of a file, 16 or more, are those of an image of any usual format."""
+    return _IMAGE_START.match(data) is not None
+
+
 def open_image(data: bytes) -> tuple[ImageFile, StrippedImage]:
     """Read the headers of an image and check its limits.
 
@@ -109,7 +120,9 @@ def open_image(data: bytes) -> tuple[ImageFile, StrippedImage]:
     """
     match = next(((strip, decoder) for magic, strip, decoder in _FORMATS if magic.match(data)), None)
     if match is None:
-        raise UndecodableImageError(f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP")
+        raise UndecodableImageError(
+            f"{len(data)} bytes that are no JPEG, PNG, WebP, PPM or BMP; convert it to one of these"
+        )
     strip, decoder = match
     stripped = strip(data)
     with _wrap_errors():

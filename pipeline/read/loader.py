@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.image import PreprocessConfig
 from pipeline.read.decode import DecodedImage
 from pipeline.read.decoder_pool import ImageDecoder
-from pipeline.read.sample_keys import is_unsafe_key
-from pipeline.read.shard_reader import IMAGE_EXTENSIONS, LABEL_EXTENSION, MAX_IMAGE_BYTES, RawSample, read_samples
-from schemas.run import ShardRecord, SourceRecord
+from pipeline.read.sample_keys import escape_bytes, is_unsafe_key
+from pipeline.read.shard_reader import LABEL_EXTENSION, MAX_IMAGE_BYTES, RawSample, read_samples
+from schemas.run import Grouping, ShardRecord, SourceRecord
 from schemas.samples import SampleStatus
 
 _DECIMAL = re.compile(rb"\s*[+-]?[0-9]{1,9}\s*")
@@ -66,6 +66,7 @@ def iter_batches(
     classes: int | None,
     decoder: ImageDecoder,
     predicate: Callable[[DecodedSample], bool] | None = None,
+    grouping: Grouping = Grouping(),
     on_source: Callable[[SourceRecord], None] = lambda source: None,
 ) -> Iterator[ImageBatch]:
     """Iterate over the batches of a shard, in its order.
@@ -78,19 +79,19 @@ def iter_batches(
         classes: a label must be below it; None if labels are not needed, so that a sample may lack one.
         decoder: decodes while the caller works on earlier batches.
         predicate: selects the samples whose images are decoded; None selects all.
+        grouping: rule of keys and images.
         on_source: called at the end with the file that was read.
 
     Raises:
         CorruptShardError, OSError: see ``read_samples``.
     """
-    raw_samples = read_samples(shard, max_samples, on_source)
+    raw_samples = read_samples(shard, max_samples, grouping, on_source)
     ordinals = count()
-    ordinal_by_key: dict[str, int] = {}
     prefetched: deque[list[tuple[DecodedSample, Any]]] = deque()
     while chunk := list(islice(raw_samples, batch_size)):
         pending: list[tuple[DecodedSample, Any]] = []
         for raw in chunk:
-            sample = _check_sample(next(ordinals), raw, classes, ordinal_by_key)
+            sample = _check_sample(next(ordinals), raw, classes, grouping)
             image = raw.image()
             wanted = sample.status is SampleStatus.OK and (predicate is None or predicate(sample))
             data = image.data if image and wanted else None
@@ -102,31 +103,34 @@ def iter_batches(
         yield _collect(prefetched.popleft(), config, decoder)
 
 
-def _check_sample(ordinal: int, raw: RawSample, classes: int | None, ordinal_by_key: dict[str, int]) -> DecodedSample:
+def _check_sample(ordinal: int, raw: RawSample, classes: int | None, grouping: Grouping) -> DecodedSample:
     """Find every fault of a sample that shows before its image is decoded."""
     label, status, error = _parse_label(raw, classes)
-    key, image = _escape(raw.key), raw.image()
+    key, image = escape_bytes(raw.key), raw.image()
     if image is None:
-        extensions = _escape(", ".join(sorted(raw.members)))[:200]
-        status, error = (
-            SampleStatus.MISSING_IMAGE,
-            f"no member ends in {', '.join(IMAGE_EXTENSIONS)}; there are: {extensions}",
-        )
+        status, error = SampleStatus.MISSING_IMAGE, _describe_missing_image(raw, grouping)
+    elif image.fault is not None:
+        status, error = SampleStatus.MISSING_IMAGE, escape_bytes(f"{image.name} {image.fault}")
     elif image.data is None:
         status, error = SampleStatus.UNDECODABLE, f"{image.size:,} bytes are more than {MAX_IMAGE_BYTES:,}"
     if key != raw.key:
         status, error = SampleStatus.UNSAFE_KEY, "the key is not UTF-8; other bytes are written as escapes here"
     elif is_unsafe_key(key):
         status, error = SampleStatus.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
-    if key in ordinal_by_key:
-        status, error = SampleStatus.DUPLICATE_KEY, f"sample {ordinal_by_key[key]} of this shard has the same key"
-    ordinal_by_key.setdefault(key, ordinal)
-    return DecodedSample(ordinal, key, _escape(image.name) if image else None, label, None, status, error)
+    if raw.duplicate_of is not None:
+        status, error = SampleStatus.DUPLICATE_KEY, f"sample {raw.duplicate_of} of this shard has the same key"
+    return DecodedSample(ordinal, key, escape_bytes(image.name) if image else None, label, None, status, error)
 
 
-def _escape(name: str) -> str:
-    """Escape the bytes of a name that are not UTF-8, which Python keeps as lone surrogates."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _describe_missing_image(raw: RawSample, grouping: Grouping) -> str:
+    names = escape_bytes(", ".join(sorted(member.name for member in raw.members.values())))[:200]
+    if grouping.image_key:
+        return f"no member has the extension {' or '.join(grouping.image_key)} of --image-key; there are: {names}"
+    dotted = next((extension for extension, member in raw.members.items() if member.is_image), None)
+    if dotted is None:
+        return f"no member is an image; there are: {names}"
+    fix = f"plan with --key-separator last-dot, or with --image-key {escape_bytes(dotted)[:50]}"
+    return f"no image is named by the key and one extension; there are: {names}; {fix}"
 
 
 def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, SampleStatus, str | None]:
@@ -139,6 +143,8 @@ def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, Sampl
                 SampleStatus.MISSING_LABEL,
                 f"no .{LABEL_EXTENSION} member; add one, or plan with --targets predicted",
             )
+    elif member.fault is not None:
+        status, error = SampleStatus.BAD_LABEL, escape_bytes(f"{member.name} {member.fault}")
     elif member.data is None or not _DECIMAL.fullmatch(member.data):
         content = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
         error = f"the .{LABEL_EXTENSION} member is {content}, not a number of up to 9 digits"

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import PurePosixPath
 
 from pipeline.read.byte_stream import CorruptTarError, describe_source
@@ -14,7 +15,7 @@ from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
 from pipeline.utils.process_pool import make_process_pool
 from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
-from schemas.run import ShardRecord, SourceRecord
+from schemas.run import Grouping, ShardRecord, SourceRecord
 
 _BLOCK = 512
 _THREADS = 32
@@ -92,7 +93,10 @@ def _match(url: str) -> list[str]:
 
 
 def count_samples(
-    urls: Sequence[str], progress: Callable[[int], None] = lambda done: None, keep_partial: bool = False
+    urls: Sequence[str],
+    progress: Callable[[int], None] = lambda done: None,
+    keep_partial: bool = False,
+    grouping: Grouping = Grouping(),
 ) -> tuple[ShardRecord, ...]:
     """Make a record of each shard: from ``_info.json`` beside it if there is one, else from its headers.
 
@@ -101,6 +105,7 @@ def count_samples(
         progress: called with the number of shards that are counted.
         keep_partial: keep the samples before the fault of a corrupt shard. The headers of all shards are read then,
             since ``_info.json`` does not tell which are corrupt.
+        grouping: rule of keys and images.
 
     Raises:
         UsageError: a shard cannot be reached now, or ``_info.json`` is invalid.
@@ -108,18 +113,16 @@ def count_samples(
     counts_by_folder = {} if keep_partial else {folder: _read_info(folder) for folder in {_folder(url) for url in urls}}
     # A listed 0 is looked at: a shard without members is valid, one that lost them is not.
     listed = {url: counts_by_folder.get(_folder(url), {}).get(PurePosixPath(url).name) or None for url in urls}
-    scans = _scan_shards([url for url in urls if listed[url] is None])
+    scans = _scan_shards([url for url in urls if listed[url] is None], grouping)
     with ThreadPoolExecutor(_THREADS) as pool:
         sources = pool.map(_describe_source, [url for url in urls if listed[url] is not None])
     records = []
     for name, url in zip(short_names(urls), urls, strict=True):
         samples = listed[url]
         scan = _check_listed(samples, next(sources)) if samples is not None else next(scans)
-        partial = keep_partial and scan.fault is not None and scan.samples > 0
-        known = scan.source
-        records.append(
-            ShardRecord(name, url, scan.samples, known.size, scan.fault, partial, known.fingerprint, known.listing)
-        )
+        partial_ = keep_partial and scan.fault is not None and scan.samples > 0
+        known = (scan.fingerprint, scan.listing, scan.left_out)
+        records.append(ShardRecord(name, url, scan.samples, scan.size, scan.fault, partial_, *known))
         progress(len(records))
     return tuple(records)
 
@@ -134,17 +137,18 @@ def _check_listed(samples: int, source: SourceRecord) -> ShardScan:
     return ShardScan(0 if fault else samples, source.size, fault, source.fingerprint)
 
 
-def _scan_shards(urls: Sequence[str]) -> Iterator[ShardScan]:
+def _scan_shards(urls: Sequence[str], grouping: Grouping) -> Iterator[ShardScan]:
+    scan = partial(_scan_with_retries, grouping)
     if len(urls) < 16:
-        yield from map(_scan_with_retries, urls)
+        yield from map(scan, urls)
         return
     with make_process_pool(min(32, os.cpu_count() or 1), __name__) as pool:
-        yield from pool.map(_scan_with_retries, urls, chunksize=4)
+        yield from pool.map(scan, urls, chunksize=4)
 
 
-def _scan_with_retries(url: str) -> ShardScan:
+def _scan_with_retries(grouping: Grouping, url: str) -> ShardScan:
     try:
-        return with_retries(scan_shard, url)
+        return with_retries(scan_shard, url, grouping)
     except OSError as error:
         # Not a problem of the shard, which would be recorded for good.
         raise UsageError(f"{url}: cannot be reached ({error.strerror}); try again, or leave it out") from error

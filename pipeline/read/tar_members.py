@@ -17,42 +17,58 @@ MAX_EXTENDED = 1 << 20
 
 _BLOCK = 512
 _PAX = re.compile(rb"([0-9]{1,9}) ")
-_WITHOUT_DATA = (tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
+_LINK_TYPES = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link"}
+_LINK_FLAGS = {tarfile.SYMTYPE: "--dereference", tarfile.LNKTYPE: "--hard-dereference"}
+_WITHOUT_DATA = (*_LINK_TYPES, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
+_HEAD = 64
+"""First bytes of a member that ``TarMember.head`` returns."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TarMember:
-    """A regular file of a tar, whose contents come next in the stream.
+    """A file of a tar, whose contents come next in the stream.
 
     Attributes:
         name: in the tar.
         size: of the contents, in bytes.
         stream: positioned at the contents.
+        fault: why it has no contents, if it is a link or a device.
     """
 
     name: str
     size: int
     stream: ByteStream
+    fault: str | None = None
+    _start: bytes = b""
+
+    def head(self) -> bytes:
+        """Return the first 64 bytes of its contents, or all; before ``read``."""
+        if not self._start and self.size:
+            self._start = self._read(min(self.size, _HEAD))
+        return self._start
 
     def read(self) -> bytes:
         """Return its contents; once, before the next member is requested."""
-        data = self.stream.read(self.size)
-        if len(data) < self.size:
+        return self._start + self._read(self.size - len(self._start))
+
+    def _read(self, count: int) -> bytes:
+        data = self.stream.read(count)
+        if len(data) < count:
             raise TruncatedTarError("it is truncated")
         return data
 
 
 def iter_tar_members(stream: ByteStream, listing: Listing | None = None) -> Iterator[TarMember]:
-    """Iterate over the regular files of a tar; contents that are not read are skipped.
+    """Iterate over the files of a tar; contents that are not read are skipped.
 
-    Links, folders and devices are left out.
+    Links and devices have a fault instead of contents, and are never followed. Folders are left out.
 
     Args:
         stream: the tar.
         listing: gets all members but folders.
 
     Raises:
-        CorruptTarError: it is not a tar, is truncated or broken, or holds a hard link or a sparse file.
+        CorruptTarError: it is not a tar, is truncated or broken, or holds a sparse file.
         OSError: see ``ByteStream``.
     """
     extended: dict[str, str] = {}
@@ -68,16 +84,12 @@ def iter_tar_members(stream: ByteStream, listing: Listing | None = None) -> Iter
         name = extended.get("path", header.name)
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             content = _read_extended(stream, header.size, start).partition(b"\0")[0]
-            if header.type == tarfile.GNUTYPE_LONGNAME:
-                extended = {"path": _to_text(content)} | extended
+            field = "path" if header.type == tarfile.GNUTYPE_LONGNAME else "linkpath"
+            extended = {field: _to_text(content)} | extended
             continue
         if header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             extended = _parse_pax(_read_extended(stream, header.size, start), start) | extended
             continue
-        if header.type == tarfile.LNKTYPE:
-            raise CorruptTarError(
-                f"{name} is a hard link, whose contents a stream cannot find; pack it with --hard-dereference"
-            )
         if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in extended):
             raise CorruptTarError(f"{name} is a sparse file; pack it without --sparse")
         end = stream.position + (0 if header.type in _WITHOUT_DATA else _padded(size))
@@ -85,9 +97,18 @@ def iter_tar_members(stream: ByteStream, listing: Listing | None = None) -> Iter
             listing.add(name, size)
         if header.isreg():
             yield TarMember(name, size, stream)
+        elif header.type in _LINK_TYPES:
+            target = extended.get("linkpath", header.linkname)
+            yield TarMember(name, 0, stream, _link_fault(header.type, target))
+        elif header.type not in (tarfile.DIRTYPE, tarfile.XGLTYPE):
+            yield TarMember(name, 0, stream, "is no file, but a device or of an unknown kind; pack its contents")
         stream.skip(end - stream.position)
         if header.type != tarfile.XGLTYPE:
             extended = {}
+
+
+def _link_fault(kind: bytes, target: str) -> str:
+    return f"is a {_LINK_TYPES[kind]} to {target[:200]}, which is not followed; pack it with tar {_LINK_FLAGS[kind]}"
 
 
 def _read_header(stream: ByteStream) -> tarfile.TarInfo | None:
@@ -117,7 +138,9 @@ def _check_padding(stream: ByteStream, start: int) -> None:
     """Read to the very end, which also makes a decompressor compare its checksum."""
     while block := stream.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorruptTarError(f"data follows its end mark at byte {start}")
+            raise CorruptTarError(
+                f"data follows its end mark at byte {start}; join tars by tar --concatenate, or name each as a shard"
+            )
 
 
 def _read_extended(stream: ByteStream, size: int, start: int) -> bytes:

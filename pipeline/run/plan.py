@@ -51,7 +51,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     config = PreprocessConfig.for_model(loaded.record, spec.geometry)
     if spec.decode == "gpu":
         check_interpolation(config)
-    shards = count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep")
+    shards = count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep", spec.grouping)
     run = make_run_record(spec, loaded, shards)
     with Lease(objects):
         if objects.exists(RUN):  # another process was faster

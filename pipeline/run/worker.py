@@ -151,7 +151,7 @@ class Worker:
                 f"{writer.shard}: had {len(writer.rows)} samples and has {self.sample_count} now; plan another atlas"
             )
         writer.source = self.source
-        writer.drift = self.drift or writer.drift
+        writer.drift = writer.drift or self.drift
         return writer.commit(self.timer.seconds(), attempt, socket.gethostname(), self.versions)
 
     def explain(
@@ -207,6 +207,7 @@ class Worker:
                 classes,
                 self.decoder,
                 predicate=lambda sample: stored is not None or is_batch_needed(sample.ordinal),
+                grouping=spec.grouping,
                 on_source=on_source,
             ):
                 self.timer.lap("read")
@@ -222,13 +223,15 @@ class Worker:
             self.timer.lap("collect")
 
     def _start_batch(self, batch: ImageBatch) -> _PendingBatch:
-        """Queue a batch on the device without waiting for the results."""
+        """Queue a batch on the device without waiting for the results; one without images needs no network."""
+        if all(sample.image is None for sample in batch.samples):
+            return _PendingBatch(batch, {}, {}, torch.empty(len(batch.samples), 0), lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
         labels = torch.tensor([_usable_label(sample.label, self.run.model.classes) for sample in batch.samples])
         class_ids = self._class_ids_fn(to_device(labels, self.device))
         maps = self.explainer.maps(images, class_ids, keys)
-        if self.run.spec.precision != "full" and batch.samples[0].ordinal == 0:
+        if self.run.spec.precision != "full" and not self.drift:
             few = slice(0, _DRIFT_IMAGES)
             exact = self.full_precision_explainer.maps(
                 images[few], lambda rows, _: class_ids(rows, maps.logits[rows]), keys[few]

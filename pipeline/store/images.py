@@ -50,6 +50,7 @@ def read_images(
             None,
             decoder,
             predicate=lambda sample: sample.ordinal in remaining,
+            grouping=run.spec.grouping,
         )
         while remaining and (batch := next(batches, None)):
             for sample in batch.samples:

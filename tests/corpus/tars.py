@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyarrow as pa
 from support import samples
 
 MEMBERS = samples(4)
@@ -96,9 +97,18 @@ def flipped(data: bytes, at: float) -> bytes:
     return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
 
 
+SKIPPED = b"\x5a\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"skipped"
+"""A skippable frame, as zstandard has them."""
+
+
+def zstd(data: bytes) -> bytes:
+    """One frame."""
+    return pa.compress(data, "zstd", asbytes=True)
+
+
 def devices() -> bytes:
     kinds = (tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
-    return b"".join(header(f"x{number}.jpg", kind=kind, linkname="/etc/passwd") for number, kind in enumerate(kinds))
+    return b"".join(header(f"x{number}.bin", kind=kind, linkname="/etc/passwd") for number, kind in enumerate(kinds))
 
 
 def old() -> bytes:
@@ -119,6 +129,15 @@ SOUND = {
     "xz": Strange(lambda: lzma.compress(GOOD)),
     "lzma": Strange(lambda: lzma.compress(GOOD, lzma.FORMAT_ALONE)),
     "gzip in several parts": Strange(lambda: gzip.compress(GOOD[:3000]) + gzip.compress(GOOD[3000:])),
+    "bzip2 in several parts": Strange(lambda: bz2.compress(GOOD[:3000]) + bz2.compress(GOOD[3000:])),
+    "bzip2 filled up": Strange(lambda: bz2.compress(GOOD) + bytes(9999)),
+    "xz in several parts": Strange(lambda: lzma.compress(GOOD[:3000]) + bytes(8) + lzma.compress(GOOD[3000:])),
+    "zstandard": Strange(lambda: zstd(GOOD)),
+    "zstandard in several parts": Strange(lambda: zstd(GOOD[:3000]) + zstd(b"") + zstd(GOOD[3000:])),
+    "zstandard as of pzstd": Strange(
+        lambda: b"".join(SKIPPED + zstd(GOOD[i : i + 999]) for i in range(0, len(GOOD), 999))
+    ),
+    "zstandard with something behind to skip": Strange(lambda: zstd(GOOD) + SKIPPED + SKIPPED),
     "gzip filled up": Strange(lambda: gzip.compress(GOOD) + bytes(9999)),
     "posix": Strange(lambda: packed(tarfile.PAX_FORMAT)),
     "ustar": Strange(lambda: packed(tarfile.USTAR_FORMAT)),
@@ -132,8 +151,9 @@ SOUND = {
     "filled up": Strange(lambda: GOOD + bytes(3_000_000)),
     "end of one block": Strange(lambda: GOOD[:-512]),
     "devices, links and folders": Strange(lambda: among(devices())),
-    "device with a size": Strange(lambda: among(header("x.jpg", 10**9, tarfile.CHRTYPE))),
-    "member of unknown kind": Strange(lambda: among(member("x.jpg", bytes(999), b"Z"))),
+    "hard link": Strange(lambda: among(header("x.bin", kind=tarfile.LNKTYPE, linkname="s0000.jpg"))),
+    "device with a size": Strange(lambda: among(header("x.bin", 10**9, tarfile.CHRTYPE))),
+    "member of unknown kind": Strange(lambda: among(member("x.bin", bytes(999), b"Z"))),
     "contiguous member": Strange(lambda: among(member("notes", bytes(999), tarfile.CONTTYPE))),
     "empty member": Strange(lambda: among(member("notes", b""))),
     "attributes": Strange(lambda: among(pax(record("SCHILY.xattr.user.x", "y" * 9999)), member("notes", b"x"))),
@@ -202,7 +222,6 @@ BROKEN = {
     ),
     "extended header of nothing": Strange(lambda: tar(FIRST, REST, long_name("x")), "is broken", 3),
     "extended header cut": Strange(lambda: tar(FIRST, REST, pax(b"x" * 2000)[:900], end=b""), "truncated", 3),
-    "hard link": Strange(lambda: among(header("x.jpg", kind=tarfile.LNKTYPE, linkname="s0000.jpg")), "is a hard link"),
     "sparse member": Strange(lambda: among(header("x.jpg", kind=tarfile.GNUTYPE_SPARSE)), "is a sparse file"),
     "sparse member of posix": Strange(
         lambda: among(pax(record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0")), member("x.jpg", b"1\n")),
@@ -212,6 +231,18 @@ BROKEN = {
     "spoiled, bzip2": Strange(lambda: flipped(bz2.compress(GOOD), 0.5), "OSError|broken|not a tar"),
     "spoiled, xz": Strange(lambda: flipped(lzma.compress(GOOD), 0.5), "LZMAError|broken"),
     "wrong checksum of gzip": Strange(lambda: flipped(gzip.compress(GOOD, 0), 0.3), "CRC"),
+    "cut, zstandard": Strange(lambda: zstd(GOOD)[:-300], "it is truncated"),
+    "cut between two parts, zstandard": Strange(lambda: zstd(GOOD[: THIRD + 600]), "it is truncated", 2),
+    "cut in its last part, zstandard": Strange(lambda: zstd(GOOD) + zstd(bytes(99))[:-2], "it is truncated", 3),
+    "header of noise, zstandard": Strange(lambda: zstd(GOOD)[:20] + b"\xff" * 999, "OSError|truncated|not a tar"),
+    "something behind zstandard": Strange(lambda: zstd(GOOD) + b"x" * 999, "OSError"),
+    "only to be skipped": Strange(lambda: SKIPPED, "it is empty"),
+    "something behind bzip2": Strange(lambda: bz2.compress(GOOD) + b"x" * 999, "OSError"),
+    "something behind xz": Strange(lambda: lzma.compress(GOOD) + b"x" * 999, "LZMAError"),
+    "two in one, bzip2": Strange(lambda: bz2.compress(GOOD) + bz2.compress(GOOD), "data follows"),
+    "two in one, of which the second is broken": Strange(
+        lambda: bz2.compress(GOOD) + bz2.compress(GOOD)[9:], "OSError"
+    ),
     "something behind gzip": Strange(lambda: gzip.compress(GOOD) + b"x" * 999, "BadGzipFile"),
     "gzip header only": Strange(lambda: gzip.compress(GOOD)[:9], "it is truncated|it is empty"),
     "gzip of no such method": Strange(lambda: b"\x1f\x8b\x07" + gzip.compress(GOOD)[3:], "BadGzipFile"),

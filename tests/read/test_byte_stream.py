@@ -1,13 +1,16 @@
 """What does not come is told apart from what is damaged: the next attempt may have it."""
 
+import bz2
 import errno
 import gzip
 import io
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
+from corpus.tars import zstd
 from fsspec import AbstractFileSystem
 from support import samples, write_tar
 
@@ -51,22 +54,22 @@ class ClientError(Exception):
 
 
 @pytest.fixture
-def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, bool], str]:
+def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """URL of a shard that comes up to its middle."""
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
     monkeypatch.setattr(storage_io, "_MAX_ATTEMPTS", 2)
 
-    def make(error: Exception, pack: bool = False) -> str:
+    def make(error: Exception, pack: Callable[[bytes], bytes] = bytes) -> str:
         data = write_tar(tmp_path / "a.tar", samples(9)).read_bytes()
-        monkeypatch.setattr(Unreliable, "data", gzip.compress(data, 0) if pack else data)
-        monkeypatch.setattr(Unreliable, "after", len(data) // 2)
+        monkeypatch.setattr(Unreliable, "data", pack(data))
+        monkeypatch.setattr(Unreliable, "after", len(pack(data)) // 2)
         monkeypatch.setattr(Unreliable, "error", error)
         return "unreliable://bucket/a.tar"
 
     return make
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data, 0), bz2.compress, lzma.compress, zstd])
 @pytest.mark.parametrize(
     "error",
     [
@@ -78,7 +81,7 @@ def unreliable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exc
         RuntimeError("session is closed"),
     ],
 )
-def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack: bool) -> None:
+def test_a_transport_that_fails_is_no_damage(unreliable, error: Exception, pack: Callable[[bytes], bytes]) -> None:
     url = unreliable(error, pack)
     for use in (
         lambda: scan_shard(url),

@@ -39,11 +39,11 @@ def test_processes_decode_as_a_thread_does(tmp_path: Path) -> None:
 
 
 BAD = {
-    "missing image": ([("b.cls", b"1")], SampleStatus.MISSING_IMAGE, "there are: cls"),
+    "missing image": ([("b.cls", b"1")], SampleStatus.MISSING_IMAGE, "there are: b.cls"),
     "image after two dots": (
         [("b.v2.jpg", jpeg()), ("b.cls", b"1")],
         SampleStatus.MISSING_IMAGE,
-        "there are: cls, v2.jpg",
+        "there are: b.cls, b.v2.jpg; plan with --key-separator last-dot, or with --image-key v2.jpg",
     ),
     "broken image": ([("b.jpg", b"junk"), ("b.cls", b"1")], SampleStatus.UNDECODABLE, "4 bytes that are no JPEG"),
     "empty image": ([("b.jpg", b""), ("b.cls", b"1")], SampleStatus.UNDECODABLE, "0 bytes"),
