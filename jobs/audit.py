@@ -20,9 +20,11 @@ from jobs.params import (
     read_class_names,
     split_names,
     target_option,
+    truth_orientation_option,
 )
 from pipeline.audit.exports import EXPORTERS
 from schemas.errors import RunFailedError, UsageError
+from schemas.run import TruthOrientation
 from schemas.text import escape_control
 
 _MAX_LISTED = 10
@@ -37,6 +39,7 @@ _MAX_LISTED = 10
 @target_option
 @names_option("--methods", names=methods_of_atlas, text="Methods to audit. Default: all of the atlas.")
 @path_option("--truth", metavar="FILE|DIR", text="Boxes or masks, to measure the mass of each map on the object.")
+@truth_orientation_option
 @classes_option
 @count_option("--images", default=1000, minimum=0, text="Images sampled for the faithfulness metrics.")
 @count_option("--sanity", default=100, minimum=0, text="Images sampled for the sanity metrics.")
@@ -79,6 +82,7 @@ def audit_command(
     target: Literal["label", "predicted"],
     methods: str | None,
     truth: str | None,
+    truth_orientation: TruthOrientation | None,
     classes_file: str | None,
     images: int,
     sanity: int,
@@ -138,7 +142,7 @@ def audit_command(
         out,
         target,
         split_names(methods),
-        read_truth(truth) if truth else None,
+        read_truth(truth, truth_orientation) if truth else None,
         names,
         audit_options,
         lineage_dirs,

@@ -12,9 +12,11 @@ from jobs.params import (
     path_option,
     read_class_names,
     split_names,
+    truth_orientation_option,
     tune_atlas_option,
 )
 from pipeline.label.formats import LABEL_FORMATS
+from schemas.run import TruthOrientation
 
 
 @click.command("label")
@@ -29,6 +31,7 @@ from pipeline.label.formats import LABEL_FORMATS
 )
 @path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/labels/NAME of the policy.")
 @path_option("--tune", metavar="FILE|DIR", text="Truth of a small split, to calibrate the threshold of a policy.")
+@truth_orientation_option
 @tune_atlas_option
 @classes_option
 @address_option
@@ -40,6 +43,7 @@ def label_command(
     formats: str,
     out: str | None,
     tune: str | None,
+    truth_orientation: TruthOrientation | None,
     tune_atlas: str | None,
     classes_file: str | None,
     address: str | None,
@@ -78,7 +82,10 @@ def label_command(
     chosen = list(split_names(formats))
     if not chosen:
         raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")
-    calibration = CalibrationSource(read_truth(tune), Atlas.open(tune_atlas) if tune_atlas else None) if tune else None
+    calibration = None
+    if tune:
+        tune_truth = read_truth(tune, truth_orientation)
+        calibration = CalibrationSource(tune_truth, Atlas.open(tune_atlas) if tune_atlas else None)
     class_names = read_class_names(classes_file)
     summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))
     threshold = summary.policy.threshold.value

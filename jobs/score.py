@@ -13,8 +13,10 @@ from jobs.params import (
     path_option,
     split_names,
     target_option,
+    truth_orientation_option,
     tune_atlas_option,
 )
+from schemas.run import TruthOrientation
 
 _COLUMNS = {
     "PxAP": "pxap",
@@ -38,6 +40,7 @@ _COLUMNS = {
     text="Ground-truth boxes or masks: COCO, wsolevaluation, CSV, XML, PNG.",
 )
 @path_option("--tune", metavar="FILE|DIR", text="Truth of the tuning split for thresholds. Default: 1 % of the images.")
+@truth_orientation_option
 @tune_atlas_option
 @target_option
 @names_option("--methods", names=methods_of_atlas, text="Methods to score. Default: all of the atlas.")
@@ -49,6 +52,7 @@ def score_command(
     atlas: str,
     truth: str,
     tune: str | None,
+    truth_orientation: TruthOrientation | None,
     tune_atlas: str | None,
     target: Literal["label", "predicted"],
     methods: str | None,
@@ -75,10 +79,10 @@ def score_command(
     from pipeline.store import Atlas
     from pipeline.truth import read_truth
 
-    opened, truth_set = Atlas.open(atlas), read_truth(truth)
+    opened, truth_set = Atlas.open(atlas), read_truth(truth, truth_orientation)
     output.note_incomplete(opened)
     folder = out or default_output_dir(atlas, truth_set, target)
-    tuning = read_truth(tune) if tune else None, Atlas.open(tune_atlas) if tune_atlas else None
+    tuning = read_truth(tune, truth_orientation) if tune else None, Atlas.open(tune_atlas) if tune_atlas else None
     names, options = split_names(methods), ComputeOptions(address)
     rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note).to_pylist()
     if json_:

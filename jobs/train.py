@@ -6,8 +6,17 @@ from typing import Any, TypeVar, get_args
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL, Number, checkpoint_option, count_option, global_pool_option, options, path_option
-from schemas.run import ModelSpec
+from jobs.params import (
+    PATH_OR_URL,
+    Number,
+    checkpoint_option,
+    count_option,
+    global_pool_option,
+    options,
+    path_option,
+    truth_orientation_option,
+)
+from schemas.run import ModelSpec, TruthOrientation
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +132,7 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
 )
 @path_option("--atlas", metavar="ATLAS", text="Instead of --masks: learn from pseudo-masks of this atlas.")
 @path_option("--policy", metavar="FILE", text="With --atlas: policy of the pseudo-masks.")
+@truth_orientation_option
 @path_option("--measure", metavar="FILE|DIR", text="Masks of held-out images, used for metrics only.")
 @click.option("--save-float16", is_flag=True, help="Store weights as float16; the metrics are of float32.")
 @options(*(setting_option(PatchMaskSettings, name, text) for name, text in _PM.items()))
@@ -133,6 +143,7 @@ def pm(
     atlas: str | None,
     policy: str | None,
     measure: str | None,
+    truth_orientation: TruthOrientation | None,
     **flags: Any,
 ) -> None:
     """Fine-tune a network to predict its classes at each patch (patch-level mask prediction, PM).
@@ -147,8 +158,10 @@ def pm(
       vitatlas train pm 'train-{0000..1279}.tar' --held-out train-1280.tar --atlas train.atlas \\
           --policy legrad.yaml --model deit3_base_patch16_224.fb_in1k --pretrained --out pm-wsol.safetensors
     """
-    where = {"truth": masks, "atlas": atlas, "policy": policy, "held_out_truth": measure}
-    spec = _spec("pm", _PM, flags | {"masks": MaskSpec(**where)})
+    source = MaskSpec(
+        truth=masks, atlas=atlas, policy=policy, held_out_truth=measure, truth_orientation=truth_orientation
+    )
+    spec = _spec("pm", _PM, flags | {"masks": source})
     reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)
     if json_:
         return

@@ -19,6 +19,8 @@ TargetKind = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 GlobalPool = Literal["token", "avg", "map"]
 """What a classifier reads, in timm's terms: the class token, the mean of the patch tokens, an attention pooler."""
+TruthOrientation = Literal["stored", "upright"]
+"""Images that the coordinates of a truth are of: as stored in their files, or turned upright by EXIF."""
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
 PartialShards = Literal["refuse", "keep"]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Record
-from schemas.run import Geometry, ModelSpec
+from schemas.run import Geometry, ModelSpec, TruthOrientation
 
 Rate = Annotated[float, Field(ge=0, le=1000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -75,12 +75,14 @@ class MaskSpec(Record):
         atlas: an atlas of the shards, whose maps make pseudo-masks: no locality label at all.
         policy: policy file (YAML) of the pseudo-masks.
         held_out_truth: truth of the held-out images, for metrics only; nothing is learned or selected with it.
+        truth_orientation: of the images that the coordinates of both truths are of; see ``Truth.for_sample``.
     """
 
     truth: str | None = None
     atlas: str | None = None
     policy: str | None = None
     held_out_truth: str | None = None
+    truth_orientation: TruthOrientation | None = None
 
 
 class TrainSpec(Record):

@@ -64,13 +64,11 @@ def compute_object_mass(maps: NDArray[np.floating], covered: NDArray[np.floating
     return total
 
 
-def compute_coverage(truth: Truth, width: int, height: int, window: Window, grid: tuple[int, int]) -> Floats | None:
+def compute_coverage(truth: Truth, window: Window, grid: tuple[int, int]) -> Floats | None:
     """Compute the share of each cell of the patch grid that objects cover, by their mask or else by their boxes.
 
     Args:
-        truth: ground truth of the image.
-        width: width of the image in pixels.
-        height: height of the image in pixels.
+        truth: ground truth of the image, of known size; see ``Truth.for_sample``.
         window: the part of the image that the network sees: x0, y0, x1, y1 as fractions.
         grid: rows and columns of the patch grid.
 
@@ -78,10 +76,11 @@ def compute_coverage(truth: Truth, width: int, height: int, window: Window, grid
         float64 [h, w] in [0, 1]; None if there is no object.
 
     Raises:
-        UsageError: the truth has another size, or a box or mask is invalid.
+        UsageError: a box or mask is invalid.
     """
-    truth = truth.with_size(width, height)
-    boxes, mask = truth.boxes, truth.mask
+    boxes, mask, width, height = truth.boxes, truth.mask, truth.width, truth.height
+    assert width is not None
+    assert height is not None
     if not len(boxes):
         return None
     if mask is None:

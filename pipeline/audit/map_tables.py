@@ -226,7 +226,7 @@ def _object_coverage(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) ->
         image_truth = truth.find_annotated(sample["key"])
         if image_truth is not None:
             view = visible_window(sample, model.input_size)
-            coverage = compute_coverage(image_truth, sample["width"], sample["height"], view, model.grid)
+            coverage = compute_coverage(image_truth.for_sample(sample, atlas.run.spec.exif), view, model.grid)
             covered[place] = np.nan if coverage is None else coverage
     return covered
 

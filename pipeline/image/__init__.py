@@ -1,11 +1,10 @@
 """Image geometry: preprocessing to a network's input, and maps back on the image."""
 
+from pipeline.image.orientation import apply_orientation, parse_exif_orientation, read_orientation
 from pipeline.image.overlay import apply_colormap, blend_heatmap, overlay_heatmap
 from pipeline.image.transforms import (
     CropTransform,
     PreprocessConfig,
-    apply_orientation,
-    read_orientation,
     resize_crop,
     to_rgb,
 )
@@ -18,6 +17,7 @@ __all__ = [
     "apply_orientation",
     "blend_heatmap",
     "overlay_heatmap",
+    "parse_exif_orientation",
     "read_orientation",
     "resize_crop",
     "to_rgb",

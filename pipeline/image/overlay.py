@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.image.transforms import apply_orientation, read_orientation, to_rgb
+from pipeline.image.orientation import apply_orientation, read_orientation
+from pipeline.image.transforms import to_rgb
 from pipeline.image.upsample import upsample_to_image
 from schemas.errors import UsageError
 

@@ -5,21 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from schemas.errors import UsageError
-from schemas.run import Geometry, ModelRecord
-
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""Operation that turns an image of each EXIF orientation upright."""
+from schemas.run import Exif, Geometry, ModelRecord
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,7 @@ class PreprocessConfig:
         interpolation: of the resize: ``bicubic``, ``bilinear``, ``nearest``, ``lanczos``, ``box``, ``hamming``.
         geometry: ``squash`` resizes the whole image; ``crop`` is the network's own evaluation transform.
         crop_pct, crop_mode: of that transform, as timm configures it.
+        exif: ``apply`` turns images upright by their EXIF orientation, ``ignore`` takes them as they are stored.
     """
 
     width: int
@@ -59,14 +49,16 @@ class PreprocessConfig:
     geometry: Geometry
     crop_pct: float
     crop_mode: str
+    exif: Exif = "apply"
 
     @classmethod
-    def for_model(cls, model: ModelRecord, geometry: Geometry) -> "PreprocessConfig":
+    def for_model(cls, model: ModelRecord, geometry: Geometry, exif: Exif = "apply") -> "PreprocessConfig":
         """Return the configuration of a model.
 
         Args:
             model: with its input size, interpolation and crop.
             geometry: ``squash`` or ``crop``.
+            exif: ``apply`` or ``ignore``.
 
         Raises:
             UsageError: the model's own transform pads the image, so ``crop`` cannot be inverted.
@@ -74,7 +66,7 @@ class PreprocessConfig:
         height, width = model.input_size
         if geometry == "crop" and model.crop_mode not in ("center", "squash"):
             raise UsageError(f"{model.name}: crop mode {model.crop_mode!r} is not supported; use --geometry squash")
-        return cls(width, height, model.interpolation, geometry, model.crop_pct, model.crop_mode)
+        return cls(width, height, model.interpolation, geometry, model.crop_pct, model.crop_mode, exif)
 
     def transform_for(self, width: int, height: int) -> CropTransform:
         """Return the transform of an upright image.
@@ -99,22 +91,6 @@ class PreprocessConfig:
             return int(goal_height * width / height), goal_height
         ratio = min(width / goal_width, height / goal_height)
         return round(width / ratio), round(height / ratio)
-
-
-def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, of an opened image; 1 if it has none or an invalid one."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in _TRANSPOSES else 1
-
-
-def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the image upright.
-
-    Args:
-        image: as stored.
-        orientation: EXIF, 1 to 8.
-    """
-    return image if orientation == 1 else image.transpose(_TRANSPOSES[orientation])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -93,7 +93,7 @@ def _shard_overlaps(
         truth = truths.find(sample["key"])
         if heatmap is None or truth is None or not len(truth.boxes):
             continue
-        truth = truth.with_size(sample["width"], sample["height"])
+        truth = truth.for_sample(sample, atlas.run.spec.exif)
         size = atlas.run.model.input_size
         overlaps.append([mask_overlap(make_label(heatmap, sample, size, candidate), truth) for candidate in candidates])
     return shard, overlaps

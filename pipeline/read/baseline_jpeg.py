@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from pipeline.image import PreprocessConfig
+from pipeline.image import PreprocessConfig, parse_exif_orientation
 from pipeline.read.decode import DecodedImage, open_image
-from pipeline.read.strip_metadata import StrippedImage, UndecodableImageError, parse_exif_orientation
+from pipeline.read.strip_metadata import StrippedImage, UndecodableImageError
 
 MAX_BASELINE_PIXELS = 32_000_000
 """Pixels as stored and as resized: decoders of devices take 128 bits for each."""

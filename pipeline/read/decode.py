@@ -16,7 +16,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.image import CropTransform, PreprocessConfig, apply_orientation, resize_crop, to_rgb
+from pipeline.image import (
+    CropTransform,
+    PreprocessConfig,
+    apply_orientation,
+    parse_exif_orientation,
+    resize_crop,
+    to_rgb,
+)
 from pipeline.read import strip_metadata
 from pipeline.read.strip_metadata import StrippedImage, UndecodableImageError
 
@@ -50,7 +57,7 @@ class DecodedImage:
 
     Attributes:
         pixels: uint8 [3, H, W], RGB, of the input size: a NumPy array, or a tensor on the device that decoded it.
-        width, height: of the original, after ``orientation`` (EXIF, 1 to 8) was applied.
+        width, height: of the original; after ``orientation`` (EXIF, 1 to 8) was applied, unless it is ignored.
         transform: from the original to the input.
         sha256, size: of the encoded bytes.
         fallback: why it was decoded by Pillow, if it was to be decoded on the device of the network.
@@ -70,7 +77,7 @@ def decode_image(data: bytes, config: PreprocessConfig) -> DecodedImage:
     """Decode an image, resize and crop it.
 
     JPEG, PNG, WebP, PPM and BMP are recognized by their contents, whatever the extension; grayscale, palette, CMYK
-    and 16-bit become 8-bit RGB; transparency is dropped; EXIF orientation is applied.
+    and 16-bit become 8-bit RGB; transparency is dropped; EXIF orientation is applied unless the config ignores it.
 
     An accepted image takes at most 1.7 GB beside its own bytes (a WebP of 100 million pixels; 0.5 to 1.3 for the other
     formats) and about 15 s of one core (JPEG 11, PPM and BMP 10, WebP 5, PNG 4).
@@ -85,8 +92,8 @@ def decode_image(data: bytes, config: PreprocessConfig) -> DecodedImage:
     stored, stripped = open_image(data)
     with _wrap_errors():
         stored.load()
-    orientation = strip_metadata.parse_exif_orientation(stripped.exif)
-    image = to_rgb(apply_orientation(stored, orientation))
+    orientation = parse_exif_orientation(stripped.exif)
+    image = to_rgb(apply_orientation(stored, orientation) if config.exif == "apply" else stored)
     transform = config.transform_for(image.width, image.height)
     resized_width, resized_height = transform.size
     if resized_width * resized_height > MAX_PIXELS:  # much longer than wide, and to be cropped

@@ -1,11 +1,10 @@
-"""Removal of metadata from encoded images, and the EXIF orientation.
+"""Removal of metadata from encoded images.
 
 Profiles, comments, thumbnails and further images do not change the pixels, but a decoder that reads them may take any
 time and memory, fail, or warn. The data that decides the pixels is left, and the EXIF block is returned apart.
 """
 
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,9 +21,6 @@ _COLOR_SEGMENT_BYTES = {0xE0: 18, 0xEE: 16}
 """Shortest segments of JFIF and Adobe, which define the color space, that libjpeg respects."""
 _PPM = re.compile(rb"P(?:[14](?:%b){2}|[2356](?:%b){3})".replace(b"%b", rb"(?:\s|#[^\r\n]*[\r\n])+[0-9]+"))
 _PPM_HEADER = 1 << 16
-_ORIENTATION = 0x0112
-_INTEGERS = {3: "H", 4: "I"}
-"""Integer types of EXIF by their number."""
 
 
 class UndecodableImageError(Exception):
@@ -136,22 +132,3 @@ def strip_ppm(data: bytes) -> StrippedImage:
 def strip_bmp(data: bytes) -> StrippedImage:
     """Return a BMP as it is; it has no metadata."""
     return StrippedImage(data)
-
-
-def parse_exif_orientation(exif: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 (upright) if there is none or an invalid one."""
-    exif = exif.removeprefix(_EXIF)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, directory)
-        for index in range(count):
-            tag, kind, values = struct.unpack_from(order + "HHI", exif, directory + 2 + 12 * index)
-            if tag == _ORIENTATION and kind in _INTEGERS and values:
-                (value,) = struct.unpack_from(order + _INTEGERS[kind], exif, directory + 10 + 12 * index)
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        return 1  # the pixels are good, only the metadata is broken
-    return 1

@@ -48,7 +48,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     methods = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
     methods = check_supported(methods, loaded.anatomy, lambda: loaded.record.weights)
     spec = spec.model_copy(update={"methods": tuple(method.spec for method in methods), "artifacts": ()})
-    config = PreprocessConfig.for_model(loaded.record, spec.geometry)
+    config = PreprocessConfig.for_model(loaded.record, spec.geometry, spec.exif)
     if spec.decode == "gpu":
         check_interpolation(config)
     shards = count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep", spec.grouping)

@@ -115,7 +115,7 @@ class Worker:
             self.model, loaded.anatomy, methods, seed, self.run.spec.precision, on_stage_end=self.timer.lap
         )
         self.full_precision_explainer = Explainer(self.model, loaded.anatomy, methods, seed)
-        self.config = PreprocessConfig.for_model(self.run.model, self.run.spec.geometry)
+        self.config = PreprocessConfig.for_model(self.run.model, self.run.spec.geometry, self.run.spec.exif)
         self.normalize = Normalize(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
         self.decoder = self._make_decoder(decode_processes)
         self.versions = package_versions()

@@ -25,7 +25,7 @@ from pipeline.score.counters import (
 from pipeline.score.splits import ShardTruth
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.truth.truth import Boxes, Mask
-from schemas.run import TargetKind
+from schemas.run import RunRecord, TargetKind
 from schemas.samples import SampleStatus
 
 
@@ -65,7 +65,7 @@ def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask
     Raises:
         UsageError: an object in the truth of an image cannot be used.
     """
-    objects, name, input_size = task.objects, counts_object(task.shard), task.atlas.run.model.input_size
+    objects, name = task.objects, counts_object(task.shard)
     counts_by_method = from_npz(objects.get(name), f"{objects.url}/{name}") if task.previous else {}
     new = [method for method in (*TRIVIAL_BOXES, *methods) if method not in counts_by_method]
     counts_by_method |= {method: ScoreCounts() for method in new}
@@ -73,7 +73,7 @@ def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask
     maps = {method: shard.maps(method, target_kind) for method in new if method not in TRIVIAL_BOXES}
     statuses: Counter[str] = Counter()
     for index, sample in enumerate(shard.samples.to_pylist()):
-        status, image = _build_scored_image(sample, task.data, input_size)
+        status, image = _build_scored_image(sample, task.data, task.atlas.run)
         statuses[status] += 1
         if image is None:
             continue
@@ -86,7 +86,7 @@ def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask
 
 
 def _build_scored_image(
-    sample: dict[str, Any], shard_truth: ShardTruth, frame: tuple[int, int]
+    sample: dict[str, Any], shard_truth: ShardTruth, run: RunRecord
 ) -> tuple[str, ScoredImage | None]:
     """Return the status under which a sample is counted, and the image if it is scored."""
     truth, tuning_only = shard_truth.find(sample["key"])
@@ -95,7 +95,7 @@ def _build_scored_image(
     if sample["status"] != SampleStatus.OK:
         return "tuning_without_maps" if tuning_only else "without_maps", None
     width, height = sample["width"], sample["height"]
-    truth = truth.with_size(width, height)
+    truth = truth.for_sample(sample, run.spec.exif)
     boxes = truth.boxes
     if not len(boxes):
         return "tuning_without_object" if tuning_only else "without_object", None
@@ -107,7 +107,7 @@ def _build_scored_image(
         mask=mask,
         ignore=ignore,
         rank=sample["label_rank"],
-        window=visible_window(sample, frame),
+        window=visible_window(sample, run.model.input_size),
     )
 
 

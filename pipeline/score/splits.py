@@ -60,7 +60,7 @@ def build_shard_truths(
     keys_by_shard: dict[str, list[str]] = {}
     scored: dict[str, None] = {}
     without_truth: list[str] = []
-    read = partial(atlas.samples_of, columns=["key", "status", "width", "height"])
+    read = partial(atlas.samples_of, columns=["key", "status", "width", "height", "orientation"])
     for shard, table in zip(atlas.shard_names, concurrent_map(read, atlas.shard_names), strict=True):
         keys_by_shard[shard] = table["key"].to_pylist()
         for sample in table.to_pylist():
@@ -71,7 +71,7 @@ def build_shard_truths(
                 continue
             truths = [truth_set.find_annotated(sample["key"]) for truth_set in truth_sets]
             for image in filter(None, truths):
-                image.with_size(sample["width"], sample["height"])  # refuses another size
+                image.for_sample(sample, atlas.run.spec.exif)  # refuses another size or an unknown orientation
             if truths[0] is not None:
                 scored[sample["key"]] = None
             elif not any(truths):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from pipeline.image import PreprocessConfig
@@ -39,6 +40,7 @@ def read_images(
     record, remaining = run.shards[shard.commit.shard_index].of_any_source(), set(ordinals)
     samples = shard.samples.select(["key", "image_sha256"]).to_pylist()
     preprocess = preprocess or PreprocessConfig.for_model(run.model, run.spec.geometry)
+    preprocess = replace(preprocess, exif=run.spec.exif)
     pending: list[tuple[int, Any]] = []
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(DecoderPool(0))

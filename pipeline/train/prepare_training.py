@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.explain.load import absolute_model_spec, load_model
 from pipeline.read import count_samples, expand_shards, resolve_pattern
-from pipeline.train.mask_sources import PseudoMaskSource, open_mask_source, open_truth_masks
+from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import ShardRecord
@@ -59,7 +59,7 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     if shared := sorted({os.path.realpath(url) for url in urls} & {os.path.realpath(url) for url in held_out_urls}):
         raise UsageError(f"{shared[0]}: is both a training shard and a held-out shard; remove it from one of them")
     source = open_mask_source(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
-    held_out_masks = open_truth_masks(spec.masks.held_out_truth) if spec.masks and spec.masks.held_out_truth else None
+    held_out_masks = open_held_out_masks(spec.masks or MaskSpec())
     shards, held_out = count_samples(urls), count_samples(held_out_urls)
     for shard in (*shards, *held_out):
         if shard.fault:
@@ -72,8 +72,9 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
 
 def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:
     """Return the spec with paths that are valid in every process and from every folder."""
-    paths = spec.masks.model_dump() if spec.masks else {}
-    masks = MaskSpec(**{name: resolve_pattern(path) if path else None for name, path in paths.items()})
+    masks = spec.masks or MaskSpec()
+    paths = {name: getattr(masks, name) for name in ("truth", "atlas", "policy", "held_out_truth")}
+    masks = masks.model_copy(update={name: resolve_pattern(path) for name, path in paths.items() if path})
     return spec.model_copy(
         update={
             "model": absolute_model_spec(spec.model),

@@ -11,7 +11,7 @@ from pipeline.read import DecoderPool, PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.distributed import all_reduce_mean, rank, world_size
 from pipeline.train.image_stream import ImageStream
-from pipeline.train.mask_sources import open_mask_source, open_truth_masks
+from pipeline.train.mask_sources import open_held_out_masks, open_mask_source
 from pipeline.train.masked_images import MaskedImagePool
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.prepare_training import PreparedTraining
@@ -113,7 +113,7 @@ def _make_explainer(
         (stream.frame, frame),
         masks=source if pool is None else None,
         pool=pool,
-        held_out_masks=open_truth_masks(mask_spec.held_out_truth) if mask_spec.held_out_truth else None,
+        held_out_masks=open_held_out_masks(mask_spec),
         seed=spec.seed,
         precision=spec.precision,
         half=spec.save_float16,

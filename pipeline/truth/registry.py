@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, wsolevaluation
 from pipeline.truth.truth import TruthSet
 from schemas.errors import UsageError
+from schemas.run import TruthOrientation
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,13 @@ TRUTH_FORMATS: dict[str, TruthFormat] = {
 """In the order of detection: the first format that matches is read."""
 
 
-def read_truth(path: str | Path) -> TruthSet:
+def read_truth(path: str | Path, orientation: TruthOrientation | None = None) -> TruthSet:
     """Read the truth in a file or a folder of any registered format.
+
+    Args:
+        path: the file or folder.
+        orientation: of the images that its coordinates are of. None: by the sizes of the images where these decide,
+            otherwise images with an EXIF orientation are refused.
 
     Raises:
         UsageError: the path does not exist, has no known format, or holds a fault.
@@ -45,7 +51,8 @@ def read_truth(path: str | Path) -> TruthSet:
         raise UsageError(f"{path}: No such file or folder")
     for truth_format in TRUTH_FORMATS.values():
         if truth_format.matches(path):
-            return truth_format.read(path)
+            truth_set = truth_format.read(path)
+            return truth_set if orientation is None else truth_set.with_orientation(orientation)
     expected = " nor ".join(
         truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
     )

@@ -2,18 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.image.orientation import invert_orientation, orient_boxes, orient_mask, swaps_sides
 from pipeline.read.decode import MAX_PIXELS
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.run import Exif, TruthOrientation
 
 Boxes = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -26,6 +28,7 @@ class Truth(ABC):
     Attributes:
         key: WebDataset key of the image, derived from its file name.
         width, height: of the image in pixels; None if the files do not give them.
+        orientation: of the image that the coordinates are of; None if nobody has said it.
 
     Raises:
         UsageError: the image has more pixels than the decoder accepts.
@@ -34,6 +37,7 @@ class Truth(ABC):
     key: str
     width: int | None
     height: int | None
+    orientation: TruthOrientation | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if (self.width or 0) * (self.height or 0) > MAX_PIXELS:
@@ -96,6 +100,69 @@ class Truth(ABC):
             raise UsageError(f"{mismatch}; use the truth of these images")
         return self
 
+    def for_sample(self, sample: Mapping[str, Any], exif: Exif) -> "Truth":
+        """Return this truth in the coordinates of the maps of a sample.
+
+        Args:
+            sample: its ``width`` and ``height`` in pixels, as the maps see it, and its EXIF ``orientation``.
+            exif: ``apply`` if the maps are of the upright image, ``ignore`` if they are of the stored one.
+
+        Raises:
+            UsageError: the files give another size; or nothing says whether the coordinates are of the stored or of
+                the upright image.
+        """
+        width, height, exif_orientation = sample["width"], sample["height"], sample["orientation"]
+        if exif_orientation == 1:
+            return self.with_size(width, height)
+        maps_of: TruthOrientation = "upright" if exif == "apply" else "stored"
+        other = (height, width) if swaps_sides(exif_orientation) else (width, height)
+        orientation = self.orientation
+        if orientation is None and other != (width, height) and (self.width, self.height) in (other, (width, height)):
+            turned: TruthOrientation = "stored" if maps_of == "upright" else "upright"
+            orientation = maps_of if (self.width, self.height) == (width, height) else turned
+        if orientation is None:
+            raise UsageError(
+                f"{self.key}: has the EXIF orientation {exif_orientation}, so its truth may be of the image as it is "
+                "stored, as most tools see it, or of the upright one; say which by --truth-orientation stored|upright"
+            )
+        if orientation == maps_of:
+            return self.with_size(width, height)
+        code = exif_orientation if maps_of == "upright" else invert_orientation(exif_orientation)
+        return _OrientedTruth(self.key, width, height, self.with_size(*other), code)
+
+
+@dataclass(frozen=True, eq=False)
+class _OrientedTruth(Truth):
+    """A truth in the coordinates of an image that is turned by ``exif_orientation``."""
+
+    source: Truth
+    exif_orientation: int
+
+    @property
+    def boxes(self) -> Boxes:
+        width, height = self.source.width, self.source.height
+        assert width is not None
+        assert height is not None
+        return orient_boxes(self.source.boxes, self.exif_orientation, width, height)
+
+    @property
+    def mask(self) -> Mask | None:
+        mask = self.source.mask
+        return None if mask is None else orient_mask(mask, self.exif_orientation)
+
+    @property
+    def ignore(self) -> Mask:
+        return orient_mask(self.source.ignore, self.exif_orientation)
+
+    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
+        mask, ignore = self.source.masks_on_grid(side)
+        oriented = None if mask is None else orient_mask(mask, self.exif_orientation)
+        return oriented, orient_mask(ignore, self.exif_orientation)
+
+    @property
+    def is_annotated(self) -> bool:
+        return self.source.is_annotated
+
 
 def resize_mask(mask: Mask, side: int) -> Mask:
     """Return a mask [H, W] on a grid [side, side], by nearest pixel."""
@@ -137,6 +204,11 @@ class TruthSet:
             by_key[truth.key] = truth
         names = {key.rpartition("/")[2] for key in by_key}
         return cls(path.resolve().name, digest, by_key, len(names) == len(by_key))
+
+    def with_orientation(self, orientation: TruthOrientation) -> "TruthSet":
+        """Return these truths with coordinates of the stored or of the upright images; the digest covers it."""
+        by_key = {key: replace(truth, orientation=orientation) for key, truth in self.by_key.items()}
+        return TruthSet(self.name, sha256(f"{self.digest} {orientation}".encode()), by_key, self.unique_names)
 
     def __len__(self) -> int:
         return len(self.by_key)

@@ -25,7 +25,7 @@ from schemas.audit_records import ExportSpec
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import Flag
-from schemas.run import TargetKind
+from schemas.run import RunRecord, TargetKind
 from schemas.samples import CLASS_COLUMNS
 from schemas.text import suggest
 
@@ -144,7 +144,7 @@ def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: Truth
         samples[CLASS_COLUMNS[about.target]].to_numpy().astype(np.int64),
         maps,
         _pixels(atlas, shard) if about.pixels else None,
-        None if truth is None else _masks(samples, truth, atlas.run.model.input_size),
+        None if truth is None else _masks(samples, truth, atlas.run),
     )
 
 
@@ -154,12 +154,12 @@ def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
         yield np.stack(pixels)
 
 
-def _masks(samples: pa.Table, truth: TruthSet, size: tuple[int, int]) -> Iterator[NDArray[np.bool_] | None]:
+def _masks(samples: pa.Table, truth: TruthSet, run: RunRecord) -> Iterator[NDArray[np.bool_] | None]:
     """Yield masks of the pixels of the network's input that objects cover by more than half."""
+    size = run.model.input_size
     for sample in samples.to_pylist():
         image_truth, covered = truth.find_annotated(sample["key"]), None
         if image_truth is not None:
-            covered = compute_coverage(
-                image_truth, sample["width"], sample["height"], visible_window(sample, size), size
-            )
+            image_truth = image_truth.for_sample(sample, run.spec.exif)
+            covered = compute_coverage(image_truth, visible_window(sample, size), size)
         yield None if covered is None else covered > 0.5

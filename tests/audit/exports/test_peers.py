@@ -108,6 +108,6 @@ def test_quantus_finds_as_much_mass_inside_as_we_do(
     covered = []
     for sample in shard.samples.to_pylist():
         known, seen = truths.find(sample["key"]), visible_window(sample, size)
-        covered.append(compute_coverage(known, sample["width"], sample["height"], seen, atlas.run.model.grid))
+        covered.append(compute_coverage(known.for_sample(sample, atlas.run.spec.exif), seen, atlas.run.model.grid))
     # Masks of pixels are whole, so cells are covered by a little more or less than they really are.
     assert measured["mass"] == pytest.approx(compute_object_mass(shard.maps("legrad"), np.stack(covered)), abs=0.02)
