@@ -7,7 +7,7 @@ import pyarrow as pa
 from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Record
 
-VERSION = 1
+VERSION = 2
 """Version of the content and format of labels."""
 
 
@@ -57,7 +57,7 @@ LABELS = schema(
     optional("components", pa.int32(), "number of components of the foreground"),
     optional(
         "boxes",
-        pa.list_(pa.list_(pa.int32(), 4)),
+        pa.list_(pa.list_(pa.int32())),
         "tight box of each component: x0, y0, x1, y1 in original pixels, both ends inclusive, largest first",
     ),
     optional("probability", pa.float32(), "softmax probability of the class"),

@@ -79,16 +79,16 @@ LOCALIZATION = schema(
     optional("mask_threshold", pa.float64(), "threshold for pixels, tuned on the split"),
     optional("mask_threshold_oracle", pa.float64(), "best threshold for pixels on all images"),
     optional(
-        "v2_thresholds", pa.list_(pa.float64(), 3), "thresholds for boxes at IoU 0.3, 0.5 and 0.7, tuned on the split"
+        "v2_thresholds", pa.list_(pa.float64()), "thresholds for boxes at IoU 0.3, 0.5 and 0.7, tuned on the split"
     ),
     optional(
         "v2_thresholds_oracle",
-        pa.list_(pa.float64(), 3),
+        pa.list_(pa.float64()),
         "best thresholds for boxes at IoU 0.3, 0.5 and 0.7 on all images",
     ),
     optional(
         "interval",
-        pa.struct([pa.field(name, pa.list_(pa.float64(), 2)) for name in SCORES]),
+        pa.struct([pa.field(name, pa.list_(pa.float64())) for name in SCORES]),
         "2.5 and 97.5 % of the bootstrap of each score, at fixed thresholds",
     ),
 )

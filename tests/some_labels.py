@@ -63,6 +63,12 @@ def without_map(row: int, key: str, status: str) -> Label:
     return Label(sample | {"row": row, "key": key, "status": status}, status)
 
 
+def without_signal(row: int, key: str) -> Label:
+    """A sample whose maps are constant."""
+    sample = label_of(row, key, shape()).sample
+    return Label(sample, "no_signal", class_id=sample["label"])
+
+
 def labels() -> dict[str, list[Label]]:
     """Of two shards, by shard."""
     ring = shape((5, 5, 24, 20)) & ~shape((10, 9, 14, 12))
@@ -78,6 +84,7 @@ def labels() -> dict[str, list[Label]]:
             filtered,
             without_map(5, "../../evil", "unsafe_key"),
             without_map(6, "ring", "duplicate_key"),
+            without_signal(7, "dark"),
         ],
         "second": [
             label_of(16, "./größe/bild 1", shape((0, 0, 39, 29)), class_id=998),

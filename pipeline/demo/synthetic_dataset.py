@@ -80,7 +80,7 @@ def write_dataset(dataset: SyntheticDataset) -> None:
     """Write a dataset: ``shards/*.tar``, ``shards/_info.json`` and ``truth/instances.json``.
 
     A shard holds ``<key>.jpg``, ``<key>.cls`` and ``<key>.json`` for each scene. Object masks are only in the truth, as
-    COCO. Images with the shortcut mark have ``"marked": true`` there.
+    COCO, with category id = class id + 1. Images with the shortcut mark have ``"marked": true`` there.
     """
     (dataset.folder / SHARDS).mkdir(parents=True, exist_ok=True)
     dataset.truth.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def write_dataset(dataset: SyntheticDataset) -> None:
         "num_samples": dataset.scenes * dataset.num_shards,
     }
     (dataset.folder / SHARDS / INFO_FILE).write_text(json.dumps({"splits": {dataset.split: split}}, indent=1))
-    categories = [{"id": class_id, "name": scene_class.name} for class_id, scene_class in enumerate(CLASSES)]
+    categories = [{"id": number, "name": scene_class.name} for number, scene_class in enumerate(CLASSES, 1)]
     (dataset.truth / "instances.json").write_text(json.dumps(truth | {"categories": categories}))
 
 
@@ -127,7 +127,7 @@ def _add_annotations(truth: dict[str, list[dict[str, object]]], rendered: Scene,
             {
                 "id": len(truth["annotations"]) + 1,
                 "image_id": number,
-                "category_id": rendered.label,
+                "category_id": rendered.label + 1,
                 "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
                 "bbox": [float(side) for side in rle.toBbox(encoded)],
                 "area": int(rle.area(encoded)),

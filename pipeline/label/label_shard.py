@@ -17,7 +17,7 @@ from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.samples import SampleStatus
+from schemas.samples import CLASS_COLUMNS, SampleStatus
 
 _BATCH_SIZE = 32
 """Images that are refined together."""
@@ -56,8 +56,10 @@ def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = Fal
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         if heatmap is not None:
             yield make_label(heatmap, sample, input_size, policy)
+        elif sample["status"] == SampleStatus.OK:
+            yield Label(sample, LabelStatus.NO_SIGNAL, class_id=sample[CLASS_COLUMNS[policy.target]])
         else:
-            yield Label(sample, LabelStatus.NO_SIGNAL if sample["status"] == SampleStatus.OK else sample["status"])
+            yield Label(sample, sample["status"])
 
 
 def iter_heatmaps(

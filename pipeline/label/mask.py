@@ -12,6 +12,7 @@ from pipeline.image.upsample import upsample_to_image, valid_region
 from pipeline.label.threshold import compute_threshold
 from schemas.labels import LabelStatus
 from schemas.policy import Policy, Postprocess
+from schemas.samples import CLASS_COLUMNS
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -38,7 +39,7 @@ class Label:
     Attributes:
         sample: its row of the sample table.
         status: a ``LabelStatus``, or the status of the sample if it has no map.
-        class_id: class of the mask.
+        class_id: class of the mask, or of the maps if there is no mask; None without maps.
         heatmap: the heatmap; None without a map.
         input_size: height and width of the network's input.
         mask_rle: the object in the original image, as COCO run lengths: ``size`` [height, width] and ``counts``, column
@@ -99,7 +100,7 @@ def make_label(heatmap: Heatmap, sample: dict[str, Any], input_size: tuple[int, 
         background = min(threshold, compute_threshold(valid_values, policy.background_threshold))
         ignore |= values > background
     ignore &= ~mask
-    class_id = sample["label"] if policy.target == "label" else sample["prediction"]
+    class_id = sample[CLASS_COLUMNS[policy.target]]
     probabilities = {sample["label"]: sample["label_probability"], sample["prediction"]: sample["probability"]}
     area, probability = float(mask.mean()), probabilities.get(class_id)
     status = _filter(sample, area, probability, heatmap.agreement, policy)

@@ -91,34 +91,49 @@ def test_the_voc_palette_is_that_of_voc() -> None:
     assert len(set(map(tuple, colours))) == 256
 
 
-def test_voc_folders_hold_the_masks_that_their_lists_name() -> None:
+def test_voc_lists_every_mask_once_in_the_list_that_readers_take_by_default() -> None:
     objects = written(LABEL_FORMATS["voc"])
-    lists = {
-        name: objects[f"voc/ImageSets/Segmentation/{name}.txt"].decode().splitlines()
-        for name in (*LABELS, "default")
-    }  # fmt: skip
-    assert lists["default"] == lists["first"] + lists["second"]
-    assert lists["default"] == [each.sample["key"].removeprefix("./") for each in MASKED]
-    assert {name for name in objects if name.endswith(".png")} == {
-        f"voc/SegmentationClass/{key}.png" for key in lists["default"]
-    }
-    for key, label in zip(lists["default"], MASKED, strict=True):
+    lists = {Path(name).name: data for name, data in objects.items() if name.startswith("voc/ImageSets/Segmentation/")}
+    assert list(lists) == ["train.txt"]
+    keys = lists["train.txt"].decode().splitlines()
+    assert keys == [each.sample["key"].removeprefix("./") for each in MASKED]
+    pngs = [name for name in objects if name.endswith(".png")]
+    assert sorted(pngs) == sorted(f"voc/SegmentationClass/{key}.png" for key in keys)
+    for key, label in zip(keys, MASKED, strict=True):
         data = objects[f"voc/SegmentationClass/{key}.png"]
         assert Image.open(io.BytesIO(data)).mode == "P"
         assert np.array_equal(pixels(data), expected(label))
 
 
+def test_voc_names_its_values_by_their_colors() -> None:
+    """datumaro and CVAT read ``labelmap.txt``; without it they take 1 for the first class of VOC, an airplane."""
+    objects = written(LABEL_FORMATS["voc"])
+    lines = objects["voc/labelmap.txt"].decode().splitlines()
+    assert lines[0].startswith("#")
+    names = {}
+    for line in lines[1:]:
+        name, color, parts, actions = line.split(":")
+        assert parts == actions == ""
+        names[tuple(map(int, color.split(",")))] = name
+    value_by_name = {"background": 0, "object": 1, "ignore": 255}
+    for label in MASKED:
+        data = objects[f"voc/SegmentationClass/{label.sample['key'].removeprefix('./')}.png"]
+        rgb = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+        found = [value_by_name[names[tuple(color)]] for color in rgb.reshape(-1, 3).tolist()]
+        assert np.array_equal(np.reshape(found, label.mask.shape), expected(label))
+
+
 def test_torchvision_pairs_voc_masks_with_pictures(tmp_path: Path) -> None:
     root = tmp_path / "VOCdevkit" / "VOC2012"
     for name, data in written(LABEL_FORMATS["voc"]).items():
-        path = root / name.removeprefix("voc/").replace("default.txt", "train.txt")
+        path = root / name.removeprefix("voc/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     for each in MASKED:
         path = root / "JPEGImages" / f"{each.sample['key']}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (each.sample["width"], each.sample["height"])).save(path)
-    found = torchvision.datasets.VOCSegmentation(str(tmp_path), image_set="train")
+    found = torchvision.datasets.VOCSegmentation(str(tmp_path))
     assert len(found) == len(MASKED)
     for (image, mask), label in zip(found, MASKED, strict=True):
         assert image.size == mask.size

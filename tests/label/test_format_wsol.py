@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from some_labels import CONTEXT, LABELS, MASKED, label_of, shape, written
+from some_labels import CONTEXT, LABELS, label_of, shape, written
 
 from pipeline.image.score_map import score_map, visible_window
 from pipeline.label.formats import LABEL_FORMATS
 from schemas.errors import UsageError
 
-MAPPED = [each for part in LABELS.values() for each in part if each.heatmap is not None]
+MAPPED = [each for part in LABELS.values() for each in part if each.sample["status"] == "ok"]
 
 
 def lines(objects: dict[str, bytes], name: str) -> list[list[str]]:
@@ -27,6 +27,9 @@ def test_score_maps_stand_under_the_image_id_with_npy_behind_it() -> None:
     for image_id, each in zip(ids, MAPPED, strict=True):
         scores = np.load(io.BytesIO(objects[f"wsol/score_maps/{image_id}.npy"]))
         assert (scores.shape, scores.dtype) == ((224, 224), np.float64)
+        if each.status == "no_signal":
+            assert not scores.any()
+            continue
         assert (scores.min(), scores.max()) == (0, 1)
         assert np.array_equal(scores, score_map(each.heatmap.values, visible_window(each.sample, each.input_size)))
 
@@ -38,10 +41,21 @@ def test_metadata_say_classes_sizes_and_boxes() -> None:
     sizes = [[i, str(e.sample["width"]), str(e.sample["height"])] for i, e in zip(ids, MAPPED, strict=True)]
     assert lines(objects, "image_sizes") == sizes
     boxes = [
-        [each.sample["member"].removeprefix("./"), *map(str, box)] for each in MASKED for box in each.boxes
-    ]  # fmt: skip
+        [image_id, *map(str, box)]
+        for image_id, each in zip(ids, MAPPED, strict=True)
+        for box in ((each.mask_rle is not None and each.boxes) or [(0, 0, 0, 0)])
+    ]
     assert lines(objects, "localization") == boxes
-    assert len(boxes) == 5
+    assert len(boxes) == 5 + 3
+
+
+def test_every_list_names_every_image_that_has_a_score_map() -> None:
+    """The evaluator looks up the class, the size, the boxes and the map of each id, and fails if one is not there."""
+    objects = written(LABEL_FORMATS["wsol"])
+    maps = {name.removeprefix("wsol/score_maps/").removesuffix(".npy") for name in objects if name.endswith(".npy")}
+    for name in ("image_ids", "class_labels", "image_sizes", "localization"):
+        assert {fields[0] for fields in lines(objects, name)} == maps
+    assert {"ring.jpg", "nothing.jpg", "filtered.jpg", "dark.jpg"} <= maps
 
 
 def test_a_comma_in_an_image_id_is_refused() -> None:

@@ -111,11 +111,6 @@ def test_a_merge_holds_bytes_not_objects(format_name: str, path: str) -> None:
     assert peak < 2 * len(merged[path])
 
 
-def test_voc_refuses_a_tar_that_is_called_as_the_list_of_all() -> None:
-    with pytest.raises(UsageError, match="default: the list of its keys"):
-        list(LABEL_FORMATS["voc"].export("default", iter(()), CONTEXT))
-
-
 @pytest.mark.parametrize(("class_id", "number"), [(0, 1), (998, 999), (999, 1001), (20_000, 20_002)])
 def test_no_class_of_imagenet_s_is_coded_as_ignored(class_id: int, number: int) -> None:
     label = label_of(1, "b", shape((0, 0, 3, 3)), class_id=class_id)

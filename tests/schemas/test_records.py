@@ -25,7 +25,7 @@ def test_the_hash_moves_with_every_field() -> None:
         "shards": ("b.tar",), "root": "/x", "model": ModelSpec(name="test_vit2", pretrained=True),
         "methods": ("legrad",), "targets": ("label",), "geometry": "crop", "batch_size": 1, "seed": 1,
         "precision": "bfloat16", "allow_pipe": True, "artifacts": ("a.safetensors",), "partial_shards": "keep",
-        "decode": "gpu",
+        "decode": "gpu", "image_key": ("webp",), "exif": "ignore", "key_separator": "last-dot",
     }  # fmt: skip
     assert set(changes) == set(RunSpec.model_fields)
     hashes = {SPEC.model_copy(update={name: value}).digest() for name, value in changes.items()}

@@ -11,13 +11,17 @@ from pipeline.label.formats.json_merge import merge_json_lists
 from pipeline.label.formats.naming import unique_class_names
 from pipeline.label.mask import Label, Rle
 
+FIRST_CATEGORY = 1
+"""Category id of class id 0."""
+
 
 class CocoFormat(LabelFormat):
     """``coco/instances.json``: an annotation for each mask that is not empty, and one for the ignored pixels, if any.
 
     The id of an image is its row, and its ``file_name`` is the name of the member in the shard. Annotations of row r
-    have the ids 2r + 1 and, for ignored pixels, 2r + 2. Category ids are the class ids of the input (COCO itself begins
-    at 1). Ignored pixels have ``iscrowd`` 1. Masks have 0, although they are run lengths: readers leave crowds out.
+    have the ids 2r + 1 and, for ignored pixels, 2r + 2. A category id is the class id + 1, because those of COCO begin
+    at 1 and readers rely on it. Ignored pixels have ``iscrowd`` 1. Masks have 0, although they are run lengths: readers
+    leave crowds out.
     """
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
@@ -35,7 +39,7 @@ class CocoFormat(LabelFormat):
                 }
             )
             annotations += _annotations(label)
-        class_ids = {annotation["category_id"] for annotation in annotations}
+        class_ids = {annotation["category_id"] - FIRST_CATEGORY for annotation in annotations}
         content = {"annotations": annotations, "images": images, **_categories_and_info(class_ids, context)}
         yield f"coco/shards/{shard}.json", compact_json(content)
 
@@ -45,7 +49,7 @@ class CocoFormat(LabelFormat):
         def iter_parts() -> Iterator[Mapping[str, Any]]:
             for shard in shards:
                 part = json.loads(read(f"coco/shards/{shard}.json"))
-                class_ids.update(category["id"] for category in part["categories"])
+                class_ids.update(category["id"] - FIRST_CATEGORY for category in part["categories"])
                 yield part
 
         lists = ("annotations", "images")
@@ -55,15 +59,15 @@ class CocoFormat(LabelFormat):
 
 def _annotations(label: Label) -> Iterator[dict[str, Any]]:
     for crowd, mask in enumerate((label.mask_rle, label.ignore_rle)):
-        if mask is not None and rle.area(mask):
-            yield _annotation(label, mask, crowd)
+        if mask is not None and label.class_id is not None and rle.area(mask):
+            yield _annotation(label, label.class_id, mask, crowd)
 
 
-def _annotation(label: Label, mask: Rle, crowd: int) -> dict[str, Any]:
+def _annotation(label: Label, class_id: int, mask: Rle, crowd: int) -> dict[str, Any]:
     return {
         "id": 2 * label.sample["row"] + 1 + crowd,  # never 0, which pycocotools takes for no match
         "image_id": label.sample["row"],
-        "category_id": label.class_id,
+        "category_id": class_id + FIRST_CATEGORY,
         "segmentation": {"size": mask["size"], "counts": mask["counts"].decode("ascii")},
         "area": int(rle.area(mask)),
         "bbox": rle.toBbox(mask).tolist(),
@@ -74,6 +78,6 @@ def _annotation(label: Label, mask: Rle, crowd: int) -> dict[str, Any]:
 def _categories_and_info(class_ids: Iterable[int], context: ExportContext) -> dict[str, Any]:
     names = unique_class_names(class_ids, context)
     return {
-        "categories": [{"id": class_id, "name": name} for class_id, name in names.items()],
+        "categories": [{"id": class_id + FIRST_CATEGORY, "name": name} for class_id, name in names.items()],
         "info": {"description": "pseudo-masks", "policy": context.policy_hash},
     }

@@ -10,7 +10,7 @@ from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject
 from pipeline.label.mask import Label
 from pipeline.store.parquet import to_parquet
 
-_RLE = pa.struct([pa.field("size", pa.list_(pa.int32(), 2)), pa.field("counts", pa.binary())])
+_RLE = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.binary())])
 
 MASKS = pa.schema(
     [
@@ -22,7 +22,7 @@ MASKS = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("mask", _RLE),
         pa.field("ignore", _RLE),
-        pa.field("bbox", pa.list_(pa.int32(), 4)),
+        pa.field("bbox", pa.list_(pa.int32())),
         pa.field("area", pa.int64()),
     ]
 )
