@@ -4,6 +4,8 @@ import re
 from typing import Literal
 
 import click
+
+from pipeline.utils.terminal import echo
 from click.core import ParameterSource
 
 from jobs import output
@@ -148,14 +150,14 @@ def audit_command(
         lineage_dirs,
         PublicationRecord.from_yaml(publication_file) if publication_file else DEFAULT_PUBLICATION,
         ComputeOptions(address, allow_pipe, device),
-        lambda line: click.echo(escape_control(line), err=True),
+        lambda line: echo(line, err=True),
     )
     rows = result.suspicious.to_pylist()
     if json_:
         output.print_json({"out": out, "root": result.manifest.root, "suspicious": rows})
         return
     alarming = [row for row in rows if row["alarms"]]
-    click.echo(f"{len(alarming)} of {len(rows)} classes may depend on a shortcut")
+    echo(f"{len(alarming)} of {len(rows)} classes may depend on a shortcut")
     if alarming:
         output.print_table(
             "one location is an outlier in their maps more often than in those of other classes",
@@ -170,10 +172,10 @@ def audit_command(
             ],
         )
     for name in audit_options.exports:
-        click.echo(f"{name:<8} {out}/{name}")
-    click.echo(f"report   {out}/report/index.html")
-    click.echo(f"root     {result.manifest.root}   (publish it elsewhere: with it others can verify every byte)")
-    click.echo(f"check    vitatlas audit --check {out} --root {result.manifest.root}")
+        echo(f"{name:<8} {out}/{name}")
+    echo(f"report   {out}/report/index.html")
+    echo(f"root     {result.manifest.root}   (publish it elsewhere: with it others can verify every byte)")
+    echo(f"check    vitatlas audit --check {out} --root {result.manifest.root}")
 
 
 def _verify(folder: str, root: str | None, json_: bool) -> None:
@@ -187,10 +189,10 @@ def _verify(folder: str, root: str | None, json_: bool) -> None:
         output.print_json({"folder": folder, "faults": faults})
     else:
         for fault in faults:
-            click.echo(escape_control(f"fault    {fault}"))
+            echo(f"fault    {fault}")
     if faults:
         raise RunFailedError(f"{folder}: {len(faults)} faults; the folder differs from what was published")
     if not json_:
-        click.echo(f"{folder}: every object equals its manifest entry, and the tables are consistent")
+        echo(f"{folder}: every object equals its manifest entry, and the tables are consistent")
         if root is None:
-            click.echo(f"root     {read_root(folder)}   (compare it with the root that the publisher stated)")
+            echo(f"root     {read_root(folder)}   (compare it with the root that the publisher stated)")

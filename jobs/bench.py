@@ -6,6 +6,8 @@ from typing import Literal
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.params import choice_option, count_option, methods_option, path_option, split_names
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
@@ -115,9 +117,9 @@ def bench_command(
 
 def _show(record: BenchRecord) -> None:
     height, width = record.grid
-    click.echo(f"model    {record.model}, {record.parameters:,} parameters, {height}×{width} patches")
-    click.echo(f"device   {record.device}, threads {record.threads}, precision {record.precision}")
-    click.echo(f"F        {record.forward_seconds:.4g} s for {record.batch_size} images, median")
+    echo(f"model    {record.model}, {record.parameters:,} parameters, {height}×{width} patches")
+    echo(f"device   {record.device}, threads {record.threads}, precision {record.precision}")
+    echo(f"F        {record.forward_seconds:.4g} s for {record.batch_size} images, median")
     forward = MethodCost(
         forwards=1,
         images_per_s=record.batch_size / record.forward_seconds,

@@ -1,6 +1,7 @@
 """``vitatlas``: the commands, loaded when they are called, and the exit code of each error."""
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -8,8 +9,9 @@ import sys
 import click
 
 from pipeline.utils.redaction import redact
+from pipeline.utils.terminal import echo
 from schemas.errors import AtlasError
-from schemas.text import escape_control, suggest
+from schemas.text import suggest
 
 COMMANDS = {
     "demo": "Run the whole pipeline on a small synthetic dataset.",
@@ -74,24 +76,29 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        for line in text.getvalue().splitlines():
+            echo(line, err=True)
         sys.exit(2)
     except click.Abort as abort:
         if isinstance(abort.__cause__ or abort.__context__, EOFError):  # click raises Abort for EOFError, too
             raise
         _ignore_signals()
-        click.echo("vitatlas: stopped early; run the same command again to resume", err=True)
+        echo("vitatlas: stopped early; run the same command again to resume", err=True)
         sys.exit(75)
     except AtlasError as error:
         _ignore_signals()
-        click.echo(escape_control(redact(f"vitatlas: {error}")), err=True)
+        echo(redact(f"vitatlas: {error.message}"), err=True)
+        for line in error.details:
+            echo(redact(f"  {line}"), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stdout = None
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(escape_control(redact(f"vitatlas: {where}{error.strerror or error}")), err=True)
+        echo(redact(f"vitatlas: {where}{error.strerror or error}"), err=True)
         sys.exit(2 if isinstance(error, NotADirectoryError | IsADirectoryError) else 1)  # the path itself is wrong
 
 

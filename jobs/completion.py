@@ -27,8 +27,9 @@ def complete_comma_separated(names_of: NamesOf) -> Completer:
 def methods_of_atlas(context: click.Context) -> list[str]:
     """List the methods of the atlas that the command line names, if it is a local folder."""
     arguments = [context.params.get("atlas"), *context.args]  # the latter if the line ends in a flag without a value
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not an atlas; the command itself will report that
-        return list(json.loads(Path(next(filter(None, arguments), ""), "run.json").read_bytes())["methods"])
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no atlas, which the command will report
+        methods = json.loads(Path(next(filter(None, arguments), ""), "run.json").read_bytes())["methods"]
+        return [name for name in methods if re.fullmatch(r"[\w.-]+", name, re.ASCII)]  # the shell prints what it gets
     return []
 
 

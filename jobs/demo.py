@@ -9,6 +9,7 @@ from jobs import output
 from jobs.estimate import estimate_cost, print_estimate
 from jobs.params import choice_option
 from jobs.plan import print_plan
+from pipeline.utils.terminal import echo
 from schemas.bench import EndToEndTiming
 from schemas.run import RunRecord
 
@@ -34,9 +35,9 @@ def demo_command(folder: Path, executor: Literal["ray", "inline"], json_: bool) 
         print_estimate(estimate_cost(run, timing))
 
     if json_:
-        output.print_json(run_demo(folder, executor, log=lambda line: click.echo(line, err=True)))
+        output.print_json(run_demo(folder, executor, log=lambda line: echo(line, err=True)))
         return
-    summary = run_demo(folder, executor, log=click.echo, on_plan=print_plan, on_timing=print_expected)
+    summary = run_demo(folder, executor, log=echo, on_plan=print_plan, on_timing=print_expected)
     rows = [
         [name, result["kind"], result["pxap"], result["maxboxacc_v2"], round(result["images_per_s"])]
         for name, result in summary["methods"].items()
@@ -50,6 +51,6 @@ def demo_command(folder: Path, executor: Literal["ray", "inline"], json_: bool) 
     output.print_table(
         "estimate of plan and measured cost of the maps", ["", "expected", "measured", "ratio"], compared
     )
-    click.echo(f"total time {summary['seconds']:.0f} s")
+    echo(f"total time {summary['seconds']:.0f} s")
     for name, path in summary["paths"].items():
-        click.echo(f"  {name:<12} {path}")
+        echo(f"  {name:<12} {path}")

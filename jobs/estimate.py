@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
 from jobs import output
+from pipeline.utils.terminal import echo
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import UsageError
 from schemas.run import RunRecord
@@ -86,31 +85,31 @@ def print_estimate(cost: CostRange) -> None:
     least, estimates = cost.least, cost.estimates
     unit = "core" if least.device == "cpu" else "GPU"
     if cost.needed is not None and cost.deadline is not None:
-        click.echo(f"needed   {cost.needed} × {least.device} to finish within {_format_time(cost.deadline)}")
+        echo(f"needed   {cost.needed} × {least.device} to finish within {_format_time(cost.deadline)}")
     output.print_table(
         f"time of one {unit}, by stage" + ("; decode is of one core" if cost.decode == "processes" else ""),
         ["stage", *(("least", "most") if len(estimates) > 1 else ("time",))],
         [[stage, *(_format_time(item.seconds[stage]) for item in estimates)] for stage in least.seconds],
     )
     times = [_format_time(3600 * item.hours) for item in estimates]
-    click.echo(f"time     {_format_range(times)} on {least.actors} × {least.device}, without the start of the actors")
+    echo(f"time     {_format_range(times)} on {least.actors} × {least.device}, without the start of the actors")
     if least.decode_processes:
         enough = f"; {least.sufficient_processes} processes a GPU are enough (--decode-processes)"
         slow = least.bottleneck == "decoding"
-        click.echo(
+        echo(
             f"limit    {'decoding' if slow else 'the GPU'}, with {least.decode_processes} decoding processes a GPU"
             f"{enough if slow else ''}"
         )
     elif cost.decode == "gpu":
-        click.echo(f"limit    the {'network' if least.device == 'cpu' else 'GPU'}, which decodes, too")
+        echo(f"limit    the {'network' if least.device == 'cpu' else 'GPU'}, which decodes, too")
     else:
-        click.echo(f"limit    {'decoding' if least.bottleneck == 'decoding' else 'the network'}, on the same core")
-    click.echo(f"atlas    about {output.format_bytes(least.bytes)} in {least.objects:,} objects")
+        echo(f"limit    {'decoding' if least.bottleneck == 'decoding' else 'the network'}, on the same core")
+    echo(f"atlas    about {output.format_bytes(least.bytes)} in {least.objects:,} objects")
     if cost.price is not None:
         prices = [f"{cost.price_of(item):,.2f}" for item in estimates]
-        click.echo(f"cost     {_format_range(prices)} at {cost.price:.2f} per {unit} hour")
+        echo(f"cost     {_format_range(prices)} at {cost.price:.2f} per {unit} hour")
     if len(estimates) > 1:
-        click.echo("         the second target is computed only where the prediction differs from the label")
+        echo("         the second target is computed only where the prediction differs from the label")
 
 
 def _format_range(amounts: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.params import (
     PATH_OR_URL,
@@ -96,9 +98,9 @@ def label_command(
         return
     output.print_table(f"labels by {policy.name}", ["status", "count"], list(summary.counts.items()))
     if summary.calibration:
-        click.echo(f"threshold {threshold}: {summary.calibration}")
+        echo(f"threshold {threshold}: {summary.calibration}")
     if summary.area is not None:
-        click.echo(
+        echo(
             f"mean foreground {100 * summary.area:.1f} % of an image, ignored {100 * (summary.ignored or 0):.1f} %"
         )
-    click.echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")
+    echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")

@@ -5,8 +5,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 
-import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,7 +13,9 @@ from rich.text import Text
 
 from jobs import output
 from pipeline.run.status import RunStatus, StatusReader
+from pipeline.utils.console import SafeConsole
 from pipeline.utils.io import with_retries
+from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, StoppedEarlyError
 from schemas.text import escape_control
 
@@ -43,7 +44,7 @@ def watch(url: str, interval: float, json_: bool = False) -> None:
 
 def _show_until_end(url: str, interval: float, json_: bool) -> RunStatus:
     """Show a run until it is over; return its last status."""
-    reader, console = StatusReader(url), Console()
+    reader, console = StatusReader(url), SafeConsole()
     with Live(console=console, auto_refresh=False) if not json_ else nullcontext() as live:
         while True:
             status = with_retries(reader.read)
@@ -52,7 +53,7 @@ def _show_until_end(url: str, interval: float, json_: bool) -> RunStatus:
             elif console.is_terminal:
                 live.update(display(url, status), refresh=True)
             else:
-                click.echo(escape_control(line(status)))
+                echo(line(status))
             if status.ended:
                 return status
             time.sleep(interval)

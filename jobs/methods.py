@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from jobs import output
+from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 
 
@@ -52,4 +53,4 @@ def _plot_sheet(file: Path, model: str | None, json_: bool) -> None:
 
     images = render_gallery()
     save_gallery(images, file)
-    click.echo(f"{len(images) - 1} methods on {file}")
+    echo(f"{len(images) - 1} methods on {file}")

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+
+from pipeline.utils.console import SafeConsole
+from pipeline.utils.terminal import echo
 from rich.table import Table
 
 from pipeline.utils.json_values import replace_nonfinite
@@ -33,10 +35,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         table.add_column(column, justify="right" if numeric else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
-    click.echo(title)
+    echo(title)
     # Without a terminal there is no width; 160 fits every table here, unless COLUMNS says otherwise.
-    width = None if Console().is_terminal or "COLUMNS" in os.environ else 160
-    Console(width=width).print(table)
+    width = None if SafeConsole().is_terminal or "COLUMNS" in os.environ else 160
+    SafeConsole(width=width).print(table)
 
 
 def _cell(value: Any) -> str:
@@ -56,7 +58,8 @@ def print_json(value: Any, indent: int | None = 1) -> None:
         value: mappings, lists, text and numbers; NaN and infinity become null.
         indent: spaces of indentation; None prints one line.
     """
-    click.echo(json.dumps(replace_nonfinite(value), indent=indent, allow_nan=False))
+    for line in json.dumps(replace_nonfinite(value), indent=indent, allow_nan=False).split("\n"):
+        echo(line)
 
 
 def format_bytes(count: float) -> str:
@@ -72,4 +75,4 @@ def note_incomplete(atlas: "Atlas") -> None:
     """Print a note on standard error if shards of an atlas are not done."""
     done, planned = len(atlas.shard_names), len(atlas.run.shards)
     if done < planned:
-        click.echo(f"note     only {done} of {planned} shards of {atlas.objects.url} are done", err=True)
+        echo(f"note     only {done} of {planned} shards of {atlas.objects.url} are done", err=True)

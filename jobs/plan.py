@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.estimate import estimate_cost, print_estimate
 from jobs.params import PATH_OR_URL, Duration, Number, path_option
@@ -75,11 +77,11 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
     for shard in run.shards:
         if shard.fault:
             outcome = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"
-            click.echo(escape_control(f"warning  {shard.url}: {shard.fault}; {outcome}"), err=True)
+            echo(f"warning  {shard.url}: {shard.fault}; {outcome}", err=True)
         elif not shard.samples:
-            click.echo(escape_control(f"warning  {shard.url}: holds no samples; it will have no rows"), err=True)
+            echo(f"warning  {shard.url}: holds no samples; it will have no rows", err=True)
         if shard.left_out:
-            click.echo(escape_control(f"note     {shard.url}: {shard.left_out}"), err=True)
+            echo(f"note     {shard.url}: {shard.left_out}", err=True)
     return run
 
 
@@ -108,14 +110,14 @@ def print_plan(run: RunRecord, out: str) -> None:
     """Print a planned run."""
     height, width = run.model.grid
     summary = summarize(run, out)
-    click.echo(f"atlas    {out}")
-    click.echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
-    click.echo(f"methods  {', '.join(run.methods)}")
-    click.echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
-    click.echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
-    click.echo(f"images   {run.samples:,}")
-    click.echo(f"maps     {summary['maps']:,}, at most {output.format_bytes(summary['bytes'])} before compression")
-    click.echo(f"memory   {output.format_bytes(summary['shard_memory'])} in each actor, for the results of a shard")
+    echo(f"atlas    {out}")
+    echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
+    echo(f"methods  {', '.join(run.methods)}")
+    echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
+    echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
+    echo(f"images   {run.samples:,}")
+    echo(f"maps     {summary['maps']:,}, at most {output.format_bytes(summary['bytes'])} before compression")
+    echo(f"memory   {output.format_bytes(summary['shard_memory'])} in each actor, for the results of a shard")
 
 
 def _read_bench(spec: RunSpec, file: str) -> BenchRecord:

@@ -9,6 +9,7 @@ from jobs import output
 from jobs.params import PATH_OR_URL, Number, choice_option, count_option, path_option
 from jobs.plan import plan_with_progress, print_plan
 from jobs.run_options import run_spec, spec_options
+from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,4 +113,4 @@ def run_command(
     with_maps = statuses.pop(SampleStatus.OK, 0)
     without = f"{statuses.total():,} without" + ("; see vitatlas status" if statuses.total() else "")
     shards_done = f"{len(atlas.committed)} shard" + ("s" if len(atlas.committed) != 1 else "")
-    click.echo(f"complete {shards_done}, {with_maps:,} images with maps, {without}")
+    echo(f"complete {shards_done}, {with_maps:,} images with maps, {without}")

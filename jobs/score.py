@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.completion import methods_of_atlas
 from jobs.params import (
@@ -95,20 +97,20 @@ def score_command(
         f"tested on {first['test_images']}, network {first['classifier']}"
     )
     output.print_table(title, ["method", "threshold", *columns], [_cells(row, list(columns.values())) for row in rows])
-    click.echo(
+    echo(
         "* control. PxAP, MaxBoxAcc, MaxBoxAccV2: at the best threshold on these images; seg mIoU: at each map's mean."
     )
-    click.echo(
+    echo(
         "threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest."
     )
-    click.echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
+    echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
     for count, reason in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
         if count:
-            click.echo(f"{count} images are not scored: {reason}")
+            echo(f"{count} images are not scored: {reason}")
 
 
 def _print_note(line: str) -> None:
-    click.echo(f"note     {line}", err=True)
+    echo(f"note     {line}", err=True)
 
 
 def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:

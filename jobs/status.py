@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.params import PATH_OR_URL, Number, count_option
 from schemas.text import escape_control
@@ -90,7 +92,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     if json_:
         output.print_json(report)
         return
-    click.echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
+    echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
     output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     if degenerate:
         output.print_table("degenerate maps (constant or not finite)", ["method", "maps"], list(degenerate.items()))
@@ -108,12 +110,12 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         output.print_table("packages of several versions", ["package", "version", "shards"], rows)
     for shard in opened.run.shards:
         if shard.samples == 0 and not shard.fault:
-            click.echo(escape_control(f"{shard.url}: holds no samples"))
+            echo(f"{shard.url}: holds no samples")
         if shard.fault and shard.name not in quarantined and (shard.partial or shard.name not in opened.committed):
             partial = f"; its first {shard.samples} samples are kept" if shard.partial else ""
-            click.echo(escape_control(f"{shard.url}: {shard.fault}{partial}"))
+            echo(f"{shard.url}: {shard.fault}{partial}")
     for sentence in damaged:
-        click.echo(escape_control(sentence))
+        echo(sentence)
     if quarantined:
         output.print_table("quarantined shards", ["shard", "reason"], [list(item) for item in quarantined.items()])
     if failed:
@@ -122,6 +124,6 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
             ["shard", "key", "status", "error"],
             [[row["shard"], row["key"], row["status"], row["error"]] for row in failed],
         )
-        click.echo(f"to retry these after fixing them: vitatlas run {atlas} --retry-failed")
+        echo(f"to retry these after fixing them: vitatlas run {atlas} --retry-failed")
     if len(opened.committed) < len(opened.run.shards):
-        click.echo(f"resume with: vitatlas run {atlas}")
+        echo(f"resume with: vitatlas run {atlas}")

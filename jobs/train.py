@@ -5,6 +5,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.params import (
     PATH_OR_URL,
@@ -119,10 +121,10 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
     reached = _train(spec, line, address, json_)
     if json_:
         return
-    click.echo(f"gates    {spec.out}")
-    click.echo(f"held-out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
-    click.echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
-    click.echo(f"use      --artifact {spec.out}")
+    echo(f"gates    {spec.out}")
+    echo(f"held-out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
+    echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
+    echo(f"use      --artifact {spec.out}")
 
 
 @train_command.command("pm")
@@ -165,11 +167,11 @@ def pm(
     reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)
     if json_:
         return
-    click.echo(f"weights  {spec.out}")
+    echo(f"weights  {spec.out}")
     for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
         if name in reached:
-            click.echo(f"held-out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
-    click.echo(f"use      --artifact {spec.out}")
+            echo(f"held-out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
+    echo(f"use      --artifact {spec.out}")
 
 
 def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
@@ -191,12 +193,12 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
 
         def show_step(step: int, metrics: Any) -> None:
             if not steps_seen and step > 1:
-                click.echo(f"resumed from step {step - 1}", err=True)
+                echo(f"resumed from step {step - 1}", err=True)
             steps_seen.append(step)
             text = line.format(**metrics)
             bar.update(task, completed=step, description=text)
             if bar.disable and step % max(1, spec.steps // 20) == 0:
-                click.echo(f"step {step} of {spec.steps}: {text}", err=True)
+                echo(f"step {step} of {spec.steps}: {text}", err=True)
 
         artifact = train_explainer(spec, show_step, address)
     metrics = artifact.metrics
@@ -206,11 +208,11 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
         )
     else:
         if not steps_seen:
-            click.echo("already complete")
-        click.echo(f"trained  on {artifact.supervision}")
-        click.echo(f"best     step {metrics['step']:.0f} of {spec.steps}")
+            echo("already complete")
+        echo(f"trained  on {artifact.supervision}")
+        echo(f"best     step {metrics['step']:.0f} of {spec.steps}")
     if not metrics["step"]:
-        click.echo("warning  no evaluation was better than before training: the initial weights are stored", err=True)
+        echo("warning  no evaluation was better than before training: the initial weights are stored", err=True)
     if metrics["left_out"]:
-        click.echo(f"warning  {metrics['left_out']:.0f} samples were left out: no image or no label", err=True)
+        echo(f"warning  {metrics['left_out']:.0f} samples were left out: no image or no label", err=True)
     return metrics

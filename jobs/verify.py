@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import click
 
+from pipeline.utils.terminal import echo
+
 from jobs import output
 from jobs.params import PATH_OR_URL, count_option
 from schemas.errors import RunFailedError, StoppedEarlyError
@@ -50,13 +52,13 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
         notes = {"notes": verified.notes, "versions": verified.versions}
         output.print_json(compared | {"recomputed": summary, "faults": faults, "damaged": damaged} | notes)
     else:
-        click.echo(f"{atlas}: {verified.objects:,} objects were compared with their commits")
+        echo(f"{atlas}: {verified.objects:,} objects were compared with their commits")
         if recomputed:
-            click.echo(f"{atlas}: {recomputed.maps:,} maps were recomputed, {recomputed.equal:,} of them bit-identical")
+            echo(f"{atlas}: {recomputed.maps:,} maps were recomputed, {recomputed.equal:,} of them bit-identical")
         for note in [*verified.notes, *(recomputed.notes if recomputed else [])]:
-            click.echo(escape_control(f"note     {note}"))
+            echo(f"note     {note}")
         for fault in faults:
-            click.echo(escape_control(f"fault    {fault}"))
+            echo(f"fault    {fault}")
     if faults:
         raise RunFailedError(f"{atlas}: {len(faults)} faults; {_how_to_repair(atlas, damaged)}")
     if verified.missing:

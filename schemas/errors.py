@@ -10,6 +10,8 @@ AtlasError
 └── StoppedEarlyError     75   interrupted; run the same command again to resume
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "AtlasError",
     "CorruptShardError",
@@ -23,9 +25,22 @@ __all__ = [
 
 
 class AtlasError(Exception):
-    """Base class of all errors that are shown to the user without a traceback."""
+    """Base class of all errors that are shown to the user without a traceback.
+
+    Args:
+        message: one sentence.
+        details: further lines, such as one for each shard. They are apart, since a newline in the message may be one of
+            the data.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message, tuple(details))
+        self.message, self.details = message, tuple(details)
+
+    def __str__(self) -> str:
+        return "\n  ".join((self.message, *self.details))
 
 
 class UsageError(AtlasError):

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 
 
 def escape_control(text: str) -> str:
-    """Return a text with its control and formatting characters, except newlines, written as escapes."""
-    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
+    """Return a text as one line of printable characters: control and formatting characters, also those that set the
+    direction of writing, are written as escapes, and so are newlines.
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:

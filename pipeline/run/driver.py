@@ -1,8 +1,8 @@
 """Driver of a planned run: lease, pending shards, events, and the errors at its end."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from pipeline.run.event_log import open_event_log
 from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardsInProgress
@@ -11,6 +11,7 @@ from pipeline.run.progress import RunProgress
 from pipeline.run.signals import GracefulShutdown
 from pipeline.store import Atlas, Lease
 from pipeline.utils.io import refuse_commands
+from pipeline.utils.terminal import echo
 from schemas.commits import QuarantineRecord
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
 from schemas.layout import LEASE, QUARANTINED, quarantine_object
@@ -42,7 +43,7 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     # A lease or quarantine records left by a dead run are cleaned up even if nothing is pending.
     if _pending_shards(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED):
-        with Lease(atlas.objects, _print_to_stderr) as lease:
+        with Lease(atlas.objects, partial(echo, err=True)) as lease:
             atlas = Atlas.open(url)  # another run may have committed shards while this one waited for the lease
             for _ in atlas.records():  # refuses those of another run, before anything is added to them
                 pass
@@ -105,8 +106,8 @@ def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease:
         raise StoppedEarlyError(f"stopped early, {len(pending) - done} shards are left; resume with: {command}")
     if quarantined:
         raise RunFailedError(
-            f"{len(quarantined)} of {len(run.shards)} shards could not be done:\n  {_reasons(run, quarantined)}\n"
-            f"fix them and resume with: {command}"
+            f"{len(quarantined)} of {len(run.shards)} shards could not be done:",
+            [*_reasons(run, quarantined), f"fix them and resume with: {command}"],
         )
 
 
@@ -117,14 +118,14 @@ def _record_quarantine(atlas: Atlas, event: ShardQuarantined) -> None:
     atlas.objects.put(quarantine_object(shard), record.to_bytes())
 
 
-def _reasons(run: RunRecord, quarantined: list[ShardQuarantined]) -> str:
+def _reasons(run: RunRecord, quarantined: list[ShardQuarantined]) -> list[str]:
     lines = []
     for event in sorted(quarantined, key=lambda event: event.shard_index)[:_MAX_NAMED]:
         url = run.shards[event.shard_index].url
         lines.append(event.reason if url in event.reason else f"{url}: {event.reason}")
     if len(quarantined) > _MAX_NAMED:
         lines.append(f"and {len(quarantined) - _MAX_NAMED} more, which vitatlas status lists")
-    return "\n  ".join(lines)
+    return lines
 
 
 def _events(
@@ -143,7 +144,3 @@ def _events(
         # Listen again: ray.init installs its own handler of SIGTERM.
         with ray_cluster(options.address), shutdown.listening(), shutdown.polled():
             yield from run_on_ray(atlas, shards, options, retry_failed, shutdown)
-
-
-def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)

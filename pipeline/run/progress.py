@@ -5,6 +5,7 @@ import time
 
 from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardQuarantined
 from pipeline.utils.progress import make_progress
+from pipeline.utils.terminal import echo
 from schemas.run import RunRecord
 from schemas.text import escape_control
 
@@ -61,7 +62,7 @@ class RunProgress:
         if note:
             self._print(f"{shard}: {note}")
         elif self._bar.disable:
-            print(f"{shard}: committed, {self.shards_done} of {len(self.run.shards)} shards, {rate}", file=sys.stderr)
+            echo(f"{shard}: committed, {self.shards_done} of {len(self.run.shards)} shards, {rate}", err=True)
 
     def _print(self, text: str) -> None:
         self._bar.console.print(escape_control(text), markup=False, highlight=False, soft_wrap=True)

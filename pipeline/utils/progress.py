@@ -4,8 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.utils.console import SafeConsole
+from schemas.text import escape_control
+
+from pipeline.utils.console import SafeConsole
+from schemas.text import escape_control
 
 T = TypeVar("T")
 
@@ -16,8 +21,8 @@ def make_progress(transient: bool = False) -> Progress:
     Args:
         transient: remove the bars at the end.
     """
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    console = SafeConsole(stderr=True)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
     times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     return Progress(*columns, *times, console=console, transient=transient, disable=not console.is_terminal)
 
@@ -32,7 +37,7 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     with make_progress(transient=True) as bars:
 
         def add_bar(description: str) -> Callable[[int, int], None]:
-            task = bars.add_task(description, total=None)
+            task = bars.add_task(escape_control(description), total=None)
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield add_bar
@@ -47,4 +52,4 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         description: text before the bar.
     """
     with make_progress() as bar:
-        yield from bar.track(items, total, description=description)
+        yield from bar.track(items, total, description=escape_control(description))
