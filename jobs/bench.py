@@ -6,10 +6,9 @@ from typing import Literal
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.params import choice_option, count_option, methods_option, path_option, split_names
+from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
 from schemas.run import Decode, ModelSpec, Precision, RunSpec

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from pipeline.utils.console import SafeConsole
-from pipeline.utils.terminal import echo
 from rich.table import Table
 
+from pipeline.utils.console import SafeConsole
 from pipeline.utils.json_values import replace_nonfinite
+from pipeline.utils.terminal import echo
 from schemas.text import escape_control
 
 if TYPE_CHECKING:

@@ -6,16 +6,14 @@ from typing import Any
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.estimate import estimate_cost, print_estimate
 from jobs.params import PATH_OR_URL, Duration, Number, path_option
 from jobs.run_options import run_spec, spec_options
+from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunRecord, RunSpec
-from schemas.text import escape_control
 
 _ROW_BYTES = 2000
 """Memory of a row of the sample table, beside its maps, until its shard is written."""

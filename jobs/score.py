@@ -4,8 +4,6 @@ from typing import Any, Literal
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.completion import methods_of_atlas
 from jobs.params import (
@@ -18,6 +16,7 @@ from jobs.params import (
     truth_orientation_option,
     tune_atlas_option,
 )
+from pipeline.utils.terminal import echo
 from schemas.run import TruthOrientation
 
 _COLUMNS = {
@@ -100,9 +99,7 @@ def score_command(
     echo(
         "* control. PxAP, MaxBoxAcc, MaxBoxAccV2: at the best threshold on these images; seg mIoU: at each map's mean."
     )
-    echo(
-        "threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest."
-    )
+    echo("threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest.")
     echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
     for count, reason in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
         if count:

@@ -5,11 +5,9 @@ from typing import Any
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.params import PATH_OR_URL, Number, count_option
-from schemas.text import escape_control
+from pipeline.utils.terminal import echo
 
 
 @click.command("status")

@@ -5,8 +5,6 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.params import (
     PATH_OR_URL,

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.params import PATH_OR_URL, count_option
+from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, StoppedEarlyError
-from schemas.text import escape_control
 
 _MAX_LISTED = 10
 """Shards that a message names."""

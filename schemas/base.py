@@ -1,12 +1,13 @@
-"""Base class of all records: immutable, without unknown fields, with one serialization and one hash."""
+"""Base class of all records, with one serialization and one hash, and types of fields that several records have."""
 
 import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import UsageError
 from schemas.text import suggest
@@ -20,8 +21,31 @@ _MESSAGES = {
 """Messages that replace those of pydantic, which name Python types."""
 
 
+def _check_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("must have a time zone, as in 2026-01-01T00:00:00+00:00")
+    return text
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""Number of things; readers in other languages hold it exactly, too."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number that is neither NaN nor infinite."""
+Time = Annotated[str, AfterValidator(_check_time)]
+"""A time in ISO 8601 with its zone."""
+
+MAX_RECORD_BYTES = 1 << 28
+"""Largest record that is parsed. The plan of 100,000 shards has 17 MB."""
+_MAX_SHOWN = 80
+"""Characters of a field's name that an error shows: the name may come from the data."""
+
+
 class Record(BaseModel):
-    """A record that is written to disk as JSON, or read from a user as YAML."""
+    """A record that is written to disk as JSON, or read from a user as YAML.
+
+    Records may come from others. This class is the only reader of them: it limits their size, pydantic limits their
+    depth, and the types of the fields exclude values that no writer of this project makes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +68,8 @@ class Record(BaseModel):
         Raises:
             UsageError: the data do not fit the record; the message names the source, the field and the reason.
         """
+        if isinstance(data, bytes) and len(data) > MAX_RECORD_BYTES:
+            raise UsageError(f"{source}: has {len(data):,} bytes, more than the {MAX_RECORD_BYTES:,} of any record")
         try:
             if isinstance(data, bytes):
                 return cls.model_validate_json(data)
@@ -51,11 +77,11 @@ class Record(BaseModel):
         except ValidationError as error:
             # An unknown field is often the reason why another one is missing.
             first = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
-            field = ".".join(str(part) for part in first["loc"])
+            field = ".".join(_shorten(str(part)) for part in first["loc"])
             reason = _MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
             if first["type"] == "extra_forbidden":
                 fields = cls._fields_at(first["loc"][:-1])
-                hint = suggest(str(first["loc"][-1]), fields)
+                hint = suggest(_shorten(str(first["loc"][-1])), fields)
                 reason = f"there is no such field; the fields are {', '.join(fields)}{hint}"
             raise UsageError(": ".join(filter(None, (source, field, reason)))) from None
 
@@ -87,6 +113,10 @@ class Record(BaseModel):
             else:  # an index, or the kind of the record
                 records = [record for record in records if part in _kinds(record)] or records
         return [name for record in records for name in record.model_fields]
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _records_in(annotation: Any) -> list[Any]:

@@ -1,8 +1,10 @@
 """Records of finished and current work: commits of shards and of derived products, quarantines, the lease."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from schemas.base import Record
+from schemas.base import Count, Finite, Record, Time
 from schemas.layout import FORMAT
 from schemas.run import SourceRecord
 
@@ -17,7 +19,7 @@ class ObjectRecord(Record):
     """
 
     path: str
-    size: int
+    size: Count
     sha256: str
 
 
@@ -48,21 +50,21 @@ class CommitRecord(Record):
 
     format: int = FORMAT
     shard: str
-    shard_index: int
-    rows: int
-    ok: int
-    statuses: dict[str, int]
-    degenerate: dict[str, int]
+    shard_index: Count
+    rows: Count
+    ok: Count
+    statuses: dict[str, Count]
+    degenerate: dict[str, Count]
     drift: dict[str, float]
-    fallbacks: dict[str, int] = Field(default_factory=dict)
+    fallbacks: dict[str, Count] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
     run_hash: str
     source: SourceRecord
     versions: dict[str, str]
-    seconds: dict[str, float]
-    attempt: int
+    seconds: dict[str, Finite]
+    attempt: Count
     host: str
-    finished: str
+    finished: Time
 
 
 class QuarantineRecord(Record):
@@ -76,7 +78,7 @@ class QuarantineRecord(Record):
 
     shard: str
     reason: str
-    finished: str
+    finished: Time
 
 
 class LeaseRecord(Record):
@@ -93,9 +95,9 @@ class LeaseRecord(Record):
 
     holder: str
     host: str
-    pid: int
-    since: str
-    heartbeat: int = 0
+    pid: Annotated[int, Field(ge=1, lt=1 << 31)]
+    since: Time
+    heartbeat: Count = 0
     in_progress: tuple[str, ...] = ()
 
 
@@ -116,6 +118,6 @@ class DerivedCommit(Record):
     parent: str
     settings_hash: str
     items: tuple[str, ...]
-    counts: dict[str, int]
+    counts: dict[str, Count]
     statistics: dict[str, float] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]

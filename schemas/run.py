@@ -1,14 +1,14 @@
 """A run: the spec of the user (``RunSpec``) and the frozen record of the plan (``RunRecord``)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from schemas.base import Record, sha256
+from schemas.base import Count, Finite, Record, sha256
 from schemas.layout import FORMAT, ArraySpec, arrays
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
@@ -23,6 +23,8 @@ TruthOrientation = Literal["stored", "upright"]
 """Images that the coordinates of a truth are of: as stored in their files, or turned upright by EXIF."""
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+"""A length in pixels, patches, classes or rows of a chunk."""
 PartialShards = Literal["refuse", "keep"]
 KeySeparator = Literal["first-dot", "last-dot"]
 Exif = Literal["apply", "ignore"]
@@ -146,16 +148,16 @@ class ModelRecord(Record):
     network: str
     options: dict[str, object] = Field(default={})
     weights: str
-    parameters: int
-    classes: int
-    input_size: tuple[int, int]
-    grid: tuple[int, int]
-    prefix_tokens: int
+    parameters: Count
+    classes: Annotated[int, Field(ge=1, lt=1 << 31)]
+    input_size: tuple[Size, Size]
+    grid: tuple[Size, Size]
+    prefix_tokens: Count
     readout: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
-    crop_pct: float
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Finite, Finite, Finite]
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
+    crop_pct: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     crop_mode: str
 
 
@@ -207,8 +209,8 @@ class ShardRecord:
 
     name: Name
     url: str
-    samples: int
-    size: int
+    samples: Count
+    size: Annotated[int, Field(ge=-1)]
     fault: str | None = None
     partial: bool = False
     fingerprint: str | None = None
@@ -226,6 +228,27 @@ class ShardRecord:
         return replace(self, size=-1, fingerprint=None, listing=None)
 
     left_out: str | None = None
+
+
+class FormatRecord(Record):
+    """The one field of ``run.json`` that every version of the layout has.
+
+    Attributes:
+        format: version of the layout.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    format: int | None = None
+
+
+def slot_rows(samples: Iterable[int], chunk: int) -> int:
+    """Return the number of rows that each shard owns.
+
+    Args:
+        samples: number of samples of each shard.
+        chunk: rows of one Zarr chunk.
+    """
+    return -(-max(1, *samples) // chunk) * chunk
 
 
 class RunRecord(Record):
@@ -256,10 +279,18 @@ class RunRecord(Record):
     extra_outputs: dict[Name, tuple[Name, ...]]
     artifacts: dict[str, str] = Field(default={})
     provenance: dict[str, str] = Field(default={})
-    slot: int
-    chunk: int
+    slot: Count
+    chunk: Size
     shards: tuple[ShardRecord, ...]
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check_slot(self) -> Self:
+        if self.slot != slot_rows((shard.samples for shard in self.shards), self.chunk):
+            raise ValueError("slot is not the largest number of samples of a shard, rounded up to the chunk")
+        if self.rows >= 1 << 53:
+            raise ValueError("there are more rows than an atlas can have")
+        return self
 
     def sealed(self) -> Self:
         """Return the record with its hashes."""

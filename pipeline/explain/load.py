@@ -55,25 +55,27 @@ def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None 
     anatomy = describe(model)
     config = resolve_model_data_config(model)
     for statistic in ("mean", "std"):
-        if len(config[statistic]) != 3:
-            raise UsageError(f"{name}: {statistic} is of {len(config[statistic])} channels; only RGB is supported")
-    record = ModelRecord(
-        name=name,
-        network=type(model).__name__,
-        options=options or {},
-        weights=weights_hash(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        classes=anatomy.classes,
-        input_size=anatomy.input_size,
-        grid=anatomy.grid,
-        prefix_tokens=anatomy.prefix_tokens,
-        readout=anatomy.readout,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        crop_pct=config["crop_pct"],
-        crop_mode=config["crop_mode"],
-    )
+        channels = config[statistic]
+        if isinstance(channels, tuple | list) and len(channels) != 3:
+            raise UsageError(f"{name}: {statistic} is of {len(channels)} channels; only RGB is supported")
+    content = {
+        "name": name,
+        "network": type(model).__name__,
+        "options": options or {},
+        "weights": weights_hash(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": anatomy.classes,
+        "input_size": anatomy.input_size,
+        "grid": anatomy.grid,
+        "prefix_tokens": anatomy.prefix_tokens,
+        "readout": anatomy.readout,
+        "mean": config["mean"],
+        "std": config["std"],
+        "interpolation": config["interpolation"],
+        "crop_pct": config["crop_pct"],
+        "crop_mode": config["crop_mode"],
+    }
+    record = ModelRecord.read(content, name)  # mean, std and crop may be those of a folder's config.json
     return LoadedModel(model, anatomy, record)
 
 

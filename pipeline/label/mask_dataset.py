@@ -191,7 +191,7 @@ def _parse_label(files: dict[str, bytes], name: str) -> tuple[str, int]:
     try:
         label = json.loads(files["json"])
         return str(label["status"]), int(label["label"] if label["status"] == LabelStatus.OK else -1)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         fault = f"{name} has no status and label ({error!r})"
         raise UsageError(f"{fault}; are these shards of vitatlas label --format png?") from None
 

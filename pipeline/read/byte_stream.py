@@ -283,7 +283,8 @@ def _classify_errors(url: str) -> Iterator[None]:
         yield
     except tuple(_UNAVAILABLE) as error:
         reason = next(reason for kind, reason in _UNAVAILABLE.items() if isinstance(error, kind))
-        raise CorruptTarError(reason) from error
+        own_message = error.strerror if error.errno and error.strerror != os.strerror(error.errno) else None
+        raise CorruptTarError(f"{reason} ({own_message})" if own_message else reason) from error
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error) or type(error).__name__, url) from error
     except Exception as error:  # clients of stores have errors of their own

@@ -149,6 +149,8 @@ def _scan_shards(urls: Sequence[str], grouping: Grouping) -> Iterator[ShardScan]
 def _scan_with_retries(grouping: Grouping, url: str) -> ShardScan:
     try:
         return with_retries(scan_shard, url, grouping)
+    except PermissionError as error:
+        raise UsageError(f"{url}: may not be read ({error.strerror})") from error
     except OSError as error:
         # Not a problem of the shard, which would be recorded for good.
         raise UsageError(f"{url}: cannot be reached ({error.strerror}); try again, or leave it out") from error
@@ -179,7 +181,7 @@ def _read_info(folder: str) -> dict[str, int]:
             for split in splits
             for name, count in zip(split["filenames"], split["shard_lengths"], strict=True)
         }
-        if not all(isinstance(count, int) for count in counts.values()):
+        if not all(type(count) is int and count >= 0 for count in counts.values()):
             raise ValueError("a length is not a whole number")
         return counts
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

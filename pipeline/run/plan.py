@@ -16,7 +16,7 @@ from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
-from schemas.run import ModelRecord, RunRecord, RunSpec, ShardRecord
+from schemas.run import ModelRecord, RunRecord, RunSpec, ShardRecord, slot_rows
 
 CHUNK = 256
 """Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
@@ -89,7 +89,7 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
         model=loaded.record,
         artifacts=artifact_hashes(methods),
         **_method_fields(methods),
-        slot=-(-largest // chunk) * chunk,
+        slot=slot_rows((shard.samples for shard in shards), chunk),
         chunk=chunk,
         shards=shards,
         versions=package_versions(),

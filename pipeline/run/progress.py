@@ -1,6 +1,5 @@
 """Progress of a run on standard error: a bar on a terminal, else one line per shard."""
 
-import sys
 import time
 
 from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardQuarantined

@@ -1,6 +1,5 @@
 """``Atlas``: the reader of an atlas."""
 
-import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
@@ -30,7 +29,7 @@ from schemas.layout import (
     quarantine_object,
     range_name,
 )
-from schemas.run import RunRecord
+from schemas.run import FormatRecord, RunRecord
 from schemas.samples import SAMPLES, SampleStatus
 from schemas.text import escape_control
 
@@ -363,12 +362,9 @@ def _open_cached(url: str, run_hash: str) -> Atlas:
 
 def _check_format(data: bytes, url: str) -> None:
     """Raise UsageError if a ``run.json`` states another format, whatever else is in it."""
-    try:
-        version = int(json.loads(data)["format"])
-    except (ValueError, TypeError):
-        return  # RunRecord.read names the fault
-    except KeyError:
-        raise UsageError(f"{url}/{RUN}: states no format; it is damaged, restore it or plan again") from None
+    version = FormatRecord.read(data, f"{url}/{RUN}").format
+    if version is None:
+        raise UsageError(f"{url}/{RUN}: states no format; it is damaged, restore it or plan again")
     if version != FORMAT:
         remedy = "update vit-atlas" if version > FORMAT else "compute it again with vitatlas run"
         raise UsageError(f"{url}: has format {version}, this version reads only format {FORMAT}; {remedy}")

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import ReadOnlyStore
+from schemas.arrow import without_descriptions
 from schemas.base import sha256
 from schemas.commits import CommitRecord
-from schemas.errors import RunFailedError, UsageError
+from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import MAPS, samples_object
 from schemas.run import RunRecord
+from schemas.samples import SAMPLES
 from schemas.text import suggest
 
 
@@ -66,15 +68,17 @@ class AtlasReader(ABC):
         """
         name = samples_object(shard)
         where = f"{self.objects.url}/{name}"
+        fields = without_descriptions(pa.schema([SAMPLES.field(name) for name in columns or SAMPLES.names]))
         committed = [record for record in (commit or self.record(shard)).objects if record.path == name]
         try:
             data = self.objects.get(name)
             if [sha256(data)] != [record.sha256 for record in committed]:
                 raise RunFailedError(f"{where}: is not the table that was committed; see vitatlas verify")
-            return from_parquet(data, columns)
+            table = from_parquet(data, fields.names)
+            return table.cast(fields.with_metadata(table.schema.metadata))
         except FileNotFoundError:
             raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise RunFailedError(f"{where}: cannot be read ({error}); see vitatlas verify") from None
 
     def read(self, array: str, rows: int | slice | NDArray[np.int64], target: str) -> NDArray[Any]:
@@ -106,7 +110,9 @@ class AtlasReader(ABC):
         """
         try:
             return np.asarray(self.group[array][selection])
-        except (ValueError, RuntimeError, KeyError) as error:
+        except (AtlasError, OSError):
+            raise
+        except Exception as error:  # whatever Zarr and its codecs meet in metadata and chunks that are not as written
             raise RunFailedError(
                 f"{self.objects.url}: {array} cannot be read ({error}); find the damage with vitatlas verify"
             ) from error

@@ -7,6 +7,8 @@ from contextlib import suppress
 from mmap import mmap
 
 _PREFIX, _SUFFIX = ".vitatlas-", ".part"
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Error numbers of file systems that do not flush folders, such as CIFS and some of FUSE."""
 
 
 def is_temp_file(name: str) -> bool:
@@ -65,9 +67,16 @@ def make_folder(folder: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Flush a folder, so that the names in it survive a power loss."""
+    """Flush a folder, so that the names in it survive a power loss; some file systems cannot, and are left to it.
+
+    Raises:
+        OSError: the disk fails; the error names the folder.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise OSError(error.errno, error.strerror, folder) from error
     finally:
         os.close(handle)

@@ -99,28 +99,62 @@ def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             error, ValueError
         ):  # such as an endpoint without http://
             raise UsageError(f"{redact(str(error))}; see docs/howto/storage.md") from None
-        if not is_transient(error):
+        paths = [path for path in args[:1] if isinstance(path, str)]
+        if (status := _http_status(error)) in _REFUSED:
+            raise PermissionError(errno.EACCES, f"{_describe(error)}; {_how_to_get_access(error)}", *paths) from error
+        if not is_transient(error) and status is None:
             raise
-        message = error.strerror if isinstance(error, OSError) else None
-        reason = redact(message or f"{error} ({type(error).__name__})")
+        reason = _describe(error)
         attempts = retrying.statistics["attempt_number"]
         suffix = (
             f", {attempts} times in {retrying.statistics['delay_since_first_attempt']:.0f} s" if attempts > 1 else ""
         )
-        raise OSError(errno.EIO, reason + suffix, *(path for path in args[:1] if isinstance(path, str))) from error
+        raise OSError(errno.EIO, reason + suffix, *paths) from error
 
 
 _PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 PERMANENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Error numbers of a full or read-only disk: no retry helps, on this worker or another."""
-_NETWORK_PACKAGES = ("aiohttp", "botocore", "urllib3")
+_NETWORK_PACKAGES = ("aiohttp", "botocore", "httpcore", "httpx", "httpx2", "requests", "urllib3")
+_REFUSED = (401, 403)
+"""HTTP statuses of an object that exists for others only."""
+_MAX_REASON = 300
+"""Characters of another package's message: some print a page."""
 _SETTINGS_ERRORS = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "NoRegionError")
 
 
 def is_transient(error: BaseException) -> bool:
     """Return whether a retry may succeed, as for a network error or a busy server."""
+    status = _http_status(error)
+    if status is not None and 400 <= status < 500:
+        return status in (408, 425, 429)  # too slow, too early, too many
     if isinstance(error, OSError):
         return not isinstance(error, _PERMANENT_ERRORS) and error.errno not in (*PERMANENT_ERRNOS, errno.ENAMETOOLONG)
     return (
         type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES and type(error).__name__ not in _SETTINGS_ERRORS
     )
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of the HTTP response that an error is about; None for other errors.
+
+    Each HTTP client has its own classes of errors, and packages for stores derive theirs from these.
+    """
+    response = getattr(error, "response", None)
+    for holder, name in ((response, "status_code"), (error, "status"), (error, "status_code")):
+        if isinstance(status := getattr(holder, name, None), int):
+            return status
+    return None
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error as one sentence without secrets."""
+    message = error.strerror if isinstance(error, OSError) else None
+    text = " ".join((message or f"{error} ({type(error).__name__})").split())
+    return redact(text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…")
+
+
+def _how_to_get_access(error: Exception) -> str:
+    if type(error).__module__.startswith("huggingface_hub"):
+        return "accept the terms of the repository on the Hub, and set HF_TOKEN"
+    return "see docs/howto/storage.md for credentials"

@@ -18,6 +18,7 @@ from some_labels import CONTEXT, LABELS, NAMED, label_of, labels, shape, written
 from jobs.label import label_command
 from pipeline.label import label
 from pipeline.label.formats import LABEL_FORMATS
+from pipeline.label.formats.naming import file_name
 from pipeline.store import Atlas, ObjectStore
 from schemas.errors import UsageError
 from schemas.policy import Policy, Threshold
@@ -132,3 +133,27 @@ def test_labels_of_the_tests_are_what_they_say() -> None:
         assert not (each.mask & each.ignore).any()
         assert each.status == ("ok" if each.boxes else "empty")
         assert rle.area(each.mask_rle) == each.mask.sum() == round(each.area * each.mask.size)
+
+
+LONG = ["a" * 300, "a" * 299 + "b", "ü" * 120, "d/" * 500 + "e", f"{'a' * 150}~{'0' * 32}"]
+"""Keys that are too long for a file, in characters, in bytes or in all, and one that looks like a shortened one."""
+
+
+def test_names_that_are_too_long_are_shortened_to_different_ones(tmp_path: Path) -> None:
+    names = [file_name(key) for key in LONG]
+    names += [file_name(name) for name in names]  # a stranger may choose these
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert len(f"{name}.mask.png".encode()) < 230
+        (tmp_path / f"{name}.mask.png").touch()
+    assert file_name("a" * 300 + ".jpeg").endswith(".jpeg")
+    assert [file_name(key) for key in ("a", "d/a b", "a" * 200)] == ["a", "d/a b", "a" * 200]
+
+
+def test_every_format_writes_the_labels_of_long_keys(tmp_path: Path) -> None:
+    given = [label_of(row, key, shape((2, 2, 9, 9))) for row, key in enumerate(LONG)]
+    for label_format in LABEL_FORMATS.values():
+        paths = [path for path, _ in label_format.export("s", iter(given), CONTEXT)]
+        assert len(set(paths)) == len(paths)
+        for path in paths:
+            ObjectStore(str(tmp_path)).put(path, b"")

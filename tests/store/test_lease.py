@@ -77,7 +77,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(
 
 def test_a_holder_that_was_taken_for_dead_knows_it(objects: ObjectStore) -> None:
     with Lease(objects) as mine:
-        stranger = LeaseRecord(holder="other", host="elsewhere", pid=1, since="")
+        stranger = LeaseRecord(holder="other", host="elsewhere", pid=1, since="2026-01-01T00:00:00+00:00")
         objects.put(LEASE, stranger.to_bytes())
         deadline = time.monotonic() + 10
         while not mine.lost and time.monotonic() < deadline:

@@ -163,7 +163,7 @@ def _verify_croissant(objects: ObjectStore) -> Iterator[str]:
     try:
         description = json.loads(read_bytes(objects, CROISSANT_NAME))
         files = [(node["contentUrl"], node["sha256"]) for node in description["distribution"] if "sha256" in node]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         yield f"{CROISSANT_NAME}: cannot be read ({type(error).__name__})"
         return
     for name, digest in files:

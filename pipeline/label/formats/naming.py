@@ -1,13 +1,23 @@
 """Names of files and classes, from names in the data."""
 
+import hashlib
+import re
 from collections.abc import Collection, Iterable
 
 from pipeline.label.formats.base import ExportContext
 from schemas.errors import UsageError
 
+_MAX_PART, _MAX_PATH = 200, 700
+"""Bytes of a part of a path, and of all of it, beside which an extension and a folder find room: file systems allow 255
+bytes in a part, and object stores 1,024 in a path."""
+_SHORTENED = re.compile(r"~[0-9a-f]{32}(\.\w{1,8})?$")
+
 
 def file_name(name: str, forbidden: str = "") -> str:
     """Return a key or member name as a path below a folder, without the "./" that some shards put in front.
+
+    A name that is too long for a file becomes its beginning, ``~`` and 32 digits of its SHA-256, without folders. So
+    does a name that looks like one of these, lest two samples get one file.
 
     Args:
         name: name without "..", see ``has_unique_key``.
@@ -19,7 +29,13 @@ def file_name(name: str, forbidden: str = "") -> str:
     path = name.removeprefix("./")
     if {"", ".", ".."} & set(path.split("/")[:-1]) or not path.isprintable() or set(path) & set(forbidden):
         raise UsageError(f"{name!r}: cannot be the name of a file in this format; rename it, or take png or parquet")
-    return path
+    parts = path.split("/")
+    fits = len(path.encode()) <= _MAX_PATH and max(len(part.encode()) for part in parts) <= _MAX_PART
+    if fits and not _SHORTENED.search(path):
+        return path
+    stem, extension = re.fullmatch(r"(.*?)((?:\.\w{1,8})?)", parts[-1]).groups()  # type: ignore[union-attr]
+    beginning = stem.encode()[: _MAX_PART - 50].decode(errors="ignore")
+    return f"{beginning}~{hashlib.sha256(path.encode()).hexdigest()[:32]}{extension}"
 
 
 def unique_class_names(
