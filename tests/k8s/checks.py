@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -98,9 +99,10 @@ def check_locked(documents: list[Document]) -> None:
         assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
         assert not any("hostPath" in volume for volume in pod["volumes"])
         for amounts in ("requests", "limits"):
-            assert {"cpu", "memory"} <= container["resources"][amounts].keys()
-        for volume in pod["volumes"]:
-            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
+            assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][amounts].keys()
+        folders = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+        on_disk = sum(_bytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") != "Memory")
+        assert on_disk < _bytes(container["resources"]["limits"]["ephemeral-storage"])
 
 
 def check_no_secrets(documents: list[Document]) -> None:
@@ -202,18 +204,52 @@ def check_resumes(documents: list[Document]) -> None:
     assert not cluster.get("enableInTreeAutoscaling")
 
 
+NAMESPACE = "kubernetes.io/metadata.name"
+"""Label that Kubernetes itself gives a namespace: no tenant can choose it."""
+API_SERVERS = ("10.96.0.1", "10.0.0.1", "172.20.0.1", "192.168.0.1", "100.64.0.1", "fd00::1")
+"""Where clusters have them."""
+METADATA = ("169.254.169.254", "fd00:ec2::254", "fd20:ce::254", "fe80::1")
+"""Where clouds give out credentials."""
+
+
 def check_network(documents: list[Document]) -> None:
-    """All pods stand behind the NetworkPolicy, and it lets nobody from elsewhere in but the operator."""
+    """All pods stand behind the NetworkPolicy: in come they and the operator, out go they, DNS, and HTTPS in public."""
     (policy,) = (document["spec"] for document in documents if document["kind"] == "NetworkPolicy")
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     ours = policy["podSelector"]["matchLabels"]
     for pod in pods(documents).values():
         assert ours.items() <= pod["metadata"]["labels"].items()
+    own = {"podSelector": {"matchLabels": ours}}
     for rule in policy["ingress"]:
-        for peer in rule["from"]:
-            own = peer == {"podSelector": {"matchLabels": ours}}
-            labels = peer.get("podSelector", {}).get("matchLabels", {})
-            assert own or "kuberay-operator" in labels.values()
+        for peer in _peers(rule, "from"):
+            if peer != own:
+                assert peer["namespaceSelector"]["matchLabels"][NAMESPACE]
+                assert "kuberay-operator" in peer["podSelector"]["matchLabels"].values()
+                assert _ports(rule) == {8265}
+    for rule in policy["egress"]:
+        for peer in _peers(rule, "to"):
+            if "ipBlock" in peer:
+                assert _ports(rule) == {443}
+                assert not any(_within(peer["ipBlock"], address) for address in (*API_SERVERS, *METADATA))
+            elif peer != own:
+                assert peer["namespaceSelector"]["matchLabels"][NAMESPACE] == "kube-system"
+                assert peer["podSelector"]["matchLabels"]
+                assert _ports(rule) == {53}
+
+
+def _peers(rule: Document, side: str) -> list[Document]:
+    """Whom a rule is about; without any it would be everybody."""
+    assert rule[side]
+    return rule[side]
+
+
+def _ports(rule: Document) -> set[int]:
+    return {port["port"] for port in rule["ports"]}
+
+
+def _within(block: Document, address: str) -> bool:
+    where = ip_address(address)
+    return where in ip_network(block["cidr"]) and not any(where in ip_network(each) for each in block["except"])
 
 
 def _mount(documents: list[Document], path: str) -> bool:

@@ -29,6 +29,10 @@ def other(kind: str, change: Change) -> Callable[[list[Document]], Any]:
     return lambda documents: change(next(each for each in documents if each["kind"] == kind))
 
 
+def policy(change: Change) -> Callable[[list[Document]], Any]:
+    return other("NetworkPolicy", lambda it: change(it["spec"]))
+
+
 def container(change: Change) -> Callable[[list[Document]], Any]:
     """Of the worker."""
     return lambda documents: change(list(checks.containers(documents))[-1][1])
@@ -142,6 +146,31 @@ WRONG = {
     "a door for everybody": (
         checks.check_network,
         other("NetworkPolicy", lambda it: it["spec"]["ingress"][0].update({"from": [{"namespaceSelector": {}}]})),
+    ),
+    "an operator wherever a tenant says": (
+        checks.check_network, policy(lambda it: it["ingress"][1]["from"][0].update(namespaceSelector={})),
+    ),
+    "all ports for the operator": (checks.check_network, policy(lambda it: it["ingress"][1].pop("ports"))),
+    "DNS of anybody": (checks.check_network, policy(lambda it: it["egress"][1].pop("to"))),
+    "DNS in any namespace": (
+        checks.check_network, policy(lambda it: it["egress"][1]["to"][0].pop("namespaceSelector"))
+    ),
+    "HTTPS to everywhere": (
+        checks.check_network, policy(lambda it: it["egress"].append({"ports": [{"port": 443, "protocol": "TCP"}]}))
+    ),
+    "HTTPS to the API server": (
+        checks.check_network,
+        policy(
+            lambda it: it["egress"].append(
+                {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["172.16.0.0/12"]}}], "ports": [{"port": 443}]}
+            )
+        ),
+    ),
+    "no bound of disk": (
+        checks.check_locked, container(lambda it: it["resources"]["limits"].pop("ephemeral-storage"))
+    ),
+    "a folder larger than the bound of disk": (
+        checks.check_locked, container(lambda it: it["resources"]["limits"].update({"ephemeral-storage": "20Gi"}))
     ),
 }  # fmt: skip
 

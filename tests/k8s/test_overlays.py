@@ -56,6 +56,34 @@ def test_what_the_page_applies_is_there() -> None:
     assert all((checks.ROOT / place).exists() for place in places)
 
 
+def test_the_overlay_of_the_page_names_the_image_by_its_digest(tmp_path: Path) -> None:
+    (text,) = re.findall(r"cat > kustomization.yaml <<'EOF'\n(.*?)EOF\n", README, re.DOTALL)
+    assert 'digest: "sha256:DIGEST"' in text
+    if not shutil.which("kubectl"):
+        pytest.skip("images are named by kubectl alone")
+    digest = f"sha256:{'0' * 64}"
+    shutil.copytree(checks.K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s" / "overlays" / "mine"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(text.replace("sha256:DIGEST", digest), "utf-8")
+    images = {container["image"] for _, container in checks.containers(kubectl(folder))}
+    assert images == {f"YOUR-REGISTRY/vit-atlas@{digest}"}
+
+
+def test_the_patches_of_the_page_open_what_they_say(tmp_path: Path) -> None:
+    """Of the network policy, for clusters that are made otherwise."""
+    (text,) = re.findall(r"```yaml\n(patches:\n  - target: {kind: NetworkPolicy}.*?)```", README, re.DOTALL)
+    shutil.copytree(checks.K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s" / "overlays" / "mine"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(f"resources: [../s3]\n{text}", "utf-8")
+    documents = rendered(folder)
+    checks.check_kubernetes(documents)
+    (policy,) = (document["spec"] for document in documents if document["kind"] == "NetworkPolicy")
+    assert policy["ingress"][1]["from"][0]["namespaceSelector"]["matchLabels"] == {checks.NAMESPACE: "default"}
+    assert [len(rule["to"]) for rule in policy["egress"]] == [1, 2, 2, 1]
+
+
 def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
     return {(document["kind"], document["metadata"]["name"]): document for document in documents}
 

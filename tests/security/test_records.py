@@ -113,7 +113,7 @@ def copied(published: Path, folder: str, name: str, content: bytes) -> Path:
     return copy
 
 
-@examples(150)
+@examples(25)
 @given(st.data())
 def test_no_record_of_an_atlas_gives_a_traceback_or_moves_the_cursor(published: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RECORDS))
@@ -192,7 +192,7 @@ def mutated(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
     return replaced(document, path, draw(st.sampled_from([value for value in VALUES if value != "\ud800"])))
 
 
-@examples(60)
+@examples(12)
 @given(st.data())
 def test_no_policy_or_spec_gives_a_traceback(published: Path, data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
@@ -211,7 +211,7 @@ SMALL = [value for value in VALUES if not isinstance(value, int | float) or valu
 """Without networks that no memory holds."""
 
 
-@examples(30)
+@examples(6)
 @given(st.data())
 def test_no_model_folder_gives_a_traceback(published: Path, data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
