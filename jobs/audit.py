@@ -4,8 +4,6 @@ import re
 from typing import Literal
 
 import click
-
-from pipeline.utils.terminal import echo
 from click.core import ParameterSource
 
 from jobs import output
@@ -25,9 +23,9 @@ from jobs.params import (
     truth_orientation_option,
 )
 from pipeline.audit.exports import EXPORTERS
+from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import TruthOrientation
-from schemas.text import escape_control
 
 _MAX_LISTED = 10
 """Classes that are printed."""

@@ -2,8 +2,6 @@
 
 import click
 
-from pipeline.utils.terminal import echo
-
 from jobs import output
 from jobs.params import (
     PATH_OR_URL,
@@ -18,6 +16,7 @@ from jobs.params import (
     tune_atlas_option,
 )
 from pipeline.label.formats import LABEL_FORMATS
+from pipeline.utils.terminal import echo
 from schemas.run import TruthOrientation
 
 
@@ -100,7 +99,5 @@ def label_command(
     if summary.calibration:
         echo(f"threshold {threshold}: {summary.calibration}")
     if summary.area is not None:
-        echo(
-            f"mean foreground {100 * summary.area:.1f} % of an image, ignored {100 * (summary.ignored or 0):.1f} %"
-        )
+        echo(f"mean foreground {100 * summary.area:.1f} % of an image, ignored {100 * (summary.ignored or 0):.1f} %")
     echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")

@@ -16,6 +16,7 @@ from jobs.params import (
     path_option,
     truth_orientation_option,
 )
+from pipeline.utils.terminal import echo
 from schemas.run import ModelSpec, TruthOrientation
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 import pyarrow as pa
+from pydantic import ConfigDict
 
 from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Record
@@ -93,3 +94,14 @@ class LabelingSpec(Record):
     threshold: float | None = None
     calibration: str | None = None
     hash: str = ""
+
+
+class MergedRecord(Record):
+    """The part of ``summary.json`` of a folder of labels that the next command needs.
+
+    Attributes:
+        merged: objects that were made of all shards together.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    merged: tuple[str, ...]

@@ -284,14 +284,6 @@ class RunRecord(Record):
     shards: tuple[ShardRecord, ...]
     versions: dict[str, str]
 
-    @model_validator(mode="after")
-    def _check_slot(self) -> Self:
-        if self.slot != slot_rows((shard.samples for shard in self.shards), self.chunk):
-            raise ValueError("slot is not the largest number of samples of a shard, rounded up to the chunk")
-        if self.rows >= 1 << 53:
-            raise ValueError("there are more rows than an atlas can have")
-        return self
-
     def sealed(self) -> Self:
         """Return the record with its hashes."""
         hashes = self._field_hashes()
@@ -302,6 +294,12 @@ class RunRecord(Record):
         current = self._field_hashes()
         changed = [name for name in {**current, **self.hashes} if current.get(name) != self.hashes.get(name)]
         return changed or ["run_hash"] * (self.run_hash != _hash_json(self.hashes))
+
+    def slot_fault(self) -> str | None:
+        """Return what is wrong with the rows of the shards, if anything: records of others may have any hash."""
+        if self.slot != slot_rows((shard.samples for shard in self.shards), self.chunk):
+            return "slot is not the largest number of samples of a shard, rounded up to the chunk"
+        return None if self.rows < 1 << 53 else f"slot: {self.rows:,} rows are more than an atlas can have"
 
     def _field_hashes(self) -> dict[str, str]:
         # A later version may have further fields. Their defaults are left out, so that the hash of a record that lacks

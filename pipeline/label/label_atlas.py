@@ -23,8 +23,8 @@ from pipeline.store.derived import check_output_dir
 from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
-from schemas.errors import UsageError
-from schemas.labels import LABELS, LabelingSpec
+from schemas.errors import RunFailedError, UsageError
+from schemas.labels import LABELS, LabelingSpec, MergedRecord
 from schemas.policy import Policy
 from schemas.text import suggest
 
@@ -143,9 +143,14 @@ class _Labels(DerivedProduct[None, LabelSummary]):
         for name in (*self._merged(), SUMMARY):
             self.objects.delete(name)
 
-    def _merged(self) -> list[str]:
+    def _merged(self) -> tuple[str, ...]:
         """Return the merged objects of the last finished command, which may have had other formats."""
-        return json.loads(self.objects.get(SUMMARY))["merged"] if self.objects.exists(SUMMARY) else []
+        if not self.objects.exists(SUMMARY):
+            return ()
+        try:
+            return MergedRecord.read(self.objects.get(SUMMARY), f"{self.objects.url}/{SUMMARY}").merged
+        except UsageError as error:
+            raise RunFailedError(f"{error}; remove it, and run the same command again") from None
 
     def finish(self, commits: Mapping[str, DerivedCommit]) -> LabelSummary:
         merged = dict.fromkeys(self._merged())

@@ -181,7 +181,7 @@ def _read_info(folder: str) -> dict[str, int]:
             for split in splits
             for name, count in zip(split["filenames"], split["shard_lengths"], strict=True)
         }
-        if not all(type(count) is int and count >= 0 for count in counts.values()):
+        if not all(isinstance(count, int) for count in counts.values()):
             raise ValueError("a length is not a whole number")
         return counts
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -71,6 +71,8 @@ class Atlas(AtlasReader):
                 f"{url}/{RUN}: {names} {'has' if len(changed) == 1 else 'have'} been changed since the "
                 "atlas was planned; restore the file, or plan another atlas"
             )
+        if fault := run.slot_fault():
+            raise RunFailedError(f"{url}/{RUN}: {fault}; restore the file, or plan another atlas")
         return cls(objects, run)
 
     def __reduce__(self) -> tuple[Any, ...]:

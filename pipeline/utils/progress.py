@@ -9,9 +9,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.utils.console import SafeConsole
 from schemas.text import escape_control
 
-from pipeline.utils.console import SafeConsole
-from schemas.text import escape_control
-
 T = TypeVar("T")
 
 

@@ -22,7 +22,8 @@ from pipeline.store import lease
 from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import LeaseRecord, QuarantineRecord
-from schemas.run import ModelSpec, RunSpec
+from schemas.errors import UsageError
+from schemas.run import ModelSpec, RunRecord, RunSpec
 
 POLICY = {
     "name": "a", "methods": ["legrad", "attention"], "target": "label", "combine": "mean",
@@ -102,9 +103,17 @@ def content_of(published: Path, name: str) -> bytes:
     return strangers.get(name) or (published / "atlas" / name).read_bytes()
 
 
-def copied(published: Path, folder: str, name: str, content: bytes) -> Path:
+def with_hashes(content: bytes) -> bytes:
+    """A changed ``run.json`` with the hashes of what it says now, as a stranger writes it; as it is, if it is none."""
+    try:
+        return RunRecord.read(content, "run.json").sealed().to_bytes()
+    except UsageError:
+        return content
+
+
+def copied(published: Path, folder: Path, name: str, content: bytes) -> Path:
     """A copy of what is published with another content of one object."""
-    copy = Path(shutil.copytree(published, Path(folder) / "copy"))
+    copy = Path(shutil.copytree(published, folder / "copy"))
     file = copy / "atlas" / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
@@ -118,8 +127,10 @@ def copied(published: Path, folder: str, name: str, content: bytes) -> Path:
 def test_no_record_of_an_atlas_gives_a_traceback_or_moves_the_cursor(published: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RECORDS))
     content = data.draw(changed(content_of(published, name)))
+    if name == "run.json" and data.draw(st.booleans()):
+        content = with_hashes(content)
     with TemporaryDirectory() as folder:
-        copy = copied(published, folder, name, content)
+        copy = copied(published, Path(folder), name, content)
         call(*data.draw(st.sampled_from(commands(copy))))
 
 
@@ -129,7 +140,7 @@ STRANGE = [(name, command) for name in ("lease.json", "quarantined/part-1.json")
 @pytest.mark.parametrize(("name", "command"), STRANGE)
 def test_text_in_any_field_is_printed_as_text(published: Path, tmp_path: Path, name: str, command: int) -> None:
     content = json.loads(content_of(published, name))
-    copy = copied(published, str(tmp_path), name, b"")
+    copy = copied(published, tmp_path, name, b"")
     for path in paths(content):
         if isinstance(value_at(content, path), str):
             (copy / "atlas" / name).parent.mkdir(exist_ok=True)
@@ -162,7 +173,7 @@ def test_text_in_a_sample_table_is_printed_as_text(published: Path, tmp_path: Pa
 @pytest.mark.parametrize("command", range(6))
 @pytest.mark.parametrize("name", ["run.json", "commits/part-0.json", "lease.json", "quarantined/part-1.json"])
 def test_a_record_of_brackets_is_a_sentence(published: Path, tmp_path: Path, name: str, command: int) -> None:
-    copy = copied(published, str(tmp_path), name, b"[" * 200_000)
+    copy = copied(published, tmp_path, name, b"[" * 200_000)
     code, text = call(*commands(copy)[command])
     if name in ("run.json", "commits/part-0.json"):
         assert (code != 0, name in text) == (True, True)
@@ -174,15 +185,17 @@ def test_a_slot_that_the_shards_do_not_give_is_refused(
     published: Path, tmp_path: Path, slot: int, command: int
 ) -> None:
     content = json.loads((published / "atlas" / "run.json").read_text()) | {"slot": slot}
-    copy = copied(published, str(tmp_path), "run.json", json.dumps(content).encode())
-    code, text = call(*commands(copy)[command])
-    assert (code, "slot" in text) == (2, True)
+    changed_alone = json.dumps(content).encode()
+    for number, data in enumerate([changed_alone, with_hashes(changed_alone)]):
+        copy = copied(published, tmp_path / str(number), "run.json", data)
+        code, text = call(*commands(copy)[command])
+        assert (code in (1, 2), "slot" in text, len(text.splitlines())) == (True, True, 1)
 
 
 @pytest.mark.parametrize("since", ["", "yesterday", "2026-01-01T00:00:00", "9" * 400, TEXT])
 def test_a_lease_since_no_time_is_no_lease_of_a_run(published: Path, tmp_path: Path, since: str) -> None:
     content = json.loads(LEASE.to_bytes()) | {"since": since}
-    copy = copied(published, str(tmp_path), "lease.json", json.dumps(content).encode())
+    copy = copied(published, tmp_path, "lease.json", json.dumps(content).encode())
     for command in (["status", copy / "atlas", "--watch", "--interval", "0.1"], *commands(copy)[:4]):
         assert call(*command)[0] == 0
 
