@@ -138,7 +138,7 @@ SUSPICIOUS_CLASSES = schema(
     _CLASS,
     column("rank", pa.int64(), "rank in this table; 1 is the most suspicious"),
     column("methods", pa.int64(), "number of methods that have maps of the class"),
-    column("alarms", pa.int64(), "number of methods that raise an alarm"),
+    column("alarms", pa.int64(), "number of methods that raise an alarm at one place; 0 if less than a quarter"),
     column("best_rank", pa.int64(), "best rank of the class in the rankings of the methods"),
     column("mean_rank", pa.float64(), "mean rank of the class in the rankings of the methods"),
     column("excess", pa.float64(), "highest excess of any method, see shortcuts"),

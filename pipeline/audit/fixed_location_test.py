@@ -11,13 +11,15 @@ vanished because the cue alone decides, leaves a hole there in an otherwise flat
   method are, and independent of the order within their background;
 - p is the share of a class's maps in which the cell is an outlier, q that of the maps of all other classes. What all
   classes share, such as a network that favors the center or a corner, is in both;
-- with Clopper–Pearson intervals (Biometrika 1934) that hold for all classes and cells at once (Bonferroni), the
-  ``excess`` of a class is the lower limit of p − the upper limit of q, maximized over the cells.
+- with Clopper–Pearson intervals (Biometrika 1934) that hold for all methods, classes and cells at once (Bonferroni),
+  the ``excess`` of a class is the lower limit of p − the upper limit of q, maximized over the cells.
 
-With a probability of at least 1 − ``ALPHA`` no class is above ``ALARM_THRESHOLD`` unless its p exceeds q by more than
-that: the probability of any false alarm of a method, over all its classes, is at most ``ALPHA``, however cells are
-correlated, for images that were sampled independently. Only maps and classes are used. The test cannot detect a cue
-without a fixed place, one that all classes share, or one in so few images that chance could explain it.
+With a probability of at least 1 − ``ALPHA`` no class of any method is above ``ALARM_THRESHOLD`` unless its p exceeds q
+by more than that: the probability of any alarm by chance is at most ``ALPHA``, however cells and methods are
+correlated, for images that were sampled independently. Only maps and classes are used. A method may have a habit at
+one place of one class that the network does not share; ``pipeline.audit.shortcuts`` therefore asks several methods. The
+test cannot detect a cue without a fixed place, one that all classes share, or one in so few images that chance could
+explain it.
 """
 
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 ALPHA = 0.05
-"""Upper bound of the probability of any false alarm among all classes of a method."""
+"""Upper bound of the probability of any alarm by chance, among all methods and classes."""
 ALARM_THRESHOLD = 0.1
 """Excess above which a class is suspicious."""
 MAX_OUTLIER_SHARE = 0.1
@@ -102,12 +104,17 @@ class OutlierCounts:
         """q: float64 [classes, cells], in the maps of all other classes; 0 without any."""
         return (self.counts.sum(0) - self.counts) / np.maximum(self.maps.sum() - self.maps, 1)[:, None]
 
-    @property
-    def excess_lower_bounds(self) -> NDArray[np.float64]:
-        """Lower limit of p − upper limit of q: float64 [classes, cells] in [−1, 1]; −1 for a class without maps."""
+    def excess_lower_bounds(self, methods: int = 1) -> NDArray[np.float64]:
+        """Compute lower limit of p − upper limit of q: float64 [classes, cells] in [−1, 1].
+
+        A class without maps has −1.
+
+        Args:
+            methods: number of methods whose limits are to hold at once.
+        """
         hits, maps = self.counts, self.maps[:, None]
-        # Bonferroni: two limits per class and cell. With probability 1 − ALPHA all of them hold at once.
-        level = ALPHA / (2 * max(1, int((self.maps > 0).sum())) * hits.shape[1])
+        # Bonferroni: two limits per method, class and cell. With probability 1 − ALPHA all of them hold at once.
+        level = ALPHA / (2 * methods * max(1, int((self.maps > 0).sum())) * hits.shape[1])
         return _lower_limit(hits, maps, level) - _upper_limit(hits.sum(0) - hits, maps.sum() - maps, level)
 
 

@@ -25,6 +25,8 @@ from schemas.scores import is_control
 
 MAX_MAPS = 2000
 """Largest number of maps of a class that are clustered; of more maps a random sample is taken."""
+_QUORUM = 0.25
+"""Least share of the methods that must raise an alarm at one place."""
 _Row = dict[str, Any]
 
 
@@ -63,14 +65,15 @@ def find_shortcuts(
         UsageError: the atlas has no such method or target kind, or no finished shard.
     """
     names = atlas.select_methods(target, methods)
-    results = dict(parallel_map(partial(_search_method, atlas, target), names, "search for shortcuts", options.address))
+    search = partial(_search_method, atlas, target, len(names))
+    results = dict(parallel_map(search, names, "search for shortcuts", options.address))
     tables = zip(*(results[method] for method in names), strict=True)
     return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))
 
 
-def _search_method(atlas: Atlas, target: TargetKind, method: str) -> tuple[str, ShortcutTables]:
+def _search_method(atlas: Atlas, target: TargetKind, methods: int, method: str) -> tuple[str, ShortcutTables]:
     counts, degenerate = _count_outliers(atlas, method, target)
-    excess = counts.excess_lower_bounds
+    excess = counts.excess_lower_bounds(methods)
     cells = excess.argmax(1)
     keys = {"method": method, "target": target}
     classes, clusters, members = list[_Row](), list[_Row](), [CLUSTER_MEMBERS.empty_table()]
@@ -140,11 +143,10 @@ def _member_table(spray: SprayClusters, rows: NDArray[np.int64], keys: _Row) -> 
 
 
 def rank_classes(shortcuts: pa.Table) -> pa.Table:
-    """Rank classes by the number of methods that raise an alarm, then by the highest ``excess`` of any method.
+    """Rank classes by the number of methods that raise an alarm together, then by the highest ``excess`` of any method.
 
-    Mean ranks are not used: most methods rank classes without a shortcut at random, and one method that detects a
-    shortcut is enough. Controls are left out: ``edges`` sees a mark in the images, whether the network looks at it or
-    not.
+    See ``select_alarms``. Mean ranks are not used: most methods rank classes without a shortcut at random. Controls are
+    left out: ``edges`` sees a mark in the images, whether the network looks at it or not.
 
     Args:
         shortcuts: ``schemas.audit_tables.SHORTCUTS``, of one target kind.
@@ -161,11 +163,26 @@ def rank_classes(shortcuts: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([row | {"rank": rank} for rank, row in enumerate(classes, 1)], SUSPICIOUS_CLASSES)
 
 
+def select_alarms(rows: Sequence[_Row]) -> list[_Row]:
+    """Return the methods that raise an alarm for a class together, strongest first; none if they are too few.
+
+    They are those whose place is at most one cell away from that of the strongest, at least a quarter of all. A method
+    alone may have a habit that the network does not share: on worlds without a shortcut ``reciprocam:kernel=box``
+    raises an alarm for the same class in 20 of 22, always by itself, where a shortcut is found by 14 of 17 methods.
+
+    Args:
+        rows: of ``schemas.audit_tables.SHORTCUTS``, of one class, without controls.
+    """
+    alarming = sorted((row for row in rows if row["alarm"]), key=lambda row: (-row["excess"], row["method"]))
+    together = [row for row in alarming if max(abs(row["y"] - alarming[0]["y"]), abs(row["x"] - alarming[0]["x"])) <= 1]
+    return together if len(together) >= _QUORUM * len(rows) else []
+
+
 def _combine_methods(rows: list[_Row]) -> _Row:
     clearest, ranks = max(rows, key=lambda row: row["excess"]), [row["rank"] for row in rows]
     return {name: clearest[name] for name in ("class", "excess", "method", "y", "x")} | {
         "methods": len(rows),
-        "alarms": sum(row["alarm"] for row in rows),
+        "alarms": len(select_alarms(rows)),
         "best_rank": min(ranks),
         "mean_rank": sum(ranks) / len(ranks),
     }

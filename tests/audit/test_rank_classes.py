@@ -19,7 +19,7 @@ def test_more_alarms_come_first_then_the_highest_limit_then_the_class() -> None:
         shortcuts_of(
             [
                 ("legrad", 7, 1, True, 0.9, 0),
-                ("legrad", 2, 2, True, 0.3, 1),
+                ("legrad", 2, 2, True, 0.3, 3),
                 ("legrad", 5, 3, False, 0.0, 2),
                 ("legrad", 4, 4, False, 0.0, 3),
                 ("rollout", 2, 1, True, 0.5, 4),

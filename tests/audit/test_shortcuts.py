@@ -1,5 +1,6 @@
 """The class with the planted shortcut comes first, and without one no class raises an alarm. No hint is given."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,9 +8,12 @@ import pytest
 from support import DEMO_MODEL
 
 from pipeline.audit.fixed_location_test import ALARM_THRESHOLD
-from pipeline.audit.shortcuts import ShortcutTables, find_shortcuts, rank_classes
+from pipeline.audit.shortcuts import ShortcutTables, find_shortcuts, rank_classes, select_alarms
+from pipeline.demo.run_demo import VARIANTS
 from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
+from pipeline.explain.load import load_model
+from pipeline.explain.registry import methods as registry
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -76,6 +80,41 @@ def test_all_methods_together_raise_no_alarm_without_a_shortcut(honest: Shortcut
     rows = rank_classes(honest.classes).to_pylist()
     assert len(rows) == 10
     assert all(row["alarms"] == 0 and row["excess"] < ALARM_THRESHOLD for row in rows)
+
+
+def evidence(method: str, excess: float, cell: tuple[int, int], alarm: bool = True) -> dict[str, object]:
+    return {"method": method, "excess": excess, "y": cell[0], "x": cell[1], "alarm": alarm}
+
+
+def test_methods_raise_an_alarm_together_at_one_place_or_not_at_all() -> None:
+    quiet = [evidence(f"quiet {number}", 0.05, (3, 3), alarm=False) for number in range(5)]
+    alone = [evidence("a", 0.4, (7, 0))]
+    assert select_alarms(quiet + alone) == []  # 1 of 6
+    near, far = evidence("b", 0.3, (6, 1)), evidence("c", 0.2, (5, 0))
+    assert select_alarms([*quiet, far, near, *alone]) == [*alone, near]  # 2 of 8, and one that is two cells away
+    assert select_alarms([*quiet, evidence("d", 0.01, (0, 0), alarm=False), far, near, *alone]) == []  # 2 of 9
+    assert select_alarms(alone) == alone
+    assert select_alarms(quiet) == []
+
+
+@pytest.mark.soak
+def test_at_most_one_of_twenty_worlds_without_a_shortcut_raises_an_alarm(tmp_path: Path) -> None:
+    """All methods of the demo, among them one that has a habit of its own at one place of one class."""
+    specs = tuple(method.spec for method in registry.defaults(load_model(DEMO_MODEL).anatomy)) + VARIANTS
+
+    def alarms(seed: int, shortcut: bool) -> list[int]:
+        folder = tmp_path / f"{seed}-{shortcut}"
+        world = SyntheticDataset(folder, num_shards=4, scenes=96, seed=seed, shortcut=shortcut)
+        write_dataset(world)
+        url = str(folder / "atlas")
+        plan(RunSpec(shards=(world.shards,), model=DEMO_MODEL, methods=specs, targets=("label",)), url)
+        run(url, INLINE)
+        rows = rank_classes(find_shortcuts(Atlas.open(url)).classes).to_pylist()
+        shutil.rmtree(folder)
+        return [row["class"] for row in rows if row["alarms"]]
+
+    assert sum(bool(alarms(seed, False)) for seed in range(1, 21)) <= 1
+    assert alarms(1, True) == [SHORTCUT_CLASS]
 
 
 def test_random_maps_raise_no_alarm_where_there_is_a_shortcut(planted: ShortcutTables) -> None:

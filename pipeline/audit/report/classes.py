@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from pipeline.audit.report.js_encoding import stretch_to_uint8, to_base64
 from pipeline.audit.report.load_tables import AuditTables
+from pipeline.audit.shortcuts import select_alarms
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.scores import is_control
 
 MAX_SHOWN = 12
 """Largest number of classes with an alarm on the overview."""
-MAX_WITHOUT_ALARM = 3
-"""Number of classes on the overview where none raises an alarm."""
 _SHORTCUT_COLUMNS = ("rank", "excess", "y", "x", "maps")
-_EDGE = 0.25
-"""Share of the grid at each side that is called an edge, or a corner."""
+_SIDE = 0.25
+"""Share of the grid at each side that is called left, right, upper or lower."""
 
 Row = dict[str, Any]
 
@@ -45,7 +44,7 @@ class SuspiciousClass:
     Attributes:
         class_id: the class.
         evidence: of the methods that raise an alarm, strongest first; without an alarm, of the method nearest to one.
-        alarms: number of methods that raise an alarm.
+        alarms: number of methods that raise an alarm together; see ``pipeline.audit.shortcuts.select_alarms``.
         methods: number of methods.
     """
 
@@ -66,7 +65,7 @@ def find_suspicious_classes(tables: AuditTables) -> list[SuspiciousClass]:
     classes = []
     for class_id, rows in group_by_class(tables.shortcuts.filter(is_method)).items():
         rows.sort(key=lambda row: (-row["excess"], row["method"]))
-        alarming = [row for row in rows if row["alarm"]]
+        alarming = select_alarms(rows)
         evidence = tuple(MethodEvidence(row, clusters[row["method"], class_id]) for row in alarming or rows[:1])
         classes.append(SuspiciousClass(class_id, evidence, len(alarming), len(rows)))
     return sorted(classes, key=lambda item: (-item.alarms, -item.evidence[0].row["excess"], item.class_id))
@@ -138,7 +137,7 @@ def encode_map(values: Any, grid: tuple[int, int]) -> str:
 
 
 def describe_cell(y: int, x: int, grid: tuple[int, int]) -> str:
-    """Return the place of a cell in words, as ``lower left corner (row 7, column 0 of 8 × 8)``.
+    """Return the place of a cell in words, as ``lower left (row 7, column 0 of 8 × 8)``.
 
     Args:
         y: row of the cell, from 0.
@@ -147,16 +146,13 @@ def describe_cell(y: int, x: int, grid: tuple[int, int]) -> str:
     """
     horizontal = _side(x, grid[1], ("left", "right"))
     vertical = _side(y, grid[0], ("upper", "lower"))
-    if horizontal and vertical:
-        place = f"{vertical} {horizontal} corner"
-    else:
-        place = f"{vertical or horizontal} edge" if vertical or horizontal else "middle"
+    place = " ".join(filter(None, (vertical, horizontal))) or "middle"
     return f"{place} (row {y}, column {x} of {grid[0]} × {grid[1]})"
 
 
 def _side(cell: int, cells: int, names: tuple[str, str]) -> str:
     position = (cell + 0.5) / cells
-    return names[0] if position < _EDGE else names[1] if position > 1 - _EDGE else ""
+    return names[0] if position < _SIDE else names[1] if position > 1 - _SIDE else ""
 
 
 def group_by_class(table: pa.Table) -> dict[int, list[Row]]:

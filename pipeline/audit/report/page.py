@@ -14,7 +14,6 @@ from pipeline.audit.fixed_location_test import ALARM_THRESHOLD
 from pipeline.audit.report.chart_layout import layout_dot_plot, layout_rank_plot
 from pipeline.audit.report.classes import (
     MAX_SHOWN,
-    MAX_WITHOUT_ALARM,
     describe_cell,
     encode_map,
     find_suspicious_classes,
@@ -127,7 +126,7 @@ def render_page(
             order,
         ),
         "agreement": _agreement_matrices(tables),
-        "suspicious": alarming[:MAX_SHOWN] or all_classes[:MAX_WITHOUT_ALARM],
+        "max_suspects": MAX_SHOWN,
         "alarming": alarming,
         "threshold": ALARM_THRESHOLD,
         "encode_map": lambda values: encode_map(values, grid),

@@ -156,10 +156,10 @@ def test_a_correlation_has_its_shade(value: float | None, shade: str) -> None:
 @pytest.mark.parametrize(
     ("y", "x", "words"),
     [
-        (7, 0, "lower left corner (row 7, column 0 of 8 × 16)"),
-        (0, 15, "upper right corner (row 0, column 15 of 8 × 16)"),
-        (4, 1, "left edge (row 4, column 1 of 8 × 16)"),
-        (1, 8, "upper edge (row 1, column 8 of 8 × 16)"),
+        (7, 0, "lower left (row 7, column 0 of 8 × 16)"),
+        (0, 15, "upper right (row 0, column 15 of 8 × 16)"),
+        (4, 1, "left (row 4, column 1 of 8 × 16)"),
+        (1, 8, "upper (row 1, column 8 of 8 × 16)"),
         (3, 8, "middle (row 3, column 8 of 8 × 16)"),
     ],
 )
