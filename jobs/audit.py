@@ -20,12 +20,12 @@ from jobs.params import (
     read_class_names,
     split_names,
     target_option,
-    truth_orientation_option,
+    truth_options,
 )
 from pipeline.audit.exports import EXPORTERS
 from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, UsageError
-from schemas.run import TruthOrientation
+from schemas.run import MaskValues, TruthOrientation
 
 _MAX_LISTED = 10
 """Classes that are printed."""
@@ -39,7 +39,7 @@ _MAX_LISTED = 10
 @target_option
 @names_option("--methods", names=methods_of_atlas, text="Methods to audit. Default: all of the atlas.")
 @path_option("--truth", metavar="FILE|DIR", text="Boxes or masks, to measure the mass of each map on the object.")
-@truth_orientation_option
+@truth_options
 @classes_option
 @count_option("--images", default=1000, minimum=0, text="Images sampled for the faithfulness metrics.")
 @count_option("--sanity", default=100, minimum=0, text="Images sampled for the sanity metrics.")
@@ -83,6 +83,7 @@ def audit_command(
     methods: str | None,
     truth: str | None,
     truth_orientation: TruthOrientation | None,
+    mask_values: MaskValues | None,
     classes_file: str | None,
     images: int,
     sanity: int,
@@ -142,7 +143,7 @@ def audit_command(
         out,
         target,
         split_names(methods),
-        read_truth(truth, truth_orientation) if truth else None,
+        read_truth(truth, truth_orientation, mask_values) if truth else None,
         names,
         audit_options,
         lineage_dirs,

@@ -12,12 +12,12 @@ from jobs.params import (
     path_option,
     read_class_names,
     split_names,
-    truth_orientation_option,
+    truth_options,
     tune_atlas_option,
 )
 from pipeline.label.formats import LABEL_FORMATS
 from pipeline.utils.terminal import echo
-from schemas.run import TruthOrientation
+from schemas.run import MaskValues, TruthOrientation
 
 
 @click.command("label")
@@ -32,7 +32,7 @@ from schemas.run import TruthOrientation
 )
 @path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/labels/NAME of the policy.")
 @path_option("--tune", metavar="FILE|DIR", text="Truth of a small split, to calibrate the threshold of a policy.")
-@truth_orientation_option
+@truth_options
 @tune_atlas_option
 @classes_option
 @address_option
@@ -45,6 +45,7 @@ def label_command(
     out: str | None,
     tune: str | None,
     truth_orientation: TruthOrientation | None,
+    mask_values: MaskValues | None,
     tune_atlas: str | None,
     classes_file: str | None,
     address: str | None,
@@ -85,7 +86,7 @@ def label_command(
         raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")
     calibration = None
     if tune:
-        tune_truth = read_truth(tune, truth_orientation)
+        tune_truth = read_truth(tune, truth_orientation, mask_values)
         calibration = CalibrationSource(tune_truth, Atlas.open(tune_atlas) if tune_atlas else None)
     class_names = read_class_names(classes_file)
     summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))

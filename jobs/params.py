@@ -11,7 +11,7 @@ import click
 
 from jobs.completion import NamesOf, all_methods, complete_comma_separated
 from schemas.errors import UsageError
-from schemas.run import GlobalPool, TruthOrientation
+from schemas.run import GlobalPool, MaskValues, TruthOrientation
 
 FILE = click.Path(dir_okay=False)
 FOLDER = click.Path(file_okay=False)
@@ -99,10 +99,17 @@ methods_option = names_option(
 tune_atlas_option = path_option(
     "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."
 )
-truth_orientation_option = choice_option(
-    "--truth-orientation",
-    get_args(TruthOrientation),
-    "Coordinates of the truth, where images have an EXIF orientation. Default: by their sizes, else refused.",
+truth_options = options(
+    choice_option(
+        "--truth-orientation",
+        get_args(TruthOrientation),
+        "Coordinates of the truth, where images have an EXIF orientation. Default: by their sizes, else refused.",
+    ),
+    choice_option(
+        "--mask-values",
+        get_args(MaskValues),
+        "Values of PNG masks: numbers of objects (255 ignored), or a white object. Default: by mode, else refused.",
+    ),
 )
 target_option = choice_option(
     "--target", ["label", "predicted"], "Class whose maps are used: the label (GT-known) or the prediction.", "label"

@@ -13,11 +13,11 @@ from jobs.params import (
     path_option,
     split_names,
     target_option,
-    truth_orientation_option,
+    truth_options,
     tune_atlas_option,
 )
 from pipeline.utils.terminal import echo
-from schemas.run import TruthOrientation
+from schemas.run import MaskValues, TruthOrientation
 
 _COLUMNS = {
     "PxAP": "pxap",
@@ -41,7 +41,7 @@ _COLUMNS = {
     text="Ground-truth boxes or masks: COCO, wsolevaluation, CSV, XML, PNG.",
 )
 @path_option("--tune", metavar="FILE|DIR", text="Truth of the tuning split for thresholds. Default: 1 % of the images.")
-@truth_orientation_option
+@truth_options
 @tune_atlas_option
 @target_option
 @names_option("--methods", names=methods_of_atlas, text="Methods to score. Default: all of the atlas.")
@@ -54,6 +54,7 @@ def score_command(
     truth: str,
     tune: str | None,
     truth_orientation: TruthOrientation | None,
+    mask_values: MaskValues | None,
     tune_atlas: str | None,
     target: Literal["label", "predicted"],
     methods: str | None,
@@ -80,10 +81,11 @@ def score_command(
     from pipeline.store import Atlas
     from pipeline.truth import read_truth
 
-    opened, truth_set = Atlas.open(atlas), read_truth(truth, truth_orientation)
+    opened, truth_set = Atlas.open(atlas), read_truth(truth, truth_orientation, mask_values)
     output.note_incomplete(opened)
     folder = out or default_output_dir(atlas, truth_set, target)
-    tuning = read_truth(tune, truth_orientation) if tune else None, Atlas.open(tune_atlas) if tune_atlas else None
+    tune_truth = read_truth(tune, truth_orientation, mask_values) if tune else None
+    tuning = tune_truth, Atlas.open(tune_atlas) if tune_atlas else None
     names, options = split_names(methods), ComputeOptions(address)
     rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note).to_pylist()
     if json_:
@@ -101,9 +103,11 @@ def score_command(
     )
     echo("threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest.")
     echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
-    for count, reason in ((first["without_maps"], "no maps"), (first["without_object"], "no object in the truth")):
-        if count:
-            echo(f"{count} images are not scored: {reason}")
+    if first["without_maps"]:
+        echo(f"{first['without_maps']} images are not scored: no maps")
+    if first["without_object"]:
+        counted = "only PxAP and IoU count them, as background" if first["masks"] else "they are not scored"
+        echo(f"{first['without_object']} images have no object in the truth: {counted}")
 
 
 def _print_note(line: str) -> None:

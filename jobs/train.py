@@ -14,10 +14,10 @@ from jobs.params import (
     global_pool_option,
     options,
     path_option,
-    truth_orientation_option,
+    truth_options,
 )
 from pipeline.utils.terminal import echo
-from schemas.run import ModelSpec, TruthOrientation
+from schemas.run import MaskValues, ModelSpec, TruthOrientation
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,7 +133,7 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
 )
 @path_option("--atlas", metavar="ATLAS", text="Instead of --masks: learn from pseudo-masks of this atlas.")
 @path_option("--policy", metavar="FILE", text="With --atlas: policy of the pseudo-masks.")
-@truth_orientation_option
+@truth_options
 @path_option("--measure", metavar="FILE|DIR", text="Masks of held-out images, used for metrics only.")
 @click.option("--save-float16", is_flag=True, help="Store weights as float16; the metrics are of float32.")
 @options(*(setting_option(PatchMaskSettings, name, text) for name, text in _PM.items()))
@@ -145,6 +145,7 @@ def pm(
     policy: str | None,
     measure: str | None,
     truth_orientation: TruthOrientation | None,
+    mask_values: MaskValues | None,
     **flags: Any,
 ) -> None:
     """Fine-tune a network to predict its classes at each patch (patch-level mask prediction, PM).
@@ -160,7 +161,12 @@ def pm(
           --policy legrad.yaml --model deit3_base_patch16_224.fb_in1k --pretrained --out pm-wsol.safetensors
     """
     source = MaskSpec(
-        truth=masks, atlas=atlas, policy=policy, held_out_truth=measure, truth_orientation=truth_orientation
+        truth=masks,
+        atlas=atlas,
+        policy=policy,
+        held_out_truth=measure,
+        truth_orientation=truth_orientation,
+        mask_values=mask_values,
     )
     spec = _spec("pm", _PM, flags | {"masks": source})
     reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)

@@ -21,6 +21,8 @@ GlobalPool = Literal["token", "avg", "map"]
 """What a classifier reads, in timm's terms: the class token, the mean of the patch tokens, an attention pooler."""
 TruthOrientation = Literal["stored", "upright"]
 """Images that the coordinates of a truth are of: as stored in their files, or turned upright by EXIF."""
+MaskValues = Literal["indexed", "gray"]
+"""Values of a PNG mask: ``indexed`` are numbers of objects, 255 is ignored; ``gray`` is a white object."""
 Precision = Literal["full", "bfloat16", "float16"]
 Decode = Literal["processes", "gpu"]
 Size = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -6,7 +6,7 @@ from schemas.arrow import column, optional, schema
 from schemas.base import Record
 from schemas.run import TargetKind
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of the formulas and counts. Counts of another version are recomputed."""
 
 _SEGMENTATION = "as ImageNet-Segmentation of Chefer et al. (CVPR 2021): bilinear map, foreground above its own mean; "
@@ -72,7 +72,7 @@ LOCALIZATION = schema(
     column("test_images", pa.int64(), "number of images outside of the tuning split"),
     column("tuning_images", pa.int64(), "number of images in the tuning split"),
     column("without_maps", pa.int64(), "number of images with truth but without maps"),
-    column("without_object", pa.int64(), "number of images whose truth has no object"),
+    column("without_object", pa.int64(), "number of images whose truth has no object; PxAP and IoU count their masks"),
     *(optional(name, pa.float64(), description) for name, description in SCORES.items()),
     optional("threshold", pa.float64(), "threshold for boxes, tuned on the split"),
     optional("threshold_oracle", pa.float64(), "best threshold for boxes on all images"),

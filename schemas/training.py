@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Record
-from schemas.run import Geometry, ModelSpec, TruthOrientation
+from schemas.run import Geometry, MaskValues, ModelSpec, TruthOrientation
 
 Rate = Annotated[float, Field(ge=0, le=1000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -76,6 +76,7 @@ class MaskSpec(Record):
         policy: policy file (YAML) of the pseudo-masks.
         held_out_truth: truth of the held-out images, for metrics only; nothing is learned or selected with it.
         truth_orientation: of the images that the coordinates of both truths are of; see ``Truth.for_sample``.
+        mask_values: what the values of PNG masks are, of both truths; see ``read_truth``.
     """
 
     truth: str | None = None
@@ -83,6 +84,7 @@ class MaskSpec(Record):
     policy: str | None = None
     held_out_truth: str | None = None
     truth_orientation: TruthOrientation | None = None
+    mask_values: MaskValues | None = None
 
 
 class TrainSpec(Record):

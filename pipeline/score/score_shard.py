@@ -40,7 +40,7 @@ class ScoredImage:
 
     Attributes:
         group: see ``bootstrap_group``.
-        boxes: int [m, 4], m ≥ 1.
+        boxes: int [m, 4]; none if only the background counts, in PxAP.
         mask, ignore: bool [224, 224]; mask is None if an object has only a box.
         rank: of the label among the classes; None without a label.
         window: part of the image that maps cover.
@@ -79,6 +79,8 @@ def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask
             continue
         for method in new:
             boxes = TRIVIAL_BOXES.get(method)
+            if boxes is not None and not len(image.boxes):
+                continue
             counts = count_boxes(boxes, image) if boxes is not None else count_map(maps[method][index], image)
             counts_by_method[method].add(image.group, counts)
     written = objects.put(name, to_npz(counts_by_method))
@@ -97,11 +99,13 @@ def _build_scored_image(
     width, height = sample["width"], sample["height"]
     truth = truth.for_sample(sample, run.spec.exif)
     boxes = truth.boxes
-    if not len(boxes):
-        return "tuning_without_object" if tuning_only else "without_object", None
     mask, ignore = truth.masks_on_grid(SIDE)
+    status = "scored" if len(boxes) else "without_object"
+    if not len(boxes) and mask is None:
+        return f"tuning_{status}" if tuning_only else status, None
     group = bootstrap_group(sample["key"].removeprefix("./"), sample["key"] in shard_truth.tuning_keys)
-    return "tuning" if tuning_only else "scored", ScoredImage(
+    status = {"scored": "tuning"}.get(status, f"tuning_{status}") if tuning_only else status
+    return status, ScoredImage(
         group=TUNING_ONLY_GROUP if tuning_only else group,
         boxes=resize_boxes(boxes, width, height),
         mask=mask,
@@ -119,6 +123,9 @@ def count_map(values: NDArray[np.floating], image: ScoredImage) -> Mapping[str, 
         image: that the map belongs to.
     """
     score = score_map(values, image.window)
+    if not len(image.boxes):  # the reference pools the pixels of all masks, also of those without an object
+        assert image.mask is not None
+        return {"pixels": pixel_metrics.score_histogram(score, image.mask, image.ignore)}
     largest, any_contour = best_ious(score, image.boxes)
     counts = _count_hits(largest, any_contour, image.rank)
     mask, ignore = image.mask, image.ignore

@@ -20,7 +20,7 @@ from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.run import ShardRecord, TruthOrientation
+from schemas.run import MaskValues, ShardRecord, TruthOrientation
 from schemas.training import MaskSpec
 
 PSEUDO_MASK_SUFFIX = ".mask.png"
@@ -98,8 +98,8 @@ class MaskSource(Protocol):
 class TruthMaskSource:
     """Masks of annotation files. Boxes are used for images that have no mask."""
 
-    def __init__(self, path: str, orientation: TruthOrientation | None = None) -> None:
-        self._truths = read_truth(path, orientation)
+    def __init__(self, path: str, orientation: TruthOrientation | None, mask_values: MaskValues | None) -> None:
+        self._truths = read_truth(path, orientation, mask_values)
         self.count: int | None = sum(truth.is_annotated for truth in self._truths.by_key.values())
         if not self.count:
             raise UsageError(f"{path}: has no annotation of any image; choose another file")
@@ -191,7 +191,7 @@ def open_mask_source(spec: MaskSpec) -> MaskSource:
     if spec.truth is not None and (spec.atlas or spec.policy):
         raise UsageError("--masks are labels, --atlas and --policy make pseudo-masks instead; give one of the two")
     if spec.truth is not None:
-        return open_truth_masks(spec.truth, spec.truth_orientation)
+        return open_truth_masks(spec.truth, spec.truth_orientation, spec.mask_values)
     if spec.atlas is None:
         raise UsageError("there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
     if spec.policy is None:
@@ -201,19 +201,23 @@ def open_mask_source(spec: MaskSpec) -> MaskSource:
 
 def open_held_out_masks(spec: MaskSpec) -> MaskSource | None:
     """Open the truth of the held-out images, if the spec names one; see ``open_truth_masks``."""
-    return open_truth_masks(spec.held_out_truth, spec.truth_orientation) if spec.held_out_truth else None
+    path = spec.held_out_truth
+    return open_truth_masks(path, spec.truth_orientation, spec.mask_values) if path else None
 
 
-def open_truth_masks(path: str, orientation: TruthOrientation | None = None) -> MaskSource:
+def open_truth_masks(
+    path: str, orientation: TruthOrientation | None = None, mask_values: MaskValues | None = None
+) -> MaskSource:
     """Open masks or boxes of annotation files, in the formats of ``read_truth``.
 
     Args:
         path: the file or folder.
         orientation: see ``read_truth``.
+        mask_values: see ``read_truth``.
 
     Raises:
         UsageError: they cannot be read, or are pseudo-masks.
     """
     if next(Path(path).rglob(f"*{PSEUDO_MASK_SUFFIX}"), None) is not None:
         raise UsageError(f"{path}: holds pseudo-masks of vitatlas label; train on them by --atlas and --policy")
-    return TruthMaskSource(path, orientation)
+    return TruthMaskSource(path, orientation, mask_values)

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.csv_lines import read_bytes
+from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from schemas.base import sha256
@@ -41,9 +42,16 @@ def read(path: Path) -> TruthSet:
         content = json.loads(data)
         annotations = _group_by_image(content, file)
         truths = [CocoTruth(*_parse_image(image, file), tuple(annotations[image["id"]])) for image in content["images"]]
+        all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
+    if all_crowds:
+        raise UsageError(f"{file}: all annotations have iscrowd 1, which marks regions to ignore; objects have 0")
     return TruthSet.from_truths(file, sha256(data), truths)
+
+
+def _is_crowd(annotation: Mapping[str, Any]) -> bool:
+    return bool(annotation.get("iscrowd"))
 
 
 def _group_by_image(content: Mapping[str, Any], file: Path) -> Mapping[int, Sequence[Mapping[str, Any]]]:
@@ -68,6 +76,12 @@ def _parse_image(image: Mapping[str, Any], file: Path) -> tuple[str, int, int]:
     return key, width, height
 
 
+def _is_empty_box(annotation: Mapping[str, Any]) -> bool:
+    """Return whether the box of an annotation is a point or a line."""
+    box = annotation.get("bbox")
+    return isinstance(box, list) and len(box) == 4 and (box[2] == 0 or box[3] == 0)
+
+
 @dataclass(frozen=True, eq=False)
 class CocoTruth(Truth):
     """The annotations of one image, as stored by COCO."""
@@ -80,7 +94,12 @@ class CocoTruth(Truth):
 
     @cached_property
     def _objects(self) -> tuple[Mapping[str, Any], ...]:
-        return tuple(annotation for annotation in self.annotations if not annotation.get("iscrowd"))
+        """Objects that have an area: annotation tools leave points and lines behind."""
+        objects = (item for item in self.annotations if not _is_crowd(item))
+        return tuple(item for item in objects if not _is_empty_box(item) or self._has_mask(item))
+
+    def _has_mask(self, annotation: Mapping[str, Any]) -> bool:
+        return bool(annotation.get("segmentation")) and bool(self._merge_masks([annotation]).any())
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -94,6 +113,8 @@ class CocoTruth(Truth):
 
     def _clip_box(self, annotation: Mapping[str, Any]) -> list[int]:
         limits = self._size
+        if _is_empty_box(annotation):  # but it has a mask
+            return tight_boxes(self._merge_masks([annotation]).astype(np.int32))[0].tolist()
         try:
             x, y, width, height = (float(side) for side in annotation["bbox"])
             if not all(map(math.isfinite, (x, y, width, height))):
@@ -108,13 +129,13 @@ class CocoTruth(Truth):
 
     @property
     def mask(self) -> Mask | None:
-        if not self._objects or not all(annotation.get("segmentation") for annotation in self._objects):
+        if not self._objects or not all(map(self._has_mask, self._objects)):
             return None
         return self._merge_masks(self._objects)
 
     @property
     def ignore(self) -> Mask:
-        return self._merge_masks([annotation for annotation in self.annotations if annotation.get("iscrowd")])
+        return self._merge_masks([annotation for annotation in self.annotations if _is_crowd(annotation)])
 
     def _merge_masks(self, annotations: Iterable[Mapping[str, Any]]) -> Mask:
         width, height = self._size

@@ -1,12 +1,15 @@
 """Reader of folders of PNG masks, each named by the key of its image, with or without the key's folders.
 
-Indexed or gray: 0 is background, 255 is ignored, other values are objects (Pascal VOC). RGB: R + 256 G is 0 for
-background, 1000 for ignored, else an object (ImageNet-S, Gao et al., TPAMI 2022). One bit: 1 is the object.
+``indexed``: 0 is background, 255 is ignored, other values are objects (Pascal VOC); RGB: R + 256 G is 0 for background,
+1000 for ignored, else an object (ImageNet-S, Gao et al., TPAMI 2022). ``gray``: the object is white, from half of the
+largest value on, and nothing is ignored (CUB, saliency). One bit: 1 is the object. A PNG with a palette is indexed; a
+gray one with 255, where the two differ, is refused until someone says which it is.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +20,11 @@ from pipeline.truth.png_file import PngFile
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.run import MaskValues
 
 BACKGROUND, IGNORE_VOC, IGNORE_IMAGENET_S = 0, 255, 1000
+_MAX_OBJECTS = 64
+"""Largest number of values of a gray mask that may be numbers of objects."""
 
 
 def matches(path: Path) -> bool:
@@ -42,21 +48,21 @@ def read(path: Path) -> TruthSet:
 
 @dataclass(frozen=True, eq=False)
 class MaskTruth(Truth):
-    """A mask in which each value is an object."""
+    """A mask in which each value is an object, or white pixels are."""
 
     png: PngFile
 
     @property
     def boxes(self) -> Boxes:
-        return tight_boxes(_decode_objects(self.png)[0])
+        return tight_boxes(_decode_objects(self.png, self.mask_values)[0])
 
     @property
     def mask(self) -> Mask:
-        return _decode_objects(self.png)[0] != BACKGROUND
+        return _decode_objects(self.png, self.mask_values)[0] != BACKGROUND
 
     @property
     def ignore(self) -> Mask:
-        return _decode_objects(self.png)[1]
+        return _decode_objects(self.png, self.mask_values)[1]
 
 
 def tight_boxes(objects: NDArray[np.int32]) -> Boxes:
@@ -66,20 +72,52 @@ def tight_boxes(objects: NDArray[np.int32]) -> Boxes:
 
 
 @lru_cache(maxsize=4)
-def _decode_objects(png: PngFile) -> tuple[NDArray[np.int32], Mask]:
+def _decode_objects(png: PngFile, mask_values: MaskValues | None) -> tuple[NDArray[np.int32], Mask]:
     """Return the object number of each pixel [height, width], 0 for none, and the ignored pixels."""
     stored = png.values()
-    if png.mode == "1":
-        return stored.astype(np.int32), np.zeros(stored.shape, bool)
-    if png.mode == "RGB":
-        objects = stored[..., 0] + np.int32(256) * stored[..., 1]
-        if stored[..., 2].any() or objects.max() > IGNORE_IMAGENET_S:
-            raise UsageError(f"{png.path}: has other colors than ImageNet-S; is it an image, not a mask?")
-        ignore = objects == IGNORE_IMAGENET_S
-    else:
-        objects = stored.astype(np.int32)
-        ignore = objects == IGNORE_VOC
-        if ignore.any() and set(np.unique(objects)) == {BACKGROUND, IGNORE_VOC}:
-            raise UsageError(f"{png.path}: has only 0 and 255, and 255 means ignored; write the object as 1")
+    if png.mode == "1" or (mask_values == "gray" and png.mode != "P"):
+        white = stored if stored.dtype == bool else _is_white(png, stored)
+        return white.astype(np.int32), np.zeros(white.shape, bool)
+    if stored.ndim == 3:
+        return _split(_imagenet_s_objects(png, stored), IGNORE_IMAGENET_S)
+    objects = stored.astype(np.int32)
+    if png.mode != "P" and mask_values is None and (reason := _looks_gray(png, objects)):
+        raise UsageError(
+            f"{png.path}: {reason}; say whether its values are numbers of objects, 255 ignored, or a white object, by "
+            "--mask-values indexed|gray"
+        )
+    return _split(objects, IGNORE_VOC)
+
+
+def _is_white(png: PngFile, stored: NDArray[Any]) -> Mask:
+    """Return the pixels from half of the largest value of the mode on."""
+    largest = 65535 if png.mode.startswith("I") else 255
+    white: Mask = (stored if stored.ndim == 2 else stored.max(2)) > largest // 2
+    return white
+
+
+def _looks_gray(png: PngFile, objects: NDArray[np.int32]) -> str | None:
+    """Return why a gray mask may show a white object instead of numbers of objects, or None."""
+    values = np.unique(objects)
+    if png.mode.startswith("I"):
+        return "is a gray PNG of 16 bits"
+    if IGNORE_VOC in values:
+        return "has the value 255, which is white in one kind of mask and ignored in the other"
+    if len(values) > _MAX_OBJECTS:
+        return f"has {len(values)} values, as many as a gray image"
+    return None
+
+
+def _imagenet_s_objects(png: PngFile, stored: NDArray[np.uint8]) -> NDArray[np.int32]:
+    objects = stored[..., 0] + np.int32(256) * stored[..., 1]
+    if stored[..., 2].any() or objects.max() > IGNORE_IMAGENET_S:
+        raise UsageError(
+            f"{png.path}: has other colors than ImageNet-S; if its object is white, say so by --mask-values gray"
+        )
+    return objects
+
+
+def _split(objects: NDArray[np.int32], ignored: int) -> tuple[NDArray[np.int32], Mask]:
+    ignore: Mask = objects == ignored
     ignore.setflags(write=False)
     return np.where(ignore, BACKGROUND, objects), ignore

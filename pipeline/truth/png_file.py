@@ -17,7 +17,7 @@ from pipeline.truth.csv_lines import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
 
-MODES = ("1", "L", "P", "RGB")
+MODES = ("1", "L", "P", "RGB", "LA", "RGBA", "I;16", "I")
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,29 @@ class PngFile:
         return cls(str(file), sha256(data), image.mode, image.width, image.height)
 
     def values(self) -> NDArray[Any]:
-        """Return the stored values: bool or uint8 [height, width], or uint8 [height, width, 3] for RGB.
+        """Return the stored values: bool, uint8 or int32 [height, width], or uint8 [height, width, 3] for RGB.
 
-        Values of an indexed PNG are its indices.
+        Values of an indexed PNG are its indices. An alpha channel is left out.
 
         Raises:
-            UsageError: it cannot be decoded, or has changed since it was opened.
+            UsageError: it cannot be decoded, has changed since it was opened, or has its mask in the alpha channel.
         """
-        return _decode(self, None)
+        values = _decode(self, None)
+        if self.mode not in ("LA", "RGBA"):
+            return values.astype(np.int32) if self.mode.startswith("I") else values
+        colors, alpha = values[..., :-1], values[..., -1]
+        if (alpha != alpha.flat[0]).any() and (colors == colors[0, 0]).all():
+            raise UsageError(f"{self.path}: has its mask in the alpha channel; write it as gray or one bit")
+        return colors[..., 0] if self.mode == "LA" else colors
 
     def gray(self) -> NDArray[np.uint8]:
-        """Return the image converted to gray: uint8 [height, width].
+        """Return the image converted to gray: uint8 [height, width]. Of 16 bits the upper 8 are taken, as OpenCV does.
 
         Raises:
             UsageError: see ``values``.
         """
+        if self.mode.startswith("I"):
+            return (self.values() >> 8).astype(np.uint8)
         return _decode(self, "L")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, wsolevaluation
 from pipeline.truth.truth import TruthSet
 from schemas.errors import UsageError
-from schemas.run import TruthOrientation
+from schemas.run import MaskValues, TruthOrientation
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,17 @@ TRUTH_FORMATS: dict[str, TruthFormat] = {
 """In the order of detection: the first format that matches is read."""
 
 
-def read_truth(path: str | Path, orientation: TruthOrientation | None = None) -> TruthSet:
+def read_truth(
+    path: str | Path, orientation: TruthOrientation | None = None, mask_values: MaskValues | None = None
+) -> TruthSet:
     """Read the truth in a file or a folder of any registered format.
 
     Args:
         path: the file or folder.
         orientation: of the images that its coordinates are of. None: by the sizes of the images where these decide,
             otherwise images with an EXIF orientation are refused.
+        mask_values: what the values of PNG masks named by key are. None: by their mode where that decides, otherwise
+            gray masks are refused.
 
     Raises:
         UsageError: the path does not exist, has no known format, or holds a fault.
@@ -51,8 +55,7 @@ def read_truth(path: str | Path, orientation: TruthOrientation | None = None) ->
         raise UsageError(f"{path}: No such file or folder")
     for truth_format in TRUTH_FORMATS.values():
         if truth_format.matches(path):
-            truth_set = truth_format.read(path)
-            return truth_set if orientation is None else truth_set.with_orientation(orientation)
+            return truth_format.read(path).with_options(orientation, mask_values)
     expected = " nor ".join(
         truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
     )

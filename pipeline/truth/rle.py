@@ -25,6 +25,9 @@ def decode(segmentation: Any, width: int, height: int) -> Mask:
     """
     if isinstance(segmentation, list):
         polygons = [_validate_polygon(polygon, width, height) for polygon in segmentation]
+        polygons = [polygon for polygon in polygons if _has_area(polygon)]
+        if not polygons:
+            return np.zeros((height, width), bool)
         coded = rle.merge(rle.frPyObjects(polygons, height, width))
     else:
         if list(segmentation["size"]) != [height, width]:
@@ -39,12 +42,18 @@ def decode(segmentation: Any, width: int, height: int) -> Mask:
 
 def _validate_polygon(polygon: list[float], width: int, height: int) -> list[float]:
     coordinates = np.array(polygon, np.float64)
-    if coordinates.ndim != 1 or len(coordinates) < 6 or len(coordinates) % 2:
-        raise ValueError("a polygon needs x and y of at least three corners")
+    if coordinates.ndim != 1 or len(coordinates) % 2:
+        raise ValueError("a polygon needs x and y of each corner")
     limits = 2 * np.tile([width, height], len(coordinates) // 2)
     if not (abs(coordinates) <= limits).all():
         raise ValueError("a polygon reaches far outside the image")
     return list(coordinates)
+
+
+def _has_area(polygon: list[float]) -> bool:
+    """Return whether a polygon is more than a point or a line, which annotation tools leave behind."""
+    x, y = np.array(polygon).reshape(-1, 2).T
+    return len(x) > 2 and float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1))) > 1e-9
 
 
 _MAX_CHARACTERS = 7

@@ -15,7 +15,7 @@ from pipeline.image.orientation import invert_orientation, orient_boxes, orient_
 from pipeline.read.decode import MAX_PIXELS
 from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.run import Exif, TruthOrientation
+from schemas.run import Exif, MaskValues, TruthOrientation
 
 Boxes = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -29,6 +29,7 @@ class Truth(ABC):
         key: WebDataset key of the image, derived from its file name.
         width, height: of the image in pixels; None if the files do not give them.
         orientation: of the image that the coordinates are of; None if nobody has said it.
+        mask_values: what the values of a PNG mask are; None if nobody has said it.
 
     Raises:
         UsageError: the image has more pixels than the decoder accepts.
@@ -38,6 +39,7 @@ class Truth(ABC):
     width: int | None
     height: int | None
     orientation: TruthOrientation | None = field(default=None, kw_only=True)
+    mask_values: MaskValues | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if (self.width or 0) * (self.height or 0) > MAX_PIXELS:
@@ -205,10 +207,19 @@ class TruthSet:
         names = {key.rpartition("/")[2] for key in by_key}
         return cls(path.resolve().name, digest, by_key, len(names) == len(by_key))
 
-    def with_orientation(self, orientation: TruthOrientation) -> "TruthSet":
-        """Return these truths with coordinates of the stored or of the upright images; the digest covers it."""
-        by_key = {key: replace(truth, orientation=orientation) for key, truth in self.by_key.items()}
-        return TruthSet(self.name, sha256(f"{self.digest} {orientation}".encode()), by_key, self.unique_names)
+    def with_options(self, orientation: TruthOrientation | None, mask_values: MaskValues | None) -> "TruthSet":
+        """Return these truths as the user has said they are to be read; the digest covers that.
+
+        Args:
+            orientation: of the images that the coordinates are of.
+            mask_values: what the values of PNG masks are.
+        """
+        if orientation is None and mask_values is None:
+            return self
+        changes = {"orientation": orientation, "mask_values": mask_values}
+        by_key = {key: replace(truth, **changes) for key, truth in self.by_key.items()}  # type: ignore[arg-type]
+        digest = sha256(f"{self.digest} {orientation} {mask_values}".encode())
+        return TruthSet(self.name, digest, by_key, self.unique_names)
 
     def __len__(self) -> int:
         return len(self.by_key)

@@ -10,11 +10,11 @@ from PIL import Image
 from score.builders import boxed, change, first, of_keys, rows_of, small
 
 from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
-from pipeline.image.score_map import score_map
+from pipeline.image.score_map import SIDE, score_map, visible_window
 from pipeline.score import score, score_shard
 from pipeline.score.box_metrics import best_ious, resize_boxes
 from pipeline.score.counters import tuning_rank
-from pipeline.score.pixel_metrics import pxap, score_histogram
+from pipeline.score.pixel_metrics import BINS, pxap, score_histogram
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -177,7 +177,7 @@ def test_an_object_that_cannot_be_used_is_named_and_no_table_is_written(
 ) -> None:
     def flat(content: dict) -> None:
         first(12)(content)
-        content["annotations"][3]["bbox"] = [0, 0, 0, 5]
+        content["annotations"][3]["bbox"] = [0, 0, 5, -5]
 
     with pytest.raises(UsageError, match="no area in the image"):
         small(atlas, change(world, tmp_path, flat), tmp_path)
@@ -236,3 +236,29 @@ def test_tables_of_an_audit_are_not_written_over(atlas: Atlas, world: SyntheticD
     with pytest.raises(UsageError, match=r"holds something else .*; name another --out"):
         score(atlas, read_truth(world.truth), out=str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["about.json"]
+
+
+def test_masks_without_an_object_count_as_background_in_pxap(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
+    """The reference pools the pixels of all masks, so that black ones only add false positives."""
+    truths, run_ = read_truth(world.truth), atlas.run
+    folder, total, black = tmp_path / "png", np.zeros((2, BINS), np.int64), 0
+    folder.mkdir()
+    for name in atlas.shard_names:
+        shard = atlas.shard(name)
+        maps = shard.maps("legrad", "label")
+        for place, sample in enumerate(shard.samples.to_pylist()):
+            mask = truths.by_key[sample["key"]].mask
+            assert mask is not None
+            if place % 3 == 0:
+                mask, black = np.zeros_like(mask), black + 1
+            Image.fromarray(mask.astype(np.uint8)).convert("P").save(folder / f"{sample['key']}.png")
+            grid = resize_mask(mask, SIDE)
+            seen = score_map(maps[place], visible_window(sample, run_.model.input_size))
+            total += score_histogram(seen, grid, np.zeros_like(grid))
+    table = score(atlas, read_truth(folder), "label", ["legrad"], out=str(tmp_path / "out"))
+    (row,) = (row for row in table.to_pylist() if row["method"] == "legrad")
+    assert row["without_object"] == black > 0
+    assert row["images"] + black == sum(len(atlas.samples_of(name, ["key"])) for name in atlas.shard_names)
+    assert row["pxap"] == pytest.approx(float(pxap(total)), abs=1e-9)

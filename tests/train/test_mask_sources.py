@@ -67,7 +67,8 @@ def test_masks_of_coco_with_crowds_ignored(sample: DecodedSample, tmp_path: Path
 
 
 def test_a_crowd_alone_says_nothing(sample: DecodedSample, tmp_path: Path) -> None:
-    assert open_truth_masks(coco(tmp_path, {"segmentation": coded(blob()), "iscrowd": 1})).find("one", sample) is None
+    with pytest.raises(UsageError, match="all annotations have iscrowd 1"):
+        open_truth_masks(coco(tmp_path, {"segmentation": coded(blob()), "iscrowd": 1}))
 
 
 def test_boxes_of_coco(sample: DecodedSample, tmp_path: Path) -> None:
@@ -143,8 +144,8 @@ def test_a_mask_of_another_size_is_named(sample: DecodedSample, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (np.array([[0, 255]], np.uint8), "has only 0 and 255, and 255 means ignored; write the object as 1"),
-        (np.array([[0, 700]], np.uint16), "is a PNG of mode I"),
+        (np.array([[0, 255]], np.uint8), "has the value 255, which is white in one kind of mask"),
+        (np.array([[0, 700]], np.uint16), "is a gray PNG of 16 bits"),
         (b"junk", "cannot be read as a PNG"),
     ],
 )
