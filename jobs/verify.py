@@ -1,6 +1,7 @@
 """``vitatlas verify``."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,6 +9,10 @@ from jobs import output
 from jobs.params import PATH_OR_URL, count_option
 from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, StoppedEarlyError
+from schemas.layout import RUN
+
+if TYPE_CHECKING:
+    from pipeline.audit.verify_products import ProductsResult
 
 _MAX_LISTED = 10
 """Shards that a message names."""
@@ -20,22 +25,29 @@ _MAX_LISTED = 10
 @click.option("--seed", type=int, default=0, metavar="N", help="Seed that chooses the samples of --recompute.")
 @output.json_option
 def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
-    """Verify an atlas: every committed object is present and unchanged, and nothing else is there.
+    """Verify an atlas, or one product of it: every object is present and unchanged, and nothing else is there.
 
     Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, compares the shards
-    with those that were read by size, ETag and headers, and recomputes a few maps from them. Prints a line for each
-    fault. Exits with 1 if there is a fault, or if no map could be recomputed; with 75 if there is none but the run is
-    not complete.
+    with those that were read by size, ETag and headers, and recomputes a few maps from them. Products are labels,
+    scores, metrics and audits: those in the atlas, or the one in a folder that is named instead. Prints a line for each
+    fault. Exits with 1 if there is a fault, or if no map could be recomputed; with 75 if there is none but the run or a
+    product is not complete.
 
     \b
     Examples:
       vitatlas verify train.atlas
       vitatlas verify train.atlas --recompute 0
+      vitatlas verify masks
     """
-    from pipeline.store import Atlas
+    from pipeline.audit.verify_products import is_product, verify_products
+    from pipeline.store import Atlas, ObjectStore
     from pipeline.store.verify import verify
     from pipeline.utils.progress import progress_bars
 
+    objects = ObjectStore(atlas)
+    if not objects.exists(RUN) and is_product(objects):
+        _verify_product(atlas, json_)
+        return
     opened, recomputed = Atlas.open(atlas), None
     with progress_bars() as add_bar:
         verified = verify(opened, add_bar("verify"))
@@ -43,11 +55,12 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
             from pipeline.run.recompute_maps import recompute
 
             recomputed = recompute(opened, count, seed, allow_pipe, add_bar("recompute"))
+        products = verify_products(opened, add_bar("verify products"))
     faults, damaged = (recomputed or verified).faults, (recomputed or verified).damaged
     if json_:
         compared = {"atlas": atlas, "objects": verified.objects, "missing": verified.missing}
         summary = recomputed and {name: getattr(recomputed, name) for name in ("maps", "equal", "notes")}
-        notes = {"notes": verified.notes, "versions": verified.versions}
+        notes = {"products": _summarize(products), "notes": verified.notes, "versions": verified.versions}
         output.print_json(compared | {"recomputed": summary, "faults": faults, "damaged": damaged} | notes)
     else:
         echo(f"{atlas}: {verified.objects:,} objects were compared with their commits")
@@ -57,10 +70,50 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
             echo(f"note     {note}")
         for fault in faults:
             echo(f"fault    {fault}")
+        _print_products(products)
     if faults:
         raise RunFailedError(f"{atlas}: {len(faults)} faults; {_how_to_repair(atlas, damaged)}")
+    _raise_for(products)
     if verified.missing:
         raise StoppedEarlyError(f"{verified.missing} shards are not done; resume with: vitatlas run {atlas}")
+
+
+def _verify_product(url: str, json_: bool) -> None:
+    from pipeline.audit.verify_products import verify_folder
+    from pipeline.utils.progress import progress_bars
+
+    with progress_bars() as add_bar:
+        result = verify_folder(url, add_bar("verify"))
+    if json_:
+        output.print_json(_summarize(result))
+    else:
+        _print_products(result)
+    _raise_for(result)
+
+
+def _summarize(products: "ProductsResult") -> dict[str, Any]:
+    return {name: getattr(products, name) for name in ("objects", "folders", "unfinished", "faults")}
+
+
+def _print_products(products: "ProductsResult") -> None:
+    for folder in products.folders:
+        unfinished = ", it is not finished" if folder in products.unfinished else ""
+        echo(f"product  {folder}{unfinished}")
+    if products.folders:
+        echo(f"{products.objects:,} objects of products were compared with their records")
+    for fault in products.faults:
+        echo(f"fault    {fault}")
+
+
+def _raise_for(products: "ProductsResult") -> None:
+    """Raise the error of faulty or unfinished products."""
+    if products.faults:
+        raise RunFailedError(
+            f"{len(products.faults)} faults in products; remove what belongs to nothing, and run again the commands "
+            "that made the others"
+        )
+    if products.unfinished:
+        raise StoppedEarlyError(f"{products.unfinished[0]}: is not finished; run the command that makes it again")
 
 
 def _how_to_repair(atlas: str, damaged: Sequence[str]) -> str:

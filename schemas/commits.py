@@ -101,6 +101,16 @@ class LeaseRecord(Record):
     in_progress: tuple[str, ...] = ()
 
 
+class ProductRecord(Record):
+    """``product.json`` of a derived product: everything in its folder but what the commits name. Written last.
+
+    Attributes:
+        objects: the settings, the commits of the shards, and what is made of all shards together; sorted by path.
+    """
+
+    objects: tuple[ObjectRecord, ...]
+
+
 class DerivedCommit(Record):
     """``commits/<shard>.json`` of a derived product: the proof that one shard of it is done.
 

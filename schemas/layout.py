@@ -16,6 +16,9 @@ AUDIT = "audit"
 ABOUT = "about.json"
 """Record of a derived product, in its folder: what it is made from. Written first."""
 
+PRODUCT = "product.json"
+"""Record of a derived product, in its folder: what belongs to it. Written last."""
+
 FORMAT = 3
 """Version of the layout on disk. Readers refuse a later one."""
 

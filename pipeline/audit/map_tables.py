@@ -17,6 +17,7 @@ from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, ObjectStore
+from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.concurrency import concurrent_map
@@ -91,12 +92,12 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
         for name in (MANIFEST, *(f"{name}.parquet" for name in SUMMARIES)):
             self.objects.delete(name)
 
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> dict[str, pa.Table]:
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> dict[str, pa.Table]:
         tables = {}
         for name, (folder, keys, metric, schema) in SUMMARIES.items():
-            parts = map(from_parquet, self.objects.read([f"{folder}/{shard}.parquet" for shard in self.shards]))
+            parts = map(from_parquet, objects.read([f"{folder}/{shard}.parquet" for shard in self.shards]))
             tables[name] = compute_group_means(parts, keys, metric, schema)
-            self.objects.put(f"{name}.parquet", to_parquet(tables[name]))
+            objects.put(f"{name}.parquet", to_parquet(tables[name]))
         return tables
 
 

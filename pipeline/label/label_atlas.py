@@ -19,7 +19,7 @@ from pipeline.label.mask import Label
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, ObjectStore
-from pipeline.store.derived import check_output_dir
+from pipeline.store.derived import ProductStore, check_output_dir
 from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
@@ -152,11 +152,13 @@ class _Labels(DerivedProduct[None, LabelSummary]):
         except UsageError as error:
             raise RunFailedError(f"{error}; remove it, and run the same command again") from None
 
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> LabelSummary:
-        merged = dict.fromkeys(self._merged())
-        for name in self.formats:
-            for path, data in LABEL_FORMATS[name].merge(self.shards, self.objects.get, self.context):
-                merged[self.objects.put(path, data).path] = None
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> LabelSummary:
+        merged = dict.fromkeys(
+            objects.put(path, data).path
+            for name in LABEL_FORMATS
+            if all(name in commit.items for commit in commits.values())
+            for path, data in LABEL_FORMATS[name].merge(self.shards, objects.get, self.context)
+        )
         records = [commits[shard] for shard in self.shards]
         counts = sum((Counter(record.counts) for record in records), Counter[str]())
         total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
@@ -164,7 +166,7 @@ class _Labels(DerivedProduct[None, LabelSummary]):
         counts_by_status = dict(sorted(counts.items()))
         summary = LabelSummary(self.policy, self.about.calibration, counts_by_status, area, ignored, tuple(merged))
         content = {**vars(summary), "policy": self.policy.model_dump(mode="json")}
-        self.objects.put(SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
+        objects.put(SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
         return summary
 
 

@@ -17,6 +17,7 @@ from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.recompute_maps import cached_worker
 from pipeline.store import Atlas, ObjectStore
+from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
 from schemas.base import sha256
@@ -123,11 +124,11 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
     def remove_summary(self) -> None:
         self.objects.delete(SUMMARY)
 
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> pa.Table:
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> pa.Table:
         directions = {value: better for metric in self.metrics.values() for value, better in metric.directions.items()}
-        tables = map(from_parquet, self.objects.read([_values_object(shard) for shard in self.shards]))
+        tables = map(from_parquet, objects.read([_values_object(shard) for shard in self.shards]))
         summary = summarize(tables, directions, _notes(self.atlas, self.metrics))
-        self.objects.put(SUMMARY, to_parquet(summary))
+        objects.put(SUMMARY, to_parquet(summary))
         return summary
 
 

@@ -10,6 +10,7 @@ from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.store.derived import (
+    ProductStore,
     check_output_dir,
     content_hash,
     list_stale,
@@ -18,6 +19,7 @@ from pipeline.store.derived import (
     remove_shard,
 )
 from pipeline.utils.concurrency import concurrent_map
+from pipeline.utils.terminal import echo
 from schemas.base import Record
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.layout import ABOUT, commit_object
@@ -37,7 +39,7 @@ class ShardTask(Generic[Input]):
         content_hash: hash of its maps and samples.
         data: its element of ``DerivedProduct.inputs``.
         previous: its commit, to which items are to be added; None if all of the shard is to be made.
-        previous_items: items of the last commit of the shard, whatever it was made from.
+        previous_items: items of the last commit of the shard, whatever it was made from; without one, of other shards.
     """
 
     atlas: Atlas
@@ -111,11 +113,12 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         return [None] * len(shards)
 
     @abstractmethod
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> Result:
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> Result:
         """Write what is made of all shards together.
 
         Args:
             commits: of all ``shards``, by name.
+            objects: the output folder, which keeps records of what is written.
         """
 
 
@@ -128,17 +131,29 @@ def derive(product: DerivedProduct[Input, Result], options: ComputeOptions = Com
     """
     product.check_output()
     with Lease(product.objects):
-        product.objects.put(product.about_object, product.about.to_bytes())
-        result = product.finish(derive_shards(product, options))
-        product.objects.remove_temp_files()
+        objects = ProductStore(product.objects)
+        objects.put(product.about_object, product.about.to_bytes())
+        commits = derive_shards(product, options, objects.last)
+        objects.record_commits(commits.values())
+        result = product.finish(commits, objects)
+        objects.remove_temp_files()
+        objects.write_record()
     return result
 
 
-def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOptions) -> dict[str, DerivedCommit]:
-    """Compute the pending shards of a product whose lease is held, and return the commits of all its shards."""
+def derive_shards(
+    product: DerivedProduct[Input, Result], options: ComputeOptions, recorded: Mapping[str, str]
+) -> dict[str, DerivedCommit]:
+    """Compute the pending shards of a product whose lease is held, and return the commits of all its shards.
+
+    Args:
+        product: the product.
+        options: where it is computed.
+        recorded: SHA-256 of its commits by their path, as the last finished command recorded them.
+    """
     objects, shards = product.objects, product.shards
     stale = list_stale(objects, frozenset(shards))
-    valid = load_completed(objects, product.atlas, product.about.digest())
+    valid = load_completed(objects, product.atlas, product.about.digest(), recorded, partial(echo, err=True))
     candidates = [valid[shard] for shard in shards if shard in valid]
     complete = concurrent_map(product.is_complete, candidates)
     commits = {commit.shard: commit for commit, is_complete in zip(candidates, complete, strict=True) if is_complete}
@@ -149,7 +164,8 @@ def derive_shards(product: DerivedProduct[Input, Result], options: ComputeOption
         remove_shard(objects, shard)
     settings = (product.function, product.atlas, objects.url, product.about.digest(), product.keeps_commits)
     work = partial(_derive_shard, *settings)
-    tasks = [(shard, data, shard in valid) for shard, data in zip(pending, product.inputs(pending), strict=True)]
+    items = tuple(dict.fromkeys(item for commit in valid.values() for item in commit.items))
+    tasks = [(shard, data, shard in valid, items) for shard, data in zip(pending, product.inputs(pending), strict=True)]
     module = type(product).__module__
     for commit in parallel_map(work, tasks, product.title, options.address, product.uses_gpu, module):
         commits[commit.shard] = commit
@@ -162,9 +178,9 @@ def _derive_shard(
     url: str,
     settings_hash: str,
     keeps_commits: bool,
-    task: tuple[str, Input, bool],
+    task: tuple[str, Input, bool, tuple[str, ...]],
 ) -> DerivedCommit:
-    shard, data, valid = task
+    shard, data, valid, items = task
     objects = ObjectStore(url)
     content = content_hash(atlas.record(shard))  # before the maps are read: if they change, the shard is made again
     last = read_commit(objects, shard)
@@ -174,7 +190,7 @@ def _derive_shard(
             objects.delete(record.path)
     if not keeps_commits:
         objects.delete(commit_object(shard))
-    result = function(ShardTask(atlas, objects, shard, content, data, previous, last.items if last else ()))
+    result = function(ShardTask(atlas, objects, shard, content, data, previous, last.items if last else items))
     commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, **vars(result))
     objects.put(commit_object(shard), commit.to_bytes())
     return commit

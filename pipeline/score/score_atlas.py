@@ -19,7 +19,7 @@ from pipeline.score.score_shard import counts_object, score_shard
 from pipeline.score.splits import ShardTruth, build_shard_truths, build_tuning_truths
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.store import Atlas, ObjectStore
-from pipeline.store.derived import check_output_dir
+from pipeline.store.derived import ProductStore, check_output_dir
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import TruthSet
 from schemas.base import sha256
@@ -175,12 +175,14 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
             total = {method: counts + by_method[method] for method, counts in total.items()}
         return total
 
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> pa.Table:
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> pa.Table:
         counts_by_method = self.sum_counts()
         if not counts_by_method[self.methods[0]].counts["images"][ALL_GROUPS].any():
             raise UsageError(f"{self.atlas.objects.url}: has no sample with maps and an object in {self.about.name}")
         if self.tuning is not None:
-            derive_shards(self.tuning, self.options)
+            folder = f"{TUNING}/"
+            recorded = {name.removeprefix(folder): sha for name, sha in objects.last.items() if name.startswith(folder)}
+            objects.record_commits(derive_shards(self.tuning, self.options, recorded).values(), folder)
             tuning_counts = self.tuning.sum_counts()
             counts_by_method = {name: counts + tuning_counts[name] for name, counts in counts_by_method.items()}
         statuses = sum((Counter(commit.counts) for commit in commits.values()), Counter[str]())
@@ -190,9 +192,9 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
         rows.sort(key=lambda row: (-(row["pxap"] or 0), -row["maxboxacc_v2"]))
         table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
         curves = curve_table(counts_by_method)
-        self.objects.put(CURVES, to_parquet(curves))
-        self.objects.put(PLOT, plot_scores(table, curves))
-        self.objects.put(TABLE, to_parquet(table))
+        objects.put(CURVES, to_parquet(curves))
+        objects.put(PLOT, plot_scores(table, curves))
+        objects.put(TABLE, to_parquet(table))
         return table
 
     def _row(self, method: str, counts: ScoreCounts, statuses: Mapping[str, int]) -> dict[str, Any]:

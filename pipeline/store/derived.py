@@ -1,14 +1,17 @@
 """Commits of derived products: what is made of an atlas shard by shard, such as labels, scores and audit tables."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline.store.atlas import Atlas
 from pipeline.store.object_store import ObjectStore
+from pipeline.utils.concurrency import concurrent_map
 from schemas.base import Record, differences, sha256
-from schemas.commits import CommitRecord, DerivedCommit
+from schemas.commits import CommitRecord, DerivedCommit, ObjectRecord, ProductRecord
 from schemas.errors import UsageError
-from schemas.layout import COMMITS, RUN, commit_object
+from schemas.layout import COMMITS, PRODUCT, RUN, commit_object
 
 R = TypeVar("R", bound=Record)
 
@@ -71,13 +74,74 @@ def _parse_commit(shard: str, data: bytes) -> DerivedCommit | None:
         return None
 
 
-def load_completed(objects: ObjectStore, atlas: Atlas, settings_hash: str) -> dict[str, DerivedCommit]:
-    """Return the valid commits by shard: with these settings, from the present maps, and all objects exist.
+class ProductStore(ObjectStore):
+    """Folder of a derived product while it is made: it keeps the records of what is written, for ``product.json``.
+
+    Args:
+        objects: the folder. The record of the last finished command is removed: until the next is written, the product
+            is unfinished.
+
+    Attributes:
+        last: SHA-256 of what the last finished command recorded, by path.
+    """
+
+    def __init__(self, objects: ObjectStore) -> None:
+        vars(self).update(vars(objects))
+        self._records: dict[str, ObjectRecord] = {}
+        product = read_product(self)
+        self.last = {record.path: record.sha256 for record in product.objects} if product else {}
+        self.delete(PRODUCT)
+
+    def put(self, name: str, data: bytes) -> ObjectRecord:
+        return self._keep(super().put(name, data))
+
+    def put_file(self, name: str, path: Path) -> ObjectRecord:
+        return self._keep(super().put_file(name, path))
+
+    def _keep(self, record: ObjectRecord) -> ObjectRecord:
+        self._records[record.path] = record
+        return record
+
+    def record_commits(self, commits: Iterable[DerivedCommit], folder: str = "") -> None:
+        """Keep the records of commits, which other processes may have written.
+
+        Args:
+            commits: of the shards of the product.
+            folder: path of their folder in the product, with a slash at its end.
+        """
+        for commit in commits:
+            path, data = f"{folder}{commit_object(commit.shard)}", commit.to_bytes()
+            self._keep(ObjectRecord(path=path, size=len(data), sha256=sha256(data)))
+
+    def write_record(self) -> None:
+        """Write ``product.json``, which makes the product finished."""
+        records = tuple(self._records[path] for path in sorted(self._records))
+        super().put(PRODUCT, ProductRecord(objects=records).to_bytes())
+
+
+def read_product(objects: ObjectStore) -> ProductRecord | None:
+    """Return the record of a product; None where there is none that can be read."""
+    try:
+        return ProductRecord.read(objects.get(PRODUCT), PRODUCT)
+    except (FileNotFoundError, UsageError):
+        return None
+
+
+def load_completed(
+    objects: ObjectStore,
+    atlas: Atlas,
+    settings_hash: str,
+    recorded: Mapping[str, str],
+    log: Callable[[str], None],
+) -> dict[str, DerivedCommit]:
+    """Return the valid commits by shard: with these settings, from the present maps, and all objects are as committed.
 
     Args:
         objects: folder of the product.
         atlas: what it is derived from.
         settings_hash: hash of the settings of the product.
+        recorded: SHA-256 of commits by their path, where the last finished command recorded them.
+        log: called with a sentence for each commit that has changed and each shard with an object that has.
     """
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
     shards = [shard for shard in atlas.shard_names if shard in present]
@@ -86,12 +150,25 @@ def load_completed(objects: ObjectStore, atlas: Atlas, settings_hash: str) -> di
     contents = objects.read([commit_object(shard) for shard in shards])
     for data, source in zip(contents, atlas.records(skip=atlas.committed - present), strict=True):
         commit = _parse_commit(source.shard, data)
+        name = commit_object(source.shard)
+        if recorded.get(name, sha256(data)) != sha256(data) or (commit and commit.to_bytes() != data):
+            log(f"{objects.url}/{name}: has changed since it was written; its shard is made again")
+            continue
         wanted = (source.shard, content_hash(source), settings_hash)
         if commit is not None and (commit.shard, commit.parent, commit.settings_hash) == wanted:
             valid.append(commit)
-    folders = {record.path.rpartition("/")[0] for commit in valid for record in commit.objects}
-    paths = {f"{folder}/{name}" for folder in folders for name in objects.list(folder)}
-    return {commit.shard: commit for commit in valid if all(record.path in paths for record in commit.objects)}
+    differences_by_commit = concurrent_map(partial(_first_difference, objects), valid)
+    completed = {}
+    for commit, difference in zip(valid, differences_by_commit, strict=True):
+        if difference is None:
+            completed[commit.shard] = commit
+        else:
+            log(f"{objects.url}/{difference}; its shard is made again")
+    return completed
+
+
+def _first_difference(objects: ObjectStore, commit: DerivedCommit) -> str | None:
+    return next(filter(None, map(objects.find_difference, commit.objects)), None)
 
 
 def list_stale(objects: ObjectStore, shards: Container[str]) -> list[str]:

@@ -19,6 +19,9 @@ from schemas.base import sha256
 from schemas.commits import ObjectRecord
 from schemas.errors import RunFailedError
 
+_CHUNK = 1 << 24
+"""Bytes of an object that are hashed at a time."""
+
 
 class ObjectStore:
     """Objects below one URL, named by their relative path.
@@ -167,6 +170,25 @@ class ObjectStore:
         details = self.files.find(self.root, detail=True)
         for path in sorted(details):
             yield path[len(self.root.rstrip("/")) + 1 :], int(details[path]["size"])
+
+    def find_difference(self, record: ObjectRecord) -> str | None:
+        """Return how an object differs from its record, if it does; the object may be larger than memory.
+
+        Raises:
+            RunFailedError: the record names an object outside of the folder.
+        """
+        path, digest = self.path(record.path), hashlib.sha256()
+        try:
+            size = int(self.files.size(path))
+            if size != record.size:
+                return f"{record.path}: has {size} bytes, {record.size} were written"
+            for start in range(0, size, _CHUNK):
+                digest.update(self.get(record.path, start, min(start + _CHUNK, size)))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return f"{record.path}: is missing"
+        if f"sha256:{digest.hexdigest()}" != record.sha256:
+            return f"{record.path}: its contents have changed since they were written"
+        return None
 
     def remove_temp_files(self) -> None:
         """Remove the temporary files of killed writers. No other process may be writing."""

@@ -130,7 +130,7 @@ def test_what_is_done_is_not_done_again(finished: Path, tmp_path: Path, measure:
     before = times(tmp_path / "faith")
     assert measure(finished, log=said.append).equals(first)
     after = times(tmp_path / "faith")
-    assert {name for name in before if before[name] != after[name]} == {"about.json", "summary.parquet"}
+    assert {name for name in before if before[name] != after[name]} == {"about.json", "product.json", "summary.parquet"}
     assert not said
 
 

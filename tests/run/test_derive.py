@@ -11,6 +11,7 @@ from support import crash_after, in_one_process
 
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.store import Atlas, ObjectStore
+from pipeline.store.derived import ProductStore
 from schemas.base import Record
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
@@ -44,9 +45,9 @@ class Counts(DerivedProduct[None, int]):
     def remove_summary(self) -> None:
         self.objects.delete("sum")
 
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> int:
-        total = sum(int(self.objects.get(f"counts/{shard}")) for shard in commits)
-        self.objects.put("sum", str(total).encode())
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> int:
+        total = sum(int(objects.get(f"counts/{shard}")) for shard in commits)
+        objects.put("sum", str(total).encode())
         return total
 
 

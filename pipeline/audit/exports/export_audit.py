@@ -18,6 +18,7 @@ from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, AtlasShard, ObjectStore
+from pipeline.store.derived import ProductStore
 from pipeline.store.images import read_images
 from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
@@ -109,8 +110,8 @@ class _Export(DerivedProduct[TruthSet | None, None]):
         for name in EXPORTERS[self.about.kind].atlas_files(self.about):
             self.objects.delete(name)
 
-    def finish(self, commits: Mapping[str, DerivedCommit]) -> None:
-        _upload(self.objects, partial(EXPORTERS[self.about.kind].export_all, self.context))
+    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> None:
+        _upload(objects, partial(EXPORTERS[self.about.kind].export_all, self.context))
 
 
 def _export_shard(about: ExportSpec, task: ShardTask[TruthSet | None]) -> ShardResult:

@@ -1,0 +1,121 @@
+"""Verify what was derived from an atlas: labels, scores, metrics and audits, in the atlas or in another folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from pipeline.audit.publication.verify_audit import verify_audit
+from pipeline.label.label_atlas import ABOUT as LABELING
+from pipeline.store import Atlas, ObjectStore
+from pipeline.store.verify_product import verify_product
+from schemas.audit_records import MANIFEST, AuditSpec
+from schemas.errors import UsageError
+from schemas.layout import ABOUT, AUDIT, COMMITS, LABELS, LEASE, PRODUCT, SCORES
+
+_MARKS = (ABOUT, LABELING, LEASE, MANIFEST, PRODUCT)
+"""Objects that only the folder of a product has."""
+
+
+@dataclass
+class ProductsResult:
+    """Result of the verification of products.
+
+    Attributes:
+        objects: number of objects that were compared with their records.
+        faults: one sentence per fault.
+        folders: verified folders.
+        unfinished: those of them whose last command did not come to its end.
+    """
+
+    objects: int = 0
+    faults: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def verify_products(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, total: None) -> ProductsResult:
+    """Verify every product in an atlas.
+
+    Args:
+        atlas: the atlas.
+        progress: called with the number of verified products and of all.
+    """
+    result, objects = ProductsResult(), atlas.objects
+    names = [name for name, _ in objects.list_all() if name.partition("/")[0] in (LABELS, SCORES, AUDIT)]
+    folders = _outermost(set(filter(None, map(_marked_folder, names))))
+    for done, folder in enumerate(folders):
+        progress(done, len(folders))
+        _verify_folder(ObjectStore(f"{objects.url}/{folder}"), atlas, f"{folder}/", result)
+    inside = tuple(f"{folder}/" for folder in folders)
+    result.faults += [f"{name}: belongs to no product" for name in names if not name.startswith(inside)]
+    return result
+
+
+def verify_folder(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ProductsResult:
+    """Verify the product in a folder.
+
+    Args:
+        url: path or URL of the folder.
+        progress: called with the number of verified shards and of all.
+
+    Raises:
+        UsageError: it holds no product.
+    """
+    result, objects = ProductsResult(), ObjectStore(url)
+    if not is_product(objects):
+        raise UsageError(
+            f"{url}: is neither an atlas nor a product of one, such as labels, scores or an audit; name one"
+        )
+    _verify_folder(objects, None, "", result, progress)
+    return result
+
+
+def is_product(objects: ObjectStore) -> bool:
+    """Return whether a folder holds a product, finished or not."""
+    return any(objects.exists(name) for name in _MARKS) or bool(objects.list(COMMITS))
+
+
+def _marked_folder(name: str) -> str | None:
+    """Return the folder of the product that an object marks; None for other objects."""
+    path = PurePosixPath(name)
+    if path.parent.name == COMMITS:
+        return str(path.parent.parent)
+    return str(path.parent) if path.name in _MARKS else None
+
+
+def _outermost(folders: set[str]) -> list[str]:
+    return sorted(
+        folder for folder in folders if not any(f"{parent}" in folders for parent in PurePosixPath(folder).parents)
+    )
+
+
+def _verify_folder(
+    objects: ObjectStore,
+    atlas: Atlas | None,
+    prefix: str,
+    result: ProductsResult,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Add the result of one folder: of an audit by its manifest, of any other product by its records."""
+    result.folders.append(objects.url)
+    if objects.exists(MANIFEST):
+        result.objects += sum(1 for _ in objects.list_all())
+        result.faults += [f"{prefix}{fault}" for fault in verify_audit(objects.url, progress=progress)]
+        return
+    product = verify_product(objects, atlas, progress)
+    result.objects += product.objects
+    result.faults += [f"{prefix}{fault}" for fault in product.faults]
+    if product.finished and not _is_audit(objects):
+        result.faults += [f"{prefix}{name}: belongs to nothing that was written" for name in product.strays]
+        return
+    result.unfinished.append(objects.url)  # an audit is finished by its manifest
+    for folder in sorted(name.removesuffix(f"/{PRODUCT}") for name in product.strays if name.endswith(f"/{PRODUCT}")):
+        _verify_folder(ObjectStore(f"{objects.url}/{folder}"), atlas, f"{prefix}{folder}/", result)
+
+
+def _is_audit(objects: ObjectStore) -> bool:
+    try:
+        AuditSpec.read(objects.get(ABOUT), ABOUT)
+    except (FileNotFoundError, UsageError):
+        return False
+    return True
