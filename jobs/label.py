@@ -71,6 +71,7 @@ def label_command(
     from pipeline.label import CalibrationSource, label, read_policy
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
+    from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
     from schemas.errors import UsageError
     from schemas.layout import LABELS
@@ -81,6 +82,7 @@ def label_command(
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
     opened = Atlas.open(atlas)
     output.note_incomplete(opened)
+    output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     chosen = list(split_names(formats))
     if not chosen:
         raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")

@@ -15,6 +15,7 @@ from schemas.text import escape_control
 
 if TYPE_CHECKING:
     from pipeline.store import Atlas
+    from pipeline.store.label_accuracy import LabelAccuracy
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -68,6 +69,26 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def accuracy_document(accuracy: "LabelAccuracy | None") -> dict[str, Any] | None:
+    """Return the accuracy on labels for ``--json``."""
+    return None if accuracy is None else vars(accuracy)
+
+
+def print_accuracy(accuracy: "LabelAccuracy | None", to_stderr: bool = False) -> None:
+    """Print the accuracy of the network on labels, and a warning if they seem to have another order of classes.
+
+    Args:
+        accuracy: None if no image has a label, which prints nothing.
+        to_stderr: print all of it on standard error.
+    """
+    if accuracy is None:
+        return
+    top1, top5 = (100 * hits / accuracy.labeled for hits in (accuracy.top1, accuracy.top5))
+    echo(f"accuracy top-1 {top1:.1f} %, top-5 {top5:.1f} % of {accuracy.labeled:,} labels", err=to_stderr)
+    if accuracy.fault:
+        echo(f"warning  labels: {accuracy.fault}", err=True)
 
 
 def note_incomplete(atlas: "Atlas") -> None:

@@ -95,6 +95,7 @@ def run_command(
             print_plan(record, out)
 
     from pipeline.run import ExecutionOptions, run
+    from pipeline.store.label_accuracy import measure_label_accuracy
     from schemas.samples import SampleStatus
 
     if cache and "://" in cache:
@@ -105,12 +106,15 @@ def run_command(
     )  # fmt: skip
     atlas = run(out, options, retry_failed)
     statuses = atlas.statuses()
+    accuracy = measure_label_accuracy(atlas)
     if json_:
         images = {"done": statuses.total(), "planned": atlas.run.samples}
         shards = {"done": len(atlas.committed), "planned": len(atlas.run.shards)}
-        output.print_json({"atlas": atlas.objects.url, "shards": shards, "images": images, "statuses": dict(statuses)})
+        document = {"atlas": atlas.objects.url, "shards": shards, "images": images, "statuses": dict(statuses)}
+        output.print_json(document | {"accuracy": output.accuracy_document(accuracy)})
         return
     with_maps = statuses.pop(SampleStatus.OK, 0)
     without = f"{statuses.total():,} without" + ("; see vitatlas status" if statuses.total() else "")
     shards_done = f"{len(atlas.committed)} shard" + ("s" if len(atlas.committed) != 1 else "")
     echo(f"complete {shards_done}, {with_maps:,} images with maps, {without}")
+    output.print_accuracy(accuracy)

@@ -79,10 +79,12 @@ def score_command(
     from pipeline.run.execution import ComputeOptions
     from pipeline.score import default_output_dir, score
     from pipeline.store import Atlas
+    from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
 
     opened, truth_set = Atlas.open(atlas), read_truth(truth, truth_orientation, mask_values)
     output.note_incomplete(opened)
+    output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     folder = out or default_output_dir(atlas, truth_set, target)
     tune_truth = read_truth(tune, truth_orientation, mask_values) if tune else None
     tuning = tune_truth, Atlas.open(tune_atlas) if tune_atlas else None

@@ -37,6 +37,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     import pyarrow.compute as pc
 
     from pipeline.store import Atlas
+    from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.store.versions import VersionCounts
     from pipeline.utils.concurrency import concurrent_map
     from schemas.errors import RunFailedError
@@ -73,11 +74,13 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
             damaged.append(f"{result}")
         else:
             failed += result[: limit - len(failed)]
+    accuracy = None if damaged else measure_label_accuracy(opened)
     report = {
         "atlas": opened.objects.url,
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
+        "accuracy": output.accuracy_document(accuracy),
         "degenerate": dict(degenerate),
         "drift": drift,
         "fallbacks": dict(fallbacks),
@@ -92,6 +95,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         return
     echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
     output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
+    output.print_accuracy(accuracy)
     if degenerate:
         output.print_table("degenerate maps (constant or not finite)", ["method", "maps"], list(degenerate.items()))
     if drift:
