@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from pipeline.demo.train_model import MODEL
-from pipeline.explain.anatomy import SUPPORTED_ATTENTIONS, SUPPORTED_BLOCKS
+from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 from pipeline.store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
 from schemas.layout import AUDIT, LABELS, SCORES
@@ -54,7 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """Models that every method is tried on: variants of supported blocks, by timm name and options of its constructor."""
 
-_EXAMPLES = {*SUPPORTED_BLOCKS.values(), *SUPPORTED_ATTENTIONS.values()}
+_EXAMPLES = {*BLOCKS.values(), *ATTENTIONS.values()}
 _VARIANTS = {options.get("name", "vit_tiny_patch16_224") for options in FAMILIES.values()}
 FAMILIES |= {name: {"name": name} for name in sorted(_EXAMPLES - _VARIANTS)}  # families without a variant above
 

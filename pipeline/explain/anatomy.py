@@ -6,6 +6,20 @@ from typing import Any, Literal
 from torch import nn
 
 from pipeline.explain.embedding_towers import is_projection
+from pipeline.explain.module_classes import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    BLOCKS,
+    MLPS,
+    NETWORKS,
+    NORMS,
+    Part,
+    base_class,
+    class_names,
+    find_fault,
+    find_wrapper_fault,
+    known_parts,
+)
 from schemas.errors import UnsupportedModel
 
 Readout = Literal["token", "mean", "pool"]
@@ -30,10 +44,10 @@ class Anatomy:
         width: token dimension.
         classes: length of the logits.
         input_size: height and width of the images, in pixels.
-        attention: class name of the attention, preceded by ``gated`` if its output is gated.
-        norm: class name of the norms of a block.
-        mlp: class name of the MLP.
-        activation: class name of its activation function.
+        attention: class name of the attention, preceded by ``gated`` if an output is gated.
+        norm: class name of the norms; of several, like those below, the names joined by a comma.
+        mlp: class name of the MLPs.
+        activation: class name of the activation functions.
         classifier: class name of the head.
         positions: position encoding: ``absolute`` is added to the tokens, ``rotary`` rotates queries and keys,
             ``relative`` is added to the attention scores.
@@ -75,9 +89,8 @@ def describe(model: nn.Module) -> Anatomy:
     def refuse(reason: str) -> UnsupportedModel:
         return UnsupportedModel(f"{family} cannot be explained: {reason}")
 
-    for part in ("patch_embed", "blocks", "norm", "num_prefix_tokens", "forward_head"):
-        if not hasattr(parts, part):
-            raise refuse(f"it has no {part}, so it is not a plain vision transformer of global attention")
+    if reason := _unsupported_network(model):
+        raise refuse(reason)
     blocks = list(parts.blocks)
     for index, block in enumerate(blocks):
         if reason := _unsupported_block(block):
@@ -85,7 +98,10 @@ def describe(model: nn.Module) -> Anatomy:
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
         raise refuse("it has no classifier; give it a number of classes, or a checkpoint that has one")
-    classes = int(head.out_features if isinstance(head, nn.Linear) else parts.num_classes)
+    known = known_parts(model)
+    if reason := find_fault(model, known):
+        raise refuse(reason)
+    classes = _count_classes(known, refuse)
     if classes == 1:
         raise refuse(
             "it has one logit, and the softmax of one is always 1; give its classifier a row of zeros in front, "
@@ -120,49 +136,44 @@ def describe(model: nn.Module) -> Anatomy:
         width=int(parts.embed_dim),
         classes=classes,
         input_size=(size[0], size[1]),
-        attention=("gated " if getattr(blocks[0].attn, "gate", None) is not None else "")
-        + type(blocks[0].attn).__name__,
-        norm=type(blocks[0].norm1).__name__,
-        mlp=type(blocks[0].mlp).__name__,
-        activation=type(blocks[0].mlp.act).__name__,
-        classifier=type(head).__name__,
+        attention=("gated " if any(getattr(block.attn, "gate", None) is not None for block in blocks) else "")
+        + class_names(known, ATTENTIONS),
+        norm=class_names(known, NORMS),
+        mlp=class_names(known, MLPS),
+        activation=class_names(known, ACTIVATIONS),
+        classifier=base_class(head).__name__,
         positions=_positions(parts),
     )
 
 
-SUPPORTED_BLOCKS = {
-    "Block": "vit_tiny_patch16_224",
-    "EvaBlock": "eva02_tiny_patch14_224",
-    "RelPosBlock": "vit_relpos_small_patch16_224",
-}
-"""Classes of blocks that compute y = x + attn(norm1(x)), then y + mlp(norm2(y)), each branch scaled or not.
-
-Each with a timm model that has it, on which the tests try every method.
-"""
-
-SUPPORTED_ATTENTIONS = {
-    "Attention": "vit_tiny_patch16_224",
-    "AttentionRope": "vit_base_patch16_rope_224",
-    "EvaAttention": "eva02_tiny_patch14_224",
-    "RelPosAttention": "vit_relpos_small_patch16_224",
-}
-"""Classes of softmax attention of every token to every token, each with a timm model that has it."""
+def _unsupported_network(model: Any) -> str | None:
+    """Return the reason why this is not a network of a known class, or None."""
+    if not isinstance(model, nn.Module):
+        return "it is not a torch.nn.Module"
+    if reason := find_wrapper_fault(model):
+        return reason
+    if base_class(model) in NETWORKS:
+        return None
+    for path, module in model.named_modules():
+        if base_class(module) in NETWORKS:
+            return f"it wraps a {type(module).__name__}; give that, model.{path}"
+    if any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
+        return "it is a model of transformers; load its weights into timm's model of the same architecture"
+    for part in ("patch_embed", "blocks", "norm", "num_prefix_tokens", "forward_head"):
+        if not hasattr(model, part):
+            return f"it has no {part}, so it is not a plain vision transformer of global attention"
+    known = ", ".join(network.__name__ for network in NETWORKS)
+    return f"it is none of timm's {known}; if it is one in other code, load its weights into timm's model"
 
 
 def _unsupported_block(block: Any) -> str | None:
     """Return the reason why the methods are not defined for a block, or None."""
-    attention = getattr(block, "attn", None)
-    if attention is None or not hasattr(attention, "fused_attn"):
-        return "has no attention that can be traced"
-    kind = type(attention).__name__
-    if kind not in SUPPORTED_ATTENTIONS or hasattr(block, "window_size"):
-        return f"attends by {kind}, which is not softmax attention over all tokens"
-    if getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads:
-        return "shares keys and values among its heads"
-    if type(block).__name__ not in SUPPORTED_BLOCKS:
+    if base_class(block) not in BLOCKS:
         return "is not a pre-norm block of attention and MLP"
-    if not hasattr(getattr(block, "mlp", None), "fc2"):
-        return "has an MLP that does not end in a linear layer"
+    if base_class(block.attn) not in ATTENTIONS:
+        return f"attends by {type(block.attn).__name__}, which is not softmax attention over all tokens"
+    if getattr(block.attn, "num_kv_heads", block.attn.num_heads) != block.attn.num_heads:
+        return "shares keys and values among its heads"
     return None
 
 
@@ -183,6 +194,22 @@ def _unsupported_patches(embed: Any) -> str | None:
         if not plain or proj.dilation != (1, 1):
             return "its patches overlap, or are padded"
     return None
+
+
+def _count_classes(parts: list[Part], refuse: Any) -> int:
+    """Return the length of the logits, by the last linear layer of each classifier."""
+    counts = []
+    for name in ("head", "head_dist"):
+        layers = [part for part in parts if part.path.partition(".")[0] == name]
+        if not layers:
+            continue
+        last = [part.module for part in layers if part.cls not in (nn.Sequential, nn.Dropout, nn.Identity)][-1:]
+        if not last or not isinstance(last[0], nn.Linear):
+            raise refuse(f"its {name} does not end in a linear layer, the outputs of which are the logits")
+        counts.append(last[0].out_features)
+    if len(set(counts)) > 1:
+        raise refuse(f"its two classifiers have {' and '.join(map(str, counts))} classes")
+    return counts[0]
 
 
 def _positions(parts: Any) -> Positions:

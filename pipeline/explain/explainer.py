@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from operator import or_
 from typing import get_args
 
@@ -78,7 +78,7 @@ def precision_error(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> 
 def explain(
     model: nn.Module,
     images: Tensor,
-    targets: Tensor,
+    targets: Tensor | int,
     methods: str | Method | Iterable[str | Method],
     *,
     keys: Sequence[str] | None = None,
@@ -90,7 +90,8 @@ def explain(
     Args:
         model: a timm vision transformer. It is left as it was: mode, ``requires_grad``, hooks, weights.
         images: [B, 3, H, W], preprocessed, of the model's dtype and device.
-        targets: int64 [B, K], the classes to explain. A class that occurs twice in a row is computed once.
+        targets: int64 [B, K], the classes to explain, or one class for every image. A class that occurs twice in a
+            row is computed once.
         methods: one or several, by name (``"legrad"``, ``"reciprocam:kernel=box"``) or as instances
             (``LeGrad(layers="last2")``).
         keys: a name for each image, from which methods that use random numbers take their seed. By default
@@ -104,19 +105,20 @@ def explain(
         not depend on the class are repeated over K. See ``MapBatch`` for logits and extra outputs.
 
     Raises:
-        UnsupportedModel: see ``describe``.
+        UnsupportedModel: see ``describe``; or a module of the model has hooks of other code.
         UnsupportedMethod: a method is not defined for this model; raised before any computation.
         UsageError: a method does not exist, or images, targets or keys do not fit.
         RunFailedError: not even one image fits into memory.
     """
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
-    chosen = check_supported(registry.resolve(entries), anatomy, lambda: weights_hash(model))
-    _check_arguments(model, anatomy, images, targets, keys, precision)
+    chosen = check_supported(registry.resolve(entries), anatomy, cache(partial(weights_hash, model)))
+    class_ids = _to_class_ids(targets, images)
+    _check_arguments(model, anatomy, images, class_ids, keys, precision)
     if keys is None:
         keys = [hashlib.sha256(_to_bytes(image)).hexdigest() for image in images.detach()]
     with preserve_model_state(model):
-        return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: targets[rows], keys)
+        return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: class_ids[rows], keys)
 
 
 def check_supported(
@@ -136,10 +138,10 @@ def check_supported(
     for method in chosen:
         if reason := method.unsupported(anatomy):
             raise UnsupportedMethod(f"{method.name} is not defined for {anatomy.family}: {reason}")
-        if weights and method.trained_on not in (None, weights()):
+        trained_on = method.trained_on
+        if weights and trained_on and trained_on != weights():
             raise UnsupportedMethod(
-                f"{method.spec}: was trained for a model with other weights ({method.trained_on}); "
-                "train it for this one"
+                f"{method.spec}: was trained for a model with other weights ({trained_on}); train it for this one"
             )
     return chosen
 
@@ -279,6 +281,24 @@ def _concatenate(chunks: list[MapBatch]) -> MapBatch:
 
 def _to_bytes(image: Tensor) -> bytes:
     return image.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _to_class_ids(targets: Tensor | int, images: Tensor) -> Tensor:
+    """Return the targets as [B, K].
+
+    Raises:
+        UsageError: they are not a tensor or a number, or the images are not a tensor.
+    """
+    if not isinstance(images, Tensor):
+        raise UsageError(f"images are of type {type(images).__name__}; they must be a tensor [B, 3, H, W]")
+    if isinstance(targets, int) and not isinstance(targets, bool):
+        return torch.full((len(images), 1), targets)
+    if not isinstance(targets, Tensor):
+        raise UsageError(
+            f"targets are of type {type(targets).__name__}; they must be an int64 tensor [{len(images)}, K], such as "
+            "model(images).argmax(1, keepdim=True), or one class for every image"
+        )
+    return targets
 
 
 def _check_arguments(

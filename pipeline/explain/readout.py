@@ -17,7 +17,8 @@ def classifier_heads(model: Any) -> list[nn.Linear]:
 
 def classifier_logits(model: Any, features: Tensor) -> Tensor:
     """Compute logits [..., C] of features [..., D]; of a distilled model the mean of its two classifiers."""
-    logits = [head(features) for head in classifier_heads(model)]
+    rows = features.flatten(0, -2)  # a head with batch norm takes no other shape
+    logits = [head(rows).unflatten(0, features.shape[:-1]) for head in classifier_heads(model)]
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 

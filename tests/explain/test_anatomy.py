@@ -7,21 +7,22 @@ import timm
 import torch
 from support import FAMILIES, images_for, small_vit
 
-from pipeline.explain import UnsupportedModel, anatomy, describe
+from pipeline.explain import UnsupportedModel, describe
 from pipeline.explain.load import create_model
+from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 
-CLASSES = [(table, name) for table in ("SUPPORTED_BLOCKS", "SUPPORTED_ATTENTIONS") for name in getattr(anatomy, table)]
+CLASSES = [(table, cls) for table in (BLOCKS, ATTENTIONS) for cls in table]
 
 
-@pytest.mark.parametrize(("table", "name"), CLASSES)
-def test_a_class_name_is_all_that_a_family_needs(table: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = getattr(anatomy, table)[name]
+@pytest.mark.parametrize(("table", "cls"), CLASSES, ids=lambda value: getattr(value, "__qualname__", ""))
+def test_a_class_is_all_that_a_family_needs(table: dict[type, str], cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = table[cls]
     model = small_vit(example)
     block = model.blocks[0]
-    assert type(block if table == "SUPPORTED_BLOCKS" else block.attn).__name__ == name
+    assert type(block if table is BLOCKS else block.attn) is cls
     assert example in {options.get("name", "vit_tiny_patch16_224") for options in FAMILIES.values()}
     describe(model)
-    monkeypatch.delitem(getattr(anatomy, table), name)
+    monkeypatch.delitem(table, cls)
     with pytest.raises(UnsupportedModel, match=r"is not a pre-norm block|which is not softmax attention"):
         describe(model)
 

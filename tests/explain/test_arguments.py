@@ -70,6 +70,13 @@ def test_a_network_in_halves_gives_maps_in_float32(dtype: torch.dtype) -> None:
         assert values.isfinite().all(), name
 
 
+def test_one_number_is_the_target_of_every_image() -> None:
+    model = small_vit()
+    expected = explain(model, images_for(model), ONE.expand(3, 1), USUAL)
+    for name, maps in explain(model, images_for(model), 3, USUAL).items():
+        assert torch.equal(maps, expected[name]), name
+
+
 def test_targets_of_inference_mode_are_as_good_as_any() -> None:
     model = small_vit()
     with torch.inference_mode():
@@ -100,8 +107,10 @@ def test_agcam_detaches_what_a_gate_reads_too() -> None:
     )
     computed = explain(model, images, ONE.expand(3, 1), "agcam")["agcam"].flatten(1)
     assert torch.allclose(computed, expected, rtol=1e-10, atol=1e-12)
-    with pytest.raises(UnsupportedMethod, match="do not cover gated Attention"):
-        explain(model, images, ONE.expand(3, 1), "transformer_attribution")
+    refusals = {"transformer_attribution": "do not cover gated Attention", "cp_lrp": "no rule for the gate"}
+    for name, message in refusals.items():
+        with pytest.raises(UnsupportedMethod, match=message):
+            explain(model, images, ONE.expand(3, 1), name)
 
 
 def test_a_new_classifier_counts_by_its_own_outputs() -> None:
@@ -110,9 +119,8 @@ def test_a_new_classifier_counts_by_its_own_outputs() -> None:
     assert describe(model).classes == 5
     with pytest.raises(UsageError, match="outside of 0 … 4"):
         explain(model, images_for(model, 1), torch.tensor([[7]]), "legrad")
-    model.head = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 10)).double()
-    assert explain(model, images_for(model, 1), ONE, "legrad")["legrad"].isfinite().all()
     for entry in (LeGrad(score="cosine"), "transformer_attribution"):
+        model.head = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 10)).double()
         with pytest.raises(UnsupportedMethod, match="Sequential"):
             explain(model, images_for(model, 1), ONE, entry)
     model.head = nn.Identity()
@@ -120,21 +128,65 @@ def test_a_new_classifier_counts_by_its_own_outputs() -> None:
         describe(model)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Dropout(0.5), nn.Linear(32, 4)),
+        nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 16), nn.ReLU(inplace=True), nn.Linear(16, 4)),
+        nn.Sequential(nn.Sequential(nn.BatchNorm1d(32), nn.Linear(32, 8), nn.GELU()), nn.Linear(8, 4), nn.Identity()),
+    ],
+    ids=["dropout", "norm and ReLU", "batch norm, nested"],
+)
+def test_a_head_of_several_layers_counts_by_the_last_and_is_applied_as_a_whole(head: nn.Sequential) -> None:
+    model = small_vit()
+    model.head = head.double().eval()  # num_classes is still 10
+    for layer in model.head.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            nn.init.normal_(layer.running_mean)
+    images = images_for(model)
+    assert describe(model).classes == 4
+    with pytest.raises(UsageError, match="outside of 0 … 3"):
+        explain(model, images, 4, "attention")
+    maps = explain(model, images, 3, [name for name in USUAL if name not in ("transformer_attribution", "cp_lrp")])
+    assert all(values.isfinite().all() for values in maps.values())
+    tokens = model.norm(forward(model, images).outputs[-1])[:, 1:]
+    each = torch.stack([model.head(tokens[:, place])[:, 3] for place in range(36)], 1)
+    assert torch.allclose(maps["pm_zs"].flatten(1), each.sigmoid(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(32, 10), nn.Softmax(-1)),
+        nn.Sequential(nn.Linear(32, 10), nn.Tanh()),
+        nn.Sequential(),
+        nn.Sequential(nn.Unflatten(1, (32, 1)), nn.Flatten(), nn.Linear(32, 10)),
+        nn.Bilinear(32, 32, 10),
+    ],
+    ids=["softmax", "tanh", "nothing", "another layer", "another class"],
+)
+def test_a_head_that_gives_no_logits_of_one_token_is_refused(head: nn.Module) -> None:
+    model = small_vit()
+    model.head = head.double()
+    with pytest.raises(UnsupportedModel, match=r"(its head|head|head\.\d) (is|does)"):
+        describe(model)
+
+
+def test_cp_lrp_is_refused_where_the_head_has_an_activation_without_a_rule() -> None:
+    model = small_vit()
+    model.head = nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 10)).double()
+    with pytest.raises(UnsupportedMethod, match="GELU, Tanh"):
+        explain(model, images_for(model, 1), 3, "cp_lrp")
+
+
 def test_a_network_of_other_channels_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="takes 4 channels"):
         describe(small_vit(in_chans=4))
 
 
-def test_attention_that_is_not_fused_is_said_and_leaves_nothing_behind() -> None:
-    class Attention(nn.Module):
-        fused_attn = True
-        num_heads = 4
-
-        def forward(self, x: torch.Tensor, **_: object) -> torch.Tensor:
-            return x
-
+def test_attention_that_is_not_fused_is_said_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vit()
-    model.blocks[1].attn = Attention()
+    monkeypatch.setattr(type(model.blocks[1].attn), "forward", lambda module, x, **_: x)
     for _ in range(2):
         with pytest.raises(UnsupportedModel, match="other means than fused attention"):
             explain(model, images_for(model, 1), ONE, "attention")
@@ -188,6 +240,12 @@ def test_an_option_of_another_kind_is_refused(make: Callable[[], Method], messag
         ({"images": torch.zeros(1, 3, 48, 48, dtype=torch.uint8)}, "images are torch.uint8"),
         ({"precision": "fp16"}, "precision is 'fp16'; it can be full, bfloat16, float16"),
         ({"precision": "bfloat16"}, "is for models in float32"),
+        ({"images": [[0.0]]}, "images are of type list; they must be a tensor"),
+        ({"targets": None}, r"targets are of type NoneType; they must be an int64 tensor \[1, K\]"),
+        ({"targets": [[3]]}, "targets are of type list"),
+        ({"targets": True}, "targets are of type bool"),
+        ({"targets": 10}, "outside of 0 … 9"),
+        ({"targets": -1}, "outside of 0 … 9"),
         ({"methods": [None]}, "None is neither the name of a method nor a method"),
         ({"methods": SmoothGrad(noise=-1.0)}, "noise of at least 0"),
     ],

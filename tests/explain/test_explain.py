@@ -81,7 +81,7 @@ def test_no_targets_give_no_maps() -> None:
         (
             "vit_tiny_patch16_224",
             {"block_fn": ParallelScalingBlock},
-            "no attention that",
+            "not a pre-norm block",
         ),
     ],
 )

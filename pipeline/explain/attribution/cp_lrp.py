@@ -34,8 +34,10 @@ class CPLRP(Method):
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.norm != "LayerNorm":
             return f"its rule is defined for LayerNorm, not {anatomy.norm}"
-        if not anatomy.activation.startswith("GELU") or anatomy.mlp != "Mlp":
+        if not set(anatomy.activation.split(", ")) <= {"GELU", "GELUTanh"} or anatomy.mlp != "Mlp":
             return f"its rule is defined for an MLP with GELU, not {anatomy.mlp} with {anatomy.activation}"
+        if anatomy.attention.startswith("gated"):
+            return "it has no rule for the gate of an attention"
         return None
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:

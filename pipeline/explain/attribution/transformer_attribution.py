@@ -26,7 +26,7 @@ class TransformerAttribution(Method):
     is propagated back by these rules, r/z meaning r / (z + 10⁻⁹), and 0 where z = 0:
 
     - linear: R_j = Σ_k (x_j w_kj)⁺ R_k / Σ_j' (x_j' w_kj')⁺, biases left out (z⁺ rule);
-    - GELU, softmax, layer norm, layer scale: unchanged;
+    - activation function, softmax, norm, layer scale: unchanged;
     - matrix products A v and q kᵀ: each operand receives x ⊙ (∂z/∂x)ᵀ(R/z), halved;
     - skip connection a + b: a R/z and b R/z, then rescaled so that over the image they sum to
       |Σa|/(|Σa|+|Σb|) and |Σb|/(|Σa|+|Σb|) of ΣR.
@@ -48,6 +48,8 @@ class TransformerAttribution(Method):
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if anatomy.readout != "token" or anatomy.read_tokens != 1:
             return "it is defined for a class token as the only read-out"
+        if anatomy.family == "Beit":
+            return "its rules do not cover the attention of Beit, which adds the bias of queries and values by itself"
         if anatomy.attention != "Attention" or anatomy.positions != "absolute":
             return f"its rules do not cover {anatomy.attention} with {anatomy.positions} positions"
         if anatomy.mlp != "Mlp" or anatomy.classifier != "Linear":
@@ -95,9 +97,8 @@ def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor,
     for name in ("fc2", "fc1"):
         branch = _through_linear(linears[name].select(rows), branch)
     skipped, branch = _through_sum(before, middle - before, skipped + branch)
-    output = (
-        _through_linear(linears["proj"].select(rows), branch).unflatten(2, (trace.anatomy.heads, -1)).transpose(1, 2)
-    )
+    heads = attention.output.shape[1]
+    output = _through_linear(linears["proj"].select(rows), branch).unflatten(2, (heads, -1)).transpose(1, 2)
     query, key = upcast(attention.query[:, :, rows]), upcast(attention.key).transpose(-1, -2)
     matrix_relevance, value_relevance = _through_product(
         attention.probabilities(rows), upcast(attention.value), upcast(attention.output[:, :, rows]), output
