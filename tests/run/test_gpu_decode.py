@@ -82,7 +82,8 @@ def test_what_a_device_cannot_do_is_decoded_as_ever_and_says_why(decoders: Devic
     pictures = [photo(0), odd["PNG"], photo(2), odd["CMYK"], b"junk", photo(3, progressive=True)]
     pixels, results = gathered(decoders, pictures)
     assert [each.fallback if isinstance(each, DecodedImage) else each for each in results] == [
-        None, "PNG", None, "CMYK", "4 bytes that are no JPEG, PNG, WebP, PPM or BMP", "not baseline",
+        None, "PNG", None, "CMYK", "4 bytes that are no JPEG, PNG, WebP, PPM or BMP; convert it to one of these",
+        "not baseline",
     ]  # fmt: skip
     for place in (1, 3, 5):
         assert np.array_equal(pixels[place].numpy(), decode_image(pictures[place], FRAME).pixels)

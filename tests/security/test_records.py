@@ -52,7 +52,7 @@ def published(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -
             for command in (label_command(folder), score_command(folder), audit_command(folder)):
                 assert call(*command)[0] == 0
 
-    return build_once(tmp_path_factory, "published", publish)
+    return build_once(tmp_path_factory, "hostile", publish)
 
 
 def label_command(folder: Path) -> list[object]:
