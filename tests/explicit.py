@@ -46,7 +46,8 @@ class Forward:
     def read(self, rows: Tensor) -> Tensor:
         """Read-out row of [..., n, n] of a block, patch columns: [..., N]."""
         prefix = self.anatomy.prefix_tokens
-        row = rows[..., 0, :] if self.anatomy.readout == "token" else rows[..., prefix:, :].mean(-2)
+        token, mean = rows[..., 0, :], rows[..., prefix:, :].mean(-2)
+        row = {"token": token, "token+mean": (token + mean) / 2}.get(self.anatomy.readout, mean)
         return row[..., prefix:]
 
 
@@ -101,6 +102,11 @@ def classify(model: nn.Module, features: Tensor) -> Tensor:
     """Logits of features, by both classifiers of a distilled network."""
     logits = model.head(features)
     return (logits + model.head_dist(features)) / 2 if hasattr(model, "head_dist") else logits
+
+
+def class_probabilities(model: nn.Module, logits: Tensor) -> Tensor:
+    """Probabilities of the classes: softmax, unless the head says sigmoid."""
+    return logits.sigmoid() if getattr(model.head, "activation", "") == "sigmoid" else logits.softmax(-1)
 
 
 TARGET = 4

@@ -1,6 +1,7 @@
 """What the tests of methods that show samples of an image share."""
 
 import torch
+from explicit import class_probabilities
 from torch import Tensor, nn
 
 from pipeline.explain import Method, explain
@@ -17,4 +18,4 @@ def compute_maps(model: nn.Module, images: Tensor, targets: Tensor, method: Meth
 def probabilities(model: nn.Module, image: Tensor) -> Tensor:
     """[C] of one image."""
     with torch.no_grad():
-        return model(image[None]).softmax(-1)[0]
+        return class_probabilities(model, model(image[None]))[0]

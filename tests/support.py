@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from hypothesis import settings
 from PIL import Image
 from torch import nn
 
 from pipeline.demo.train_model import MODEL
+from pipeline.explain.head import Head
 from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 from pipeline.store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
+from schemas.head import HeadRecord
 from schemas.layout import AUDIT, LABELS, SCORES
 from schemas.run import ModelSpec
 
@@ -51,6 +54,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "relative bias": {"name": "beit_base_patch16_224"},
     "relative positions": {"name": "vit_relpos_small_patch16_224"},
     "RMS norm": {"name": "test_vit4"},
+    "texts": {"name": "vit_base_patch16_clip_quickgelu_224", "num_classes": 24, "head": "texts"},
+    "texts, sigmoid": {"class_token": False, "global_pool": "map", "num_classes": 0, "head": "texts, sigmoid"},
+    "class token and mean": {"reg_tokens": 3, "init_values": 0.1, "num_classes": 0, "head": "class token and mean"},
 }
 """Models that every method is tried on: variants of supported blocks, by timm name and options of its constructor."""
 
@@ -59,7 +65,28 @@ _VARIANTS = {options.get("name", "vit_tiny_patch16_224") for options in FAMILIES
 FAMILIES |= {name: {"name": name} for name in sorted(_EXAMPLES - _VARIANTS)}  # families without a variant above
 
 
-def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:
+def random_head(kind: str, width: int = 32, **changes: Any) -> Head:
+    """A head of 10 classes for ``small_vit``: ``texts``, ``texts, sigmoid`` or ``class token and mean``."""
+    generator = torch.Generator().manual_seed(1)
+    record: dict[str, Any] = {"classes": tuple(f"class {index}" for index in range(10)), "input_width": width}
+    if kind == "class token and mean":
+        record |= {"kind": "linear", "read_out": "token+mean"}
+        tensors = {"weight": torch.randn(10, 2 * width, generator=generator)}
+        tensors["bias"] = torch.randn(10, generator=generator)
+    else:
+        record |= {"kind": "zero_shot", "normalise": "l2", "read_out": "token", "projection": "backbone head.weight"}
+        tensors = {"logit_scale": torch.tensor(12.0)}
+        if kind == "texts, sigmoid":
+            record |= {"read_out": "pool", "projection": "none", "activation": "sigmoid"}
+            tensors = {"logit_scale": torch.tensor(7.0), "logit_bias": torch.tensor(-1.5)}
+        embedding = 24 if kind == "texts" else width
+        tensors["text"] = F.normalize(torch.randn(10, embedding, generator=generator).double(), dim=1)
+        tensors["empty"] = F.normalize(torch.randn(1, embedding, generator=generator).double(), dim=1)
+    tensors = {name: tensor.double() for name, tensor in tensors.items()}
+    return Head(HeadRecord(**(record | changes)), tensors)
+
+
+def small_vit(name: str = "vit_tiny_patch16_224", head: str = "", **options: Any) -> nn.Module:
     """A random vision transformer in float64: 48 px, patches of 8, 3 blocks, 4 heads, 10 classes."""
     torch.manual_seed(0)
     shape = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 10}
@@ -69,7 +96,8 @@ def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:
             nn.init.normal_(parameter, std=0.25)
         elif "gamma" in name:  # layer scale begins at next to nothing
             nn.init.uniform_(parameter, 0.3, 1.5)
-    return model.double().eval()
+    model = model.double().eval()
+    return random_head(head).attach(model) if head else model
 
 
 def images_for(model: nn.Module, count: int = 3, seed: int = 0) -> torch.Tensor:

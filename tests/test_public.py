@@ -11,7 +11,8 @@ from pipeline.explain import methods
 
 PUBLIC = {
     "pipeline.explain": """
-        Anatomy Flag MapBatch Method UnsupportedMethod UnsupportedModel describe explain flags methods overlay prepare
+        Anatomy Flag Head MapBatch Method UnsupportedMethod UnsupportedModel describe explain flags methods
+        overlay prepare
     """
     + " ".join(method.__name__ for method in methods.values()),
     "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",

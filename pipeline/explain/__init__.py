@@ -3,6 +3,7 @@
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.attribution import *  # noqa: F403 – every registered method
 from pipeline.explain.explainer import MapBatch, explain, flags
+from pipeline.explain.head import Head
 from pipeline.explain.method import Method
 from pipeline.explain.preprocess import overlay, prepare
 from pipeline.explain.registry import methods
@@ -12,6 +13,7 @@ from schemas.layout import Flag
 __all__ = [
     "Anatomy",
     "Flag",
+    "Head",
     "MapBatch",
     "Method",
     "UnsupportedMethod",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import nn
 
 from pipeline.explain.embedding_towers import is_projection
+from pipeline.explain.head import LinearHead, TokenAndMean, ZeroShotHead
 from pipeline.explain.module_classes import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -22,7 +23,7 @@ from pipeline.explain.module_classes import (
 )
 from schemas.errors import UnsupportedModel
 
-Readout = Literal["token", "mean", "pool"]
+Readout = Literal["token", "mean", "pool", "token+mean"]
 Positions = Literal["absolute", "rotary", "relative"]
 
 
@@ -37,7 +38,8 @@ class Anatomy:
             ignores the rest at the right and lower edge.
         prefix_tokens: number of tokens before the patches: class token, distillation token, registers.
         readout: input of the classifier: ``token`` is the class token, ``mean`` the mean of the patch tokens,
-            ``pool`` the output of an attention pooler with one latent query.
+            ``pool`` the output of an attention pooler with one latent query, ``token+mean`` class token and mean
+            concatenated (by a head file).
         read_tokens: number of prefix tokens that the classifier reads: 1, 2 for a distilled model, otherwise 0.
         depth: number of blocks.
         heads: attention heads per block.
@@ -49,6 +51,7 @@ class Anatomy:
         mlp: class name of the MLPs.
         activation: class name of the activation functions.
         classifier: class name of the head.
+        empty_prompts: number of embeddings of prompts that name nothing, in a zero-shot head; otherwise 0.
         positions: position encoding: ``absolute`` is added to the tokens, ``rotary`` rotates queries and keys,
             ``relative`` is added to the attention scores.
     """
@@ -69,6 +72,7 @@ class Anatomy:
     mlp: str
     activation: str
     classifier: str
+    empty_prompts: int
     positions: Positions
 
     @property
@@ -102,12 +106,12 @@ def describe(model: nn.Module) -> Anatomy:
     if reason := find_fault(model, known):
         raise refuse(reason)
     classes = _count_classes(known, refuse)
-    if classes == 1:
+    if classes == 1 and getattr(head, "activation", "softmax") == "softmax":
         raise refuse(
             "it has one logit, and the softmax of one is always 1; give its classifier a row of zeros in front, "
             "for class 0, whose softmax is the sigmoid of this logit"
         )
-    if is_projection(parts, classes):
+    if not isinstance(head, LinearHead | ZeroShotHead) and is_projection(parts, classes):
         raise refuse(
             f"its last layer projects into an embedding space of {classes} channels, which are no classes; give it a "
             "number of classes, or a fine-tuned checkpoint; if these are classes, name them in label_names of its "
@@ -142,6 +146,7 @@ def describe(model: nn.Module) -> Anatomy:
         mlp=class_names(known, MLPS),
         activation=class_names(known, ACTIVATIONS),
         classifier=base_class(head).__name__,
+        empty_prompts=0 if getattr(head, "empty", None) is None else len(head.empty),
         positions=_positions(parts),
     )
 
@@ -201,6 +206,9 @@ def _count_classes(parts: list[Part], refuse: Any) -> int:
     counts = []
     for name in ("head", "head_dist"):
         layers = [part for part in parts if part.path.partition(".")[0] == name]
+        if layers and isinstance(layers[0].module, ZeroShotHead):
+            counts.append(layers[0].module.out_features)
+            continue
         if not layers:
             continue
         last = [part.module for part in layers if part.cls not in (nn.Sequential, nn.Dropout, nn.Identity)][-1:]
@@ -229,6 +237,8 @@ def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:
         if parts.num_prefix_tokens:
             raise refuse("it has both prefix tokens and an attention pooler")
         return "pool", 0
+    if isinstance(parts.fc_norm, TokenAndMean):
+        return "token+mean", 0
     pooling = getattr(parts, "global_pool", "")
     if pooling == "token" and parts.num_prefix_tokens:
         return "token", 2 if hasattr(parts, "head_dist") else 1

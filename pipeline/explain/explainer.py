@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.load import weights_hash
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
 from schemas.layout import Flag
 from schemas.run import Precision

@@ -1,18 +1,17 @@
 """Loading of timm models, with pretrained weights or a checkpoint."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.checkpoint import ModelConfig, find_weights, load_checkpoint
+from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
 from schemas.run import ModelRecord, ModelSpec
 from schemas.text import suggest
@@ -88,19 +87,6 @@ def absolute_model_spec(spec: ModelSpec) -> ModelSpec:
     """Return the model spec with absolute paths, valid in every process and from every folder."""
     checkpoint = os.path.abspath(spec.checkpoint) if spec.checkpoint else None
     return spec.model_copy(update={"name": absolute_model_name(spec.name), "checkpoint": checkpoint})
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Compute SHA-256 over all tensors: name, dtype, shape and bytes of each, in the order of the names.
-
-    Floating-point tensors are converted to float32, so that the hash does not depend on the precision.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
-        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return "sha256:" + digest.hexdigest()
 
 
 def create_model(name: str, **options: Any) -> nn.Module:

@@ -1,7 +1,8 @@
 """Two backward passes through one forward: the ordinary gradient, and the relevance-conserving one of CP-LRP.
 
-While ``LRPMode`` is entered, layer norm, GELU and attention compute their ordinary values and save what both backward
-passes need. A backward pass inside ``lrp_backward()`` is the conserving one, every other the ordinary one.
+While ``LRPMode`` is entered, layer norm, GELU, sigmoid gates, division by a norm, and attention compute their ordinary
+values and save what both backward passes need. A backward pass inside ``lrp_backward()`` is the conserving one, every
+other the ordinary one.
 """
 
 from collections.abc import Iterator
@@ -40,6 +41,10 @@ class LRPMode(TorchFunctionMode):
             return _LayerNorm.apply(self, *_layer_norm_arguments(*args, **kwargs))
         if func is F.gelu:
             return _GELU.apply(self, args[0], kwargs.get("approximate", "none"))
+        if func in (torch.sigmoid, Tensor.sigmoid):
+            return _StopRelevance.apply(self, func(*args, **kwargs))
+        if func is F.normalize:
+            return _normalize(self, *args, **kwargs)
         if func is F.scaled_dot_product_attention:
             query, key, value, *rest = args
             query, key = _StopRelevance.apply(self, query), _StopRelevance.apply(self, key)
@@ -58,6 +63,14 @@ def _layer_norm_arguments(
     if torch.is_autocast_enabled(tokens.device.type):
         tokens = tokens.float()
     return tokens, list(normalized_shape), weight, bias, eps
+
+
+def _normalize(mode: LRPMode, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
+    """Compute ``F.normalize``. Conserving: the norm is a constant, as the deviation of a layer norm is.
+
+    With the ordinary gradient the relevance of a similarity would be 0: it does not depend on the length of x.
+    """
+    return x / _StopRelevance.apply(mode, x.norm(p, dim, keepdim=True).clamp_min(eps))
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -113,7 +126,7 @@ class _GELU(torch.autograd.Function):
 
 
 class _StopRelevance(torch.autograd.Function):
-    """The identity. Conserving: no gradient passes."""
+    """The identity. Conserving: no gradient passes, so that a gate or a divisor is a constant."""
 
     @staticmethod
     def forward(ctx: Any, mode: LRPMode, x: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock, 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from pipeline.explain.head import LinearHead, TokenAndMean, ZeroShotHead
+
 _layers: Any = timm.layers
 _vit: Any = timm.models.vision_transformer
 
@@ -80,11 +82,13 @@ _CLASSES: dict[str, Collection[type]] = {
     "attn_pool": (_layers.AttentionPoolLatent,),
     "mlp": MLPS,
     "act": ACTIVATIONS,
-    "head": (nn.Sequential, nn.Linear),
+    "head": (nn.Sequential, nn.Linear, LinearHead, ZeroShotHead),
+    "projection": (nn.Linear, nn.Identity),
     "q": (nn.Linear, nn.Identity),
     **dict.fromkeys(("kv", "qkv", "q_proj", "k_proj", "v_proj", "proj", "gate"), _LINEAR),
     **dict.fromkeys(("fc1", "fc1_g", "fc1_x", "fc2", "head_dist"), _LINEAR),
-    **dict.fromkeys(("norm", "norm1", "norm2", "norm_pre", "fc_norm", "q_norm", "k_norm"), _NORM),
+    **dict.fromkeys(("norm", "norm1", "norm2", "norm_pre", "q_norm", "k_norm"), _NORM),
+    "fc_norm": (*_NORM, TokenAndMean),
     **dict.fromkeys(("ls1", "ls2"), _SCALE),
     **dict.fromkeys(("drop1", "drop2", "drop_path1", "drop_path2", "attn_drop", "proj_drop"), _DROPOUT),
     **dict.fromkeys(("pos_drop", "patch_drop", "head_drop"), _DROPOUT),

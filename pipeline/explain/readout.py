@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.head import ZeroShotHead
 
 PATCH_READOUT_DESIGN = "pm_design_v1"
 """Provenance of patch-level read-outs: the paper's full text is not public; open details are chosen here."""
@@ -22,11 +25,54 @@ def classifier_logits(model: Any, features: Tensor) -> Tensor:
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 
-def patch_logits(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
-    """Compute the logits of every patch by the model's own classifier, which adds no parameter.
+def class_probabilities(model: Any, logits: Tensor) -> Tensor:
+    """Compute probabilities [..., C] of logits [..., C]: softmax, or the activation of the model's head file."""
+    activation = getattr(model.head, "activation", "softmax")
+    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(-1)
 
-    Class token or mean: head(fc_norm(norm(x_i))). Attention pooler: each patch as a sequence of length 1,
-    whose attention is 1; then the head.
+
+def patch_probabilities(model: Any, logits: Tensor) -> Tensor:
+    """Compute probabilities [..., C] of the logits of patches.
+
+    Sigmoid, by which ``pm`` trains. Similarities to texts are scaled for a comparison of texts, and saturate a sigmoid:
+    a zero-shot head is read by its own activation, as MaskCLIP does.
+    """
+    return class_probabilities(model, logits) if isinstance(model.head, ZeroShotHead) else logits.sigmoid()
+
+
+def classifier_cosines(model: Any, features: Tensor) -> Tensor:
+    """Compute cosines [..., C] of features [..., D] with weights of a linear head or texts of a zero-shot head."""
+    if isinstance(model.head, ZeroShotHead):
+        return model.head.cosine(features)
+    unit = F.normalize(features, dim=-1)
+    cosines = [F.linear(unit, F.normalize(head.weight, dim=-1).to(unit)) for head in classifier_heads(model)]
+    return torch.stack(cosines).mean(0)
+
+
+def token_features(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
+    """Compute the input of the classifier if the read-out saw one token in each of its places.
+
+    Class token or mean: fc_norm(norm(x)). Class token and mean: [norm(x); norm(x)]. Attention pooler: x as a sequence
+    of length 1, whose attention is 1.
+
+    Args:
+        model: the network.
+        anatomy: its description.
+        tokens: x, tokens after a block, [..., D].
+
+    Returns:
+        [..., D], or [..., 2D] for class token and mean.
+    """
+    tokens = model.norm(tokens)
+    if anatomy.readout == "token+mean":
+        return torch.cat([tokens, tokens], -1)
+    if anatomy.readout == "pool":
+        tokens = model.attn_pool(tokens.flatten(0, -2)[:, None]).unflatten(0, tokens.shape[:-1])
+    return model.fc_norm(tokens)
+
+
+def patch_logits(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
+    """Compute the logits of every patch by the model's own classifier, which adds no parameter: see ``token_features``.
 
     Args:
         model: the network.
@@ -36,10 +82,7 @@ def patch_logits(model: Any, anatomy: Anatomy, tokens: Tensor) -> Tensor:
     Returns:
         [B, N, C].
     """
-    tokens = model.norm(tokens)
-    if anatomy.readout == "pool":
-        tokens = model.attn_pool(tokens.flatten(0, 1)[:, None]).unflatten(0, tokens.shape[:2])
-    return classifier_logits(model, model.fc_norm(tokens))
+    return classifier_logits(model, token_features(model, anatomy, tokens))
 
 
 class PatchReadout(nn.Module):

@@ -3,6 +3,7 @@
 import re
 import typing
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 from pipeline.explain.anatomy import Anatomy
@@ -35,7 +36,7 @@ class Registry(dict[str, type[Method]]):
             raise UsageError(f"there is no method {base_name!r}; {choices}")
         method = self[base_name]
         hints = typing.get_type_hints(method)
-        types = {name: type_ for name, type_ in hints.items() if typing.get_origin(type_) is not typing.ClassVar}
+        types = {option.name: hints[option.name] for option in fields(method)}
         options: dict[str, Any] = {}
         for assignment in assignments:
             if assignment in method.presets:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention, upcast
 from pipeline.explain.lrp_rules import LRPMode
-from pipeline.explain.readout import classifier_logits
+from pipeline.explain.readout import class_probabilities, classifier_logits, token_features
 from schemas.run import Precision
 
 _MIN_BATCH_SIZE = 32
@@ -46,13 +46,14 @@ class Capture(Flag):
 class LinearCall:
     """A linear layer with its input [B, n, in] and its output [B, n, out]."""
 
-    module: nn.Linear
+    weight: Tensor
+    bias: Tensor | None
     input: Tensor
     output: Tensor
 
     def select(self, tokens: slice) -> "LinearCall":
         """Return the call restricted to some tokens, at least float32."""
-        return LinearCall(self.module, upcast(self.input[:, tokens]), upcast(self.output[:, tokens]))
+        return LinearCall(self.weight, self.bias, upcast(self.input[:, tokens]), upcast(self.output[:, tokens]))
 
 
 @dataclass
@@ -167,14 +168,18 @@ class Trace:
         return self.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
 
     def features(self, tokens: Tensor) -> Tensor:
-        """Compute the input of the classifier from tokens [..., D]: final norm, then ``fc_norm``."""
+        """Compute the input of the classifier from single tokens [..., D]; see ``token_features``."""
         with self.autocast():
-            return self.model.fc_norm(self.model.norm(tokens))
+            return token_features(self.model, self.anatomy, tokens)
 
     def classify(self, features: Tensor) -> Tensor:
         """Compute logits [..., C] of features [..., D]; of a distilled network the mean of its two classifiers."""
         with self.autocast():
             return classifier_logits(self.model, features)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Compute class probabilities [..., C] of logits [..., C]; see ``class_probabilities``."""
+        return class_probabilities(self.model, logits)
 
     def predict(self, images: Tensor) -> Tensor:
         """Compute the logits [M, C] of other images [M, 3, H, W], batch by batch."""
@@ -313,7 +318,7 @@ def record_forward(
 
     def after_linear(index: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
-            trace.linear_calls[index][name] = LinearCall(module, args[0], output)
+            trace.linear_calls[index][name] = LinearCall(module.weight, module.bias, args[0], output)
 
         return hook
 

@@ -70,7 +70,9 @@ def test_legrad_is_the_mean_of_the_positive_gradients_of_every_layer(family: nn.
     for call, tokens in zip(run.blocks, run.outputs, strict=True):
         matrix = call.matrix
         if run.pool is None:
-            features = family.fc_norm(family.norm(tokens.mean(1)))
+            features = family.norm(tokens.mean(1))
+            both = run.anatomy.readout == "token+mean"
+            features = torch.cat([features, features], 1) if both else family.fc_norm(features)
         else:
             pools: list[Call] = []
             with written_out(pools):
@@ -80,7 +82,9 @@ def test_legrad_is_the_mean_of_the_positive_gradients_of_every_layer(family: nn.
             value = classify(family, features)[:, TARGET]
         else:
             heads = [head for head in (family.head, getattr(family, "head_dist", None)) if head is not None]
-            value = sum(F.cosine_similarity(features, head.weight[TARGET], dim=-1) for head in heads) / len(heads)
+            pairs = [(features, head.weight[TARGET]) for head in heads if hasattr(head, "weight")]
+            pairs = pairs or [(family.head.projection(features), family.head.text[TARGET])]
+            value = sum(F.cosine_similarity(left, right, dim=-1) for left, right in pairs) / len(pairs)
         (gradient,) = torch.autograd.grad(value.sum(), matrix, retain_graph=True)
         total = total + gradient.relu().mean((1, 2)) / len(run.blocks)
     assert_equal(family, images, LeGrad(score=score), total[:, run.anatomy.prefix_tokens :])  # type: ignore[arg-type]

@@ -22,9 +22,9 @@ from pipeline.explain.diffmask_gates import (
     log_keep_probability,
     sample_gates,
 )
-from pipeline.explain.load import weights_hash
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.weights_hash import weights_hash
 from pipeline.train.diffmask_training import initialize_gates
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError

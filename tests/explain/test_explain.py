@@ -25,7 +25,7 @@ def test_names_and_instances_are_alike() -> None:
     ("entry", "message"),
     [
         ("lograd", "no method 'lograd'; there are attention, rollout, generic_attention"),
-        ("legrad:layer=all", "legrad has no option 'layer'; it has layers"),
+        ("legrad:layer=all", "legrad has no option 'layer'; it has layers, score, no_final_norm, empty_prompt"),
         ("attention:heads=3", "attention has no option 'heads'; it has none"),
         ("legrad:layers=7", "layers is '7'; it can be all, last1, last2, last4"),
         ("reciprocam:kernel", "kernel is ''; it can be gaussian, peak, box, single"),

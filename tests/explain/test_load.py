@@ -7,7 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.explain.load import load_model, weights_hash
+from pipeline.explain.load import load_model
+from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from explicit import class_probabilities
 from safetensors.torch import save_file
 from support import images_for, small_vit
 from torch import nn
@@ -14,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.explain import PatchMask, UnsupportedMethod, describe, explain
 from pipeline.explain.artifacts import write_artifact
-from pipeline.explain.load import weights_hash
+from pipeline.explain.head import ZeroShotHead
 from pipeline.explain.readout import patch_logits
+from pipeline.explain.weights_hash import weights_hash
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
 
@@ -56,7 +58,7 @@ def test_pm_is_the_read_out_of_its_own_weights(family: nn.Module, tmp_path: Path
     assert torch.equal(maps["pm_zs"], explain(family, images, TARGETS, "pm_zs")["pm_zs"])
     assert torch.equal(maps["attention"], explain(family, images, TARGETS, "attention")["attention"])
     with torch.no_grad():
-        expected = other(images).softmax(-1).gather(1, TARGETS)
+        expected = class_probabilities(other, other(images)).gather(1, TARGETS)
     assert torch.allclose(maps.extra_outputs["pm_probability"], expected, atol=1e-12)
 
 
@@ -85,7 +87,9 @@ def test_pm_value_lets_each_patch_attend_to_itself_alone(family: nn.Module) -> N
         with _Alone():
             tokens = last(*args, **options)
         logits = patch_logits(family, anatomy, tokens[:, anatomy.prefix_tokens :])
-    expected = logits.sigmoid().gather(2, TARGETS[:, None].expand(-1, anatomy.patches, -1)).transpose(1, 2)
+    similarity = isinstance(family.head, ZeroShotHead)  # scaled for a comparison: read as the head reads the image
+    values = class_probabilities(family, logits) if similarity else logits.sigmoid()
+    expected = values.gather(2, TARGETS[:, None].expand(-1, anatomy.patches, -1)).transpose(1, 2)
     computed = explain(family, images, TARGETS, "pm_value")["pm_value"]
     assert torch.allclose(computed.flatten(2), expected, atol=1e-10)
 

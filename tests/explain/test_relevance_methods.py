@@ -44,6 +44,14 @@ def frozen(model: nn.Module, images: Tensor) -> Tensor:
         gate = constant(torch.where(x == 0, 0.5, gelu_of(x, approximate=approximate) / x))
         return x * gate
 
+    sigmoid_of = torch.sigmoid
+
+    def sigmoid(x: Tensor) -> Tensor:
+        return constant(sigmoid_of(x))
+
+    def normalize(x: Tensor, dim: int = 1) -> Tensor:
+        return x / constant(x.square().sum(dim, keepdim=True).sqrt())
+
     zeroed: list[int] = []
 
     def embed(_: nn.Module, __: object, output: Tensor) -> Tensor:
@@ -56,6 +64,8 @@ def frozen(model: nn.Module, images: Tensor) -> Tensor:
         patch.setattr(F, "scaled_dot_product_attention", attention)
         patch.setattr(F, "layer_norm", norm)
         patch.setattr(F, "gelu", gelu)
+        patch.setattr(torch, "sigmoid", sigmoid)
+        patch.setattr(F, "normalize", normalize)
         whole = model(images)[:, TARGET]
         shares = []
         for patch_index in range(describe(model).patches):
@@ -89,13 +99,23 @@ def test_cp_lrp_conserves_the_logit_where_there_are_no_biases() -> None:
     with torch.no_grad():
         logits = model(images)[:, TARGET]
     assert torch.allclose(compute_map(model, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-12, atol=1e-13)
+    texts = small_vit(**FAMILIES["texts, sigmoid"])
+    for name, parameter in texts.named_parameters():
+        if "bias" in name:
+            parameter.data[:] = 0
+    texts.pos_embed.data[:] = 0
+    with torch.no_grad():
+        logits = texts(images)[:, TARGET] - texts.head.bias
+    assert torch.allclose(compute_map(texts, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-12, atol=1e-13)
     leaking = small_vit(class_token=False, global_pool="avg")
     with torch.no_grad():
         logits = leaking(images)[:, TARGET]
     assert not torch.allclose(compute_map(leaking, images, "cp_lrp").sum((1, 2)), logits, rtol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["class token", "registers", "layer scale", "q/k norm", "not square", "norm in front"])
+@pytest.mark.parametrize(
+    "kind", ["class token", "registers", "layer scale", "q/k norm", "not square", "norm in front", "texts"]
+)
 def test_transformer_attribution_hands_all_relevance_on(kind: str) -> None:
     """Every rule conserves: what starts as one at the class arrives as one at the input of each block."""
     model = small_vit(**FAMILIES[kind])
@@ -119,5 +139,6 @@ def test_the_z_plus_rule_is_the_one_with_products_written_out() -> None:
     products = (tokens[..., None, :] * layer.weight).relu()  # [2, 3, out, in]
     shares = (products / products.sum(-1, keepdim=True)).nan_to_num(0)  # a unit without any has none to share
     expected = (shares * relevance[..., None]).sum(-2)
-    given = transformer_attribution._through_linear(LinearCall(layer, tokens, layer(tokens)), relevance)
+    call = LinearCall(layer.weight, layer.bias, tokens, layer(tokens))
+    given = transformer_attribution._through_linear(call, relevance)
     assert torch.allclose(given, expected, rtol=1e-6, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from explicit import class_probabilities
 from sampled import TARGETS, compute_maps, probabilities
 from support import FAMILIES, images_for, small_vit
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def naive_tis(model: nn.Module, image: Tensor, method: TiS, key: str) -> Tensor:
         tokens = torch.cat([embedded[:, :prefix], embedded[:, [prefix + i for i in kept]]], 1)
         for block in model.blocks:
             tokens = block(tokens)
-        score = model.forward_head(model.norm(tokens)).softmax(-1)[0]
+        score = class_probabilities(model, model.forward_head(model.norm(tokens)))[0]
         for i in kept:
             total[:, i] += score
             times[i] += 1

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
-from pipeline.explain.attribution.readout_attention import readout_queries
+from pipeline.explain.attribution.readout_attention import mean_over_queries, readout_queries
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Capture, Trace
@@ -51,7 +51,7 @@ class AGCAM(Method):
         for block, gradient in enumerate(gradients):
             attention = trace.attention(block)
             product = attention.gradient(gradient, rows).relu_().mul_(attention.scores(rows).sigmoid_())
-            total += product.mean(2).sum(1)
+            total += mean_over_queries(trace, product).sum(1)
         if trace.pooler is not None:
             assert pooler_gradient is not None
             gradient = trace.pooler.gradient(pooler_gradient)

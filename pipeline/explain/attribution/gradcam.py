@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attribution.readout_attention import readout_attention, readout_queries
+from pipeline.explain.attribution.readout_attention import mean_over_queries, readout_attention, readout_queries
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Capture, Trace
@@ -66,7 +66,7 @@ class AttentionGradCAM(Method):
             gradient = trace.pooler.gradient(gradients.pooler)
         else:
             gradient = trace.last_attention.gradient(gradients.of_block(-1), readout_queries(trace))
-        weights = gradient.mean(2)[:, :, prefix:].mean(2)
+        weights = mean_over_queries(trace, gradient)[:, :, prefix:].mean(2)
         return trace.to_grid(
             torch.einsum("bh,bhn->bn", weights, readout_attention(trace)[:, :, prefix:]).relu_() / weights.shape[1]
         )

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
-from pipeline.explain.readout import PATCH_READOUT_DESIGN, PatchReadout
+from pipeline.explain.readout import PATCH_READOUT_DESIGN, PatchReadout, patch_probabilities
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace, gather_class_values
 from schemas.errors import UsageError
@@ -54,8 +54,8 @@ class PatchMask(LearnedMethod):
             raise UsageError(f"{self.artifact}: its tensors do not fit the model of its record; train it again")
         with trace.autocast():
             logits, patches = functional_call(readout, weights, (like.detach(),))
-        trace.extra_outputs["probability"] = logits.to(like.dtype).softmax(-1).gather(1, targets)
-        return trace.to_grid(gather_class_values(patches.to(like.dtype).sigmoid(), targets))
+        trace.extra_outputs["probability"] = trace.probabilities(logits.to(like.dtype)).gather(1, targets)
+        return trace.to_grid(gather_class_values(patch_probabilities(trace.model, patches.to(like.dtype)), targets))
 
 
 @lru_cache(maxsize=2)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.explain.attention_capture import ReplaceAttentionOutput
 from pipeline.explain.method import Method
-from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits
+from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits, patch_probabilities
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace, gather_class_values
 
@@ -58,4 +58,4 @@ class PatchMaskValue(Method):
 def _class_maps(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
     with trace.autocast():
         logits = patch_logits(trace.model, trace.anatomy, tokens)
-    return trace.to_grid(gather_class_values(logits.to(trace.images.dtype).sigmoid(), targets))
+    return trace.to_grid(gather_class_values(patch_probabilities(trace.model, logits.to(trace.images.dtype)), targets))

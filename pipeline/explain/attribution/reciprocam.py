@@ -48,7 +48,8 @@ class ReciproCAM(Method):
     Options:
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
             center, ``box`` all ones, ``single`` the patch alone (the paper's 1×1).
-        score: ``softmax`` as in the paper, or the raw ``logit`` (openvino_xai).
+        score: ``probability`` of the class (softmax, as in the paper, or the activation of a head file), or the raw
+            ``logit`` (openvino_xai).
         block: the block whose input is masked, counted from the end: −1 is the last, as in the paper. Earlier
             ones cost N copies of every later block.
 
@@ -63,7 +64,7 @@ class ReciproCAM(Method):
     presets: ClassVar = {"authors_code": {"block": -2}}
 
     kernel: Kernel = "gaussian"
-    score: Literal["softmax", "logit"] = "softmax"
+    score: Literal["probability", "logit"] = "probability"
     block: int = -1
 
     def needs(self, anatomy: Anatomy) -> Capture:
@@ -85,7 +86,7 @@ class ReciproCAM(Method):
             logits = _masked_token(trace, self.kernel)
         else:
             logits = _masked_copies(trace, self.kernel, self.block)
-        values = logits.softmax(-1) if self.score == "softmax" else logits
+        values = trace.probabilities(logits) if self.score == "probability" else logits
         return trace.to_grid(gather_class_values(values, targets))
 
 
@@ -179,7 +180,7 @@ def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
     chunk_size = max(1, _CHUNK_SIZE // (tokens.shape[0] * tokens.shape[1]))
     logits = []
     for masks in weights.split(chunk_size):
-        skip = masks * tokens if anatomy.readout == "mean" else tokens.expand(len(masks), -1, -1, -1)
+        skip = masks * tokens if "mean" in anatomy.readout else tokens.expand(len(masks), -1, -1, -1)
         masked = (masks * normed).flatten(0, 1)
         with trace.autocast():
             copies = _with_attention_input(model.blocks[block], skip.flatten(0, 1), masked, trace.block_options[block])

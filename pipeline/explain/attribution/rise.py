@@ -66,7 +66,7 @@ class RISE(PerturbationMethod):
                 for matrix, shift, side in zip(resizing, shifts, trace.anatomy.input_size, strict=True)
             )
             masks = (down @ grids[part] @ across.mT)[:, None]
-            probabilities = trace.predict(image * masks).softmax(-1)[:, classes]
+            probabilities = trace.probabilities(trace.predict(image * masks))[:, classes]
             pooled = trace.patch_means(masks)[:, 0]
             total += torch.einsum("mk,mhw->khw", probabilities, pooled)
         return total / (self.masks * self.keep)

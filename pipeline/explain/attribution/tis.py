@@ -68,7 +68,7 @@ class TiS(PerturbationMethod):
         centroids = _k_means(features, features[torch.from_numpy(first).to(image.device)])
         count = max(1, int(self.keep * anatomy.patches))
         patches = centroids.argsort(dim=1, descending=True, stable=True)[:, :count]
-        scores = _sample_logits(trace, image, patches).softmax(-1)[:, classes]
+        scores = trace.probabilities(_sample_logits(trace, image, patches))[:, classes]
         samples = torch.zeros_like(centroids).scatter(1, patches, 1.0)
         counts = samples.sum(0)
         return trace.to_grid(torch.where(counts > 0, scores.T @ samples / counts, 0.0)[None])[0]

@@ -1,14 +1,16 @@
 """Transformer attribution."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import upcast
 from pipeline.explain.attribution.readout_attention import readout_weights
+from pipeline.explain.head import ZeroShotHead
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Capture, LinearCall, Trace
@@ -27,6 +29,7 @@ class TransformerAttribution(Method):
 
     - linear: R_j = Σ_k (x_j w_kj)⁺ R_k / Σ_j' (x_j' w_kj')⁺, biases left out (z⁺ rule);
     - activation function, softmax, norm, layer scale: unchanged;
+    - similarity to texts (zero-shot head): z⁺ rule on texts and on projection, division by the norm unchanged;
     - matrix products A v and q kᵀ: each operand receives x ⊙ (∂z/∂x)ᵀ(R/z), halved;
     - skip connection a + b: a R/z and b R/z, then rescaled so that over the image they sum to
       |Σa|/(|Σa|+|Σb|) and |Σb|/(|Σa|+|Σb|) of ΣR.
@@ -52,7 +55,7 @@ class TransformerAttribution(Method):
             return "its rules do not cover the attention of Beit, which adds the bias of queries and values by itself"
         if anatomy.attention != "Attention" or anatomy.positions != "absolute":
             return f"its rules do not cover {anatomy.attention} with {anatomy.positions} positions"
-        if anatomy.mlp != "Mlp" or anatomy.classifier != "Linear":
+        if anatomy.mlp != "Mlp" or anatomy.classifier not in ("Linear", "LinearHead", "ZeroShotHead"):
             return f"its rules do not cover {anatomy.mlp} with a classifier that is {anatomy.classifier}"
         return None
 
@@ -72,10 +75,18 @@ class TransformerAttribution(Method):
 
 def _class_token_relevance(trace: Trace, targets: Tensor) -> Tensor:
     """Compute the relevance of the class token after the last block: [B, 1, D]. No other token has any."""
-    features = trace.features(trace.last_output[:, :1])
+    features, logits = trace.features(trace.last_output[:, :1]), trace.logits[:, None]
     start = torch.zeros_like(trace.logits).scatter_(1, targets, 1)[:, None]
-    head = LinearCall(trace.model.head, features, trace.logits[:, None])
-    return _through_linear(head.select(slice(None)), upcast(start))
+    head: Any = trace.model.head
+    if not isinstance(head, ZeroShotHead):
+        return _through_linear(LinearCall(head.weight, head.bias, upcast(features), upcast(logits)), upcast(start))
+    embedding = upcast(head.embed(features))
+    relevance = _through_linear(LinearCall(head.scale * head.text, head.bias, embedding, upcast(logits)), upcast(start))
+    projection = head.projection
+    if not isinstance(projection, nn.Linear):
+        return relevance
+    projected = LinearCall(projection.weight, projection.bias, upcast(features), upcast(projection(features)))
+    return _through_linear(projected, relevance)
 
 
 def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,11 +132,11 @@ def _pad_tokens(tensor: Tensor, tokens: int) -> Tensor:
 
 def _through_linear(linear: LinearCall, relevance: Tensor) -> Tensor:
     """Apply the z⁺ rule: relevance [..., out] of the output → [..., in] of the input."""
-    weight, input_abs = upcast(linear.module.weight), linear.input.abs()
+    weight, input_abs = upcast(linear.weight), linear.input.abs()
     weight_abs = weight.abs()
     double = (input_abs @ weight_abs.T).add_(linear.output)  # twice the sum of the positive products
-    if linear.module.bias is not None:
-        double.sub_(upcast(linear.module.bias))
+    if linear.bias is not None:
+        double.sub_(upcast(linear.bias))
     share = _ratio(relevance, double, 2 * _EPSILON)
     return (share @ weight).mul_(linear.input).add_((share @ weight_abs).mul_(input_abs))
 

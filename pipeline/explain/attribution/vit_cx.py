@@ -59,7 +59,7 @@ class ViTCX(PerturbationMethod):
         tokens = trace.last_attention.tokens[row, anatomy.prefix_tokens :].to(image)
         resizing = _Resizing(anatomy.grid, image)
         clusters = _cluster_sums(tokens.T.unflatten(1, anatomy.grid), resizing, self.distance)
-        probability = trace.logits[row].to(image).softmax(-1)[classes]
+        probability = trace.probabilities(trace.logits[row].to(image))[classes]
         rng = rng_for(self.name, trace.keys[row], trace.seed)
         weighted, mask_sum = image.new_zeros(len(classes), *image.shape[1:]), torch.zeros_like(image[0])
         for chunk in clusters.split(_CHUNK_SIZE):
@@ -68,7 +68,7 @@ class ViTCX(PerturbationMethod):
             noise = torch.from_numpy(rng.standard_normal((len(masks), *image.shape))).to(image)
             noise *= self.noise * (1 - masks[:, None])
             images = torch.cat([image * masks[:, None] + noise, image + noise])
-            masked, noisy = trace.predict(images).softmax(-1)[:, classes].chunk(2)
+            masked, noisy = trace.probabilities(trace.predict(images))[:, classes].chunk(2)
             weighted += torch.einsum("mk,mhw->khw", masked - noisy + probability, masks)
             mask_sum += masks.sum(0)
         pixels = torch.where(mask_sum > 0, weighted / mask_sum, 0.0) / len(clusters)

@@ -1,0 +1,347 @@
+"""Heads apart from the backbone: a classifier in a file of its own, put on a network that has none for its classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pipeline.explain.weights_hash import hash_tensors
+from pipeline.utils.atomic_write import write_atomically
+from schemas.base import sha256
+from schemas.errors import UnsupportedModel, UsageError
+from schemas.head import Activation, HeadReadout, HeadRecord
+
+_UNIT_TOLERANCE = 1e-3
+_LEAST_SCALE = 10.0
+"""Least scale of a softmax over cosines. Trained towers have 14 to 100; their files store the logarithm, 2.6 to 4.6."""
+
+_SHAPES: dict[str, dict[str, int]] = {
+    "linear": {"weight": 2, "bias": 1},
+    "zero_shot": {
+        "text": 2,
+        "logit_scale": 0,
+        "logit_bias": -1,
+        "projection": 2,
+        "projection_bias": 1,
+        "empty": 2,
+        "background": 2,
+    },
+}
+"""Number of dimensions of each tensor of a kind; −1 is a scalar or one number for each class."""
+
+
+class LinearHead(nn.Linear):
+    """Classifier W φ + b of a head file.
+
+    Attributes:
+        activation: turns logits into probabilities.
+        classes: name of each logit.
+        digest: of the head.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, head: "Head") -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias is not None)
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)  # type: ignore[assignment]
+        self.activation: Activation = head.record.activation
+        self.classes, self.digest = head.classes, head.digest
+
+
+class ZeroShotHead(nn.Module):
+    """Classifier by similarity: a · N(P φ) · Tᵀ + b, with N the division by the Euclidean norm.
+
+    Attributes:
+        projection: P [E, in], or the identity.
+        text: T, unit rows [C, E].
+        scale: a.
+        bias: b, a scalar or [C].
+        empty: [k, E], embeddings of prompts without a content, or None.
+        activation: turns logits into probabilities.
+        classes: name of each logit.
+        digest: of the head.
+    """
+
+    text: Tensor
+    scale: Tensor
+    bias: Tensor
+    empty: Tensor | None
+
+    def __init__(self, projection: nn.Module, tensors: dict[str, Tensor], head: "Head") -> None:
+        super().__init__()
+        self.projection = projection
+        text = tensors["text"]
+        self.register_buffer("text", text)
+        self.register_buffer("scale", tensors.get("logit_scale", text.new_ones(())))
+        self.register_buffer("bias", tensors.get("logit_bias", text.new_zeros(())))
+        self.register_buffer("empty", tensors.get("empty"))
+        self.activation: Activation = head.record.activation
+        self.classes, self.digest = head.classes, head.digest
+
+    @property
+    def out_features(self) -> int:
+        """Number of classes, C."""
+        return len(self.text)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Compute unit embeddings [..., E] of features [..., in], at least float32."""
+        projected = self.projection(features)
+        return F.normalize(projected.to(self.text), dim=-1)
+
+    def cosine(self, features: Tensor, text: Tensor | None = None) -> Tensor:
+        """Compute the similarities [..., C] of features [..., in] and texts.
+
+        Args:
+            features: φ.
+            text: unit rows [C, E]; by default those of the classes.
+        """
+        text = self.text if text is None else text
+        embedding = self.embed(features)
+        # Half precision would round a similarity by 1/256, and the scale multiplies that by up to 100.
+        with torch.autocast(embedding.device.type, enabled=False):
+            return F.linear(embedding, text)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute logits [..., C] of features [..., in]."""
+        return self.scale * self.cosine(features) + self.bias
+
+
+class TokenAndMean(nn.Module):
+    """Read-out of the class token and the mean of the patch tokens, concatenated: [B, n, D] → [B, 2D]."""
+
+    def __init__(self, prefix_tokens: int) -> None:
+        super().__init__()
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Compute the features of tokens behind the final norm."""
+        return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(1)], -1)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head file: metadata and tensors.
+
+    ``linear``: ``weight`` [C, in], optional ``bias`` [C]; the input is D wide, 2D for ``token+mean``. ``zero_shot``:
+    ``text`` [C, E] of unit rows; optional ``logit_scale`` (the factor itself, not its logarithm), ``logit_bias`` ([] or
+    [C]), ``projection`` [E, in] with ``projection_bias`` [E], and ``empty`` [k, E], embeddings of prompts that name
+    nothing.
+
+    Attributes:
+        record: metadata.
+        tensors: by name.
+        source: name of the file, for error messages.
+    """
+
+    record: HeadRecord
+    tensors: dict[str, Tensor]
+    source: str = "head"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each logit."""
+        return self.record.classes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the logits and their names: tensors in float32, and metadata."""
+        parts = [self.record.model_copy(update={"provenance": ""}).to_bytes()]
+        for name, tensor in sorted(self.tensors.items()):
+            parts += [f"{name}{list(tensor.shape)}".encode(), tensor.float().contiguous().numpy().tobytes()]
+        return sha256(b"\0".join(parts))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a head file.
+
+        Args:
+            path: a safetensors file with the metadata of ``HeadRecord``.
+
+        Raises:
+            UsageError: it cannot be read, or its content does not fit together; the message names the tensor or field.
+        """
+        source = str(path)
+        try:
+            with safe_open(source, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
+        except FileNotFoundError:
+            raise UsageError(f"{source}: no such file; check the path") from None
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f"{source}: cannot be read as safetensors ({error})") from None
+        head = cls(HeadRecord.from_metadata(metadata, source), tensors, source)
+        if fault := head._fault():
+            raise UsageError(f"{source}: {fault}")
+        return head
+
+    def save(self, path: str | Path) -> None:
+        """Write the head file atomically.
+
+        Raises:
+            UsageError: its content does not fit together; the message names the tensor or field.
+        """
+        if fault := self._fault():
+            raise UsageError(f"{path}: {fault}")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        write_atomically(str(path), save(tensors, self.record.to_metadata()))
+
+    def _fault(self) -> str | None:
+        """Return what is wrong with the content, or None."""
+        shapes, record, tensors = _SHAPES[self.record.kind], self.record, self.tensors
+        if unknown := sorted(tensors.keys() - shapes.keys()):
+            return f"has unknown tensors {', '.join(unknown)}; a {record.kind} head has {', '.join(shapes)}"
+        main = "weight" if record.kind == "linear" else "text"
+        if main not in tensors:
+            return f"has no tensor {main}, the classes of a {record.kind} head"
+        count = len(record.classes)
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                return f"{name} is {tensor.dtype}; it must be a floating-point tensor"
+            if not tensor.isfinite().all():
+                return f"{name} has values that are not finite; make the head again"
+            if tensor.ndim != shapes[name] and (shapes[name] >= 0 or tensor.ndim > 1):
+                return f"{name} has shape {list(tensor.shape)}; it must have {max(shapes[name], 0)} dimensions"
+        if len(tensors[main]) != count:
+            return f"{main} has {len(tensors[main])} rows for {count} class names; both must be equal"
+        width = record.input_width * (2 if record.read_out == "token+mean" else 1)
+        return self._linear_fault(width) if record.kind == "linear" else self._zero_shot_fault(width)
+
+    def _linear_fault(self, width: int) -> str | None:
+        weight, bias = self.tensors["weight"], self.tensors.get("bias")
+        if weight.shape[1] != width:
+            return (
+                f"weight has {weight.shape[1]} columns; read_out {self.record.read_out} of tokens of width "
+                f"{self.record.input_width} gives {width} features: correct read_out or input_width"
+            )
+        if bias is not None and len(bias) != len(weight):
+            return f"bias has {len(bias)} values for {len(weight)} classes"
+        return None
+
+    def _zero_shot_fault(self, width: int) -> str | None:
+        record, tensors = self.record, self.tensors
+        text, scale, bias = tensors["text"], tensors.get("logit_scale"), tensors.get("logit_bias")
+        embedding = text.shape[1]
+        projection, projection_bias = tensors.get("projection"), tensors.get("projection_bias")
+        if (record.projection == "tensor") != (projection is not None):
+            return f"projection is {record.projection!r} in the metadata; its tensor projection says otherwise"
+        if projection is not None and tuple(projection.shape) != (embedding, width):
+            return f"projection has shape {list(projection.shape)}; text and read-out need [{embedding}, {width}]"
+        if projection_bias is not None and (projection is None or len(projection_bias) != embedding):
+            return f"projection_bias does not belong to a projection of {embedding} rows"
+        if record.projection == "none" and embedding != width:
+            return f"text has {embedding} columns, the read-out {width} features; without a projection both are equal"
+        for name in ("text", "empty", "background"):
+            if name in tensors and tensors[name].shape[1] != embedding:
+                return f"{name} has {tensors[name].shape[1]} columns, text {embedding}"
+            if name in tensors and ((tensors[name].norm(dim=1) - 1).abs() > _UNIT_TOLERANCE).any():
+                return f"{name} has rows whose norm is not 1; divide each row by its norm"
+        if scale is not None and scale <= 0:
+            return f"logit_scale is {float(scale):.4g}; it must be above 0"
+        if scale is not None and record.activation == "softmax" and scale < _LEAST_SCALE:
+            return (
+                f"logit_scale is {float(scale):.4g}, which looks like the logarithm of the factor; "
+                f"write the factor itself, {float(scale.double().exp()):.4g}"
+            )
+        if bias is not None and bias.ndim and len(bias) != len(text):
+            return f"logit_bias has {len(bias)} values for {len(text)} classes"
+        return None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the head on a network, in place of its own classifier. The network is changed, and returned.
+
+        Args:
+            model: a timm vision transformer, in its final dtype and on its final device.
+
+        Raises:
+            UnsupportedModel: the head was made for another width, read-out, projection, preprocessing or backbone.
+        """
+        parts: Any = model
+        record, family = self.record, type(model).__name__
+
+        def refuse(reason: str) -> UnsupportedModel:
+            return UnsupportedModel(f"{self.source}: does not fit {family}: {reason}")
+
+        if not hasattr(parts, "embed_dim") or not hasattr(parts, "head"):
+            raise refuse("it is not a plain vision transformer of timm")
+        if parts.embed_dim != record.input_width:
+            raise refuse(f"its tokens are {parts.embed_dim} wide; the head was made for {record.input_width}")
+        if reason := self._preprocessing_fault(parts):
+            raise refuse(reason)
+        weights = next(model.parameters())
+        tensors = {name: tensor.to(weights.device, weights.dtype) for name, tensor in self.tensors.items()}
+        if record.kind == "linear":
+            head: nn.Module = LinearHead(tensors["weight"], tensors.get("bias"), self)
+        else:
+            head = ZeroShotHead(self._projection(parts, tensors, refuse), tensors, self)
+        _set_readout(parts, record.read_out, refuse)
+        parts.head, parts.num_classes = head.train(model.training), len(self.classes)
+        return model
+
+    def _projection(self, parts: Any, tensors: dict[str, Tensor], refuse: Any) -> nn.Module:
+        """Return P: the classifier of the backbone, the tensor of the file, or the identity."""
+        if self.record.projection == "none":
+            return nn.Identity()
+        embedding = tensors["text"].shape[1]
+        if self.record.projection == "tensor":
+            projection = nn.Linear(tensors["projection"].shape[1], embedding, "projection_bias" in tensors)
+            projection.weight = nn.Parameter(tensors["projection"])
+            if "projection_bias" in tensors:
+                projection.bias = nn.Parameter(tensors["projection_bias"])
+            return projection
+        own = parts.head.projection if isinstance(parts.head, ZeroShotHead) else parts.head
+        if not isinstance(own, nn.Linear) or isinstance(own, LinearHead):
+            raise refuse("the head projects by the backbone's own head.weight, and it has none")
+        if own.out_features != embedding:
+            raise refuse(f"its projection has {own.out_features} outputs, the texts {embedding}")
+        return own
+
+    def _preprocessing_fault(self, parts: Any) -> str | None:
+        """Return a difference between the backbone and the one that the head was made for, or None."""
+        record, config = self.record, getattr(parts, "pretrained_cfg", None) or {}
+        for name in ("mean", "std"):
+            asked, own = getattr(record, name), config.get(name)
+            if asked and own and any(abs(a - b) > 1e-6 for a, b in zip(asked, own, strict=True)):
+                return f"the head was made for images of {name} {asked}, the network takes {tuple(own)}"
+        activation = type(parts.blocks[0].mlp.act).__name__
+        if record.activation_function and record.activation_function != activation:
+            return f"the head was made for a backbone with {record.activation_function}, this one has {activation}"
+        twin = f"{config.get('architecture')}.{config.get('tag')}".replace("_clip_", "_clip_quickgelu_")
+        if record.kind == "zero_shot" and activation != "QuickGELU" and twin in timm.list_pretrained("*_quickgelu_*"):
+            return f"its weights were trained with QuickGELU and this network has {activation}; name {twin}"
+        if record.backbone_sha256 and record.backbone_sha256 != (own_hash := backbone_hash(parts)):
+            return f"the head was made for the backbone {record.backbone_sha256[:19]}…, this one is {own_hash[:19]}…"
+        return None
+
+
+def backbone_hash(model: nn.Module) -> str:
+    """Compute the hash of a network without its head; see ``weights_hash``."""
+    return hash_tensors({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")})
+
+
+def _set_readout(parts: Any, read_out: HeadReadout, refuse: Any) -> None:
+    """Make a network read out what the head expects, where its structure allows that."""
+    if hasattr(parts, "head_dist"):
+        raise refuse("it has two classifiers, one for its distillation token")
+    own: str | None = {"token": "token", "avg": "mean"}.get(parts.global_pool)
+    if getattr(parts, "attn_pool", None) is not None:
+        own = "pool"
+    elif isinstance(parts.fc_norm, TokenAndMean):
+        own = "token+mean"
+    if own == read_out:
+        return
+    if own is None or "pool" in (own, read_out):
+        raise refuse(f"it reads out {own or parts.global_pool}; the head was made for {read_out}")
+    if own == "token+mean":
+        parts.fc_norm = nn.Identity()
+    if isinstance(parts.norm, nn.Identity) or not isinstance(parts.fc_norm, nn.Identity):
+        raise refuse(f"its final norm follows the mean; the head reads {read_out} behind the norm")
+    if read_out != "mean" and getattr(parts, "cls_token", None) is None:
+        raise refuse(f"it has no class token; the head was made for {read_out}")
+    parts.global_pool = {"token": "token", "mean": "avg", "token+mean": ""}[read_out]
+    if read_out == "token+mean":
+        parts.fc_norm = TokenAndMean(parts.num_prefix_tokens)

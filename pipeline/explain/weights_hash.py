@@ -1,0 +1,30 @@
+"""Hash of the weights of a network, the same for every file format and precision."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Compute SHA-256 over all tensors of a network, and over what its head adds to them (see ``Head.digest``)."""
+    digest = getattr(getattr(model, "head", None), "digest", None)
+    return hash_tensors(model.state_dict(), digest or "")
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], more: str = "") -> str:
+    """Compute SHA-256 over tensors: name, dtype, shape and bytes of each, in the order of the names.
+
+    Floating-point tensors are converted to float32, so that the hash does not depend on the precision.
+
+    Args:
+        tensors: by name.
+        more: text that is hashed too.
+    """
+    digest = hashlib.sha256(more.encode())
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return "sha256:" + digest.hexdigest()
