@@ -1,6 +1,6 @@
 """``vitatlas train``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
 import click
@@ -72,11 +72,22 @@ def setting_option(settings: type[DiffMaskSettings | PatchMaskSettings], name: s
         name: name of the field.
         text: help.
     """
-    default, choices = settings.model_fields[name].default, get_args(settings.model_fields[name].annotation)
-    kind: Any = Number() if isinstance(default, float) else type(default)
+    field = settings.model_fields[name]
+    default, choices = field.default, get_args(field.annotation)
+    kind: Any = _number_in_range(field.metadata) if isinstance(default, float) else type(default)
     if choices and isinstance(choices[0], str):
         kind = click.Choice(choices)
     return click.option(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
+
+
+def _number_in_range(metadata: Iterable[Any]) -> click.ParamType:
+    """Return the type of a flag with the bounds of a field of a record."""
+    limits: dict[str, Any] = {}
+    for item in metadata:
+        for bound, name in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
+            if (limit := getattr(item, bound, None)) is not None:
+                limits |= {name: limit, f"{name}_open": bound in ("gt", "lt")}
+    return Number(**limits) if limits else click.FLOAT
 
 
 _DIFFMASK = {

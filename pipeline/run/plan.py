@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.explain.artifacts import read_artifact
+from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.explainer import check_supported
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
@@ -123,6 +124,13 @@ def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Me
         if existing is not None and existing.artifact_hash not in (None, method.artifact_hash):
             raise UsageError(f"{file}: {method.name} has another artifact already, {existing.spec}; use one of them")
         method_by_name[method.name] = method
+    trained = [method.base_name for method in method_by_name.values() if method.artifact_hash]
+    for method in method_by_name.values():
+        if trained and isinstance(method, LearnedMethod) and not method.artifact_hash:
+            raise UsageError(
+                f"{method.name}: has no artifact, those given are for {', '.join(trained)}; add --artifact FILE of "
+                f"vitatlas train {method.base_name}, or leave it out"
+            )
     return tuple(method_by_name.values())
 
 

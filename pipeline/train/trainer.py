@@ -23,6 +23,7 @@ from pipeline.read import DecoderPool
 from pipeline.train.distributed import broadcast_object, rank
 from pipeline.train.image_stream import ImageStream, TrainingBatch
 from pipeline.utils.atomic_write import write_atomically
+from pipeline.utils.interrupt import deferred_interrupt
 from schemas.artifacts import ArtifactRecord
 from schemas.base import differences
 from schemas.errors import RunFailedError, UsageError
@@ -128,7 +129,7 @@ def run_training_loop(
         RunFailedError: the loss was not finite, or a batch does not fit into memory; the last checkpoint is kept.
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    with DecoderPool(decode_processes) as decoders, explainer.session():
+    with DecoderPool(decode_processes) as decoders, explainer.session(), deferred_interrupt() as interrupt:
         state = _resume(explainer, identity, checkpoint)
         try:
             if not state.evaluations:
@@ -142,8 +143,10 @@ def run_training_loop(
                 progress(done, metrics)
                 if done % eval_interval == 0 or done == record.steps:
                     _evaluate(explainer, held_out.iter_epoch(decoders), state)
-                    if done < record.steps and rank() == 0:
-                        _save_checkpoint(explainer, identity, state, checkpoint)
+                if rank() == 0 and done < record.steps and (interrupt.is_set or done % eval_interval == 0):
+                    _save_checkpoint(explainer, identity, state, checkpoint)
+                if interrupt.is_set and done < record.steps:
+                    raise KeyboardInterrupt
         except FloatingPointError as error:
             last = f"; the last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
             raise RunFailedError(f"{error}: training stopped{last}; lower the learning rate") from None

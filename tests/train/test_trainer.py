@@ -1,6 +1,7 @@
 """Training on shards: it goes on where it stopped, and says what it reached."""
 
 from itertools import islice
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -71,6 +72,7 @@ def train(
     stop: int | None = None,
     patience: int | None = None,
     made: TrainableExplainer | None = None,
+    signalled: signal.Signals | None = None,
     **change: object,
 ) -> ArtifactRecord:
     loaded = load_model(checkpoint)
@@ -81,7 +83,9 @@ def train(
 
     def progress(step: int, figures: object) -> None:
         if step == stop:
-            raise InterruptedTrainingError
+            if signalled is None:
+                raise InterruptedTrainingError
+            signal.raise_signal(signalled)
 
     made = made or learner(method, checkpoint)
     about = record(loaded, method, **change)
@@ -131,6 +135,22 @@ def test_training_that_is_interrupted_ends_with_the_same_bytes(
     assert parts.read_bytes() == whole.read_bytes()
     for table in ("curves", "held-out"):
         assert pq.read_table(f"{parts}.{table}.parquet") == pq.read_table(f"{whole}.{table}.parquet")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_steps_that_were_made_since_the_last_evaluation(
+    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    train(method, checkpoint, shards, whole)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        train(method, checkpoint, shards, parts, stop=1, signalled=number)  # evaluations are every 2 steps
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    kept = torch.load(f"{parts}.checkpoint", weights_only=True)
+    assert len(kept["state"]["steps"]) == 1
+    train(method, checkpoint, shards, parts)
+    assert parts.read_bytes() == whole.read_bytes()
 
 
 def test_training_stops_early_and_keeps_the_best(
