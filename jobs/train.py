@@ -80,7 +80,7 @@ def setting_option(settings: type[DiffMaskSettings | PatchMaskSettings], name: s
     return click.option(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
 
 
-def _number_in_range(metadata: Iterable[Any]) -> click.ParamType:
+def _number_in_range(metadata: Iterable[Any]) -> click.ParamType[Any]:
     """Return the type of a flag with the bounds of a field of a record."""
     limits: dict[str, Any] = {}
     for item in metadata:

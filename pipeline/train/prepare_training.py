@@ -64,7 +64,7 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     for shard in (*shards, *held_out):
         if shard.fault:
             raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or fix it")
-    contents = {(shard.size, shard.fingerprint): shard.url for shard in shards if shard.fingerprint}
+    contents: dict[Any, str] = {(shard.size, shard.fingerprint): shard.url for shard in shards if shard.fingerprint}
     for shard in held_out:
         if copied := contents.get((shard.size, shard.fingerprint)):
             raise UsageError(f"{shard.url}: is a copy of the training shard {copied}; hold out other images")

@@ -220,7 +220,7 @@ def test_two_threads_with_one_network_take_turns() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ReciproCAM(score="foo"), "score is 'foo'; it can be probability, logit"),  # type: ignore[arg-type]
+        (lambda: ReciproCAM(score="foo"), "score is 'foo'; it can be softmax, logit"),  # type: ignore[arg-type]
         (lambda: LeGrad("last0"), "layers is 'last0'; it can be all, last1"),  # type: ignore[arg-type]
         (lambda: AGCAM(full_gradient="no"), "full_gradient is 'no'; it can be True or False"),  # type: ignore[arg-type]
         (lambda: IntegratedGradients(nodes=2.0), "nodes is 2.0; it can be a whole number"),  # type: ignore[arg-type]

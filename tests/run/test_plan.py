@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support import FAST, samples, write_tar
 
+from pipeline.demo.train_model import MODEL
 from pipeline.run.plan import plan
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.run import ModelSpec, RunRecord, RunSpec
@@ -29,7 +30,8 @@ def test_run_json_is_all_that_is_needed_to_know_the_run(spec: RunSpec, tmp_path:
     read = RunRecord.read((tmp_path / "atlas" / "run.json").read_bytes(), "run.json")
     assert read == run
     assert read.run_hash == read.sealed().run_hash
-    assert read.methods == {"attention": {}, "legrad": {"layers": "all", "score": "logit"}, "random": {}}
+    legrad = {"layers": "all", "score": "logit", "no_final_norm": False, "empty_prompt": False}
+    assert read.methods == {"attention": {}, "legrad": legrad, "random": {}}
     assert read.versions["torch"]
 
 
@@ -111,3 +113,9 @@ def test_options_of_a_method_are_kept_with_its_array(spec: RunSpec, tmp_path: Pa
     metadata = json.loads((tmp_path / "atlas" / "maps.zarr" / "reciprocam_box" / "zarr.json").read_text())
     assert metadata["attributes"] == {"kernel": "box", "score": "softmax", "block": -1}
     assert metadata["dimension_names"] == ["row", "target", "y", "x"]
+
+
+def test_an_artifact_of_another_method_is_said_to_be_for_that(spec: RunSpec, tmp_path: Path) -> None:
+    mixed = spec.model_copy(update={"methods": ("pm",), "artifacts": (str(MODEL / "gates.safetensors"),)})
+    with pytest.raises(UsageError, match=r"pm: has no artifact, those given are for diffmask; add --artifact FILE"):
+        plan(mixed, str(tmp_path / "atlas"))

@@ -78,7 +78,9 @@ def test_a_patch_alone_reads_as_it_does_among_all(family: nn.Module) -> None:
         for place, token in enumerate(tokens[0][0, anatomy.prefix_tokens :]):
             vector = family.norm(token[None, None])
             vector = family.attn_pool(vector) if anatomy.readout == "pool" else vector[:, 0]
-            alone = classifier_logits(family, family.fc_norm(vector))[0]
+            both = anatomy.readout == "token+mean"
+            features = torch.cat([vector, vector], 1) if both else family.fc_norm(vector)
+            alone = classifier_logits(family, features)[0]
             assert torch.allclose(alone, patches[place], atol=1e-12)
 
 

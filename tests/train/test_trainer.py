@@ -1,7 +1,7 @@
 """Training on shards: it goes on where it stopped, and says what it reached."""
 
-from itertools import islice
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq

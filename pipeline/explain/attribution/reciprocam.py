@@ -48,7 +48,7 @@ class ReciproCAM(Method):
     Options:
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
             center, ``box`` all ones, ``single`` the patch alone (the paper's 1×1).
-        score: ``probability`` of the class (softmax, as in the paper, or the activation of a head file), or the raw
+        score: ``softmax`` as in the paper (of a head file its activation, which may be a sigmoid), or the raw
             ``logit`` (openvino_xai).
         block: the block whose input is masked, counted from the end: −1 is the last, as in the paper. Earlier
             ones cost N copies of every later block.
@@ -64,7 +64,7 @@ class ReciproCAM(Method):
     presets: ClassVar = {"authors_code": {"block": -2}}
 
     kernel: Kernel = "gaussian"
-    score: Literal["probability", "logit"] = "probability"
+    score: Literal["softmax", "logit"] = "softmax"
     block: int = -1
 
     def needs(self, anatomy: Anatomy) -> Capture:
@@ -86,7 +86,7 @@ class ReciproCAM(Method):
             logits = _masked_token(trace, self.kernel)
         else:
             logits = _masked_copies(trace, self.kernel, self.block)
-        values = trace.probabilities(logits) if self.score == "probability" else logits
+        values = trace.probabilities(logits) if self.score == "softmax" else logits
         return trace.to_grid(gather_class_values(values, targets))
 
 
