@@ -280,7 +280,8 @@ def _check_count(shard: ShardRecord, count: int, max_samples: int) -> None:
     planned = shard.partial or not shard.fault
     if planned and count != shard.samples:
         raise CorruptShardError(
-            f"{shard.url}: {shard.samples} samples were planned, it holds {count}; restore it, or plan another atlas"
+            f"{shard.url}: {shard.samples} samples were planned, it holds {count}; restore it, or plan another atlas, "
+            "without the _info.json beside it if that has another number"
         )
     if count > max_samples:
         raise CorruptShardError(
@@ -308,13 +309,12 @@ class ShardScan:
     fault: str | None
     fingerprint: str | None = None
     listing: str | None = None
+    left_out: str | None = None
 
     @property
     def source(self) -> SourceRecord:
         """The file that was scanned."""
         return SourceRecord(size=self.size, fingerprint=self.fingerprint, listing=self.listing)
-
-    left_out: str | None = None
 
 
 def scan_shard(url: str, grouping: Grouping = Grouping()) -> ShardScan:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Any
 
 from pipeline.read.byte_stream import CorruptTarError, describe_source
 from pipeline.read.shard_reader import ShardScan, scan_shard
@@ -21,12 +22,13 @@ _BLOCK = 512
 _THREADS = 32
 """Requests to a store at a time."""
 _SUFFIX = re.compile(r"\.(tar(\.\w+)?|tgz)$")
+_GLOB = re.compile(r"[*?\[]")
 INFO_FILE = "_info.json"
 """File that lists the sample counts of shards, as ImageNet-like collections have it."""
 
 
 def expand_shards(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[str, ...]:
-    """Expand braces and ``*`` to the URLs of all shards, in order. A file with that very name is taken as it is.
+    """Expand braces and ``*`` to the URLs of all shards, in order. A file or folder of that very name is meant first.
 
     Args:
         patterns: paths, fsspec URLs or ``pipe:`` commands.
@@ -55,10 +57,14 @@ def resolve_pattern(pattern: str, root: str = "") -> str:
     """Make a pattern absolute, so that it means the same in every process.
 
     Args:
-        pattern: path, fsspec URL or ``pipe:`` command.
-        root: folder that a relative path is relative to.
+        pattern: path, fsspec URL, several of these joined by ``::``, or ``pipe:`` command.
+        root: folder that relative paths are relative to.
     """
-    if "://" in pattern or pattern.startswith(("/", "pipe:")):
+    if pattern.startswith("pipe:"):
+        return pattern
+    if "::" in pattern and not os.path.isfile(os.path.join(root, pattern)):
+        return "::".join(resolve_pattern(part, root) for part in pattern.split("::"))
+    if "://" in pattern or pattern.startswith("/"):
         return pattern
     if "://" in root:
         return root.rstrip("/") + "/" + pattern
@@ -84,12 +90,22 @@ def _match(url: str) -> list[str]:
         raise UsageError(f"{url}: is a folder; name its shards, as in '{url.rstrip('/')}/*.tar'")
     if kind is not None:
         return [url]
-    if not re.search(r"[*?\[]", path):
+    if not _GLOB.search(path):
         raise UsageError(f"{url}: no such shard")
-    paths = sorted(files.glob(path))
+    paths = sorted(files.glob(_escape_folders(files, path)))
     if not paths:
-        raise UsageError(f"{url}: no shard matches")
+        hint = "; in a pattern [ and ] enclose a choice of characters, and [[] is a bracket" if "[" in path else ""
+        raise UsageError(f"{url}: no shard matches{hint}")
     return [files.unstrip_protocol(path) if "://" in url else path for path in paths]
+
+
+def _escape_folders(files: Any, path: str) -> str:
+    """Escape the folders of a glob that exist by that very name, such as ``/data/[1]``."""
+    parts = path.split("/")
+    for index, part in enumerate(parts[:-1]):
+        if _GLOB.search(part) and files.isdir("/".join(path.split("/")[: index + 1])):
+            parts[index] = _GLOB.sub(r"[\g<0>]", part)
+    return "/".join(parts)
 
 
 def count_samples(
@@ -98,7 +114,7 @@ def count_samples(
     keep_partial: bool = False,
     grouping: Grouping = Grouping(),
 ) -> tuple[ShardRecord, ...]:
-    """Make a record of each shard: from ``_info.json`` beside it if there is one, else from its headers.
+    """Make a record of each shard: from ``_info.json`` beside it if that lists it, else from its headers.
 
     Args:
         urls: of the shards.
@@ -108,7 +124,7 @@ def count_samples(
         grouping: rule of keys and images.
 
     Raises:
-        UsageError: a shard cannot be reached now, or ``_info.json`` is invalid.
+        UsageError: a shard cannot be reached now.
     """
     counts_by_folder = {} if keep_partial else {folder: _read_info(folder) for folder in {_folder(url) for url in urls}}
     # A listed 0 is looked at: a shard without members is valid, one that lost them is not.
@@ -168,7 +184,10 @@ def _describe_source(url: str) -> SourceRecord:
 
 
 def _read_info(folder: str) -> dict[str, int]:
-    """Return the sample count of each shard by file name, from ``_info.json`` in the folder."""
+    """Return the sample count of each shard by file name, from ``_info.json`` in the folder.
+
+    Other software writes files of that name as well; of one that does not list its shards, the headers are counted.
+    """
     if folder.startswith("pipe:"):
         return {}
     files, path = url_to_fs(f"{folder}/{INFO_FILE}")
@@ -176,18 +195,10 @@ def _read_info(folder: str) -> dict[str, int]:
         return {}
     try:
         splits = json.loads(files.cat_file(path))["splits"].values()
-        counts = {
-            name: count
-            for split in splits
-            for name, count in zip(split["filenames"], split["shard_lengths"], strict=True)
-        }
-        if not all(isinstance(count, int) for count in counts.values()):
-            raise ValueError("a length is not a whole number")
-        return counts
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(
-            f"{folder}/{INFO_FILE}: does not list shard_lengths of its filenames ({error}); fix or remove it"
-        ) from None
+        counts = [pair for split in splits for pair in zip(split["filenames"], split["shard_lengths"], strict=True)]
+        return {name: count for name, count in counts if isinstance(name, str) and type(count) is int}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def short_names(urls: Sequence[str]) -> list[str]:

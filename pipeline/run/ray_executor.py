@@ -7,6 +7,7 @@ pool replaces them, so that a death is handled in one place.
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
@@ -42,7 +43,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             RAY_ADDRESS, else starts one.
 
     Raises:
-        UsageError: the address is invalid.
+        UsageError: the address is invalid, or the folder of temporary files has too long a name.
         RunFailedError: there is no cluster at the address.
     """
     was_connected = ray.is_initialized()
@@ -60,6 +61,13 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         except ConnectionError as error:
             raise RunFailedError(
                 f"no Ray cluster at {address!r} ({error}); start one, or use --address local"
+            ) from None
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise UsageError(
+                f"{tempfile.gettempdir()}: this folder of temporary files has too long a name for the sockets of Ray; "
+                "set TMPDIR (or RAY_TMPDIR) to a shorter one, such as /tmp"
             ) from None
     try:
         yield

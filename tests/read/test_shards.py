@@ -39,6 +39,34 @@ def test_relative_paths_become_absolute(folder: Path, monkeypatch: pytest.Monkey
     assert resolve_pattern("/a/t.tar", "s3://bucket") == "/a/t.tar"
 
 
+def test_every_part_of_a_joined_pattern_becomes_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    joined = resolve_pattern("t-00.tar::t-0[12].tar")
+    assert joined == f"{folder}/t-00.tar::{folder}/t-0[12].tar"
+    monkeypatch.chdir(folder.parent)
+    assert names(expand_shards([joined])) == ALL
+    assert resolve_pattern("a.tar::/b.tar::s3://c/d.tar", "s3://bucket") == "s3://bucket/a.tar::/b.tar::s3://c/d.tar"
+    assert resolve_pattern("pipe:curl a::b") == "pipe:curl a::b"
+    write_tar(folder / "x::y.tar", samples(1))
+    path = resolve_pattern("x::y.tar", str(folder))
+    assert expand_shards([path]) == (f"{folder}/x::y.tar",)
+
+
+@pytest.mark.parametrize("name", ["[1]", "a[bc]d", "what?", "star*"])
+def test_a_folder_of_that_very_name_is_meant(tmp_path: Path, name: str) -> None:
+    for inner in (name, "1", "abd", "whats", "starry"):
+        write_tar(tmp_path / inner / "s-0.tar", samples(1))
+    assert expand_shards([f"{tmp_path}/{name}/s-*.tar"]) == (f"{tmp_path}/{name}/s-0.tar",)
+    assert expand_shards([f"{tmp_path}/{name}/s-{{0..0}}.tar"]) == (f"{tmp_path}/{name}/s-0.tar",)
+
+
+def test_brackets_that_match_nothing_are_explained_and_can_be_escaped(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s[1]-0.tar", samples(1))
+    with pytest.raises(UsageError, match=r"no shard matches; in a pattern .* \[\[\] is a bracket"):
+        expand_shards([f"{tmp_path}/s[1]-*.tar"])
+    assert expand_shards([f"{tmp_path}/s[[]1]-*.tar"]) == (str(path),)
+
+
 def test_tars_on_any_file_system(folder: Path) -> None:
     files = fsspec.filesystem("memory")
     for name in ALL:
@@ -92,16 +120,25 @@ def test_counts_are_taken_from_info_json_and_the_rest_is_scanned(folder: Path) -
     ]
 
 
-FRACTION = '{"splits": {"x": {"filenames": ["a"], "shard_lengths": [3.7]}}}'
-
-
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"splits": {"x": {"filenames": ["a"], "shard_lengths": []}}}', "{}", FRACTION]
+    "content",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        '{"splits": {"x": {"filenames": ["t-01.tar"], "shard_lengths": []}}}',
+        '{"splits": {"x": {"filenames": ["t-01.tar"], "shard_lengths": [3.7]}}}',
+        '{"splits": ["train", "val"]}',
+        '{"splits": {"train": {"num_examples": 3}}}',
+        '{"splits": {"x": {"filenames": ["other.tar"], "shard_lengths": [9]}}}',
+    ],
+    ids=range(9),
 )
-def test_an_info_json_that_is_none_is_refused(folder: Path, content: str) -> None:
+def test_of_an_info_json_of_other_software_the_headers_are_counted_instead(folder: Path, content: str) -> None:
     (folder / "_info.json").write_text(content)
-    with pytest.raises(UsageError, match=r"_info.json: does not list shard_lengths"):
-        count_samples(expand_shards([resolve_pattern("t-00.tar", str(folder))]))
+    (only,) = count_samples(expand_shards([resolve_pattern("t-01.tar", str(folder))]))
+    assert (only.samples, only.fault) == (2, None)
 
 
 @pytest.mark.parametrize(("length", "says"), [(10**12, "more than its 10240 bytes can hold"), (-3, "-3")])

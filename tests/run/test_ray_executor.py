@@ -168,6 +168,18 @@ def test_an_address_that_is_none_is_a_users_mistake(monkeypatch: pytest.MonkeyPa
     assert os.getcwd() == before
 
 
+def test_a_folder_of_temporary_files_that_is_too_long_for_ray_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /long")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UsageError, match=r"too long a name for the sockets of Ray; set TMPDIR"), ray_cluster("local"):
+        pass
+
+
 @pytest.mark.parametrize(("variable", "joined"), [("", "local"), ("auto", "auto")])
 def test_without_an_address_no_cluster_is_joined_that_the_environment_does_not_name(
     variable: str, joined: str, monkeypatch: pytest.MonkeyPatch
