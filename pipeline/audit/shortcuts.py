@@ -168,7 +168,7 @@ def select_alarms(rows: Sequence[_Row]) -> list[_Row]:
 
     They are those whose place is at most one cell away from that of the strongest, at least a quarter of all. A method
     alone may have a habit that the network does not share: on worlds without a shortcut ``reciprocam:kernel=box``
-    raises an alarm for the same class in 20 of 22, always by itself, where a shortcut is found by 14 of 17 methods.
+    is above the limit for the same class in 16 of 22, always by itself, where a shortcut is found by 14 of 17 methods.
 
     Args:
         rows: of ``schemas.audit_tables.SHORTCUTS``, of one class, without controls.
