@@ -93,6 +93,8 @@ def test_methods_raise_an_alarm_together_at_one_place_or_not_at_all() -> None:
     near, far = evidence("b", 0.3, (6, 1)), evidence("c", 0.2, (5, 0))
     assert select_alarms([*quiet, far, near, *alone]) == [*alone, near]  # 2 of 8, and one that is two cells away
     assert select_alarms([*quiet, evidence("d", 0.01, (0, 0), alarm=False), far, near, *alone]) == []  # 2 of 9
+    habit = evidence("habit", 0.9, (0, 7))
+    assert select_alarms([*quiet, habit, near, *alone]) == [*alone, near]  # the strongest is somewhere else, alone
     assert select_alarms(alone) == alone
     assert select_alarms(quiet) == []
 
