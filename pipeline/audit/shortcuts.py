@@ -143,7 +143,9 @@ def _member_table(spray: SprayClusters, rows: NDArray[np.int64], keys: _Row) -> 
 
 
 def rank_classes(shortcuts: pa.Table) -> pa.Table:
-    """Rank classes by the number of methods that raise an alarm together, then by the highest ``excess`` of these, or of any.
+    """Rank classes by the number of methods that raise an alarm together, then by the highest ``excess`` among these.
+
+    Of a class without an alarm, the highest of any method counts.
 
     See ``select_alarms``. Mean ranks are not used: most methods rank classes without a shortcut at random. Controls are
     left out: ``edges`` sees a mark in the images, whether the network looks at it or not.

@@ -168,17 +168,27 @@ def test_activations_and_dropouts_may_be_shared() -> None:
 
 
 def test_blocks_may_have_different_numbers_of_heads() -> None:
-    """Relevance of each block's own heads: as if the network had only this block, behind the others as embedding."""
-    model = small_vit()
-    model.blocks[1].attn.num_heads, model.blocks[1].attn.head_dim = 2, 16
+    """Heads without values are as good as none, but for the mean over heads."""
+    model, pruned = small_vit(depth=2), small_vit(depth=2)
+    attention, smaller = model.blocks[1].attn, pruned.blocks[1].attn
+    rows = torch.arange(96).reshape(3, 4, 8)[:, :2].flatten()  # of q, k and v those of the first two heads
+    smaller.num_heads, smaller.attn_dim = 2, 16
+    smaller.qkv.weight = nn.Parameter(attention.qkv.weight[rows].detach())
+    smaller.qkv.bias = nn.Parameter(attention.qkv.bias[rows].detach())
+    smaller.proj.weight = nn.Parameter(attention.proj.weight[:, :16].detach())
+    with torch.no_grad():
+        attention.qkv.weight.view(3, 4, 8, 32)[2, 2:] = 0
+        attention.qkv.bias.view(3, 4, 8)[2, 2:] = 0
+        for network in (model, pruned):  # the map of transformer attribution is then that of the last block alone
+            network.blocks[0].attn.proj.weight[:] = 0
     images = images_for(model, 1)
-    trusted = small_vit(num_heads=2)
-    assert not torch.allclose(model(images), trusted(images))
-    for block in (trusted.blocks[0], trusted.blocks[2]):
-        block.attn.num_heads, block.attn.head_dim = 4, 8
-    assert torch.equal(model(images), trusted(images))
-    maps = [explain(network, images, 3, "transformer_attribution") for network in (model, trusted)]
-    assert torch.equal(maps[0]["transformer_attribution"], maps[1]["transformer_attribution"])
+    assert torch.allclose(model(images), pruned(images), rtol=0, atol=1e-10)
+    names = ["transformer_attribution", "gradcam", "reciprocam", "cp_lrp"]
+    computed, expected = (explain(network, images, 3, names) for network in (pruned, model))
+    expected["transformer_attribution"] *= 2
+    for name in names:
+        assert expected[name].abs().max() > 0
+        assert torch.allclose(computed[name], expected[name], rtol=1e-8, atol=1e-12), name
 
 
 def test_a_method_of_the_network_that_was_replaced_is_refused() -> None:
