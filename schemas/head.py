@@ -11,6 +11,10 @@ from schemas.errors import UsageError
 
 HeadKind = Literal["linear", "zero_shot"]
 HeadReadout = Literal["token", "mean", "pool", "token+mean"]
+CheckpointReadout = Literal["token", "mean", "pool", "token+mean", "interleaved"]
+"""What the columns of a classifier in a checkpoint stand for: the read-outs of a head file, and ``interleaved``, in
+which column 2d is feature d of the class token and column 2d + 1 that of the mean of the patches (DINO's evaluation of
+ViT-B, eval_linear.py)."""
 Activation = Literal["softmax", "sigmoid"]
 
 _FORMAT = "head/1"

@@ -25,11 +25,12 @@ def is_projection(model: Any, width: int) -> bool:
     named = _NAMES.search(str(config.get("architecture", ""))) is not None
     norm = getattr(model, "norm_pre", None)
     is_tower = named or (norm is not None and not isinstance(norm, nn.Identity))
-    return is_tower and width in _embedding_widths() and len(config.get("label_names") or ()) != width
+    return is_tower and width in embedding_widths() and len(config.get("label_names") or ()) != width
 
 
 @cache
-def _embedding_widths() -> frozenset[int]:
+def embedding_widths() -> frozenset[int]:
+    """Return the lengths of the embeddings of all towers that timm knows."""
     tags = [name for name in timm.list_pretrained() if _NAMES.search(name.partition(".")[0]) and "_ft_" not in name]
     configs = [timm.get_pretrained_cfg(tag) for tag in tags]
     return frozenset(config.num_classes for config in configs if config is not None and config.num_classes)

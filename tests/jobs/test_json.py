@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support import samples, write_tar
 
-from jobs.cli import COMMANDS
+from jobs.cli import COMMANDS, cli
 from jobs.output import print_json
 from pipeline.demo import run_demo
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -81,6 +84,11 @@ class Cases:
         Image.fromarray(np.eye(33, 43, dtype=np.uint8)).save(self.folder / "masks" / "s0003.png")
         return [*self.train, "--masks", self.folder / "masks", "--out", self.folder / "pm.safetensors"]
 
+    def head_extract(self) -> list[object]:
+        save_file({"weight": torch.ones(3, 8)}, self.folder / "probe.safetensors")
+        given = ["--checkpoint", self.folder / "probe.safetensors", "--read-out", "token"]
+        return [*given, "--out", self.folder / "head.safetensors"]
+
 
 @pytest.fixture
 def cases(
@@ -90,9 +98,13 @@ def cases(
     return Cases(atlas, world, spec, tmp_path)
 
 
-TRAININGS = ("train diffmask", "train pm")
-NAMES = [name for command in COMMANDS for name in (TRAININGS if command == "train" else (command,))]
-"""Of every command, and of those below ``train``."""
+def below(command: str) -> list[str]:
+    """A command, or those of a group."""
+    found = cli.get_command(click.Context(cli), command)
+    return [f"{command} {name}" for name in found.commands] if isinstance(found, click.Group) else [command]
+
+
+NAMES = [name for command in COMMANDS for name in below(command)]
 
 
 @pytest.mark.parametrize("command", [name for name in NAMES if name != "demo"])
