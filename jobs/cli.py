@@ -5,9 +5,13 @@ import io
 import os
 import signal
 import sys
+import threading
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
+from pipeline.utils.process_pool import kill_pools
 from pipeline.utils.redaction import redact
 from pipeline.utils.terminal import echo
 from schemas.errors import AtlasError
@@ -27,6 +31,9 @@ COMMANDS = {
     "head": "Make a classifier in a file of its own: out of a checkpoint.",
     "train": "Train a method that has weights of its own.",
 }
+
+_EXIT_SECONDS = 20.0
+"""Time for everything that ends with the process: pools, a local Ray cluster, libraries."""
 
 
 class Commands(click.Group):
@@ -75,38 +82,47 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated job stops as with Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        _exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)
-        for line in text.getvalue().splitlines():
-            echo(line, err=True)
-        sys.exit(2)
+        _exit(2, text.getvalue().splitlines())
     except click.Abort as abort:
         if isinstance(abort.__cause__ or abort.__context__, EOFError):  # click raises Abort for EOFError, too
             raise
-        _ignore_signals()
-        echo("vitatlas: stopped early; run the same command again to resume", err=True)
-        sys.exit(75)
+        _exit(75, ["vitatlas: stopped early; run the same command again to resume"])
     except AtlasError as error:
-        _ignore_signals()
-        echo(redact(f"vitatlas: {error.message}"), err=True)
-        for line in error.details:
-            echo(redact(f"  {line}"), err=True)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code, [redact(f"vitatlas: {error.message}"), *(redact(f"  {line}") for line in error.details)])
     except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stdout = None
-        sys.exit(1)
+        _exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        echo(redact(f"vitatlas: {where}{error.strerror or error}"), err=True)
-        sys.exit(2 if isinstance(error, NotADirectoryError | IsADirectoryError) else 1)  # the path itself is wrong
+        code = 2 if isinstance(error, NotADirectoryError | IsADirectoryError) else 1  # the path itself is wrong
+        _exit(code, [redact(f"vitatlas: {where}{error.strerror or error}")])
 
 
-def _ignore_signals() -> None:
-    """Ignore further signals: the exit code is decided."""
+def _exit(code: int, message: Sequence[str] = ()) -> NoReturn:
+    bound_exit(code)
+    for line in message:
+        echo(line, err=True)
+    if sys.stdout:
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+def bound_exit(code: int) -> None:
+    """Let a further signal, or an exit that takes too long, end the process at once, with a code that is decided."""
+
+    def end_now(*_: object) -> None:
+        kill_pools()
+        os._exit(code)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, end_now)
+    limit = threading.Timer(_EXIT_SECONDS, end_now)
+    limit.daemon = True
+    limit.start()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Image decoding beside the network: in one thread, or in processes that may crash."""
 
 import errno
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -16,13 +15,11 @@ from numpy.typing import NDArray
 from pipeline.image import PreprocessConfig
 from pipeline.read.decode import DecodedImage, decode_image
 from pipeline.read.strip_metadata import UndecodableImageError
-from pipeline.utils.process_pool import make_process_pool
+from pipeline.utils.process_pool import ProcessPool
 
 _TIMEOUT = 120.0
 """Seconds after which a process counts as hung. Images that ``decode_image`` accepts take a tenth of it."""
 _DECODE_ATTEMPTS = 3
-_START_ATTEMPTS = 7
-"""Over six seconds: a fork server that was killed takes a moment to disappear."""
 _POOL_ERRORS = (BrokenProcessPool, CancelledError)
 """Results of the images of a process that dies."""
 _PROBE_IMAGE = b"P5 1 1 255\n\0"
@@ -62,8 +59,8 @@ class ImageDecoder(Protocol):
 class DecoderPool:
     """Decoder of images in processes of its own, in the order of ``submit``.
 
-    If a process dies or hangs, all pending images are decoded again, each alone, so that an image that kills its
-    decoder is told apart from its neighbors.
+    An image whose process dies is decoded again, so that one that kills its decoder is told apart from its neighbors.
+    If one hangs, all processes are replaced, and all pending images are decoded again.
 
     Args:
         processes: 0 is one thread, for a caller that is itself one of many processes.
@@ -121,33 +118,18 @@ class DecoderPool:
         Args:
             data: encoded.
             config: of the resize and crop.
-
-        Raises:
-            OSError: no process can be started.
         """
-        for attempt in range(_START_ATTEMPTS):
-            try:
-                return self.pool.submit(_decode, data, config)
-            except BrokenProcessPool as error:
-                failed: Future[DecodedImage | str] = Future()
-                failed.set_exception(error)
-                return failed
-            except (EOFError, OSError):
-                # A process may have started without the pool knowing, and would take images that are never returned.
-                self.restart()
-                time.sleep(0.05 * 2**attempt)
-        raise OSError(errno.EIO, "no decoder process can be started; check memory and the limit of processes")
+        return self.pool.submit(_decode, data, config)
 
     def close(self) -> None:
         """Stop at once."""
-        # The shutdown of the executor would wait for a process that hangs.
-        processes = list((getattr(self.pool, "_processes", None) or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
+        if isinstance(self.pool, ProcessPool):
+            self.pool.stop()
+        else:
+            self.pool.shutdown(cancel_futures=True)
 
     def _make_pool(self) -> Executor:
-        return make_process_pool(self.processes, __name__) if self.processes else _ThreadExecutor()
+        return ProcessPool(self.processes, __name__) if self.processes else _ThreadExecutor()
 
 
 class _ThreadExecutor(Executor):
@@ -192,7 +174,7 @@ class DecodeFuture:
         """Return the image, or the reason why it cannot be decoded.
 
         Raises:
-            OSError: there is not enough memory, or every decoder process crashes, whatever it is given.
+            OSError: there is not enough memory, no process can be started, or every one crashes, whatever it is given.
         """
         for _ in range(_DECODE_ATTEMPTS):
             try:
@@ -201,10 +183,10 @@ class DecodeFuture:
                 raise OSError(errno.ENOMEM, "there is not enough memory to decode an image") from None
             except TimeoutError:
                 reason = f"its decoder did not finish within {_TIMEOUT:.0f} s"
+                if self._pool is self._decoders.pool:
+                    self._decoders.restart()
             except _POOL_ERRORS:
                 reason = "its decoder died"
-            if self._pool is self._decoders.pool:
-                self._decoders.restart()
             self._start()
         self._decoders.probe()
         return f"{reason}, {_DECODE_ATTEMPTS} times"

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.read.byte_stream import CorruptTarError, describe_source
 from pipeline.read.shard_reader import ShardScan, scan_shard
 from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
-from pipeline.utils.process_pool import make_process_pool
+from pipeline.utils.process_pool import ProcessPool
 from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import Grouping, ShardRecord, SourceRecord
@@ -158,8 +158,8 @@ def _scan_shards(urls: Sequence[str], grouping: Grouping) -> Iterator[ShardScan]
     if len(urls) < 16:
         yield from map(scan, urls)
         return
-    with make_process_pool(min(32, os.cpu_count() or 1), __name__) as pool:
-        yield from pool.map(scan, urls, chunksize=4)
+    with ProcessPool(min(32, os.cpu_count() or 1), __name__) as pool:
+        yield from pool.map(scan, urls)
 
 
 def _scan_with_retries(grouping: Grouping, url: str) -> ShardScan:

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from pipeline.utils.process_pool import make_process_pool
+from pipeline.utils.process_pool import ProcessPool
 from pipeline.utils.progress import track
 from schemas.errors import RunFailedError
 
@@ -56,7 +56,7 @@ def _map_in_processes(function: Callable[[T], R], items: Sequence[T], module: st
         return
     remaining = iter(items)
     unwrapped = function.func if isinstance(function, partial) else function
-    with make_process_pool(processes, module or unwrapped.__module__) as pool:
+    with ProcessPool(processes, module or unwrapped.__module__) as pool:
         try:
             pending = {pool.submit(function, item) for item in islice(remaining, processes)}
             while pending:
@@ -68,6 +68,3 @@ def _map_in_processes(function: Callable[[T], R], items: Sequence[T], module: st
             raise RunFailedError(
                 "a worker process was killed (out of memory?); run the same command again to resume"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

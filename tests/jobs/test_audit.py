@@ -5,9 +5,15 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
+from processes import alive_in_session, soon
+from support import soak_after
 
 from pipeline.audit.publication.manifest import write_manifest
 from pipeline.audit.publication.verify_audit import verify_audit
@@ -130,3 +136,20 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(
     assert "Traceback" not in said
     assert sorted(Path(atlas.objects.url).rglob("*")) == before
     assert [path.name for path in tmp_path.iterdir()] == ["two.txt"]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+@pytest.mark.parametrize("seed", soak_after(2, range(50)))
+def test_a_signal_at_any_moment_ends_an_audit_and_its_processes(atlas: Atlas, tmp_path: Path, seed: int) -> None:
+    arguments = ["audit", atlas.objects.url, "--out", str(tmp_path / "out"), "--methods", "legrad", "--maps-only"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as audit:
+        assert soon(lambda: len(alive_in_session(audit.pid)) > 1)  # the fork server and what it forks
+        with suppress(subprocess.TimeoutExpired):
+            audit.wait(Random(seed).uniform(0, 2 if seed < 25 else 8))
+        audit.terminate()
+        _, said = audit.communicate(timeout=120)
+    assert audit.returncode in (75, 0), said
+    assert "Traceback" not in said
+    assert soon(lambda: not alive_in_session(audit.pid))
