@@ -137,7 +137,7 @@ def audit_command(
     out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
     opened = Atlas.open(atlas)
     output.note_incomplete(opened)
-    names = read_class_names(classes_file)
+    names = opened.class_names(read_class_names(classes_file))
     result = audit_atlas(
         opened,
         out,

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from jobs import output
-from jobs.params import choice_option, count_option, methods_option, path_option, split_names
+from jobs.params import choice_option, count_option, head_option, methods_option, path_option, split_names
 from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord, EndToEndTiming, MethodCost
 from schemas.errors import UsageError
@@ -17,6 +17,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 @click.command("bench")
 @click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
 @count_option("--classes", text="Classes of the classifier. Default: those of the model.")
+@head_option
 @methods_option
 @click.option(
     "--batch-size",
@@ -46,6 +47,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 def bench_command(
     name: str,
     classes: int | None,
+    head: str | None,
     methods: str | None,
     batch: int,
     precision: Precision,
@@ -90,6 +92,7 @@ def bench_command(
             device=device,
             batch_size=batch,
             classes=classes,
+            head=head,
             precision=precision,
             repeats=repeats,
             threads=threads,
@@ -104,7 +107,8 @@ def bench_command(
         precision=precision,
         decode=decode,
     )
-    loaded = load.describe_loaded(record.model, load.create_model(record.model, num_classes=record.classes).eval())
+    model = load.create_untrained(record.model, head, None if head else record.classes)
+    loaded = load.describe_loaded(record.model, model.eval())
     record = record.model_copy(update={"end_to_end": bench_end_to_end(spec, loaded, device, shard)})
     if json_:
         output.print_json(record.model_dump(mode="json"))

@@ -88,8 +88,14 @@ global_pool_option = choice_option(
     get_args(GlobalPool),
     "Read-out, where the weights fit several: class token, mean of the patches, or attention pooler.",
 )
+head_option = path_option(
+    "--head", metavar="FILE", text="Use the classifier of a head file instead of the network's own."
+)
 classes_option = path_option(
-    "--classes", "classes_file", metavar="FILE", text="Class names, one a line. Default: class ids."
+    "--classes",
+    "classes_file",
+    metavar="FILE",
+    text="Class names, one a line. Default: those of the head file, else class ids.",
 )
 methods_option = names_option(
     "--methods",

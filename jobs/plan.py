@@ -91,6 +91,7 @@ def summarize(run: RunRecord, out: str) -> dict[str, Any]:
     return {
         "atlas": out,
         "model": {"name": run.model.name, "parameters": run.model.parameters, "grid": [height, width]},
+        "head": run.model.head and run.model.head.model_dump(mode="json"),
         "methods": list(run.methods),
         "targets": list(run.spec.targets),
         "geometry": run.spec.geometry,
@@ -110,6 +111,8 @@ def print_plan(run: RunRecord, out: str) -> None:
     summary = summarize(run, out)
     echo(f"atlas    {out}")
     echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
+    if run.model.head:
+        echo(f"head     {run.model.head}")
     echo(f"methods  {', '.join(run.methods)}")
     echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
     echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
@@ -131,11 +134,13 @@ def _read_bench(spec: RunSpec, file: str) -> BenchRecord:
         bench = BenchRecord.read(Path(file).read_bytes(), file)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
-    anatomy = load_model(spec.model).anatomy
+    loaded = load_model(spec.model)
+    anatomy, head = loaded.anatomy, loaded.record.head
     methods = [method.spec for method in registry.resolve(spec.methods or registry.defaults(anatomy))]
     pairs = {
         "model": (bench.model, absolute_model_name(spec.model.name)),
         "classes": (bench.classes, anatomy.classes),
+        "head": (bench.head, head and head.hash),
         "grid": (bench.grid, anatomy.grid),
         "methods": (sorted(bench.per_method), sorted(methods)),
         "batch_size": (bench.batch_size, spec.batch_size),
@@ -149,7 +154,8 @@ def _read_bench(spec: RunSpec, file: str) -> BenchRecord:
     elif bench.end_to_end.decode != spec.decode:
         differing.append(f"decode is {bench.end_to_end.decode!r}, not {spec.decode!r}")
     if differing:
-        arguments = ["--model", spec.model.name, "--classes", str(anatomy.classes), "--methods", ",".join(methods)]
+        classifier = ["--head", spec.model.head] if spec.model.head else ["--classes", str(anatomy.classes)]
+        arguments = ["--model", spec.model.name, *classifier, "--methods", ",".join(methods)]
         arguments += ["--batch-size", str(spec.batch_size), "--precision", spec.precision]
         arguments += [*(["--decode", spec.decode] if spec.decode != "processes" else []), "--out", file]
         raise UsageError(

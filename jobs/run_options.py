@@ -13,6 +13,7 @@ from jobs.params import (
     checkpoint_option,
     choice_option,
     global_pool_option,
+    head_option,
     methods_option,
     names_option,
     options,
@@ -38,6 +39,7 @@ spec_options = options(
     click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
     checkpoint_option,
     global_pool_option,
+    head_option,
     methods_option,
     path_option(
         "--artifact",
@@ -112,8 +114,7 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     weights = {name: overrides.pop(name) for name in ("pretrained", "checkpoint") if name in overrides}
     if weights:  # the flags override the weights of the file
         model = {"name": model.get("name")} | weights
-    if "global_pool" in overrides:
-        model = model | {"global_pool": overrides.pop("global_pool")}
+    model = model | {name: overrides.pop(name) for name in ("global_pool", "head") if name in overrides}
     if not model.get("name"):
         raise UsageError("no model: add --model NAME, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
     for name in ("methods", "targets"):

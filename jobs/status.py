@@ -77,6 +77,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     accuracy = None if damaged else measure_label_accuracy(opened)
     report = {
         "atlas": opened.objects.url,
+        "head": opened.run.model.head and opened.run.model.head.model_dump(mode="json"),
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
@@ -94,6 +95,8 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         output.print_json(report)
         return
     echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
+    if opened.run.model.head:
+        echo(f"head     {opened.run.model.head}")
     output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     output.print_accuracy(accuracy)
     if degenerate:

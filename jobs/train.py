@@ -12,6 +12,7 @@ from jobs.params import (
     checkpoint_option,
     count_option,
     global_pool_option,
+    head_option,
     options,
     path_option,
     truth_options,
@@ -45,6 +46,7 @@ training_options = options(
     click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
     checkpoint_option,
     global_pool_option,
+    head_option,
     path_option("--out", required=True, metavar="FILE", text="Output artifact, safetensors."),
     count_option("--steps", default=20_000, text="Training steps."),
     count_option("--batch-size", default=32, text="Images in one step of each worker."),
@@ -191,7 +193,7 @@ def pm(
 
 
 def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
-    source = ("pretrained", "checkpoint", "global_pool")
+    source = ("pretrained", "checkpoint", "global_pool", "head")
     model = {"name": flags.pop("model")} | {name: flags.pop(name) for name in source}
     chosen = {"method": method} | {name: flags.pop(name) for name in settings}
     content = flags | {"model": ModelSpec.read(model, "the flags"), "settings": chosen}

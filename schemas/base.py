@@ -38,6 +38,8 @@ MAX_RECORD_BYTES = 1 << 28
 """Largest record that is parsed. The plan of 100,000 shards has 17 MB."""
 _MAX_SHOWN = 80
 """Characters of a field's name that an error shows: the name may come from the data."""
+_MAX_VALUE = 300
+"""Characters of a value that a difference shows; the names of ten thousand classes are one value."""
 
 
 class Record(BaseModel):
@@ -168,7 +170,12 @@ def differences(existing: dict[str, Any], requested: dict[str, Any]) -> list[str
     """
     before, now = _flatten(existing), _flatten(requested)
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    return [f"{name} is {before.get(name)!r}, not {now.get(name)!r}" for name in names]
+    return [f"{name} is {_show(before.get(name))}, not {_show(now.get(name))}" for name in names]
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

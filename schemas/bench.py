@@ -69,6 +69,7 @@ class BenchRecord(Record):
         model: timm name of the network.
         parameters: number of parameters.
         classes: number of classes.
+        head: digest of the head file; None for a classifier of the network's own.
         grid: rows and columns of the patch grid.
         input_size: height and width in pixels.
         device: name of the GPU, or ``cpu``.
@@ -88,6 +89,7 @@ class BenchRecord(Record):
     model: str
     parameters: int
     classes: Count
+    head: str | None = None
     grid: tuple[int, int]
     input_size: tuple[int, int]
     device: str

@@ -20,6 +20,31 @@ Activation = Literal["softmax", "sigmoid"]
 _FORMAT = "head/1"
 _JSON_FIELDS = ("classes", "prompts", "templates", "parts", "mean", "std")
 _PARTS = ["cls", "mean_patches"]
+_NAMED = 5
+"""Classes that a line of text names."""
+
+
+class AttachedHead(Record):
+    """The head file of a network, as a run records it. What it reads is ``readout`` of the network.
+
+    Attributes:
+        kind: as in ``HeadRecord``.
+        activation: as in ``HeadRecord``.
+        hash: SHA-256 of its tensors and of the metadata that decide logits and names.
+        backbone: SHA-256 of the tensors of the network without its head.
+        classes: name of each logit, in order.
+    """
+
+    kind: HeadKind
+    activation: Activation
+    hash: str
+    backbone: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    def __str__(self) -> str:
+        names = ", ".join(self.classes[:_NAMED])
+        more = ", …" if len(self.classes) > _NAMED else ""
+        return f"{self.kind}, {self.activation} of {len(self.classes):,} classes: {names}{more}"
 
 
 class HeadRecord(Record):
@@ -73,6 +98,8 @@ class HeadRecord(Record):
     def _check(self) -> "HeadRecord":
         if not self.format.startswith(_FORMAT):
             raise ValueError(f"format is {self.format!r}; this version reads {_FORMAT}")
+        if nameless := [index for index, name in enumerate(self.classes) if not name.strip()]:
+            raise ValueError(f"class {nameless[0]} has an empty name; give each class a name")
         if self.kind == "zero_shot" and self.normalise != "l2":
             raise ValueError("a zero_shot head compares directions, so normalise must be l2")
         if self.kind == "linear" and (self.projection, self.normalise) != ("none", "none"):

@@ -61,7 +61,7 @@ LABELS = schema(
         pa.list_(pa.list_(pa.int32())),
         "tight box of each component: x0, y0, x1, y1 in original pixels, both ends inclusive, largest first",
     ),
-    optional("probability", pa.float32(), "softmax probability of the class"),
+    optional("probability", pa.float32(), "probability of the class: softmax, or sigmoid by the head file"),
     optional("agreement", pa.float64(), "mean IoU between the masks of each two methods; null for a single method"),
     optional("image_sha256", pa.string(), "SHA-256 of the encoded image"),
     column("policy", CATEGORY, "hash of the policy"),

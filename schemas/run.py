@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from schemas.base import Count, Finite, Record, sha256
+from schemas.head import AttachedHead
 from schemas.layout import FORMAT, ArraySpec, arrays
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
@@ -55,12 +56,14 @@ class ModelSpec(Record):
             Exactly one of ``pretrained`` and ``checkpoint`` is required: an atlas of random weights is never intended.
         global_pool: what the classifier reads, in timm's terms, where the weights fit several read-outs and no
             ``config.json`` beside them tells.
+        head: path of a head file, whose classifier replaces the network's own.
     """
 
     name: str
     pretrained: bool = False
     checkpoint: str | None = None
     global_pool: GlobalPool | None = None
+    head: str | None = None
 
     @model_validator(mode="after")
     def _check_source(self) -> "ModelSpec":
@@ -134,7 +137,7 @@ class ModelRecord(Record):
         parameters: number of parameters.
         classes: number of classes.
         prefix_tokens: number of tokens before the patches, such as the class token and registers.
-        readout: input of the classifier: ``token``, ``mean``, or ``pool`` (an attention pooler).
+        readout: input of the classifier: ``token``, ``mean``, ``pool`` (an attention pooler), or ``token+mean``.
         weights: SHA-256 over names, shapes, dtypes and bytes of all tensors, so that it is the same for
             every file format.
         input_size: height and width in pixels.
@@ -144,6 +147,7 @@ class ModelRecord(Record):
         interpolation: interpolation of the resize, in timm's terms.
         crop_pct: crop fraction of the network's own evaluation transform.
         crop_mode: crop mode of the network's own evaluation transform.
+        head: the head file; None for a classifier of the network's own.
     """
 
     name: str
@@ -161,6 +165,12 @@ class ModelRecord(Record):
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
     crop_pct: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     crop_mode: str
+    head: AttachedHead | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class; empty where no head file names them."""
+        return self.head.classes if self.head else ()
 
 
 class SourceRecord(Record):

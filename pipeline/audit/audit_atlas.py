@@ -90,7 +90,7 @@ def audit_atlas(
         target: target kind of the maps.
         methods: names of methods; empty is all.
         truth: truth of the images; see ``write_map_tables``.
-        names: names of the classes by class id; empty shows numbers.
+        names: names of the classes by class id; by default those of the head file, without one numbers.
         audit_options: parts of the audit.
         lineage_dirs: products outside of the atlas, see ``build_lineage_table``.
         publication: facts that only the publisher knows.
@@ -114,7 +114,7 @@ def audit_atlas(
     open_map_tables(atlas, out, target, methods, truth).check_output()
     _refuse_other_content(objects, audit_options)
     find_products(atlas, lineage_dirs, None)
-    atlas.check_class_names(names)
+    names = atlas.class_names(names)
     sizes: dict[MetricSuite, int] = {
         "faithfulness": audit_options.faithfulness_images,
         "sanity": audit_options.sanity_images,

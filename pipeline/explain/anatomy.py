@@ -26,6 +26,8 @@ from schemas.errors import UnsupportedModel
 Readout = Literal["token", "mean", "pool", "token+mean"]
 Positions = Literal["absolute", "rotary", "relative"]
 
+_HEAD_HINT = "give it a head file by --head FILE (in Python, Head.load(FILE).attach(model))"
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -101,7 +103,7 @@ def describe(model: nn.Module) -> Anatomy:
             raise refuse(f"block {index} ({type(block).__name__}) {reason}")
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
-        raise refuse("it has no classifier; give it a number of classes, or a checkpoint that has one")
+        raise refuse(f"it has no classifier; {_HEAD_HINT}, a number of classes, or a checkpoint that has one")
     known = known_parts(model)
     if reason := find_fault(model, known):
         raise refuse(reason)
@@ -113,9 +115,9 @@ def describe(model: nn.Module) -> Anatomy:
         )
     if not isinstance(head, LinearHead | ZeroShotHead) and is_projection(parts, classes):
         raise refuse(
-            f"its last layer projects into an embedding space of {classes} channels, which are no classes; give it a "
-            "number of classes, or a fine-tuned checkpoint; if these are classes, name them in label_names of its "
-            "pretrained_cfg"
+            f"its last layer projects into an embedding space of {classes} channels, which are no classes; "
+            f"{_HEAD_HINT}, a number of classes, or a fine-tuned checkpoint; if these are classes, name them in "
+            "label_names of its pretrained_cfg"
         )
     if reason := _unsupported_patches(parts.patch_embed):
         raise refuse(reason)

@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.explainer import Explainer, check_supported
-from pipeline.explain.load import absolute_model_name, create_model
+from pipeline.explain.load import absolute_model_name, create_untrained
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
@@ -34,6 +34,7 @@ def benchmark(
     device: Literal["cpu", "cuda"],
     batch_size: int,
     classes: int | None = None,
+    head: str | None = None,
     precision: Precision = "full",
     repeats: int = 5,
     threads: int | None = None,
@@ -50,20 +51,22 @@ def benchmark(
         device: ``cpu`` or ``cuda``.
         batch_size: images per forward.
         classes: number of classes; by default the model's own.
+        head: head file; it brings its own classes.
         precision: see ``explain``.
         repeats: number of timings of which each result is the median.
         threads: CPU threads; by default torch's own choice.
         progress: called with the measurements done and their total: one for each method, and one for all together.
 
     Raises:
-        UsageError: no such model, method or device, or a plain forward of the batch does not fit into memory.
+        UsageError: no such model, head file, method or device, or a plain forward of the batch does not fit into
+            memory.
         UnsupportedModel: see ``describe``.
         UnsupportedMethod: a method is not defined for this model; raised before any computation.
         RunFailedError: a method does not fit into memory, not even for one image.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device; choose cpu")
-    model = create_model(name) if classes is None else create_model(name, num_classes=classes)
+    model = create_untrained(name, head, classes)
     anatomy = describe(model)
     chosen = check_supported(registry.resolve(methods) or registry.defaults(anatomy), anatomy)
     passes: list[dict[str, Any]] = []
@@ -78,6 +81,7 @@ def benchmark(
             model=absolute_model_name(name),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             classes=anatomy.classes,
+            head=getattr(model.head, "digest", None),
             grid=anatomy.grid,
             input_size=anatomy.input_size,
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",

@@ -1,8 +1,8 @@
 """Heads apart from the backbone: a classifier in a file of its own, put on a network that has none for its classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import timm
 import torch
@@ -15,7 +15,7 @@ from pipeline.explain.weights_hash import hash_tensors
 from pipeline.utils.atomic_write import write_atomically
 from schemas.base import sha256
 from schemas.errors import UnsupportedModel, UsageError
-from schemas.head import Activation, HeadReadout, HeadRecord
+from schemas.head import Activation, AttachedHead, HeadKind, HeadReadout, HeadRecord
 
 _UNIT_TOLERANCE = 1e-3
 _LEAST_SCALE = 10.0
@@ -40,10 +40,13 @@ class LinearHead(nn.Linear):
     """Classifier W φ + b of a head file.
 
     Attributes:
+        kind: of its head file.
         activation: turns logits into probabilities.
         classes: name of each logit.
         digest: of the head.
     """
+
+    kind: ClassVar[HeadKind] = "linear"
 
     def __init__(self, weight: Tensor, bias: Tensor | None, head: "Head") -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias is not None)
@@ -57,6 +60,7 @@ class ZeroShotHead(nn.Module):
     """Classifier by similarity: a · N(P φ) · Tᵀ + b, with N the division by the Euclidean norm.
 
     Attributes:
+        kind: of its head file.
         projection: P [E, in], or the identity.
         text: T, unit rows [C, E].
         scale: a.
@@ -66,6 +70,8 @@ class ZeroShotHead(nn.Module):
         classes: name of each logit.
         digest: of the head.
     """
+
+    kind: ClassVar[HeadKind] = "zero_shot"
 
     text: Tensor
     scale: Tensor
@@ -251,6 +257,10 @@ class Head:
             return f"logit_bias has {len(bias)} values for {len(text)} classes"
         return None
 
+    def for_any_backbone(self) -> "Head":
+        """Return the head without the hash of its backbone, for networks of random weights or none."""
+        return replace(self, record=self.record.model_copy(update={"backbone_sha256": ""}))
+
     def attach(self, model: nn.Module) -> nn.Module:
         """Put the head on a network, in place of its own classifier. The network is changed, and returned.
 
@@ -316,6 +326,25 @@ class Head:
         if record.backbone_sha256 and record.backbone_sha256 != (own_hash := backbone_hash(parts)):
             return f"the head was made for the backbone {record.backbone_sha256[:19]}…, this one is {own_hash[:19]}…"
         return None
+
+
+def head_activation(model: nn.Module) -> Activation:
+    """Return what turns logits into probabilities: the activation of a head file, otherwise softmax."""
+    return getattr(getattr(model, "head", None), "activation", "softmax")
+
+
+def attached_head(model: nn.Module) -> AttachedHead | None:
+    """Return the record of the head file of a network; None where it has its own classifier."""
+    head = model.head
+    if not isinstance(head, LinearHead | ZeroShotHead):
+        return None
+    return AttachedHead(
+        kind=head.kind,
+        activation=head.activation,
+        hash=head.digest,
+        backbone=backbone_hash(model),
+        classes=head.classes,
+    )
 
 
 def backbone_hash(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.checkpoint import ModelConfig, find_weights, load_checkpoint
+from pipeline.explain.head import Head, attached_head
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
 from schemas.run import ModelRecord, ModelSpec
@@ -29,14 +30,17 @@ class LoadedModel:
 
 
 def load_model(spec: ModelSpec) -> LoadedModel:
-    """Build a model and load its weights.
+    """Build a model, load its weights, and put its head file on it.
 
     Raises:
-        UsageError: no such model, no such weights, weights of another architecture, or of several read-outs.
-        UnsupportedModel: see ``describe``.
+        UsageError: no such model, no such weights, weights of another architecture, or of several read-outs, or no
+            such head file.
+        UnsupportedModel: see ``describe`` and ``Head.attach``.
     """
-    model, options = _with_weights(spec)
-    return describe_loaded(spec.name, model.float().eval(), options)
+    head = Head.load(spec.head) if spec.head else None
+    model, options = _with_weights(spec, head)
+    model = model.float().eval()
+    return describe_loaded(spec.name, head.attach(model) if head else model, options)
 
 
 def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None = None) -> LoadedModel:
@@ -73,6 +77,7 @@ def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None 
         "interpolation": config["interpolation"],
         "crop_pct": config["crop_pct"],
         "crop_mode": config["crop_mode"],
+        "head": attached_head(model),
     }
     record = ModelRecord.read(content, name)  # mean, std and crop may be those of a folder's config.json
     return LoadedModel(model, anatomy, record)
@@ -85,8 +90,26 @@ def absolute_model_name(name: str) -> str:
 
 def absolute_model_spec(spec: ModelSpec) -> ModelSpec:
     """Return the model spec with absolute paths, valid in every process and from every folder."""
-    checkpoint = os.path.abspath(spec.checkpoint) if spec.checkpoint else None
-    return spec.model_copy(update={"name": absolute_model_name(spec.name), "checkpoint": checkpoint})
+    paths = {field: os.path.abspath(path) for field in ("checkpoint", "head") if (path := getattr(spec, field))}
+    return spec.model_copy(update={"name": absolute_model_name(spec.name)} | paths)
+
+
+def create_untrained(name: str, head: str | None = None, classes: int | None = None) -> nn.Module:
+    """Create a model with random weights, for what does not depend on them.
+
+    Args:
+        name: as in ``create_model``.
+        head: head file, whose classifier the model gets; it may have been made for any weights.
+        classes: without a head file, the number of classes; None is the model's own.
+
+    Raises:
+        UsageError: there is no such model or head file, or both head and classes are given.
+        UnsupportedModel: the head is for another network.
+    """
+    if head is not None and classes is not None:
+        raise UsageError(f"{head}: has its own classes; leave out the number of classes, {classes}")
+    model = create_model(name, **({} if classes is None else {"num_classes": classes}))
+    return model if head is None else Head.load(head).for_any_backbone().attach(model)
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
@@ -120,15 +143,16 @@ def _check_name(name: str) -> None:
         raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
 
 
-def _with_weights(spec: ModelSpec) -> tuple[nn.Module, dict[str, Any]]:
+def _with_weights(spec: ModelSpec, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
     """Build the network of a spec with its weights; return it and what a ``config.json`` says on it."""
     if spec.name.startswith(LOCAL):
         folder = spec.name.removeprefix(LOCAL)
-        return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec.global_pool)
+        return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec)
     _check_name(spec.name)
     if spec.checkpoint is not None:
-        return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec.global_pool)
-    describe(ModelConfig(architecture=spec.name).skeleton())  # refused before its weights are downloaded
+        return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec)
+    skeleton = ModelConfig(architecture=spec.name).skeleton()
+    describe(head.for_any_backbone().attach(skeleton) if head else skeleton)  # before its weights are downloaded
     model = create_model(spec.name, pretrained=True)
     pooling = getattr(model, "global_pool", None)
     if spec.global_pool not in (None, pooling):
@@ -136,11 +160,12 @@ def _with_weights(spec: ModelSpec) -> tuple[nn.Module, dict[str, Any]]:
     return model, {}
 
 
-def _from_file(config: ModelConfig, path: str, read_out: str | None) -> tuple[nn.Module, dict[str, Any]]:
+def _from_file(config: ModelConfig, path: str, spec: ModelSpec) -> tuple[nn.Module, dict[str, Any]]:
+    read_out = spec.global_pool
     if read_out and config.read_out not in (None, read_out):
         raise UsageError(
             f"{path}: its config.json gives global_pool {config.read_out}, not {read_out}; "
             "correct it, or leave out --global-pool"
         )
     options = {"architecture": config.architecture} | config.arguments if config.images is not None else {}
-    return load_checkpoint(config, path, read_out or config.read_out), options
+    return load_checkpoint(config, path, read_out or config.read_out, spec.head is not None), options

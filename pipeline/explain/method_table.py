@@ -5,23 +5,23 @@ from typing import get_args, get_type_hints
 
 from pipeline.explain.anatomy import describe
 from pipeline.explain.attribution.learned import LearnedMethod
-from pipeline.explain.load import create_model
+from pipeline.explain.load import create_untrained
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 
 
-def method_rows(model: str | None = None) -> list[dict[str, str]]:
+def method_rows(model: str | None = None, head: str | None = None) -> list[dict[str, str]]:
     """Return a row for each method: name, kind, options, summary, cost, source.
 
     Args:
         model: a timm name; adds the column ``applies``, ``yes`` or the reason why not.
+        head: its head file. Without one it gets a linear classifier, which many timm models lack.
 
     Raises:
-        UsageError: timm has no such model.
-        UnsupportedModel: no method applies to it.
+        UsageError: timm has no such model, or there is no such head file.
+        UnsupportedModel: no method applies to it, or the head is for another one.
     """
-    # Many timm models come without a classifier; they may get one later.
-    anatomy = describe(create_model(model, num_classes=10)) if model else None
+    anatomy = describe(create_untrained(model, head, None if head else 10)) if model else None
     rows = []
     for base_name, method in methods.items():
         row = {

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.head import ZeroShotHead
+from pipeline.explain.head import ZeroShotHead, head_activation
 
 PATCH_READOUT_DESIGN = "pm_design_v1"
 """Provenance of patch-level read-outs: the paper's full text is not public; open details are chosen here."""
@@ -27,8 +27,12 @@ def classifier_logits(model: Any, features: Tensor) -> Tensor:
 
 def class_probabilities(model: Any, logits: Tensor) -> Tensor:
     """Compute probabilities [..., C] of logits [..., C]: softmax, or the activation of the model's head file."""
-    activation = getattr(model.head, "activation", "softmax")
-    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(-1)
+    return logits.sigmoid() if head_activation(model) == "sigmoid" else logits.softmax(-1)
+
+
+def class_log_probabilities(model: Any, logits: Tensor) -> Tensor:
+    """Compute the logarithms of ``class_probabilities``, exact where a probability underflows."""
+    return F.logsigmoid(logits) if head_activation(model) == "sigmoid" else logits.log_softmax(-1)
 
 
 def patch_probabilities(model: Any, logits: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def label(
         formats: names in ``LABEL_FORMATS``.
         out: output folder or URL.
         calibration: images with truth, on which a calibrated policy finds its threshold.
-        classes: names of the classes, by class id.
+        classes: names of the classes, by class id; by default those of the head file.
         options: where it is computed; may shell commands be run to read images.
 
     Raises:
@@ -92,7 +92,7 @@ def label(
     names = tuple(dict.fromkeys(formats))
     _check_formats(names)
     check_policy(atlas, policy)
-    atlas.check_class_names(classes)
+    classes = atlas.class_names(classes)
     if any(LABEL_FORMATS[name].names_files_by_key for name in names):
         _refuse_shared_keys(atlas)
     if policy.calibrated and calibration is None:
@@ -117,7 +117,7 @@ def label(
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.with_threshold(threshold)
     about = about.model_copy(update={"hash": policy.digest()})
-    context = ExportContext(policy.digest(), tuple(classes))
+    context = ExportContext(policy.digest(), classes)
     title, function = f"label by {policy.name}", partial(_label_shard, policy, names, context, options.allow_pipe)
     needs_gpu = policy.refine is not None
     labels = _Labels(

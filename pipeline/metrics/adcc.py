@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.explain.readout import class_probabilities
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.patch_mixing import patches_to_pixels
 from pipeline.metrics.similarity import pearson
@@ -105,7 +106,8 @@ def _explain_masked(batch: MetricBatch, method: str) -> tuple[NDArray[np.float64
     masked_images = batch.images[rows] * patches_to_pixels(upsampled, (1, 1), anatomy.input_size)
     keys, classes = [batch.keys[row] for row in rows], class_ids[rows, columns]
     explained = batch.model.explain(masked_images, classes[:, None], keys, [method])
-    probability = explained.logits.double().softmax(-1).cpu().numpy()[np.arange(len(rows)), classes]
+    probabilities = class_probabilities(batch.model.model, explained.logits.double())
+    probability = probabilities.cpu().numpy()[np.arange(len(rows)), classes]
     index = np.zeros(class_ids.shape, np.int64)
     index[rows, columns] = np.arange(len(rows))
     index = np.take_along_axis(index, first_column, 1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from pipeline.explain.readout import class_log_probabilities
 from pipeline.metrics.patch_mixing import PatchMixer
 from pipeline.utils.random import rng_for
 
@@ -154,6 +155,6 @@ class MaskedForwardCache:
         replaced = self.mixer.expand_mask(torch.from_numpy(masks).to(self.device))
         logits = self.mixer.forward(torch.where(replaced, self._fills[baseline][rows], self._images[rows])).double()
         class_ids = torch.from_numpy(self.class_ids[rows]).to(logits.device)
-        log_probabilities = logits.log_softmax(-1).gather(1, class_ids).cpu().numpy()
+        log_probabilities = class_log_probabilities(self.mixer.model, logits).gather(1, class_ids).cpu().numpy()
         predictions = zip(log_probabilities, logits.argmax(1).tolist(), strict=True)
         self._cache |= dict(zip(keys, predictions, strict=False))

@@ -14,7 +14,12 @@ class PatchMixer(Protocol):
     """Representation of images in which patches can be exchanged.
 
     Models run without autograd, and must be inside ``preserve_model_state``.
+
+    Attributes:
+        model: vision transformer.
     """
+
+    model: Any
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the representation [B, …] of images [B, 3, H, W]."""
@@ -42,7 +47,7 @@ def make_patch_mixer(model: nn.Module, anatomy: Anatomy) -> PatchMixer:
 class PixelMixer:
     """Mixer of pixels. Pixels right of and below the patch grid are never replaced."""
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
+    def __init__(self, model: Any, anatomy: Anatomy) -> None:
         self.model, self.anatomy = model, anatomy
 
     def embed(self, images: Tensor) -> Tensor:

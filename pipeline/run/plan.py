@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.explainer import check_supported
+from pipeline.explain.head import Head
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
@@ -146,6 +147,7 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
         if urls != tuple(shard.url for shard in run.shards):
             mismatches = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
     if not mismatches:
+        check_head(run, out)
         check_methods(run, out)
     if mismatches:
         raise SpecMismatchError(
@@ -173,6 +175,25 @@ def check_model(run: RunRecord, loaded: ModelRecord, url: str) -> None:
         raise SpecMismatchError(
             f"{url}: the network was planned with other values than it is loaded with now: {'; '.join(changes)}; "
             "restore it, or plan another atlas"
+        )
+
+
+def check_head(run: RunRecord, url: str) -> None:
+    """Make sure that a head file is the one that the run was planned with, without loading the network.
+
+    Args:
+        run: planned.
+        url: of its atlas, for the message.
+
+    Raises:
+        UsageError: there is no such file.
+        SpecMismatchError: the file has changed.
+    """
+    planned = run.model.head
+    if run.spec.model.head and planned and (now := Head.load(run.spec.model.head).digest) != planned.hash:
+        raise SpecMismatchError(
+            f"{url}: the network was planned with other values than it is loaded with now: model.head.hash is "
+            f"{planned.hash!r}, not {now!r}; restore {run.spec.model.head}, or plan another atlas"
         )
 
 

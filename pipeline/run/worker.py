@@ -14,6 +14,7 @@ from pipeline.explain.explainer import ClassIdsFn, Explainer, precision_error
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
+from pipeline.explain.readout import class_probabilities
 from pipeline.explain.registry import methods as registry
 from pipeline.read import (
     DecodedSample,
@@ -59,13 +60,15 @@ class _PendingBatch(NamedTuple):
     Attributes:
         batch: the images.
         maps, extra_outputs: tensors [B, K, …] on the host, by name.
-        probabilities: float64 [B, C], softmax of the logits, on the host.
+        logits: float64 [B, C], on the host.
+        probabilities: float64 [B, C], on the host; see ``class_probabilities``.
         wait: returns when all results have arrived.
     """
 
     batch: ImageBatch
     maps: dict[str, Tensor]
     extra_outputs: dict[str, Tensor]
+    logits: Tensor
     probabilities: Tensor
     wait: Callable[[], None]
 
@@ -225,7 +228,8 @@ class Worker:
     def _start_batch(self, batch: ImageBatch) -> _PendingBatch:
         """Queue a batch on the device without waiting for the results; one without images needs no network."""
         if all(sample.image is None for sample in batch.samples):
-            return _PendingBatch(batch, {}, {}, torch.empty(len(batch.samples), 0), lambda: None)
+            nothing = torch.empty(len(batch.samples), 0)
+            return _PendingBatch(batch, {}, {}, nothing, nothing, lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
         labels = torch.tensor([_usable_label(sample.label, self.run.model.classes) for sample in batch.samples])
@@ -238,11 +242,13 @@ class Worker:
             )
             self.drift = precision_error({name: values[few] for name, values in maps.items()}, exact)
             self.timer.lap("drift")
+        logits = maps.logits.double()
         return _PendingBatch(
             batch,
             {name: _to_host(values) for name, values in maps.items()},
             {name: _to_host(values) for name, values in maps.extra_outputs.items()},
-            _to_host(maps.logits.double().softmax(-1)),
+            _to_host(logits),
+            _to_host(class_probabilities(self.model, logits)),
             self._record_event(),
         )
 
@@ -261,19 +267,19 @@ class Worker:
         pending.wait()
         maps = {name: values.numpy() for name, values in pending.maps.items()}
         extra_outputs = {name: values.numpy() for name, values in pending.extra_outputs.items()}
-        probabilities = pending.probabilities.numpy()
+        logits, probabilities = pending.logits.numpy(), pending.probabilities.numpy()
         for index, sample in enumerate(pending.batch.samples):
             if ordinals is not None and sample.ordinal not in ordinals:
                 continue
             row = _sample_columns(sample)
             if sample.image is None:
                 yield ExplainedSample(row, {}, {})
-            elif not np.isfinite(probabilities[index]).all():
+            elif not np.isfinite(logits[index]).all():
                 error = "the logits are NaN or infinite"
                 yield ExplainedSample(row | {"status": SampleStatus.NOT_FINITE, "error": error}, {}, {})
             else:
                 yield ExplainedSample(
-                    row | _prediction_columns(probabilities[index], sample.label),
+                    row | _prediction_columns(logits[index], probabilities[index], sample.label),
                     {name: values[index] for name, values in maps.items()},
                     {name: values[index] for name, values in extra_outputs.items()},
                 )
@@ -348,10 +354,13 @@ def _sample_columns(sample: DecodedSample) -> dict[str, Any]:
     }
 
 
-def _prediction_columns(probabilities: NDArray[np.float64], label: int | None) -> dict[str, Any]:
-    prediction = int(probabilities.argmax())
+def _prediction_columns(
+    logits: NDArray[np.float64], probabilities: NDArray[np.float64], label: int | None
+) -> dict[str, Any]:
+    """Return the columns of the prediction. The logits give the order: sigmoids of different ones may equal 1."""
+    prediction = int(logits.argmax())
     columns: dict[str, Any] = {"prediction": prediction, "probability": float(probabilities[prediction])}
     if label is not None and 0 <= label < len(probabilities):
         columns["label_probability"] = float(probabilities[label])
-        columns["label_rank"] = int((probabilities > probabilities[label]).sum())
+        columns["label_rank"] = int((logits > logits[label]).sum())
     return columns

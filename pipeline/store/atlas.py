@@ -88,6 +88,7 @@ class Atlas(AtlasReader):
         rows = {
             "atlas": self.objects.url,
             "model": f"{self.run.model.name}, {height}×{width} patches",
+            **({"head": str(self.run.model.head)} if self.run.model.head else {}),
             "methods": ", ".join(self.run.methods),
             "targets": ", ".join(self.run.spec.targets),
             "shards": f"{len(self.shard_names):,} of {len(self.run.shards):,} done",
@@ -320,15 +321,16 @@ class Atlas(AtlasReader):
             raise UsageError(f"{url}: has no finished shard yet; run it first: vitatlas run {url}")
         return names
 
-    def check_class_names(self, names: Sequence[str]) -> None:
-        """Check that there are no names of classes, or one for each class.
+    def class_names(self, names: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the given names of the classes; where none are given, those of the head file; else none.
 
         Raises:
-            UsageError: there is another number of names.
+            UsageError: there is another number of names than of classes.
         """
         if names and len(names) != self.run.model.classes:
             count = self.run.model.classes
             raise UsageError(f"{self.objects.url}: has {count} classes, not the {len(names)} that are named")
+        return tuple(names) or self.run.model.class_names
 
     @cached_property
     def _index(self) -> pa.Table:

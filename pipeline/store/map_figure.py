@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,18 @@ def plot_maps(
         axis.set_title(title, fontsize=8, parse_math=False)
     for axis in axes:
         axis.set_axis_off()
-    title = f"{sample['key']}: maps of the {target}, label {sample['label']}, prediction {sample['prediction']}"
+    names = shard.run.model.class_names
+    label, prediction = (_named(sample[column], names) for column in ("label", "prediction"))
+    title = f"{sample['key']}: maps of the {target}, label {label}, prediction {prediction}"
     figure.suptitle(escape_control(title), fontsize=8, x=0.01, ha="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
+
+
+def _named(class_id: int | None, names: Sequence[str]) -> str:
+    """Return a class id with the name of the class, where it has one."""
+    return f"{class_id} ({names[class_id]})" if class_id is not None and 0 <= class_id < len(names) else str(class_id)
 
 
 def _shrink(sample: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jobs.cli import cli
 from jobs.run_options import run_spec
 from pipeline.explain.registry import methods
 from pipeline.label import read_policy
-from schemas.run import RunSpec
+from schemas.run import ModelSpec, RunSpec
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -142,13 +142,13 @@ def check_entrypoint(documents: list[Document], folder: Path) -> None:
         taken = run_spec(given["places"], str(spec), {key: given[key] for key in given if key in _FLAGS})
         assert isinstance(taken, RunSpec)
         methods.resolve(taken.methods)
-        at = taken.model.checkpoint
-        assert at is None or _mount(documents, at), f"{at}: is on no volume"
+        for at in filter(None, (taken.model.checkpoint, taken.model.head)):
+            assert _mount(documents, at), f"{at}: is on no volume"
     if name == "label":
         read_policy(str(policy))
 
 
-_FLAGS = (*(set(RunSpec.model_fields) - {"shards", "artifacts"}), "pretrained", "checkpoint", "artifact")
+_FLAGS = {*RunSpec.model_fields, *ModelSpec.model_fields, "artifact"} - {"shards", "artifacts", "name"}
 
 
 def specs(documents: list[Document], folder: Path) -> tuple[Path, Path]:

@@ -58,7 +58,7 @@ def export_audit(
         methods: names of methods; empty is all.
         truth: truth of the images, for kinds that have masks.
         pixels: include the inputs of the network, which are read from the shards.
-        classes: names of the classes, by class id.
+        classes: names of the classes, by class id; by default those of the head file.
         options: where it is computed; may shell commands be run to read images.
 
     Returns:
@@ -72,7 +72,7 @@ def export_audit(
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
     names, url = atlas.select_methods(target, methods), atlas.objects.url
-    atlas.check_class_names(classes)
+    classes = atlas.class_names(classes)
     if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportSpec(

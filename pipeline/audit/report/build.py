@@ -52,7 +52,7 @@ def write_report(
         atlas: the atlas.
         out: folder or URL of its audit, which gets ``report/index.html`` and the files that belong to it.
         target: target kind of the audited maps. The gallery shows all target kinds of the atlas.
-        names: names of the classes by class id; empty shows numbers.
+        names: names of the classes by class id; by default those of the head file, without one numbers.
         thumbnails: show small copies of the images. Without them only maps leave the dataset.
         images: largest number of images in the gallery, chosen at random. All tables are of all images.
         seed: random seed of the choice.
@@ -67,7 +67,7 @@ def write_report(
         CorruptShardError: images cannot be read, or are not those of the atlas.
     """
     url = atlas.objects.url
-    atlas.check_class_names(names)
+    names = atlas.class_names(names)
     if thumbnails:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     tables, selections = read_audit(atlas, out, target), sample_images(atlas, images, seed)

@@ -14,22 +14,24 @@ from schemas.errors import UsageError
 from schemas.run import GlobalPool
 
 
-def load_checkpoint(config: ModelConfig, path: str, read_out: str | None) -> nn.Module:
+def load_checkpoint(config: ModelConfig, path: str, read_out: str | None, has_head: bool = False) -> nn.Module:
     """Build the network that a weights file is of, and load the file.
 
     The number of classes is the file's. A read-out that is not given is taken from the tensors if only one has them.
+    A head file that comes later sets the read-out, and the file needs no classifier.
 
     Args:
         config: the architecture.
         path: weights file.
         read_out: pooling in timm's terms; None where neither the user nor ``config.json`` gives it.
+        has_head: whether a head file will replace the classifier.
 
     Raises:
         UsageError: the file cannot be read, is of another network, or fits several read-outs.
         UnsupportedModel: the architecture cannot be explained.
     """
     weights = read_weights(path)
-    arguments = _number_of_classes(config, weights, path)
+    arguments = _number_of_classes(config, weights, path) or ({"num_classes": 0} if has_head else {})
     fitting: dict[str, StateDict] = {}
     for name in [read_out] if read_out else get_args(GlobalPool):
         try:
@@ -41,9 +43,10 @@ def load_checkpoint(config: ModelConfig, path: str, read_out: str | None) -> nn.
         converted, difference = convert(weights, network, config.architecture)
         if not len(difference):
             fitting[name] = converted
-    if len(fitting) != 1:
+    if not fitting or (len(fitting) > 1 and not has_head):
         network = config.skeleton(**arguments, **({"global_pool": read_out} if read_out else {}))
-        describe(network)
+        if not has_head:
+            describe(network)
         if fitting:
             raise UsageError(
                 f"{path}: fits {config.architecture} with the read-outs {' and '.join(fitting)}, which give different "
@@ -52,7 +55,7 @@ def load_checkpoint(config: ModelConfig, path: str, read_out: str | None) -> nn.
         _, difference = convert(weights, network, config.architecture)
         hint = _hint(weights, network, config, path)
         raise UsageError(f"{path}: is not a checkpoint of {config.architecture}: {difference}{hint}")
-    ((name, converted),) = fitting.items()
+    name, converted = next(iter(fitting.items()))
     model = config.build(**arguments, global_pool=name)
     try:
         model.load_state_dict(converted)
@@ -76,7 +79,7 @@ def _hint(weights: StateDict, network: nn.Module, config: ModelConfig, path: str
     """Return what to do where the file has no classifier, or is for images of another size."""
     names, expected = without_prefix(weights), network.state_dict()
     if "head.weight" not in names and "head.weight" in expected:
-        return "; it has no classifier, so there is no class to explain"
+        return "; it has no classifier, so there is no class to explain: add a head file by --head FILE"
     embed: Any = network.patch_embed
     sides = [_side(name, names[name], expected[name], embed.grid_size) for name in names.keys() & expected.keys()]
     side = max(sides, default=0)
