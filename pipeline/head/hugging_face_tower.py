@@ -1,0 +1,115 @@
+"""Text towers in folders of ``transformers``: CLIP, SigLIP and SigLIP2. Nothing is downloaded, and no code is run."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.head.tower_parts import EXTRA, ImageSide, TowerParts, first_line, refuse_blind_tokenizer
+from schemas.errors import UsageError
+from schemas.text_tower import TextTowerSpec
+
+_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+"""Of ``transformers``, by ``model_type`` in ``config.json``."""
+_ACTIVATIONS = {"quick_gelu": "QuickGELU", "gelu": "GELU", "gelu_pytorch_tanh": "GELUTanh"}
+"""Class in timm by ``hidden_act``."""
+
+
+def load_hugging_face(spec: TextTowerSpec) -> TowerParts:
+    """Load a model from a folder that ``save_pretrained`` has written, or that was downloaded from the hub.
+
+    Args:
+        spec: of the library ``hugging_face``.
+
+    Raises:
+        UsageError: the package is missing, or the folder lacks the model, its weights or its tokenizer.
+    """
+    folder = spec.name
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError(f"{folder}: towers of transformers need a missing package; {EXTRA}") from None
+    kind = _read_json(folder, "config.json").get("model_type")
+    if kind not in _CLASSES:
+        raise UsageError(f"{folder}: is a model of the type {str(kind)[:80]!r}; only {', '.join(_CLASSES)} embed texts")
+    if os.path.exists(os.path.join(folder, "adapter_config.json")):
+        raise UsageError(f"{folder}: has an adapter; merge it into the model, and save that")
+    local = {"local_files_only": True, "trust_remote_code": False}
+    model_class = getattr(transformers, _CLASSES[kind])
+    with _quiet(transformers.utils.logging):
+        try:
+            model, loaded = model_class.from_pretrained(folder, output_loading_info=True, **local)
+        except Exception as error:  # whatever files of a stranger make of a loader
+            raise UsageError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+        except Exception as error:
+            raise UsageError(f"{folder}: has no tokenizer ({first_line(error)}); put its files there") from None
+    if missing := sorted(loaded["missing_keys"]) or sorted(str(key) for key in loaded["mismatched_keys"]):
+        raise UsageError(
+            f"{folder}: its weights are not of a whole {_CLASSES[kind]}: {', '.join(missing[:3])} is missing"
+        )
+    refuse_blind_tokenizer(tokenizer, folder)
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise UsageError(f"{folder}: its tokenizer has {len(tokenizer)} tokens, more than its text tower knows")
+    context = int(model.config.text_config.max_position_embeddings)
+    model = model.float().eval()
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        # SigLIP was trained with the padding; behind the end of a text CLIP's tower does not look.
+        tokens = tokenizer(list(texts), padding="max_length", max_length=context, truncation=True, return_tensors="pt")
+        output = model.get_text_features(input_ids=tokens.input_ids.to(model.device))
+        return output if isinstance(output, Tensor) else output.pooler_output
+
+    return TowerParts(
+        model, context, lambda text: len(tokenizer(text).input_ids), encode, lambda: _image_side(model, folder)
+    )
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Show no progress bars and no warnings of transformers; what a warning would say is refused."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _image_side(model: Any, folder: str) -> ImageSide:
+    config = model.config.vision_config
+    if not getattr(config, "vision_use_head", True):
+        raise UsageError(f"{folder}: its image tower has no pooler, so images have no embedding")
+    images = _read_json(folder, "preprocessor_config.json", required=False)
+    clip = config.model_type == "clip_vision_model"
+    return ImageSide(
+        "token" if clip else "pool",
+        config.hidden_size,
+        "backbone head.weight" if clip else "none",
+        activation_function=_ACTIVATIONS.get(config.hidden_act, ""),
+        mean=tuple(images["image_mean"]) if "image_mean" in images else None,
+        std=tuple(images["image_std"]) if "image_std" in images else None,
+    )
+
+
+def _read_json(folder: str, name: str, required: bool = True) -> dict[str, Any]:
+    path = os.path.join(folder, name)
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise UsageError(f"{path}: no such file; name a folder as save_pretrained of transformers writes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be a mapping, as save_pretrained of transformers writes it")
+    return content

@@ -1,0 +1,65 @@
+"""A text tower: the half of an image–text model that embeds texts, in files on this machine."""
+
+import os
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from schemas.base import Record
+from schemas.errors import UsageError
+
+
+class TextTowerSpec(Record):
+    """Where a text tower is, and the hash of what it was.
+
+    Attributes:
+        library: what builds it: ``open_clip``, or ``hugging_face`` for ``transformers``.
+        name: architecture that open_clip knows, such as ``ViT-B-16``, or ``local-dir:`` and a folder with an
+            ``open_clip_config.json``; for ``hugging_face`` the folder of a CLIP or SigLIP model.
+        weights: weights file of an architecture; a folder has its own.
+        sha256: of the files that decide the embeddings. Empty accepts any; a loaded tower has it.
+    """
+
+    library: Literal["open_clip", "hugging_face"]
+    name: str
+    weights: str | None = None
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.folder is None and self.weights is None:
+            raise ValueError(f"{self.name} has no weights; give them with --weights FILE")
+        if self.folder is not None and self.weights is not None:
+            raise ValueError(f"{self.name} has its own weights; leave out --weights")
+        return self
+
+    @property
+    def folder(self) -> str | None:
+        """Folder of the tower; None where it has a weights file."""
+        if self.library == "hugging_face":
+            return self.name
+        return self.name.removeprefix("local-dir:") if self.name.startswith("local-dir:") else None
+
+    @classmethod
+    def of_flags(cls, open_clip: str | None, weights: str | None, hugging_face: str | None) -> Self:
+        """Return the spec that the flags of a command describe, with absolute paths.
+
+        Args:
+            open_clip: architecture, or ``local-dir:`` and a folder.
+            weights: weights file of the architecture.
+            hugging_face: folder.
+
+        Raises:
+            UsageError: there is no tower or there are two, or the weights do not belong to it.
+        """
+        if bool(open_clip) == bool(hugging_face):
+            raise UsageError("name one text tower: --open-clip NAME --weights FILE, or --hugging-face DIR")
+        file = os.path.abspath(weights) if weights else None
+        if hugging_face:
+            return cls.read(
+                {"library": "hugging_face", "name": os.path.abspath(hugging_face), "weights": file}, "flags"
+            )
+        name = str(open_clip)
+        if name.startswith("local-dir:"):
+            name = "local-dir:" + os.path.abspath(name.removeprefix("local-dir:"))
+        return cls.read({"library": "open_clip", "name": name, "weights": file}, "flags")
