@@ -143,7 +143,7 @@ def audit_command(
         out,
         target,
         split_names(methods),
-        read_truth(truth, truth_orientation, mask_values) if truth else None,
+        read_truth(truth, truth_orientation, mask_values, opened.run.spec.key_separator) if truth else None,
         names,
         audit_options,
         lineage_dirs,

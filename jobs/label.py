@@ -88,8 +88,10 @@ def label_command(
         raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")
     calibration = None
     if tune:
-        tune_truth = read_truth(tune, truth_orientation, mask_values)
-        calibration = CalibrationSource(tune_truth, Atlas.open(tune_atlas) if tune_atlas else None)
+        tune_opened = Atlas.open(tune_atlas) if tune_atlas else None
+        key_separator = (tune_opened or opened).run.spec.key_separator
+        tune_truth = read_truth(tune, truth_orientation, mask_values, key_separator)
+        calibration = CalibrationSource(tune_truth, tune_opened)
     class_names = read_class_names(classes_file)
     summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))
     threshold = summary.policy.threshold.value

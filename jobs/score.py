@@ -82,12 +82,15 @@ def score_command(
     from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
 
-    opened, truth_set = Atlas.open(atlas), read_truth(truth, truth_orientation, mask_values)
+    opened, tune_opened = Atlas.open(atlas), Atlas.open(tune_atlas) if tune_atlas else None
+    truth_set = read_truth(truth, truth_orientation, mask_values, opened.run.spec.key_separator)
     output.note_incomplete(opened)
     output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     folder = out or default_output_dir(atlas, truth_set, target)
-    tune_truth = read_truth(tune, truth_orientation, mask_values) if tune else None
-    tuning = tune_truth, Atlas.open(tune_atlas) if tune_atlas else None
+    tune_truth = None
+    if tune:
+        tune_truth = read_truth(tune, truth_orientation, mask_values, (tune_opened or opened).run.spec.key_separator)
+    tuning = tune_truth, tune_opened
     names, options = split_names(methods), ComputeOptions(address)
     rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note).to_pylist()
     if json_:

@@ -21,6 +21,7 @@ from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.run import KeySeparator
 
 INSTANCES = "instances.json"
 
@@ -30,8 +31,12 @@ def matches(path: Path) -> bool:
     return path.suffix.lower() not in (".txt", ".csv", ".xml") if path.is_file() else (path / INSTANCES).is_file()
 
 
-def read(path: Path) -> TruthSet:
+def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     """Read the truth in a COCO file, or in a folder with ``instances.json``.
+
+    Args:
+        path: the file or folder.
+        separator: dot of a file name that ends the key of its image.
 
     Raises:
         UsageError: it is not COCO; two images have one key or one id; an annotation belongs to no image.
@@ -41,7 +46,8 @@ def read(path: Path) -> TruthSet:
     try:
         content = json.loads(data)
         annotations = _group_by_image(content, file)
-        truths = [CocoTruth(*_parse_image(image, file), tuple(annotations[image["id"]])) for image in content["images"]]
+        images = [(image["id"], _parse_image(image, file, separator)) for image in content["images"]]
+        truths = [CocoTruth(*head, tuple(annotations[image_id])) for image_id, head in images]
         all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
@@ -69,8 +75,8 @@ def _group_by_image(content: Mapping[str, Any], file: Path) -> Mapping[int, Sequ
     return annotations
 
 
-def _parse_image(image: Mapping[str, Any], file: Path) -> tuple[str, int, int]:
-    key, width, height = sample_key(image["file_name"]), image["width"], image["height"]
+def _parse_image(image: Mapping[str, Any], file: Path, separator: KeySeparator) -> tuple[str, int, int]:
+    key, width, height = sample_key(image["file_name"], separator), image["width"], image["height"]
     if not all(isinstance(side, int) and side > 0 for side in (width, height)):
         raise UsageError(f"{file}: {key} has the size {width!r}×{height!r}; write the size of the image in pixels")
     return key, width, height

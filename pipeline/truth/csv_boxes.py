@@ -12,6 +12,7 @@ from pipeline.truth.csv_lines import parse_floats, parse_lines, read_bytes
 from pipeline.truth.truth import TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.run import KeySeparator
 
 HEADER = ["image_id", "x0", "y0", "x1", "y1"]
 
@@ -21,8 +22,12 @@ def matches(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (".txt", ".csv")
 
 
-def read(path: Path) -> TruthSet:
+def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     """Read the truth in a table.
+
+    Args:
+        path: the table.
+        separator: dot of a file name that ends the key of its image.
 
     Raises:
         UsageError: it has another header, a line has other columns, or a box cannot be used.
@@ -42,6 +47,6 @@ def read(path: Path) -> TruthSet:
     index_by_image: dict[str, int] = {}
     image_indices = [index_by_image.setdefault(row.columns[0], len(index_by_image)) for row in rows]
     boxes = parse_floats([row.columns[1:] for row in rows], 4, describe_box)
-    keys = [sample_key(image) for image in index_by_image]
+    keys = [sample_key(image, separator) for image in index_by_image]
     truths = build_box_truths(keys, [None] * len(keys), boxes, image_indices, describe_box)
     return TruthSet.from_truths(path, sha256(data), truths)

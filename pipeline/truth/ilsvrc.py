@@ -15,6 +15,7 @@ from pipeline.truth.csv_lines import parse_floats, parse_pixels, read_bytes
 from pipeline.truth.truth import TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.run import KeySeparator
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -24,8 +25,12 @@ def matches(path: Path) -> bool:
     return path.is_dir() and next(path.rglob("*.xml"), None) is not None
 
 
-def read(path: Path) -> TruthSet:
+def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     """Read the truth in a folder.
+
+    Args:
+        path: the folder.
+        separator: dot of a file name that ends the key of its image.
 
     Raises:
         UsageError: a file is not XML of this form, or a box cannot be used.
@@ -44,7 +49,7 @@ def read(path: Path) -> TruthSet:
             raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
         rows += boxes
         image_indices += [index] * len(boxes)
-        keys.append(sample_key(name))
+        keys.append(sample_key(name, separator))
         sizes.append(_parse_size(root, file))
         hashes.append(f"{name} {sha256(data)}")
 

@@ -20,7 +20,7 @@ from pipeline.truth.png_file import PngFile
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.run import MaskValues
+from schemas.run import KeySeparator, MaskValues
 
 BACKGROUND, IGNORE_VOC, IGNORE_IMAGENET_S = 0, 255, 1000
 _MAX_OBJECTS = 64
@@ -32,8 +32,12 @@ def matches(path: Path) -> bool:
     return path.is_dir() and next(path.rglob("*.png"), None) is not None
 
 
-def read(path: Path) -> TruthSet:
+def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     """Read the truth in a folder.
+
+    Args:
+        path: the folder.
+        separator: dot of a file name that ends the key of its image.
 
     Raises:
         UsageError: a file is not a PNG, or has a mode that masks do not have.
@@ -41,7 +45,7 @@ def read(path: Path) -> TruthSet:
     truths, hashes = [], []
     for file in sorted(path.rglob("*.png")):
         png, name = PngFile.open(file), file.relative_to(path).as_posix()
-        truths.append(MaskTruth(sample_key(name), png.width, png.height, png))
+        truths.append(MaskTruth(sample_key(name, separator), png.width, png.height, png))
         hashes.append(f"{name} {png.sha256}")
     return TruthSet.from_truths(path, sha256("\n".join(hashes).encode()), truths)
 

@@ -49,14 +49,13 @@ class InstanceTruth(Truth):
         png = self.objects[0]
         if abs(png.width * height - png.height * width) > _ASPECT_TOLERANCE * png.height * width:
             sizes = f"{self.key}: its mask is {png.width}×{png.height} pixels, the image {width}×{height}"
-            raise UsageError(f"{sizes}, which is another side ratio; is it the mask of another image?")
+            raise UsageError(f"{sizes}, which is another side ratio; use the mask of this image")
         return replace(self, width=width, height=height)
 
-    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
-        if self.width is None:
-            return super().masks_on_grid(side)
+    def stored_masks(self) -> tuple[Mask | None, Mask]:
         # A resize by way of the image's size would select other nearest pixels than the reference does.
-        return replace(self, width=None, height=None).masks_on_grid(side)
+        unsized = self if self.width is None else replace(self, width=None, height=None)
+        return unsized.mask, unsized.ignore
 
     def _read_mask(self, png: PngFile) -> Mask:
         gray = png.gray()

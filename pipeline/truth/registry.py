@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, wsolevaluation
 from pipeline.truth.truth import TruthSet
 from schemas.errors import UsageError
-from schemas.run import MaskValues, TruthOrientation
+from schemas.run import KeySeparator, MaskValues, TruthOrientation
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class TruthFormat:
     Attributes:
         expected: content of a folder in this format, for errors; None if the format is a single file.
         matches: returns True if a path has this format, judged by file names only.
-        read: reads the path.
+        read: reads the path, given the dot that ends the keys of samples.
     """
 
     expected: str | None
     matches: Callable[[Path], bool]
-    read: Callable[[Path], TruthSet]
+    read: Callable[[Path, KeySeparator], TruthSet]
 
 
 TRUTH_FORMATS: dict[str, TruthFormat] = {
@@ -36,7 +36,10 @@ TRUTH_FORMATS: dict[str, TruthFormat] = {
 
 
 def read_truth(
-    path: str | Path, orientation: TruthOrientation | None = None, mask_values: MaskValues | None = None
+    path: str | Path,
+    orientation: TruthOrientation | None = None,
+    mask_values: MaskValues | None = None,
+    key_separator: KeySeparator = "first-dot",
 ) -> TruthSet:
     """Read the truth in a file or a folder of any registered format.
 
@@ -46,6 +49,7 @@ def read_truth(
             otherwise images with an EXIF orientation are refused.
         mask_values: what the values of PNG masks named by key are. None: by their mode where that decides, otherwise
             gray masks are refused.
+        key_separator: dot of a file name that ends the key of its image, as in the run that the images are of.
 
     Raises:
         UsageError: the path does not exist, has no known format, or holds a fault.
@@ -55,7 +59,7 @@ def read_truth(
         raise UsageError(f"{path}: No such file or folder")
     for truth_format in TRUTH_FORMATS.values():
         if truth_format.matches(path):
-            return truth_format.read(path).with_options(orientation, mask_values)
+            return truth_format.read(path, key_separator).with_options(orientation, mask_values)
     expected = " nor ".join(
         truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
     )

@@ -73,14 +73,22 @@ class Truth(ABC):
         """
         return np.zeros((self.height or 1, self.width or 1), bool)
 
-    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
-        """Return ``mask`` and ``ignore`` on a square grid, bool [side, side], by nearest pixel of the stored size.
+    def stored_masks(self) -> tuple[Mask | None, Mask]:
+        """Return ``mask`` and ``ignore`` in the size of their files, which may be another one than that of the image.
 
         Raises:
             UsageError: a mask cannot be read.
         """
-        mask = self.mask
-        return None if mask is None else resize_mask(mask, side), resize_mask(self.ignore, side)
+        return self.mask, self.ignore
+
+    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
+        """Return ``mask`` and ``ignore`` on a square grid, bool [side, side], by nearest pixel of ``stored_masks``.
+
+        Raises:
+            UsageError: a mask cannot be read.
+        """
+        mask, ignore = self.stored_masks()
+        return None if mask is None else resize_mask(mask, side), resize_mask(ignore, side)
 
     @property
     def is_annotated(self) -> bool:
@@ -117,20 +125,31 @@ class Truth(ABC):
         if exif_orientation == 1:
             return self.with_size(width, height)
         maps_of: TruthOrientation = "upright" if exif == "apply" else "stored"
-        other = (height, width) if swaps_sides(exif_orientation) else (width, height)
-        orientation = self.orientation
-        if orientation is None and other != (width, height) and (self.width, self.height) in (other, (width, height)):
-            turned: TruthOrientation = "stored" if maps_of == "upright" else "upright"
-            orientation = maps_of if (self.width, self.height) == (width, height) else turned
-        if orientation is None:
+        size_by_kind = {maps_of: (width, height)}
+        turned: TruthOrientation = "stored" if maps_of == "upright" else "upright"
+        size_by_kind[turned] = (height, width) if swaps_sides(exif_orientation) else (width, height)
+        orientation = self.orientation or self._find_orientation(size_by_kind, exif_orientation)
+        try:
+            truth = self.with_size(*size_by_kind[orientation])
+        except UsageError as error:
+            fix = f"as the image has the EXIF orientation {exif_orientation}, state another --truth-orientation"
+            raise UsageError(f"{error}, or, {fix}") from None
+        if orientation == maps_of:
+            return truth
+        code = exif_orientation if maps_of == "upright" else invert_orientation(exif_orientation)
+        return _OrientedTruth(self.key, width, height, truth, code)
+
+    def _find_orientation(
+        self, size_by_kind: Mapping[TruthOrientation, tuple[int, int]], exif_orientation: int
+    ) -> TruthOrientation:
+        """Return the kind of image that has the size in the files; any kind, if none has it."""
+        kinds = [kind for kind, size in size_by_kind.items() if (self.width, self.height) == size]
+        if self.width is None or len(kinds) > 1:
             raise UsageError(
                 f"{self.key}: has the EXIF orientation {exif_orientation}, so its truth may be of the image as it is "
                 "stored, as most tools see it, or of the upright one; say which by --truth-orientation stored|upright"
             )
-        if orientation == maps_of:
-            return self.with_size(width, height)
-        code = exif_orientation if maps_of == "upright" else invert_orientation(exif_orientation)
-        return _OrientedTruth(self.key, width, height, self.with_size(*other), code)
+        return kinds[0] if kinds else next(iter(size_by_kind))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +175,8 @@ class _OrientedTruth(Truth):
     def ignore(self) -> Mask:
         return orient_mask(self.source.ignore, self.exif_orientation)
 
-    def masks_on_grid(self, side: int) -> tuple[Mask | None, Mask]:
-        mask, ignore = self.source.masks_on_grid(side)
+    def stored_masks(self) -> tuple[Mask | None, Mask]:
+        mask, ignore = self.source.stored_masks()
         oriented = None if mask is None else orient_mask(mask, self.exif_orientation)
         return oriented, orient_mask(ignore, self.exif_orientation)
 

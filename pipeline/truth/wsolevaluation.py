@@ -18,6 +18,7 @@ from pipeline.truth.png_file import PngFile
 from pipeline.truth.truth import TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.run import KeySeparator
 
 IDS, SIZES, OBJECTS = "image_ids.txt", "image_sizes.txt", "localization.txt"
 EXPECTED = f"{IDS} with {OBJECTS}"
@@ -30,8 +31,12 @@ def matches(path: Path) -> bool:
     return (path / IDS).is_file() or (path / OBJECTS).is_file()
 
 
-def read(path: Path) -> TruthSet:
+def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     """Read the truth in a folder.
+
+    Args:
+        path: the folder.
+        separator: dot of a file name that ends the key of its image.
 
     Raises:
         UsageError: a file is missing, or a line has other columns; an id is in one file and not in the other, or
@@ -45,7 +50,7 @@ def read(path: Path) -> TruthSet:
     columns = _MASK_COLUMNS if objects and len(objects[0].columns) == len(_MASK_COLUMNS) else _BOX_COLUMNS
     image_indices = _find_images(objects, columns, index_by_id, path / OBJECTS)
     hashes = [f"{name} {sha256(content)}" for name, content in data.items()]
-    keys = [sample_key(image_id) for image_id in index_by_id]
+    keys = [sample_key(image_id, separator) for image_id in index_by_id]
     if columns is _BOX_COLUMNS:
 
         def describe_box(index: int) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.image.orientation import apply_orientation
+from pipeline.image.orientation import apply_orientation, orient_mask
 from pipeline.truth import Truth, read_truth
+from pipeline.truth.truth import resize_mask
 from schemas.errors import UsageError
 
 WIDTH, HEIGHT = 14, 22
@@ -72,6 +73,44 @@ def test_a_truth_of_the_image_that_the_maps_are_of_stays(
 ) -> None:
     truth = boxes(tmp_path, orientation).for_sample(sample(exif_orientation, exif), exif)
     assert truth.boxes.tolist() == [list(BOX)]
+
+
+@pytest.mark.parametrize("exif_orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["one mask", "masks of another size than the image"])
+def test_a_mask_is_turned_before_it_is_resized(kind: str, exif_orientation: int, tmp_path: Path) -> None:
+    """Nearest pixels of a resize are not the same from both ends."""
+    mask, ignore = np.random.default_rng(0).random((2, 2 * HEIGHT, 2 * WIDTH)) < 0.5
+    width, height = 2 * WIDTH, 2 * HEIGHT
+    if kind == "one mask":
+        Image.fromarray(np.where(ignore & ~mask, 255, mask).astype(np.uint8)).convert("P").save(tmp_path / "a.png")
+    else:
+        width, height = WIDTH, HEIGHT
+        for name, plane in (("object", mask), ("rest", ignore)):
+            Image.fromarray(plane).save(tmp_path / f"{name}.png")
+        (tmp_path / "image_ids.txt").write_text("a.jpg")
+        (tmp_path / "localization.txt").write_text("a.jpg,object.png,rest.png")
+    truth = read_truth(tmp_path, "stored").by_key["a"]
+    seen = {"width": width, "height": height, "orientation": exif_orientation}
+    if exif_orientation >= 5:
+        seen |= {"width": height, "height": width}
+    on_grid = truth.for_sample(seen, "apply").masks_on_grid(30)
+    for found, plane in zip(on_grid, (mask, ignore & ~mask), strict=True):
+        assert np.array_equal(found, resize_mask(orient_mask(plane, exif_orientation), 30))
+
+
+@pytest.mark.parametrize("exif_orientation", [3, 6])
+@pytest.mark.parametrize("orientation", [None, "stored", "upright"])
+def test_a_mask_of_another_size_is_refused_and_the_option_named(
+    orientation: Any, exif_orientation: int, tmp_path: Path
+) -> None:
+    other = {"width": 30, "height": 31, "orientation": exif_orientation}
+    with pytest.raises(UsageError, match=r"but 14×22 in the truth; .* state another --truth-orientation"):
+        masks(tmp_path, orientation).for_sample(other, "apply")
+
+
+def test_a_wrong_statement_is_refused_and_the_option_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a: is 22×14 pixels, but 14×22 in the truth; .* --truth-orientation"):
+        masks(tmp_path, "upright").for_sample(sample(6, "apply"), "apply")
 
 
 def test_sizes_decide_where_they_differ(tmp_path: Path) -> None:
