@@ -123,7 +123,7 @@ def _check_sample(ordinal: int, raw: RawSample, classes: int | None, grouping: G
 
 
 def _describe_missing_image(raw: RawSample, grouping: Grouping) -> str:
-    names = escape_bytes(", ".join(sorted(member.name for member in raw.members.values())))[:200]
+    names = _join_names(raw)
     if grouping.image_key:
         return f"no member has the extension {' or '.join(grouping.image_key)} of --image-key; there are: {names}"
     dotted = next((extension for extension, member in raw.members.items() if member.is_image), None)
@@ -131,6 +131,10 @@ def _describe_missing_image(raw: RawSample, grouping: Grouping) -> str:
         return f"no member is an image; there are: {names}"
     fix = f"plan with --key-separator last-dot, or with --image-key {escape_bytes(dotted)[:50]}"
     return f"no image is named by the key and one extension; there are: {names}; {fix}"
+
+
+def _join_names(raw: RawSample) -> str:
+    return escape_bytes(", ".join(sorted(member.name for member in raw.members.values())))[:200]
 
 
 def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, SampleStatus, str | None]:
@@ -141,7 +145,8 @@ def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, Sampl
         if classes is not None:
             status, error = (
                 SampleStatus.MISSING_LABEL,
-                f"no .{LABEL_EXTENSION} member; add one, or plan with --targets predicted",
+                f"no .{LABEL_EXTENSION} member; there are: {_join_names(raw)}; "
+                "add one, or plan with --targets predicted",
             )
     elif member.fault is not None:
         status, error = SampleStatus.BAD_LABEL, escape_bytes(f"{member.name} {member.fault}")

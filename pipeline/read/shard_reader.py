@@ -344,8 +344,10 @@ def scan_shard(url: str, grouping: Grouping = Grouping()) -> ShardScan:
     except CorruptTarError as error:
         samples = 0 if compressed and not isinstance(error, TruncatedTarError) else count
         return ShardScan(samples, size, str(error), fingerprint, listing.digest())
-    fault = None if count or is_empty else "it holds no samples"
-    return ShardScan(count, size, fault, fingerprint, listing.digest(), _describe_left_out(left_out))
+    files, fault = _describe_left_out(left_out), None
+    if not count and not is_empty:
+        fault = f"it holds no samples; {files}" if files else "it holds no samples"
+    return ShardScan(count, size, fault, fingerprint, listing.digest(), files)
 
 
 def read_listing(url: str) -> str | None:

@@ -57,8 +57,20 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
             f"resume with: {options.resume_command(url)}"
         )
     if not finished.statuses()[SampleStatus.OK]:
-        raise RunFailedError(f"no image of {url} has maps; vitatlas status {url} says why")
+        raise RunFailedError(
+            f"no image of {url} has maps; {_describe_first_sample(finished)}; vitatlas status {url} says more"
+        )
     return finished
+
+
+def _describe_first_sample(atlas: Atlas) -> str:
+    """Return what the first sample of an atlas lacks."""
+    for shard in atlas.shard_names:
+        rows = atlas.samples_of(shard, ["key", "error"])
+        if len(rows):
+            sample = rows.slice(0, 1).to_pylist()[0]
+            return f"the first, {sample['key']} in {shard}: {sample['error']}"
+    return "its shards hold no samples"
 
 
 def _pending_shards(atlas: Atlas, retry_failed: bool) -> list[int]:

@@ -50,7 +50,7 @@ BAD = {
     "no label": (
         [("b.jpg", jpeg())],
         SampleStatus.MISSING_LABEL,
-        "no .cls member; add one, or plan with --targets predicted",
+        "no .cls member; there are: b.jpg; add one, or plan with --targets predicted",
     ),
     "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], SampleStatus.BAD_LABEL, "b'dog', not a number"),
     "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], SampleStatus.BAD_LABEL, "not a number"),

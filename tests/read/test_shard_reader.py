@@ -123,7 +123,9 @@ def test_a_scan_says_what_is_wrong_and_never_raises(tmp_path: Path, how: str, sa
 
 
 def test_a_tar_without_samples_is_a_problem(tmp_path: Path) -> None:
-    assert scan_shard(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).fault == "it holds no samples"
+    assert scan_shard(str(write_tar(tmp_path / "a.tar", [("notes.txt", b"x")]))).fault == (
+        "it holds no samples; files of no sample: 1 txt"
+    )
 
 
 @pytest.mark.parametrize(

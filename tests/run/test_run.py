@@ -233,7 +233,29 @@ def test_a_network_that_is_not_finite_is_a_row_with_its_status(
 def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "junk.tar", [("a.jpg", b"junk"), ("a.cls", b"1")])
     plan(spec.model_copy(update={"shards": (str(shard),)}), str(tmp_path / "atlas"))
-    with pytest.raises(RunFailedError, match=r"no image of .* has maps; vitatlas status"):
+    with pytest.raises(
+        RunFailedError, match=r"no image of .* has maps; the first, a in junk: 4 bytes that are no JPEG"
+    ):
+        run(str(tmp_path / "atlas"), INLINE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"image_key": ("webp",)},
+            r"a in one: no member has the extension webp of --image-key; there are: a\.cls, a\.jpg",
+        ),
+        ({}, r"a in one: no \.cls member; there are: a\.jpg, a\.txt; add one, or plan with --targets predicted"),
+    ],
+)
+def test_an_atlas_without_any_map_says_what_the_first_sample_lacks(
+    spec: RunSpec, changes: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    other = ("a.cls", b"1") if changes else ("a.txt", b"words")
+    shard = write_tar(tmp_path / "one.tar", [("a.jpg", jpeg()), other])
+    plan(spec.model_copy(update={"shards": (str(shard),), **changes}), str(tmp_path / "atlas"))
+    with pytest.raises(RunFailedError, match=f"no image of .* has maps; the first, {says}"):
         run(str(tmp_path / "atlas"), INLINE)
 
 
