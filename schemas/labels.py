@@ -1,14 +1,16 @@
 """The label table: one row for every sample of a shard, with or without a mask."""
 
 from enum import StrEnum
+from typing import Annotated
 
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Record
+from schemas.run import Exif, Extension, Grouping, KeySeparator
 
-VERSION = 2
+VERSION = 3
 """Version of the content and format of labels."""
 
 
@@ -68,6 +70,33 @@ LABELS = schema(
     column("parent", CATEGORY, "hash of the maps that the label was made from"),
 )
 """One row per sample of a shard, in the order of the shard."""
+
+
+class MaskRecord(Record):
+    """``<key>.json`` beside a mask in a shard of ``--format png``: the part that its readers need.
+
+    Attributes:
+        status: a ``LabelStatus``, or the ``SampleStatus`` of a sample without maps.
+        label: class id of the object; None without a mask.
+        orientation: EXIF orientation of the image, 1 to 8; None if it is not known.
+        exif: whether the mask is of the image turned upright (``apply``) or as it is stored (``ignore``); None if that
+            is not known.
+        key_separator: dot of a file name that ends the key of its sample, as in the run.
+        image_key: extensions of the image in a sample that has several, as in the run.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    status: str
+    label: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    orientation: Annotated[int, Field(ge=1, le=8)] | None = None
+    exif: Exif | None = None
+    key_separator: KeySeparator = "first-dot"
+    image_key: tuple[Extension, ...] = ()
+
+    @property
+    def grouping(self) -> Grouping:
+        """Rule by which the members of the image shard become samples."""
+        return Grouping(self.key_separator, self.image_key)
 
 
 class LabelingSpec(Record):

@@ -31,7 +31,7 @@ def label_of(row: int, key: str, mask: np.ndarray, ignore: np.ndarray | None = N
         sample={
             "row": row, "key": key, "member": f"{key}.jpg", "status": "ok", "label": class_id, "prediction": 5,
             "width": width, "height": height, "scale_x": width / 32, "scale_y": height / 32, "offset_x": 0.0,
-            "offset_y": 0.0, "image_sha256": "00",
+            "offset_y": 0.0, "orientation": 1, "image_sha256": "00",
         },
         status="ok" if mask.any() else "empty",
         class_id=class_id,
@@ -59,7 +59,7 @@ def shape(*blocks: tuple[int, int, int, int], size: tuple[int, int] = (30, 40)) 
 
 def without_map(row: int, key: str, status: str) -> Label:
     """A sample that nothing could be made of."""
-    sample = dict.fromkeys(("label", "prediction", "width", "height", "member"))
+    sample = dict.fromkeys(("label", "prediction", "width", "height", "orientation", "member"))
     return Label(sample | {"row": row, "key": key, "status": status}, status)
 
 

@@ -117,7 +117,7 @@ def label(
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.with_threshold(threshold)
     about = about.model_copy(update={"hash": policy.digest()})
-    context = ExportContext(policy.digest(), classes)
+    context = ExportContext(policy.digest(), classes, atlas.run.spec.grouping)
     title, function = f"label by {policy.name}", partial(_label_shard, policy, names, context, options.allow_pipe)
     needs_gpu = policy.refine is not None
     labels = _Labels(

@@ -55,11 +55,12 @@ def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = Fal
     input_size = atlas.run.model.input_size
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         if heatmap is not None:
-            yield make_label(heatmap, sample, input_size, policy)
+            label = make_label(heatmap, sample, input_size, policy)
         elif sample["status"] == SampleStatus.OK:
-            yield Label(sample, LabelStatus.NO_SIGNAL, class_id=sample[CLASS_COLUMNS[policy.target]])
+            label = Label(sample, LabelStatus.NO_SIGNAL, class_id=sample[CLASS_COLUMNS[policy.target]])
         else:
-            yield Label(sample, sample["status"])
+            label = Label(sample, sample["status"])
+        yield replace(label, exif=atlas.run.spec.exif)
 
 
 def iter_heatmaps(

@@ -12,6 +12,7 @@ from pipeline.image.upsample import upsample_to_image, valid_region
 from pipeline.label.threshold import compute_threshold
 from schemas.labels import LabelStatus
 from schemas.policy import Policy, Postprocess
+from schemas.run import Exif
 from schemas.samples import CLASS_COLUMNS
 
 Mask = NDArray[np.bool_]
@@ -50,6 +51,7 @@ class Label:
         boxes: box of each component, largest component first: x0, y0, x1, y1, inclusive.
         probability: probability that the network gives the class.
         agreement: agreement of the methods; None with a single one.
+        exif: whether the image of the mask was turned upright (``apply``) or taken as it is stored (``ignore``).
     """
 
     sample: dict[str, Any]
@@ -66,6 +68,7 @@ class Label:
     boxes: tuple[Box, ...] | None = None
     probability: float | None = None
     agreement: float | None = None
+    exif: Exif = "apply"
 
     def without_heatmap(self) -> "Label":
         """Return the label without its heatmap, which takes most of the memory."""

@@ -1,27 +1,24 @@
 """Torch dataset of images and pseudo-masks: image shards joined with the shards of ``vitatlas label --format png``."""
 
-import io
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.label.formats.png_encoding import IGNORE, OBJECT
+from pipeline.label.mask_shard import StoredMask, decode_mask, iter_masks
 from pipeline.read import PreprocessConfig, UndecodableImageError, decode_image, expand_shards
 from pipeline.read.byte_stream import CorruptTarError, open_byte_stream
-from pipeline.read.sample_keys import split_name
+from pipeline.read.decode import DecodedImage
 from pipeline.read.shard_reader import group_by_key
 from pipeline.read.shards import short_names
 from pipeline.read.tar_members import iter_tar_members
@@ -29,6 +26,7 @@ from pipeline.utils.io import url_to_fs
 from pipeline.utils.redaction import redact
 from schemas.errors import CorruptShardError, UsageError
 from schemas.labels import LabelStatus
+from schemas.run import Grouping
 
 NO_MASK = "no_mask"
 """Status of samples that are not in the mask shard: their key is unsafe or a duplicate."""
@@ -41,7 +39,7 @@ class MaskSample(NamedTuple):
 
     Attributes:
         key: key of the sample.
-        image: uint8 [3, H, W], RGB, upright, in its original size.
+        image: uint8 [3, H, W], RGB, in its original size, upright by EXIF unless the run of the masks ignores it.
         mask: uint8 [H, W]; 0 background, 1 object, 255 ignored.
         label: class id of the object.
     """
@@ -59,8 +57,9 @@ class MaskDataset(IterableDataset[Any]):
     made, each rank takes every n-th shard of an epoch's order, and each of the m workers of its loader every m-th of
     those. Ranks may get unequal numbers of samples. The order depends on seed, epoch and these numbers alone.
 
-    Samples without a mask, and those with an empty mask, are left out. At the end of an epoch ``skipped`` has their
-    number by status, and each worker logs its own.
+    Keys, images and EXIF orientation follow the run that the masks were made of, which their JSON records
+    (``schemas.labels.MaskRecord``). Samples without a mask, and those with an empty mask, are left out. At the end of
+    an epoch ``skipped`` has their number by status, and each worker logs its own.
 
     Args:
         images: brace patterns, globs, folders, paths or fsspec URLs of shards; one or several.
@@ -71,7 +70,8 @@ class MaskDataset(IterableDataset[Any]):
 
     Raises:
         UsageError: there are no such shards, a shard has no masks, is a shell command, or there are fewer shards than
-            ranks. During iteration: a mask shard is of other images, or a mask cannot be read.
+            ranks. During iteration: a mask shard is of other images, a mask cannot be read, or nothing says whether it
+            is of the stored or of the upright image.
         CorruptShardError: a shard is damaged; raised during iteration.
     """
 
@@ -151,74 +151,68 @@ def _pair_shards(images: Sequence[str], masks: Sequence[str]) -> list[tuple[str,
 
 def _join_shards(images: str, masks: str, skipped: Counter[str]) -> Iterator[_LazySample]:
     """Yield the samples of a shard that have a mask. Both shards have the same order, but masks may lack keys."""
-    labels = _iter_labels(masks)
-    key, files = next(labels, (None, {}))
+    stored = iter_masks(masks)
+    mask = next(stored, None)
+    grouping = mask.record.grouping if mask else Grouping()
     try:
         with open_byte_stream(images) as stream:
-            for sample in group_by_key(iter_tar_members(stream), load=True):
-                if sample.key != key:
+            for sample in group_by_key(iter_tar_members(stream), load=True, grouping=grouping):
+                if mask is None or sample.key != mask.key:
                     skipped[NO_MASK] += 1
                     continue
-                (status, label), image = _parse_label(files, f"{masks}: {key}.json"), sample.image()
-                if status != LabelStatus.OK:
-                    skipped[status] += 1
-                elif image is None or image.data is None or "mask.png" not in files:
-                    raise UsageError(f"{masks}: {key} must have a mask, but it or the image in {images} is missing")
+                image = sample.image()
+                if mask.record.status != LabelStatus.OK:
+                    skipped[mask.record.status] += 1
+                elif image is None or image.data is None or mask.png is None:
+                    raise UsageError(
+                        f"{masks}: {mask.key} must have a mask, but it or the image in {images} is missing"
+                    )
                 else:
-                    yield partial(_decode_sample, sample.key, image.data, files["mask.png"], label, (images, masks))
-                key, files = next(labels, (None, {}))
+                    yield partial(_decode_sample, mask, image.data, (images, masks))
+                mask = next(stored, None)
     except CorruptTarError as damage:
-        if key is not None:  # else the atlas was made of the samples before the damage
-            raise CorruptShardError(f"{images}: cannot be read past {key}: {damage}") from damage
-    if key is not None:
-        raise UsageError(f"{masks}: has {key}, which {images} does not have in this order; it is of another shard")
+        if mask is not None:  # else the atlas was made of the samples before the damage
+            raise CorruptShardError(f"{images}: cannot be read past {mask.key}: {damage}") from damage
+    if mask is not None:
+        raise UsageError(
+            f"{masks}: has {mask.key}, which {images} does not have in this order; it is of another shard, or its JSON "
+            "lacks the key_separator or image_key by which its run has found the images"
+        )
 
 
-def _iter_labels(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the key, and the contents by extension, of each sample of a mask shard."""
-    try:
-        with open_byte_stream(url) as stream:
-            for key, members in groupby(
-                iter_tar_members(stream), lambda member: split_name(member.name)[0] or member.name
-            ):
-                yield key, {split_name(member.name)[1]: member.read() for member in members}
-    except CorruptTarError as damage:
-        raise CorruptShardError(f"{url}: {damage}; label its shard again") from damage
-
-
-def _parse_label(files: dict[str, bytes], name: str) -> tuple[str, int]:
-    """Return the status and class id of a label; −1 for samples without a mask."""
-    try:
-        label = json.loads(files["json"])
-        return str(label["status"]), int(label["label"] if label["status"] == LabelStatus.OK else -1)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        fault = f"{name} has no status and label ({error!r})"
-        raise UsageError(f"{fault}; are these shards of vitatlas label --format png?") from None
-
-
-def _decode_sample(key: str, image: bytes, mask: bytes, label: int, urls: tuple[str, str]) -> MaskSample:
-    values = _decode_mask(mask, f"{urls[1]}: {key}.mask.png")
+def _decode_sample(stored: StoredMask, image: bytes, urls: tuple[str, str]) -> MaskSample:
+    assert stored.png is not None
+    assert stored.record.label is not None
+    key, values = stored.key, decode_mask(stored.png, f"{urls[1]}: {stored.key}.mask.png")
     height, width = values.shape
+    preprocess = PreprocessConfig(width, height, "nearest", "squash", 1.0, "center", stored.record.exif or "apply")
     try:
-        decoded = decode_image(image, PreprocessConfig(width, height, "nearest", "squash", 1.0, "center"))
+        decoded = decode_image(image, preprocess)
+        if stored.record.exif is None and decoded.orientation != 1:
+            decoded = _decode_by_size(image, preprocess, decoded, f"{urls[1]}: {key}.json")
     except UndecodableImageError as error:
         raise UsageError(f"{urls[0]}: {key} has a mask, but cannot be decoded ({error})") from None
     if (decoded.width, decoded.height) != (width, height):
         sizes = f"{decoded.width}×{decoded.height} pixels, its mask in {urls[1]} {width}×{height}"
         raise UsageError(f"{urls[0]}: {key} is {sizes}; are these the masks of other images?")
     # Not torch.tensor(), whose copy starts a thread on every core.
-    return MaskSample(key, torch.from_numpy(decoded.pixels.copy()), torch.from_numpy(values), label)
+    return MaskSample(key, torch.from_numpy(decoded.pixels.copy()), torch.from_numpy(values), stored.record.label)
 
 
-def _decode_mask(data: bytes, name: str) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            mode, values = image.mode, np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name}: cannot be read as a PNG ({error})") from None
-    if mode not in ("P", "L") or ((values > OBJECT) & (values != IGNORE)).any():
-        raise UsageError(f"{name}: must be an indexed PNG of 0, 1 and {IGNORE}")
-    return values
+def _decode_by_size(image: bytes, preprocess: PreprocessConfig, upright: DecodedImage, record: str) -> DecodedImage:
+    """Return the image upright or as it is stored, whichever has the size of its mask.
+
+    Raises:
+        UsageError: both have it.
+    """
+    as_stored = decode_image(image, replace(preprocess, exif="ignore"))
+    if (as_stored.width, as_stored.height) == (upright.width, upright.height):
+        raise UsageError(
+            f"{record}: does not say whether the mask is of the image as it is stored or turned upright by its EXIF "
+            f'orientation {upright.orientation}; write "exif": "ignore" or "apply" into it'
+        )
+    size = preprocess.width, preprocess.height
+    return as_stored if (as_stored.width, as_stored.height) == size else upright
 
 
 def _shuffle(samples: Iterable[_LazySample], size: int, generator: np.random.Generator) -> Iterator[_LazySample]:

@@ -1,22 +1,38 @@
 """Quality of pseudo-masks against true masks."""
 
-import io
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from pipeline.image.iou import mask_iou
 from pipeline.label.formats.png_encoding import IGNORE, OBJECT
 from pipeline.label.mask import Label
+from pipeline.label.mask_shard import decode_mask, iter_masks
 from pipeline.store import ObjectStore
 from pipeline.truth import TruthMatcher, TruthSet
 from pipeline.truth.truth import Mask
-from schemas.errors import RunFailedError, UsageError
+from schemas.errors import UsageError
+from schemas.run import Exif
 
-_SUFFIX = ".mask.png"
+
+class _Mask(NamedTuple):
+    """A pseudo-mask.
+
+    Attributes:
+        shard, key: of its sample.
+        mask, ignore: bool [height, width], object pixels and ignored pixels.
+        orientation: EXIF orientation of the image.
+        exif: whether the mask is of the upright image (``apply``) or of the stored one (``ignore``).
+    """
+
+    shard: str
+    key: str
+    mask: Mask
+    ignore: Mask
+    orientation: int
+    exif: Exif
 
 
 @dataclass(frozen=True)
@@ -55,17 +71,21 @@ def score_masks(labels: str | Iterable[Label], truth: TruthSet) -> MaskScores:
 
     Raises:
         UsageError: the folder has no masks; a mask differs in size from the image in the truth; a truth matches two
-            samples.
+            samples; nothing says whether a mask or a truth is of the stored or of the upright image.
     """
     masks = _read_masks(labels) if isinstance(labels, str) else _label_masks(labels)
     scores: list[tuple[float, ...]] = []
     ious: dict[str, float] = {}
     labelled: set[str] = set()
     matcher = TruthMatcher(truth)
-    for shard, key, mask, ignore in masks:
+    for shard, key, mask, ignore, orientation, exif in masks:
         image = matcher.match(shard, key)
-        true_mask = None if image is None else image.with_size(mask.shape[1], mask.shape[0]).mask
-        if image is None or true_mask is None:
+        if image is None:
+            continue
+        height, width = mask.shape
+        image = image.for_sample({"width": width, "height": height, "orientation": orientation}, exif)
+        true_mask = image.mask
+        if true_mask is None:
             continue
         labelled.add(image.key)
         counted = true_mask | ~image.ignore
@@ -92,28 +112,27 @@ def _score_mask(mask: Mask, ignore: Mask, true_mask: Mask) -> tuple[float, ...]:
     )
 
 
-def _label_masks(labels: Iterable[Label]) -> Iterator[tuple[str, str, Mask, Mask]]:
-    """Yield shard, key, object pixels and ignored pixels of each label with a mask."""
+def _label_masks(labels: Iterable[Label]) -> Iterator[_Mask]:
+    """Yield the labels that have a mask."""
     for label in labels:
-        mask, ignore = label.mask, label.ignore
+        mask, ignore, sample = label.mask, label.ignore, label.sample
         if mask is not None:
-            yield label.sample["shard"], label.sample["key"], mask, np.zeros_like(mask) if ignore is None else ignore
+            ignored = np.zeros_like(mask) if ignore is None else ignore
+            yield _Mask(sample["shard"], sample["key"], mask, ignored, sample["orientation"], label.exif)
 
 
-def _read_masks(folder: str) -> Iterator[tuple[str, str, Mask, Mask]]:
-    """Yield shard, key, object pixels and ignored pixels of each mask in the shards of a folder."""
+def _read_masks(folder: str) -> Iterator[_Mask]:
+    """Yield the masks in the shards of a folder."""
     objects = ObjectStore(folder)
     shards = [name for name in objects.list("png") if name.endswith(".tar")]
     if not shards:
         raise UsageError(f"{folder}: has no png/*.tar; make some with vitatlas label … --format png --out {folder}")
     for shard in shards:
-        try:
-            with tarfile.open(fileobj=io.BytesIO(objects.get(f"png/{shard}"))) as archive:
-                for member in archive:
-                    if not member.name.endswith(_SUFFIX):
-                        continue
-                    stream = archive.extractfile(member)
-                    values = np.asarray(Image.open(stream, formats=["PNG"]))  # type: ignore[arg-type]
-                    yield shard, member.name.removesuffix(_SUFFIX), values == OBJECT, values == IGNORE
-        except (OSError, tarfile.TarError) as error:
-            raise RunFailedError(f"{folder}/png/{shard}: cannot be read ({error}); label again") from None
+        for stored in iter_masks(f"{objects.url}/png/{shard}"):
+            if stored.png is None:
+                continue
+            name, record = f"{objects.url}/png/{shard}: {stored.key}", stored.record
+            if record.orientation is None or record.exif is None:
+                raise UsageError(f"{name}.json: lacks orientation and exif of its image; label again")
+            values = decode_mask(stored.png, f"{name}.mask.png")
+            yield _Mask(shard, stored.key, values == OBJECT, values == IGNORE, record.orientation, record.exif)

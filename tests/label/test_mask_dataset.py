@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
+from PIL import Image, ImageOps
 from support import encode, jpeg, write_tar
 from torch.utils.data import DataLoader
 
@@ -118,6 +118,37 @@ def test_a_picture_that_lies_on_its_side_is_turned_as_its_mask_is(tmp_path: Path
     mask = [("a.mask.png", png(standing)), ("a.json", about())]
     (sample,) = pair(tmp_path, [("a.png", image)], mask)
     assert torch.equal(sample.image == 255, (sample.mask == 1).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_the_record_says_whether_the_image_is_turned(orientation: int, exif: str, tmp_path: Path) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    image = jpeg(0, SIZE, exif=tag)
+    seen = Image.open(io.BytesIO(image))
+    seen = ImageOps.exif_transpose(seen) if exif == "apply" else seen
+    record = json.dumps({"status": "ok", "label": 3, "exif": exif}).encode()
+    (sample,) = pair(tmp_path, [("a.jpg", image)], [("a.mask.png", png(mask_of(0, seen.size))), ("a.json", record)])
+    assert np.array_equal(sample.image.permute(1, 2, 0), np.asarray(seen))
+
+
+def test_a_mask_of_a_turned_image_that_nothing_decides_is_refused(tmp_path: Path) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 3
+    dataset = pair(tmp_path, [("s000.jpg", jpeg(0, SIZE, exif=tag))], masked(0))
+    with pytest.raises(UsageError, match=r's000.json: does not say .* write "exif": "ignore" or "apply" into it'):
+        keys(dataset)
+
+
+def test_an_image_of_another_rule_of_keys_is_found_by_the_record(tmp_path: Path) -> None:
+    rule = {"status": "ok", "label": 3, "key_separator": "last-dot", "image_key": ["jpg"]}
+    images = [("1.5.png", png(mask_of(9))), *picture(1, "1.5"), ("1.6.png", png(mask_of(9))), *picture(2, "1.6")]
+    masks = [(f"1.{n}.mask.png", png(mask_of(n))) for n in (5, 6)]
+    records = [(f"1.{n}.json", json.dumps(rule).encode()) for n in (5, 6)]
+    dataset = pair(tmp_path, images, [masks[0], records[0], masks[1], records[1]])
+    assert keys(dataset) == ["1.5", "1.6"]
+    assert [np.array_equal(sample.mask, mask_of(n)) for n, sample in zip((5, 6), dataset, strict=True)] == [True, True]
 
 
 def test_what_has_no_mask_is_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ from schemas.errors import RunFailedError, UsageError
 
 RNG = np.random.default_rng(0)
 SHAPE = (20, 30)
+RECORD = b'{"status": "ok", "label": 3, "orientation": 1, "exif": "apply"}'
 
 
 class Known(Truth):
@@ -48,13 +49,17 @@ TRUTH = TruthSet(
 )
 
 
+def sample(key: str, shard: str = "part-0") -> dict[str, object]:
+    return {"shard": shard, "key": key, "orientation": 1}
+
+
 def labels() -> Iterator[Label]:
     for key, mask in MASKS.items():
         coded = [rle.encode(np.asfortranarray(pixels, np.uint8)) for pixels in (mask, IGNORED[key])]
-        yield Label({"shard": "part-0", "key": key}, "ok", mask_rle=coded[0], ignore_rle=coded[1])
-    yield Label({"shard": "part-0", "key": "unlabelled"}, "too_small")
-    yield Label({"shard": "part-0", "key": "box"}, "ok", mask_rle=coded[0])
-    yield Label({"shard": "part-0", "key": "unheard of"}, "ok", mask_rle=coded[0])
+        yield Label(sample(key), "ok", mask_rle=coded[0], ignore_rle=coded[1])
+    yield Label(sample("unlabelled"), "too_small")
+    yield Label(sample("box"), "ok", mask_rle=coded[0])
+    yield Label(sample("unheard of"), "ok", mask_rle=coded[0])
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
             image = Image.fromarray(np.where(IGNORED[key], 255, mask).astype(np.uint8)).convert("P")
             buffer = io.BytesIO()
             image.save(buffer, "PNG")
-            for name, data in ((f"{key}.mask.png", buffer.getvalue()), (f"{key}.json", b"{}")):
+            for name, data in ((f"{key}.mask.png", buffer.getvalue()), (f"{key}.json", RECORD)):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
@@ -110,19 +115,26 @@ def test_a_folder_without_masks_or_with_damaged_ones_is_named(folder: Path, tmp_
         score_masks(str(tmp_path / "nowhere"), TRUTH)
     shard = folder / "png" / "part-0.tar"
     shard.write_bytes(shard.read_bytes()[:700])
-    with pytest.raises(RunFailedError, match=r"png/part-0\.tar: cannot be read"):
+    with pytest.raises(RunFailedError, match=r"png/part-0\.tar: it is truncated.*label its shard again"):
         score_masks(str(folder), TRUTH)
 
 
 def test_masks_of_another_size_are_refused() -> None:
     coded = rle.encode(np.ones((5, 5), np.uint8, "F"))
     with pytest.raises(UsageError, match="empty: is 5×5 pixels, but 30×20 in the truth"):
-        score_masks([Label({"shard": "part-0", "key": "empty"}, "ok", mask_rle=coded)], TRUTH)
+        score_masks([Label(sample("empty"), "ok", mask_rle=coded)], TRUTH)
+
+
+def test_masks_whose_orientation_is_not_recorded_are_refused(folder: Path) -> None:
+    shard = folder / "png" / "part-0.tar"
+    shard.write_bytes(shard.read_bytes().replace(b'"exif"', b'"else"'))
+    with pytest.raises(UsageError, match=r"folder/a\.json: lacks orientation and exif of its image; label again"):
+        score_masks(str(folder), TRUTH)
 
 
 def test_two_labels_of_one_truth_are_named() -> None:
     coded = rle.encode(np.asfortranarray(MASKS["folder/a"], np.uint8))
-    twice = [Label({"shard": shard, "key": "folder/a"}, "ok", mask_rle=coded) for shard in ("part-0", "part-1")]
+    twice = [Label(sample("folder/a", shard), "ok", mask_rle=coded) for shard in ("part-0", "part-1")]
     with pytest.raises(UsageError, match="folder/a would be the truth of folder/a in part-1 and folder/a in part-0"):
         score_masks(twice, TRUTH)
 
@@ -131,5 +143,5 @@ def test_an_image_of_which_everything_is_ignored_has_no_scores() -> None:
     nothing, everything = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     truth = TruthSet("truth", "sha256:0", {"x": Known("x", nothing, everything)}, False)
     coded = rle.encode(np.asfortranarray(everything, np.uint8))
-    scores = score_masks([Label({"shard": "part-0", "key": "x"}, "ok", mask_rle=coded)], truth)
+    scores = score_masks([Label(sample("x"), "ok", mask_rle=coded)], truth)
     assert (scores.images, scores.unlabelled) == (0, 0)

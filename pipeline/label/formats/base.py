@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pipeline.label.mask import Label
 from pipeline.read.sample_keys import is_unsafe_key
+from schemas.run import Grouping
 from schemas.samples import SampleStatus
 
 OutputObject = tuple[str, bytes]
@@ -23,10 +24,12 @@ class ExportContext:
     Attributes:
         policy_hash: hash of the policy that was applied.
         class_names: names of the classes by class id; empty if none were given.
+        grouping: rule by which the members of the image shards became samples.
     """
 
     policy_hash: str
     class_names: tuple[str, ...] = ()
+    grouping: Grouping = Grouping()
 
     def class_name(self, class_id: int) -> str:
         """Return the name of a class, or its number where it has none."""

@@ -14,7 +14,8 @@ class WebDatasetPngFormat(LabelFormat):
 
     The PNG is indexed, 0 background and 1 object, shown black and white. It has one bit per pixel, or eight if it has
     pixels to ignore, which are 255 and shown gray. A sample without a mask has a JSON with the reason, and no PNG; one
-    whose key is unsafe or a duplicate has neither.
+    whose key is unsafe or a duplicate has neither. The JSON also says how the run found the images: see
+    ``schemas.labels.MaskRecord``.
     """
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
@@ -38,6 +39,10 @@ def _metadata(label: Label, context: ExportContext) -> dict[str, object]:
         "label": label.class_id,
         "width": label.sample["width"],
         "height": label.sample["height"],
+        "orientation": label.sample["orientation"],
+        "exif": label.exif,
+        "key_separator": context.grouping.key_separator,
+        "image_key": context.grouping.image_key,
         "threshold": label.threshold,
         "background": label.background,
         "area": label.area,
