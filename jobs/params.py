@@ -11,7 +11,7 @@ import click
 
 from jobs.completion import NamesOf, all_methods, complete_comma_separated
 from schemas.errors import UsageError
-from schemas.run import GlobalPool, MaskValues, TruthOrientation
+from schemas.run import Exif, GlobalPool, KeySeparator, MaskValues, TruthOrientation
 
 FILE = click.Path(dir_okay=False)
 FOLDER = click.Path(file_okay=False)
@@ -117,6 +117,31 @@ truth_options = options(
         "Values of PNG masks: numbers of objects (255 ignored), or a white object. Default: by mode, else refused.",
     ),
 )
+
+
+def _extensions(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """Return the extensions in a comma-separated list, as shards have them; None if the flag is not given."""
+    if text is None:
+        return None
+    return tuple(name.lower().removeprefix(".") for name in split_names(text))
+
+
+sample_options = options(
+    choice_option(
+        "--key-separator",
+        get_args(KeySeparator),
+        "Dot of a file name that ends the key of its sample: the first, as in WebDataset (default), or the last.",
+    ),
+    click.option(
+        "--image-key",
+        metavar="A,B",
+        callback=_extensions,
+        help="Extensions of the image in samples that have several, such as webp or input.jpg; the first that a sample "
+        "has.",
+    ),
+    choice_option("--exif", get_args(Exif), "Turn images upright by EXIF (default), or take them as they are stored."),
+)
+"""How the samples of a shard and their images are found and read."""
 target_option = choice_option(
     "--target", ["label", "predicted"], "Class whose maps are used: the label (GT-known) or the prediction.", "label"
 )

@@ -18,6 +18,7 @@ from jobs.params import (
     names_option,
     options,
     path_option,
+    sample_options,
     split_names,
 )
 from schemas.base import mapping
@@ -67,20 +68,7 @@ spec_options = options(
         ["processes", "gpu"],
         "Decode in processes (default), or baseline JPEGs on the GPU, which changes pixels slightly.",
     ),
-    choice_option(
-        "--key-separator",
-        ["first-dot", "last-dot"],
-        "Dot of a file name that ends the key of its sample: the first, as in WebDataset (default), or the last.",
-    ),
-    click.option(
-        "--image-key",
-        metavar="A,B",
-        help="Extensions of the image in samples that have several, such as webp or input.jpg; the first that a sample "
-        "has.",
-    ),
-    choice_option(
-        "--exif", ["apply", "ignore"], "Turn images upright by EXIF (default), or take them as they are stored."
-    ),
+    sample_options,
     choice_option(
         "--partial-shards",
         ["refuse", "keep"],
@@ -120,8 +108,6 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     for name in ("methods", "targets"):
         if name in overrides:
             overrides[name] = split_names(overrides[name])
-    if "image_key" in overrides:
-        overrides["image_key"] = [name.lower().removeprefix(".") for name in split_names(overrides["image_key"])]
     if shards:
         overrides["shards"] = list(shards)
     if not overrides.get("shards") and not content.get("shards"):

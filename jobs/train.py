@@ -15,6 +15,7 @@ from jobs.params import (
     head_option,
     options,
     path_option,
+    sample_options,
     truth_options,
 )
 from pipeline.utils.terminal import echo
@@ -51,6 +52,7 @@ training_options = options(
     count_option("--steps", default=20_000, text="Training steps."),
     count_option("--batch-size", default=32, text="Images in one step of each worker."),
     click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash"),
+    sample_options,
     click.option("--seed", type=click.IntRange(0), default=0, metavar="N"),
     click.option("--precision", type=click.Choice(["full", "bfloat16"]), default="full"),
     count_option(

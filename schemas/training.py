@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Record
-from schemas.run import Geometry, MaskValues, ModelSpec, TruthOrientation
+from schemas.run import (
+    Exif,
+    Extension,
+    Geometry,
+    Grouping,
+    KeySeparator,
+    MaskValues,
+    ModelSpec,
+    TruthOrientation,
+)
 
 Rate = Annotated[float, Field(ge=0, le=1000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -100,6 +109,8 @@ class TrainSpec(Record):
         steps: number of steps.
         batch_size: images of a step on each worker.
         geometry: as in ``RunSpec``.
+        key_separator, image_key, exif: as in ``RunSpec``. None follows the atlas of the pseudo-masks; without one it is
+            the default there.
         seed: random seed of order, crops and noise.
         precision: precision of the network; trained weights stay in float32.
         eval_interval: steps between checkpoints, and between evaluations on the held-out images.
@@ -118,9 +129,22 @@ class TrainSpec(Record):
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     geometry: Geometry = "squash"
+    key_separator: KeySeparator | None = None
+    image_key: tuple[Extension, ...] | None = None
+    exif: Exif | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["full", "bfloat16"] = "full"
     eval_interval: Annotated[int, Field(ge=1)] = 500
     patience: Annotated[int, Field(ge=1)] | None = None
     workers: Annotated[int, Field(ge=1)] = 1
     save_float16: bool = False
+
+    @property
+    def grouping(self) -> Grouping:
+        """Rule by which the members of a shard become samples."""
+        return Grouping(self.key_separator or "first-dot", self.image_key or ())
+
+    @property
+    def applied_exif(self) -> Exif:
+        """Whether images are turned upright by their EXIF orientation."""
+        return self.exif or "apply"

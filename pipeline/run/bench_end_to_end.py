@@ -41,7 +41,7 @@ def bench_end_to_end(spec: RunSpec, loaded: LoadedModel, device: Device, shard: 
     """
     with TemporaryDirectory() as folder:
         url = shard or make_synthetic_shard(Path(folder, "synthetic.tar"), _TIMED_BATCHES * spec.batch_size)
-        (shard_record,) = count_samples(expand_shards([url]))
+        (shard_record,) = count_samples(expand_shards([url]), grouping=spec.grouping)
         if shard_record.fault or not shard_record.samples:
             raise UsageError(f"{url}: {shard_record.fault or 'it is empty'}; name a shard that is whole")
         shards = (
@@ -78,7 +78,8 @@ def _time_decoding(run: RunRecord, config: PreprocessConfig) -> float:
     """Return the seconds of one core to read and decode the last shard."""
     start = time.perf_counter()
     with DecoderPool() as decoder:
-        for _ in iter_batches(run.shards[-1], run.slot, config, run.spec.batch_size, None, decoder):
+        grouping = run.spec.grouping
+        for _ in iter_batches(run.shards[-1], run.slot, config, run.spec.batch_size, None, decoder, grouping=grouping):
             pass
     return time.perf_counter() - start
 

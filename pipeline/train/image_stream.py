@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_batches
 from schemas.errors import RunFailedError, UsageError
-from schemas.run import ShardRecord
+from schemas.run import Grouping, ShardRecord
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class ImageStream:
         seed: seed of the order.
         rank: number of this process.
         world_size: number of processes.
+        grouping: rule of keys and images.
     """
 
     shards: Sequence[ShardRecord]
@@ -57,6 +58,7 @@ class ImageStream:
     seed: int
     rank: int = 0
     world_size: int = 1
+    grouping: Grouping = Grouping()
 
     def __post_init__(self) -> None:
         if len(self.usable_shards) < self.world_size:
@@ -119,7 +121,14 @@ class ImageStream:
             end = start + self._count_batches(shard)
             if end > first:
                 shard_batches = iter_batches(
-                    shard, shard.samples, self.frame, self.batch_size, self.classes, decoders, predicate
+                    shard,
+                    shard.samples,
+                    self.frame,
+                    self.batch_size,
+                    self.classes,
+                    decoders,
+                    predicate,
+                    self.grouping,
                 )
                 for index, batch in enumerate(shard_batches, start):
                     rows = [row for row, sample in enumerate(batch.samples) if sample.image is not None]

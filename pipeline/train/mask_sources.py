@@ -20,7 +20,7 @@ from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.run import MaskValues, ShardRecord, TruthOrientation
+from schemas.run import Exif, Grouping, KeySeparator, MaskValues, RunSpec, ShardRecord, TruthOrientation
 from schemas.training import MaskSpec
 
 PSEUDO_MASK_SUFFIX = ".mask.png"
@@ -98,8 +98,15 @@ class MaskSource(Protocol):
 class TruthMaskSource:
     """Masks of annotation files. Boxes are used for images that have no mask."""
 
-    def __init__(self, path: str, orientation: TruthOrientation | None, mask_values: MaskValues | None) -> None:
-        self._truths = read_truth(path, orientation, mask_values)
+    def __init__(
+        self,
+        path: str,
+        orientation: TruthOrientation | None,
+        mask_values: MaskValues | None,
+        key_separator: KeySeparator,
+        exif: Exif,
+    ) -> None:
+        self._truths, self._exif = read_truth(path, orientation, mask_values, key_separator), exif
         self.count: int | None = sum(truth.is_annotated for truth in self._truths.by_key.values())
         if not self.count:
             raise UsageError(f"{path}: has no annotation of any image; choose another file")
@@ -112,7 +119,7 @@ class TruthMaskSource:
         truth = self._truths.find(sample.key)
         image = sample.image
         if truth is not None and image is not None and (truth.width is None or image.orientation != 1):
-            truth = truth.for_sample(vars(image), "apply")
+            truth = truth.for_sample(vars(image), self._exif)
         if truth is None:
             return None
         mask = truth.mask
@@ -146,6 +153,11 @@ class PseudoMaskSource:
 
     def __contains__(self, key: object) -> bool:
         return True
+
+    @property
+    def run(self) -> RunSpec:
+        """Spec of the run that the masks are of."""
+        return self._atlas.run.spec
 
     def check_shards(self, shards: Iterable[ShardRecord]) -> None:
         """Refuse shards that the atlas has no maps of.
@@ -182,8 +194,13 @@ class PseudoMaskSource:
         return [label.without_heatmap() for label in iter_labels(self._atlas, shard, policy)], np.any(flags, axis=0)
 
 
-def open_mask_source(spec: MaskSpec) -> MaskSource:
+def open_mask_source(spec: MaskSpec, grouping: Grouping = Grouping(), exif: Exif = "apply") -> MaskSource:
     """Open the masks that a spec names.
+
+    Args:
+        spec: source of the masks.
+        grouping: rule of the keys of the images.
+        exif: whether the images are turned upright (``apply``) or taken as they are stored (``ignore``).
 
     Raises:
         UsageError: it names no source, or several, or the source cannot be read.
@@ -191,7 +208,7 @@ def open_mask_source(spec: MaskSpec) -> MaskSource:
     if spec.truth is not None and (spec.atlas or spec.policy):
         raise UsageError("--masks are labels, --atlas and --policy make pseudo-masks instead; give one of the two")
     if spec.truth is not None:
-        return open_truth_masks(spec.truth, spec.truth_orientation, spec.mask_values)
+        return open_truth_masks(spec.truth, spec.truth_orientation, spec.mask_values, grouping.key_separator, exif)
     if spec.atlas is None:
         raise UsageError("there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE")
     if spec.policy is None:
@@ -199,14 +216,20 @@ def open_mask_source(spec: MaskSpec) -> MaskSource:
     return PseudoMaskSource(Atlas.open(spec.atlas), read_policy(spec.policy))
 
 
-def open_held_out_masks(spec: MaskSpec) -> MaskSource | None:
-    """Open the truth of the held-out images, if the spec names one; see ``open_truth_masks``."""
-    path = spec.held_out_truth
-    return open_truth_masks(path, spec.truth_orientation, spec.mask_values) if path else None
+def open_held_out_masks(spec: MaskSpec, grouping: Grouping = Grouping(), exif: Exif = "apply") -> MaskSource | None:
+    """Open the truth of the held-out images, if the spec names one; see ``open_mask_source``."""
+    if spec.held_out_truth is None:
+        return None
+    options = spec.truth_orientation, spec.mask_values
+    return open_truth_masks(spec.held_out_truth, *options, grouping.key_separator, exif)
 
 
 def open_truth_masks(
-    path: str, orientation: TruthOrientation | None = None, mask_values: MaskValues | None = None
+    path: str,
+    orientation: TruthOrientation | None = None,
+    mask_values: MaskValues | None = None,
+    key_separator: KeySeparator = "first-dot",
+    exif: Exif = "apply",
 ) -> MaskSource:
     """Open masks or boxes of annotation files, in the formats of ``read_truth``.
 
@@ -214,10 +237,12 @@ def open_truth_masks(
         path: the file or folder.
         orientation: see ``read_truth``.
         mask_values: see ``read_truth``.
+        key_separator: see ``read_truth``.
+        exif: see ``open_mask_source``.
 
     Raises:
         UsageError: they cannot be read, or are pseudo-masks.
     """
     if next(Path(path).rglob(f"*{PSEUDO_MASK_SUFFIX}"), None) is not None:
         raise UsageError(f"{path}: holds pseudo-masks of vitatlas label; train on them by --atlas and --policy")
-    return TruthMaskSource(path, orientation, mask_values)
+    return TruthMaskSource(path, orientation, mask_values, key_separator, exif)

@@ -11,7 +11,7 @@ from pipeline.read import count_samples, expand_shards, resolve_pattern
 from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.run import ShardRecord
+from schemas.run import RunSpec, ShardRecord
 from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec
 
 
@@ -58,9 +58,12 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     urls, held_out_urls = expand_shards(spec.shards), expand_shards(spec.held_out)
     if shared := sorted({os.path.realpath(url) for url in urls} & {os.path.realpath(url) for url in held_out_urls}):
         raise UsageError(f"{shared[0]}: is both a training shard and a held-out shard; remove it from one of them")
-    source = open_mask_source(spec.masks or MaskSpec()) if isinstance(spec.settings, PatchMaskSettings) else None
-    held_out_masks = open_held_out_masks(spec.masks or MaskSpec())
-    shards, held_out = count_samples(urls), count_samples(held_out_urls)
+    mask_spec, source = spec.masks or MaskSpec(), None
+    if isinstance(spec.settings, PatchMaskSettings):
+        source = open_mask_source(mask_spec, spec.grouping, spec.applied_exif)
+    if isinstance(source, PseudoMaskSource):
+        spec = _follow_atlas(spec, source.run)
+    shards, held_out = (count_samples(part, grouping=spec.grouping) for part in (urls, held_out_urls))
     for shard in (*shards, *held_out):
         if shard.fault:
             raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or fix it")
@@ -70,8 +73,25 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
             raise UsageError(f"{shard.url}: is a copy of the training shard {copied}; hold out other images")
     if isinstance(source, PseudoMaskSource):
         source.check_shards(shards)
+    held_out_masks = open_held_out_masks(mask_spec, spec.grouping, spec.applied_exif)
     masks = tuple(masks.description for masks in (source, held_out_masks) if masks)
     return PreparedTraining(spec, shards, held_out, masks, load_model(spec.model).record.weights)
+
+
+def _follow_atlas(spec: TrainSpec, run: RunSpec) -> TrainSpec:
+    """Return the spec with the keys, images and EXIF orientation of the run that the pseudo-masks are of.
+
+    Raises:
+        UsageError: the spec asks for others.
+    """
+    updates: dict[str, Any] = {}
+    for name in ("key_separator", "image_key", "exif"):
+        asked, made = getattr(spec, name), getattr(run, name)
+        if asked not in (None, made):
+            value = ",".join(made) or "none" if isinstance(made, tuple) else made
+            raise UsageError(f"--{name.replace('_', '-')}: the atlas of the pseudo-masks has {value}; leave it out")
+        updates[name] = made
+    return spec.model_copy(update=updates)
 
 
 def _with_absolute_paths(spec: TrainSpec) -> TrainSpec:

@@ -40,14 +40,16 @@ def train_worker(
     spec = prepared.spec
     loaded = load_model(spec.model)
     loaded = replace(loaded, model=loaded.model.to(device))
-    frame = training_frame = PreprocessConfig.for_model(loaded.record, spec.geometry)
+    frame = training_frame = PreprocessConfig.for_model(loaded.record, spec.geometry, spec.applied_exif)
     classes: int | None = loaded.record.classes
     if not isinstance(spec.settings, DiffMaskSettings):
         training_frame = replace(frame, width=round(_SCALE * frame.width), height=round(_SCALE * frame.height))
     elif spec.settings.objective != "class":
         classes = None
-    stream = ImageStream(prepared.shards, training_frame, spec.batch_size, classes, spec.seed, rank(), world_size())
-    held_out = ImageStream(prepared.held_out, frame, spec.batch_size, classes, spec.seed)
+    stream = ImageStream(
+        prepared.shards, training_frame, spec.batch_size, classes, spec.seed, rank(), world_size(), spec.grouping
+    )
+    held_out = ImageStream(prepared.held_out, frame, spec.batch_size, classes, spec.seed, grouping=spec.grouping)
     explainer, provenance, supervision = _make_explainer(spec, loaded, stream, frame, device)
     record = ArtifactRecord(
         method=spec.settings.method,
@@ -90,7 +92,7 @@ def _make_explainer(
         supervision = "labels" if spec.settings.objective == "class" else "none"
         return DiffMaskTraining(loaded, spec.settings, spec.seed, spec.precision), provenance, supervision
     mask_spec = spec.masks or MaskSpec()
-    source, pool = open_mask_source(mask_spec), None
+    source, pool = open_mask_source(mask_spec, spec.grouping, spec.applied_exif), None
     if source.count is None:
         supervision = f"labels, and pseudo-masks without localization labels: {source.description}"
     else:
@@ -100,7 +102,9 @@ def _make_explainer(
         masks = round(all_reduce_mean({"masks": len(pool)}, torch.device(device))["masks"] * world_size())
         if not masks:
             fault = f"none of its {source.count} images is in the shards"
-            raise UsageError(f"{mask_spec.truth}: {fault}; check that the keys are the same")
+            raise UsageError(
+                f"{mask_spec.truth}: {fault}; check that the keys are the same, and where they end (--key-separator)"
+            )
         supervision = (
             f"labels, and {masks} masks of {images} images ({100 * masks / images:.2f} %): {source.description}"
         )
@@ -113,7 +117,7 @@ def _make_explainer(
         (stream.frame, frame),
         masks=source if pool is None else None,
         pool=pool,
-        held_out_masks=open_held_out_masks(mask_spec),
+        held_out_masks=open_held_out_masks(mask_spec, spec.grouping, spec.applied_exif),
         seed=spec.seed,
         precision=spec.precision,
         half=spec.save_float16,
