@@ -5,14 +5,29 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from jobs import output
-from jobs.params import choice_option, classes_option, path_option, read_class_names
+from jobs.params import choice_option, classes_option, options, path_option, read_class_names
 from pipeline.utils.terminal import echo
+from schemas.errors import UsageError
 from schemas.head import CheckpointReadout
+from schemas.text_tower import TextTowerSpec
 
 if TYPE_CHECKING:
     from pipeline.explain.head import Head
+    from pipeline.head.prompts import Prompts
 
 out_option = path_option("--out", required=True, metavar="FILE", text="Head file to write, safetensors.")
+
+tower_options = options(
+    click.option(
+        "--open-clip",
+        metavar="NAME",
+        help="Text tower: an architecture of open_clip with --weights, or local-dir:FOLDER as open_clip saves one.",
+    ),
+    path_option("--weights", metavar="FILE", text="With --open-clip: weights of the whole model."),
+    path_option("--hugging-face", metavar="DIR", text="Text tower: folder of a CLIP or SigLIP of transformers."),
+)
+"""Flags of ``TextTowerSpec.of_flags``."""
+_PROMPT_FILES = (".yaml", ".yml", ".json")
 
 
 @click.group("head")
@@ -20,9 +35,75 @@ def head_command() -> None:
     """Make a classifier in a file of its own, for a backbone that has none.
 
     \b
-    Example:
+    Examples:
+      vitatlas head text --open-clip ViT-B-16-quickgelu --weights clip.safetensors --classes names.txt \\
+          --templates openai --out head.safetensors
       vitatlas head extract --checkpoint dinov2_vits14_linear_head.pth --read-out token+mean --out head.safetensors
     """
+
+
+@head_command.command("text")
+@path_option(
+    "--classes",
+    "classes_file",
+    required=True,
+    metavar="FILE",
+    text="Class names or prompts, one a line; or .yaml with the prompts of each class, as in cat: [a photo of a cat].",
+)
+@click.option(
+    "--templates",
+    metavar="openai|simple|FILE",
+    help="Templates for the names: the 80 of CLIP or the 7 best of them, or one a line with {} for the name. "
+    "Default: each line is a prompt.",
+)
+@tower_options
+@out_option
+@output.json_option
+def text(
+    classes_file: str,
+    templates: str | None,
+    open_clip: str | None,
+    weights: str | None,
+    hugging_face: str | None,
+    out: str,
+    json_: bool,
+) -> None:
+    """Embed class names or prompts by the text tower of a CLIP or SigLIP, for the maps of texts.
+
+    Each class is the mean of the unit embeddings of its prompts. Nothing is downloaded. Needs the extra clip:
+    pip install 'vit-atlas[clip]'.
+
+    \b
+    Examples:
+      vitatlas head text --open-clip ViT-B-16-quickgelu --weights clip.safetensors --classes names.txt \\
+          --templates openai --out head.safetensors
+      vitatlas head text --hugging-face siglip-base-patch16-224/ --classes prompts.yaml --out head.safetensors
+    """
+    from pipeline.head.prompts import Prompts, read_templates
+
+    if not classes_file.endswith(_PROMPT_FILES):
+        prompts = Prompts.of_names(read_class_names(classes_file), read_templates(templates) if templates else ())
+    elif templates:
+        raise UsageError(f"{classes_file}: has whole prompts; leave out --templates {templates}")
+    else:
+        prompts = Prompts.read(classes_file)
+    spec = TextTowerSpec.of_flags(open_clip, weights, hugging_face)
+    head = _embed(spec, prompts)
+    head.save(out)
+    print_head(head, out, json_)
+
+
+def _embed(spec: TextTowerSpec, prompts: "Prompts") -> "Head":
+    """Embed prompts, on a GPU if there is one, with a progress bar."""
+    import torch
+
+    from pipeline.head.text_head import text_head
+    from pipeline.head.text_tower import TextTower
+    from pipeline.utils.progress import progress_bars
+
+    tower = TextTower.load(spec, "cuda" if torch.cuda.is_available() else "cpu")
+    with progress_bars() as add_bar:
+        return text_head(tower, prompts, add_bar("texts"))
 
 
 @head_command.command("extract")
@@ -76,5 +157,7 @@ def print_head(head: "Head", out: str, json_: bool) -> None:
         return
     echo(f"head     {out}")
     echo(f"kind     {record.kind}, {len(record.classes):,} classes: {', '.join(record.classes[:3])} …")
+    if repeated := len(record.classes) - len(set(record.classes)):
+        echo(f"note     {repeated} class names occur before; the number of the class tells them apart", err=True)
     echo(f"reads    {record.read_out} of tokens of width {record.input_width}")
     echo(f"from     {record.provenance}")

@@ -15,6 +15,8 @@ from schemas.text_tower import TextTowerSpec
 
 EMBEDDING = 24
 CONTEXT = 16
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 TOWER = {"width": 32, "layers": 3, "image_size": 32, "patch_size": 8, "head_width": 8}
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
 
@@ -28,16 +30,20 @@ def spread(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def open_clip_folder(folder: Path, **changes: Any) -> Any:
-    """Write a small CLIP of open_clip, and return it."""
+def open_clip_folder(folder: Path, siglip: bool = False, **changes: Any) -> Any:
+    """Write a small CLIP or SigLIP of open_clip, and return it."""
     import open_clip
 
     config: dict[str, Any] = {"embed_dim": EMBEDDING, "quick_gelu": True, "vision_cfg": TOWER, "text_cfg": TEXT}
+    if siglip:  # timm's smallest network with an attention pooler
+        trunk = {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160}
+        config |= {"embed_dim": 96, "vision_cfg": trunk, "init_logit_bias": -10.0}
     config |= changes
-    model: Any = spread(open_clip.CLIP(**config))
+    model: Any = spread((open_clip.CustomTextCLIP if siglip else open_clip.CLIP)(**config))
     model.logit_scale.data.fill_(3.1)
+    config |= {"custom_text": True} if siglip else {}
     folder.mkdir()
-    images = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    images = {"mean": [0.5] * 3, "std": [0.5] * 3} if siglip else {"mean": CLIP_MEAN, "std": CLIP_STD}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": images}))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return model
@@ -62,7 +68,7 @@ def hugging_face_folder(folder: Path, siglip: bool = False) -> Any:
     """Write a small CLIP or SigLIP of transformers with a tokenizer, and return it."""
     import transformers
 
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
     text = {**vision, "num_hidden_layers": 2, "vocab_size": 16, "max_position_embeddings": CONTEXT}
     text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     vision |= {"image_size": 32, "patch_size": 8}
@@ -76,7 +82,7 @@ def hugging_face_folder(folder: Path, siglip: bool = False) -> Any:
     model.logit_scale.data.fill_(2.7)
     model.save_pretrained(folder)
     word_tokenizer(folder, siglip)
-    images = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    images = {"image_mean": [0.5] * 3 if siglip else CLIP_MEAN, "image_std": [0.5] * 3 if siglip else CLIP_STD}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     return model
 

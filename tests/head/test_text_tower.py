@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_towers import CONTEXT, EMBEDDING, fake_tower, hugging_face_folder, open_clip_folder
+from small_towers import CLIP_MEAN, CLIP_STD, CONTEXT, EMBEDDING, fake_tower, hugging_face_folder, open_clip_folder
 
 from pipeline.head.text_tower import TextTower
 from schemas.errors import UsageError
@@ -51,7 +51,7 @@ def test_a_tower_of_open_clip_embeds_as_the_library_does(tmp_path: Path) -> None
     assert (tower.logit_bias, tower.activation, tower.context) == (None, "softmax", CONTEXT)
     side = tower.image_side
     assert (side.read_out, side.width, side.projection) == ("token", 32, "backbone head.weight")
-    assert (side.activation_function, side.mean, side.std) == ("QuickGELU", (0.5,) * 3, (0.25,) * 3)
+    assert (side.activation_function, side.mean, side.std) == ("QuickGELU", tuple(CLIP_MEAN), tuple(CLIP_STD))
 
 
 @pytest.mark.usefixtures("no_network")
@@ -74,7 +74,8 @@ def test_a_tower_of_transformers_embeds_as_the_library_does(siglip: bool, tmp_pa
     side = tower.image_side
     read_out, projection = ("pool", "none") if siglip else ("token", "backbone head.weight")
     assert (side.read_out, side.width, side.projection) == (read_out, 32, projection)
-    assert (side.activation_function, side.mean) == ("GELUTanh" if siglip else "QuickGELU", (0.5,) * 3)
+    mean = (0.5,) * 3 if siglip else tuple(CLIP_MEAN)
+    assert (side.activation_function, side.mean) == ("GELUTanh" if siglip else "QuickGELU", mean)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from small_towers import open_clip_folder
 from support import samples, write_tar
 
 from jobs.cli import COMMANDS, cli
@@ -83,6 +84,13 @@ class Cases:
         (self.folder / "masks").mkdir()
         Image.fromarray(np.eye(33, 43, dtype=np.uint8)).save(self.folder / "masks" / "s0003.png")
         return [*self.train, "--masks", self.folder / "masks", "--out", self.folder / "pm.safetensors"]
+
+    def head_text(self) -> list[object]:
+        pytest.importorskip("open_clip")
+        open_clip_folder(self.folder / "clip")
+        (self.folder / "names.txt").write_text("cat\ndog\n")
+        given = ["--open-clip", f"local-dir:{self.folder / 'clip'}", "--classes", self.folder / "names.txt"]
+        return [*given, "--out", self.folder / "head.safetensors"]
 
     def head_extract(self) -> list[object]:
         save_file({"weight": torch.ones(3, 8)}, self.folder / "probe.safetensors")
