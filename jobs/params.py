@@ -81,7 +81,15 @@ address_option = click.option(
 )
 allow_pipe_option = click.option("--allow-pipe", is_flag=True, help="Allow shards that are shell commands (pipe:…).")
 checkpoint_option = path_option(
-    "--checkpoint", metavar="FILE", text="Use the weights of a file: .safetensors, or of torch.save."
+    "--checkpoint",
+    metavar="FILE",
+    text="Use the weights of a file, of timm or another library: .safetensors, or of torch.save.",
+)
+checkpoint_key_option = click.option(
+    "--checkpoint-key", metavar="KEY", help="State dict to take of a checkpoint that has several, such as teacher."
+)
+image_size_option = count_option(
+    "--image-size", text="Height and width of the images, if not the network's own; positions are resampled."
 )
 global_pool_option = choice_option(
     "--global-pool",

@@ -113,6 +113,8 @@ def print_plan(run: RunRecord, out: str) -> None:
     echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
     if run.model.head:
         echo(f"head     {run.model.head}")
+    if run.model.conversion is not None:
+        echo(f"weights  {run.model.conversion.summary}")
     echo(f"methods  {', '.join(run.methods)}")
     echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
     echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")

@@ -10,10 +10,12 @@ import click
 from jobs.completion import ready_made_specs
 from jobs.params import (
     FOLDER,
+    checkpoint_key_option,
     checkpoint_option,
     choice_option,
     global_pool_option,
     head_option,
+    image_size_option,
     methods_option,
     names_option,
     options,
@@ -39,6 +41,8 @@ spec_options = options(
     click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
     click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
     checkpoint_option,
+    checkpoint_key_option,
+    image_size_option,
     global_pool_option,
     head_option,
     methods_option,
@@ -102,7 +106,8 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     weights = {name: overrides.pop(name) for name in ("pretrained", "checkpoint") if name in overrides}
     if weights:  # the flags override the weights of the file
         model = {"name": model.get("name")} | weights
-    model = model | {name: overrides.pop(name) for name in ("global_pool", "head") if name in overrides}
+    others = ("checkpoint_key", "global_pool", "head", "image_size")
+    model = model | {name: overrides.pop(name) for name in others if name in overrides}
     if not model.get("name"):
         raise UsageError("no model: add --model NAME, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
     for name in ("methods", "targets"):

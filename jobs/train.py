@@ -9,10 +9,12 @@ from jobs import output
 from jobs.params import (
     PATH_OR_URL,
     Number,
+    checkpoint_key_option,
     checkpoint_option,
     count_option,
     global_pool_option,
     head_option,
+    image_size_option,
     options,
     path_option,
     sample_options,
@@ -46,6 +48,8 @@ training_options = options(
     click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
     click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
     checkpoint_option,
+    checkpoint_key_option,
+    image_size_option,
     global_pool_option,
     head_option,
     path_option("--out", required=True, metavar="FILE", text="Output artifact, safetensors."),
@@ -195,7 +199,7 @@ def pm(
 
 
 def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
-    source = ("pretrained", "checkpoint", "global_pool", "head")
+    source = ("pretrained", "checkpoint", "checkpoint_key", "image_size", "global_pool", "head")
     model = {"name": flags.pop("model")} | {name: flags.pop(name) for name in source}
     chosen = {"method": method} | {name: flags.pop(name) for name in settings}
     content = flags | {"model": ModelSpec.read(model, "the flags"), "settings": chosen}

@@ -54,21 +54,27 @@ class ModelSpec(Record):
         pretrained: use timm's weights for this name.
         checkpoint: path of a weights file: ``.safetensors``, or one of ``torch.save`` that holds tensors only.
             Exactly one of ``pretrained`` and ``checkpoint`` is required: an atlas of random weights is never intended.
+        checkpoint_key: which state dict of a checkpoint that has several, such as ``teacher``.
         global_pool: what the classifier reads, in timm's terms, where the weights fit several read-outs and no
             ``config.json`` beside them tells.
         head: path of a head file, whose classifier replaces the network's own.
+        image_size: height and width in pixels, where they are not the architecture's; positions are resampled.
     """
 
     name: str
     pretrained: bool = False
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     global_pool: GlobalPool | None = None
     head: str | None = None
+    image_size: Size | None = None
 
     @model_validator(mode="after")
     def _check_source(self) -> "ModelSpec":
         if self.pretrained == (self.checkpoint is not None):
             raise ValueError("give the weights by exactly one of pretrained and checkpoint")
+        if self.checkpoint_key is not None and self.checkpoint is None:
+            raise ValueError("checkpoint_key is of a checkpoint; give one")
         return self
 
 
@@ -127,6 +133,53 @@ class RunSpec(Record):
         return Grouping(self.key_separator, self.image_key)
 
 
+class PositionsRecord(Record):
+    """Resampling of the positions in a checkpoint to another image size.
+
+    Attributes:
+        from_grid: rows and columns of the checkpoint.
+        to_grid: rows and columns of the network.
+        interpolation: ``bicubic`` of absolute positions, ``linear`` of tables of relative positions.
+        antialias: whether it smooths before it samples down.
+    """
+
+    from_grid: tuple[Size, Size]
+    to_grid: tuple[Size, Size]
+    interpolation: Literal["bicubic", "linear"]
+    antialias: bool
+
+
+class ConversionRecord(Record):
+    """How the weights of a file became those of the network.
+
+    Attributes:
+        layout: library and network whose names the tensors had.
+        left_out: tensors that the logits do not depend on; a number in a name is ``*``.
+        epsilon: of the norms, as the layout or its ``config.json`` gives it.
+        activation: of the MLPs, in timm's terms.
+        positions: resampling of positions; None where they are those of the file.
+    """
+
+    layout: str
+    left_out: tuple[str, ...] = ()
+    epsilon: float | None = None
+    activation: str | None = None
+    positions: PositionsRecord | None = None
+
+    @property
+    def summary(self) -> str:
+        """The conversion in one line."""
+        parts = [f"names of {self.layout}"]
+        parts += [f"norms with epsilon {self.epsilon:g}"] if self.epsilon is not None else []
+        parts += [f"activation {self.activation}"] if self.activation else []
+        parts += [f"left out {', '.join(self.left_out)}"] if self.left_out else []
+        if self.positions:
+            sizes = ["×".join(map(str, grid)) for grid in (self.positions.from_grid, self.positions.to_grid)]
+            smooth = " with antialiasing" if self.positions.antialias else ""
+            parts.append(f"positions resampled from {' to '.join(sizes)} ({self.positions.interpolation}{smooth})")
+        return "; ".join(parts)
+
+
 class ModelRecord(Record):
     """The network at the time of planning.
 
@@ -148,6 +201,7 @@ class ModelRecord(Record):
         crop_pct: crop fraction of the network's own evaluation transform.
         crop_mode: crop mode of the network's own evaluation transform.
         head: the head file; None for a classifier of the network's own.
+        conversion: how weights under other names became timm's; None where they had these.
     """
 
     name: str
@@ -166,6 +220,7 @@ class ModelRecord(Record):
     crop_pct: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     crop_mode: str
     head: AttachedHead | None = None
+    conversion: ConversionRecord | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

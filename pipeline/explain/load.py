@@ -10,11 +10,11 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.checkpoint import ModelConfig, find_weights, load_checkpoint
+from pipeline.explain.checkpoint import ModelConfig, find_weights, load_checkpoint, resampled_by_timm
 from pipeline.explain.head import Head, attached_head
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
-from schemas.run import ModelRecord, ModelSpec
+from schemas.run import ConversionRecord, ModelRecord, ModelSpec
 from schemas.text import suggest
 
 LOCAL = "local-dir:"
@@ -38,18 +38,24 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         UnsupportedModel: see ``describe`` and ``Head.attach``.
     """
     head = Head.load(spec.head) if spec.head else None
-    model, options = _with_weights(spec, head)
+    model, options, conversion = _with_weights(spec, head)
     model = model.float().eval()
-    return describe_loaded(spec.name, head.attach(model) if head else model, options)
+    return describe_loaded(spec.name, head.attach(model) if head else model, options, conversion)
 
 
-def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None = None) -> LoadedModel:
+def describe_loaded(
+    name: str,
+    model: nn.Module,
+    options: dict[str, Any] | None = None,
+    conversion: ConversionRecord | None = None,
+) -> LoadedModel:
     """Describe a model for the records of a run.
 
     Args:
         name: timm name.
         model: the network.
         options: architecture and arguments of its constructor, where a ``config.json`` gives them.
+        conversion: how the names in its file became timm's, if they were others.
 
     Raises:
         UsageError: it does not take RGB images.
@@ -78,6 +84,7 @@ def describe_loaded(name: str, model: nn.Module, options: dict[str, Any] | None 
         "crop_pct": config["crop_pct"],
         "crop_mode": config["crop_mode"],
         "head": attached_head(model),
+        "conversion": conversion,
     }
     record = ModelRecord.read(content, name)  # mean, std and crop may be those of a folder's config.json
     return LoadedModel(model, anatomy, record)
@@ -143,8 +150,12 @@ def _check_name(name: str) -> None:
         raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
 
 
-def _with_weights(spec: ModelSpec, head: Head | None) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the network of a spec with its weights; return it and what a ``config.json`` says on it."""
+def _with_weights(spec: ModelSpec, head: Head | None) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
+    """Build the network of a spec with its weights.
+
+    Returns:
+        The network, what a ``config.json`` says on it, and the conversion of its weights.
+    """
     if spec.name.startswith(LOCAL):
         folder = spec.name.removeprefix(LOCAL)
         return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec)
@@ -153,14 +164,17 @@ def _with_weights(spec: ModelSpec, head: Head | None) -> tuple[nn.Module, dict[s
         return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec)
     skeleton = ModelConfig(architecture=spec.name).skeleton()
     describe(head.for_any_backbone().attach(skeleton) if head else skeleton)  # before its weights are downloaded
-    model = create_model(spec.name, pretrained=True)
+    size = {} if spec.image_size is None else {"img_size": spec.image_size}
+    model = create_model(spec.name, pretrained=True, **size)
     pooling = getattr(model, "global_pool", None)
     if spec.global_pool not in (None, pooling):
         raise UsageError(f"{spec.name}: its read-out is {pooling}; leave out --global-pool {spec.global_pool}")
-    return model, {}
+    return model, {}, resampled_by_timm(skeleton, model)
 
 
-def _from_file(config: ModelConfig, path: str, spec: ModelSpec) -> tuple[nn.Module, dict[str, Any]]:
+def _from_file(
+    config: ModelConfig, path: str, spec: ModelSpec
+) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
     read_out = spec.global_pool
     if read_out and config.read_out not in (None, read_out):
         raise UsageError(
@@ -168,4 +182,7 @@ def _from_file(config: ModelConfig, path: str, spec: ModelSpec) -> tuple[nn.Modu
             "correct it, or leave out --global-pool"
         )
     options = {"architecture": config.architecture} | config.arguments if config.images is not None else {}
-    return load_checkpoint(config, path, read_out or config.read_out, spec.head is not None), options
+    pool = read_out or config.read_out
+    has_head = spec.head is not None
+    model, conversion = load_checkpoint(config, path, pool, spec.image_size, spec.checkpoint_key, has_head)
+    return model, options, conversion

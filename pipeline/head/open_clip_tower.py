@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.explain.checkpoint import find_weights
-from pipeline.explain.checkpoint.layouts import compare
+from pipeline.explain.checkpoint.difference import compare
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.head.tower_parts import (
     EXTRA,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.checkpoint.fit import BY_TIMM
 from pipeline.explain.explainer import check_supported
 from pipeline.explain.head import Head
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
@@ -170,6 +171,8 @@ def check_model(run: RunRecord, loaded: ModelRecord, url: str) -> None:
     Raises:
         SpecMismatchError: the network has changed; the message names the fields.
     """
+    if run.model.conversion is None and loaded.conversion is not None and loaded.conversion.layout == BY_TIMM:
+        loaded = loaded.model_copy(update={"conversion": None})  # older versions did the same without a record
     changes = differences({"model": run.model.model_dump(mode="json")}, {"model": loaded.model_dump(mode="json")})
     if changes:
         raise SpecMismatchError(

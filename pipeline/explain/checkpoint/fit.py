@@ -1,98 +1,317 @@
 """The network that a weights file fits."""
 
 import math
-import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, get_args
 
+import timm
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import describe
-from pipeline.explain.checkpoint.layouts import StateDict, convert, without_prefix
+from pipeline.explain.checkpoint.convert import convert
+from pipeline.explain.checkpoint.difference import StateDict, printable
 from pipeline.explain.checkpoint.model_config import FILE, ModelConfig
+from pipeline.explain.checkpoint.recognize import Renamed, recognize
+from pipeline.explain.checkpoint.transformers_config import TransformersConfig
 from pipeline.explain.checkpoint.weights_file import read_weights
+from pipeline.explain.head import TokenAndMean
 from schemas.errors import UsageError
-from schemas.run import GlobalPool
+from schemas.run import ConversionRecord, GlobalPool, PositionsRecord
+
+BY_TIMM = "older versions, by timm's own filter"
+"""Name of the layout of older and original names that timm itself converts."""
+
+_Mlp: type[nn.Module] = timm.layers.mlp.Mlp
+_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "ReLU": "relu", "SiLU": "silu"}
+"""Names of activations in timm by those of their classes."""
 
 
-def load_checkpoint(config: ModelConfig, path: str, read_out: str | None, has_head: bool = False) -> nn.Module:
+@dataclass(frozen=True)
+class _Network:
+    """How to build the network that weights are of, but for the pooling.
+
+    Attributes:
+        config: the architecture.
+        arguments: of its constructor.
+        classes: length of the logits, or 0 where the weights have no classifier; None is that of the architecture.
+        epsilon: of all norms, where it is not the architecture's.
+    """
+
+    config: ModelConfig
+    arguments: dict[str, Any]
+    classes: int | None
+    epsilon: float | None
+
+    def build(self, read_out: str | None, meta: bool = True) -> nn.Module:
+        """Create the network.
+
+        Args:
+            read_out: pooling in timm's terms, or ``token+mean``; None is that of the architecture.
+            meta: without memory for its weights.
+        """
+        both = read_out == "token+mean"
+        pool = {} if read_out is None else {"global_pool": "token" if both else read_out}
+        classes = {} if self.classes is None else {"num_classes": self.classes}
+        create = self.config.skeleton if meta else self.config.build
+        network: Any = create(**self.arguments | classes | pool)
+        for module in network.modules():
+            if self.epsilon is not None and isinstance(module, nn.LayerNorm):
+                module.eps = self.epsilon
+        if both:
+            network.global_pool, network.fc_norm = "", TokenAndMean(network.num_prefix_tokens)
+            if isinstance(network.head, nn.Linear):
+                device = network.head.weight.device
+                network.head = nn.Linear(2 * network.embed_dim, network.head.out_features, device=device)
+        return network
+
+
+def load_checkpoint(
+    config: ModelConfig,
+    path: str,
+    read_out: str | None,
+    image_size: int | None = None,
+    key: str | None = None,
+    has_head: bool = False,
+) -> tuple[nn.Module, ConversionRecord | None]:
     """Build the network that a weights file is of, and load the file.
 
-    The number of classes is the file's. A read-out that is not given is taken from the tensors if only one has them.
-    A head file that comes later sets the read-out, and the file needs no classifier.
+    The number of classes is the file's; a file without a classifier gives a network without one. A read-out that is not
+    given is taken from the tensors if only one has them.
 
     Args:
         config: the architecture.
         path: weights file.
         read_out: pooling in timm's terms; None where neither the user nor ``config.json`` gives it.
-        has_head: whether a head file will replace the classifier.
+        image_size: height and width in pixels; positions are resampled if the file is for another size. None is that
+            of the architecture, and then the file has to be for it.
+        key: name of the state dict in a file that has several.
+        has_head: a head file will set the read-out.
+
+    Returns:
+        The network, and how the names in the file became timm's; None if they were.
 
     Raises:
         UsageError: the file cannot be read, is of another network, or fits several read-outs.
         UnsupportedModel: the architecture cannot be explained.
     """
-    weights = read_weights(path)
-    arguments = _number_of_classes(config, weights, path) or ({"num_classes": 0} if has_head else {})
-    fitting: dict[str, StateDict] = {}
-    for name in [read_out] if read_out else get_args(GlobalPool):
-        try:
-            network = config.skeleton(**arguments, global_pool=name)
+    weights = read_weights(path, key)
+    renamed = recognize(weights, path)
+    if renamed.layout is not None or renamed.weights.keys() == weights.keys():
+        return _load(config, path, renamed, read_out, image_size, has_head)
+    try:
+        return _load(config, path, renamed, read_out, image_size, has_head)
+    except UsageError as refusal:
+        try:  # filters of timm may know the prefix
+            return _load(config, path, Renamed(weights, frozenset(weights)), read_out, image_size, has_head)
         except UsageError:
-            if read_out:
-                raise
-            continue  # the architecture has no such read-out
-        converted, difference = convert(weights, network, config.architecture)
-        if not len(difference):
-            fitting[name] = converted
+            raise refusal from None
+
+
+def _load(
+    config: ModelConfig, path: str, given: Renamed, read_out: str | None, image_size: int | None, has_head: bool
+) -> tuple[nn.Module, ConversionRecord | None]:
+    layout = given.layout
+    arguments = dict(layout.arguments) if layout else {}
+    if image_size is not None:
+        arguments["img_size"] = image_size
+    facts = TransformersConfig.beside(path) if layout else TransformersConfig()
+    read_out = _read_out(given, read_out, path)
+    classes = _number_of_classes(config, given, path)
+    epsilon = (facts.layer_norm_eps or layout.epsilon) if layout else None
+    if layout is not None:
+        network = _Network(config, arguments, classes[0], epsilon).build(read_out)
+        _check_heads(network, facts, path)
+        arguments |= _activation(config, network, facts.activation, layout.activation, path)
+
+    networks = [_Network(config, arguments, count, epsilon) for count in classes]
+    fitting: dict[str, tuple[_Network, StateDict]] = {}
+    for name in [read_out] if read_out else get_args(GlobalPool):
+        for network_of in networks:
+            try:
+                skeleton = network_of.build(name)
+            except UsageError:
+                if read_out:
+                    raise
+                continue  # the architecture has no such read-out
+            converted, difference = convert(given.weights, skeleton, config.architecture, image_size is not None)
+            if not len(difference):
+                fitting[name] = network_of, converted
     if not fitting or (len(fitting) > 1 and not has_head):
-        network = config.skeleton(**arguments, **({"global_pool": read_out} if read_out else {}))
-        if not has_head:
-            describe(network)
-        if fitting:
-            raise UsageError(
-                f"{path}: fits {config.architecture} with the read-outs {' and '.join(fitting)}, which give different "
-                f"maps; say which by --global-pool, or by global_pool in a {FILE} beside it"
-            )
-        _, difference = convert(weights, network, config.architecture)
-        hint = _hint(weights, network, config, path)
-        raise UsageError(f"{path}: is not a checkpoint of {config.architecture}: {difference}{hint}")
-    name, converted = next(iter(fitting.items()))
-    model = config.build(**arguments, global_pool=name)
+        raise _refusal(config, path, given, networks[0], read_out, list(fitting), has_head)
+    name, (network_of, converted) = next(iter(fitting.items()))
+    model = network_of.build(name, meta=False)
     try:
         model.load_state_dict(converted)
     except RuntimeError as error:  # such as sparse or quantized tensors
         reason = str(error).strip().split("\n")[-1].strip()
         raise UsageError(f"{path}: cannot be loaded ({reason}); save plain tensors as .safetensors") from None
-    return model
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise UsageError(
+                f"{path}: {name} has values that are not finite; take a checkpoint from before it diverged"
+            )
+    return model, _record(given, model, converted)
 
 
-def _number_of_classes(config: ModelConfig, weights: StateDict, path: str) -> dict[str, int]:
-    head = without_prefix(weights).get("head.weight")
+def _read_out(given: Renamed, asked: str | None, path: str) -> str | None:
+    """Return the read-out, as far as the layout or the user gives it."""
+    own = given.layout.read_out_of(given.weights) if given.layout else None
+    if own and "head.weight" in given.weights and asked not in (None, own):
+        raise UsageError(f"{path}: its classifier reads {own}, not {asked}; leave out --global-pool")
+    return asked or own
+
+
+def _number_of_classes(config: ModelConfig, given: Renamed, path: str) -> list[int | None]:
+    """Return the numbers of classes that a network of the weights may have; None is that of the architecture."""
+    head = given.weights.get("head.weight")
     if head is None or head.ndim != 2:
-        return {}
+        return [0] if given.layout else [None, 0]
     if config.classes not in (None, len(head)):
         named = " and ".join(f"{name} is {count}" for name, count in config.class_counts.items())
         raise UsageError(f"{path}: its classifier has {len(head)} classes, but in {FILE} {named}; correct {FILE}")
-    return {"num_classes": len(head)}
+    return [len(head)]
 
 
-def _hint(weights: StateDict, network: nn.Module, config: ModelConfig, path: str) -> str:
+def _check_heads(network: Any, facts: TransformersConfig, path: str) -> None:
+    """Compare numbers of heads, which weights do not show."""
+    blocks = getattr(network, "blocks", None)
+    heads = blocks[0].attn.num_heads if blocks else None
+    if heads and facts.num_attention_heads not in (None, heads):
+        raise UsageError(
+            f"{path}: has {facts.num_attention_heads} heads by its {FILE}, {type(network).__name__} has {heads}; "
+            "name an architecture of as many heads"
+        )
+
+
+def _activation(config: ModelConfig, network: Any, stated: str | None, usual: str | None, path: str) -> dict[str, str]:
+    """Return the argument that gives a network the activation of the weights, where it has another.
+
+    Args:
+        config: the architecture.
+        network: of it.
+        stated: activation by a ``config.json``, in timm's terms.
+        usual: activation of the layout where nothing states it.
+        path: of the weights.
+
+    Raises:
+        UsageError: timm has a network with that activation under another name.
+    """
+    blocks = getattr(network, "blocks", None)
+    mlp = blocks[0].mlp if blocks else None
+    own = _ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__)
+    wanted = stated or (usual if isinstance(mlp, _Mlp) else None)
+    if own is None or wanted in (None, own):
+        return {}
+    assert wanted is not None
+    source = f"by its {FILE}" if stated else f"unless a transformers {FILE} beside it says otherwise"
+    name = config.architecture.partition(".")[0]
+    twin = name.replace("_quickgelu", "") if own == "quick_gelu" else name.replace("_clip_", "_clip_quickgelu_")
+    if "quick_gelu" in (own, wanted) and twin != name and timm.is_model(twin):
+        raise UsageError(f"{path}: its activation is {wanted} {source}, that of {name} is {own}; name {twin}")
+    if not isinstance(mlp, _Mlp):
+        raise UsageError(f"{path}: its activation is {wanted} {source}, that of {name} is {own}; name another network")
+    return {"act_layer": wanted}
+
+
+def _record(given: Renamed, model: Any, converted: StateDict) -> ConversionRecord | None:
+    """Describe a conversion; None where the file had timm's names and sizes."""
+    used = {tensor.untyped_storage().data_ptr() for tensor in converted.values()}
+    unused = [
+        name
+        for name, tensor in given.weights.items()
+        if name not in converted and tensor.untyped_storage().data_ptr() not in used
+    ]
+    positions = _resampling(given.weights, converted, model)
+    if given.layout is None and converted.keys() == given.weights.keys():
+        return None if positions is None else ConversionRecord(layout="timm", positions=positions)
+    left_out = given.left_out if given.layout else tuple(unused)
+    norms = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
+    return ConversionRecord(
+        layout=given.layout.name if given.layout else BY_TIMM,
+        left_out=_parts(left_out, given.names.difference(left_out)),
+        epsilon=norms.pop() if len(norms) == 1 else None,
+        activation=_ACTIVATIONS.get(type(model.blocks[0].mlp.act).__name__),
+        positions=positions,
+    )
+
+
+def _parts(names: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    """Return names of tensors, those of a part that is left out as a whole as one entry, such as ``decoder.*``."""
+    kept = {name[:end] for name in others for end, letter in enumerate(name) if letter == "."}
+    parts = set()
+    for name in names:
+        ends = [end for end, letter in enumerate(name) if letter == "." and name[:end] not in kept]
+        parts.add(f"{name[: ends[0]]}.*" if ends else name)
+    return tuple(sorted(printable(part) for part in parts))
+
+
+def _resampling(given: StateDict, converted: StateDict, model: Any) -> PositionsRecord | None:
+    grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
+    for name, tensor in converted.items():
+        side = _side(name, given[name], tensor, grid) if name in given else 0
+        if side:
+            table = name != "pos_embed"
+            return PositionsRecord(
+                from_grid=(side, side),
+                to_grid=grid,
+                interpolation="linear" if table else "bicubic",
+                antialias=not table,
+            )
+    return None
+
+
+def resampled_by_timm(usual: nn.Module, model: nn.Module) -> ConversionRecord | None:
+    """Describe what timm does to its own weights for another image size; None if there is nothing to do.
+
+    Args:
+        usual: the network for the size of the weights.
+        model: the same for another size.
+    """
+    positions = _resampling(usual.state_dict(), model.state_dict(), model)
+    return None if positions is None else ConversionRecord(layout="timm", positions=positions)
+
+
+def _refusal(
+    config: ModelConfig,
+    path: str,
+    given: Renamed,
+    network_of: _Network,
+    read_out: str | None,
+    fitting: list[str],
+    has_head: bool,
+) -> UsageError:
+    """Return the refusal of weights that fit no read-out, or several."""
+    network = network_of.build(read_out)
+    if network_of.classes != 0 and not has_head:
+        describe(network)
+    if fitting:
+        return UsageError(
+            f"{path}: fits {config.architecture} with the read-outs {' and '.join(fitting)}, which give different "
+            f"maps; say which by --global-pool, or by global_pool in a {FILE} beside it"
+        )
+    _, difference = convert(given.weights, network, config.architecture, resample=False)
+    layout = f" under the names of {given.layout.name}" if given.layout else ""
+    hint = _hint(given.weights, network)
+    return UsageError(f"{path}: is not a checkpoint of {config.architecture}{layout}: {difference}{hint}")
+
+
+def _hint(weights: StateDict, network: Any) -> str:
     """Return what to do where the file has no classifier, or is for images of another size."""
-    names, expected = without_prefix(weights), network.state_dict()
-    if "head.weight" not in names and "head.weight" in expected:
+    expected = network.state_dict()
+    if "head.weight" not in weights and "head.weight" in expected:
         return "; it has no classifier, so there is no class to explain: add a head file by --head FILE"
-    embed: Any = network.patch_embed
-    sides = [_side(name, names[name], expected[name], embed.grid_size) for name in names.keys() & expected.keys()]
+    embed = network.patch_embed
+    sides = [_side(name, weights[name], expected[name], embed.grid_size) for name in weights.keys() & expected.keys()]
     side = max(sides, default=0)
     if not side:
         return ""
     pixels, (height, width) = side * int(embed.patch_size[0]), embed.img_size
-    file = os.path.join(os.path.dirname(path), FILE)
-    step = (
-        f"set model_args.img_size to {pixels} in {FILE}"
-        if config.images is not None
-        else f'write {{"architecture": "{config.architecture}", "model_args": {{"img_size": {pixels}}}}} to {file}'
+    resampled = f"--image-size {height} to resample its positions" if height == width else "the size of the network"
+    return (
+        f"; it is for images of {pixels} × {pixels} pixels, the network for {height} × {width}: "
+        f"add --image-size {pixels}, or {resampled}"
     )
-    return f"; it is for images of {pixels} × {pixels} pixels, the network for {height} × {width}: {step}"
 
 
 def _side(name: str, given: Tensor, expected: Tensor, grid: tuple[int, int]) -> int:

@@ -1,158 +1,300 @@
-"""Conversion of state dicts to the names and shapes of a timm network, and what still differs.
+"""The layouts that can be read. To read another, add an entry to ``LAYOUTS``."""
 
-To read another layout, add a converter to ``_CONVERTERS``.
-"""
+from dataclasses import replace
 
-import io
-import re
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass, field
-from inspect import signature
-
-import timm
-from torch import Tensor, nn
-
-StateDict = dict[str, Tensor]
-
-_SHOWN = 5
+from pipeline.explain.checkpoint.difference import StateDict
+from pipeline.explain.checkpoint.layout import Layout, Rows
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Tensors in which a state dict differs from a network, each as text: name and shape.
-
-    Attributes:
-        missing: tensors of the network that the state dict lacks.
-        unknown: tensors that the network lacks.
-        misshapen: tensors of another shape or kind of number.
-    """
-
-    missing: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.missing) + len(self.unknown) + len(self.misshapen)
-
-    def __str__(self) -> str:
-        kinds = (("missing", self.missing), ("unknown", self.unknown), ("of another shape", self.misshapen))
-        return "; ".join(f"{_count(names)} {kind}: {_group(names)}" for kind, names in kinds if names)
+def _registers_without_positions(weights: StateDict) -> StateDict:
+    """Add the position of the class token to it: timm's networks with registers have positions for patches only."""
+    positions, token = weights.get("pos_embed"), weights.get("cls_token")
+    if positions is None or token is None:
+        return weights
+    return weights | {"cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}
 
 
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} tensors are" if len(names) > 1 else "1 tensor is"
+def _vectors_as_tokens(weights: StateDict) -> StateDict:
+    """Turn a class token [D] and positions [n, D] into [1, 1, D] and [1, n, D]."""
+    shaped = dict(weights)
+    for name in ("cls_token", "pos_embed"):
+        if name in shaped and shaped[name].ndim < 3:
+            shaped[name] = shaped[name].reshape(1, -1, shaped[name].shape[-1])
+    return shaped
 
 
-def _group(tensors: Sequence[str]) -> str:
-    """List tensors; those that differ only in the number of their block are one entry."""
-    groups: dict[str, int] = {}
-    for tensor in tensors:
-        group = re.sub(r"\.\d+\.", ".*.", tensor)
-        groups[group] = groups.get(group, 0) + 1
-    shown = [name + (f" ({count} times)" if count > 1 else "") for name, count in list(groups.items())[:_SHOWN]]
-    more = len(groups) - _SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+def _with_zero_head_bias(weights: StateDict) -> StateDict:
+    """Give a projection the bias that timm's has: 0."""
+    head = weights.get("head.weight")
+    if head is None or "head.bias" in weights or head.ndim != 2:
+        return weights
+    return weights | {"head.bias": head.new_zeros(len(head))}
 
 
-def convert(weights: StateDict, network: nn.Module, architecture: str) -> tuple[StateDict, Difference]:
-    """Convert a state dict to one that a network loads, or as close as it gets.
-
-    Args:
-        weights: as read from a file.
-        network: of the architecture; its tensors may be on the meta device.
-        architecture: timm name.
-
-    Returns:
-        The converted state dict, and what still differs.
-    """
-    best: tuple[StateDict, Difference] | None = None
-    for candidate in _candidates(weights, network, architecture):
-        difference = compare(candidate, network)
-        if best is None or len(difference) < len(best[1]):
-            best = candidate, difference
-        if not len(difference):
-            break
-    assert best is not None
-    return best
+def _clip(weights: StateDict) -> StateDict:
+    return _with_zero_head_bias(_vectors_as_tokens(weights))
 
 
-def compare(weights: StateDict, network: nn.Module) -> Difference:
-    """Compare a state dict with that of a network."""
-    expected = network.state_dict()
-
-    def text(tensors: StateDict, name: str) -> str:
-        return f"{name[:80].encode('unicode_escape').decode()} {list(tensors[name].shape)}"
-
-    return Difference(
-        missing=[text(expected, name) for name in expected if name not in weights],
-        unknown=[text(weights, name) for name in weights if name not in expected],
-        misshapen=[
-            f"{text(weights, name)}, not {list(tensor.shape)}"
-            if weights[name].shape != tensor.shape
-            else f"{text(weights, name)} in {weights[name].dtype}"
-            for name, tensor in expected.items()
-            if name in weights
-            and (weights[name].shape != tensor.shape or weights[name].is_floating_point() != tensor.is_floating_point())
-        ],
-    )
+def _open_clip(weights: StateDict) -> StateDict:
+    """Transpose the projection [D, E]."""
+    projection = weights.get("proj")
+    if projection is not None and projection.ndim == 2:
+        weights = {name: tensor for name, tensor in weights.items() if name != "proj"}
+        weights["head.weight"] = projection.T.contiguous()
+    return _clip(weights)
 
 
-def without_prefix(weights: StateDict) -> StateDict:
-    """Strip the parts that all names begin with, such as ``module.`` or ``model.backbone.``."""
-    while all("." in name for name in weights) and len({name.partition(".")[0] for name in weights}) == 1:
-        weights = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
+def _siglip(weights: StateDict) -> StateDict:
+    """Separate the query of the pooler from its keys and values, and make a convolution of a linear patch embedding."""
+    weights = _vectors_as_tokens(weights)
+    for kind in ("weight", "bias"):
+        joint = weights.pop(f"attn_pool.in_proj_{kind}", None)
+        if joint is not None:
+            width = len(joint) // 3
+            weights |= {f"attn_pool.q.{kind}": joint[:width], f"attn_pool.kv.{kind}": joint[width:]}
+    patches = weights.get("patch_embed.proj.weight")
+    if patches is not None and patches.ndim == 2:  # SigLIP 2 NaFlex: rows, columns, channels of a patch
+        side = round((patches.shape[1] / 3) ** 0.5)
+        if 3 * side * side == patches.shape[1]:
+            kernel = patches.reshape(-1, side, side, 3).permute(0, 3, 1, 2).contiguous()
+            weights["patch_embed.proj.weight"] = kernel
     return weights
 
 
-def _candidates(weights: StateDict, network: nn.Module, architecture: str) -> Iterator[StateDict]:
-    stripped = without_prefix(weights)
-    yield stripped
-    for names in [stripped] + [weights] * (weights.keys() != stripped.keys()):
-        for converter in _CONVERTERS:
-            converted = converter(names, network, architecture)
-            if converted is not None:
-                yield converted
+_TRANSFORMERS: Rows = (
+    (r"^(vit|deit|beit|dinov2|dinov2_with_registers|vision_model|model)\.", ""),
+    (r"^embeddings\.", ""),
+    (r"^(encoder\.)?layers?\.(\d+)\.", r"blocks.\2."),
+    (r"^class_embedding$", "cls_token"),
+    (r"^position_embeddings?(\.weight)?$", "pos_embed"),
+    (r"^patch_embeddings?(\.projection)?\.", "patch_embed.proj."),
+    (r"\.attention\.attention\.", ".attention."),
+    (r"^(blocks\.\d+)\.(attention|self_attn)\.(query|q_proj)\.", r"\1.attn.qkv[0]."),
+    (r"^(blocks\.\d+)\.(attention|self_attn)\.(key|k_proj)\.", r"\1.attn.qkv[1]."),
+    (r"^(blocks\.\d+)\.(attention|self_attn)\.(value|v_proj)\.", r"\1.attn.qkv[2]."),
+    (r"^(blocks\.\d+)\.(attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)\.", r"\1.attn.proj."),
+    (r"^(blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+    (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"^(blocks\.\d+)\.(layernorm_before|layer_norm1)\.", r"\1.norm1."),
+    (r"^(blocks\.\d+)\.(layernorm_after|layer_norm2)\.", r"\1.norm2."),
+    (r"^(blocks\.\d+)\.layer_scale([12])\.lambda1$", r"\1.ls\2.gamma"),
+    (r"^pre_layrnorm\.", "norm_pre."),  # so in their code
+    (r"^(layernorm|post_layernorm)\.", "norm."),
+    (r"^(classifier|visual_projection)\.", "head."),
+)
+"""Names of transformers: those that versions 4 and 5 save, and those that the models of version 5 have."""
+
+_NO_KEY_BIAS: Rows = ((r"\.qkv\[0\]\.bias$", ".q_bias"), (r"\.qkv\[2\]\.bias$", ".v_bias"))
+_BLOCK_CHUNKS: Rows = ((r"\bblocks\.\d+\.(\d+)\.", r"blocks.\1."),)
+_TEXT = (r"^text_model\.", r"^text_projection\.", r"^logit_(scale|bias)$", r"^position_ids$")
+
+_VIT = Layout(
+    name="transformers ViT",
+    marks=(r"layernorm_before\.weight$", r"(^|\.)cls_token$"),
+    rows=_TRANSFORMERS,
+    unused=(r"^pooler\.", r"^decoder\.", r"^mask_token$"),
+    read_out="token",
+    epsilon=1e-12,
+    activation="gelu",
+)
+_DINOV2 = Layout(
+    name="transformers DINOv2",
+    marks=(r"layer_scale1\.lambda1$", r"position_embeddings$"),
+    rows=(
+        *_TRANSFORMERS,
+        (r"\.mlp\.(weights_in|gate_proj)\.", ".mlp.fc1[0]."),
+        (r"\.mlp\.up_proj\.", ".mlp.fc1[1]."),
+        (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
+        (r"^register_tokens$", "reg_token"),
+    ),
+    unused=(r"^mask_token$",),
+    read_out="token+mean",
+    backbone_read_out="token",
+    epsilon=1e-6,
+    activation="gelu",
+)
+_DINOV3 = Layout(
+    name="transformers DINOv3",
+    marks=(r"layer_scale1\.lambda1$", r"register_tokens$", r"up_proj\.weight$"),
+    rows=(
+        *_TRANSFORMERS,
+        *_NO_KEY_BIAS,
+        (r"\.ls([12])\.gamma$", r".gamma_\1"),
+        (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+        (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+        (r"^register_tokens$", "reg_token"),
+    ),
+    unused=(r"^mask_token$", r"^rope_embeddings\."),
+    read_out="token",
+    epsilon=1e-5,
+    activation="gelu",
+)
+_CLIP = Layout(
+    name="transformers CLIP",
+    marks=(r"class_embedding$", r"pre_layrnorm\.weight$"),
+    rows=_TRANSFORMERS,
+    unused=_TEXT,
+    read_out="token",
+    epsilon=1e-5,
+    activation="quick_gelu",
+    finish=_clip,
+)
+_SIGLIP = Layout(
+    name="transformers SigLIP",
+    marks=(r"(^|\.)head\.probe$",),
+    rows=(
+        (r"^(vision_model\.)?head\.(attention\.)?(?=probe|in_proj|out_proj|layernorm|mlp)", "attn_pool."),
+        (r"^attn_pool\.probe$", "attn_pool.latent"),
+        (r"^attn_pool\.out_proj\.", "attn_pool.proj."),
+        (r"^attn_pool\.layernorm\.", "attn_pool.norm."),
+        *_TRANSFORMERS,
+    ),
+    unused=_TEXT,
+    read_out="map",
+    epsilon=1e-6,
+    activation="gelu_tanh",
+    finish=_siglip,
+)
+_TORCHVISION = Layout(
+    name="torchvision",
+    marks=(r"^conv_proj\.weight$", r"^encoder\.pos_embedding$"),
+    rows=(
+        (r"^class_token$", "cls_token"),
+        (r"^conv_proj\.", "patch_embed.proj."),
+        (r"^encoder\.pos_embedding$", "pos_embed"),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+        (r"\.ln_([12])\.", r".norm\1."),
+        (r"\.self_attention\.in_proj_", ".attn.qkv."),
+        (r"\.self_attention\.out_proj\.", ".attn.proj."),
+        (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+        (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+        (r"^encoder\.ln\.", "norm."),
+        (r"^heads\.head\.", "head."),
+    ),
+    read_out="token",
+    epsilon=1e-6,
+    activation="gelu",
+)
+_OPEN_CLIP = Layout(
+    name="open_clip",
+    marks=(r"^class_embedding$", r"^transformer\.resblocks\.", r"^ln_post\.weight$"),
+    rows=(
+        (r"^class_embedding$", "cls_token"),
+        (r"^positional_embedding$", "pos_embed"),
+        (r"^conv1\.", "patch_embed.proj."),
+        (r"^transformer\.resblocks\.(\d+)\.", r"blocks.\1."),
+        (r"\.ln_([12])\.", r".norm\1."),
+        (r"\.ls_([12])\.", r".ls\1."),
+        (r"\.attn\.in_proj_", ".attn.qkv."),
+        (r"\.attn\.out_proj\.", ".attn.proj."),
+        (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+        (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+        (r"^ln_pre\.", "norm_pre."),
+        (r"^ln_post\.", "norm."),
+    ),
+    read_out="token",
+    epsilon=1e-5,
+    finish=_open_clip,
+)
+_TRUNK = Layout(
+    name="open_clip with a timm trunk",
+    marks=(r"^trunk\.",),
+    rows=((r"^trunk\.", ""), (r"^head\.proj\.", "head.")),
+    finish=_with_zero_head_bias,
+)
 
 
-def _without_mask_token(weights: StateDict, network: nn.Module, architecture: str) -> StateDict | None:
-    """Leave out the token that stood for hidden patches during pre-training."""
-    if "mask_token" not in weights:
-        return None
-    return {name: tensor for name, tensor in weights.items() if name != "mask_token"}
+def _in_a_pair(layout: Layout, mark: str) -> Layout:
+    """Return the layout of a whole image–text model, whose image tower stands under ``visual.``."""
+    rows = ((r"^(?!visual\.)", "text."), (r"^visual\.", ""), *layout.rows)
+    return replace(layout, marks=(mark,), rows=rows, unused=(*layout.unused, r"^text\."))
 
 
-def _by_timm(weights: StateDict, network: nn.Module, architecture: str) -> StateDict | None:
-    """Convert by timm's own filter: old and original layouts of the architecture.
-
-    The filter also resizes position embeddings and patches, and leaves biases out that the network lacks. Both change
-    the function, so such tensors are put back: they are then named as a difference.
-    """
-    module = sys.modules[timm.models.model_entrypoint(architecture.partition(".")[0]).__module__]
-    timm_filter = getattr(module, "checkpoint_filter_fn", None)
-    if timm_filter is None:
-        return None
-    options = {"adapt_layer_scale": True} if "adapt_layer_scale" in signature(timm_filter).parameters else {}
-    try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-            converted: StateDict = timm_filter(dict(weights), network, **options)
-    except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, AssertionError):
-        return None  # it is not for this layout
-    given = {_storage(tensor) for tensor in weights.values()}
-    for name, tensor in converted.items():
-        if name in weights and tensor.shape != weights[name].shape and _storage(tensor) not in given:
-            converted[name] = weights[name]
-    used = {_storage(tensor) for tensor in converted.values()}
-    for name, tensor in weights.items():
-        if re.search(r"\bblocks\..*\bbias$", name) and _storage(tensor) not in used and tensor.any():
-            converted[name] = tensor
-    return converted
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-_CONVERTERS: tuple[Callable[[StateDict, nn.Module, str], StateDict | None], ...] = (_without_mask_token, _by_timm)
+LAYOUTS: tuple[Layout, ...] = (
+    replace(
+        _VIT,
+        name="transformers BEiT",
+        marks=(r"lambda_1$", r"layernorm_before\.weight$"),
+        rows=(
+            (r"^(beit\.)?pooler\.layernorm\.", "fc_norm."),
+            (r"^(beit\.)?(encoder\.relative_position_bias|shared_position_bias)\.", "rel_pos_bias."),
+            *_TRANSFORMERS,
+            *_NO_KEY_BIAS,
+            (r"\.lambda_([12])$", r".gamma_\1"),
+            (r"(\.attention)?\.relative_position_bias\.", ".attn."),
+        ),
+        unused=(r"^mask_token$", r"relative_position_index$"),
+        read_out=None,
+    ),
+    replace(
+        _VIT,
+        name="transformers DeiT, distilled",
+        marks=(r"distillation_token$", r"distillation_classifier\.weight$"),
+        rows=(
+            *_TRANSFORMERS,
+            (r"^distillation_token$", "dist_token"),
+            (r"^cls_classifier\.", "head."),
+            (r"^distillation_classifier\.", "head_dist."),
+        ),
+    ),
+    replace(
+        _VIT,
+        name="transformers DeiT",
+        marks=(r"distillation_token$", r"layernorm_before\.weight$"),
+        rows=(*_TRANSFORMERS, (r"^distillation_token$", "reg_token")),
+        arguments={"reg_tokens": 1, "no_embed_class": False},
+    ),
+    _VIT,
+    replace(
+        _DINOV2,
+        name="transformers DINOv2 with registers",
+        marks=(*_DINOV2.marks, r"register_tokens$"),
+        finish=_registers_without_positions,
+    ),
+    _DINOV2,
+    replace(
+        _DINOV3,
+        name="transformers DINOv3, gated",
+        marks=(*_DINOV3.marks, r"gate_proj\.weight$"),
+        rows=((r"\.gate_proj\.", ".fc1_g."), (r"\.mlp\.up_proj\.", ".mlp.fc1_x."), *_DINOV3.rows),
+        activation="silu",
+    ),
+    _DINOV3,
+    replace(
+        _CLIP,
+        name="transformers CLIP classifier",
+        marks=(*_CLIP.marks, r"^classifier\.weight$"),
+        unused=(*_TEXT, r"^norm\."),
+        read_out="avg",
+        arguments={"final_norm": False},
+    ),
+    _CLIP,
+    replace(
+        _SIGLIP,
+        name="transformers SigLIP classifier",
+        marks=(*_SIGLIP.marks, r"^classifier\.weight$"),
+        unused=(*_TEXT, r"^attn_pool\."),
+        read_out="avg",
+        arguments={"fc_norm": False},
+    ),
+    _SIGLIP,
+    _TORCHVISION,
+    _in_a_pair(_OPEN_CLIP, r"^visual\.class_embedding$"),
+    _in_a_pair(_TRUNK, r"^visual\.trunk\."),
+    _OPEN_CLIP,
+    _TRUNK,
+    Layout(
+        name="MAE pre-training",
+        marks=(r"^decoder_embed\.weight$", r"^blocks\."),
+        rows=(),
+        unused=(r"^decoder_", r"^mask_token$"),
+    ),
+    Layout(
+        name="DINO training",
+        marks=(r"^backbone\.(cls_token|pos_embed)$", r"^(head|dino_head|ibot_head)\."),
+        rows=((r"^(?!backbone\.)", "training."), (r"^backbone\.", ""), *_BLOCK_CHUNKS),
+        unused=(r"^training\.",),
+    ),
+    Layout(name="blocks in chunks", marks=(r"^blocks\.\d+\.\d+\.",), rows=_BLOCK_CHUNKS),
+)
+"""The first that matches is taken."""
