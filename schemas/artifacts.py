@@ -18,6 +18,8 @@ class ArtifactRecord(Record):
         provenance: name of the definition that the training follows.
         model: name of the network that it was trained on.
         weights: hash of the tensors of that network; the artifact is refused for any other network.
+        backbone: hash of those of its tensors that are not its head file's; None without a head file.
+        head: hash of its head file, as in ``AttachedHead``; the artifact is refused for any other head.
         readout: read-out of that network, since networks with different ones may have the same tensors; None in older
             files.
         settings: hyper-parameters.
@@ -38,6 +40,8 @@ class ArtifactRecord(Record):
     provenance: str
     model: str
     weights: str
+    backbone: str | None = None
+    head: str | None = None
     readout: str | None = None
     settings: dict[str, str | int | float]
     supervision: str = "none"

@@ -227,6 +227,11 @@ class ModelRecord(Record):
         """Name of each class; empty where no head file names them."""
         return self.head.classes if self.head else ()
 
+    @property
+    def has_constant_probability(self) -> bool:
+        """Whether every probability is 1: the softmax of one class."""
+        return self.classes == 1 and self.head is not None and self.head.activation == "softmax"
+
 
 class SourceRecord(Record):
     """What tells whether the file of a shard is another one.

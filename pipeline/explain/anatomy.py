@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import nn
 
 from pipeline.explain.embedding_towers import is_projection
-from pipeline.explain.head import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.head import LinearHead, TokenAndMean, ZeroShotHead, head_activation
 from pipeline.explain.module_classes import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -22,6 +22,7 @@ from pipeline.explain.module_classes import (
     known_parts,
 )
 from schemas.errors import UnsupportedModel
+from schemas.head import Activation
 
 Readout = Literal["token", "mean", "pool", "token+mean"]
 Positions = Literal["absolute", "rotary", "relative"]
@@ -53,6 +54,8 @@ class Anatomy:
         mlp: class name of the MLPs.
         activation: class name of the activation functions.
         classifier: class name of the head.
+        class_activation: turns logits into probabilities: ``softmax``, or ``sigmoid`` by a head file.
+        head: digest of its head file; None for a classifier of its own.
         empty_prompts: number of embeddings of prompts that name nothing, in a zero-shot head; otherwise 0.
         positions: position encoding: ``absolute`` is added to the tokens, ``rotary`` rotates queries and keys,
             ``relative`` is added to the attention scores.
@@ -74,6 +77,8 @@ class Anatomy:
     mlp: str
     activation: str
     classifier: str
+    class_activation: Activation
+    head: str | None
     empty_prompts: int
     positions: Positions
 
@@ -81,6 +86,11 @@ class Anatomy:
     def patches(self) -> int:
         """Number of patch tokens."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def has_constant_probability(self) -> bool:
+        """Whether every probability is 1: the softmax of one class."""
+        return self.classes == 1 and self.class_activation == "softmax"
 
 
 def describe(model: nn.Module) -> Anatomy:
@@ -108,12 +118,13 @@ def describe(model: nn.Module) -> Anatomy:
     if reason := find_fault(model, known):
         raise refuse(reason)
     classes = _count_classes(known, refuse)
-    if classes == 1 and getattr(head, "activation", "softmax") == "softmax":
+    has_head_file = isinstance(head, LinearHead | ZeroShotHead)
+    if classes == 1 and not has_head_file:
         raise refuse(
             "it has one logit, and the softmax of one is always 1; give its classifier a row of zeros in front, "
             "for class 0, whose softmax is the sigmoid of this logit"
         )
-    if not isinstance(head, LinearHead | ZeroShotHead) and is_projection(parts, classes):
+    if not has_head_file and is_projection(parts, classes):
         raise refuse(
             f"its last layer projects into an embedding space of {classes} channels, which are no classes; "
             f"{_HEAD_HINT}, a number of classes, or a fine-tuned checkpoint; if these are classes, name them in "
@@ -148,6 +159,8 @@ def describe(model: nn.Module) -> Anatomy:
         mlp=class_names(known, MLPS),
         activation=class_names(known, ACTIVATIONS),
         classifier=base_class(head).__name__,
+        class_activation=head_activation(model),
+        head=getattr(head, "digest", None),
         empty_prompts=0 if getattr(head, "empty", None) is None else len(head.empty),
         positions=_positions(parts),
     )

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -105,6 +105,11 @@ class Method(ABC):
         """Return what the trace must record for this method."""
         return Capture.LAST_BLOCK
 
+    @classmethod
+    def default_for(cls, anatomy: Anatomy) -> Self:
+        """Return the method as a run computes it that names no methods."""
+        return cls()
+
     def unsupported(self, anatomy: Anatomy) -> str | None:
         """Return the reason why this method is not defined for a model, or None if it is."""
         return None
@@ -121,6 +126,16 @@ class Method(ABC):
         Returns:
             [B, K, h, w] on the patch grid, without any normalization; K is 1 unless ``class_specific``.
         """
+
+
+def constant_probability_fault(anatomy: Anatomy) -> str | None:
+    """Return why a method of probabilities is not defined for a model of one class; None if it is."""
+    if not anatomy.has_constant_probability:
+        return None
+    return (
+        "the softmax of its only class is always 1, which would make every map constant; give the head further classes "
+        "to compare with, or the activation sigmoid"
+    )
 
 
 _TYPE_NAMES: dict[Any, str] = {bool: "True or False", int: "a whole number", str: "text"}

@@ -35,6 +35,61 @@ def class_log_probabilities(model: Any, logits: Tensor) -> Tensor:
     return F.logsigmoid(logits) if head_activation(model) == "sigmoid" else logits.log_softmax(-1)
 
 
+def class_log_odds(model: Any, logits: Tensor, class_ids: Tensor) -> Tensor:
+    """Compute ln(p / (1 − p)) of ``class_probabilities``, exact where p is near 0 or 1.
+
+    That is the logit itself for a sigmoid, and the logit minus the log-sum-exp of all others for a softmax.
+
+    Args:
+        model: the network.
+        logits: [..., C].
+        class_ids: int64 [..., K].
+
+    Returns:
+        [..., K].
+    """
+    of_class = logits.gather(-1, class_ids)
+    if head_activation(model) == "sigmoid":
+        return of_class
+    columns = class_ids.split(1, -1)
+    return of_class - torch.cat(
+        [logits.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True) for ids in columns], -1
+    )
+
+
+def label_loss(model: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the negative log-likelihood of labels: [B].
+
+    For a softmax the cross-entropy. For a sigmoid, by which each class is present or not, the sum over all classes of
+    their binary cross-entropies, as SigLIP is trained (Zhai et al., ICCV 2023).
+
+    Args:
+        model: the network.
+        logits: [B, C].
+        labels: int64 [B], the only class of each image.
+    """
+    if head_activation(model) == "sigmoid":
+        return F.softplus(logits).sum(-1) - logits.gather(1, labels[:, None])[:, 0]
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def patch_log_odds(model: Any, logits: Tensor, class_ids: Tensor) -> Tensor:
+    """Compute ln(p / (1 − p)) of ``patch_probabilities``: [B, K, N].
+
+    Args:
+        model: the network.
+        logits: of the patches, [B, N, C].
+        class_ids: int64 [B, K].
+    """
+    of_patches = class_ids[:, None].expand(-1, logits.shape[1], -1)
+    read = (
+        class_log_odds(model, logits, of_patches)
+        if isinstance(model.head, ZeroShotHead)
+        else logits.gather(2, of_patches)
+    )
+    return read.transpose(1, 2)
+
+
 def patch_probabilities(model: Any, logits: Tensor) -> Tensor:
     """Compute probabilities [..., C] of the logits of patches.
 

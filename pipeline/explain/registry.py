@@ -51,7 +51,7 @@ class Registry(dict[str, type[Method]]):
 
     def defaults(self, anatomy: Anatomy) -> tuple[Method, ...]:
         """Return the methods of a run that names none: all that are cheap and defined for the model."""
-        instances = (method() for method in self.values() if method.default)
+        instances = (method.default_for(anatomy) for method in self.values() if method.default)
         return tuple(method for method in instances if not method.unsupported(anatomy))
 
     def resolve(self, entries: Iterable[str | Method]) -> tuple[Method, ...]:

@@ -78,6 +78,11 @@ def evaluate_metrics(
         names = atlas.select_methods(target_kind, methods)
     if not metrics:
         raise UsageError("there is nothing to evaluate; name at least one metric")
+    if suite == "faithfulness" and atlas.run.model.has_constant_probability:
+        raise UsageError(
+            f"{atlas.objects.url}: the softmax of its only class is always 1, so faithfulness is not defined; leave it "
+            "out, for an audit by --images 0"
+        )
     if count < 1:
         raise UsageError(f"there is nothing to evaluate on {count} images; take at least one")
     samples = select_samples(atlas, count, seed)

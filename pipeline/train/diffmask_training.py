@@ -21,6 +21,7 @@ from pipeline.explain.diffmask_gates import (
 from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
+from pipeline.explain.readout import class_log_odds
 from pipeline.explain.trace import Capture, Trace, record_forward
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
@@ -43,10 +44,11 @@ class DiffMaskTraining:
 
         α_k (KL(p ‖ p_masked) − ε) + mean over patches of Σ_{l≤k} ln P(z_l ≠ 0),
 
-    while α_k takes a step of gradient *ascent*, clipped to [0, 200]: it rises where KL > ε. (In the public code
-    the sign of that step is lost under its pinned trainer.) The mean is over patches only; the public code also
-    counts the class token, whose gate has no effect. Gates and placeholder are trained by Lookahead over Adam, from one
-    backward pass.
+    where the divergence is that of the distribution over the classes; with a sigmoid head file, by which each class is
+    present or not, the sum of the divergences of all classes. Meanwhile α_k takes a step of gradient *ascent*, clipped
+    to [0, 200]: it rises where KL > ε. (In the public code the sign of that step is lost under its pinned trainer.) The
+    mean is over patches only; the public code also counts the class token, whose gate has no effect. Gates and
+    placeholder are trained by Lookahead over Adam, from one backward pass.
 
     Depth and noise depend on seed, step and rank alone, so a resumed training equals an uninterrupted one. The depth
     is the same on every rank, and so are the averaged metrics that update α.
@@ -180,11 +182,13 @@ class DiffMaskTraining:
             class_ids: int64 [B], see ``train_step``.
         """
         plain, masked = (logits if logits.dtype == torch.float64 else logits.float() for logits in (plain, masked))
-        if self.settings.objective == "distribution":
-            return F.kl_div(masked.log_softmax(-1), plain.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-        assert class_ids is not None, "the objective class needs class ids"
-        log_plain, log_masked = (_log_bernoulli(logits, class_ids) for logits in (plain, masked))
-        return (log_plain.exp() * (log_plain - log_masked)).sum(-1)
+        if self.settings.objective == "class":
+            assert class_ids is not None, "the objective class needs class ids"
+            odds = [class_log_odds(self.model, logits, class_ids[:, None]) for logits in (plain, masked)]
+            return _binary_divergence(*odds).sum(-1)
+        if self.anatomy.class_activation == "sigmoid":
+            return _binary_divergence(plain, masked).sum(-1)
+        return F.kl_div(masked.log_softmax(-1), plain.log_softmax(-1), log_target=True, reduction="none").sum(-1)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[TrainingBatch]) -> dict[str, float]:
@@ -300,12 +304,10 @@ def initialize_gates(width: int, depth: int, add: float, seed: int) -> DiffMaskG
     return gates
 
 
-def _log_bernoulli(logits: Tensor, class_ids: Tensor) -> Tensor:
-    """Return ln p_c and ln (1 − p_c): [B, 2]."""
-    log_probability = logits.log_softmax(-1)
-    of_class = log_probability.gather(1, class_ids[:, None])
-    others = log_probability.scatter(1, class_ids[:, None], float("-inf")).logsumexp(-1, keepdim=True)
-    return torch.cat([of_class, others], 1)
+def _binary_divergence(plain: Tensor, masked: Tensor) -> Tensor:
+    """Return KL(p ‖ q) of events with the probabilities p = σ(plain) and q = σ(masked)."""
+    present, absent = (F.logsigmoid(sign * plain) - F.logsigmoid(sign * masked) for sign in (1, -1))
+    return plain.sigmoid() * present + (-plain).sigmoid() * absent
 
 
 _DEPTH, _NOISE, _SHUFFLE = 0, 1, 2

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
-from pipeline.explain.readout import PatchReadout
-from pipeline.explain.trace import autocast, gather_class_values
+from pipeline.explain.readout import PatchReadout, label_loss, patch_log_odds
+from pipeline.explain.trace import autocast
 from pipeline.read import PreprocessConfig
 from pipeline.train.calibration import CalibrationError
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
@@ -38,7 +38,9 @@ class PatchMaskTraining:
 
         CE(ȳ, y) + λ [ mean_i BCE(M_{i,y}, m_i) + μ mean_{i, c absent} BCE(M_{i,c}, 0) ],
 
-    the first term over all images, the second over those with a mask. m_i is the fraction of patch i that the object
+    the first term over all images, the second over those with a mask. With a sigmoid head file the first is the sum of
+    the binary cross-entropies of all classes; with texts M is the head's own probability (``patch_log_odds`` is Q), and
+    texts, scale and bias stay as they are. m_i is the fraction of patch i that the object
     covers, after the same crop and mirroring as the image; patches of which more than half is ignored do not count.
     If only a box is known, patches outside of it are 0, and the maximum over each row and column inside must be that
     of the box. No parameter is added: names and shapes are those of the model. AdamW, gradients clipped to norm 1.
@@ -150,15 +152,14 @@ class PatchMaskTraining:
         with autocast(images, self.precision):
             logits, patches = self._ddp_readout(images)
         logits, patches = (values if values.dtype == torch.float64 else values.float() for values in (logits, patches))
-        entropy = F.cross_entropy(logits, labels)
+        entropy = label_loss(self.model, logits, labels).mean()
         negatives = sample_absent_classes(logits.detach(), labels, self.settings.num_negatives, rng)
         patch = patch_loss(
-            patches,
-            labels,
+            patch_log_odds(self.model, patches, labels[:, None])[:, 0],
+            patch_log_odds(self.model, patches, negatives),
             covered,
             ignored <= 0.5,
             torch.from_numpy(batch.mask_kinds).to(device),
-            negatives,
             self.settings.negative_loss_weight,
             self.anatomy.grid,
         )
@@ -185,12 +186,12 @@ class PatchMaskTraining:
             if not logits.isfinite().all():
                 return {"accuracy": math.nan, "ce": math.nan}
             correct += float((logits.argmax(1) == labels).sum())
-            entropy += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+            entropy += float(label_loss(self.model, logits.float(), labels).sum())
             count += len(images)
             planes = torch.from_numpy(images.planes).float()
             covered, ignored = CropWindows.full(len(images)).patch_coverage(planes, self.anatomy)
             valid = (ignored <= 0.5) & torch.from_numpy(images.mask_kinds == MASKED)[:, None]
-            probabilities = gather_class_values(patches.float().sigmoid(), labels[:, None])[:, 0].cpu()
+            probabilities = patch_log_odds(self.model, patches.float(), labels[:, None])[:, 0].sigmoid().cpu()
             calibration.add(probabilities[valid].numpy(), covered[valid].numpy())
         if not count:
             return {}
@@ -233,32 +234,29 @@ class PatchMaskTraining:
 
 
 def patch_loss(
-    logits: Tensor,
-    labels: Tensor,
+    label_logits: Tensor,
+    absent_logits: Tensor,
     covered: Tensor,
     valid: Tensor,
     mask_kinds: Tensor,
-    negatives: Tensor,
     negative_weight: float,
     grid: tuple[int, int],
 ) -> Tensor:
     """Return the mean patch loss over the images that have a mask; 0 if none has.
 
     Args:
-        logits: Q, [B, N, C].
-        labels: y, int64 [B].
+        label_logits: Q of the label y, [B, N].
+        absent_logits: Q of absent classes, [B, n, N].
         covered: m, [B, N] in [0, 1].
         valid: bool [B, N], patches that are not ignored.
         mask_kinds: int64 [B], see ``MaskedImages``.
-        negatives: int64 [B, n], absent classes.
         negative_weight: μ.
         grid: rows and columns of the N patches.
     """
-    label_logits = gather_class_values(logits, labels[:, None])[:, 0]
     entropy = F.binary_cross_entropy_with_logits(label_logits, covered, reduction="none")
     loss = torch.where(mask_kinds == BOXED, _box_loss(label_logits, covered, valid, grid), _masked_mean(entropy, valid))
-    if negatives.shape[1]:
-        others = F.softplus(gather_class_values(logits, negatives)).mean((1, 2))  # BCE against 0
+    if absent_logits.shape[1]:
+        others = F.softplus(absent_logits).mean((1, 2))  # BCE against 0
         loss = loss + negative_weight * others
     has_mask = mask_kinds != UNKNOWN
     return (loss * has_mask).sum() / has_mask.sum().clamp(min=1)

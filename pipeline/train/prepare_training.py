@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.explain.load import absolute_model_spec, load_model
+from pipeline.explain.method import constant_probability_fault
 from pipeline.read import count_samples, expand_shards, resolve_pattern
 from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
@@ -75,7 +76,10 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
         source.check_shards(shards)
     held_out_masks = open_held_out_masks(mask_spec, spec.grouping, spec.applied_exif)
     masks = tuple(masks.description for masks in (source, held_out_masks) if masks)
-    return PreparedTraining(spec, shards, held_out, masks, load_model(spec.model).record.weights)
+    loaded = load_model(spec.model)
+    if fault := constant_probability_fault(loaded.anatomy):
+        raise UsageError(f"{spec.model.head}: gives nothing to learn: {fault}")
+    return PreparedTraining(spec, shards, held_out, masks, loaded.record.weights)
 
 
 def _follow_atlas(spec: TrainSpec, run: RunSpec) -> TrainSpec:

@@ -39,7 +39,7 @@ def train_worker(
     """
     spec = prepared.spec
     loaded = load_model(spec.model)
-    loaded = replace(loaded, model=loaded.model.to(device))
+    loaded, head = replace(loaded, model=loaded.model.to(device)), loaded.record.head
     frame = training_frame = PreprocessConfig.for_model(loaded.record, spec.geometry, spec.applied_exif)
     classes: int | None = loaded.record.classes
     if not isinstance(spec.settings, DiffMaskSettings):
@@ -56,6 +56,8 @@ def train_worker(
         provenance=provenance,
         model=PurePath(spec.model.name).name,  # of a local model without the path to it
         weights=loaded.record.weights,
+        backbone=head.backbone if head else None,
+        head=head.hash if head else None,
         readout=loaded.record.readout,
         settings=spec.settings.model_dump(mode="json", exclude={"method"}),
         supervision=supervision,

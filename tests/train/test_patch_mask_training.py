@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.explain import describe, explain
 from pipeline.explain.load import describe_loaded
 from pipeline.explain.readout import PatchReadout, classifier_logits
+from pipeline.explain.trace import gather_class_values
 from pipeline.read import PreprocessConfig
 from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, MaskedImages
 from pipeline.train.patch_mask_training import PatchMaskTraining, patch_loss, sample_absent_classes
@@ -43,15 +44,15 @@ def pictures(count: int = 4, seed: int = 0) -> MaskedImages:
 def loss_of(logits: torch.Tensor, **change: object) -> torch.Tensor:
     count = len(logits)
     content = {
-        "labels": torch.zeros(count, dtype=torch.int64),
         "covered": torch.zeros(logits.shape[:2], dtype=torch.float64),
         "valid": torch.ones(logits.shape[:2], dtype=torch.bool),
         "mask_kinds": torch.full((count,), MASKED),
-        "negatives": torch.zeros(count, 0, dtype=torch.int64),
         "negative_weight": 0.25,
         "grid": GRID,
     }
-    return patch_loss(logits, **(content | change))  # type: ignore[arg-type]
+    negatives = change.pop("negatives", torch.zeros(count, 0, dtype=torch.int64))
+    absent = gather_class_values(logits, negatives)  # type: ignore[arg-type]
+    return patch_loss(logits[..., 0], absent, **(content | change))  # type: ignore[arg-type]
 
 
 def random_logits(count: int = 3) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Self
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.artifacts import Artifact, read_artifact
-from pipeline.explain.method import Method
+from pipeline.explain.method import Method, constant_probability_fault
 from schemas.errors import UsageError
 
 
@@ -78,4 +78,9 @@ class LearnedMethod(Method):
         record = self.loaded_artifact.record
         if record is not None and record.readout not in (None, anatomy.readout):
             return f"it was trained for the read-out {record.readout}, and this model has {anatomy.readout}"
-        return None
+        if record is not None and record.head != anatomy.head:
+            trained, own = (
+                f"the head {head[:19]}…" if head else "no head file" for head in (record.head, anatomy.head)
+            )
+            return f"it was trained with {trained}, and this model has {own}; train it for this one"
+        return constant_probability_fault(anatomy)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import ReplaceAttentionOutput
-from pipeline.explain.method import Method
+from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits, patch_probabilities
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace, gather_class_values
@@ -28,6 +29,9 @@ class PatchMaskZeroShot(Method):
     provenance = PATCH_READOUT_DESIGN
     cost = "≈0.01"
 
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        return _constant_fault(anatomy)
+
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         return _class_maps(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets)
 
@@ -48,11 +52,19 @@ class PatchMaskValue(Method):
     provenance = PATCH_READOUT_DESIGN
     cost = "≈0.1"
 
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        return _constant_fault(anatomy)
+
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
         with trace.autocast(), ReplaceAttentionOutput(trace.last_attention.value[:, :, prefix:].detach()):
             tokens = trace.model.blocks[-1](trace.block_input(-1)[:, prefix:].detach())
         return _class_maps(trace, tokens, targets)
+
+
+def _constant_fault(anatomy: Anatomy) -> str | None:
+    """Return why patches cannot be read by the softmax of one text; None if they are not."""
+    return constant_probability_fault(anatomy) if anatomy.classifier == "ZeroShotHead" else None
 
 
 def _class_maps(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:

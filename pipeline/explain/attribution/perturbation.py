@@ -7,16 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.explain.method import Method
+from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.trace import Trace
 
 
 @dataclass(frozen=True)
 class PerturbationMethod(Method):
-    """Base of perturbation methods: one image at a time, all classes at once."""
+    """Base of perturbation methods: probabilities of masked copies, one image at a time, all classes at once."""
 
     multi_target = True
     default = False
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        return constant_probability_fault(anatomy)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)

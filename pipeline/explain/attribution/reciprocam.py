@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
-from pipeline.explain.method import Method
+from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Capture, Trace, gather_class_values
 
@@ -49,7 +49,7 @@ class ReciproCAM(Method):
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
             center, ``box`` all ones, ``single`` the patch alone (the paper's 1×1).
         score: ``softmax`` as in the paper (of a head file its activation, which may be a sigmoid), or the raw
-            ``logit`` (openvino_xai).
+            ``logit`` (openvino_xai), which a run that names no methods takes for a softmax of one class.
         block: the block whose input is masked, counted from the end: −1 is the last, as in the paper. Earlier
             ones cost N copies of every later block.
 
@@ -67,6 +67,10 @@ class ReciproCAM(Method):
     score: Literal["softmax", "logit"] = "softmax"
     block: int = -1
 
+    @classmethod
+    def default_for(cls, anatomy: Anatomy) -> Self:
+        return cls(score="logit") if anatomy.has_constant_probability else cls()
+
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.LAST_BLOCK if self.block == -1 else Capture.TOKENS | Capture.ATTENTION
 
@@ -77,7 +81,8 @@ class ReciproCAM(Method):
             return (
                 "with an attention pooler the tokens are masked before the pooler, after every block; leave out block"
             )
-        return None
+        fault = constant_probability_fault(anatomy) if self.score == "softmax" else None
+        return fault and f"{fault}; or take score=logit"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         if trace.pooler is not None:

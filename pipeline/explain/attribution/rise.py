@@ -20,7 +20,7 @@ _CHUNK_SIZE = 128
 class RISE(PerturbationMethod):
     """Mean of random masks, each weighted with the probability of the class on the masked image.
 
-    S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the softmax probability. A mask is an s × s
+    S = 1/(K p) Σ_k p_c(x ⊙ M_k) M_k, with K masks M_k [H, W] and p_c the probability of the class. A mask is an s × s
     grid of zeros and ones, one with probability p, resized bilinearly to s + 1 cells of ⌈H/s⌉ × ⌈W/s⌉ pixels,
     of which an H × W window at a random shift of less than a cell is taken. x is the normalized image, so hidden
     pixels get the mean color of the dataset, as in the authors' code. E = mean of S over the pixels of a
@@ -50,7 +50,9 @@ class RISE(PerturbationMethod):
     def unsupported(self, anatomy: Anatomy) -> str | None:
         if self.masks < 1 or self.cells < 1:
             return "it needs at least one mask and one cell"
-        return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
+        if not 0 < self.keep <= 1:
+            return f"keep is {self.keep}; it must be above 0 and at most 1"
+        return super().unsupported(anatomy)
 
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image = trace.images[row]

@@ -57,7 +57,9 @@ class TiS(PerturbationMethod):
             return f"its {anatomy.positions} positions belong to the whole grid, so patches cannot be removed"
         if self.masks < 1:
             return "it needs at least one sample"
-        return None if 0 < self.keep <= 1 else f"keep is {self.keep}; it must be above 0 and at most 1"
+        if not 0 < self.keep <= 1:
+            return f"keep is {self.keep}; it must be above 0 and at most 1"
+        return super().unsupported(anatomy)
 
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         anatomy, image = trace.anatomy, trace.images[row]

@@ -52,7 +52,9 @@ class ViTCX(PerturbationMethod):
     noise: float = 0.1
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        return None if self.distance >= 0 and self.noise >= 0 else "distance and noise cannot be negative"
+        if self.distance < 0 or self.noise < 0:
+            return "distance and noise cannot be negative"
+        return super().unsupported(anatomy)
 
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image, anatomy = trace.images[row], trace.anatomy
