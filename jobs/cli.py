@@ -1,17 +1,17 @@
 """``vitatlas``: the commands, loaded when they are called, and the exit code of each error."""
 
+import atexit
 import importlib
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import click
 
-from pipeline.utils.process_pool import kill_pools
 from pipeline.utils.redaction import redact
 from pipeline.utils.terminal import echo
 from schemas.errors import AtlasError
@@ -79,6 +79,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. Errors that a user can fix are one line, not a traceback."""
     os.environ["PYTHONSAFEPATH"] = "1"  # child processes must not import modules from the working folder
+    # Python takes its handlers away at its very end, where a signal would change the code of a command that is done.
+    atexit.register(_set_handlers, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated job stops as with Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
@@ -115,14 +117,19 @@ def bound_exit(code: int) -> None:
     """Let a further signal, or an exit that takes too long, end the process at once, with a code that is decided."""
 
     def end_now(*_: object) -> None:
-        kill_pools()
+        if pools := sys.modules.get("pipeline.utils.process_pool"):
+            pools.kill_pools()
         os._exit(code)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end_now)
+    _set_handlers(end_now)
     limit = threading.Timer(_EXIT_SECONDS, end_now)
     limit.daemon = True
     limit.start()
+
+
+def _set_handlers(handler: Callable[..., None] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -228,3 +228,18 @@ def test_the_help_of_label_names_every_format(vitatlas) -> None:
 
     text = " ".join(vitatlas("label", "--help")[1].split())
     assert f"Formats to write: {', '.join(LABEL_FORMATS)}." in text
+
+
+def test_a_signal_while_python_ends_does_not_change_the_exit_code() -> None:
+    script = """
+import os, signal, sys
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+late = Late()
+from jobs.cli import main
+sys.argv = ["vitatlas", "status", "nowhere"]
+main()
+"""
+    job = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (job.returncode, job.stderr.count("\n")) == (2, 1), job.stderr
