@@ -21,6 +21,8 @@ from jobs.params import (
     truth_options,
 )
 from pipeline.utils.terminal import echo
+from schemas.artifacts import ArtifactRecord
+from schemas.errors import RunFailedError
 from schemas.run import MaskValues, ModelSpec, TruthOrientation
 from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
 
@@ -67,6 +69,7 @@ training_options = options(
     click.option(
         "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local."
     ),
+    click.option("--strict", is_flag=True, help="Exit with 1 if the results give a warning; the artifact is kept."),
     output.json_option,
 )
 """The flags of every training: shards, network, output, length."""
@@ -124,7 +127,7 @@ _PM = {
 @train_command.command("diffmask")
 @training_options
 @options(*(setting_option(DiffMaskSettings, name, text) for name, text in _DIFFMASK.items()))
-def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
+def diffmask(address: str | None, strict: bool, json_: bool, **flags: Any) -> None:
     """Train gates that keep as few patches as the prediction needs (Vision DiffMask).
 
     Writes the gates with metadata, and training curves as Parquet and PNG. Run the same command again to resume.
@@ -136,13 +139,14 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
     """
     spec = _spec("diffmask", _DIFFMASK, flags)
     line = "loss {loss:.2f}  KL {kl_average:.3f}  kept {kept_average:.2f}  α {alpha:.0f}"
-    reached = _train(spec, line, address, json_)
-    if json_:
-        return
-    echo(f"gates    {spec.out}")
-    echo(f"held-out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
-    echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
-    echo(f"use      --artifact {spec.out}")
+    artifact = _train(spec, line, address, json_)
+    if not json_:
+        reached = artifact.metrics
+        echo(f"gates    {spec.out}")
+        echo(f"held-out KL {reached['kl']:.3f}, {100 * reached['kept']:.1f} % of the patches kept")
+        echo(f"         KL {reached['kl_shuffled']:.3f} with the same masks shuffled")
+        echo(f"use      --artifact {spec.out}")
+    _warn(artifact, strict)
 
 
 @train_command.command("pm")
@@ -158,6 +162,7 @@ def diffmask(address: str | None, json_: bool, **flags: Any) -> None:
 @options(*(setting_option(PatchMaskSettings, name, text) for name, text in _PM.items()))
 def pm(
     address: str | None,
+    strict: bool,
     json_: bool,
     masks: str | None,
     atlas: str | None,
@@ -188,14 +193,15 @@ def pm(
         mask_values=mask_values,
     )
     spec = _spec("pm", _PM, flags | {"masks": source})
-    reached = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)
-    if json_:
-        return
-    echo(f"weights  {spec.out}")
-    for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
-        if name in reached:
-            echo(f"held-out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
-    echo(f"use      --artifact {spec.out}")
+    artifact = _train(spec, "loss {loss:.3f}  CE {ce:.3f}  patches {patch:.3f}", address, json_)
+    if not json_:
+        reached = artifact.metrics
+        echo(f"weights  {spec.out}")
+        for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
+            if name in reached:
+                echo(f"held-out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
+        echo(f"use      --artifact {spec.out}")
+    _warn(artifact, strict)
 
 
 def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
@@ -206,7 +212,7 @@ def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> Train
     return TrainSpec.read(content, "the flags")
 
 
-def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict[str, float]:
+def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> ArtifactRecord:
     """Train with a progress bar, and print the results."""
     from pipeline.train.train_explainer import train_explainer
     from pipeline.utils.progress import make_progress
@@ -228,15 +234,26 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> dict
     metrics = artifact.metrics
     if json_:
         output.print_json(
-            {"out": spec.out, "supervision": artifact.supervision, "steps": spec.steps, "metrics": metrics}
+            {
+                "out": spec.out,
+                "supervision": artifact.supervision,
+                "steps": spec.steps,
+                "metrics": metrics,
+                "warnings": artifact.warnings,
+            }
         )
     else:
         if not steps_seen:
             echo("already complete")
         echo(f"trained  on {artifact.supervision}")
         echo(f"best     step {metrics['step']:.0f} of {spec.steps}")
-    if not metrics["step"]:
-        echo("warning  no evaluation was better than before training: the initial weights are stored", err=True)
     if metrics["left_out"]:
         echo(f"warning  {metrics['left_out']:.0f} samples were left out: no image or no label", err=True)
-    return metrics
+    return artifact
+
+
+def _warn(artifact: ArtifactRecord, strict: bool) -> None:
+    for warning in artifact.warnings:
+        echo(f"warning  {warning}", err=True)
+    if strict and artifact.warnings:
+        raise RunFailedError("the results of the training give a warning; train otherwise, or leave out --strict")

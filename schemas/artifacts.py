@@ -33,6 +33,7 @@ class ArtifactRecord(Record):
         seed: random seed of the training.
         training_hash: hash of all that decides the result, so that the same command finds it done.
         metrics: values on held-out images by name.
+        warnings: what the metrics say against the use of the weights, a sentence each.
     """
 
     format: Literal[1] = 1
@@ -54,3 +55,4 @@ class ArtifactRecord(Record):
     seed: int
     training_hash: str = ""
     metrics: dict[str, float]
+    warnings: tuple[str, ...] = ()

@@ -239,6 +239,17 @@ class DiffMaskTraining:
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().float().clone() for name, tensor in self.gates.state_dict().items()}
 
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """Warn of gates whose masks change the prediction more than shuffled ones, or more than allowed."""
+        kl, shuffled, tolerance = metrics["kl"], metrics["kl_shuffled"], self.settings.tolerance
+        said = []
+        if kl >= shuffled:
+            fault = "the masks preserve the prediction no better than shuffled"
+            said.append(f"{fault}: KL {kl:.3f}, {shuffled:.3f} shuffled")
+        if kl > tolerance:
+            said.append(f"the masks change the prediction more than allowed: KL {kl:.3f}, tolerance {tolerance:g}")
+        return said
+
     def _class_ids(self, batch: TrainingBatch) -> Tensor | None:
         """Return the labels if the objective is to keep their probability."""
         if self.settings.objective == "distribution":

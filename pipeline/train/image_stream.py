@@ -1,7 +1,7 @@
 """Endless stream of image batches from shards, in an order that depends on the seed alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 
@@ -11,6 +11,17 @@ from numpy.typing import NDArray
 from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_batches
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import Grouping, ShardRecord
+from schemas.samples import SampleStatus
+
+_FIXES = {
+    SampleStatus.MISSING_LABEL: "{count} samples have no label ({place}); add a .cls member with the class id to each",
+    SampleStatus.BAD_LABEL: "{count} samples have a label that is no class id ({place}: {error}); correct them",
+    SampleStatus.LABEL_OUT_OF_RANGE: (
+        "{count} samples have a label that the network does not have ({place}: {error}); label them with its class "
+        "ids, from 0, or take the network that they are labels of"
+    ),
+}
+_OTHER_FAULT = "{count} samples have no usable image ({place}: {error})"
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class ImageStream:
         rank: number of this process.
         world_size: number of processes.
         grouping: rule of keys and images.
+        faults: by kind, how many samples of the last epoch nothing can be learned from, and the place and the fault of
+            the first.
     """
 
     shards: Sequence[ShardRecord]
@@ -59,6 +72,7 @@ class ImageStream:
     rank: int = 0
     world_size: int = 1
     grouping: Grouping = Grouping()
+    faults: dict[SampleStatus, tuple[int, str, str | None]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.usable_shards) < self.world_size:
@@ -94,9 +108,7 @@ class ImageStream:
                 yield batch
             end = start + sum(map(self._count_batches, self.epoch_shards(epoch)))
             if end > first and start >= first and not has_images:
-                raise RunFailedError(
-                    f"none of {len(self.epoch_shards(epoch))} shards has a usable image; check images and labels"
-                )
+                raise RunFailedError(f"the training shards have no usable sample: {self.describe_faults()}")
             start = end
 
     def iter_epoch(
@@ -117,6 +129,7 @@ class ImageStream:
             predicate: whether a sample is wanted; None means all.
         """
         left_out = 0
+        self.faults.clear()
         for shard in self.epoch_shards(epoch):
             end = start + self._count_batches(shard)
             if end > first:
@@ -133,12 +146,27 @@ class ImageStream:
                 for index, batch in enumerate(shard_batches, start):
                     rows = [row for row, sample in enumerate(batch.samples) if sample.image is not None]
                     left_out += len(batch.samples) - len(rows)
+                    self._count_faults(shard.name, batch.samples)
                     if index >= first and rows:
                         samples = tuple(batch.samples[row] for row in rows)
                         yield TrainingBatch(index, shard.name, samples, batch.pixels[rows], left_out)
                     if index < first or rows:
                         left_out = 0
             start = end
+
+    def describe_faults(self) -> str:
+        """Return how many samples of the last epoch have which fault, an example of each, and what to do."""
+        return "; ".join(
+            _FIXES.get(status, _OTHER_FAULT).format(count=count, place=place, error=error)
+            for status, (count, place, error) in self.faults.items()
+        )
+
+    def _count_faults(self, shard: str, samples: Sequence[DecodedSample]) -> None:
+        for sample in samples:
+            if sample.status is not SampleStatus.OK:
+                first = 0, f"{shard}: {sample.key}", sample.error
+                count, place, error = self.faults.get(sample.status, first)
+                self.faults[sample.status] = count + 1, place, error
 
     def _count_batches(self, shard: ShardRecord) -> int:
         return -(-shard.samples // self.batch_size)

@@ -227,6 +227,15 @@ class PatchMaskTraining:
             raise RunFailedError("the weights are too large for float16; leave out --save-float16")
         return tensors
 
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """Warn of a network that predicts images, or patches, worse than before its training."""
+        names = {"ce": "images: cross-entropy", "brier": "patches: Brier score"}
+        return [
+            f"the network predicts worse than before on held-out {text} {metrics[name]:.4f}, before {before:.4f}"
+            for name, text in names.items()
+            if (before := metrics.get(f"{name}_before")) is not None and metrics[name] > before
+        ]
+
     def _schedule(self) -> float:
         """Return the factor of the learning rate: linear warm-up, then cosine decay."""
         warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warmup_steps))

@@ -103,10 +103,10 @@ def _make_explainer(
         images = sum(shard.samples for shard in stream.shards)
         masks = round(all_reduce_mean({"masks": len(pool)}, torch.device(device))["masks"] * world_size())
         if not masks:
-            fault = f"none of its {source.count} images is in the shards"
-            raise UsageError(
-                f"{mask_spec.truth}: {fault}; check that the keys are the same, and where they end (--key-separator)"
-            )
+            fault = f"{mask_spec.truth}: none of its {source.count} images is a usable sample of the training shards"
+            if not stream.faults:
+                raise UsageError(f"{fault}; check that the keys are the same, and where they end (--key-separator)")
+            raise UsageError(f"{fault}: {stream.describe_faults()}")
         supervision = (
             f"labels, and {masks} masks of {images} images ({100 * masks / images:.2f} %): {source.description}"
         )

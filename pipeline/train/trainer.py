@@ -60,6 +60,9 @@ class TrainableExplainer(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the artifact."""
 
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """Return what the metrics of an artifact say against its use, with their values."""
+
 
 @dataclass
 class TrainState:
@@ -122,7 +125,7 @@ def run_training_loop(
 
     Returns:
         The record with its metrics: on the held-out images, before training as ``<metric>_before``; and the number of
-        samples ``left_out`` because they lack an image or a label.
+        samples ``left_out`` because they lack an image or a label. And with its warnings.
 
     Raises:
         UsageError: there is a checkpoint of another training.
@@ -133,7 +136,7 @@ def run_training_loop(
         state = _resume(explainer, identity, checkpoint)
         try:
             if not state.evaluations:
-                _evaluate(explainer, held_out.iter_epoch(decoders), state)
+                _evaluate(explainer, held_out, decoders, state)
             for batch in islice(stream.iter_batches(decoders, state.next_batch), record.steps - len(state.steps)):
                 if state.should_stop_early(patience):
                     break
@@ -142,7 +145,7 @@ def run_training_loop(
                 done = len(state.steps)
                 progress(done, metrics)
                 if done % eval_interval == 0 or done == record.steps:
-                    _evaluate(explainer, held_out.iter_epoch(decoders), state)
+                    _evaluate(explainer, held_out, decoders, state)
                 if rank() == 0 and done < record.steps and (interrupt.is_set or done % eval_interval == 0):
                     _save_checkpoint(explainer, identity, state, checkpoint)
                 if interrupt.is_set and done < record.steps:
@@ -172,10 +175,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], step: int, max_norm: floa
         raise FloatingPointError(f"the gradients of step {step} are {float(norm)}")
 
 
-def _evaluate(explainer: TrainableExplainer, batches: Iterable[TrainingBatch], state: TrainState) -> None:
-    metrics = broadcast_object(explainer.evaluate(batches))
+def _evaluate(explainer: TrainableExplainer, held_out: ImageStream, decoders: DecoderPool, state: TrainState) -> None:
+    metrics = broadcast_object(explainer.evaluate(held_out.iter_epoch(decoders)))
     if not metrics:
-        raise RunFailedError("the held-out shards have no usable image; check their images and labels")
+        raise RunFailedError(f"the held-out shards have no usable sample: {held_out.describe_faults()}")
     if not all(math.isfinite(value) for value in metrics.values()):
         raise FloatingPointError(f"the held-out metrics after step {len(state.steps)} are {metrics}")
     state.evaluations.append({"step": len(state.steps), **metrics})
@@ -194,7 +197,10 @@ def _finish(
         last = next(evaluation for evaluation in state.evaluations if evaluation["step"] == state.best[1])
     metrics = last | {f"{name}_before": value for name, value in first.items() if name != "step"}
     metrics["left_out"] = sum(step["left_out"] for step in state.steps)
-    record = record.model_copy(update={"metrics": metrics})
+    warnings = explainer.warnings(metrics)
+    if not metrics["step"]:
+        warnings.append("no evaluation was better than before training: the initial weights are stored")
+    record = record.model_copy(update={"metrics": metrics, "warnings": tuple(warnings)})
     if rank() == 0:
         _write_curves(state, out)
         artifacts.write_artifact(out, tensors, record)

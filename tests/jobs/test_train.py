@@ -178,7 +178,10 @@ def test_a_setting_out_of_its_range_is_refused_and_the_help_shows_the_range(vita
         ([], "there are no masks to train on; give --masks FILE|DIR, or --atlas ATLAS with --policy FILE"),
         (["--masks", "nowhere"], "nowhere: No such file"),
         (["--masks", "{masks}", "--measure", "nowhere.json"], "nowhere.json: No such file"),
-        (["--masks", "{other}"], "other: none of its 1 images is in the shards; check that the keys are the same"),
+        (
+            ["--masks", "{other}"],
+            "other: none of its 1 images is a usable sample of the training shards; check that the keys are",
+        ),
         (
             ["--masks", "{wrong}"],
             "s0003: its mask is 7×5 pixels, the image 43×33; are these the masks of",
@@ -237,3 +240,90 @@ def test_tars_that_are_learnt_from_cannot_be_held_out(vitatlas, arguments: list[
     code, _, err = vitatlas(*arguments, "--held-out", shards, "--out", tmp_path / "gates.safetensors")
     assert code == 2
     assert "is both a training shard and a held-out shard" in err
+
+
+def labelled(path: Path, label: bytes | None) -> Path:
+    """A shard of four images, all with one label, or without."""
+    members = [(name, label if name.endswith("cls") else data) for name, data in samples(4)]
+    return write_tar(path, [(name, data) for name, data in members if data is not None])
+
+
+NO_LABEL = "4 samples have no label (odd: s0000); add a .cls member with the class id to each"
+WRONG_LABEL = (
+    "4 samples have a label that the network does not have (odd: s0000: label 10 is outside of 0 … 9); label them with "
+    "its class ids, from 0, or take the network that they are labels of"
+)
+NO_NUMBER = "4 samples have a label that is no class id (odd: s0000: the .cls member is b'cat', not a number"
+
+
+@pytest.mark.parametrize(("label", "says"), [(None, NO_LABEL), (b"10", WRONG_LABEL), (b"cat", NO_NUMBER)])
+@pytest.mark.parametrize("place", ["train", "held-out", "masks"])
+def test_labels_that_cannot_be_learned_from_are_named_with_what_to_do(
+    vitatlas, arguments: list[object], masks: Path, tmp_path: Path, label: bytes | None, says: str, place: str
+) -> None:
+    arguments[arguments.index("--held-out") + 1 if place == "held-out" else 2] = labelled(tmp_path / "odd.tar", label)
+    if place == "masks":
+        arguments[1] = "pm"
+        arguments += ["--masks", masks]
+    else:
+        arguments += ["--objective", "class"]
+    code, _, err = vitatlas(*arguments, "--out", tmp_path / "gates.safetensors")
+    assert (code, err.count("\n")) == (2 if place == "masks" else 1, 1), err
+    assert says in err
+    assert "keys" not in err
+    begins = {
+        "train": "vitatlas: the training shards have no usable sample: 4",
+        "held-out": "vitatlas: the held-out shards have no usable sample: 4",
+        "masks": f"vitatlas: {masks}: none of its 2 images is a usable sample of the training shards: 4",
+    }
+    assert err.startswith(begins[place])
+
+
+def test_gates_without_labels_are_trained_on_shards_without_labels(
+    vitatlas, arguments: list[object], tmp_path: Path
+) -> None:
+    arguments[2] = labelled(tmp_path / "odd.tar", None)
+    assert vitatlas(*arguments, "--out", tmp_path / "gates.safetensors")[0] == 0
+
+
+def test_gates_that_are_no_better_than_shuffled_or_above_the_tolerance_are_warned_of(
+    vitatlas, arguments: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "gates.safetensors"
+    odd = [*arguments, "--tolerance", "1e-9", "--gate-bias", "-100", "--out", out]  # every patch is masked
+    code, printed, err = vitatlas(*odd)
+    assert code == 0
+    record = read_artifact(str(out)).record
+    assert record is not None
+    kl, shuffled = record.metrics["kl"], record.metrics["kl_shuffled"]
+    assert kl >= shuffled > 1e-9
+    assert record.warnings == (
+        f"the masks preserve the prediction no better than shuffled: KL {kl:.3f}, {shuffled:.3f} shuffled",
+        f"the masks change the prediction more than allowed: KL {kl:.3f}, tolerance 1e-09",
+    )
+    assert [line for line in err.splitlines() if line.startswith("warning")] == [
+        f"warning  {warning}" for warning in record.warnings
+    ]
+    code, again, err = vitatlas(*odd, "--strict")  # of a training that is complete, too
+    assert code == 1
+    assert "the results of the training give a warning" in err
+    assert again == printed.replace("trained", "already complete\ntrained")
+    assert out.exists()
+
+
+def test_a_network_that_predicts_worse_than_before_its_training_is_warned_of(
+    vitatlas, arguments: list[object], masks: Path, tmp_path: Path
+) -> None:
+    arguments[1] = "pm"
+    out = tmp_path / "pm.safetensors"
+    broken = [*arguments, "--masks", masks, "--learning-rate", "10", "--warmup-steps", "0", "--out", out]
+    code, _, err = vitatlas(*broken, "--strict")
+    assert code == 1
+    record = read_artifact(str(out)).record
+    assert record is not None
+    ce, before = record.metrics["ce"], record.metrics["ce_before"]
+    (warning,) = record.warnings
+    assert warning == (
+        f"the network predicts worse than before on held-out images: cross-entropy {ce:.4f}, before {before:.4f}"
+    )
+    assert f"warning  {warning}\n" in err

@@ -146,3 +146,12 @@ def test_one_class_may_be_all_that_is_kept(model: nn.Module) -> None:
     trained = training(model, DiffMaskSettings(learning_rate=1e-2, warmup_steps=0, gate_bias=3.0, objective="class"))
     figures = trained.train_step(images_for(model), torch.tensor([1, 2, 3]))
     assert figures["kl"] >= 0
+
+
+def test_gates_are_warned_of_by_what_they_reached(model: nn.Module) -> None:
+    trained = training(model)  # the tolerance is 0.1
+    assert trained.warnings({"kl": 0.1, "kl_shuffled": 0.2}) == []
+    (alone,) = trained.warnings({"kl": 0.05, "kl_shuffled": 0.05})
+    assert alone == "the masks preserve the prediction no better than shuffled: KL 0.050, 0.050 shuffled"
+    (alone,) = trained.warnings({"kl": 0.11, "kl_shuffled": 0.2})
+    assert alone == "the masks change the prediction more than allowed: KL 0.110, tolerance 0.1"

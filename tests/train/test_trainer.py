@@ -221,10 +221,10 @@ def test_a_batch_without_any_image_is_passed_over(checkpoint: ModelSpec, tmp_pat
 def test_tars_without_any_image_end_the_training(checkpoint: ModelSpec, tmp_path: Path) -> None:
     members = [(name, b"junk" if name.endswith("jpg") else data) for name, data in samples(6)]
     shard = write_tar(tmp_path / "one.tar", members)
-    with pytest.raises(RunFailedError, match="the held-out shards have no usable image"):
+    with pytest.raises(RunFailedError, match="6 samples have no usable image"):
         train("diffmask", checkpoint, str(shard), tmp_path / "gates.safetensors")
     frame = PreprocessConfig.for_model(load_model(checkpoint).record, "squash")
-    with pytest.raises(RunFailedError, match="none of 1 shards has a usable image"):
+    with pytest.raises(RunFailedError, match="the training shards have no usable sample: 6 samples"):
         next(ImageStream(count_samples(expand_shards((str(shard),))), frame, 4, None, 0).iter_batches(DecoderPool(0)))
 
 
