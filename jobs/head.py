@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from jobs import output
+from jobs.head_probe import probe_command, prototypes_command
 from jobs.params import choice_option, classes_option, options, path_option, read_class_names
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
@@ -104,6 +105,10 @@ def _embed(spec: TextTowerSpec, prompts: "Prompts") -> "Head":
     tower = TextTower.load(spec, "cuda" if torch.cuda.is_available() else "cpu")
     with progress_bars() as add_bar:
         return text_head(tower, prompts, add_bar("texts"))
+
+
+head_command.add_command(probe_command)
+head_command.add_command(prototypes_command)
 
 
 @head_command.command("extract")

@@ -110,6 +110,11 @@ class HeadRecord(Record):
             raise ValueError(f"parts is {list(self.parts)}; only {_PARTS} with read_out token+mean is supported")
         return self
 
+    @property
+    def feature_width(self) -> int:
+        """Number of features that the head reads."""
+        return self.input_width * (2 if self.read_out == "token+mean" else 1)
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> "HeadRecord":
         """Parse the metadata of a safetensors file.

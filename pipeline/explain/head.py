@@ -8,11 +8,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.explain.weights_hash import hash_tensors
 from pipeline.utils.atomic_write import write_atomically
+from pipeline.utils.tensor_file import to_safetensors
 from schemas.base import sha256
 from schemas.errors import UnsupportedModel, UsageError
 from schemas.head import Activation, AttachedHead, HeadKind, HeadReadout, HeadRecord
@@ -194,7 +194,7 @@ class Head:
         if fault := self._fault():
             raise UsageError(f"{path}: {fault}")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        write_atomically(str(path), save(tensors, self.record.to_metadata()))
+        write_atomically(str(path), to_safetensors(tensors, self.record.to_metadata()))
 
     def _fault(self) -> str | None:
         """Return what is wrong with the content, or None."""
@@ -214,7 +214,7 @@ class Head:
                 return f"{name} has shape {list(tensor.shape)}; it must have {max(shapes[name], 0)} dimensions"
         if len(tensors[main]) != count:
             return f"{main} has {len(tensors[main])} rows for {count} class names; both must be equal"
-        width = record.input_width * (2 if record.read_out == "token+mean" else 1)
+        width = record.feature_width
         return self._linear_fault(width) if record.kind == "linear" else self._zero_shot_fault(width)
 
     def _linear_fault(self, width: int) -> str | None:
@@ -352,15 +352,21 @@ def backbone_hash(model: nn.Module) -> str:
     return hash_tensors({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")})
 
 
+def own_readout(parts: Any) -> HeadReadout | None:
+    """Return the features that a timm network reads out; None if no head file can read them."""
+    if getattr(parts, "attn_pool", None) is not None:
+        return "pool"
+    if isinstance(parts.fc_norm, TokenAndMean):
+        return "token+mean"
+    readouts: dict[str, HeadReadout] = {"token": "token", "avg": "mean"}
+    return readouts.get(parts.global_pool)
+
+
 def _set_readout(parts: Any, read_out: HeadReadout, refuse: Any) -> None:
     """Make a network read out what the head expects, where its structure allows that."""
     if hasattr(parts, "head_dist"):
         raise refuse("it has two classifiers, one for its distillation token")
-    own: str | None = {"token": "token", "avg": "mean"}.get(parts.global_pool)
-    if getattr(parts, "attn_pool", None) is not None:
-        own = "pool"
-    elif isinstance(parts.fc_norm, TokenAndMean):
-        own = "token+mean"
+    own = own_readout(parts)
     if own == read_out:
         return
     if own is None or "pool" in (own, read_out):

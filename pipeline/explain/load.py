@@ -1,6 +1,7 @@
 """Loading of timm models, with pretrained weights or a checkpoint."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,11 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         UnsupportedModel: see ``describe`` and ``Head.attach``.
     """
     head = Head.load(spec.head) if spec.head else None
-    model, options, conversion = _with_weights(spec, head)
-    model = model.float().eval()
+
+    def check(skeleton: nn.Module) -> None:
+        describe(head.for_any_backbone().attach(skeleton) if head else skeleton)
+
+    model, options, conversion = load_weights(spec, head is not None, check)
     return describe_loaded(spec.name, head.attach(model) if head else model, options, conversion)
 
 
@@ -150,20 +154,37 @@ def _check_name(name: str) -> None:
         raise UsageError(f"timm has no model {name!r}{hint or '; see timm.list_models()'}")
 
 
-def _with_weights(spec: ModelSpec, head: Head | None) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
-    """Build the network of a spec with its weights.
+def load_weights(
+    spec: ModelSpec, has_head: bool, check: Callable[[nn.Module], None]
+) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
+    """Build the network of a spec with its weights, but without its head file.
+
+    Args:
+        spec: the network.
+        has_head: a head file will set classifier and read-out.
+        check: raises if the network, which it gets without weights before they are downloaded, cannot be used.
 
     Returns:
-        The network, what a ``config.json`` says on it, and the conversion of its weights.
+        The network in evaluation mode and in float32, what a ``config.json`` says on it, the conversion of its weights.
+
+    Raises:
+        UsageError: see ``load_model``.
     """
+    model, options, conversion = _with_weights(spec, has_head, check)
+    return model.float().eval(), options, conversion
+
+
+def _with_weights(
+    spec: ModelSpec, has_head: bool, check: Callable[[nn.Module], None]
+) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
     if spec.name.startswith(LOCAL):
         folder = spec.name.removeprefix(LOCAL)
-        return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec)
+        return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec, has_head)
     _check_name(spec.name)
     if spec.checkpoint is not None:
-        return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec)
+        return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec, has_head)
     skeleton = ModelConfig(architecture=spec.name).skeleton()
-    describe(head.for_any_backbone().attach(skeleton) if head else skeleton)  # before its weights are downloaded
+    check(skeleton)
     size = {} if spec.image_size is None else {"img_size": spec.image_size}
     model = create_model(spec.name, pretrained=True, **size)
     pooling = getattr(model, "global_pool", None)
@@ -173,7 +194,7 @@ def _with_weights(spec: ModelSpec, head: Head | None) -> tuple[nn.Module, dict[s
 
 
 def _from_file(
-    config: ModelConfig, path: str, spec: ModelSpec
+    config: ModelConfig, path: str, spec: ModelSpec, has_head: bool
 ) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
     read_out = spec.global_pool
     if read_out and config.read_out not in (None, read_out):
@@ -183,6 +204,5 @@ def _from_file(
         )
     options = {"architecture": config.architecture} | config.arguments if config.images is not None else {}
     pool = read_out or config.read_out
-    has_head = spec.head is not None
     model, conversion = load_checkpoint(config, path, pool, spec.image_size, spec.checkpoint_key, has_head)
     return model, options, conversion

@@ -8,7 +8,7 @@ from pipeline.read.decode import DecodedImage, decode_image
 from pipeline.read.decoder_pool import DecoderPool, ImageDecoder
 from pipeline.read.loader import DecodedSample, ImageBatch, iter_batches
 from pipeline.read.shard_reader import check_source, read_listing
-from pipeline.read.shards import count_samples, expand_shards, resolve_pattern
+from pipeline.read.shards import count_disjoint, count_samples, expand_shards, resolve_pattern
 from pipeline.read.strip_metadata import UndecodableImageError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ShardCache",
     "UndecodableImageError",
     "check_source",
+    "count_disjoint",
     "count_samples",
     "decode_image",
     "describe_source",

@@ -143,6 +143,33 @@ def count_samples(
     return tuple(records)
 
 
+def count_disjoint(
+    patterns: Sequence[str], held_out_patterns: Sequence[str], grouping: Grouping = Grouping()
+) -> tuple[tuple[ShardRecord, ...], tuple[ShardRecord, ...]]:
+    """Make records of shards to learn from, and of shards to evaluate on, as ``count_samples``.
+
+    Args:
+        patterns: of the shards to learn from.
+        held_out_patterns: of the others; there may be none.
+        grouping: rule of keys and images.
+
+    Raises:
+        UsageError: a shard is in both, by its path or its contents; it is corrupt; see ``expand_shards``.
+    """
+    urls, held_out_urls = expand_shards(patterns), expand_shards(held_out_patterns)
+    if shared := sorted({os.path.realpath(url) for url in urls} & {os.path.realpath(url) for url in held_out_urls}):
+        raise UsageError(f"{shared[0]}: is both a training shard and a held-out shard; remove it from one of them")
+    shards, held_out = (count_samples(group, grouping=grouping) for group in (urls, held_out_urls))
+    for shard in (*shards, *held_out):
+        if shard.fault:
+            raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or fix it")
+    contents: dict[Any, str] = {(shard.size, shard.fingerprint): shard.url for shard in shards if shard.fingerprint}
+    for shard in held_out:
+        if copied := contents.get((shard.size, shard.fingerprint)):
+            raise UsageError(f"{shard.url}: is a copy of the training shard {copied}; hold out other images")
+    return shards, held_out
+
+
 def _check_listed(samples: int, source: SourceRecord) -> ShardScan:
     """Return the count that ``_info.json`` lists, if it is possible: a sample takes at least two blocks."""
     fault = None

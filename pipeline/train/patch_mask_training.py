@@ -17,12 +17,12 @@ from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import PatchReadout, label_loss, patch_log_odds
 from pipeline.explain.trace import autocast
 from pipeline.read import PreprocessConfig
-from pipeline.train.calibration import CalibrationError
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
 from pipeline.train.mask_sources import MaskSource
 from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, CropWindows, MaskedImagePool, MaskedImages
 from pipeline.train.trainer import clip_gradients
+from pipeline.utils.calibration import CalibrationError
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import Precision
 from schemas.training import PatchMaskSettings

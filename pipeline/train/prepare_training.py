@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.explain.load import absolute_model_spec, load_model
 from pipeline.explain.method import constant_probability_fault
-from pipeline.read import count_samples, expand_shards, resolve_pattern
+from pipeline.read import count_disjoint, resolve_pattern
 from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
 from schemas.errors import UsageError
@@ -56,22 +56,12 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     if not Path(spec.out).absolute().parent.is_dir():
         raise UsageError(f"{spec.out}: there is no folder {Path(spec.out).parent}; create it first")
     spec = _with_absolute_paths(spec)
-    urls, held_out_urls = expand_shards(spec.shards), expand_shards(spec.held_out)
-    if shared := sorted({os.path.realpath(url) for url in urls} & {os.path.realpath(url) for url in held_out_urls}):
-        raise UsageError(f"{shared[0]}: is both a training shard and a held-out shard; remove it from one of them")
     mask_spec, source = spec.masks or MaskSpec(), None
     if isinstance(spec.settings, PatchMaskSettings):
         source = open_mask_source(mask_spec, spec.grouping, spec.applied_exif)
     if isinstance(source, PseudoMaskSource):
         spec = _follow_atlas(spec, source.run)
-    shards, held_out = (count_samples(part, grouping=spec.grouping) for part in (urls, held_out_urls))
-    for shard in (*shards, *held_out):
-        if shard.fault:
-            raise UsageError(f"{shard.url}: {shard.fault}; leave it out, or fix it")
-    contents: dict[Any, str] = {(shard.size, shard.fingerprint): shard.url for shard in shards if shard.fingerprint}
-    for shard in held_out:
-        if copied := contents.get((shard.size, shard.fingerprint)):
-            raise UsageError(f"{shard.url}: is a copy of the training shard {copied}; hold out other images")
+    shards, held_out = count_disjoint(spec.shards, spec.held_out, spec.grouping)
     if isinstance(source, PseudoMaskSource):
         source.check_shards(shards)
     held_out_masks = open_held_out_masks(mask_spec, spec.grouping, spec.applied_exif)

@@ -15,11 +15,11 @@ from pipeline.explain import PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
-from pipeline.train.calibration import CalibrationError
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import ImageStream, TrainingBatch
 from pipeline.train.mask_sources import open_truth_masks
 from pipeline.train.masked_images import CropWindows, MaskedImages
+from pipeline.utils.calibration import CalibrationError
 from schemas.run import ModelSpec
 from schemas.training import DiffMaskSettings, PatchMaskSettings
 

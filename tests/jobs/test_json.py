@@ -92,6 +92,12 @@ class Cases:
         given = ["--open-clip", f"local-dir:{self.folder / 'clip'}", "--classes", self.folder / "names.txt"]
         return [*given, "--out", self.folder / "head.safetensors"]
 
+    def head_probe(self) -> list[object]:
+        return [*self.train[:-4], "--out", self.folder / "head.safetensors"]
+
+    def head_prototypes(self) -> list[object]:
+        return self.head_probe()
+
     def head_extract(self) -> list[object]:
         save_file({"weight": torch.ones(3, 8)}, self.folder / "probe.safetensors")
         given = ["--checkpoint", self.folder / "probe.safetensors", "--read-out", "token"]

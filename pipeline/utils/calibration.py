@@ -10,13 +10,13 @@ BINS = 15
 
 @dataclass
 class CalibrationError:
-    """Sums that give both scores; patches can be added in any batches.
+    """Sums that give both scores; predictions, of patches or images, can be added in any batches.
 
     The expected calibration error is Σ_b n_b/n · |mean p − mean y| over 15 bins of equal width (Guo et al., ICML
     2017, eq. 5); the Brier score is mean (p − y)². y may be a fraction instead of 0 or 1.
 
     Attributes:
-        counts: number of patches of each bin.
+        counts: number of predictions of each bin.
         probability: sum of p of each bin.
         truth: sum of y of each bin.
         squares: Σ (p − y)².
@@ -28,7 +28,7 @@ class CalibrationError:
     squares: float = 0.0
 
     def add(self, probabilities: NDArray[np.floating], truth: NDArray[np.floating]) -> None:
-        """Add patches.
+        """Add predictions.
 
         Args:
             probabilities: p, [n] in [0, 1].
@@ -42,7 +42,7 @@ class CalibrationError:
 
     @property
     def count(self) -> int:
-        """Number of patches."""
+        """Number of predictions."""
         return int(self.counts.sum())
 
     @property

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.train.calibration import BINS, CalibrationError
+from pipeline.utils.calibration import BINS, CalibrationError
 
 
 def of(p: np.ndarray, y: np.ndarray) -> CalibrationError:

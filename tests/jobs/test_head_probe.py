@@ -1,0 +1,79 @@
+"""``vitatlas head probe`` and ``vitatlas head prototypes``: from shards to a head that a run takes."""
+
+from pathlib import Path
+
+import pytest
+from support import DEMO_MODEL, samples, write_tar
+
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
+from pipeline.head.learn_head import learn_head
+from pipeline.store import Atlas
+from schemas.learned_head import LearnedHeadSpec
+from schemas.run import ModelSpec
+
+
+@pytest.fixture
+def arguments(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> list[object]:
+    held_out = write_tar(tmp_path / "held.tar", samples(6, 100))
+    model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
+    return [shards, "--held-out", held_out, *model, "--out", tmp_path / "head.safetensors"]
+
+
+@pytest.mark.parametrize("command", ["probe", "prototypes"])
+def test_a_run_takes_the_head(
+    vitatlas, arguments: list[object], command: str, shards: str, checkpoint: ModelSpec, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"kind {index}\n" for index in range(10)))
+    code, printed, err = vitatlas("head", command, *arguments, "--classes", names, "--read-out", "mean")
+    assert code == 0, err
+    assert "16 to learn from, 6 held out" in printed
+    assert "held-out accuracy 0." in printed
+    assert ("steps" in printed) == (command == "probe")
+    assert command == "probe" or "10 classes have fewer than 5 images" in err
+    model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
+    use = ["--head", arguments[-1], "--methods", "legrad", "--executor", "inline"]
+    code, _, err = vitatlas("run", shards, "--out", tmp_path / "atlas", *model, *use)
+    assert code == 0, err
+    record = Atlas.open(str(tmp_path / "atlas")).run.model
+    assert record.readout == "mean"
+    assert record.class_names == tuple(f"kind {index}" for index in range(10))
+
+
+def test_mistakes_are_one_sentence(vitatlas, arguments: list[object]) -> None:
+    for flags, message in (
+        (["--l2", "a"], "--l2 a: is not a list of numbers; write it as 0.1,0.01"),
+        (["--l2", "0"], "the flags: l2.0: Input should be greater than 0"),
+        (["--held-out-share", "1"], "Invalid value for '--held-out-share'"),
+        (["--read-out", "pool"], "--read-out pool: does not fit VisionTransformer"),
+        (["--pretrained"], "exactly one of pretrained and checkpoint"),
+    ):
+        code, _, err = vitatlas("head", "probe", *arguments, *flags)
+        assert code == 2
+        assert message in err
+        assert not Path(f"{arguments[-1]}.features").exists()
+
+
+def accuracies(folder: Path, scenes: int, held_out: int) -> dict[str, float]:
+    """Accuracy of a probe and of prototypes on the demo network."""
+    write_dataset(train := SyntheticDataset(folder / "train", 1, scenes, split="train", num_annotated=0))
+    write_dataset(held := SyntheticDataset(folder / "held", 1, held_out, split="heldout", num_annotated=0))
+    reached = {}
+    for command in ("head probe", "head prototypes"):
+        out, features = str(folder / f"{command}.safetensors"), str(folder / "features")
+        data = {"shards": (train.shards,), "held_out": (held.shards,), "features": features, "out": out}
+        spec = LearnedHeadSpec.read(data | {"command": command, "model": DEMO_MODEL}, "a test")
+        reached[command] = learn_head(spec).metrics.accuracy
+    return reached
+
+
+def test_heads_of_the_demo_network_classify(tmp_path: Path) -> None:
+    reached = accuracies(tmp_path, 100, 60)
+    assert reached["head probe"] >= 0.93
+    assert reached["head prototypes"] >= 0.93
+
+
+@pytest.mark.soak
+def test_a_probe_is_as_good_as_the_classifier_of_the_demo_network(tmp_path: Path) -> None:
+    """That has 98.5 % by its card."""
+    assert accuracies(tmp_path, 2000, 1000)["head probe"] >= 0.975
