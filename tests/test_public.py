@@ -11,7 +11,7 @@ from pipeline.explain import methods
 
 PUBLIC = {
     "pipeline.explain": """
-        Anatomy Flag Head MapBatch Method UnsupportedMethod UnsupportedModel describe explain flags methods
+        Anatomy Flag Head MapBatch Method UnsupportedMethod UnsupportedModel as_timm describe explain flags methods
         overlay prepare
     """
     + " ".join(method.__name__ for method in methods.values()),

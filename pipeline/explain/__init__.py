@@ -1,8 +1,9 @@
 """Attribution maps of vision transformers. A library of its own: needs torch, timm, scipy and Pillow."""
 
-from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution import *  # noqa: F403 – every registered method
 from pipeline.explain.explainer import MapBatch, explain, flags
+from pipeline.explain.foreign_models import as_timm, describe
 from pipeline.explain.head import Head
 from pipeline.explain.method import Method
 from pipeline.explain.preprocess import overlay, prepare
@@ -18,6 +19,7 @@ __all__ = [
     "Method",
     "UnsupportedMethod",
     "UnsupportedModel",
+    "as_timm",
     "describe",
     "explain",
     "flags",

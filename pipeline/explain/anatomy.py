@@ -178,7 +178,7 @@ def _unsupported_network(model: Any) -> str | None:
         if base_class(module) in NETWORKS:
             return f"it wraps a {type(module).__name__}; give that, model.{path}"
     if any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
-        return "it is a model of transformers; load its weights into timm's model of the same architecture"
+        return "it is a model of transformers that is no plain vision transformer, or none that timm has"
     for part in ("patch_embed", "blocks", "norm", "num_prefix_tokens", "forward_head"):
         if not hasattr(model, part):
             return f"it has no {part}, so it is not a plain vision transformer of global attention"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.foreign_models import as_timm
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
@@ -88,7 +89,8 @@ def explain(
     """Compute attribution maps of a batch by several methods, from one shared forward.
 
     Args:
-        model: a timm vision transformer. It is left as it was: mode, ``requires_grad``, hooks, weights.
+        model: a timm vision transformer, or one of another library that ``as_timm`` takes. It is left as it was: mode,
+            ``requires_grad``, hooks, weights.
         images: [B, 3, H, W], preprocessed, of the model's dtype and device.
         targets: int64 [B, K], the classes to explain, or one class for every image. A class that occurs twice in a
             row is computed once.
@@ -110,6 +112,7 @@ def explain(
         UsageError: a method does not exist, or images, targets or keys do not fit.
         RunFailedError: not even one image fits into memory.
     """
+    model = as_timm(model, images if isinstance(images, Tensor) else None)
     anatomy = describe(model)
     entries = [methods] if isinstance(methods, str | Method) else methods
     chosen = check_supported(registry.resolve(entries), anatomy, cache(partial(weights_hash, model)))

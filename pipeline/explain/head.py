@@ -277,7 +277,9 @@ class Head:
             return UnsupportedModel(f"{self.source}: does not fit {family}: {reason}")
 
         if not hasattr(parts, "embed_dim") or not hasattr(parts, "head"):
-            raise refuse("it is not a plain vision transformer of timm")
+            raise refuse(
+                "it is not a plain vision transformer of timm; one of another library becomes it by as_timm(model)"
+            )
         if parts.embed_dim != record.input_width:
             raise refuse(f"its tokens are {parts.embed_dim} wide; the head was made for {record.input_width}")
         if reason := self._preprocessing_fault(parts):

@@ -13,7 +13,7 @@ from pipeline.explain.checkpoint.convert import convert
 from pipeline.explain.checkpoint.difference import StateDict, printable
 from pipeline.explain.checkpoint.model_config import FILE, ModelConfig
 from pipeline.explain.checkpoint.recognize import Renamed, recognize
-from pipeline.explain.checkpoint.transformers_config import TransformersConfig
+from pipeline.explain.checkpoint.transformers_config import Facts, TransformersConfig
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.explain.head import TokenAndMean
 from schemas.errors import UsageError
@@ -97,32 +97,51 @@ def load_checkpoint(
     """
     weights = read_weights(path, key)
     renamed = recognize(weights, path)
+    facts = TransformersConfig.beside(path) if renamed.layout else Facts()
     if renamed.layout is not None or renamed.weights.keys() == weights.keys():
-        return _load(config, path, renamed, read_out, image_size, has_head)
+        return fit(config, renamed, facts, path, read_out, image_size, has_head)
     try:
-        return _load(config, path, renamed, read_out, image_size, has_head)
+        return fit(config, renamed, facts, path, read_out, image_size, has_head)
     except UsageError as refusal:
         try:  # filters of timm may know the prefix
-            return _load(config, path, Renamed(weights, frozenset(weights)), read_out, image_size, has_head)
+            return fit(config, Renamed(weights, frozenset(weights)), facts, path, read_out, image_size, has_head)
         except UsageError:
             raise refusal from None
 
 
-def _load(
-    config: ModelConfig, path: str, given: Renamed, read_out: str | None, image_size: int | None, has_head: bool
+def fit(
+    config: ModelConfig,
+    given: Renamed,
+    facts: Facts,
+    source: str,
+    read_out: str | None = None,
+    image_size: int | None = None,
+    has_head: bool = False,
+    share: bool = False,
 ) -> tuple[nn.Module, ConversionRecord | None]:
+    """Build the network that weights are of, and load them. See ``load_checkpoint``.
+
+    Args:
+        config: the architecture.
+        given: the weights.
+        facts: what is known of the network beyond its weights.
+        source: of the weights, for error messages.
+        read_out: see ``load_checkpoint``.
+        image_size: see ``load_checkpoint``.
+        has_head: see ``load_checkpoint``.
+        share: take the tensors themselves, in their precision, instead of copies.
+    """
     layout = given.layout
     arguments = dict(layout.arguments) if layout else {}
     if image_size is not None:
         arguments["img_size"] = image_size
-    facts = TransformersConfig.beside(path) if layout else TransformersConfig()
-    read_out = _read_out(given, read_out, path)
-    classes = _number_of_classes(config, given, path)
-    epsilon = (facts.layer_norm_eps or layout.epsilon) if layout else None
+    read_out = _read_out(given, read_out, source)
+    classes = _number_of_classes(config, given, source)
+    epsilon = (facts.epsilon or layout.epsilon) if layout else None
     if layout is not None:
         network = _Network(config, arguments, classes[0], epsilon).build(read_out)
-        _check_heads(network, facts, path)
-        arguments |= _activation(config, network, facts.activation, layout.activation, path)
+        _check_heads(network, facts, source)
+        arguments |= _activation(config, network, facts.activation, layout.activation, source)
 
     networks = [_Network(config, arguments, count, epsilon) for count in classes]
     fitting: dict[str, tuple[_Network, StateDict]] = {}
@@ -138,19 +157,21 @@ def _load(
             if not len(difference):
                 fitting[name] = network_of, converted
     if not fitting or (len(fitting) > 1 and not has_head):
-        raise _refusal(config, path, given, networks[0], read_out, list(fitting), has_head)
+        raise _refusal(config, source, given, networks[0], read_out, list(fitting), has_head)
     name, (network_of, converted) = next(iter(fitting.items()))
     model = network_of.build(name, meta=False)
     try:
-        model.load_state_dict(converted)
+        model.load_state_dict(converted, assign=share)
     except RuntimeError as error:  # such as sparse or quantized tensors
         reason = str(error).strip().split("\n")[-1].strip()
-        raise UsageError(f"{path}: cannot be loaded ({reason}); save plain tensors as .safetensors") from None
+        raise UsageError(f"{source}: cannot be loaded ({reason}); save plain tensors as .safetensors") from None
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise UsageError(
-                f"{path}: {name} has values that are not finite; take a checkpoint from before it diverged"
+                f"{source}: {name} has values that are not finite; take a checkpoint from before it diverged"
             )
+    if layout is not None and isinstance(model.head, nn.Linear):
+        model.head.projects = layout.projects  # type: ignore[assignment]
     return model, _record(given, model, converted)
 
 
@@ -173,13 +194,13 @@ def _number_of_classes(config: ModelConfig, given: Renamed, path: str) -> list[i
     return [len(head)]
 
 
-def _check_heads(network: Any, facts: TransformersConfig, path: str) -> None:
+def _check_heads(network: Any, facts: Facts, path: str) -> None:
     """Compare numbers of heads, which weights do not show."""
     blocks = getattr(network, "blocks", None)
     heads = blocks[0].attn.num_heads if blocks else None
-    if heads and facts.num_attention_heads not in (None, heads):
+    if heads and facts.heads not in (None, heads):
         raise UsageError(
-            f"{path}: has {facts.num_attention_heads} heads by its {FILE}, {type(network).__name__} has {heads}; "
+            f"{path}: has {facts.heads} heads by its {FILE}, {type(network).__name__} has {heads}; "
             "name an architecture of as many heads"
         )
 

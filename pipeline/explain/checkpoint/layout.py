@@ -23,11 +23,13 @@ class Layout:
         name: for users and ``run.json``.
         marks: patterns of names, each of which its files have.
         rows: from its names to timm's.
+        architecture: a network of timm of any size; None where names and shapes do not tell.
         unused: patterns of names, in timm's terms, of tensors that the logits do not depend on.
         read_out: what the classifier reads: a pooling in timm's terms, or ``token+mean``. None where the tensors tell.
         backbone_read_out: the same for files without a classifier, where it is another.
         epsilon: of its norms; None leaves that of the architecture.
         activation: of its MLPs, in timm's terms; None leaves that of the architecture.
+        projects: its last layer projects into an embedding space, and is no classifier.
         arguments: of the constructor of timm's network.
         finish: changes that are more than another name.
     """
@@ -35,11 +37,13 @@ class Layout:
     name: str
     marks: tuple[str, ...]
     rows: Rows
+    architecture: str | None = None
     unused: tuple[str, ...] = ()
     read_out: str | None = None
     backbone_read_out: str | None = None
     epsilon: float | None = None
     activation: str | None = None
+    projects: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[StateDict], StateDict] = lambda weights: weights
 

@@ -91,6 +91,7 @@ _TEXT = (r"^text_model\.", r"^text_projection\.", r"^logit_(scale|bias)$", r"^po
 _VIT = Layout(
     name="transformers ViT",
     marks=(r"layernorm_before\.weight$", r"(^|\.)cls_token$"),
+    architecture="vit_base_patch16_224",
     rows=_TRANSFORMERS,
     unused=(r"^pooler\.", r"^decoder\.", r"^mask_token$"),
     read_out="token",
@@ -100,6 +101,7 @@ _VIT = Layout(
 _DINOV2 = Layout(
     name="transformers DINOv2",
     marks=(r"layer_scale1\.lambda1$", r"position_embeddings$"),
+    architecture="vit_base_patch14_dinov2",
     rows=(
         *_TRANSFORMERS,
         (r"\.mlp\.(weights_in|gate_proj)\.", ".mlp.fc1[0]."),
@@ -116,6 +118,7 @@ _DINOV2 = Layout(
 _DINOV3 = Layout(
     name="transformers DINOv3",
     marks=(r"layer_scale1\.lambda1$", r"register_tokens$", r"up_proj\.weight$"),
+    architecture="vit_base_patch16_dinov3_qkvb",
     rows=(
         *_TRANSFORMERS,
         *_NO_KEY_BIAS,
@@ -132,16 +135,19 @@ _DINOV3 = Layout(
 _CLIP = Layout(
     name="transformers CLIP",
     marks=(r"class_embedding$", r"pre_layrnorm\.weight$"),
+    architecture="vit_base_patch16_clip_224",
     rows=_TRANSFORMERS,
     unused=_TEXT,
     read_out="token",
     epsilon=1e-5,
     activation="quick_gelu",
+    projects=True,
     finish=_clip,
 )
 _SIGLIP = Layout(
     name="transformers SigLIP",
     marks=(r"(^|\.)head\.probe$",),
+    architecture="vit_base_patch16_siglip_224",
     rows=(
         (r"^(vision_model\.)?head\.(attention\.)?(?=probe|in_proj|out_proj|layernorm|mlp)", "attn_pool."),
         (r"^attn_pool\.probe$", "attn_pool.latent"),
@@ -158,6 +164,7 @@ _SIGLIP = Layout(
 _TORCHVISION = Layout(
     name="torchvision",
     marks=(r"^conv_proj\.weight$", r"^encoder\.pos_embedding$"),
+    architecture="vit_base_patch16_224",
     rows=(
         (r"^class_token$", "cls_token"),
         (r"^conv_proj\.", "patch_embed.proj."),
@@ -178,6 +185,7 @@ _TORCHVISION = Layout(
 _OPEN_CLIP = Layout(
     name="open_clip",
     marks=(r"^class_embedding$", r"^transformer\.resblocks\.", r"^ln_post\.weight$"),
+    architecture="vit_base_patch16_clip_224",
     rows=(
         (r"^class_embedding$", "cls_token"),
         (r"^positional_embedding$", "pos_embed"),
@@ -194,12 +202,14 @@ _OPEN_CLIP = Layout(
     ),
     read_out="token",
     epsilon=1e-5,
+    projects=True,
     finish=_open_clip,
 )
 _TRUNK = Layout(
     name="open_clip with a timm trunk",
     marks=(r"^trunk\.",),
     rows=((r"^trunk\.", ""), (r"^head\.proj\.", "head.")),
+    projects=True,
     finish=_with_zero_head_bias,
 )
 
@@ -214,6 +224,7 @@ LAYOUTS: tuple[Layout, ...] = (
     replace(
         _VIT,
         name="transformers BEiT",
+        architecture="beit_base_patch16_224",
         marks=(r"lambda_1$", r"layernorm_before\.weight$"),
         rows=(
             (r"^(beit\.)?pooler\.layernorm\.", "fc_norm."),
@@ -229,6 +240,7 @@ LAYOUTS: tuple[Layout, ...] = (
     replace(
         _VIT,
         name="transformers DeiT, distilled",
+        architecture="deit_base_distilled_patch16_224",
         marks=(r"distillation_token$", r"distillation_classifier\.weight$"),
         rows=(
             *_TRANSFORMERS,
@@ -248,6 +260,7 @@ LAYOUTS: tuple[Layout, ...] = (
     replace(
         _DINOV2,
         name="transformers DINOv2 with registers",
+        architecture="vit_base_patch14_reg4_dinov2",
         marks=(*_DINOV2.marks, r"register_tokens$"),
         finish=_registers_without_positions,
     ),
@@ -255,6 +268,7 @@ LAYOUTS: tuple[Layout, ...] = (
     replace(
         _DINOV3,
         name="transformers DINOv3, gated",
+        architecture="vit_small_plus_patch16_dinov3_qkvb",
         marks=(*_DINOV3.marks, r"gate_proj\.weight$"),
         rows=((r"\.gate_proj\.", ".fc1_g."), (r"\.mlp\.up_proj\.", ".mlp.fc1_x."), *_DINOV3.rows),
         activation="silu",
@@ -266,6 +280,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=(*_CLIP.marks, r"^classifier\.weight$"),
         unused=(*_TEXT, r"^norm\."),
         read_out="avg",
+        projects=False,
         arguments={"final_norm": False},
     ),
     _CLIP,

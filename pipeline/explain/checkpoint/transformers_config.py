@@ -1,6 +1,7 @@
 """What a ``config.json`` of transformers says beyond the weights: epsilon, activation, and number of heads."""
 
 import os
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -22,6 +23,23 @@ _ACTIVATIONS = {
 """Names of activations in timm by those in transformers."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What decides a result and is not in the weights; None where nothing tells.
+
+    Attributes:
+        activation: of the MLPs, in timm's terms.
+        epsilon: of the norms.
+        heads: of each block.
+        image_size: height and width in pixels.
+    """
+
+    activation: str | None = None
+    epsilon: float | None = None
+    heads: int | None = None
+    image_size: int | None = None
+
+
 class TransformersConfig(Record):
     """The fields that decide a result. Those of an image–text model stand in ``vision_config``.
 
@@ -29,6 +47,7 @@ class TransformersConfig(Record):
         hidden_act: activation of the MLPs.
         layer_norm_eps: of the norms.
         num_attention_heads: of each block.
+        image_size: height and width in pixels.
         use_swiglu_ffn: MLPs of DINOv2 are gated, and then ``hidden_act`` says nothing.
         vision_config: of the image tower.
     """
@@ -38,12 +57,13 @@ class TransformersConfig(Record):
     hidden_act: str | None = None
     layer_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     num_attention_heads: int | None = None
+    image_size: int | tuple[int, int] | None = None
     use_swiglu_ffn: bool = False
     vision_config: "TransformersConfig | None" = None
 
     @classmethod
-    def beside(cls, path: str) -> "TransformersConfig":
-        """Read the ``config.json`` in the folder of a weights file; empty if there is none, or it is timm's.
+    def beside(cls, path: str) -> Facts:
+        """Read the ``config.json`` in the folder of a weights file; no facts if there is none, or it is timm's.
 
         Raises:
             UsageError: it is broken, or has an unknown activation.
@@ -53,20 +73,24 @@ class TransformersConfig(Record):
             with open(file, "rb") as content:
                 data = content.read()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return cls()
+            return Facts()
         except OSError as error:
             raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
-        if b'"model_type"' not in data:
-            return cls()
-        config = cls.read(data, file)
-        config = config.vision_config or config
-        if config.hidden_act is not None and config.hidden_act not in _ACTIVATIONS:
-            raise UsageError(f"{file}: hidden_act is {config.hidden_act[:40]!r}; it can be {', '.join(_ACTIVATIONS)}")
-        return config
+        return cls.read(data, file).facts(file) if b'"model_type"' in data else Facts()
 
-    @property
-    def activation(self) -> str | None:
-        """Activation of the MLPs, in timm's terms."""
-        if self.use_swiglu_ffn:
-            return "silu"
-        return _ACTIVATIONS[self.hidden_act] if self.hidden_act is not None else None
+    def facts(self, source: str) -> Facts:
+        """Return what it says of the image tower.
+
+        Args:
+            source: of the config, for error messages.
+
+        Raises:
+            UsageError: it has an unknown activation.
+        """
+        config = self.vision_config or self
+        name = config.hidden_act
+        if name is not None and name not in _ACTIVATIONS:
+            raise UsageError(f"{source}: hidden_act is {name[:40]!r}; it can be {', '.join(_ACTIVATIONS)}")
+        activation = "silu" if config.use_swiglu_ffn else None if name is None else _ACTIVATIONS[name]
+        size = config.image_size[0] if isinstance(config.image_size, tuple) else config.image_size
+        return Facts(activation, config.layer_norm_eps, config.num_attention_heads, size)

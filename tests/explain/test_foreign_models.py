@@ -1,0 +1,95 @@
+"""Networks of other libraries in Python: explained as the networks of timm that they are, or refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from explain.original_networks import ORIGINALS, fill, images
+from torch import nn
+
+from pipeline.explain import UnsupportedModel, as_timm, describe, explain
+from pipeline.explain.checkpoint import ModelConfig
+
+CLASSIFIERS = ("ViT", "DeiT distilled", "DeiT", "BEiT", "BEiT shared", "DINOv2", "DINOv2 registers")
+CLASSIFIERS += ("CLIP classifier", "SigLIP classifier")
+TOWERS = ("ViT backbone", "DINOv2 backbone", "DINOv2 gated", "DINOv3", "DINOv3 gated", "CLIP", "CLIP tower")
+TOWERS += ("CLIP backbone", "SigLIP", "SigLIP tower", "open_clip")
+
+
+def original(name: str) -> Any:
+    pytest.importorskip(
+        "open_clip" if "open_clip" in name else "torchvision" if name == "torchvision" else "transformers"
+    )
+    model = ORIGINALS[name].build()
+    fill(model)
+    return model
+
+
+@pytest.mark.parametrize("name", ["torchvision", *CLASSIFIERS])
+def test_a_classifier_is_explained_as_it_is(name: str) -> None:
+    model = original(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    maps = explain(model, images(), 3, ["legrad", "grad_input"])
+    with torch.no_grad():
+        expected = ORIGINALS[name].output(model, images())
+    torch.testing.assert_close(maps.logits, expected, rtol=1e-7, atol=1e-7)
+    assert maps["legrad"].shape == (2, 1, *describe(model).grid)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_becomes_timms_and_needs_a_head(name: str) -> None:
+    model = original(name)
+    twin = as_timm(model)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(images()), ORIGINALS[name].output(model, images()), rtol=1e-7, atol=1e-7)
+    with pytest.raises(UnsupportedModel, match=r"no classifier|embedding space|Head.load"):
+        describe(model)
+
+
+def test_the_twin_shares_tensors_and_precision() -> None:
+    model = original("torchvision")
+    twin: Any = as_timm(model)
+    assert twin.norm.weight.data_ptr() == model.encoder.ln.weight.data_ptr()
+    assert twin.head.weight.dtype == torch.float64
+    assert twin.training is model.training is False
+    assert as_timm(model.train()).training
+    assert model.training
+
+
+def test_networks_of_timm_and_of_nobody_are_themselves() -> None:
+    for model in (ModelConfig(architecture="test_vit").build(), nn.Linear(2, 2)):
+        assert as_timm(model) is model
+
+
+def test_a_network_with_a_changed_forward_is_refused() -> None:
+    model = original("torchvision")
+    model.encoder.ln.forward = lambda tokens: 1.01 * tokens
+    with pytest.raises(UnsupportedModel, match=r"VisionTransformer of torchvision .* computes something else"):
+        explain(model, images(), 0, "legrad")
+    del model.encoder.ln.forward
+    model.encoder.ln.register_forward_hook(lambda module, args, output: 1.01 * output)
+    with pytest.raises(UnsupportedModel, match=r"encoder.ln has a hook of other code"):
+        explain(model, images(), 0, "legrad")
+
+
+def test_another_size_of_images_is_named() -> None:
+    with pytest.raises(Exception, match=r"this model takes \[B, 3, 32, 32\]"):
+        explain(original("torchvision"), images()[:, :, :16], 0, "legrad")
+
+
+def test_other_networks_of_these_libraries_are_refused_in_a_sentence() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    with pytest.raises(UnsupportedModel, match="ResNet cannot be explained: it has no patch_embed"):
+        describe(torchvision.models.resnet18())
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Siglip2VisionConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_patches=16, patch_size=8
+    )
+    with pytest.raises(UnsupportedModel, match="does not take images"):
+        describe(transformers.Siglip2VisionModel(config))
+    with pytest.raises(UnsupportedModel, match="none that timm has"):
+        describe(
+            transformers.SwinModel(transformers.SwinConfig(embed_dim=12, depths=[1], num_heads=[2], image_size=32))
+        )
