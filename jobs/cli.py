@@ -19,6 +19,7 @@ from schemas.text import suggest
 
 COMMANDS = {
     "demo": "Run the whole pipeline on a small synthetic dataset.",
+    "pack": "Pack a dataset into shards, with class names and truth.",
     "plan": "Plan a run: count samples, inspect the network, create the arrays.",
     "run": "Compute the maps of every shard that has none yet.",
     "status": "Show the progress of a run, and what failed.",

@@ -4,6 +4,7 @@ An image is named by the path of its XML file, not by the ``filename`` in it, wh
 The numbers of ``bndbox`` are kept, as in the metadata of wsolevaluation; see ``pipeline.truth.box_truth``.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -59,6 +60,40 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     digest = sha256("\n".join(hashes).encode())
     truths = build_box_truths(keys, sizes, parse_floats(rows, 4, describe_box), image_indices, describe_box)
     return TruthSet.from_truths(path, digest, truths)
+
+
+@dataclass(frozen=True)
+class XmlObject:
+    """An object of a Pascal VOC XML file.
+
+    Attributes:
+        name: of its class.
+        corners: xmin, ymin, xmax, ymax as stored, rounded to whole numbers.
+        difficult: whether it is marked so.
+    """
+
+    name: str
+    corners: tuple[int, int, int, int]
+    difficult: bool
+
+
+def read_objects(file: Path) -> tuple[ImageSize, list[XmlObject]]:
+    """Return the size of the image, if it is stored, and the objects of an XML file, in their order.
+
+    Raises:
+        UsageError: it is not XML of this form.
+    """
+    root = _parse_xml(read_bytes(file), file)
+    objects = []
+    for element in root.iterfind("object"):
+        box = element.find("bndbox")
+        if box is None:
+            raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
+        texts = [[_child_text(box, side, file) for side in SIDES]]
+        x0, y0, x1, y1 = parse_floats(texts, 4, lambda row: f"{file}: a box")[0].round().astype(int).tolist()
+        difficult = (element.findtext("difficult") or "0").strip() == "1"
+        objects.append(XmlObject(_child_text(element, "name", file), (x0, y0, x1, y1), difficult))
+    return _parse_size(root, file), objects
 
 
 def _parse_xml(data: bytes, file: Path) -> Element:

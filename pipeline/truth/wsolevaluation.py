@@ -140,7 +140,7 @@ def _build_mask_truths(
             raise UsageError(f"{file}, line {line.number}: {fault}")
         masks[index].append(mask)
         ignored[index] = ignored[index] or ignore
-    root = _find_mask_folder(path, masks[0][0])
+    root = find_mask_folder(path, masks[0][0])
     for index, key in enumerate(keys):
         object_pngs = tuple(PngFile.open(root / name) for name in masks[index])
         ignore_png = PngFile.open(root / ignored[index]) if ignored[index] else None
@@ -149,8 +149,16 @@ def _build_mask_truths(
         yield InstanceTruth(key, width, height, object_pngs, ignore_png)
 
 
-def _find_mask_folder(path: Path, first: str) -> Path:
-    """Return the folder of the masks: beside the metadata, above it, or where the reference unpacks them."""
+def find_mask_folder(path: Path, first: str) -> Path:
+    """Return the folder of the masks: beside the metadata, above it, or where the reference unpacks them.
+
+    Args:
+        path: the metadata of the split.
+        first: name of a mask in it.
+
+    Raises:
+        UsageError: it is in none of them.
+    """
     split = path.resolve()
     roots = [split, split.parent, *(parent / "dataset" / split.parent.name for parent in list(split.parents)[2:3])]
     for root in roots:

@@ -3,8 +3,10 @@
 import errno
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from mmap import mmap
+from typing import BinaryIO
 
 _PREFIX, _SUFFIX = ".vitatlas-", ".part"
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -39,6 +41,28 @@ def write_atomically(path: str, data: bytes | mmap, temp_folder: str | None = No
     sync_folder(folder)
 
 
+@contextmanager
+def open_atomically(path: str) -> Iterator[BinaryIO]:
+    """Open a file that appears whole when the context ends without an error, over an existing one.
+
+    Args:
+        path: of the file; its folder exists.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    temp_path = os.path.join(folder, f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
+    try:
+        with open(temp_path, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temp_path, path)
+    except BaseException:
+        with suppress(FileNotFoundError):  # a signal may arrive right after the rename
+            os.unlink(temp_path)
+        raise
+    sync_folder(folder)
+
+
 def _write_and_rename(temp_path: str, path: str, data: bytes | mmap) -> bool:
     with open(temp_path, "xb") as stream:
         stream.write(data)
@@ -55,6 +79,7 @@ def _write_and_rename(temp_path: str, path: str, data: bytes | mmap) -> bool:
 
 def make_folder(folder: str) -> None:
     """Make a folder and its parents, each flushed into its parent."""
+    folder = os.path.abspath(folder)
     if os.path.isdir(folder):
         return
     parent = os.path.dirname(folder)
