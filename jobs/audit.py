@@ -79,7 +79,7 @@ def audit_command(
     out: str | None,
     folder: str | None,
     root: str | None,
-    target: Literal["label", "predicted"],
+    target: str,
     methods: str | None,
     truth: str | None,
     truth_orientation: TruthOrientation | None,
@@ -123,19 +123,18 @@ def audit_command(
         raise UsageError(f"--maps-only does not use the network; remove it, or {', '.join(sorted(extra))}")
     if root is not None:
         raise UsageError("--root needs the folder of an audit to verify: --check DIR")
-    from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
+    from pipeline.audit.audit_atlas import AuditOptions, audit_atlas, default_audit_dir
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
     from pipeline.truth import read_truth
     from schemas.audit_records import DEFAULT_PUBLICATION, PublicationRecord
-    from schemas.layout import AUDIT
 
     assert atlas is not None
     audit_options = AuditOptions(images, sanity, recompute, not no_images, split_names(exports))
     if maps_only:
         audit_options = AuditOptions(0, 0, 0, False, split_names(exports))
-    out = out or f"{atlas.rstrip('/')}/{AUDIT}/{target}"
     opened = Atlas.open(atlas)
+    out = out or default_audit_dir(opened, target)
     output.note_incomplete(opened)
     names = opened.class_names(read_class_names(classes_file))
     result = audit_atlas(

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import click
+
+from schemas.targets import target_names
 
 NamesOf = Callable[[click.Context], Iterable[str]]
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -26,10 +29,20 @@ def complete_comma_separated(names_of: NamesOf) -> Completer:
 
 def methods_of_atlas(context: click.Context) -> list[str]:
     """List the methods of the atlas that the command line names, if it is a local folder."""
+    return _names_in_run(context, lambda run: run["methods"])
+
+
+def targets_of_atlas(context: click.Context) -> list[str]:
+    """List the targets of the atlas that the command line names, if it is a local folder."""
+    return _names_in_run(context, lambda run: target_names(run["spec"]["targets"]))
+
+
+def _names_in_run(context: click.Context, select: Callable[[Any], Iterable[str]]) -> list[str]:
     arguments = [context.params.get("atlas"), *context.args]  # the latter if the line ends in a flag without a value
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no atlas, which the command will report
-        methods = json.loads(Path(next(filter(None, arguments), ""), "run.json").read_bytes())["methods"]
-        return [name for name in methods if re.fullmatch(r"[\w.-]+", name, re.ASCII)]  # the shell prints what it gets
+    # No atlas, or a damaged one, is what the command will report.
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = select(json.loads(Path(next(filter(None, arguments), ""), "run.json").read_bytes()))
+        return [name for name in names if re.fullmatch(r"[\w.:-]+", name, re.ASCII)]  # the shell prints what it gets
     return []
 
 

@@ -66,7 +66,7 @@ def estimate_cost(
     """
     from pipeline.run.estimate import actors_for_deadline, estimate
 
-    other = 1.0 if len(run.spec.targets) > timing.targets else 0.0
+    other = 1.0 if len(run.spec.target_names) > timing.targets else 0.0
     most, needed = estimate(run, timing, other_class_share=other), None
     if deadline is not None:
         needed = actors_for_deadline(most, deadline)

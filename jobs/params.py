@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from jobs.completion import NamesOf, all_methods, complete_comma_separated
+from jobs.completion import NamesOf, all_methods, complete_comma_separated, targets_of_atlas
 from schemas.errors import UsageError
 from schemas.run import Exif, GlobalPool, KeySeparator, MaskValues, TruthOrientation
 
@@ -45,7 +45,9 @@ def choice_option(flag: str, choices: Sequence[str], text: str, default: str | N
     return click.option(flag, type=click.Choice(choices), default=default, help=text)
 
 
-def names_option(*flags: str, text: str, names: NamesOf, default: str | None = None) -> Callable[[F], F]:
+def names_option(
+    *flags: str, text: str, names: NamesOf, default: str | None = None, multiple: bool = False
+) -> Callable[[F], F]:
     """Return a flag with comma-separated names, see ``split_names``.
 
     Args:
@@ -53,9 +55,10 @@ def names_option(*flags: str, text: str, names: NamesOf, default: str | None = N
         text: help.
         names: what the shell completes.
         default: shown in the help; None is none.
+        multiple: it may be repeated.
     """
     complete = complete_comma_separated(names)
-    return click.option(*flags, default=default, shell_complete=complete, metavar="A,B", help=text)
+    return click.option(*flags, default=default, shell_complete=complete, metavar="A,B", help=text, multiple=multiple)
 
 
 def path_option(*flags: str, metavar: str, text: str, **attributes: Any) -> Callable[[F], F]:
@@ -150,8 +153,12 @@ sample_options = options(
     choice_option("--exif", get_args(Exif), "Turn images upright by EXIF (default), or take them as they are stored."),
 )
 """How the samples of a shard and their images are found and read."""
-target_option = choice_option(
-    "--target", ["label", "predicted"], "Class whose maps are used: the label (GT-known) or the prediction.", "label"
+target_option = click.option(
+    "--target",
+    default="label",
+    metavar="TARGET",
+    shell_complete=complete_comma_separated(targets_of_atlas),
+    help="Maps to use, of a target of the atlas: label (GT-known), predicted, top:2, class:NAME.",
 )
 
 

@@ -86,14 +86,14 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
 def summarize(run: RunRecord, out: str) -> dict[str, Any]:
     """Summarize a planned run for ``--json``."""
     height, width = run.model.grid
-    maps_per_image = len(run.methods) * len(run.spec.targets)
+    maps_per_image = len(run.methods) * len(run.spec.target_names)
     maps = run.samples * maps_per_image
     return {
         "atlas": out,
         "model": {"name": run.model.name, "parameters": run.model.parameters, "grid": [height, width]},
         "head": run.model.head and run.model.head.model_dump(mode="json"),
         "methods": list(run.methods),
-        "targets": list(run.spec.targets),
+        "targets": list(run.spec.target_names),
         "geometry": run.spec.geometry,
         "shards": len(run.shards),
         "slot": run.slot,
@@ -116,7 +116,7 @@ def print_plan(run: RunRecord, out: str) -> None:
     if run.model.conversion is not None:
         echo(f"weights  {run.model.conversion.summary}")
     echo(f"methods  {', '.join(run.methods)}")
-    echo(f"targets  {', '.join(run.spec.targets)}, geometry {run.spec.geometry}")
+    echo(f"targets  {', '.join(map(run.describe_target, run.spec.target_names))}, geometry {run.spec.geometry}")
     echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
     echo(f"images   {run.samples:,}")
     echo(f"maps     {summary['maps']:,}, at most {output.format_bytes(summary['bytes'])} before compression")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
@@ -25,7 +25,8 @@ from jobs.params import (
 )
 from schemas.base import mapping
 from schemas.errors import UsageError
-from schemas.run import RunSpec, TargetKind
+from schemas.run import RunSpec
+from schemas.targets import split_kinds
 from schemas.text import suggest
 
 spec_options = options(
@@ -54,8 +55,10 @@ spec_options = options(
     ),
     names_option(
         "--targets",
-        names=lambda context: get_args(TargetKind),
-        text="Classes to explain: label, predicted, or both (default).",
+        multiple=True,
+        names=lambda context: ("label", "predicted", "top:", "class:"),
+        text="Classes to explain: label and predicted (default), top:K, class:NAME|ID,…. The latter takes all that "
+        "follows, as in label,top:3,class:tabby,207; may be repeated.",
     ),
     choice_option("--geometry", ["squash", "crop"], "Resize the whole image (default), or timm's evaluation crop."),
     click.option(
@@ -110,9 +113,10 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     model = model | {name: overrides.pop(name) for name in others if name in overrides}
     if not model.get("name"):
         raise UsageError("no model: add --model NAME, such as vit_base_patch16_224.augreg_in21k_ft_in1k")
-    for name in ("methods", "targets"):
-        if name in overrides:
-            overrides[name] = split_names(overrides[name])
+    if "methods" in overrides:
+        overrides["methods"] = split_names(overrides["methods"])
+    if "targets" in overrides:
+        overrides["targets"] = [kind for text in overrides["targets"] for kind in split_kinds(text)]
     if shards:
         overrides["shards"] = list(shards)
     if not overrides.get("shards") and not content.get("shards"):

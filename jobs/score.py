@@ -1,6 +1,6 @@
 """``vitatlas score``."""
 
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -56,7 +56,7 @@ def score_command(
     truth_orientation: TruthOrientation | None,
     mask_values: MaskValues | None,
     tune_atlas: str | None,
-    target: Literal["label", "predicted"],
+    target: str,
     methods: str | None,
     subset: bool,
     out: str | None,
@@ -86,7 +86,7 @@ def score_command(
     truth_set = read_truth(truth, truth_orientation, mask_values, opened.run.spec.key_separator)
     output.note_incomplete(opened)
     output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
-    folder = out or default_output_dir(atlas, truth_set, target)
+    folder = out or default_output_dir(atlas, truth_set, opened.find_target(target))
     tune_truth = None
     if tune:
         tune_truth = read_truth(tune, truth_orientation, mask_values, (tune_opened or opened).run.spec.key_separator)

@@ -78,6 +78,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     report = {
         "atlas": opened.objects.url,
         "head": opened.run.model.head and opened.run.model.head.model_dump(mode="json"),
+        "targets": {target: opened.run.target_in_words(target) for target in opened.run.spec.target_names},
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
@@ -97,6 +98,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
     if opened.run.model.head:
         echo(f"head     {opened.run.model.head}")
+    echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
     output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     output.print_accuracy(accuracy)
     if degenerate:

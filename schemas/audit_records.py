@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.base import Record
 from schemas.commits import ObjectRecord
-from schemas.run import TargetKind
+from schemas.targets import Target, TargetKind
 
 MANIFEST = "manifest.json"
 """File name of the manifest, in the folder that it describes."""
@@ -25,7 +25,7 @@ class AuditSpec(Record):
 
     protocol: int = 1
     run: str
-    target: TargetKind
+    target: Target
     methods: tuple[str, ...]
     truth: str | None = None
 
@@ -47,7 +47,7 @@ class ExportSpec(Record):
     protocol: int = 1
     kind: str
     run: str
-    target: TargetKind
+    target: Target
     methods: tuple[str, ...]
     truth: str | None
     pixels: bool

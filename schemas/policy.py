@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Record
-from schemas.run import TargetKind
+from schemas.targets import Target
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sigma = Annotated[float, Field(gt=0)]
@@ -130,7 +130,7 @@ class Policy(Record):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
-    target: TargetKind = "label"
+    target: Target = "label"
     normalize: Literal["minmax", "max", "clip", "raw"] = "minmax"
     combine: Literal["mean", "rank_mean", "geometric", "agreement"] = "mean"
     agreement_threshold: Threshold = Threshold(kind="otsu")

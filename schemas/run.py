@@ -11,12 +11,12 @@ from pydantic.dataclasses import dataclass
 from schemas.base import Count, Finite, Record, sha256
 from schemas.head import AttachedHead
 from schemas.layout import FORMAT, ArraySpec, arrays
+from schemas.targets import TargetKind, in_words, target_names
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """Name that is safe as a part of a path."""
 Extension = Annotated[str, Field(pattern=r"^[^./A-Z][^/A-Z]*$")]
 """Extension of a member, in lower case and without the dot in front."""
-TargetKind = Literal["label", "predicted"]
 Geometry = Literal["squash", "crop"]
 GlobalPool = Literal["token", "avg", "map"]
 """What a classifier reads, in timm's terms: the class token, the mean of the patch tokens, an attention pooler."""
@@ -87,7 +87,8 @@ class RunSpec(Record):
         model: the network to explain.
         methods: names, with options as in ``reciprocam:kernel=box``; empty is all cheap methods.
         artifacts: files of ``vitatlas train``; each adds the learned method that it is for.
-        targets: target kinds, in the order of the ``target`` dimension.
+        targets: target kinds, in the order of the ``target`` dimension: ``label``; ``predicted``; ``top:K``, the K most
+            probable classes; ``class:A,B``, fixed classes by name or id.
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images per forward. Part of the spec, because the last bit of a map may depend on it.
         seed: random seed of the methods that sample.
@@ -123,9 +124,14 @@ class RunSpec(Record):
 
     @model_validator(mode="after")
     def _check_targets(self) -> "RunSpec":
-        if len(set(self.targets)) < len(self.targets):
+        if len(set(self.target_names)) < len(self.target_names):
             raise ValueError(f"a target is named twice: {', '.join(self.targets)}")
         return self
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Targets: the coordinates of the ``target`` dimension."""
+        return target_names(self.targets)
 
     @property
     def grouping(self) -> Grouping:
@@ -339,6 +345,7 @@ class RunRecord(Record):
         extra_outputs: names of the numbers that a method reports beside each map, by method.
         artifacts: SHA-256 of the artifact of each learned method.
         provenance: name of the design that a method follows, where its paper leaves one open.
+        label_names: name of each class of the network's own classifier; empty where they are not known.
         versions: versions of the packages that compute.
     """
 
@@ -351,6 +358,7 @@ class RunRecord(Record):
     extra_outputs: dict[Name, tuple[Name, ...]]
     artifacts: dict[str, str] = Field(default={})
     provenance: dict[str, str] = Field(default={})
+    label_names: tuple[str, ...] = ()
     slot: Count
     chunk: Size
     shards: tuple[ShardRecord, ...]
@@ -381,6 +389,25 @@ class RunRecord(Record):
         columns = dict.fromkeys(column for shard in shards for column in shard)
         values |= {f"shards.{column}": [shard.get(column) for shard in shards] for column in columns}
         return {name: _hash_json(value) for name, value in _fields(self, values)}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, by class id; empty where they are not known."""
+        return self.model.class_names or self.label_names
+
+    def class_name(self, class_id: int) -> str:
+        """Return the name of a class, or its id where it has none."""
+        return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
+
+    def target_in_words(self, target: str) -> str:
+        """Return what the maps of a target are of, such as ``label`` or ``class turtle``."""
+        kind, _, class_id = target.partition(":")
+        return in_words(target, self.class_name(int(class_id)) if kind == "class" else "")
+
+    def describe_target(self, target: str) -> str:
+        """Return a target as a user names it; of a class also its name, if that is known."""
+        kind, _, class_id = target.partition(":")
+        return f"{target} ({self.class_names[int(class_id)]})" if kind == "class" and self.class_names else target
 
     @property
     def samples(self) -> int:

@@ -1,11 +1,13 @@
 """The sample table: one row for every sample of a shard, with or without maps."""
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.arrow import CATEGORY, column, optional, schema
-from schemas.run import TargetKind
 
 
 class SampleStatus(StrEnum):
@@ -52,6 +54,12 @@ SAMPLES = schema(
     optional("probability", pa.float32(), "probability of the prediction: softmax, or sigmoid by the head file"),
     optional("label_probability", pa.float32(), "probability of the label, likewise"),
     optional("label_rank", pa.int32(), "rank of the label among the logits; 0 is the highest"),
+    optional(
+        "target_classes",
+        pa.list_(pa.int32()),
+        "class id that each map explains, in the order of the ``target`` dimension; null in older tables",
+    ),
+    optional("target_probabilities", pa.list_(pa.float32()), "probability that the network gives each of these"),
     optional("width", pa.int32(), "width of the image in pixels, upright by EXIF unless the run ignores it"),
     optional("height", pa.int32(), "height of the image in pixels, upright by EXIF unless the run ignores it"),
     optional("orientation", pa.int8(), "EXIF orientation, 1–8"),
@@ -69,5 +77,47 @@ SAMPLES = schema(
 )
 """One row per sample of a shard, in the order of the shard."""
 
-CLASS_COLUMNS: dict[TargetKind, str] = {"label": "label", "predicted": "prediction"}
-"""Column of the class id that maps explain, by target kind."""
+LATER_COLUMNS = ("target_classes", "target_probabilities")
+"""Columns that tables of earlier versions lack. They are read as null."""
+_OWN_COLUMNS = {"label": ("label", "label_probability"), "predicted": ("prediction", "probability")}
+"""Columns of class id and probability that hold one target each, in tables of all versions."""
+
+
+def may_lack(target: str) -> bool:
+    """Return whether a sample with maps may have none of a target: it may have one label, and ``label:2`` none."""
+    return target.startswith("label:")
+
+
+def class_columns(target: str) -> tuple[str, ...]:
+    """Return the columns that ``class_ids`` reads."""
+    return _OWN_COLUMNS[target][:1] if target in _OWN_COLUMNS else ("target_classes",)
+
+
+def class_ids(samples: pa.Table, target: str, targets: Sequence[str]) -> pa.ChunkedArray:
+    """Return the class that the maps of a target explain: int32 [n], null where there is none.
+
+    Args:
+        samples: n rows of the sample table, with ``class_columns``.
+        target: the target.
+        targets: all targets of the run.
+    """
+    (name,) = class_columns(target)
+    return samples[name] if target in _OWN_COLUMNS else pc.list_element(samples[name], list(targets).index(target))
+
+
+def explained_class(sample: Mapping[str, Any], target: str, targets: Sequence[str]) -> tuple[int | None, float | None]:
+    """Return the class that the maps of a target explain in one sample, and its probability; None where it has none.
+
+    Args:
+        sample: its row of the sample table.
+        target: the target.
+        targets: all targets of the run.
+    """
+    if target in _OWN_COLUMNS:
+        class_id, probability = (sample[name] for name in _OWN_COLUMNS[target])
+    else:
+        place = list(targets).index(target)
+        class_id, probability = (
+            None if sample[name] is None else sample[name][place] for name in ("target_classes", "target_probabilities")
+        )
+    return class_id, probability

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from schemas.arrow import column, optional, schema
 from schemas.base import Record
-from schemas.run import TargetKind
+from schemas.targets import Target
 
 PROTOCOL = 5
 """Version of the formulas and counts. Counts of another version are recomputed."""
@@ -140,6 +140,6 @@ class ScoringSpec(Record):
     run: str
     truth: str
     name: str
-    target: TargetKind
+    target: Target
     subset: bool
     tuning: TuningSplitRecord

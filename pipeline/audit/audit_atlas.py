@@ -27,7 +27,7 @@ from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, Publicati
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.metrics import MetricSuite
-from schemas.run import TargetKind
+from schemas.targets import folder_name
 from schemas.text import suggest
 
 
@@ -66,7 +66,7 @@ class AuditResult:
 def audit_atlas(
     atlas: Atlas,
     out: str | None = None,
-    target: TargetKind = "label",
+    target: str = "label",
     methods: Sequence[str] = (),
     truth: TruthSet | None = None,
     names: Sequence[str] = (),
@@ -90,7 +90,7 @@ def audit_atlas(
         target: target kind of the maps.
         methods: names of methods; empty is all.
         truth: truth of the images; see ``write_map_tables``.
-        names: names of the classes by class id; by default those of the head file, without one numbers.
+        names: names of the classes by class id; empty are those of the atlas.
         audit_options: parts of the audit.
         lineage_dirs: products outside of the atlas, see ``build_lineage_table``.
         publication: facts that only the publisher knows.
@@ -105,7 +105,8 @@ def audit_atlas(
     """
     from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
-    out = (out or f"{atlas.objects.url.rstrip('/')}/{AUDIT}/{target}").rstrip("/")
+    target, names = atlas.find_target(target), atlas.class_names(names)
+    out = (out or default_audit_dir(atlas, target)).rstrip("/")
     for name in audit_options.exports:
         if name not in EXPORTERS:
             raise UsageError(f"there is no export {name!r}; there are {', '.join(EXPORTERS)}{suggest(name, EXPORTERS)}")
@@ -114,7 +115,6 @@ def audit_atlas(
     open_map_tables(atlas, out, target, methods, truth).check_output()
     _refuse_other_content(objects, audit_options)
     find_products(atlas, lineage_dirs, None)
-    names = atlas.class_names(names)
     sizes: dict[MetricSuite, int] = {
         "faithfulness": audit_options.faithfulness_images,
         "sanity": audit_options.sanity_images,
@@ -154,6 +154,11 @@ def audit_atlas(
         objects.put(CARD_NAME, render_dataset_card(atlas, out, publication, audit_options.include_images))
         objects.put(CROISSANT_NAME, build_croissant(atlas, out, publication))
     return AuditResult(write_manifest(out), tables["suspicious"])
+
+
+def default_audit_dir(atlas: Atlas, target: str) -> str:
+    """Return the folder of an audit if none is named: ``audit/<target>`` in the atlas."""
+    return f"{atlas.objects.url.rstrip('/')}/{AUDIT}/{folder_name(atlas.find_target(target))}"
 
 
 def _refuse_other_content(objects: ObjectStore, audit_options: AuditOptions) -> None:

@@ -74,7 +74,7 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
                 )
         for (status, reason), count in sorted(errors.items()):
             yield shard_columns | {"status": status, "reason": reason, "count": count}
-    maps = commit.ok * len(atlas.run.spec.targets)
+    maps = commit.ok * len(atlas.run.spec.target_names)
     for method in atlas.methods:
         method_columns = {"shard": shard.name, "kind": "maps", "method": method, "expected": maps}
         degenerate = commit.degenerate.get(method, 0)

@@ -13,7 +13,6 @@ from pipeline.store.derived import content_hash, read_commit
 from pipeline.store.parquet import from_parquet
 from schemas.commits import DerivedCommit
 from schemas.metrics import MetricSuite
-from schemas.run import TargetKind
 
 
 def metric_hashes(out: str, shard: str, parent: str) -> tuple[str, ...]:
@@ -44,7 +43,7 @@ class ShardMetrics:
         target: target kind of the maps.
     """
 
-    def __init__(self, out: str, shard: str, parent: str, target: TargetKind) -> None:
+    def __init__(self, out: str, shard: str, parent: str, target: str) -> None:
         self._values: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         for suite, _ in _read_commits(out, shard, parent):
             table = from_parquet(ObjectStore(f"{out}/{suite}").get(f"values/{shard}.parquet"))

@@ -25,8 +25,7 @@ from schemas.audit_records import MANIFEST, AuditSpec
 from schemas.audit_tables import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.commits import DerivedCommit
 from schemas.layout import Flag
-from schemas.run import TargetKind
-from schemas.samples import CLASS_COLUMNS
+from schemas.samples import class_ids
 
 Floats = NDArray[np.float64]
 Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
@@ -35,7 +34,7 @@ Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
 def write_map_tables(
     atlas: Atlas,
     out: str,
-    target: TargetKind = "label",
+    target: str = "label",
     methods: Sequence[str] = (),
     truth: TruthSet | None = None,
     options: ComputeOptions = ComputeOptions(),
@@ -64,11 +63,9 @@ def write_map_tables(
     return derive(open_map_tables(atlas, out, target, methods, truth), options)
 
 
-def open_map_tables(
-    atlas: Atlas, out: str, target: TargetKind, methods: Sequence[str], truth: TruthSet | None
-) -> "MapTables":
+def open_map_tables(atlas: Atlas, out: str, target: str, methods: Sequence[str], truth: TruthSet | None) -> "MapTables":
     """Return the tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
-    names = atlas.select_methods(target, methods)
+    names, target = atlas.select_methods(target, methods), atlas.find_target(target)
     digest = truth.digest if truth is not None else None
     about = AuditSpec(run=atlas.run.run_hash, target=target, methods=names, truth=digest)
     function = partial(_tabulate_shard, about)
@@ -121,26 +118,28 @@ def _tabulate_shard(about: AuditSpec, task: ShardTask[TruthSet | None]) -> Shard
     shard = task.atlas.shard(task.shard)
     # Hashed before the values are read: if they change, the tables are made again.
     items = metric_hashes(url, task.shard, task.content_hash)
-    samples = shard.samples.filter(pa.array(shard.has_maps))
-    flags = {method: shard.flags(method, target)[shard.has_maps] for method in about.methods}
+    has_maps = shard.has_maps_of(target)
+    samples = shard.samples.filter(pa.array(has_maps))
+    classes = class_ids(samples, target, shard.run.spec.target_names)
+    flags = {method: shard.flags(method, target)[has_maps] for method in about.methods}
     maps = {
-        method: np.where(flags[method][:, None, None] == Flag.OK, shard.maps(method, target)[shard.has_maps], np.nan)
+        method: np.where(flags[method][:, None, None] == Flag.OK, shard.maps(method, target)[has_maps], np.nan)
         for method in about.methods
     }
     compared = list(compare_pairs(maps))
     covered = _object_coverage(samples, task.data, task.atlas)
     metrics = ShardMetrics(url, task.shard, task.content_hash, target)
-    images = _tabulate_images(samples, target, maps, flags, compared, covered, metrics)
+    images = _tabulate_images(samples, classes, maps, flags, compared, covered, metrics)
     written = (
         objects.put(f"images/{task.shard}.parquet", to_parquet(images)),
-        objects.put(f"pairs/{task.shard}.parquet", to_parquet(_tabulate_pairs(samples, target, compared))),
+        objects.put(f"pairs/{task.shard}.parquet", to_parquet(_tabulate_pairs(samples, classes, compared))),
     )
     return ShardResult(written, {"images": len(samples)}, items)
 
 
 def _tabulate_images(
     samples: pa.Table,
-    target: TargetKind,
+    classes: pa.ChunkedArray,
     maps: Mapping[str, NDArray[np.floating]],
     flags: Mapping[str, NDArray[np.uint8]],
     compared: Compared,
@@ -151,7 +150,7 @@ def _tabulate_images(
 
     Args:
         samples: the n samples with maps.
-        target: target kind of the maps.
+        classes: int32 [n], classes that the maps explain.
         maps: [n, h, w] by method, NaN in degenerate maps.
         flags: [n] by method, see ``schemas.layout.Flag``.
         compared: agreement of each pair of methods.
@@ -171,7 +170,7 @@ def _tabulate_images(
         columns: dict[str, Any] = {
             "row": samples["row"],
             "key": samples["key"],
-            "class": samples[CLASS_COLUMNS[target]],
+            "class": classes,
             "correct": pc.equal(samples["label"], samples["prediction"]),
             "method": [method] * len(samples),
             "flag": [Flag(flag).name.lower() for flag in flags[method]],
@@ -197,13 +196,13 @@ def _mean_agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared
     return agreement
 
 
-def _tabulate_pairs(samples: pa.Table, target: TargetKind, compared: Compared) -> pa.Table:
+def _tabulate_pairs(samples: pa.Table, classes: pa.ChunkedArray, compared: Compared) -> pa.Table:
     """Build ``schemas.audit_tables.PAIRS`` of a shard, pair by pair."""
     parts = [PAIRS.empty_table()]
     for first, second, metrics in compared:
         columns: dict[str, Any] = {
             "row": samples["row"],
-            "class": samples[CLASS_COLUMNS[target]],
+            "class": classes,
             "first": [first] * len(samples),
             "second": [second] * len(samples),
             **{name: _nan_to_null(metrics[name]) for name in AGREEMENT_METRICS},

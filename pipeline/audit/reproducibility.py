@@ -54,8 +54,7 @@ def build_reproducibility_table(
         SpecMismatchError: the network has changed.
     """
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    for target in atlas.run.spec.targets:
-        names = atlas.select_methods(target, methods)
+    names = atlas.select_methods(atlas.run.spec.target_names[0], methods)
     batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     selections = _sample_batches(atlas, rows, seed)
     count = sum(len(ordinals) for _, ordinals in selections)
@@ -66,7 +65,7 @@ def build_reproducibility_table(
         comparisons += shard_comparisons
         for note in notes:
             log(note)
-    groups = [(None, None), *((method, target) for method in names for target in atlas.run.spec.targets)]
+    groups = [(None, None), *((method, target) for method in names for target in atlas.run.spec.target_names)]
     table = [
         {"kind": kind, "batch_size": size, "method": method, "target": target, "sampled": count}
         | _summarize(
@@ -112,7 +111,7 @@ def _compare_shard(
                     continue
                 stored_maps = {method: stored[method][place] for method in methods}
                 maps = {method: minmax_scale(raw[method])[0] for method in methods}
-                rows = _compare_maps(stored_maps, maps, atlas.run.spec.targets)
+                rows = _compare_maps(stored_maps, maps, atlas.run.spec.target_names)
                 comparisons += [{"kind": kind} | row for row in (_compare_network(stored_sample, sample), *rows)]
         except (CorruptShardError, OSError) as error:
             notes[f"{shard}: cannot be recomputed: {error}"] = None

@@ -19,8 +19,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, AtlasShard
 from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS, SUSPICIOUS_CLASSES
 from schemas.layout import Flag
-from schemas.run import TargetKind
-from schemas.samples import CLASS_COLUMNS
+from schemas.samples import class_columns, class_ids
 from schemas.scores import is_control
 
 MAX_MAPS = 2000
@@ -46,7 +45,7 @@ class ShortcutTables(NamedTuple):
 
 def find_shortcuts(
     atlas: Atlas,
-    target: TargetKind = "label",
+    target: str = "label",
     methods: Sequence[str] = (),
     options: ComputeOptions = ComputeOptions(),
 ) -> ShortcutTables:
@@ -64,14 +63,14 @@ def find_shortcuts(
     Raises:
         UsageError: the atlas has no such method or target kind, or no finished shard.
     """
-    names = atlas.select_methods(target, methods)
+    names, target = atlas.select_methods(target, methods), atlas.find_target(target)
     search = partial(_search_method, atlas, target, len(names))
     results = dict(parallel_map(search, names, "search for shortcuts", options.address))
     tables = zip(*(results[method] for method in names), strict=True)
     return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))
 
 
-def _search_method(atlas: Atlas, target: TargetKind, methods: int, method: str) -> tuple[str, ShortcutTables]:
+def _search_method(atlas: Atlas, target: str, methods: int, method: str) -> tuple[str, ShortcutTables]:
     counts, degenerate = _count_outliers(atlas, method, target)
     excess = counts.excess_lower_bounds(methods)
     cells = excess.argmax(1)
@@ -111,7 +110,7 @@ def _test_result(counts: OutlierCounts, class_id: int, cell: int, excess: float,
     }
 
 
-def _count_outliers(atlas: Atlas, method: str, target: TargetKind) -> tuple[OutlierCounts, NDArray[np.int64]]:
+def _count_outliers(atlas: Atlas, method: str, target: str) -> tuple[OutlierCounts, NDArray[np.int64]]:
     """Return the outliers by class and cell, and the number of degenerate maps by class."""
     classes, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
     zeros = np.zeros((classes, cells), np.int64)
@@ -210,7 +209,7 @@ class ClassMaps(NamedTuple):
     maps: NDArray[np.float16]
 
 
-def read_maps_by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterator[ClassMaps]:
+def read_maps_by_class(atlas: Atlas, method: str, target: str) -> Iterator[ClassMaps]:
     """Read the maps class by class. In memory are those of one class, or of one shard.
 
     The shards are read once, into a temporary file that is ordered by class: shards mix classes, so reading class by
@@ -224,11 +223,12 @@ def read_maps_by_class(atlas: Atlas, method: str, target: TargetKind) -> Iterato
     Yields:
         The maps of each class that has any, by class id.
     """
-    samples = atlas.samples(["row", CLASS_COLUMNS[target]])
-    rows, class_ids = samples["row"].to_numpy(), samples[CLASS_COLUMNS[target]].fill_null(-1).to_numpy()
-    order = np.argsort(class_ids, kind="stable")
+    samples = atlas.samples(["row", *class_columns(target)])
+    rows = samples["row"].to_numpy()
+    classes = class_ids(samples, target, atlas.run.spec.target_names).fill_null(-1).to_numpy()
+    order = np.argsort(classes, kind="stable")
     place = np.argsort(order)
-    present, begins = np.unique(class_ids[order], return_index=True)
+    present, begins = np.unique(classes[order], return_index=True)
     with tempfile.TemporaryDirectory(prefix="vitatlas-") as folder:
         maps = np.memmap(Path(folder) / "maps", np.float16, "w+", shape=(max(1, len(order)), *atlas.run.model.grid))
         valid = np.zeros(len(order), bool)
@@ -258,12 +258,13 @@ class _ShardMaps(NamedTuple):
     degenerate: NDArray[np.int64]
 
 
-def _read_shard_maps(shard: AtlasShard, method: str, target: TargetKind) -> _ShardMaps:
-    valid = shard.has_maps & (shard.flags(method, target) == Flag.OK)
-    class_ids = shard.samples[CLASS_COLUMNS[target]].to_numpy(zero_copy_only=False)
+def _read_shard_maps(shard: AtlasShard, method: str, target: str) -> _ShardMaps:
+    has_maps = shard.has_maps_of(target)
+    valid = has_maps & (shard.flags(method, target) == Flag.OK)
+    classes = class_ids(shard.samples, target, shard.run.spec.target_names).to_numpy()
     return _ShardMaps(
         shard.samples["row"].to_numpy()[valid],
-        class_ids[valid].astype(np.int64),
+        classes[valid].astype(np.int64),
         shard.maps(method, target)[valid],
-        class_ids[shard.has_maps & ~valid].astype(np.int64),
+        classes[has_maps & ~valid].astype(np.int64),
     )

@@ -81,7 +81,7 @@ def label(
         formats: names in ``LABEL_FORMATS``.
         out: output folder or URL.
         calibration: images with truth, on which a calibrated policy finds its threshold.
-        classes: names of the classes, by class id; by default those of the head file.
+        classes: names of the classes, by class id; empty are those of the atlas.
         options: where it is computed; may shell commands be run to read images.
 
     Raises:
@@ -92,6 +92,7 @@ def label(
     names = tuple(dict.fromkeys(formats))
     _check_formats(names)
     check_policy(atlas, policy)
+    policy = policy.model_copy(update={"target": atlas.find_target(policy.target)})
     classes = atlas.class_names(classes)
     if any(LABEL_FORMATS[name].names_files_by_key for name in names):
         _refuse_shared_keys(atlas)

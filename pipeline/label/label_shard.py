@@ -17,7 +17,7 @@ from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.samples import CLASS_COLUMNS, SampleStatus
+from schemas.samples import SampleStatus, explained_class
 
 _BATCH_SIZE = 32
 """Images that are refined together."""
@@ -52,12 +52,12 @@ def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = Fal
         UsageError: see ``check_policy``.
         CorruptShardError: images that the policy needs cannot be read, or are not those that the maps were made of.
     """
-    input_size = atlas.run.model.input_size
+    input_size, targets = atlas.run.model.input_size, atlas.run.spec.target_names
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         if heatmap is not None:
-            label = make_label(heatmap, sample, input_size, policy)
+            label = make_label(heatmap, sample, input_size, policy, targets)
         elif sample["status"] == SampleStatus.OK:
-            label = Label(sample, LabelStatus.NO_SIGNAL, class_id=sample[CLASS_COLUMNS[policy.target]])
+            label = Label(sample, LabelStatus.NO_SIGNAL, class_id=explained_class(sample, policy.target, targets)[0])
         else:
             label = Label(sample, sample["status"])
         yield replace(label, exif=atlas.run.spec.exif)

@@ -1,5 +1,6 @@
 """Masks in original pixels, from a heatmap and a policy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipeline.label.threshold import compute_threshold
 from schemas.labels import LabelStatus
 from schemas.policy import Policy, Postprocess
 from schemas.run import Exif
-from schemas.samples import CLASS_COLUMNS
+from schemas.samples import explained_class
 
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -85,7 +86,9 @@ class Label:
         return None if self.ignore_rle is None else rle.decode(self.ignore_rle).astype(bool)
 
 
-def make_label(heatmap: Heatmap, sample: dict[str, Any], input_size: tuple[int, int], policy: Policy) -> Label:
+def make_label(
+    heatmap: Heatmap, sample: dict[str, Any], input_size: tuple[int, int], policy: Policy, targets: Sequence[str] = ()
+) -> Label:
     """Label one sample that has a map.
 
     Args:
@@ -93,6 +96,7 @@ def make_label(heatmap: Heatmap, sample: dict[str, Any], input_size: tuple[int, 
         sample: its row of the sample table.
         input_size: height and width of the network's input, in pixels.
         policy: how the heatmap becomes a mask.
+        targets: all targets of the run; they are not needed for a policy of labels or predictions.
     """
     values, valid = upsample_to_image(heatmap.values, sample, input_size), valid_region(sample, input_size)
     valid_values = values if valid.all() else values[valid]
@@ -103,9 +107,7 @@ def make_label(heatmap: Heatmap, sample: dict[str, Any], input_size: tuple[int, 
         background = min(threshold, compute_threshold(valid_values, policy.background_threshold))
         ignore |= values > background
     ignore &= ~mask
-    class_id = sample[CLASS_COLUMNS[policy.target]]
-    probabilities = {sample["label"]: sample["label_probability"], sample["prediction"]: sample["probability"]}
-    area, probability = float(mask.mean()), probabilities.get(class_id)
+    area, (class_id, probability) = float(mask.mean()), explained_class(sample, policy.target, targets)
     status = _filter(sample, area, probability, heatmap.agreement, policy)
     has_mask = status in (LabelStatus.OK, LabelStatus.EMPTY)
     return Label(

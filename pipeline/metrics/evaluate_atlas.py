@@ -74,8 +74,7 @@ def evaluate_metrics(
     count = DEFAULT_IMAGES[suite] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     metrics = SUITES[suite] if metrics is None else metrics
-    for target_kind in atlas.run.spec.targets:
-        names = atlas.select_methods(target_kind, methods)
+    names = atlas.select_methods(atlas.run.spec.target_names[0], methods)
     if not metrics:
         raise UsageError("there is nothing to evaluate; name at least one metric")
     if suite == "faithfulness" and atlas.run.model.has_constant_probability:
@@ -150,7 +149,7 @@ def estimate_cost(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> 
     """
     depth = load_model(atlas.run.spec.model).anatomy.depth
     per_target = sum((metric.cost(methods, depth) for metric in metrics.values()), MetricCost())
-    return per_target * len(atlas.run.spec.targets)
+    return per_target * len(atlas.run.spec.target_names)
 
 
 def _notes(atlas: Atlas, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:

@@ -14,7 +14,7 @@ from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
 from pipeline.store.images import read_images
 from schemas.metrics import METRIC_VALUES
-from schemas.samples import CLASS_COLUMNS
+from schemas.samples import explained_class
 
 _BATCH_SIZE = 16
 """Images whose masked forwards are cached together; bounds memory."""
@@ -50,8 +50,8 @@ def evaluate_shard(
         {name: method_by_name[name] for name in methods},
         worker.run.spec.seed,
     )
-    target_kinds = worker.run.spec.targets
-    maps = {name: np.stack([shard.maps(name, target) for target in target_kinds], 1) for name in methods}
+    targets = worker.run.spec.target_names
+    maps = {name: np.stack([shard.maps(name, target) for target in targets], 1) for name in methods}
     all_samples = shard.samples.to_pylist()
     tables = []
     with preserve_model_state(worker.model):
@@ -63,23 +63,26 @@ def evaluate_shard(
                 worker.normalize(pixels),
                 tuple(sample["key"] for sample in samples),
                 np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
-                np.array([[sample[CLASS_COLUMNS[kind]] for kind in target_kinds] for sample in samples], np.int64),
+                np.array(
+                    [[explained_class(sample, target, targets)[0] for target in targets] for sample in samples],
+                    np.int64,
+                ),
                 {name: values[chunk].astype(np.float64) for name, values in maps.items()},
                 seed,
             )
-            tables += [_to_table(samples, target_kinds, value) for metric in metrics for value in metric.compute(batch)]
+            tables += [_to_table(samples, targets, value) for metric in metrics for value in metric.compute(batch)]
     table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return table.combine_chunks().sort_by("row")
 
 
-def _to_table(samples: Sequence[dict[str, Any]], target_kinds: Sequence[str], value: MetricValue) -> pa.Table:
-    count, kinds = len(samples), len(target_kinds)
+def _to_table(samples: Sequence[dict[str, Any]], targets: Sequence[str], value: MetricValue) -> pa.Table:
+    count, width = len(samples), len(targets)
     columns = {
-        "row": np.repeat([sample["row"] for sample in samples], kinds),
-        "key": np.repeat(np.array([sample["key"] for sample in samples], object), kinds),
-        "method": [value.method] * count * kinds,
-        "target": list(target_kinds) * count,
-        "metric": [value.metric] * count * kinds,
+        "row": np.repeat([sample["row"] for sample in samples], width),
+        "key": np.repeat(np.array([sample["key"] for sample in samples], object), width),
+        "method": [value.method] * count * width,
+        "target": list(targets) * count,
+        "metric": [value.metric] * count * width,
         "value": pa.array(value.values.ravel(), from_pandas=True),  # NaN becomes null
     }
     return pa.table(

@@ -64,7 +64,7 @@ def bench_end_to_end(spec: RunSpec, loaded: LoadedModel, device: Device, shard: 
             device="cpu" if worker.device.type == "cpu" else torch.cuda.get_device_name(worker.device),
             source=f"synthetic, {_WIDTH} × {_HEIGHT}" if shard is None else shard_record.name,
             images=commit.rows,
-            targets=len(spec.targets),
+            targets=len(spec.target_names),
             decode=spec.decode,
             seconds={stage: seconds for stage, seconds in commit.seconds.items() if stage not in excluded},
             decode_seconds=decode_seconds,

@@ -32,7 +32,7 @@ def estimate(run: RunRecord, timing: EndToEndTiming, actors: int = 1, other_clas
     """
     shards = [shard for shard in run.shards if shard.samples]
     images, shard_count = sum(shard.samples for shard in shards), len(shards)
-    additional_targets = max(0, len(run.spec.targets) - timing.targets)
+    additional_targets = max(0, len(run.spec.target_names) - timing.targets)
     on_gpu = timing.decode == "gpu"
     decode_seconds = images * timing.decode_seconds / timing.images
     seconds = {} if on_gpu else {"decode": decode_seconds}
@@ -82,5 +82,5 @@ def actors_for_deadline(estimated: Estimate, deadline: float) -> int | None:
 
 def _estimate_bytes(run: RunRecord, timing: EndToEndTiming, images: int, shards: int) -> float:
     """Return an upper bound of the size: identical maps of two target kinds take less than twice the space."""
-    bytes_per_image = timing.bytes / timing.images * max(1.0, len(run.spec.targets) / timing.targets)
+    bytes_per_image = timing.bytes / timing.images * max(1.0, len(run.spec.target_names) / timing.targets)
     return images * bytes_per_image + shards * timing.commit_bytes

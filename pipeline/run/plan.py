@@ -10,6 +10,7 @@ from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.checkpoint.fit import BY_TIMM
 from pipeline.explain.explainer import check_supported
 from pipeline.explain.head import Head
+from pipeline.explain.label_names import label_names
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
@@ -20,6 +21,7 @@ from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
 from schemas.run import ModelRecord, RunRecord, RunSpec, ShardRecord, slot_rows
+from schemas.targets import resolve_kinds
 
 CHUNK = 256
 """Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
@@ -50,7 +52,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     loaded = load_model(spec.model)
     methods = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
     methods = check_supported(methods, loaded.anatomy, lambda: loaded.record.weights)
-    spec = spec.model_copy(update={"methods": tuple(method.spec for method in methods), "artifacts": ()})
+    targets = resolve_kinds(spec.targets, _class_names(loaded, spec), loaded.record.classes)
+    methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
+    spec = spec.model_copy(update=methods_and_targets)
     config = PreprocessConfig.for_model(loaded.record, spec.geometry, spec.exif)
     if spec.decode == "gpu":
         check_interpolation(config)
@@ -75,7 +79,7 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
     """Make the record of a run. Nothing is written.
 
     Args:
-        spec: of the run, with absolute paths and all methods.
+        spec: of the run, with absolute paths, all methods, and classes by id.
         loaded: its model.
         shards: counted.
 
@@ -92,11 +96,16 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
         model=loaded.record,
         artifacts=artifact_hashes(methods),
         **_method_fields(methods),
+        label_names=() if loaded.record.head else label_names(loaded.model, spec.model.pretrained),
         slot=slot_rows((shard.samples for shard in shards), chunk),
         chunk=chunk,
         shards=shards,
         versions=package_versions(),
     ).sealed()
+
+
+def _class_names(loaded: LoadedModel, spec: RunSpec) -> tuple[str, ...]:
+    return loaded.record.class_names or label_names(loaded.model, spec.model.pretrained)
 
 
 def _method_fields(methods: Iterable[Method]) -> dict[str, Any]:
@@ -141,7 +150,9 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     out = objects.url
     run = Atlas.open(out).run
     methods = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
-    requested = spec.model_copy(update={"methods": tuple(method.spec for method in methods), "artifacts": ()})
+    targets = resolve_kinds(spec.targets, run.class_names, run.model.classes)
+    methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
+    requested = spec.model_copy(update=methods_and_targets)
     mismatches = differences(run.spec.model_dump(mode="json"), requested.model_dump(mode="json"))
     if not mismatches and any(set("*?[") & set(pattern) for pattern in spec.shards):  # may match other files now
         urls = expand_shards(spec.shards, spec.allow_pipe)

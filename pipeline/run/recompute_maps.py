@@ -139,7 +139,7 @@ def _compare_shard(worker: Worker, shard: AtlasShard, ordinals: set[int], result
             scaled, bounds, _ = minmax_scale(raw)
             stored, stored_bounds = shard.array(method)[ordinal], shard.array(range_name(method))[ordinal]
             allowed = _TOLERANCE + 2 * shard.commit.drift.get(method, 0.0)
-            for index, target_kind in enumerate(worker.run.spec.targets):
+            for index, target_kind in enumerate(worker.run.spec.target_names):
                 result.maps += 1
                 result.equal += np.array_equal(scaled[index], stored[index]) and np.array_equal(
                     bounds[index], stored_bounds[index]

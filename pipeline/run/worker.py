@@ -62,6 +62,7 @@ class _PendingBatch(NamedTuple):
         maps, extra_outputs: tensors [B, K, …] on the host, by name.
         logits: float64 [B, C], on the host.
         probabilities: float64 [B, C], on the host; see ``class_probabilities``.
+        class_ids: int64 [B, K], on the host.
         wait: returns when all results have arrived.
     """
 
@@ -70,6 +71,7 @@ class _PendingBatch(NamedTuple):
     extra_outputs: dict[str, Tensor]
     logits: Tensor
     probabilities: Tensor
+    class_ids: Tensor
     wait: Callable[[], None]
 
 
@@ -182,7 +184,7 @@ class Worker:
         shard, spec = self.run.shards[shard_index], self.run.spec
         if ordinals is not None:
             shard = shard.of_any_source()
-        classes = self.run.model.classes if "label" in spec.targets else None
+        classes = self.run.model.classes if "label" in spec.target_names else None
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.sample_count = 0
@@ -229,7 +231,7 @@ class Worker:
         """Queue a batch on the device without waiting for the results; one without images needs no network."""
         if all(sample.image is None for sample in batch.samples):
             nothing = torch.empty(len(batch.samples), 0)
-            return _PendingBatch(batch, {}, {}, nothing, nothing, lambda: None)
+            return _PendingBatch(batch, {}, {}, nothing, nothing, nothing, lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
         labels = torch.tensor([_usable_label(sample.label, self.run.model.classes) for sample in batch.samples])
@@ -249,6 +251,7 @@ class Worker:
             {name: _to_host(values) for name, values in maps.extra_outputs.items()},
             _to_host(logits),
             _to_host(class_probabilities(self.model, logits)),
+            _to_host(class_ids(slice(None), maps.logits)),
             self._record_event(),
         )
 
@@ -268,6 +271,7 @@ class Worker:
         maps = {name: values.numpy() for name, values in pending.maps.items()}
         extra_outputs = {name: values.numpy() for name, values in pending.extra_outputs.items()}
         logits, probabilities = pending.logits.numpy(), pending.probabilities.numpy()
+        class_ids = pending.class_ids.tolist()
         for index, sample in enumerate(pending.batch.samples):
             if ordinals is not None and sample.ordinal not in ordinals:
                 continue
@@ -279,15 +283,26 @@ class Worker:
                 yield ExplainedSample(row | {"status": SampleStatus.NOT_FINITE, "error": error}, {}, {})
             else:
                 yield ExplainedSample(
-                    row | _prediction_columns(logits[index], probabilities[index], sample.label),
+                    row | _prediction_columns(logits[index], probabilities[index], sample.label, class_ids[index]),
                     {name: values[index] for name, values in maps.items()},
                     {name: values[index] for name, values in extra_outputs.items()},
                 )
 
     def _class_ids_fn(self, labels: Tensor) -> ClassIdsFn:
+        targets = [target.partition(":")[::2] for target in self.run.spec.target_names]
+
         def class_ids(rows: slice, logits: Tensor) -> Tensor:
-            choices = {"label": labels[rows], "predicted": logits.argmax(1)}
-            return torch.stack([choices[target_kind] for target_kind in self.run.spec.targets], 1)
+            columns = []
+            for name, argument in targets:
+                if name == "label":
+                    columns.append(labels[rows])
+                elif name == "predicted":
+                    columns.append(logits.argmax(1))
+                elif name == "top":  # of equal logits the first class, as argmax
+                    columns.append(logits.sort(dim=1, descending=True, stable=True).indices[:, int(argument) - 1])
+                else:
+                    columns.append(torch.full_like(labels[rows], int(argument)))
+            return torch.stack(columns, 1)
 
         return class_ids
 
@@ -355,11 +370,12 @@ def _sample_columns(sample: DecodedSample) -> dict[str, Any]:
 
 
 def _prediction_columns(
-    logits: NDArray[np.float64], probabilities: NDArray[np.float64], label: int | None
+    logits: NDArray[np.float64], probabilities: NDArray[np.float64], label: int | None, class_ids: list[int]
 ) -> dict[str, Any]:
     """Return the columns of the prediction. The logits give the order: sigmoids of different ones may equal 1."""
     prediction = int(logits.argmax())
     columns: dict[str, Any] = {"prediction": prediction, "probability": float(probabilities[prediction])}
+    columns |= {"target_classes": class_ids, "target_probabilities": probabilities[class_ids].tolist()}
     if label is not None and 0 <= label < len(probabilities):
         columns["label_probability"] = float(probabilities[label])
         columns["label_rank"] = int((logits > logits[label]).sum())

@@ -126,7 +126,8 @@ def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[
     replicates = compute_scores(
         score_counts.sums(ALL_GROUPS, WEIGHTS), score_counts.sums(TESTED_GROUPS, WEIGHTS), chosen
     )
-    undefined = {"top5_loc"} if target_kind == "predicted" else set()  # the label has another map
+    of_prediction = {"predicted": {"top5_loc"}, "top:1": {"top5_loc"}}  # a label that is another has another map
+    undefined = set() if target_kind == "label" else of_prediction.get(target_kind, {"top1_loc", "top5_loc"})
     undefined |= {"gt_known_20"} if method in TRIVIAL_BOXES else set()  # a box has no maximum
     values = {
         name: float(value[0]) if name not in undefined and np.isfinite(value[0]) else None

@@ -14,6 +14,7 @@ from pipeline.score.counters import ALL_GROUPS, HIT_NAMES, ScoreCounts
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS, precision_recall
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from schemas.scores import CURVES
+from schemas.targets import in_words
 
 _GRAY = "0.62"
 _COLORS = (
@@ -81,7 +82,7 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
     images, tested, tuned_on = (rows[0][name] for name in ("images", "test_images", "tuning_images"))
-    explained = "label" if rows[0]["target"] == "label" else "predicted class"
+    explained = in_words(rows[0]["target"])
     title = f"{images} images; thresholds tuned on {tuned_on}, tested on {tested}; maps of the {explained}"
     title += f" by {rows[0]['classifier']}; controls in gray"
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left", color="0.35")

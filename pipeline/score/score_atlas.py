@@ -26,8 +26,8 @@ from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
-from schemas.run import TargetKind
 from schemas.scores import LOCALIZATION, ScoringSpec, TuningSplitRecord, is_control
+from schemas.targets import folder_name
 
 TABLE, CURVES, PLOT, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
 
@@ -35,7 +35,7 @@ TABLE, CURVES, PLOT, TUNING = "localization.parquet", "curves.parquet", "curves.
 def score(
     atlas: Atlas,
     truth: TruthSet,
-    target_kind: TargetKind = "label",
+    target_kind: str = "label",
     methods: Sequence[str] = (),
     tuning_truth: TruthSet | None = None,
     tuning_atlas: Atlas | None = None,
@@ -69,6 +69,7 @@ def score(
             another size, an object that cannot be used; ``out`` holds other scores. No table is written then.
     """
     methods, url = atlas.select_methods(target_kind, methods), atlas.objects.url
+    target_kind = atlas.find_target(target_kind)
     if tuning_atlas is not None and tuning_truth is None:
         raise UsageError(f"{tuning_atlas.objects.url}: name the truth of its images with --tune FILE|DIR")
     shard_truths = build_shard_truths(atlas, truth, None if tuning_atlas else tuning_truth or "by hash", subset, log)
@@ -110,7 +111,7 @@ def score(
     return derive(scores, options)
 
 
-def default_output_dir(url: str, truth: TruthSet, target_kind: TargetKind) -> str:
+def default_output_dir(url: str, truth: TruthSet, target_kind: str) -> str:
     """Return the folder of scores if none is named: ``scores/<truth>-<target kind>`` in the atlas.
 
     Args:
@@ -119,7 +120,7 @@ def default_output_dir(url: str, truth: TruthSet, target_kind: TargetKind) -> st
         target_kind: of the maps.
     """
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", truth.name).strip("-") or "truth"
-    return f"{url.rstrip('/')}/{SCORES}/{name}-{target_kind}"
+    return f"{url.rstrip('/')}/{SCORES}/{name}-{folder_name(target_kind)}"
 
 
 @dataclass(frozen=True, kw_only=True)

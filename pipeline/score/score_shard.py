@@ -25,7 +25,7 @@ from pipeline.score.counters import (
 from pipeline.score.splits import ShardTruth
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.truth.truth import Boxes, Mask
-from schemas.run import RunRecord, TargetKind
+from schemas.run import RunRecord
 from schemas.samples import SampleStatus
 
 
@@ -54,7 +54,7 @@ class ScoredImage:
     window: Window
 
 
-def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask[ShardTruth]) -> ShardResult:
+def score_shard(target_kind: str, methods: Sequence[str], task: ShardTask[ShardTruth]) -> ShardResult:
     """Count one shard and write its counts.
 
     Args:
@@ -72,8 +72,9 @@ def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask
     shard = task.atlas.shard(task.shard)
     maps = {method: shard.maps(method, target_kind) for method in new if method not in TRIVIAL_BOXES}
     statuses: Counter[str] = Counter()
+    has_maps = shard.has_maps_of(target_kind)
     for index, sample in enumerate(shard.samples.to_pylist()):
-        status, image = _build_scored_image(sample, task.data, task.atlas.run)
+        status, image = _build_scored_image(sample, bool(has_maps[index]), task.data, task.atlas.run)
         statuses[status] += 1
         if image is None:
             continue
@@ -88,13 +89,13 @@ def score_shard(target_kind: TargetKind, methods: Sequence[str], task: ShardTask
 
 
 def _build_scored_image(
-    sample: dict[str, Any], shard_truth: ShardTruth, run: RunRecord
+    sample: dict[str, Any], has_maps: bool, shard_truth: ShardTruth, run: RunRecord
 ) -> tuple[str, ScoredImage | None]:
     """Return the status under which a sample is counted, and the image if it is scored."""
     truth, tuning_only = shard_truth.find(sample["key"])
     if truth is None or sample["status"] == SampleStatus.DUPLICATE_KEY:
         return "without_truth", None
-    if sample["status"] != SampleStatus.OK:
+    if not has_maps:
         return "tuning_without_maps" if tuning_only else "without_maps", None
     width, height = sample["width"], sample["height"]
     truth = truth.for_sample(sample, run.spec.exif)

@@ -30,7 +30,7 @@ from schemas.layout import (
     range_name,
 )
 from schemas.run import FormatRecord, RunRecord
-from schemas.samples import SAMPLES, SampleStatus
+from schemas.samples import SAMPLES, SampleStatus, class_columns, class_ids, may_lack
 from schemas.text import escape_control
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Atlas(AtlasReader):
             "model": f"{self.run.model.name}, {height}×{width} patches",
             **({"head": str(self.run.model.head)} if self.run.model.head else {}),
             "methods": ", ".join(self.run.methods),
-            "targets": ", ".join(self.run.spec.targets),
+            "targets": ", ".join(map(self.run.describe_target, self.run.spec.target_names)),
             "shards": f"{len(self.shard_names):,} of {len(self.run.shards):,} done",
             "images": f"{self.run.samples:,} planned",
         }
@@ -191,10 +191,19 @@ class Atlas(AtlasReader):
             return pa.concat_tables(tables).combine_chunks()
         return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
 
-    def samples_with_maps(self, columns: Sequence[str]) -> pa.Table:
-        """Return some columns of the samples of all finished shards that have maps."""
-        table = self.samples([*columns, "status"])
-        return table.filter(pc.equal(table["status"].cast(pa.string()), SampleStatus.OK)).select(list(columns))
+    def samples_with_maps(self, columns: Sequence[str], target: str | None = None) -> pa.Table:
+        """Return some columns of the samples of all finished shards that have maps.
+
+        Args:
+            columns: as in ``schemas.samples.SAMPLES``.
+            target: only those with a map of this target; None is of any.
+        """
+        needed = class_columns(target) if target else ()
+        table = self.samples(list(dict.fromkeys([*columns, "status", *needed])))
+        with_maps = pc.equal(table["status"].cast(pa.string()), SampleStatus.OK)
+        if target and may_lack(target):
+            with_maps = pc.and_(with_maps, pc.is_valid(class_ids(table, target, self.run.spec.target_names)))
+        return table.filter(with_maps).select(list(columns))
 
     def maps(self, method: str) -> "xarray.DataArray":
         """Return all maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is no map.
@@ -202,7 +211,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: the atlas has no such method.
         """
-        self.check_planned(self.run.spec.targets[0], [method])
+        self.check_planned(self.run.spec.target_names[0], [method])
         return self.to_xarray()[method]
 
     def to_xarray(self) -> "xarray.Dataset":
@@ -225,7 +234,7 @@ class Atlas(AtlasReader):
             UsageError: the atlas has no such method or target kind, or no finished shard.
         """
         self.select_methods(target, [method])
-        return MapDataset(self, self.samples_with_maps(["row"])["row"].to_numpy(), method, target)
+        return MapDataset(self, self.samples_with_maps(["row"], target)["row"].to_numpy(), method, target)
 
     def show(self, key: str | int, *methods: str, target: str = "label") -> "Image":
         """Plot maps of one sample over its image, in a row. Without the image, with a warning, if it cannot be read.
@@ -243,7 +252,7 @@ class Atlas(AtlasReader):
         """
         from pipeline.store.map_figure import plot_maps  # needs the image decoders, and few need it
 
-        row = self._find_row(key)
+        row, target = self._find_row(key), self.find_target(target)
         maps = {method: self.map(row, method, target) for method in methods or self.methods}
         shard_index, ordinal = divmod(row, self.run.slot)
         shard = self.shard(self.run.shards[shard_index].name)
@@ -322,7 +331,7 @@ class Atlas(AtlasReader):
         return names
 
     def class_names(self, names: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the given names of the classes; where none are given, those of the head file; else none.
+        """Return the given names of the classes; where none are given, those of the atlas; empty if it has none.
 
         Raises:
             UsageError: there is another number of names than of classes.
@@ -330,7 +339,7 @@ class Atlas(AtlasReader):
         if names and len(names) != self.run.model.classes:
             count = self.run.model.classes
             raise UsageError(f"{self.objects.url}: has {count} classes, not the {len(names)} that are named")
-        return tuple(names) or self.run.model.class_names
+        return tuple(names) or self.run.class_names
 
     @cached_property
     def _index(self) -> pa.Table:

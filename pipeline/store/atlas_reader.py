@@ -19,7 +19,8 @@ from schemas.commits import CommitRecord
 from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import MAPS, samples_object
 from schemas.run import RunRecord
-from schemas.samples import SAMPLES
+from schemas.samples import LATER_COLUMNS, SAMPLES
+from schemas.targets import find_class
 from schemas.text import suggest
 
 
@@ -75,6 +76,9 @@ class AtlasReader(ABC):
             if [sha256(data)] != [record.sha256 for record in committed]:
                 raise RunFailedError(f"{where}: is not the table that was committed; see vitatlas verify")
             table = from_parquet(data, fields.names)
+            for position, later in enumerate(fields):
+                if later.name in LATER_COLUMNS and later.name not in table.column_names:
+                    table = table.add_column(position, later, pa.nulls(len(table), later.type))
             return table.cast(fields.with_metadata(table.schema.metadata))
         except FileNotFoundError:
             raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
@@ -95,8 +99,8 @@ class AtlasReader(ABC):
         """
         if array not in self.run.arrays:
             self._check_method(array)
-        self._check_target(target)
-        return self.read_selection(array, (rows, self.run.spec.targets.index(target)))
+        place = self.run.spec.target_names.index(self.find_target(target))
+        return self.read_selection(array, (rows, place))
 
     def read_selection(self, array: str, selection: Any) -> NDArray[Any]:
         """Return a selection of an array, as it is stored.
@@ -127,18 +131,28 @@ class AtlasReader(ABC):
         Raises:
             UsageError: the run has no such target kind or method.
         """
-        self._check_target(target)
+        self.find_target(target)
         for method in methods:
             self._check_method(method)
 
-    def _check_target(self, target: str) -> None:
-        targets = self.run.spec.targets
+    def find_target(self, target: str) -> str:
+        """Return a target by its name in the atlas: ``class:7`` for ``class:turtle``.
+
+        Raises:
+            UsageError: the run has no such target.
+        """
+        targets, (kind, _, name) = self.run.spec.target_names, target.partition(":")
+        if target in targets:
+            return target
+        if kind == "class" and name:
+            target = f"class:{find_class(name, self.run.class_names, self.run.model.classes)}"
         if target not in targets:
-            names = ", ".join(targets)
+            names = ", ".join(map(self.run.describe_target, targets))
             raise UsageError(
                 f"{self.objects.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
                 "name one with --target, or as target in the policy"
             )
+        return target
 
     def _check_method(self, method: str) -> None:
         if method not in self.run.methods:

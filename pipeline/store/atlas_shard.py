@@ -11,7 +11,7 @@ from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.layout import flag_name, range_name
 from schemas.run import RunRecord
-from schemas.samples import SampleStatus
+from schemas.samples import SampleStatus, class_ids, may_lack
 
 
 class AtlasShard:
@@ -45,15 +45,23 @@ class AtlasShard:
             RunFailedError: a map is missing.
         """
         maps = self.values(method, target)
-        if np.isnan(maps[self.has_maps]).any():
+        if np.isnan(maps[self.has_maps_of(target)]).any():
             raise RunFailedError(f"{self.commit.shard}: {method} maps of {target} are missing; see vitatlas verify")
         return maps
 
     @cached_property
     def has_maps(self) -> NDArray[np.bool_]:
-        """Samples that have maps: bool [rows]."""
+        """Samples that have maps, of one target at least: bool [rows]."""
         statuses = self.samples["status"].to_pylist()
         return np.array([status == SampleStatus.OK for status in statuses], np.bool_)
+
+    def has_maps_of(self, target: str) -> NDArray[np.bool_]:
+        """Return which samples have maps of a target: bool [rows]."""
+        targets = self.run.spec.target_names
+        if not may_lack(target):
+            return self.has_maps
+        has_class: NDArray[np.bool_] = class_ids(self.samples, target, targets).is_valid().to_numpy()
+        return self.has_maps & has_class
 
     def ranges(self, method: str, target: str = "label") -> NDArray[np.float32]:
         """Return minimum and maximum of the raw maps: float32 [rows, 2].

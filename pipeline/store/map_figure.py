@@ -53,9 +53,9 @@ def plot_maps(
         axis.set_title(title, fontsize=8, parse_math=False)
     for axis in axes:
         axis.set_axis_off()
-    names = shard.run.model.class_names
-    label, prediction = (_named(sample[column], names) for column in ("label", "prediction"))
-    title = f"{sample['key']}: maps of the {target}, label {label}, prediction {prediction}"
+    label, prediction = (_named(sample[column], shard.run.class_names) for column in ("label", "prediction"))
+    explained = shard.run.target_in_words(target)
+    title = f"{sample['key']}: maps of the {explained}, label {label}, prediction {prediction}"
     figure.suptitle(escape_control(title), fontsize=8, x=0.01, ha="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

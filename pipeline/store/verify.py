@@ -278,14 +278,15 @@ def _verify_rows(shard: AtlasShard, name: str, spec: ArraySpec) -> list[str]:
     if spec is layout.EXTRA_OUTPUT:  # may be undefined
         return []
     try:
-        values = shard.array(name)[shard.has_maps]
+        values = shard.array(name)
     except RunFailedError:
         return [f"its part of {name} cannot be read"]
     present = np.isfinite(values) if np.isnan(spec.empty) else values != spec.empty
     noun = f"{name} map" if spec is layout.MAP else name
     faults = []
-    for index, target in enumerate(shard.run.spec.targets):
-        missing = int((~present[:, index]).any(tuple(range(1, present.ndim - 1))).sum())
+    for index, target in enumerate(shard.run.spec.target_names):
+        found = present[shard.has_maps_of(target), index]
+        missing = int((~found).any(tuple(range(1, found.ndim))).sum())
         if missing:
             faults.append(f"{missing} samples that are ok have no {noun} of their {target}")
     return faults

@@ -29,7 +29,10 @@ MISTAKES = {
         ["a.tar", "--out", "x", *DEMO[:3], "--methods", "lograd"],
         "; did you mean legrad?",
     ),
-    "no such target": (["a.tar", "--out", "x", *DEMO, "--targets", "top5"], "targets.0: Input should be 'label'"),
+    "no such target": (
+        ["a.tar", "--out", "x", *DEMO, "--targets", "top5"],
+        "targets.0: there is no target kind 'top5'; there are label, predicted, top:K",
+    ),
     "a target twice": (["a.tar", "--out", "x", *DEMO, "--targets", "label,label"], "a target is named twice"),
     "batch of none": (["a.tar", "--out", "x", *DEMO, "--batch-size", "0"], "batch_size: Input should be greater"),
     "no such geometry": (["a.tar", "--out", "x", *DEMO, "--geometry", "warp"], "'warp' is not one of"),

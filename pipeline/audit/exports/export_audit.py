@@ -26,8 +26,8 @@ from schemas.audit_records import ExportSpec
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import Flag
-from schemas.run import RunRecord, TargetKind
-from schemas.samples import CLASS_COLUMNS
+from schemas.run import RunRecord
+from schemas.samples import class_columns, class_ids
 from schemas.text import suggest
 
 _BATCH_SIZE = 32
@@ -38,7 +38,7 @@ def export_audit(
     atlas: Atlas,
     out: str,
     kind: str,
-    target: TargetKind = "label",
+    target: str = "label",
     methods: Sequence[str] = (),
     truth: TruthSet | None = None,
     pixels: bool = True,
@@ -72,7 +72,7 @@ def export_audit(
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
     names, url = atlas.select_methods(target, methods), atlas.objects.url
-    classes = atlas.class_names(classes)
+    target, classes = atlas.find_target(target), atlas.class_names(classes)
     if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportSpec(
@@ -84,7 +84,8 @@ def export_audit(
         pixels=pixels,
         classes=tuple(classes),
     )
-    samples = atlas.samples_with_maps(["row", "shard", "label", "prediction", "key"])
+    columns = ["row", "shard", "label", "prediction", "key"]
+    samples = atlas.samples_with_maps(list(dict.fromkeys([*columns, *class_columns(target)])), target)
     if not len(samples):
         raise UsageError(f"{url}: has no sample with maps, so there is nothing to export")
     audit, objects = ObjectStore(out), ObjectStore(f"{out.rstrip('/')}/{kind}")
@@ -134,24 +135,25 @@ def _upload(objects: ObjectStore, export: Callable[[Path], Iterable[str]]) -> tu
 
 
 def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: TruthSet | None) -> ShardData:
-    samples = shard.samples.filter(pa.array(shard.has_maps))
+    has_maps = shard.has_maps_of(about.target)
+    samples = shard.samples.filter(pa.array(has_maps))
     maps = {}
     for method in about.methods:
-        valid = shard.flags(method, about.target)[shard.has_maps] == Flag.OK
-        maps[method] = np.where(valid[:, None, None], shard.maps(method, about.target)[shard.has_maps], np.float32(0))
+        valid = shard.flags(method, about.target)[has_maps] == Flag.OK
+        maps[method] = np.where(valid[:, None, None], shard.maps(method, about.target)[has_maps], np.float32(0))
     return ShardData(
         shard.commit.shard,
         samples,
-        samples[CLASS_COLUMNS[about.target]].to_numpy().astype(np.int64),
+        class_ids(samples, about.target, atlas.run.spec.target_names).to_numpy().astype(np.int64),
         maps,
-        _pixels(atlas, shard) if about.pixels else None,
+        _pixels(atlas, shard, np.flatnonzero(has_maps).tolist()) if about.pixels else None,
         None if truth is None else _masks(samples, truth, atlas.run),
     )
 
 
-def _pixels(atlas: Atlas, shard: AtlasShard) -> Iterator[NDArray[np.uint8]]:
-    """Yield the input of the network in batches, for the samples that have maps."""
-    for _, pixels in read_images(atlas.run, shard, np.flatnonzero(shard.has_maps).tolist(), _BATCH_SIZE):
+def _pixels(atlas: Atlas, shard: AtlasShard, ordinals: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the input of the network in batches, for some samples."""
+    for _, pixels in read_images(atlas.run, shard, ordinals, _BATCH_SIZE):
         yield np.stack(pixels)
 
 

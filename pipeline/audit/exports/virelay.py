@@ -24,15 +24,15 @@ from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import AuditSpec, ExportSpec
 from schemas.errors import UsageError
 from schemas.layout import ABOUT
-from schemas.run import RunRecord, TargetKind
-from schemas.samples import CLASS_COLUMNS
+from schemas.run import RunRecord
+from schemas.samples import class_ids
 
 MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"
 ANALYSIS, EMBEDDING, CLUSTERING = "spectral_analysis", "spectral", "kmeans"
 UNKNOWN = -1
 """Label of a sample without label, or with one that the network does not have."""
 GRAY = 128
-_STRATEGIES: dict[TargetKind, str] = {"label": "true_label", "predicted": "predicted_label"}
+_STRATEGIES = {"label": "true_label", "predicted": "predicted_label"}
 _SYNSET = re.compile(r"(n[0-9]{8})(?:[\s:,]+(.*))?")
 """Name of a class as in ILSVRC's ``LOC_synset_mapping.txt``, or the WordNet id alone."""
 _CHUNK = 64
@@ -62,6 +62,8 @@ class VirelayExporter(AuditExporter):
 
     def validate(self, about: ExportSpec, audit: ObjectStore) -> None:
         self.require_packages()
+        if about.target not in _STRATEGIES:
+            raise UsageError(f"virelay: has no word for maps of {about.target}; name --target label or predicted")
         for name in (ABOUT, MEMBERS, SHORTCUTS):
             if not audit.exists(name):
                 raise UsageError(f"{audit.url}: has no {name}; make the audit first, then export it")
@@ -124,7 +126,9 @@ class VirelayExporter(AuditExporter):
                 file["label"] = labels
             yield f"{method}.attribution.h5"
             with h5py.File(prepare_path(folder, f"{method}.analysis.h5"), "w") as file:
-                for class_id, places, rows in _group_by_class(method_members, samples, about.target, context.audit.url):
+                for class_id, places, rows in _group_by_class(
+                    method_members, samples, run, about.target, context.audit.url
+                ):
                     _write_analysis(file.create_group(groups[class_id]), places, rows, eigenvalues[method, class_id])
             yield f"{method}.analysis.h5"
             project = yaml.safe_dump(_project(method, run, about), sort_keys=False, allow_unicode=True)
@@ -196,14 +200,14 @@ def _probabilities(samples: pa.Table, count: int) -> NDArray[np.float32]:
 
 
 def _group_by_class(
-    members: pa.Table, samples: pa.Table, target: TargetKind, url: str
+    members: pa.Table, samples: pa.Table, run: RunRecord, target: str, url: str
 ) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
     """Yield each class with the indices of its members among the samples, and their rows of the table."""
     rows = samples["row"].to_numpy()
     places = np.searchsorted(rows, members["row"].to_numpy())
     if not np.array_equal(rows[places.clip(max=len(rows) - 1)], members["row"].to_numpy()):
         raise UsageError(f"{url}: {MEMBERS} has samples whose maps the atlas no longer has; make the audit again")
-    classes = samples[CLASS_COLUMNS[target]].to_numpy()[places]
+    classes = class_ids(samples, target, run.spec.target_names).to_numpy()[places]
     for class_id in np.unique(classes):
         inside = np.flatnonzero(classes == class_id)
         yield int(class_id), places[inside], members.take(inside)

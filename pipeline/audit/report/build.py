@@ -27,7 +27,6 @@ from pipeline.utils.io import refuse_commands
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.errors import UsageError
 from schemas.layout import Flag
-from schemas.run import TargetKind
 from schemas.scores import is_control
 
 REPORT = "report"
@@ -38,7 +37,7 @@ _CLASSES = "data/classes"
 def write_report(
     atlas: Atlas,
     out: str,
-    target: TargetKind = "label",
+    target: str = "label",
     names: Sequence[str] = (),
     thumbnails: bool = True,
     images: int = 50_000,
@@ -52,7 +51,7 @@ def write_report(
         atlas: the atlas.
         out: folder or URL of its audit, which gets ``report/index.html`` and the files that belong to it.
         target: target kind of the audited maps. The gallery shows all target kinds of the atlas.
-        names: names of the classes by class id; by default those of the head file, without one numbers.
+        names: names of the classes by class id; empty are those of the atlas.
         thumbnails: show small copies of the images. Without them only maps leave the dataset.
         images: largest number of images in the gallery, chosen at random. All tables are of all images.
         seed: random seed of the choice.
@@ -67,7 +66,7 @@ def write_report(
         CorruptShardError: images cannot be read, or are not those of the atlas.
     """
     url = atlas.objects.url
-    names = atlas.class_names(names)
+    target, names = atlas.find_target(target), atlas.class_names(names)
     if thumbnails:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     tables, selections = read_audit(atlas, out, target), sample_images(atlas, images, seed)
@@ -103,14 +102,15 @@ def _data_scripts(
     model = atlas.run.model
     meta = {
         "target": tables.about.target,
-        "targets": list(atlas.run.spec.targets),
+        "targets": list(atlas.run.spec.target_names),
+        "targetInWords": atlas.run.target_in_words(tables.about.target),
         "methods": [{"name": name, "control": is_control(name)} for name in methods],
         "grid": list(model.grid),
         "inputSize": list(model.input_size),
         "classes": list(names) or [f"class {class_id}" for class_id in range(model.classes)],
         "statistics": list(MAP_STATISTICS),
         "overall": overall_statistics(tables, methods),
-        "flags": [flag.name.lower().replace("_", " ") for flag in Flag],
+        "flags": [*(flag.name.lower().replace("_", " ") for flag in Flag), "no map"],
         "disagreement": disagreement_threshold(columns.images["agreement"]),
         "thumbnails": thumbnails,
         "colors": to_base64(read_color_map()),

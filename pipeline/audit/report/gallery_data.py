@@ -17,6 +17,7 @@ from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.images import read_images
 from pipeline.store.parquet import from_parquet
 from schemas.audit_tables import MAP_STATISTICS
+from schemas.layout import Flag
 from schemas.scores import is_control
 
 IMAGES_PER_CHUNK = 8
@@ -28,6 +29,8 @@ DISAGREEMENT_SHARE = 0.1
 """Share of the images, those of least agreement, that the gallery marks as high disagreement."""
 THUMBNAIL_SIDE = 128
 """Longest side of a thumbnail in pixels."""
+NO_MAP = len(Flag)
+"""Flag of a map that there is not, in the report."""
 _JPEG_QUALITY = 80
 _BATCH_SIZE = 32
 Floats = NDArray[np.float32]
@@ -55,7 +58,7 @@ class ImageColumns:
     Attributes:
         keys: keys of the n images.
         images: further columns by name, [n].
-        flags: uint8 [methods, targets, n], see ``schemas.layout.Flag``.
+        flags: uint8 [methods, targets, n], see ``schemas.layout.Flag``; ``NO_MAP`` where a sample has no such target.
         statistics: float32 [methods, MAP_STATISTICS, n], NaN where undefined.
     """
 
@@ -128,9 +131,9 @@ def write_chunks(
     """
     objects = ObjectStore(out)
     shard, ordinals = atlas.shard(selection.shard), np.array(selection.ordinals)
-    targets = atlas.run.spec.targets
+    targets = atlas.run.spec.target_names
     maps = np.stack([[to_uint8(shard.maps(name, target)[ordinals]) for target in targets] for name in methods])
-    flags = np.stack([[shard.flags(name, target)[ordinals] for target in targets] for name in methods])
+    flags = np.stack([[shard.flags(name, target)[ordinals] for target in targets] for name in methods]).clip(max=NO_MAP)
     jpegs = _make_thumbnails(atlas, shard, selection.ordinals) if thumbnails else {}
     statistics = _read_statistics(ObjectStore(audit), selection, shard, methods)
     for begin in range(0, len(ordinals), IMAGES_PER_CHUNK):

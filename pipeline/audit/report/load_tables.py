@@ -13,7 +13,6 @@ from schemas.audit_records import AuditSpec
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
-from schemas.run import TargetKind
 from schemas.scores import ScoringSpec
 
 _LOCALIZATION = "localization.parquet"
@@ -50,7 +49,7 @@ class AuditTables:
     localization: dict[str, pa.Table]
 
 
-def read_audit(atlas: Atlas, out: str, target: TargetKind) -> AuditTables:
+def read_audit(atlas: Atlas, out: str, target: str) -> AuditTables:
     """Read the tables of an audit.
 
     Args:
@@ -94,11 +93,11 @@ def _read_table(objects: ObjectStore, name: str) -> pa.Table | None:
         return None
 
 
-def _filter_target(table: pa.Table | None, target: TargetKind) -> pa.Table | None:
+def _filter_target(table: pa.Table | None, target: str) -> pa.Table | None:
     return None if table is None else table.filter(pc.equal(table["target"].cast(pa.string()), target))
 
 
-def _read_localization(atlas: Atlas, target: TargetKind) -> dict[str, pa.Table]:
+def _read_localization(atlas: Atlas, target: str) -> dict[str, pa.Table]:
     """Read the finished scores of the same maps in the atlas."""
     tables = {}
     for folder in atlas.objects.list(SCORES):

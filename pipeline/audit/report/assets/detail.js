@@ -45,7 +45,7 @@
   };
 
   async function draw(state, current) {
-    const { methods, statistics, target } = atlas.about;
+    const { methods, statistics, targetInWords } = atlas.about;
     const place = atlas.images.place[image];
     const chunk = await atlas.loadChunk(atlas.images.chunk[image]);
     const thumbnail = await atlas.loadThumbnail(chunk, place);
@@ -64,7 +64,7 @@
       name, ...statistics.map((_, index) => atlas.formatNumber(values[method * statistics.length + index], 3)),
     ]);
     const head = ["method", ...statistics.map((name) => name.replaceAll("_", " "))];
-    const caption = `Statistics of the maps of the ${target === "label" ? "label" : "prediction"}`;
+    const caption = `Statistics of the maps of the ${targetInWords}`;
     atlas.fillTable(by("detail-statistics"), caption, head, rows);
     by("detail").dataset.row = atlas.images.row[image];
   }
