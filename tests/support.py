@@ -57,8 +57,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "texts": {"name": "vit_base_patch16_clip_quickgelu_224", "num_classes": 24, "head": "texts"},
     "texts, sigmoid": {"class_token": False, "global_pool": "map", "num_classes": 0, "head": "texts, sigmoid"},
     "class token and mean": {"reg_tokens": 3, "init_values": 0.1, "num_classes": 0, "head": "class token and mean"},
+    "texts, projected": {"class_token": False, "global_pool": "map", "num_classes": 0, "head": "texts, projected"},
+    "mean, sigmoid": {"reg_tokens": 3, "num_classes": 0, "head": "mean, sigmoid"},
 }
 """Models that every method is tried on: variants of supported blocks, by timm name and options of its constructor."""
+
+HEADS = tuple(name for name, options in FAMILIES.items() if "head" in options)
+"""Those with a head file: of each kind, read-out, projection and activation."""
 
 _EXAMPLES = {*BLOCKS.values(), *ATTENTIONS.values()}
 _VARIANTS = {options.get("name", "vit_tiny_patch16_224") for options in FAMILIES.values()}
@@ -66,20 +71,28 @@ FAMILIES |= {name: {"name": name} for name in sorted(_EXAMPLES - _VARIANTS)}  # 
 
 
 def random_head(kind: str, width: int = 32, **changes: Any) -> Head:
-    """A head of 10 classes for ``small_vit``: ``texts``, ``texts, sigmoid`` or ``class token and mean``."""
+    """A head of 10 classes for ``small_vit``, see ``FAMILIES``."""
     generator = torch.Generator().manual_seed(1)
     record: dict[str, Any] = {"classes": tuple(f"class {index}" for index in range(10)), "input_width": width}
-    if kind == "class token and mean":
+    if kind in ("class token and mean", "mean, sigmoid"):
         record |= {"kind": "linear", "read_out": "token+mean"}
         tensors = {"weight": torch.randn(10, 2 * width, generator=generator)}
         tensors["bias"] = torch.randn(10, generator=generator)
+        if kind == "mean, sigmoid":
+            record |= {"read_out": "mean", "activation": "sigmoid"}
+            tensors["weight"] = tensors["weight"][:, :width]
     else:
         record |= {"kind": "zero_shot", "normalise": "l2", "read_out": "token", "projection": "backbone head.weight"}
         tensors = {"logit_scale": torch.tensor(12.0)}
         if kind == "texts, sigmoid":
             record |= {"read_out": "pool", "projection": "none", "activation": "sigmoid"}
             tensors = {"logit_scale": torch.tensor(7.0), "logit_bias": torch.tensor(-1.5)}
-        embedding = 24 if kind == "texts" else width
+        embedding = width if kind == "texts, sigmoid" else 24
+        if kind == "texts, projected":
+            record |= {"read_out": "pool", "projection": "tensor"}
+            tensors |= {"logit_bias": torch.randn(10, generator=generator)}
+            tensors |= {"projection": torch.randn(24, width, generator=generator)}
+            tensors |= {"projection_bias": torch.randn(24, generator=generator)}
         tensors["text"] = F.normalize(torch.randn(10, embedding, generator=generator).double(), dim=1)
         tensors["empty"] = F.normalize(torch.randn(1, embedding, generator=generator).double(), dim=1)
     tensors = {name: tensor.double() for name, tensor in tensors.items()}

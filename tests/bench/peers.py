@@ -23,9 +23,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain import IntegratedGradients, LeGrad, Method, ReciproCAM, explain
+from pipeline.explain import Head, IntegratedGradients, LeGrad, Method, ReciproCAM, explain
+from schemas.head import HeadRecord
 
 _STEPS = 8
+_PROMPTS = 10
 _TIMED, _COMPARED = "vit_small_patch16_224", "vit_tiny_patch16_224"
 
 
@@ -35,7 +37,7 @@ class Pair:
 
     Attributes:
         what: for the table.
-        network, images, targets: [B, 3, H, W] and [B].
+        network, images, targets: [B, 3, H, W] and [B] or [B, K].
         ours: the method.
         peer: makes the peer's maps.
         alike: makes ours what the peer's are: enlarged, or summed over a patch the other way.
@@ -50,9 +52,10 @@ class Pair:
     alike: Callable[[Tensor], Tensor] = lambda maps: maps
 
     def mine(self) -> Tensor:
-        """[B, h, w]."""
-        ((_, maps),) = explain(self.network, self.images, self.targets[:, None], [self.ours]).items()
-        return maps[:, 0]
+        """[B · K, h, w]."""
+        targets = self.targets.reshape(len(self.images), -1)
+        ((_, maps),) = explain(self.network, self.images, targets, [self.ours]).items()
+        return maps.flatten(0, 1)
 
     def difference(self) -> float:
         """Largest difference of any cell, as a fraction of the largest value."""
@@ -117,39 +120,48 @@ def openvino_xai(network: nn.Module, images: Tensor, targets: Tensor) -> Iterato
 
 
 def legrad(network: nn.Module, images: Tensor, targets: Tensor) -> Iterator[Pair]:
-    """OpenCLIP's ViT-B/16 with random weights, and the same in timm: the class is a text embedding.
+    """OpenCLIP's ViT-B/16 with random weights, and the same in timm with the texts in a head file.
 
-    The projection is made orthogonal, so that a cosine behind it is one in front of it. One image: its batch are
-    the prompts.
+    One image: its batch are the prompts, for each of which it repeats the image. Its default of two layers is wrong on
+    open_clip after 2.23, where blocks without hooks have the batch first.
     """
     import open_clip
     from legrad import LeWrapper
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    model = open_clip.create_model("ViT-B-16")
-    width = len(model.visual.proj)
-    model.visual.proj.data = torch.linalg.qr(torch.randn(width, width))[0]
-    text = nn.functional.normalize(torch.randn(1, width), dim=-1)
-    same = timm.create_model("vit_base_patch16_clip_224", num_classes=1).eval()
+    model = open_clip.create_model("ViT-B-16").eval()
+    same = timm.create_model("vit_base_patch16_clip_224", num_classes=model.visual.proj.shape[1]).eval()
     weights = checkpoint_filter_fn(model.state_dict(), same)
-    weights |= {"head.weight": text @ model.visual.proj.data.T, "head.bias": torch.zeros(1)}
-    same.load_state_dict(weights)
-    same.to(images.dtype)
+    same.load_state_dict(weights | {"head.bias": torch.zeros(same.num_classes)})
+    text = nn.functional.normalize(torch.randn(_PROMPTS, same.num_classes), dim=-1)
+    record = HeadRecord(
+        kind="zero_shot",
+        classes=tuple(f"prompt {prompt}" for prompt in range(_PROMPTS)),
+        read_out="token",
+        input_width=same.embed_dim,
+        projection="backbone head.weight",
+        normalise="l2",
+    )
+    Head(record, {"text": text, "logit_scale": torch.tensor(100.0)}).attach(same.to(images.dtype))
 
-    def pair(first: int, what: str, ours: LeGrad) -> Pair:
-        wrapped = LeWrapper(copy.deepcopy(model).eval().to(images.dtype), layer_index=first)
+    def pair(first: int, prompts: int, what: str, ours: LeGrad) -> Pair:
+        wrapped = LeWrapper(copy.deepcopy(model).to(images.dtype), layer_index=first)
 
         def peer() -> Tensor:
-            return wrapped.compute_legrad_clip(text_embedding=text, image=images[:1])[0]
+            return wrapped.compute_legrad_clip(text_embedding=text[:prompts], image=images[:1])[0]
 
-        return Pair(f"legrad, ViT-B/16, {what}", same, images[:1], torch.tensor([0]), ours, peer, enlarged)
+        what = f"legrad, ViT-B/16, {what}, prompts {prompts}"
+        return Pair(what, same, images[:1], torch.arange(prompts)[None], ours, peer, enlarged)
 
     def enlarged(maps: Tensor) -> Tensor:
         large = nn.functional.interpolate(maps[None], scale_factor=16, mode="bilinear")[0]
-        return (large - large.min()) / (large.max() - large.min())
+        low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+        return (large - low) / (high - low)
 
-    yield pair(-2, "last two layers", LeGrad(layers="last2", score="cosine"))
-    yield pair(0, "all layers", LeGrad(score="cosine"))
+    if tuple(map(int, version("open_clip_torch").split(".")[:2])) <= (2, 23):
+        yield pair(-2, 1, "last two layers", LeGrad(layers="last2", score="cosine"))
+    for prompts in (1, _PROMPTS):
+        yield pair(0, prompts, "all layers", LeGrad(score="cosine"))
 
 
 PEERS = {"captum": captum, "grad-cam": grad_cam, "openvino_xai": openvino_xai, "legrad_torch": legrad}

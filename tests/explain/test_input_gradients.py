@@ -3,7 +3,7 @@
 import pytest
 import torch
 from explicit import TARGET, assert_equal, compute_map
-from support import FAMILIES, images_for, small_vit, soak_after
+from support import FAMILIES, HEADS, images_for, small_vit, soak_after
 from torch import Tensor, nn
 
 from pipeline.explain import IntegratedGradients, SmoothGrad, describe, explain
@@ -52,8 +52,9 @@ def test_integrated_gradients_of_a_linear_network_need_one_node() -> None:
     assert torch.allclose(one, compute_map(model, images, "grad_input"), rtol=1e-12, atol=1e-14)
 
 
-def test_smoothgrad_without_noise_is_the_size_of_the_gradient() -> None:
-    model = small_vit()
+@pytest.mark.parametrize("kind", ["class token", *HEADS])
+def test_smoothgrad_without_noise_is_the_size_of_the_gradient(kind: str) -> None:
+    model = small_vit(**FAMILIES[kind])
     images = images_for(model).requires_grad_()
     (gradient,) = torch.autograd.grad(model(images)[:, TARGET].sum(), images)
     expected = gradient.abs().reshape(3, 3, 6, 8, 6, 8).sum((1, 3, 5))

@@ -30,6 +30,7 @@ def record(model: nn.Module, method: str = "pm") -> ArtifactRecord:
         provenance="pm_design_v1",
         model="small",
         weights=weights_hash(model),
+        head=describe(model).head,
         settings={},
         shards=(),
         steps=1,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sampled import KEYS, TARGETS, compute_maps, probabilities
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, HEADS, images_for, small_vit
 from torch import Tensor
 
 from pipeline.explain import RISE, describe
@@ -30,7 +30,8 @@ def rise_masks(method: RISE, key: str, size: tuple[int, int]) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("kind", "cells"),
-    [("class token", 1), ("class token", 7), ("not square", 5), ("attention pool", 5), ("distilled", 5)],
+    [("class token", 1), ("class token", 7)]
+    + [(kind, 5) for kind in ("not square", "attention pool", "distilled", *HEADS)],
 )
 def test_rise_equals_one_forward_for_each_mask(kind: str, cells: int) -> None:
     """Five and seven do not divide the sides."""

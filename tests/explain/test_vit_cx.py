@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sampled import KEYS, TARGETS, compute_maps, probabilities
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, HEADS, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, ViTCX, describe, explain
@@ -67,7 +67,7 @@ def naive_vit_cx(model: nn.Module, image: Tensor, method: ViTCX, key: str) -> tu
 @pytest.mark.parametrize(
     ("kind", "distance"),
     [("class token", 0.0), ("class token", 0.2)]
-    + [(kind, 0.1) for kind in ("class token", "registers", "mean, fc_norm", "not square", "attention pool")],
+    + [(kind, 0.1) for kind in ("class token", "registers", "mean, fc_norm", "not square", "attention pool", *HEADS)],
 )
 def test_vit_cx_equals_itself_written_out(kind: str, distance: float) -> None:
     model, method = small_vit(**FAMILIES[kind]), ViTCX(distance=distance, noise=0.3)
