@@ -6,7 +6,7 @@ import click
 
 from jobs import output
 from jobs.head_probe import probe_command, prototypes_command
-from jobs.params import choice_option, classes_option, options, path_option, read_class_names
+from jobs.params import checkpoint_key_option, choice_option, classes_option, options, path_option, read_class_names
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.head import CheckpointReadout
@@ -113,6 +113,7 @@ head_command.add_command(prototypes_command)
 
 @head_command.command("extract")
 @path_option("--checkpoint", required=True, metavar="FILE", text="Classifier or whole network: .safetensors, .pth ….")
+@checkpoint_key_option
 @click.option("--name", metavar="LAYER", help="Which classifier, if the file has several.")
 @choice_option(
     "--read-out",
@@ -125,6 +126,7 @@ head_command.add_command(prototypes_command)
 @output.json_option
 def extract(
     checkpoint: str,
+    checkpoint_key: str | None,
     name: str | None,
     read_out: CheckpointReadout | None,
     classes_file: str | None,
@@ -141,7 +143,7 @@ def extract(
     """
     from pipeline.head.extract import extract_head
 
-    head = extract_head(checkpoint, name, read_out, read_class_names(classes_file))
+    head = extract_head(checkpoint, name, read_out, read_class_names(classes_file), checkpoint_key)
     head.save(out)
     print_head(head, out, json_)
 

@@ -9,6 +9,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from pipeline.explain.checkpoint.layout import Layout
+from pipeline.explain.checkpoint.recognize import recognize
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.explain.embedding_towers import embedding_widths
 from pipeline.explain.head import Head
@@ -26,7 +28,7 @@ _CLASSIFIER = re.compile(
 _PROBE = re.compile(_WRAPPERS + r"classifiers_dict\.(?P<label>[^.]+)\.linear\.")
 """The same for the many probes in a log of DINOv2's evaluation (dinov2/eval/linear.py)."""
 _PROBE_INPUT = re.compile(r"classifier_(?P<blocks>\d+)_blocks_avgpool_(?P<mean>True|False)_.*")
-_PATCHES = re.compile(r".*(?:patch_embed\.proj|projection|patch_embeddings?|conv_proj|conv1)\.weight")
+_PATCHES = re.compile(r".*patch_embed\.proj\.weight")
 """Convolution that embeds patches; it has as many outputs as the tokens are wide."""
 _MAE_EPS = 1e-6
 """Of the BatchNorm without weights in front of MAE's linear probe (main_linprobe.py)."""
@@ -35,15 +37,13 @@ _READOUT_OF_PROBE: dict[str, CheckpointReadout] = {"True": "token+mean", "False"
 _ONE: tuple[CheckpointReadout, ...] = ("token", "mean", "pool")
 _TWO: tuple[CheckpointReadout, ...] = ("token+mean", "interleaved")
 
-_LAYOUTS: tuple[tuple[str, CheckpointReadout], ...] = (
-    (r"dinov2(?:_with_registers)?\.embeddings\..*", "token+mean"),
-    (r"(?:vit|deit)\.embeddings\.cls_token", "token"),
-    (r".*\.pooler\.layernorm\.weight", "mean"),  # BEiT
-    (r"vision_model\.head\.probe", "mean"),  # SigLIP; its classifier leaves the pooler out
-    (r"class_token", "token"),  # torchvision
-    (r"attn_pool\.latent", "pool"),
-)
-"""Tensors by which a library's network is recognised, and what its classifier reads."""
+_BY_POOLING: dict[str | None, CheckpointReadout] = {
+    "token": "token",
+    "avg": "mean",
+    "map": "pool",
+    "token+mean": "token+mean",
+}
+"""What the classifier of a layout reads, by the pooling in timm's terms."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ class _Layer:
 
 
 def extract_head(
-    path: str, name: str | None = None, read_out: CheckpointReadout | None = None, classes: Sequence[str] = ()
+    path: str,
+    name: str | None = None,
+    read_out: CheckpointReadout | None = None,
+    classes: Sequence[str] = (),
+    key: str | None = None,
 ) -> Head:
     """Make a linear head of the classifier in a checkpoint. Reading the file runs no code.
 
@@ -77,12 +81,16 @@ def extract_head(
         name: of the layer, where the file has several.
         read_out: what the columns stand for; needed where the tensors of the file do not decide it.
         classes: name of each logit; by default ``class 0``, ``class 1``, ….
+        key: name of the state dict in a file that has several.
 
     Raises:
         UsageError: the file cannot be read, has no such classifier or several, does not decide the read-out, or has
             one that no head file has.
     """
-    weights = read_weights(path)
+    content = read_weights(path, key)
+    renamed = recognize(content, path)
+    layout = renamed.layout
+    weights = renamed.weights if layout else content
     layer = _without_norm(_choose(weights, name, path), weights, path)
     count, width = layer.weight.shape
     if classes and len(classes) != count:
@@ -92,7 +100,7 @@ def extract_head(
             f"{path}: {layer.label} seems to be the projection of an image–text tower, no classifier; make a head of "
             "texts by vitatlas head text, or name the classes with --classes"
         )
-    columns = _read_out(weights, layer, read_out, path)
+    columns = _read_out(weights, layer, layout, read_out, path)
     matrix = layer.weight
     if columns == "interleaved":
         matrix, columns = torch.cat([matrix[:, 0::2], matrix[:, 1::2]], 1), "token+mean"
@@ -101,7 +109,7 @@ def extract_head(
         classes=tuple(classes) or tuple(f"class {index}" for index in range(count)),
         read_out=columns,
         input_width=width // 2 if columns == "token+mean" else width,
-        provenance=f"{layer.label} of {os.path.basename(path)}, tensors {hash_tensors(weights)}",
+        provenance=f"{layer.label} of {os.path.basename(path)}, tensors {hash_tensors(content)}",
     )
     return Head(record, {"weight": matrix} | ({} if layer.bias is None else {"bias": layer.bias}), path)
 
@@ -163,11 +171,11 @@ def _without_norm(layer: _Layer, weights: dict[str, Tensor], path: str) -> _Laye
 
 
 def _read_out(
-    weights: dict[str, Tensor], layer: _Layer, asked: CheckpointReadout | None, path: str
+    weights: dict[str, Tensor], layer: _Layer, layout: Layout | None, asked: CheckpointReadout | None, path: str
 ) -> CheckpointReadout:
     """Return what the columns stand for: what the user says, or else what the file says, if the widths agree."""
     columns, tokens = layer.weight.shape[1], _token_width(weights)
-    if _has(weights, r".*pre_layrnorm\.weight") and layer.label == "classifier":
+    if layout is not None and layout.arguments.get("final_norm") is False:
         raise UsageError(f"{path}: its classifier reads patches in front of the final norm, which no head file does")
     if layer.label.endswith(("head_dist", "distillation_classifier")):
         raise UsageError(
@@ -179,7 +187,7 @@ def _read_out(
         raise UsageError(
             f"{path}: {layer.label} reads several blocks, and a head file only the last; take a classifier of one block"
         )
-    known = _READOUT_OF_PROBE[probe["mean"]] if probe else _by_layout(weights)
+    known = _READOUT_OF_PROBE[probe["mean"]] if probe else _by_layout(weights, layout)
     if probe and asked not in (None, known):
         raise UsageError(f"{path}: {layer.label} reads {known}, by its name; leave out --read-out {asked}")
     fitting: tuple[CheckpointReadout, ...] = get_args(CheckpointReadout)
@@ -203,11 +211,12 @@ def _token_width(weights: dict[str, Tensor]) -> int | None:
     return widths.pop() if len(widths) == 1 else None
 
 
-def _by_layout(weights: dict[str, Tensor]) -> CheckpointReadout | None:
+def _by_layout(weights: dict[str, Tensor], layout: Layout | None) -> CheckpointReadout | None:
     """Return what the classifier of a whole network reads, None where its tensors do not say it."""
-    for tensor, read_out in _LAYOUTS:
-        if _has(weights, tensor):
-            return read_out
+    if layout is not None and layout.read_out is not None:
+        return _BY_POOLING[layout.read_out]
+    if _has(weights, r"attn_pool\.latent"):
+        return "pool"
     norm, norm_of_mean = _has(weights, r"norm\.weight"), _has(weights, r"fc_norm\.weight")
     if norm == norm_of_mean:
         return None

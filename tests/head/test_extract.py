@@ -11,6 +11,7 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Head
+from pipeline.explain.checkpoint import ModelConfig, load_checkpoint
 from pipeline.head.extract import extract_head
 from schemas.errors import UsageError
 
@@ -119,35 +120,62 @@ def test_a_whole_network_says_what_its_classifier_reads(network: str, prefix: st
 
 
 HUGGING_FACE = {
-    "vit": ({"vit.embeddings.cls_token": (1, 1, 8)}, "vit.embeddings.patch_embeddings.projection.weight", 8, "token"),
-    "dinov2": (
-        {"dinov2.embeddings.cls_token": (1, 1, 8)},
-        "dinov2.embeddings.patch_embeddings.projection.weight",
-        16,
-        "token+mean",
-    ),
-    "beit": (
-        {"beit.pooler.layernorm.weight": (8,)},
-        "beit.embeddings.patch_embeddings.projection.weight",
-        8,
-        "mean",
-    ),
-    "siglip": ({"vision_model.head.probe": (1, 1, 8)}, "vision_model.embeddings.patch_embedding.weight", 8, "mean"),
+    "vit": (("embeddings.cls_token", "encoder.layer.0.layernorm_before.weight"), 8, "token"),
+    "dinov2": (("encoder.layer.0.layer_scale1.lambda1", "embeddings.position_embeddings"), 16, "token+mean"),
+    "beit": (("encoder.layer.0.lambda_1", "layernorm_before.weight", "pooler.layernorm.weight"), 8, "mean"),
+    "vision_model": (("head.probe",), 8, "mean"),
 }
+"""Names of tensors that ``save_pretrained`` writes. The classifier of DINOv2 reads both features."""
 
 
 @pytest.mark.parametrize("family", HUGGING_FACE)
 def test_a_fine_tuned_network_of_transformers(family: str, tmp_path: Path) -> None:
-    """Names of the tensors that ``save_pretrained`` writes; the classifier of DINOv2 has both features."""
-    marks, patches, columns, read_out = HUGGING_FACE[family]
-    state = {name: torch.ones(shape) for name, shape in marks.items()}
-    state |= {patches: torch.ones(8, 3, 4, 4), "classifier.weight": matrix(columns), "classifier.bias": BIAS}
-    save_file(state, tmp_path / "model.safetensors")
-    record = extract_head(str(tmp_path / "model.safetensors")).record
-    assert (record.read_out, record.input_width) == (read_out, 8)
+    marks, columns, read_out = HUGGING_FACE[family]
+    base = marks[0].partition(".")[0]
+    patches = "patch_embedding" if family == "siglip" else "patch_embeddings.projection"
+    state = {name: torch.ones(1, 1, 8) for name in marks} | {
+        f"{base}.embeddings.{patches}.weight": torch.ones(8, 3, 4, 4)
+    }
+    save_file(state | {"classifier.weight": matrix(columns), "classifier.bias": BIAS}, tmp_path / "model.safetensors")
+    head = extract_head(str(tmp_path / "model.safetensors"))
+    assert (head.record.read_out, head.record.input_width) == (read_out, 8)
+    assert torch.equal(head.tensors["weight"], matrix(columns))
 
 
-CLIP = {"vision_model.pre_layrnorm.weight": torch.ones(8), "classifier.weight": matrix(8)}
+@pytest.mark.parametrize("family", ["ViT", "Dinov2", "Dinov2WithRegisters", "Beit", "Siglip"])
+def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    """The classifier goes on the backbone of the same file, loaded apart."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"image_size": 48, "patch_size": 8}
+    options: dict[str, Any] = {"vision_config": shape} if family == "Siglip" else shape
+    shape |= {"use_relative_position_bias": True} if family == "Beit" else {}
+    config = getattr(transformers, f"{family}Config")(**options, num_labels=CLASSES)
+    model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 or "bias" in name:
+            nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    name = {"Beit": "beit_base_patch16_224", "Siglip": "vit_base_patch32_siglip_gap_256"}.get(family)
+    sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+    arguments = sizes | {"ViT": {}, "Beit": {}, "Siglip": {}}.get(family, {"init_values": 1.0})
+    if family == "Dinov2WithRegisters":
+        arguments |= {"reg_tokens": 4, "no_embed_class": True}
+    architecture = ModelConfig(architecture=name or "vit_tiny_patch16_224", model_args=arguments)
+    backbone, _ = load_checkpoint(architecture, str(path), None)
+    backbone.reset_classifier(3)  # type: ignore[operator]
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = model(pixel_values=images).logits
+    assert torch.allclose(extracted_logits(path, backbone.eval(), images), expected, rtol=0, atol=1e-4)
+
+
+CLIP = {
+    "vision_model.embeddings.class_embedding": BIAS,
+    "vision_model.pre_layrnorm.weight": BIAS,
+    "classifier.weight": matrix(8),
+}
 PATCHES = {"patch_embed.proj.weight": torch.ones(8, 3, 4, 4)}
 REFUSED: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
     "a width that decides nothing": ({"weight": matrix(1536)}, {}, "has 1536 columns, which do not say .* --read-out"),

@@ -1,18 +1,16 @@
 """``vitatlas head text``: the mean of the prompts, and logits against open_clip and transformers in float64."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import timm
 import torch
-from small_towers import EMBEDDING, embed_words, fake_tower, hugging_face_folder, open_clip_folder
+from small_towers import embed_words, fake_tower, hugging_face_folder, open_clip_folder
 from support import images_for
 from torch import Tensor, nn
 
 from pipeline.explain import Head, describe
+from pipeline.explain.checkpoint import ModelConfig, load_checkpoint
 from pipeline.head.prompts import Prompts, read_templates
 from pipeline.head.text_head import EMPTY_PROMPT, text_head
 from pipeline.head.text_tower import TextTower
@@ -154,6 +152,23 @@ def in_double(folder: Path, library: str) -> TextTower:
     return tower
 
 
+SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
+TWINS = {
+    ("open_clip", False): ("vit_base_patch16_clip_quickgelu_224", SHAPE),
+    ("open_clip", True): ("test_vit3", {}),
+    ("hugging_face", False): ("vit_base_patch16_clip_quickgelu_224", SHAPE),
+    ("hugging_face", True): ("vit_base_patch32_siglip_256", SHAPE),
+}
+
+
+def twin(folder: Path, library: str, siglip: bool) -> nn.Module:
+    """The image tower of a folder as timm's network, in float64."""
+    architecture, arguments = TWINS[library, siglip]
+    weights = folder / ("open_clip_model.safetensors" if library == "open_clip" else "model.safetensors")
+    network, _ = load_checkpoint(ModelConfig(architecture=architecture, model_args=arguments), str(weights), None)
+    return network.double().eval()
+
+
 @pytest.mark.parametrize("siglip", [False, True])
 def test_logits_are_those_of_open_clip(siglip: bool, tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
@@ -163,106 +178,33 @@ def test_logits_are_those_of_open_clip(siglip: bool, tmp_path: Path) -> None:
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     classifier = open_clip.build_zero_shot_classifier(model, tokenizer, NAMES, TEMPLATES)
     assert (head.tensors["text"] - classifier.T).abs().max() <= 1e-12
-    if siglip:
-        twin = timm.create_model("test_vit3", num_classes=0).double().eval()
-        twin.load_state_dict(model.visual.trunk.state_dict())
-    else:
-        twin = clip_twin()
-        weights = timm.models.vision_transformer.checkpoint_filter_fn(model.state_dict(), twin)
-        twin.load_state_dict(weights)
-    images = images_for(twin)
+    network = twin(folder, "open_clip", siglip)
+    images = images_for(network)
     with torch.no_grad():
         cosines = model.encode_image(images, normalize=True) @ classifier
         expected = model.logit_scale.exp() * cosines + (model.logit_bias if siglip else 0)
-        computed = head.attach(twin)(images)
+        computed = head.attach(network)(images)
     assert expected.std() > 0.5
     assert (computed - expected).abs().max() <= 1e-9
     assert head.record.activation == ("sigmoid" if siglip else "softmax")
 
 
-def clip_twin() -> nn.Module:
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": EMBEDDING}
-    return timm.create_model("vit_base_patch16_clip_quickgelu_224", **shape).double().eval()
-
-
-def siglip_twin() -> nn.Module:
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
-    return timm.create_model("vit_base_patch32_siglip_256", **shape, num_classes=0).double().eval()
-
-
-BLOCK = {
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "self_attn.out_proj": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-
-
-def timm_blocks(state: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Blocks of a vision model of transformers under timm's names; q, k and v are one matrix there."""
-    found = {}
-    for index in range(depth):
-        old, new = f"encoder.layers.{index}.", f"blocks.{index}."
-        for kind in ("weight", "bias"):
-            for theirs, ours in BLOCK.items():
-                found[f"{new}{ours}.{kind}"] = state[f"{old}{theirs}.{kind}"]
-            found[f"{new}attn.qkv.{kind}"] = torch.cat([state[f"{old}self_attn.{part}_proj.{kind}"] for part in "qkv"])
-    return found
-
-
-def of_hugging_face_clip(model: Any) -> dict[str, Tensor]:
-    state = model.vision_model.state_dict()
-    found = timm_blocks(state, 3) | {
-        "cls_token": state["embeddings.class_embedding"].reshape(1, 1, -1),
-        "pos_embed": state["embeddings.position_embedding.weight"][None],
-        "patch_embed.proj.weight": state["embeddings.patch_embedding.weight"],
-        "head.weight": model.visual_projection.weight,
-        "head.bias": torch.zeros(EMBEDDING),
-    }
-    for theirs, ours in {"pre_layrnorm": "norm_pre", "post_layernorm": "norm"}.items():
-        found |= {f"{ours}.{kind}": state[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
-    return found
-
-
-def of_hugging_face_siglip(model: Any) -> dict[str, Tensor]:
-    state = model.vision_model.state_dict()
-    found = timm_blocks(state, 3) | {
-        "pos_embed": state["embeddings.position_embedding.weight"][None],
-        "attn_pool.latent": state["head.probe"],
-    }
-    names = {"embeddings.patch_embedding": "patch_embed.proj", "post_layernorm": "norm"}
-    names |= {"head.attention.out_proj": "attn_pool.proj", "head.layernorm": "attn_pool.norm"}
-    names |= {f"head.mlp.fc{layer}": f"attn_pool.mlp.fc{layer}" for layer in (1, 2)}
-    for kind in ("weight", "bias"):
-        found |= {f"{ours}.{kind}": state[f"{theirs}.{kind}"] for theirs, ours in names.items()}
-        q, kv = state[f"head.attention.in_proj_{kind}"].split([32, 64])
-        found |= {f"attn_pool.q.{kind}": q, f"attn_pool.kv.{kind}": kv}
-    return found
-
-
-@pytest.mark.parametrize(
-    ("siglip", "twin_of", "convert"),
-    [(False, clip_twin, of_hugging_face_clip), (True, siglip_twin, of_hugging_face_siglip)],
-)
-def test_logits_are_those_of_transformers(
-    siglip: bool, twin_of: Callable[[], nn.Module], convert: Callable[[Any], dict[str, Tensor]], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("siglip", [False, True])
+def test_logits_are_those_of_transformers(siglip: bool, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "model"
     model = hugging_face_folder(folder, siglip).double()
-    twin = twin_of()
-    twin.load_state_dict(convert(model))
     texts = ["a photo of a cat", "the dog on the mat", "mat"]
     head = text_head(in_double(folder, "hugging_face"), Prompts.of_names(texts))
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding="max_length", max_length=16)
-    images = images_for(twin)
+    network = twin(folder, "hugging_face", siglip)
+    images = images_for(network)
     with torch.no_grad():
         expected = model(input_ids=torch.tensor(tokens["input_ids"]), pixel_values=images).logits_per_image
-        computed = head.attach(twin)(images)
+        computed = head.attach(network)(images)
     assert expected.std() > 0.1
     assert (computed - expected).abs().max() <= 1e-9
-    assert describe(twin).classes == 3
+    assert describe(network).classes == 3
 
 
 def test_the_command_from_files_to_a_network_that_names_its_logits(vitatlas, tmp_path: Path) -> None:
@@ -275,7 +217,7 @@ def test_the_command_from_files_to_a_network_that_names_its_logits(vitatlas, tmp
     assert code == 0, err
     assert "21 texts embedded by model of open_clip" in printed
     assert "1 class names occur before" in err
-    model = Head.load(tmp_path / "head.st").attach(clip_twin())
+    model = Head.load(tmp_path / "head.st").attach(twin(folder, "open_clip", False))
     assert model.head.classes == ("cat", "dog", "cat")
     code, printed, err = vitatlas("head", "text", *given, "--json")
     assert (code, json.loads(printed)["classes"]) == (0, 3)
