@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from schemas.arrow import column, optional, schema
 from schemas.base import Record
-from schemas.targets import Target
+from schemas.targets import Target, TargetGroup
 
 PROTOCOL = 5
 """Version of the formulas and counts. Counts of another version are recomputed."""
@@ -109,6 +109,48 @@ CURVES = schema(
 """Curves over the threshold, of all images."""
 
 
+CLASS_METRICS = {
+    "p_miou": "p-mIoU of points: TP / (TP + FP + FN) at threshold 0.5, of each class over all images together, mean "
+    "over the classes (Benenson & Ferrari, arXiv 2210.14142)",
+    "p_miou_pairs": "the same points: mean of foreground and background IoU of each pair of image and class, mean over "
+    "the pairs",
+    "miou": "mean IoU of background and classes over all pixels together, where a pixel has the class of the largest "
+    "map or is background; at the threshold tuned on the split, of the images outside of it",
+    "miou_oracle": "as ``miou``, at the best threshold of all images (PASCAL VOC)",
+}
+"""Scores of open vocabulary, all in %; null where the truth does not support them: points or masks."""
+
+CLASS_SCORES = schema(
+    column("method", pa.string(), "name of the method, with its options"),
+    column("kind", pa.string(), "``method`` or ``control``"),
+    column("target", pa.string(), "target kind of the maps"),
+    column("classifier", pa.string(), "name of the network and the first 12 digits of the hash of its weights"),
+    column("images", pa.int64(), "number of scored images"),
+    column("classes", pa.int64(), "number of classes that the truth of these images has"),
+    optional("tuning_images", pa.int64(), "number of images in the tuning split"),
+    column("without_maps", pa.int64(), "number of images with truth but without maps"),
+    column("classes_without_map", pa.int64(), "number of pairs of image and class that have no map"),
+    optional("points_outside", pa.int64(), "number of points that the network did not see; they do not count"),
+    *(optional(name, pa.float64(), description) for name, description in CLASS_METRICS.items()),
+    optional("threshold", pa.float64(), "foreground is above it; of points fixed, of masks tuned on the split"),
+    optional("threshold_oracle", pa.float64(), "best threshold on all images"),
+    optional(
+        "interval",
+        pa.struct([pa.field(name, pa.list_(pa.float64())) for name in CLASS_METRICS]),
+        "2.5 and 97.5 % of the bootstrap of each score, at fixed thresholds",
+    ),
+)
+"""Scores of open vocabulary: one row per method, best first."""
+
+CLASS_IOUS = schema(
+    column("method", pa.string(), "name of the method, with its options"),
+    optional("class", pa.int32(), "class id; null for the background"),
+    column("name", pa.string(), "name of the class in the truth"),
+    optional("iou", pa.float64(), "IoU in %, at the threshold of ``p_miou`` or ``miou_oracle``; null if undefined"),
+)
+"""IoU of each class over all images."""
+
+
 class TuningSplitRecord(Record):
     """Tuning split: the images that thresholds are chosen on.
 
@@ -131,15 +173,17 @@ class ScoringSpec(Record):
         run: hash of the run that made the atlas.
         truth: digest of the truth.
         name: name of the truth.
-        target: target kind of the maps.
+        target: of the maps, or the group of targets whose maps are scored together.
         subset: score only images that have both maps and truth.
         tuning: images that thresholds are chosen on.
+        classes: digest of the classes of the truth and their class ids; None where classes do not matter.
     """
 
     protocol: int = PROTOCOL
     run: str
     truth: str
     name: str
-    target: Target
+    target: Target | TargetGroup
     subset: bool
     tuning: TuningSplitRecord
+    classes: str | None = None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
@@ -30,6 +30,8 @@ def _check_target(target: str) -> str:
     return target
 
 
+TargetGroup = Literal["top", "class"]
+"""All targets that a kind gives, such as ``top:1`` … ``top:5``; ``label`` and ``predicted`` name themselves."""
 TargetKind = Annotated[str, AfterValidator(_check_kind)]
 """What a spec asks for: ``label``; ``predicted``; ``top:K``, the K most probable classes; ``class:A,B``, fixed ones."""
 Target = Annotated[str, AfterValidator(_check_target)]

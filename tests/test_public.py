@@ -21,7 +21,7 @@ PUBLIC = {
     "pipeline.label": """
         CalibrationSource LABEL_FORMATS LabelSummary MaskDataset MaskSample iter_labels label read_labels read_policy
     """,
-    "pipeline.score": "MaskScores default_output_dir score score_masks",
+    "pipeline.score": "MaskScores default_output_dir score score_classes score_masks",
     "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",
     "schemas.errors": """
         AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod

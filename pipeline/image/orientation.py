@@ -1,10 +1,13 @@
 """EXIF orientation: reading it, and turning images, boxes and masks upright."""
 
 import struct
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,11 +72,11 @@ def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     return image if orientation == 1 else image.transpose(_TRANSPOSES[orientation])
 
 
-def orient_mask(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
+def orient_mask(mask: NDArray[Scalar], orientation: int) -> NDArray[Scalar]:
     """Return a mask upright.
 
     Args:
-        mask: bool [height, width] of the stored image.
+        mask: [height, width] of the stored image, of any type.
         orientation: EXIF, 1 to 8.
     """
     if swaps_sides(orientation):
@@ -81,6 +84,17 @@ def orient_mask(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
     if orientation in _FLIPS_X:
         mask = mask[:, ::-1]
     return np.ascontiguousarray(mask[::-1] if orientation in _FLIPS_Y else mask)
+
+
+def orient_points(points: NDArray[np.float64], orientation: int) -> NDArray[np.float64]:
+    """Return points of the upright image.
+
+    Args:
+        points: float [n, 2], x and y as fractions of width and height of the stored image.
+        orientation: EXIF, 1 to 8.
+    """
+    x, y = points.T[::-1] if swaps_sides(orientation) else points.T
+    return np.stack([1 - x if orientation in _FLIPS_X else x, 1 - y if orientation in _FLIPS_Y else y], 1)
 
 
 def orient_boxes(boxes: NDArray[np.int64], orientation: int, width: int, height: int) -> NDArray[np.int64]:

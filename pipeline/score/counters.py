@@ -8,7 +8,7 @@ single image. All methods have the same groups, so their differences are compara
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,9 @@ FIXED_POINT_SCALE = 2**24
 
 HIT_NAMES = ("any30", "any50", "any70", "largest50", "top1", "top5")
 IMAGE_SCORES = ("seg_map", "seg_f1", "pointing", "energy")
-_SHAPES: dict[str, tuple[int, ...]] = {
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of each count of one group."""
+_SHAPES: Shapes = {
     "images": (),
     "labelled": (),
     "masks": (),
@@ -48,14 +50,14 @@ class ScoreCounts:
     """Counts of one method.
 
     Attributes:
-        counts: int64 arrays [111, …], one row for each group. ``images``; of these, the ``labelled`` ones, those that
-            have ``masks``, and those whose mask has ``objects`` at 224 × 224; ``hits`` at each box threshold;
-            ``pixels``, histograms of the scores of object and background; ``sizes``, coarser ones by object size;
-            ``confusion`` of ``segmentation_metrics``; ``image_scores`` and ``f_beta``, sums in multiples of 2⁻²⁴.
+        counts: int64 arrays [111, …], one row for each group. By default: ``images``; of these, the ``labelled`` ones,
+            those that have ``masks``, and those whose mask has ``objects`` at 224 × 224; ``hits`` at each box
+            threshold; ``pixels``, histograms of the scores of object and background; ``sizes``, coarser ones by object
+            size; ``confusion`` of ``segmentation_metrics``; ``image_scores`` and ``f_beta``, sums in multiples of 2⁻²⁴.
     """
 
-    def __init__(self, counts: Mapping[str, NDArray[np.int64]] | None = None) -> None:
-        self.counts = dict(counts or {name: np.zeros((GROUPS, *shape), np.int64) for name, shape in _SHAPES.items()})
+    def __init__(self, counts: Mapping[str, NDArray[np.int64]] | None = None, shapes: Shapes = _SHAPES) -> None:
+        self.counts = dict(counts or {name: np.zeros((GROUPS, *shape), np.int64) for name, shape in shapes.items()})
 
     def add(self, group: int, counts: Mapping[str, ArrayLike]) -> None:
         """Add the counts of an image.
@@ -121,12 +123,13 @@ def to_npz(counts_by_method: Mapping[str, ScoreCounts]) -> bytes:
     return buffer.getvalue()
 
 
-def from_npz(data: bytes, url: str) -> dict[str, ScoreCounts]:
+def from_npz(data: bytes, url: str, names: Iterable[str] = tuple(_SHAPES)) -> dict[str, ScoreCounts]:
     """Return the counts of each method, the inverse of ``to_npz``.
 
     Args:
         data: content of the object.
         url: of the object, for errors.
+        names: of the counts.
 
     Raises:
         RunFailedError: the object is damaged.
@@ -135,7 +138,7 @@ def from_npz(data: bytes, url: str) -> dict[str, ScoreCounts]:
         with np.load(io.BytesIO(data)) as arrays:
             methods = dict.fromkeys(name.rpartition("/")[0] for name in arrays.files)
             return {
-                method: ScoreCounts({name: arrays[f"{method}/{name}"].astype(np.int64) for name in _SHAPES})
+                method: ScoreCounts({name: arrays[f"{method}/{name}"].astype(np.int64) for name in names})
                 for method in methods
             }
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, wsolevaluation
+from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, point_labels, voc, wsolevaluation
 from pipeline.truth.truth import TruthSet
 from schemas.errors import UsageError
 from schemas.run import KeySeparator, MaskValues, TruthOrientation
@@ -27,8 +27,10 @@ class TruthFormat:
 
 TRUTH_FORMATS: dict[str, TruthFormat] = {
     "coco": TruthFormat(coco.INSTANCES, coco.matches, coco.read),
+    "points": TruthFormat(None, point_labels.matches, point_labels.read),
     "table": TruthFormat(None, csv_boxes.matches, csv_boxes.read),
     "wsolevaluation": TruthFormat(wsolevaluation.EXPECTED, wsolevaluation.matches, wsolevaluation.read),
+    "voc": TruthFormat(voc.EXPECTED, voc.matches, voc.read),
     "ilsvrc": TruthFormat("XML annotations", ilsvrc.matches, ilsvrc.read),
     "png": TruthFormat("PNG masks", mask_folder.matches, mask_folder.read),
 }

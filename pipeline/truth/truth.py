@@ -121,9 +121,17 @@ class Truth(ABC):
             UsageError: the files give another size; or nothing says whether the coordinates are of the stored or of
                 the upright image.
         """
+        truth, code = self.place(sample, exif)
+        return truth if code == 1 else _OrientedTruth(self.key, sample["width"], sample["height"], truth, code)
+
+    def place(self, sample: Mapping[str, Any], exif: Exif) -> tuple["Truth", int]:
+        """Return this truth for the image of a sample, and the EXIF orientation that turns it to the maps, 1 to 8.
+
+        Args and errors are those of ``for_sample``.
+        """
         width, height, exif_orientation = sample["width"], sample["height"], sample["orientation"]
         if exif_orientation == 1:
-            return self.with_size(width, height)
+            return self.with_size(width, height), 1
         maps_of: TruthOrientation = "upright" if exif == "apply" else "stored"
         size_by_kind = {maps_of: (width, height)}
         turned: TruthOrientation = "stored" if maps_of == "upright" else "upright"
@@ -135,9 +143,8 @@ class Truth(ABC):
             fix = f"as the image has the EXIF orientation {exif_orientation}, state another --truth-orientation"
             raise UsageError(f"{error}, or, {fix}") from None
         if orientation == maps_of:
-            return truth
-        code = exif_orientation if maps_of == "upright" else invert_orientation(exif_orientation)
-        return _OrientedTruth(self.key, width, height, truth, code)
+            return truth, 1
+        return truth, exif_orientation if maps_of == "upright" else invert_orientation(exif_orientation)
 
     def _find_orientation(
         self, size_by_kind: Mapping[TruthOrientation, tuple[int, int]], exif_orientation: int
@@ -199,21 +206,26 @@ class TruthSet:
         digest: SHA-256 of the whole content, as ``sha256:…``.
         by_key: truth of each image.
         unique_names: True if no two file names are equal, so that they identify images in whatever folder.
+        classes: names of each class, where the truth is of classes: the first one, and others that mean the same.
     """
 
     name: str
     digest: str
     by_key: Mapping[str, Truth]
     unique_names: bool
+    classes: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
-    def from_truths(cls, path: Path, digest: str, truths: Iterable[Truth]) -> Self:
+    def from_truths(
+        cls, path: Path, digest: str, truths: Iterable[Truth], classes: tuple[tuple[str, ...], ...] = ()
+    ) -> Self:
         """Collect the truths of a file or folder.
 
         Args:
             path: the file or folder; its name becomes ``name``.
             digest: SHA-256 of the whole content.
             truths: one for each image.
+            classes: as in the attribute.
 
         Raises:
             UsageError: two of them have the same key.
@@ -224,7 +236,7 @@ class TruthSet:
                 raise UsageError(f"{path}: two images have the key {truth.key}; rename one of them")
             by_key[truth.key] = truth
         names = {key.rpartition("/")[2] for key in by_key}
-        return cls(path.resolve().name, digest, by_key, len(names) == len(by_key))
+        return cls(path.resolve().name, digest, by_key, len(names) == len(by_key), classes)
 
     def with_options(self, orientation: TruthOrientation | None, mask_values: MaskValues | None) -> "TruthSet":
         """Return these truths as the user has said they are to be read; the digest covers that.
@@ -238,7 +250,7 @@ class TruthSet:
         changes = {"orientation": orientation, "mask_values": mask_values}
         by_key = {key: replace(truth, **changes) for key, truth in self.by_key.items()}  # type: ignore[arg-type]
         digest = sha256(f"{self.digest} {orientation} {mask_values}".encode())
-        return TruthSet(self.name, digest, by_key, self.unique_names)
+        return TruthSet(self.name, digest, by_key, self.unique_names, self.classes)
 
     def __len__(self) -> int:
         return len(self.by_key)
@@ -291,7 +303,8 @@ class TruthSet:
         """
         truths = [truth for key in keys if (truth := self.find(key)) is not None]
         by_key = {truth.key: truth for truth in truths}
-        return TruthSet(self.name, sha256("\n".join([self.digest, *by_key]).encode()), by_key, self.unique_names)
+        digest = sha256("\n".join([self.digest, *by_key]).encode())
+        return TruthSet(self.name, digest, by_key, self.unique_names, self.classes)
 
 
 class TruthMatcher:

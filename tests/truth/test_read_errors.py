@@ -292,7 +292,10 @@ def test_a_mask_that_was_written_over_is_not_taken_for_what_the_digest_names(tmp
 @pytest.mark.parametrize("name", ["nothing", "readme.md", "image.jpg"])
 def test_a_folder_of_something_else_is_told_what_was_looked_for(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
-    says = "holds neither instances.json nor image_ids.txt with localization.txt nor XML annotations nor PNG masks"
+    says = (
+        "holds neither instances.json nor image_ids.txt with localization.txt nor SegmentationClass nor XML "
+        "annotations nor PNG masks"
+    )
     with pytest.raises(UsageError, match=says):
         read_truth(tmp_path)
 
