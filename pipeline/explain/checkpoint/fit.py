@@ -304,12 +304,15 @@ def _refusal(
 ) -> UsageError:
     """Return the refusal of weights that fit no read-out, or several."""
     network = network_of.build(read_out)
-    if network_of.classes != 0 and not has_head:
+    without_classifier = "head.weight" not in given.weights
+    if network_of.classes != 0 and not has_head and not (fitting and without_classifier):
         describe(network)
     if fitting:
+        lacks = "it has no classifier, and " * without_classifier
+        head = ", or add a head file by --head FILE" * without_classifier
         return UsageError(
-            f"{path}: fits {config.architecture} with the read-outs {' and '.join(fitting)}, which give different "
-            f"maps; say which by --global-pool, or by global_pool in a {FILE} beside it"
+            f"{path}: {lacks}fits {config.architecture} with the read-outs {' and '.join(fitting)}, which give "
+            f"different maps; say which by --global-pool, or by global_pool in a {FILE} beside it{head}"
         )
     _, difference = convert(given.weights, network, config.architecture, resample=False)
     layout = f" under the names of {given.layout.name}" if given.layout else ""
