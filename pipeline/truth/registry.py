@@ -4,7 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.truth import coco, csv_boxes, ilsvrc, mask_folder, point_labels, voc, wsolevaluation
+from pipeline.truth import (
+    coco,
+    csv_boxes,
+    ilsvrc,
+    imagenet_segmentation,
+    mask_folder,
+    point_labels,
+    voc,
+    wsolevaluation,
+)
 from pipeline.truth.truth import TruthSet
 from schemas.errors import UsageError
 from schemas.run import KeySeparator, MaskValues, TruthOrientation
@@ -26,6 +35,7 @@ class TruthFormat:
 
 
 TRUTH_FORMATS: dict[str, TruthFormat] = {
+    "imagenet_segmentation": TruthFormat(None, imagenet_segmentation.matches, imagenet_segmentation.read),
     "coco": TruthFormat(coco.INSTANCES, coco.matches, coco.read),
     "points": TruthFormat(None, point_labels.matches, point_labels.read),
     "table": TruthFormat(None, csv_boxes.matches, csv_boxes.read),
