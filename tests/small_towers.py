@@ -18,6 +18,7 @@ CONTEXT = 16
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 TOWER = {"width": 32, "layers": 3, "image_size": 32, "patch_size": 8, "head_width": 8}
+TRUNK = {"timm_model_name": "test_vit", "timm_pool": "token", "image_size": 160}
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
 
 
@@ -43,7 +44,8 @@ def open_clip_folder(folder: Path, siglip: bool = False, **changes: Any) -> Any:
     model.logit_scale.data.fill_(3.1)
     config |= {"custom_text": True} if siglip else {}
     folder.mkdir()
-    images = {"mean": [0.5] * 3, "std": [0.5] * 3} if siglip else {"mean": CLIP_MEAN, "std": CLIP_STD}
+    of_timm = "timm_model_name" in config["vision_cfg"]  # whose small networks take images of this mean
+    images = {"mean": [0.5] * 3, "std": [0.5] * 3} if of_timm else {"mean": CLIP_MEAN, "std": CLIP_STD}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": images}))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return model

@@ -87,7 +87,9 @@ def _image_side(model: Any, folder: str) -> ImageSide:
     config = model.config.vision_config
     if not getattr(config, "vision_use_head", True):
         raise UsageError(f"{folder}: its image tower has no pooler, so images have no embedding")
-    images = _read_json(folder, "preprocessor_config.json", required=False)
+    # Version 5 of transformers saves one file for both halves of a processor.
+    both = _read_json(folder, "processor_config.json", required=False).get("image_processor")
+    images = both if isinstance(both, dict) else _read_json(folder, "preprocessor_config.json", required=False)
     clip = config.model_type == "clip_vision_model"
     return ImageSide(
         "token" if clip else "pool",

@@ -62,10 +62,10 @@ def load_open_clip(spec: TextTowerSpec) -> TowerParts:
 def _config(spec: TextTowerSpec, open_clip: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the arguments of a model, and what is known of its images: one entry for each set of weights."""
     if spec.folder is None:
-        config = open_clip.get_model_config(spec.name)
-        if config is None:
-            hint = suggest(spec.name, open_clip.list_models()) or "; see open_clip.list_models()"
+        if spec.name not in (known := open_clip.list_models()):  # another name may be one of the hub
+            hint = suggest(spec.name, known) or "; see open_clip.list_models()"
             raise UsageError(f"open_clip has no architecture {spec.name!r}{hint}")
+        config = open_clip.get_model_config(spec.name)
         tags = open_clip.list_pretrained_tags_by_model(spec.name)
         return config, [open_clip.get_pretrained_cfg(spec.name, tag) for tag in tags]
     path = os.path.join(spec.folder, CONFIG)

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from small_towers import embed_words, fake_tower, hugging_face_folder, open_clip_folder
+from small_towers import TRUNK, embed_words, fake_tower, hugging_face_folder, open_clip_folder
 from support import images_for
 from torch import Tensor, nn
 
@@ -153,33 +154,34 @@ def in_double(folder: Path, library: str) -> TextTower:
 
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
-TWINS = {
-    ("open_clip", False): ("vit_base_patch16_clip_quickgelu_224", SHAPE),
-    ("open_clip", True): ("test_vit3", {}),
-    ("hugging_face", False): ("vit_base_patch16_clip_quickgelu_224", SHAPE),
-    ("hugging_face", True): ("vit_base_patch32_siglip_256", SHAPE),
-}
 
 
-def twin(folder: Path, library: str, siglip: bool) -> nn.Module:
-    """The image tower of a folder as timm's network, in float64."""
-    architecture, arguments = TWINS[library, siglip]
-    weights = folder / ("open_clip_model.safetensors" if library == "open_clip" else "model.safetensors")
+def twin(weights: Path, architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    """The image tower of a file as timm's network, in float64."""
     network, _ = load_checkpoint(ModelConfig(architecture=architecture, model_args=arguments), str(weights), None)
     return network.double().eval()
 
 
-@pytest.mark.parametrize("siglip", [False, True])
-def test_logits_are_those_of_open_clip(siglip: bool, tmp_path: Path) -> None:
+OPEN_CLIP: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "CLIP": ({}, "vit_base_patch16_clip_quickgelu_224", SHAPE),
+    "SigLIP": ({"siglip": True}, "test_vit3", {}),
+    "projection of open_clip behind a trunk": ({"vision_cfg": TRUNK}, "test_vit", {}),
+}
+
+
+@pytest.mark.parametrize("kind", OPEN_CLIP)
+def test_logits_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
+    options, architecture, arguments = OPEN_CLIP[kind]
     folder = tmp_path / "model"
-    model = open_clip_folder(folder, siglip).double()
+    model = open_clip_folder(folder, **options).double()
     head = text_head(in_double(folder, "open_clip"), Prompts.of_names(NAMES, TEMPLATES))
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     classifier = open_clip.build_zero_shot_classifier(model, tokenizer, NAMES, TEMPLATES)
     assert (head.tensors["text"] - classifier.T).abs().max() <= 1e-12
-    network = twin(folder, "open_clip", siglip)
+    network = twin(folder / "open_clip_model.safetensors", architecture, arguments)
     images = images_for(network)
+    siglip = kind == "SigLIP"
     with torch.no_grad():
         cosines = model.encode_image(images, normalize=True) @ classifier
         expected = model.logit_scale.exp() * cosines + (model.logit_bias if siglip else 0)
@@ -197,7 +199,8 @@ def test_logits_are_those_of_transformers(siglip: bool, tmp_path: Path) -> None:
     texts = ["a photo of a cat", "the dog on the mat", "mat"]
     head = text_head(in_double(folder, "hugging_face"), Prompts.of_names(texts))
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding="max_length", max_length=16)
-    network = twin(folder, "hugging_face", siglip)
+    architecture = "vit_base_patch32_siglip_256" if siglip else "vit_base_patch16_clip_quickgelu_224"
+    network = twin(folder / "model.safetensors", architecture, SHAPE)
     images = images_for(network)
     with torch.no_grad():
         expected = model(input_ids=torch.tensor(tokens["input_ids"]), pixel_values=images).logits_per_image
@@ -217,7 +220,7 @@ def test_the_command_from_files_to_a_network_that_names_its_logits(vitatlas, tmp
     assert code == 0, err
     assert "21 texts embedded by model of open_clip" in printed
     assert "1 class names occur before" in err
-    model = Head.load(tmp_path / "head.st").attach(twin(folder, "open_clip", False))
+    model = Head.load(tmp_path / "head.st").attach(twin(folder / "open_clip_model.safetensors", *OPEN_CLIP["CLIP"][1:]))
     assert model.head.classes == ("cat", "dog", "cat")
     code, printed, err = vitatlas("head", "text", *given, "--json")
     assert (code, json.loads(printed)["classes"]) == (0, 3)

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_towers import CLIP_MEAN, CLIP_STD, CONTEXT, EMBEDDING, fake_tower, hugging_face_folder, open_clip_folder
+from small_towers import (
+    CLIP_MEAN,
+    CLIP_STD,
+    CONTEXT,
+    EMBEDDING,
+    TOWER,
+    TRUNK,
+    fake_tower,
+    hugging_face_folder,
+    open_clip_folder,
+)
 
 from pipeline.head.text_tower import TextTower
 from schemas.errors import UsageError
@@ -146,6 +156,7 @@ def test_a_spec_in_json_names_the_same_tower_until_a_file_changes(library: str, 
         TextTower.load(spec)
 
 
+@pytest.mark.usefixtures("no_network")
 def test_an_architecture_with_a_weights_file(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     path = tmp_path / "weights.safetensors"
@@ -154,6 +165,8 @@ def test_an_architecture_with_a_weights_file(tmp_path: Path) -> None:
         TextTower.load(TextTowerSpec.of_flags("ViT-S-32-alt", str(path), None))
     with pytest.raises(UsageError, match="no architecture 'ViT-S-32-alr'; did you mean ViT-S-32-alt"):
         TextTower.load(TextTowerSpec.of_flags("ViT-S-32-alr", str(path), None))
+    with pytest.raises(UsageError, match="open_clip has no architecture 'hf-hub:org/name'"):
+        TextTower.load(TextTowerSpec.of_flags("hf-hub:org/name", str(path), None))
     model = open_clip.CLIP(**open_clip.get_model_config("ViT-S-32-alt"))
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}}, f"{path}.pt")
     tower = TextTower.load(TextTowerSpec.of_flags("ViT-S-32-alt", f"{path}.pt", None))
@@ -253,3 +266,46 @@ def test_a_missing_package_is_one_sentence(library: str, tmp_path: Path, monkeyp
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=r"need a missing package; pip install 'vit-atlas\[clip\]'"):
         TextTower.load(spec_of(tmp_path, library))
+
+
+SIDES: dict[str, tuple[dict[str, Any], tuple[str, int, str]]] = {
+    "mean, as CLIPA": (
+        {"vision_cfg": TOWER | {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}},
+        ("mean", 32, "backbone head.weight"),
+    ),
+    "projection of open_clip behind a trunk": ({"vision_cfg": TRUNK}, ("token", 64, "tensor")),
+    "projection of the trunk": ({"vision_cfg": TRUNK | {"timm_proj": None}}, ("token", 64, "backbone head.weight")),
+    "no projection": ({"vision_cfg": TRUNK | {"timm_proj": "none"}, "embed_dim": 64}, ("token", 64, "none")),
+}
+CONVOLUTIONS = TRUNK | {"timm_model_name": "test_resnet", "timm_pool": "avg"}
+REFUSED = {
+    "a ResNet": (TOWER | {"layers": [1, 1, 1, 1], "head_width": 64, "width": 64}, "ModifiedResNet, is no plain vision"),
+    "the pooler of CoCa": (TOWER | {"attentional_pool": True, "attn_pooler_heads": 4}, "is no plain vision transf"),
+    "two layers": (TRUNK | {"timm_proj": "mlp"}, "projects by mlp; a head has one linear layer"),
+    "a network of timm that is no transformer": (
+        TRUNK | {"timm_model_name": "test_resnet", "timm_pool": "avg"},
+        "ResNet",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIDES)
+def test_the_image_tower_beside_it_is_described(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    changes, expected = SIDES[case]
+    model = open_clip_folder(tmp_path / "clip", **changes)
+    side = TextTower.load(spec_of(tmp_path / "clip", "open_clip")).image_side
+    assert (side.read_out, side.width, side.projection) == expected
+    if side.projection == "tensor":
+        assert torch.equal(side.tensors["projection"], model.visual.head.proj.weight)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_tower_whose_images_no_head_is_for_still_embeds_texts(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    vision, says = REFUSED[case]
+    open_clip_folder(tmp_path / "clip", vision_cfg=vision)
+    tower = TextTower.load(spec_of(tmp_path / "clip", "open_clip"))
+    assert tower.embed(TEXTS).shape == (3, EMBEDDING)
+    with pytest.raises(UsageError, match=says):
+        _ = tower.image_side
