@@ -15,7 +15,9 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 
 
 @click.command("bench")
-@click.option("--model", "name", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER.")
+@click.option(
+    "--model", "name", required=True, metavar="NAME", help="A timm model, local-dir:FOLDER or hf-hub:ORG/NAME."
+)
 @count_option("--classes", text="Classes of the classifier. Default: those of the model.")
 @head_option
 @methods_option

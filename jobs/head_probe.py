@@ -39,7 +39,7 @@ learning_options = options(
         metavar="SHARD",
         text="Shards to evaluate on; may be repeated. Default: images of SHARD….",
     ),
-    click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+    click.option("--model", required=True, metavar="NAME", help="A timm model, local-dir:FOLDER or hf-hub:ORG/NAME."),
     click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
     checkpoint_option,
     checkpoint_key_option,

@@ -39,7 +39,7 @@ spec_options = options(
     ),
     path_option("--root", metavar="DIR", text="Folder or URL of relative shard paths."),
     click.option("--out", type=FOLDER, metavar="ATLAS", help="Output atlas: a folder or any fsspec URL."),
-    click.option("--model", metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+    click.option("--model", metavar="NAME", help="A timm model, local-dir:FOLDER or hf-hub:ORG/NAME."),
     click.option("--pretrained", is_flag=True, default=None, help="Use timm's pretrained weights."),
     checkpoint_option,
     checkpoint_key_option,

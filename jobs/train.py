@@ -47,7 +47,7 @@ training_options = options(
     path_option(
         "--held-out", multiple=True, required=True, metavar="SHARD", text="Shards to evaluate on; may be repeated."
     ),
-    click.option("--model", required=True, metavar="NAME", help="A timm model, or local-dir:FOLDER."),
+    click.option("--model", required=True, metavar="NAME", help="A timm model, local-dir:FOLDER or hf-hub:ORG/NAME."),
     click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
     checkpoint_option,
     checkpoint_key_option,

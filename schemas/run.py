@@ -50,7 +50,8 @@ class ModelSpec(Record):
     """A network, and the source of its weights.
 
     Attributes:
-        name: a timm model name, or ``local-dir:FOLDER`` with timm's ``config.json`` and weights in it.
+        name: a timm model name; ``local-dir:FOLDER`` with weights and the ``config.json`` of timm or of transformers in
+            it; or ``hf-hub:ORG/NAME`` for such a folder on the Hugging Face hub.
         pretrained: use timm's weights for this name.
         checkpoint: path of a weights file: ``.safetensors``, or one of ``torch.save`` that holds tensors only.
             Exactly one of ``pretrained`` and ``checkpoint`` is required: an atlas of random weights is never intended.

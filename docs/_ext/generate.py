@@ -191,6 +191,25 @@ def method_table() -> Iterator[str]:
     yield markdown()
 
 
+def layouts() -> Iterator[str]:
+    """Write the layouts of weights that are converted, one row each."""
+    from pipeline.explain.checkpoint.layouts import LAYOUTS
+
+    rows = [
+        (
+            layout.name,
+            f"{layout.read_out}, {layout.backbone_read_out} without a classifier"
+            if layout.backbone_read_out
+            else layout.read_out or "by the tensors",
+            f"{layout.epsilon:g}" if layout.epsilon else "as named",
+            layout.activation or "as named",
+            f"`{layout.architecture}`" if layout.architecture else "",
+        )
+        for layout in {layout.name: layout for layout in LAYOUTS}.values()
+    ]
+    yield from table(("Layout", "Read-out", "Epsilon of the norms", "Activation", "Network of timm"), *rows)
+
+
 def methods() -> Iterator[str]:
     """Write every method with its definition, options, cost and the networks that it is not defined for."""
     from pipeline.explain import methods as registry
@@ -301,7 +320,7 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
 
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     kind.__name__: kind
-    for kind in (commands, fields, columns, tables, values, arrays, method_groups, method_table, methods, api)
+    for kind in (commands, fields, columns, tables, values, arrays, method_groups, method_table, layouts, methods, api)
 }
 
 if __name__ == "__main__":

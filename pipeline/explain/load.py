@@ -11,8 +11,19 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from pipeline.explain.anatomy import Anatomy, describe
-from pipeline.explain.checkpoint import ModelConfig, find_weights, load_checkpoint, resampled_by_timm
+from pipeline.explain.checkpoint import (
+    MERGE_ADAPTERS,
+    ImageConfig,
+    ModelConfig,
+    derive_transformers,
+    find_weights,
+    images_beside,
+    is_of_transformers,
+    load_checkpoint,
+    resampled_by_timm,
+)
 from pipeline.explain.head import Head, attached_head
+from pipeline.explain.hub import HUB, download, plain_name
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
 from schemas.run import ConversionRecord, ModelRecord, ModelSpec
@@ -127,14 +138,15 @@ def create_model(name: str, **options: Any) -> nn.Module:
     """Create a timm model, by default with random weights.
 
     Args:
-        name: timm name, or ``local-dir:`` and a folder.
+        name: timm name, ``local-dir:`` and a folder, or ``hf-hub:`` and a model on the hub.
         options: of ``timm.create_model``; for a folder, of the constructor of its architecture.
 
     Raises:
         UsageError: there is no such model, it cannot be built, or its weights cannot be loaded.
     """
-    if name.startswith(LOCAL):
-        return ModelConfig.of_folder(name.removeprefix(LOCAL)).build(**options)
+    name = plain_name(name)
+    if folder := _folder(name):
+        return _config_of_folder(folder, None).build(**options)
     _check_name(name)
     if not options.pop("pretrained", False):
         return ModelConfig(architecture=name).build(**options)
@@ -177,20 +189,46 @@ def load_weights(
 def _with_weights(
     spec: ModelSpec, has_head: bool, check: Callable[[nn.Module], None]
 ) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
-    if spec.name.startswith(LOCAL):
-        folder = spec.name.removeprefix(LOCAL)
-        return _from_file(ModelConfig.of_folder(folder), spec.checkpoint or find_weights(folder), spec, has_head)
-    _check_name(spec.name)
+    name = plain_name(spec.name)
+    if folder := _folder(name):
+        config = _config_of_folder(folder, spec.checkpoint, spec.checkpoint_key)
+        return _from_file(config, spec.checkpoint or find_weights(folder), spec, has_head)
+    _check_name(name)
     if spec.checkpoint is not None:
-        return _from_file(ModelConfig.of_checkpoint(spec.checkpoint, spec.name), spec.checkpoint, spec, has_head)
-    skeleton = ModelConfig(architecture=spec.name).skeleton()
+        return _from_file(_config_of_checkpoint(spec.checkpoint, name), spec.checkpoint, spec, has_head)
+    skeleton = ModelConfig(architecture=name).skeleton()
     check(skeleton)
     size = {} if spec.image_size is None else {"img_size": spec.image_size}
-    model = create_model(spec.name, pretrained=True, **size)
+    model = create_model(name, pretrained=True, **size)
     pooling = getattr(model, "global_pool", None)
     if spec.global_pool not in (None, pooling):
         raise UsageError(f"{spec.name}: its read-out is {pooling}; leave out --global-pool {spec.global_pool}")
     return model, {}, resampled_by_timm(skeleton, model)
+
+
+def _folder(name: str) -> str | None:
+    """Return the folder of a model that is not one of timm's names."""
+    if name.startswith(HUB):
+        return download(name)
+    return name.removeprefix(LOCAL) if name.startswith(LOCAL) else None
+
+
+def _config_of_folder(folder: str, checkpoint: str | None, key: str | None = None) -> ModelConfig:
+    """Describe the network of a folder, as timm or as transformers saves one."""
+    if os.path.isfile(os.path.join(folder, "adapter_config.json")):
+        raise UsageError(f"{folder}: {MERGE_ADAPTERS}")
+    if is_of_transformers(folder):
+        return derive_transformers(checkpoint or find_weights(folder), key)
+    return ModelConfig.of_folder(folder)
+
+
+def _config_of_checkpoint(path: str, name: str) -> ModelConfig:
+    """Describe a network of timm whose weights are in a file; how images are prepared may stand beside it."""
+    config, images = ModelConfig.of_checkpoint(path, name), images_beside(path)
+    if config.images is not None or images is None:
+        return config
+    own = ImageConfig.of_model(name).model_copy(update=images.model_dump(exclude_none=True))
+    return config.model_copy(update={"images": own})
 
 
 def _from_file(

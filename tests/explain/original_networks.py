@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 FROZEN = Path(__file__).with_name("layouts.json")
+CASES: dict[str, Any] = json.loads(FROZEN.read_text()) if FROZEN.exists() else {}
 TIMM = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "img_size": 32, "patch_size": 8}
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _IMAGE = {"image_size": 32, "patch_size": 8}
@@ -259,6 +260,27 @@ def saved(model: Any) -> tuple[nn.Module, dict[str, Tensor]] | None:
         weights = filled({name: list(tensor.shape) for name, tensor in names.items()})
         save_file(weights, file, {"format": "pt"})
         return type(model).from_pretrained(folder).double().eval(), weights
+
+
+PREPROCESSOR = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.3, 0.4], "resample": 2}
+PREPROCESSOR |= {"size": {"height": 224, "width": 224}}
+CONFIG = {"model_type": "any", "num_attention_heads": 4, "image_size": 32}
+ACTIVATIONS = {"CLIP": "quick_gelu", "SigLIP": "gelu_pytorch_tanh", "DINOv3 gated": "silu"}
+EPSILONS = {"ViT": 1e-12, "DeiT": 1e-12, "BEiT": 1e-12, "DINOv2": 1e-6, "DINOv3": 1e-5, "CLIP": 1e-5, "SigLIP": 1e-6}
+
+
+def folder(path: Path, case: str, names: str = "memory", **config: Any) -> str:
+    """Write a folder as transformers does, of a case in ``layouts.json``; return its name as a model."""
+    from safetensors.torch import save_file
+
+    path.mkdir(exist_ok=True)
+    save_file(filled(CASES[case][names]["shapes"]), path / "model.safetensors")
+    family = next(name for name in EPSILONS if case.startswith(name))
+    fields = {"hidden_act": ACTIVATIONS.get(case, ACTIVATIONS.get(family, "gelu")), "layer_norm_eps": EPSILONS[family]}
+    fields |= {"use_swiglu_ffn": True} if case == "DINOv2 gated" else {}
+    (path / "config.json").write_text(json.dumps(CONFIG | fields | config))
+    (path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return f"local-dir:{path}"
 
 
 def states(original: Original) -> dict[str, tuple[dict[str, Tensor], Tensor]]:

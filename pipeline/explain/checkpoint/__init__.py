@@ -1,7 +1,20 @@
 """Networks from files: weights, ``config.json``, and the conversion of layouts to timm's."""
 
-from pipeline.explain.checkpoint.fit import load_checkpoint, resampled_by_timm
-from pipeline.explain.checkpoint.model_config import ModelConfig
+from pipeline.explain.checkpoint.fit import derive_transformers, load_checkpoint, resampled_by_timm
+from pipeline.explain.checkpoint.model_config import ImageConfig, ModelConfig
+from pipeline.explain.checkpoint.preprocessor import images_beside
+from pipeline.explain.checkpoint.recognize import MERGE_ADAPTERS
+from pipeline.explain.checkpoint.transformers_config import is_of_transformers
 from pipeline.explain.checkpoint.weights_file import find_weights
 
-__all__ = ["ModelConfig", "find_weights", "load_checkpoint", "resampled_by_timm"]
+__all__ = [
+    "MERGE_ADAPTERS",
+    "ImageConfig",
+    "ModelConfig",
+    "derive_transformers",
+    "find_weights",
+    "images_beside",
+    "is_of_transformers",
+    "load_checkpoint",
+    "resampled_by_timm",
+]

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import describe
 from pipeline.explain.checkpoint.convert import convert
+from pipeline.explain.checkpoint.derive import derive_config
 from pipeline.explain.checkpoint.difference import StateDict, printable
 from pipeline.explain.checkpoint.model_config import FILE, ModelConfig
+from pipeline.explain.checkpoint.preprocessor import FILE as PREPROCESSOR
+from pipeline.explain.checkpoint.preprocessor import images_beside
 from pipeline.explain.checkpoint.recognize import Renamed, recognize
 from pipeline.explain.checkpoint.transformers_config import Facts, TransformersConfig
 from pipeline.explain.checkpoint.weights_file import read_weights
@@ -107,6 +110,25 @@ def load_checkpoint(
             return fit(config, Renamed(weights, frozenset(weights)), facts, path, read_out, image_size, has_head)
         except UsageError:
             raise refusal from None
+
+
+def derive_transformers(path: str, key: str | None = None) -> ModelConfig:
+    """Describe the network of a file with the ``config.json`` of transformers beside it.
+
+    Args:
+        path: weights file.
+        key: see ``load_checkpoint``.
+
+    Raises:
+        UsageError: there is not all that is needed.
+    """
+    given, images = recognize(read_weights(path, key), path), images_beside(path)
+    if images is None:
+        raise UsageError(
+            f"{path}: has no {PREPROCESSOR} beside it, which says how its images are normalized; get that file, or "
+            "name a network of timm by --model, and give this file by --checkpoint"
+        )
+    return derive_config(given, TransformersConfig.beside(path), path, images)
 
 
 def fit(

@@ -8,6 +8,11 @@ from pipeline.explain.checkpoint.layout import Layout
 from pipeline.explain.checkpoint.layouts import LAYOUTS
 from schemas.errors import UsageError
 
+MERGE_ADAPTERS = (
+    "holds adapters of peft, not a network; merge them first, by "
+    "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT), and give what that writes"
+)
+
 
 @dataclass(frozen=True)
 class Renamed:
@@ -37,10 +42,7 @@ def recognize(weights: StateDict, source: str) -> Renamed:
         UsageError: they are adapters, which are a network only together with another file.
     """
     if any(re.search(r"\.lora_[AB]\.|\.lora_(embedding|magnitude)|\.(hada|lokr|ia3)_", name) for name in weights):
-        raise UsageError(
-            f"{source}: holds adapters of peft, not a network; merge them first, by "
-            "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT), and give that file"
-        )
+        raise UsageError(f"{source}: {MERGE_ADAPTERS}")
     stripped = without_prefix(weights)
     for layout in LAYOUTS:
         if layout.matches(stripped):

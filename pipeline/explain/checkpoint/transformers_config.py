@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pipeline.explain.checkpoint.model_config import FILE
 from schemas.base import Record
 from schemas.errors import UsageError
+from schemas.run import Size
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -21,6 +22,16 @@ _ACTIVATIONS = {
     "swish": "silu",
 }
 """Names of activations in timm by those in transformers."""
+
+
+def is_of_transformers(folder: str) -> bool:
+    """Return whether a folder has a ``config.json`` of transformers."""
+    try:
+        with open(os.path.join(folder, FILE), "rb") as content:
+            data = content.read()
+    except OSError:
+        return False
+    return b'"model_type"' in data and b'"architecture"' not in data
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,8 @@ class TransformersConfig(Record):
 
     hidden_act: str | None = None
     layer_norm_eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    num_attention_heads: int | None = None
-    image_size: int | tuple[int, int] | None = None
+    num_attention_heads: Size | None = None
+    image_size: Size | tuple[Size, Size] | None = None
     use_swiglu_ffn: bool = False
     vision_config: "TransformersConfig | None" = None
 
@@ -76,7 +87,8 @@ class TransformersConfig(Record):
             return Facts()
         except OSError as error:
             raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
-        return cls.read(data, file).facts(file) if b'"model_type"' in data else Facts()
+        of_timm = b'"model_type"' not in data or b'"architecture"' in data
+        return Facts() if of_timm else cls.read(data, file).facts(file)
 
     def facts(self, source: str) -> Facts:
         """Return what it says of the image tower.

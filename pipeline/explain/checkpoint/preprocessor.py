@@ -1,0 +1,81 @@
+"""``preprocessor_config.json`` of transformers: how images are prepared for a network."""
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from pipeline.explain.checkpoint.model_config import ImageConfig
+from schemas.base import Finite, Record
+from schemas.errors import UsageError
+from schemas.run import Size
+
+FILE = "preprocessor_config.json"
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+_RESAMPLE: tuple[_Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Interpolations by their numbers in Pillow."""
+
+
+class PreprocessorConfig(Record):
+    """The fields that decide a result.
+
+    Attributes:
+        do_normalize: subtract the mean and divide by the standard deviation.
+        image_mean: of each channel, for pixels in [0, 1].
+        image_std: of each channel.
+        resample: interpolation of the resize, as Pillow numbers it.
+        size: of the resize: ``height`` and ``width``, or ``shortest_edge``.
+        do_center_crop: crop to ``crop_size`` behind it.
+        crop_size: of the crop.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    do_normalize: bool = True
+    image_mean: tuple[Finite, Finite, Finite] | None = None
+    image_std: tuple[_Positive, _Positive, _Positive] | None = None
+    resample: Annotated[int, Field(ge=0, lt=len(_RESAMPLE))] | None = None
+    size: dict[str, Size] | Size | None = None
+    do_center_crop: bool = False
+    crop_size: dict[str, Size] | Size | None = None
+
+    @property
+    def images(self) -> ImageConfig:
+        """The same in timm's terms."""
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        resized, cropped = _edge(self.size), _edge(self.crop_size) if self.do_center_crop else None
+        squash = isinstance(self.size, dict) and "shortest_edge" not in self.size
+        return ImageConfig(
+            mean=mean,
+            std=std,
+            interpolation=None if self.resample is None else _RESAMPLE[self.resample],
+            crop_pct=cropped / resized if cropped and resized else 1.0,
+            crop_mode="squash" if squash or not cropped else "center",
+        )
+
+
+def images_beside(path: str) -> ImageConfig | None:
+    """Read the file in the folder of a weights file; None if there is none.
+
+    Raises:
+        UsageError: it is broken.
+    """
+    file = os.path.join(os.path.dirname(path), FILE)
+    try:
+        with open(file, "rb") as content:
+            config = PreprocessorConfig.read(content.read(), file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
+    if config.do_normalize and not (config.image_mean and config.image_std):
+        raise UsageError(f"{file}: has no image_mean and image_std; add them, or set do_normalize to false")
+    return config.images
+
+
+def _edge(size: dict[str, int] | int | None) -> int | None:
+    if isinstance(size, dict):
+        return size.get("shortest_edge") or size.get("height")
+    return size
