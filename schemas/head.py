@@ -98,8 +98,9 @@ class HeadRecord(Record):
     def _check(self) -> "HeadRecord":
         if not self.format.startswith(_FORMAT):
             raise ValueError(f"format is {self.format!r}; this version reads {_FORMAT}")
-        if nameless := [index for index, name in enumerate(self.classes) if not name.strip()]:
-            raise ValueError(f"class {nameless[0]} has an empty name; give each class a name")
+        for index, name in enumerate(self.classes):
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"class {index} is named {name[:80]!r}; give it a name in one line")
         if self.kind == "zero_shot" and self.normalise != "l2":
             raise ValueError("a zero_shot head compares directions, so normalise must be l2")
         if self.kind == "linear" and (self.projection, self.normalise) != ("none", "none"):

@@ -147,6 +147,8 @@ FAULTS: list[tuple[str, dict[str, str], dict[str, Tensor | None], str]] = [
     ("texts", {"normalise": "none"}, {}, "normalise must be l2"),
     ("texts", {"format": "head/2"}, {}, "format is 'head/2'; this version reads head/1"),
     ("texts", {"classes": "a, b"}, {}, "classes: is not JSON"),
+    ("texts", {"classes": json.dumps([" ", *"bcdefghij"])}, {}, "class 0 is named ' '; give it a name in one line"),
+    ("texts", {"classes": json.dumps(["a", "b\nc", *"cdefghij"])}, {}, r"class 1 is named 'b\\nc'; give it"),
     ("texts", {"classes": "[" * 100_000}, {}, "classes: is not JSON"),
     ("texts", {"read_out": "tokens_last4"}, {}, "read_out: "),
     ("texts", {"kind": "other"}, {}, "kind: "),

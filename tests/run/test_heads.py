@@ -200,6 +200,58 @@ def test_methods_and_bench_take_a_head(vitatlas: Any, case: str, tower: Tower, t
     assert (code, "was measured for another run: head is " in err, f"--head {tower.head}" in err) == (2, True, True)
 
 
+def test_ten_thousand_classes_some_of_one_name_are_planned_computed_and_labeled(vitatlas: Any, tmp_path: Path) -> None:
+    """Names are no keys: a format that needs different ones adds the class id."""
+    tower, out = Tower("clip", tmp_path), tmp_path / "atlas"
+    head = Head.load(tower.head)
+    names = ("missile", "missile", *(f"class {index}" for index in range(2, 10_000)))
+    text = torch.nn.functional.normalize(torch.randn(10_000, 40, generator=torch.Generator().manual_seed(0)), dim=1)
+    Head(head.record.model_copy(update={"classes": names}), head.tensors | {"text": text}).save(tower.head)
+    (tmp_path / "policy.yaml").write_text("{name: p, methods: [legrad], threshold: {kind: otsu}}")
+    with in_one_process():
+        run = ["run", tower.shard, "--out", out, *tower.model, "--methods", "legrad,reciprocam,pm_zs"]
+        code, text_out, err = vitatlas(*run, "--executor", "inline")
+        assert code == 0, err
+        assert "zero_shot, softmax of 10,000 classes: missile, missile, class 2, class 3, class 4, …" in text_out
+        assert vitatlas("label", out, "--policy", tmp_path / "policy.yaml", "--format", "coco")[0] == 0
+    assert Atlas.open(str(out)).class_names() == names
+    categories = json.loads((out / "labels" / "p" / "coco" / "instances.json").read_text())["categories"]
+    used = [entry["name"] for entry in categories]
+    assert len(set(used)) == len(used) >= 3
+    assert {"missile (0)", "missile (1)", "class 2"} <= set(used)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"text": torch.full((4, 40), torch.nan)}, "text has values that are not finite; make the head again"),
+        ({"logit_scale": torch.tensor(4.6)}, "logit_scale is 4.6, which looks like the logarithm of the factor"),
+        ({"text": torch.ones(4, 39)}, "text has rows whose norm is not 1"),
+    ],
+)
+def test_a_broken_head_file_is_one_sentence(vitatlas: Any, change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    tower = Tower("clip", tmp_path)
+    head = Head.load(tower.head)
+    save_file(head.tensors | change, tower.head, head.record.to_metadata())
+    code, _, err = vitatlas("plan", tower.shard, "--out", tmp_path / "atlas", *tower.model)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{tower.head}: {says}" in err
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_faithfulness_is_refused_where_every_probability_is_one(vitatlas: Any, tmp_path: Path) -> None:
+    tower, out = Tower("clip", tmp_path), tmp_path / "atlas"
+    head = Head.load(tower.head)
+    tensors = head.tensors | {"text": head.tensors["text"][:1].clone()}
+    Head(head.record.model_copy(update={"classes": ("a cat",)}), tensors).save(tower.head)
+    with in_one_process():
+        run = ["run", tower.shard, "--out", out, *tower.model, "--methods", "legrad,reciprocam:score=logit"]
+        code, _, err = vitatlas(*run, "--targets", "predicted", "--executor", "inline")
+        assert code == 0, err
+        code, _, err = vitatlas("audit", out, "--target", "predicted", "--sanity", 0, "--recompute", 0)
+    assert (code, "the softmax of its only class is always 1, so faithfulness is not defined" in err) == (2, True)
+
+
 def test_a_head_and_a_number_of_classes_exclude_each_other(vitatlas: Any, tmp_path: Path) -> None:
     tower = Tower("clip", tmp_path)
     with pytest.raises(UsageError, match="has its own classes; leave out the number of classes, 5"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from pipeline.label.formats.base import ExportContext
@@ -48,9 +49,9 @@ def unique_class_names(
         context: names of all classes.
         reserved: names that no class may have. These, and names that several classes share, get the class id appended.
     """
-    names = {}
+    names, counts = {}, Counter(context.class_names)
     for class_id in sorted(set(class_ids)):
         name = context.class_name(class_id)
-        shared = name in reserved or context.class_names.count(name) > 1
+        shared = name in reserved or counts[name] > 1
         names[class_id] = f"{name} ({class_id})" if shared else name
     return names
