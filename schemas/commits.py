@@ -41,11 +41,13 @@ class CommitRecord(Record):
         run_hash: ``run_hash`` of the run.
         source: the file that was read.
         versions: versions of the packages that computed the shard; several where samples were processed again later.
+        replaces: SHA-256 of the commit that this one has replaced, in ``--retry-failed``; empty: none.
+        lease: ``holder`` of the lease that it was written under; empty: none.
         seconds: time by stage.
         attempt: number of the attempt, from 1.
         host: machine that did it.
-        finished: time of the commit. ``seconds``, ``attempt``, ``host`` and ``finished`` may differ between equal
-            atlases.
+        finished: time of the commit. ``lease``, ``seconds``, ``attempt``, ``host`` and ``finished`` may differ between
+            equal atlases.
     """
 
     format: int = FORMAT
@@ -61,6 +63,8 @@ class CommitRecord(Record):
     run_hash: str
     source: SourceRecord
     versions: dict[str, str]
+    replaces: str = ""
+    lease: str = ""
     seconds: dict[str, Finite]
     attempt: Count
     host: str
@@ -85,7 +89,7 @@ class LeaseRecord(Record):
     """``lease.json``: the run that is writing to an atlas now. It is deleted when that run ends.
 
     Attributes:
-        holder: random identifier of the run.
+        holder: random identifier of the run: its fencing token, which its workers have and its commits carry.
         host: machine it runs on.
         pid: its process id.
         since: time it began.

@@ -6,7 +6,8 @@ AtlasError
 │   ├── UnsupportedMethod      a method that is not defined for this model
 │   └── SpecMismatchError      the atlas exists and was planned with another spec
 ├── RunFailedError         1   the work ended, and some of it is missing or wrong
-│   └── CorruptShardError      one shard cannot be used; the run continues without it and fails at its end
+│   ├── CorruptShardError      one shard cannot be used; the run continues without it and fails at its end
+│   └── ShardReplacedError     another commit replaced that of a shard while it was read; reading it again succeeds
 └── StoppedEarlyError     75   interrupted; run the same command again to resume
 """
 
@@ -16,6 +17,7 @@ __all__ = [
     "AtlasError",
     "CorruptShardError",
     "RunFailedError",
+    "ShardReplacedError",
     "SpecMismatchError",
     "StoppedEarlyError",
     "UnsupportedMethod",
@@ -67,6 +69,10 @@ class RunFailedError(AtlasError):
 
 class CorruptShardError(RunFailedError):
     """A shard that cannot be read as planned: truncated, changed, or not a tar."""
+
+
+class ShardReplacedError(RunFailedError):
+    """The commit of a shard was replaced while the shard was read. Both are complete; reading it again succeeds."""
 
 
 class StoppedEarlyError(AtlasError):

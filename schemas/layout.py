@@ -9,6 +9,7 @@ MAPS = "maps.zarr"
 SAMPLES = "samples"
 COMMITS = "commits"
 QUARANTINED = "quarantined"
+STAGED = "staged"
 LEASE = "lease.json"
 LABELS = "labels"
 SCORES = "scores"
@@ -91,6 +92,30 @@ def shard_object(array: str, shard_index: int, dims: int) -> str:
 def samples_object(shard: str) -> str:
     """Return the path of a shard's sample table."""
     return f"{SAMPLES}/{shard}.parquet"
+
+
+def staged_object(shard_index: int, replaces: str, digest: str) -> str:
+    """Return the path of an object that a commit names, until it is in its place.
+
+    It contains the commit that is to be replaced: once another has replaced that one, no commit can name the object any
+    more, and it can be removed. And it contains its own contents: it is never written with others.
+
+    Args:
+        shard_index: index of the shard in the run.
+        replaces: SHA-256 of the commit that is replaced; empty: none.
+        digest: SHA-256 of the object.
+    """
+    return f"{staged_prefix(shard_index, replaces)}{digest.removeprefix('sha256:')[:32]}"
+
+
+def staged_prefix(shard_index: int, replaces: str) -> str:
+    """Return how the paths of all objects begin that are staged for one commit; see ``staged_object``.
+
+    Args:
+        shard_index: index of the shard in the run.
+        replaces: SHA-256 of the commit that is replaced; empty: none.
+    """
+    return f"{STAGED}/{shard_index}.{replaces.removeprefix('sha256:')[:16] or 'first'}."
 
 
 def quarantine_object(shard: str) -> str:

@@ -20,7 +20,7 @@ def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
         replace: puts something in the place of a method; pytest's takes it back in the end.
     """
     counts: Counter[str] = Counter()
-    for name in ("get", "put", "exists", "delete", "create"):
+    for name in ("get", "put", "exists", "delete", "create", "replace"):
         replace(ObjectStore, name, _counting(name, getattr(ObjectStore, name), counts))
     list_, walk = ObjectStore.list, ObjectStore.list_all
 

@@ -223,7 +223,7 @@ def same_bytes(first: Path, second: Path) -> None:
         if name.startswith("commits/"):
             records = [json.loads(data) for data in (one, other)]
             for record in records:
-                for free in ("seconds", "attempt", "host", "finished"):
+                for free in ("lease", "seconds", "attempt", "host", "finished"):
                     del record[free]
             assert records[0] == records[1], name
         else:
@@ -272,7 +272,7 @@ def crash_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crashin
         return instead
 
     with monkeypatch.context() as patched:
-        for name in ("put", "create", "delete", "remove_temp_files"):
+        for name in ("put", "create", "replace", "delete", "remove_temp_files"):
             patched.setattr(ObjectStore, name, crashing(getattr(ObjectStore, name)))
         with suppress(Crash):
             yield crash

@@ -10,11 +10,13 @@ from pipeline.run.execution import ExecutionOptions
 from pipeline.run.progress import RunProgress
 from pipeline.run.signals import GracefulShutdown
 from pipeline.store import Atlas, Lease
+from pipeline.store.commit_protocol import settle_all
+from pipeline.store.lease import check_lease
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.terminal import echo
 from schemas.commits import QuarantineRecord
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
-from schemas.layout import LEASE, QUARANTINED, quarantine_object
+from schemas.layout import LEASE, QUARANTINED, STAGED, quarantine_object
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus
 
@@ -41,14 +43,16 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
     options, atlas = options or ExecutionOptions(), Atlas.open(url)
     # An atlas may come from an untrusted source; only the user may allow commands.
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    # A lease or quarantine records left by a dead run are cleaned up even if nothing is pending.
-    if _pending_shards(atlas, retry_failed) or atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED):
+    # What a dead run has left is cleaned up even if nothing is pending.
+    leftovers = atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED) or atlas.objects.list(STAGED)
+    if leftovers or _pending_shards(atlas, retry_failed):
         with Lease(atlas.objects, partial(echo, err=True)) as lease:
             atlas = Atlas.open(url)  # another run may have committed shards while this one waited for the lease
             for _ in atlas.records():  # refuses those of another run, before anything is added to them
                 pass
             _clean_up(atlas)
             _execute(atlas, options, retry_failed, lease)
+            settle_all(atlas.objects, atlas.run)
             atlas.objects.remove_temp_files()
     finished = Atlas.open(url)
     if missing := [shard.name for shard in finished.run.shards if shard.name not in finished.committed]:
@@ -81,8 +85,9 @@ def _pending_shards(atlas: Atlas, retry_failed: bool) -> list[int]:
 
 
 def _clean_up(atlas: Atlas) -> None:
-    """Remove unfinished objects and quarantine records of earlier runs."""
+    """Finish or remove what earlier runs have left unfinished, and remove their quarantine records."""
     atlas.objects.remove_temp_files()
+    settle_all(atlas.objects, atlas.run)
     for name in atlas.objects.list(QUARANTINED):
         atlas.objects.delete(f"{QUARANTINED}/{name}")
 
@@ -99,18 +104,18 @@ def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease:
             RunProgress(run, len(run.shards) - len(pending)) as progress,
             shutdown.listening(),
         ):
-            for event in _events(atlas, pending, options, retry_failed, shutdown):
+            for event in _events(atlas, pending, options, retry_failed, shutdown, lease):
+                lease.check()
                 progress.show(event)
                 log(event)
                 if isinstance(event, ShardCommitted):
                     done += 1
                 elif isinstance(event, ShardQuarantined):
                     quarantined.append(event)
+                    check_lease(atlas.objects, lease.holder)  # the next run may have done the shard
                     _record_quarantine(atlas, event)
                 elif isinstance(event, ShardsInProgress):
                     lease.in_progress = tuple(run.shards[index].name for index in event.shards)
-                if lease.lost:
-                    raise RunFailedError(f"{url}: another run has taken it over, as this one was silent for too long")
     except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter while it starts and stops
         shutdown.requested = True
     command = options.resume_command(url, retry_failed)
@@ -141,7 +146,12 @@ def _reasons(run: RunRecord, quarantined: list[ShardQuarantined]) -> list[str]:
 
 
 def _events(
-    atlas: Atlas, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool, shutdown: GracefulShutdown
+    atlas: Atlas,
+    shards: Sequence[int],
+    options: ExecutionOptions,
+    retry_failed: bool,
+    shutdown: GracefulShutdown,
+    lease: Lease,
 ) -> Iterator[Event]:
     url = atlas.objects.url
     if options.executor == "ray" and url.startswith("memory:"):
@@ -149,10 +159,10 @@ def _events(
     if options.executor == "inline":
         from pipeline.run.inline_executor import run_inline
 
-        yield from run_inline(url, shards, options, retry_failed)
+        yield from run_inline(url, shards, options, retry_failed, lease.holder)
     else:
         from pipeline.run.ray_executor import ray_cluster, run_on_ray  # Ray is imported only if it is used
 
         # Listen again: ray.init installs its own handler of SIGTERM.
         with ray_cluster(options.address), shutdown.listening(), shutdown.polled():
-            yield from run_on_ray(atlas, shards, options, retry_failed, shutdown)
+            yield from run_on_ray(atlas, shards, options, retry_failed, shutdown, lease)

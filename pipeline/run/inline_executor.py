@@ -10,7 +10,7 @@ from schemas.errors import AtlasError, CorruptShardError
 
 
 def run_inline(
-    url: str, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool = False
+    url: str, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool = False, lease: str = ""
 ) -> Iterator[Event]:
     """Process shards in order; those that fail for a transient reason are retried at the end.
 
@@ -19,12 +19,14 @@ def run_inline(
         shards: indices of the pending shards.
         options: device, decode processes and cache.
         retry_failed: in finished shards, process the samples without maps again.
+        lease: holder of the lease of the run.
     """
     dispatcher = Dispatcher(shards, window=1)
     dispatcher.add_worker(0)
     unexpected = 0
     cache = options.make_cache()
-    with Worker(url, options.device, options.decode_processes or 0, retry_failed, cache=cache) as worker:
+    processes = options.decode_processes or 0
+    with Worker(url, options.device, processes, retry_failed, cache=cache, lease=lease) as worker:
         while assignment := dispatcher.next():
             shard_index = assignment.shard_index
             yield ShardsInProgress((shard_index,))

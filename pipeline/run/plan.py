@@ -64,7 +64,8 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
         if objects.exists(RUN):  # another process was faster
             return _check_existing(objects, requested)
         zarr_arrays.create_arrays(objects, run)
-        objects.put(RUN, run.to_bytes())
+        if not objects.create(RUN, run.to_bytes()):  # another process took this one for dead
+            return _check_existing(objects, requested)
         objects.remove_temp_files()
     return run
 

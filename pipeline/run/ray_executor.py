@@ -21,7 +21,7 @@ from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardsInProgr
 from pipeline.run.execution import Device, ExecutionOptions, check_decode_device
 from pipeline.run.prometheus import PrometheusMetrics
 from pipeline.run.signals import GracefulShutdown
-from pipeline.store import Atlas
+from pipeline.store import Atlas, Lease
 from schemas.errors import AtlasError, CorruptShardError, RunFailedError, UsageError
 
 _POLL_INTERVAL = 1.0
@@ -97,7 +97,12 @@ def cluster_capacity(device: Device = "auto") -> tuple[int, bool]:
 
 
 def run_on_ray(
-    atlas: Atlas, shards: Sequence[int], options: ExecutionOptions, retry_failed: bool, shutdown: GracefulShutdown
+    atlas: Atlas,
+    shards: Sequence[int],
+    options: ExecutionOptions,
+    retry_failed: bool,
+    shutdown: GracefulShutdown,
+    lease: Lease,
 ) -> Iterator[Event]:
     """Process shards on as many actors as there is room for, in any order.
 
@@ -107,12 +112,13 @@ def run_on_ray(
         options: of the execution.
         retry_failed: in finished shards, process the samples without maps again.
         shutdown: drains the actors when it is requested.
+        lease: of the run; the actors are stopped once it is lost.
 
     Raises:
-        RunFailedError: no actor could be started, or too many were lost.
+        RunFailedError: no actor could be started, too many were lost, or the lease was lost.
     """
     dispatcher, metrics = Dispatcher(shards, timeout=options.timeout), PrometheusMetrics(len(shards))
-    with _ActorPool(atlas, options, retry_failed, dispatcher) as pool:
+    with _ActorPool(atlas, options, retry_failed, dispatcher, lease) as pool:
         for event in pool.run(shutdown):
             metrics.record(event)
             yield event
@@ -127,8 +133,10 @@ class _ActorPool:
         calls: actor and assignment of each pending call; the assignment of ``prepare`` is None.
     """
 
-    def __init__(self, atlas: Atlas, options: ExecutionOptions, retry_failed: bool, dispatcher: Dispatcher) -> None:
-        self.options, self.dispatcher = options, dispatcher
+    def __init__(
+        self, atlas: Atlas, options: ExecutionOptions, retry_failed: bool, dispatcher: Dispatcher, lease: Lease
+    ) -> None:
+        self.options, self.dispatcher, self.lease = options, dispatcher, lease
         self._shard_names = [shard.name for shard in atlas.run.shards]
         self.actors: dict[int, Any] = {}
         self.calls: dict[Any, tuple[int, Assignment | None]] = {}
@@ -139,7 +147,7 @@ class _ActorPool:
         self._actor_class = ray.remote(max_restarts=0, max_task_retries=0, **resources)(_ShardActor)
         decode_processes = options.decode_processes if options.decode_processes is not None else 4 * self._on_gpu
         device = "cuda" if self._on_gpu else "cpu"
-        self._arguments = atlas.objects.url, device, decode_processes, retry_failed, options
+        self._arguments = atlas.objects.url, device, decode_processes, retry_failed, lease.holder, options
         self._target_size = self._started = self._losses = 0
         self._in_progress: tuple[int, ...] = ()
         self._any_ready = self._draining = False
@@ -175,6 +183,7 @@ class _ActorPool:
 
     def _step(self) -> Iterator[Event]:
         """Assign pending shards, and handle the calls that finish within a moment."""
+        self.lease.check()
         now = time.monotonic()
         if not self._draining:
             self._scale(now)
@@ -293,13 +302,19 @@ class _ShardActor:
     """Ray actor with one worker. It loads in ``prepare``, so that an error there keeps its type."""
 
     def prepare(
-        self, url: str, device: Device, decode_processes: int, retry_failed: bool, options: ExecutionOptions
+        self,
+        url: str,
+        device: Device,
+        decode_processes: int,
+        retry_failed: bool,
+        lease: str,
+        options: ExecutionOptions,
     ) -> list[int]:
         """Load the worker; return the indices of the shards that this node has a copy of."""
         from pipeline.run.worker import Worker  # the driver does not need torch
 
         cache = options.make_cache()
-        self._worker = Worker(url, device, decode_processes, retry_failed, cache=cache)
+        self._worker = Worker(url, device, decode_processes, retry_failed, cache=cache, lease=lease)
         return cache.cached_indices([shard.url for shard in self._worker.run.shards]) if cache else []
 
     def process(self, shard_index: int, attempt: int) -> Any:

@@ -85,6 +85,7 @@ class Worker:
         retry_failed: in finished shards, process only the samples without maps.
         loaded: the model of the run; None loads it.
         cache: of remote shards on this node; None reads them over the network.
+        lease: holder of the lease of the run, without which nothing is committed; empty: there is none.
 
     Raises:
         UsageError: there is no GPU that the run needs.
@@ -99,8 +100,9 @@ class Worker:
         retry_failed: bool = False,
         loaded: LoadedModel | None = None,
         cache: ShardCache | None = None,
+        lease: str = "",
     ) -> None:
-        atlas = Atlas.open(url)
+        atlas, self.lease = Atlas.open(url), lease
         self.objects, self.run, self.retry_failed, self.cache = atlas.objects, atlas.run, retry_failed, cache
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
@@ -143,11 +145,15 @@ class Worker:
             shard_index: of the shard.
             attempt: its number, from 1.
 
+        Returns:
+            The commit of the shard; if another writer was faster, that of the other.
+
         Raises:
+            RunFailedError: the run has lost its lease.
             CorruptShardError: the shard cannot be read as planned. Nothing of it has been written.
             OSError: the network failed for too long; another attempt may succeed.
         """
-        writer = ShardWriter(self.objects, self.run, shard_index)
+        writer = ShardWriter(self.objects, self.run, shard_index, self.lease)
         failed = writer.resume() if self.retry_failed else None
         for sample in self.explain(shard_index, failed, stored=None if failed is None else writer.rows):
             writer.add(*sample)

@@ -121,7 +121,7 @@ class Atlas(AtlasReader):
         ]
         contents = self.objects.read([commit_object(shard) for _, shard in shards])
         for (index, shard), data in zip(shards, contents, strict=True):
-            yield self._parse_commit(index, shard, data)
+            yield self.parse_commit(index, shard, data)
 
     def quarantined(self) -> dict[str, str]:
         """Return the reason of each shard that the last run quarantined, by its name."""
@@ -148,7 +148,17 @@ class Atlas(AtlasReader):
             total.update(record.statuses)
         return total
 
-    def _parse_commit(self, index: int, shard: str, data: bytes) -> CommitRecord:
+    def parse_commit(self, index: int, shard: str, data: bytes) -> CommitRecord:
+        """Return the commit of a shard.
+
+        Args:
+            index: index of the shard in the run.
+            shard: its name.
+            data: the commit as it is stored.
+
+        Raises:
+            RunFailedError: it is damaged, or of another run.
+        """
         where = f"{self.objects.url}/{commit_object(shard)}"
         repair = f"remove it, then: vitatlas run {self.objects.url}"
         try:
@@ -178,7 +188,7 @@ class Atlas(AtlasReader):
         """
         if "commits" in self.__dict__:
             return self.commits[shard]
-        return self._parse_commit(self._shard_indices[shard], shard, self.objects.get(commit_object(shard)))
+        return self.parse_commit(self._shard_indices[shard], shard, self.objects.get(commit_object(shard)))
 
     @cached_property
     def _shard_indices(self) -> dict[str, int]:
@@ -295,10 +305,9 @@ class Atlas(AtlasReader):
             UsageError: the shard is not finished.
         """
         try:  # no listing, which takes longer the more shards there are
-            commit = self.record(shard)
+            return self.read_current(shard, partial(AtlasShard, self))
         except (FileNotFoundError, KeyError):
             raise UsageError(f"{self.objects.url}: shard {shard} is not finished; see vitatlas status") from None
-        return AtlasShard(self, commit)
 
     def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
         """Return the degeneracy of one map.

@@ -1,27 +1,29 @@
 """Base of the atlas reader: rows of arrays, and sample tables of shards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import zarr
 from numpy.typing import NDArray
 
+from pipeline.store.commit_protocol import read_committed
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import ReadOnlyStore
 from schemas.arrow import without_descriptions
-from schemas.base import sha256
 from schemas.commits import CommitRecord
-from schemas.errors import AtlasError, RunFailedError, UsageError
+from schemas.errors import AtlasError, RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import MAPS, samples_object
 from schemas.run import RunRecord
 from schemas.samples import LATER_COLUMNS, SAMPLES
 from schemas.targets import find_class
 from schemas.text import suggest
+
+T = TypeVar("T")
 
 
 class AtlasReader(ABC):
@@ -54,6 +56,19 @@ class AtlasReader(ABC):
     def record(self, shard: str) -> CommitRecord:
         """Return the commit of one finished shard."""
 
+    def read_current(self, shard: str, read: Callable[[CommitRecord], T]) -> T:
+        """Return what a function reads by the commit of a shard, and again if that is replaced meanwhile.
+
+        Args:
+            shard: short name of the shard.
+            read: the function.
+        """
+        while True:
+            try:
+                return read(self.record(shard))
+            except ShardReplacedError:
+                vars(self).pop("commits", None)  # those that were read before
+
     def samples_of(
         self, shard: str, columns: Sequence[str] | None = None, commit: CommitRecord | None = None
     ) -> pa.Table:
@@ -62,31 +77,31 @@ class AtlasReader(ABC):
         Args:
             shard: short name of the shard.
             columns: names of columns; None: all.
-            commit: of the shard; None reads it.
+            commit: of the shard; None reads it, and again if it is replaced meanwhile.
 
         Raises:
+            ShardReplacedError: the commit that was given has been replaced.
             RunFailedError: the table is missing, damaged, or not the one that was committed.
         """
+        if commit is None:
+            return self.read_current(shard, lambda current: self.samples_of(shard, columns, current))
         name = samples_object(shard)
         where = f"{self.objects.url}/{name}"
         fields = without_descriptions(pa.schema([SAMPLES.field(name) for name in columns or SAMPLES.names]))
-        committed = [record for record in (commit or self.record(shard)).objects if record.path == name]
+        record = next((record for record in commit.objects if record.path == name), None)
+        if record is None:
+            raise RunFailedError(f"{where}: was not committed; see vitatlas verify")
         try:
-            data = self.objects.get(name)
-            if [sha256(data)] != [record.sha256 for record in committed]:
-                raise RunFailedError(f"{where}: is not the table that was committed; see vitatlas verify")
-            table = from_parquet(data, fields.names)
+            table = from_parquet(read_committed(self.objects, commit, record), fields.names)
             for position, later in enumerate(fields):
                 if later.name in LATER_COLUMNS and later.name not in table.column_names:
                     table = table.add_column(position, later, pa.nulls(len(table), later.type))
             return table.cast(fields.with_metadata(table.schema.metadata))
-        except FileNotFoundError:
-            raise RunFailedError(f"{where}: is missing; see vitatlas verify") from None
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise RunFailedError(f"{where}: cannot be read ({error}); see vitatlas verify") from None
 
     def read(self, array: str, rows: int | slice | NDArray[np.int64], target: str) -> NDArray[Any]:
-        """Return rows of an array for one target kind, as they are stored.
+        """Return rows of an array for one target kind, as they are stored; they are not compared with a commit.
 
         Args:
             array: name of the array.
@@ -97,21 +112,7 @@ class AtlasReader(ABC):
             UsageError: the atlas has no such array or target kind.
             RunFailedError: the array cannot be read.
         """
-        if array not in self.run.arrays:
-            self._check_method(array)
-        place = self.run.spec.target_names.index(self.find_target(target))
-        return self.read_selection(array, (rows, place))
-
-    def read_selection(self, array: str, selection: Any) -> NDArray[Any]:
-        """Return a selection of an array, as it is stored.
-
-        Args:
-            array: name of the array.
-            selection: an index as Zarr takes it.
-
-        Raises:
-            RunFailedError: the array cannot be read.
-        """
+        selection: Any = rows, self.check_array(array, target)
         try:
             return np.asarray(self.group[array][selection])
         except (AtlasError, OSError):
@@ -120,6 +121,20 @@ class AtlasReader(ABC):
             raise RunFailedError(
                 f"{self.objects.url}: {array} cannot be read ({error}); find the damage with vitatlas verify"
             ) from error
+
+    def check_array(self, array: str, target: str) -> int:
+        """Return the index of a target kind in an array. Nothing is read.
+
+        Args:
+            array: name of the array.
+            target: target kind.
+
+        Raises:
+            UsageError: the atlas has no such array or target kind.
+        """
+        if array not in self.run.arrays:
+            self._check_method(array)
+        return self.run.spec.target_names.index(self.find_target(target))
 
     def check_planned(self, target: str, methods: Iterable[str]) -> None:
         """Check that the run has a target kind and methods. Nothing is read.

@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.store import zarr_arrays
 from pipeline.store.atlas_reader import AtlasReader
+from pipeline.store.commit_protocol import read_committed
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
-from schemas.layout import flag_name, range_name
+from schemas.layout import flag_name, range_name, shard_object
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus, class_ids, may_lack
 
 
 class AtlasShard:
-    """The rows of one finished shard.
+    """The rows of one finished shard, as one commit names them: every object is read whole and compared with it.
 
     Attributes:
         commit: its commit.
@@ -25,8 +27,6 @@ class AtlasShard:
     def __init__(self, atlas: AtlasReader, commit: CommitRecord) -> None:
         self._atlas, self.commit = atlas, commit
         self.samples = atlas.samples_of(commit.shard, commit=commit)
-        first = commit.shard_index * atlas.run.slot
-        self._rows = slice(first, first + commit.rows)
 
     @property
     def run(self) -> RunRecord:
@@ -92,8 +92,20 @@ class AtlasShard:
         return self.values(f"{method}_{name}", target)
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return the rows of an array, for all target kinds, as they are stored: [rows, …]."""
-        return self._atlas.read_selection(name, self._rows)
+        """Return the rows of an array, for all target kinds, as they were committed: [rows, …].
+
+        Args:
+            name: name of the array.
+
+        Raises:
+            ShardReplacedError: the commit has been replaced since it was read.
+            RunFailedError: the array is missing or damaged.
+        """
+        spec = self.run.arrays[name]
+        path = shard_object(name, self.commit.shard_index, len(spec.dims))
+        record = next((record for record in self.commit.objects if record.path == path), None)
+        data = read_committed(self._atlas.objects, self.commit, record) if record else None
+        return zarr_arrays.decode_slot(self.run, spec, data)[: self.commit.rows]
 
     def values(self, array: str, target: str) -> NDArray[np.float32]:
         """Return the rows of an array for one target kind, as float32.
@@ -101,5 +113,10 @@ class AtlasShard:
         Args:
             array: name of the array.
             target: target kind.
+
+        Raises:
+            UsageError: the atlas has no such array or target kind.
+            ShardReplacedError, RunFailedError: see ``array``.
         """
-        return self._atlas.read(array, self._rows, target).astype(np.float32)
+        index = self._atlas.check_array(array, target)
+        return self.array(array)[:, index].astype(np.float32)

@@ -1,8 +1,8 @@
 """Lease of an atlas: only one run at a time writes to it.
 
-Two runs would write identical bytes, so the lease saves work; correctness does not depend on it. It needs no
-synchronized clocks: the holder increments a counter every 5 s, and another process takes the lease for abandoned if the
-counter does not change for 30 s.
+The lease saves work, and lets a run that was taken for dead find out and stop; that no committed result is lost does
+not depend on it (see ``commit_protocol``). It needs no synchronized clocks: the holder increments a counter every 5 s,
+and another process takes the lease for abandoned if the counter does not change for 30 s.
 """
 
 import os
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from pipeline.store.object_store import ObjectStore
+from schemas.base import sha256
 from schemas.commits import LeaseRecord
 from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import LEASE
@@ -31,8 +32,11 @@ _HELD: set[str] = set()
 class Lease:
     """The right to write to an atlas, as a context.
 
+    It is taken, kept and released by compare-and-swap, so nothing of another's lease is ever overwritten.
+
     Attributes:
-        lost: another run has taken it over, because this one did not increment the counter.
+        holder: random identifier; workers compare it with the current lease before they write, see ``check_lease``.
+        lost: another run has taken it over, because this one did not increment the counter, or it was removed.
         in_progress: shards that are being done; it is written with the next increment.
 
     Raises:
@@ -42,33 +46,67 @@ class Lease:
     def __init__(self, objects: ObjectStore, log: Callable[[str], None] = lambda line: None) -> None:
         self.objects, self.log, self.lost = objects, log, False
         self.in_progress: tuple[str, ...] = ()
-        self._mine = LeaseRecord(
+        self._record = LeaseRecord(
             holder=uuid.uuid4().hex,
             host=_host(),
             pid=os.getpid(),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        self.holder, self._written = self._record.holder, self._record.to_bytes()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._increment, daemon=True)
+        self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> Self:
-        while not self.objects.create(LEASE, self._mine.to_bytes()):
-            current = self._read_current()
-            if current is not None and self._is_abandoned(current):
-                self.objects.delete(LEASE)
-        _HELD.add(self._mine.holder)
+        self.acquire()
+        _HELD.add(self.holder)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join(timeout=TIMEOUT)
-        _HELD.discard(self._mine.holder)
+        _HELD.discard(self.holder)
         # A store that fails here has failed before with an error; the lease left behind is abandoned.
         with suppress(OSError, AtlasError):
             current = self._read_current()
-            if current and _holder(current) == self._mine.holder:
-                self.objects.delete(LEASE)
+            if current and _holder(current) == self.holder:
+                self.objects.replace(LEASE, None, sha256(current))
+
+    def check(self) -> None:
+        """Make sure, without asking the store, that the lease has not been lost.
+
+        Raises:
+            RunFailedError: it has.
+        """
+        if self.lost:
+            raise _lost(self.objects)
+
+    def acquire(self) -> None:
+        """Take the lease, or take over an abandoned one.
+
+        Raises:
+            RunFailedError: another run holds it.
+        """
+        while not self.objects.create(LEASE, self._written):
+            current = self._read_current()
+            if current is None or not self._is_abandoned(current):
+                continue
+            if self.objects.replace(LEASE, self._written, sha256(current)):
+                return
+
+    def increment(self) -> None:
+        """Increment the counter, or find out that the lease is lost."""
+        record = self._record.model_copy(
+            update={"heartbeat": self._record.heartbeat + 1, "in_progress": self.in_progress}
+        )
+        if self.objects.replace(LEASE, record.to_bytes(), sha256(self._written)):
+            self._record, self._written = record, record.to_bytes()
+            return
+        current = self._read_current()
+        if current is None or _holder(current) != self.holder:
+            self.lost = True
+        else:
+            self._written = current  # an increment that seemed to have failed
 
     def _read_current(self) -> bytes | None:
         """Return the bytes of the current lease: it may be torn."""
@@ -100,21 +138,39 @@ class Lease:
                 )
         return True
 
-    def _increment(self) -> None:
-        """Increment the counter until the context ends."""
-        heartbeat = 0
-        while not self._stopped.wait(HEARTBEAT):
-            heartbeat += 1
+    def _keep(self) -> None:
+        """Increment the counter until the context ends or the lease is lost."""
+        while not self.lost and not self._stopped.wait(HEARTBEAT):
             # When the store is down, the writes of the run itself fail with an error; the next increment tries again.
             with suppress(OSError, AtlasError):
-                current = self._read_current()
-                if current and _holder(current) != self._mine.holder:
-                    self.lost = True
-                    return
-                self.objects.put(
-                    LEASE,
-                    self._mine.model_copy(update={"heartbeat": heartbeat, "in_progress": self.in_progress}).to_bytes(),
-                )
+                self.increment()
+
+
+def check_lease(objects: ObjectStore, holder: str) -> None:
+    """Make sure that a run still holds the lease of an atlas.
+
+    Args:
+        objects: objects of the atlas.
+        holder: of the lease; empty: there is no lease to check.
+
+    Raises:
+        RunFailedError: another run holds it, or none.
+    """
+    if not holder:
+        return
+    try:
+        current = objects.get(LEASE)
+    except FileNotFoundError:
+        raise _lost(objects) from None
+    if _holder(current) != holder:
+        raise _lost(objects)
+
+
+def _lost(objects: ObjectStore) -> RunFailedError:
+    return RunFailedError(
+        f"{objects.url}: another run has taken it over, as this one was silent for too long (or {LEASE} was removed); "
+        "what this one has committed stays"
+    )
 
 
 def _parse(data: bytes) -> LeaseRecord | None:

@@ -12,7 +12,8 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from pipeline.utils.atomic_write import is_temp_file, make_folder, sync_folder, write_atomically
+from pipeline.store.compare_and_swap import swap_local, swap_s3, swap_unconditionally
+from pipeline.utils.atomic_write import is_temp_file, sync_folder, write_atomically
 from pipeline.utils.concurrency import concurrent_map
 from pipeline.utils.io import PERMANENT_ERRNOS, url_to_fs
 from schemas.base import sha256
@@ -83,15 +84,15 @@ class ObjectStore:
             return ObjectRecord(path=name, size=len(data), sha256=f"sha256:{digest}")
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object only if none has its name. A crash may leave it torn.
+        """Write an object atomically, only if none has its name.
 
         Args:
             name: name of the object.
-            data: contents that identify the writer. If a response got lost, the retry finds the object, and only its
-                contents tell who wrote it.
+            data: its contents.
 
         Returns:
-            Whether this call wrote it.
+            Whether the object has these contents now: this call wrote it, or one before whose response was lost, or
+            another writer the same.
 
         Raises:
             RunFailedError: see ``put``.
@@ -99,13 +100,11 @@ class ObjectStore:
         with self._writing(name):
             try:
                 if self.local:
-                    make_folder(os.path.dirname(self.path(name)))
-                    with open(self.path(name), "xb") as stream:
-                        stream.write(data)
+                    write_atomically(self.path(name), data, self.root, exclusive=True)
                 else:
                     self.files.pipe_file(self.path(name), data, mode="create")
             except FileExistsError:
-                return not self.local and self._equals(name, data)
+                return self._equals(name, data)
         return True
 
     def _equals(self, name: str, data: bytes) -> bool:
@@ -113,6 +112,30 @@ class ObjectStore:
             return self.get(name) == data
         except FileNotFoundError:  # it was another's and is deleted again
             return False
+
+    def replace(self, name: str, data: bytes | None, expected: str) -> bool:
+        """Replace or delete an object atomically, only if its contents are as expected: a compare-and-swap.
+
+        It is one operation in a folder and on S3 (``If-Match``); in other stores another process may write between
+        comparison and replacement.
+
+        Args:
+            name: name of the object.
+            data: its new contents; None deletes it.
+            expected: SHA-256 of its contents before.
+
+        Returns:
+            Whether the contents were as expected, or are the new ones already, as where a response was lost.
+
+        Raises:
+            RunFailedError: see ``put``.
+        """
+        path = self.path(name)
+        with self._writing(name):
+            if self.local:
+                return swap_local(path, expected, data, self.root)
+            swap = swap_s3 if "s3" in self.files.protocol else swap_unconditionally
+            return swap(self.files, path, expected, data)
 
     def delete(self, name: str) -> None:
         """Delete an object if it exists.

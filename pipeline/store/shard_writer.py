@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 
 from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
+from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.commit_protocol import ShardTransaction, settle
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.store.versions import join_versions
 from schemas.base import sha256
 from schemas.commits import CommitRecord
-from schemas.errors import CorruptShardError
-from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object
+from schemas.errors import CorruptShardError, RunFailedError, ShardReplacedError
+from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object, shard_object
 from schemas.run import RunRecord, SourceRecord
 from schemas.samples import SAMPLES, SampleStatus
 
@@ -35,17 +38,20 @@ class ShardWriter:
         slots: rows of each array by its name, [slot, …].
         rows: rows of the sample table so far.
         drift, source: as in ``CommitRecord``.
-        previous: commit of the rows that were loaded, if any were.
+        lease: holder of the lease of the run; empty: none.
+        previous, replaces: commit of the rows that were loaded, if any were, and its SHA-256.
     """
 
     objects: ObjectStore
     run: RunRecord
     shard_index: int
+    lease: str = ""
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, float] = field(default_factory=dict)
     source: SourceRecord = field(default_factory=lambda: SourceRecord(size=-1))
     previous: CommitRecord | None = None
+    replaces: str = ""
 
     def __post_init__(self) -> None:
         self.slots = {name: zarr_arrays.empty_slot(spec, self.run) for name, spec in self.run.arrays.items()}
@@ -96,25 +102,37 @@ class ShardWriter:
         Raises:
             CorruptShardError: an object is not as it was committed; written again, it would look as if it were.
         """
-        atlas = Atlas(self.objects, self.run)
-        if self.shard not in atlas.committed:
-            return None
-        shard = atlas.shard(self.shard)
-        for record in shard.commit.objects:
-            try:
-                intact = sha256(self.objects.get(record.path)) == record.sha256
-            except FileNotFoundError:
-                intact = False
-            if not intact:
-                raise CorruptShardError(
-                    f"{self.objects.url}/{record.path}: is not as it was committed; to repair the shard, remove "
-                    f"{commit_object(self.shard)}, then: vitatlas run {self.objects.url}"
-                )
-        self.previous = shard.commit
-        for name, values in self.slots.items():
-            values[: shard.commit.rows] = shard.array(name)
-        self.rows, self.drift = shard.samples.to_pylist(), shard.commit.drift
+        while (data := self._read_commit()) is not None:
+            commit = self._parse_commit(data)
+            settle(self.objects, self.shard, self.shard_index)
+            with suppress(ShardReplacedError):
+                return self._load(commit, sha256(data))
+        return None
+
+    def _load(self, commit: CommitRecord, digest: str) -> set[int]:
+        try:
+            shard = AtlasShard(Atlas(self.objects, self.run), commit)
+            for name, values in self.slots.items():
+                values[: commit.rows] = shard.array(name)
+        except ShardReplacedError:
+            raise
+        except RunFailedError as error:
+            raise CorruptShardError(
+                f"{error}; to repair the shard, remove {commit_object(self.shard)}, then: vitatlas run "
+                f"{self.objects.url}"
+            ) from None
+        self.previous, self.replaces = commit, digest
+        self.rows, self.drift = shard.samples.to_pylist(), commit.drift
         return set(np.flatnonzero(~shard.has_maps).tolist())
+
+    def _read_commit(self) -> bytes | None:
+        try:
+            return self.objects.get(commit_object(self.shard))
+        except FileNotFoundError:
+            return None
+
+    def _parse_commit(self, data: bytes) -> CommitRecord:
+        return Atlas(self.objects, self.run).parse_commit(self.shard_index, self.shard, data)
 
     def commit(self, seconds: dict[str, float], attempt: int, host: str, versions: dict[str, str]) -> CommitRecord:
         """Write all objects, the commit last.
@@ -124,15 +142,24 @@ class ShardWriter:
             attempt: number of the attempt, from 1.
             host: name of this machine.
             versions: versions of the packages that computed the shard.
+
+        Returns:
+            The commit of the shard: this one, or that of another writer that was faster.
+
+        Raises:
+            RunFailedError: the run has lost its lease.
         """
         start = time.perf_counter()
-        # An earlier attempt, whose response was lost, may have committed.
-        self.objects.delete(commit_object(self.shard))
+        committed = self.previous.objects if self.previous else ()
+        transaction = ShardTransaction(self.objects, self.shard_index, self.replaces, committed, self.lease)
         written = [
-            zarr_arrays.write_slot(self.objects, self.run, name, spec, self.shard_index, self.slots[name])
+            transaction.write(
+                shard_object(name, self.shard_index, len(spec.dims)),
+                zarr_arrays.encode_slot(self.run, spec, self.slots[name]),
+            )
             for name, spec in self.run.arrays.items()
         ]
-        written.append(self.objects.put(samples_object(self.shard), self._table()))
+        written.append(transaction.write(samples_object(self.shard), self._table()))
         statuses = Counter(str(row["status"]) for row in self.rows)
         fallbacks = Counter(str(row["fallback"]) for row in self.rows if row.get("fallback"))
         write_seconds = time.perf_counter() - start
@@ -146,17 +173,25 @@ class ShardWriter:
             degenerate=self._count_degenerate(),
             drift=self.drift,
             fallbacks=dict(sorted(fallbacks.items())),
-            objects=tuple(record for record in written if record),
+            objects=tuple(written),
             run_hash=self.run.run_hash,
             source=self.source,
             versions=join_versions(self.previous.versions, versions) if self.previous else versions,
+            replaces=self.replaces,
+            lease=self.lease,
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
             attempt=attempt,
             host=host,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.objects.put(commit_object(self.shard), record.to_bytes())
-        return record
+        if transaction.publish(record):
+            return record
+        if (data := self._read_commit()) is None:
+            raise RunFailedError(
+                f"{self.objects.url}/{commit_object(self.shard)}: was removed while its shard was processed; run the "
+                "same command again"
+            )
+        return self._parse_commit(data)
 
     def _count_degenerate(self) -> dict[str, int]:
         """Return the number of constant and non-finite maps by method, where there are any."""

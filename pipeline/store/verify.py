@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.store import zarr_arrays
 from pipeline.store.atlas import Atlas
 from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.commit_protocol import read_committed
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.verify_source import find_source_fault
 from pipeline.store.versions import VersionCounts
@@ -20,7 +21,7 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.base import sha256
 from schemas.commits import CommitRecord, ObjectRecord
-from schemas.errors import RunFailedError, UsageError
+from schemas.errors import RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import ArraySpec, commit_object, quarantine_object, samples_object, shard_object
 from schemas.samples import SampleStatus
 
@@ -65,9 +66,7 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
         result.faults += _commit_faults(atlas)
         return result
     expected = _run_objects(atlas)
-    store = _CachingStore(atlas.objects)
-    verify_shard = partial(_verify_shard, Atlas(store, atlas.run), store, atlas.committed)
-    shard_results = concurrent_map(verify_shard, range(len(atlas.run.shards)))
+    shard_results = concurrent_map(partial(_verify_shard, atlas), range(len(atlas.run.shards)))
     across = _AcrossShards()
     for done, (shard, shard_result) in enumerate(zip(atlas.run.shards, shard_results, strict=True), 1):
         result.objects += shard_result.objects
@@ -79,11 +78,19 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
     result.faults += across.source_faults
     result.notes += across.notes(atlas)
     result.versions = across.versions.mixed()
+    staged = 0
     for name, _ in atlas.objects.list_all():
         if is_temp_file(name) and result.missing:
             continue  # the run removes it when it resumes
-        if name not in expected and name.partition("/")[0] not in _DERIVED:
+        if name.startswith(f"{layout.STAGED}/"):
+            staged += 1
+        elif name not in expected and name.partition("/")[0] not in _DERIVED:
             result.faults.append(f"{name}: belongs to nothing that was committed")
+    if staged:
+        result.notes.append(
+            f"{staged:,} objects in {layout.STAGED}/ are of a run that goes on or was interrupted; run to its end, it "
+            "removes them"
+        )
     return result
 
 
@@ -98,34 +105,6 @@ def _commit_faults(atlas: Atlas) -> list[str]:
         return None
 
     return [sentence for sentence in concurrent_map(fault, atlas.shard_names) if sentence is not None]
-
-
-class _CachingStore(ObjectStore):
-    """Object store that keeps verified objects in memory until they are dropped."""
-
-    def __init__(self, objects: ObjectStore) -> None:
-        vars(self).update(vars(objects))
-        self._contents: dict[str, bytes] = {}
-
-    def get(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        data = self._contents.get(name)
-        return super().get(name, start, end) if data is None else data[start:end]
-
-    def load(self, record: ObjectRecord) -> str | None:
-        """Read an object and keep it if it is as committed; else return the fault."""
-        try:
-            data = super().get(record.path)
-        except FileNotFoundError:
-            return f"{record.path}: is missing"
-        if len(data) != record.size:
-            return f"{record.path}: has {len(data)} bytes, {record.size} were committed"
-        if sha256(data) != record.sha256:
-            return f"{record.path}: its contents have changed since they were committed"
-        self._contents[record.path] = data
-        return None
-
-    def drop(self, name: str) -> None:
-        self._contents.pop(name, None)
 
 
 @dataclass
@@ -206,38 +185,61 @@ def _hash_key(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def _verify_shard(atlas: Atlas, store: _CachingStore, committed: frozenset[str], shard_index: int) -> _ShardResult:
+def _verify_shard(atlas: Atlas, shard_index: int) -> _ShardResult:
     name, shard_objects = atlas.run.shards[shard_index].name, _shard_objects(atlas, shard_index)
-    if name not in committed:
+    if name not in atlas.committed:
         return _ShardResult(0, [], set(shard_objects))  # objects of a stopped run are overwritten later
     try:
-        commit = atlas.record(name)
+        return atlas.read_current(name, partial(_verify_committed, atlas, shard_objects))
     except RunFailedError as error:
         return _ShardResult(0, [f"{error}"], set(shard_objects))
+
+
+def _verify_committed(
+    atlas: Atlas, shard_objects: dict[str, tuple[str, ArraySpec] | None], commit: CommitRecord
+) -> _ShardResult:
     records = {record.path: record for record in commit.objects}
-    changed: dict[str, str] = {}
+    faults = [f"its commit names {path}, which is not its own" for path in records if path not in shard_objects]
     row_faults: list[str] = []
     shard: AtlasShard | None = None
     for path, array in shard_objects.items():
-        if path in records and (fault := store.load(records[path])) is not None:
-            changed[path] = fault
+        data, fault = _load(atlas.objects, commit, records[path]) if path in records else (None, None)
+        if fault is not None:
+            faults.append(fault)
         elif array is None:
             shard, row_faults = _verify_samples(atlas, commit)
         elif shard is not None:
-            row_faults += _verify_rows(shard, *array)
-        store.drop(path)
-    faults = [f"its commit names {path}, which is not its own" for path in records if path not in shard_objects]
-    faults += [changed[path] for path in records if path in changed]
+            row_faults += _verify_rows(shard, *array, data)
     faults = faults or row_faults  # rows of changed objects are meaningless
-    result = _ShardResult(len(commit.objects), [f"{name}: {fault}" for fault in faults], set(records), commit.versions)
+    faults = [f"{commit.shard}: {fault}" for fault in faults]
+    result = _ShardResult(len(records), faults, set(records), commit.versions)
     if shard is not None:
         keys = shard.samples["key"].to_pylist()
         result.keys = [key for key, has_maps in zip(keys, shard.has_maps, strict=True) if has_maps]
     try:
-        result.source_fault = find_source_fault(atlas.run.shards[shard_index].url, commit.source)
+        result.source_fault = find_source_fault(atlas.run.shards[commit.shard_index].url, commit.source)
     except (OSError, UsageError) as error:
         result.unreachable = f"{error}"
     return result
+
+
+def _load(objects: ObjectStore, commit: CommitRecord, record: ObjectRecord) -> tuple[bytes | None, str | None]:
+    """Return an object as it was committed, and the fault if it is not."""
+    try:
+        data = objects.get(record.path)
+        if sha256(data) == record.sha256:
+            return data, None
+        fault = f"{record.path}: its contents have changed since they were committed"
+        if len(data) != record.size:
+            fault = f"{record.path}: has {len(data)} bytes, {record.size} were committed"
+    except FileNotFoundError:
+        fault = f"{record.path}: is missing"
+    try:  # it may be staged, or the commit replaced
+        return read_committed(objects, commit, record), None
+    except ShardReplacedError:
+        raise
+    except RunFailedError:
+        return None, fault
 
 
 def _run_objects(atlas: Atlas) -> set[str]:
@@ -274,13 +276,10 @@ def _verify_samples(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard | No
     return shard, [f"{count} samples that are ok have the key {key}" for key, count in keys.items() if count > 1]
 
 
-def _verify_rows(shard: AtlasShard, name: str, spec: ArraySpec) -> list[str]:
+def _verify_rows(shard: AtlasShard, name: str, spec: ArraySpec, data: bytes | None) -> list[str]:
     if spec is layout.EXTRA_OUTPUT:  # may be undefined
         return []
-    try:
-        values = shard.array(name)
-    except RunFailedError:
-        return [f"its part of {name} cannot be read"]
+    values = zarr_arrays.decode_slot(shard.run, spec, data)[: shard.commit.rows]
     present = np.isfinite(values) if np.isnan(spec.empty) else values != spec.empty
     noun = f"{name} map" if spec is layout.MAP else name
     faults = []

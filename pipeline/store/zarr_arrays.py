@@ -1,7 +1,7 @@
 """Zarr arrays of an atlas: their metadata, and the rows of a shard as one Zarr shard.
 
-The rows of a shard are encoded by zarr in memory and written as one object through the ``ObjectStore``: each object is
-written once and whole, its checksum is known before, and no writer reads, merges or touches metadata.
+The rows of a shard are encoded by zarr in memory and written as one object: each object is written once and whole, its
+checksum is known before, and no writer reads, merges or touches metadata.
 """
 
 import json
@@ -12,13 +12,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
-from zarr.core.buffer import Buffer
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
-from schemas.commits import ObjectRecord
 from schemas.layout import MAPS, ArraySpec, Flag, shard_object
 from schemas.run import RunRecord
 
@@ -120,7 +119,13 @@ def empty_slot(spec: ArraySpec, run: RunRecord) -> NDArray[Any]:
 
 
 def _create_array(
-    group: zarr.Group, name: str, spec: ArraySpec, shape: tuple[int, ...], run: RunRecord, attributes: dict[str, Any]
+    group: zarr.Group,
+    name: str,
+    spec: ArraySpec,
+    shape: tuple[int, ...],
+    run: RunRecord,
+    attributes: dict[str, Any],
+    write_empty: bool = False,
 ) -> Any:
     """Create an array whose Zarr shards are the slots of shards."""
     return group.create_array(
@@ -133,31 +138,41 @@ def _create_array(
         compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
         dimension_names=spec.dims,
         attributes=attributes,
+        config={"write_empty_chunks": write_empty},
     )
 
 
-def write_slot(
-    objects: ObjectStore, run: RunRecord, name: str, spec: ArraySpec, shard_index: int, values: NDArray[Any]
-) -> ObjectRecord | None:
-    """Write the rows of a shard in one array.
+def encode_slot(run: RunRecord, spec: ArraySpec, values: NDArray[Any]) -> bytes:
+    """Return the rows of a shard in one array as a Zarr shard, also where all values are empty.
 
     Args:
-        objects: objects of the atlas.
         run: record of the run.
-        name: name of the array.
-        spec: its description.
-        shard_index: index of the shard in the run.
+        spec: description of the array.
         values: [slot, …], ``spec.empty`` where there is no map.
-
-    Returns:
-        The record of the object; None where all values are empty, for which Zarr has no object.
     """
+    key = shard_object("slot", 0, values.ndim).removeprefix(f"{MAPS}/")
+    for write_empty in (False, True):  # zarr has no object for a Zarr shard of which all values are empty
+        contents: dict[str, Buffer] = {}
+        group = zarr.create_group(MemoryStore(contents))
+        _create_array(group, "slot", spec, values.shape, run, {}, write_empty)[:] = values
+        if key in contents:
+            break
+    return contents[key].to_bytes()
+
+
+def decode_slot(run: RunRecord, spec: ArraySpec, data: bytes | None) -> NDArray[Any]:
+    """Return the rows of a shard in one array, [slot, …].
+
+    Args:
+        run: record of the run.
+        spec: description of the array.
+        data: a Zarr shard; None is none, as atlases have of earlier versions where all values are empty.
+    """
+    if data is None:
+        return empty_slot(spec, run)
     contents: dict[str, Buffer] = {}
-    group = zarr.create_group(MemoryStore(contents))
-    _create_array(group, name, spec, values.shape, run, {})[:] = values
-    key = shard_object(name, 0, values.ndim).removeprefix(f"{MAPS}/")
-    path = shard_object(name, shard_index, values.ndim)
-    if key not in contents:
-        objects.delete(path)  # an earlier attempt may have had maps
-        return None
-    return objects.put(path, contents[key].to_bytes())
+    shape = (run.slot, *row_shape(spec, run))
+    array = _create_array(zarr.create_group(MemoryStore(contents)), "slot", spec, shape, run, {})
+    key = shard_object("slot", 0, len(shape)).removeprefix(f"{MAPS}/")
+    contents[key] = default_buffer_prototype().buffer.from_bytes(data)
+    return np.asarray(array[:])

@@ -3,7 +3,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from mmap import mmap
 from typing import BinaryIO
@@ -12,19 +12,26 @@ _PREFIX, _SUFFIX = ".vitatlas-", ".part"
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Error numbers of file systems that do not flush folders, such as CIFS and some of FUSE."""
 
+_CANNOT_LINK = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Error numbers of file systems without hard links, such as FAT, exFAT, and some of FUSE."""
+
 
 def is_temp_file(name: str) -> bool:
     """Return whether a file is what a killed writer left."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
-def write_atomically(path: str, data: bytes | mmap, temp_folder: str | None = None) -> None:
-    """Write a file whole or not at all, over an existing one. Missing folders are made.
+def write_atomically(path: str, data: bytes | mmap, temp_folder: str | None = None, exclusive: bool = False) -> None:
+    """Write a file whole or not at all. Missing folders are made.
 
     Args:
         path: path of the file.
         data: its contents.
         temp_folder: folder of the temporary file, if it is on the same device; None: the folder of the file.
+        exclusive: keep a file that is there.
+
+    Raises:
+        FileExistsError: there is a file, and ``exclusive``.
     """
     folder = os.path.dirname(os.path.abspath(path))
     make_folder(folder)
@@ -32,7 +39,7 @@ def write_atomically(path: str, data: bytes | mmap, temp_folder: str | None = No
         temp_folder = folder
     temp_path = os.path.join(temp_folder, f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
     try:
-        while not _write_and_rename(temp_path, path, data):
+        while not _write_and_move(temp_path, path, data, _link if exclusive else os.replace):
             continue  # another process took this writer for dead and removed its temporary file
     except BaseException:
         with suppress(FileNotFoundError):  # a signal may arrive right after the rename
@@ -63,18 +70,33 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
     sync_folder(folder)
 
 
-def _write_and_rename(temp_path: str, path: str, data: bytes | mmap) -> bool:
+def _write_and_move(temp_path: str, path: str, data: bytes | mmap, move: Callable[[str, str], None]) -> bool:
     with open(temp_path, "xb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     try:
-        os.replace(temp_path, path)
+        move(temp_path, path)
     except FileNotFoundError:
         if not os.path.isdir(os.path.dirname(path)):
             raise
         return False
     return True
+
+
+def _link(temp_path: str, path: str) -> None:
+    """Give a temporary file its name, unless there is a file of that name."""
+    try:
+        os.link(temp_path, path)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        # The name is taken by an empty file, which a crash leaves.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(temp_path, path)
+    else:
+        with suppress(FileNotFoundError):  # removed by another process
+            os.unlink(temp_path)
 
 
 def make_folder(folder: str) -> None:

@@ -67,6 +67,10 @@ class _RetryingFileSystem:
         value = getattr(self._files, name)
         return partial(with_retries, value) if callable(value) else value
 
+    def call(self, function: Callable[..., T], path: str, *args: Any) -> T:
+        """Call a function of a path, the file system without retries, and further arguments; with retries."""
+        return with_retries(function, path, self._files, *args)
+
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         stream = with_retries(self._files.open, path, mode, **options)
         if hasattr(stream, "cache"):  # it fetches more while it is read

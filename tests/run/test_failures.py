@@ -28,7 +28,7 @@ CLOSED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 @pytest.mark.parametrize(
     ("module", "call", "error", "says"),
-    [(os, "fsync", FULL, "No space left on device"), (os, "replace", CLOSED, "Permission denied")],
+    [(os, "fsync", FULL, "No space left on device"), (os, "link", CLOSED, "Permission denied")],
 )
 @pytest.mark.usefixtures("computed_once")
 def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(
@@ -91,14 +91,12 @@ def test_two_runs_that_know_nothing_of_each_other_write_the_same(finished: Path,
     plan(spec, str(out))
     code = (
         "import sys; from pipeline.run import ExecutionOptions, INLINE, run; from pipeline.store import lease;"
-        "from pipeline.store.lease import Lease; Lease.__enter__ = lambda self: self;"
+        "from pipeline.store.lease import Lease; Lease.__enter__ = lambda self: vars(self).update(holder='') or self;"
         "Lease.__exit__ = lambda self, *rest: None; run(sys.argv[1], INLINE)"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [(each.communicate()[1], each.returncode) for each in runs]
-    # One may look at the end while the other is writing a shard anew, and then does not say that all is there.
-    assert all(code == 0 or "shards not done: 1, the first is part-" in says for says, code in said), said
-    assert 0 in (code for _, code in said)
+    assert [code for _, code in said] == [0, 0], said
     same_bytes(finished, out)
 
 

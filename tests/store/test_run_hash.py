@@ -175,7 +175,7 @@ def test_a_sample_table_that_was_changed_is_refused_where_it_is_read(folder: Pat
     shutil.copyfile(first, second)
     atlas = Atlas.open(str(folder))
     for read in (atlas.samples, lambda: atlas.shard("demo-validation-01"), lambda: atlas.map("x", "legrad")):
-        with pytest.raises(RunFailedError, match=r"01\.parquet: is not the table that was committed; see vitatlas"):
+        with pytest.raises(RunFailedError, match=r"01\.parquet: is not as it was committed; see vitatlas"):
             read()
 
 
