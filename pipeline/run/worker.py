@@ -155,6 +155,8 @@ class Worker:
         """
         writer = ShardWriter(self.objects, self.run, shard_index, self.lease)
         failed = writer.resume() if self.retry_failed else None
+        if writer.previous and not failed:
+            return writer.previous  # another writer has already retried it
         for sample in self.explain(shard_index, failed, stored=None if failed is None else writer.rows):
             writer.add(*sample)
         if failed is not None and self.sample_count != len(writer.rows):

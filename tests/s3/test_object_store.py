@@ -13,6 +13,7 @@ from support import soak_after
 
 from pipeline.store import ObjectStore
 from pipeline.utils import io
+from schemas.base import sha256
 from schemas.errors import RunFailedError, UsageError
 
 
@@ -79,6 +80,36 @@ def test_who_created_knows_it_though_the_answer_was_lost(objects: ObjectStore, p
     assert [method for method, _ in proxy.harmed].count("PUT") > 2
     proxy.heal()
     assert not any(objects.create(name, b"yours") for name in names)
+    assert set(objects.read(names)) == {b"mine"}
+
+
+def test_of_many_that_replace_one_wins(objects: ObjectStore) -> None:
+    objects.put("lease", b"0")
+    together, expected = Barrier(8), sha256(b"0")
+
+    def replace(name: int) -> bool:
+        together.wait()
+        return objects.replace("lease", f"of {name}".encode(), expected)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(replace, range(8)))
+    assert won.count(True) == 1
+    assert objects.get("lease") == f"of {won.index(True)}".encode()
+    assert not objects.replace("lease", None, expected)
+    assert objects.replace("lease", None, sha256(objects.get("lease")))
+    assert not objects.replace("lease", b"0", expected)
+    assert list(objects.list_all()) == []
+
+
+def test_who_replaced_knows_it_though_the_answer_was_lost(objects: ObjectStore, proxy: Proxy) -> None:
+    names = [f"lease-{number}" for number in range(12)]
+    for name in names:
+        objects.put(name, b"before")
+    proxy.fail({Fault.LOST: 0.3})
+    assert all(objects.replace(name, b"mine", sha256(b"before")) for name in names)
+    assert [method for method, _ in proxy.harmed].count("PUT") > 1
+    proxy.heal()
+    assert not any(objects.replace(name, b"yours", sha256(b"before")) for name in names)
     assert set(objects.read(names)) == {b"mine"}
 
 
