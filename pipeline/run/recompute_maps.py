@@ -1,10 +1,11 @@
 """Recomputation of stored maps from the shards, for comparison."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from pipeline.run.worker import ExplainedSample, Worker
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
+from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
 from schemas.layout import range_name
 
@@ -68,9 +70,9 @@ def recompute(
         with Worker(atlas.objects.url) as worker:
             for done, shard_name in enumerate(sorted(ordinals_by_shard)):
                 progress(done, len(ordinals_by_shard))
-                shard = atlas.shard(shard_name)
+                shard, stored = atlas.read_current(shard_name, partial(_read_shard, atlas))
                 try:
-                    _compare_shard(worker, shard, ordinals_by_shard[shard_name], result)
+                    _compare_shard(worker, shard, stored, ordinals_by_shard[shard_name], result)
                 except (CorruptShardError, OSError) as error:
                     is_fault = isinstance(error, CorruptShardError) and _exists(atlas, shard)
                     sentences = result.faults if is_fault else result.notes
@@ -123,7 +125,16 @@ def cached_worker(url: str, device: Device, run_hash: str) -> Worker:
     return Worker(url, device)
 
 
-def _compare_shard(worker: Worker, shard: AtlasShard, ordinals: set[int], result: RecomputeResult) -> None:
+def _read_shard(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard, dict[str, NDArray[Any]]]:
+    """Return a shard, and its maps and their ranges by array."""
+    shard = AtlasShard(atlas, commit)
+    names = (name for method in atlas.run.methods for name in (method, range_name(method)))
+    return shard, {name: shard.array(name) for name in names}
+
+
+def _compare_shard(
+    worker: Worker, shard: AtlasShard, arrays: Mapping[str, NDArray[Any]], ordinals: set[int], result: RecomputeResult
+) -> None:
     name, damaged = shard.commit.shard, False
     for row, maps, _ in recompute_rows(worker, shard, ordinals):
         ordinal, key = row["ordinal"], row["key"]
@@ -137,7 +148,7 @@ def _compare_shard(worker: Worker, shard: AtlasShard, ordinals: set[int], result
             continue
         for method, raw in maps.items():
             scaled, bounds, _ = minmax_scale(raw)
-            stored, stored_bounds = shard.array(method)[ordinal], shard.array(range_name(method))[ordinal]
+            stored, stored_bounds = arrays[method][ordinal], arrays[range_name(method)][ordinal]
             allowed = _TOLERANCE + 2 * shard.commit.drift.get(method, 0.0)
             for index, target_kind in enumerate(worker.run.spec.target_names):
                 result.maps += 1

@@ -74,13 +74,13 @@ def test_a_run_is_seen_from_its_plan_to_its_end(finished: Path, spec: RunSpec, t
 
 def test_each_commit_is_read_once(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    seen, get = StatusReader(str(finished)), status.Atlas._parse_commit
+    seen, get = StatusReader(str(finished)), status.Atlas.parse_commit
 
     def counted(self, index: int, shard: str, data: bytes):
         read.append(shard)
         return get(self, index, shard, data)
 
-    monkeypatch.setattr(status.Atlas, "_parse_commit", counted)
+    monkeypatch.setattr(status.Atlas, "parse_commit", counted)
     for _ in range(3):
         assert seen.read().complete
     assert read == ["part-0", "part-1", "part-2"]

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from s3.faults import Fault, Proxy, each
-from support import Crash, samples
+from support import FREE, Crash, samples
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.verify import verify
-from schemas.commits import ObjectRecord
 from schemas.run import RunSpec
 
 POLICY = "{name: largest, methods: [legrad], threshold: {kind: otsu}, postprocess: {keep: largest}}"
@@ -34,7 +33,7 @@ def contents(url: str | Path) -> dict[str, Any]:
     for name in names:
         if name.startswith("commits/"):
             record = json.loads(found[name])
-            found[name] = {k: v for k, v in record.items() if k not in ("seconds", "attempt", "host", "finished")}
+            found[name] = {k: v for k, v in record.items() if k not in FREE}
     return found
 
 
@@ -138,21 +137,21 @@ def test_a_server_that_only_fails_ends_the_run_and_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ["run", *flags(remote), "--out", f"{bucket}/atlas", "--executor", "inline"]
-    put = ObjectStore.put
+    create = ObjectStore.create
 
-    def then_no_more(self: ObjectStore, name: str, data: bytes) -> ObjectRecord:
-        record = put(self, name, data)
+    def then_no_more(self: ObjectStore, name: str, data: bytes) -> bool:
+        created = create(self, name, data)
         if name.startswith("commits/"):
             proxy.fail({Fault.ERROR: 1.0})
-        return record
+        return created
 
-    monkeypatch.setattr(ObjectStore, "put", then_no_more)
+    monkeypatch.setattr(ObjectStore, "create", then_no_more)
     code, _, err = vitatlas(*command)
     assert code == 1
     assert "Traceback" not in err
     assert re.search(r"6 times in \d+ s", err.splitlines()[-1])
     proxy.heal()
-    monkeypatch.setattr(ObjectStore, "put", put)
+    monkeypatch.setattr(ObjectStore, "create", create)
     assert vitatlas("status", f"{bucket}/atlas")[1].startswith(f"{bucket}/atlas: 1 of 3 shards are done")
     assert vitatlas(*command)[0] == 0
     same_objects(f"{bucket}/atlas", undisturbed)
