@@ -14,13 +14,14 @@ _PAGE = 1000
 
 
 def counted(replace: Callable[[Any, str, Any], None] = setattr) -> Counter[str]:
-    """How often each was made from now on; a listing counts once for every page.
+    """How often each was made from now on; a listing counts once for every page, and ``replace``, which only a lease
+    and a retry use, never: a lease is renewed by the clock.
 
     Args:
         replace: puts something in the place of a method; pytest's takes it back in the end.
     """
     counts: Counter[str] = Counter()
-    for name in ("get", "put", "exists", "delete", "create", "replace"):
+    for name in ("get", "put", "exists", "delete", "create"):
         replace(ObjectStore, name, _counting(name, getattr(ObjectStore, name), counts))
     list_, walk = ObjectStore.list, ObjectStore.list_all
 
