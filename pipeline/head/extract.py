@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from pipeline.explain.checkpoint import ModelConfig
 from pipeline.explain.checkpoint.layout import Layout
 from pipeline.explain.checkpoint.recognize import recognize
 from pipeline.explain.checkpoint.weights_file import read_weights
@@ -37,13 +38,13 @@ _READOUT_OF_PROBE: dict[str, CheckpointReadout] = {"True": "token+mean", "False"
 _ONE: tuple[CheckpointReadout, ...] = ("token", "mean", "pool")
 _TWO: tuple[CheckpointReadout, ...] = ("token+mean", "interleaved")
 
-_BY_POOLING: dict[str | None, CheckpointReadout] = {
+_BY_POOLING: dict[str, CheckpointReadout] = {
     "token": "token",
     "avg": "mean",
     "map": "pool",
     "token+mean": "token+mean",
 }
-"""What the classifier of a layout reads, by the pooling in timm's terms."""
+"""What a classifier reads, by the pooling in timm's terms."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,13 @@ def _read_out(
         raise UsageError(
             f"{path}: {layer.label} reads several blocks, and a head file only the last; take a classifier of one block"
         )
-    known = _READOUT_OF_PROBE[probe["mean"]] if probe else _by_layout(weights, layout)
+    config = ModelConfig.beside(path) if tokens and layout is None else None
+    if probe:
+        known: CheckpointReadout | None = _READOUT_OF_PROBE[probe["mean"]]
+    elif config is not None and config.read_out in _BY_POOLING:
+        known = _BY_POOLING[config.read_out]
+    else:
+        known = _by_layout(weights, layout)
     if probe and asked not in (None, known):
         raise UsageError(f"{path}: {layer.label} reads {known}, by its name; leave out --read-out {asked}")
     fitting: tuple[CheckpointReadout, ...] = get_args(CheckpointReadout)

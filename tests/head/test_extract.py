@@ -1,5 +1,6 @@
 """``vitatlas head extract``: classifiers out of checkpoints, against the formula on the features of the network."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_a_whole_network_says_what_its_classifier_reads(network: str, prefix: st
     bare = small_vit(**NETWORKS[network])
     bare.reset_classifier(0)  # type: ignore[operator]
     assert torch.equal(extracted_logits(tmp_path / "net.safetensors", bare, images), expected)
+
+
+def test_a_config_beside_the_file_says_what_its_classifier_reads(tmp_path: Path) -> None:
+    """A mean without a norm of its own has the same tensors as a class token."""
+    model = small_vit(global_pool="avg", fc_norm=False)
+    path = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), path)
+    assert extract_head(str(path)).record.read_out == "token"
+    config = {"architecture": "vit_tiny_patch16_224", "global_pool": "avg"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert extract_head(str(path)).record.read_out == "mean"
+    images = images_for(model)
+    with torch.no_grad():
+        expected = model(images)
+    bare = small_vit(num_classes=0)
+    bare.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "head" not in name})
+    assert torch.allclose(extracted_logits(path, bare, images), expected, rtol=0, atol=1e-12)
 
 
 HUGGING_FACE = {

@@ -112,24 +112,34 @@ class ModelConfig(Record):
         return config
 
     @classmethod
-    def of_checkpoint(cls, file: str, name: str) -> "ModelConfig":
-        """Return the network of a weights file: a model, as the ``config.json`` beside it, if timm's, describes it.
+    def beside(cls, file: str) -> "ModelConfig | None":
+        """Return what the ``config.json`` beside a weights file says, None if there is none of timm's.
 
         Raises:
-            UsageError: that file is broken, or of another architecture.
+            UsageError: it is broken.
         """
         folder, path = os.path.dirname(file), os.path.join(os.path.dirname(file), FILE)
         try:
             with open(path, "rb") as content:
                 of_timm = b'"architecture"' in content.read()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            of_timm = False
+            return None
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror or error}; make it readable, or move {file}") from None
-        if not of_timm:
+        return cls.of_folder(folder) if of_timm else None
+
+    @classmethod
+    def of_checkpoint(cls, file: str, name: str) -> "ModelConfig":
+        """Return the network of a weights file: a model, as the ``config.json`` beside it, if timm's, describes it.
+
+        Raises:
+            UsageError: that file is broken, or of another architecture.
+        """
+        config = cls.beside(file)
+        if config is None:
             return cls(architecture=name)
-        config = cls.of_folder(folder)
         if config.architecture.partition(".")[0] != name.partition(".")[0]:
+            path = os.path.join(os.path.dirname(file), FILE)
             raise UsageError(f"{path}: is of {config.architecture}, not of {name}; name that model, or move {file}")
         own = config.images.model_dump(exclude_none=True) if config.images is not None else {}
         return config.model_copy(update={"images": ImageConfig.of_model(name).model_copy(update=own)})
