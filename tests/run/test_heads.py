@@ -52,6 +52,7 @@ def test_the_whole_way(vitatlas: Any, case: str, tower: Tower, tmp_path: Path) -
     record = atlas.run.model.head
     assert record is not None
     assert (record.kind, record.activation, record.classes) == (kind, activation, tower.names)
+    assert "a photo of a cat" in atlas._repr_html_()
     backbone = create_model(f"local-dir:{tower.folder}").eval()
     backbone.load_state_dict(load_file(tower.folder / "model.safetensors"))
     head = Head.load(tower.head)
