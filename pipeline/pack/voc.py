@@ -26,14 +26,10 @@ from pipeline.pack.source import (
 )
 from pipeline.truth.ilsvrc import read_objects
 from pipeline.truth.png_file import PngFile
+from pipeline.truth.voc import CLASSES
 from schemas.errors import UsageError
 from schemas.pack import LeftOut
 
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-"""In the order of VOC; the value of a class in ``SegmentationClass`` is its place, from 1."""
 _VOID = 255
 
 
