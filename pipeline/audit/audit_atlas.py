@@ -27,6 +27,7 @@ from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, Publicati
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.metrics import MetricSuite
+from schemas.samples import SampleStatus
 from schemas.targets import folder_name
 from schemas.text import suggest
 
@@ -98,13 +99,16 @@ def audit_atlas(
         log: called with progress, and with faults of the lineage.
 
     Raises:
-        UsageError: not all classes are named; see also ``write_map_tables``, ``build_lineage_table`` and
-            ``export_audit``.
+        UsageError: no image has maps, or not all classes are named; see also ``write_map_tables``,
+            ``build_lineage_table`` and ``export_audit``.
         CorruptShardError: images cannot be read, or have changed.
         SpecMismatchError: the network has changed.
     """
     from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
+    if not atlas.statuses()[SampleStatus.OK]:
+        url = atlas.objects.url
+        raise UsageError(f"{url}: no image has maps to audit; vitatlas status {url} says why")
     target, names = atlas.find_target(target), atlas.class_names(names)
     out = (out or default_audit_dir(atlas, target)).rstrip("/")
     for name in audit_options.exports:

@@ -60,7 +60,8 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
             f"{url}: shards not done: {len(missing)}, the first is {missing[0]}; "
             f"resume with: {options.resume_command(url)}"
         )
-    if not finished.statuses()[SampleStatus.OK]:
+    statuses = finished.statuses()
+    if statuses and not statuses[SampleStatus.OK]:
         raise RunFailedError(
             f"no image of {url} has maps; {_describe_first_sample(finished)}; vitatlas status {url} says more"
         )
@@ -69,12 +70,9 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
 
 def _describe_first_sample(atlas: Atlas) -> str:
     """Return what the first sample of an atlas lacks."""
-    for shard in atlas.shard_names:
-        rows = atlas.samples_of(shard, ["key", "error"])
-        if len(rows):
-            sample = rows.slice(0, 1).to_pylist()[0]
-            return f"the first, {sample['key']} in {shard}: {sample['error']}"
-    return "its shards hold no samples"
+    tables = ((shard, atlas.samples_of(shard, ["key", "error"])) for shard in atlas.shard_names)
+    shard, rows = next((shard, table.to_pylist()) for shard, table in tables if len(table))
+    return f"the first, {rows[0]['key']} in {shard}: {rows[0]['error']}"
 
 
 def _pending_shards(atlas: Atlas, retry_failed: bool) -> list[int]:

@@ -87,8 +87,8 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
     Raises:
         UsageError: no shard can be used.
     """
-    if not any(shard.samples for shard in shards if shard.partial or not shard.fault):
-        raise UsageError(f"{shards[0].url}: {shards[0].fault or 'it holds no samples'}; no shard can be used")
+    if all(shard.fault and not (shard.partial and shard.samples) for shard in shards):
+        raise UsageError(f"{shards[0].url}: {shards[0].fault}; no shard can be used")
     largest = max(1, *(shard.samples for shard in shards))
     chunk = min(CHUNK, largest)
     methods = registry.resolve(spec.methods)

@@ -49,9 +49,35 @@ def test_a_tar_without_members_is_done_with_a_warning(spec: RunSpec, tmp_path: P
     assert (atlas.commits["part-1"].rows, atlas.shard("part-1").maps("legrad").shape[0]) == (0, 0)
 
 
-def test_an_atlas_without_any_sample_is_refused(spec: RunSpec, tmp_path: Path) -> None:
+def test_an_atlas_of_empty_shards_is_finished_and_verified_with_a_warning_for_each(
+    tmp_path: Path, vitatlas, world: SyntheticDataset
+) -> None:
+    shards, out = [tmp_path / "a.tar", tmp_path / "b.tar"], tmp_path / "atlas"
+    for shard in shards:
+        shard.write_bytes(EMPTY)
+    model = ["--model", DEMO_MODEL.name, "--pretrained", "--methods", "legrad,center"]
+    code, text, error = vitatlas("run", *shards, "--out", out, *model, "--executor", "inline")
+    assert (code, "complete 2 shards, 0 images with maps, 0 without" in text) == (0, True)
+    assert [line for line in error.splitlines() if line.startswith("warning")] == [
+        f"warning  {shard}: holds no samples; it will have no rows" for shard in shards
+    ]
+    atlas = Atlas.open(str(out))
+    assert [(commit.rows, commit.ok) for commit in atlas.commits.values()] == [(0, 0), (0, 0)]
+    assert atlas.samples().num_rows == 0
+    assert vitatlas("verify", out, "--recompute", "9")[0] == 0
+    assert vitatlas("run", out, "--executor", "inline", "--retry-failed")[0] == 0
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("{name: p, methods: [legrad], threshold: {kind: otsu}}")
+    assert vitatlas("label", out, "--policy", policy, "--format", ",".join(LABEL_FORMATS))[0] == 0
+    for command in (["score", out, "--truth", world.truth], ["audit", out], ["audit", out, "--maps-only"]):
+        code, _, error = vitatlas(*command)
+        assert (code, error.count("\n")) == (2, 1), error
+    assert f"{out}: no image has maps to audit; vitatlas status {out} says why" in error
+
+
+def test_an_atlas_of_faulty_shards_is_refused(spec: RunSpec, tmp_path: Path) -> None:
     for index in range(3):
-        (tmp_path / "shards" / f"part-{index}.tar").write_bytes(EMPTY)
+        (tmp_path / "shards" / f"part-{index}.tar").write_bytes(bytes(3 << 20))
     with pytest.raises(UsageError, match=r"part-0\.tar: it holds no samples; no shard can be used"):
         plan(spec, str(tmp_path / "atlas"))
     assert not (tmp_path / "atlas").exists()
