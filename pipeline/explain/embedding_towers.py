@@ -14,7 +14,7 @@ _NAMES = re.compile(r"(^|_)(clip|siglip|mci|pe_core)(_|$)")
 def is_projection(model: Any, width: int) -> bool:
     """Return whether the last layer is such a projection and no classifier.
 
-    That is so if the layout of its weights says so (``head.projects``), or for a tower by its name or by its norm in
+    The layout of its weights may say so (``head.projects``); else it is so for a tower by its name or by its norm in
     front of the blocks, if the last layer is as wide as the embeddings of a tower that timm knows. A network that names
     its classes is a classifier.
 
@@ -22,8 +22,9 @@ def is_projection(model: Any, width: int) -> bool:
         model: timm vision transformer.
         width: length of the output of its last layer.
     """
-    if getattr(model.head, "projects", False):
-        return True
+    stated: bool | None = getattr(model.head, "projects", None)
+    if stated is not None:
+        return stated
     config = getattr(model, "pretrained_cfg", None) or {}
     named = _NAMES.search(str(config.get("architecture", ""))) is not None
     norm = getattr(model, "norm_pre", None)

@@ -61,6 +61,10 @@ def as_timm(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     weights = next(model.parameters())
     twin = twin.to(weights.device, weights.dtype).train(model.training)
     _compare(model, twin, images, name, given.layout.name)
+    if given.layout.normalization is None:  # open_clip says it; of transformers it is not the model that knows
+        tower: Any = getattr(model, "visual", None)
+        mean, std = getattr(tower, "image_mean", None), getattr(tower, "image_std", None)
+        twin.pretrained_cfg = getattr(twin, "pretrained_cfg", {}) | {"mean": mean, "std": std}  # type: ignore[assignment]
     return twin
 
 

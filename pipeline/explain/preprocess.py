@@ -10,6 +10,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import describe
+from pipeline.explain.foreign_models import as_timm
 from pipeline.image import PreprocessConfig, apply_orientation, overlay_heatmap, read_orientation, resize_crop, to_rgb
 from schemas.errors import UsageError
 
@@ -44,19 +45,22 @@ def prepare(model: nn.Module, images: Image.Image | Iterable[Image.Image]) -> Te
     The result is bit-identical to that of a run with the geometry ``squash`` on the same images in a shard.
 
     Args:
-        model: a timm model that ``describe`` supports.
+        model: one that ``describe`` supports.
         images: one or several, of any mode and size; their EXIF orientation is applied.
 
     Returns:
         [B, 3, H, W] in the precision of the model and on its device.
 
     Raises:
-        UsageError: there are none, or the model does not take RGB.
+        UsageError: there are none, or the model does not take RGB, or does not say how images are normalized.
         UnsupportedModel: see ``describe``.
     """
     several = [images] if isinstance(images, Image.Image) else list(images)
     if not several:
         raise UsageError("there are no images to prepare; give at least one")
+    model = as_timm(model)
+    if "mean" in (known := getattr(model, "pretrained_cfg", None) or {}) and known["mean"] is None:
+        raise UsageError("the model does not say how its images are normalized; prepare them by its own library")
     height, width = describe(model).input_size
     config, weights = resolve_model_data_config(model), next(model.parameters())
     if len(config["mean"]) != 3:

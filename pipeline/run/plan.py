@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
-from pipeline.explain.checkpoint.fit import BY_TIMM
+from pipeline.explain.checkpoint.conversion import BY_TIMM
 from pipeline.explain.explainer import check_supported
 from pipeline.explain.head import Head
 from pipeline.explain.label_names import label_names

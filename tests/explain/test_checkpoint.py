@@ -17,8 +17,8 @@ from safetensors.torch import save, save_file
 from support import examples
 from torch import Tensor, nn
 
-from pipeline.explain.checkpoint import ModelConfig, load_checkpoint
-from pipeline.explain.checkpoint.fit import BY_TIMM
+from pipeline.explain.checkpoint import ModelConfig, load_checkpoint, resampled_by_timm
+from pipeline.explain.checkpoint.conversion import BY_TIMM
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.explain.load import LoadedModel, load_model, weights_hash
 from schemas.errors import UnsupportedModel, UsageError
@@ -373,6 +373,14 @@ def test_an_image_size_resamples_positions_as_timm_does(tmp_path: Path, name: st
     assert (positions.from_grid, positions.to_grid) == ((6, 6), (8, 8))
     assert (positions.interpolation, positions.antialias) == {"v": ("bicubic", True), "b": ("linear", False)}[name[0]]
     assert loaded.record.input_size == (128, 128)
+
+
+def test_what_timm_resamples_of_its_own_weights_is_recorded() -> None:
+    usual, larger = (network("test_vit", img_size=size) for size in (160, 320))
+    record = resampled_by_timm(usual, larger)
+    assert record is not None
+    assert (record.positions.from_grid, record.positions.to_grid) == ((10, 10), (20, 20))
+    assert resampled_by_timm(usual, usual) is None
 
 
 def test_a_number_of_classes_that_is_not_the_files_is_named(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from explain.original_networks import ORIGINALS, fill, images
+from PIL import Image
 from torch import nn
 
-from pipeline.explain import UnsupportedModel, as_timm, describe, explain
+from pipeline.explain import UnsupportedModel, as_timm, describe, explain, prepare
 from pipeline.explain.checkpoint import ModelConfig
+from schemas.errors import UsageError
 
 CLASSIFIERS = ("ViT", "DeiT distilled", "DeiT", "BEiT", "BEiT shared", "DINOv2", "DINOv2 registers")
 CLASSIFIERS += ("CLIP classifier", "SigLIP classifier")
@@ -93,3 +95,14 @@ def test_other_networks_of_these_libraries_are_refused_in_a_sentence() -> None:
         describe(
             transformers.SwinModel(transformers.SwinConfig(embed_dim=12, depths=[1], num_heads=[2], image_size=32))
         )
+
+
+def test_images_are_prepared_only_where_the_network_says_how() -> None:
+    image = Image.new("RGB", (40, 30), (128, 128, 128))
+    prepared = prepare(original("torchvision"), image)
+    torch.testing.assert_close(
+        prepared[0, :, 0, 0].float(),
+        (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]),
+    )
+    with pytest.raises(UsageError, match="does not say how its images are normalized"):
+        prepare(original("ViT"), image)

@@ -87,7 +87,7 @@ def test_a_config_json_of_transformers_says_what_the_weights_do_not(tmp_path: Pa
     model, conversion = load(original, path, architecture="vit_base_patch32_clip_224")
     assert (conversion.activation, conversion.epsilon) == ("gelu", 1e-3)
     assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {1e-3}
-    with pytest.raises(UsageError, match=r"gelu by its config.json, .*; name vit_base_patch32_clip_224"):
+    with pytest.raises(UsageError, match=r"gelu by the config beside it, .*; name vit_base_patch32_clip_224"):
         load(original, path)
     config(hidden_act="gelu", num_attention_heads=8)
     with pytest.raises(UsageError, match=r"has 8 heads by its config\.json, VisionTransformer has 4"):
@@ -121,3 +121,41 @@ def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path
     original, weights = case(name)
     with pytest.raises(UsageError, match=r"is not a checkpoint of .* under the names of .*(missing|unknown): .*\[.*\]"):
         load(original, write(tmp_path, weights), architecture=architecture)
+
+
+def test_an_open_clip_config_says_what_the_weights_do_not(tmp_path: Path) -> None:
+    original, weights = case("open_clip")
+    path = write(tmp_path, weights)
+
+    def config(quick_gelu: bool = False, **vision: Any) -> None:
+        content = {"model_cfg": {"quick_gelu": quick_gelu, "vision_cfg": {"width": 32, "head_width": 8} | vision}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+
+    for quick_gelu, right in ((True, "vit_base_patch32_clip_quickgelu_224"), (False, "vit_base_patch32_clip_224")):
+        config(quick_gelu)
+        load(original, path, architecture=right)
+        wrong = {"vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"} - {right}
+        with pytest.raises(UsageError, match=f"by the config beside it, .*; name {right}$"):
+            load(original, path, architecture=wrong.pop())
+    config(True, head_width=16)
+    with pytest.raises(UsageError, match=r"has 2 heads by its config\.json, VisionTransformer has 4"):
+        load(original, path)
+    config(True, pool_type="avg")
+    with pytest.raises(UsageError, match="pool_type is 'avg'"):
+        load(original, path)
+
+
+def test_images_of_torchvision_are_normalized_as_all_of_its_weights_are(tmp_path: Path) -> None:
+    """The plain name in timm is that of other weights, with mean and deviation 0.5."""
+    original, weights = case("torchvision")
+    model: Any = load(original, write(tmp_path, weights))[0]
+    assert model.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
+    assert model.pretrained_cfg["std"] == (0.229, 0.224, 0.225)
+
+
+def test_the_same_file_in_another_precision_is_the_same_network(tmp_path: Path) -> None:
+    original, weights = case("ViT")
+    halves = {name: tensor.half() for name, tensor in weights.items()}
+    model, _ = load(original, write(tmp_path, halves))
+    same, _ = load(original, write(tmp_path, {name: tensor.float() for name, tensor in halves.items()}))
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in model.state_dict().items())

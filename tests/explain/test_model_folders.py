@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from explain.original_networks import CASES, EPSILONS, PREPROCESSOR, folder, images
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.explain import load
@@ -85,6 +85,14 @@ def test_a_backbone_needs_a_head(tmp_path: Path) -> None:
         load_model(ModelSpec(name=folder(tmp_path, "DINOv2 backbone"), pretrained=True))
     with pytest.raises(UnsupportedModel, match="embedding space"):
         load_model(ModelSpec(name=folder(tmp_path, "CLIP tower"), pretrained=True))
+
+
+def test_a_classifier_made_of_a_tower_is_one_with_any_number_of_classes(tmp_path: Path) -> None:
+    """512 is the length of CLIP's embeddings, too."""
+    name, file = folder(tmp_path, "CLIP classifier"), tmp_path / "model.safetensors"
+    classifier = {"classifier.weight": torch.ones(512, 32), "classifier.bias": torch.zeros(512)}
+    save_file(load_file(file) | classifier, file)
+    assert load_model(ModelSpec(name=name, pretrained=True)).anatomy.classes == 512
 
 
 def test_a_model_on_the_hub_is_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from explain.original_networks import folder
 from support import samples, write_tar
 
-from pipeline.explain.checkpoint.fit import BY_TIMM
+from pipeline.explain.checkpoint.conversion import BY_TIMM
 from pipeline.run.plan import check_model
 from pipeline.store import Atlas
 from schemas.errors import SpecMismatchError

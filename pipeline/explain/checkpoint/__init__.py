@@ -1,6 +1,7 @@
 """Networks from files: weights, ``config.json``, and the conversion of layouts to timm's."""
 
-from pipeline.explain.checkpoint.fit import derive_transformers, load_checkpoint, resampled_by_timm
+from pipeline.explain.checkpoint.conversion import resampled_by_timm
+from pipeline.explain.checkpoint.fit import derive_transformers, load_checkpoint
 from pipeline.explain.checkpoint.model_config import ImageConfig, ModelConfig
 from pipeline.explain.checkpoint.preprocessor import images_beside
 from pipeline.explain.checkpoint.recognize import MERGE_ADAPTERS

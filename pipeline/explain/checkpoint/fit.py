@@ -1,18 +1,19 @@
 """The network that a weights file fits."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import timm
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.explain.anatomy import describe
+from pipeline.explain.checkpoint.conversion import ACTIVATIONS, describe_conversion, grid_side
 from pipeline.explain.checkpoint.convert import convert
 from pipeline.explain.checkpoint.derive import derive_config
-from pipeline.explain.checkpoint.difference import StateDict, printable
+from pipeline.explain.checkpoint.difference import StateDict
+from pipeline.explain.checkpoint.layout import Layout
 from pipeline.explain.checkpoint.model_config import FILE, ModelConfig
+from pipeline.explain.checkpoint.open_clip_config import OpenClipConfig
 from pipeline.explain.checkpoint.preprocessor import FILE as PREPROCESSOR
 from pipeline.explain.checkpoint.preprocessor import images_beside
 from pipeline.explain.checkpoint.recognize import Renamed, recognize
@@ -20,14 +21,9 @@ from pipeline.explain.checkpoint.transformers_config import Facts, TransformersC
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.explain.head import TokenAndMean
 from schemas.errors import UsageError
-from schemas.run import ConversionRecord, GlobalPool, PositionsRecord
-
-BY_TIMM = "older versions, by timm's own filter"
-"""Name of the layout of older and original names that timm itself converts."""
+from schemas.run import ConversionRecord, GlobalPool
 
 _Mlp: type[nn.Module] = timm.layers.mlp.Mlp
-_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "ReLU": "relu", "SiLU": "silu"}
-"""Names of activations in timm by those of their classes."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def load_checkpoint(
     """
     weights = read_weights(path, key)
     renamed = recognize(weights, path)
-    facts = TransformersConfig.beside(path) if renamed.layout else Facts()
+    facts = _facts_beside(path, renamed.layout)
     if renamed.layout is not None or renamed.weights.keys() == weights.keys():
         return fit(config, renamed, facts, path, read_out, image_size, has_head)
     try:
@@ -110,6 +106,16 @@ def load_checkpoint(
             return fit(config, Renamed(weights, frozenset(weights)), facts, path, read_out, image_size, has_head)
         except UsageError:
             raise refusal from None
+
+
+def _facts_beside(path: str, layout: Layout | None) -> Facts:
+    """Return what the config of the layout's library, beside the file, says."""
+    if layout is None:
+        return Facts()
+    if layout.name.startswith("open_clip"):
+        config = OpenClipConfig.beside(path)
+        return config.facts if config else Facts()
+    return TransformersConfig.beside(path)
 
 
 def derive_transformers(path: str, key: str | None = None) -> ModelConfig:
@@ -194,7 +200,10 @@ def fit(
             )
     if layout is not None and isinstance(model.head, nn.Linear):
         model.head.projects = layout.projects  # type: ignore[assignment]
-    return model, _record(given, model, converted)
+    if layout is not None and layout.normalization and config.images is None:
+        mean, std = layout.normalization
+        model.pretrained_cfg = getattr(model, "pretrained_cfg", {}) | {"mean": mean, "std": std}  # type: ignore[assignment]
+    return model, describe_conversion(given, model, converted)
 
 
 def _read_out(given: Renamed, asked: str | None, path: str) -> str | None:
@@ -242,12 +251,12 @@ def _activation(config: ModelConfig, network: Any, stated: str | None, usual: st
     """
     blocks = getattr(network, "blocks", None)
     mlp = blocks[0].mlp if blocks else None
-    own = _ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__)
+    own = ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__)
     wanted = stated or (usual if isinstance(mlp, _Mlp) else None)
     if own is None or wanted in (None, own):
         return {}
     assert wanted is not None
-    source = f"by its {FILE}" if stated else f"unless a transformers {FILE} beside it says otherwise"
+    source = "by the config beside it" if stated else "unless a config beside it says otherwise"
     name = config.architecture.partition(".")[0]
     twin = name.replace("_quickgelu", "") if own == "quick_gelu" else name.replace("_clip_", "_clip_quickgelu_")
     if "quick_gelu" in (own, wanted) and twin != name and timm.is_model(twin):
@@ -255,64 +264,6 @@ def _activation(config: ModelConfig, network: Any, stated: str | None, usual: st
     if not isinstance(mlp, _Mlp):
         raise UsageError(f"{path}: its activation is {wanted} {source}, that of {name} is {own}; name another network")
     return {"act_layer": wanted}
-
-
-def _record(given: Renamed, model: Any, converted: StateDict) -> ConversionRecord | None:
-    """Describe a conversion; None where the file had timm's names and sizes."""
-    used = {tensor.untyped_storage().data_ptr() for tensor in converted.values()}
-    unused = [
-        name
-        for name, tensor in given.weights.items()
-        if name not in converted and tensor.untyped_storage().data_ptr() not in used
-    ]
-    positions = _resampling(given.weights, converted, model)
-    if given.layout is None and converted.keys() == given.weights.keys():
-        return None if positions is None else ConversionRecord(layout="timm", positions=positions)
-    left_out = given.left_out if given.layout else tuple(unused)
-    norms = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
-    return ConversionRecord(
-        layout=given.layout.name if given.layout else BY_TIMM,
-        left_out=_parts(left_out, given.names.difference(left_out)),
-        epsilon=norms.pop() if len(norms) == 1 else None,
-        activation=_ACTIVATIONS.get(type(model.blocks[0].mlp.act).__name__),
-        positions=positions,
-    )
-
-
-def _parts(names: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
-    """Return names of tensors, those of a part that is left out as a whole as one entry, such as ``decoder.*``."""
-    kept = {name[:end] for name in others for end, letter in enumerate(name) if letter == "."}
-    parts = set()
-    for name in names:
-        ends = [end for end, letter in enumerate(name) if letter == "." and name[:end] not in kept]
-        parts.add(f"{name[: ends[0]]}.*" if ends else name)
-    return tuple(sorted(printable(part) for part in parts))
-
-
-def _resampling(given: StateDict, converted: StateDict, model: Any) -> PositionsRecord | None:
-    grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
-    for name, tensor in converted.items():
-        side = _side(name, given[name], tensor, grid) if name in given else 0
-        if side:
-            table = name != "pos_embed"
-            return PositionsRecord(
-                from_grid=(side, side),
-                to_grid=grid,
-                interpolation="linear" if table else "bicubic",
-                antialias=not table,
-            )
-    return None
-
-
-def resampled_by_timm(usual: nn.Module, model: nn.Module) -> ConversionRecord | None:
-    """Describe what timm does to its own weights for another image size; None if there is nothing to do.
-
-    Args:
-        usual: the network for the size of the weights.
-        model: the same for another size.
-    """
-    positions = _resampling(usual.state_dict(), model.state_dict(), model)
-    return None if positions is None else ConversionRecord(layout="timm", positions=positions)
 
 
 def _refusal(
@@ -348,7 +299,9 @@ def _hint(weights: StateDict, network: Any) -> str:
     if "head.weight" not in weights and "head.weight" in expected:
         return "; it has no classifier, so there is no class to explain: add a head file by --head FILE"
     embed = network.patch_embed
-    sides = [_side(name, weights[name], expected[name], embed.grid_size) for name in weights.keys() & expected.keys()]
+    sides = [
+        grid_side(name, weights[name], expected[name], embed.grid_size) for name in weights.keys() & expected.keys()
+    ]
     side = max(sides, default=0)
     if not side:
         return ""
@@ -358,20 +311,3 @@ def _hint(weights: StateDict, network: Any) -> str:
         f"; it is for images of {pixels} × {pixels} pixels, the network for {height} × {width}: "
         f"add --image-size {pixels}, or {resampled}"
     )
-
-
-def _side(name: str, given: Tensor, expected: Tensor, grid: tuple[int, int]) -> int:
-    """Return the side of the square grid that a table of positions is for; 0 where it is none, or of the same size."""
-    rows, columns = grid
-    if name == "pos_embed" and given.ndim == expected.ndim == 3 and given.shape[1] != expected.shape[1]:
-        return _root(given.shape[1] - expected.shape[1] + rows * columns)
-    if name.endswith("relative_position_bias_table") and given.shape[0] != expected.shape[0]:
-        offsets = _root(given.shape[0] - expected.shape[0] + (2 * rows - 1) * (2 * columns - 1))
-        return (offsets + 1) // 2 if offsets % 2 else 0
-    return 0
-
-
-def _root(number: int) -> int:
-    """Return the square root of a square number, otherwise 0."""
-    root = math.isqrt(max(number, 0))
-    return root if root * root == number else 0

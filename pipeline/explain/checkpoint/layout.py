@@ -29,6 +29,7 @@ class Layout:
         backbone_read_out: the same for files without a classifier, where it is another.
         epsilon: of its norms; None leaves that of the architecture.
         activation: of its MLPs, in timm's terms; None leaves that of the architecture.
+        normalization: mean and standard deviation of the images of all of its weights; None where they differ.
         projects: its last layer projects into an embedding space, and is no classifier.
         arguments: of the constructor of timm's network.
         finish: changes that are more than another name.
@@ -43,6 +44,7 @@ class Layout:
     backbone_read_out: str | None = None
     epsilon: float | None = None
     activation: str | None = None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     projects: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[StateDict], StateDict] = lambda weights: weights

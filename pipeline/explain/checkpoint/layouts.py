@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from pipeline.explain.checkpoint.difference import StateDict
 from pipeline.explain.checkpoint.layout import Layout, Rows
 
@@ -181,6 +183,7 @@ _TORCHVISION = Layout(
     read_out="token",
     epsilon=1e-6,
     activation="gelu",
+    normalization=(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
 )
 _OPEN_CLIP = Layout(
     name="open_clip",

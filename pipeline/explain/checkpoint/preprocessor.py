@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from pipeline.explain.checkpoint.model_config import ImageConfig
+from pipeline.explain.checkpoint.open_clip_config import OpenClipConfig
 from schemas.base import Finite, Record
 from schemas.errors import UsageError
 from schemas.run import Size
@@ -57,7 +58,7 @@ class PreprocessorConfig(Record):
 
 
 def images_beside(path: str) -> ImageConfig | None:
-    """Read the file in the folder of a weights file; None if there is none.
+    """Read the file in the folder of a weights file, or that of open_clip; None if there is none.
 
     Raises:
         UsageError: it is broken.
@@ -67,7 +68,8 @@ def images_beside(path: str) -> ImageConfig | None:
         with open(file, "rb") as content:
             config = PreprocessorConfig.read(content.read(), file)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
+        other = OpenClipConfig.beside(path)
+        return other.images if other else None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
     if config.do_normalize and not (config.image_mean and config.image_std):
