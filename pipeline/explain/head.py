@@ -96,8 +96,8 @@ class ZeroShotHead(nn.Module):
 
     def embed(self, features: Tensor) -> Tensor:
         """Compute unit embeddings [..., E] of features [..., in], at least float32."""
-        projected = self.projection(features)
-        return F.normalize(projected.to(self.text), dim=-1)
+        weights = next(self.projection.parameters(), self.text)  # features of autocast may be read outside of it
+        return F.normalize(self.projection(features.to(weights)).to(self.text), dim=-1)
 
     def cosine(self, features: Tensor, text: Tensor | None = None) -> Tensor:
         """Compute the similarities [..., C] of features [..., in] and texts.

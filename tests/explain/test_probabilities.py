@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from support import images_for, random_head, small_vit
+from support import FAMILIES, HEADS, images_for, random_head, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import describe, explain
-from pipeline.explain.explainer import check_supported
+from pipeline.explain.explainer import check_supported, precision_error
 from pipeline.explain.head import Head
 from pipeline.explain.readout import (
     class_log_odds,
@@ -134,3 +134,15 @@ def test_a_further_text_changes_the_softmax_and_not_the_sigmoid(base_name: str) 
         images, targets = images_for(few), torch.tensor([[0, 3]] * 3)
         maps = [explain(model, images, targets, short)[methods.parse(short).name] for model in (few, many)]
         assert torch.allclose(*maps, rtol=1e-9, atol=1e-12) == equal
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_half_precision_of_the_network_leaves_the_comparison_with_texts_in_full(kind: str) -> None:
+    model = small_vit(**FAMILIES[kind]).float()
+    images, targets = images_for(model).float(), torch.tensor([[1, 4], [2, 2], [0, 9]])
+    names = ["legrad", "legrad:score=cosine", "legrad:authors_code", "reciprocam", "pm_zs", "pm_value", "cp_lrp"]
+    names = [name for name in names if not methods.parse(name).unsupported(describe(model))]
+    half, full = (explain(model, images, targets, names, precision=precision) for precision in ("bfloat16", "full"))  # type: ignore[arg-type]
+    assert max(precision_error(half, full).values()) < 0.1
+    if "texts" in kind:
+        assert half.logits.dtype == torch.float32
