@@ -82,7 +82,7 @@ def text(
     """
     from pipeline.head.prompts import Prompts, read_templates
 
-    if not classes_file.endswith(_PROMPT_FILES):
+    if not classes_file.lower().endswith(_PROMPT_FILES):
         prompts = Prompts.of_names(read_class_names(classes_file), read_templates(templates) if templates else ())
     elif templates:
         raise UsageError(f"{classes_file}: has whole prompts; leave out --templates {templates}")
@@ -166,5 +166,6 @@ def print_head(head: "Head", out: str, json_: bool) -> None:
     echo(f"kind     {record.kind}, {len(record.classes):,} classes: {', '.join(record.classes[:3])} …")
     if repeated := len(record.classes) - len(set(record.classes)):
         echo(f"note     {repeated} class names occur before; the number of the class tells them apart", err=True)
-    echo(f"reads    {record.read_out} of tokens of width {record.input_width}")
+    computed = f", of a tower with {record.activation_function}" if record.activation_function else ""
+    echo(f"reads    {record.read_out} of tokens of width {record.input_width}{computed}")
     echo(f"from     {record.provenance}")

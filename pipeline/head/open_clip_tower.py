@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.explain.checkpoint import find_weights
 from pipeline.explain.checkpoint.difference import compare
+from pipeline.explain.checkpoint.recognize import without_prefix
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.head.tower_parts import (
     EXTRA,
@@ -104,8 +105,7 @@ def _find_weights(folder: str) -> str:
 
 def _load(model: nn.Module, path: str, name: str, open_clip: Any) -> None:
     """Load a weights file, all of it; reading it runs no code."""
-    weights = read_weights(path)
-    weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
+    weights = without_prefix(read_weights(path))
     expected = model.state_dict()
     if "positional_embedding" in weights and "positional_embedding" not in expected:
         weights = open_clip.model.convert_to_custom_text_state_dict(weights)

@@ -1,5 +1,6 @@
 """Texts that stand for classes: names in templates, or prompts of each class."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import yaml
 
 from pipeline.head.tower_parts import EXTRA
 from schemas.errors import UsageError
+from schemas.text import suggest
 
 TEMPLATE_SETS = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
 """Templates of open_clip: the 80 of CLIP's authors for ImageNet, and their 7 best."""
@@ -84,6 +86,9 @@ def read_templates(source: str) -> tuple[str, ...]:
         except ImportError:
             raise UsageError(f"the templates {source} need a missing package; {EXTRA}") from None
         return tuple(template(_PLACE) for template in getattr(open_clip, TEMPLATE_SETS[source]))
+    if not os.path.exists(source):
+        hint = suggest(source, TEMPLATE_SETS) or f"; name a file, or {' or '.join(TEMPLATE_SETS)}"
+        raise UsageError(f"{source}: there are no such templates{hint}")
     lines = [line.rstrip("\r") for line in _read(source).removesuffix("\n").split("\n")]
     for number, line in enumerate(lines, 1):
         _check_line(line, f"{source}, line {number}: the template {_shorten(line)!r}")

@@ -122,7 +122,9 @@ def test_a_file_of_templates(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="is not a text file"):
         read_templates(str(path))
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="there are no such templates; did you mean openai"):
+        read_templates("opnai")
+    with pytest.raises(UsageError, match="there are no such templates; name a file, or openai or simple"):
         read_templates(str(tmp_path / "none"))
 
 
@@ -219,6 +221,7 @@ def test_the_command_from_files_to_a_network_that_names_its_logits(vitatlas, tmp
     code, printed, err = vitatlas("head", "text", *given, "--templates", "simple")
     assert code == 0, err
     assert "21 texts embedded by model of open_clip" in printed
+    assert "token of tokens of width 32, of a tower with QuickGELU" in printed
     assert "1 class names occur before" in err
     model = Head.load(tmp_path / "head.st").attach(twin(folder / "open_clip_model.safetensors", *OPEN_CLIP["CLIP"][1:]))
     assert model.head.classes == ("cat", "dog", "cat")
@@ -233,6 +236,7 @@ def test_mistakes_of_the_command(vitatlas, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "head.st"]
     for given, says in (
         ([tmp_path / "prompts.yaml", "--templates", "openai", *out], "has whole prompts; leave out --templates openai"),
+        ([tmp_path / "PROMPTS.YAML", "--templates", "openai", *out], "has whole prompts"),
         ([tmp_path / "prompts.yaml", *out], "name one text tower: --open-clip NAME --weights FILE, or --hugging-face"),
         ([tmp_path / "names.txt", *out], r"line 2: '\x1b[2J' is not a class name"),
         ([tmp_path / "none.txt", *out], "none.txt: No such file"),

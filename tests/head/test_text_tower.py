@@ -168,7 +168,10 @@ def test_an_architecture_with_a_weights_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="open_clip has no architecture 'hf-hub:org/name'"):
         TextTower.load(TextTowerSpec.of_flags("hf-hub:org/name", str(path), None))
     model = open_clip.CLIP(**open_clip.get_model_config("ViT-S-32-alt"))
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}}, f"{path}.pt")
+    torch.save(
+        {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}},
+        f"{path}.pt",
+    )
     tower = TextTower.load(TextTowerSpec.of_flags("ViT-S-32-alt", f"{path}.pt", None))
     with torch.no_grad():
         expected = model.eval().encode_text(open_clip.get_tokenizer("ViT-S-32-alt")(TEXTS), normalize=True)
