@@ -6,7 +6,14 @@ import click
 
 from jobs import output
 from jobs.head_probe import probe_command, prototypes_command
-from jobs.params import checkpoint_key_option, choice_option, classes_option, options, path_option, read_class_names
+from jobs.params import (
+    checkpoint_key_option,
+    choice_option,
+    classes_option,
+    path_option,
+    read_class_names,
+    tower_options,
+)
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.head import CheckpointReadout
@@ -18,16 +25,6 @@ if TYPE_CHECKING:
 
 out_option = path_option("--out", required=True, metavar="FILE", text="Head file to write, safetensors.")
 
-tower_options = options(
-    click.option(
-        "--open-clip",
-        metavar="NAME",
-        help="Text tower: an architecture of open_clip with --weights, or local-dir:FOLDER as open_clip saves one.",
-    ),
-    path_option("--weights", metavar="FILE", text="With --open-clip: weights of the whole model."),
-    path_option("--hugging-face", metavar="DIR", text="Text tower: folder of a CLIP or SigLIP of transformers."),
-)
-"""Flags of ``TextTowerSpec.of_flags``."""
 _PROMPT_FILES = (".yaml", ".yml", ".json")
 
 

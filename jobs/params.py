@@ -116,6 +116,16 @@ methods_option = names_option(
 tune_atlas_option = path_option(
     "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."
 )
+tower_options = options(
+    click.option(
+        "--open-clip",
+        metavar="NAME",
+        help="Text tower: an architecture of open_clip with --weights, or local-dir:FOLDER as open_clip saves one.",
+    ),
+    path_option("--weights", metavar="FILE", text="With --open-clip: weights of the whole model."),
+    path_option("--hugging-face", metavar="DIR", text="Text tower: folder of a CLIP or SigLIP of transformers."),
+)
+"""Flags of ``TextTowerSpec.of_flags``."""
 truth_options = options(
     choice_option(
         "--truth-orientation",

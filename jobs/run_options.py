@@ -22,12 +22,14 @@ from jobs.params import (
     path_option,
     sample_options,
     split_names,
+    tower_options,
 )
 from schemas.base import mapping
 from schemas.errors import UsageError
 from schemas.run import RunSpec
 from schemas.targets import split_kinds
 from schemas.text import suggest
+from schemas.text_tower import TextTowerSpec
 
 spec_options = options(
     click.option(
@@ -56,10 +58,11 @@ spec_options = options(
     names_option(
         "--targets",
         multiple=True,
-        names=lambda context: ("label", "predicted", "top:", "class:"),
-        text="Classes to explain: label and predicted (default), top:K, class:NAME|ID,…. The latter takes all that "
-        "follows, as in label,top:3,class:tabby,207; may be repeated.",
+        names=lambda context: ("label", "predicted", "top:", "text", "class:"),
+        text="What to explain: label and predicted (default), top:K, text (captions), class:NAME|ID,…. The last takes "
+        "all that follows, as in label,top:3,class:tabby,207; may be repeated.",
     ),
+    tower_options,
     choice_option("--geometry", ["squash", "crop"], "Resize the whole image (default), or timm's evaluation crop."),
     click.option(
         "--batch-size", "--batch", "batch_size", type=int, metavar="N", help="Images in one forward. Default 32."
@@ -117,6 +120,9 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
         overrides["methods"] = split_names(overrides["methods"])
     if "targets" in overrides:
         overrides["targets"] = [kind for text in overrides["targets"] for kind in split_kinds(text)]
+    tower = {name: overrides.pop(name, None) for name in ("open_clip", "weights", "hugging_face")}
+    if any(tower.values()):
+        overrides["text_tower"] = TextTowerSpec.of_flags(**tower)
     if shards:
         overrides["shards"] = list(shards)
     if not overrides.get("shards") and not content.get("shards"):

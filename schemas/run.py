@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from schemas.base import Count, Finite, Record, sha256
 from schemas.head import AttachedHead
 from schemas.layout import FORMAT, ArraySpec, arrays
-from schemas.targets import TargetKind, in_words, target_names
+from schemas.targets import TargetKind, in_words, is_text, target_names
+from schemas.text_tower import TextTowerSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
 """Name that is safe as a part of a path."""
@@ -89,7 +90,9 @@ class RunSpec(Record):
         methods: names, with options as in ``reciprocam:kernel=box``; empty is all cheap methods.
         artifacts: files of ``vitatlas train``; each adds the learned method that it is for.
         targets: target kinds, in the order of the ``target`` dimension: ``label``; ``predicted``; ``top:K``, the K most
-            probable classes; ``class:A,B``, fixed classes by name or id.
+            probable classes; ``class:A,B``, fixed classes by name or id; ``text``, the caption in the ``txt`` member of
+            each sample, or ``text:FIELD``, in that field of its ``json`` member.
+        text_tower: embeds the captions of ``text``; by flags ``--open-clip`` and ``--weights``, or ``--hugging-face``.
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images per forward. Part of the spec, because the last bit of a map may depend on it.
         seed: random seed of the methods that sample.
@@ -112,6 +115,7 @@ class RunSpec(Record):
     methods: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     targets: Annotated[tuple[TargetKind, ...], Field(min_length=1)] = ("label", "predicted")
+    text_tower: TextTowerSpec | None = None
     geometry: Geometry = "squash"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: int = 0
@@ -127,7 +131,18 @@ class RunSpec(Record):
     def _check_targets(self) -> "RunSpec":
         if len(set(self.target_names)) < len(self.target_names):
             raise ValueError(f"a target is named twice: {', '.join(self.targets)}")
+        if bool(self.text_targets) != (self.text_tower is not None):
+            if self.text_tower is not None:
+                raise ValueError("a text tower is only for the target text; leave it out, or add text to the targets")
+            raise ValueError(
+                "the target text needs a text tower: --open-clip NAME --weights FILE, or --hugging-face DIR"
+            )
         return self
+
+    @property
+    def text_targets(self) -> tuple[str, ...]:
+        """Targets that are texts of each sample."""
+        return tuple(filter(is_text, self.target_names))
 
     @property
     def target_names(self) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ class SampleStatus(StrEnum):
         MISSING_LABEL: it has no label; used only where ``label`` is a target kind.
         BAD_LABEL: the label is not a number; used only where ``label`` is a target kind.
         LABEL_OUT_OF_RANGE: the network has no such class; used only where ``label`` is a target kind.
+        MISSING_TEXT: it has no text, or an empty one; used only where ``text`` is a target kind.
+        BAD_TEXT: the text cannot be read, or is longer than the text tower reads; likewise.
         DUPLICATE_KEY: an earlier sample of the shard has this key.
         UNSAFE_KEY: the key is absolute, contains ``..`` or is not UTF-8.
         NOT_FINITE: the network returned NaN or infinity.
@@ -31,6 +33,8 @@ class SampleStatus(StrEnum):
     MISSING_LABEL = "missing_label"
     BAD_LABEL = "bad_label"
     LABEL_OUT_OF_RANGE = "label_out_of_range"
+    MISSING_TEXT = "missing_text"
+    BAD_TEXT = "bad_text"
     DUPLICATE_KEY = "duplicate_key"
     UNSAFE_KEY = "unsafe_key"
     NOT_FINITE = "not_finite"
@@ -60,6 +64,8 @@ SAMPLES = schema(
         "class id that each map explains, in the order of the ``target`` dimension; null in older tables",
     ),
     optional("target_probabilities", pa.list_(pa.float32()), "probability that the network gives each of these"),
+    optional("target_texts", pa.list_(pa.string()), "text that each map explains; null where it explains a class"),
+    optional("target_similarities", pa.list_(pa.float32()), "cosine of the embeddings of image and text"),
     optional("width", pa.int32(), "width of the image in pixels, upright by EXIF unless the run ignores it"),
     optional("height", pa.int32(), "height of the image in pixels, upright by EXIF unless the run ignores it"),
     optional("orientation", pa.int8(), "EXIF orientation, 1–8"),
@@ -77,7 +83,7 @@ SAMPLES = schema(
 )
 """One row per sample of a shard, in the order of the shard."""
 
-LATER_COLUMNS = ("target_classes", "target_probabilities")
+LATER_COLUMNS = ("target_classes", "target_probabilities", "target_texts", "target_similarities")
 """Columns that tables of earlier versions lack. They are read as null."""
 _OWN_COLUMNS = {"label": ("label", "label_probability"), "predicted": ("prediction", "probability")}
 """Columns of class id and probability that hold one target each, in tables of all versions."""

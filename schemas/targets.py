@@ -9,9 +9,10 @@ from pydantic import AfterValidator
 from schemas.errors import UsageError
 from schemas.text import suggest
 
-KINDS = ("label", "predicted", "top:K", "class:NAME,…")
+KINDS = ("label", "predicted", "top:K", "text", "text:FIELD", "class:NAME,…")
 """Target kinds, as messages list them."""
 _NUMBERED = re.compile(r"top:[1-9][0-9]{0,2}")
+_TEXT = re.compile(r"text(?::[\w-]{1,64})?")
 _CLASS = "class:"
 _MANY = 8
 """Class ids that a message lists."""
@@ -19,7 +20,7 @@ _MANY = 8
 
 def _check_kind(kind: str) -> str:
     named = kind.startswith(_CLASS) and all(part.strip() for part in kind.removeprefix(_CLASS).split(","))
-    if kind in ("label", "predicted") or named or _NUMBERED.fullmatch(kind):
+    if kind in ("label", "predicted") or named or _NUMBERED.fullmatch(kind) or _TEXT.fullmatch(kind):
         return kind
     raise ValueError(f"there is no target kind {kind!r}; there are {', '.join(KINDS)}{suggest(kind, KINDS)}")
 
@@ -33,9 +34,15 @@ def _check_target(target: str) -> str:
 TargetGroup = Literal["top", "class"]
 """All targets that a kind gives, such as ``top:1`` … ``top:5``; ``label`` and ``predicted`` name themselves."""
 TargetKind = Annotated[str, AfterValidator(_check_kind)]
-"""What a spec asks for: ``label``; ``predicted``; ``top:K``, the K most probable classes; ``class:A,B``, fixed ones."""
+"""What a spec asks for: ``label``; ``predicted``; ``top:K``, the K most probable classes; ``class:A,B``, fixed ones;
+``text``, the caption in the ``txt`` member of each sample; ``text:FIELD``, that in a field of its ``json`` member."""
 Target = Annotated[str, AfterValidator(_check_target)]
 """Element of the ``target`` dimension: ``label``, ``predicted``, ``top:2`` (the second most probable), ``class:7``."""
+
+
+def is_text(target: str) -> bool:
+    """Return whether a target, or a target kind, is a text of each sample."""
+    return _TEXT.fullmatch(target) is not None
 
 
 def folder_name(target: str) -> str:
@@ -56,6 +63,7 @@ def in_words(target: str, class_name: str = "") -> str:
         "label": f"{_ordinal(number)} label" if number else "label",
         "top": f"{_ordinal(number)} prediction",
         "class": f"class {class_name or argument}",
+        "text": f"text in {argument}" if argument else "text",
     }.get(kind, "prediction")
 
 

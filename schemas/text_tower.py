@@ -40,6 +40,13 @@ class TextTowerSpec(Record):
             return self.name
         return self.name.removeprefix("local-dir:") if self.name.startswith("local-dir:") else None
 
+    def absolute(self) -> Self:
+        """Return the spec with absolute paths, which mean the same in every process."""
+        prefix = "local-dir:" if self.name.startswith("local-dir:") else ""
+        name = self.name if self.folder is None else prefix + os.path.abspath(self.folder)
+        weights = os.path.abspath(self.weights) if self.weights else None
+        return self.model_copy(update={"name": name, "weights": weights})
+
     @classmethod
     def of_flags(cls, open_clip: str | None, weights: str | None, hugging_face: str | None) -> Self:
         """Return the spec that the flags of a command describe, with absolute paths.

@@ -109,7 +109,7 @@ def audit_atlas(
     if not atlas.statuses()[SampleStatus.OK]:
         url = atlas.objects.url
         raise UsageError(f"{url}: no image has maps to audit; vitatlas status {url} says why")
-    target, names = atlas.find_target(target), atlas.class_names(names)
+    target, names = atlas.find_class_target(target), atlas.class_names(names)
     out = (out or default_audit_dir(atlas, target)).rstrip("/")
     for name in audit_options.exports:
         if name not in EXPORTERS:

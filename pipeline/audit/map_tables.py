@@ -65,7 +65,7 @@ def write_map_tables(
 
 def open_map_tables(atlas: Atlas, out: str, target: str, methods: Sequence[str], truth: TruthSet | None) -> "MapTables":
     """Return the tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
-    names, target = atlas.select_methods(target, methods), atlas.find_target(target)
+    names, target = atlas.select_methods(target, methods), atlas.find_class_target(target)
     digest = truth.digest if truth is not None else None
     about = AuditSpec(run=atlas.run.run_hash, target=target, methods=names, truth=digest)
     function = partial(_tabulate_shard, about)

@@ -63,7 +63,7 @@ def find_shortcuts(
     Raises:
         UsageError: the atlas has no such method or target kind, or no finished shard.
     """
-    names, target = atlas.select_methods(target, methods), atlas.find_target(target)
+    names, target = atlas.select_methods(target, methods), atlas.find_class_target(target)
     search = partial(_search_method, atlas, target, len(names))
     results = dict(parallel_map(search, names, "search for shortcuts", options.address))
     tables = zip(*(results[method] for method in names), strict=True)

@@ -1,5 +1,7 @@
 """Heads apart from the backbone: a classifier in a file of its own, put on a network that has none for its classes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -93,6 +95,20 @@ class ZeroShotHead(nn.Module):
     def out_features(self) -> int:
         """Number of classes, C."""
         return len(self.text)
+
+    @contextmanager
+    def with_texts(self, texts: Tensor) -> Iterator[None]:
+        """Compare with further texts while the context lasts: their class ids are C, C + 1, ….
+
+        Args:
+            texts: unit rows [n, E], of the dtype and on the device of ``text``.
+        """
+        own = self.text
+        self.text = torch.cat([own, texts])
+        try:
+            yield
+        finally:
+            self.text = own
 
     def embed(self, features: Tensor) -> Tensor:
         """Compute unit embeddings [..., E] of features [..., in], at least float32."""

@@ -26,6 +26,7 @@ from schemas.commits import DerivedCommit
 from schemas.errors import RunFailedError, UsageError
 from schemas.labels import LABELS, LabelingSpec, MergedRecord
 from schemas.policy import Policy
+from schemas.targets import is_text
 from schemas.text import suggest
 
 ABOUT, SUMMARY = "policy.json", "summary.json"
@@ -93,6 +94,9 @@ def label(
     _check_formats(names)
     check_policy(atlas, policy)
     policy = policy.model_copy(update={"target": atlas.find_target(policy.target)})
+    if is_text(policy.target) and (by_class := [name for name in names if LABEL_FORMATS[name].needs_class]):
+        others = ", ".join(name for name in LABEL_FORMATS if not LABEL_FORMATS[name].needs_class)
+        raise UsageError(f"{by_class[0]}: files masks by class, and target {policy.target} has none; take {others}")
     classes = atlas.class_names(classes)
     if any(LABEL_FORMATS[name].names_files_by_key for name in names):
         _refuse_shared_keys(atlas)

@@ -41,7 +41,7 @@ class MaskSample(NamedTuple):
         key: key of the sample.
         image: uint8 [3, H, W], RGB, in its original size, upright by EXIF unless the run of the masks ignores it.
         mask: uint8 [H, W]; 0 background, 1 object, 255 ignored.
-        label: class id of the object.
+        label: class id of the object; −1 where the mask is of a text.
     """
 
     key: str
@@ -182,7 +182,6 @@ def _join_shards(images: str, masks: str, skipped: Counter[str]) -> Iterator[_La
 
 def _decode_sample(stored: StoredMask, image: bytes, urls: tuple[str, str]) -> MaskSample:
     assert stored.png is not None
-    assert stored.record.label is not None
     key, values = stored.key, decode_mask(stored.png, f"{urls[1]}: {stored.key}.mask.png")
     height, width = values.shape
     preprocess = PreprocessConfig(width, height, "nearest", "squash", 1.0, "center", stored.record.exif or "apply")
@@ -196,7 +195,8 @@ def _decode_sample(stored: StoredMask, image: bytes, urls: tuple[str, str]) -> M
         sizes = f"{decoded.width}×{decoded.height} pixels, its mask in {urls[1]} {width}×{height}"
         raise UsageError(f"{urls[0]}: {key} is {sizes}; are these the masks of other images?")
     # Not torch.tensor(), whose copy starts a thread on every core.
-    return MaskSample(key, torch.from_numpy(decoded.pixels.copy()), torch.from_numpy(values), stored.record.label)
+    label = -1 if stored.record.label is None else stored.record.label
+    return MaskSample(key, torch.from_numpy(decoded.pixels.copy()), torch.from_numpy(values), label)
 
 
 def _decode_by_size(image: bytes, preprocess: PreprocessConfig, upright: DecodedImage, record: str) -> DecodedImage:

@@ -8,7 +8,7 @@ from typing import get_args
 import pyarrow as pa
 
 from pipeline.explain.load import load_model
-from pipeline.metrics.evaluate_shard import evaluate_shard
+from pipeline.metrics.evaluate_shard import class_targets, evaluate_shard
 from pipeline.metrics.metric import Metric, MetricCost
 from pipeline.metrics.registry import SUITES
 from pipeline.metrics.sample_selection import SelectedSamples, select_samples
@@ -74,7 +74,9 @@ def evaluate_metrics(
     count = DEFAULT_IMAGES[suite] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     metrics = SUITES[suite] if metrics is None else metrics
-    names = atlas.select_methods(atlas.run.spec.target_names[0], methods)
+    names, url = atlas.select_methods(atlas.run.spec.target_names[0], methods), atlas.objects.url
+    if not class_targets(atlas.run.spec):
+        raise UsageError(f"{url}: has only maps of texts; metrics are of maps of classes, such as the target predicted")
     if not metrics:
         raise UsageError("there is nothing to evaluate; name at least one metric")
     if suite == "faithfulness" and atlas.run.model.has_constant_probability:
@@ -86,7 +88,6 @@ def evaluate_metrics(
         raise UsageError(f"there is nothing to evaluate on {count} images; take at least one")
     samples = select_samples(atlas, count, seed)
     if not samples:
-        url = atlas.objects.url
         raise UsageError(f"{url}: has no sample with maps yet; run it first: vitatlas run {url}")
     about = MetricsSpec(
         run=atlas.run.run_hash,
@@ -149,7 +150,7 @@ def estimate_cost(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> 
     """
     depth = load_model(atlas.run.spec.model).anatomy.depth
     per_target = sum((metric.cost(methods, depth) for metric in metrics.values()), MetricCost())
-    return per_target * len(atlas.run.spec.target_names)
+    return per_target * len(class_targets(atlas.run.spec))
 
 
 def _notes(atlas: Atlas, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:

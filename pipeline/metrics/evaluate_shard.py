@@ -14,6 +14,7 @@ from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
 from pipeline.store.images import read_images
 from schemas.metrics import METRIC_VALUES
+from schemas.run import RunSpec
 from schemas.samples import explained_class
 
 _BATCH_SIZE = 16
@@ -50,7 +51,7 @@ def evaluate_shard(
         {name: method_by_name[name] for name in methods},
         worker.run.spec.seed,
     )
-    targets = worker.run.spec.target_names
+    targets, all_targets = class_targets(worker.run.spec), worker.run.spec.target_names
     maps = {name: np.stack([shard.maps(name, target) for target in targets], 1) for name in methods}
     all_samples = shard.samples.to_pylist()
     tables = []
@@ -63,16 +64,18 @@ def evaluate_shard(
                 worker.normalize(pixels),
                 tuple(sample["key"] for sample in samples),
                 np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
-                np.array(
-                    [[explained_class(sample, target, targets)[0] for target in targets] for sample in samples],
-                    np.int64,
-                ),
+                np.array([[explained_class(sample, name, all_targets)[0] for name in targets] for sample in samples]),
                 {name: values[chunk].astype(np.float64) for name, values in maps.items()},
                 seed,
             )
             tables += [_to_table(samples, targets, value) for metric in metrics for value in metric.compute(batch)]
     table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return table.combine_chunks().sort_by("row")
+
+
+def class_targets(spec: RunSpec) -> tuple[str, ...]:
+    """Return the targets whose maps metrics judge: not texts, which are no classes of the network."""
+    return tuple(target for target in spec.target_names if target not in spec.text_targets)
 
 
 def _to_table(samples: Sequence[dict[str, Any]], targets: Sequence[str], value: MetricValue) -> pa.Table:

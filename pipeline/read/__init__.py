@@ -10,6 +10,7 @@ from pipeline.read.loader import DecodedSample, ImageBatch, iter_batches
 from pipeline.read.shard_reader import check_source, read_listing
 from pipeline.read.shards import count_disjoint, count_samples, expand_shards, resolve_pattern
 from pipeline.read.strip_metadata import UndecodableImageError
+from pipeline.read.texts import TextRule
 
 __all__ = [
     "BaselineJpeg",
@@ -22,6 +23,7 @@ __all__ = [
     "ImageDecoder",
     "PreprocessConfig",
     "ShardCache",
+    "TextRule",
     "UndecodableImageError",
     "check_source",
     "count_disjoint",

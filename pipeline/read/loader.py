@@ -12,6 +12,7 @@ from pipeline.read.decode import DecodedImage
 from pipeline.read.decoder_pool import ImageDecoder
 from pipeline.read.sample_keys import escape_bytes, is_unsafe_key
 from pipeline.read.shard_reader import LABEL_EXTENSION, MAX_IMAGE_BYTES, RawSample, read_samples
+from pipeline.read.texts import TextRule
 from schemas.run import Grouping, ShardRecord, SourceRecord
 from schemas.samples import SampleStatus
 
@@ -28,6 +29,7 @@ class DecodedSample:
         key: of the sample; bytes that are not UTF-8 are escaped.
         member: name of its image in the shard.
         label: class id, or None if there is no usable one.
+        texts: one for each target of the ``TextRule``; none without a rule, or if one is missing or bad.
         image: None unless ``status`` is ``ok``.
         status: ``ok``, or the kind of fault.
         error: one sentence if ``status`` is not ``ok``, or if a label that is not needed is wrong.
@@ -40,6 +42,7 @@ class DecodedSample:
     image: DecodedImage | None
     status: SampleStatus
     error: str | None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def iter_batches(
     predicate: Callable[[DecodedSample], bool] | None = None,
     grouping: Grouping = Grouping(),
     on_source: Callable[[SourceRecord], None] = lambda source: None,
+    texts: TextRule | None = None,
 ) -> Iterator[ImageBatch]:
     """Iterate over the batches of a shard, in its order.
 
@@ -81,17 +85,18 @@ def iter_batches(
         predicate: selects the samples whose images are decoded; None selects all.
         grouping: rule of keys and images.
         on_source: called at the end with the file that was read.
+        texts: of texts that a sample must have; None if they are not needed.
 
     Raises:
         CorruptShardError, OSError: see ``read_samples``.
     """
-    raw_samples = read_samples(shard, max_samples, grouping, on_source)
+    raw_samples = read_samples(shard, max_samples, grouping, on_source, texts.extensions if texts else ())
     ordinals = count()
     prefetched: deque[list[tuple[DecodedSample, Any]]] = deque()
     while chunk := list(islice(raw_samples, batch_size)):
         pending: list[tuple[DecodedSample, Any]] = []
         for raw in chunk:
-            sample = _check_sample(next(ordinals), raw, classes, grouping)
+            sample = _check_sample(next(ordinals), raw, classes, grouping, texts)
             image = raw.image()
             wanted = sample.status is SampleStatus.OK and (predicate is None or predicate(sample))
             data = image.data if image and wanted else None
@@ -103,9 +108,14 @@ def iter_batches(
         yield _collect(prefetched.popleft(), config, decoder)
 
 
-def _check_sample(ordinal: int, raw: RawSample, classes: int | None, grouping: Grouping) -> DecodedSample:
+def _check_sample(
+    ordinal: int, raw: RawSample, classes: int | None, grouping: Grouping, texts: TextRule | None
+) -> DecodedSample:
     """Find every fault of a sample that shows before its image is decoded."""
     label, status, error = _parse_label(raw, classes)
+    found, text_status, text_error = texts.read(raw) if texts else ((), SampleStatus.OK, None)
+    if status is SampleStatus.OK and text_status is not SampleStatus.OK:
+        status, error = text_status, text_error
     key, image = escape_bytes(raw.key), raw.image()
     if image is None:
         status, error = SampleStatus.MISSING_IMAGE, _describe_missing_image(raw, grouping)
@@ -119,7 +129,7 @@ def _check_sample(ordinal: int, raw: RawSample, classes: int | None, grouping: G
         status, error = SampleStatus.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if raw.duplicate_of is not None:
         status, error = SampleStatus.DUPLICATE_KEY, f"sample {raw.duplicate_of} of this shard has the same key"
-    return DecodedSample(ordinal, key, escape_bytes(image.name) if image else None, label, None, status, error)
+    return DecodedSample(ordinal, key, escape_bytes(image.name) if image else None, label, None, status, error, found)
 
 
 def _describe_missing_image(raw: RawSample, grouping: Grouping) -> str:

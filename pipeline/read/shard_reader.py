@@ -6,7 +6,7 @@ WebDataset, the members of a sample share a key and follow one another.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +30,8 @@ LABEL_EXTENSION = "cls"
 MAX_IMAGE_BYTES = 256_000_000
 """A larger image is not read: its sample is undecodable."""
 _MAX_LABEL_BYTES = 1024
+TEXT_EXTENSIONS = {"txt": 1 << 16, "json": 1 << 20}
+"""Extensions of members with texts, as img2dataset writes them, and the largest that is read, in bytes."""
 
 _MAX_EMPTY = 1 << 20
 """Largest tar without members, in bytes; more zeros are a file that was never written."""
@@ -88,6 +90,7 @@ def group_by_key(
     load: bool,
     grouping: Grouping = Grouping(),
     left_out: Counter[str] | None = None,
+    texts: Collection[str] = (),
 ) -> Iterator[RawSample]:
     """Group consecutive files into samples.
 
@@ -102,11 +105,13 @@ def group_by_key(
         load: read the contents of images and labels.
         grouping: rule of keys and images.
         left_out: counts the files of no sample, by extension.
+        texts: extensions of ``TEXT_EXTENSIONS`` whose contents are loaded, too.
 
     Raises:
         UngroupableTarError: a sample has several images; or the members of a sample are not consecutive.
     """
     groups = _Groups(grouping, Counter() if left_out is None else left_out)
+    limits = {LABEL_EXTENSION: _MAX_LABEL_BYTES} | {extension: TEXT_EXTENSIONS[extension] for extension in texts}
     key, current = "", dict[str, SampleMember]()
     for member in members:
         member_key, extension = split_name(member.name, grouping.key_separator)
@@ -126,7 +131,7 @@ def group_by_key(
                 yield sample
             key, current = member_key, {}
         may_be_chosen = extension in grouping.image_key if grouping.image_key else is_image and "." not in extension
-        limit = MAX_IMAGE_BYTES if may_be_chosen else _MAX_LABEL_BYTES if extension == LABEL_EXTENSION else -1
+        limit = MAX_IMAGE_BYTES if may_be_chosen else limits.get(extension, -1)
         data = member.read() if load and member.fault is None and member.size <= limit else None
         current[extension] = SampleMember(member.name, member.size, data, member.fault, is_image)
     if sample := groups.close(key, current):
@@ -216,6 +221,7 @@ def read_samples(
     max_samples: int,
     grouping: Grouping = Grouping(),
     on_source: Callable[[SourceRecord], None] = lambda source: None,
+    texts: Collection[str] = (),
 ) -> Iterator[RawSample]:
     """Read the samples of a shard with the bytes of their images and labels. Nothing is decoded.
 
@@ -228,6 +234,7 @@ def read_samples(
         max_samples: rows that the shard owns in the atlas.
         grouping: rule of keys and images.
         on_source: called at the end with the file that was read.
+        texts: see ``group_by_key``.
 
     Raises:
         CorruptShardError: it cannot be read to its end, is not the file that was planned, or does not hold as many
@@ -246,7 +253,7 @@ def read_samples(
         check_source(shard, source)
         with open_byte_stream(shard.url) as stream:
             members = iter_tar_members(stream, listing)
-            samples = group_by_key(members, load=True, grouping=grouping)
+            samples = group_by_key(members, load=True, grouping=grouping, texts=texts)
             for sample in islice(samples, shard.samples if shard.partial else None):
                 count += 1
                 if count <= max_samples:

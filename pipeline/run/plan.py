@@ -16,6 +16,7 @@ from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.read import PreprocessConfig, count_samples, expand_shards, resolve_pattern
 from pipeline.run.gpu_decode import check_interpolation
+from pipeline.run.sample_texts import anatomy_for, check_text_methods, check_tower, load_text_tower
 from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
@@ -50,8 +51,12 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
         return _check_existing(objects, requested)
     urls = expand_shards(spec.shards, spec.allow_pipe)
     loaded = load_model(spec.model)
-    methods = _with_artifacts(registry.resolve(spec.methods or registry.defaults(loaded.anatomy)), spec.artifacts)
-    methods = check_supported(methods, loaded.anatomy, lambda: loaded.record.weights)
+    if tower := load_text_tower(spec):
+        check_tower(tower, spec)
+        spec = spec.model_copy(update={"text_tower": tower.spec})
+    chosen = registry.resolve(spec.methods or registry.defaults(anatomy_for(spec, loaded.anatomy)))
+    methods = check_supported(_with_artifacts(chosen, spec.artifacts), loaded.anatomy, lambda: loaded.record.weights)
+    check_text_methods(methods, spec, loaded.anatomy)
     targets = resolve_kinds(spec.targets, _class_names(loaded, spec), loaded.record.classes)
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
     spec = spec.model_copy(update=methods_and_targets)
@@ -73,7 +78,9 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
 def _resolve_paths(spec: RunSpec) -> RunSpec:
     """Make the paths of a spec absolute, so that they mean the same in every process."""
     shards = tuple(resolve_pattern(pattern, spec.root) for pattern in spec.shards)
-    return spec.model_copy(update={"model": absolute_model_spec(spec.model), "shards": shards, "root": ""})
+    tower = spec.text_tower.absolute() if spec.text_tower else None
+    paths = {"model": absolute_model_spec(spec.model), "shards": shards, "root": "", "text_tower": tower}
+    return spec.model_copy(update=paths)
 
 
 def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecord, ...]) -> RunRecord:
@@ -153,6 +160,10 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     methods = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
     targets = resolve_kinds(spec.targets, run.class_names, run.model.classes)
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
+    if spec.text_tower and run.spec.text_tower:  # a worker compares the files with the hash
+        spec = spec.model_copy(
+            update={"text_tower": spec.text_tower.model_copy(update={"sha256": run.spec.text_tower.sha256})}
+        )
     requested = spec.model_copy(update=methods_and_targets)
     mismatches = differences(run.spec.model_dump(mode="json"), requested.model_dump(mode="json"))
     if not mismatches and any(set("*?[") & set(pattern) for pattern in spec.shards):  # may match other files now

@@ -24,6 +24,10 @@ _TOLERANCE = 0.01
 """Of a map in [0, 1]: more than another kind of machine changes in float32."""
 
 
+_INPUTS = ("key", "image_sha256", "label", "target_texts", "status")
+"""Columns that say what a map was made from."""
+
+
 @dataclass
 class RecomputeResult:
     """Result of a comparison of recomputed maps with stored ones.
@@ -139,7 +143,7 @@ def _compare_shard(
     for row, maps, _ in recompute_rows(worker, shard, ordinals):
         ordinal, key = row["ordinal"], row["key"]
         (stored_row,) = shard.samples.slice(ordinal, 1).to_pylist()
-        changed = [field for field in ("key", "image_sha256", "label", "status") if row.get(field) != stored_row[field]]
+        changed = [field for field in _INPUTS if row.get(field) != stored_row[field]]
         if changed:
             result.faults.append(
                 f"{name}: {stored_row['key']} cannot be computed again: its {' and '.join(changed)} changed in the "

@@ -1,7 +1,8 @@
 """Worker of a run: one model that turns shards into commits."""
 
 import socket
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -11,17 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain.explainer import ClassIdsFn, Explainer, precision_error
+from pipeline.explain.head import ZeroShotHead
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import class_probabilities
 from pipeline.explain.registry import methods as registry
 from pipeline.read import (
-    DecodedSample,
     DecoderPool,
     ImageBatch,
     PreprocessConfig,
     ShardCache,
+    TextRule,
     check_source,
     describe_source,
     iter_batches,
@@ -29,6 +31,8 @@ from pipeline.read import (
 from pipeline.run.execution import Device, check_decode_device
 from pipeline.run.gpu_decode import DeviceDecoder, to_device
 from pipeline.run.plan import check_methods, check_model, package_versions
+from pipeline.run.sample_columns import check_unchanged, prediction_columns, sample_columns, target_columns
+from pipeline.run.sample_texts import load_text_tower, texts_as_classes
 from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
@@ -63,6 +67,7 @@ class _PendingBatch(NamedTuple):
         logits: float64 [B, C], on the host.
         probabilities: float64 [B, C], on the host; see ``class_probabilities``.
         class_ids: int64 [B, K], on the host.
+        similarities: float64 [B, T], of each image and its texts, on the host.
         wait: returns when all results have arrived.
     """
 
@@ -72,6 +77,7 @@ class _PendingBatch(NamedTuple):
     logits: Tensor
     probabilities: Tensor
     class_ids: Tensor
+    similarities: Tensor
     wait: Callable[[], None]
 
 
@@ -116,6 +122,7 @@ class Worker:
         check_model(self.run, loaded.record, url)
         check_methods(self.run, url)
         self.model = loaded.model.to(self.device)
+        self.tower = load_text_tower(self.run.spec, str(self.device))
         self.timer = StageTimer(self.device)
         methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed
         self.explainer = Explainer(
@@ -222,11 +229,12 @@ class Worker:
                 predicate=lambda sample: stored is not None or is_batch_needed(sample.ordinal),
                 grouping=spec.grouping,
                 on_source=on_source,
+                texts=TextRule(spec.text_targets, self.tower.fault) if self.tower else None,
             ):
                 self.timer.lap("read")
                 self.sample_count += len(batch.samples)
                 if stored is not None and ordinals is not None:
-                    _check_unchanged([sample for sample in batch.samples if sample.ordinal not in ordinals], stored)
+                    check_unchanged([sample for sample in batch.samples if sample.ordinal not in ordinals], stored)
                 # A GPU gets the next batch before the results of the previous one are collected, so it stays busy.
                 current = self._start_batch(batch) if is_batch_needed(batch.samples[0].ordinal) else None
                 yield from self._collect(previous, ordinals)
@@ -239,20 +247,22 @@ class Worker:
         """Queue a batch on the device without waiting for the results; one without images needs no network."""
         if all(sample.image is None for sample in batch.samples):
             nothing = torch.empty(len(batch.samples), 0)
-            return _PendingBatch(batch, {}, {}, nothing, nothing, nothing, lambda: None)
+            return _PendingBatch(batch, {}, {}, nothing, nothing, nothing, nothing, lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
         labels = torch.tensor([_usable_label(sample.label, self.run.model.classes) for sample in batch.samples])
-        class_ids = self._class_ids_fn(to_device(labels, self.device))
-        maps = self.explainer.maps(images, class_ids, keys)
-        if self.run.spec.precision != "full" and not self.drift:
-            few = slice(0, _DRIFT_IMAGES)
-            exact = self.full_precision_explainer.maps(
-                images[few], lambda rows, _: class_ids(rows, maps.logits[rows]), keys[few]
-            )
-            self.drift = precision_error({name: values[few] for name, values in maps.items()}, exact)
-            self.timer.lap("drift")
-        logits = maps.logits.double()
+        with self._text_classes(batch) as texts:
+            class_ids = self._class_ids_fn(to_device(labels, self.device), texts)
+            maps = self.explainer.maps(images, class_ids, keys)
+            if self.run.spec.precision != "full" and not self.drift:
+                few = slice(0, _DRIFT_IMAGES)
+                exact = self.full_precision_explainer.maps(
+                    images[few], lambda rows, _: class_ids(rows, maps.logits[rows]), keys[few]
+                )
+                self.drift = precision_error({name: values[few] for name, values in maps.items()}, exact)
+                self.timer.lap("drift")
+        all_logits = maps.logits.double()
+        logits = all_logits[:, : self.run.model.classes]
         return _PendingBatch(
             batch,
             {name: _to_host(values) for name, values in maps.items()},
@@ -260,8 +270,23 @@ class Worker:
             _to_host(logits),
             _to_host(class_probabilities(self.model, logits)),
             _to_host(class_ids(slice(None), maps.logits)),
+            _to_host(self._similarities(all_logits, texts)),
             self._record_event(),
         )
+
+    def _text_classes(self, batch: ImageBatch) -> AbstractContextManager[Tensor]:
+        """Return a context with the class ids of the texts of a batch, int64 [B, T]; T is 0 without text targets."""
+        targets, head = self.run.spec.text_targets, getattr(self.model, "head", None)
+        if self.tower is None or not isinstance(head, ZeroShotHead):
+            return nullcontext(torch.empty(len(batch.samples), 0, dtype=torch.int64))
+        return texts_as_classes(head, self.tower, batch.samples, len(targets))
+
+    def _similarities(self, logits: Tensor, texts: Tensor) -> Tensor:
+        """Return the cosines [B, T] of images and their texts, from logits a · cosine + b."""
+        if not texts.shape[1]:
+            return logits[:, :0]
+        head: Any = self.model.head
+        return (logits.gather(1, texts) - head.bias.double()) / head.scale.double()
 
     def _record_event(self) -> Callable[[], None]:
         """Return a function that waits until the device has done everything that is queued so far."""
@@ -279,11 +304,11 @@ class Worker:
         maps = {name: values.numpy() for name, values in pending.maps.items()}
         extra_outputs = {name: values.numpy() for name, values in pending.extra_outputs.items()}
         logits, probabilities = pending.logits.numpy(), pending.probabilities.numpy()
-        class_ids = pending.class_ids.tolist()
+        class_ids, similarities = pending.class_ids.tolist(), pending.similarities.tolist()
         for index, sample in enumerate(pending.batch.samples):
             if ordinals is not None and sample.ordinal not in ordinals:
                 continue
-            row = _sample_columns(sample)
+            row = sample_columns(sample)
             if sample.image is None:
                 yield ExplainedSample(row, {}, {})
             elif not np.isfinite(logits[index]).all():
@@ -291,16 +316,21 @@ class Worker:
                 yield ExplainedSample(row | {"status": SampleStatus.NOT_FINITE, "error": error}, {}, {})
             else:
                 yield ExplainedSample(
-                    row | _prediction_columns(logits[index], probabilities[index], sample.label, class_ids[index]),
+                    row
+                    | prediction_columns(logits[index], probabilities[index], sample.label)
+                    | target_columns(
+                        self.run.spec, probabilities[index], class_ids[index], sample.texts, similarities[index]
+                    ),
                     {name: values[index] for name, values in maps.items()},
                     {name: values[index] for name, values in extra_outputs.items()},
                 )
 
-    def _class_ids_fn(self, labels: Tensor) -> ClassIdsFn:
+    def _class_ids_fn(self, labels: Tensor, texts: Tensor) -> ClassIdsFn:
         targets = [target.partition(":")[::2] for target in self.run.spec.target_names]
 
         def class_ids(rows: slice, logits: Tensor) -> Tensor:
-            columns = []
+            columns, own_texts = [], iter(texts[rows].unbind(1))
+            logits = logits[:, : self.run.model.classes]
             for name, argument in targets:
                 if name == "label":
                     columns.append(labels[rows])
@@ -308,37 +338,13 @@ class Worker:
                     columns.append(logits.argmax(1))
                 elif name == "top":  # of equal logits the first class, as argmax
                     columns.append(logits.sort(dim=1, descending=True, stable=True).indices[:, int(argument) - 1])
+                elif name == "text":
+                    columns.append(next(own_texts))
                 else:
                     columns.append(torch.full_like(labels[rows], int(argument)))
             return torch.stack(columns, 1)
 
         return class_ids
-
-
-def _check_unchanged(samples: Iterable[DecodedSample], stored: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure that samples are those that have maps.
-
-    Args:
-        samples: of a shard, as they are now.
-        stored: rows of all samples of that shard.
-
-    Raises:
-        CorruptShardError: one has another key, image or label.
-    """
-    for sample in samples:
-        if sample.ordinal >= len(stored):
-            return  # the number of samples is compared at the end
-        row = stored[sample.ordinal]
-        if sample.key != row["key"]:
-            raise CorruptShardError(
-                f"{row['shard']}: sample {sample.ordinal} was {row['key']} and is {sample.key} now; plan another atlas"
-            )
-        image_sha256 = sample.image.sha256 if sample.image else None
-        if (image_sha256, sample.label) != (row["image_sha256"], row["label"]):
-            raise CorruptShardError(
-                f"{row['shard']}: image or label of {sample.key}, which has maps, were changed; restore them, or plan "
-                "another atlas"
-            )
 
 
 def _to_host(values: Tensor) -> Tensor:
@@ -349,42 +355,3 @@ def _to_host(values: Tensor) -> Tensor:
 def _usable_label(label: int | None, classes: int) -> int:
     """Return the label, or class 0 if it is not valid; the result of such a sample is not kept."""
     return label if label is not None and 0 <= label < classes else 0
-
-
-def _sample_columns(sample: DecodedSample) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "ordinal": sample.ordinal,
-        "key": sample.key,
-        "member": sample.member,
-        "status": sample.status,
-        "error": sample.error,
-        "label": sample.label,
-    }
-    if sample.image is None:
-        return row
-    image, transform = sample.image, sample.image.transform
-    return row | {
-        "width": image.width,
-        "height": image.height,
-        "orientation": image.orientation,
-        "scale_x": transform.scale_x,
-        "scale_y": transform.scale_y,
-        "offset_x": transform.offset_x,
-        "offset_y": transform.offset_y,
-        "image_bytes": image.size,
-        "image_sha256": image.sha256,
-        "fallback": image.fallback,
-    }
-
-
-def _prediction_columns(
-    logits: NDArray[np.float64], probabilities: NDArray[np.float64], label: int | None, class_ids: list[int]
-) -> dict[str, Any]:
-    """Return the columns of the prediction. The logits give the order: sigmoids of different ones may equal 1."""
-    prediction = int(logits.argmax())
-    columns: dict[str, Any] = {"prediction": prediction, "probability": float(probabilities[prediction])}
-    columns |= {"target_classes": class_ids, "target_probabilities": probabilities[class_ids].tolist()}
-    if label is not None and 0 <= label < len(probabilities):
-        columns["label_probability"] = float(probabilities[label])
-        columns["label_rank"] = int((logits > logits[label]).sum())
-    return columns

@@ -20,7 +20,7 @@ from schemas.errors import AtlasError, RunFailedError, ShardReplacedError, Usage
 from schemas.layout import MAPS, samples_object
 from schemas.run import RunRecord
 from schemas.samples import LATER_COLUMNS, SAMPLES
-from schemas.targets import find_class
+from schemas.targets import find_class, is_text
 from schemas.text import suggest
 
 T = TypeVar("T")
@@ -166,6 +166,19 @@ class AtlasReader(ABC):
             raise UsageError(
                 f"{self.objects.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
                 "name one with --target, or as target in the policy"
+            )
+        return target
+
+    def find_class_target(self, target: str) -> str:
+        """Return a target by its name in the atlas, see ``find_target``, if it explains classes.
+
+        Raises:
+            UsageError: the run has no such target, or it explains a text of each image.
+        """
+        if is_text(target := self.find_target(target)):
+            raise UsageError(
+                f"{self.objects.url}: target {target} explains another text in each image, so there are no classes to "
+                "sum over; name another target with --target"
             )
         return target
 

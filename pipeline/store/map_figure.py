@@ -14,11 +14,14 @@ from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.images import read_images
 from pipeline.utils.io import refuse_commands
 from schemas.errors import AtlasError
+from schemas.targets import is_text
 from schemas.text import escape_control
 
 _PANEL_PIXELS = 320
 """Longest side of an image, in pixels."""
 _PANELS_PER_ROW = 6
+_TEXT_LENGTH = 80
+"""Characters of a text in the title."""
 _PANEL_INCHES = 2.2
 _TRANSFORM_COLUMNS = ("scale_x", "scale_y", "offset_x", "offset_y")
 
@@ -55,6 +58,8 @@ def plot_maps(
         axis.set_axis_off()
     label, prediction = (_named(sample[column], shard.run.class_names) for column in ("label", "prediction"))
     explained = shard.run.target_in_words(target)
+    if is_text(target):
+        explained += f" “{sample['target_texts'][shard.run.spec.target_names.index(target)][:_TEXT_LENGTH]}”"
     title = f"{sample['key']}: maps of the {explained}, label {label}, prediction {prediction}"
     figure.suptitle(escape_control(title), fontsize=8, x=0.01, ha="left", parse_math=False)
     buffer = io.BytesIO()

@@ -38,7 +38,7 @@ def test_every_method_without_importing_one(command: str) -> None:
 def test_formats_exports_targets_and_specs() -> None:
     assert completed("label", "atlas", "--format", "") == list(LABEL_FORMATS)
     assert completed("audit", "atlas", "--export", "") == list(EXPORTS)
-    assert completed("plan", "--targets", "label,") == ["label,predicted", "label,top:", "label,class:"]
+    assert completed("plan", "--targets", "label,") == ["label,predicted", "label,top:", "label,text", "label,class:"]
     assert completed("plan", "--spec", "imagenet1k-v") == ["imagenet1k-validation"]
 
 

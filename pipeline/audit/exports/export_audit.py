@@ -72,7 +72,7 @@ def export_audit(
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
     names, url = atlas.select_methods(target, methods), atlas.objects.url
-    target, classes = atlas.find_target(target), atlas.class_names(classes)
+    target, classes = atlas.find_class_target(target), atlas.class_names(classes)
     if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     about = ExportSpec(

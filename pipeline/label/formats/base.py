@@ -43,11 +43,13 @@ class LabelFormat(ABC):
 
     Attributes:
         names_files_by_key: objects are named by the keys of samples, so no key may occur in two shards.
+        needs_class: it files masks by class, so it does not take those of texts.
         needs_heatmap: labels must have their heatmap, which takes much memory.
     """
 
     names_files_by_key: ClassVar[bool] = False
     needs_heatmap: ClassVar[bool] = False
+    needs_class: ClassVar[bool] = True
 
     @abstractmethod
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:

@@ -36,6 +36,8 @@ MASKS = pa.schema(
 class ParquetFormat(LabelFormat):
     """``parquet/<shard>.parquet``: a row for each sample, as ``MASKS``. Its metadata hold the policy's hash."""
 
+    needs_class = False
+
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         schema = MASKS.with_metadata({"policy": context.policy_hash})
         yield f"parquet/{shard}.parquet", to_parquet(pa.Table.from_pylist([_row(label) for label in labels], schema))

@@ -25,6 +25,8 @@ class SamFormat(LabelFormat):
     distance to all that is not surely background. All are in pixels of the original image, the largest component first.
     """
 
+    needs_class = False
+
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         images = [_image(label) for label in labels if label.mask_rle is not None and label.boxes]
         yield f"sam/{shard}.json", compact_json({"policy": context.policy_hash, "images": images})

@@ -23,6 +23,7 @@ class VocFormat(LabelFormat):
     """
 
     names_files_by_key = True
+    needs_class = False
 
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         keys = []

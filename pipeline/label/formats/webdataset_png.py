@@ -18,6 +18,8 @@ class WebDatasetPngFormat(LabelFormat):
     ``schemas.labels.MaskRecord``.
     """
 
+    needs_class = False
+
     def export(self, shard: str, labels: Iterable[Label], context: ExportContext) -> Iterator[OutputObject]:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
