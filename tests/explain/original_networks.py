@@ -76,7 +76,9 @@ def _torchvision() -> nn.Module:
     return VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=5)
 
 
-def _open_clip(quick_gelu: bool = False, **vision: Any) -> Callable[[], nn.Module]:
+def open_clip_model(quick_gelu: bool = False, **vision: Any) -> Callable[[], nn.Module]:
+    """Return what builds a tiny CLIP of open_clip with these options of its image tower."""
+
     def build() -> nn.Module:
         from open_clip.model import CLIP
 
@@ -113,6 +115,7 @@ def _large(model: Any, images: Tensor) -> Tensor:
 
 _VIT = _SIZE | _IMAGE
 _DINOV2 = _VIT | {"mlp_ratio": 2}
+_DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
 _SHARED = {
     "use_shared_relative_position_bias": True,
     "use_mean_pooling": False,
@@ -127,6 +130,17 @@ ORIGINALS = {
     "ViT": Original(_VITS, _of_transformers("ViTForImageClassification", "ViTConfig", _VIT | _CLASSES), _logits),
     "ViT backbone": Original(
         _VITS, _of_transformers("ViTModel", "ViTConfig", _VIT), lambda model, x: model(x).last_hidden_state[:, 0]
+    ),
+    "ViT of MAE": Original(
+        _VITS,
+        _of_transformers("ViTMAEForPreTraining", "ViTMAEConfig", _VIT | _DECODER | {"mask_ratio": 0.0}),
+        lambda model, x: model.vit(x).last_hidden_state[:, 0],
+    ),
+    "ViT without biases": Original(
+        _VITS,
+        _of_transformers("ViTForImageClassification", "ViTConfig", _VIT | _CLASSES | {"qkv_bias": False}),
+        _logits,
+        {"qkv_bias": False},
     ),
     "DeiT distilled": Original(
         "deit_tiny_distilled_patch16_224",
@@ -207,11 +221,11 @@ ORIGINALS = {
         _naflex,
     ),
     "torchvision": Original("vit_base_patch16_224", _torchvision, _call),
-    "open_clip": Original(_QUICK, _open_clip(quick_gelu=True), lambda model, x: model.encode_image(x)),
+    "open_clip": Original(_QUICK, open_clip_model(quick_gelu=True), lambda model, x: model.encode_image(x)),
     "open_clip layer scale": Original(
-        _GELU, _open_clip(ls_init_value=0.1), lambda model, x: model.encode_image(x), {"init_values": 0.1}
+        _GELU, open_clip_model(ls_init_value=0.1), lambda model, x: model.encode_image(x), {"init_values": 0.1}
     ),
-    "open_clip tower": Original(_GELU, lambda: _open_clip()().visual, _call),  # type: ignore[arg-type, return-value]
+    "open_clip tower": Original(_GELU, lambda: open_clip_model()().visual, _call),  # type: ignore[arg-type, return-value]
     "open_clip trunk": Original("test_vit", _open_clip_trunk("linear", "token"), _large),
     "open_clip trunk, its own projection": Original("test_vit", _open_clip_trunk(None, "token"), _large),
     "open_clip trunk, none": Original("test_vit", _open_clip_trunk("none", "map"), _large),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from explain.original_networks import ORIGINALS, fill, images
+from explain.original_networks import ORIGINALS, fill, images, open_clip_model
 from PIL import Image
 from torch import nn
 
@@ -95,6 +95,18 @@ def test_other_networks_of_these_libraries_are_refused_in_a_sentence() -> None:
         describe(
             transformers.SwinModel(transformers.SwinConfig(embed_dim=12, depths=[1], num_heads=[2], image_size=32))
         )
+
+
+def test_networks_of_open_clip_that_timm_does_not_have_are_refused() -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(UnsupportedModel, match=r"wraps a VisionTransformer; give that, model\.visual\.trunk"):
+        describe(ORIGINALS["open_clip trunk"].build())
+    for vision in ({"no_ln_pre": True}, {"attentional_pool": True}):
+        with pytest.raises(UnsupportedModel, match=r"CLIP of open_clip .*: (is not a checkpoint|its blocks differ)"):
+            describe(open_clip_model(**vision)())
+    for vision in ({"pool_type": "avg"}, {"final_ln_after_pool": True, "pool_type": "avg"}):
+        with pytest.raises(UnsupportedModel, match="computes something else"):
+            describe(open_clip_model(**vision)())
 
 
 def test_images_are_prepared_only_where_the_network_says_how() -> None:

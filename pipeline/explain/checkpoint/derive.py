@@ -45,13 +45,15 @@ def _config(layout: Layout, weights: StateDict, facts: Facts, images: ImageConfi
         raise ValueError("nothing tells the size of the images")
     arguments: dict[str, Any] = {
         "embed_dim": width,
-        "depth": 1 + max(int(part[1]) for name in weights if (part := re.match(r"blocks\.(\d+)\.", name))),
+        "depth": len({part[1] for name in weights if (part := re.match(r"blocks\.(\d+)\.", name))}),
         "num_heads": facts.heads,
         "mlp_ratio": (hidden + 0.5) / width,  # timm rounds its product with the width down
         "patch_size": patch,
         "img_size": size,
         "init_values": 1.0 if "blocks.0.ls1.gamma" in weights or "blocks.0.gamma_1" in weights else None,
     }
+    if "beit" not in architecture and "dinov3" not in architecture:
+        arguments["qkv_bias"] = "blocks.0.attn.qkv.bias" in weights
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     if "dinov3" in architecture:
         arguments["num_reg_tokens"] = registers
