@@ -44,7 +44,8 @@ class AttachedHead(Record):
     def __str__(self) -> str:
         names = ", ".join(self.classes[:_NAMED])
         more = ", …" if len(self.classes) > _NAMED else ""
-        return f"{self.kind}, {self.activation} of {len(self.classes):,} classes: {names}{more}"
+        count = "1 class" if len(self.classes) == 1 else f"{len(self.classes):,} classes"
+        return f"{self.kind}, {self.activation} of {count}: {names}{more}"
 
 
 class HeadRecord(Record):

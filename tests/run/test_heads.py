@@ -247,8 +247,8 @@ def test_faithfulness_is_refused_where_every_probability_is_one(vitatlas: Any, t
     Head(head.record.model_copy(update={"classes": ("a cat",)}), tensors).save(tower.head)
     with in_one_process():
         run = ["run", tower.shard, "--out", out, *tower.model, "--methods", "legrad,reciprocam:score=logit"]
-        code, _, err = vitatlas(*run, "--targets", "predicted", "--executor", "inline")
-        assert code == 0, err
+        code, text, err = vitatlas(*run, "--targets", "predicted", "--executor", "inline")
+        assert (code, "head     zero_shot, softmax of 1 class: a cat\n" in text) == (0, True), err
         code, _, err = vitatlas("audit", out, "--target", "predicted", "--sanity", 0, "--recompute", 0)
     assert (code, "the softmax of its only class is always 1, so faithfulness is not defined" in err) == (2, True)
 
