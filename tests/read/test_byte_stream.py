@@ -10,11 +10,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from corpus.tars import zstd
+from corpus.tars import SKIPPED, zstd
 from fsspec import AbstractFileSystem
 from support import samples, write_tar
 
 from pipeline.read import count_samples
+from pipeline.read.byte_stream import TruncatedTarError, open_byte_stream
 from pipeline.read.shard_reader import read_samples, scan_shard
 from pipeline.utils import io as storage_io
 from schemas.errors import CorruptShardError, UsageError
@@ -126,3 +127,19 @@ def test_a_command_that_fails_is_no_damage_and_one_that_is_no_longer_needed_is_n
     assert failed.value.errno
     path.write_bytes(path.read_bytes()[:512] + b"\xff" * 512 + path.read_bytes())
     assert "broken" in scan_shard(f"pipe:cat {path}").fault
+
+
+def test_a_zstd_file_that_is_cut_anywhere_but_between_two_frames_is_truncated(tmp_path: Path) -> None:
+    """Of two frames around one to skip; what is cut between frames is a whole file, and its tar is found truncated."""
+    contents = [bytes(range(200)), bytes(range(100, 256))]
+    frames = [zstd(contents[0]), SKIPPED, zstd(contents[1])]
+    whole, path = b"".join(frames), tmp_path / "cut.tar.zst"
+    ends = {len(frames[0]): contents[0], len(frames[0] + frames[1]): contents[0], len(whole): b"".join(contents)}
+    for length in range(4, len(whole) + 1):
+        path.write_bytes(whole[:length])
+        with open_byte_stream(str(path)) as stream:
+            if length in ends:
+                assert stream.read(1 << 20) == ends[length]
+                continue
+            with pytest.raises(TruncatedTarError, match="it is truncated"):
+                list(iter(lambda: stream.read(1 << 20), b""))
