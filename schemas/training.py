@@ -22,7 +22,10 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class DiffMaskSettings(Record):
-    """Hyper-parameters of Vision DiffMask; the defaults are those of the public code's command line.
+    """Hyper-parameters of Vision DiffMask.
+
+    The defaults are those of the public code's command line, but for the rate of the multipliers: there an optimizer
+    scales their steps to about 0.3, here a step is rate × (KL − ε).
 
     Attributes:
         method: learned method.
@@ -44,7 +47,7 @@ class DiffMaskSettings(Record):
     placeholder_learning_rate: Rate = 1e-3
     warmup_steps: Count = 1200
     alpha: Annotated[float, Field(ge=0, le=200)] = 20.0
-    alpha_learning_rate: Rate = 0.3
+    alpha_learning_rate: Rate = 3.0
     gate_bias: Annotated[float, Field(ge=-100, le=100)] = 8.0
     depth_sampling: Literal["uniform", "weighted"] = "uniform"
     objective: Literal["distribution", "class"] = "distribution"

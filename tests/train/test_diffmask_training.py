@@ -2,15 +2,20 @@
 
 import copy
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
-from support import images_for, small_vit
+from support import DEMO_MODEL, images_for, small_vit
 from torch import nn
 
-from pipeline.explain.load import describe_loaded
+from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
+from pipeline.explain.load import describe_loaded, load_model
 from pipeline.explain.model_state import preserve_model_state
+from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
 from pipeline.train.diffmask_training import DiffMaskTraining, ascend_multiplier
+from pipeline.train.image_stream import ImageStream
 from schemas.training import DiffMaskSettings
 
 QUICK = DiffMaskSettings(learning_rate=1e-2, placeholder_learning_rate=1e-2, gate_bias=3.0, warmup_steps=0)
@@ -32,7 +37,35 @@ def test_the_multiplier_rises_exactly_where_the_divergence_is_too_large(divergen
     before = torch.tensor(20.0)
     after = ascend_multiplier(before, divergence, QUICK)
     assert (after > before) == rises
-    assert after.item() == pytest.approx(20 + 0.3 * (divergence - 0.1))
+    assert after.item() == pytest.approx(20 + 3 * (divergence - 0.1))
+
+
+@pytest.mark.parametrize("start", [0.5, 20.0, 200.0])
+def test_the_multiplier_reaches_the_constraint_from_any_start(start: float) -> None:
+    """Of a divergence that falls with the multiplier as 3 / α, so that ε = 0.1 is reached at α = 30."""
+    alpha, settings = torch.tensor(start), DiffMaskSettings()
+    for _ in range(1000):
+        alpha = ascend_multiplier(alpha, 3 / float(alpha), settings)
+    assert alpha.item() == pytest.approx(30, rel=0.1)
+
+
+@pytest.mark.soak
+def test_gates_of_the_demo_network_reach_the_constraint_with_few_patches(tmp_path: Path) -> None:
+    world = SyntheticDataset(tmp_path, num_shards=2, scenes=64)
+    write_dataset(world)
+    loaded = load_model(DEMO_MODEL)
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
+    train, held_out = (
+        ImageStream([shard], frame, 16, None, 0) for shard in count_samples(expand_shards((world.shards,)))
+    )
+    trained = DiffMaskTraining(loaded, DiffMaskSettings(learning_rate=5e-4, warmup_steps=50))
+    with trained.session(), DecoderPool(0) as decoders:
+        for batch in islice(train.iter_batches(decoders), 400):
+            trained.step(batch)
+        reached = trained.evaluate(held_out.iter_epoch(decoders))
+    assert reached["kl"] <= trained.settings.tolerance
+    assert reached["kept"] < 0.2
+    assert trained.warnings(reached) == []
 
 
 def test_the_multiplier_stays_within_its_bounds() -> None:
