@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,45 @@ def test_a_tower_whose_images_no_head_is_for_still_embeds_texts(case: str, tmp_p
     assert tower.embed(TEXTS).shape == (3, EMBEDDING)
     with pytest.raises(UsageError, match=says):
         _ = tower.image_side
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("library", ["open_clip", "hugging_face"])
+def test_files_of_a_stranger_run_no_code(library: str, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip" if library == "open_clip" else "transformers")
+    folder, sprung = tmp_path / "model", tmp_path / "sprung"
+    (open_clip_folder if library == "open_clip" else hugging_face_folder)(folder)
+    weights = next(folder.glob("*.safetensors"))
+    pickled = "open_clip_pytorch_model.bin" if library == "open_clip" else "pytorch_model.bin"
+    torch.save(load_file(weights) | {"trap": Trap(sprung)}, folder / pickled)
+    weights.unlink()
+    with pytest.raises(UsageError) as caught:
+        TextTower.load(spec_of(folder, library))
+    assert not sprung.exists()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_code_of_a_folder_is_not_imported(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder, sprung = tmp_path / "model", tmp_path / "sprung"
+    hugging_face_folder(folder)
+    (folder / "trap.py").write_text(f"open({str(sprung)!r}, 'w')\nclass Trap: pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "trap.Trap", "AutoModel": "trap.Trap"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert TextTower.load(spec_of(folder, "hugging_face")).embed(TEXTS).shape[0] == 3
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["trap.Trap", "trap.Trap"]}}
+    path.write_text(json.dumps(content | {"tokenizer_class": "Trap"}))
+    with suppress(UsageError):  # or transformers takes the class that tokenizer.json is for
+        TextTower.load(spec_of(folder, "hugging_face"))
+    assert not sprung.exists()
