@@ -36,11 +36,13 @@ def head_command() -> None:
     Examples:
       vitatlas head text --open-clip ViT-B-16-quickgelu --weights clip.safetensors --classes names.txt \\
           --templates openai --out head.safetensors
+      vitatlas head probe 'cub-train-{0000..0005}.tar' --classes cub.txt \\
+          --model vit_small_patch14_dinov2.lvd142m --pretrained --out cub.safetensors
       vitatlas head extract --checkpoint dinov2_vits14_linear_head.pth --read-out token+mean --out head.safetensors
     """
 
 
-@head_command.command("text")
+@head_command.command("text", short_help="Embed class names or prompts by a text tower.")
 @path_option(
     "--classes",
     "classes_file",
@@ -108,7 +110,7 @@ head_command.add_command(probe_command)
 head_command.add_command(prototypes_command)
 
 
-@head_command.command("extract")
+@head_command.command("extract", short_help="Take a linear classifier out of a checkpoint.")
 @path_option("--checkpoint", required=True, metavar="FILE", text="Classifier or whole network: .safetensors, .pth ….")
 @checkpoint_key_option
 @click.option("--name", metavar="LAYER", help="Which classifier, if the file has several.")

@@ -13,7 +13,6 @@ from jobs.params import (
     checkpoint_key_option,
     checkpoint_option,
     choice_option,
-    classes_option,
     count_option,
     global_pool_option,
     image_size_option,
@@ -51,7 +50,12 @@ learning_options = options(
         "What the head reads: class token, mean of the patches, attention pooler, or the first two one after the "
         "other. Default: what the network reads out itself.",
     ),
-    classes_option,
+    path_option(
+        "--classes",
+        "classes_file",
+        metavar="FILE",
+        text="Class names, one a line, in the order of the labels from 0. Default: the labels.",
+    ),
     path_option("--out", required=True, metavar="FILE", text="Head file to write, safetensors."),
     path_option("--features", metavar="DIR", text="Folder that keeps the features, for further heads of these shards."),
     click.option("--geometry", type=click.Choice(["squash", "crop"]), default="squash"),
@@ -64,13 +68,12 @@ learning_options = options(
 """The flags of both commands: shards, network, output, computation."""
 
 
-@click.command("probe")
+@click.command("probe", short_help="Train a linear probe on labelled images.")
 @learning_options
 @click.option(
     "--held-out-share",
     type=Number(0, 1, min_open=True, max_open=True),
-    default=0.1,
-    help="Part of the images of each class to hold out, without --held-out.",
+    help="Part of the images of each class to hold out, where no --held-out is given. Default: 0.1.",
 )
 @click.option(
     "--l2",
@@ -78,7 +81,7 @@ learning_options = options(
     default=",".join(f"{value:g}" for value in _GRID),
     help="Strengths of the regularization to choose from.",
 )
-def probe_command(l2: str, held_out_share: float, **flags: Any) -> None:
+def probe_command(l2: str, held_out_share: float | None, **flags: Any) -> None:
     """Train a linear probe on the frozen features of labelled images.
 
     Multinomial logistic regression; held-out images choose its L2 regularization. Prints their accuracy and
@@ -89,10 +92,12 @@ def probe_command(l2: str, held_out_share: float, **flags: Any) -> None:
       vitatlas head probe 'cub-train-{0000..0005}.tar' --held-out cub-test-0000.tar --classes cub.txt \\
           --model vit_small_patch14_dinov2.lvd142m --pretrained --read-out token+mean --out cub.safetensors
     """
+    if held_out_share is not None and flags["held_out"]:
+        raise UsageError("--held-out-share is a part of SHARD…, and --held-out names other shards; leave one out")
     _learn("head probe", flags, held_out_share=held_out_share, l2=_numbers("--l2", l2))
 
 
-@click.command("prototypes")
+@click.command("prototypes", short_help="Average the features of a few images of each class.")
 @learning_options
 @count_option("--images", default=5, text="Images of each class that make its prototype; the others are held out.")
 def prototypes_command(images: int, **flags: Any) -> None:

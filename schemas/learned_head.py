@@ -59,7 +59,7 @@ class LearnedHeadSpec(Record):
     key_separator: KeySeparator = "first-dot"
     image_key: tuple[str, ...] = ()
     exif: Exif = "apply"
-    l2: Annotated[tuple[Strength, ...], Field(min_length=1)] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    l2: Annotated[tuple[Strength, ...], Field(min_length=1)] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
     held_out_share: Share = 0.1
     images: Annotated[int, Field(ge=1)] = 5
 
@@ -89,8 +89,8 @@ class ProbeFit(Record):
     Attributes:
         l2: the strength.
         steps: steps of L-BFGS.
-        gradient: largest entry of the gradient at the end, relative to that at the start.
-        converged: whether that is below the tolerance.
+        gradient: largest entry of the gradient at the end, in units of the tolerance.
+        converged: whether that is at most 1.
         held_out: values on the held-out images.
     """
 

@@ -17,7 +17,7 @@ from pipeline.utils.tensor_file import to_safetensors
 from schemas.base import differences
 from schemas.errors import UsageError
 
-BLOCK = 4096
+BLOCK = 2048
 """Largest number of rows in memory at a time, of each thread."""
 IDENTITY, LEFT_OUT = "identity", "left_out"
 

@@ -1,6 +1,7 @@
 """Linear probe: logistic regression whose regularization is chosen on held-out images."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,12 @@ class Probe:
     def chosen(self) -> ProbeFit:
         """The fit with the least held-out NLL; of equal ones the most regularized."""
         return min(self.fits, key=lambda fit: fit.held_out.nll)
+
+    @property
+    def is_past_best(self) -> bool:
+        """Whether the held-out NLL has risen twice in a row: weaker regularization fits the training images alone."""
+        before, middle, last = [math.inf] * 3 if len(self.fits) < 3 else [fit.held_out.nll for fit in self.fits[-3:]]
+        return before < middle < last
 
     @classmethod
     def load(cls, path: Path, identity: str) -> Self | None:
@@ -88,7 +95,7 @@ def train_probe(
     """Fit a probe for each strength of the regularization, and evaluate each on held-out images.
 
     Each fit starts from the one before, from the most regularized on, and is kept in the checkpoint; the same call goes
-    on from there, to the same bytes.
+    on from there, to the same bytes. The rest is left out when the held-out NLL has risen twice in a row.
 
     Args:
         training: features and labels to learn from.
@@ -110,6 +117,8 @@ def train_probe(
         Fit(probe.last[0].numpy(), probe.last[1].numpy(), 0, 0.0) if probe else start_fit(training, len(record.classes))
     )
     for l2 in track(ordered[done:], len(ordered) - done, "regularizations"):
+        if probe and probe.is_past_best:
+            break
         start = fit(training, scaling, l2, start, device)
         weight, bias = start.on_features(scaling)
         head = LinearHead(weight, bias, Head(record, {"weight": weight, "bias": bias}))

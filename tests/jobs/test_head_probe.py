@@ -44,6 +44,7 @@ def test_mistakes_are_one_sentence(vitatlas, arguments: list[object]) -> None:
     for flags, message in (
         (["--l2", "a"], "--l2 a: is not a list of numbers; write it as 0.1,0.01"),
         (["--l2", "0"], "the flags: l2.0: Input should be greater than 0"),
+        (["--held-out-share", "0.5"], "--held-out-share is a part of SHARD…, and --held-out names other shards"),
         (["--held-out-share", "1"], "Invalid value for '--held-out-share'"),
         (["--read-out", "pool"], "--read-out pool: does not fit VisionTransformer"),
         (["--pretrained"], "exactly one of pretrained and checkpoint"),
