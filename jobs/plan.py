@@ -40,7 +40,7 @@ def plan_command(
 ) -> None:
     """Plan a run: count samples, inspect the network, create the arrays.
 
-    SHARD is a path, an fsspec URL, a brace pattern (quote it) or a glob of WebDataset shards.
+    SHARD is a path, an fsspec URL, a brace pattern (quote it), a glob, or @FILE with one of these a line.
 
     \b
     Examples:

@@ -31,7 +31,8 @@ def expand_shards(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[st
     """Expand braces and ``*`` to the URLs of all shards, in order. A file or folder of that very name is meant first.
 
     Args:
-        patterns: paths, fsspec URLs or ``pipe:`` commands.
+        patterns: paths, fsspec URLs, ``pipe:`` commands, or ``@FILE``: a text file with one of these a line, relative
+            to its own folder.
         allow_pipe: accept shell commands.
 
     Raises:
@@ -39,7 +40,7 @@ def expand_shards(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[st
             and those are not allowed.
     """
     urls: list[str] = []
-    for pattern in patterns:
+    for pattern in (line for given in patterns for line in _read_list(given)):
         refuse_commands([pattern], allow_pipe)
         refuse_credentials(pattern)
         if pattern.startswith("pipe:") or os.path.isfile(pattern):
@@ -53,15 +54,35 @@ def expand_shards(patterns: Sequence[str], allow_pipe: bool = False) -> tuple[st
     return tuple(urls)
 
 
+def _read_list(pattern: str) -> list[str]:
+    """Return the patterns in the text file of ``@FILE``; another pattern is returned as it is."""
+    if not pattern.startswith("@") or os.path.exists(pattern):
+        return [pattern]
+    files, path = url_to_fs(pattern[1:])
+    try:
+        lines = files.cat_file(path).decode("utf-8-sig").splitlines()
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"{pattern}: there is no such list of shards") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{pattern}: is not text in UTF-8; write one shard a line") from None
+    shards = [line.strip() for line in lines if line.strip()]
+    if not shards:
+        raise UsageError(f"{pattern}: names no shard; write one a line")
+    root = _folder(pattern[1:]) or "."
+    return [resolve_pattern(shard, root) for shard in shards]
+
+
 def resolve_pattern(pattern: str, root: str = "") -> str:
     """Make a pattern absolute, so that it means the same in every process.
 
     Args:
-        pattern: path, fsspec URL, several of these joined by ``::``, or ``pipe:`` command.
+        pattern: path, fsspec URL, several of these joined by ``::``, ``pipe:`` command, or ``@FILE``.
         root: folder that relative paths are relative to.
     """
     if pattern.startswith("pipe:"):
         return pattern
+    if pattern.startswith("@") and not os.path.exists(os.path.join(root, pattern)):
+        return "@" + resolve_pattern(pattern[1:], root)
     if "::" in pattern and not os.path.isfile(os.path.join(root, pattern)):
         return "::".join(resolve_pattern(part, root) for part in pattern.split("::"))
     if "://" in pattern or pattern.startswith("/"):

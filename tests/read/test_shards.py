@@ -39,6 +39,38 @@ def test_relative_paths_become_absolute(folder: Path, monkeypatch: pytest.Monkey
     assert resolve_pattern("/a/t.tar", "s3://bucket") == "/a/t.tar"
 
 
+def test_a_list_of_shards_is_a_text_file_relative_to_its_own_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = folder / "lists"
+    lists.mkdir()
+    (lists / "shards.txt").write_text(f"\ufeff../t-00.tar\r\n\n {folder}/t-{{01..02}}.tar \n", "utf-8")
+    monkeypatch.chdir(folder)
+    assert resolve_pattern("@shards.txt", "lists") == f"@{lists}/shards.txt"
+    assert names(expand_shards([resolve_pattern("@lists/shards.txt")])) == ALL
+    with pytest.raises(UsageError, match=r"t-00.tar: is named twice"):
+        expand_shards(["@lists/shards.txt", str(folder / "t-00.tar")])
+    write_tar(folder / "@t.tar", samples(1))
+    assert names(expand_shards(["@t.tar"])) == ["@t.tar"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no such list of shards"),
+        (b"\n \n", "names no shard; write one a line"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
+        (b"pipe:cat x", "runs a shell command"),
+        (b"no.tar", "no such shard"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_named(folder: Path, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (folder / "list.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=says):
+        expand_shards([f"@{folder}/list.txt"])
+
+
 def test_every_part_of_a_joined_pattern_becomes_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     joined = resolve_pattern("t-00.tar::t-0[12].tar")
