@@ -160,7 +160,7 @@ def _print(spec: LearnedHeadSpec, record: LearnedHeadRecord) -> None:
     echo(f"{chosen:<8} {record.setting:g}, of the least NLL on the held-out images")
     metrics = record.metrics
     echo(f"held-out accuracy {metrics.accuracy:.4f}, NLL {metrics.nll:.4f}, calibration error {metrics.ece:.4f}")
-    echo(f"head     {spec.out}")
+    echo(f"use      --head {spec.out}")
 
 
 def _warn(spec: LearnedHeadSpec, record: LearnedHeadRecord) -> None:
