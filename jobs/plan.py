@@ -92,6 +92,7 @@ def summarize(run: RunRecord, out: str) -> dict[str, Any]:
         "atlas": out,
         "model": {"name": run.model.name, "parameters": run.model.parameters, "grid": [height, width]},
         "head": run.model.head and run.model.head.model_dump(mode="json"),
+        "conversion": run.model.conversion and run.model.conversion.model_dump(mode="json"),
         "methods": list(run.methods),
         "targets": list(run.spec.target_names),
         "geometry": run.spec.geometry,

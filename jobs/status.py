@@ -75,9 +75,11 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         else:
             failed += result[: limit - len(failed)]
     accuracy = None if damaged else measure_label_accuracy(opened)
+    conversion = opened.run.model.conversion
     report = {
         "atlas": opened.objects.url,
         "head": opened.run.model.head and opened.run.model.head.model_dump(mode="json"),
+        "conversion": conversion and conversion.model_dump(mode="json"),
         "targets": {target: opened.run.target_in_words(target) for target in opened.run.spec.target_names},
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
@@ -98,6 +100,8 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
     if opened.run.model.head:
         echo(f"head     {opened.run.model.head}")
+    if conversion:
+        echo(f"weights  {conversion.summary}")
     echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
     output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     output.print_accuracy(accuracy)

@@ -30,10 +30,13 @@ def test_the_whole_way(vitatlas: Any, shard: Path, tmp_path: Path) -> None:
     assert LINE in text
     assert vitatlas("run", out, "--executor", "inline")[0] == 0
     assert vitatlas("verify", out, "--recompute", 3)[0] == 0
+    assert LINE in vitatlas("status", out)[1]
     recorded = json.loads((out / "run.json").read_text())["model"]["conversion"]
     assert recorded == {
         "layout": "transformers ViT", "left_out": [], "epsilon": 1e-12, "activation": "gelu", "positions": None
     }  # fmt: skip
+    for command in (["plan", *given], ["status", out]):
+        assert json.loads(vitatlas(*command, "--json")[1])["conversion"] == recorded
     config = tmp_path / "vit" / "config.json"
     config.write_text(config.read_text().replace("1e-12", "1e-06"))
     code, _, err = vitatlas("verify", out, "--recompute", 3)
