@@ -48,6 +48,11 @@ class Cases:
     def arguments(self, command: str) -> list[object]:
         return [*command.split(), *getattr(self, command.replace(" ", "_"))()]
 
+    def pack(self) -> list[object]:
+        (self.folder / "photos" / "cat").mkdir(parents=True)
+        Image.new("RGB", (9, 7)).save(self.folder / "photos" / "cat" / "a.png")
+        return ["folder", self.folder / "photos", "--out", self.folder / "packed"]
+
     def plan(self) -> list[object]:
         return self.given
 
