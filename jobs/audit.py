@@ -16,6 +16,7 @@ from jobs.params import (
     classes_option,
     count_option,
     names_option,
+    partial_option,
     path_option,
     read_class_names,
     split_names,
@@ -69,6 +70,7 @@ _MAX_LISTED = 10
     text="YAML for the dataset card: name, license, url, creator, version.",
 )
 @choice_option("--device", ["auto", "cpu", "cuda"], "Device of the network.", "auto")
+@partial_option
 @address_option
 @allow_pipe_option
 @output.json_option
@@ -94,6 +96,7 @@ def audit_command(
     lineage_dirs: tuple[str, ...],
     publication_file: str | None,
     device: Literal["auto", "cpu", "cuda"],
+    partial: bool,
     address: str | None,
     allow_pipe: bool,
     json_: bool,
@@ -135,7 +138,7 @@ def audit_command(
         audit_options = AuditOptions(0, 0, 0, False, split_names(exports))
     opened = Atlas.open(atlas)
     out = out or default_audit_dir(opened, target)
-    output.note_incomplete(opened)
+    output.check_complete(opened, partial)
     names = opened.class_names(read_class_names(classes_file))
     result = audit_atlas(
         opened,

@@ -9,6 +9,7 @@ from jobs.params import (
     allow_pipe_option,
     classes_option,
     names_option,
+    partial_option,
     path_option,
     read_class_names,
     split_names,
@@ -35,6 +36,7 @@ from schemas.run import MaskValues, TruthOrientation
 @truth_options
 @tune_atlas_option
 @classes_option
+@partial_option
 @address_option
 @allow_pipe_option
 @output.json_option
@@ -48,6 +50,7 @@ def label_command(
     mask_values: MaskValues | None,
     tune_atlas: str | None,
     classes_file: str | None,
+    partial: bool,
     address: str | None,
     allow_pipe: bool,
     json_: bool,
@@ -80,15 +83,15 @@ def label_command(
     if tune_atlas and not tune:
         raise UsageError("--tune-atlas needs the truth of its images: add --tune FILE|DIR")
     out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
-    opened = Atlas.open(atlas)
-    output.note_incomplete(opened)
+    opened, tune_opened = Atlas.open(atlas), Atlas.open(tune_atlas) if tune_atlas else None
+    for each in (opened, tune_opened):
+        output.check_complete(each, partial)
     output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     chosen = list(split_names(formats))
     if not chosen:
         raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")
     calibration = None
     if tune:
-        tune_opened = Atlas.open(tune_atlas) if tune_atlas else None
         key_separator = (tune_opened or opened).run.spec.key_separator
         tune_truth = read_truth(tune, truth_orientation, mask_values, key_separator)
         calibration = CalibrationSource(tune_truth, tune_opened)

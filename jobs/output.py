@@ -11,6 +11,7 @@ from rich.table import Table
 from pipeline.utils.console import SafeConsole
 from pipeline.utils.json_values import replace_nonfinite
 from pipeline.utils.terminal import echo
+from schemas.errors import UsageError
 from schemas.text import escape_control
 
 if TYPE_CHECKING:
@@ -91,8 +92,22 @@ def print_accuracy(accuracy: "LabelAccuracy | None", to_stderr: bool = False) ->
         echo(f"warning  labels: {accuracy.fault}", err=True)
 
 
-def note_incomplete(atlas: "Atlas") -> None:
-    """Print a note on standard error if shards of an atlas are not done."""
-    done, planned = len(atlas.shard_names), len(atlas.run.shards)
-    if done < planned:
-        echo(f"note     only {done} of {planned} shards of {atlas.objects.url} are done", err=True)
+def check_complete(atlas: "Atlas | None", partial: bool) -> None:
+    """Refuse an atlas of which shards are not done, or note it on standard error.
+
+    Args:
+        atlas: what a product is to be derived from; None is none.
+        partial: ``--partial`` accepts it.
+
+    Raises:
+        UsageError: shards are not done, and a part was not asked for.
+    """
+    if atlas is None or len(atlas.shard_names) == len(atlas.run.shards):
+        return
+    url, done, planned = atlas.objects.url, len(atlas.shard_names), len(atlas.run.shards)
+    if not partial:
+        raise UsageError(
+            f"{url}: only {done} of {planned} shards are done; finish it: vitatlas run {url}, or add --partial to use "
+            "what there is"
+        )
+    echo(f"note     only {done} of {planned} shards of {url} are done", err=True)

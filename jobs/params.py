@@ -113,6 +113,7 @@ methods_option = names_option(
     names=all_methods,
     text="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
 )
+partial_option = click.option("--partial", is_flag=True, help="Use an atlas of which shards are not done yet.")
 tune_atlas_option = path_option(
     "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."
 )

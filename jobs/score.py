@@ -11,6 +11,7 @@ from jobs.params import (
     address_option,
     classes_option,
     names_option,
+    partial_option,
     path_option,
     read_class_names,
     split_names,
@@ -53,6 +54,7 @@ _CLASS_COLUMNS = {"p-mIoU": "p_miou", "p-mIoU of pairs": "p_miou_pairs", "mIoU":
 @click.option("--subset", is_flag=True, help="Score only the images and classes that truth and atlas both have.")
 @classes_option
 @path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/scores/TRUTH-TARGET.")
+@partial_option
 @address_option
 @output.json_option
 def score_command(
@@ -67,6 +69,7 @@ def score_command(
     subset: bool,
     classes_file: str | None,
     out: str | None,
+    partial: bool,
     address: str | None,
     json_: bool,
 ) -> None:
@@ -95,8 +98,9 @@ def score_command(
     from pipeline.truth import read_truth
 
     opened, tune_opened = Atlas.open(atlas), Atlas.open(tune_atlas) if tune_atlas else None
+    for each in (opened, tune_opened):
+        output.check_complete(each, partial)
     truth_set = read_truth(truth, truth_orientation, mask_values, opened.run.spec.key_separator)
-    output.note_incomplete(opened)
     output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     name = find_targets(opened, target)[0] if truth_set.classes else opened.find_target(target)
     folder = out or default_output_dir(atlas, truth_set, name)

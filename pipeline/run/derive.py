@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
@@ -18,10 +19,12 @@ from pipeline.store.derived import (
     read_commit,
     remove_shard,
 )
+from pipeline.store.lease import check_lease
 from pipeline.utils.concurrency import concurrent_map
 from pipeline.utils.terminal import echo
 from schemas.base import Record
 from schemas.commits import DerivedCommit, ObjectRecord
+from schemas.errors import ShardReplacedError
 from schemas.layout import ABOUT, commit_object
 
 Input = TypeVar("Input")
@@ -127,22 +130,24 @@ def derive(product: DerivedProduct[Input, Result], options: ComputeOptions = Com
 
     Raises:
         UsageError: the folder holds something else.
-        RunFailedError: another run is writing to it, or a process died.
+        RunFailedError: another run is writing to it or has taken it over, or a process died.
     """
     product.check_output()
-    with Lease(product.objects):
-        objects = ProductStore(product.objects)
+    with Lease(product.objects) as lease:
+        objects = ProductStore(product.objects, lease)
         objects.put(product.about_object, product.about.to_bytes())
-        commits = derive_shards(product, options, objects.last)
+        commits = derive_shards(product, options, objects.last, lease)
         objects.record_commits(commits.values())
+        check_lease(objects, lease.holder)
         result = product.finish(commits, objects)
         objects.remove_temp_files()
+        check_lease(objects, lease.holder)
         objects.write_record()
     return result
 
 
 def derive_shards(
-    product: DerivedProduct[Input, Result], options: ComputeOptions, recorded: Mapping[str, str]
+    product: DerivedProduct[Input, Result], options: ComputeOptions, recorded: Mapping[str, str], lease: Lease
 ) -> dict[str, DerivedCommit]:
     """Compute the pending shards of a product whose lease is held, and return the commits of all its shards.
 
@@ -150,6 +155,7 @@ def derive_shards(
         product: the product.
         options: where it is computed.
         recorded: SHA-256 of its commits by their path, as the last finished command recorded them.
+        lease: of the product, or of the one that it is a part of.
     """
     objects, shards = product.objects, product.shards
     stale = list_stale(objects, frozenset(shards))
@@ -163,11 +169,12 @@ def derive_shards(
     for shard in stale:
         remove_shard(objects, shard)
     settings = (product.function, product.atlas, objects.url, product.about.digest(), product.keeps_commits)
-    work = partial(_derive_shard, *settings)
+    work = partial(_derive_shard, *settings, lease.objects.url, lease.holder)
     items = tuple(dict.fromkeys(item for commit in valid.values() for item in commit.items))
     tasks = [(shard, data, shard in valid, items) for shard, data in zip(pending, product.inputs(pending), strict=True)]
     module = type(product).__module__
     for commit in parallel_map(work, tasks, product.title, options.address, product.uses_gpu, module):
+        lease.check()
         commits[commit.shard] = commit
     return commits
 
@@ -178,19 +185,27 @@ def _derive_shard(
     url: str,
     settings_hash: str,
     keeps_commits: bool,
+    lease_url: str,
+    lease: str,
     task: tuple[str, Input, bool, tuple[str, ...]],
 ) -> DerivedCommit:
     shard, data, valid, items = task
-    objects = ObjectStore(url)
-    content = content_hash(atlas.record(shard))  # before the maps are read: if they change, the shard is made again
-    last = read_commit(objects, shard)
-    previous = last if last and valid and (last.parent, last.settings_hash) == (content, settings_hash) else None
-    if last and not previous:
-        for record in last.objects:
-            objects.delete(record.path)
-    if not keeps_commits:
-        objects.delete(commit_object(shard))
-    result = function(ShardTask(atlas, objects, shard, content, data, previous, last.items if last else items))
+    objects, leased = ObjectStore(url), ObjectStore(lease_url)
+    while True:
+        check_lease(leased, lease)
+        content = content_hash(atlas.record(shard))
+        last = read_commit(objects, shard)
+        previous = last if last and valid and (last.parent, last.settings_hash) == (content, settings_hash) else None
+        if last and not previous:
+            for record in last.objects:
+                objects.delete(record.path)
+        if not keeps_commits:
+            objects.delete(commit_object(shard))
+        with suppress(ShardReplacedError):
+            result = function(ShardTask(atlas, objects, shard, content, data, previous, last.items if last else items))
+            if content_hash(atlas.record(shard)) == content:  # else the maps may be those of another commit
+                break
     commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, **vars(result))
+    check_lease(leased, lease)
     objects.put(commit_object(shard), commit.to_bytes())
     return commit

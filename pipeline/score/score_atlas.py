@@ -183,7 +183,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
         if self.tuning is not None:
             folder = f"{TUNING}/"
             recorded = {name.removeprefix(folder): sha for name, sha in objects.last.items() if name.startswith(folder)}
-            objects.record_commits(derive_shards(self.tuning, self.options, recorded).values(), folder)
+            objects.record_commits(derive_shards(self.tuning, self.options, recorded, objects.lease).values(), folder)
             tuning_counts = self.tuning.sum_counts()
             counts_by_method = {name: counts + tuning_counts[name] for name, counts in counts_by_method.items()}
         statuses = sum((Counter(commit.counts) for commit in commits.values()), Counter[str]())

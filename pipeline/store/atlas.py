@@ -181,13 +181,11 @@ class Atlas(AtlasReader):
         return record
 
     def record(self, shard: str) -> CommitRecord:
-        """Return the commit of one finished shard, without reading the others.
+        """Return the present commit of one finished shard, without reading the others.
 
         Raises:
             RunFailedError: the commit is damaged.
         """
-        if "commits" in self.__dict__:
-            return self.commits[shard]
         return self.parse_commit(self._shard_indices[shard], shard, self.objects.get(commit_object(shard)))
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -54,7 +55,7 @@ class AtlasReader(ABC):
 
     @abstractmethod
     def record(self, shard: str) -> CommitRecord:
-        """Return the commit of one finished shard."""
+        """Return the present commit of one finished shard."""
 
     def read_current(self, shard: str, read: Callable[[CommitRecord], T]) -> T:
         """Return what a function reads by the commit of a shard, and again if that is replaced meanwhile.
@@ -64,10 +65,8 @@ class AtlasReader(ABC):
             read: the function.
         """
         while True:
-            try:
+            with suppress(ShardReplacedError):
                 return read(self.record(shard))
-            except ShardReplacedError:
-                vars(self).pop("commits", None)  # those that were read before
 
     def samples_of(
         self, shard: str, columns: Sequence[str] | None = None, commit: CommitRecord | None = None

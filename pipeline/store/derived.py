@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.store.atlas import Atlas
+from pipeline.store.lease import Lease
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas.base import Record, differences, sha256
@@ -80,13 +81,15 @@ class ProductStore(ObjectStore):
     Args:
         objects: the folder. The record of the last finished command is removed: until the next is written, the product
             is unfinished.
+        lease: under which it is made.
 
     Attributes:
         last: SHA-256 of what the last finished command recorded, by path.
     """
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, lease: Lease) -> None:
         vars(self).update(vars(objects))
+        self.lease = lease
         self._records: dict[str, ObjectRecord] = {}
         product = read_product(self)
         self.last = {record.path: record.sha256 for record in product.objects} if product else {}

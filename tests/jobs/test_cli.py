@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import encode, samples, soak_after, write_tar
+from support import copy_atlas, encode, samples, soak_after, write_tar
 
 from jobs.cli import COMMANDS
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -176,7 +176,7 @@ def test_status_of_a_damaged_atlas_names_what_is_damaged_and_the_rest(vitatlas, 
     (out / "samples" / "part-0.parquet").write_bytes(b"PAR1")
     code, text, _ = vitatlas("status", out)
     assert code == 0
-    assert "samples/part-0.parquet: is not the table that was committed" in text
+    assert "samples/part-0.parquet: is not as it was committed" in text
     assert "s0012" in text
     assert f"vitatlas run {out} --retry-failed" in text
 
@@ -202,11 +202,31 @@ def test_an_object_that_is_gone_or_damaged_is_named(
     victim.write_bytes(victim.read_bytes()[:-9] + b"damaged!!")
     code, _, err = vitatlas("score", copy, "--truth", world.truth, "--methods", "center")
     assert code == 1
-    assert "find the damage with vitatlas verify" in err
+    assert "center/c/0/0/0/0: is not as it was committed; see vitatlas verify" in err
     (copy / "samples" / "demo-validation-01.parquet").unlink()
     code, text, _ = vitatlas("status", copy)
     assert code == 0
     assert "samples/demo-validation-01.parquet: is missing; see vitatlas verify" in text
+
+
+def test_a_product_of_a_part_of_an_atlas_is_made_only_if_it_is_asked_for(
+    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
+    copy, policy = copy_atlas(atlas.objects.url, tmp_path / "copy"), tmp_path / "policy.yaml"
+    (copy / "commits" / "demo-validation-01.json").unlink()
+    policy.write_text("{name: p, methods: [legrad], threshold: {kind: otsu}}")
+    label = ["label", copy, "--policy", policy, "--format", "png", "--out", tmp_path / "out"]
+    whole = ["score", atlas.objects.url, "--truth", world.truth, "--tune", world.truth, "--tune-atlas", copy]
+    for command in (label, ["score", copy, "--truth", world.truth], ["audit", copy, "--maps-only"], whole):
+        code, out, err = vitatlas(*command)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"vitatlas: {copy}: only 1 of 2 shards are done; finish it: vitatlas run {copy}, or add --partial to use "
+            "what there is\n"
+        )
+    assert not (tmp_path / "out").exists()
+    code, _, err = vitatlas(*label, "--partial")
+    assert (code, f"note     only 1 of 2 shards of {copy} are done" in err) == (0, True)
 
 
 def test_ready_made_specs_are_specs() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore
 from schemas.base import Record
 from schemas.commits import DerivedCommit
-from schemas.errors import UsageError
+from schemas.errors import RunFailedError, ShardReplacedError, UsageError
+from schemas.layout import LEASE
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,42 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(finished: Path,
     with pytest.raises(UsageError, match="holds an atlas; name another --out"):
         derive(count_samples(opened(finished), finished))
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen by the reader", "seen by the commit alone"])
+def test_a_shard_that_is_replaced_while_it_is_read_is_computed_again(
+    finished: Path, tmp_path: Path, seen: bool
+) -> None:
+    product = count_samples(opened(finished), tmp_path / "out")
+    commit = finished / "commits" / "part-1.json"
+
+    def replacing(task: ShardTask[None]) -> ShardResult:
+        result = count(0, (), product.computed, task)
+        if task.shard == "part-1" and product.computed.count("part-1") == 1:
+            content = json.loads(commit.read_text())
+            content["objects"][0]["sha256"] = "sha256:" + "0" * 64
+            commit.write_text(json.dumps(content))
+            if seen:
+                raise ShardReplacedError("part-1 was replaced")
+        return result
+
+    assert derive(replace(product, function=replacing)) == 16
+    assert product.computed == ["part-0", "part-1", "part-1", "part-2"]
+    again = count_samples(opened(finished), tmp_path / "out")
+    assert derive(again) == 16
+    assert again.computed == []
+
+
+def test_a_command_whose_folder_another_has_taken_over_makes_nothing_more(finished: Path, tmp_path: Path) -> None:
+    product = count_samples(opened(finished), tmp_path)
+
+    def losing(task: ShardTask[None]) -> ShardResult:
+        if task.shard == "part-1":
+            task.objects.delete(LEASE)
+        return count(0, (), product.computed, task)
+
+    with pytest.raises(RunFailedError, match="another run has taken it over"):
+        derive(replace(product, function=losing))
+    assert product.computed == ["part-0", "part-1"]
+    assert not (tmp_path / "product.json").exists()
+    assert [path.name for path in (tmp_path / "commits").iterdir()] == ["part-0.json"]
