@@ -108,6 +108,8 @@ def describe(model: nn.Module) -> Anatomy:
     if reason := _unsupported_network(model):
         raise refuse(reason)
     blocks = list(parts.blocks)
+    if not blocks:
+        raise refuse("it has no blocks")
     for index, block in enumerate(blocks):
         if reason := _unsupported_block(block):
             raise refuse(f"block {index} ({type(block).__name__}) {reason}")

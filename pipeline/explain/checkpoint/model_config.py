@@ -17,6 +17,9 @@ FILE = "config.json"
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1)]
+_MAX_DEPTH = 1000
+"""Most blocks of a network; each takes memory before any weight is read."""
 _OPTIONS_OF_TIMM = frozenset(inspect.signature(timm.create_model).parameters) | {"device", "dtype", "features_only"}
 """Arguments that decide where timm takes weights from and where it puts them, not what the network is."""
 
@@ -39,13 +42,13 @@ class ImageConfig(Record):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    input_size: tuple[int, int, int] | None = None
+    input_size: tuple[_Count, _Count, _Count] | None = None
     fixed_input_size: bool | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"] | None = None
     crop_pct: _Positive | None = None
     crop_mode: str | None = None
-    mean: tuple[_Finite, ...] | None = None
-    std: tuple[_Positive, ...] | None = None
+    mean: Annotated[tuple[_Finite, ...], Field(min_length=1)] | None = None
+    std: Annotated[tuple[_Positive, ...], Field(min_length=1)] | None = None
     num_classes: int | None = None
     label_names: list[str] | None = None
     global_pool: str | None = None
@@ -104,6 +107,8 @@ class ModelConfig(Record):
             config = config.model_copy(update={"images": ImageConfig.read(data, path)})
         if foreign := sorted(_OPTIONS_OF_TIMM & config.arguments.keys()):
             raise UsageError(f"{path}: model_args: {foreign[0]} is no argument of an architecture; remove it")
+        if isinstance(depth := config.arguments.get("depth"), int) and not 1 <= depth <= _MAX_DEPTH:
+            raise UsageError(f"{path}: model_args: depth {depth} is not between 1 and {_MAX_DEPTH}; correct it")
         if not timm.is_model(config.architecture):
             hint = suggest(config.architecture, timm.list_models(), 0.6)
             raise UsageError(f"{path}: architecture: timm has no model {config.architecture[:80]!r}{hint}")
