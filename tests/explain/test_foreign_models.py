@@ -15,7 +15,7 @@ from schemas.errors import UsageError
 CLASSIFIERS = ("ViT", "DeiT distilled", "DeiT", "BEiT", "BEiT shared", "DINOv2", "DINOv2 registers")
 CLASSIFIERS += ("CLIP classifier", "SigLIP classifier")
 TOWERS = ("ViT backbone", "DINOv2 backbone", "DINOv2 gated", "DINOv3", "DINOv3 gated", "CLIP", "CLIP tower")
-TOWERS += ("CLIP backbone", "SigLIP", "SigLIP tower", "open_clip")
+TOWERS += ("CLIP backbone", "SigLIP", "SigLIP tower", "open_clip", "open_clip layer scale", "open_clip tower")
 
 
 def original(name: str) -> Any:

@@ -159,3 +159,28 @@ def test_the_same_file_in_another_precision_is_the_same_network(tmp_path: Path) 
     model, _ = load(original, write(tmp_path, halves))
     same, _ = load(original, write(tmp_path, {name: tensor.float() for name, tensor in halves.items()}))
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "added"),
+    [
+        ("torchvision", {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}, {}),
+        ("CLIP tower", {}, {"vision_model.embeddings.position_ids": torch.arange(17)[None]}),
+        ("BEiT", {}, {"beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_index":
+                      torch.zeros(17, 17).long()}),
+        ("open_clip", {}, {name: torch.tensor(77) for name in ("input_resolution", "context_length", "vocab_size")}),
+        ("ViT", {"vit.": "model.vit.", "classifier.": "model.classifier."}, {}),
+    ],
+)  # fmt: skip
+def test_files_of_older_versions_and_of_trainers_are_the_same_network(
+    tmp_path: Path, name: str, changes: dict[str, str], added: dict[str, Tensor]
+) -> None:
+    original, weights = case(name)
+    expected = output(load(original, write(tmp_path, weights))[0])
+    renamed = {}
+    for key, tensor in weights.items():
+        for old, new in changes.items():
+            key = key.replace(old, new)
+        renamed[key] = tensor
+    assert renamed.keys() != weights.keys() or added
+    torch.testing.assert_close(output(load(original, write(tmp_path, renamed | added))[0]), expected)
