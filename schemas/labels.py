@@ -20,6 +20,7 @@ class LabelStatus(StrEnum):
     Attributes:
         OK: it has a mask.
         EMPTY: its mask has no foreground.
+        NO_LABEL: it has fewer labels than the target asks for.
         NO_SIGNAL: its maps are constant or were not finite.
         LOW_PROBABILITY: the filter removed it: the class is not probable enough.
         NOT_TOP1: the filter removed it: the prediction is not the label.
@@ -30,6 +31,7 @@ class LabelStatus(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"
+    NO_LABEL = "no_label"
     NO_SIGNAL = "no_signal"
     LOW_PROBABILITY = "low_probability"
     NOT_TOP1 = "not_top1"

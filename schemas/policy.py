@@ -96,7 +96,7 @@ class LabelFilter(Record):
 
     Attributes:
         probability: least probability of the class.
-        top1: require that the prediction is the label.
+        top1: require that the prediction is the label, or one of several.
         area: least and largest share of the image that is object.
         agreement: least mean IoU between the masks of each two methods.
     """

@@ -89,9 +89,9 @@ class RunSpec(Record):
         model: the network to explain.
         methods: names, with options as in ``reciprocam:kernel=box``; empty is all cheap methods.
         artifacts: files of ``vitatlas train``; each adds the learned method that it is for.
-        targets: target kinds, in the order of the ``target`` dimension: ``label``; ``predicted``; ``top:K``, the K most
-            probable classes; ``class:A,B``, fixed classes by name or id; ``text``, the caption in the ``txt`` member of
-            each sample, or ``text:FIELD``, in that field of its ``json`` member.
+        targets: target kinds, in the order of the ``target`` dimension: ``label``; ``label:M``, up to M labels of each
+            image; ``predicted``; ``top:K``, the K most probable classes; ``class:A,B``, fixed classes by name or id;
+            ``text``, the caption in the ``txt`` member of each sample; ``text:FIELD``, in that field of its ``json``.
         text_tower: embeds the captions of ``text``; by flags ``--open-clip`` and ``--weights``, or ``--hugging-face``.
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images per forward. Part of the spec, because the last bit of a map may depend on it.
@@ -131,6 +131,9 @@ class RunSpec(Record):
     def _check_targets(self) -> "RunSpec":
         if len(set(self.target_names)) < len(self.target_names):
             raise ValueError(f"a target is named twice: {', '.join(self.targets)}")
+        labels = [kind for kind in self.targets if kind.partition(":")[0] == "label"]
+        if len(labels) > 1:
+            raise ValueError(f"{' and '.join(labels)} read the same labels; name one of them")
         if bool(self.text_targets) != (self.text_tower is not None):
             if self.text_tower is not None:
                 raise ValueError("a text tower is only for the target text; leave it out, or add text to the targets")

@@ -52,8 +52,9 @@ SAMPLES = schema(
     column("key", pa.string(), "WebDataset key; keys need not be unique across shards"),
     optional("member", pa.string(), "name of the image in the tar file"),
     column("status", CATEGORY, "a ``SampleStatus``"),
-    optional("error", pa.string(), "one sentence that describes the error; null if ``ok``"),
-    optional("label", pa.int32(), "class id of the ``cls`` member"),
+    optional("error", pa.string(), "one sentence that describes the error, or what was left out"),
+    optional("label", pa.int32(), "class id of the ``cls`` member; null where it has several"),
+    optional("labels", pa.list_(pa.int32()), "all class ids of the ``cls`` member, if ``label:M`` is a target kind"),
     optional("prediction", pa.int32(), "class id with the highest logit"),
     optional("probability", pa.float32(), "probability of the prediction: softmax, or sigmoid by the head file"),
     optional("label_probability", pa.float32(), "probability of the label, likewise"),
@@ -83,7 +84,7 @@ SAMPLES = schema(
 )
 """One row per sample of a shard, in the order of the shard."""
 
-LATER_COLUMNS = ("target_classes", "target_probabilities", "target_texts", "target_similarities")
+LATER_COLUMNS = ("labels", "target_classes", "target_probabilities", "target_texts", "target_similarities")
 """Columns that tables of earlier versions lack. They are read as null."""
 _OWN_COLUMNS = {"label": ("label", "label_probability"), "predicted": ("prediction", "probability")}
 """Columns of class id and probability that hold one target each, in tables of all versions."""
@@ -92,6 +93,17 @@ _OWN_COLUMNS = {"label": ("label", "label_probability"), "predicted": ("predicti
 def may_lack(target: str) -> bool:
     """Return whether a sample with maps may have none of a target: it may have one label, and ``label:2`` none."""
     return target.startswith("label:")
+
+
+def has_map(sample: Mapping[str, Any], place: int, target: str) -> bool:
+    """Return whether a sample with maps has one of a target.
+
+    Args:
+        sample: its row of the sample table.
+        place: of the target on its dimension.
+        target: the target.
+    """
+    return not may_lack(target) or sample["target_classes"][place] is not None
 
 
 def class_columns(target: str) -> tuple[str, ...]:

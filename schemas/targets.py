@@ -9,9 +9,10 @@ from pydantic import AfterValidator
 from schemas.errors import UsageError
 from schemas.text import suggest
 
-KINDS = ("label", "predicted", "top:K", "text", "text:FIELD", "class:NAME,…")
+KINDS = ("label", "label:M", "predicted", "top:K", "text", "text:FIELD", "class:NAME,…")
 """Target kinds, as messages list them."""
-_NUMBERED = re.compile(r"top:[1-9][0-9]{0,2}")
+_NUMBERED = re.compile(r"(?:label|top):[1-9][0-9]{0,2}")
+_LABELS = re.compile(r"label:([0-9]+)")
 _TEXT = re.compile(r"text(?::[\w-]{1,64})?")
 _CLASS = "class:"
 _MANY = 8
@@ -34,7 +35,8 @@ def _check_target(target: str) -> str:
 TargetGroup = Literal["top", "class"]
 """All targets that a kind gives, such as ``top:1`` … ``top:5``; ``label`` and ``predicted`` name themselves."""
 TargetKind = Annotated[str, AfterValidator(_check_kind)]
-"""What a spec asks for: ``label``; ``predicted``; ``top:K``, the K most probable classes; ``class:A,B``, fixed ones;
+"""What a spec asks for: ``label``; ``label:M``, up to M labels of each image; ``predicted``; ``top:K``, the K most
+probable classes; ``class:A,B``, fixed ones;
 ``text``, the caption in the ``txt`` member of each sample; ``text:FIELD``, that in a field of its ``json`` member."""
 Target = Annotated[str, AfterValidator(_check_target)]
 """Element of the ``target`` dimension: ``label``, ``predicted``, ``top:2`` (the second most probable), ``class:7``."""
@@ -43,6 +45,12 @@ Target = Annotated[str, AfterValidator(_check_target)]
 def is_text(target: str) -> bool:
     """Return whether a target, or a target kind, is a text of each sample."""
     return _TEXT.fullmatch(target) is not None
+
+
+def most_labels(kinds: Iterable[str]) -> int:
+    """Return the number of labels of an image that kinds explain at most: M of ``label:M``, 1 of ``label``, or 0."""
+    found = (_LABELS.fullmatch(kind) for kind in kinds if kind.partition(":")[0] == "label")
+    return max((int(match[1]) if match else 1 for match in found), default=0)
 
 
 def folder_name(target: str) -> str:
@@ -88,7 +96,7 @@ def target_names(kinds: Iterable[str]) -> tuple[str, ...]:
 
 def _names_of(kind: str) -> tuple[str, ...]:
     name, _, argument = kind.partition(":")
-    if name == "top":
+    if name == "top" or _LABELS.fullmatch(kind):
         return tuple(f"{name}:{place}" for place in range(1, int(argument) + 1))
     if name == "class":
         return tuple(f"{name}:{part.strip()}" for part in argument.split(","))

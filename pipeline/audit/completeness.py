@@ -14,7 +14,7 @@ from schemas.audit_tables import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.run import ShardRecord
-from schemas.samples import SampleStatus
+from schemas.samples import SampleStatus, may_lack
 
 _DETAILS = re.compile(r"""'[^']*'|"[^"]*"|\S*/\S*|0x[0-9a-f]+|\d[\d,.]*""")
 """Parts that differ between errors of one kind: quoted text, paths, addresses, numbers."""
@@ -74,7 +74,7 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
                 )
         for (status, reason), count in sorted(errors.items()):
             yield shard_columns | {"status": status, "reason": reason, "count": count}
-    maps = commit.ok * len(atlas.run.spec.target_names)
+    maps = sum(_count_maps(atlas, commit, target) for target in atlas.run.spec.target_names)
     for method in atlas.methods:
         method_columns = {"shard": shard.name, "kind": "maps", "method": method, "expected": maps}
         degenerate = commit.degenerate.get(method, 0)
@@ -82,6 +82,11 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
         if degenerate:
             reason = "the map is constant, or was not finite"
             yield method_columns | {"status": DEGENERATE, "reason": reason, "count": degenerate}
+
+
+def _count_maps(atlas: Atlas, commit: CommitRecord, target: str) -> int:
+    """Return how many samples of a shard have maps of a target."""
+    return int(atlas.shard(commit.shard).has_maps_of(target).sum()) if may_lack(target) else commit.ok
 
 
 def _count_errors(atlas: Atlas, shard: str) -> Counter[tuple[str, str]]:

@@ -17,7 +17,7 @@ from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import CorruptShardError
-from schemas.samples import SampleStatus
+from schemas.samples import SampleStatus, has_map
 
 Selection = tuple[str, tuple[int, ...]]
 """A shard, and ordinals of its samples."""
@@ -111,7 +111,12 @@ def _compare_shard(
                     continue
                 stored_maps = {method: stored[method][place] for method in methods}
                 maps = {method: minmax_scale(raw[method])[0] for method in methods}
-                rows = _compare_maps(stored_maps, maps, atlas.run.spec.target_names)
+                targets = [
+                    (index, target)
+                    for index, target in enumerate(atlas.run.spec.target_names)
+                    if has_map(stored_sample, index, target)
+                ]
+                rows = _compare_maps(stored_maps, maps, targets)
                 comparisons += [{"kind": kind} | row for row in (_compare_network(stored_sample, sample), *rows)]
         except (CorruptShardError, OSError) as error:
             notes[f"{shard}: cannot be recomputed: {error}"] = None
@@ -132,16 +137,19 @@ def _compare_network(stored: _Row, recomputed: _Row) -> _Row:
 
 
 def _compare_maps(
-    stored: dict[str, NDArray[np.float16]], recomputed: dict[str, NDArray[np.float16]], targets: Sequence[str]
+    stored: dict[str, NDArray[np.float16]],
+    recomputed: dict[str, NDArray[np.float16]],
+    targets: Sequence[tuple[int, str]],
 ) -> Iterator[_Row]:
     """Compare the maps [K, h, w] of a sample, by method."""
     from pipeline.metrics.similarity import spearman
 
     for method, maps in stored.items():
-        others = recomputed[method]
+        places = [index for index, _ in targets]
+        maps, others = maps[places], recomputed[method][places]
         correlations = spearman(maps.reshape(len(targets), -1), others.reshape(len(targets), -1))
         differences = np.abs(maps.astype(np.float64) - others.astype(np.float64))
-        for place, target in enumerate(targets):
+        for place, (_, target) in enumerate(targets):
             yield {
                 "method": method,
                 "target": target,

@@ -17,7 +17,7 @@ from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
-from schemas.samples import SampleStatus, explained_class
+from schemas.samples import SampleStatus, explained_class, has_map
 
 _BATCH_SIZE = 32
 """Images that are refined together."""
@@ -56,6 +56,8 @@ def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = Fal
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         if heatmap is not None:
             label = make_label(heatmap, sample, input_size, policy, targets)
+        elif sample["status"] == SampleStatus.OK and not has_map(sample, targets.index(policy.target), policy.target):
+            label = Label(sample, LabelStatus.NO_LABEL)
         elif sample["status"] == SampleStatus.OK:
             label = Label(sample, LabelStatus.NO_SIGNAL, class_id=explained_class(sample, policy.target, targets)[0])
         else:

@@ -158,7 +158,7 @@ def _filter(
     sample: dict[str, Any], area: float, probability: float | None, agreement: float | None, policy: Policy
 ) -> LabelStatus:
     limits = policy.filter
-    if limits.top1 and sample["prediction"] != sample["label"]:
+    if limits.top1 and sample["prediction"] not in (sample.get("labels") or [sample["label"]]):
         return LabelStatus.NOT_TOP1
     if (probability or 0.0) < limits.probability:
         return LabelStatus.LOW_PROBABILITY

@@ -52,7 +52,15 @@ def evaluate_shard(
         worker.run.spec.seed,
     )
     targets, all_targets = class_targets(worker.run.spec), worker.run.spec.target_names
-    maps = {name: np.stack([shard.maps(name, target) for target in targets], 1) for name in methods}
+    present = np.stack([shard.has_maps_of(target) for target in targets], 1)
+    some = present.argmax(1)  # stands for a target that a sample lacks; its value is not kept
+    places = np.where(present, np.arange(len(targets)), some[:, None])
+    maps = {
+        name: np.take_along_axis(
+            np.stack([shard.maps(name, target) for target in targets], 1), places[:, :, None, None], 1
+        )
+        for name in methods
+    }
     all_samples = shard.samples.to_pylist()
     tables = []
     with preserve_model_state(worker.model):
@@ -64,11 +72,20 @@ def evaluate_shard(
                 worker.normalize(pixels),
                 tuple(sample["key"] for sample in samples),
                 np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
-                np.array([[explained_class(sample, name, all_targets)[0] for name in targets] for sample in samples]),
+                np.array(
+                    [
+                        [explained_class(sample, targets[place], all_targets)[0] for place in places[ordinal]]
+                        for ordinal, sample in zip(chunk, samples, strict=True)
+                    ]
+                ),
                 {name: values[chunk].astype(np.float64) for name, values in maps.items()},
                 seed,
             )
-            tables += [_to_table(samples, targets, value) for metric in metrics for value in metric.compute(batch)]
+            tables += [
+                _to_table(samples, targets, value._replace(values=np.where(present[chunk], value.values, np.nan)))
+                for metric in metrics
+                for value in metric.compute(batch)
+            ]
     table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return table.combine_chunks().sort_by("row")
 

@@ -1,6 +1,5 @@
 """Batches of decoded images from one shard, read and decoded ahead of their use."""
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,13 +9,13 @@ from typing import Any
 from pipeline.image import PreprocessConfig
 from pipeline.read.decode import DecodedImage
 from pipeline.read.decoder_pool import ImageDecoder
+from pipeline.read.labels import join_names, parse_labels
 from pipeline.read.sample_keys import escape_bytes, is_unsafe_key
-from pipeline.read.shard_reader import LABEL_EXTENSION, MAX_IMAGE_BYTES, RawSample, read_samples
+from pipeline.read.shard_reader import MAX_IMAGE_BYTES, RawSample, read_samples
 from pipeline.read.texts import TextRule
 from schemas.run import Grouping, ShardRecord, SourceRecord
 from schemas.samples import SampleStatus
 
-_DECIMAL = re.compile(rb"\s*[+-]?[0-9]{1,9}\s*")
 _PREFETCHED_BATCHES = 2
 
 
@@ -28,7 +27,8 @@ class DecodedSample:
         ordinal: position in the shard, from 0.
         key: of the sample; bytes that are not UTF-8 are escaped.
         member: name of its image in the shard.
-        label: class id, or None if there is no usable one.
+        label: class id, or None if there is no usable one, or several.
+        labels: all class ids, if several are read.
         texts: one for each target of the ``TextRule``; none without a rule, or if one is missing or bad.
         image: None unless ``status`` is ``ok``.
         status: ``ok``, or the kind of fault.
@@ -43,6 +43,7 @@ class DecodedSample:
     status: SampleStatus
     error: str | None
     texts: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def iter_batches(
     grouping: Grouping = Grouping(),
     on_source: Callable[[SourceRecord], None] = lambda source: None,
     texts: TextRule | None = None,
+    most_labels: int | None = None,
 ) -> Iterator[ImageBatch]:
     """Iterate over the batches of a shard, in its order.
 
@@ -86,6 +88,7 @@ def iter_batches(
         grouping: rule of keys and images.
         on_source: called at the end with the file that was read.
         texts: of texts that a sample must have; None if they are not needed.
+        most_labels: labels of a sample that are used, of one or more; None if a sample must have a single one.
 
     Raises:
         CorruptShardError, OSError: see ``read_samples``.
@@ -96,7 +99,7 @@ def iter_batches(
     while chunk := list(islice(raw_samples, batch_size)):
         pending: list[tuple[DecodedSample, Any]] = []
         for raw in chunk:
-            sample = _check_sample(next(ordinals), raw, classes, grouping, texts)
+            sample = _check_sample(next(ordinals), raw, classes, grouping, texts, most_labels)
             image = raw.image()
             wanted = sample.status is SampleStatus.OK and (predicate is None or predicate(sample))
             data = image.data if image and wanted else None
@@ -109,10 +112,15 @@ def iter_batches(
 
 
 def _check_sample(
-    ordinal: int, raw: RawSample, classes: int | None, grouping: Grouping, texts: TextRule | None
+    ordinal: int,
+    raw: RawSample,
+    classes: int | None,
+    grouping: Grouping,
+    texts: TextRule | None,
+    most_labels: int | None,
 ) -> DecodedSample:
     """Find every fault of a sample that shows before its image is decoded."""
-    label, status, error = _parse_label(raw, classes)
+    label, labels, status, error = parse_labels(raw, classes, most_labels)
     found, text_status, text_error = texts.read(raw) if texts else ((), SampleStatus.OK, None)
     if status is SampleStatus.OK and text_status is not SampleStatus.OK:
         status, error = text_status, text_error
@@ -129,11 +137,13 @@ def _check_sample(
         status, error = SampleStatus.UNSAFE_KEY, "the key would leave the folder that it is unpacked in"
     if raw.duplicate_of is not None:
         status, error = SampleStatus.DUPLICATE_KEY, f"sample {raw.duplicate_of} of this shard has the same key"
-    return DecodedSample(ordinal, key, escape_bytes(image.name) if image else None, label, None, status, error, found)
+    return DecodedSample(
+        ordinal, key, escape_bytes(image.name) if image else None, label, None, status, error, found, labels
+    )
 
 
 def _describe_missing_image(raw: RawSample, grouping: Grouping) -> str:
-    names = _join_names(raw)
+    names = join_names(raw)
     if grouping.image_key:
         return f"no member has the extension {' or '.join(grouping.image_key)} of --image-key; there are: {names}"
     dotted = next((extension for extension, member in raw.members.items() if member.is_image), None)
@@ -141,34 +151,6 @@ def _describe_missing_image(raw: RawSample, grouping: Grouping) -> str:
         return f"no member is an image; there are: {names}"
     fix = f"plan with --key-separator last-dot, or with --image-key {escape_bytes(dotted)[:50]}"
     return f"no image is named by the key and one extension; there are: {names}; {fix}"
-
-
-def _join_names(raw: RawSample) -> str:
-    return escape_bytes(", ".join(sorted(member.name for member in raw.members.values())))[:200]
-
-
-def _parse_label(raw: RawSample, classes: int | None) -> tuple[int | None, SampleStatus, str | None]:
-    """Return the label and its fault. If labels are not needed, a fault leaves the status ``ok``."""
-    member = raw.members.get(LABEL_EXTENSION)
-    label, status, error = None, SampleStatus.OK, None
-    if member is None:
-        if classes is not None:
-            status, error = (
-                SampleStatus.MISSING_LABEL,
-                f"no .{LABEL_EXTENSION} member; there are: {_join_names(raw)}; "
-                "add one, or plan with --targets predicted",
-            )
-    elif member.fault is not None:
-        status, error = SampleStatus.BAD_LABEL, escape_bytes(f"{member.name} {member.fault}")
-    elif member.data is None or not _DECIMAL.fullmatch(member.data):
-        content = f"of {member.size:,} bytes" if member.data is None else repr(member.data[:40])
-        error = f"the .{LABEL_EXTENSION} member is {content}, not a number of up to 9 digits"
-        status = SampleStatus.BAD_LABEL
-    else:
-        label = int(member.data)
-        if classes is not None and not 0 <= label < classes:
-            status, error = SampleStatus.LABEL_OUT_OF_RANGE, f"label {label} is outside of 0 … {classes - 1}"
-    return label, SampleStatus.OK if classes is None else status, error
 
 
 def _collect(pending: list[tuple[DecodedSample, Any]], config: PreprocessConfig, decoder: ImageDecoder) -> ImageBatch:

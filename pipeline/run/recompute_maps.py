@@ -19,12 +19,13 @@ from pipeline.utils.io import refuse_commands
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError
 from schemas.layout import range_name
+from schemas.samples import has_map
 
 _TOLERANCE = 0.01
 """Of a map in [0, 1]: more than another kind of machine changes in float32."""
 
 
-_INPUTS = ("key", "image_sha256", "label", "target_texts", "status")
+_INPUTS = ("key", "image_sha256", "label", "labels", "target_texts", "status")
 """Columns that say what a map was made from."""
 
 
@@ -155,6 +156,8 @@ def _compare_shard(
             stored, stored_bounds = arrays[method][ordinal], arrays[range_name(method)][ordinal]
             allowed = _TOLERANCE + 2 * shard.commit.drift.get(method, 0.0)
             for index, target_kind in enumerate(worker.run.spec.target_names):
+                if not has_map(row, index, target_kind):
+                    continue
                 result.maps += 1
                 result.equal += np.array_equal(scaled[index], stored[index]) and np.array_equal(
                     bounds[index], stored_bounds[index]

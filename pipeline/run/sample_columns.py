@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.read import DecodedSample
 from schemas.errors import CorruptShardError
 from schemas.run import RunSpec
+from schemas.samples import may_lack
 from schemas.targets import is_text
 
 
@@ -32,7 +33,8 @@ def check_unchanged(samples: Iterable[DecodedSample], stored: Sequence[Mapping[s
             )
         image_sha256 = sample.image.sha256 if sample.image else None
         texts = tuple(text for text in row["target_texts"] or () if text is not None)
-        if (image_sha256, sample.label, sample.texts) != (row["image_sha256"], row["label"], texts):
+        now, before = (sample.label, sample.labels, sample.texts), (row["label"], tuple(row["labels"] or ()), texts)
+        if (image_sha256, *now) != (row["image_sha256"], *before):
             raise CorruptShardError(
                 f"{row['shard']}: image, label or text of {sample.key}, which has maps, were changed; restore them, or "
                 "plan another atlas"
@@ -48,6 +50,7 @@ def sample_columns(sample: DecodedSample) -> dict[str, Any]:
         "status": sample.status,
         "error": sample.error,
         "label": sample.label,
+        "labels": list(sample.labels) or None,
     }
     if sample.image is None:
         return row
@@ -80,29 +83,31 @@ def prediction_columns(
 
 def target_columns(
     spec: RunSpec,
+    sample: DecodedSample,
     probabilities: NDArray[np.float64],
     class_ids: Sequence[int],
-    texts: Sequence[str],
     similarities: Sequence[float],
 ) -> dict[str, Any]:
     """Return the columns that have a value for each of K targets, null where the target has none.
 
     Args:
         spec: of the run.
+        sample: with its labels and texts.
         probabilities: [C].
-        class_ids: K; those of texts are no classes of the network.
-        texts: T, of the text targets.
-        similarities: T.
+        class_ids: K; those of texts are no classes of the network, and those of labels that there are not any.
+        similarities: T, of the text targets.
     """
+    present = {f"label:{place}" for place in range(1, len(sample.labels) + 1)}
     classes = [
-        None if is_text(target) else class_id for target, class_id in zip(spec.target_names, class_ids, strict=True)
+        None if is_text(target) or (may_lack(target) and target not in present) else class_id
+        for target, class_id in zip(spec.target_names, class_ids, strict=True)
     ]
     columns: dict[str, Any] = {
         "target_classes": classes,
         "target_probabilities": [None if class_id is None else float(probabilities[class_id]) for class_id in classes],
     }
-    if texts:
-        by_target = [dict(zip(spec.text_targets, values, strict=True)) for values in (texts, similarities)]
+    if sample.texts:
+        by_target = [dict(zip(spec.text_targets, values, strict=True)) for values in (sample.texts, similarities)]
         names = ("target_texts", "target_similarities")
         columns |= {
             name: [values.get(target) for target in spec.target_names]

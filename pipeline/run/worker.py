@@ -19,6 +19,7 @@ from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import class_probabilities
 from pipeline.explain.registry import methods as registry
 from pipeline.read import (
+    DecodedSample,
     DecoderPool,
     ImageBatch,
     PreprocessConfig,
@@ -39,6 +40,7 @@ from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, UsageError
 from schemas.run import SourceRecord
 from schemas.samples import SampleStatus
+from schemas.targets import most_labels as most_labels_of
 
 _DRIFT_IMAGES = 8
 """Images of each shard that are also computed in full precision, if the run is in half precision."""
@@ -199,7 +201,8 @@ class Worker:
         shard, spec = self.run.shards[shard_index], self.run.spec
         if ordinals is not None:
             shard = shard.of_any_source()
-        classes = self.run.model.classes if "label" in spec.target_names else None
+        most_labels = most_labels_of(spec.targets)
+        classes = self.run.model.classes if most_labels else None
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.sample_count = 0
@@ -230,6 +233,7 @@ class Worker:
                 grouping=spec.grouping,
                 on_source=on_source,
                 texts=TextRule(spec.text_targets, self.tower.fault) if self.tower else None,
+                most_labels=None if "label" in spec.targets else most_labels,
             ):
                 self.timer.lap("read")
                 self.sample_count += len(batch.samples)
@@ -250,7 +254,8 @@ class Worker:
             return _PendingBatch(batch, {}, {}, nothing, nothing, nothing, nothing, lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
-        labels = torch.tensor([_usable_label(sample.label, self.run.model.classes) for sample in batch.samples])
+        width = max(1, most_labels_of(self.run.spec.targets))
+        labels = torch.tensor([_usable_labels(sample, self.run.model.classes, width) for sample in batch.samples])
         with self._text_classes(batch) as texts:
             class_ids = self._class_ids_fn(to_device(labels, self.device), texts)
             maps = self.explainer.maps(images, class_ids, keys)
@@ -319,7 +324,7 @@ class Worker:
                     row
                     | prediction_columns(logits[index], probabilities[index], sample.label)
                     | target_columns(
-                        self.run.spec, probabilities[index], class_ids[index], sample.texts, similarities[index]
+                        self.run.spec, sample, probabilities[index], class_ids[index], similarities[index]
                     ),
                     {name: values[index] for name, values in maps.items()},
                     {name: values[index] for name, values in extra_outputs.items()},
@@ -333,7 +338,7 @@ class Worker:
             logits = logits[:, : self.run.model.classes]
             for name, argument in targets:
                 if name == "label":
-                    columns.append(labels[rows])
+                    columns.append(labels[rows, int(argument or 1) - 1])
                 elif name == "predicted":
                     columns.append(logits.argmax(1))
                 elif name == "top":  # of equal logits the first class, as argmax
@@ -341,7 +346,7 @@ class Worker:
                 elif name == "text":
                     columns.append(next(own_texts))
                 else:
-                    columns.append(torch.full_like(labels[rows], int(argument)))
+                    columns.append(torch.full_like(labels[rows, 0], int(argument)))
             return torch.stack(columns, 1)
 
         return class_ids
@@ -352,6 +357,8 @@ def _to_host(values: Tensor) -> Tensor:
     return values.to("cpu", non_blocking=True)
 
 
-def _usable_label(label: int | None, classes: int) -> int:
-    """Return the label, or class 0 if it is not valid; the result of such a sample is not kept."""
-    return label if label is not None and 0 <= label < classes else 0
+def _usable_labels(sample: DecodedSample, classes: int, count: int) -> list[int]:
+    """Return the first labels; where there is none a usable class, whose map is not kept and costs nothing further."""
+    given = sample.labels or (() if sample.label is None else (sample.label,))
+    usable = [label for label in given[:count] if 0 <= label < classes] or [0]
+    return usable + [usable[0]] * (count - len(usable))

@@ -260,7 +260,7 @@ class Atlas(AtlasReader):
         """
         from pipeline.store.map_figure import plot_maps  # needs the image decoders, and few need it
 
-        row, target = self._find_row(key), self.find_target(target)
+        row, target = self._find_row(key, target), self.find_target(target)
         maps = {method: self.map(row, method, target) for method in methods or self.methods}
         shard_index, ordinal = divmod(row, self.run.slot)
         shard = self.shard(self.run.shards[shard_index].name)
@@ -278,7 +278,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: no such key, method or target kind, several samples with that key, or no map.
         """
-        return self.read(method, self._find_row(key), target).astype(np.float32)
+        return self.read(method, self._find_row(key, target), target).astype(np.float32)
 
     def raw(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
         """Return one raw map, up to the rounding to float16: float32 [h, w].
@@ -291,7 +291,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: see ``map``.
         """
-        row = self._find_row(key)
+        row = self._find_row(key, target)
         low, high = self.read(range_name(method), row, target)
         values: NDArray[np.float32] = low + (high - low) * self.read(method, row, target).astype(np.float32)
         return values
@@ -318,7 +318,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: see ``map``.
         """
-        return Flag(int(self.read(flag_name(method), self._find_row(key), target)))
+        return Flag(int(self.read(flag_name(method), self._find_row(key, target), target)))
 
     def select_methods(self, target: str, methods: Iterable[str] = ()) -> tuple[str, ...]:
         """Return the named methods once each, or all of the atlas if none is named.
@@ -350,9 +350,9 @@ class Atlas(AtlasReader):
 
     @cached_property
     def _index(self) -> pa.Table:
-        return self.samples(["row", "key", "status", "error"])
+        return self.samples(["row", "key", "status", "error", "labels"])
 
-    def _find_row(self, key: str | int) -> int:
+    def _find_row(self, key: str | int, target: str) -> int:
         column = "row" if isinstance(key, int) else "key"
         samples = self._index.filter(pc.equal(self._index[column], key))
         if not len(samples):
@@ -364,6 +364,9 @@ class Atlas(AtlasReader):
         if len(with_maps) > 1:
             rows = ", ".join(str(row) for row in with_maps["row"].to_pylist())
             raise UsageError(f"{key}: is the key of several samples; ask by row instead: {rows}")
+        labels = with_maps["labels"][0].as_py() or []
+        if may_lack(target) and not labels[int(target.partition(":")[2]) - 1 :]:
+            raise UsageError(f"{key}: has no map of {target}, its labels are {', '.join(map(str, labels))}")
         return int(with_maps["row"][0].as_py())
 
 

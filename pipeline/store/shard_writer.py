@@ -24,7 +24,7 @@ from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, RunFailedError, ShardReplacedError
 from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object, shard_object
 from schemas.run import RunRecord, SourceRecord
-from schemas.samples import SAMPLES, SampleStatus
+from schemas.samples import SAMPLES, SampleStatus, has_map
 
 
 @dataclass
@@ -63,20 +63,22 @@ class ShardWriter:
 
         Args:
             row: columns of the sample table except ``row`` and ``shard``.
-            maps: raw maps [K, h, w] by method; empty if the sample has no maps.
+            maps: raw maps [K, h, w] by method; empty if the sample has no maps. Those of targets that it lacks are
+                not kept.
             extra_outputs: numbers [K] by the name of their array.
 
         Raises:
             CorruptShardError: another sample had this position before.
         """
-        ordinal = row["ordinal"]
+        ordinal, targets = row["ordinal"], enumerate(self.run.spec.target_names)
+        present = [place for place, target in targets if not maps or has_map(row, place, target)]
         for name, raw in maps.items():
-            scaled, bounds, flags = minmax_scale(raw)
-            self.slots[name][ordinal] = scaled
-            self.slots[range_name(name)][ordinal] = bounds
-            self.slots[flag_name(name)][ordinal] = flags
+            scaled, bounds, flags = minmax_scale(raw[present])
+            self.slots[name][ordinal, present] = scaled
+            self.slots[range_name(name)][ordinal, present] = bounds
+            self.slots[flag_name(name)][ordinal, present] = flags
         for name, values in extra_outputs.items():
-            self.slots[name][ordinal] = values
+            self.slots[name][ordinal, present] = values[present]
         row = {"row": self.shard_index * self.run.slot + ordinal, "shard": self.shard} | row
         if ordinal == len(self.rows):
             self.rows.append(row)

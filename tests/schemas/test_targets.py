@@ -4,7 +4,16 @@ import pytest
 
 from schemas.base import Record
 from schemas.errors import UsageError
-from schemas.targets import Target, TargetKind, find_class, in_words, resolve_kinds, split_kinds, target_names
+from schemas.targets import (
+    Target,
+    TargetKind,
+    find_class,
+    in_words,
+    most_labels,
+    resolve_kinds,
+    split_kinds,
+    target_names,
+)
 
 NAMES = ("tench, Tinca tinca", "crane", "tabby, tabby cat", "missile", "crane", "Egyptian cat", "7")
 
@@ -31,13 +40,28 @@ def test_class_takes_the_rest_of_a_text(text: str, kinds: list[str]) -> None:
 
 
 def test_kinds_give_targets_in_their_order() -> None:
-    assert target_names(["predicted", "top:3", "class:2,5"]) == (
-        "predicted", "top:1", "top:2", "top:3", "class:2", "class:5",
+    assert target_names(["predicted", "top:3", "class:2,5", "label:2", "text:caption"]) == (
+        "predicted", "top:1", "top:2", "top:3", "class:2", "class:5", "label:1", "label:2", "text:caption",
     )  # fmt: skip
+    assert [most_labels(kinds) for kinds in (["predicted"], ["label", "top:2"], ["label:4"])] == [0, 1, 4]
 
 
 @pytest.mark.parametrize(
-    "kind", ["top", "top:0", "top:03", "top:1000", "top:-1", "class:", "class:a,,b", "labels", "", "top:3\n"]
+    "kind",
+    [
+        "top",
+        "top:0",
+        "top:03",
+        "top:1000",
+        "top:-1",
+        "class:",
+        "class:a,,b",
+        "label:0",
+        "text:a b",
+        "labels",
+        "",
+        "top:3\n",
+    ],
 )
 def test_what_is_no_target_kind_is_refused(kind: str) -> None:
     with pytest.raises(UsageError, match="there is no target kind"):
@@ -83,9 +107,21 @@ def test_kinds_are_stored_with_class_ids() -> None:
 
 
 def test_targets_in_words() -> None:
-    targets = ("label", "predicted", "top:1", "top:2", "top:3", "top:11", "top:22", "class:7")
+    targets = (
+        "label",
+        "predicted",
+        "top:1",
+        "top:2",
+        "top:3",
+        "top:11",
+        "top:22",
+        "class:7",
+        "label:2",
+        "text",
+        "text:alt",
+    )
     assert [in_words(target) for target in targets] == [
         "label", "prediction", "1st prediction", "2nd prediction", "3rd prediction", "11th prediction",
-        "22nd prediction", "class 7",
+        "22nd prediction", "class 7", "2nd label", "text", "text in alt",
     ]  # fmt: skip
     assert in_words("class:7", "turtle") == "class turtle"
