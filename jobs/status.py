@@ -1,13 +1,17 @@
 """``vitatlas status``."""
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs import output
 from jobs.params import PATH_OR_URL, Number, count_option
 from pipeline.utils.terminal import echo
+from schemas.targets import most_labels
+
+if TYPE_CHECKING:
+    from pipeline.store import Atlas
 
 
 @click.command("status")
@@ -103,6 +107,8 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     if conversion:
         echo(f"weights  {conversion.summary}")
     echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
+    if most_labels(opened.run.spec.targets) > 1 and not damaged and (count := _count_left_out(opened)):
+        echo(f"labels   {count:,} images have more than are explained")
     output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
     output.print_accuracy(accuracy)
     if degenerate:
@@ -138,3 +144,9 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         echo(f"to retry these after fixing them: vitatlas run {atlas} --retry-failed")
     if len(opened.committed) < len(opened.run.shards):
         echo(f"resume with: vitatlas run {atlas}")
+
+
+def _count_left_out(atlas: "Atlas") -> int:
+    """Return the number of images with more labels than have maps."""
+    most, labels = most_labels(atlas.run.spec.targets), atlas.samples_with_maps(["labels"])["labels"]
+    return sum(len(found or ()) > most for found in labels.to_pylist())

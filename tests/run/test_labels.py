@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from support import in_one_process, jpeg, same_bytes, write_tar
 
+from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
 from pipeline.audit.completeness import build_completeness_table
 from pipeline.audit.map_tables import write_map_tables
+from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.label import label
 from pipeline.label.label_atlas import read_labels
 from pipeline.metrics.evaluate_atlas import evaluate_metrics
@@ -113,6 +115,9 @@ def test_a_label_that_is_not_there_is_missing_everywhere(atlas: Atlas, tmp_path:
         assert found.get("not_top1", 0) == sum(predictions[name] not in labels for name, labels in GOOD.items())
         tables = write_map_tables(atlas, str(tmp_path / "audit"), "label:3")
         assert set(tables["methods"]["images"].to_pylist()) == {1, 2}
+        options = AuditOptions(0, 0, 0, include_images=False)
+        audit_atlas(atlas, str(tmp_path / "whole"), "label:3", audit_options=options)
+        assert list(verify_audit(str(tmp_path / "whole"))) == []
         metrics = dict(list(SUITES["faithfulness"].items())[:1])
         evaluate_metrics(atlas, str(tmp_path / "metrics"), "faithfulness", images=20, metrics=metrics)
     assert Flag(atlas.flag("four", "legrad", "label:3")) is Flag.OK
@@ -134,3 +139,10 @@ def test_several_labels_where_one_is_asked_for_are_refused_with_the_flag(spec: R
     assert rows["two"]["error"].endswith("plan with --targets label:M for up to M labels of an image")
     with pytest.raises(UsageError, match="label and label:3 read the same labels; name one of them"):
         RunSpec.read(spec.model_dump() | {"targets": ["label", "label:3"]}, "a spec")
+
+
+def test_status_counts_the_images_whose_labels_are_not_all_explained(vitatlas, atlas: Atlas) -> None:
+    code, out, _ = vitatlas("status", atlas.objects.url)
+    assert code == 0
+    assert "labels   1 images have more than are explained" in out
+    assert "targets: label:1, label:2, label:3, predicted" in out

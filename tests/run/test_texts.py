@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from caption_world import CAPTIONS, CLASSES, TOWER, caption_shard, spec_of
 from PIL import Image
 from small_towers import embed_words, fake_tower, hugging_face_folder
-from support import in_one_process, same_bytes
+from support import crash_after, in_one_process, same_bytes
 
 from pipeline.audit.map_tables import write_map_tables
 from pipeline.explain import Head, LeGrad, explain, prepare
@@ -253,3 +254,22 @@ def test_a_tower_of_transformers_embeds_the_captions(tmp_path: Path, monkeypatch
     again = shutil.copytree(tmp_path / "atlas", tmp_path / "again", ignore=shutil.ignore_patterns("commits"))
     with pytest.raises(UsageError, match="its files have changed"):
         run(str(again), INLINE)
+
+
+def crash_and_resume(out: Path, spec: RunSpec, whole: Path, k: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    with crash_after(k, monkeypatch) as crash:
+        plan(spec, str(out))
+        run(str(out), INLINE)
+    atlas_of(spec, out)
+    same_bytes(whole, out)
+    return crash.happened
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("computed_once")
+def test_a_crash_after_any_store_operation_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = [caption_shard(tmp_path / "00000.tar"), caption_shard(tmp_path / "00001.tar", {"000010000": "a dog"})]
+    spec, whole = spec_of(tmp_path, *shards, methods=("legrad",)), tmp_path / "whole"
+    atlas_of(spec, whole)
+    k = next(k for k in count(1) if not crash_and_resume(tmp_path / f"crash-{k}", spec, whole, k, monkeypatch))
+    assert k > 20
