@@ -172,3 +172,16 @@ def test_who_holds_a_shard_that_is_replaced_is_told_to_read_it_again(to_retry: P
     with pytest.raises(ShardReplacedError, match="was replaced while it was read; run the command again"):
         shard.maps("legrad")
     assert Atlas.open(str(to_retry)).shard("part-1").has_maps.all()
+
+
+def test_a_damaged_object_is_put_right_once_its_commit_is_removed(finished: Path, tmp_path: Path) -> None:
+    """Other bytes are where its own should be; they are replaced after the commit, and stay staged until then."""
+    out = Path(shutil.copytree(finished, tmp_path / "damaged"))
+    damaged = out / "maps.zarr" / "legrad" / "c" / "1" / "0" / "0" / "0"
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"damaged!!")
+    (out / "samples" / "part-2.parquet").unlink()
+    for name in ("part-1", "part-2"):
+        (out / "commits" / f"{name}.json").unlink()
+    run(str(out), INLINE)
+    same_bytes(finished, out)
+    assert verify(Atlas.open(str(out))) == verify(Atlas.open(str(finished)))

@@ -1,6 +1,8 @@
 """Two writers and a reader in every order of their operations: no commit is lost, and nothing mixed is read."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +11,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from store.interleavings import Explorer, Objects, Process, run_alone
-from support import soak_after
 
-from pipeline.store import Atlas, ObjectStore, ShardWriter, atlas_reader, lease, shard_writer, zarr_arrays
+from pipeline.store import (
+    Atlas,
+    ObjectStore,
+    ShardWriter,
+    atlas_reader,
+    commit_protocol,
+    lease,
+    shard_writer,
+    zarr_arrays,
+)
 from pipeline.store.commit_protocol import ShardTransaction, settle_all
 from pipeline.store.lease import Lease
 from schemas.base import sha256
-from schemas.commits import CommitRecord, LeaseRecord
+from schemas.commits import CommitRecord, LeaseRecord, ObjectRecord
 from schemas.errors import RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import LEASE, MAP, STAGED, ArraySpec, commit_object
 from schemas.run import RunRecord, ShardRecord
@@ -79,15 +89,16 @@ def remembering(function: Callable[..., Any], key: Callable[..., Any]) -> Callab
     return instead
 
 
-def samples(record: RunRecord, bits: int, failed: bool = False) -> list[Sample]:
-    """Two samples; their maps depend on ``bits``, as on another GPU; the second may have failed."""
+def samples(record: RunRecord, bits: int, failed: Collection[int] = ()) -> list[Sample]:
+    """Two samples; their maps depend on ``bits``, as on another GPU; some may have failed."""
     made: list[Sample] = []
     for ordinal in range(2):
         row = {"ordinal": ordinal, "key": f"s{ordinal}", "status": "ok", "prediction": 0, "probability": 0.5}
         maps = np.random.default_rng([ordinal, bits]).random((1, *record.model.grid), np.float32)
         made.append((row, {"center": maps}, {}))
-    if failed:
-        made[1] = {"ordinal": 1, "key": "s1", "status": "undecodable", "error": "not an image"}, {}, {}
+    for ordinal in failed:
+        row = {"ordinal": ordinal, "key": f"s{ordinal}", "status": "undecodable", "error": "not an image"}
+        made[ordinal] = row, {}, {}
     return made
 
 
@@ -195,7 +206,7 @@ def explore(run: RunRecord, processes: dict[str, Process], objects: Objects, pos
         assert found in possible
         assert (found is None) == (committed(objects) is None)
     for outcomes, _ in explorer.ends:
-        assert outcomes.get("reader") in possible
+        assert "reader" not in outcomes or outcomes["reader"] in possible
         for name in set(outcomes) - {"reader"}:
             assert isinstance(outcomes[name], CommitRecord | RunFailedError | None), outcomes[name]
     return explorer
@@ -217,16 +228,32 @@ def test_a_driver_that_wakes_up_and_the_one_that_took_over_lose_nothing(record: 
     assert_resumable(explorer, record, second)
 
 
-@pytest.mark.parametrize("bits", soak_after(1, [1, 0]))
-def test_samples_that_are_retried_twice_at_once_are_replaced_as_a_whole(record: RunRecord, bits: int) -> None:
-    before, first, second = samples(record, 0, failed=True), samples(record, 0), samples(record, bits)
-    other = [before[0], second[1]]  # what has maps keeps them
-    possible = [contents(record, made) for made in (before, first, other)]
+@pytest.mark.parametrize(
+    ("bits", "left", "with_reader"),
+    [
+        (1, [], False),
+        pytest.param(1, [1], False, marks=pytest.mark.soak),
+        pytest.param(1, [], True, marks=pytest.mark.soak),
+        pytest.param(0, [], True, marks=pytest.mark.soak),
+    ],
+)
+def test_samples_that_are_retried_twice_at_once_are_replaced_as_a_whole(
+    record: RunRecord, bits: int, left: list[int], with_reader: bool
+) -> None:
+    """By one driver that may leave some without maps, and by one that has maps of all.
+
+    ``explore`` reads all that the store has held as well: without a reader only what it sees in its midst is missing.
+    """
+    before, first, second = samples(record, 0, [0, 1]), samples(record, 0, left), samples(record, bits)
+    possible = [contents(record, made) for made in (before, first, second, [first[0], second[1]])]
     _, objects = run_alone(lambda objects: write(objects, record, "", before), frozenset())
-    retry = {"a": awake(record, "a", first, retry=True), "b": taking_over(record, "b", second, retry=True)}
-    explorer = explore(record, {**retry, "reader": read(record)}, objects | {held_by("a")}, possible)
+    processes = {"a": awake(record, "a", first, retry=True), "b": taking_over(record, "b", second, retry=True)}
+    if with_reader:
+        processes["reader"] = read(record)
+    explorer = explore(record, processes, objects | {held_by("a")}, possible)
     assert {committed(objects).host for _, objects in explorer.ends} == {"a", "b"}
-    assert {outcomes["reader"] for outcomes, _ in explorer.ends} == set(possible)
+    if with_reader:
+        assert {outcomes["reader"] for outcomes, _ in explorer.ends} == set(possible)
     assert_resumable(explorer, record, second, retry=True)
 
 
@@ -268,20 +295,48 @@ def test_a_lease_has_one_holder_and_who_has_lost_it_knows(record: RunRecord) -> 
 
 
 def deleting(self: ShardTransaction, commit: CommitRecord) -> bool:
-    """A commit that removes the one before it first."""
+    """Publish, after the commit before has been removed."""
     self.objects.delete(COMMIT)
     self.objects.put(COMMIT, commit.to_bytes())
     return True
 
 
-def overwriting(self: ShardTransaction, path: str, data: bytes) -> object:
+def overwriting(self: ShardTransaction, path: str, data: bytes) -> ObjectRecord:
     return self.objects.put(path, data)
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("publish", deleting), ("write", overwriting)])
+def sweeping(objects: ObjectStore, run: RunRecord) -> None:
+    """Remove all that is staged, as if nobody could be about to publish it."""
+    for name in objects.list(STAGED):
+        objects.delete(f"{STAGED}/{name}")
+
+
+def moving(objects: ObjectStore, record: ObjectRecord, staged: str, commit_name: str, commit: bytes) -> bool:
+    """Move a staged object without looking whether a later commit has moved its own."""
+    with suppress(FileNotFoundError):
+        objects.put(record.path, objects.get(staged))
+    return True
+
+
+AWAKE, RETRIED, RETRIED_TWICE = (
+    lambda record: test_a_driver_that_wakes_up_and_the_one_that_took_over_lose_nothing(record, 1),
+    lambda record: test_samples_that_are_retried_twice_at_once_are_replaced_as_a_whole(record, 1, [], False),
+    lambda record: test_samples_that_are_retried_twice_at_once_are_replaced_as_a_whole(record, 1, [1], False),
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong", "test"),
+    [
+        (ShardTransaction, "publish", deleting, AWAKE),
+        (ShardTransaction, "write", overwriting, AWAKE),
+        (sys.modules[__name__], "settle_all", sweeping, RETRIED),
+        pytest.param(commit_protocol, "_move", moving, RETRIED_TWICE, marks=pytest.mark.soak),
+    ],
+)
 def test_a_protocol_that_loses_something_is_found_out(
-    record: RunRecord, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Callable[..., Any]
+    record: RunRecord, monkeypatch: pytest.MonkeyPatch, place: object, name: str, wrong: object, test: Any
 ) -> None:
-    monkeypatch.setattr(ShardTransaction, name, wrong)
+    monkeypatch.setattr(place, name, wrong)
     with pytest.raises((AssertionError, RunFailedError)):
-        test_a_driver_that_wakes_up_and_the_one_that_took_over_lose_nothing(record, 1)
+        test(record)
