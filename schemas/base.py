@@ -134,6 +134,17 @@ def _kinds(record: Any) -> tuple[Any, ...]:
     return get_args(field.annotation) if field else ()
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Loader of plain data that refuses a key that is given twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if any((key.tag, key.value) == (other.tag, other.value) for other in keys[:index]):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def mapping(text: str, source: str, fields: str) -> dict[str, Any]:
     """Return the mapping in a YAML text.
 
@@ -146,7 +157,7 @@ def mapping(text: str, source: str, fields: str) -> dict[str, Any]:
         UsageError: the text is not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

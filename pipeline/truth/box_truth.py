@@ -60,8 +60,12 @@ def build_box_truths(
         describe_box: returns the text that names the i-th box in an error.
 
     Raises:
-        UsageError: see ``clip_boxes``.
+        UsageError: all boxes are fractions of the image; see also ``clip_boxes``.
     """
+    if len(boxes) and (boxes <= 1).all() and (boxes != np.rint(boxes)).any():
+        numbers = ",".join(f"{side:g}" for side in boxes[0])
+        fault = "and no box of the file reaches beyond 1, as fractions of an image do; write pixels"
+        raise UsageError(f"{describe_box(0)} is {numbers}, {fault}")
     limits = np.array([size or (np.inf, np.inf) for size in sizes], np.float64).reshape(-1, 2)
     images = np.asarray(image_indices, np.int64)
     clipped = clip_boxes(boxes, limits[images], describe_box)

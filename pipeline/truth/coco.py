@@ -131,6 +131,8 @@ class CocoTruth(Truth):
             raise self._error(annotation, "bbox", error) from None
         if not (width > 0 and height > 0 and x < limits[0] and y < limits[1] and x + width > 0 and y + height > 0):
             raise self._error(annotation, "bbox", "it has no area in the image")
+        if max(x + width, y + height) <= 1 and (width < 1 or height < 1):
+            raise self._error(annotation, "bbox", "it is a part of one pixel; are these fractions of the image?")
         return clipped
 
     @property

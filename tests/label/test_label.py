@@ -139,6 +139,11 @@ def test_labelling_again_gives_the_same_bytes(labels: Path, atlas: Atlas, tmp_pa
         ("a: " + "[" * 3000, "is not YAML"),
         ("a: !!int x", "is not YAML"),
         ("a: [", "is not YAML"),
+        (
+            "name: a\nmethods: [b]\nthreshold: {kind: otsu}\nmethods: [c]",
+            "line 4: is not YAML .'methods' is given twice",
+        ),
+        ("{name: a, methods: [b], threshold: {kind: otsu, kind: mean}}", "line 1: is not YAML .'kind' is given twice"),
         ("{name: a, methods: [b]}", "threshold: Field required"),
         ("{name: a, methods: [], threshold: {kind: otsu}}", "methods: Tuple should have at least 1 item"),
         ("{name: a, methods: [b], threshold: {kind: otsu, value: 1}}", "threshold: otsu computes its own threshold"),

@@ -51,13 +51,12 @@ def test_the_multiplier_reaches_the_constraint_from_any_start(start: float) -> N
 
 @pytest.mark.soak
 def test_gates_of_the_demo_network_reach_the_constraint_with_few_patches(tmp_path: Path) -> None:
-    world = SyntheticDataset(tmp_path, num_shards=2, scenes=64)
+    world = SyntheticDataset(tmp_path, num_shards=4, scenes=64)
     write_dataset(world)
     loaded = load_model(DEMO_MODEL)
     frame = PreprocessConfig.for_model(loaded.record, "squash")
-    train, held_out = (
-        ImageStream([shard], frame, 16, None, 0) for shard in count_samples(expand_shards((world.shards,)))
-    )
+    shards = count_samples(expand_shards((world.shards,)))
+    train, held_out = (ImageStream(part, frame, 16, None, 0) for part in (shards[:3], shards[3:]))
     trained = DiffMaskTraining(loaded, DiffMaskSettings(learning_rate=5e-4, warmup_steps=50))
     with trained.session(), DecoderPool(0) as decoders:
         for batch in islice(train.iter_batches(decoders), 400):

@@ -45,6 +45,7 @@ RUNS = {"size": [20, 30], "counts": [600]}
         (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "all annotations have iscrowd 1"),
         (lambda c: c["annotations"][0].update(bbox=[0, 0, 5, -5]), "no area in the image"),
         (lambda c: c["annotations"][0].update(bbox=[5000, 0, 4, 5]), "no area in the image"),
+        (lambda c: c["annotations"][0].update(bbox=[0.1, 0.25, 0.5, 0.75]), "are these fractions of the image?"),
         (lambda c: c["annotations"][0].update(bbox=[0, -9, 4, 5]), "no area in the image"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "the bbox of annotation 1 cannot be used"),
         (lambda c: c["annotations"][0].update(bbox=["x", 2, 3, 4]), "the bbox of annotation 1 cannot be used"),
@@ -314,3 +315,15 @@ def test_a_long_number_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="more than 32 bits"):
         decode({"size": [1000, 1000], "counts": "P" * 800_000}, 1000, 1000)
     assert time.perf_counter() - begin < 1
+
+
+def test_boxes_in_fractions_of_the_image_are_refused_and_one_pixel_is_a_box(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("image_id,x0,y0,x1,y1\na.jpg,0.1,0.2,0.9,1\nb.jpg,0,0,0.5,0.5\n")
+    with pytest.raises(
+        UsageError, match=r"line 2: the box of a\.jpg is 0\.1,0\.2,0\.9,1, and no box of the file reaches"
+    ):
+        read_truth(path)
+    for boxes in ("a.jpg,0,0,1,1\nb.jpg,0,0,0,0", "a.jpg,0.1,0.2,0.9,1\nb.jpg,0,0,20.5,9.5"):
+        path.write_text(f"image_id,x0,y0,x1,y1\n{boxes}\n")
+        assert len(read_truth(path)) == 2
