@@ -1,5 +1,6 @@
 """Features of the images of shards, each computed once and kept in files."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from pipeline.head.backbone import Backbone, cached_backbone
 from pipeline.head.feature_table import LeftOut, ShardFeatures, is_made
 from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_batches
-from pipeline.read.shard_reader import LABEL_EXTENSION
 from pipeline.utils.atomic_write import write_atomically
 from schemas.head import HeadReadout
 from schemas.learned_head import LearnedHeadSpec
@@ -25,6 +25,8 @@ MapShards = Callable[[Callable[[Task], tuple[str, bytes]], Sequence[Task]], Iter
 
 _ANY_LABEL = 10**9
 """Number of classes where no names limit it: labels have up to 9 digits."""
+_ADVICE_ON_TARGETS = re.compile(r"(;|, or) plan with --targets .*")
+"""What the readers advise for a run: a head is learned from one label of each image."""
 _LARGEST = torch.finfo(torch.float16).max
 
 
@@ -117,10 +119,8 @@ def _extract_shard(spec: LearnedHeadSpec, read_out: HeadReadout, device: str, ta
 
 def _fault(sample: DecodedSample, features: NDArray[np.float32]) -> tuple[SampleStatus, str | None]:
     """Return status and fault of a sample with its features [in]."""
-    if sample.status == SampleStatus.MISSING_LABEL:
-        return sample.status, f"no .{LABEL_EXTENSION} member; add one"
     if sample.status != SampleStatus.OK:
-        return sample.status, sample.error
+        return sample.status, _ADVICE_ON_TARGETS.sub("", sample.error or "")
     largest = np.abs(features).max()
     if not largest <= _LARGEST:
         return SampleStatus.NOT_FINITE, f"its largest feature is {largest:.4g}, which float16 cannot hold"
