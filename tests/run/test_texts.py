@@ -101,9 +101,13 @@ def write_jpeg(shard: Path, key: str, folder: Path) -> Path:
     return folder / f"{key}.jpg"
 
 
-def test_a_map_does_not_depend_on_the_other_captions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_a_map_does_not_depend_on_the_other_captions(sigmoid: bool, tmp_path: Path) -> None:
+    """A sigmoid compares no classes, so with it every method is defined."""
     others = CAPTIONS | {"000000001": "a photo", "000000002": "now there is one", "000000003": "and another"}
-    spec = spec_of(tmp_path, caption_shard(tmp_path / "a" / "00000.tar"), methods=("legrad", "gradcam", "cp_lrp"))
+    methods = ("legrad", "gradcam", "cp_lrp", *(("reciprocam", "pm_zs", "rise:masks=6") if sigmoid else ()))
+    shard = caption_shard(tmp_path / "a" / "00000.tar")
+    spec = spec_of(tmp_path, shard, tower=fake_tower(sigmoid), methods=methods)
     first = atlas_of(spec, tmp_path / "first")
     changed = spec.model_copy(update={"shards": (str(caption_shard(tmp_path / "b" / "00000.tar", others)),)})
     second = atlas_of(changed, tmp_path / "second")
