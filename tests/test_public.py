@@ -24,8 +24,8 @@ PUBLIC = {
     "pipeline.score": "MaskScores default_output_dir score score_classes score_masks",
     "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",
     "schemas.errors": """
-        AtlasError CorruptShardError RunFailedError SpecMismatchError StoppedEarlyError UnsupportedMethod
-        UnsupportedModel UsageError
+        AtlasError CorruptShardError RunFailedError ShardReplacedError SpecMismatchError StoppedEarlyError
+        UnsupportedMethod UnsupportedModel UsageError
     """,
 }
 """Names that stay, by the module that hands them out."""
