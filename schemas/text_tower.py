@@ -61,12 +61,6 @@ class TextTowerSpec(Record):
         """
         if bool(open_clip) == bool(hugging_face):
             raise UsageError("name one text tower: --open-clip NAME --weights FILE, or --hugging-face DIR")
-        file = os.path.abspath(weights) if weights else None
-        if hugging_face:
-            return cls.read(
-                {"library": "hugging_face", "name": os.path.abspath(hugging_face), "weights": file}, "flags"
-            )
-        name = str(open_clip)
-        if name.startswith("local-dir:"):
-            name = "local-dir:" + os.path.abspath(name.removeprefix("local-dir:"))
-        return cls.read({"library": "open_clip", "name": name, "weights": file}, "flags")
+        library = "hugging_face" if hugging_face else "open_clip"
+        content = {"library": library, "name": hugging_face or open_clip, "weights": weights or None}
+        return cls.read(content, "flags").absolute()

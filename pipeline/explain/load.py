@@ -26,7 +26,8 @@ from pipeline.explain.head import Head, attached_head
 from pipeline.explain.hub import HUB, download, plain_name
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
-from schemas.run import ConversionRecord, ModelRecord, ModelSpec
+from schemas.model import ConversionRecord, ModelRecord
+from schemas.run import ModelSpec
 from schemas.text import suggest
 
 LOCAL = "local-dir:"

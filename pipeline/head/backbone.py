@@ -13,7 +13,8 @@ from pipeline.explain.load import describe_loaded, load_weights
 from pipeline.explain.preprocess import Normalize
 from schemas.errors import UnsupportedModel, UsageError
 from schemas.head import HeadReadout, HeadRecord
-from schemas.run import ModelRecord, ModelSpec
+from schemas.model import ModelRecord
+from schemas.run import ModelSpec
 
 
 @dataclass(frozen=True)

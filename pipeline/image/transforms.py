@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from schemas.errors import UsageError
-from schemas.run import Exif, Geometry, ModelRecord
+from schemas.model import ModelRecord
+from schemas.run import Exif, Geometry
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
-from schemas.run import ModelRecord, RunRecord, RunSpec, ShardRecord, slot_rows
+from schemas.model import ModelRecord
+from schemas.run import RunRecord, RunSpec, ShardRecord, slot_rows
 from schemas.targets import resolve_kinds
 
 CHUNK = 256

@@ -17,7 +17,8 @@ from pipeline.store import ObjectStore, zarr_arrays
 from schemas import layout
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.layout import RUN, commit_object, samples_object, shard_object
-from schemas.run import ModelRecord, ModelSpec, RunRecord, RunSpec, ShardRecord, SourceRecord
+from schemas.model import ModelRecord
+from schemas.run import ModelSpec, RunRecord, RunSpec, ShardRecord, SourceRecord
 
 METHODS = tuple(f"method_{number:02d}" for number in range(20))
 ROWS = 1251

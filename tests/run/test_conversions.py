@@ -12,7 +12,8 @@ from pipeline.explain.checkpoint.conversion import BY_TIMM
 from pipeline.run.plan import check_model
 from pipeline.store import Atlas
 from schemas.errors import SpecMismatchError
-from schemas.run import ConversionRecord, RunRecord
+from schemas.model import ConversionRecord
+from schemas.run import RunRecord
 
 LINE = "weights  names of transformers ViT; norms with epsilon 1e-12; activation gelu\n"
 

@@ -11,6 +11,7 @@ from schemas.policy import Policy, Postprocess, Threshold
 from schemas.run import ModelSpec, RunSpec
 from schemas.samples import SAMPLES
 from schemas.scores import LOCALIZATION
+from schemas.text_tower import TextTowerSpec
 
 SPEC = RunSpec(shards=("a.tar",), model=ModelSpec(name="test_vit", pretrained=True))
 
@@ -26,6 +27,7 @@ def test_the_hash_moves_with_every_field() -> None:
         "methods": ("legrad",), "targets": ("label",), "geometry": "crop", "batch_size": 1, "seed": 1,
         "precision": "bfloat16", "allow_pipe": True, "artifacts": ("a.safetensors",), "partial_shards": "keep",
         "decode": "gpu", "image_key": ("webp",), "exif": "ignore", "key_separator": "last-dot",
+        "text_tower": TextTowerSpec(library="hugging_face", name="clip"),
     }  # fmt: skip
     assert set(changes) == set(RunSpec.model_fields)
     hashes = {SPEC.model_copy(update={name: value}).digest() for name, value in changes.items()}
@@ -73,7 +75,7 @@ def test_the_tree_of_errors_in_the_docstring_is_the_tree() -> None:
     codes = {name: getattr(errors, name).exit_code for name in defined}
     assert codes == {
         "UsageError": 2, "UnsupportedModel": 2, "UnsupportedMethod": 2, "SpecMismatchError": 2,
-        "RunFailedError": 1, "CorruptShardError": 1, "StoppedEarlyError": 75,
+        "RunFailedError": 1, "CorruptShardError": 1, "ShardReplacedError": 1, "StoppedEarlyError": 75,
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import AtlasError, RunFailedError, SpecMismatchError
-from schemas.run import ModelRecord, ModelSpec, RunRecord, RunSpec, ShardRecord
+from schemas.model import ModelRecord
+from schemas.run import ModelSpec, RunRecord, RunSpec, ShardRecord
 
 NOT_HASHED = {"format", "versions"}
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.explain.checkpoint.difference import StateDict, printable
 from pipeline.explain.checkpoint.recognize import Renamed
-from schemas.run import ConversionRecord, PositionsRecord
+from schemas.model import ConversionRecord, PositionsRecord
 
 BY_TIMM = "older versions, by timm's own filter"
 """Name of the layout of older and original names that timm itself converts."""

@@ -21,7 +21,8 @@ from pipeline.explain.checkpoint.transformers_config import Facts, TransformersC
 from pipeline.explain.checkpoint.weights_file import read_weights
 from pipeline.explain.head import TokenAndMean
 from schemas.errors import UsageError
-from schemas.run import ConversionRecord, GlobalPool
+from schemas.model import ConversionRecord
+from schemas.run import GlobalPool
 
 _Mlp: type[nn.Module] = timm.layers.mlp.Mlp
 

@@ -9,7 +9,7 @@ from pipeline.explain.checkpoint.model_config import ImageConfig
 from pipeline.explain.checkpoint.transformers_config import Facts
 from schemas.base import Finite, Record
 from schemas.errors import UsageError
-from schemas.run import Size
+from schemas.model import Size
 
 FILE = "open_clip_config.json"
 

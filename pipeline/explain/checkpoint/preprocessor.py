@@ -9,7 +9,7 @@ from pipeline.explain.checkpoint.model_config import ImageConfig
 from pipeline.explain.checkpoint.open_clip_config import OpenClipConfig
 from schemas.base import Finite, Record
 from schemas.errors import UsageError
-from schemas.run import Size
+from schemas.model import Size
 
 FILE = "preprocessor_config.json"
 

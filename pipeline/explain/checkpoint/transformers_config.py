@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pipeline.explain.checkpoint.model_config import FILE
 from schemas.base import Record
 from schemas.errors import UsageError
-from schemas.run import Size
+from schemas.model import Size
 
 _ACTIVATIONS = {
     "gelu": "gelu",
