@@ -7,16 +7,29 @@ are called by the numbers from 0 on, as in ImageNetV2, the number is the class i
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.pack.source import FoundFiles, ImageFile, Source, SourceImage, class_index, find_images, read_lines
+from pipeline.pack.source import (
+    SPLIT_NAME,
+    ImageFile,
+    Source,
+    SourceImage,
+    class_index,
+    find_images,
+    image_fault,
+    read_lines,
+    require_split,
+)
 from schemas.errors import UsageError
 from schemas.pack import LeftOut
 
 _TABLES = (".csv", ".jsonl")
 _ALL = "all"
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+"""Folders that are splits, if all folders are called so: classes with these names are not told from them."""
 
 
 def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
@@ -24,7 +37,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
 
     Args:
         path: the folder, or the table; the paths in it are relative to its folder.
-        split: a folder in ``path``, or a value of the column ``split``.
+        split: a folder in ``path``, or a value of the column ``split``; None if there is only one, or none.
         classes: names in the order of their ids; empty for sorted order.
 
     Raises:
@@ -32,13 +45,19 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     """
     if path.is_file():
         return _read_table(path, split, classes)
-    folder = path / split if split and (path / split).is_dir() else path
-    tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _TABLES] if folder.is_dir() else []
-    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if split is None and (splits := _folders_in(path)) and set(splits) <= _SPLITS:
+        split = require_split(None, splits, path)
+    folder = path / split if split is not None else path
+    if not folder.is_dir():
+        folder = path
+    folders = _folders_in(folder)
+    tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _TABLES]
     if tables and not folders:
         if len(tables) > 1:
             raise UsageError(f"{folder}: holds {tables[0].name} and {tables[1].name}; name the one to read instead")
         return _read_table(tables[0], split, classes)
+    if split is not None and folder == path:
+        raise UsageError(f"{path}: has no folder {split}; name a folder of it by --split, or leave that out")
     found = find_images(folder)
     if not folders:
         unlabelled = [SourceImage(name, file) for name, file in sorted(found.images.items())]
@@ -58,6 +77,10 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     return Source(images, tuple(names), split or _ALL, left_out, notes)
 
 
+def _folders_in(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _index_folders(folders: list[str], classes: Sequence[str], where: Path) -> dict[str, int]:
     if classes or not all(name.isascii() and name.isdigit() for name in folders):
         return class_index(folders, classes, where)
@@ -72,12 +95,17 @@ def _index_folders(folders: list[str], classes: Sequence[str], where: Path) -> d
 
 def _read_table(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     rows = _parse_table(path)
-    if split is not None and any(row.get("split") for row in rows):
-        splits = sorted({str(row["split"]) for row in rows if row.get("split")})
+    left_out: list[LeftOut] = []
+    if splits := sorted({str(row["split"]) for row in rows if row.get("split")}):
+        split = require_split(split, splits, path)
+        if not SPLIT_NAME.fullmatch(split):
+            raise UsageError(f"{path}: {split!r} is no name of a split; it has letters, digits, - and _ only")
+        left_out = [LeftOut(name=row["path"], reason="has no split") for row in rows if not row.get("split")]
         rows = [row for row in rows if str(row.get("split")) == split]
-        if not rows:
-            raise UsageError(f"{path}: has no row of the split {split}; there are {', '.join(splits)}")
-    labels = [str(row["label"]) for row in rows if str(row.get("label") or "").strip() or row.get("label") == 0]
+    elif split not in (None, path.parent.name):
+        raise UsageError(f"{path}: has no column split; add it, or leave out --split {split}")
+    label_of = {str(row["path"]): _label_of(row, path) for row in rows}
+    labels = [label for label in label_of.values() if label is not None]
     numeric = not classes and all(label.isascii() and label.isdigit() for label in labels)
     if numeric:
         names = tuple(str(number) for number in range(max(map(int, labels), default=-1) + 1))
@@ -86,18 +114,17 @@ def _read_table(path: Path, split: str | None, classes: Sequence[str]) -> Source
         index = _index_labels(labels, classes, path)
         names = tuple(classes) or tuple(sorted(index, key=index.__getitem__))
     images: dict[str, SourceImage] = {}
-    found = FoundFiles()
-    for row in rows:
-        name = str(row["path"])
-        file, reason = _locate(path.parent, name)
-        if name in images:
-            raise UsageError(f"{path}: has {name} twice; each image has one row")
-        if file is None:
-            found.left_out.append(LeftOut(name=name, reason=reason))
+    if len(label_of) < len(rows):
+        repeated = next(name for name, count in Counter(row["path"] for row in rows).items() if count > 1)
+        raise UsageError(f"{path}: has {repeated} twice; each image has one row")
+    for name, label in label_of.items():
+        file = path.parent / name
+        if reason := image_fault(file):
+            left_out.append(LeftOut(name=name, reason=reason))
             continue
-        label = str(row["label"]) if row.get("label") not in (None, "") else None
-        images[name] = SourceImage(name, file, () if label is None else (index[label],))
-    return Source([images[name] for name in sorted(images)], names, split or _ALL, found.left_out)
+        image = ImageFile(str(file), file.stat().st_size)
+        images[name] = SourceImage(name, image, () if label is None else (index[label],))
+    return Source([images[name] for name in sorted(images)], names, split or _ALL, left_out)
 
 
 def _index_labels(labels: Sequence[str], classes: Sequence[str], path: Path) -> dict[str, int]:
@@ -108,17 +135,29 @@ def _index_labels(labels: Sequence[str], classes: Sequence[str], path: Path) -> 
                 f"{path}: has the class id {max(map(int, labels))}, but --classes names {len(classes)} classes"
             )
         return {label: int(label) for label in labels}
+    if not classes and (number := next(filter(_is_fraction_or_signed, labels), None)):
+        raise UsageError(
+            f"{path}: the label {number} is a number, but no class id; write class ids as whole numbers from 0, or "
+            "name the classes in the order of their ids by --classes FILE"
+        )
     return class_index(labels, classes, path)
 
 
-def _locate(folder: Path, name: str) -> tuple[ImageFile | None, str]:
-    path = folder / name
-    if not path.exists():
-        return None, "does not exist"
-    if not path.is_file():
-        return None, "is not a file"
-    size = path.stat().st_size
-    return (ImageFile(str(path), size), "") if size else (None, "is empty")
+def _is_fraction_or_signed(label: str) -> bool:
+    """Return whether a label is a number as tables have it in place of a class id: 3.0, -1, nan."""
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return not label.isdigit()
+
+
+def _label_of(row: dict[str, Any], path: Path) -> str | None:
+    """Return the label of a row without the whitespace around it; None where it has none."""
+    label = row.get("label")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
+        raise UsageError(f"{path}: the label of {row['path']} is {label!r}; give a class id or a name")
+    return str("" if label is None else label).strip() or None
 
 
 def _parse_table(path: Path) -> list[dict[str, Any]]:

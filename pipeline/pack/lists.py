@@ -12,6 +12,7 @@ from pipeline.pack.source import (
     ImageFile,
     Source,
     SourceImage,
+    image_fault,
     read_lines,
     require_split,
 )
@@ -47,12 +48,10 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     images, left_out = [], []
     for image_id in sorted(ids):
         file = root / image_id
-        if is_unsafe_key(image_id):
-            raise UsageError(f"{lists / IDS}: {image_id} leads out of the folder of the images; correct it")
         if image_id not in labels or not labels[image_id].strip().isdecimal():
             raise UsageError(f"{lists / _LABELS}: has no class id of {image_id}, which {IDS} names; add it")
-        if not file.is_file() or not file.stat().st_size:
-            left_out.append(LeftOut(name=image_id, reason="is empty" if file.is_file() else "does not exist"))
+        if reason := image_fault(file):
+            left_out.append(LeftOut(name=image_id, reason=reason))
             continue
         images.append(SourceImage(image_id, ImageFile(str(file), file.stat().st_size), (int(labels[image_id]),)))
     largest = max((image.class_ids[0] for image in images), default=-1)

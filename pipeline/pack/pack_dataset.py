@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline.pack.registry import SOURCES
 from pipeline.pack.shard import ShardTask, write_shard
-from pipeline.pack.source import Source, SourceImage
+from pipeline.pack.source import SPLIT_NAME, Source, SourceImage
+from pipeline.read.sample_keys import is_unsafe_key
 from pipeline.read.shards import INFO_FILE
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store.object_store import ObjectStore
@@ -28,7 +29,6 @@ CLASSES, LEFT_OUT, TRUTH = "classes.txt", "left_out.csv", "truth"
 _RECORDS = ".pack"
 _NOT_IN_KEYS = re.compile(r"[.\\\x00-\x1f\x7f]")
 """A dot ends the key in WebDataset; a backslash separates folders elsewhere."""
-_SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def pack(
@@ -64,11 +64,13 @@ def pack(
     """
     if not path.exists():
         raise UsageError(f"{path}: No such file or folder")
-    if split is not None and not _SPLIT.fullmatch(split):
+    if split is not None and not SPLIT_NAME.fullmatch(split):
         raise UsageError(f"--split: {split!r} is no name of a split; it has letters, digits, - and _ only")
     source = SOURCES[kind](path, split, classes)
     if not source.images:
         raise UsageError(f"{path}: has no images; {_summarize(source.left_out) or 'is it the folder of the source?'}")
+    if unsafe := next((image.name for image in source.images if is_unsafe_key(image.name)), None):
+        raise UsageError(f"{path}: {unsafe} leads out of the folder of the source; name images by paths below it")
     for note in source.notes:
         log(note)
     keyed = _make_keys(source.images)

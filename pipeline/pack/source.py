@@ -15,6 +15,7 @@ from schemas.errors import UsageError
 from schemas.pack import LeftOut
 
 Box = tuple[float, float, float, float]
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LINES = re.compile(r"\r\n|\r|\n")
 
 
@@ -146,25 +147,24 @@ def find_images(folder: Path, prefix: str = "", other: Sequence[str] = ()) -> Fo
     found = FoundFiles()
     for path in walk(folder):
         name = prefix + path.relative_to(folder).as_posix()
-        extension = path.suffix.lower().removeprefix(".")
-        if extension in other:
+        if path.suffix.lower().removeprefix(".") in other:
             continue
-        reason = None
-        if path.name.startswith("."):
-            reason = "is hidden"
-        elif extension not in IMAGE_EXTENSIONS:
-            reason = "is not an image by its extension"
-        elif not path.exists():
-            reason = "is a link to a file that does not exist"
-        elif not path.is_file():
-            reason = "is neither a file nor a folder"
-        elif not (size := path.stat().st_size):
-            reason = "is empty"
-        if reason:
+        if reason := "is hidden" if path.name.startswith(".") else image_fault(path):
             found.left_out.append(LeftOut(name=name, reason=reason))
         else:
-            found.images[name] = ImageFile(str(path), size)
+            found.images[name] = ImageFile(str(path), path.stat().st_size)
     return found
+
+
+def image_fault(path: Path) -> str | None:
+    """Return why a file cannot be an image, or None if it may be one."""
+    if path.suffix.lower().removeprefix(".") not in IMAGE_EXTENSIONS:
+        return "is not an image by its extension"
+    if not path.exists():
+        return "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+    if not path.is_file():
+        return "is not a file"
+    return None if path.stat().st_size else "is empty"
 
 
 def walk(folder: Path) -> Iterator[Path]:

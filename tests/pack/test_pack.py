@@ -238,6 +238,61 @@ def test_a_table_names_paths_labels_and_splits(tmp_path: Path) -> None:
     assert labels_of(tmp_path / "json") == {"in/a": 1, "in/b": 0}
 
 
+def write_table(folder: Path, rows: str) -> Path:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        sources.write(folder / name, jpeg(1))
+    sources.write(folder / "list.csv", rows)
+    return folder
+
+
+def test_labels_of_a_table_are_class_ids_whatever_blanks_are_around_them(tmp_path: Path) -> None:
+    source = write_table(tmp_path / "in", "path,label\na.jpg, 10\nb.jpg, 9 \nc.jpg,  \n")
+    pack("folder", source, tmp_path / "out")
+    assert labels_of(tmp_path / "out") == {"a": 10, "b": 9}
+
+
+@pytest.mark.parametrize("label", ["3.0", "-1", "nan", ".5", "1e-3"])
+def test_numbers_that_are_no_class_ids_are_refused_as_labels(tmp_path: Path, label: str) -> None:
+    source = write_table(tmp_path / "in", f"path,label\na.jpg,2\nb.jpg,{label}\n")
+    with pytest.raises(UsageError, match=f"the label {label} is a number, but no class id; .* --classes FILE"):
+        pack("folder", source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("label", [True, 2.0, [1]])
+def test_labels_in_json_are_class_ids_or_names(tmp_path: Path, label: object) -> None:
+    source = write_table(tmp_path / "in", "")
+    (source / "list.csv").unlink()
+    sources.write(source / "list.jsonl", json.dumps({"path": "a.jpg", "label": label}))
+    with pytest.raises(UsageError, match=r"the label of a\.jpg is .*; give a class id or a name"):
+        pack("folder", source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_images_outside_of_the_folder_of_a_table_are_refused(tmp_path: Path, is_absolute: bool) -> None:
+    name = tmp_path / "in" / "b.jpg" if is_absolute else "../in/b.jpg"
+    source = write_table(tmp_path / "in", f"path,label\na.jpg,0\n{name},1\n")
+    with pytest.raises(UsageError, match="leads out of the folder of the source"):
+        pack("folder", source, tmp_path / "out")
+
+
+def test_splits_are_not_mixed_and_are_no_classes(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table", "path,label,split\na.jpg,0,train\nb.jpg,1,test\nc.jpg,1,\n")
+    with pytest.raises(UsageError, match="has several splits; name one by --split: test, train"):
+        pack("folder", table, tmp_path / "out")
+    pack("folder", table, tmp_path / "out", "test")
+    assert labels_of(tmp_path / "out") == {"b": 1}
+    assert left_out_of(tmp_path / "out") == {"c.jpg": "has no split"}
+    for split in ("train", "val"):
+        sources.write(tmp_path / "folders" / split / "cat" / "a.jpg", jpeg(1))
+    with pytest.raises(UsageError, match="has several splits; name one by --split: train, val"):
+        pack("folder", tmp_path / "folders", tmp_path / "other")
+    with pytest.raises(UsageError, match="has no folder tset; name a folder of it by --split"):
+        pack("folder", tmp_path / "folders", tmp_path / "other", "tset")
+    pack("folder", tmp_path / "folders", tmp_path / "other", "val")
+    assert labels_of(tmp_path / "other") == {"cat/a": 0}
+    assert classes_of(tmp_path / "other") == ["cat"]
+
+
 def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     sources.write(source / "a" / "same.jpg", jpeg(1))

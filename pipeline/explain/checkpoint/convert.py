@@ -12,6 +12,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from pipeline.explain.checkpoint.conversion import grid_side
 from pipeline.explain.checkpoint.difference import Difference, StateDict, compare
 
 _layers: Any = timm.layers
@@ -63,17 +64,13 @@ def resample_positions(weights: StateDict, network: nn.Module) -> StateDict:
         if name == "pos_embed":
             grid: tuple[int, int] = parts.patch_embed.grid_size
             prefix = wanted.shape[1] - grid[0] * grid[1]
-            if _is_square(tensor.shape[1] - prefix):
+            if grid_side(name, tensor, wanted, grid):
                 resampled[name] = _layers.resample_abs_pos_embed(tensor, list(grid), num_prefix_tokens=prefix)
         elif name.endswith(_TABLE):
             window = network.get_submodule(name.removesuffix(f".{_TABLE}")).window_size
             with warnings.catch_warnings(action="ignore"):  # timm indexes by a list
                 resampled[name] = _layers.resize_rel_pos_bias_table(tensor, window, wanted.shape)
     return resampled
-
-
-def _is_square(number: int) -> bool:
-    return number > 0 and round(number**0.5) ** 2 == number
 
 
 def _candidates(weights: StateDict, network: nn.Module, architecture: str) -> Iterator[StateDict]:
