@@ -94,9 +94,11 @@ def _measure(data: bytes) -> tuple[int, int, int]:
 
 
 def _describe(key: str, image: SourceImage, classes: Sequence[str]) -> Iterable[tuple[str, bytes]]:
-    """Yield the members beside the image: its class id, and what else is known of it."""
-    if len(image.class_ids) == 1:
-        yield f"{key}.cls", str(image.class_ids[0]).encode()
+    """Yield the members beside the image: its class ids, and what else is known of it."""
+    if image.class_ids:
+        # Of two classes, 0 1 may also be a 0 or 1 for each class.
+        numbers = (1, 1) if len(image.class_ids) == len(classes) == 2 else image.class_ids
+        yield f"{key}.cls", " ".join(map(str, numbers)).encode()
     facts: dict[str, Any] = {"filename": escape_control(image.name)}
     if image.class_ids:
         facts |= {"labels": image.class_ids, "classes": [classes[number] for number in image.class_ids]}

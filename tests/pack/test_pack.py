@@ -167,8 +167,8 @@ def test_voc_has_several_labels_masks_and_ignored_objects(tmp_path: Path) -> Non
     pack("voc", sources.voc(tmp_path / "in"), out, "val")
     packed = read_samples(out)
     assert json.loads(packed["2008_000001"]["json"])["classes"] == ["cat", "person"]
-    assert "cls" not in packed["2008_000001"]
-    assert labels_of(out) == {"2008_000002": 11}  # the difficult sofa is no label
+    assert packed["2008_000001"]["cls"] == b"7 14"
+    assert packed["2008_000002"]["cls"] == b"11"  # the difficult sofa is no label
     truth = read_truth(out / "truth").by_key
     assert truth["2008_000001"].boxes.tolist() == [[0, 0, 9, 9], [10, 0, 39, 29]]
     assert truth["2008_000002"].boxes.tolist() == [[1, 2, 19, 29]]
@@ -186,6 +186,7 @@ def test_coco_keeps_objects_and_numbers_categories_without_gaps(tmp_path: Path) 
         "0007": [0, 1],
         "0009": None,
     }
+    assert packed["0007"]["cls"] == b"1 1"  # of two classes, both; 0 1 would have two readings
     assert left_out_of(out) == {"0011.jpg": "is not in instances_val2017.json"}
     direct = read_truth(source / "annotations/instances_val2017.json").by_key
     ours = read_truth(out / "truth").by_key
