@@ -4,12 +4,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
 from jobs.completion import NamesOf, all_methods, complete_comma_separated, targets_of_atlas
+from pipeline.utils.local_file import read_text
 from schemas.errors import UsageError
 from schemas.run import Exif, GlobalPool, KeySeparator, MaskValues, TruthOrientation
 
@@ -208,11 +208,7 @@ def read_class_names(path: str | None) -> tuple[str, ...]:
     """
     if path is None:
         return ()
-    try:
-        lines = Path(path).read_text("utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    names = [line.removesuffix("\r") for line in lines]
+    names = read_text(path).removesuffix("\n").split("\n")
     for number, name in enumerate(names, 1):
         if not name.strip() or not name.isprintable():
             raise UsageError(f"{path}, line {number}: {name!r} is not a class name; write one name a line")

@@ -25,3 +25,8 @@ def suggest(name: str, candidates: Iterable[str], cutoff: float = 0.65) -> str:
     """
     matches = difflib.get_close_matches(name, list(candidates), 3, cutoff)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def shorten(text: str) -> str:
+    """Return a text for a message, cut after 80 characters."""
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,6 +1,5 @@
 """Artifacts: weights of learned methods and their record, in one safetensors file."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.utils.atomic_write import write_atomically
+from pipeline.utils.local_file import file_sha256
 from schemas.artifacts import METADATA_KEY, ArtifactRecord
 from schemas.errors import UsageError
 
@@ -57,6 +57,4 @@ def _read_cached(path: str, modified_ns: int, size: int) -> Artifact:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – no mapping
     except SafetensorError as error:
         raise UsageError(f"{path}: cannot be read as safetensors ({error})") from None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Artifact(tensors, ArtifactRecord.read(text.encode(), path) if text else None, f"sha256:{digest}")
+    return Artifact(tensors, ArtifactRecord.read(text.encode(), path) if text else None, file_sha256(path))

@@ -4,14 +4,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
 from pipeline.head.tower_parts import EXTRA
+from pipeline.utils.local_file import read_text
 from schemas.errors import UsageError
-from schemas.text import suggest
+from schemas.text import shorten, suggest
 
 TEMPLATE_SETS = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
 """Templates of open_clip: the 80 of CLIP's authors for ImageNet, and their 7 best."""
@@ -49,14 +49,14 @@ class Prompts:
         """
         entries = list(_mapping(path))
         for name, texts in entries:
-            _check_line(name, f"{path}: the class name {_shorten(name)!r}")
+            _check_line(name, f"{path}: the class name {shorten(name)!r}")
             if not texts:
-                raise UsageError(f"{path}: {_shorten(name)!r} has no prompts; give at least one")
+                raise UsageError(f"{path}: {shorten(name)!r} has no prompts; give at least one")
             for text in texts:
-                _check_line(text, f"{path}: {_shorten(name)!r}: the prompt {_shorten(text)!r}")
+                _check_line(text, f"{path}: {shorten(name)!r}: the prompt {shorten(text)!r}")
         names = [name for name, _ in entries]
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise UsageError(f"{path}: {_shorten(twice[0])!r} is there twice; give all its prompts in one list")
+            raise UsageError(f"{path}: {shorten(twice[0])!r} is there twice; give all its prompts in one list")
         return cls(tuple(names), tuple(texts for _, texts in entries))
 
     @property
@@ -89,18 +89,18 @@ def read_templates(source: str) -> tuple[str, ...]:
     if not os.path.exists(source):
         hint = suggest(source, TEMPLATE_SETS) or f"; name a file, or {' or '.join(TEMPLATE_SETS)}"
         raise UsageError(f"{source}: there are no such templates{hint}")
-    lines = [line.rstrip("\r") for line in _read(source).removesuffix("\n").split("\n")]
+    lines = [line.rstrip("\r") for line in read_text(source).removesuffix("\n").split("\n")]
     for number, line in enumerate(lines, 1):
-        _check_line(line, f"{source}, line {number}: the template {_shorten(line)!r}")
+        _check_line(line, f"{source}, line {number}: the template {shorten(line)!r}")
         if line.count(_PLACE) != 1:
-            raise UsageError(f"{source}, line {number}: {_shorten(line)!r} must have {_PLACE} once, for the name")
+            raise UsageError(f"{source}, line {number}: {shorten(line)!r} must have {_PLACE} once, for the name")
     return tuple(lines)
 
 
 def _mapping(path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the entries of a YAML mapping as they are written: numbers and the like stay text."""
     try:
-        root: Any = yaml.compose(_read(path), yaml.SafeLoader)
+        root: Any = yaml.compose(read_text(path), yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise UsageError(f"{path}{f', line {mark.line + 1}' if mark else ''}: is not YAML") from None
@@ -116,19 +116,8 @@ def _mapping(path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield key.value, () if empty else tuple(node.value for node in items)
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'is not a text file'}") from None
-
-
 def _check_line(text: str, what: str) -> None:
     if not text.strip():
         raise UsageError(f"{what} is empty; write a text, or remove it")
     if not text.isprintable():
         raise UsageError(f"{what} has a line break or a control character; write it as one line of text")
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}…"

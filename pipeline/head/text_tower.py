@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.head.tower_parts import ImageSide, TowerParts
 from schemas.errors import UsageError
 from schemas.head import Activation
+from schemas.text import shorten
 from schemas.text_tower import TextTowerSpec
 
 BATCH = 256
@@ -100,7 +101,7 @@ class TextTower:
         """
         for text in texts:
             if reason := self.fault(text):
-                raise UsageError(f"{_shorten(text)!r} {reason}")
+                raise UsageError(f"{shorten(text)!r} {reason}")
         if not texts:
             raise UsageError("there is no text to embed")
         return torch.cat([self._encode(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)])
@@ -111,10 +112,6 @@ class TextTower:
         if not embeddings.isfinite().all():
             raise UsageError(f"{self.spec.name}: gives embeddings that are not finite; its weights are damaged")
         return embeddings
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _digest(spec: TextTowerSpec) -> str:

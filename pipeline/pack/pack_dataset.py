@@ -20,6 +20,7 @@ from pipeline.read.shards import INFO_FILE
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file, make_folder, write_atomically
+from pipeline.utils.local_file import file_sha256
 from schemas.base import differences
 from schemas.errors import UsageError
 from schemas.pack import PACK, LeftOut, PackedShard, PackRecord
@@ -158,9 +159,7 @@ def _read_finished(task: ShardTask) -> PackedShard | None:
     if not task.record.exists() or not task.tar.exists():
         return None
     shard = PackedShard.read(task.record.read_bytes(), str(task.record))
-    with open(task.tar, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return shard if shard.sha256 == f"sha256:{digest}" else None
+    return shard if shard.sha256 == file_sha256(task.tar) else None
 
 
 def _write_texts(

@@ -3,7 +3,6 @@
 The bytes of images are copied. Members have no time and no owner, so that the same source gives the same tar.
 """
 
-import hashlib
 import io
 import json
 import tarfile
@@ -21,6 +20,7 @@ from pipeline.pack.source import Annotations, SourceImage, SourceObject
 from pipeline.read.decode import open_image
 from pipeline.read.strip_metadata import UndecodableImageError
 from pipeline.utils.atomic_write import open_atomically, write_atomically
+from pipeline.utils.local_file import file_sha256
 from schemas.pack import LeftOut, PackedShard
 from schemas.text import escape_control
 
@@ -72,12 +72,10 @@ def write_shard(task: ShardTask) -> PackedShard:
                 left_out += [LeftOut(name=image.name, reason=reason) for reason in reasons]
                 images.append({"file_name": name, "width": size[0], "height": size[1]})
                 annotations.append(tuple(_to_coco(item) for item in truth.objects if _fault(item, size) is None))
-    with open(task.tar, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     record = PackedShard(
         samples=len(new_names),
         size=task.tar.stat().st_size,
-        sha256=f"sha256:{digest}",
+        sha256=file_sha256(task.tar),
         left_out=tuple(left_out),
         images=tuple(images),
         annotations=tuple(annotations),

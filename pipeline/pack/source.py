@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.read.shard_reader import IMAGE_EXTENSIONS
+from pipeline.utils.local_file import read_text
 from schemas.errors import UsageError
 from schemas.pack import LeftOut
 
 Box = tuple[float, float, float, float]
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_LINES = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UsageError: it cannot be read, or is not text.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not text in UTF-8; convert it") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    return [line.strip() for line in _LINES.split(text) if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def read_columns(path: Path, count: int) -> list[list[str]]:

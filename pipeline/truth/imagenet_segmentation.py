@@ -6,7 +6,6 @@ masks, 0 or 1, and ``value/img`` the images, which the shards hold under these n
 Source: Guillaumin, Küttel & Ferrari, IJCV 2014; read as by github.com/hila-chefer/Transformer-Explainability.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
+from pipeline.utils.local_file import file_sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator
 
@@ -38,10 +38,10 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     Raises:
         UsageError: h5py is not installed; the file is not such a one.
     """
-    with _open(path) as file, path.open("rb") as stream:
+    with _open(path) as file:
         names = [_text(file[reference][()]) for reference in file["value/id"][:, 0]]
         shapes = [_mask(file, index).shape for index in range(len(names))]
-        digest = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        digest = file_sha256(path)
     truths = [
         SegmentationTruth(sample_key(name, separator), width, height, str(path), index)
         for index, (name, (width, height)) in enumerate(zip(names, shapes, strict=True))

@@ -120,7 +120,7 @@ def test_a_file_of_templates(tmp_path: Path) -> None:
             read_templates(str(path))
         assert str(caught.value).isprintable()
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is not a text file"):
+    with pytest.raises(UsageError, match="is not text in UTF-8"):
         read_templates(str(path))
     with pytest.raises(UsageError, match="there are no such templates; did you mean openai"):
         read_templates("opnai")

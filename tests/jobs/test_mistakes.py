@@ -31,7 +31,7 @@ MISTAKES = {
     ),
     "no such target": (
         ["a.tar", "--out", "x", *DEMO, "--targets", "top5"],
-        "targets.0: there is no target kind 'top5'; there are label, predicted, top:K",
+        "targets.0: there is no target kind 'top5'; there are label, label:M, predicted, top:K",
     ),
     "a target twice": (["a.tar", "--out", "x", *DEMO, "--targets", "label,label"], "a target is named twice"),
     "batch of none": (["a.tar", "--out", "x", *DEMO, "--batch-size", "0"], "batch_size: Input should be greater"),
