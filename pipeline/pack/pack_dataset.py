@@ -67,6 +67,8 @@ def pack(
         raise UsageError(f"{path}: No such file or folder")
     if split is not None and not SPLIT_NAME.fullmatch(split):
         raise UsageError(f"--split: {split!r} is no name of a split; it has letters, digits, - and _ only")
+    if kind == "folder" and path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"{out}: is in the source, of which it would become a part; choose another --out")
     source = SOURCES[kind](path, split, classes)
     if not source.images:
         raise UsageError(f"{path}: has no images; {_summarize(source.left_out) or 'is it the folder of the source?'}")

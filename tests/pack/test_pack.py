@@ -264,7 +264,7 @@ def test_labels_in_json_are_class_ids_or_names(tmp_path: Path, label: object) ->
     source = write_table(tmp_path / "in", "")
     (source / "list.csv").unlink()
     sources.write(source / "list.jsonl", json.dumps({"path": "a.jpg", "label": label}))
-    with pytest.raises(UsageError, match=r"the label of a\.jpg is .*; give a class id or a name"):
+    with pytest.raises(UsageError, match=r"the label of a\.jpg is .*; give a number or a text"):
         pack("folder", source, tmp_path / "out")
 
 
@@ -292,6 +292,66 @@ def test_splits_are_not_mixed_and_are_no_classes(tmp_path: Path) -> None:
     pack("folder", tmp_path / "folders", tmp_path / "other", "val")
     assert labels_of(tmp_path / "other") == {"cat/a": 0}
     assert classes_of(tmp_path / "other") == ["cat"]
+
+
+def test_classes_of_a_table_have_the_same_ids_in_all_splits(tmp_path: Path) -> None:
+    rows = ["path,label,split", "a.jpg,ant,train", "b.jpg,bee,val", "c.jpg, cat ,val", "d.jpg, ,val"]
+    for row in rows[1:]:
+        sources.write(tmp_path / "in" / row[:5], jpeg(1))
+    table = sources.write(tmp_path / "in" / "list.csv", "\n".join(rows))
+    notes: list[str] = []
+    pack("folder", table, tmp_path / "out", "val", log=notes.append)
+    assert labels_of(tmp_path / "out") == {"b": 1, "c": 2}
+    assert classes_of(tmp_path / "out") == ["ant", "bee", "cat"]
+    assert notes == ["1 of 3 images have no label"]
+    with pytest.raises(UsageError, match=r"has several splits; name one by --split: train, val"):
+        pack("folder", table, tmp_path / "other")
+
+
+def test_keys_of_a_table_are_paths_in_its_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c", "d.jpg.bak"):
+        sources.write(tmp_path / "in" / name, jpeg(1))
+    lines = ["path, label", "./a.jpg, 1", "./x/../b.jpg, 0", "c, 0", "d.jpg.bak, 0"]
+    table = sources.write(tmp_path / "in" / "list.csv", "\n".join(lines))
+    pack("folder", table, tmp_path / "out")
+    assert labels_of(tmp_path / "out") == {"a": 1, "b": 0}
+    assert left_out_of(tmp_path / "out") == dict.fromkeys(["c", "d.jpg.bak"], "is not an image by its extension")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "path,class\na.jpg,cat", "has a column class, but none called label"),
+        ("t.csv", "path,label\na,b.jpg,cat", "row 1 has 3 columns, the first line 2"),
+        ("t.csv", "path,label,split\na.jpg,cat", "row 1 has 2 columns, the first line 3"),
+        ("t.csv", 'path,label\n"a.jpg,cat', "is not CSV"),
+        ("t.csv", "path,path\na.jpg,b.jpg", "names a column twice"),
+        ("t.csv", "a.jpg,cat", "has no column path"),
+        ("t.csv", "path,label\na.jpg,-1\nb.jpg,0", "label -1 is a number, but no class id"),
+        ("t.csv", "path,label\na.jpg,10.0\nb.jpg,2.0", "label 10.0 is a number, but no class id"),
+        ("t.csv", "path,label\na.jpg,30000000", "has the class id 30000000"),
+        ("t.csv", f"path,label\na.jpg,{'9' * 5000}", "is a number, but no class id"),
+        ("t.csv", "path,label\n../a.jpg,0", "leads out of the folder of the source"),
+        ("t.csv", "path,label\na.jpg,0\n./a.jpg,1", "has a.jpg twice"),
+        ("t.jsonl", '{"path": "a.jpg", "label": [1, 2]}', r"label of a.jpg is \[1, 2\]"),
+        ("t.jsonl", '{"path": "a.jpg", "label": 1.0}', "label of a.jpg is 1.0"),
+        ("t.jsonl", '{"path": "a.jpg", "label": true}', "label of a.jpg is true"),
+        ("t.jsonl", '["a.jpg"]', "line 1 is no mapping"),
+    ],
+)
+def test_a_table_that_has_two_readings_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    for image in ("a.jpg", "b.jpg"):
+        sources.write(tmp_path / "t" / image, jpeg(1))
+    table = sources.write(tmp_path / "t" / name, text)
+    with pytest.raises(UsageError, match=message):
+        pack("folder", table, tmp_path / "out")
+
+
+def test_a_pack_into_its_own_source_is_refused(tmp_path: Path) -> None:
+    source = sources.image_folder(tmp_path / "in")
+    with pytest.raises(UsageError, match=r"is in the source, of which it would become a part"):
+        pack("folder", source, source / "shards")
+    assert not (source / "shards").exists()
 
 
 def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:
