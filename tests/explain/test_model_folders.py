@@ -63,6 +63,8 @@ def test_the_preparation_beside_a_checkpoint_of_a_named_network_counts(tmp_path:
         ("preprocessor_config.json", None, r"has no preprocessor_config.json beside it.*name a network of timm"),
         ("preprocessor_config.json", '{"size": 224}', "has no image_mean and image_std"),
         ("preprocessor_config.json", '{"image_std": [0, 1, 1]}', r"image_std\.0: "),
+        ("preprocessor_config.json", '{"rescale_factor": 0.00784}', "multiplied by 0.00784, and only 1/255"),
+        ("preprocessor_config.json", '{"do_rescale": false}', "multiplied by 1, and only 1/255 is supported"),
         ("config.json", '{"model_type": "vit"}', "do not tell what network it is of"),
         ("config.json", '{"model_type": "vit", "num_attention_heads": 5}', "timm cannot build it"),
         ("config.json", '{"model_type": "vit", "num_attention_heads": -4}', "num_attention_heads: "),

@@ -9,6 +9,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import nn
 
+from pipeline.explain.checkpoint.beside import read_beside
 from schemas.base import Record
 from schemas.errors import UsageError
 from schemas.text import suggest
@@ -123,15 +124,8 @@ class ModelConfig(Record):
         Raises:
             UsageError: it is broken.
         """
-        folder, path = os.path.dirname(file), os.path.join(os.path.dirname(file), FILE)
-        try:
-            with open(path, "rb") as content:
-                of_timm = b'"architecture"' in content.read()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}; make it readable, or move {file}") from None
-        return cls.of_folder(folder) if of_timm else None
+        _, content = read_beside(file, FILE)
+        return cls.of_folder(os.path.dirname(file)) if content and b'"architecture"' in content else None
 
     @classmethod
     def of_checkpoint(cls, file: str, name: str) -> "ModelConfig":

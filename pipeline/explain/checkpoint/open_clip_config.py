@@ -1,10 +1,10 @@
 """What an ``open_clip_config.json`` says beyond the weights: activation, number of heads, preparation of images."""
 
-import os
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from pipeline.explain.checkpoint.beside import read_beside
 from pipeline.explain.checkpoint.model_config import ImageConfig
 from pipeline.explain.checkpoint.transformers_config import Facts
 from schemas.base import Finite, Record
@@ -65,14 +65,10 @@ class OpenClipConfig(Record):
         Raises:
             UsageError: it is broken, or its tower reads out something else than the class token.
         """
-        file = os.path.join(os.path.dirname(path), FILE)
-        try:
-            with open(file, "rb") as content:
-                config = cls.read(content.read(), file)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        file, content = read_beside(path, FILE)
+        if content is None:
             return None
-        except OSError as error:
-            raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
+        config = cls.read(content, file)
         vision = config.model_cfg.vision_cfg
         if vision.timm_model_name is None and vision.pool_type != "tok":
             raise UsageError(

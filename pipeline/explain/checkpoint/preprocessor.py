@@ -1,10 +1,10 @@
 """``preprocessor_config.json`` of transformers: how images are prepared for a network."""
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from pipeline.explain.checkpoint.beside import read_beside
 from pipeline.explain.checkpoint.model_config import ImageConfig
 from pipeline.explain.checkpoint.open_clip_config import OpenClipConfig
 from schemas.base import Finite, Record
@@ -26,6 +26,8 @@ class PreprocessorConfig(Record):
         do_normalize: subtract the mean and divide by the standard deviation.
         image_mean: of each channel, for pixels in [0, 1].
         image_std: of each channel.
+        do_rescale: multiply the pixels, 0 to 255, by ``rescale_factor``.
+        rescale_factor: 1/255 gives the pixels in [0, 1] that mean and deviation are of.
         resample: interpolation of the resize, as Pillow numbers it.
         size: of the resize: ``height`` and ``width``, or ``shortest_edge``.
         do_center_crop: crop to ``crop_size`` behind it.
@@ -37,6 +39,8 @@ class PreprocessorConfig(Record):
     do_normalize: bool = True
     image_mean: tuple[Finite, Finite, Finite] | None = None
     image_std: tuple[_Positive, _Positive, _Positive] | None = None
+    do_rescale: bool = True
+    rescale_factor: Finite = 1 / 255
     resample: Annotated[int, Field(ge=0, lt=len(_RESAMPLE))] | None = None
     size: dict[str, Size] | Size | None = None
     do_center_crop: bool = False
@@ -63,15 +67,16 @@ def images_beside(path: str) -> ImageConfig | None:
     Raises:
         UsageError: it is broken.
     """
-    file = os.path.join(os.path.dirname(path), FILE)
-    try:
-        with open(file, "rb") as content:
-            config = PreprocessorConfig.read(content.read(), file)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    file, content = read_beside(path, FILE)
+    if content is None:
         other = OpenClipConfig.beside(path)
         return other.images if other else None
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
+    config = PreprocessorConfig.read(content, file)
+    if not config.do_rescale or abs(config.rescale_factor * 255 - 1) > 1e-6:
+        raise UsageError(
+            f"{file}: pixels are to be multiplied by {config.rescale_factor if config.do_rescale else 1:g}, and only "
+            "1/255 is supported; prepare the network for pixels in [0, 1], and correct image_mean and image_std"
+        )
     if config.do_normalize and not (config.image_mean and config.image_std):
         raise UsageError(f"{file}: has no image_mean and image_std; add them, or set do_normalize to false")
     return config.images

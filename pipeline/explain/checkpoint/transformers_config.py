@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from pipeline.explain.checkpoint.beside import read_beside
 from pipeline.explain.checkpoint.model_config import FILE
 from schemas.base import Record
 from schemas.errors import UsageError
@@ -31,7 +32,11 @@ def is_of_transformers(folder: str) -> bool:
             data = content.read()
     except OSError:
         return False
-    return b'"model_type"' in data and b'"architecture"' not in data
+    return _is_of_transformers(data)
+
+
+def _is_of_transformers(config: bytes) -> bool:
+    return b'"model_type"' in config and b'"architecture"' not in config
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,8 @@ class TransformersConfig(Record):
         Raises:
             UsageError: it is broken, or has an unknown activation.
         """
-        file = os.path.join(os.path.dirname(path), FILE)
-        try:
-            with open(file, "rb") as content:
-                data = content.read()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return Facts()
-        except OSError as error:
-            raise UsageError(f"{file}: {error.strerror or error}; make it readable, or move {path}") from None
-        of_timm = b'"model_type"' not in data or b'"architecture"' in data
-        return Facts() if of_timm else cls.read(data, file).facts(file)
+        file, data = read_beside(path, FILE)
+        return cls.read(data, file).facts(file) if data and _is_of_transformers(data) else Facts()
 
     def facts(self, source: str) -> Facts:
         """Return what it says of the image tower.
