@@ -113,9 +113,7 @@ def _rows(path: Path) -> Iterator[_Row]:
             value = row.get(column)
             if isinstance(value, bool) or not isinstance(value, str | int | None):
                 of = row.get("path") if column != "path" else f"row {number}"
-                raise UsageError(
-                    f"{path}: the {column} of {of} is {json.dumps(value)[:80]}; give one number or one text"
-                )
+                raise UsageError(f"{path}: the {column} of {of} is {json.dumps(value)[:80]}; give a number or a text")
         name, label, split = (str("" if row.get(column) is None else row[column]).strip() for column in _COLUMNS)
         if not name:
             raise UsageError(f"{path}: row {number} has no path; the columns are path, label and perhaps split")
