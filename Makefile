@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 OLDEST := .venv-lowest
-OLDEST_TESTS := tests/security tests/store tests/read tests/truth tests/score tests/explain/test_checkpoint.py tests/explain/test_load.py \
+OLDEST_TESTS := tests/security tests/store tests/read tests/truth tests/score tests/explain/test_checkpoint.py tests/explain/test_converted_weights.py tests/explain/test_load.py \
 	tests/explain/test_golden.py --deselect tests/read/test_decode.py::test_crop_is_timms_own_transform_to_the_pixel  # timm < 1.0.31 crops otherwise
 SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
