@@ -341,11 +341,16 @@ class Atlas(AtlasReader):
         """Return the given names of the classes; where none are given, those of the atlas; empty if it has none.
 
         Raises:
-            UsageError: there is another number of names than of classes.
+            UsageError: they are not as many as the classes, or those of the atlas in another order.
         """
-        if names and len(names) != self.run.model.classes:
-            count = self.run.model.classes
+        count, own = self.run.model.classes, self.run.class_names
+        if names and len(names) != count:
             raise UsageError(f"{self.objects.url}: has {count} classes, not the {len(names)} that are named")
+        if sorted(names) == sorted(own) and (mixed := [pair for pair in enumerate(own) if names[pair[0]] != pair[1]]):
+            class_id, name = mixed[0]
+            raise UsageError(
+                f"class {class_id} is {name} in the atlas and {names[class_id]} in --classes; correct the order"
+            )
         return tuple(names) or self.run.class_names
 
     @cached_property

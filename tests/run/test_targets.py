@@ -106,6 +106,17 @@ def test_a_class_that_the_network_lacks_is_refused(
     assert not (tmp_path / "atlas").exists()
 
 
+def test_the_names_of_the_network_in_another_order_are_refused_and_other_names_taken(several: Atlas) -> None:
+    own = several.class_names()
+    assert several.class_names(own) == own
+    with pytest.raises(
+        UsageError, match=rf"class \d is [\w ]+ in the atlas and {sorted(own)[0]} in --classes; correct"
+    ):
+        several.class_names(sorted(own))
+    translated = [f"el {name}" for name in own]
+    assert several.class_names(translated) == tuple(translated)
+
+
 def test_an_atlas_without_class_names_keeps_its_hash(several: Atlas) -> None:
     content = json.loads(several.run.to_bytes())
     assert content["label_names"][4] == "turtle"
