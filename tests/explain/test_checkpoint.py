@@ -152,6 +152,14 @@ def test_of_several_state_dicts_in_a_file_one_is_chosen_by_its_key(tmp_path: Pat
         load("test_vit", path, checkpoint_key="teacher")
 
 
+def test_a_key_that_is_in_several_state_dicts_is_refused(tmp_path: Path) -> None:
+    weights = [{f"teacher.{name}": torch.full((2,), value) for name in "ab"} for value in (1.0, 2.0)]
+    (tmp_path / "a.pth").write_bytes(saved_by_torch(dict(zip(("model", "ema"), weights, strict=True))))
+    with pytest.raises(UsageError, match=r"'teacher' is in several of its state dicts \('model', 'ema'\)"):
+        read_weights(str(tmp_path / "a.pth"), "teacher")
+    assert read_weights(str(tmp_path / "a.pth"), "ema").keys() == {"teacher.a", "teacher.b"}
+
+
 def test_a_key_chooses_the_names_that_begin_with_it(tmp_path: Path) -> None:
     """As in checkpoints of DINOv2, whose one state dict holds student and teacher, and of Lightning, with a loss."""
     model, other = network("test_vit"), network("test_vit")

@@ -117,10 +117,14 @@ def _state_dict(content: Any, path: str, key: str | None) -> dict[str, Tensor]:
         raise UsageError(f"{path}: holds several state dicts ({names}); choose one by --checkpoint-key")
     if key in inner:
         return dict(inner[key])
-    for weights in [content] if _is_state_dict(content) else inner.values():
-        chosen = {name: tensor for name, tensor in weights.items() if name.startswith(f"{key}.")}
-        if key is not None and chosen:
-            return chosen
+    dicts = [content] if _is_state_dict(content) else list(inner.values())
+    beginning = [{name: weights[name] for name in weights if name.startswith(f"{key}.")} for weights in dicts]
+    chosen = [weights for weights in beginning if weights]
+    if key is not None and len(chosen) == 1:
+        return chosen[0]
+    if key is not None and chosen:
+        names = ", ".join(repr(name)[:80] for name in list(inner)[:5])
+        raise UsageError(f"{path}: {key!r:.80} is in several of its state dicts ({names}); choose one of these")
     if key is not None:
         raise UsageError(f"{path}: has no state dict {key!r:.80}; leave --checkpoint-key out to see what it has")
     raise UsageError(f"{path}: holds no state dict; save one as .safetensors")
