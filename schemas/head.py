@@ -97,7 +97,7 @@ class HeadRecord(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "HeadRecord":
-        if not self.format.startswith(_FORMAT):
+        if self.format.partition(" ")[0] != _FORMAT:
             raise ValueError(f"format is {self.format!r}; this version reads {_FORMAT}")
         for index, name in enumerate(self.classes):
             if not name.strip() or not name.isprintable():

@@ -1,5 +1,6 @@
 """Heads apart from the backbone: a classifier in a file of its own, put on a network that has none for its classes."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -205,10 +206,13 @@ class Head:
         """Write the head file atomically.
 
         Raises:
-            UsageError: its content does not fit together; the message names the tensor or field.
+            UsageError: its content does not fit together, when the message names the tensor or field; or the file exists
+                and is no head file, such as the checkpoint that the head was taken from.
         """
         if fault := self._fault():
             raise UsageError(f"{path}: {fault}")
+        if os.path.exists(path) and not _is_head_file(path):
+            raise UsageError(f"{path}: exists and is no head file; write to another file, or remove it")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         write_atomically(str(path), to_safetensors(tensors, self.record.to_metadata()))
 
@@ -344,6 +348,14 @@ class Head:
         if record.backbone_sha256 and record.backbone_sha256 != (own_hash := backbone_hash(parts)):
             return f"the head was made for the backbone {record.backbone_sha256[:19]}…, this one is {own_hash[:19]}…"
         return None
+
+
+def _is_head_file(path: str | Path) -> bool:
+    try:
+        with safe_open(str(path), "pt") as file:
+            return "kind" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def head_activation(model: nn.Module) -> Activation:

@@ -111,6 +111,20 @@ def test_a_saved_head_is_the_same_head(kind: str, tmp_path: Path) -> None:
     assert loaded.digest != random_head(kind, classes=tuple("abcdefghij")).digest
 
 
+def test_a_head_is_written_over_no_other_file(tmp_path: Path) -> None:
+    path, head = tmp_path / "model.safetensors", random_head("texts")
+    for write in (lambda: save_file(head.tensors, path), lambda: path.write_bytes(b"PK weights")):
+        write()
+        before = path.read_bytes()
+        with pytest.raises(UsageError, match=r"exists and is no head file; write to another file, or remove it"):
+            head.save(path)
+        assert path.read_bytes() == before
+    path.unlink()
+    head.save(path)
+    head.save(path)
+    assert Head.load(path).digest == head.digest
+
+
 def test_metadata_of_other_programs_are_left_out(tmp_path: Path) -> None:
     head = random_head("texts")
     save_file(head.tensors, tmp_path / "head.safetensors", head.record.to_metadata() | {"made_by": "x"})
@@ -146,6 +160,7 @@ FAULTS: list[tuple[str, dict[str, str], dict[str, Tensor | None], str]] = [
     ("texts", {"projection": "none"}, {}, "text has 24 columns, the read-out 32 features"),
     ("texts", {"normalise": "none"}, {}, "normalise must be l2"),
     ("texts", {"format": "head/2"}, {}, "format is 'head/2'; this version reads head/1"),
+    ("texts", {"format": "head/12"}, {}, "format is 'head/12'; this version reads head/1"),
     ("texts", {"classes": "a, b"}, {}, "classes: is not JSON"),
     ("texts", {"classes": json.dumps([" ", *"bcdefghij"])}, {}, "class 0 is named ' '; give it a name in one line"),
     ("texts", {"classes": json.dumps(["a", "b\nc", *"cdefghij"])}, {}, r"class 1 is named 'b\\nc'; give it"),
