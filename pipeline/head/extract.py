@@ -146,7 +146,12 @@ def _choose(weights: dict[str, Tensor], name: str | None, path: str) -> _Layer:
 
 
 def _is_plain(tensor: Tensor, dimensions: int) -> bool:
-    return tensor.ndim == dimensions and tensor.is_floating_point() and tensor.layout == torch.strided
+    return (
+        tensor.ndim == dimensions
+        and tensor.numel() > 0
+        and tensor.is_floating_point()
+        and tensor.layout == torch.strided
+    )
 
 
 def _listed(labels: Sequence[str]) -> str:

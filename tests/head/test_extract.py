@@ -222,6 +222,7 @@ REFUSED: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
         "several classifiers, head, head_dist; choose one with --name",
     ),
     "no classifier": ({"blocks.0.fc1.weight": matrix(8)}, {}, "its linear layers are blocks.0.fc1; choose one with"),
+    "no class": ({"head.weight": torch.zeros(0, 16)}, {"read_out": "token"}, "it has no matrix"),
     "no matrix": ({"head.bias": BIAS}, {}, "it has no matrix"),
     "a name that is not there": (
         {"head.weight": matrix(8)},
