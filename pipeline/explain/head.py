@@ -206,8 +206,8 @@ class Head:
         """Write the head file atomically.
 
         Raises:
-            UsageError: its content does not fit together, when the message names the tensor or field; or the file exists
-                and is no head file, such as the checkpoint that the head was taken from.
+            UsageError: its content does not fit together, when the message names the tensor or field; or the file
+                exists and is no head file, such as the checkpoint that the head was taken from.
         """
         if fault := self._fault():
             raise UsageError(f"{path}: {fault}")
