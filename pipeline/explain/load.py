@@ -20,6 +20,7 @@ from pipeline.explain.checkpoint import (
     images_beside,
     is_of_transformers,
     load_checkpoint,
+    require_whole_patches,
     resampled_by_timm,
 )
 from pipeline.explain.head import Head, attached_head
@@ -199,6 +200,7 @@ def _with_weights(
         return _from_file(_config_of_checkpoint(spec.checkpoint, name), spec.checkpoint, spec, has_head)
     skeleton = ModelConfig(architecture=name).skeleton()
     check(skeleton)
+    require_whole_patches(skeleton, spec.image_size)
     size = {} if spec.image_size is None else {"img_size": spec.image_size}
     model = create_model(name, pretrained=True, **size)
     pooling = getattr(model, "global_pool", None)

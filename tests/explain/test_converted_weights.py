@@ -9,12 +9,14 @@ import pytest
 import timm
 import torch
 from explain.weights_files import DINO, SMALL, config, equal, load, network, write
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.explain.checkpoint import ModelConfig, load_checkpoint, resampled_by_timm
 from pipeline.explain.checkpoint.conversion import BY_TIMM
-from pipeline.explain.load import weights_hash
+from pipeline.explain.load import load_model, weights_hash
 from schemas.errors import UsageError
+from schemas.run import ModelSpec
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,15 @@ def test_weights_of_another_image_size_are_refused_with_how_to_say_it(tmp_path: 
         load(name, path)
     config(tmp_path, name, model_args=SMALL | {"img_size": 96})
     assert equal(load(name, path), model)
+
+
+@pytest.mark.parametrize(("size", "near"), [(5, "16"), (100, "96 or 112")])
+def test_an_image_size_of_parts_of_patches_is_refused(tmp_path: Path, size: int, near: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    for spec in ({"checkpoint": str(path)}, {"pretrained": True}):
+        with pytest.raises(UsageError, match=f"no multiple of the patches of 16 pixels; use {near}"):
+            load_model(ModelSpec(name="test_vit", image_size=size, **spec))
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])

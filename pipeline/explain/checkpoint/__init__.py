@@ -1,6 +1,6 @@
 """Networks from files: weights, ``config.json``, and the conversion of layouts to timm's."""
 
-from pipeline.explain.checkpoint.conversion import resampled_by_timm
+from pipeline.explain.checkpoint.conversion import require_whole_patches, resampled_by_timm
 from pipeline.explain.checkpoint.fit import derive_transformers, load_checkpoint
 from pipeline.explain.checkpoint.model_config import ImageConfig, ModelConfig
 from pipeline.explain.checkpoint.preprocessor import images_beside
@@ -17,5 +17,6 @@ __all__ = [
     "images_beside",
     "is_of_transformers",
     "load_checkpoint",
+    "require_whole_patches",
     "resampled_by_timm",
 ]

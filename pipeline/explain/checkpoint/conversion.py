@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.explain.checkpoint.difference import StateDict, printable
 from pipeline.explain.checkpoint.recognize import Renamed
+from schemas.errors import UsageError
 from schemas.model import ConversionRecord, PositionsRecord
 
 BY_TIMM = "older versions, by timm's own filter"
@@ -68,6 +69,23 @@ def _resampling(given: StateDict, converted: StateDict, model: Any) -> Positions
                 antialias=not table,
             )
     return None
+
+
+def require_whole_patches(model: Any, image_size: int | None) -> None:
+    """Refuse an image size whose last pixels no patch would see.
+
+    Args:
+        model: the network, with its weights or without.
+        image_size: height and width that are asked for; None is the network's own.
+
+    Raises:
+        UsageError: it is no multiple of the patch size.
+    """
+    patch = max(getattr(getattr(model, "patch_embed", None), "patch_size", (1,)))
+    if image_size is not None and image_size % patch:
+        below, above = image_size // patch * patch, (image_size // patch + 1) * patch
+        near = f"{below} or {above}" if below else above
+        raise UsageError(f"--image-size {image_size}: is no multiple of the patches of {patch} pixels; use {near}")
 
 
 def resampled_by_timm(usual: nn.Module, model: nn.Module) -> ConversionRecord | None:

@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from pipeline.explain.anatomy import describe
-from pipeline.explain.checkpoint.conversion import ACTIVATIONS, describe_conversion, grid_side
+from pipeline.explain.checkpoint.conversion import ACTIVATIONS, describe_conversion, grid_side, require_whole_patches
 from pipeline.explain.checkpoint.convert import convert
 from pipeline.explain.checkpoint.derive import derive_config
 from pipeline.explain.checkpoint.difference import StateDict
@@ -163,6 +163,7 @@ def fit(
     layout = given.layout
     arguments = dict(layout.arguments) if layout else {}
     if image_size is not None:
+        require_whole_patches(config.skeleton(), image_size)
         arguments["img_size"] = image_size
     read_out = _read_out(given, read_out, source)
     classes = _number_of_classes(config, given, source)
