@@ -229,6 +229,8 @@ def test_every_kind_of_network_is_described_as_built() -> None:
         "relative positions": ("mean", 0, 0, (6, 6)),
         "RMS norm": ("mean", 1, 0, (6, 6)),
         "texts": ("token", 1, 1, (6, 6)),
+        "texts, projected": ("pool", 0, 0, (6, 6)),
+        "mean, sigmoid": ("mean", 4, 0, (6, 6)),
         "texts, sigmoid": ("pool", 0, 0, (6, 6)),
         "class token and mean": ("token+mean", 4, 0, (6, 6)),
     }

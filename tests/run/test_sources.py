@@ -82,7 +82,7 @@ def test_a_retry_refuses_a_shard_whose_other_samples_were_changed(spec: RunSpec,
     run(out, INLINE)
     other = jpeg(99) if what.endswith("jpg") else b"3"
     write_tar(shard, [(name, other) if name == what else (name, data) for name, data in members])
-    with pytest.raises(RunFailedError, match="part-1: image or label of s0006, which has maps, were changed; restore"):
+    with pytest.raises(RunFailedError, match="part-1: image, label or text of s0006, which has maps, were changed"):
         run(out, INLINE, retry_failed=True)
 
 

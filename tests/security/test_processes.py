@@ -8,10 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-from pipeline.utils.process_pool import make_process_pool
+from pipeline.utils.process_pool import ProcessPool
 
 if __name__ == "__main__":
-    with make_process_pool(1, "pipeline.image") as pool:
+    with ProcessPool(1, "pipeline.image") as pool:
         print(pool.submit(len, "abc").result())
 """
 

@@ -51,7 +51,7 @@ def test_virelay_opens_a_project(atlas: Atlas, audit: Path, peer: list[str], met
     assert found["name"] == f"{method} (label)"
     assert len(found["pictures"]) == len(samples) == 48
     for picture, sample in zip(found["pictures"], samples, strict=True):
-        assert picture["labels"] == [[sample["label"], str(sample["label"])]]
+        assert picture["labels"] == [[sample["label"], atlas.run.class_name(sample["label"])]]
         assert picture["prediction"] == sample["prediction"]
         assert np.array_equal(picture["map"], atlas.map(sample["row"], method))
         assert picture["rendered"] == [[8, 8, 3], [96, 96, 3]] * 3
@@ -60,7 +60,8 @@ def test_virelay_opens_a_project(atlas: Atlas, audit: Path, peer: list[str], met
     places = [place for each in found["categories"] for place in each["places"]]
     assert sorted(places) == list(range(48))
     for each in found["categories"]:
-        assert {samples[place]["label"] for place in each["places"]} == {int(each["readable"])}
+        labels = {samples[place]["label"] for place in each["places"]}
+        assert [atlas.run.class_name(label) for label in labels] == [each["readable"]]
         assert len(each["clusters"]) == len(each["embedding"]) == len(each["places"])
         assert {len(row) for row in each["embedding"]} == {len(each["eigenvalues"])}
 
