@@ -51,8 +51,9 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
 
 
 @pytest.mark.usefixtures("computed_once")
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_crash_at_any_moment_of_a_retry_is_mended(
-    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     shard = tmp_path / "shards" / "part-1.tar"
     whole, members = shard.read_bytes(), samples(7, 5)
@@ -62,7 +63,7 @@ def test_a_crash_at_any_moment_of_a_retry_is_mended(
     plan(spec, str(tmp_path / "first"))
     run(str(tmp_path / "first"), INLINE)
     shard.write_bytes(whole)
-    for k in count(1):
+    for k in count(1, step):
         out = shutil.copytree(tmp_path / "first", tmp_path / f"crash-{k}")
         with crash_after(k, monkeypatch) as crash:
             run(str(out), INLINE, retry_failed=True)
