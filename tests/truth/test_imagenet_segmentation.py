@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
 
+h5py = pytest.importorskip("h5py")
 NAMES = ("n02084071_1234", "n02124075_56")
 
 
