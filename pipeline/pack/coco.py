@@ -19,7 +19,7 @@ from pipeline.pack.source import (
     first_existing,
     require_split,
 )
-from pipeline.truth.csv_lines import read_bytes
+from pipeline.utils.local_file import read_bytes
 from schemas.errors import UsageError
 from schemas.pack import LeftOut
 

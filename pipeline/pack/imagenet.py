@@ -31,7 +31,8 @@ from pipeline.pack.source import (
     require_split,
     walk,
 )
-from pipeline.truth.ilsvrc import read_objects
+from pipeline.truth.ilsvrc import parse_annotation
+from pipeline.utils.local_file import read_bytes
 from schemas.errors import UsageError
 from schemas.pack import LeftOut
 
@@ -194,6 +195,6 @@ def _find_boxes(path: Path, split: str, place: Path) -> dict[str, Path]:
 
 def _annotate(index: dict[str, int], class_id: int, file: Path, width: int, height: int) -> Annotations:
     """Read the boxes of an image; an object of a class that has no id counts as one of the image's class."""
-    size, objects = read_objects(file)
+    size, objects = parse_annotation(read_bytes(file), file)
     boxes = [SourceObject(index.get(item.name, class_id), box_of_corners(*item.corners)) for item in objects]
     return Annotations(boxes, size)

@@ -65,7 +65,7 @@ class SourceObject:
     ignored: bool = False
 
 
-def box_of_corners(x0: int, y0: int, x1: int, y1: int) -> Box:
+def box_of_corners(x0: float, y0: float, x1: float, y1: float) -> Box:
     """Return the box with these corners, whose ends are inclusive, as x, y, width and height."""
     return x0, y0, x1 - x0 + 1, y1 - y0 + 1
 

@@ -24,9 +24,10 @@ from pipeline.pack.source import (
     read_lines,
     require_split,
 )
-from pipeline.truth.ilsvrc import read_objects
+from pipeline.truth.ilsvrc import parse_annotation
 from pipeline.truth.png_file import PngFile
 from pipeline.truth.voc import CLASSES
+from pipeline.utils.local_file import read_bytes
 from schemas.errors import UsageError
 from schemas.pack import LeftOut
 
@@ -62,7 +63,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
         elif not annotation.exists():
             left_out.append(LeftOut(name=image_id, reason="has no XML file in Annotations"))
         else:
-            _, objects = read_objects(annotation)
+            _, objects = parse_annotation(read_bytes(annotation), annotation)
             unknown = next((item.name for item in objects if item.name not in index), None)
             if unknown is not None:
                 raise UsageError(f"{annotation}: {unknown!r} is no class of VOC; name the classes by --classes FILE")
@@ -83,7 +84,7 @@ def _find_root(path: Path) -> Path:
 
 
 def _annotate(index: dict[str, int], annotation: Path, masks: Path | None, width: int, height: int) -> Annotations:
-    size, objects = read_objects(annotation)
+    size, objects = parse_annotation(read_bytes(annotation), annotation)
     found = [
         SourceObject(index[item.name], box_of_corners(*(side - 1 for side in item.corners)), ignored=item.difficult)
         for item in objects

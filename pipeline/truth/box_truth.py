@@ -62,10 +62,7 @@ def build_box_truths(
     Raises:
         UsageError: all boxes are fractions of the image; see also ``clip_boxes``.
     """
-    if len(boxes) and (boxes <= 1).all() and (boxes != np.rint(boxes)).any():
-        numbers = ",".join(f"{side:g}" for side in boxes[0])
-        fault = "and no box of the file reaches beyond 1, as fractions of an image do; write pixels"
-        raise UsageError(f"{describe_box(0)} is {numbers}, {fault}")
+    refuse_fractions(boxes, describe_box)
     limits = np.array([size or (np.inf, np.inf) for size in sizes], np.float64).reshape(-1, 2)
     images = np.asarray(image_indices, np.int64)
     clipped = clip_boxes(boxes, limits[images], describe_box)
@@ -75,6 +72,22 @@ def build_box_truths(
     for index, (key, size) in enumerate(zip(keys, sizes, strict=True)):
         width, height = size or (None, None)
         yield BoxTruth(key, width, height, sorted_boxes[ends[index] : ends[index + 1]])
+
+
+def refuse_fractions(boxes: NDArray[np.float64], describe_box: Callable[[int], str]) -> None:
+    """Refuse boxes float [n, 4] that are fractions of the image instead of pixels.
+
+    Args:
+        boxes: as x0, y0, x1, y1.
+        describe_box: returns the text that names the i-th box in an error.
+
+    Raises:
+        UsageError: no number is above 1, and not all are whole.
+    """
+    if len(boxes) and (boxes <= 1).all() and (boxes != np.rint(boxes)).any():
+        numbers = ",".join(f"{side:g}" for side in boxes[0])
+        fault = "and no box of the file reaches beyond 1, as fractions of an image do; write pixels"
+        raise UsageError(f"{describe_box(0)} is {numbers}, {fault}")
 
 
 def clip_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64], describe_box: Callable[[int], str]) -> Boxes:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.read.sample_keys import sample_key
-from pipeline.truth.csv_lines import read_bytes
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
+from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator

@@ -23,18 +23,6 @@ class CsvLine:
     columns: list[str]
 
 
-def read_bytes(file: Path) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}") from None
-
-
 def parse_lines(data: bytes, file: Path) -> list[CsvLine]:
     """Split a file into lines. The last one may lack a newline, as in many files of wsolevaluation.
 

@@ -10,10 +10,13 @@ from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+import numpy as np
+
 from pipeline.read.sample_keys import sample_key
-from pipeline.truth.box_truth import ImageSize, build_box_truths
-from pipeline.truth.csv_lines import parse_floats, parse_pixels, read_bytes
+from pipeline.truth.box_truth import ImageSize, build_box_truths, refuse_fractions
+from pipeline.truth.csv_lines import parse_floats, parse_pixels
 from pipeline.truth.truth import TruthSet
+from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator
@@ -38,27 +41,25 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     """
     keys: list[str] = []
     sizes: list[ImageSize] = []
-    rows: list[list[str]] = []
+    corners: list[tuple[float, ...]] = []
     image_indices: list[int] = []
     hashes: list[str] = []
     files = sorted(path.rglob("*.xml"))
     for index, file in enumerate(files):
         data, name = read_bytes(file), file.relative_to(path).as_posix()
-        root = _parse_xml(data, file)
-        boxes = [[_child_text(box, side, file) for side in SIDES] for box in root.iterfind("object/bndbox")]
-        if len(boxes) != len(root.findall("object")):
-            raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
-        rows += boxes
-        image_indices += [index] * len(boxes)
+        size, objects = parse_annotation(data, file)
+        corners += [item.corners for item in objects]
+        image_indices += [index] * len(objects)
         keys.append(sample_key(name, separator))
-        sizes.append(_parse_size(root, file))
+        sizes.append(size)
         hashes.append(f"{name} {sha256(data)}")
 
     def describe_box(row: int) -> str:
         return f"{files[image_indices[row]]}: box {row - image_indices.index(image_indices[row]) + 1}"
 
     digest = sha256("\n".join(hashes).encode())
-    truths = build_box_truths(keys, sizes, parse_floats(rows, 4, describe_box), image_indices, describe_box)
+    boxes = np.array(corners, np.float64).reshape(-1, 4)
+    truths = build_box_truths(keys, sizes, boxes, image_indices, describe_box)
     return TruthSet.from_truths(path, digest, truths)
 
 
@@ -67,33 +68,46 @@ class XmlObject:
     """An object of a Pascal VOC XML file.
 
     Attributes:
-        name: of its class.
-        corners: xmin, ymin, xmax, ymax as stored, rounded to whole numbers.
+        name: of its class; empty if it has none.
+        corners: xmin, ymin, xmax, ymax as stored.
         difficult: whether it is marked so.
     """
 
     name: str
-    corners: tuple[int, int, int, int]
+    corners: tuple[float, ...]
     difficult: bool
 
 
-def read_objects(file: Path) -> tuple[ImageSize, list[XmlObject]]:
-    """Return the size of the image, if it is stored, and the objects of an XML file, in their order.
+def parse_annotation(data: bytes, file: Path) -> tuple[ImageSize, list[XmlObject]]:
+    """Return the size of the image, if it is stored, and its objects, in their order.
+
+    Args:
+        data: content of the XML file.
+        file: its path, for errors.
 
     Raises:
-        UsageError: it is not XML of this form.
+        UsageError: it is not XML of this form, or its boxes are no pixels.
     """
-    root = _parse_xml(read_bytes(file), file)
-    objects = []
-    for element in root.iterfind("object"):
-        box = element.find("bndbox")
-        if box is None:
-            raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
-        texts = [[_child_text(box, side, file) for side in SIDES]]
-        x0, y0, x1, y1 = parse_floats(texts, 4, lambda row: f"{file}: a box")[0].round().astype(int).tolist()
-        difficult = (element.findtext("difficult") or "0").strip() == "1"
-        objects.append(XmlObject(_child_text(element, "name", file), (x0, y0, x1, y1), difficult))
-    return _parse_size(root, file), objects
+
+    def describe_box(index: int) -> str:
+        return f"{file}: box {index + 1}"
+
+    root = _parse_xml(data, file)
+    elements = root.findall("object")
+    boxes = [element.find("bndbox") for element in elements]
+    if None in boxes:
+        raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
+    texts = [[_child_text(box, side, file) for side in SIDES] for box in boxes if box is not None]
+    corners = parse_floats(texts, 4, describe_box)
+    refuse_fractions(corners, describe_box)
+    return _parse_size(root, file), [
+        XmlObject(
+            name=(element.findtext("name") or "").strip(),
+            corners=tuple(numbers),
+            difficult=(element.findtext("difficult") or "").strip() == "1",
+        )
+        for element, numbers in zip(elements, corners.tolist(), strict=True)
+    ]
 
 
 def _parse_xml(data: bytes, file: Path) -> Element:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from pipeline.read.decode import MAX_PIXELS
-from pipeline.truth.csv_lines import read_bytes
+from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
 

@@ -1,9 +1,24 @@
-"""Files of the user on this machine: their text, and their hash."""
+"""Files of the user on this machine: their contents, and their hash."""
 
 import hashlib
 from pathlib import Path
 
 from schemas.errors import UsageError
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
 
 
 def read_text(path: str | Path) -> str:
