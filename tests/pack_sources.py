@@ -1,6 +1,7 @@
-"""Small copies of public datasets, in the exact form of their folders."""
+"""Small copies of public datasets, in the exact form of their folders; and what a pack of them holds."""
 
 import csv
+import hashlib
 import io
 import json
 import tarfile
@@ -11,6 +12,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from scipy.io import savemat
 from support import encode, jpeg
+
+from pipeline.truth import read_truth
 
 SIZE = (40, 30)
 DEVKIT_ORDER = ["n02119789", "n01440764", "n02100735"]
@@ -189,3 +192,40 @@ def wsol_lists(root: Path, masks: bool = False) -> Path:
             write(root / "dataset" / "DATA" / f"{name[:-4]}_m.png", encode(Image.fromarray(shape), "PNG"))
             write(root / "dataset" / "DATA" / f"{name[:-4]}_ignore.png", encode(Image.fromarray(shape * 0), "PNG"))
     return root / "metadata" / "DATA"
+
+
+def read_samples(out: Path) -> dict[str, dict[str, bytes]]:
+    """Members of each sample by extension."""
+    samples: dict[str, dict[str, bytes]] = {}
+    for path in sorted(out.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                key, _, extension = member.name.rpartition(".")
+                stream = archive.extractfile(member)
+                assert stream is not None
+                assert (member.mtime, member.uid, member.mode) == (0, 0, 0o644)
+                samples.setdefault(key, {})[extension] = stream.read()
+    return samples
+
+
+def labels_of(out: Path) -> dict[str, int]:
+    return {key: int(members["cls"]) for key, members in read_samples(out).items() if "cls" in members}
+
+
+def classes_of(out: Path) -> list[str]:
+    return (out / "classes.txt").read_text().splitlines()
+
+
+def left_out_of(out: Path) -> dict[str, str]:
+    with open(out / "left_out.csv", newline="") as stream:
+        return {row["name"]: row["reason"] for row in csv.DictReader(stream)}
+
+
+def boxes_of(out: Path) -> dict[str, list[list[int]]]:
+    truth = read_truth(out / "truth")
+    return {key: item.boxes.tolist() for key, item in truth.by_key.items()}
+
+
+def digests(out: Path) -> dict[str, str]:
+    files = (path for path in out.rglob("*") if path.is_file())
+    return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

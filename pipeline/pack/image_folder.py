@@ -1,10 +1,11 @@
 """Source: a folder with one folder of images for each class; or a table of paths and labels; or images alone.
 
 Class ids are the places of the folders in sorted order, as torchvision's ``ImageFolder`` has them; where all folders
-are called by the numbers from 0 on, as in ImageNetV2, the number is the class id.
+are called by the numbers from 0 on, as in ImageNetV2, the number is the class id. Splits beside each other have the
+same class ids, also where one of them lacks a class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.pack.image_table import ALL, TABLES, read_table
@@ -52,7 +53,13 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     if not folders:
         unlabelled = [SourceImage(name, file) for name, file in sorted(found.images.items())]
         return Source(unlabelled, tuple(classes), split or ALL, found.left_out)
-    index = _index_folders(folders, classes, folder)
+    if split is None and not classes and (nested := _nested_folder(found.images)):
+        raise UsageError(
+            f"{path}: its images are in folders of folders, such as {nested}; if the outer ones are splits, name one "
+            "by --split; if they are the classes, name them by --classes FILE"
+        )
+    others = [] if split is None else _classes_of_other_splits(path, split, folders)
+    index = _index_folders(sorted({*folders, *others}), classes, folder)
     names = sorted(index, key=index.__getitem__)
     images = []
     left_out = list(found.left_out)
@@ -65,6 +72,28 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     used = {image.class_ids[0] for image in images}
     notes = [f"the class {name} has no image" for name in names if index[name] not in used]
     return Source(images, tuple(names), split or ALL, left_out, notes)
+
+
+def _nested_folder(names: Iterable[str]) -> str | None:
+    """Return a folder of folders with images, if all images are in such: it may be a split, or a class in parts.
+
+    No folder is returned where each has folders of its own, as a class with folders for its photographers has.
+    """
+    inner: dict[str, set[str]] = {}
+    for name in names:
+        folders = name.split("/")[:-1]
+        if len(folders) == 1:
+            return None  # images stand in it, so it is a class
+        if folders:
+            inner.setdefault(folders[0], set()).add(folders[1])
+    shared = sum(map(len, inner.values())) > len(set().union(*inner.values()))
+    return next((f"{outer}/{min(names)}" for outer, names in inner.items() if shared or len(inner) == 1), None)
+
+
+def _classes_of_other_splits(path: Path, split: str, folders: Sequence[str]) -> list[str]:
+    """Return the class folders of the splits beside one: the folders that have a class folder in common with it."""
+    others = [_folders_in(path / name) for name in _folders_in(path) if name != split]
+    return [name for names in others if set(names) & set(folders) for name in names]
 
 
 def _folders_in(path: Path) -> list[str]:
