@@ -6,7 +6,8 @@ from typing import Any, Literal
 from torch import nn
 
 from pipeline.explain.embedding_towers import is_projection
-from pipeline.explain.head import LinearHead, TokenAndMean, ZeroShotHead, head_activation
+from pipeline.explain.head import head_activation
+from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
 from pipeline.explain.module_classes import (
     ACTIVATIONS,
     ATTENTIONS,

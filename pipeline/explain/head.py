@@ -1,28 +1,26 @@
 """Heads apart from the backbone: a classifier in a file of its own, put on a network that has none for its classes."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import timm
-import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
 from pipeline.explain.weights_hash import hash_tensors
 from pipeline.utils.atomic_write import write_atomically
 from pipeline.utils.tensor_file import to_safetensors
 from schemas.base import sha256
 from schemas.errors import UnsupportedModel, UsageError
-from schemas.head import Activation, AttachedHead, HeadKind, HeadReadout, HeadRecord
+from schemas.head import Activation, AttachedHead, HeadReadout, HeadRecord
 
 _UNIT_TOLERANCE = 1e-3
-_LEAST_SCALE = 10.0
-"""Least scale of a softmax over cosines. Trained towers have 14 to 100; their files store the logarithm, 2.6 to 4.6."""
+_LEAST_SCALE: dict[Activation, float] = {"softmax": 10.0, "sigmoid": 6.0}
+"""Least scale of cosines. Trained towers have 14 to 100 (CLIP) and 10 to 120 (SigLIP); their files store the logarithm,
+2.6 to 4.6 and 2.3 to 4.8."""
 
 _SHAPES: dict[str, dict[str, int]] = {
     "linear": {"weight": 2, "bias": 1},
@@ -37,113 +35,6 @@ _SHAPES: dict[str, dict[str, int]] = {
     },
 }
 """Number of dimensions of each tensor of a kind; −1 is a scalar or one number for each class."""
-
-
-class LinearHead(nn.Linear):
-    """Classifier W φ + b of a head file.
-
-    Attributes:
-        kind: of its head file.
-        activation: turns logits into probabilities.
-        classes: name of each logit.
-        digest: of the head.
-    """
-
-    kind: ClassVar[HeadKind] = "linear"
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, head: "Head") -> None:
-        super().__init__(weight.shape[1], weight.shape[0], bias is not None)
-        self.weight = nn.Parameter(weight)
-        self.bias = None if bias is None else nn.Parameter(bias)  # type: ignore[assignment]
-        self.activation: Activation = head.record.activation
-        self.classes, self.digest = head.classes, head.digest
-
-
-class ZeroShotHead(nn.Module):
-    """Classifier by similarity: a · N(P φ) · Tᵀ + b, with N the division by the Euclidean norm.
-
-    Attributes:
-        kind: of its head file.
-        projection: P [E, in], or the identity.
-        text: T, unit rows [C, E].
-        scale: a.
-        bias: b, a scalar or [C].
-        empty: [k, E], embeddings of prompts without a content, or None.
-        activation: turns logits into probabilities.
-        classes: name of each logit.
-        digest: of the head.
-    """
-
-    kind: ClassVar[HeadKind] = "zero_shot"
-
-    text: Tensor
-    scale: Tensor
-    bias: Tensor
-    empty: Tensor | None
-
-    def __init__(self, projection: nn.Module, tensors: dict[str, Tensor], head: "Head") -> None:
-        super().__init__()
-        self.projection = projection
-        text = tensors["text"]
-        self.register_buffer("text", text)
-        self.register_buffer("scale", tensors.get("logit_scale", text.new_ones(())))
-        self.register_buffer("bias", tensors.get("logit_bias", text.new_zeros(())))
-        self.register_buffer("empty", tensors.get("empty"))
-        self.activation: Activation = head.record.activation
-        self.classes, self.digest = head.classes, head.digest
-
-    @property
-    def out_features(self) -> int:
-        """Number of classes, C."""
-        return len(self.text)
-
-    @contextmanager
-    def with_texts(self, texts: Tensor) -> Iterator[None]:
-        """Compare with further texts while the context lasts: their class ids are C, C + 1, ….
-
-        Args:
-            texts: unit rows [n, E], of the dtype and on the device of ``text``.
-        """
-        own = self.text
-        self.text = torch.cat([own, texts])
-        try:
-            yield
-        finally:
-            self.text = own
-
-    def embed(self, features: Tensor) -> Tensor:
-        """Compute unit embeddings [..., E] of features [..., in], at least float32."""
-        weights = next(self.projection.parameters(), self.text)  # features of autocast may be read outside of it
-        return F.normalize(self.projection(features.to(weights)).to(self.text), dim=-1)
-
-    def cosine(self, features: Tensor, text: Tensor | None = None) -> Tensor:
-        """Compute the similarities [..., C] of features [..., in] and texts.
-
-        Args:
-            features: φ.
-            text: unit rows [C, E]; by default those of the classes.
-        """
-        text = self.text if text is None else text
-        embedding = self.embed(features)
-        # Half precision would round a similarity by 1/256, and the scale multiplies that by up to 100.
-        with torch.autocast(embedding.device.type, enabled=False):
-            return F.linear(embedding, text)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Compute logits [..., C] of features [..., in]."""
-        return self.scale * self.cosine(features) + self.bias
-
-
-class TokenAndMean(nn.Module):
-    """Read-out of the class token and the mean of the patch tokens, concatenated: [B, n, D] → [B, 2D]."""
-
-    def __init__(self, prefix_tokens: int) -> None:
-        super().__init__()
-        self.prefix_tokens = prefix_tokens
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Compute the features of tokens behind the final norm."""
-        return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(1)], -1)
 
 
 @dataclass(frozen=True)
@@ -268,7 +159,7 @@ class Head:
                 return f"{name} has rows whose norm is not 1; divide each row by its norm"
         if scale is not None and scale <= 0:
             return f"logit_scale is {float(scale):.4g}; it must be above 0"
-        if scale is not None and record.activation == "softmax" and scale < _LEAST_SCALE:
+        if scale is not None and scale < _LEAST_SCALE[record.activation]:
             return (
                 f"logit_scale is {float(scale):.4g}, which looks like the logarithm of the factor; "
                 f"write the factor itself, {float(scale.double().exp()):.4g}"
@@ -307,9 +198,9 @@ class Head:
         weights = next(model.parameters())
         tensors = {name: tensor.to(weights.device, weights.dtype) for name, tensor in self.tensors.items()}
         if record.kind == "linear":
-            head: nn.Module = LinearHead(tensors["weight"], tensors.get("bias"), self)
+            head: nn.Module = LinearHead(tensors["weight"], tensors.get("bias"), record, self.digest)
         else:
-            head = ZeroShotHead(self._projection(parts, tensors, refuse), tensors, self)
+            head = ZeroShotHead(self._projection(parts, tensors, refuse), tensors, record, self.digest)
         _set_readout(parts, record.read_out, refuse)
         parts.head, parts.num_classes = head.train(model.training), len(self.classes)
         return model

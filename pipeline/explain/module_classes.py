@@ -22,7 +22,7 @@ from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock, 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from pipeline.explain.head import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
 
 _layers: Any = timm.layers
 _vit: Any = timm.models.vision_transformer

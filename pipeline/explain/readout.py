@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.head import ZeroShotHead, head_activation
+from pipeline.explain.head import head_activation
+from pipeline.explain.head_modules import ZeroShotHead
 
 PATCH_READOUT_DESIGN = "pm_design_v1"
 """Provenance of patch-level read-outs: the paper's full text is not public; open details are chosen here."""

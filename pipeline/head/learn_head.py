@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.explain.head import Head, ZeroShotHead
+from pipeline.explain.head import Head
+from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.load import absolute_model_spec
 from pipeline.head.backbone import Backbone, load_backbone
 from pipeline.head.evaluate_head import evaluate_head
@@ -142,7 +143,7 @@ def _learn(
         scale = choose_scale(text, evaluation, device)
         tensors = {"text": text.float(), "logit_scale": torch.tensor(scale)}
         record = record.model_copy(update={"kind": "zero_shot", "normalise": "l2"})
-        head = ZeroShotHead(nn.Identity(), tensors, Head(record, tensors))
+        head = ZeroShotHead(nn.Identity(), tensors, record)
         content |= {"setting": scale, "metrics": evaluate_head(head, evaluation, device)}
         content["small_classes"] = int((counts < spec.images).sum())
     learned = LearnedHeadRecord(**content)
@@ -159,7 +160,7 @@ def _split(spec: LearnedHeadSpec, table: FeatureTable, own: NDArray[np.bool_]) -
 
 
 def _class_names(spec: LearnedHeadSpec, table: FeatureTable) -> tuple[str, ...]:
-    """Return the names of the classes; without given ones these are the labels, of which none may be missing."""
+    """Return the names of the classes: those given, else the class ids from 0 to the largest label, without gaps."""
     labels = np.unique(table.labels)
     if not len(labels):
         first = next((f"; {row.key} of {row.shard}: {row.error}" for row in table.left_out), "")

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.explain.head import Head, LinearHead
+from pipeline.explain.head_modules import LinearHead
 from pipeline.head.evaluate_head import evaluate_head
 from pipeline.head.feature_table import FeatureRows
 from pipeline.head.logistic_regression import Fit, Scaling, fit, start_fit
@@ -121,7 +121,7 @@ def train_probe(
             break
         start = fit(training, scaling, l2, start, device)
         weight, bias = start.on_features(scaling)
-        head = LinearHead(weight, bias, Head(record, {"weight": weight, "bias": bias}))
+        head = LinearHead(weight, bias, record)
         metrics = evaluate_head(head, held_out, device)
         result = ProbeFit(
             l2=l2, steps=start.steps, gradient=start.gradient, converged=start.converged, held_out=metrics

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.head import Head, ZeroShotHead
+from pipeline.explain.head import Head
+from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.method import Method
 from pipeline.head.text_tower import TextTower
 from pipeline.read import DecodedSample

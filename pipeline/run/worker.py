@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain.explainer import ClassIdsFn, Explainer, precision_error
-from pipeline.explain.head import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize

@@ -145,6 +145,7 @@ def test_ten_thousand_classes_with_one_name_twice(tmp_path: Path) -> None:
 
 UNIT = F.normalize(torch.ones(10, 24), dim=1)
 FAULTS: list[tuple[str, dict[str, str], dict[str, Tensor | None], str]] = [
+    ("texts, sigmoid", {}, {"logit_scale": torch.tensor(4.74)}, "looks like the logarithm of the factor; write .* 114"),
     ("texts", {}, {"logit_scale": torch.tensor(2.66)}, "looks like the logarithm of the factor; write .* 14.3"),
     ("texts", {}, {"logit_scale": torch.tensor(-1.0)}, "logit_scale is -1; it must be above 0"),
     ("texts", {}, {"text": 3 * UNIT}, "text has rows whose norm is not 1"),

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.explain import PatchMask, UnsupportedMethod, describe, explain
 from pipeline.explain.artifacts import write_artifact
-from pipeline.explain.head import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.readout import patch_logits
 from pipeline.explain.weights_hash import weights_hash
 from schemas.artifacts import ArtifactRecord

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, capture_attention
-from pipeline.explain.head import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.method import Method
 from pipeline.explain.readout import classifier_cosines
 from pipeline.explain.registry import methods

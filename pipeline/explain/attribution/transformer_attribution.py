@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import upcast
 from pipeline.explain.attribution.readout_attention import readout_weights
-from pipeline.explain.head import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Capture, LinearCall, Trace

@@ -19,7 +19,7 @@ from pipeline.explain.checkpoint.preprocessor import images_beside
 from pipeline.explain.checkpoint.recognize import Renamed, recognize
 from pipeline.explain.checkpoint.transformers_config import Facts, TransformersConfig
 from pipeline.explain.checkpoint.weights_file import read_weights
-from pipeline.explain.head import TokenAndMean
+from pipeline.explain.head_modules import TokenAndMean
 from schemas.errors import UsageError
 from schemas.model import ConversionRecord
 from schemas.run import GlobalPool
