@@ -99,6 +99,15 @@ global_pool_option = choice_option(
     get_args(GlobalPool),
     "Read-out, where the weights fit several: class token, mean of the patches, or attention pooler.",
 )
+model_options = options(
+    click.option("--model", required=True, metavar="NAME", help="A timm model, local-dir:FOLDER or hf-hub:ORG/NAME."),
+    click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
+    checkpoint_option,
+    checkpoint_key_option,
+    image_size_option,
+    global_pool_option,
+)
+"""The flags of the network that images go through."""
 head_option = path_option(
     "--head", metavar="FILE", text="Use the classifier of a head file instead of the network's own."
 )
@@ -113,7 +122,7 @@ methods_option = names_option(
     names=all_methods,
     text="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
 )
-partial_option = click.option("--partial", is_flag=True, help="Use an atlas of which shards are not done yet.")
+partial_option = click.option("--partial", is_flag=True, help="Use the finished shards of an unfinished atlas.")
 tune_atlas_option = path_option(
     "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."
 )

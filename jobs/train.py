@@ -9,12 +9,9 @@ from jobs import output
 from jobs.params import (
     PATH_OR_URL,
     Number,
-    checkpoint_key_option,
-    checkpoint_option,
     count_option,
-    global_pool_option,
     head_option,
-    image_size_option,
+    model_options,
     options,
     path_option,
     sample_options,
@@ -47,12 +44,7 @@ training_options = options(
     path_option(
         "--held-out", multiple=True, required=True, metavar="SHARD", text="Shards to evaluate on; may be repeated."
     ),
-    click.option("--model", required=True, metavar="NAME", help="A timm model, local-dir:FOLDER or hf-hub:ORG/NAME."),
-    click.option("--pretrained", is_flag=True, help="Use timm's pretrained weights."),
-    checkpoint_option,
-    checkpoint_key_option,
-    image_size_option,
-    global_pool_option,
+    model_options,
     head_option,
     path_option("--out", required=True, metavar="FILE", text="Output artifact, safetensors."),
     count_option("--steps", default=20_000, text="Training steps."),

@@ -199,16 +199,29 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
         return table
 
     def _row(self, method: str, counts: ScoreCounts, statuses: Mapping[str, int]) -> dict[str, Any]:
-        model = self.atlas.run.model
         return {
-            "method": method,
-            "kind": "control" if is_control(method) else "method",
-            "target": self.about.target,
-            "classifier": f"{PurePath(model.name).name} {model.weights.removeprefix('sha256:')[:12]}",
+            **identify_row(self.atlas, method, self.about.target),
             "without_maps": statuses.get("without_maps", 0),
             "without_object": statuses.get("without_object", 0),
             **score_row(method, self.about.target, counts),
         }
+
+
+def identify_row(atlas: Atlas, method: str, target: str) -> dict[str, str]:
+    """Return the columns of a table of scores that say what is scored.
+
+    Args:
+        atlas: the atlas.
+        method: of the maps.
+        target: target kind whose maps are scored.
+    """
+    model = atlas.run.model
+    return {
+        "method": method,
+        "kind": "control" if is_control(method) else "method",
+        "target": target,
+        "classifier": f"{PurePath(model.name).name} {model.weights.removeprefix('sha256:')[:12]}",
+    }
 
 
 def _tuning_source(about: ScoringSpec) -> tuple[str | None, str | None]:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.score.class_metrics import mean_defined
 from pipeline.score.counters import ALL_GROUPS, TESTED_GROUPS, TUNING_GROUPS, ScoreCounts, from_npz
 from pipeline.score.match_classes import match_classes
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
-from pipeline.score.score_atlas import default_output_dir
+from pipeline.score.score_atlas import default_output_dir, identify_row
 from pipeline.score.score_classes_shard import ClassScoring, count_shard
 from pipeline.score.score_shard import counts_object
 from pipeline.score.splits import ShardTruth, build_shard_truths
@@ -32,7 +31,7 @@ from pipeline.utils.bootstrap import percentile_interval
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.scores import CLASS_IOUS, CLASS_METRICS, CLASS_SCORES, ScoringSpec, TuningSplitRecord, is_control
+from schemas.scores import CLASS_IOUS, CLASS_METRICS, CLASS_SCORES, ScoringSpec, TuningSplitRecord
 
 TABLE, PER_CLASS = "class_scores.parquet", "class_ious.parquet"
 Floats = NDArray[np.float64]
@@ -189,12 +188,8 @@ class _ClassScores(DerivedProduct[ShardTruth, pa.Table]):
         return table
 
     def _row(self, method: str, statuses: Mapping[str, int]) -> dict[str, Any]:
-        model = self.atlas.run.model
         return {
-            "method": method,
-            "kind": "control" if is_control(method) else "method",
-            "target": self.about.target,
-            "classifier": f"{PurePath(model.name).name} {model.weights.removeprefix('sha256:')[:12]}",
+            **identify_row(self.atlas, method, self.about.target),
             "without_maps": statuses.get("without_maps", 0),
             "classes_without_map": statuses.get("classes_without_map", 0),
         }
