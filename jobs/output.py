@@ -93,7 +93,7 @@ def print_accuracy(accuracy: "LabelAccuracy | None", to_stderr: bool = False) ->
 
 
 def check_complete(atlas: "Atlas | None", partial: bool) -> None:
-    """Refuse an atlas of which shards are not done, or note it on standard error.
+    """Refuse an atlas with unfinished shards, unless a part is enough: then note it on standard error.
 
     Args:
         atlas: what a product is to be derived from; None is none.

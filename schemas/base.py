@@ -135,7 +135,7 @@ def _kinds(record: Any) -> tuple[Any, ...]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Loader of plain data that refuses a key that is given twice, of which YAML would take the last."""
+    """YAML loader for plain data. It refuses duplicate keys, of which PyYAML would keep the last without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -1,4 +1,4 @@
-"""Safetensors files of which equal contents are equal bytes."""
+"""Deterministic safetensors files: equal tensors and metadata give equal bytes."""
 
 import json
 from collections.abc import Mapping
