@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import compute_threshold
+from pipeline.utils.ranks import mean_ranks
 from schemas.audit_tables import AGREEMENT_METRICS, TOP_SHARES
 from schemas.policy import Threshold
 
@@ -45,7 +45,7 @@ def prepare_maps(maps: NDArray[np.floating]) -> PreparedMaps:
     flat = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).astype(np.float64)
     valid = np.isfinite(flat).all(1) & (np.ptp(flat, axis=1) > 0)
     flat = np.where(valid[:, None], flat, 0.0)
-    ranks = rankdata(flat, axis=1)
+    ranks = mean_ranks(flat)
     return PreparedMaps(
         valid=valid,
         values=flat - flat.mean(1, keepdims=True),

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betainccinv, betaincinv
 
 ALPHA = 0.05
 """Upper bound of the probability of any alarm by chance, among all methods and classes."""
@@ -120,11 +120,13 @@ class OutlierCounts:
 
 def _lower_limit(hits: NDArray[np.int64], trials: NDArray[np.int64], level: float) -> NDArray[np.float64]:
     """Return the lower Clopper–Pearson limit; 0 without hits."""
-    limit: NDArray[np.float64] = np.where(hits > 0, beta.ppf(level, np.maximum(hits, 1), trials - hits + 1), 0.0)
+    limit: NDArray[np.float64] = np.where(hits > 0, betaincinv(np.maximum(hits, 1), trials - hits + 1, level), 0.0)
     return limit
 
 
 def _upper_limit(hits: NDArray[np.int64], trials: NDArray[np.int64], level: float) -> NDArray[np.float64]:
     """Return the upper Clopper–Pearson limit; 1 where all trials are hits, or there are none."""
-    limit: NDArray[np.float64] = np.where(hits < trials, beta.isf(level, hits + 1, np.maximum(trials - hits, 1)), 1.0)
+    limit: NDArray[np.float64] = np.where(
+        hits < trials, betainccinv(hits + 1, np.maximum(trials - hits, 1), level), 1.0
+    )
     return limit

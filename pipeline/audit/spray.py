@@ -4,10 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.sparse.csgraph import laplacian
-from sklearn.cluster import KMeans
-from sklearn.neighbors import kneighbors_graph
 
 NUM_NEIGHBORS = 10
 """Neighbors of each map in the graph: twice the logarithm of a few hundred maps; von Luxburg (2007), section 8.2."""
@@ -62,6 +58,12 @@ def cluster_maps(maps: NDArray[np.floating]) -> SprayClusters:
     Args:
         maps: [n, h, w] ≥ 0, n ≥ 1.
     """
+    # They take more than a second, and most that needs this module clusters nothing.
+    from scipy.linalg import eigh
+    from scipy.sparse.csgraph import laplacian
+    from sklearn.cluster import KMeans
+    from sklearn.neighbors import kneighbors_graph
+
     normalized = l1_normalize(maps)
     flat = normalized.reshape(len(normalized), normalized.shape[1] * normalized.shape[2])
     if len(maps) <= 2:

@@ -5,10 +5,10 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pipeline.image.iou import mask_iou
 from pipeline.label.threshold import compute_threshold
+from pipeline.utils.ranks import mean_ranks
 from schemas.policy import Policy
 
 Grid = NDArray[np.float32]
@@ -39,7 +39,7 @@ def combine_maps(
     if policy.combine == "geometric":
         return _rescale(np.exp(np.log(np.maximum(stack, 1e-6)).mean(0))), agreement
     if policy.combine == "rank_mean":
-        stack = np.stack([rankdata(grid).reshape(grid.shape) for grid in grids])
+        stack = np.stack([mean_ranks(grid.ravel()).reshape(grid.shape) for grid in grids])
     return _rescale(stack.mean(0)), agreement
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
+from pipeline.utils.ranks import mean_ranks
 
 
 def pearson(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -29,7 +30,7 @@ def spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArr
         first: values [..., N].
         second: values [..., N].
     """
-    return pearson(rankdata(first, axis=-1), rankdata(second, axis=-1))
+    return pearson(mean_ranks(first), mean_ranks(second))
 
 
 def abs_spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:

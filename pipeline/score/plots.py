@@ -2,12 +2,10 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pipeline.score.box_metrics import BOX_THRESHOLDS
 from pipeline.score.counters import ALL_GROUPS, HIT_NAMES, ScoreCounts
@@ -15,6 +13,9 @@ from pipeline.score.pixel_metrics import MASK_THRESHOLDS, precision_recall
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from schemas.scores import CURVES
 from schemas.targets import in_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _GRAY = "0.62"
 _COLORS = (
@@ -58,6 +59,8 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> bytes:
         table: as ``schemas.scores.LOCALIZATION``.
         curves: as ``curve_table`` returns them.
     """
+    from matplotlib.figure import Figure  # takes a third of a second, and those who count hits need none
+
     rows = sorted(table.to_pylist(), key=lambda row: row["maxboxacc_v2"])
     methods = [row["method"] for row in rows if row["kind"] == "method"][::-1]
     styles: _Styles = {
@@ -97,7 +100,7 @@ def _line_style(name: str, styles: _Styles) -> dict[str, Any]:
     return {"color": _GRAY, "linewidth": 1, "zorder": 2}
 
 
-def _plot_box_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles) -> None:
+def _plot_box_curves(axis: "Axes", rows: _Rows, curves: _Curves, styles: _Styles) -> None:
     for row in rows:
         curve = curves.get((row["method"], "largest50"))
         if curve is None:
@@ -117,7 +120,7 @@ def _plot_box_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles) 
     axis.set(xlabel="threshold, of the maximum", ylabel="BoxAcc, %", xlim=(0, 1), ylim=(0, 100))
 
 
-def _plot_pixel_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles) -> None:
+def _plot_pixel_curves(axis: "Axes", rows: _Rows, curves: _Curves, styles: _Styles) -> None:
     for row in rows:
         curve = [point for point in curves.get((row["method"], "precision"), ()) if point["recall"] > 0]
         if curve:
@@ -127,7 +130,7 @@ def _plot_pixel_curves(axis: Axes, rows: _Rows, curves: _Curves, styles: _Styles
     axis.set(xlabel="recall, %", ylabel="precision, %", xlim=(0, 100), ylim=(0, 100))
 
 
-def _plot_bars(axis: Axes, rows: _Rows, styles: _Styles) -> None:
+def _plot_bars(axis: "Axes", rows: _Rows, styles: _Styles) -> None:
     """Plot a bar for each method, with its name in the color of its curves: the legend of all panels."""
     for index, row in enumerate(rows):
         style, value = _line_style(row["method"], styles), row["maxboxacc_v2"]

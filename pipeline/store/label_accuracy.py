@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+from scipy.special import betainc, betaincinv
 
 from pipeline.store.atlas import Atlas
 
@@ -67,7 +67,7 @@ def find_label_fault(labels: NDArray[np.integer], predictions: NDArray[np.intege
     by_shift = int(shifted[shift])
     explained = np.unique(labels[(predictions - labels) % classes == shift])
     by_order, reordered = _cross_validated_hits(labels, predictions, classes)
-    chance = classes * binom.sf(by_shift - 1, count, 1 / classes)
+    chance = classes * float(betainc(by_shift, count - by_shift + 1, 1 / classes))  # of so many hits or more
     is_shift = _is_far_more(by_shift, hits) and chance < _SIGNIFICANCE and by_shift >= 0.8 * by_order
     if shift and is_shift and len(explained) >= _FEWEST_CLASSES:
         offset = shift if shift <= classes // 2 else shift - classes
@@ -80,7 +80,7 @@ def find_label_fault(labels: NDArray[np.integer], predictions: NDArray[np.intege
             f"another order of classes explains {by_order:,} of {count:,} labels, the order of the network {hits:,}; "
             "give the shards class ids in the order of the network"
         )
-    upper = float(beta.ppf(_CONFIDENCE, hits + 1, count - hits)) if hits < count else 1.0
+    upper = float(betaincinv(hits + 1, count - hits, _CONFIDENCE)) if hits < count else 1.0
     if upper < max(min(1.5 / classes, 1 / classes + 0.05), 0.05):
         return (
             f"{hits:,} of {count:,} predictions are the label, hardly more than by chance; check that the class ids of "

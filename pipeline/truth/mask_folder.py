@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.png_file import PngFile
@@ -71,6 +70,8 @@ class MaskTruth(Truth):
 
 def tight_boxes(objects: NDArray[np.int32]) -> Boxes:
     """Return the tight box of each value but 0 of int [height, width]: int64 [m, 4], ends inclusive."""
+    from scipy import ndimage  # takes a quarter of a second, and few read masks of objects
+
     slices = [box for box in ndimage.find_objects(objects) if box is not None]
     return np.array([[x.start, y.start, x.stop - 1, y.stop - 1] for y, x in slices], np.int64).reshape(-1, 4)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import rankdata
 
 from pipeline.audit.report.load_tables import AuditTables
+from pipeline.utils.ranks import mean_ranks
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.metrics import METRIC_DESCRIPTIONS, Direction
 from schemas.scores import SCORES, is_control
@@ -81,7 +81,7 @@ class ScoreColumn:
         if self.better is None or not ranked:
             return {}
         sign = -1 if self.better == "higher" else 1
-        ranks = rankdata([sign * self.values[method].mean for method in ranked])
+        ranks = mean_ranks([sign * self.values[method].mean for method in ranked])
         return dict(zip(ranked, map(float, ranks), strict=True))
 
     @property

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
@@ -120,6 +118,10 @@ def _cluster_labels(products: Tensor, distance: float) -> list[int]:
     """Return the cluster of each of D nonzero vectors from their scalar products [D, D]."""
     if len(products) == 1:
         return [0]
+    # They take a quarter of a second, and no other method needs them.
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     lengths = products.diagonal().sqrt()
     distances = (1 - products / (lengths[:, None] * lengths)).clamp(min=0).double().cpu().numpy()
     tree = linkage(squareform(distances, checks=False), "complete")
