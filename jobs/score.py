@@ -8,6 +8,7 @@ from jobs import output
 from jobs.completion import methods_of_atlas
 from jobs.params import (
     PATH_OR_URL,
+    Number,
     address_option,
     classes_option,
     names_option,
@@ -22,6 +23,7 @@ from jobs.params import (
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.run import MaskValues, TruthOrientation
+from schemas.scores import FINEST_STEP
 
 _COLUMNS = {
     "PxAP": "pxap",
@@ -51,6 +53,12 @@ _CLASS_COLUMNS = {"p-mIoU": "p_miou", "p-mIoU of pairs": "p_miou_pairs", "mIoU":
 @tune_atlas_option
 @target_option
 @names_option("--methods", names=methods_of_atlas, text="Methods to score. Default: all of the atlas.")
+@click.option(
+    "--grid-step",
+    type=Number(min=FINEST_STEP),
+    metavar="STEP",
+    help="Step of the thresholds of boxes and of PxAP, such as the 0.01 of wsolevaluation. Default: 0.001, all levels.",
+)
 @click.option("--subset", is_flag=True, help="Score only the images and classes that truth and atlas both have.")
 @classes_option
 @path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/scores/TRUTH-TARGET.")
@@ -66,6 +74,7 @@ def score_command(
     tune_atlas: str | None,
     target: str,
     methods: str | None,
+    grid_step: float | None,
     subset: bool,
     classes_file: str | None,
     out: str | None,
@@ -93,6 +102,7 @@ def score_command(
     from pipeline.run.execution import ComputeOptions
     from pipeline.score import default_output_dir, score, score_classes
     from pipeline.score.score_classes import find_targets
+    from pipeline.score.threshold_grid import ThresholdGrid
     from pipeline.store import Atlas
     from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
@@ -108,6 +118,8 @@ def score_command(
     if tune:
         tune_truth = read_truth(tune, truth_orientation, mask_values, (tune_opened or opened).run.spec.key_separator)
     if truth_set.classes:
+        if grid_step is not None:
+            raise UsageError(f"--grid-step: scores of {truth}, which has classes, have no grid; leave it out")
         if tune_atlas:
             raise UsageError("--tune-atlas: scores of classes are tuned on images of the same atlas; leave it out")
         class_names = read_class_names(classes_file)
@@ -125,11 +137,12 @@ def score_command(
         ).to_pylist()
         output.print_json(rows) if json_ else _show_classes(atlas, folder, rows)
         return
+    grid = ThresholdGrid() if grid_step is None else ThresholdGrid(grid_step)
     if classes_file:
         raise UsageError(f"--classes: {truth} has no classes; leave it out")
     tuning = tune_truth, tune_opened
     names, options = split_names(methods), ComputeOptions(address)
-    rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note).to_pylist()
+    rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note, grid).to_pylist()
     if json_:
         output.print_json(rows)
         return

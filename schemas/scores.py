@@ -3,14 +3,22 @@
 import pyarrow as pa
 
 from schemas.arrow import column, optional, schema
-from schemas.base import Record
+from schemas.base import Finite, Record
 from schemas.targets import Target, TargetGroup
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of the formulas and counts. Counts of another version are recomputed."""
+
+FINEST_STEP = 0.001
+"""Step of the finest thresholds. Boxes differ at 255 of these, because maps are compared in 8 bits."""
+
+ERROR_KINDS = ("correct", "classification", "multi_instance", "part", "more", "other")
+"""Kinds of localization of an image; see ``pipeline.score.error_kinds``."""
 
 _SEGMENTATION = "as ImageNet-Segmentation of Chefer et al. (CVPR 2021): bilinear map, foreground above its own mean; "
 _SPLIT_BOX = "share of images whose box of the largest contour has IoU 0.5 or more, at the threshold tuned on the split"
+_ERROR = "share of the images of ``top1_loc`` "
+_ERROR_RIGHT = _ERROR + "whose label is the prediction and whose box is wrong, as it "
 _IOU = "IoU of object pixels at the tuned threshold, over all pixels together"
 
 SCORES = {
@@ -25,6 +33,14 @@ SCORES = {
     "top1_loc": "as ``gt_known``, and the label is the prediction; an image without a label is a miss, and the score "
     "is null where no image has one",
     "top5_loc": "as ``top1_loc``, with the label among the first 5 predictions",
+    "top1_cls": "share of the images with a label whose label is the prediction, whatever the box",
+    "top5_cls": "share of the images with a label whose label is among the first 5 predictions",
+    "error_classification": _ERROR + "whose label is not the prediction, or that have none (TS-CAM, Gao et al., ICCV "
+    "2021); with ``top1_loc`` and the other errors it makes 100",
+    "error_multi_instance": _ERROR_RIGHT + "covers more than 0.3 of each of several objects",
+    "error_part": _ERROR_RIGHT + "lies in the object by more than 0.5, and is none of those before",
+    "error_more": _ERROR_RIGHT + "covers 0.7 or more of the object, and is none of those before",
+    "error_other": _ERROR_RIGHT + "is none of those before",
     "gt_known_20": "IoU 0.5 of the box of the largest contour above 0.2 of the maximum (Zhou et al., CVPR 2016)",
     "seg_accuracy": _SEGMENTATION + "accuracy over all pixels together",
     "seg_miou": _SEGMENTATION + "mean IoU of object and background over all pixels together",
@@ -43,10 +59,10 @@ SCORES = {
 }
 """Scores, all in %, null where the truth does not support them (masks) or the target kind does not define them.
 
-``gt_known``, ``boxacc_v2``, ``top1_loc``, ``top5_loc``, ``iou``, ``f_beta`` and ``iou_s`` … ``iou_l`` are of the images
-outside of the tuning split, at thresholds chosen on the split: the performance in practice. All others are of all
-images. Where these have a threshold, it is the best on the same images: comparable with the literature, and an upper
-bound that no user could reach.
+``gt_known``, ``boxacc_v2``, ``top1_loc``, ``top5_loc``, the errors, ``iou``, ``f_beta`` and ``iou_s`` … ``iou_l`` are
+of the images outside of the tuning split, at thresholds chosen on the split: the performance in practice. All others
+are of all images. Where these have a threshold, it is the best on the same images: comparable with the literature, and
+an upper bound that no user could reach.
 """
 
 CONTROLS = ("center", "uniform", "random", "edges", "whole image", "centered square")
@@ -177,6 +193,7 @@ class ScoringSpec(Record):
         subset: score only images that have both maps and truth.
         tuning: images that thresholds are chosen on.
         classes: digest of the classes of the truth and their class ids; None where classes do not matter.
+        grid_step: step of the thresholds of boxes and of PxAP.
     """
 
     protocol: int = PROTOCOL
@@ -187,3 +204,4 @@ class ScoringSpec(Record):
     subset: bool
     tuning: TuningSplitRecord
     classes: str | None = None
+    grid_step: Finite = FINEST_STEP

@@ -11,6 +11,7 @@ from pipeline.score import pixel_metrics, segmentation_metrics
 from pipeline.score.box_metrics import BOX_THRESHOLDS
 from pipeline.score.counters import (
     ALL_GROUPS,
+    BOX_ERRORS,
     FIXED_POINT_SCALE,
     GROUPS,
     HIT_NAMES,
@@ -20,15 +21,17 @@ from pipeline.score.counters import (
     ScoreCounts,
 )
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
+from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.utils.bootstrap import percentile_interval, poisson_weights
-from schemas.scores import SCORES
+from schemas.scores import ERROR_KINDS, SCORES
 
 CountSums = Mapping[str, NDArray[np.float64]]
 """``ScoreCounts.sums``, with a leading axis [R]: one of the estimate, or one for each replicate."""
 
 _LARGEST, _ANY = HIT_NAMES.index("largest50"), slice(0, 3)
 _THRESHOLD_20 = int(np.searchsorted(BOX_THRESHOLDS, 0.2, side="right")) - 1
+_OF_LABELS = {"top1_loc", "top5_loc", *(f"error_{kind}" for kind in ERROR_KINDS[1:])}
 WEIGHTS = poisson_weights(np.random.default_rng(0), GROUPS)
 """float [REPLICATES, GROUPS], how often each replicate of the bootstrap contains each group."""
 
@@ -38,8 +41,8 @@ class ChosenThresholds:
     """Indices of thresholds.
 
     Attributes:
-        box: in ``BOX_THRESHOLDS``.
-        v2: in ``BOX_THRESHOLDS``, for IoU 0.3, 0.5 and 0.7.
+        box: in those of the grid.
+        v2: in those of the grid, for IoU 0.3, 0.5 and 0.7.
         mask: in ``MASK_THRESHOLDS``; None without masks.
     """
 
@@ -48,11 +51,11 @@ class ChosenThresholds:
     mask: int | None
 
 
-def choose_thresholds(counts: CountSums) -> ChosenThresholds | None:
-    """Return the best thresholds for some images, from sums [1, …]; None if there are no images."""
+def choose_thresholds(counts: CountSums, grid: ThresholdGrid) -> ChosenThresholds | None:
+    """Return the best thresholds of a grid for some images, from sums [1, …]; None if there are no images."""
     if not counts["images"][0]:
         return None
-    hits = counts["hits"][0]
+    hits = counts["hits"][0][:, grid.levels]
     ious = pixel_metrics.iou_by_threshold(counts["sizes"][0].sum(0))
     mask = None if np.isnan(ious).any() else _best_index(ious)
     return ChosenThresholds(_best_index(hits[_LARGEST]), tuple(_best_index(curve) for curve in hits[_ANY]), mask)
@@ -65,7 +68,7 @@ def _best_index(curve: NDArray[np.float64]) -> int:
 
 
 def compute_scores(
-    total: CountSums, tested: CountSums, chosen: ChosenThresholds | None
+    total: CountSums, tested: CountSums, chosen: ChosenThresholds | None, grid: ThresholdGrid
 ) -> dict[str, NDArray[np.float64]]:
     """Compute all ``SCORES`` in %, [R] each, NaN if undefined.
 
@@ -73,17 +76,21 @@ def compute_scores(
         total: sums over all images.
         tested: sums over the images outside the tuning split.
         chosen: thresholds chosen on the tuning split.
+        grid: thresholds of boxes and of PxAP.
     """
     scores = {name: np.full(len(total["images"]), np.nan) for name in SCORES}
     with np.errstate(divide="ignore", invalid="ignore"):
-        box_accuracy = 100 * total["hits"] / total["images"][:, None, None]
+        all_levels = 100 * total["hits"] / total["images"][:, None, None]
+        box_accuracy = all_levels[..., grid.levels]
         best_accuracy = box_accuracy[:, _ANY].max(-1)
         scores |= {
-            "pxap": pixel_metrics.pxap(total["pixels"]),
+            "pxap": pixel_metrics.pxap(grid.coarsen(total["pixels"])),
             "maxboxacc": box_accuracy[:, _LARGEST].max(-1),
             "maxboxacc_v2": best_accuracy.mean(-1),
             **dict(zip(("iou30", "iou50", "iou70"), best_accuracy.T, strict=True)),
-            "gt_known_20": box_accuracy[:, _LARGEST, _THRESHOLD_20],
+            "gt_known_20": all_levels[:, _LARGEST, _THRESHOLD_20],
+            "top1_cls": 100 * total["top1"] / total["labelled"],
+            "top5_cls": 100 * total["top5"] / total["labelled"],
             "seg_accuracy": segmentation_metrics.pixel_accuracy(total["confusion"]),
             "seg_miou": segmentation_metrics.mean_iou(total["confusion"]),
             "iou_oracle": pixel_metrics.iou_by_threshold(total["sizes"].sum(1)).max(-1),
@@ -93,11 +100,14 @@ def compute_scores(
         for name, denominator in denominators.items():
             scores[name] = _mean(total["image_scores"], total[denominator])[:, IMAGE_SCORES.index(name)]
         if chosen is not None:
-            box_accuracy = 100 * tested["hits"] / tested["images"][:, None, None]
+            box_accuracy = 100 * tested["hits"][..., grid.levels] / tested["images"][:, None, None]
             scores["gt_known"] = box_accuracy[:, _LARGEST, chosen.box]
-            for name, hits in (("top1_loc", "top1"), ("top5_loc", "top5")):
-                accuracy = box_accuracy[:, HIT_NAMES.index(hits), chosen.box]
-                scores[name] = np.where(tested["labelled"] > 0, accuracy, np.nan)
+            of_labels = {name: box_accuracy[:, HIT_NAMES.index(name), chosen.box] for name in ("top1", "top5")}
+            of_labels = {f"{name}_loc": accuracy for name, accuracy in of_labels.items()}
+            of_labels["error_classification"] = 100 - 100 * tested["top1"] / tested["images"]
+            errors = 100 * tested["errors"][..., grid.levels[chosen.box]] / tested["images"][:, None]
+            of_labels |= {f"error_{kind}": share for kind, share in zip(BOX_ERRORS, errors.T, strict=True)}
+            scores |= {name: np.where(tested["labelled"] > 0, value, np.nan) for name, value in of_labels.items()}
             scores["boxacc_v2"] = box_accuracy[:, [0, 1, 2], list(chosen.v2)].mean(-1)
         if chosen is not None and chosen.mask is not None:
             scores["iou"] = pixel_metrics.iou_by_threshold(tested["sizes"].sum(1))[:, chosen.mask]
@@ -111,30 +121,34 @@ def _mean(sums: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.f
     return 100 * sums / FIXED_POINT_SCALE / count[:, None]
 
 
-def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[str, Any]:
+def score_row(
+    method: str, target_kind: str, score_counts: ScoreCounts, grid: ThresholdGrid = ThresholdGrid()
+) -> dict[str, Any]:
     """Return scores of one method with intervals and thresholds: columns of ``schemas.scores.LOCALIZATION``.
 
     Args:
         method: its name.
         target_kind: of its maps.
         score_counts: of all its images.
+        grid: thresholds of boxes and of PxAP. Trivial boxes have one for each level, whatever the grid.
     """
+    grid = ThresholdGrid() if method in TRIVIAL_BOXES else grid
     total, tested = score_counts.sums(ALL_GROUPS), score_counts.sums(TESTED_GROUPS)
     tuning = score_counts.sums(TUNING_GROUPS)
-    chosen, oracle = choose_thresholds(tuning), choose_thresholds(total)
-    estimate = compute_scores(total, tested, chosen)
+    chosen, oracle = choose_thresholds(tuning, grid), choose_thresholds(total, grid)
+    estimate = compute_scores(total, tested, chosen, grid)
     replicates = compute_scores(
-        score_counts.sums(ALL_GROUPS, WEIGHTS), score_counts.sums(TESTED_GROUPS, WEIGHTS), chosen
+        score_counts.sums(ALL_GROUPS, WEIGHTS), score_counts.sums(TESTED_GROUPS, WEIGHTS), chosen, grid
     )
     of_prediction = {"predicted": {"top5_loc"}, "top:1": {"top5_loc"}}  # a label that is another has another map
-    undefined = set() if target_kind == "label" else of_prediction.get(target_kind, {"top1_loc", "top5_loc"})
+    undefined = set() if target_kind == "label" else of_prediction.get(target_kind, _OF_LABELS)
     undefined |= {"gt_known_20"} if method in TRIVIAL_BOXES else set()  # a box has no maximum
     values = {
         name: float(value[0]) if name not in undefined and np.isfinite(value[0]) else None
         for name, value in estimate.items()
     }
     intervals = {name: None if values[name] is None else percentile_interval(replicates[name]) for name in SCORES}
-    thresholds = {} if method in TRIVIAL_BOXES else _thresholds(chosen, "") | _thresholds(oracle, "_oracle")
+    thresholds = {} if method in TRIVIAL_BOXES else _thresholds(chosen, grid, "") | _thresholds(oracle, grid, "_oracle")
     image_counts = {
         "images": int(total["images"][0]),
         "masks": int(total["masks"][0]),
@@ -144,11 +158,11 @@ def score_row(method: str, target_kind: str, score_counts: ScoreCounts) -> dict[
     return image_counts | values | {"interval": intervals} | thresholds
 
 
-def _thresholds(chosen: ChosenThresholds | None, suffix: str) -> dict[str, Any]:
+def _thresholds(chosen: ChosenThresholds | None, grid: ThresholdGrid, suffix: str) -> dict[str, Any]:
     if chosen is None:
         return {}
     return {
-        f"threshold{suffix}": float(BOX_THRESHOLDS[chosen.box]),
-        f"v2_thresholds{suffix}": [float(BOX_THRESHOLDS[index]) for index in chosen.v2],
+        f"threshold{suffix}": float(grid.thresholds[chosen.box]),
+        f"v2_thresholds{suffix}": [float(grid.thresholds[index]) for index in chosen.v2],
         f"mask_threshold{suffix}": None if chosen.mask is None else float(MASK_THRESHOLDS[chosen.mask]),
     }

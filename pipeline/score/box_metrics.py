@@ -25,18 +25,21 @@ BOX_THRESHOLDS: NDArray[np.float64] = THRESHOLDS[np.unique((THRESHOLDS * 255).as
 ``THRESHOLDS`` give the same foreground. Of these, the first one."""
 
 
-def best_ious(score: NDArray[np.float64], truth: Boxes) -> NDArray[np.float64]:
-    """Return the largest IoU with any true box: of the largest contour's box, and of all contours' boxes.
+def largest_boxes(
+    score: NDArray[np.float64], truth: Boxes, thresholds: NDArray[np.float64] = BOX_THRESHOLDS
+) -> tuple[Boxes, NDArray[np.float64]]:
+    """Return the box of the largest contour, and the largest IoU of any contour's box with any true box.
 
     Args:
         score: float [H, W] in [0, 1].
         truth: int [m, 4] on the same grid, m ≥ 1.
+        thresholds: float [n], relative to the maximum of the map.
 
     Returns:
-        float [2, 255], at each of ``BOX_THRESHOLDS``, relative to the maximum of the map.
+        int [n, 4] and float [n], at each of the thresholds.
     """
     gray = (score * 255).astype(np.uint8)  # truncated, not rounded
-    levels = (BOX_THRESHOLDS * int(gray.max())).astype(np.int64)
+    levels = (thresholds * int(gray.max())).astype(np.int64)
     # Levels between the same two gray values of the map give the same foreground.
     _, first, inverse = np.unique(
         np.searchsorted(np.unique(gray), levels, side="right"), return_index=True, return_inverse=True
@@ -46,8 +49,7 @@ def best_ious(score: NDArray[np.float64], truth: Boxes) -> NDArray[np.float64]:
     begins = np.cumsum([0, *map(len, contours)])
     largest = [begin + int(areas[begin:end].argmax()) for begin, end in pairwise(begins)]
     ious = box_iou(boxes, truth).max(1)
-    result: NDArray[np.float64] = np.stack([ious[largest], np.maximum.reduceat(ious, begins[:-1])])[:, inverse]
-    return result
+    return boxes[largest][inverse], np.maximum.reduceat(ious, begins[:-1])[inverse]
 
 
 def contour_boxes(gray: NDArray[np.uint8], level: int) -> tuple[Boxes, int]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.score.box_metrics import BOX_THRESHOLDS
 from pipeline.score.pixel_metrics import BINS, MASK_THRESHOLDS, SIZE_LIMITS
 from schemas.errors import RunFailedError
+from schemas.scores import ERROR_KINDS
 
 TESTED_GROUPS = slice(0, 100)
 """Groups of the images that thresholds are tested on."""
@@ -29,15 +30,20 @@ FIXED_POINT_SCALE = 2**24
 """Numbers in [0, 1] are stored as integer multiples of its inverse, so that sums are exact."""
 
 HIT_NAMES = ("any30", "any50", "any70", "largest50", "top1", "top5")
+BOX_ERRORS = ERROR_KINDS[2:]
+"""Kinds of errors of images whose label is the prediction."""
 IMAGE_SCORES = ("seg_map", "seg_f1", "pointing", "energy")
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each count of one group."""
 _SHAPES: Shapes = {
     "images": (),
     "labelled": (),
+    "top1": (),
+    "top5": (),
     "masks": (),
     "objects": (),
     "hits": (len(HIT_NAMES), len(BOX_THRESHOLDS)),
+    "errors": (len(BOX_ERRORS), len(BOX_THRESHOLDS)),
     "pixels": (2, BINS),
     "sizes": (len(SIZE_LIMITS) + 1, 2, len(MASK_THRESHOLDS)),
     "confusion": (2, 2),
@@ -51,9 +57,10 @@ class ScoreCounts:
 
     Attributes:
         counts: int64 arrays [111, …], one row for each group. By default: ``images``; of these, the ``labelled`` ones,
-            those that have ``masks``, and those whose mask has ``objects`` at 224 × 224; ``hits`` at each box
-            threshold; ``pixels``, histograms of the scores of object and background; ``sizes``, coarser ones by object
-            size; ``confusion`` of ``segmentation_metrics``; ``image_scores`` and ``f_beta``, sums in multiples of 2⁻²⁴.
+            those with the label among the first 1 and 5 predictions, those that have ``masks``, and those whose mask
+            has ``objects`` at 224 × 224; ``hits`` and ``errors`` at each box threshold; ``pixels``, histograms of the
+            scores of object and background; ``sizes``, coarser ones by object size; ``confusion`` of
+            ``segmentation_metrics``; ``image_scores`` and ``f_beta``, sums in multiples of 2⁻²⁴.
     """
 
     def __init__(self, counts: Mapping[str, NDArray[np.int64]] | None = None, shapes: Shapes = _SHAPES) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.score.box_metrics import BOX_THRESHOLDS
 from pipeline.score.counters import ALL_GROUPS, HIT_NAMES, ScoreCounts
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS, precision_recall
+from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from schemas.scores import CURVES
 from schemas.targets import in_words
@@ -28,8 +28,13 @@ _Curves = dict[tuple[str, str], _Rows]
 _Styles = dict[str, dict[str, Any]]
 
 
-def curve_table(counts_by_method: Mapping[str, ScoreCounts]) -> pa.Table:
-    """Return ``schemas.scores.CURVES`` over all images. Trivial boxes have no threshold, hence no curve."""
+def curve_table(counts_by_method: Mapping[str, ScoreCounts], grid: ThresholdGrid) -> pa.Table:
+    """Return ``schemas.scores.CURVES`` over all images. Trivial boxes have no threshold, hence no curve.
+
+    Args:
+        counts_by_method: of all images.
+        grid: thresholds of boxes.
+    """
     rows: _Rows = []
     for method, score_counts in counts_by_method.items():
         if method in TRIVIAL_BOXES:
@@ -37,10 +42,10 @@ def curve_table(counts_by_method: Mapping[str, ScoreCounts]) -> pa.Table:
         sums = score_counts.sums(ALL_GROUPS)
         box_accuracy = 100 * sums["hits"][0] / sums["images"][0]
         for curve in HIT_NAMES[:4]:
-            values = box_accuracy[HIT_NAMES.index(curve)]
+            values = box_accuracy[HIT_NAMES.index(curve), grid.levels]
             rows += [
                 {"method": method, "curve": curve, "threshold": threshold, "value": value, "recall": None}
-                for threshold, value in zip(BOX_THRESHOLDS.tolist(), values.tolist(), strict=True)
+                for threshold, value in zip(grid.thresholds.tolist(), values.tolist(), strict=True)
             ]
         if sums["masks"][0]:
             precision, recall = precision_recall(sums["sizes"][0].sum(0))

@@ -17,6 +17,7 @@ from pipeline.score.counters import ALL_GROUPS, ScoreCounts, from_npz
 from pipeline.score.plots import curve_table, plot_scores
 from pipeline.score.score_shard import counts_object, score_shard
 from pipeline.score.splits import ShardTruth, build_shard_truths, build_tuning_truths
+from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore, check_output_dir
@@ -43,6 +44,7 @@ def score(
     out: str | None = None,
     options: ComputeOptions = ComputeOptions(),
     log: Callable[[str], None] = lambda line: None,
+    grid: ThresholdGrid = ThresholdGrid(),
 ) -> pa.Table:
     """Score the maps of an atlas. Shards and methods that are counted already are not counted again.
 
@@ -60,6 +62,7 @@ def score(
         out: folder or URL; None is ``default_output_dir``.
         options: of the computation.
         log: called with a message for each group of images that is left out.
+        grid: thresholds of boxes and of PxAP.
 
     Returns:
         A table as ``schemas.scores.LOCALIZATION``, best PxAP first.
@@ -90,7 +93,13 @@ def score(
         keys=sha256("\n".join(sorted(tuning_keys)).encode()),
     )
     about = ScoringSpec(
-        run=atlas.run.run_hash, truth=truth.digest, name=truth.name, target=target_kind, subset=subset, tuning=tuning
+        run=atlas.run.run_hash,
+        truth=truth.digest,
+        name=truth.name,
+        target=target_kind,
+        subset=subset,
+        tuning=tuning,
+        grid_step=grid.step,
     )
     objects = ObjectStore(out or default_output_dir(url, truth, target_kind))
     scores = _Scores(
@@ -104,6 +113,7 @@ def score(
         methods=methods,
         options=options,
         log=log,
+        grid=grid,
     )
     if tuning_atlas is not None:
         folder = ObjectStore(f"{objects.url}/{TUNING}")
@@ -134,6 +144,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
         tuning: counts of another atlas that thresholds are tuned on, in a folder below.
         options: of the computation.
         log: called with messages.
+        grid: thresholds of boxes and of PxAP.
     """
 
     about: ScoringSpec
@@ -143,6 +154,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
     tuning: "_Scores | None" = None
     options: ComputeOptions
     log: Callable[[str], None]
+    grid: ThresholdGrid
 
     def check_output(self) -> None:
         """Refuse to overwrite finished scores of something else; unfinished ones are continued."""
@@ -192,7 +204,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
             self.log("all images are in the tuning split, so none is left to test its thresholds on")
         rows.sort(key=lambda row: (-(row["pxap"] or 0), -row["maxboxacc_v2"]))
         table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
-        curves = curve_table(counts_by_method)
+        curves = curve_table(counts_by_method, self.grid)
         objects.put(CURVES, to_parquet(curves))
         objects.put(PLOT, plot_scores(table, curves))
         objects.put(TABLE, to_parquet(table))
@@ -203,7 +215,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
             **identify_row(self.atlas, method, self.about.target),
             "without_maps": statuses.get("without_maps", 0),
             "without_object": statuses.get("without_object", 0),
-            **score_row(method, self.about.target, counts),
+            **score_row(method, self.about.target, counts, self.grid),
         }
 
 

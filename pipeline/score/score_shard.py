@@ -12,8 +12,9 @@ from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, Window, score_map, visible_window
 from pipeline.run.derive import ShardResult, ShardTask
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.box_metrics import HIT_IOUS, best_ious, resize_boxes
+from pipeline.score.box_metrics import HIT_IOUS, largest_boxes, resize_boxes
 from pipeline.score.counters import (
+    BOX_ERRORS,
     IMAGE_SCORES,
     TUNING_ONLY_GROUP,
     ScoreCounts,
@@ -22,11 +23,13 @@ from pipeline.score.counters import (
     to_fixed_point,
     to_npz,
 )
+from pipeline.score.error_kinds import CORRECT_IOU, box_error_kinds
 from pipeline.score.splits import ShardTruth
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.truth.truth import Boxes, Mask
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus
+from schemas.scores import ERROR_KINDS
 
 
 def counts_object(shard: str) -> str:
@@ -127,8 +130,7 @@ def count_map(values: NDArray[np.floating], image: ScoredImage) -> Mapping[str, 
     if not len(image.boxes):  # the reference pools the pixels of all masks, also of those without an object
         assert image.mask is not None
         return {"pixels": pixel_metrics.score_histogram(score, image.mask, image.ignore)}
-    largest, any_contour = best_ious(score, image.boxes)
-    counts = _count_hits(largest, any_contour, image.rank)
+    counts = _count_boxes(*largest_boxes(score, image.boxes), image)
     mask, ignore = image.mask, image.ignore
     if mask is None:
         return counts
@@ -161,15 +163,25 @@ def count_boxes(boxes: Boxes, image: ScoredImage) -> Mapping[str, ArrayLike]:
         boxes: int [255, 4], one for each threshold.
         image: that the boxes belong to.
     """
-    ious = box_iou(boxes, image.boxes).max(1)
-    return _count_hits(ious, ious, image.rank)
+    return _count_boxes(boxes, box_iou(boxes, image.boxes).max(1), image)
 
 
-def _count_hits(
-    largest: NDArray[np.float64], any_contour: NDArray[np.float64], rank: int | None
-) -> dict[str, ArrayLike]:
-    """Return the counts of boxes from their IoUs [255]; ``hits`` is bool [6, 255] in the order of ``HIT_NAMES``."""
-    hit = largest >= 0.5
-    top_hits = [hit & (rank is not None and rank < count) for count in (1, 5)]
-    hits = np.stack([*(any_contour >= iou for iou in HIT_IOUS), hit, *top_hits])
-    return {"images": 1, "labelled": rank is not None, "hits": hits}
+def _count_boxes(largest: Boxes, any_ious: NDArray[np.float64], image: ScoredImage) -> dict[str, ArrayLike]:
+    """Return the counts of boxes.
+
+    Args:
+        largest: int [255, 4], box of the largest contour at each threshold.
+        any_ious: float [255], largest IoU of a box of any contour.
+        image: that the boxes belong to.
+    """
+    hit = box_iou(largest, image.boxes).max(1) >= CORRECT_IOU
+    in_top1, in_top5 = (image.rank is not None and image.rank < count for count in (1, 5))
+    kinds = box_error_kinds(largest, image.boxes)
+    return {
+        "images": 1,
+        "labelled": image.rank is not None,
+        "top1": in_top1,
+        "top5": in_top5,
+        "hits": np.stack([*(any_ious >= iou for iou in HIT_IOUS), hit, hit & in_top1, hit & in_top5]),
+        "errors": [in_top1 & (kinds == ERROR_KINDS.index(kind)) for kind in BOX_ERRORS],
+    }

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.image.score_map import score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
 from pipeline.score.aggregate import score_row
-from pipeline.score.box_metrics import best_ious
+from pipeline.score.box_metrics import largest_boxes
 from pipeline.score.counters import ScoreCounts, bootstrap_group, to_npz
 from pipeline.score.score_shard import ScoredImage, count_map
 
@@ -53,7 +53,7 @@ def main() -> None:
         scores = [score_map(map_) for map_ in values]
         parts = {
             "everything": seconds(lambda map_: count_map(map_, image), values),
-            "boxes": seconds(lambda score: best_ious(score, image.boxes), scores),
+            "boxes": seconds(lambda score: largest_boxes(score, image.boxes), scores),
             "histogram": seconds(lambda score: pixel_metrics.score_histogram(score, mask, nothing), scores),
             "AP": seconds(lambda score: segmentation_metrics.average_precision(score, mask, nothing), scores),
         }

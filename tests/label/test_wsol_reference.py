@@ -14,6 +14,7 @@ from pipeline.label import label
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import score
+from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.policy import Policy, Threshold
@@ -40,7 +41,7 @@ def write_metadata(world: SyntheticDataset, folder: Path) -> dict[str, np.ndarra
 
 
 def compare(atlas: Atlas, world: SyntheticDataset, folder: Path) -> None:
-    """Evaluate the export of each method of an atlas."""
+    """Evaluate the export of each method of an atlas, and of one with the steps of the evaluator's command line."""
     masks = write_metadata(world, folder / "metadata")
     for row in score(atlas, read_truth(world.truth), out=str(folder / "scores")).to_pylist():
         if row["method"] not in atlas.run.methods:  # a box without a map
@@ -53,6 +54,13 @@ def compare(atlas: Atlas, world: SyntheticDataset, folder: Path) -> None:
         assert scores == pytest.approx(expected, abs=1e-9), row["method"]
         ids = (out / "wsol" / "metadata" / "image_ids.txt").read_text().split()
         assert sorted(ids) == sorted(masks)
+    grid = ThresholdGrid(0.01)
+    coarse = score(
+        atlas, read_truth(world.truth), methods=["legrad"], out=str(folder / "coarse"), grid=grid
+    ).to_pylist()
+    (row,) = (row for row in coarse if row["method"] == "legrad")
+    scores = evaluate(folder / "legrad" / "wsol" / "score_maps", folder / "metadata", masks, 0.01)
+    assert scores == pytest.approx(Scores(row["maxboxacc"], row["maxboxacc_v2"], row["pxap"]), abs=1e-9)
 
 
 def test_score_maps_give_the_reference_the_numbers_of_the_table(

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 SIDE = 224
-THRESHOLDS = np.arange(0, 1, 0.001)
 IOUS = (0.3, 0.5, 0.7)
 
 
@@ -22,16 +21,17 @@ class Scores(NamedTuple):
     pxap: float
 
 
-def evaluate(score_maps: Path, metadata: Path, masks: dict[str, np.ndarray]) -> Scores:
+def evaluate(score_maps: Path, metadata: Path, masks: dict[str, np.ndarray], step: float = 0.001) -> Scores:
     """Evaluate the score maps of all images in ``image_ids.txt``; masks are bool [height, width] by image id."""
+    thresholds = np.arange(0, 1, step)
     ids = (metadata / "image_ids.txt").read_text().split("\n")
     ids = [image_id for image_id in ids if image_id]
     sizes = {name: tuple(map(int, values)) for name, *values in _lines(metadata / "image_sizes.txt")}
     true_boxes = defaultdict(list)
     for name, *values in _lines(metadata / "localization.txt"):
         true_boxes[name].append(_resize(tuple(map(int, values)), sizes[name]))
-    largest, all_contours = np.zeros(len(THRESHOLDS)), np.zeros((len(IOUS), len(THRESHOLDS)))
-    edges = np.append(THRESHOLDS, [1.0, 2.0, 3.0])
+    largest, all_contours = np.zeros(len(thresholds)), np.zeros((len(IOUS), len(thresholds)))
+    edges = np.append(thresholds, [1.0, 2.0, 3.0])
     inside, outside = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
     for image_id in ids:
         scores = np.load(score_maps / f"{image_id}.npy")
@@ -39,7 +39,7 @@ def evaluate(score_maps: Path, metadata: Path, masks: dict[str, np.ndarray]) -> 
         boxes = dict(true_boxes)[image_id]
         by_cut: dict[int, tuple[float, float]] = {}
         gray = (scores * 255).astype(np.uint8)
-        for index, threshold in enumerate(THRESHOLDS):
+        for index, threshold in enumerate(thresholds):
             cut = int(threshold * gray.max())
             if cut not in by_cut:
                 by_cut[cut] = _best_ious(gray, cut, boxes)

@@ -15,7 +15,7 @@ from pipeline.score.counters import TUNING_GROUPS, ScoreCounts
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
 from pipeline.score.score_shard import ScoredImage, count_boxes, count_map
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
-from schemas.scores import SCORES
+from schemas.scores import ERROR_KINDS, SCORES
 
 RNG = np.random.default_rng(5)
 WINDOW = (0, 0, 1, 1)
@@ -88,6 +88,9 @@ def test_at_thresholds_of_the_split() -> None:
         right = [hit(case, ROW["threshold"], 0.5, True) and case[1].rank < ranks for case in REST]
         assert ROW[name] == pytest.approx(100 * np.mean(right))
     assert ROW["top1_loc"] < ROW["top5_loc"] < ROW["gt_known"]
+    ranks = np.array([image.rank for _, image in SCENES])
+    assert [ROW["top1_cls"], ROW["top5_cls"]] == pytest.approx([100 * (ranks < count).mean() for count in (1, 5)])
+    assert ROW["top1_loc"] + sum(ROW[f"error_{kind}"] for kind in ERROR_KINDS[1:]) == pytest.approx(100)
 
 
 def masks_at(scenes: list, threshold: float) -> tuple[float, float]:
@@ -142,6 +145,7 @@ def test_boxes_alone_have_no_pixel_scores() -> None:
     scenes = [(values, ScoredImage(p.group, p.boxes, None, NONE, p.rank, WINDOW)) for values, p in SCENES]
     row = score_row("legrad", "label", tally(scenes))
     boxes = ("maxboxacc", "maxboxacc_v2", "iou30", "iou50", "iou70", "gt_known", "boxacc_v2", "top1_loc", "top5_loc")
+    boxes += ("top1_cls", "top5_cls", *(f"error_{kind}" for kind in ERROR_KINDS[1:]))
     assert {name for name in SCORES if row[name] is not None} == {*boxes, "gt_known_20"}
     assert [row[name] for name in boxes] == [ROW[name] for name in boxes]
     assert (row["masks"], row["mask_threshold"], row["threshold"]) == (0, None, ROW["threshold"])

@@ -10,7 +10,7 @@ from support import examples
 
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, score_map
-from pipeline.score.box_metrics import BOX_THRESHOLDS, HIT_IOUS, THRESHOLDS, best_ious, contour_boxes, resize_boxes
+from pipeline.score.box_metrics import BOX_THRESHOLDS, HIT_IOUS, THRESHOLDS, contour_boxes, largest_boxes, resize_boxes
 
 GOLDEN_THRESHOLDS = (0, 0.25, 0.5, 0.75, 0.999)
 
@@ -107,6 +107,14 @@ def reference_counts(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 OBJECTS = np.array([[40, 50, 150, 160], [10, 180, 60, 220]])
+
+
+def best_ious(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Of the largest contour and of any contour, at each of the 255 thresholds."""
+    largest, any_ious = largest_boxes(score, truth)
+    return np.stack([box_iou(largest, truth).max(1), any_ious])
+
+
 CUT_OF = (THRESHOLDS * 255).astype(int)
 
 
@@ -131,6 +139,15 @@ def test_a_pass_for_each_cut_gives_the_curves_of_all_thresholds(seed: int) -> No
 def test_maps_of_few_levels_have_the_curves_of_the_reference(score: np.ndarray) -> None:
     hits = best_ious(score, OBJECTS)[:, None, CUT_OF] >= np.array(HIT_IOUS)[:, None]
     assert np.array_equal(hits, reference_counts(score, OBJECTS))
+
+
+def test_some_thresholds_have_the_boxes_that_they_have_among_all() -> None:
+    score = score_map(np.random.default_rng(3).random((8, 8)))
+    some = [200, 3, 51, 51]
+    boxes, ious = largest_boxes(score, OBJECTS, BOX_THRESHOLDS[some])
+    all_boxes, all_ious = largest_boxes(score, OBJECTS)
+    assert np.array_equal(boxes, all_boxes[some])
+    assert np.array_equal(ious, all_ious[some])
 
 
 def test_every_threshold_has_its_cut() -> None:

@@ -19,6 +19,7 @@ def test_the_table_fits_and_the_json_has_every_column(
     code, _, err = vitatlas(*given)
     assert code == 2
     assert "scene_000016: truth.json has no annotation" in err
+    assert "whole multiple of 0.001" in vitatlas(*given, "--grid-step", "0.0015")[2]
     given += ["--subset", "--out", tmp_path / "out"]
     code, text, err = vitatlas(*given)
     assert code == 0

@@ -10,11 +10,13 @@ from PIL import Image
 from score.builders import boxed, change, first, of_keys, rows_of, small
 
 from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
+from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, score_map, visible_window
 from pipeline.score import score, score_shard
-from pipeline.score.box_metrics import best_ious, resize_boxes
+from pipeline.score.box_metrics import THRESHOLDS, largest_boxes, resize_boxes
 from pipeline.score.counters import tuning_rank
 from pipeline.score.pixel_metrics import BINS, pxap, score_histogram
+from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -47,7 +49,9 @@ def test_scores_are_those_of_the_protocol_on_the_maps_and_the_drawn_truth(atlas:
             rows, columns = np.nonzero(mask)
             corners.append([columns.min(), rows.min(), columns.max(), rows.max()])
         height, width = drawn.image.shape[:2]
-        hits.append(best_ious(values, resize_boxes(np.array(corners), width, height)))
+        true_boxes = resize_boxes(np.array(corners), width, height)
+        largest, any_ious = largest_boxes(values, true_boxes)
+        hits.append([box_iou(largest, true_boxes).max(1), any_ious])
         total += score_histogram(
             values, resize_mask(np.logical_or.reduce(drawn.masks), 224), np.zeros((224, 224), bool)
         )
@@ -191,6 +195,23 @@ def test_other_scores_are_not_written_over(atlas: Atlas, world: SyntheticDataset
     with pytest.raises(UsageError, match=r"holds .*target is 'label', not 'predicted'.* another --out"):
         score(atlas, read_truth(world.truth), "predicted", ["center"], out=str(copy))
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_another_grid_is_another_product(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
+    truth = change(world, tmp_path, first(12))
+    row = small(atlas, truth, tmp_path, grid=ThresholdGrid(0.1))["legrad"]
+    assert ScoringSpec.read((tmp_path / "out" / "about.json").read_bytes(), "about").grid_step == 0.1
+    assert row["threshold_oracle"] in THRESHOLDS[::100]
+    curves = pq.read_table(tmp_path / "out" / "curves.parquet").to_pylist()
+    values = {p["threshold"]: p["value"] for p in curves if (p["method"], p["curve"]) == ("legrad", "largest50")}
+    assert list(values) == THRESHOLDS[::100].tolist()
+    assert (
+        max(values.values())
+        == row["maxboxacc"]
+        <= small(atlas, truth, tmp_path, out=str(tmp_path / "all"))["legrad"]["maxboxacc"]
+    )
+    with pytest.raises(UsageError, match=r"grid_step is 0\.1, not 0\.001.*another --out"):
+        small(atlas, truth, tmp_path)
 
 
 @pytest.mark.parametrize(
