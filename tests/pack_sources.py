@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,18 @@ def boxes_of(out: Path) -> dict[str, list[list[int]]]:
 def digests(out: Path) -> dict[str, str]:
     files = (path for path in out.rglob("*") if path.is_file())
     return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+ALL: dict[str, Callable[[Path], tuple[str, Path, str | None]]] = {
+    "folder": lambda root: ("folder", image_folder(root), None),
+    "cub": lambda root: ("cub", cub(root / "CUB_200_2011"), "test"),
+    "validation": lambda root: ("imagenet", imagenet(root, "flat"), "val"),
+    "kaggle": lambda root: ("imagenet", imagenet(root, "kaggle"), "val"),
+    "train": lambda root: ("imagenet", imagenet(root, "folders"), "train"),
+    "train tars": lambda root: ("imagenet", imagenet(root, "tar"), "train"),
+    "voc": lambda root: ("voc", voc(root), "val"),
+    "coco": lambda root: ("coco", coco(root), None),
+    "lists of boxes": lambda root: ("lists", wsol_lists(root), "val"),
+    "lists of masks": lambda root: ("lists", wsol_lists(root, masks=True), "val"),
+}
+"""Writers of each layout: kind, source and split of a pack."""

@@ -49,7 +49,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     labels = dict(read_columns(root / "image_class_labels.txt", 2))
     class_names = dict(read_columns(root / "classes.txt", 2))
     order = [class_names[number] for number in sorted(class_names, key=int)]
-    index = class_index(order, classes or order, root)
+    index = class_index(order, classes, root, order)
     boxes = {number: box for number, *box in read_columns(root / "bounding_boxes.txt", 5)}
     tables: dict[str, Container[str]] = {
         "train_test_split.txt": splits,

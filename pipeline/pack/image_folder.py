@@ -60,7 +60,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
         )
     others = [] if split is None else _classes_of_other_splits(path, split, folders)
     index = _index_folders(sorted({*folders, *others}), classes, folder)
-    names = sorted(index, key=index.__getitem__)
+    names = list(classes) or sorted(index, key=index.__getitem__)
     images = []
     left_out = list(found.left_out)
     for name, file in sorted(found.images.items()):

@@ -93,7 +93,7 @@ def _classes(labels: set[str], classes: Sequence[str], path: Path) -> tuple[tupl
                 "name the classes in the order of their ids by --classes FILE"
             )
         index = class_index(sorted(labels), classes, path)
-        return tuple(index), index
+        return tuple(classes) or tuple(index), index
     largest = max(ids.values(), default=-1)
     if classes and largest >= len(classes):
         raise UsageError(f"{path}: has the class id {largest}, but --classes names {len(classes)} classes")

@@ -74,13 +74,13 @@ def pack(
         raise UsageError(f"{path}: has no images; {_summarize(source.left_out) or 'is it the folder of the source?'}")
     if unsafe := next((image.name for image in source.images if is_unsafe_key(image.name)), None):
         raise UsageError(f"{path}: {unsafe} leads out of the folder of the source; name images by paths below it")
-    for note in source.notes:
-        log(note)
     keyed = _make_keys(source.images)
+    for note in (*source.notes, *_describe_renamed(keyed)):
+        log(note)
     record = _make_record(kind, per_shard, source, keyed)
     _check_folder(out, record)
+    write_atomically(str(out / PACK), record.to_bytes())  # first: a folder without it is refused
     make_folder(str(out / _RECORDS))
-    write_atomically(str(out / PACK), record.to_bytes())
     tasks = list(_make_tasks(out, record, keyed, source.classes))
     shards = {task.tar.name: shard for task in tasks if (shard := _read_finished(task))}
     missing = [task for task in tasks if task.tar.name not in shards]
@@ -90,7 +90,7 @@ def pack(
     ordered = {task.tar.name: shards[task.tar.name] for task in tasks}
     left_out = [*source.left_out, *(item for shard in ordered.values() for item in shard.left_out)]
     _write_texts(out, record, source, ordered, left_out)
-    for folder in (out, out / _RECORDS):
+    for folder in (out, out / _RECORDS, out / TRUTH):
         ObjectStore(str(folder)).remove_temp_files()
     if left_out:
         log(f"{len(left_out)} entries in {LEFT_OUT}: {_summarize(left_out)}")
@@ -118,6 +118,17 @@ def _make_keys(images: Sequence[SourceImage]) -> list[tuple[str, SourceImage]]:
         used.add(unique)
         keyed.append((unique, image))
     return sorted(keyed, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
+
+
+def _describe_renamed(keyed: Sequence[tuple[str, SourceImage]]) -> Iterator[str]:
+    """Yield a sentence if keys are not the names of their images, by which a truth of the user would name them."""
+    renamed = sorted((image.name, key) for key, image in keyed if key != image.name.rpartition(".")[0])
+    if renamed:
+        name, key = renamed[0]
+        yield (
+            f"{len(renamed)} of {len(keyed)} keys are not the names of their images, such as {key} of {name}: "
+            "truth of your own must name these images by their keys"
+        )
 
 
 def _make_record(kind: str, per_shard: int, source: Source, keyed: Sequence[tuple[str, SourceImage]]) -> PackRecord:

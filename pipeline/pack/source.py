@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,10 +147,12 @@ def find_images(folder: Path, prefix: str = "", other: Sequence[str] = ()) -> Fo
     """
     found = FoundFiles()
     for path in walk(folder):
-        name = prefix + path.relative_to(folder).as_posix()
+        inside = path.relative_to(folder)
+        name = prefix + inside.as_posix()
         if path.suffix.lower().removeprefix(".") in other:
             continue
-        if reason := "is hidden" if path.name.startswith(".") else image_fault(path):
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if reason := "is hidden, or in a hidden folder" if hidden else image_fault(path):
             found.left_out.append(LeftOut(name=name, reason=reason))
         else:
             found.images[name] = ImageFile(str(path), path.stat().st_size)
@@ -158,30 +161,42 @@ def find_images(folder: Path, prefix: str = "", other: Sequence[str] = ()) -> Fo
 
 def image_fault(path: Path) -> str | None:
     """Return why a file cannot be an image, or None if it may be one."""
-    if path.suffix.lower().removeprefix(".") not in IMAGE_EXTENSIONS:
-        return "is not an image by its extension"
-    if not path.exists():
-        return "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-    if not path.is_file():
-        return "is not a file"
-    return None if path.stat().st_size else "is empty"
+    try:
+        if path.is_dir():
+            return "is a link to a folder" if path.is_symlink() else "is not a file"
+        if path.suffix.lower().removeprefix(".") not in IMAGE_EXTENSIONS:
+            return "is not an image by its extension"
+        if not path.exists():
+            return "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        if not path.is_file():
+            return "is not a file"
+        return None if path.stat().st_size else "is empty"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, sorted in each folder; links to folders are followed, but never in a circle."""
+    """Yield all files below a folder, sorted in each folder, following links.
+
+    A link to a folder that it is in is yielded itself.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
     yield from _walk(folder, {os.path.realpath(folder)})
 
 
 def _walk(folder: Path, above: set[str]) -> Iterator[Path]:
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
+        folders = {path for path in entries if path.is_dir()}
     except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror or error}") from None
+        raise UsageError(f"{folder}: {error.strerror or error}; make it readable, or remove it") from None
     for path in entries:
-        if not path.is_dir():
-            yield path
-        elif (real := os.path.realpath(path)) not in above:
+        if path in folders and (real := os.path.realpath(path)) not in above:
             yield from _walk(path, above | {real})
+        else:
+            yield path
 
 
 def read_lines(path: Path) -> list[str]:
@@ -234,25 +249,36 @@ def require_split(split: str | None, splits: Sequence[str], where: Path) -> str:
     return split
 
 
-def class_index(names: Sequence[str], classes: Sequence[str], where: object) -> dict[str, int]:
-    """Return the class id of each name: its place in the classes that the user gave, else in sorted order.
+def class_index(
+    names: Sequence[str], classes: Sequence[str], where: object, order: Sequence[str] = ()
+) -> dict[str, int]:
+    """Return the class id of each name: its place in the classes that the user gave, else in the order of the source.
+
+    A name is found in whatever Unicode form it is: file systems of macOS decompose letters with accents.
 
     Args:
         names: of the classes of the source.
         classes: that the user gave; may be empty.
         where: the source, for errors.
+        order: of the classes in the source; empty for sorted order.
 
     Raises:
-        UsageError: a name is not among the given classes, or one of these is given twice.
+        UsageError: a name is not among the given classes, or two of these are the same.
     """
-    order = list(classes) or sorted(set(names))
-    index = {name: number for number, name in enumerate(order)}
-    if len(index) < len(order):
-        repeated = next(name for number, name in enumerate(order) if index[name] != number)
-        raise UsageError(f"--classes: {repeated} stands there twice; each class has one line")
-    missing = sorted(set(names) - set(index))
-    if missing:
-        raise UsageError(
-            f"{where}: the class {missing[0]!r} is not in the file of --classes; add it, or remove the class"
-        )
+    listed, item = list(classes or order) or sorted(set(names)), "--classes" if classes else where
+    index: dict[str, int] = {}
+    name_of: dict[str, str] = {}
+    for number, name in enumerate(listed):
+        if name in index:
+            raise UsageError(f"{item}: the class {name!r} stands there twice; each class has one line")
+        if other := name_of.get(unicodedata.normalize("NFC", name)):
+            forms = f"{other!a} and {name!a}"
+            raise UsageError(f"{item}: the classes {forms} are one text in two Unicode forms; rename or merge them")
+        index[name] = number
+        name_of[unicodedata.normalize("NFC", name)] = name
+    for name in sorted(set(names) - set(index)):
+        same = name_of.get(unicodedata.normalize("NFC", name))
+        if same is None:
+            raise UsageError(f"{where}: the class {name!r} is not in the file of --classes; add it there, or remove it")
+        index[name] = index[same]
     return index

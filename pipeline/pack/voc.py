@@ -52,7 +52,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
         file.stem: file for folder in reversed(sets) for file in sorted(folder.glob("*.txt")) if "_" not in file.stem
     }
     split = require_split(split, sorted(lists), root)
-    index = class_index(classes or CLASSES, classes or CLASSES, root)
+    index = class_index((), classes, root, CLASSES)
     found = find_images(root / "JPEGImages")
     by_stem = {Path(name).stem: name for name in found.images}
     images, left_out = [], list(found.left_out)

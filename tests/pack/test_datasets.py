@@ -90,6 +90,60 @@ def test_coco_keeps_objects_and_numbers_categories_without_gaps(tmp_path: Path) 
     assert np.array_equal(mask, expected)
 
 
+def coco_file(path: Path, names: list[str], folder: Path, ids: list[int] | None = None) -> Path:
+    """A file with a box in each image, and the images."""
+    numbers = ids or list(range(1, len(names) + 1))
+    images = [{"id": n, "file_name": name, "width": 40, "height": 30} for n, name in zip(numbers, names, strict=True)]
+    items = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 2, 9, 8]} for n in numbers]
+    content = {
+        "images": images,
+        "annotations": items,
+        "categories": [{"id": 0, "name": "pets"}, {"id": 1, "name": "cat"}],
+    }
+    for number, name in enumerate(set(names)):
+        sources.write(folder / name, jpeg(number, sources.SIZE))
+    return sources.write(path, json.dumps(content))
+
+
+def test_coco_files_of_other_tools_are_found_by_their_names_for_a_split(tmp_path: Path) -> None:
+    root = tmp_path / "roboflow"
+    for split in ("train", "valid"):
+        coco_file(root / split / "_annotations.coco.json", ["a_jpg.rf.1c.jpg", "b.jpg"], root / split)
+    with pytest.raises(UsageError, match="has several splits; name one by --split: train, valid"):
+        pack("coco", root, tmp_path / "none")
+    for number, (path, split) in enumerate(
+        [(root, "valid"), (root / "valid", None), (root / "valid" / "_annotations.coco.json", None)]
+    ):
+        record, _ = pack("coco", path, tmp_path / f"{number}", split)
+        assert record.split == "valid"
+        assert boxes_of(tmp_path / f"{number}") == {"a_jpg_rf_1c": [[1, 2, 9, 9]], "b": [[2, 2, 10, 9]]}
+        assert left_out_of(tmp_path / f"{number}") == {}
+    other = coco_file(tmp_path / "fiftyone" / "labels.json", ["a.jpg"], tmp_path / "fiftyone" / "data")
+    assert pack("coco", other, tmp_path / "labels")[0].split == "labels"
+    prefixed = coco_file(
+        tmp_path / "p" / "annotations" / "my instances.json", ["train/a.jpg"], tmp_path / "p" / "images"
+    )
+    with pytest.raises(UsageError, match="is not named by a split; give one of letters, digits, - and _ by --split"):
+        pack("coco", prefixed, tmp_path / "no")
+    pack("coco", prefixed, tmp_path / "prefixed", "mine")
+    assert boxes_of(tmp_path / "prefixed") == {"train/a": [[1, 2, 9, 9]]}
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "message"),
+    [
+        (["a.jpg", "b.jpg"], [1, 1], "two images have the id 1"),
+        (["a.jpg", "a.jpg"], [1, 2], "two images have the file_name 'a.jpg'"),
+    ],
+)
+def test_two_images_of_one_id_or_name_in_coco_are_refused(
+    tmp_path: Path, names: list[str], ids: list[int], message: str
+) -> None:
+    file = coco_file(tmp_path / "in" / "labels.json", names, tmp_path / "in", ids)
+    with pytest.raises(UsageError, match=message):
+        pack("coco", file, tmp_path / "out")
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_lists_of_wsolevaluation_keep_their_truth_under_the_new_keys(tmp_path: Path, masks: bool) -> None:
     out = tmp_path / "out"

@@ -1,6 +1,7 @@
 """Folders and tables of images: class ids, splits, keys, and what has two readings."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pack_sources as sources
@@ -19,7 +20,11 @@ def test_class_folders_get_the_sorted_order_and_bytes_are_copied(tmp_path: Path)
     record, samples = pack("folder", source, out, per_shard=4, log=notes.append)
     assert (record.shards, samples) == (2, 6)
     assert classes_of(out) == ["Zebra", "a cat", "dög#2", "empty"]
-    assert notes == ["the class empty has no image"]
+    assert notes == [
+        "the class empty has no image",
+        "6 of 6 keys are not the names of their images, such as Zebra/img 0_v1 of Zebra/img 0.v1.JPG: truth of your "
+        "own must name these images by their keys",
+    ]
     packed = read_samples(out)
     assert labels_of(out) == {f"{name}/img {i}_v1": n for n, name in enumerate(classes_of(out)[:3]) for i in range(2)}
     assert packed["a cat/img 1_v1"]["jpg"] == jpeg(1)
@@ -135,6 +140,22 @@ def test_classes_in_parts_of_their_own_need_no_option(tmp_path: Path) -> None:
         sources.write(tmp_path / "in" / f"{name}.jpg", jpeg(1))
     pack("folder", tmp_path / "in", tmp_path / "out")
     assert labels_of(tmp_path / "out") == {"cat/anna/1": 0, "cat/ben/2": 0, "dog/carl/3": 1}
+
+
+def test_names_of_classes_are_found_in_either_unicode_form_and_twins_are_refused(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    sources.write(tmp_path / "in" / decomposed / "a.jpg", jpeg(1))  # as macOS stores it
+    sources.write(tmp_path / "in" / "tea" / "b.jpg", jpeg(2))
+    pack("folder", tmp_path / "in", tmp_path / "out", classes=["tea", composed])
+    assert labels_of(tmp_path / "out") == {f"{decomposed}/a": 1, "tea/b": 0}
+    assert classes_of(tmp_path / "out") == ["tea", composed]
+    sources.write(tmp_path / "in" / composed / "a.jpg", jpeg(3))
+    with pytest.raises(UsageError, match=r"'cafe\\u0301' and 'caf\\xe9' are one text in two Unicode forms"):
+        pack("folder", tmp_path / "in", tmp_path / "twins")
+    pack("folder", tmp_path / "in", tmp_path / "merged", classes=["tea", composed])
+    assert labels_of(tmp_path / "merged") == {f"{decomposed}/a": 1, f"{composed}/a": 1, "tea/b": 0}
+    with pytest.raises(UsageError, match="--classes: the class 'tea' stands there twice"):
+        pack("folder", tmp_path / "in", tmp_path / "other", classes=["tea", composed, "tea"])
 
 
 def test_classes_of_a_table_have_the_same_ids_in_all_splits(tmp_path: Path) -> None:
