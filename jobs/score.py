@@ -150,7 +150,7 @@ def score_command(
     first = rows[0]
     title = (
         f"localization in {atlas}, %: {first['images']} images, thresholds tuned on {first['tuning_images']}, "
-        f"tested on {first['test_images']}, network {first['classifier']}"
+        f"tested on {first['test_images']}, network {first['network']}"
     )
     output.print_table(title, ["method", "threshold", *columns], [_cells(row, list(columns.values())) for row in rows])
     echo(
@@ -170,7 +170,7 @@ def _show_classes(atlas: str, folder: str, rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     title = f"open vocabulary in {atlas}, %: {first['images']} images, {first['classes']} classes"
     output.print_table(
-        f"{title}, network {first['classifier']}",
+        f"{title}, network {first['network']}",
         ["method", "threshold", *columns],
         [_cells(row, list(columns.values())) for row in rows],
     )

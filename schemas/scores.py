@@ -75,11 +75,12 @@ def is_control(name: str) -> bool:
 
 
 LOCALIZATION = schema(
+    column("source", pa.string(), "name of what is scored"),
     column("method", pa.string(), "name of the method, with its options"),
     column("kind", pa.string(), "``method`` or ``control``"),
     column("target", pa.string(), "target kind of the maps"),
     column(
-        "classifier",
+        "network",
         pa.string(),
         "name of the network and the first 12 digits of the hash of its weights; all scores depend on it",
     ),
@@ -137,10 +138,11 @@ CLASS_METRICS = {
 """Scores of open vocabulary, all in %; null where the truth does not support them: points or masks."""
 
 CLASS_SCORES = schema(
+    column("source", pa.string(), "name of the atlas"),
     column("method", pa.string(), "name of the method, with its options"),
     column("kind", pa.string(), "``method`` or ``control``"),
     column("target", pa.string(), "target kind of the maps"),
-    column("classifier", pa.string(), "name of the network and the first 12 digits of the hash of its weights"),
+    column("network", pa.string(), "name of the network and the first 12 digits of the hash of its weights"),
     column("images", pa.int64(), "number of scored images"),
     column("classes", pa.int64(), "number of classes that the truth of these images has"),
     optional("tuning_images", pa.int64(), "number of images in the tuning split"),

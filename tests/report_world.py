@@ -82,7 +82,7 @@ def localization() -> pa.Table:
     rows = []
     for place, method in enumerate((*METHODS, "whole image")):
         values = dict.fromkeys(SCORES, 50.0 - 5 * place) | {"top1_loc": None}
-        row = {"method": method, "kind": "method", "target": "label", "classifier": "model"}
+        row = {"method": method, "kind": "method", "target": "label", "source": "atlas", "network": "model"}
         counts = ("images", "masks", "test_images", "tuning_images", "without_maps", "without_object")
         interval = {name: [40.0 - 5 * place, 60.0 - 5 * place] for name in SCORES}
         rows.append(row | dict.fromkeys(counts, 128) | values | {"interval": interval})

@@ -73,7 +73,7 @@ def open_map_tables(atlas: Atlas, out: str, target: str, methods: Sequence[str],
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
+class MapTables(DerivedProduct[Atlas, TruthSet | None, dict[str, pa.Table]]):
     """The tables of an atlas as a derived product."""
 
     about: AuditSpec
@@ -83,7 +83,7 @@ class MapTables(DerivedProduct[TruthSet | None, dict[str, pa.Table]]):
         return commit.items == metric_hashes(self.objects.url, commit.shard, commit.parent)
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
-        return split_truth_by_shard(self.atlas, shards, self.truth)
+        return split_truth_by_shard(self.source, shards, self.truth)
 
     def remove_summary(self) -> None:
         for name in (MANIFEST, *(f"{name}.parquet" for name in SUMMARIES)):
@@ -113,9 +113,9 @@ def split_truth_by_shard(atlas: Atlas, shards: Sequence[str], truth: TruthSet | 
     return [truth.subset(table["key"].to_pylist()) for table in samples]
 
 
-def _tabulate_shard(about: AuditSpec, task: ShardTask[TruthSet | None]) -> ShardResult:
+def _tabulate_shard(about: AuditSpec, task: ShardTask[Atlas, TruthSet | None]) -> ShardResult:
     objects, url, target = task.objects, task.objects.url, about.target
-    shard = task.atlas.shard(task.shard)
+    shard = task.source.shard(task.shard)
     # Hashed before the values are read: if they change, the tables are made again.
     items = metric_hashes(url, task.shard, task.content_hash)
     has_maps = shard.has_maps_of(target)
@@ -127,7 +127,7 @@ def _tabulate_shard(about: AuditSpec, task: ShardTask[TruthSet | None]) -> Shard
         for method in about.methods
     }
     compared = list(compare_pairs(maps))
-    covered = _object_coverage(samples, task.data, task.atlas)
+    covered = _object_coverage(samples, task.data, task.source)
     metrics = ShardMetrics(url, task.shard, task.content_hash, target)
     images = _tabulate_images(samples, classes, maps, flags, compared, covered, metrics)
     written = (

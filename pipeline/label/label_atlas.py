@@ -132,7 +132,7 @@ def label(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Labels(DerivedProduct[None, LabelSummary]):
+class _Labels(DerivedProduct[Atlas, None, LabelSummary]):
     about: LabelingSpec
     about_object = ABOUT
     may_differ = _FOUND_BY_CALIBRATION
@@ -199,7 +199,7 @@ def _refuse_shared_keys(atlas: Atlas) -> None:
 
 
 def _label_shard(
-    policy: Policy, formats: tuple[str, ...], context: ExportContext, allow_pipe: bool, task: ShardTask[None]
+    policy: Policy, formats: tuple[str, ...], context: ExportContext, allow_pipe: bool, task: ShardTask[Atlas, None]
 ) -> ShardResult:
     objects, shard = task.objects, task.shard
     items = tuple(dict.fromkeys((*(name for name in task.previous_items if name in LABEL_FORMATS), *formats)))
@@ -208,7 +208,7 @@ def _label_shard(
     needs_heatmap = any(LABEL_FORMATS[name].needs_heatmap for name in missing)
     labels = [
         label if needs_heatmap else label.without_heatmap()
-        for label in iter_labels(task.atlas, shard, policy, allow_pipe)
+        for label in iter_labels(task.source, shard, policy, allow_pipe)
     ]
     written = [
         objects.put(path, data) for name in missing for path, data in LABEL_FORMATS[name].export(shard, labels, context)

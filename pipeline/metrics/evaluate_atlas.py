@@ -105,7 +105,7 @@ def evaluate_metrics(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
+class _MetricValues(DerivedProduct[Atlas, Ordinals, pa.Table]):
     about: MetricsSpec
     uses_gpu: bool = True
     metrics: Mapping[str, Metric]
@@ -122,7 +122,7 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
     def inputs(self, shards: Sequence[str]) -> list[Ordinals]:
         ordinals = [self.samples[shard] for shard in shards]
         if count := sum(map(len, ordinals)):
-            cost = estimate_cost(self.atlas, self.metrics, len(self.about.methods)) * count
+            cost = estimate_cost(self.source, self.metrics, len(self.about.methods)) * count
             self.log(f"{self.about.suite}: {count} images, at most {cost}")
         return ordinals
 
@@ -132,7 +132,7 @@ class _MetricValues(DerivedProduct[Ordinals, pa.Table]):
     def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> pa.Table:
         directions = {value: better for metric in self.metrics.values() for value, better in metric.directions.items()}
         tables = map(from_parquet, objects.read([_values_object(shard) for shard in self.shards]))
-        summary = summarize(tables, directions, _notes(self.atlas, self.metrics))
+        summary = summarize(tables, directions, _notes(self.source, self.metrics))
         objects.put(SUMMARY, to_parquet(summary))
         return summary
 
@@ -169,9 +169,9 @@ def _values_object(shard: str) -> str:
 
 
 def _evaluate_shard(
-    device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[Ordinals]
+    device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[Atlas, Ordinals]
 ) -> ShardResult:
-    atlas, ordinals = task.atlas, task.data
+    atlas, ordinals = task.source, task.data
     worker = cached_worker(atlas.objects.url, device, about.run)
     values = evaluate_shard(worker, atlas.shard(task.shard), ordinals, metrics, about.methods, about.seed)
     written = task.objects.put(_values_object(task.shard), to_parquet(values))

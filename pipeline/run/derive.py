@@ -9,8 +9,9 @@ from typing import ClassVar, Generic, TypeVar
 
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store import Lease, ObjectStore
 from pipeline.store.derived import (
+    CommittedShards,
     ProductStore,
     check_output_dir,
     content_hash,
@@ -27,16 +28,17 @@ from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import ShardReplacedError
 from schemas.layout import ABOUT, commit_object
 
+Source = TypeVar("Source", bound=CommittedShards)
 Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class ShardTask(Generic[Input]):
+class ShardTask(Generic[Source, Input]):
     """One shard of a product that is to be computed.
 
     Attributes:
-        atlas: what the product is derived from.
+        source: what the product is derived from, an atlas as a rule.
         objects: output folder of the product.
         shard: short name of the shard.
         content_hash: hash of its maps and samples.
@@ -45,7 +47,7 @@ class ShardTask(Generic[Input]):
         previous_items: items of the last commit of the shard, whatever it was made from; without one, of other shards.
     """
 
-    atlas: Atlas
+    source: Source
     objects: ObjectStore
     shard: str
     content_hash: str
@@ -65,8 +67,8 @@ class ShardResult:
 
 
 @dataclass(frozen=True)
-class DerivedProduct(ABC, Generic[Input, Result]):
-    """A product that is derived from an atlas shard by shard. It stays in the process that calls ``derive``.
+class DerivedProduct(ABC, Generic[Source, Input, Result]):
+    """A product that is derived shard by shard, from an atlas as a rule. It stays in the process that calls ``derive``.
 
     Attributes:
         about_object: name of the object that holds ``about``.
@@ -75,7 +77,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
             because its objects are overwritten.
         title: what is done, for the progress bar.
         function: picklable; computes one shard and writes its objects.
-        atlas: what the product is derived from.
+        source: what the product is derived from.
         objects: output folder.
         about: settings of the product; commits made with other settings are made again.
         uses_gpu: take a GPU for each shard, where the cluster has any.
@@ -85,8 +87,8 @@ class DerivedProduct(ABC, Generic[Input, Result]):
     may_differ: ClassVar[Container[str]] = ()
     keeps_commits: ClassVar[bool] = False
     title: str
-    function: Callable[[ShardTask[Input]], ShardResult]
-    atlas: Atlas
+    function: Callable[[ShardTask[Source, Input]], ShardResult]
+    source: Source
     objects: ObjectStore
     about: Record
     uses_gpu: bool = field(default=False, kw_only=True)
@@ -102,7 +104,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
     @property
     def shards(self) -> Sequence[str]:
         """Shards that the product is made of."""
-        return self.atlas.shard_names
+        return self.source.shard_names
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         """Return whether a valid commit has all that is requested."""
@@ -125,7 +127,7 @@ class DerivedProduct(ABC, Generic[Input, Result]):
         """
 
 
-def derive(product: DerivedProduct[Input, Result], options: ComputeOptions = ComputeOptions()) -> Result:
+def derive(product: DerivedProduct[Source, Input, Result], options: ComputeOptions = ComputeOptions()) -> Result:
     """Make a product in its output folder. Shards that are committed are not computed again.
 
     Raises:
@@ -147,7 +149,7 @@ def derive(product: DerivedProduct[Input, Result], options: ComputeOptions = Com
 
 
 def derive_shards(
-    product: DerivedProduct[Input, Result], options: ComputeOptions, recorded: Mapping[str, str], lease: Lease
+    product: DerivedProduct[Source, Input, Result], options: ComputeOptions, recorded: Mapping[str, str], lease: Lease
 ) -> dict[str, DerivedCommit]:
     """Compute the pending shards of a product whose lease is held, and return the commits of all its shards.
 
@@ -159,7 +161,7 @@ def derive_shards(
     """
     objects, shards = product.objects, product.shards
     stale = list_stale(objects, frozenset(shards))
-    valid = load_completed(objects, product.atlas, product.about.digest(), recorded, partial(echo, err=True))
+    valid = load_completed(objects, product.source, product.about.digest(), recorded, partial(echo, err=True))
     candidates = [valid[shard] for shard in shards if shard in valid]
     complete = concurrent_map(product.is_complete, candidates)
     commits = {commit.shard: commit for commit, is_complete in zip(candidates, complete, strict=True) if is_complete}
@@ -168,7 +170,7 @@ def derive_shards(
         product.remove_summary()
     for shard in stale:
         remove_shard(objects, shard)
-    settings = (product.function, product.atlas, objects.url, product.about.digest(), product.keeps_commits)
+    settings = (product.function, product.source, objects.url, product.about.digest(), product.keeps_commits)
     work = partial(_derive_shard, *settings, lease.objects.url, lease.holder)
     items = tuple(dict.fromkeys(item for commit in valid.values() for item in commit.items))
     tasks = [(shard, data, shard in valid, items) for shard, data in zip(pending, product.inputs(pending), strict=True)]
@@ -180,8 +182,8 @@ def derive_shards(
 
 
 def _derive_shard(
-    function: Callable[[ShardTask[Input]], ShardResult],
-    atlas: Atlas,
+    function: Callable[[ShardTask[Source, Input]], ShardResult],
+    source: Source,
     url: str,
     settings_hash: str,
     keeps_commits: bool,
@@ -193,7 +195,7 @@ def _derive_shard(
     objects, leased = ObjectStore(url), ObjectStore(lease_url)
     while True:
         check_lease(leased, lease)
-        content = content_hash(atlas.record(shard))
+        content = content_hash(source.record(shard))
         last = read_commit(objects, shard)
         previous = last if last and valid and (last.parent, last.settings_hash) == (content, settings_hash) else None
         if last and not previous:
@@ -202,8 +204,8 @@ def _derive_shard(
         if not keeps_commits:
             objects.delete(commit_object(shard))
         with suppress(ShardReplacedError):
-            result = function(ShardTask(atlas, objects, shard, content, data, previous, last.items if last else items))
-            if content_hash(atlas.record(shard)) == content:  # else the maps may be those of another commit
+            result = function(ShardTask(source, objects, shard, content, data, previous, last.items if last else items))
+            if content_hash(source.record(shard)) == content:  # else the maps may be those of another commit
                 break
     commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, **vars(result))
     check_lease(leased, lease)

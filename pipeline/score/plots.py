@@ -92,7 +92,7 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> bytes:
     images, tested, tuned_on = (rows[0][name] for name in ("images", "test_images", "tuning_images"))
     explained = in_words(rows[0]["target"])
     title = f"{images} images; thresholds tuned on {tuned_on}, tested on {tested}; maps of the {explained}"
-    title += f" by {rows[0]['classifier']}; controls in gray"
+    title += f" by {rows[0]['network']}; controls in gray"
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left", color="0.35")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

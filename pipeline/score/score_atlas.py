@@ -4,8 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ from pipeline.score.aggregate import score_row
 from pipeline.score.counters import ALL_GROUPS, ScoreCounts, from_npz
 from pipeline.score.plots import curve_table, plot_scores
 from pipeline.score.score_shard import counts_object, score_shard
+from pipeline.score.sources import AtlasSource, ScoreSource
 from pipeline.score.splits import ShardTruth, build_shard_truths, build_tuning_truths
 from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
@@ -73,10 +72,12 @@ def score(
     """
     methods, url = atlas.select_methods(target_kind, methods), atlas.objects.url
     target_kind = atlas.find_target(target_kind)
+    source = AtlasSource.of(atlas, target_kind, methods)
     if tuning_atlas is not None and tuning_truth is None:
         raise UsageError(f"{tuning_atlas.objects.url}: name the truth of its images with --tune FILE|DIR")
-    shard_truths = build_shard_truths(atlas, truth, None if tuning_atlas else tuning_truth or "by hash", subset, log)
+    shard_truths = build_shard_truths(source, truth, None if tuning_atlas else tuning_truth or "by hash", subset, log)
     tuning_truths: dict[str, ShardTruth] = {}
+    tuning_source: AtlasSource | None = None
     if tuning_atlas is not None and tuning_truth is not None:
         tuning_atlas.select_methods(target_kind, methods)
         if tuning_atlas.run.model.weights != atlas.run.model.weights:
@@ -84,7 +85,8 @@ def score(
                 f"{tuning_atlas.objects.url}: is of another network than {url}, so its thresholds do not apply; "
                 "name an atlas of the same network"
             )
-        tuning_truths = build_tuning_truths(tuning_atlas, tuning_truth, subset, log)
+        tuning_source = AtlasSource.of(tuning_atlas, target_kind, methods)
+        tuning_truths = build_tuning_truths(tuning_source, tuning_truth, subset, log)
     parts = [*shard_truths.values(), *tuning_truths.values()]
     tuning_keys = {key for part in parts for key in (*part.tuning_keys, *part.tuning_only)}
     tuning = TuningSplitRecord(
@@ -104,20 +106,21 @@ def score(
     objects = ObjectStore(out or default_output_dir(url, truth, target_kind))
     scores = _Scores(
         "score",
-        partial(score_shard, target_kind, methods),
-        atlas,
+        score_shard,
+        source,
         objects,
         about=about,
         tables=objects,
         shard_truths=shard_truths,
-        methods=methods,
         options=options,
         log=log,
         grid=grid,
     )
-    if tuning_atlas is not None:
+    if tuning_source is not None:
         folder = ObjectStore(f"{objects.url}/{TUNING}")
-        scores = replace(scores, tuning=replace(scores, atlas=tuning_atlas, objects=folder, shard_truths=tuning_truths))
+        scores = replace(
+            scores, tuning=replace(scores, source=tuning_source, objects=folder, shard_truths=tuning_truths)
+        )
     return derive(scores, options)
 
 
@@ -134,13 +137,12 @@ def default_output_dir(url: str, truth: TruthSet, target_kind: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scores(DerivedProduct[ShardTruth, pa.Table]):
+class _Scores(DerivedProduct[ScoreSource, ShardTruth, pa.Table]):
     """Counts of an atlas, shard by shard, and the tables and plot that are made of them.
 
     Attributes:
         tables: folder of the tables.
         shard_truths: truth of the scored shards, by name.
-        methods: names of methods.
         tuning: counts of another atlas that thresholds are tuned on, in a folder below.
         options: of the computation.
         log: called with messages.
@@ -150,7 +152,6 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
     about: ScoringSpec
     tables: ObjectStore
     shard_truths: dict[str, ShardTruth]
-    methods: tuple[str, ...]
     tuning: "_Scores | None" = None
     options: ComputeOptions
     log: Callable[[str], None]
@@ -170,7 +171,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
         return tuple(self.shard_truths)
 
     def is_complete(self, commit: DerivedCommit) -> bool:
-        return {*TRIVIAL_BOXES, *self.methods} <= set(commit.items)
+        return {*TRIVIAL_BOXES, *self.source.methods} <= set(commit.items)
 
     def remove_summary(self) -> None:
         for name in (TABLE, CURVES, PLOT):
@@ -181,7 +182,7 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
 
     def sum_counts(self) -> dict[str, ScoreCounts]:
         """Return the counts of each method over all shards."""
-        total = {method: ScoreCounts() for method in (*TRIVIAL_BOXES, *self.methods)}
+        total = {method: ScoreCounts() for method in (*TRIVIAL_BOXES, *self.source.methods)}
         names = [counts_object(shard) for shard in self.shards]
         for name, data in zip(names, self.objects.read(names), strict=True):
             by_method = from_npz(data, f"{self.objects.url}/{name}")
@@ -190,8 +191,8 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
 
     def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> pa.Table:
         counts_by_method = self.sum_counts()
-        if not counts_by_method[self.methods[0]].counts["images"][ALL_GROUPS].any():
-            raise UsageError(f"{self.atlas.objects.url}: has no sample with maps and an object in {self.about.name}")
+        if not counts_by_method[self.source.methods[0]].counts["images"][ALL_GROUPS].any():
+            raise UsageError(f"{self.source.url}: has no sample with maps and an object in {self.about.name}")
         if self.tuning is not None:
             folder = f"{TUNING}/"
             recorded = {name.removeprefix(folder): sha for name, sha in objects.last.items() if name.startswith(folder)}
@@ -212,27 +213,26 @@ class _Scores(DerivedProduct[ShardTruth, pa.Table]):
 
     def _row(self, method: str, counts: ScoreCounts, statuses: Mapping[str, int]) -> dict[str, Any]:
         return {
-            **identify_row(self.atlas, method, self.about.target),
+            **identify_row(self.source, method),
             "without_maps": statuses.get("without_maps", 0),
             "without_object": statuses.get("without_object", 0),
             **score_row(method, self.about.target, counts, self.grid),
         }
 
 
-def identify_row(atlas: Atlas, method: str, target: str) -> dict[str, str]:
+def identify_row(source: ScoreSource, method: str) -> dict[str, str | None]:
     """Return the columns of a table of scores that say what is scored.
 
     Args:
-        atlas: the atlas.
-        method: of the maps.
-        target: target kind whose maps are scored.
+        source: of the predictions.
+        method: that made them.
     """
-    model = atlas.run.model
     return {
+        "source": source.name,
         "method": method,
         "kind": "control" if is_control(method) else "method",
-        "target": target,
-        "classifier": f"{PurePath(model.name).name} {model.weights.removeprefix('sha256:')[:12]}",
+        "target": source.target,
+        "network": source.network,
     }
 
 

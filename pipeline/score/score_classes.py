@@ -21,6 +21,7 @@ from pipeline.score.pixel_metrics import MASK_THRESHOLDS
 from pipeline.score.score_atlas import default_output_dir, identify_row
 from pipeline.score.score_classes_shard import ClassScoring, count_shard
 from pipeline.score.score_shard import counts_object
+from pipeline.score.sources import AtlasSource
 from pipeline.score.splits import ShardTruth, build_shard_truths
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore
@@ -76,9 +77,10 @@ def score_classes(
     url = atlas.objects.url
     target_kind, targets = find_targets(atlas, target_kind)
     selected = atlas.select_methods(targets[0], methods)
+    source = AtlasSource.of(atlas, target_kind)
     has_points = any(isinstance(image, PointTruth) for image in truth.by_key.values())
     # Nothing is tuned on points: their threshold is fixed.
-    shard_truths = build_shard_truths(atlas, truth, None if has_points else tuning_truth or "by hash", subset, log)
+    shard_truths = build_shard_truths(source, truth, None if has_points else tuning_truth or "by hash", subset, log)
     used: Sequence[int] = range(len(truth.classes))
     if has_points:
         used = sorted({place for part in shard_truths.values() for place in _classes_with_points(part.truth)})
@@ -138,7 +140,7 @@ def _classes_with_points(truth: TruthSet) -> set[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ClassScores(DerivedProduct[ShardTruth, pa.Table]):
+class _ClassScores(DerivedProduct[Atlas, ShardTruth, pa.Table]):
     """Counts of an atlas, shard by shard, and the tables that are made of them.
 
     Attributes:
@@ -179,7 +181,7 @@ class _ClassScores(DerivedProduct[ShardTruth, pa.Table]):
             rows.append(self._row(method, statuses) | scores)
             class_rows += self._class_rows(method, ious)
         if not rows[0]["images"]:
-            raise UsageError(f"{self.atlas.objects.url}: has no sample with maps and a class in {self.about.name}")
+            raise UsageError(f"{self.source.objects.url}: has no sample with maps and a class in {self.about.name}")
         best = "p_miou" if self.scoring.has_points else "miou_oracle"
         rows.sort(key=lambda row: -(row[best] or 0))
         table = pa.Table.from_pylist(rows, schema=CLASS_SCORES)
@@ -189,7 +191,7 @@ class _ClassScores(DerivedProduct[ShardTruth, pa.Table]):
 
     def _row(self, method: str, statuses: Mapping[str, int]) -> dict[str, Any]:
         return {
-            **identify_row(self.atlas, method, self.about.target),
+            **identify_row(AtlasSource.of(self.source, self.about.target), method),
             "without_maps": statuses.get("without_maps", 0),
             "classes_without_map": statuses.get("classes_without_map", 0),
         }

@@ -15,7 +15,7 @@ from pipeline.score.counters import TUNING_ONLY_GROUP, ScoreCounts, Shapes, boot
 from pipeline.score.point_metrics import count_points, point_shapes
 from pipeline.score.score_shard import counts_object
 from pipeline.score.splits import ShardTruth
-from pipeline.store import AtlasShard
+from pipeline.store import Atlas, AtlasShard
 from pipeline.truth.point_labels import PointTruth
 from pipeline.truth.truth import Truth
 from pipeline.truth.voc import IGNORED, ClassMaskTruth
@@ -50,7 +50,7 @@ class ClassScoring:
         return (point_shapes if self.has_points else pixel_shapes)(len(self.class_ids))
 
 
-def count_shard(scoring: ClassScoring, task: ShardTask[ShardTruth]) -> ShardResult:
+def count_shard(scoring: ClassScoring, task: ShardTask[Atlas, ShardTruth]) -> ShardResult:
     """Count one shard and write its counts.
 
     Args:
@@ -66,7 +66,7 @@ def count_shard(scoring: ClassScoring, task: ShardTask[ShardTruth]) -> ShardResu
         counts_by_method = from_npz(objects.get(name), f"{objects.url}/{name}", scoring.shapes)
     new = [method for method in scoring.methods if method not in counts_by_method]
     counts_by_method |= {method: ScoreCounts(shapes=scoring.shapes) for method in new}
-    shard, statuses = task.atlas.shard(task.shard), Counter[str]()
+    shard, statuses = task.source.shard(task.shard), Counter[str]()
     columns = _map_columns(shard, scoring)
     maps = {method: np.stack([shard.maps(method, target) for target in scoring.targets], 1) for method in new}
     for index, sample in enumerate(shard.samples.to_pylist()):
@@ -79,8 +79,8 @@ def count_shard(scoring: ClassScoring, task: ShardTask[ShardTruth]) -> ShardResu
             statuses["scored"] += 1
             group = TUNING_ONLY_GROUP
             if not tuning_only:
-                group = bootstrap_group(sample["key"].removeprefix("./"), sample["key"] in task.data.tuning_keys)
-            image = _PlacedImage(truth, sample, task.atlas.run, scoring, columns[index])
+                group = bootstrap_group(truth.key, truth.key in task.data.tuning_keys)
+            image = _PlacedImage(truth, sample, task.source.run, scoring, columns[index])
             statuses["classes_without_map"] += image.classes_without_map
             for method in new:
                 counts_by_method[method].add(group, image.count(maps[method][index]))

@@ -1,15 +1,14 @@
-"""Counts of one shard: the maps of every method against the truth."""
+"""Counts of one shard: the predictions of every method against the truth."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.image.iou import box_iou
-from pipeline.image.score_map import SIDE, Window, score_map, visible_window
+from pipeline.image.score_map import SIDE, Window, score_map
 from pipeline.run.derive import ShardResult, ShardTask
 from pipeline.score import pixel_metrics, segmentation_metrics
 from pipeline.score.box_metrics import HIT_IOUS, largest_boxes, resize_boxes
@@ -24,11 +23,10 @@ from pipeline.score.counters import (
     to_npz,
 )
 from pipeline.score.error_kinds import CORRECT_IOU, box_error_kinds
+from pipeline.score.sources import ScoreSource, SourceImage
 from pipeline.score.splits import ShardTruth
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.truth.truth import Boxes, Mask
-from schemas.run import RunRecord
-from schemas.samples import SampleStatus
 from schemas.scores import ERROR_KINDS
 
 
@@ -57,12 +55,10 @@ class ScoredImage:
     window: Window
 
 
-def score_shard(target_kind: str, methods: Sequence[str], task: ShardTask[ShardTruth]) -> ShardResult:
-    """Count one shard and write its counts.
+def score_shard(task: ShardTask[ScoreSource, ShardTruth]) -> ShardResult:
+    """Count one shard and write its counts. Methods that the previous commit has are not counted again.
 
     Args:
-        target_kind: of the maps.
-        methods: names of methods; those that the previous commit has are not counted again.
         task: the shard and its truth.
 
     Raises:
@@ -70,52 +66,49 @@ def score_shard(target_kind: str, methods: Sequence[str], task: ShardTask[ShardT
     """
     objects, name = task.objects, counts_object(task.shard)
     counts_by_method = from_npz(objects.get(name), f"{objects.url}/{name}") if task.previous else {}
-    new = [method for method in (*TRIVIAL_BOXES, *methods) if method not in counts_by_method]
+    new = [method for method in (*TRIVIAL_BOXES, *task.source.methods) if method not in counts_by_method]
     counts_by_method |= {method: ScoreCounts() for method in new}
-    shard = task.atlas.shard(task.shard)
-    maps = {method: shard.maps(method, target_kind) for method in new if method not in TRIVIAL_BOXES}
     statuses: Counter[str] = Counter()
-    has_maps = shard.has_maps_of(target_kind)
-    for index, sample in enumerate(shard.samples.to_pylist()):
-        status, image = _build_scored_image(sample, bool(has_maps[index]), task.data, task.atlas.run)
+    read_methods = [method for method in new if method not in TRIVIAL_BOXES]
+    for source_image, read in task.source.predictions(task.shard, read_methods):
+        status, image = _build_scored_image(source_image, task.data)
         statuses[status] += 1
         if image is None:
             continue
+        predictions = read()
         for method in new:
             boxes = TRIVIAL_BOXES.get(method)
             if boxes is not None and not len(image.boxes):
                 continue
-            counts = count_boxes(boxes, image) if boxes is not None else count_map(maps[method][index], image)
+            counts = count_boxes(boxes, image) if boxes is not None else count_map(predictions[method], image)
             counts_by_method[method].add(image.group, counts)
     written = objects.put(name, to_npz(counts_by_method))
     return ShardResult((written,), dict(sorted(statuses.items())), tuple(counts_by_method))
 
 
-def _build_scored_image(
-    sample: dict[str, Any], has_maps: bool, shard_truth: ShardTruth, run: RunRecord
-) -> tuple[str, ScoredImage | None]:
-    """Return the status under which a sample is counted, and the image if it is scored."""
-    truth, tuning_only = shard_truth.find(sample["key"])
-    if truth is None or sample["status"] == SampleStatus.DUPLICATE_KEY:
+def _build_scored_image(source_image: SourceImage, shard_truth: ShardTruth) -> tuple[str, ScoredImage | None]:
+    """Return the status under which an image is counted, and the image if it is scored."""
+    truth, tuning_only = shard_truth.find(source_image.key)
+    if truth is None or source_image.is_duplicate:
         return "without_truth", None
-    if not has_maps:
+    if not source_image.has_maps:
         return "tuning_without_maps" if tuning_only else "without_maps", None
-    width, height = sample["width"], sample["height"]
-    truth = truth.for_sample(sample, run.spec.exif)
+    truth = source_image.place(truth)
+    assert truth.size is not None, "placed truth has a size"
     boxes = truth.boxes
     mask, ignore = truth.masks_on_grid(SIDE)
     status = "scored" if len(boxes) else "without_object"
     if not len(boxes) and mask is None:
         return f"tuning_{status}" if tuning_only else status, None
-    group = bootstrap_group(sample["key"].removeprefix("./"), sample["key"] in shard_truth.tuning_keys)
+    group = bootstrap_group(truth.key, truth.key in shard_truth.tuning_keys)
     status = {"scored": "tuning"}.get(status, f"tuning_{status}") if tuning_only else status
     return status, ScoredImage(
         group=TUNING_ONLY_GROUP if tuning_only else group,
-        boxes=resize_boxes(boxes, width, height),
+        boxes=resize_boxes(boxes, *truth.size),
         mask=mask,
         ignore=ignore,
-        rank=sample["label_rank"],
-        window=visible_window(sample, run.model.input_size),
+        rank=source_image.label_rank,
+        window=source_image.window,
     )
 
 

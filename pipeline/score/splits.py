@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from pipeline.score.counters import tuning_rank
-from pipeline.store import Atlas
+from pipeline.score.sources import ScoreSource
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.errors import UsageError
-from schemas.samples import SampleStatus
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class ShardTruth:
 
     Attributes:
         truth: of the images that are scored.
-        tuning_keys: keys of the scored images that thresholds are tuned on.
+        tuning_keys: keys in the truth of the scored images that thresholds are tuned on.
         tuning_only: truth of further images, which are used for tuning only.
     """
 
@@ -28,25 +26,25 @@ class ShardTruth:
     tuning_only: TruthSet
 
     def find(self, key: str) -> tuple[Truth | None, bool]:
-        """Return the annotated truth of a sample, and whether it is used for tuning only."""
+        """Return the annotated truth of an image, and whether it is used for tuning only."""
         truth = self.truth.find_annotated(key)
         return (self.tuning_only.find_annotated(key), True) if truth is None else (truth, False)
 
 
 def build_shard_truths(
-    atlas: Atlas,
+    source: ScoreSource,
     truth: TruthSet,
     tuning: TruthSet | Literal["by hash"] | None = "by hash",
     subset: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, ShardTruth]:
-    """Return the truth of each committed shard that has any, by name.
+    """Return the truth of each shard that has any, by name.
 
     Args:
-        atlas: with the maps.
+        source: of the predictions.
         truth: of the images that are scored.
         tuning: truth of the tuning split, which may have images that ``truth`` lacks. ``by hash``: one in a hundred of
-            the images with maps and truth, at least ten, at most half. None: no split.
+            the images with predictions and truth, at least ten, at most half, the same of every source. None: no split.
         subset: leave out images that only one side has, and log how many.
         log: called with each message.
 
@@ -58,37 +56,38 @@ def build_shard_truths(
     truth_sets = [truth_set for truth_set in (truth, tuning_truth) if truth_set is not None]
     matchers = [TruthMatcher(truth_set) for truth_set in truth_sets]
     keys_by_shard: dict[str, list[str]] = {}
-    scored: dict[str, None] = {}
+    scored: dict[str, bool] = {}  # truth and tuning split have the image
     without_truth: list[str] = []
-    read = partial(atlas.samples_of, columns=["key", "status", "width", "height", "orientation"])
-    for shard, table in zip(atlas.shard_names, concurrent_map(read, atlas.shard_names), strict=True):
-        keys_by_shard[shard] = table["key"].to_pylist()
-        for sample in table.to_pylist():
-            if sample["status"] != SampleStatus.DUPLICATE_KEY:
+    for shard, images in zip(source.shard_names, concurrent_map(source.images, source.shard_names), strict=True):
+        keys_by_shard[shard] = [image.key for image in images]
+        for image in images:
+            if not image.is_duplicate:
                 for matcher in matchers:
-                    matcher.match(shard, sample["key"])
-            if sample["status"] != SampleStatus.OK:
+                    matcher.match(shard, image.key)
+            if not image.has_maps:
                 continue
-            truths = [truth_set.find_annotated(sample["key"]) for truth_set in truth_sets]
-            for image in filter(None, truths):
-                image.for_sample(sample, atlas.run.spec.exif)  # refuses another size or an unknown orientation
+            truths = [truth_set.find_annotated(image.key) for truth_set in truth_sets]
+            for found in filter(None, truths):
+                image.place(found)  # refuses another size or an unknown orientation
             if truths[0] is not None:
-                scored[sample["key"]] = None
+                scored[truths[0].key] = all(truths)
             elif not any(truths):
-                without_truth.append(sample["key"])
+                without_truth.append(image.key)
     all_keys = [key for keys in keys_by_shard.values() for key in keys]
-    _compare_keys(atlas, truth_sets, all_keys, without_truth, subset, log)
+    _compare_keys(source.url, truth_sets, all_keys, without_truth, subset, log)
     if not scored:
         raise UsageError(
-            f"{atlas.objects.url}: has no sample with maps and an object in {truth.name}; name the truth of its images"
+            f"{source.url}: has no sample with maps and an object in {truth.name}; name the truth of its images"
         )
     if tuning == "by hash":
         tuning_keys = _select_tuning_keys(list(scored))
     else:
-        tuning_keys = {key for key in scored if tuning_truth and tuning_truth.find_annotated(key)}
+        tuning_keys = {key for key, is_tuned in scored.items() if tuning_truth and is_tuned}
     tuning_only = tuning_truth or truth.subset(())
     shard_truths = {
-        shard: ShardTruth(truth.subset(keys), frozenset(tuning_keys.intersection(keys)), tuning_only.subset(keys))
+        shard: ShardTruth(
+            part := truth.subset(keys), frozenset(tuning_keys.intersection(part)), tuning_only.subset(keys)
+        )
         for shard, keys in keys_by_shard.items()
     }
     return {shard: part for shard, part in shard_truths.items() if part.truth or part.tuning_only}
@@ -100,7 +99,7 @@ def _select_tuning_keys(keys: Sequence[str]) -> set[str]:
 
 
 def _compare_keys(
-    atlas: Atlas,
+    url: str,
     truth_sets: Sequence[TruthSet],
     keys: Sequence[str],
     without_truth: Sequence[str],
@@ -108,7 +107,7 @@ def _compare_keys(
     log: Callable[[str], None],
 ) -> None:
     """Refuse images that one side lacks, or with ``subset`` only log their number."""
-    url, name = atlas.objects.url, truth_sets[0].name
+    name = truth_sets[0].name
 
     def leave_out(missing: Sequence[str], fault: str, summary: str) -> None:
         if missing and not subset:
@@ -121,19 +120,19 @@ def _compare_keys(
     fault = f"{name} has no annotation of this image of {url}"
     leave_out(without_truth, fault, f"{len(keys)} images of {url} have no annotation in {name}")
     for truth_set in truth_sets:
-        in_atlas = set(truth_set.subset(keys))
-        not_in_atlas = [key for key in truth_set if key not in in_atlas]
+        in_source = set(truth_set.subset(keys))
+        not_in_source = [key for key in truth_set if key not in in_source]
         fault = f"is in {truth_set.name}, but {url} has no such image"
-        leave_out(not_in_atlas, fault, f"{len(truth_set)} images of {truth_set.name} are not in {url}")
+        leave_out(not_in_source, fault, f"{len(truth_set)} images of {truth_set.name} are not in {url}")
 
 
 def build_tuning_truths(
-    atlas: Atlas, truth: TruthSet, subset: bool, log: Callable[[str], None] = lambda line: None
+    source: ScoreSource, truth: TruthSet, subset: bool, log: Callable[[str], None] = lambda line: None
 ) -> dict[str, ShardTruth]:
-    """Return the truth of each shard of an atlas that is used for tuning only, by name.
+    """Return the truth of each shard of a source that is used for tuning only, by name.
 
     Args:
-        atlas: with the maps.
+        source: of the predictions.
         truth: of the images.
         subset: leave out images that only one side has, and log how many.
         log: called with each message.
@@ -141,5 +140,5 @@ def build_tuning_truths(
     Raises:
         UsageError: see ``build_shard_truths``.
     """
-    shard_truths = build_shard_truths(atlas, truth, truth, subset, log)
+    shard_truths = build_shard_truths(source, truth, truth, subset, log)
     return {shard: ShardTruth(truth.subset(()), frozenset(), part.truth) for shard, part in shard_truths.items()}

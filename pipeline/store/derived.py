@@ -1,23 +1,52 @@
 """Commits of derived products: what is made of an atlas shard by shard, such as labels, scores and audit tables."""
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from pipeline.store.atlas import Atlas
 from pipeline.store.lease import Lease
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas.base import Record, differences, sha256
-from schemas.commits import CommitRecord, DerivedCommit, ObjectRecord, ProductRecord
+from schemas.commits import DerivedCommit, ObjectRecord, ProductRecord
 from schemas.errors import UsageError
 from schemas.layout import COMMITS, PRODUCT, RUN, commit_object
 
 R = TypeVar("R", bound=Record)
 
 
-def content_hash(commit: CommitRecord | DerivedCommit) -> str:
+class ShardContent(Protocol):
+    """The content of one shard: its objects, as a commit names them."""
+
+    @property
+    def shard(self) -> str:
+        """Short name of the shard."""
+
+    @property
+    def objects(self) -> tuple[ObjectRecord, ...]:
+        """Everything that it consists of."""
+
+
+class CommittedShards(Protocol):
+    """What a product can be derived from: an atlas, or files in parts that take the place of shards."""
+
+    @property
+    def shard_names(self) -> Sequence[str]:
+        """Names of the shards, in order."""
+
+    @property
+    def committed(self) -> Collection[str]:
+        """The same names."""
+
+    def record(self, shard: str) -> ShardContent:
+        """Return the present content of a shard."""
+
+    def records(self, skip: Container[str] = ()) -> Iterable[ShardContent]:
+        """Return the present contents of all shards but the skipped ones, in order."""
+
+
+def content_hash(commit: ShardContent) -> str:
     """Return the hash of the objects of one shard, whenever and wherever they were made."""
     return sha256("\n".join(f"{record.path} {record.sha256}" for record in commit.objects).encode())
 
@@ -132,7 +161,7 @@ def read_product(objects: ObjectStore) -> ProductRecord | None:
 
 def load_completed(
     objects: ObjectStore,
-    atlas: Atlas,
+    source: CommittedShards,
     settings_hash: str,
     recorded: Mapping[str, str],
     log: Callable[[str], None],
@@ -141,23 +170,23 @@ def load_completed(
 
     Args:
         objects: folder of the product.
-        atlas: what it is derived from.
+        source: what it is derived from.
         settings_hash: hash of the settings of the product.
         recorded: SHA-256 of commits by their path, where the last finished command recorded them.
         log: called with a sentence for each commit that has changed and each shard with an object that has.
     """
     present = {name.removesuffix(".json") for name in objects.list(COMMITS)}
-    shards = [shard for shard in atlas.shard_names if shard in present]
+    shards = [shard for shard in source.shard_names if shard in present]
     valid = []
     # A few of either at a time: a commit names every object of its shard, and there may be very many.
     contents = objects.read([commit_object(shard) for shard in shards])
-    for data, source in zip(contents, atlas.records(skip=atlas.committed - present), strict=True):
-        commit = _parse_commit(source.shard, data)
-        name = commit_object(source.shard)
+    for data, content in zip(contents, source.records(skip=set(source.committed) - present), strict=True):
+        commit = _parse_commit(content.shard, data)
+        name = commit_object(content.shard)
         if recorded.get(name, sha256(data)) != sha256(data) or (commit and commit.to_bytes() != data):
             log(f"{objects.url}/{name}: has changed since it was written; its shard is made again")
             continue
-        wanted = (source.shard, content_hash(source), settings_hash)
+        wanted = (content.shard, content_hash(content), settings_hash)
         if commit is not None and (commit.shard, commit.parent, commit.settings_hash) == wanted:
             valid.append(commit)
     differences_by_commit = concurrent_map(partial(_first_difference, objects), valid)

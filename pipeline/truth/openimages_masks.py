@@ -32,6 +32,10 @@ class InstanceTruth(Truth):
     ignored: PngFile | None
 
     @property
+    def size(self) -> tuple[int, int]:
+        return super().size or (self.objects[0].width, self.objects[0].height)
+
+    @property
     def boxes(self) -> Boxes:
         return np.concatenate([tight_boxes(self._read_mask(png).astype(np.int32)) for png in self.objects])
 

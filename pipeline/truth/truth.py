@@ -47,6 +47,11 @@ class Truth(ABC):
             raise UsageError(f"truth of {self.key}: {size} pixels are more than the limit of {MAX_PIXELS:,}")
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels of the image that ``boxes`` are in; None if unknown."""
+        return None if self.width is None or self.height is None else (self.width, self.height)
+
+    @property
     @abstractmethod
     def boxes(self) -> Boxes:
         """int64 [m, 4]: x0, y0, x1, y1 of each object in pixels of the image, ends inclusive.

@@ -32,7 +32,7 @@ class CountRecord(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts(DerivedProduct[None, int]):
+class Counts(DerivedProduct[Atlas, None, int]):
     """``counts/<shard>`` with the number of samples, and ``sum``."""
 
     about: CountRecord
@@ -57,7 +57,7 @@ def count_samples(atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settin
     return Counts(
         title="count",
         function=partial(count, about.added, items, computed),
-        atlas=atlas,
+        source=atlas,
         objects=ObjectStore(str(out)),
         about=about,
         items=items,
@@ -65,9 +65,9 @@ def count_samples(atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settin
     )
 
 
-def count(added: int, items: tuple[str, ...], computed: list[str], task: ShardTask[None]) -> ShardResult:
+def count(added: int, items: tuple[str, ...], computed: list[str], task: ShardTask[Atlas, None]) -> ShardResult:
     computed.append(task.shard)
-    rows = task.atlas.record(task.shard).rows
+    rows = task.source.record(task.shard).rows
     written = task.objects.put(f"counts/{task.shard}", str(rows + added).encode())
     return ShardResult((written,), {"rows": rows}, tuple(dict.fromkeys((*task.previous_items, *items))))
 
@@ -154,7 +154,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_computed_again(
     product = count_samples(opened(finished), tmp_path / "out")
     commit = finished / "commits" / "part-1.json"
 
-    def replacing(task: ShardTask[None]) -> ShardResult:
+    def replacing(task: ShardTask[Atlas, None]) -> ShardResult:
         result = count(0, (), product.computed, task)
         if task.shard == "part-1" and product.computed.count("part-1") == 1:
             content = json.loads(commit.read_text())
@@ -174,7 +174,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_computed_again(
 def test_a_command_whose_folder_another_has_taken_over_makes_nothing_more(finished: Path, tmp_path: Path) -> None:
     product = count_samples(opened(finished), tmp_path)
 
-    def losing(task: ShardTask[None]) -> ShardResult:
+    def losing(task: ShardTask[Atlas, None]) -> ShardResult:
         if task.shard == "part-1":
             task.objects.delete(LEASE)
         return count(0, (), product.computed, task)

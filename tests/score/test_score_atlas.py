@@ -71,7 +71,7 @@ def test_controls_and_trivial_predictors_are_rows_and_the_network_is_named(atlas
         TRIVIAL_BOXES, "control"
     )
     weights = atlas.run.model.weights.removeprefix("sha256:")[:12]
-    assert {row["classifier"] for row in rows.values()} == {f"{Path(atlas.run.model.name).name} {weights}"}
+    assert {row["network"] for row in rows.values()} == {f"{Path(atlas.run.model.name).name} {weights}"}
     assert rows["legrad"]["pxap"] > rows["center"]["pxap"] > rows["uniform"]["pxap"]
     assert rows["uniform"]["maxboxacc"] == 0  # a constant map has the empty box only
 

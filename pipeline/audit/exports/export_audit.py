@@ -98,14 +98,14 @@ def export_audit(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Export(DerivedProduct[TruthSet | None, None]):
+class _Export(DerivedProduct[Atlas, TruthSet | None, None]):
     about: ExportSpec
 
     context: AtlasContext
     truth: TruthSet | None
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
-        return split_truth_by_shard(self.atlas, shards, self.truth)
+        return split_truth_by_shard(self.source, shards, self.truth)
 
     def remove_summary(self) -> None:
         for name in EXPORTERS[self.about.kind].atlas_files(self.about):
@@ -115,11 +115,11 @@ class _Export(DerivedProduct[TruthSet | None, None]):
         _upload(objects, partial(EXPORTERS[self.about.kind].export_all, self.context))
 
 
-def _export_shard(about: ExportSpec, task: ShardTask[TruthSet | None]) -> ShardResult:
-    data = _read_shard(task.atlas, task.atlas.shard(task.shard), about, task.data)
+def _export_shard(about: ExportSpec, task: ShardTask[Atlas, TruthSet | None]) -> ShardResult:
+    data = _read_shard(task.source, task.source.shard(task.shard), about, task.data)
     written: tuple[ObjectRecord, ...] = ()
     if len(data):
-        written = _upload(task.objects, partial(EXPORTERS[about.kind].export_shard, data, task.atlas.run))
+        written = _upload(task.objects, partial(EXPORTERS[about.kind].export_shard, data, task.source.run))
     return ShardResult(written, {"images": len(data)})
 
 

@@ -1,0 +1,117 @@
+"""Sources of predictions: an atlas, or files of another program, in the one form that scores are computed from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.image.score_map import Window
+from pipeline.store.derived import ShardContent
+from pipeline.truth.truth import Truth
+from schemas.errors import UsageError
+from schemas.run import Exif
+
+Prediction = NDArray[Any]
+"""A map, float [h, w] of any scale; a mask, bool [h, w]; or a box, int [4] as x0, y0, x1, y1 in pixels of the image."""
+ReadPredictions = Callable[[], Mapping[str, Prediction]]
+"""Returns the prediction of each method."""
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image of a source.
+
+    Attributes:
+        key: of the image.
+        size: width and height in pixels, as the predictions see it; None: that of the truth.
+        orientation: EXIF orientation.
+        exif: ``apply`` if the predictions are of the upright image, ``ignore`` if they are of the stored one.
+        has_maps: there are predictions of it.
+        is_duplicate: an earlier sample of its shard has the same key.
+        window: part of the image that maps cover.
+        label_rank: rank of the label among the classes; None without a label or a network.
+    """
+
+    key: str
+    size: tuple[int, int] | None = None
+    orientation: int = 1
+    exif: Exif = "apply"
+    has_maps: bool = True
+    is_duplicate: bool = False
+    window: Window = (0, 0, 1, 1)
+    label_rank: int | None = None
+
+    def place(self, truth: Truth) -> Truth:
+        """Return the truth of this image in the coordinates of its predictions, with a size.
+
+        Raises:
+            UsageError: the truth has another size or an unknown orientation; or nothing gives the size.
+        """
+        if self.size is not None:
+            sample = {"width": self.size[0], "height": self.size[1], "orientation": self.orientation}
+            return truth.for_sample(sample, self.exif)
+        if truth.size is None:
+            raise UsageError(
+                f"{self.key}: its truth gives no size of the image, which boxes need; give image_sizes.txt with "
+                "--sizes FILE, or --sizes maps if every map is as large as its image"
+            )
+        return truth
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreSource(ABC):
+    """Where maps, masks or boxes come from, in shards that are counted one by one. It can be pickled.
+
+    Attributes:
+        name: of the source in tables.
+        url: path or URL.
+        digest: SHA-256 of what identifies it: of the run of an atlas, of the names of files.
+        methods: names of the methods, each a row of tables.
+        target: target kind that maps explain; None: unknown.
+        network: name and hash of the network; None: unknown.
+        has_maps: the predictions are maps or masks; otherwise a box for each image.
+    """
+
+    name: str
+    url: str
+    digest: str
+    methods: tuple[str, ...]
+    target: str | None = None
+    network: str | None = None
+    has_maps: bool = True
+
+    @property
+    @abstractmethod
+    def shard_names(self) -> Sequence[str]:
+        """Names of the shards, in order."""
+
+    @property
+    def committed(self) -> frozenset[str]:
+        """All shards."""
+        return frozenset(self.shard_names)
+
+    def records(self, skip: Container[str] = ()) -> Iterable[ShardContent]:
+        """Yield the present contents of all shards but the skipped ones, in order."""
+        return (self.record(shard) for shard in self.shard_names if shard not in skip)
+
+    @abstractmethod
+    def record(self, shard: str) -> ShardContent:
+        """Return the present content of a shard."""
+
+    @abstractmethod
+    def images(self, shard: str) -> Sequence[SourceImage]:
+        """Return the images of a shard, without reading their predictions."""
+
+    @abstractmethod
+    def predictions(self, shard: str, methods: Sequence[str]) -> Iterator[tuple[SourceImage, ReadPredictions]]:
+        """Yield the images of a shard, each with the function that reads its predictions.
+
+        Args:
+            shard: its name.
+            methods: that are read.
+
+        Raises:
+            UsageError: a prediction cannot be used.
+        """
