@@ -55,7 +55,7 @@ def cub(root: Path) -> Path:
     write(root / "image_class_labels.txt", "1 1\n2 1\n3 2\n")
     write(root / "classes.txt", "1 001.Black_footed_Albatross\n2 002.Ani\n")
     write(root / "train_test_split.txt", "1 0\n2 1\n3 0\n")
-    write(root / "bounding_boxes.txt", "1 6.0 2.0 20.0 15.0\n2 1.0 1.0 5.0 5.0\n3 1.0 3.0 39.0 27.0\n")
+    write(root / "bounding_boxes.txt", "1 6.5 2.2 20.4 15.1\n2 1.0 1.0 5.0 5.0\n3 1.0 3.0 39.0 27.0\n")
     for index, name in enumerate(names):
         write(root / "images" / name, jpeg(index, SIZE))
         soft = np.zeros(SIZE[::-1], np.uint8)
@@ -70,7 +70,8 @@ def imagenet(root: Path, layout: str) -> Path:
     val = [("ILSVRC2012_val_00000001", 2), ("ILSVRC2012_val_00000002", 1), ("ILSVRC2012_val_00000003", 3)]
     boxes = root / ("Annotations/CLS-LOC/val" if layout == "kaggle" else "ILSVRC2012_bbox_val_v3/val")
     for number, (name, _) in enumerate(val):
-        write(boxes / f"{name}.xml", voc_xml([(DEVKIT_ORDER[number], (0, 3, 10 + number, 29))]))
+        named = ("%s", "n01440764_9", name)[number]  # the name in the file is no name of the image
+        write(boxes / f"{name}.xml", voc_xml([(DEVKIT_ORDER[number], (0, 3, 10 + number, 29))], filename=named))
     if layout == "kaggle":
         rows = [[name, f"{DEVKIT_ORDER[label - 1]} 0 3 10 29 "] for name, label in val]
         text = io.StringIO()
@@ -120,7 +121,7 @@ def voc(root: Path) -> Path:
     numbers = np.zeros(SIZE[::-1], np.uint8)
     numbers[:10, :10], numbers[:, 10:] = 1, 2
     numbers[10:12, :10] = 255
-    indexed = Image.fromarray(numbers, "P") if False else Image.fromarray(numbers).convert("L")
+    indexed = Image.fromarray(numbers)
     indexed.putpalette([value for number in range(256) for value in (number, number, number)])
     write(base / "SegmentationObject/2008_000001.png", encode(indexed, "PNG"))
     return root

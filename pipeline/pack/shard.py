@@ -71,7 +71,7 @@ def write_shard(task: ShardTask) -> PackedShard:
                 size, reasons = _check(truth, (width, height), orientation)
                 left_out += [LeftOut(name=image.name, reason=reason) for reason in reasons]
                 images.append({"file_name": name, "width": size[0], "height": size[1]})
-                annotations.append(tuple(_to_coco(item) for item in truth.objects if _fault(item, size) is None))
+                annotations.append(tuple(_to_coco(item, size) for item in truth.objects if _fault(item, size) is None))
     record = PackedShard(
         samples=len(new_names),
         size=task.tar.stat().st_size,
@@ -127,11 +127,16 @@ def _fault(item: SourceObject, size: tuple[int, int]) -> str | None:
     return None if x < size[0] and y < size[1] and x + width > 0 and y + height > 0 else f"its box {text} is outside"
 
 
-def _to_coco(item: SourceObject) -> dict[str, Any]:
+def _to_coco(item: SourceObject, size: tuple[int, int]) -> dict[str, Any]:
+    """Return an object as COCO has it. A region to ignore is one of pixels there, so a box alone is filled."""
     annotation: dict[str, Any] = {"category_id": item.class_id + 1, "iscrowd": int(item.ignored)}
-    box = item.box
-    if item.mask is not None:
-        encoded = rle.encode(np.asfortranarray(item.mask, np.uint8))
+    box, mask = item.box, item.mask
+    if mask is None and item.segmentation is None and item.ignored and box is not None:
+        mask = np.zeros(size[::-1], bool)
+        low, high = np.maximum(np.rint(box[:2]), 0).astype(int), np.rint(np.add(box[:2], box[2:])).astype(int)
+        mask[low[1] : high[1], low[0] : high[0]] = True
+    if mask is not None:
+        encoded = rle.encode(np.asfortranarray(mask, np.uint8))
         annotation["segmentation"] = {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
         x, y, width, height = map(float, rle.toBbox(encoded))
         box = box or (x, y, width, height)
