@@ -25,6 +25,7 @@ from schemas.run import ModelSpec, RunSpec
 settings.register_profile("soak", max_examples=1000, deadline=None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
+os.fsync = lambda handle: None  # no test cuts the power; the tests of what is written to the disk count the calls
 
 
 @pytest.fixture(params=FAMILIES, scope="session")

@@ -26,8 +26,8 @@ METHODS = ("attention", "legrad", "reciprocam", "random")
 FINDING = METHODS[:3]
 
 
-def search(folder: Path, shortcut: bool, seed: int) -> ShortcutTables:
-    world = SyntheticDataset(folder, num_shards=3, scenes=250, seed=seed, shortcut=shortcut)
+def search(folder: Path, shortcut: bool, scenes: int) -> ShortcutTables:
+    world = SyntheticDataset(folder, num_shards=3, scenes=scenes, seed=1, shortcut=shortcut)
     write_dataset(world)
     (folder / "truth" / "instances.json").unlink()  # nothing but shards, and no truth, is left to look at
     url = str(folder / "atlas")
@@ -38,12 +38,12 @@ def search(folder: Path, shortcut: bool, seed: int) -> ShortcutTables:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> ShortcutTables:
-    return search(tmp_path_factory.mktemp("planted"), True, seed=1)
+    return search(tmp_path_factory.mktemp("planted"), True, scenes=250)
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> ShortcutTables:
-    return search(tmp_path_factory.mktemp("honest"), False, seed=1)
+    return search(tmp_path_factory.mktemp("honest"), False, scenes=120)
 
 
 def of(table: pa.Table, method: str) -> list[dict]:

@@ -61,6 +61,7 @@ def test_what_is_ignored_is_not_learnt_from() -> None:
     assert torch.equal(classes[[0, 0, -1, -1], [0, -1, 0, -1]], torch.tensor([0, 5, 255, 5]))
 
 
+@pytest.mark.soak
 def test_it_learns_from_pseudo_masks(world: SyntheticDataset, atlas: Atlas, true: Path, tmp_path: Path) -> None:
     label(atlas, DEFAULT_POLICY, ["png"], str(tmp_path))
     truth = MaskDataset(world.shards, true)

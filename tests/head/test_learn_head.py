@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from support import jpeg, samples, write_tar
+from support import jpeg, samples, soak_after, write_tar
 from torch import Tensor, nn
 
 from pipeline.explain import Head, explain
@@ -66,7 +66,7 @@ def images_of(pattern: str, spec: LearnedHeadSpec) -> tuple[Tensor, Tensor]:
     return normalize(torch.cat(pixels)), torch.tensor(labels)
 
 
-@pytest.mark.parametrize("read_out", [None, "mean", "token+mean"])
+@pytest.mark.parametrize("read_out", soak_after(1, ["token+mean", None, "mean"]))
 @pytest.mark.parametrize("command", ["head probe", "head prototypes"])
 def test_the_head_on_the_network_is_as_good_as_its_record_says(
     spec: LearnedHeadSpec, command: str, read_out: str | None

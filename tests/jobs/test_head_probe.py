@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import DEMO_MODEL, samples, write_tar
+from support import DEMO_MODEL, samples, soak_after, write_tar
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
 from pipeline.head.learn_head import learn_head
@@ -19,7 +19,7 @@ def arguments(shards: str, checkpoint: ModelSpec, tmp_path: Path) -> list[object
     return [shards, "--held-out", held_out, *model, "--out", tmp_path / "head.safetensors"]
 
 
-@pytest.mark.parametrize("command", ["probe", "prototypes"])
+@pytest.mark.parametrize("command", soak_after(1, ["probe", "prototypes"]))
 def test_a_run_takes_the_head(
     vitatlas, arguments: list[object], command: str, shards: str, checkpoint: ModelSpec, tmp_path: Path
 ) -> None:

@@ -28,7 +28,10 @@ CLOSED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 @pytest.mark.parametrize(
     ("module", "call", "error", "says"),
-    [(os, "fsync", FULL, "No space left on device"), (os, "link", CLOSED, "Permission denied")],
+    [
+        (os, "fsync", FULL, "No space left on device"),
+        pytest.param(os, "link", CLOSED, "Permission denied", marks=pytest.mark.soak),
+    ],
 )
 @pytest.mark.usefixtures("computed_once")
 def test_a_disk_that_refuses_ends_the_run_and_once_mended_it_goes_on(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden_towers import OPEN, Tower
 from safetensors.torch import load_file, save_file
-from support import in_one_process
+from support import in_one_process, soak_after
 
 from pipeline.explain import Head, explain, prepare
 from pipeline.explain.head import backbone_hash
@@ -23,7 +23,7 @@ METHODS = "legrad,legrad:score=cosine,attention,generic_attention,reciprocam,pm_
 CASES = {"clip": ("zero_shot", "softmax", 4), "siglip": ("zero_shot", "sigmoid", 3), "dinov2": ("linear", "softmax", 6)}
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=soak_after(2, CASES))
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from support import crash_after, samples, write_tar
+from support import crash_after, samples, soak_after, write_tar
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
@@ -51,7 +51,7 @@ def test_retry_failed_does_only_the_samples_that_have_no_maps(
 
 
 @pytest.mark.usefixtures("computed_once")
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", soak_after(1, [5, 1]))
 def test_a_crash_at_any_moment_of_a_retry_is_mended(
     finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from support import jpeg, samples, write_tar
+from support import jpeg, samples, soak_after, write_tar
 
 from pipeline.run import INLINE, ExecutionOptions, run
 from pipeline.run.plan import plan
@@ -42,7 +42,7 @@ def test_a_shard_that_was_replaced_after_the_plan_is_quarantined_by_its_name(
     assert len(run(str(tmp_path / "atlas"), INLINE).shard_names) == 3
 
 
-@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("how", soak_after(2, CHANGES))
 def test_verify_finds_a_finished_shard_that_was_replaced(finished: Path, tmp_path: Path, vitatlas, how: str) -> None:
     write_tar(tmp_path / "shards" / "part-2.tar", CHANGES[how](samples(4, 12)))
     code, out, error = vitatlas("verify", finished, "--recompute", "0")

@@ -20,13 +20,13 @@ from pipeline.truth import read_truth
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunRecord, RunSpec
 
-SIZES = (3, 6, 9)
+SIZES = (2, 3, 4)
 POLICY = Policy(name="otsu", methods=("center",), threshold=Threshold(kind="otsu"))
 
 
 @pytest.fixture(scope="module")
 def atlases(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Atlases of 3, 6 and 9 shards."""
+    """Atlases of 2, 3 and 4 shards."""
     found = {}
     for size in SIZES:
         folder = tmp_path_factory.mktemp(f"of-{size}")

@@ -31,7 +31,7 @@ def loaded(checkpoint: ModelSpec) -> LoadedModel:
     return load_model(checkpoint)
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=METHODS, scope="module")
 def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -95,6 +95,23 @@ def train(
     )
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three shards of 5, 7 and 4 samples; a brace pattern."""
+    folder = tmp_path_factory.mktemp("shards")
+    for index, (first, count) in enumerate(((0, 5), (5, 7), (12, 4))):
+        write_tar(folder / f"part-{index}.tar", samples(count, first))
+    return str(folder / "part-{0..2}.tar")
+
+
+@pytest.fixture(scope="module")
+def whole(method: str, checkpoint: ModelSpec, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of an uninterrupted training; not to be changed."""
+    out = tmp_path_factory.mktemp("whole") / "out.safetensors"
+    train(method, checkpoint, shards, out)
+    return out
+
+
 FIGURES = {
     "diffmask": ({"kl", "kept", "agreement", "kl_shuffled"}, {"kl", "kept", "alpha", "depth", "loss"}),
     "pm": ({"accuracy", "ce"}, {"loss", "ce", "patch", "accuracy"}),
@@ -124,10 +141,9 @@ def test_an_artefact_says_what_was_reached_and_explains(
 
 @pytest.mark.parametrize("stop", soak_after(1, [3, 1, 4, 6]))
 def test_training_that_is_interrupted_ends_with_the_same_bytes(
-    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, stop: int
+    method: str, checkpoint: ModelSpec, shards: str, whole: Path, tmp_path: Path, stop: int
 ) -> None:
-    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    train(method, checkpoint, shards, whole)
+    parts = tmp_path / "parts.safetensors"
     with pytest.raises(InterruptedTrainingError):
         train(method, checkpoint, shards, parts, stop)
     assert not parts.exists()
@@ -137,12 +153,11 @@ def test_training_that_is_interrupted_ends_with_the_same_bytes(
         assert pq.read_table(f"{parts}.{table}.parquet") == pq.read_table(f"{whole}.{table}.parquet")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", soak_after(1, [signal.SIGINT, signal.SIGTERM]))
 def test_a_signal_keeps_the_steps_that_were_made_since_the_last_evaluation(
-    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path, number: signal.Signals
+    method: str, checkpoint: ModelSpec, shards: str, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    train(method, checkpoint, shards, whole)
+    parts = tmp_path / "parts.safetensors"
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
         train(method, checkpoint, shards, parts, stop=1, signalled=number)  # evaluations are every 2 steps
@@ -180,10 +195,9 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_with(
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
-    method: str, checkpoint: ModelSpec, shards: str, tmp_path: Path
+    method: str, checkpoint: ModelSpec, shards: str, whole: Path, tmp_path: Path
 ) -> None:
-    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    train(method, checkpoint, shards, whole)
+    parts = tmp_path / "parts.safetensors"
     made = learner(method, checkpoint)
     normalize = made.normalize
 

@@ -2,12 +2,14 @@
 
 import inspect
 import os
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import timm
 import torch
 from pydantic import ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.explain.checkpoint.beside import read_beside
 from schemas.base import Record
@@ -193,5 +195,25 @@ class ModelConfig(Record):
 
     def skeleton(self, **arguments: Any) -> nn.Module:
         """Create the network as ``build`` does, but on the meta device, without memory for its weights."""
-        with torch.device("meta"):
+        with torch.device("meta"), _SkipFilling():
             return self.build(**arguments)
+
+
+class _SkipFilling(TorchFunctionMode):
+    """Skip what fills meta tensors with values: they have none, and torch takes milliseconds for each."""
+
+    _FILLING = frozenset(
+        {
+            *("uniform_", "normal_", "fill_", "zero_", "erfinv_", "mul_", "add_", "clamp_"),
+            *("xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "trunc_normal_"),
+        }
+    )
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        if getattr(func, "__name__", None) in self._FILLING and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
+        return func(*args, **kwargs)
