@@ -1,10 +1,15 @@
 """``vitatlas label``."""
 
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from jobs import output
 from jobs.params import (
     PATH_OR_URL,
+    Number,
     address_option,
     allow_pipe_option,
     classes_option,
@@ -18,12 +23,24 @@ from jobs.params import (
 )
 from pipeline.label.formats import LABEL_FORMATS
 from pipeline.utils.terminal import echo
+from schemas.errors import UsageError
+from schemas.layout import LABELS
+from schemas.policy import NAME
 from schemas.run import MaskValues, TruthOrientation
+
+if TYPE_CHECKING:
+    from pipeline.label import ImportSummary, LabelSummary
 
 
 @click.command("label")
 @click.argument("atlas", type=PATH_OR_URL)
-@path_option("--policy", "policy_file", required=True, metavar="FILE", text="YAML file of the policy.")
+@path_option("--policy", "policy_file", metavar="FILE", text="YAML file of the policy.")
+@path_option(
+    "--from",
+    "source",
+    metavar="FILE|DIR",
+    text="Instead of --policy: masks made elsewhere, as PNG by key, COCO results, or any truth with masks.",
+)
 @names_option(
     "--format",
     "formats",
@@ -31,8 +48,14 @@ from schemas.run import MaskValues, TruthOrientation
     names=lambda context: LABEL_FORMATS,
     text=f"Formats to write: {', '.join(LABEL_FORMATS)}.",
 )
-@path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/labels/NAME of the policy.")
+@path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/labels/NAME of the policy, or of --from.")
 @path_option("--tune", metavar="FILE|DIR", text="Truth of a small split, to calibrate the threshold of a policy.")
+@click.option("--tool", metavar="NAME", help="With --from: what made the masks, for their record.")
+@click.option("--target", metavar="TARGET", help="With --from: target that has the class of the masks. Default: label.")
+@path_option("--images", metavar="FILE", text="With --from, of COCO results: COCO file that their image ids are of.")
+@click.option(
+    "--min-score", type=Number(), metavar="X", help="With --from, of COCO results: leave out those with a lower score."
+)
 @truth_options
 @tune_atlas_option
 @classes_option
@@ -42,10 +65,15 @@ from schemas.run import MaskValues, TruthOrientation
 @output.json_option
 def label_command(
     atlas: str,
-    policy_file: str,
+    policy_file: str | None,
+    source: str | None,
     formats: str,
     out: str | None,
     tune: str | None,
+    tool: str | None,
+    target: str | None,
+    images: str | None,
+    min_score: float | None,
     truth_orientation: TruthOrientation | None,
     mask_values: MaskValues | None,
     tune_atlas: str | None,
@@ -55,7 +83,10 @@ def label_command(
     allow_pipe: bool,
     json_: bool,
 ) -> None:
-    """Make pseudo-masks from the maps, by a policy.
+    """Make pseudo-masks from the maps, by a policy; or take masks made elsewhere (--from) as labels of the atlas.
+
+    Masks made elsewhere get the same formats, table and records. Samples without a mask and masks without a sample are
+    counted and named.
 
     Run the same command again to resume after an interruption.
 
@@ -70,19 +101,25 @@ def label_command(
       EOF
       vitatlas label train.atlas --policy sharp.yaml --format png,coco --out masks
       vitatlas label train.atlas --policy calibrated.yaml --tune imagenetv2/ --tune-atlas v2.atlas
+      vitatlas label train.atlas --from predicted/ --tool "U-Net" --out unet
+      vitatlas label train.atlas --from results.json --images masks/coco/instances.json --min-score 0.5 --out detr
     """
-    from pipeline.label import CalibrationSource, label, read_policy
+    from pipeline.label import CalibrationSource, import_masks, label, read_policy
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
     from pipeline.store.label_accuracy import measure_label_accuracy
-    from pipeline.truth import read_truth
-    from schemas.errors import UsageError
-    from schemas.layout import LABELS
+    from pipeline.truth import read_masks, read_truth
 
-    policy = read_policy(policy_file)
+    if (policy_file is None) == (source is None):
+        raise UsageError("name either how maps become masks, --policy FILE, or masks made elsewhere, --from FILE|DIR")
+    of_source = {"--tool": tool, "--target": target, "--images": images, "--min-score": min_score}
+    others = {"--tune": tune, "--tune-atlas": tune_atlas} if source else of_source
+    if extra := next((flag for flag, value in others.items() if value is not None), None):
+        raise UsageError(f"{extra}: belongs to {'--policy' if source else '--from'}; leave it out")
     if tune_atlas and not tune:
         raise UsageError("--tune-atlas needs the truth of its images: add --tune FILE|DIR")
-    out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name}"
+    policy = read_policy(policy_file) if policy_file else None
+    out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name if policy else _folder_name(source)}"
     opened, tune_opened = Atlas.open(atlas), Atlas.open(tune_atlas) if tune_atlas else None
     for each in (opened, tune_opened):
         output.check_complete(each, partial)
@@ -90,22 +127,63 @@ def label_command(
     chosen = list(split_names(formats))
     if not chosen:
         raise UsageError(f"--format is empty; choose from {', '.join(LABEL_FORMATS)}")
+    key_separator = (tune_opened or opened).run.spec.key_separator
+    class_names, options = read_class_names(classes_file), ComputeOptions(address, allow_pipe)
+    if policy is None:
+        assert source is not None
+        masks = read_masks(source, images, min_score, truth_orientation, mask_values, key_separator)
+        imported = import_masks(
+            opened, masks, chosen, out, target or "label", tool, class_names, options, output.print_note
+        )
+        _show_imported(imported, out, chosen, json_)
+        return
     calibration = None
     if tune:
-        key_separator = (tune_opened or opened).run.spec.key_separator
-        tune_truth = read_truth(tune, truth_orientation, mask_values, key_separator)
-        calibration = CalibrationSource(tune_truth, tune_opened)
-    class_names = read_class_names(classes_file)
-    summary = label(opened, policy, chosen, out, calibration, class_names, ComputeOptions(address, allow_pipe))
-    threshold = summary.policy.threshold.value
+        calibration = CalibrationSource(read_truth(tune, truth_orientation, mask_values, key_separator), tune_opened)
+    _show(label(opened, policy, chosen, out, calibration, class_names, options), out, chosen, json_)
+
+
+def _folder_name(source: str | None) -> str:
+    """Return the name of the folder of labels with masks from a path."""
+    name = Path(source or "").resolve().stem
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"{source}: its name cannot be that of a folder of labels; name the folder by --out DIR")
+    return name
+
+
+def _show(summary: "LabelSummary", out: str, formats: list[str], json_: bool) -> None:
+    policy, threshold = summary.policy.name, summary.policy.threshold.value
     if json_:
-        head = {"out": out, "policy": policy.name, "formats": chosen, "calibration": summary.calibration}
-        counts = {"counts": summary.counts, "area": summary.area, "ignored": summary.ignored}
-        output.print_json(head | {"threshold": threshold} | counts)
+        _print_document(summary, out, formats, policy=policy, calibration=summary.calibration, threshold=threshold)
         return
-    output.print_table(f"labels by {policy.name}", ["status", "count"], list(summary.counts.items()))
+    output.print_table(f"labels by {policy}", ["status", "count"], list(summary.counts.items()))
     if summary.calibration:
         echo(f"threshold {threshold}: {summary.calibration}")
+    _print_end(summary, f"written to {out}: labels/, {_folders(formats)}, policy.json, summary.json")
+
+
+def _show_imported(summary: "ImportSummary", out: str, formats: list[str], json_: bool) -> None:
+    source = summary.source
+    if json_:
+        _print_document(summary, out, formats, source=source.model_dump(mode="json"), unused=summary.unused)
+        return
+    made_by = f", made by {source.tool}" if source.tool else ""
+    output.print_table(f"labels from {source.source}{made_by}", ["status", "count"], list(summary.counts.items()))
+    _print_end(summary, f"written to {out}: labels/, {_folders(formats)}, about.json, unused.csv, summary.json")
+
+
+def _print_document(summary: "LabelSummary | ImportSummary", out: str, formats: list[str], **fields: object) -> None:
+    """Print the same fields whatever the masks are made from; what does not apply is null."""
+    origin = dict.fromkeys(("policy", "calibration", "threshold", "source", "unused")) | fields
+    numbers = {"counts": summary.counts, "area": summary.area, "ignored": summary.ignored}
+    output.print_json({"out": out, "formats": formats} | origin | numbers)
+
+
+def _folders(formats: list[str]) -> str:
+    return ", ".join(f"{name}/" for name in formats)
+
+
+def _print_end(summary: "LabelSummary | ImportSummary", written: str) -> None:
     if summary.area is not None:
         echo(f"mean foreground {100 * summary.area:.1f} % of an image, ignored {100 * (summary.ignored or 0):.1f} %")
-    echo(f"written to {out}: labels/, {', '.join(f'{name}/' for name in chosen)}, policy.json, summary.json")
+    echo(written)

@@ -111,3 +111,8 @@ def check_complete(atlas: "Atlas | None", partial: bool) -> None:
             "what there is"
         )
     echo(f"note     only {done} of {planned} shards of {url} are done", err=True)
+
+
+def print_note(line: str) -> None:
+    """Print a sentence for people on standard error."""
+    echo(f"note     {line}", err=True)

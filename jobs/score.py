@@ -133,7 +133,7 @@ def score_command(
             folder,
             class_names,
             ComputeOptions(address),
-            _print_note,
+            output.print_note,
         ).to_pylist()
         output.print_json(rows) if json_ else _show_classes(atlas, folder, rows)
         return
@@ -142,7 +142,9 @@ def score_command(
         raise UsageError(f"--classes: {truth} has no classes; leave it out")
     tuning = tune_truth, tune_opened
     names, options = split_names(methods), ComputeOptions(address)
-    rows = score(opened, truth_set, target, names, *tuning, subset, folder, options, _print_note, grid).to_pylist()
+    rows = score(
+        opened, truth_set, target, names, *tuning, subset, folder, options, output.print_note, grid
+    ).to_pylist()
     if json_:
         output.print_json(rows)
         return
@@ -185,10 +187,6 @@ def _show_classes(atlas: str, folder: str, rows: list[dict[str, Any]]) -> None:
         echo(f"{first['without_maps']} images are not scored: no maps")
     if first["classes_without_map"]:
         echo(f"{first['classes_without_map']} pairs of image and class have no map")
-
-
-def _print_note(line: str) -> None:
-    echo(f"note     {line}", err=True)
 
 
 def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:

@@ -20,6 +20,7 @@ class LabelStatus(StrEnum):
     Attributes:
         OK: it has a mask.
         EMPTY: its mask has no foreground.
+        MISSING_MASK: its mask was to come from elsewhere, and is not there.
         NO_LABEL: it has fewer labels than the target asks for.
         NO_SIGNAL: its maps are constant or were not finite.
         LOW_PROBABILITY: the filter removed it: the class is not probable enough.
@@ -31,6 +32,7 @@ class LabelStatus(StrEnum):
 
     OK = "ok"
     EMPTY = "empty"
+    MISSING_MASK = "missing_mask"
     NO_LABEL = "no_label"
     NO_SIGNAL = "no_signal"
     LOW_PROBABILITY = "low_probability"
@@ -68,8 +70,8 @@ LABELS = schema(
     optional("probability", pa.float32(), "probability of the class: softmax, or sigmoid by the head file"),
     optional("agreement", pa.float64(), "mean IoU between the masks of each two methods; null for a single method"),
     optional("image_sha256", pa.string(), "SHA-256 of the encoded image"),
-    column("policy", CATEGORY, "hash of the policy"),
-    column("parent", CATEGORY, "hash of the maps that the label was made from"),
+    column("policy", CATEGORY, "hash of the policy; of masks made elsewhere that of the ``ImportSpec``"),
+    column("parent", CATEGORY, "hash of the maps and samples of the shard that the label was made from"),
 )
 """One row per sample of a shard, in the order of the shard."""
 
@@ -125,6 +127,28 @@ class LabelingSpec(Record):
     threshold: float | None = None
     calibration: str | None = None
     hash: str = ""
+
+
+class ImportSpec(Record):
+    """``about.json`` of a folder of labels whose masks were made elsewhere: where they come from. Written first.
+
+    Attributes:
+        version: version of the code that makes labels; labels of another version are not resumed.
+        source: name of the file or folder of the masks.
+        masks: hash of all that was read, and of how it was read.
+        tool: what made the masks, as the user named it; None if they did not.
+        target: the masks are of the class that the maps of this target explain.
+        run: hash of the run that made the atlas.
+        classes: hash of the class names; None where they are numbers.
+    """
+
+    version: int = VERSION
+    source: str
+    masks: str
+    tool: str | None = None
+    target: str
+    run: str
+    classes: str | None = None
 
 
 class MergedRecord(Record):

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from schemas.base import Record
 from schemas.targets import Target
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names of policies, and so of the folders of labels."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Sigma = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -128,7 +130,7 @@ class Policy(Record):
         filter: conditions on the label.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
     target: Target = "label"
     normalize: Literal["minmax", "max", "clip", "raw"] = "minmax"

@@ -17,9 +17,10 @@ PUBLIC = {
     + " ".join(method.__name__ for method in methods.values()),
     "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
     "pipeline.run": "ExecutionOptions INLINE run",
-    "pipeline.truth": "Truth TruthMatcher TruthSet read_truth",
+    "pipeline.truth": "Truth TruthMatcher TruthSet read_masks read_truth",
     "pipeline.label": """
-        CalibrationSource LABEL_FORMATS LabelSummary MaskDataset MaskSample iter_labels label read_labels read_policy
+        CalibrationSource ImportSummary LABEL_FORMATS LabelSummary MaskDataset MaskSample import_masks iter_labels label
+        read_labels read_policy
     """,
     "pipeline.score": "MaskScores default_output_dir score score_classes score_masks",
     "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",

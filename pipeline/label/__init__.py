@@ -10,15 +10,18 @@ from pipeline.label.formats import LABEL_FORMATS
 
 if TYPE_CHECKING:
     from pipeline.label.calibrate import CalibrationSource
+    from pipeline.label.foreign_masks import ImportSummary, import_masks
     from pipeline.label.label_atlas import LabelSummary, label, read_labels, read_policy
     from pipeline.label.label_shard import iter_labels
     from pipeline.label.mask_dataset import MaskDataset, MaskSample
 
 _MODULES = {
     "CalibrationSource": "calibrate",
+    "ImportSummary": "foreign_masks",
     "LabelSummary": "label_atlas",
     "MaskDataset": "mask_dataset",
     "MaskSample": "mask_dataset",
+    "import_masks": "foreign_masks",
     "iter_labels": "label_shard",
     "label": "label_atlas",
     "read_labels": "label_atlas",
@@ -28,9 +31,11 @@ _MODULES = {
 __all__ = [
     "LABEL_FORMATS",
     "CalibrationSource",
+    "ImportSummary",
     "LabelSummary",
     "MaskDataset",
     "MaskSample",
+    "import_masks",
     "iter_labels",
     "label",
     "read_labels",

@@ -1,35 +1,27 @@
 """Labels of a whole atlas: every shard by one policy, in every requested format."""
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.label.calibrate import CalibrationSource
-from pipeline.label.formats import LABEL_FORMATS
 from pipeline.label.formats.base import ExportContext
+from pipeline.label.label_product import LabelProduct, LabelTotals, check_formats, refuse_shared_keys, write_labels
 from pipeline.label.label_shard import check_policy, iter_labels
-from pipeline.label.mask import Label
-from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore, check_output_dir
-from pipeline.store.parquet import from_parquet, to_parquet
+from pipeline.store.parquet import from_parquet
 from schemas.base import sha256
-from schemas.commits import DerivedCommit
-from schemas.errors import RunFailedError, UsageError
-from schemas.labels import LABELS, LabelingSpec, MergedRecord
+from schemas.errors import UsageError
+from schemas.labels import LabelingSpec
 from schemas.policy import Policy
-from schemas.targets import is_text
-from schemas.text import suggest
 
-ABOUT, SUMMARY = "policy.json", "summary.json"
+ABOUT = "policy.json"
 _FOUND_BY_CALIBRATION = ("hash", "threshold", "calibration")
 
 
@@ -91,15 +83,11 @@ def label(
         CorruptShardError: images that the policy needs cannot be read.
     """
     names = tuple(dict.fromkeys(formats))
-    _check_formats(names)
+    check_formats(names, policy.target)
     check_policy(atlas, policy)
     policy = policy.model_copy(update={"target": atlas.find_target(policy.target)})
-    if is_text(policy.target) and (by_class := [name for name in names if LABEL_FORMATS[name].needs_class]):
-        others = ", ".join(name for name in LABEL_FORMATS if not LABEL_FORMATS[name].needs_class)
-        raise UsageError(f"{by_class[0]}: files masks by class, and target {policy.target} has none; take {others}")
     classes = atlas.class_names(classes)
-    if any(LABEL_FORMATS[name].names_files_by_key for name in names):
-        _refuse_shared_keys(atlas)
+    refuse_shared_keys(atlas, names)
     if policy.calibrated and calibration is None:
         raise UsageError(f"policy {policy.name}: its threshold is calibrated; name the truth with --tune FILE|DIR")
     if calibration is not None and not policy.calibrated:
@@ -132,113 +120,20 @@ def label(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Labels(DerivedProduct[Atlas, None, LabelSummary]):
+class _Labels(LabelProduct[None, LabelSummary]):
     about: LabelingSpec
     about_object = ABOUT
     may_differ = _FOUND_BY_CALIBRATION
-    keeps_commits = True
     policy: Policy
-    formats: tuple[str, ...]
-    context: ExportContext
 
-    def is_complete(self, commit: DerivedCommit) -> bool:
-        return set(self.formats) <= set(commit.items)
-
-    def remove_summary(self) -> None:
-        for name in (*self._merged(), SUMMARY):
-            self.objects.delete(name)
-
-    def _merged(self) -> tuple[str, ...]:
-        """Return the merged objects of the last finished command, which may have had other formats."""
-        if not self.objects.exists(SUMMARY):
-            return ()
-        try:
-            return MergedRecord.read(self.objects.get(SUMMARY), f"{self.objects.url}/{SUMMARY}").merged
-        except UsageError as error:
-            raise RunFailedError(f"{error}; remove it, and run the same command again") from None
-
-    def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> LabelSummary:
-        merged = dict.fromkeys(
-            objects.put(path, data).path
-            for name in LABEL_FORMATS
-            if all(name in commit.items for commit in commits.values())
-            for path, data in LABEL_FORMATS[name].merge(self.shards, objects.get, self.context)
-        )
-        records = [commits[shard] for shard in self.shards]
-        counts = sum((Counter(record.counts) for record in records), Counter[str]())
-        total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
-        area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
-        counts_by_status = dict(sorted(counts.items()))
-        summary = LabelSummary(self.policy, self.about.calibration, counts_by_status, area, ignored, tuple(merged))
-        content = {**vars(summary), "policy": self.policy.model_dump(mode="json")}
-        objects.put(SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
-        return summary
-
-
-def _check_formats(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in LABEL_FORMATS:
-            hint = suggest(name, LABEL_FORMATS)
-            raise UsageError(f"there is no label format {name!r}; there are {', '.join(LABEL_FORMATS)}{hint}")
-
-
-def _refuse_shared_keys(atlas: Atlas) -> None:
-    table = atlas.samples(["shard", "key", "status"])
-    status = table["status"].cast(pa.string())
-    table = table.filter(pc.invert(pc.is_in(status, pa.array(["duplicate_key", "unsafe_key"]))))
-    table = table.set_column(1, "key", pc.replace_substring_regex(table["key"], r"^\./", ""))
-    counts = pc.value_counts(table["key"])
-    shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(shared):
-        key = shared[0].as_py()
-        shards = table.filter(pc.equal(table["key"], key))["shard"].to_pylist()
-        raise UsageError(
-            f"{key}: is a key in {shards[0]} and in {shards[1]}, and a format that names files by key would overwrite "
-            f"one with the other; take png or parquet"
-        )
+    def summarize(self, totals: LabelTotals, objects: ProductStore) -> LabelSummary:
+        return LabelSummary(self.policy, self.about.calibration, **vars(totals))
 
 
 def _label_shard(
     policy: Policy, formats: tuple[str, ...], context: ExportContext, allow_pipe: bool, task: ShardTask[Atlas, None]
 ) -> ShardResult:
-    objects, shard = task.objects, task.shard
-    items = tuple(dict.fromkeys((*(name for name in task.previous_items if name in LABEL_FORMATS), *formats)))
-    previous_objects = task.previous.objects if task.previous else ()
-    missing = [name for name in items if task.previous is None or name not in task.previous.items]
-    needs_heatmap = any(LABEL_FORMATS[name].needs_heatmap for name in missing)
-    labels = [
-        label if needs_heatmap else label.without_heatmap()
-        for label in iter_labels(task.source, shard, policy, allow_pipe)
-    ]
-    written = [
-        objects.put(path, data) for name in missing for path, data in LABEL_FORMATS[name].export(shard, labels, context)
-    ]
-    rows = [_row(label, context.policy_hash, task.content_hash) for label in labels]
-    written.append(objects.put(f"labels/{shard}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=LABELS))))
-    records = {record.path: record for record in (*previous_objects, *written)}
-    masks = [label for label in labels if label.mask_rle is not None]
-    return ShardResult(
-        objects=tuple(records[path] for path in sorted(records)),
-        counts=dict(sorted(Counter(str(label.status) for label in labels).items())),
-        items=items,
-        statistics={name: float(sum(getattr(label, name) for label in masks)) for name in ("area", "ignored")}
-        | {"masks": float(len(masks))},
-    )
-
-
-_SAMPLE_COLUMNS = ("row", "key", "width", "height", "image_sha256")
-_LABEL_COLUMNS = ("status", "threshold", "background", "area", "ignored", "boxes", "probability", "agreement")
-
-
-def _row(label: Label, policy_hash: str, parent: str) -> dict[str, Any]:
-    return {
-        **{name: label.sample[name] for name in _SAMPLE_COLUMNS},
-        **{name: getattr(label, name) for name in _LABEL_COLUMNS},
-        "label": label.class_id,
-        "components": None if label.boxes is None else len(label.boxes),
-        "policy": policy_hash,
-        "parent": parent,
-    }
+    return write_labels(task, formats, context, iter_labels(task.source, task.shard, policy, allow_pipe))
 
 
 def read_labels(out: str) -> pa.Table:

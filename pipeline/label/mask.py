@@ -116,8 +116,8 @@ def make_label(
         class_id=class_id,
         heatmap=heatmap,
         input_size=input_size,
-        mask_rle=_encode_rle(mask) if has_mask else None,
-        ignore_rle=_encode_rle(ignore) if has_mask else None,
+        mask_rle=encode_rle(mask) if has_mask else None,
+        ignore_rle=encode_rle(ignore) if has_mask else None,
         threshold=threshold,
         background=background,
         area=area,
@@ -128,10 +128,16 @@ def make_label(
     )
 
 
-def _encode_rle(mask: Mask) -> Rle:
+def encode_rle(mask: Mask) -> Rle:
+    """Return bool [height, width] as compressed COCO run lengths."""
     # OpenCV transposes faster than NumPy does.
     encoded: Rle = rle.encode(cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T)
     return encoded
+
+
+def component_boxes(mask: Mask) -> tuple[Box, ...]:
+    """Return the tight box of each 8-connected component of bool [height, width], largest component first."""
+    return _postprocess(mask, Postprocess())[1]
 
 
 def _postprocess(mask: Mask, options: Postprocess) -> tuple[Mask, tuple[Box, ...]]:

@@ -1,6 +1,6 @@
 """Ground truth of images: readers for the annotation formats in common use."""
 
-from pipeline.truth.registry import read_truth
+from pipeline.truth.registry import read_masks, read_truth
 from pipeline.truth.truth import Truth, TruthMatcher, TruthSet
 
-__all__ = ["Truth", "TruthMatcher", "TruthSet", "read_truth"]
+__all__ = ["Truth", "TruthMatcher", "TruthSet", "read_masks", "read_truth"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.truth import (
     coco,
+    coco_results,
     csv_boxes,
     ilsvrc,
     imagenet_segmentation,
@@ -76,3 +77,35 @@ def read_truth(
         truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
     )
     raise UsageError(f"{path}: holds neither {expected}; name a file or folder with one of these")
+
+
+def read_masks(
+    path: str | Path,
+    images: str | Path | None = None,
+    min_score: float | None = None,
+    orientation: TruthOrientation | None = None,
+    mask_values: MaskValues | None = None,
+    key_separator: KeySeparator = "first-dot",
+) -> TruthSet:
+    """Read masks that were predicted: a file of COCO results, or any format of ``read_truth`` that has masks.
+
+    Args:
+        path: the file or folder.
+        images: of results: COCO file of instances with the images that their ids are of.
+        min_score: of results: those with a lower score do not count. None: all do, unless their scores differ.
+        orientation: see ``read_truth``.
+        mask_values: likewise.
+        key_separator: likewise.
+
+    Raises:
+        UsageError: see ``read_truth``, ``parse_results`` and ``masks_of_results``; or ``images`` or ``min_score`` is
+            given for what is no file of results.
+    """
+    path = Path(path)
+    if coco_results.is_results(path):
+        results = coco_results.parse_results(path, Path(images) if images else None, key_separator)
+        return coco_results.masks_of_results(results, min_score).with_options(orientation, mask_values)
+    if images is not None or min_score is not None:
+        flag = "--images" if images is not None else "--min-score"
+        raise UsageError(f"{path}: is no file of COCO results; leave out {flag}")
+    return read_truth(path, orientation, mask_values, key_separator)

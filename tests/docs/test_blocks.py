@@ -125,7 +125,7 @@ def parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["vitatlas run --no-such-flag", "vitatlas walk a.tar", "vitatlas label a.atlas", "vitatlas run a --actors many"],
+    ["vitatlas run --no-such-flag", "vitatlas walk a.tar", "vitatlas score a.atlas", "vitatlas run a --actors many"],
 )
 def test_a_command_that_is_wrong_is_found(line: str) -> None:
     with pytest.raises(click.UsageError):

@@ -3,10 +3,11 @@
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.image.score_map import SIDE, score_map, visible_window
+from pipeline.image.score_map import SIDE, resize_into_window, score_map, visible_window
 from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject
 from pipeline.label.formats.naming import file_name
 from pipeline.label.mask import Box, Label
@@ -20,7 +21,8 @@ class WsolEvaluationFormat(LabelFormat):
 
     An image id is the path of the member in the shard, with its extension. Every sample with maps has a score map and
     lines in all four files, since the evaluator requires both of each image. The map is 0 everywhere if the maps of the
-    sample are constant or were not finite, as the evaluator's own normalization has it. ``localization.txt`` has the
+    sample are constant or were not finite, as the evaluator's own normalization has it. Of a mask that was made
+    elsewhere it is the share of each cell that is object. ``localization.txt`` has the
     boxes of the pseudo-mask, both ends inclusive. Where there are none, because the mask is empty or the policy left it
     out, it has the box that the evaluator gives a map without foreground: 0, 0, 0, 0. ``wsol/shards/<shard>`` has the
     metadata of one shard.
@@ -55,5 +57,8 @@ class WsolEvaluationFormat(LabelFormat):
 
 def _score_map(label: Label) -> NDArray[np.float64]:
     if label.heatmap is None:
-        return np.zeros((SIDE, SIDE))
+        mask = label.mask
+        if mask is None:
+            return np.zeros((SIDE, SIDE))
+        return resize_into_window(mask.astype(np.float32), (0, 0, 1, 1), cv2.INTER_AREA)
     return score_map(label.heatmap.values, visible_window(label.sample, label.input_size))
