@@ -1,6 +1,7 @@
 """Metrics of the samples of one shard."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,15 +43,7 @@ def evaluate_shard(
     Raises:
         CorruptShardError: see ``read_images``.
     """
-    method_by_name = {method.name: method for method in worker.explainer.methods}
-    model = ExplainedModel(
-        worker.model,
-        worker.explainer.anatomy,
-        worker.normalize.mean,
-        worker.normalize.std,
-        {name: method_by_name[name] for name in methods},
-        worker.run.spec.seed,
-    )
+    model = _explained_model(worker, tuple(methods))
     targets, all_targets = class_targets(worker.run.spec), worker.run.spec.target_names
     present = np.stack([shard.has_maps_of(target) for target in targets], 1)
     some = present.argmax(1)  # stands for a target that a sample lacks; its value is not kept
@@ -88,6 +81,20 @@ def evaluate_shard(
             ]
     table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return table.combine_chunks().sort_by("row")
+
+
+@lru_cache(1)
+def _explained_model(worker: Worker, methods: tuple[str, ...]) -> ExplainedModel:
+    """Return the model of a worker, which a process keeps for further shards, with what is prepared of it."""
+    method_by_name = {method.name: method for method in worker.explainer.methods}
+    return ExplainedModel(
+        worker.model,
+        worker.explainer.anatomy,
+        worker.normalize.mean,
+        worker.normalize.std,
+        {name: method_by_name[name] for name in methods},
+        worker.run.spec.seed,
+    )
 
 
 def class_targets(spec: RunSpec) -> tuple[str, ...]:

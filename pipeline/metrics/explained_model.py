@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.explain import Anatomy, MapBatch, Method
 from pipeline.explain.explainer import Explainer
 from pipeline.metrics.patch_mixing import PatchMixer, make_patch_mixer
+from pipeline.utils.random import rng_for
 
 
 @dataclass
@@ -34,6 +35,7 @@ class ExplainedModel:
     methods: Mapping[str, Method]
     seed: int
     _explainers: dict[tuple[str, ...], Explainer] = field(default_factory=dict)
+    _randomized: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def mixer(self) -> PatchMixer:
@@ -60,4 +62,30 @@ class ExplainedModel:
 
     def with_model(self, model: nn.Module) -> "ExplainedModel":
         """Return the same methods with another model of the same architecture."""
-        return replace(self, model=model, _explainers={})
+        return replace(self, model=model, _explainers={}, _randomized={})
+
+    def randomized_parameters(self, seed: int) -> Mapping[str, Tensor]:
+        """Return ``randomize_parameters`` of the model; they are sampled once for each seed, not for each batch."""
+        if seed not in self._randomized:
+            self._randomized[seed] = randomize_parameters(self.model, seed)
+        return self._randomized[seed]
+
+
+def randomize_parameters(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Sample other values for all parameters: on the device and of the dtype of each, by its name.
+
+    A parameter becomes normal noise of its own mean and standard deviation, from its name and the seed alone: a bare
+    parameter has no initializer to return to, and activations keep their scale. A parameter whose values are all equal
+    holds nothing learned, and stays.
+
+    Args:
+        model: vision transformer, which is not changed.
+        seed: seed of the noise.
+    """
+    randomized = {}
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        noise = torch.from_numpy(rng_for("faith forget", name, seed).standard_normal(values.shape))
+        mean, std = values.double().mean(), values.double().std(correction=0)
+        randomized[name] = (mean + std * noise.to(values.device)).to(values.dtype)
+    return randomized

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.explain import MapBatch
 from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.masked_forward import (
     Baseline,
@@ -82,6 +83,11 @@ class MetricBatch:
             make_baseline, images=self.images, mean=model.mean, std=model.std, keys=self.keys, seed=self.seed
         )
         return MaskedForwardCache(model.mixer, self.images, self.class_ids, fill)
+
+    @cached_property
+    def raw_maps(self) -> MapBatch:
+        """Maps of the images as the model gives them now, raw, shared by all metrics."""
+        return self.model.explain(self.images, self.class_ids, self.keys, list(self.maps))
 
     def predict_removal(
         self, baseline: Baseline, order: RemovalOrder, fractions: NDArray[np.float64]

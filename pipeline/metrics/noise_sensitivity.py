@@ -48,10 +48,11 @@ class NoiseSensitivity(Metric):
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         model, methods = batch.model, list(batch.maps)
-        plain = model.explain(batch.images, batch.class_ids, batch.keys, methods)
         generators = [rng_for("faith noise sensitivity", key, batch.seed) for key in batch.keys]
         noise = gaussian_noise(batch.images, generators)
         for name, sigma in SIGMAS.items():
             noisy = model.explain(batch.images + sigma * noise, batch.class_ids, batch.keys, methods)
             for method in methods:
-                yield MetricValue(method, name, abs_spearman(plain[method].cpu().numpy(), noisy[method].cpu().numpy()))
+                yield MetricValue(
+                    method, name, abs_spearman(batch.raw_maps[method].cpu().numpy(), noisy[method].cpu().numpy())
+                )

@@ -1,15 +1,15 @@
 """Model parameter randomization test: maps of a randomized model must be other maps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from pipeline.explain import MapBatch
 from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.noise_sensitivity import gaussian_noise
@@ -31,15 +31,17 @@ class ParameterRandomization(Metric):
     """Similarity of maps while the model's parameters are randomized from the classifier down to the embedding.
 
     ``mprt`` – Spearman's ρ between |map| and |map of the partly randomized model|, mean over the stages of
-    ``randomize_cascading``; the untouched model does not count (Adebayo et al., Sanity Checks for Saliency Maps,
-    NeurIPS 2018). 1 is a method that does not depend on the model. ``smprt`` – the same for maps that are averaged over
-    noisy images, Gaussian with σ = noise · (max x − min x). ``emprt`` – relative rise of the entropy of the map's
-    histogram, from the untouched to the fully randomized model (both Hedström et al., A Fresh Look at Sanity Checks for
-    Saliency Maps, 2024). Maps are raw. These are checks, not rankings: a meaningless map may pass them.
+    ``randomize_cascading`` that ``measured_stages`` chooses; the untouched model does not count (Adebayo et al.,
+    Sanity Checks for Saliency Maps, NeurIPS 2018). 1 is a method that does not depend on the model. ``smprt`` – the
+    same for maps that are averaged over noisy images, Gaussian with σ = noise · (max x − min x). ``emprt`` –
+    relative rise of the entropy of the map's histogram, from the untouched to the fully randomized model (both
+    Hedström et al., A Fresh Look at Sanity Checks for Saliency Maps, 2024). Maps are raw. These are checks, not
+    rankings: a meaningless map may pass them.
 
     Options:
         samples: noisy images of ``smprt``; 0 leaves it out.
         noise: see ``smprt``.
+        blocks: number of measured stages among the blocks; see ``measured_stages``.
     """
 
     directions: ClassVar[Directions] = DIRECTIONS["parameter_randomization"]
@@ -47,37 +49,42 @@ class ParameterRandomization(Metric):
 
     samples: int = 4
     noise: float = 0.1
+    blocks: int = 4
 
     def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise UsageError(f"parameter_randomization: {self.blocks} stages among the blocks; take at least 1")
         if self.samples < 0 or self.noise < 0:
             raise UsageError(
                 f"parameter_randomization: {self.samples} samples of noise {self.noise}; neither can be below 0"
             )
 
     def cost(self, methods: int, depth: int) -> MetricCost:
-        return MetricCost(0, (depth + 4) * (1 + self.samples) * methods)
+        return MetricCost(0, (min(self.blocks, depth) + 3) * (1 + self.samples) * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         module = deepcopy(batch.model.model)
         model, methods = batch.model.with_model(module), list(batch.maps)
-        maps, smooth_maps = _compute_maps(model, batch), self._compute_smooth_maps(model, batch)
-        stages = 0
+        maps, smooth_maps = _to_numpy(batch.raw_maps), self._compute_smooth_maps(model, batch)
+        measured = measured_stages(module, self.blocks)
         similarity, smooth_similarity = (
             {method: np.zeros(batch.class_ids.shape) for method in methods} for _ in range(2)
         )
         stage_maps: MapsByMethod = {}
-        for _ in randomize_cascading(module, batch.seed):
-            stages += 1
-            stage_maps, smooth_stage_maps = _compute_maps(model, batch), self._compute_smooth_maps(model, batch)
+        for stage in randomize_cascading(module, batch.model.randomized_parameters(batch.seed)):
+            if stage not in measured:
+                continue
+            stage_maps = _to_numpy(model.explain(batch.images, batch.class_ids, batch.keys, methods))
+            smooth_stage_maps = self._compute_smooth_maps(model, batch)
             for method in methods:
                 similarity[method] += abs_spearman(maps[method], stage_maps[method])
                 if self.samples:
                     smooth_similarity[method] += abs_spearman(smooth_maps[method], smooth_stage_maps[method])
         for method in methods:
-            yield MetricValue(method, "mprt", similarity[method] / stages)
+            yield MetricValue(method, "mprt", similarity[method] / len(measured))
             yield MetricValue(method, "emprt", entropy_rise(maps[method], stage_maps[method]))
             if self.samples:
-                yield MetricValue(method, "smprt", smooth_similarity[method] / stages)
+                yield MetricValue(method, "smprt", smooth_similarity[method] / len(measured))
 
     def _compute_smooth_maps(self, model: ExplainedModel, batch: MetricBatch) -> MapsByMethod:
         """Average the maps of noisy images, whose noise is the same at every stage."""
@@ -91,9 +98,8 @@ class ParameterRandomization(Metric):
         return mean_maps
 
 
-def _compute_maps(model: ExplainedModel, batch: MetricBatch) -> MapsByMethod:
-    maps = model.explain(batch.images, batch.class_ids, batch.keys, list(batch.maps))
-    return {method: maps[method].cpu().numpy().astype(np.float64) for method in batch.maps}
+def _to_numpy(maps: MapBatch) -> MapsByMethod:
+    return {method: values.cpu().numpy().astype(np.float64) for method, values in maps.items()}
 
 
 def histogram_entropy(maps: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -141,22 +147,33 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     return {group: names for group, names in groups.items() if names}
 
 
-def randomize_cascading(model: nn.Module, seed: int) -> Iterator[str]:
-    """Randomize a model in place, group after group; yield the name of each group when it is done.
+def measured_stages(model: nn.Module, blocks: int) -> tuple[str, ...]:
+    """Return the groups after whose randomization maps are compared: a grid over the depth, in the order of the groups.
 
-    A parameter becomes normal noise of its own mean and standard deviation, from its name and the seed alone: a bare
-    parameter has no initializer to return to, and activations keep their scale. A parameter whose values are all equal
-    holds nothing learned, and stays.
+    These are the first group, usually the classifier; of d blocks those that complete the last ⌈d k / blocks⌉, for
+    k = 1 … blocks; and the embedding, when all is randomized. A stage costs as much as any other, so a deep network
+    would take most of its time in between. Compare only means over the same grid.
+
+    Args:
+        model: vision transformer.
+        blocks: number of stages among the blocks; of a model with fewer blocks each is one.
+    """
+    groups = list(parameter_groups(model))
+    in_order = [group for group in groups if group.startswith("block ")]
+    depth, count = len(in_order), min(blocks, len(in_order))
+    chosen = {groups[0], groups[-1], *(in_order[-(-depth * k // count) - 1] for k in range(1, count + 1))}
+    return tuple(group for group in groups if group in chosen)
+
+
+def randomize_cascading(model: nn.Module, randomized: Mapping[str, Tensor]) -> Iterator[str]:
+    """Randomize a model in place, group after group; yield the name of each group when it is done.
 
     Args:
         model: vision transformer, which is changed.
-        seed: seed of the noise.
+        randomized: parameters by name, see ``randomize_parameters``.
     """
     parameters = dict(model.named_parameters())
     for group, names in parameter_groups(model).items():
         for name in names:
-            values = parameters[name].detach()
-            noise = torch.from_numpy(rng_for("faith forget", name, seed).standard_normal(values.shape))
-            mean, std = values.double().mean(), values.double().std(correction=0)
-            values.copy_(mean + std * noise.to(values.device))
+            parameters[name].detach().copy_(randomized[name])
         yield group

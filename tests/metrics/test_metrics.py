@@ -284,6 +284,7 @@ def test_sensitivity_grows_with_draws_and_radius() -> None:
         (lambda: MaxSensitivity(samples=0), "both must be above 0"),
         (lambda: MaxSensitivity(radius=0), "both must be above 0"),
         (lambda: ParameterRandomization(samples=-1), "neither can be below 0"),
+        (lambda: ParameterRandomization(blocks=0), "take at least 1"),
         (lambda: sample_other_classes(CLASS_IDS, 1, KEYS, 0), "only one class"),
     ],
 )

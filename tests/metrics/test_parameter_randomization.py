@@ -1,5 +1,7 @@
 """A network that has forgotten has other maps, and so has another class; noise moves a map as far as is said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,18 @@ from some_batches import compute, make_batch
 from support import FAMILIES, images_for, small_vit
 from torch import nn
 
-from pipeline.explain import describe
+from pipeline.explain import describe, explain
+from pipeline.metrics import explained_model
+from pipeline.metrics.explained_model import randomize_parameters
 from pipeline.metrics.noise_sensitivity import SIGMAS, NoiseSensitivity, gaussian_noise
-from pipeline.metrics.parameter_randomization import ParameterRandomization, parameter_groups, randomize_cascading
+from pipeline.metrics.parameter_randomization import (
+    ParameterRandomization,
+    measured_stages,
+    parameter_groups,
+    randomize_cascading,
+)
 from pipeline.metrics.random_logit import RandomLogit, sample_other_classes
+from pipeline.metrics.similarity import abs_spearman
 
 BLIND = ("center", "edges", "uniform", "random")
 
@@ -31,7 +41,7 @@ def test_forgetting_changes_group_after_group_and_bare_parameters_too(kind: str)
     there, left = parameter_groups(model), {name: value.detach().clone() for name, value in model.named_parameters()}
     learned = {name for name, value in left.items() if value.max() > value.min()}
     forgotten: set[str] = set()
-    for group in randomize_cascading(model, 0):
+    for group in randomize_cascading(model, randomize_parameters(model, 0)):
         forgotten |= learned & set(there[group])
         now = dict(model.named_parameters())
         assert {name for name in left if not torch.equal(left[name], now[name])} == forgotten
@@ -51,6 +61,43 @@ def test_mprt_of_a_method_that_ignores_the_model_is_1() -> None:
     assert (found["center", "emprt"] == 0).all()
     assert np.isnan(found["uniform", "emprt"]).all()
     assert (found["legrad", "mprt"] < 0.9).all()
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks", "expected"),
+    [(12, 4, (9, 6, 3, 0)), (6, 4, (4, 3, 1, 0)), (3, 4, (2, 1, 0)), (12, 5, (9, 7, 4, 2, 0)), (5, 1, (0,))],
+)
+def test_stages_are_a_grid_over_the_depth_between_classifier_and_embedding(
+    depth: int, blocks: int, expected: tuple[int, ...]
+) -> None:
+    stages = measured_stages(small_vit(depth=depth), blocks)
+    assert stages == ("classifier", *(f"block {index}" for index in expected), "embedding")
+
+
+def test_mprt_is_the_mean_of_the_maps_of_networks_that_are_randomized_down_to_each_stage() -> None:
+    model = small_vit(depth=3)
+    batch = make_batch(model, ("legrad",))
+    found = compute(ParameterRandomization(samples=0, blocks=2), batch)
+    randomized, values = randomize_parameters(model, batch.seed), []
+    plain = explain(model, batch.images, torch.from_numpy(batch.class_ids), "legrad", keys=batch.keys)["legrad"]
+    for beginnings in (("head.",), ("head.", "norm.", "blocks.2", "blocks.1"), ("head.", "norm.", "blocks"), ("",)):
+        weights = {n: randomized[n] if n.startswith(beginnings) else value for n, value in model.state_dict().items()}
+        network = small_vit(depth=3)
+        network.load_state_dict(weights)
+        maps = explain(network, batch.images, torch.from_numpy(batch.class_ids), "legrad", keys=batch.keys)["legrad"]
+        values.append(abs_spearman(plain.numpy(), maps.numpy()))
+    assert np.array_equal(found["legrad", "mprt"], np.mean(values, 0))
+
+
+def test_a_network_is_randomized_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled = []
+    monkeypatch.setattr(
+        explained_model, "randomize_parameters", lambda *args: sampled.append(args) or randomize_parameters(*args)
+    )
+    batch = make_batch(small_vit(), ("legrad",))
+    first, second = (compute(ParameterRandomization(samples=0), replace(batch)) for _ in range(2))
+    assert len(sampled) == 1
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_noise_does_not_move_a_map_of_the_place_alone_and_moves_others_the_more_the_stronger_it_is() -> None:
