@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -20,13 +20,14 @@ from jobs.params import (
     names_option,
     options,
     path_option,
+    read_class_names,
     sample_options,
     split_names,
     tower_options,
 )
 from schemas.base import mapping
 from schemas.errors import UsageError
-from schemas.run import RunSpec
+from schemas.run import LabelForm, RunSpec
 from schemas.targets import split_kinds
 from schemas.text import suggest
 from schemas.text_tower import TextTowerSpec
@@ -61,6 +62,20 @@ spec_options = options(
         names=lambda context: ("label", "predicted", "top:", "text", "class:"),
         text="What to explain: label and predicted (default), top:K, text (captions), class:NAME|ID,…. The last takes "
         "all that follows, as in label,top:3,class:tabby,207; may be repeated.",
+    ),
+    path_option(
+        "--classes",
+        metavar="FILE",
+        text="Names of all classes, one a line in the order of the class ids, if labels are names or WordNet ids.",
+    ),
+    click.option(
+        "--label-key", metavar="FIELD", help="Field of the json members that has the labels. Default: the cls members."
+    ),
+    choice_option(
+        "--label-form",
+        get_args(LabelForm),
+        "How labels are written: class ids, names of --classes, or a 0 or 1 for each class. Default: by what they are; "
+        "a label that may be several is refused.",
     ),
     tower_options,
     choice_option("--geometry", ["squash", "crop"], "Resize the whole image (default), or timm's evaluation crop."),
@@ -123,6 +138,8 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     tower = {name: overrides.pop(name, None) for name in ("open_clip", "weights", "hugging_face")}
     if any(tower.values()):
         overrides["text_tower"] = TextTowerSpec.of_flags(**tower)
+    if "classes" in overrides:
+        overrides["classes"] = list(read_class_names(overrides["classes"]))
     if shards:
         overrides["shards"] = list(shards)
     if not overrides.get("shards") and not content.get("shards"):

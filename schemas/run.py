@@ -12,6 +12,7 @@ from schemas.base import Count, Record, sha256
 from schemas.layout import FORMAT, ArraySpec, arrays
 from schemas.model import ModelRecord, Size
 from schemas.targets import TargetKind, in_words, is_text, target_names
+from schemas.text import normalize_name
 from schemas.text_tower import TextTowerSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
@@ -30,6 +31,8 @@ Decode = Literal["processes", "gpu"]
 PartialShards = Literal["refuse", "keep"]
 KeySeparator = Literal["first-dot", "last-dot"]
 Exif = Literal["apply", "ignore"]
+LabelForm = Literal["ids", "names", "one-hot"]
+"""How labels are written: as class ids, as names of classes, or as a 0 or 1 for each class."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class RunSpec(Record):
             records the error of the maps.
         decode: ``processes`` decode on the CPU; ``gpu`` decodes baseline JPEGs on the GPU, and the others in processes.
             Part of the spec, because the pixels of the two differ slightly.
+        label_key: field of the ``json`` member that has the labels, or its path with dots, such as ``object.class``;
+            None is the ``cls`` member.
+        label_form: ``ids``, ``names``, or ``one-hot`` for a 0 or 1 for each class; None is what a label can be, and one
+            that can be several is refused.
+        classes: names of all classes by class id, if labels are names; by flags a file, one a line.
         key_separator: dot of a file name that ends the key of its sample: ``first-dot``, as in WebDataset, or
             ``last-dot``.
         image_key: extensions of the image in a sample that has several, by priority, such as ``webp`` or ``input.jpg``.
@@ -119,6 +127,9 @@ class RunSpec(Record):
     seed: int = 0
     precision: Precision = "full"
     decode: Decode = "processes"
+    label_key: Annotated[str, Field(min_length=1)] | None = None
+    label_form: LabelForm | None = None
+    classes: tuple[str, ...] = ()
     key_separator: KeySeparator = "first-dot"
     image_key: tuple[Extension, ...] = ()
     exif: Exif = "apply"
@@ -138,6 +149,21 @@ class RunSpec(Record):
             raise ValueError(
                 "the target text needs a text tower: --open-clip NAME --weights FILE, or --hugging-face DIR"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "RunSpec":
+        first: dict[str, int] = {}
+        for class_id, name in enumerate(self.classes):
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"classes.{class_id}: {name!r} is not a class name; write the name of one class")
+            if (other := first.setdefault(normalize_name(name), class_id)) != class_id:
+                raise ValueError(
+                    f"classes.{class_id}: {name} is the name of class {other}, too; give each class a name of its own, "
+                    "such as its WordNet id"
+                )
+        if self.label_form == "names" and not self.classes:
+            raise ValueError("labels that are names need the names of all classes: add --classes FILE")
         return self
 
     @property
@@ -308,8 +334,8 @@ class RunRecord(Record):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Name of each class, by class id; empty where they are not known."""
-        return self.model.class_names or self.label_names
+        """Name of each class, by class id: of the head file, the network, or the labels; empty where none are known."""
+        return self.model.class_names or self.label_names or self.spec.classes
 
     def class_name(self, class_id: int) -> str:
         """Return the name of a class, or its id where it has none."""

@@ -1,6 +1,7 @@
 """Escape control characters in untrusted text, and suggest close matches for misspelt names."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -25,6 +26,11 @@ def suggest(name: str, candidates: Iterable[str], cutoff: float = 0.65) -> str:
     """
     matches = difflib.get_close_matches(name, list(candidates), 3, cutoff)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def normalize_name(name: str) -> str:
+    """Return a class name as names are compared: without whitespace around it, letters composed (Unicode NFC)."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def shorten(text: str) -> str:

@@ -21,12 +21,32 @@ def label_names(model: nn.Module, pretrained: bool) -> tuple[str, ...]:
         model: a timm network.
         pretrained: its weights are timm's.
     """
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    names: Sequence[str] = _configured_names(config)
-    subset = infer_imagenet_subset(model)
-    if not names and pretrained and subset and _IMAGENET_TAG.fullmatch(config.get("tag") or ""):
-        names = list(ImageNetInfo(subset).label_descriptions())
+    names: Sequence[str] = _configured_names(_config(model))
+    if not names and (info := _imagenet_info(model, pretrained)):
+        names = list(info.label_descriptions())
     return tuple(names) if len(names) == getattr(model, "num_classes", 0) else ()
+
+
+def wordnet_ids(model: nn.Module, pretrained: bool) -> tuple[str, ...]:
+    """Return the WordNet id of each class of a network; empty if they are not known.
+
+    Args:
+        model: a timm network.
+        pretrained: its weights are timm's.
+    """
+    info = _imagenet_info(model, pretrained)
+    ids = tuple(info.label_names()) if info else ()
+    return ids if len(ids) == getattr(model, "num_classes", 0) else ()
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    return getattr(model, "pretrained_cfg", None) or {}
+
+
+def _imagenet_info(model: nn.Module, pretrained: bool) -> ImageNetInfo | None:
+    """Return what timm knows of the classes of its own weights, if these classify ImageNet."""
+    subset, tag = infer_imagenet_subset(model), _config(model).get("tag") or ""
+    return ImageNetInfo(subset) if pretrained and subset and _IMAGENET_TAG.fullmatch(tag) else None
 
 
 def _configured_names(config: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ MapShards = Callable[[Callable[[Task], tuple[str, bytes]], Sequence[Task]], Iter
 
 _ANY_LABEL = 10**9
 """Number of classes where no names limit it: labels have up to 9 digits."""
-_ADVICE_ON_TARGETS = re.compile(r"(;|, or) plan with --targets .*")
+_ADVICE_ON_TARGETS = re.compile(r"(;|, or|,) plan with --.*")
 """What the readers advise for a run: a head is learned from one label of each image."""
 _LARGEST = torch.finfo(torch.float16).max
 

@@ -6,6 +6,7 @@ from pipeline.read.byte_stream import CorruptTarError, describe_source
 from pipeline.read.cache import ShardCache
 from pipeline.read.decode import DecodedImage, decode_image
 from pipeline.read.decoder_pool import DecoderPool, ImageDecoder
+from pipeline.read.labels import LabelRule
 from pipeline.read.loader import DecodedSample, ImageBatch, iter_batches
 from pipeline.read.shard_reader import check_source, read_listing
 from pipeline.read.shards import count_disjoint, count_samples, expand_shards, resolve_pattern
@@ -21,6 +22,7 @@ __all__ = [
     "DecoderPool",
     "ImageBatch",
     "ImageDecoder",
+    "LabelRule",
     "PreprocessConfig",
     "ShardCache",
     "TextRule",

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.image import PreprocessConfig
 from pipeline.read.decode import DecodedImage
 from pipeline.read.decoder_pool import ImageDecoder
-from pipeline.read.labels import join_names, parse_labels
+from pipeline.read.labels import LabelRule, join_names
 from pipeline.read.sample_keys import escape_bytes, is_unsafe_key
 from pipeline.read.shard_reader import MAX_IMAGE_BYTES, RawSample, read_samples
 from pipeline.read.texts import TextRule
@@ -73,7 +73,7 @@ def iter_batches(
     grouping: Grouping = Grouping(),
     on_source: Callable[[SourceRecord], None] = lambda source: None,
     texts: TextRule | None = None,
-    most_labels: int | None = None,
+    labels: LabelRule = LabelRule(),
 ) -> Iterator[ImageBatch]:
     """Iterate over the batches of a shard, in its order.
 
@@ -88,18 +88,19 @@ def iter_batches(
         grouping: rule of keys and images.
         on_source: called at the end with the file that was read.
         texts: of texts that a sample must have; None if they are not needed.
-        most_labels: labels of a sample that are used, of one or more; None if a sample must have a single one.
+        labels: how labels are written, and how many of a sample are used.
 
     Raises:
         CorruptShardError, OSError: see ``read_samples``.
     """
-    raw_samples = read_samples(shard, max_samples, grouping, on_source, texts.extensions if texts else ())
+    extensions = labels.extensions | (texts.extensions if texts else frozenset())
+    raw_samples = read_samples(shard, max_samples, grouping, on_source, extensions)
     ordinals = count()
     prefetched: deque[list[tuple[DecodedSample, Any]]] = deque()
     while chunk := list(islice(raw_samples, batch_size)):
         pending: list[tuple[DecodedSample, Any]] = []
         for raw in chunk:
-            sample = _check_sample(next(ordinals), raw, classes, grouping, texts, most_labels)
+            sample = _check_sample(next(ordinals), raw, classes, grouping, texts, labels)
             image = raw.image()
             wanted = sample.status is SampleStatus.OK and (predicate is None or predicate(sample))
             data = image.data if image and wanted else None
@@ -117,10 +118,10 @@ def _check_sample(
     classes: int | None,
     grouping: Grouping,
     texts: TextRule | None,
-    most_labels: int | None,
+    rule: LabelRule,
 ) -> DecodedSample:
     """Find every fault of a sample that shows before its image is decoded."""
-    label, labels, status, error = parse_labels(raw, classes, most_labels)
+    label, labels, status, error = rule.read(raw, classes)
     found, text_status, text_error = texts.read(raw) if texts else ((), SampleStatus.OK, None)
     if status is SampleStatus.OK and text_status is not SampleStatus.OK:
         status, error = text_status, text_error

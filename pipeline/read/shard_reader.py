@@ -29,7 +29,8 @@ LABEL_EXTENSION = "cls"
 
 MAX_IMAGE_BYTES = 256_000_000
 """A larger image is not read: its sample is undecodable."""
-_MAX_LABEL_BYTES = 1024
+_MAX_LABEL_BYTES = 1 << 17
+"""As many as a 0 or 1 for each class takes, of 21,841."""
 TEXT_EXTENSIONS = {"txt": 1 << 16, "json": 1 << 20}
 """Extensions of members with texts, as img2dataset writes them, and the largest that is read, in bytes."""
 

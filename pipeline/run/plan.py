@@ -1,6 +1,7 @@
 """Planning: from a spec to the frozen record of a run."""
 
 import platform
+import re
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any
@@ -10,7 +11,7 @@ from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.checkpoint.conversion import BY_TIMM
 from pipeline.explain.explainer import check_supported
 from pipeline.explain.head import Head
-from pipeline.explain.label_names import label_names
+from pipeline.explain.label_names import label_names, wordnet_ids
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
@@ -18,6 +19,7 @@ from pipeline.read import PreprocessConfig, count_samples, expand_shards, resolv
 from pipeline.run.gpu_decode import check_interpolation
 from pipeline.run.sample_texts import anatomy_for, check_text_methods, check_tower, load_text_tower
 from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
+from pipeline.store.class_names import check_class_names
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
@@ -28,6 +30,7 @@ from schemas.targets import resolve_kinds
 CHUNK = 256
 """Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
 
+_WORDNET_ID = re.compile(r"n\d{8}")
 _PACKAGES = ("vit-atlas", "torch", "timm", "numpy", "pillow", "zarr", "pyarrow")
 
 
@@ -58,7 +61,8 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     chosen = registry.resolve(spec.methods or registry.defaults(anatomy_for(spec, loaded.anatomy)))
     methods = check_supported(_with_artifacts(chosen, spec.artifacts), loaded.anatomy, lambda: loaded.record.weights)
     check_text_methods(methods, spec, loaded.anatomy)
-    targets = resolve_kinds(spec.targets, _class_names(loaded, spec), loaded.record.classes)
+    _check_classes(loaded, spec)
+    targets = resolve_kinds(spec.targets, _class_names(loaded, spec) or spec.classes, loaded.record.classes)
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
     spec = spec.model_copy(update=methods_and_targets)
     config = PreprocessConfig.for_model(loaded.record, spec.geometry, spec.exif)
@@ -115,6 +119,24 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
 
 def _class_names(loaded: LoadedModel, spec: RunSpec) -> tuple[str, ...]:
     return loaded.record.class_names or label_names(loaded.model, spec.model.pretrained)
+
+
+def _check_classes(loaded: LoadedModel, spec: RunSpec) -> None:
+    """Make sure that the class names of labels are those of the network.
+
+    Raises:
+        UsageError: there are not as many, or they are in another order.
+    """
+    name, own = spec.model.name, _class_names(loaded, spec)
+    check_class_names(spec.classes, own, loaded.record.classes, name)
+    known = () if loaded.record.head else wordnet_ids(loaded.model, spec.model.pretrained)
+    if known and all(map(_WORDNET_ID.fullmatch, spec.classes)):
+        for class_id, (given, own_id) in enumerate(zip(spec.classes, known, strict=False)):
+            if given != own_id:
+                raise UsageError(
+                    f"{name}: class {class_id} is {own_id}, and {given} in --classes; give the WordNet ids in the "
+                    "order of the network"
+                )
 
 
 def _method_fields(methods: Iterable[Method]) -> dict[str, Any]:

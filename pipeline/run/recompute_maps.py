@@ -144,7 +144,8 @@ def _compare_shard(
     for row, maps, _ in recompute_rows(worker, shard, ordinals):
         ordinal, key = row["ordinal"], row["key"]
         (stored_row,) = shard.samples.slice(ordinal, 1).to_pylist()
-        changed = [field for field in _INPUTS if row.get(field) != stored_row[field]]
+        known = [field for field in _INPUTS if field != "labels" or stored_row[field] is not None]
+        changed = [field for field in known if row.get(field) != stored_row[field]]
         if changed:
             result.faults.append(
                 f"{name}: {stored_row['key']} cannot be computed again: its {' and '.join(changed)} changed in the "

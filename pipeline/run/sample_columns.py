@@ -33,7 +33,8 @@ def check_unchanged(samples: Iterable[DecodedSample], stored: Sequence[Mapping[s
             )
         image_sha256 = sample.image.sha256 if sample.image else None
         texts = tuple(text for text in row["target_texts"] or () if text is not None)
-        now, before = (sample.label, sample.labels, sample.texts), (row["label"], tuple(row["labels"] or ()), texts)
+        labels = () if row["labels"] is None else sample.labels  # earlier versions kept only those that have maps
+        now, before = (sample.label, labels, sample.texts), (row["label"], tuple(row["labels"] or ()), texts)
         if (image_sha256, *now) != (row["image_sha256"], *before):
             raise CorruptShardError(
                 f"{row['shard']}: image, label or text of {sample.key}, which has maps, were changed; restore them, or "
@@ -70,14 +71,16 @@ def sample_columns(sample: DecodedSample) -> dict[str, Any]:
 
 
 def prediction_columns(
-    logits: NDArray[np.float64], probabilities: NDArray[np.float64], label: int | None
+    logits: NDArray[np.float64], probabilities: NDArray[np.float64], sample: DecodedSample
 ) -> dict[str, Any]:
     """Return the columns of the prediction. The logits give the order: sigmoids of different ones may equal 1."""
     prediction = int(logits.argmax())
     columns: dict[str, Any] = {"prediction": prediction, "probability": float(probabilities[prediction])}
-    if label is not None and 0 <= label < len(probabilities):
-        columns["label_probability"] = float(probabilities[label])
-        columns["label_rank"] = int((logits > logits[label]).sum())
+    labels = [label for label in (sample.label, *sample.labels) if label is not None and 0 <= label < len(logits)]
+    if labels:
+        columns["label_rank"] = int((logits > logits[labels].max()).sum())
+    if sample.label in labels:
+        columns["label_probability"] = float(probabilities[sample.label])
     return columns
 
 

@@ -22,6 +22,7 @@ from pipeline.read import (
     DecodedSample,
     DecoderPool,
     ImageBatch,
+    LabelRule,
     PreprocessConfig,
     ShardCache,
     TextRule,
@@ -38,9 +39,9 @@ from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, UsageError
-from schemas.run import SourceRecord
+from schemas.run import RunSpec, SourceRecord
 from schemas.samples import SampleStatus
-from schemas.targets import most_labels as most_labels_of
+from schemas.targets import most_labels
 
 _DRIFT_IMAGES = 8
 """Images of each shard that are also computed in full precision, if the run is in half precision."""
@@ -201,8 +202,6 @@ class Worker:
         shard, spec = self.run.shards[shard_index], self.run.spec
         if ordinals is not None:
             shard = shard.of_any_source()
-        most_labels = most_labels_of(spec.targets)
-        classes = self.run.model.classes if most_labels else None
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
         self.sample_count = 0
@@ -227,13 +226,13 @@ class Worker:
                 self.run.slot,
                 self.config,
                 size,
-                classes,
+                self.run.model.classes,
                 self.decoder,
                 predicate=lambda sample: stored is not None or is_batch_needed(sample.ordinal),
                 grouping=spec.grouping,
                 on_source=on_source,
                 texts=TextRule(spec.text_targets, self.tower.fault) if self.tower else None,
-                most_labels=None if "label" in spec.targets else most_labels,
+                labels=_label_rule(spec),
             ):
                 self.timer.lap("read")
                 self.sample_count += len(batch.samples)
@@ -254,7 +253,7 @@ class Worker:
             return _PendingBatch(batch, {}, {}, nothing, nothing, nothing, nothing, lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
-        width = max(1, most_labels_of(self.run.spec.targets))
+        width = max(1, most_labels(self.run.spec.targets))
         labels = torch.tensor([_usable_labels(sample, self.run.model.classes, width) for sample in batch.samples])
         with self._text_classes(batch) as texts:
             class_ids = self._class_ids_fn(to_device(labels, self.device), texts)
@@ -322,7 +321,7 @@ class Worker:
             else:
                 yield ExplainedSample(
                     row
-                    | prediction_columns(logits[index], probabilities[index], sample.label)
+                    | prediction_columns(logits[index], probabilities[index], sample)
                     | target_columns(
                         self.run.spec, sample, probabilities[index], class_ids[index], similarities[index]
                     ),
@@ -350,6 +349,13 @@ class Worker:
             return torch.stack(columns, 1)
 
         return class_ids
+
+
+def _label_rule(spec: RunSpec) -> LabelRule:
+    """Return how a run reads labels. Those that it does not explain are read for its sample table."""
+    count = most_labels(spec.targets)
+    most = count if count and "label" not in spec.targets else None
+    return LabelRule(most, count > 0, spec.label_key, spec.label_form, spec.classes)
 
 
 def _to_host(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.store.atlas_reader import AtlasReader
 from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.class_names import check_class_names
 from pipeline.store.map_dataset import MapDataset
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
@@ -343,14 +344,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: they are not as many as the classes, or those of the atlas in another order.
         """
-        count, own = self.run.model.classes, self.run.class_names
-        if names and len(names) != count:
-            raise UsageError(f"{self.objects.url}: has {count} classes, not the {len(names)} that are named")
-        if sorted(names) == sorted(own) and (mixed := [pair for pair in enumerate(own) if names[pair[0]] != pair[1]]):
-            class_id, name = mixed[0]
-            raise UsageError(
-                f"class {class_id} is {name} in the atlas and {names[class_id]} in --classes; correct the order"
-            )
+        check_class_names(names, self.run.class_names, self.run.model.classes, self.objects.url)
         return tuple(names) or self.run.class_names
 
     @cached_property

@@ -37,7 +37,7 @@ class LabelAccuracy:
 def measure_label_accuracy(atlas: Atlas) -> LabelAccuracy | None:
     """Count how often the network predicts the label; None if no image has one."""
     samples = atlas.samples_with_maps(["label", "prediction", "label_rank"])
-    samples = samples.filter(pc.is_valid(samples["label_rank"]))
+    samples = samples.filter(pc.and_(pc.is_valid(samples["label"]), pc.is_valid(samples["label_rank"])))
     if not len(samples):
         return None
     labels, predictions, ranks = (samples[name].to_numpy() for name in ("label", "prediction", "label_rank"))

@@ -53,7 +53,7 @@ BAD = {
         "no .cls member; there are: b.jpg; add one, or plan with --targets predicted",
     ),
     "word for a label": ([("b.jpg", jpeg()), ("b.cls", b"dog")], SampleStatus.BAD_LABEL, "b'dog', not a number"),
-    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], SampleStatus.BAD_LABEL, "not a number"),
+    "empty label": ([("b.jpg", jpeg()), ("b.cls", b"")], SampleStatus.MISSING_LABEL, "has no label"),
     "label of bytes": ([("b.jpg", jpeg()), ("b.cls", b"\xff\xfe")], SampleStatus.BAD_LABEL, "not a number"),
     "label in Python's own spelling": (
         [("b.jpg", jpeg()), ("b.cls", b"1_0")],

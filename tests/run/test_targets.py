@@ -9,7 +9,7 @@ import pytest
 from support import DEMO_MODEL, build_once
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset
-from pipeline.explain.label_names import label_names
+from pipeline.explain.label_names import label_names, wordnet_ids
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
@@ -112,9 +112,7 @@ def test_a_class_that_the_network_lacks_is_refused(
 def test_the_names_of_the_network_in_another_order_are_refused_and_other_names_taken(several: Atlas) -> None:
     own = several.class_names()
     assert several.class_names(own) == own
-    with pytest.raises(
-        UsageError, match=rf"class \d is [\w ]+ in the atlas and {sorted(own)[0]} in --classes; correct"
-    ):
+    with pytest.raises(UsageError, match=rf"class \d is [\w ]+, and {sorted(own)[0]} in --classes; correct"):
         several.class_names(sorted(own))
     translated = [f"el {name}" for name in own]
     assert several.class_names(translated) == tuple(translated)
@@ -159,6 +157,9 @@ def test_only_weights_of_timm_have_the_names_of_imagenet() -> None:
     names = label_names(model, pretrained=True)
     assert (len(names), names[207], names[0]) == (1000, "golden retriever", "tench, Tinca tinca")
     assert label_names(model, pretrained=False) == ()
+    ids = wordnet_ids(model, pretrained=True)
+    assert (len(ids), ids[207], list(ids)) == (1000, "n02099601", sorted(ids))
+    assert wordnet_ids(model, pretrained=False) == ()
     assert label_names(timm.create_model("test_vit", num_classes=10), pretrained=True) == ()
 
 

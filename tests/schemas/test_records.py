@@ -27,6 +27,7 @@ def test_the_hash_moves_with_every_field() -> None:
         "methods": ("legrad",), "targets": ("label",), "geometry": "crop", "batch_size": 1, "seed": 1,
         "precision": "bfloat16", "allow_pipe": True, "artifacts": ("a.safetensors",), "partial_shards": "keep",
         "decode": "gpu", "image_key": ("webp",), "exif": "ignore", "key_separator": "last-dot",
+        "label_key": "class", "label_form": "ids", "classes": ("a", "b"),
         "text_tower": TextTowerSpec(library="hugging_face", name="clip"),
     }  # fmt: skip
     assert set(changes) == set(RunSpec.model_fields)
