@@ -13,6 +13,7 @@ from pipeline.pack.source import (
     Source,
     SourceImage,
     class_index,
+    describe_empty,
     find_images,
     require_split,
 )
@@ -70,7 +71,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
         else:
             left_out.append(LeftOut(name=name, reason="is in no folder of a class"))
     used = {image.class_ids[0] for image in images}
-    notes = [f"the class {name} has no image" for name in names if index[name] not in used]
+    notes = describe_empty([name for name in names if index[name] not in used])
     return Source(images, tuple(names), split or ALL, left_out, notes)
 
 

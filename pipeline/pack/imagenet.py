@@ -25,6 +25,7 @@ from pipeline.pack.source import (
     SourceObject,
     box_of_corners,
     class_index,
+    describe_empty,
     find_images,
     first_existing,
     read_lines,
@@ -78,8 +79,7 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     left_out += [LeftOut(name=file.name, reason="has boxes of an image that is not there") for file in boxes.values()]
     order = tuple(classes or names)
     used = {image.class_ids[0] for image in images}
-    empty = [name for name in order if index[name] not in used]
-    notes = [f"{len(empty)} classes have no image, the first is {empty[0]}"] if empty else []
+    notes = describe_empty([name for name in order if index[name] not in used])
     return Source(images, order, split, left_out, notes)
 
 

@@ -225,6 +225,13 @@ def read_columns(path: Path, count: int) -> list[list[str]]:
     return rows
 
 
+def describe_empty(names: Sequence[str]) -> list[str]:
+    """Return the sentence for the user, if any, about classes that have no image."""
+    if len(names) < 2:
+        return [f"the class {name} has no image" for name in names]
+    return [f"{len(names)} classes have no image, the first is {names[0]}"]
+
+
 def first_existing(candidates: Sequence[Path]) -> Path | None:
     """Return the first path that exists."""
     return next((path for path in candidates if path.exists()), None)
