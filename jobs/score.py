@@ -23,7 +23,6 @@ from jobs.params import (
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.run import MaskValues, TruthOrientation
-from schemas.scores import FINEST_STEP
 
 _COLUMNS = {
     "PxAP": "pxap",
@@ -55,7 +54,7 @@ _CLASS_COLUMNS = {"p-mIoU": "p_miou", "p-mIoU of pairs": "p_miou_pairs", "mIoU":
 @names_option("--methods", names=methods_of_atlas, text="Methods to score. Default: all of the atlas.")
 @click.option(
     "--grid-step",
-    type=Number(min=FINEST_STEP),
+    type=Number(min=0, min_open=True),
     metavar="STEP",
     help="Step of the thresholds of boxes and of PxAP, such as the 0.01 of wsolevaluation. Default: 0.001, all levels.",
 )
@@ -159,7 +158,7 @@ def score_command(
         "* control. PxAP, MaxBoxAcc, MaxBoxAccV2: at the best threshold on these images; seg mIoU: at each map's mean."
     )
     echo("threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest.")
-    echo(f"written to {folder}: localization.parquet, curves.parquet, curves.png")
+    echo(f"written to {folder}: localization.parquet, .tex and .md; curves.parquet, .png and .pdf")
     if first["without_maps"]:
         echo(f"{first['without_maps']} images are not scored: no maps")
     if first["without_object"]:
@@ -182,7 +181,7 @@ def _show_classes(atlas: str, folder: str, rows: list[dict[str, Any]]) -> None:
         )
     else:
         echo(f"* control. Foreground is above 0.5. {first['points_outside']} points are outside of the network's view.")
-    echo(f"written to {folder}: class_scores.parquet, class_ious.parquet")
+    echo(f"written to {folder}: class_scores.parquet, .tex and .md; class_ious.parquet")
     if first["without_maps"]:
         echo(f"{first['without_maps']} images are not scored: no maps")
     if first["classes_without_map"]:

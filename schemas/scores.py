@@ -174,11 +174,13 @@ class TuningSplitRecord(Record):
 
     Attributes:
         truth: digest of the truth that names the images; None: the split is chosen by the hash of the keys.
+        name: name of that truth.
         atlas: hash of the run with their maps, where it is another one.
         keys: digest of their keys.
     """
 
     truth: str | None = None
+    name: str | None = None
     atlas: str | None = None
     keys: str
 

@@ -13,6 +13,7 @@ from pipeline.run.execution import ComputeOptions
 from pipeline.score.aggregate import score_row
 from pipeline.score.counters import ALL_GROUPS, ScoreCounts, from_npz
 from pipeline.score.plots import curve_table, plot_scores
+from pipeline.score.printed_scores import print_localization
 from pipeline.score.score_shard import counts_object, score_shard
 from pipeline.score.sources import AtlasSource, ScoreSource
 from pipeline.score.splits import ShardTruth, build_shard_truths, build_tuning_truths
@@ -29,7 +30,8 @@ from schemas.layout import ABOUT, SCORES
 from schemas.scores import LOCALIZATION, ScoringSpec, TuningSplitRecord, is_control
 from schemas.targets import folder_name
 
-TABLE, CURVES, PLOT, TUNING = "localization.parquet", "curves.parquet", "curves.png", "tuning"
+TABLE, CURVES, TUNING = "localization.parquet", "curves.parquet", "tuning"
+PRINTED, PLOTS = ("localization.tex", "localization.md"), ("curves.png", "curves.pdf")
 
 
 def score(
@@ -48,7 +50,7 @@ def score(
     """Score the maps of an atlas. Shards and methods that are counted already are not counted again.
 
     Writes ``about.json``; for each shard ``counts/<shard>.npz`` and ``commits/<shard>.json``; then ``curves.parquet``,
-    ``curves.png`` and ``localization.parquet``.
+    ``.png`` and ``.pdf``, and ``localization.parquet``, ``.tex`` and ``.md``.
 
     Args:
         atlas: with the maps.
@@ -91,6 +93,7 @@ def score(
     tuning_keys = {key for part in parts for key in (*part.tuning_keys, *part.tuning_only)}
     tuning = TuningSplitRecord(
         truth=tuning_truth.digest if tuning_truth else None,
+        name=tuning_truth.name if tuning_truth else None,
         atlas=tuning_atlas.run.run_hash if tuning_atlas else None,
         keys=sha256("\n".join(sorted(tuning_keys)).encode()),
     )
@@ -174,7 +177,7 @@ class _Scores(DerivedProduct[ScoreSource, ShardTruth, pa.Table]):
         return {*TRIVIAL_BOXES, *self.source.methods} <= set(commit.items)
 
     def remove_summary(self) -> None:
-        for name in (TABLE, CURVES, PLOT):
+        for name in (TABLE, CURVES, *PRINTED, *PLOTS):
             self.tables.delete(name)
 
     def inputs(self, shards: Sequence[str]) -> list[ShardTruth]:
@@ -207,7 +210,9 @@ class _Scores(DerivedProduct[ScoreSource, ShardTruth, pa.Table]):
         table = pa.Table.from_pylist(rows, schema=LOCALIZATION)
         curves = curve_table(counts_by_method, self.grid)
         objects.put(CURVES, to_parquet(curves))
-        objects.put(PLOT, plot_scores(table, curves))
+        printed = zip(PRINTED, print_localization(table.to_pylist(), self.about), strict=True)
+        for name, data in (*printed, *zip(PLOTS, plot_scores(table, curves), strict=True)):
+            objects.put(name, data)
         objects.put(TABLE, to_parquet(table))
         return table
 

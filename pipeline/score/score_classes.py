@@ -18,6 +18,7 @@ from pipeline.score.class_metrics import mean_defined
 from pipeline.score.counters import ALL_GROUPS, TESTED_GROUPS, TUNING_GROUPS, ScoreCounts, from_npz
 from pipeline.score.match_classes import match_classes
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
+from pipeline.score.printed_scores import print_classes
 from pipeline.score.score_atlas import default_output_dir, identify_row
 from pipeline.score.score_classes_shard import ClassScoring, count_shard
 from pipeline.score.score_shard import counts_object
@@ -35,6 +36,7 @@ from schemas.errors import UsageError
 from schemas.scores import CLASS_IOUS, CLASS_METRICS, CLASS_SCORES, ScoringSpec, TuningSplitRecord
 
 TABLE, PER_CLASS = "class_scores.parquet", "class_ious.parquet"
+PRINTED = ("class_scores.tex", "class_scores.md")
 Floats = NDArray[np.float64]
 
 
@@ -53,7 +55,7 @@ def score_classes(
     """Score the maps of an atlas against a truth of classes. What is counted already is not counted again.
 
     Writes ``about.json``; for each shard ``counts/<shard>.npz`` and ``commits/<shard>.json``; then
-    ``class_ious.parquet`` and ``class_scores.parquet``.
+    ``class_ious.parquet``, and ``class_scores.parquet``, ``.tex`` and ``.md``.
 
     Args:
         atlas: with the maps.
@@ -96,7 +98,9 @@ def score_classes(
     )
     tuning_keys = {key for part in shard_truths.values() for key in (*part.tuning_keys, *part.tuning_only)}
     tuning = TuningSplitRecord(
-        truth=tuning_truth.digest if tuning_truth else None, keys=sha256("\n".join(sorted(tuning_keys)).encode())
+        truth=tuning_truth.digest if tuning_truth else None,
+        name=tuning_truth.name if tuning_truth else None,
+        keys=sha256("\n".join(sorted(tuning_keys)).encode()),
     )
     about = ScoringSpec(
         run=atlas.run.run_hash,
@@ -162,7 +166,7 @@ class _ClassScores(DerivedProduct[Atlas, ShardTruth, pa.Table]):
         return set(self.scoring.methods) <= set(commit.items)
 
     def remove_summary(self) -> None:
-        for name in (TABLE, PER_CLASS):
+        for name in (TABLE, PER_CLASS, *PRINTED):
             self.objects.delete(name)
 
     def inputs(self, shards: Sequence[str]) -> list[ShardTruth]:
@@ -186,6 +190,8 @@ class _ClassScores(DerivedProduct[Atlas, ShardTruth, pa.Table]):
         rows.sort(key=lambda row: -(row[best] or 0))
         table = pa.Table.from_pylist(rows, schema=CLASS_SCORES)
         objects.put(PER_CLASS, to_parquet(pa.Table.from_pylist(class_rows, schema=CLASS_IOUS)))
+        for name, data in zip(PRINTED, print_classes(table.to_pylist(), self.about), strict=True):
+            objects.put(name, data)
         objects.put(TABLE, to_parquet(table))
         return table
 

@@ -11,9 +11,10 @@ import yaml
 from markdown_it import MarkdownIt
 from some_audit import PUBLICATION
 
-from pipeline.audit.publication.dataset_card import CARD_NAME, escape_markdown, render_dataset_card
+from pipeline.audit.publication.dataset_card import CARD_NAME, render_dataset_card
 from pipeline.store import Atlas
 from pipeline.store.parquet import to_parquet
+from pipeline.utils.markdown import escape_markdown
 from schemas.audit_tables import TABLES, AuditTable
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from pipeline.audit.publication.published_tables import PublishedTable, find_tables, format_type
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.parquet import from_parquet
+from pipeline.utils.markdown import escape_markdown
 from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import DEFAULT_PUBLICATION, AuditSpec, PublicationRecord
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
@@ -23,8 +24,6 @@ _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "
 """Size categories of Hugging Face, by an exclusive upper bound of the number of images."""
 _MAX_SIZE = "10M<n<100M"
 _TAGS = ("explainable-ai", "attribution-maps", "saliency", "vision-transformer", "audit")
-_MARKDOWN = re.compile(r"([\\`*_\[\]|~$#!{}])")
-_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _BATCHES = {SAME_BATCH: "batch size of the run", OTHER_BATCH: "another batch size"}
 
 PURPOSE = (
@@ -115,14 +114,6 @@ def render_dataset_card(
 def default_dataset_name(atlas: Atlas) -> str:
     """Return the name of a dataset without a given name: that of the folder of the atlas."""
     return atlas.objects.url.rstrip("/").rpartition("/")[2] or "atlas"
-
-
-def escape_markdown(value: object) -> str:
-    """Escape text to show as one line of plain text in Markdown; ``Markup`` is returned unchanged."""
-    if isinstance(value, Markup):
-        return value
-    text = escape_control(" ".join(str(value).split()))
-    return _MARKDOWN.sub(r"\\\1", text.translate(_ENTITIES))
 
 
 def _code(name: str) -> Markup:
