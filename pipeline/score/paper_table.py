@@ -113,7 +113,7 @@ def present_columns(columns: Sequence[PaperColumn], rows: Sequence[Row]) -> list
 
 def _name_columns(rows: Sequence[Row]) -> list[str]:
     """Return the columns that tell the rows apart; the method is the last."""
-    return [*(name for name in ("source",) if len({row[name] for row in rows}) > 1), "method"]
+    return [*(["source"] if len({row["source"] for row in rows} - {None}) > 1 else []), "method"]
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:

@@ -1,6 +1,7 @@
 """The printed forms of tables of scores: which columns a paper has, and the footnotes that its reader needs."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from pipeline.score.counters import TESTED_GROUPS
 from pipeline.score.paper_table import PaperColumn, Row, latex_table, markdown_table, present_columns
@@ -8,7 +9,7 @@ from pipeline.utils.bootstrap import REPLICATES
 from pipeline.utils.latex import escape_latex
 from pipeline.utils.markdown import escape_markdown
 from schemas.scores import ScoringSpec
-from schemas.targets import in_words
+from schemas.targets import TargetGroup, in_words
 
 _LOCALIZATION = (
     PaperColumn("Top-1 cls.", "top1_cls", of_network=True),
@@ -43,7 +44,7 @@ def print_localization(rows: Sequence[Row], about: ScoringSpec) -> tuple[bytes, 
 
     Args:
         rows: as ``schemas.scores.LOCALIZATION``.
-        about: what they were computed from.
+        about: what they were computed from; of several sources, that of any of them.
     """
     has_errors = any(row["error_classification"] is not None for row in rows)
     tables = (_LOCALIZATION, _ERRORS) if has_errors else (_LOCALIZATION,)
@@ -69,7 +70,7 @@ def _print(rows: Sequence[Row], tables: Sequence[Sequence[PaperColumn]], notes: 
 
 
 def _localization_notes(rows: Sequence[Row], about: ScoringSpec) -> list[str]:
-    notes = [_what(rows, about), _images(rows, about)]
+    notes = [_what(rows), _images(rows, about)]
     notes.append(
         "Protocol of Choe et al. (CVPR 2020): maps, boxes and masks at 224 × 224, thresholds in steps of "
         f"{about.grid_step:g}. MaxBoxAcc and MaxBoxAccV2: at the best threshold on these images."
@@ -91,7 +92,7 @@ def _localization_notes(rows: Sequence[Row], about: ScoringSpec) -> list[str]:
 
 
 def _class_notes(rows: Sequence[Row], about: ScoringSpec) -> list[str]:
-    notes = [_what(rows, about), f"{_count(rows, 'images')} images of {about.name}, {_count(rows, 'classes')} classes."]
+    notes = [_what(rows), f"{_count(rows, 'images')} images of {about.name}, {_count(rows, 'classes')} classes."]
     if rows[0]["points_outside"] is None:
         notes.append(
             "mIoU: of background and classes over all pixels together, at a threshold chosen on "
@@ -102,14 +103,24 @@ def _class_notes(rows: Sequence[Row], about: ScoringSpec) -> list[str]:
     return [*notes, _intervals(rows)]
 
 
-def _what(rows: Sequence[Row], about: ScoringSpec) -> str:
-    sources_by_network: dict[str, set[str]] = {}
+def _what(rows: Sequence[Row]) -> str:
+    """Return which maps of which networks are scored, by source where there are several."""
+    sources: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        sources_by_network.setdefault(row["network"] or "unknown", set()).add(row["source"])
-    networks = list(sources_by_network)
-    if len(networks) > 1:
-        networks = [f"{name} ({', '.join(sorted(sources))})" for name, sources in sorted(sources_by_network.items())]
-    return f"Maps of the {in_words(about.target)}. Network: {'; '.join(networks)}."
+        if row["source"] is not None:  # not a box that is the same for all
+            what = _what_of(row["target"])
+            names = sources.setdefault((what, row["network"] or "unknown"), [])
+            names += [row["source"]] if row["source"] not in names else []
+    prefixes = [f"{', '.join(names)}: " if len(sources) > 1 else "" for names in sources.values()]
+    phrases = [f"{prefix}{what}, network {network}" for prefix, (what, network) in zip(prefixes, sources, strict=True)]
+    text = "; ".join(phrases)
+    return f"{text[:1].upper() if len(sources) == 1 else text[:1]}{text[1:]}."
+
+
+def _what_of(target: str | None) -> str:
+    if target is None:
+        return "maps, masks or boxes"
+    return "maps of several classes" if target in get_args(TargetGroup) else f"maps of the {in_words(target)}"
 
 
 def _images(rows: Sequence[Row], about: ScoringSpec) -> str:

@@ -18,7 +18,7 @@ def row(method: str, kind: str = "method", network: str = NETWORK, **scores: flo
     values = dict.fromkeys(SCORES) | scores
     intervals = {name: None if value is None else [value - 1, value + 1] for name, value in values.items()}
     counts = {"images": 1234, "test_images": 1224, "tuning_images": 10, "without_maps": 2, "without_object": 0}
-    names = {"source": "a.atlas", "method": method, "kind": kind, "network": network}
+    names = {"source": "a.atlas", "method": method, "kind": kind, "network": network, "target": "label"}
     return names | counts | values | {"interval": intervals}
 
 
@@ -59,7 +59,7 @@ def test_a_table_in_both_languages() -> None:
     assert latex.startswith(LATEX)
     assert markdown.startswith(MARKDOWN)
     for note in (
-        "Maps of the label. Network: vit\\_tiny 0123456789ab.",
+        "Maps of the label, network vit\\_tiny 0123456789ab.",
         "1,234 images of val\\_boxes, and 2 without a map, which are not scored.",
         "thresholds in steps of 0.001",
         "threshold chosen on 10 images chosen by the hash of their keys, measured on the other 1,224",
@@ -82,15 +82,18 @@ def test_errors_have_a_table_of_their_own_in_which_the_lowest_is_best() -> None:
     assert "more than 0.3 of several objects" in markdown
 
 
-def test_networks_are_named_and_compared_where_there_are_several() -> None:
-    rows = [row("a", top1_cls=71.0), row("a", network="vit_base 00", top1_cls=80.0) | {"source": "b.atlas"}]
+def test_sources_are_named_and_their_networks_compared_where_there_are_several() -> None:
+    other = {"source": "b.atlas", "target": "predicted"}
+    box = row("whole image", "control", maxboxacc=1.0) | {"source": None, "network": None, "target": None}
+    rows = [row("a", top1_cls=71.0), row("a", network="vit_base 00", top1_cls=80.0) | other, box]
     latex, markdown = (data.decode() for data in print_localization(rows, about()))
-    assert "| Source | Method | Top-1 cls. |" in markdown
-    assert "| b.atlas | a | **80.0** (79.0–81.0) |" in markdown
-    assert "| a.atlas | a | 71.0 (70.0–72.0) |" in markdown
-    assert "Network: vit\\_base 00 (b.atlas); vit\\_tiny 0123456789ab (a.atlas)." in latex
-    unknown = [row("a", top1_cls=71.0) | {"network": None}]
-    assert "Network: unknown." in print_localization(unknown, about())[1].decode()
+    assert "| Source | Method | Top-1 cls. | MaxBoxAcc |" in markdown
+    assert "| b.atlas | a | **80.0** (79.0–81.0) | – |" in markdown
+    assert "| a.atlas | a | 71.0 (70.0–72.0) | – |" in markdown
+    assert "|  | whole image \\* | – | 1.0 (0.0–2.0) |" in markdown
+    assert "a.atlas: maps of the label, network vit\\_tiny 0123456789ab; b.atlas: maps of the prediction" in latex
+    unknown = [row("a", top1_cls=71.0) | {"network": None, "target": None}]
+    assert "- Maps, masks or boxes, network unknown." in print_localization(unknown, about())[1].decode()
 
 
 def test_where_thresholds_come_from_is_said() -> None:
@@ -104,11 +107,19 @@ def test_where_thresholds_come_from_is_said() -> None:
 def test_open_vocabulary_has_a_table() -> None:
     values = dict.fromkeys(CLASS_METRICS) | {"miou": 40.0, "miou_oracle": 45.0}
     interval = {name: value and [value, value] for name, value in values.items()}
-    names = {"source": "a", "method": "legrad", "kind": "method", "network": NETWORK, "points_outside": None}
+    names = {
+        "source": "a",
+        "method": "legrad",
+        "kind": "method",
+        "network": NETWORK,
+        "target": "top",
+        "points_outside": None,
+    }
     one = names | {"images": 9, "classes": 3, "tuning_images": 4, "interval": interval} | values
     latex, markdown = (data.decode() for data in print_classes([one], about(target="top")))
     assert "| legrad | **40.0** (40.0–40.0) | **45.0** (45.0–45.0) |" in markdown
     assert "9 images of val\\_boxes, 3 classes" in latex
+    assert "- Maps of several classes, network" in markdown
 
 
 HOSTILE = r"a_b%c&d#e$f{g}h\input{x}^~<b>|i" + '"j\n*k* `l` [m](n) — é Ł ï 中 \u202e é--'
