@@ -119,6 +119,7 @@ def _raise_for(products: "ProductsResult") -> None:
 def _how_to_repair(atlas: str, damaged: Sequence[str]) -> str:
     if not damaged:
         return "restore shards, remove stray objects; the plan command again rewrites the metadata of maps.zarr"
-    records = " ".join(f"{atlas}/commits/{shard}.json" for shard in damaged[:_MAX_LISTED])
+    places = [shard.rpartition("/") for shard in damaged[:_MAX_LISTED]]
+    records = " ".join(f"{atlas}/{part}{slash}commits/{name}.json" for part, slash, name in places)
     more = f" and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
     return f"to repair these shards, remove {records}{more}, then: vitatlas run {atlas}"

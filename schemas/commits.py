@@ -105,6 +105,16 @@ class LeaseRecord(Record):
     in_progress: tuple[str, ...] = ()
 
 
+class DroppedRecord(Record):
+    """``dropped.json``: methods of the run that the atlas no longer has. Written before their objects are deleted.
+
+    Attributes:
+        methods: their names.
+    """
+
+    methods: tuple[str, ...]
+
+
 class ProductRecord(Record):
     """``product.json`` of a derived product: everything in its folder but what the commits name. Written last.
 
@@ -126,6 +136,7 @@ class DerivedCommit(Record):
         counts: number of samples by status.
         statistics: values for the summary.
         objects: all objects that were written before this record.
+        parts: hash of the maps of each part that it was made from, by the ``run_hash`` of the part.
     """
 
     shard: str
@@ -135,3 +146,4 @@ class DerivedCommit(Record):
     counts: dict[str, Count]
     statistics: dict[str, float] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
+    parts: dict[str, str] = Field(default_factory=dict)

@@ -11,6 +11,8 @@ COMMITS = "commits"
 QUARANTINED = "quarantined"
 STAGED = "staged"
 LEASE = "lease.json"
+PARTS = "parts"
+DROPPED = "dropped.json"
 LABELS = "labels"
 SCORES = "scores"
 AUDIT = "audit"
@@ -121,6 +123,20 @@ def staged_prefix(shard_index: int, replaces: str) -> str:
 def quarantine_object(shard: str) -> str:
     """Return the path of a shard's quarantine record."""
     return f"{QUARANTINED}/{shard}.json"
+
+
+def part_folder(run_hash: str) -> str:
+    """Return the folder of a part, which is an atlas of further methods for the same shards.
+
+    Args:
+        run_hash: of its run, so that the name tells everything that is in it.
+    """
+    return f"{PARTS}/{run_hash.removeprefix('sha256:')[:16]}"
+
+
+def extended_url(url: str) -> str:
+    """Return the URL of the atlas that the part at a URL extends."""
+    return url.rstrip("/").rsplit(f"/{PARTS}/", 1)[0]
 
 
 def commit_object(shard: str) -> str:

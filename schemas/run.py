@@ -1,7 +1,7 @@
 """A run: the spec of the user (``RunSpec``) and the frozen record of the plan (``RunRecord``)."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -289,6 +289,7 @@ class RunRecord(Record):
         provenance: name of the design that a method follows, where its paper leaves one open.
         label_names: name of each class of the network's own classifier; empty where they are not known.
         versions: versions of the packages that compute.
+        extends: ``run_hash`` of the atlas that this one adds methods to, in a part; empty: it is no part.
     """
 
     format: int = FORMAT
@@ -305,11 +306,30 @@ class RunRecord(Record):
     chunk: Size
     shards: tuple[ShardRecord, ...]
     versions: dict[str, str]
+    extends: str = ""
 
     def sealed(self) -> Self:
         """Return the record with its hashes."""
         hashes = self._field_hashes()
         return self.model_copy(update={"hashes": hashes, "run_hash": _hash_json(hashes)})
+
+    def joined(self, others: Iterable["RunRecord"]) -> Self:
+        """Return the record with the methods of other runs as well. The hashes stay those of this one."""
+        return self._with_methods((self, *others))
+
+    def without(self, methods: Container[str]) -> Self:
+        """Return the record without some methods. The hashes stay those of all."""
+        return self._with_methods((self,), methods)
+
+    def _with_methods(self, records: Sequence["RunRecord"], left_out: Container[str] = ()) -> Self:
+        def merge(mappings: Iterable[dict[str, Any]]) -> dict[str, Any]:
+            return {name: value for values in mappings for name, value in values.items() if name not in left_out}
+
+        specs = merge(dict(zip(record.methods, record.spec.methods, strict=True)) for record in records)
+        fields = {field: merge(getattr(record, field) for record in records) for field in _BY_METHOD}
+        return self.model_copy(
+            update=fields | {"spec": self.spec.model_copy(update={"methods": tuple(specs.values())})}
+        )
 
     def changed_fields(self) -> list[str]:
         """Return the names of the fields that are not as their hashes say; none if the record is as it was sealed."""
@@ -368,6 +388,8 @@ class RunRecord(Record):
         return {name: spec for method_specs in specs for name, spec in method_specs.items()}
 
 
+_BY_METHOD = ("methods", "extra_outputs", "artifacts", "provenance")
+"""Fields of a run that are mappings by method."""
 _NOT_HASHED = {"format", "run_hash", "hashes", "versions"}
 
 

@@ -77,7 +77,7 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
     maps = sum(_count_maps(atlas, commit, target) for target in atlas.run.spec.target_names)
     for method in atlas.methods:
         method_columns = {"shard": shard.name, "kind": "maps", "method": method, "expected": maps}
-        degenerate = commit.degenerate.get(method, 0)
+        degenerate = atlas.commit_of(method, commit).degenerate.get(method, 0)
         yield method_columns | {"status": str(SampleStatus.OK), "count": maps - degenerate}
         if degenerate:
             reason = "the map is constant, or was not finite"

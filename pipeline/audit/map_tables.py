@@ -69,7 +69,7 @@ def open_map_tables(atlas: Atlas, out: str, target: str, methods: Sequence[str],
     digest = truth.digest if truth is not None else None
     about = AuditSpec(run=atlas.run.run_hash, target=target, methods=names, truth=digest)
     function = partial(_tabulate_shard, about)
-    return MapTables("audit", function, atlas, ObjectStore(out), about=about, truth=truth)
+    return MapTables("audit", function, atlas, ObjectStore(out), about=about, methods=names, truth=truth)
 
 
 @dataclass(frozen=True, kw_only=True)

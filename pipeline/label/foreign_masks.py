@@ -105,7 +105,7 @@ def import_masks(
     function = partial(_import_shard, names, context, masks.name, target)
     title, objects = f"label from {masks.name}", ObjectStore(out)
     labels = _ImportedLabels(
-        title, function, atlas, objects, about=about, formats=names, context=context, matched=matched
+        title, function, atlas, objects, about=about, methods=(), formats=names, context=context, matched=matched
     )
     return derive(labels, options)
 

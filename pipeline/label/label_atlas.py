@@ -114,7 +114,16 @@ def label(
     title, function = f"label by {policy.name}", partial(_label_shard, policy, names, context, options.allow_pipe)
     needs_gpu = policy.refine is not None
     labels = _Labels(
-        title, function, atlas, objects, about=about, uses_gpu=needs_gpu, policy=policy, formats=names, context=context
+        title,
+        function,
+        atlas,
+        objects,
+        about=about,
+        methods=policy.methods,
+        uses_gpu=needs_gpu,
+        policy=policy,
+        formats=names,
+        context=context,
     )
     return derive(labels, options)
 

@@ -99,7 +99,7 @@ def evaluate_metrics(
     )
     title, function = f"evaluate {suite}", partial(_evaluate_shard, options.device, tuple(metrics.values()), about)
     values = _MetricValues(
-        title, function, atlas, ObjectStore(out), about=about, metrics=metrics, samples=samples, log=log
+        title, function, atlas, ObjectStore(out), about=about, methods=names, metrics=metrics, samples=samples, log=log
     )
     return derive(values, options)
 
@@ -172,7 +172,7 @@ def _evaluate_shard(
     device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[Atlas, Ordinals]
 ) -> ShardResult:
     atlas, ordinals = task.source, task.data
-    worker = cached_worker(atlas.objects.url, device, about.run)
+    worker = cached_worker(atlas.objects.url, device, about.run, atlas.methods)
     values = evaluate_shard(worker, atlas.shard(task.shard), ordinals, metrics, about.methods, about.seed)
     written = task.objects.put(_values_object(task.shard), to_parquet(values))
     return ShardResult((written,), {"images": len(ordinals)}, _items(ordinals))

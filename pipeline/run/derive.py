@@ -80,6 +80,7 @@ class DerivedProduct(ABC, Generic[Source, Input, Result]):
         source: what the product is derived from.
         objects: output folder.
         about: settings of the product; commits made with other settings are made again.
+        methods: whose maps are read; a commit names the parts of the atlas that have them.
         uses_gpu: take a GPU for each shard, where the cluster has any.
     """
 
@@ -91,6 +92,7 @@ class DerivedProduct(ABC, Generic[Source, Input, Result]):
     source: Source
     objects: ObjectStore
     about: Record
+    methods: tuple[str, ...] = field(kw_only=True)
     uses_gpu: bool = field(default=False, kw_only=True)
 
     def check_output(self) -> None:
@@ -170,8 +172,8 @@ def derive_shards(
         product.remove_summary()
     for shard in stale:
         remove_shard(objects, shard)
-    settings = (product.function, product.source, objects.url, product.about.digest(), product.keeps_commits)
-    work = partial(_derive_shard, *settings, lease.objects.url, lease.holder)
+    settings = product.function, product.source, product.methods, objects.url, product.about.digest()
+    work = partial(_derive_shard, *settings, product.keeps_commits, lease.objects.url, lease.holder)
     items = tuple(dict.fromkeys(item for commit in valid.values() for item in commit.items))
     tasks = [(shard, data, shard in valid, items) for shard, data in zip(pending, product.inputs(pending), strict=True)]
     module = type(product).__module__
@@ -184,6 +186,7 @@ def derive_shards(
 def _derive_shard(
     function: Callable[[ShardTask[Source, Input]], ShardResult],
     source: Source,
+    methods: Sequence[str],
     url: str,
     settings_hash: str,
     keeps_commits: bool,
@@ -195,7 +198,7 @@ def _derive_shard(
     objects, leased = ObjectStore(url), ObjectStore(lease_url)
     while True:
         check_lease(leased, lease)
-        content = content_hash(source.record(shard))
+        content, parts = content_hash(source.record(shard)), source.parts_of(shard, methods)
         last = read_commit(objects, shard)
         previous = last if last and valid and (last.parent, last.settings_hash) == (content, settings_hash) else None
         if last and not previous:
@@ -205,9 +208,11 @@ def _derive_shard(
             objects.delete(commit_object(shard))
         with suppress(ShardReplacedError):
             result = function(ShardTask(source, objects, shard, content, data, previous, last.items if last else items))
-            if content_hash(source.record(shard)) == content:  # else the maps may be those of another commit
+            # Else the maps may be those of another commit.
+            if (content_hash(source.record(shard)), source.parts_of(shard, methods)) == (content, parts):
                 break
-    commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, **vars(result))
+    parts = (previous.parts if previous else {}) | parts
+    commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, parts=parts, **vars(result))
     check_lease(leased, lease)
     objects.put(commit_object(shard), commit.to_bytes())
     return commit

@@ -9,14 +9,14 @@ from pipeline.run.events import Event, ShardCommitted, ShardQuarantined, ShardsI
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.progress import RunProgress
 from pipeline.run.signals import GracefulShutdown
-from pipeline.store import Atlas, Lease
+from pipeline.store import Atlas, Lease, zarr_arrays
 from pipeline.store.commit_protocol import settle_all
 from pipeline.store.lease import check_lease
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.terminal import echo
 from schemas.commits import QuarantineRecord
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
-from schemas.layout import LEASE, QUARANTINED, STAGED, quarantine_object
+from schemas.layout import LEASE, QUARANTINED, STAGED, extended_url, quarantine_object
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus
 
@@ -25,7 +25,7 @@ _MAX_NAMED = 50
 
 
 def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = False) -> Atlas:
-    """Process every shard that has no commit yet.
+    """Process every shard that has no commit yet, and then those of the parts that ``vitatlas extend`` has added.
 
     Args:
         url: of a planned atlas.
@@ -43,17 +43,11 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
     options, atlas = options or ExecutionOptions(), Atlas.open(url)
     # An atlas may come from an untrusted source; only the user may allow commands.
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    # What a dead run has left is cleaned up even if nothing is pending.
-    leftovers = atlas.objects.exists(LEASE) or atlas.objects.list(QUARANTINED) or atlas.objects.list(STAGED)
-    if leftovers or _pending_shards(atlas, retry_failed):
+    if any(_has_work(each, retry_failed) for each in (atlas, *atlas.parts)):
         with Lease(atlas.objects, partial(echo, err=True)) as lease:
-            atlas = Atlas.open(url)  # another run may have committed shards while this one waited for the lease
-            for _ in atlas.records():  # refuses those of another run, before anything is added to them
-                pass
-            _clean_up(atlas)
-            _execute(atlas, options, retry_failed, lease)
-            settle_all(atlas.objects, atlas.run)
-            atlas.objects.remove_temp_files()
+            run_under_lease(url, options, retry_failed, lease)
+            for part in Atlas.open(url).parts:
+                run_part(part.objects.url, options, retry_failed)
     finished = Atlas.open(url)
     if missing := [shard.name for shard in finished.run.shards if shard.name not in finished.committed]:
         raise RunFailedError(
@@ -68,6 +62,53 @@ def run(url: str, options: ExecutionOptions | None = None, retry_failed: bool = 
     return finished
 
 
+def run_part(url: str, options: ExecutionOptions, retry_failed: bool = False) -> None:
+    """Process the pending shards of a part. The lease of the atlas that it extends must be held.
+
+    Args:
+        url: of the part.
+        options: of the execution.
+        retry_failed: as in ``run``.
+
+    Raises:
+        RunFailedError, StoppedEarlyError: see ``run``.
+    """
+    part = Atlas.open(url)
+    if zarr_arrays.metadata_faults(part.objects, part.own):  # stopped, or its folder cleaned, while it was planned
+        zarr_arrays.create_arrays(part.objects, part.own)
+    if _has_work(part, retry_failed):
+        with Lease(part.objects, partial(echo, err=True)) as lease:
+            run_under_lease(url, options, retry_failed, lease)
+
+
+def run_under_lease(url: str, options: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
+    """Process the pending shards of an atlas, without its parts.
+
+    Args:
+        url: of the atlas.
+        options: of the execution.
+        retry_failed: as in ``run``.
+        lease: of the atlas.
+
+    Raises:
+        RunFailedError, StoppedEarlyError: see ``run``.
+    """
+    atlas = Atlas.open(url, with_parts=False)  # another run may have committed shards before this one got the lease
+    for _ in atlas.records():  # refuses those of another run, before anything is added to them
+        pass
+    _clean_up(atlas)
+    _execute(atlas, options, retry_failed, lease)
+    settle_all(atlas.objects, atlas.run)
+    atlas.objects.remove_temp_files()
+
+
+def _has_work(atlas: Atlas, retry_failed: bool) -> bool:
+    """Return whether shards are pending, or a dead run has left something that is to be cleaned up."""
+    objects = atlas.objects
+    leftovers = objects.exists(LEASE) or objects.list(QUARANTINED) or objects.list(STAGED)
+    return bool(leftovers or _pending_shards(atlas, retry_failed))
+
+
 def _describe_first_sample(atlas: Atlas) -> str:
     """Return what the first sample of an atlas lacks."""
     tables = ((shard, atlas.samples_of(shard, ["key", "error"])) for shard in atlas.shard_names)
@@ -76,8 +117,15 @@ def _describe_first_sample(atlas: Atlas) -> str:
 
 
 def _pending_shards(atlas: Atlas, retry_failed: bool) -> list[int]:
-    pending = [index for index, shard in enumerate(atlas.run.shards) if shard.name not in atlas.committed]
-    if retry_failed:
+    extended = atlas.open_extended()
+    todo = [
+        index for index, shard in enumerate(atlas.run.shards) if extended is None or shard.name in extended.committed
+    ]
+    pending = [index for index in todo if atlas.run.shards[index].name not in atlas.committed]
+    if retry_failed and extended:
+        now = {commit.shard: commit.statuses for commit in extended.records()}
+        pending += [commit.shard_index for commit in atlas.records() if commit.statuses != now.get(commit.shard)]
+    elif retry_failed:
         pending += [commit.shard_index for commit in atlas.records() if commit.ok < commit.rows]
     return sorted(pending)
 
@@ -91,7 +139,8 @@ def _clean_up(atlas: Atlas) -> None:
 
 
 def _execute(atlas: Atlas, options: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
-    url, run, shutdown, done = atlas.objects.url, atlas.run, GracefulShutdown(), 0
+    run, shutdown, done = atlas.run, GracefulShutdown(), 0
+    url = extended_url(atlas.objects.url) if run.extends else atlas.objects.url
     pending = _pending_shards(atlas, retry_failed)
     quarantined: list[ShardQuarantined] = []
     if not pending:

@@ -59,7 +59,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
         check_tower(tower, spec)
         spec = spec.model_copy(update={"text_tower": tower.spec})
     chosen = registry.resolve(spec.methods or registry.defaults(anatomy_for(spec, loaded.anatomy)))
-    methods = check_supported(_with_artifacts(chosen, spec.artifacts), loaded.anatomy, lambda: loaded.record.weights)
+    methods = check_supported(with_artifacts(chosen, spec.artifacts), loaded.anatomy, lambda: loaded.record.weights)
     check_text_methods(methods, spec, loaded.anatomy)
     _check_classes(loaded, spec)
     targets = resolve_kinds(spec.targets, _class_names(loaded, spec) or spec.classes, loaded.record.classes)
@@ -108,7 +108,7 @@ def make_run_record(spec: RunSpec, loaded: LoadedModel, shards: tuple[ShardRecor
         spec=spec,
         model=loaded.record,
         artifacts=artifact_hashes(methods),
-        **_method_fields(methods),
+        **method_fields(methods),
         label_names=() if loaded.record.head else label_names(loaded.model, spec.model.pretrained),
         slot=slot_rows((shard.samples for shard in shards), chunk),
         chunk=chunk,
@@ -139,7 +139,7 @@ def _check_classes(loaded: LoadedModel, spec: RunSpec) -> None:
                 )
 
 
-def _method_fields(methods: Iterable[Method]) -> dict[str, Any]:
+def method_fields(methods: Iterable[Method]) -> dict[str, Any]:
     """Return the fields of a run that describe its methods, apart from their artifacts."""
     return {
         "methods": {method.name: method.options() for method in methods},
@@ -148,7 +148,7 @@ def _method_fields(methods: Iterable[Method]) -> dict[str, Any]:
     }
 
 
-def _with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Method, ...]:
+def with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Method, ...]:
     """Load artifacts into the methods that their records name.
 
     Raises:
@@ -180,7 +180,7 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     """Return the existing run if it has this spec. Lost metadata of arrays is written again."""
     out = objects.url
     run = Atlas.open(out).run
-    methods = _with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
+    methods = with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
     targets = resolve_kinds(spec.targets, run.class_names, run.model.classes)
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
     if spec.text_tower and run.spec.text_tower:  # a worker compares the files with the hash
@@ -270,7 +270,7 @@ def check_methods(run: RunRecord, url: str) -> None:
                 f"{url}: the artifact of {name} was {digest} when it was planned and is {hashes.get(name)} now; "
                 "restore it, or plan another atlas"
             )
-    fields = _method_fields(methods)
+    fields = method_fields(methods)
     planned, now = (
         record.model_dump(mode="json", include=set(fields)) for record in (run, run.model_copy(update=fields))
     )

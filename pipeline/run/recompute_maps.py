@@ -37,7 +37,7 @@ class RecomputeResult:
         maps, equal: number of maps, and of those that are equal bit by bit.
         faults: a sentence for each map that differs, and for each image that has changed; and one if not a single map
             could be recomputed.
-        damaged: names of the shards in the atlas with maps that differ.
+        damaged: shards with maps that differ, as in ``VerifyResult``.
         notes: reasons why maps could not be recomputed, other than a change of their images.
     """
 
@@ -72,7 +72,7 @@ def recompute(
     for sample in chosen:
         ordinals_by_shard[sample["shard"]].add(sample["ordinal"])
     if ordinals_by_shard:
-        with Worker(atlas.objects.url) as worker:
+        with Worker(atlas.objects.url, with_parts=True) as worker:
             for done, shard_name in enumerate(sorted(ordinals_by_shard)):
                 progress(done, len(ordinals_by_shard))
                 shard, stored = atlas.read_current(shard_name, partial(_read_shard, atlas))
@@ -119,15 +119,16 @@ def recompute_rows(
 
 
 @lru_cache(1)
-def cached_worker(url: str, device: Device, run_hash: str) -> Worker:
-    """Return a worker that this process keeps for further shards.
+def cached_worker(url: str, device: Device, run_hash: str, methods: tuple[str, ...]) -> Worker:
+    """Return a worker with all methods of an atlas, which this process keeps for further shards.
 
     Args:
         url: of the atlas.
         device: to compute on.
         run_hash: of the run, so that another atlas at the same URL gets another worker.
+        methods: of the atlas, so that one that has more now gets another worker.
     """
-    return Worker(url, device)
+    return Worker(url, device, with_parts=True)
 
 
 def _read_shard(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard, dict[str, NDArray[Any]]]:
@@ -140,7 +141,7 @@ def _read_shard(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard, dict[st
 def _compare_shard(
     worker: Worker, shard: AtlasShard, arrays: Mapping[str, NDArray[Any]], ordinals: set[int], result: RecomputeResult
 ) -> None:
-    name, damaged = shard.commit.shard, False
+    name, damaged = shard.commit.shard, dict[str, None]()
     for row, maps, _ in recompute_rows(worker, shard, ordinals):
         ordinal, key = row["ordinal"], row["key"]
         (stored_row,) = shard.samples.slice(ordinal, 1).to_pylist()
@@ -155,7 +156,7 @@ def _compare_shard(
         for method, raw in maps.items():
             scaled, bounds, _ = minmax_scale(raw)
             stored, stored_bounds = arrays[method][ordinal], arrays[range_name(method)][ordinal]
-            allowed = _TOLERANCE + 2 * shard.commit.drift.get(method, 0.0)
+            allowed = _TOLERANCE + 2 * shard.commit_of(method).drift.get(method, 0.0)
             for index, target_kind in enumerate(worker.run.spec.target_names):
                 if not has_map(row, index, target_kind):
                     continue
@@ -165,13 +166,14 @@ def _compare_shard(
                 )
                 distance = _max_difference(scaled[index], bounds[index], stored[index], stored_bounds[index])
                 if not distance <= allowed:
-                    damaged = True
-                    torch_version = shard.commit.versions["torch"]
+                    commit = shard.commit_of(method)
+                    damaged[shard.place_of(method)] = None
+                    torch_version = commit.versions["torch"]
                     result.faults.append(
                         f"{name}: the {method} map of {key} ({target_kind}) is not what is computed now, it is "
-                        f"{distance:.2g} of its range away; it was made on {shard.commit.host}, torch {torch_version}"
+                        f"{distance:.2g} of its range away; it was made on {commit.host}, torch {torch_version}"
                     )
-    result.damaged += [name] * damaged
+    result.damaged += damaged
 
 
 def _max_difference(

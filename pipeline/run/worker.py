@@ -31,6 +31,7 @@ from pipeline.read import (
     iter_batches,
 )
 from pipeline.run.execution import Device, check_decode_device
+from pipeline.run.extended_shard import ExtendedShard
 from pipeline.run.gpu_decode import DeviceDecoder, to_device
 from pipeline.run.plan import check_methods, check_model, package_versions
 from pipeline.run.sample_columns import check_unchanged, prediction_columns, sample_columns, target_columns
@@ -95,6 +96,7 @@ class Worker:
         loaded: the model of the run; None loads it.
         cache: of remote shards on this node; None reads them over the network.
         lease: holder of the lease of the run, without which nothing is committed; empty: there is none.
+        with_parts: explain with the methods of its parts as well; such a worker commits nothing.
 
     Raises:
         UsageError: there is no GPU that the run needs.
@@ -110,8 +112,10 @@ class Worker:
         loaded: LoadedModel | None = None,
         cache: ShardCache | None = None,
         lease: str = "",
+        with_parts: bool = False,
     ) -> None:
-        atlas, self.lease = Atlas.open(url), lease
+        atlas, self.lease = Atlas.open(url, with_parts), lease
+        self.extended = atlas.open_extended()
         self.objects, self.run, self.retry_failed, self.cache = atlas.objects, atlas.run, retry_failed, cache
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
@@ -168,11 +172,15 @@ class Worker:
         if writer.previous and not failed:
             return writer.previous  # another writer has already retried it
         for sample in self.explain(shard_index, failed, stored=None if failed is None else writer.rows):
-            writer.add(*sample)
+            row = self.extended_shard.row(sample.row) if self.extended_shard else sample.row
+            has_maps = row["status"] == SampleStatus.OK
+            writer.add(row, sample.maps if has_maps else {}, sample.extra_outputs if has_maps else {})
         if failed is not None and self.sample_count != len(writer.rows):
             raise CorruptShardError(
                 f"{writer.shard}: had {len(writer.rows)} samples and has {self.sample_count} now; plan another atlas"
             )
+        if self.extended_shard:
+            self.extended_shard.check_count(len(writer.rows), whole=True)
         writer.source = self.source
         writer.drift = writer.drift or self.drift
         return writer.commit(self.timer.seconds(), attempt, socket.gethostname(), self.versions)
@@ -206,6 +214,9 @@ class Worker:
         self.drift: dict[str, float] = {}
         self.sample_count = 0
         self.timer.start()
+        self.extended_shard = ExtendedShard(self.extended, shard.name) if self.extended else None
+        if self.extended_shard:
+            shard = self.extended_shard.read_file(shard)
         original: SourceRecord | None = None
         if self.cache and (copy := self.cache.local_path(shard.url)) != shard.url:
             original = describe_source(shard.url)
@@ -256,7 +267,7 @@ class Worker:
         width = max(1, most_labels(self.run.spec.targets))
         labels = torch.tensor([_usable_labels(sample, self.run.model.classes, width) for sample in batch.samples])
         with self._text_classes(batch) as texts:
-            class_ids = self._class_ids_fn(to_device(labels, self.device), texts)
+            class_ids = self._class_ids_fn(to_device(labels, self.device), texts, batch)
             maps = self.explainer.maps(images, class_ids, keys)
             if self.run.spec.precision != "full" and not self.drift:
                 few = slice(0, _DRIFT_IMAGES)
@@ -329,7 +340,8 @@ class Worker:
                     {name: values[index] for name, values in extra_outputs.items()},
                 )
 
-    def _class_ids_fn(self, labels: Tensor, texts: Tensor) -> ClassIdsFn:
+    def _class_ids_fn(self, labels: Tensor, texts: Tensor, batch: ImageBatch) -> ClassIdsFn:
+        ordinals = [sample.ordinal for sample in batch.samples]
         targets = [target.partition(":")[::2] for target in self.run.spec.target_names]
 
         def class_ids(rows: slice, logits: Tensor) -> Tensor:
@@ -346,7 +358,8 @@ class Worker:
                     columns.append(next(own_texts))
                 else:
                     columns.append(torch.full_like(labels[rows, 0], int(argument)))
-            return torch.stack(columns, 1)
+            computed = torch.stack(columns, 1)
+            return self.extended_shard.class_ids(ordinals[rows], computed) if self.extended_shard else computed
 
         return class_ids
 

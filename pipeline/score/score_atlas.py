@@ -113,6 +113,7 @@ def score(
         source,
         objects,
         about=about,
+        methods=methods,
         tables=objects,
         shard_truths=shard_truths,
         options=options,

@@ -115,7 +115,15 @@ def score_classes(
     names = tuple(truth.classes[place][-1] for place in matched)
     function = partial(count_shard, scoring)
     product = _ClassScores(
-        "score", function, atlas, objects, about=about, shard_truths=shard_truths, scoring=scoring, names=names
+        "score",
+        function,
+        atlas,
+        objects,
+        about=about,
+        methods=selected,
+        shard_truths=shard_truths,
+        scoring=scoring,
+        names=names,
     )
     return derive(product, options)
 

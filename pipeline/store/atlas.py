@@ -16,31 +16,27 @@ from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.class_names import check_class_names
 from pipeline.store.map_dataset import MapDataset
 from pipeline.store.object_store import ObjectStore
+from pipeline.store.run_file import part_stores, read_dropped, read_run
 from pipeline.utils.concurrency import concurrent_map
 from schemas.commits import CommitRecord, QuarantineRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import (
     COMMITS,
-    FORMAT,
     QUARANTINED,
     RUN,
     Flag,
     commit_object,
+    extended_url,
     flag_name,
     quarantine_object,
     range_name,
 )
-from schemas.run import FormatRecord, RunRecord
 from schemas.samples import SAMPLES, SampleStatus, class_columns, class_ids, may_lack
 from schemas.text import escape_control
 
 if TYPE_CHECKING:
     import xarray
     from PIL.Image import Image
-
-
-_MAX_NAMED = 8
-"""Fields that a message names."""
 
 
 class Atlas(AtlasReader):
@@ -51,8 +47,12 @@ class Atlas(AtlasReader):
     """
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, with_parts: bool = True) -> Self:
         """Open an atlas at a local path or any fsspec URL.
+
+        Args:
+            url: of the atlas.
+            with_parts: also the methods that ``vitatlas extend`` has added; else only those of its own run.
 
         Raises:
             UsageError: there is no atlas, or it has another format.
@@ -60,24 +60,37 @@ class Atlas(AtlasReader):
         """
         objects = ObjectStore(url)
         try:
-            data = objects.get(RUN)
+            run = read_run(objects)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); create one with vitatlas plan") from None
-        _check_format(data, url)  # first, since another format may have any other fields
-        run = RunRecord.read(data, f"{url}/{RUN}")
-        if changed := run.changed_fields():
-            more = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
-            names = ", ".join(changed[:_MAX_NAMED]) + more
-            raise RunFailedError(
-                f"{url}/{RUN}: {names} {'has' if len(changed) == 1 else 'have'} been changed since the "
-                "atlas was planned; restore the file, or plan another atlas"
-            )
-        if fault := run.slot_fault():
-            raise RunFailedError(f"{url}/{RUN}: {fault}; restore the file, or plan another atlas")
-        return cls(objects, run)
+        kept = run.without(dropped) if (dropped := read_dropped(objects)) else run
+        return cls(objects, kept, cls._open_parts(objects, run.run_hash) if with_parts else ())
+
+    @classmethod
+    def _open_parts(cls, objects: ObjectStore, run_hash: str) -> Iterator[Self]:
+        for store in part_stores(objects):
+            if not store.exists(RUN):
+                continue  # an extend was stopped while it planned
+            part = cls.open(store.url, with_parts=False)
+            if part.own.extends != run_hash:
+                raise RunFailedError(f"{store.url}: extends another atlas than the one it is in; remove it")
+            yield part
+
+    def open_extended(self) -> Self | None:
+        """Return the atlas that this one is a part of, without its parts; None for an atlas that is no part.
+
+        Raises:
+            RunFailedError: the part was planned for another atlas.
+        """
+        if not self.own.extends:
+            return None
+        extended = self.open(extended_url(self.objects.url), with_parts=False)
+        if extended.own.run_hash != self.own.extends:
+            raise RunFailedError(f"{self.objects.url}: extends another atlas than the one it is in; remove it")
+        return extended
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_cached, (self.objects.url, self.run.run_hash)
+        return _open_cached, (self.objects.url, self.run.run_hash, self.methods)
 
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} shards"
@@ -102,7 +115,7 @@ class Atlas(AtlasReader):
     def shard_names(self) -> tuple[str, ...]:
         """Finished shards in the order of the run, from one listing without reading commits."""
         present = set(self.objects.list(COMMITS))
-        return tuple(shard.name for shard in self.run.shards if f"{shard.name}.json" in present)
+        return tuple(shard.name for shard in self.own.shards if f"{shard.name}.json" in present)
 
     @cached_property
     def committed(self) -> frozenset[str]:
@@ -230,7 +243,10 @@ class Atlas(AtlasReader):
         """
         import xarray  # takes half a second, and few need it
 
-        return xarray.open_zarr(self.zarr_store, zarr_format=3)
+        own = xarray.open_zarr(self.zarr_store, zarr_format=3)
+        holders = {name: self.holder(name) for name in self.run.arrays}
+        others = {part: part.to_xarray() for part in dict.fromkeys(holders.values()) if part is not self}
+        return own.assign({name: others[part][name] for name, part in holders.items() if part in others})
 
     def dataset(self, method: str, target: str = "label") -> MapDataset:
         """Return the maps of a method, each with its row, for ``torch.utils.data.DataLoader``.
@@ -370,23 +386,15 @@ class Atlas(AtlasReader):
 
 
 @lru_cache(maxsize=1)
-def _open_cached(url: str, run_hash: str) -> Atlas:
-    """Open an atlas, once in this process as long as its plan is the same.
+def _open_cached(url: str, run_hash: str, methods: tuple[str, ...]) -> Atlas:
+    """Open an atlas, once in this process as long as its plan and its methods are the same.
 
     Raises:
-        RunFailedError: another atlas is there now.
+        RunFailedError: another atlas is there now, or methods were dropped.
     """
     atlas = Atlas.open(url)
     if atlas.run.run_hash != run_hash:
         raise RunFailedError(f"{url}: has been planned anew while it was read; run the command again")
+    if missing := set(methods) - set(atlas.methods):
+        raise RunFailedError(f"{url}: {min(missing)} was dropped while it was read; run the command again")
     return atlas
-
-
-def _check_format(data: bytes, url: str) -> None:
-    """Raise UsageError if a ``run.json`` states another format, whatever else is in it."""
-    version = FormatRecord.read(data, f"{url}/{RUN}").format
-    if version is None:
-        raise UsageError(f"{url}/{RUN}: states no format; it is damaged, restore it or plan again")
-    if version != FORMAT:
-        remedy = "update vit-atlas" if version > FORMAT else "compute it again with vitatlas run"
-        raise UsageError(f"{url}: has format {version}, this version reads only format {FORMAT}; {remedy}")

@@ -1,10 +1,10 @@
 """Base of the atlas reader: rows of arrays, and sample tables of shards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.store.commit_protocol import read_committed
+from pipeline.store.derived import content_hash
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import ReadOnlyStore
@@ -32,11 +33,23 @@ class AtlasReader(ABC):
 
     Attributes:
         objects: objects of the atlas.
-        run: record of the run.
+        own: record of its run, without the methods that were dropped.
+        parts: atlases of further methods for the same shards, finished or not.
     """
 
-    def __init__(self, objects: ObjectStore, run: RunRecord) -> None:
-        self.objects, self.run = objects, run
+    def __init__(self, objects: ObjectStore, run: RunRecord, parts: Iterable[Self] = ()) -> None:
+        self.objects, self.own, self.parts = objects, run, tuple(parts)
+
+    @cached_property
+    def run(self) -> RunRecord:
+        """Record of the run, with the methods of the parts that are done for every finished shard."""
+        done = [part.own for part in self.parts if self.committed <= part.committed]
+        return self.own.joined(done) if done else self.own
+
+    @property
+    @abstractmethod
+    def committed(self) -> frozenset[str]:
+        """Finished shards."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -52,6 +65,72 @@ class AtlasReader(ABC):
     def zarr_store(self) -> ReadOnlyStore:
         """Zarr store, read-only."""
         return ReadOnlyStore(self.objects, MAPS)
+
+    def holder(self, array: str) -> Self:
+        """Return who has an array: the atlas itself, or one of its parts; of several the first that is done.
+
+        Raises:
+            UsageError: no such array.
+        """
+        everyone: tuple[Self, ...] = (self, *self.parts)
+        holders = [each for each in everyone if array in each.own.arrays]
+        if not holders:
+            self._check_method(array)
+        return next((each for each in holders if self.committed <= each.committed), holders[0])
+
+    def folder_of(self, holder: "AtlasReader") -> str:
+        """Return the path of a part in the atlas; empty for the atlas itself."""
+        return "" if holder is self else holder.objects.url.removeprefix(f"{self.objects.url}/")
+
+    def commit_of(self, array: str, commit: CommitRecord) -> CommitRecord:
+        """Return the commit with an array of a shard: its own, or that of the part that has the method.
+
+        Args:
+            array: name of the array, such as that of a method.
+            commit: own commit of the shard.
+
+        Raises:
+            UsageError: the part has no maps of this shard yet.
+            RunFailedError: it has maps of fewer samples.
+        """
+        holder, url, shard = self.holder(array), self.objects.url, commit.shard
+        if holder is self:
+            return commit
+        try:
+            of_part = holder.record(shard)
+        except FileNotFoundError:
+            raise UsageError(f"{url}: shard {shard} has no {array} maps yet; finish them: vitatlas run {url}") from None
+        if of_part.statuses != commit.statuses:
+            raise RunFailedError(
+                f"{url}: shard {shard} has samples that were retried since its {array} maps were computed; compute the "
+                f"others: vitatlas run {url} --retry-failed"
+            )
+        return of_part
+
+    def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
+        """Return the hash of the maps of one shard in each part with some of the methods, by the part's ``run_hash``.
+
+        Args:
+            shard: name of the shard.
+            methods: names of methods.
+
+        Raises:
+            UsageError, RunFailedError: see ``commit_of``.
+        """
+        commit, holders = self.record(shard), {self.holder(method): method for method in methods}
+        return {
+            part.own.run_hash: content_hash(self.commit_of(method, commit))
+            for part, method in holders.items()
+            if part is not self
+        }
+
+    def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
+        """Return whether one shard has the same maps in these parts, as ``parts_of`` returned them."""
+        now = {part.own.run_hash: part for part in self.parts if shard in part.committed}
+        return all(
+            run_hash in now and content_hash(now[run_hash].record(shard)) == digest
+            for run_hash, digest in parts.items()
+        )
 
     @abstractmethod
     def record(self, shard: str) -> CommitRecord:
@@ -113,7 +192,7 @@ class AtlasReader(ABC):
         """
         selection: Any = rows, self.check_array(array, target)
         try:
-            return np.asarray(self.group[array][selection])
+            return np.asarray(self.holder(array).group[array][selection])
         except (AtlasError, OSError):
             raise
         except Exception as error:  # whatever Zarr and its codecs meet in metadata and chunks that are not as written
@@ -182,6 +261,14 @@ class AtlasReader(ABC):
         return target
 
     def _check_method(self, method: str) -> None:
-        if method not in self.run.methods:
-            names, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
-            raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {names}{hint}")
+        if method in self.run.methods:
+            return
+        for part in self.parts:
+            if method in part.own.arrays:
+                done, all_shards = len(self.committed & part.committed), len(self.committed)
+                raise UsageError(
+                    f"{self.objects.url}: {method} is being added, {done} of {all_shards} shards have its maps; finish "
+                    f"it: vitatlas run {self.objects.url}"
+                )
+        names, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
+        raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {names}{hint}")

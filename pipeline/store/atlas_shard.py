@@ -26,6 +26,7 @@ class AtlasShard:
 
     def __init__(self, atlas: AtlasReader, commit: CommitRecord) -> None:
         self._atlas, self.commit = atlas, commit
+        self._commits = {atlas: commit}
         self.samples = atlas.samples_of(commit.shard, commit=commit)
 
     @property
@@ -91,6 +92,18 @@ class AtlasShard:
         """
         return self.values(f"{method}_{name}", target)
 
+    def commit_of(self, array: str) -> CommitRecord:
+        """Return the commit with an array of the shard; see ``AtlasReader.commit_of``."""
+        holder = self._atlas.holder(array)
+        if holder not in self._commits:
+            self._commits[holder] = self._atlas.commit_of(array, self.commit)
+        return self._commits[holder]
+
+    def place_of(self, array: str) -> str:
+        """Return the name of the shard, with the path of the part in front that has an array."""
+        folder = self._atlas.folder_of(self._atlas.holder(array))
+        return f"{folder}/{self.commit.shard}" if folder else self.commit.shard
+
     def array(self, name: str) -> NDArray[Any]:
         """Return the rows of an array, for all target kinds, as they were committed: [rows, …].
 
@@ -100,12 +113,14 @@ class AtlasShard:
         Raises:
             ShardReplacedError: the commit has been replaced since it was read.
             RunFailedError: the array is missing or damaged.
+            UsageError: see ``commit_of``.
         """
-        spec = self.run.arrays[name]
-        path = shard_object(name, self.commit.shard_index, len(spec.dims))
-        record = next((record for record in self.commit.objects if record.path == path), None)
-        data = read_committed(self._atlas.objects, self.commit, record) if record else None
-        return zarr_arrays.decode_slot(self.run, spec, data)[: self.commit.rows]
+        holder, commit = self._atlas.holder(name), self.commit_of(name)
+        spec = holder.own.arrays[name]
+        path = shard_object(name, commit.shard_index, len(spec.dims))
+        record = next((record for record in commit.objects if record.path == path), None)
+        data = read_committed(holder.objects, commit, record) if record else None
+        return zarr_arrays.decode_slot(holder.own, spec, data)[: commit.rows]
 
     def values(self, array: str, target: str) -> NDArray[np.float32]:
         """Return the rows of an array for one target kind, as float32.

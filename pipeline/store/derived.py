@@ -45,6 +45,17 @@ class CommittedShards(Protocol):
     def records(self, skip: Container[str] = ()) -> Iterable[ShardContent]:
         """Return the present contents of all shards but the skipped ones, in order."""
 
+    def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
+        """Return the present hash of one shard in each part with some of the methods, by the part's ``run_hash``.
+
+        Args:
+            shard: name of the shard.
+            methods: whose maps are read.
+        """
+
+    def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
+        """Return whether one shard has the same maps in these parts, as ``parts_of`` returned them."""
+
 
 def content_hash(commit: ShardContent) -> str:
     """Return the hash of the objects of one shard, whenever and wherever they were made."""
@@ -187,7 +198,9 @@ def load_completed(
             log(f"{objects.url}/{name}: has changed since it was written; its shard is made again")
             continue
         wanted = (content.shard, content_hash(content), settings_hash)
-        if commit is not None and (commit.shard, commit.parent, commit.settings_hash) == wanted:
+        if commit is None or (commit.shard, commit.parent, commit.settings_hash) != wanted:
+            continue
+        if source.has_parts(content.shard, commit.parts):
             valid.append(commit)
     differences_by_commit = concurrent_map(partial(_first_difference, objects), valid)
     completed = {}

@@ -36,7 +36,7 @@ class VerifyResult:
         objects: number of committed objects that were compared.
         missing: number of shards without a commit.
         faults: one sentence per fault.
-        damaged: shards that must be done again to repair the atlas.
+        damaged: shards that must be done again to repair the atlas; of a part with the path of its folder in front.
         notes: what a reader should know, though it is no fault.
         versions: number of shards by version, of each package that differs between shards.
     """
@@ -48,6 +48,19 @@ class VerifyResult:
     notes: list[str] = field(default_factory=list)
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    def add(self, part: "VerifyResult", name: str) -> None:
+        """Add the result of a part.
+
+        Args:
+            part: result of it alone.
+            name: path of its folder in the atlas.
+        """
+        self.objects += part.objects
+        self.missing += part.missing
+        self.faults += [f"{name}: {fault}" for fault in part.faults]
+        self.damaged += [f"{name}/{shard}" for shard in part.damaged]
+        self.notes += [f"{name}: {note}" for note in part.notes]
+
 
 def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyResult:
     """Verify every committed object by its checksum, and every row by its maps; report other objects.
@@ -58,14 +71,37 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
 
     Args:
         atlas: the atlas.
-        progress: called with the number of verified shards and of all shards.
+        progress: called with the number of verified shards and of all shards, of the atlas and then of each part.
     """
-    result = VerifyResult(missing=len(atlas.run.shards) - len(atlas.committed))
-    result.faults += zarr_arrays.metadata_faults(atlas.objects, atlas.run)
+    result = _verify_own(atlas, progress)
+    for part in atlas.parts:
+        name = atlas.folder_of(part)
+        result.add(_verify_own(part, progress), name)
+        common = [shard for shard in atlas.shard_names if shard in part.committed]
+        result.faults += filter(None, concurrent_map(partial(_difference_of_part, atlas, part, name), common))
+    return result
+
+
+def _difference_of_part(atlas: Atlas, part: Atlas, name: str, shard: str) -> str | None:
+    """Return how the samples of a part differ from those of its atlas, if they do."""
+    try:
+        if atlas.record(shard).statuses != part.record(shard).statuses:
+            url = atlas.objects.url
+            return f"{name}: {shard} lacks maps of samples that were retried; vitatlas run {url} --retry-failed"
+        same = atlas.samples_of(shard).equals(part.samples_of(shard))
+    except RunFailedError:
+        return None  # it has a fault of its own
+    return None if same else f"{name}: {shard} has other samples than the atlas"
+
+
+def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyResult:
+    """Verify an atlas without its parts, or one of its parts."""
+    result = VerifyResult(missing=len(atlas.own.shards) - len(atlas.committed))
+    result.faults += zarr_arrays.metadata_faults(atlas.objects, atlas.own)
     if result.faults:  # arrays cannot be read with such metadata
         result.faults += _commit_faults(atlas)
         return result
-    expected = _run_objects(atlas)
+    expected, parts = _run_objects(atlas), {part.objects.url for part in atlas.parts}
     shard_results = concurrent_map(partial(_verify_shard, atlas), range(len(atlas.run.shards)))
     across = _AcrossShards()
     for done, (shard, shard_result) in enumerate(zip(atlas.run.shards, shard_results, strict=True), 1):
@@ -78,14 +114,22 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
     result.faults += across.source_faults
     result.notes += across.notes(atlas)
     result.versions = across.versions.mixed()
-    staged = 0
+    staged = unplanned = 0
     for name, _ in atlas.objects.list_all():
+        if name.startswith(f"{layout.PARTS}/"):
+            unplanned += f"{atlas.objects.url}/{'/'.join(name.split('/')[:2])}" not in parts
+            continue
         if is_temp_file(name) and result.missing:
             continue  # the run removes it when it resumes
         if name.startswith(f"{layout.STAGED}/"):
             staged += 1
         elif name not in expected and name.partition("/")[0] not in _DERIVED:
             result.faults.append(f"{name}: belongs to nothing that was committed")
+    if unplanned:
+        result.notes.append(
+            f"{unplanned:,} objects in {layout.PARTS}/ are of an extend that was stopped while it planned; the same "
+            "command again uses them"
+        )
     if staged:
         result.notes.append(
             f"{staged:,} objects in {layout.STAGED}/ are of a run that goes on or was interrupted; run to its end, it "
@@ -245,13 +289,13 @@ def _load(objects: ObjectStore, commit: CommitRecord, record: ObjectRecord) -> t
 def _run_objects(atlas: Atlas) -> set[str]:
     """Return the objects of the run that may exist whatever is committed."""
     shards = [shard.name for shard in atlas.run.shards]
-    names = {layout.RUN, layout.LEASE, *zarr_arrays.metadata_objects(atlas.run)}
+    names = {layout.RUN, layout.LEASE, layout.DROPPED, *zarr_arrays.metadata_objects(atlas.own)}
     return names | {commit_object(shard) for shard in shards} | {quarantine_object(shard) for shard in shards}
 
 
 def _shard_objects(atlas: Atlas, shard_index: int) -> dict[str, tuple[str, ArraySpec] | None]:
     """Return the objects that a shard may have: its sample table (None), and its Zarr shards with array and spec."""
-    run = atlas.run
+    run = atlas.own
     arrays: dict[str, tuple[str, ArraySpec] | None] = {samples_object(run.shards[shard_index].name): None}
     for name, spec in run.arrays.items():
         arrays[shard_object(name, shard_index, len(spec.dims))] = name, spec

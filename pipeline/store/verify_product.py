@@ -102,3 +102,5 @@ def _source_faults(atlas: Atlas, commit: DerivedCommit, name: str) -> Iterator[s
         yield f"{name}: was made from maps that the atlas does not have"
     elif content_hash(atlas.record(commit.shard)) != commit.parent:
         yield f"{name}: was made from other maps than the atlas has now"
+    elif not atlas.has_parts(commit.shard, commit.parts):
+        yield f"{name}: was made from maps of a part that the atlas does not have, or has others of now"

@@ -60,6 +60,7 @@ def count_samples(atlas: Atlas, out: Path, items: tuple[str, ...] = (), **settin
         source=atlas,
         objects=ObjectStore(str(out)),
         about=about,
+        methods=(),
         items=items,
         computed=computed,
     )

@@ -92,7 +92,7 @@ def export_audit(
     EXPORTERS[kind].validate(about, audit)
     title, function = f"export to {kind}", partial(_export_shard, about)
     context = AtlasContext(atlas.run, about, samples, audit)
-    export = _Export(title, function, atlas, objects, about=about, context=context, truth=truth)
+    export = _Export(title, function, atlas, objects, about=about, methods=names, context=context, truth=truth)
     derive(export, options)
     return objects.url
 

@@ -20,7 +20,7 @@ from schemas.layout import AUDIT, COMMITS, LABELS, SCORES, commit_object
 from schemas.metrics import MetricSuite
 
 MAPS = "maps"
-"""Name of the maps among the products of an atlas."""
+"""Name of the maps among the products of an atlas; with the name of the part behind a slash, of those in a part."""
 EXTERNAL = "elsewhere"
 """Folder in the names of products outside of the atlas."""
 _LABEL_TABLES = "labels"
@@ -45,6 +45,10 @@ def build_lineage_table(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str
 
 def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
     rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.run_hash, _hash_images(atlas, shard))]
+    parts = [part for part in atlas.parts if any(method in atlas.run.methods for method in part.own.methods)]
+    for part in parts:
+        name = f"{MAPS}/{part.objects.url.rpartition('/')[2]}"
+        rows.append(_row(part.objects, name, part.record(shard), part.own.run_hash, rows[0]["parent_hash"]))
     for name, objects in products.items():
         commit = _read_commit(objects, shard)
         if isinstance(commit, DerivedCommit):
@@ -152,6 +156,8 @@ def _shard_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
         return [f"{commit_object(shard)} is of shard {commit.shard}"]
     if commit.parent != content_hash(atlas.record(shard)):
         return [f"{shard} was made of other maps than the atlas has; make it again"]
+    if not atlas.has_parts(shard, commit.parts):
+        return [f"{shard} was made of maps of a part that the atlas does not have; make it again"]
     if any(record.path == f"{_LABEL_TABLES}/{shard}.parquet" for record in commit.objects):
         return list(_label_faults(atlas, objects, shard))
     return []

@@ -1,6 +1,6 @@
 """An atlas as a source of maps."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
@@ -70,6 +70,14 @@ class AtlasSource(ScoreSource):
     def records(self, skip: Container[str] = ()) -> Iterator[CommitRecord]:
         """Yield the commits of all shards but the skipped ones."""
         return self.atlas.records(skip)
+
+    def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
+        """See ``Atlas.parts_of``."""
+        return self.atlas.parts_of(shard, methods)
+
+    def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
+        """See ``Atlas.has_parts``."""
+        return self.atlas.has_parts(shard, parts)
 
     def images(self, shard: str) -> list[SourceImage]:
         columns = [*_COLUMNS, *(class_columns(self.target) if may_lack(self.target) else ())]

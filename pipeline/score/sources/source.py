@@ -100,6 +100,14 @@ class ScoreSource(ABC):
     def record(self, shard: str) -> ShardContent:
         """Return the present content of a shard."""
 
+    def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
+        """Return the hash of a shard in each part of an atlas with some of the methods; none without an atlas."""
+        return {}
+
+    def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
+        """Return whether a shard has the same maps in these parts, as ``parts_of`` returned them."""
+        return not parts
+
     @abstractmethod
     def images(self, shard: str) -> Sequence[SourceImage]:
         """Return the images of a shard, without reading their predictions."""

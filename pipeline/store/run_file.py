@@ -1,0 +1,63 @@
+"""``run.json`` of an atlas, without the methods that were dropped, and the parts that add methods to it."""
+
+from collections.abc import Iterator
+
+from pipeline.store.object_store import ObjectStore
+from schemas.commits import DroppedRecord
+from schemas.errors import RunFailedError, UsageError
+from schemas.layout import DROPPED, FORMAT, PARTS, RUN
+from schemas.run import FormatRecord, RunRecord
+
+_MAX_NAMED = 8
+"""Fields that a message names."""
+
+
+def read_run(objects: ObjectStore) -> RunRecord:
+    """Return the record of the run in a folder, as it was planned.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        UsageError: it has another format.
+        RunFailedError: it has been changed since it was planned; the message names the fields.
+    """
+    url, data = objects.url, objects.get(RUN)
+    _check_format(data, url)  # first, since another format may have any other fields
+    run = RunRecord.read(data, f"{url}/{RUN}")
+    if changed := run.changed_fields():
+        more = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
+        names = ", ".join(changed[:_MAX_NAMED]) + more
+        raise RunFailedError(
+            f"{url}/{RUN}: {names} {'has' if len(changed) == 1 else 'have'} been changed since the "
+            "atlas was planned; restore the file, or plan another atlas"
+        )
+    if fault := run.slot_fault():
+        raise RunFailedError(f"{url}/{RUN}: {fault}; restore the file, or plan another atlas")
+    return run
+
+
+def _check_format(data: bytes, url: str) -> None:
+    """Raise UsageError if a ``run.json`` states another format, whatever else is in it."""
+    version = FormatRecord.read(data, f"{url}/{RUN}").format
+    if version is None:
+        raise UsageError(f"{url}/{RUN}: states no format; it is damaged, restore it or plan again")
+    if version != FORMAT:
+        remedy = "update vit-atlas" if version > FORMAT else "compute it again with vitatlas run"
+        raise UsageError(f"{url}: has format {version}, this version reads only format {FORMAT}; {remedy}")
+
+
+def read_dropped(objects: ObjectStore) -> tuple[str, ...]:
+    """Return the methods of the run in a folder that were dropped.
+
+    Raises:
+        UsageError: their record is damaged.
+    """
+    try:
+        return DroppedRecord.read(objects.get(DROPPED), f"{objects.url}/{DROPPED}").methods
+    except FileNotFoundError:
+        return ()
+
+
+def part_stores(objects: ObjectStore) -> Iterator[ObjectStore]:
+    """Yield the folders of the parts of an atlas, finished or not, planned or not; sorted by name."""
+    for name in objects.list(PARTS):
+        yield ObjectStore(f"{objects.url}/{PARTS}/{name}")
