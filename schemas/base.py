@@ -4,10 +4,18 @@ import hashlib
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from schemas.errors import UsageError
 from schemas.text import suggest
@@ -115,6 +123,27 @@ class Record(BaseModel):
             else:  # an index, or the kind of the record
                 records = [record for record in records if part in _kinds(record)] or records
         return [name for record in records for name in record.model_fields]
+
+
+class GrowingRecord(Record):
+    """A record that has got further fields in later versions.
+
+    These have a default that means what was done before, and are not written where they have it. So the records of both
+    versions are equal byte for byte, and so are their hashes.
+
+    Class attributes:
+        later_fields: their names.
+    """
+
+    later_fields: ClassVar[frozenset[str]]
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        for name in self.later_fields & values.keys():
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del values[name]
+        return values
 
 
 def _shorten(text: str) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.base import Count, Finite, Record, Time
+from schemas.base import Count, Finite, GrowingRecord, Record, Time
 from schemas.layout import FORMAT
 from schemas.run import SourceRecord
 
@@ -125,7 +125,7 @@ class ProductRecord(Record):
     objects: tuple[ObjectRecord, ...]
 
 
-class DerivedCommit(Record):
+class DerivedCommit(GrowingRecord):
     """``commits/<shard>.json`` of a derived product: the proof that one shard of it is done.
 
     Attributes:
@@ -139,6 +139,7 @@ class DerivedCommit(Record):
         parts: hash of the maps of each part that it was made from, by the ``run_hash`` of the part.
     """
 
+    later_fields = frozenset({"parts"})
     shard: str
     parent: str
     settings_hash: str

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from schemas.base import Count, Record, sha256
+from schemas.base import Count, GrowingRecord, Record, sha256
 from schemas.layout import FORMAT, ArraySpec, arrays
 from schemas.model import ModelRecord, Size
 from schemas.targets import TargetKind, in_words, is_text, target_names
@@ -271,7 +271,7 @@ def slot_rows(samples: Iterable[int], chunk: int) -> int:
     return -(-max(1, *samples) // chunk) * chunk
 
 
-class RunRecord(Record):
+class RunRecord(GrowingRecord):
     """``run.json``: everything that determines the maps. Written once, last of the plan.
 
     Attributes:
@@ -292,6 +292,7 @@ class RunRecord(Record):
         extends: ``run_hash`` of the atlas that this one adds methods to, in a part; empty: it is no part.
     """
 
+    later_fields = frozenset({"extends"})
     format: int = FORMAT
     run_hash: str = ""
     hashes: dict[str, str] = Field(default={})

@@ -228,7 +228,7 @@ def test_a_method_is_not_read_before_every_finished_shard_has_it(
     assert atlas.select_methods("label") == FAST
     for read in (atlas.map, atlas.raw, atlas.flag):
         with pytest.raises(
-            UsageError, match="attn_gradcam.* is being added, 1 of 3 shards have its maps; finish it: vit"
+            UsageError, match=r"attn_gradcam.* is being added, 1 of 3 shards have its maps; finish it: vit"
         ):
             read("s0001", "attn_gradcam")
     assert (verify(atlas).missing, verify(atlas).faults) == (2, [])

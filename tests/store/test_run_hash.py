@@ -14,6 +14,7 @@ from pipeline.demo.train_model import MODEL
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
+from schemas.commits import DerivedCommit
 from schemas.errors import AtlasError, RunFailedError, SpecMismatchError
 from schemas.model import ModelRecord
 from schemas.run import ModelSpec, RunRecord, RunSpec, ShardRecord
@@ -215,3 +216,14 @@ def test_the_order_of_the_fields_in_the_file_and_the_versions_do_not_matter() ->
     content |= {"model": dict(reversed(content["model"].items())), "versions": {"torch": "3"}}
     turned = json.dumps(dict(reversed(content.items()))).encode()
     assert RunRecord.read(turned, "run.json").changed_fields() == []
+
+
+def test_a_record_without_later_fields_is_written_as_earlier_versions_wrote_it() -> None:
+    """Products are compared with their commits byte by byte, and earlier versions refuse unknown fields."""
+    commit = {"shard": "a", "parent": "sha256:0", "settings_hash": "sha256:1", "items": [], "counts": {"ok": 1}}
+    data = (json.dumps(commit | {"statistics": {}, "objects": []}, indent=1) + "\n").encode()
+    assert DerivedCommit.read(data, "a.json").to_bytes() == data
+    assert b"extends" not in RECORD.sealed().to_bytes()
+    part = RECORD.model_copy(update={"extends": "sha256:0"}).sealed()
+    assert RunRecord.read(part.to_bytes(), "run.json") == part
+    assert part.run_hash != RECORD.sealed().run_hash
