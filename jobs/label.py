@@ -25,7 +25,6 @@ from pipeline.label.formats import LABEL_FORMATS
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.layout import LABELS
-from schemas.policy import NAME
 from schemas.run import MaskValues, TruthOrientation
 
 if TYPE_CHECKING:
@@ -145,6 +144,8 @@ def label_command(
 
 def _folder_name(source: str | None) -> str:
     """Return the name of the folder of labels with masks from a path."""
+    from schemas.policy import NAME
+
     name = Path(source or "").resolve().stem
     if not re.fullmatch(NAME, name):
         raise UsageError(f"{source}: its name cannot be that of a folder of labels; name the folder by --out DIR")

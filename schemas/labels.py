@@ -81,7 +81,7 @@ class MaskRecord(Record):
 
     Attributes:
         status: a ``LabelStatus``, or the ``SampleStatus`` of a sample without maps.
-        label: class id of the object; None without a mask.
+        label: class id of the object; None without a mask, and of a text.
         orientation: EXIF orientation of the image, 1 to 8; None if it is not known.
         exif: whether the mask is of the image turned upright (``apply``) or as it is stored (``ignore``); None if that
             is not known.

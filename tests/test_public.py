@@ -19,8 +19,8 @@ PUBLIC = {
     "pipeline.run": "ExecutionOptions INLINE run",
     "pipeline.truth": "Truth TruthMatcher TruthSet read_masks read_truth",
     "pipeline.label": """
-        CalibrationSource ImportSummary LABEL_FORMATS LabelSummary MaskDataset MaskSample import_masks iter_labels label
-        read_labels read_policy
+        BoxDataset CalibrationSource ImportSummary LABEL_FORMATS LabelSummary MaskDataset MaskSample import_masks
+        iter_labels label read_labels read_policy
     """,
     "pipeline.score": "MaskScores default_output_dir score score_classes score_masks",
     "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.label.formats import LABEL_FORMATS
 
 if TYPE_CHECKING:
+    from pipeline.label.box_dataset import BoxDataset
     from pipeline.label.calibrate import CalibrationSource
     from pipeline.label.foreign_masks import ImportSummary, import_masks
     from pipeline.label.label_atlas import LabelSummary, label, read_labels, read_policy
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.label.mask_dataset import MaskDataset, MaskSample
 
 _MODULES = {
+    "BoxDataset": "box_dataset",
     "CalibrationSource": "calibrate",
     "ImportSummary": "foreign_masks",
     "LabelSummary": "label_atlas",
@@ -30,6 +32,7 @@ _MODULES = {
 
 __all__ = [
     "LABEL_FORMATS",
+    "BoxDataset",
     "CalibrationSource",
     "ImportSummary",
     "LabelSummary",

@@ -70,7 +70,7 @@ def _read_record(files: dict[str, bytes], name: str) -> MaskRecord:
         record = MaskRecord.read(files[_RECORD], name)
     except UsageError as error:
         raise UsageError(f"{error}; {hint}") from None
-    if record.status == LabelStatus.OK and record.label is None:
+    if record.status == LabelStatus.OK and "label" not in record.model_fields_set:  # null is that of a text
         raise UsageError(f"{name} has no status and label; {hint}")
     return record
 
