@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import output
+from pipeline.utils.progress import format_time
 from pipeline.utils.terminal import echo
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import UsageError
@@ -72,7 +73,7 @@ def estimate_cost(
         needed = actors_for_deadline(most, deadline)
         if needed is None:
             raise UsageError(
-                f"--deadline is {_format_time(deadline)}, and one shard takes {_format_time(most.shard_seconds)}; "
+                f"--deadline is {format_time(deadline)}, and one shard takes {format_time(most.shard_seconds)}; "
                 "a shard cannot be divided: make smaller shards, or allow more time"
             )
     number = actors or needed or 1
@@ -85,13 +86,13 @@ def print_estimate(cost: CostRange) -> None:
     least, estimates = cost.least, cost.estimates
     unit = "core" if least.device == "cpu" else "GPU"
     if cost.needed is not None and cost.deadline is not None:
-        echo(f"needed   {cost.needed} × {least.device} to finish within {_format_time(cost.deadline)}")
+        echo(f"needed   {cost.needed} × {least.device} to finish within {format_time(cost.deadline)}")
     output.print_table(
         f"time of one {unit}, by stage" + ("; decode is of one core" if cost.decode == "processes" else ""),
         ["stage", *(("least", "most") if len(estimates) > 1 else ("time",))],
-        [[stage, *(_format_time(item.seconds[stage]) for item in estimates)] for stage in least.seconds],
+        [[stage, *(format_time(item.seconds[stage]) for item in estimates)] for stage in least.seconds],
     )
-    times = [_format_time(3600 * item.hours) for item in estimates]
+    times = [format_time(3600 * item.hours) for item in estimates]
     echo(f"time     {_format_range(times)} on {least.actors} × {least.device}, without the start of the actors")
     if least.decode_processes:
         enough = f"; {least.sufficient_processes} processes a GPU are enough (--decode-processes)"
@@ -114,11 +115,3 @@ def print_estimate(cost: CostRange) -> None:
 
 def _format_range(amounts: list[str]) -> str:
     return " to ".join(dict.fromkeys(amounts))
-
-
-def _format_time(seconds: float) -> str:
-    """Format in hours; below 0.1 h in minutes; below 0.1 min in seconds."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= length / 10:
-            return f"{seconds / length:,.2f} {unit}"
-    return f"{seconds:.2g} s"

@@ -207,19 +207,21 @@ def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> Train
 def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> ArtifactRecord:
     """Train with a progress bar, and print the results."""
     from pipeline.train.train_explainer import train_explainer
-    from pipeline.utils.progress import make_progress
+    from pipeline.utils.progress import Bar, make_progress
 
     steps_seen: list[int] = []
-    with make_progress() as bar:
-        task = bar.add_task("steps", total=spec.steps)
+    with make_progress() as bars:
+        bar = Bar(bars, "steps", spec.steps)
 
         def show_step(step: int, metrics: Any) -> None:
-            if not steps_seen and step > 1:
-                echo(f"resumed from step {step - 1}", err=True)
+            if not steps_seen:
+                bar.restart(step)  # the first step waits for data and for the network
+                if step > 1:
+                    echo(f"resumed from step {step - 1}", err=True)
             steps_seen.append(step)
             text = line.format(**metrics)
-            bar.update(task, completed=step, description=text)
-            if bar.disable and step % max(1, spec.steps // 20) == 0:
+            bar.update(step, description=text)
+            if bars.disable and step % max(1, spec.steps // 20) == 0:
                 echo(f"step {step} of {spec.steps}: {text}", err=True)
 
         artifact = train_explainer(spec, show_step, address)

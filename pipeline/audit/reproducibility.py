@@ -15,6 +15,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
+from pipeline.utils.shares import report_share
 from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import CorruptShardError
 from schemas.samples import SampleStatus, has_map
@@ -103,9 +104,11 @@ def _compare_shard(
     stored = {method: atlas_shard.array(method)[list(ordinals)] for method in methods}
     comparisons: list[_Row] = []
     notes: dict[str, None] = {}
+    report_share(0)
     for kind, size in batch_sizes.items():
         try:
             for place, (sample, raw, _) in enumerate(recompute_rows(worker, atlas_shard, ordinals, size)):
+                report_share(1 / len(batch_sizes) / len(ordinals))
                 stored_sample = samples[place]
                 if sample["status"] != SampleStatus.OK or sample["image_sha256"] != stored_sample["image_sha256"]:
                     notes[f"{shard}: {stored_sample['key']} cannot be recomputed: its image has changed"] = None

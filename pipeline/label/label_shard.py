@@ -13,6 +13,7 @@ from pipeline.label.refine import make_refiner
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.images import read_images
 from pipeline.utils.io import refuse_commands
+from pipeline.utils.shares import with_shares
 from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
@@ -105,7 +106,7 @@ def _combine_maps(shard: AtlasShard, policy: Policy) -> Iterator[tuple[Heatmap |
     maps = {name: shard.maps(name, policy.target) for name in policy.methods}
     bounds = {name: shard.ranges(name, policy.target) for name in policy.methods}
     flags = {name: shard.flags(name, policy.target) for name in policy.methods}
-    for ordinal, sample in enumerate(shard.samples.to_pylist()):
+    for ordinal, sample in enumerate(with_shares(shard.samples.to_pylist())):
         names = [name for name in policy.methods if flags[name][ordinal] == Flag.OK]
         if sample["status"] != SampleStatus.OK or not names:
             yield None, sample

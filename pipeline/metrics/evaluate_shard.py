@@ -14,6 +14,7 @@ from pipeline.metrics.metric import Metric, MetricBatch, MetricValue
 from pipeline.run.worker import Worker
 from pipeline.store import AtlasShard
 from pipeline.store.images import read_images
+from pipeline.utils.shares import report_share
 from schemas.metrics import METRIC_VALUES
 from schemas.run import RunSpec
 from schemas.samples import explained_class
@@ -56,6 +57,7 @@ def evaluate_shard(
     }
     all_samples = shard.samples.to_pylist()
     tables = []
+    report_share(0)
     with preserve_model_state(worker.model):
         for chunk, images in read_images(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoder):
             samples = [all_samples[ordinal] for ordinal in chunk]
@@ -79,6 +81,7 @@ def evaluate_shard(
                 for metric in metrics
                 for value in metric.compute(batch)
             ]
+            report_share(len(chunk) / len(ordinals))
     table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return table.combine_chunks().sort_by("row")
 

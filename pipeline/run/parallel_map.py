@@ -9,7 +9,8 @@ from itertools import islice
 from typing import TypeVar
 
 from pipeline.utils.process_pool import ProcessPool
-from pipeline.utils.progress import track
+from pipeline.utils.progress import Bar, make_progress
+from pipeline.utils.shares import set_listener, take_sent_shares
 from schemas.errors import RunFailedError
 
 T = TypeVar("T")
@@ -40,23 +41,44 @@ def parallel_map(
     Raises:
         RunFailedError: a process died; the results before it have been yielded.
     """
-    if address is None and len(items) < MIN_ITEMS_FOR_RAY:
-        results = _map_in_processes(function, items, module)
-    else:
-        from pipeline.run.ray_tasks import ray_map  # Ray is imported only if it is used
+    call = partial(_call_with_shares, function)
+    with make_progress() as bars:
+        if address is None and len(items) < MIN_ITEMS_FOR_RAY:
+            processes = min(len(items), os.cpu_count() or 1)
+            bar = Bar(bars, description, len(items), processes)
+            results = _map_in_processes(call, items, processes, module or _module_of(function), bar.advance)
+        else:
+            from pipeline.run.ray_tasks import ray_map  # Ray is imported only if it is used
 
-        results = ray_map(function, items, address, gpu)
-    yield from track(results, len(items), description)
+            bar = Bar(bars, description, len(items))
+            results = ray_map(call, items, address, gpu)
+        for result, shown in results:
+            bar.advance(1 - shown)
+            yield result
 
 
-def _map_in_processes(function: Callable[[T], R], items: Sequence[T], module: str | None) -> Iterator[R]:
-    processes = min(len(items), os.cpu_count() or 1)
+def _call_with_shares(function: Callable[[T], R], item: T) -> tuple[R, float]:
+    """Return the result of an item, and the share of it that has been reported to the bar."""
+    take_sent_shares()
+    return function(item), take_sent_shares()
+
+
+def _module_of(function: Callable[[T], R]) -> str:
+    return (function.func if isinstance(function, partial) else function).__module__
+
+
+def _map_in_processes(
+    function: Callable[[T], R], items: Sequence[T], processes: int, module: str, on_share: Callable[[float], None]
+) -> Iterator[R]:
     if processes <= 1:
-        yield from map(function, items)
+        set_listener(on_share)
+        try:
+            yield from map(function, items)
+        finally:
+            set_listener(None)
         return
     remaining = iter(items)
-    unwrapped = function.func if isinstance(function, partial) else function
-    with ProcessPool(processes, module or unwrapped.__module__) as pool:
+    with ProcessPool(processes, module, on_share) as pool:
         try:
             pending = {pool.submit(function, item) for item in islice(remaining, processes)}
             while pending:

@@ -19,6 +19,7 @@ from pipeline.store import Atlas, AtlasShard
 from pipeline.truth.point_labels import PointTruth
 from pipeline.truth.truth import Truth
 from pipeline.truth.voc import IGNORED, ClassMaskTruth
+from pipeline.utils.shares import with_shares
 from schemas.errors import UsageError
 from schemas.run import RunRecord
 from schemas.samples import SampleStatus, class_ids
@@ -69,7 +70,7 @@ def count_shard(scoring: ClassScoring, task: ShardTask[Atlas, ShardTruth]) -> Sh
     shard, statuses = task.source.shard(task.shard), Counter[str]()
     columns = _map_columns(shard, scoring)
     maps = {method: np.stack([shard.maps(method, target) for target in scoring.targets], 1) for method in new}
-    for index, sample in enumerate(shard.samples.to_pylist()):
+    for index, sample in enumerate(with_shares(shard.samples.to_pylist())):
         truth, tuning_only = task.data.find(sample["key"])
         if truth is None or sample["status"] == SampleStatus.DUPLICATE_KEY:
             statuses["without_truth"] += 1

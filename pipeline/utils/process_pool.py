@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -17,6 +18,8 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 from weakref import WeakSet
+
+from pipeline.utils.shares import set_listener
 
 EXIT_SECONDS = 5.0
 """Seconds that a pool waits for its processes at its end, before and after it kills them."""
@@ -40,12 +43,14 @@ class ProcessPool(Executor):
     Args:
         count: number of processes.
         preload: module that the server imports, if it has not started yet.
+        on_share: called with the shares that a call reports, see ``pipeline.utils.shares``; in the thread that awaits
+            the call.
     """
 
-    def __init__(self, count: int, preload: str) -> None:
+    def __init__(self, count: int, preload: str, on_share: Callable[[float], None] = lambda share: None) -> None:
         os.environ["PYTHONSAFEPATH"] = "1"
         _CONTEXT.set_forkserver_preload([preload])
-        self._environment = dict(os.environ)
+        self._environment, self._on_share = dict(os.environ), on_share
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._processes: set[_Process] = set()
         self._closed = self._stopped = False
@@ -129,7 +134,7 @@ class ProcessPool(Executor):
                 continue
             try:
                 process = process or self._start()
-                succeeded, value = process.call(work)
+                succeeded, value = process.call(work, self._on_share)
             except (EOFError, ConnectionError) as error:
                 self._end(process)
                 process = None
@@ -199,10 +204,15 @@ class _Process:
         finally:
             remote.close()  # so that the end of the process ends the connection
 
-    def call(self, work: tuple[Any, ...]) -> tuple[bool, Any]:
+    def call(self, work: tuple[Any, ...], on_share: Callable[[float], None]) -> tuple[bool, Any]:
         self._connection.send(work)
-        succeeded, value = self._connection.recv()
-        return succeeded, value
+        while True:
+            message = self._connection.recv()
+            if isinstance(message, float):
+                on_share(message)
+                continue
+            succeeded, value = message
+            return succeeded, value
 
     def kill(self) -> None:
         with suppress(ValueError):  # it has ended, and its thread knows
@@ -224,6 +234,7 @@ def _work(calls: "Connection[Any, Any]", environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
     # A process that computes does not notice the end of its parent, and is not its child but that of the server.
     Thread(target=_exit_with_parent, daemon=True).start()
+    set_listener(partial(_send_share, calls))
     while True:
         try:
             call = calls.recv_bytes()
@@ -242,6 +253,11 @@ def _work(calls: "Connection[Any, Any]", environment: dict[str, str]) -> None:
             return
         except Exception as error:  # nothing was sent: the result cannot be pickled
             calls.send((False, RuntimeError(f"the result cannot be sent: {error}")))
+
+
+def _send_share(calls: "Connection[Any, Any]", share: float) -> None:
+    with suppress(ConnectionError):  # the parent needs it no longer, as the end of the call will show
+        calls.send(share)
 
 
 def _exit_with_parent() -> None:

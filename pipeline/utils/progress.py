@@ -1,7 +1,9 @@
-"""Progress bars on standard error, if it is a terminal."""
+"""Progress bars on standard error, if it is a terminal; and how long the work will take, which is said once."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -10,6 +12,13 @@ from pipeline.utils.console import SafeConsole
 from schemas.text import escape_control
 
 T = TypeVar("T")
+
+_SPEED_PERIOD = 600.0
+"""Seconds over which the bar measures speed; a shard may take minutes."""
+_MEASURED = 2.0
+"""Seconds of work from which the whole is estimated."""
+_ANNOUNCED = 20.0
+"""Seconds of work that are worth a line."""
 
 
 def make_progress(transient: bool = False) -> Progress:
@@ -21,7 +30,90 @@ def make_progress(transient: bool = False) -> Progress:
     console = SafeConsole(stderr=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
     times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
-    return Progress(*columns, *times, console=console, transient=transient, disable=not console.is_terminal)
+    return Progress(
+        *columns,
+        *times,
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
+        speed_estimate_period=_SPEED_PERIOD,
+    )
+
+
+class Bar:
+    """Bar of one piece of work. As soon as it can be told, a line says how long all of it will take, if that is long.
+
+    It may be updated by several threads.
+
+    Args:
+        bars: the display.
+        description: of the work.
+        total: number of its items; None: the first update says it.
+        at_once: number of items that are worked on at the same time.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        bars: Progress,
+        description: str,
+        total: int | None = None,
+        at_once: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bars, self._name, self._total, self._at_once, self._clock = bars, description, total, at_once, clock
+        self._task = bars.add_task(escape_control(description), total=total)
+        self._lock = Lock()
+        self._updates, self._announced = 0, False
+        self.restart()
+
+    def restart(self, done: int = 0) -> None:
+        """Measure from now on; what came before was preparation.
+
+        Args:
+            done: number of items that were done before.
+        """
+        self._first = self._done = float(done)
+        self._started = self._clock()
+
+    def update(self, done: float, total: int | None = None, description: str | None = None) -> None:
+        """Show how much is done. As long as nothing is, the time does not count.
+
+        Args:
+            done: number of items, or parts of them.
+            total: number of all items; None is the last one that was given.
+            description: None leaves it as it is.
+        """
+        with self._lock:
+            self._total = total or self._total
+            self._show(done)
+            if description is not None:
+                self._bars.update(self._task, description=escape_control(description))
+
+    def advance(self, items: float) -> None:
+        """Show that further items, or parts of them, are done."""
+        with self._lock:
+            self._show(round(self._done + items, 6))  # parts add up to an item
+
+    def _show(self, done: float) -> None:
+        if not done:
+            self.restart()
+        self._done = done
+        self._updates += done > self._first
+        self._bars.update(self._task, completed=done, total=self._total)
+        self._announce()
+
+    def _announce(self) -> None:
+        elapsed, done = self._clock() - self._started, self._done - self._first
+        if self._announced or self._total is None or done <= 0 or self._done >= self._total:
+            return
+        if elapsed < _MEASURED or self._updates < self._at_once:
+            return
+        expected = elapsed * (self._total - self._first) / done
+        if expected >= _ANNOUNCED:
+            self._announced = True
+            text = f"{self._name}: about {format_time(expected)} {'for the rest' if self._first else 'in all'}"
+            self._bars.console.print(escape_control(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -32,12 +124,7 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         A function that adds a bar with a description, and returns its callback: number of items done, and of all items.
     """
     with make_progress(transient=True) as bars:
-
-        def add_bar(description: str) -> Callable[[int, int], None]:
-            task = bars.add_task(escape_control(description), total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
-
-        yield add_bar
+        yield lambda description: Bar(bars, description).update
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
@@ -48,5 +135,16 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         total: number of items.
         description: text before the bar.
     """
-    with make_progress() as bar:
-        yield from bar.track(items, total, description=escape_control(description))
+    with make_progress() as bars:
+        bar = Bar(bars, description, total)
+        for item in items:
+            yield item
+            bar.advance(1)
+
+
+def format_time(seconds: float) -> str:
+    """Format in hours; below 0.1 h in minutes; below 0.1 min in seconds."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length / 10:
+            return f"{seconds / length:,.2f} {unit}"
+    return f"{seconds:.2g} s"

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from pipeline.run.parallel_map import MIN_ITEMS_FOR_RAY, parallel_map
+from pipeline.utils.progress import Bar
 from schemas.errors import RunFailedError, UsageError
 
 WORK = """
@@ -40,6 +41,12 @@ def die_once(folder, number):
 def surroundings(name):
     return os.environ.get(name), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
+def in_parts(number):
+    from pipeline.utils.shares import with_shares
+    for part in with_shares(range(5)):
+        time.sleep(0.05)
+    return number
+
 def slow_first(number):
     time.sleep(0.3 if number == 0 else 0)
     return number
@@ -67,6 +74,17 @@ def test_every_item_is_done_once(work: ModuleType, count: int) -> None:
 def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(work: ModuleType) -> None:
     assert os.getpid() not in {process for _, process in parallel_map(work.square, range(4), "square")}
     assert next(iter(parallel_map(work.slow_first, range(6), "slow"))) != 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_parts_of_items_are_heard_where_the_bar_is_and_add_up_to_the_items(
+    work: ModuleType, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    heard = []
+    monkeypatch.setattr(Bar, "advance", lambda bar, share: heard.append(share))
+    assert sorted(parallel_map(work.in_parts, range(count), "in parts")) == list(range(count))
+    assert sum(heard) == pytest.approx(count)
+    assert len(heard) > 2 * count  # more than the beginning and the end of each
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")

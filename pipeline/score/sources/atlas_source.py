@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.image.score_map import visible_window
 from pipeline.score.sources.source import Prediction, ReadPredictions, ScoreSource, SourceImage
 from pipeline.store import Atlas, AtlasShard
+from pipeline.utils.shares import with_shares
 from schemas.commits import CommitRecord
 from schemas.samples import SampleStatus, class_columns, class_ids, may_lack
 
@@ -90,7 +91,7 @@ class AtlasSource(ScoreSource):
         def read(index: int) -> dict[str, Prediction]:
             return {method: values[index] for method, values in maps.items()}
 
-        for index, image in enumerate(self._to_images(content.samples)):
+        for index, image in enumerate(with_shares(self._to_images(content.samples))):
             yield image, partial(read, index)
 
     def _to_images(self, table: pa.Table) -> list[SourceImage]:
