@@ -14,6 +14,7 @@ from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunRecord, RunSpec
+from schemas.targets import most_labels
 
 _ROW_BYTES = 2000
 """Memory of a row of the sample table, beside its maps, until its shard is written."""
@@ -80,7 +81,21 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
             echo(f"warning  {shard.url}: holds no samples; it will have no rows", err=True)
         if shard.left_out:
             echo(f"note     {shard.url}: {shard.left_out}", err=True)
+    _note_missing_labels(spec, run)
     return run
+
+
+def _note_missing_labels(spec: RunSpec, run: RunRecord) -> None:
+    """Say what becomes of samples without a label, as far as the plan has read of them."""
+    if run.is_unlabelled and spec.has_default_targets:
+        echo("note     no sample has a label (a .cls member): predictions are explained", err=True)
+        return
+    unlabelled = sum(shard.unlabelled for shard in run.shards)
+    if unlabelled and most_labels(run.spec.targets) and not spec.label_key:
+        outcome = "get no maps; --targets predicted explains all samples"
+        echo(
+            f"warning  {unlabelled:,} of {run.samples:,} samples have no label (a .cls member) and {outcome}", err=True
+        )
 
 
 def summarize(run: RunRecord, out: str) -> dict[str, Any]:

@@ -118,3 +118,8 @@ def run_command(
     shards_done = f"{len(atlas.committed)} shard" + ("s" if len(atlas.committed) != 1 else "")
     echo(f"complete {shards_done}, {with_maps:,} images with maps, {without}")
     output.print_accuracy(accuracy)
+    if missing := statuses[SampleStatus.MISSING_LABEL]:
+        echo(
+            f"warning  {missing:,} samples have no label; --targets predicted, for another atlas, explains all samples",
+            err=True,
+        )

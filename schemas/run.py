@@ -32,7 +32,7 @@ PartialShards = Literal["refuse", "keep"]
 KeySeparator = Literal["first-dot", "last-dot"]
 Exif = Literal["apply", "ignore"]
 LabelForm = Literal["ids", "names", "one-hot"]
-"""How labels are written: as class ids, as names of classes, or as a 0 or 1 for each class."""
+"""How labels are written: class ids, class names, or a 0 or 1 for each class."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class RunSpec(Record):
         targets: target kinds, in the order of the ``target`` dimension: ``label``; ``label:M``, up to M labels of each
             image; ``predicted``; ``top:K``, the K most probable classes; ``class:A,B``, fixed classes by name or id;
             ``text``, the caption in the ``txt`` member of each sample; ``text:FIELD``, in that field of its ``json``.
+            Where none are named and no sample has a label, ``predicted`` alone.
         text_tower: embeds the captions of ``text``; by flags ``--open-clip`` and ``--weights``, or ``--hugging-face``.
         geometry: ``squash`` resizes the whole image, ``crop`` is the network's own evaluation transform.
         batch_size: images per forward. Part of the spec, because the last bit of a map may depend on it.
@@ -101,10 +102,8 @@ class RunSpec(Record):
             records the error of the maps.
         decode: ``processes`` decode on the CPU; ``gpu`` decodes baseline JPEGs on the GPU, and the others in processes.
             Part of the spec, because the pixels of the two differ slightly.
-        label_key: field of the ``json`` member that has the labels, or its path with dots, such as ``object.class``;
-            None is the ``cls`` member.
-        label_form: ``ids``, ``names``, or ``one-hot`` for a 0 or 1 for each class; None is what a label can be, and one
-            that can be several is refused.
+        label_key: field of ``json`` that has the labels, or its path, as in ``object.class``; None is the ``cls`` one.
+        label_form: ``ids``, ``names``, or ``one-hot``, 0 or 1 for each class; None refuses a label that can be several.
         classes: names of all classes by class id, if labels are names; by flags a file, one a line.
         key_separator: dot of a file name that ends the key of its sample: ``first-dot``, as in WebDataset, or
             ``last-dot``.
@@ -147,7 +146,7 @@ class RunSpec(Record):
             if self.text_tower is not None:
                 raise ValueError("a text tower is only for the target text; leave it out, or add text to the targets")
             raise ValueError(
-                "the target text needs a text tower: --open-clip NAME --weights FILE, or --hugging-face DIR"
+                "the target text needs a text tower: --open-clip NAME --weights FILE or --hugging-face DIR"
             )
         return self
 
@@ -158,13 +157,16 @@ class RunSpec(Record):
             if not name.strip() or not name.isprintable():
                 raise ValueError(f"classes.{class_id}: {name!r} is not a class name; write the name of one class")
             if (other := first.setdefault(normalize_name(name), class_id)) != class_id:
-                raise ValueError(
-                    f"classes.{class_id}: {name} is the name of class {other}, too; give each class a name of its own, "
-                    "such as its WordNet id"
-                )
+                fix = "give each class a name of its own, such as its WordNet id"
+                raise ValueError(f"classes.{class_id}: {name} is the name of class {other}, too; {fix}")
         if self.label_form == "names" and not self.classes:
             raise ValueError("labels that are names need the names of all classes: add --classes FILE")
         return self
+
+    @property
+    def has_default_targets(self) -> bool:
+        """Neither targets are named, nor a field that has labels."""
+        return "targets" not in self.model_fields_set and not self.label_key
 
     @property
     def text_targets(self) -> tuple[str, ...]:
@@ -226,6 +228,7 @@ class ShardRecord:
         fingerprint: as in ``SourceRecord``.
         listing: as in ``SourceRecord``.
         left_out: number and extensions of the files that belong to no sample, in words; None if the scan found none.
+        unlabelled: number of samples that the scan found without a label member.
     """
 
     name: Name
@@ -237,6 +240,7 @@ class ShardRecord:
     fingerprint: str | None = None
     listing: str | None = None
     left_out: str | None = None
+    unlabelled: Count = 0
 
     @property
     def source(self) -> SourceRecord:
@@ -376,6 +380,11 @@ class RunRecord(GrowingRecord):
     def samples(self) -> int:
         """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """There are samples, and the plan found none with a label member."""
+        return 0 < self.samples == sum(shard.unlabelled for shard in self.shards)
 
     @property
     def rows(self) -> int:

@@ -11,6 +11,8 @@ from schemas.text import suggest
 
 KINDS = ("label", "label:M", "predicted", "top:K", "text", "text:FIELD", "class:NAME,…")
 """Target kinds, as messages list them."""
+UNLABELLED: tuple[str, ...] = ("predicted",)
+"""Target kinds of a run that names none, over samples without any label."""
 _NUMBERED = re.compile(r"(?:label|top):[1-9][0-9]{0,2}")
 _LABELS = re.compile(r"label:([0-9]+)")
 _TEXT = re.compile(r"text(?::[\w-]{1,64})?")

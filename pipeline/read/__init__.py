@@ -9,7 +9,7 @@ from pipeline.read.decoder_pool import DecoderPool, ImageDecoder
 from pipeline.read.labels import LabelRule
 from pipeline.read.loader import DecodedSample, ImageBatch, iter_batches
 from pipeline.read.shard_reader import check_source, read_listing
-from pipeline.read.shards import count_disjoint, count_samples, expand_shards, resolve_pattern
+from pipeline.read.shards import count_disjoint, count_samples, expand_shards, find_labels, resolve_pattern
 from pipeline.read.strip_metadata import UndecodableImageError
 from pipeline.read.texts import TextRule
 
@@ -33,6 +33,7 @@ __all__ = [
     "decode_image",
     "describe_source",
     "expand_shards",
+    "find_labels",
     "iter_batches",
     "parse_baseline_jpeg",
     "read_listing",

@@ -85,6 +85,11 @@ class RawSample:
         """Return the image member, if there is one."""
         return None if self.image_extension is None else self.members[self.image_extension]
 
+    def has_label(self) -> bool:
+        """Return whether there is a label member that is not empty."""
+        label = self.members.get(LABEL_EXTENSION)
+        return label is not None and (label.size > 0 or label.fault is not None)
+
 
 def group_by_key(
     members: Iterable[TarMember],
@@ -310,6 +315,7 @@ class ShardScan:
         fingerprint: as in ``SourceRecord``.
         listing: as in ``SourceRecord``.
         left_out: number and extensions of the files that belong to no sample, in words.
+        unlabelled: samples without a label member.
     """
 
     samples: int
@@ -318,6 +324,7 @@ class ShardScan:
     fingerprint: str | None = None
     listing: str | None = None
     left_out: str | None = None
+    unlabelled: int = 0
 
     @property
     def source(self) -> SourceRecord:
@@ -337,25 +344,26 @@ def scan_shard(url: str, grouping: Grouping = Grouping()) -> ShardScan:
     Raises:
         OSError: it cannot be reached, which may pass.
     """
-    count, size, compressed, fingerprint, listing = 0, -1, False, None, Listing()
+    count, unlabelled, size, compressed, fingerprint, listing = 0, 0, -1, False, None, Listing()
     left_out: Counter[str] = Counter()
     try:
         fingerprint = describe_source(url).fingerprint
         with open_byte_stream(url) as stream:
             size, compressed = stream.size, stream.compressed
             members = iter_tar_members(stream, listing)
-            for _ in group_by_key(members, load=False, grouping=grouping, left_out=left_out):
+            for sample in group_by_key(members, load=False, grouping=grouping, left_out=left_out):
                 count += 1
+                unlabelled += not sample.has_label()
             is_empty = not listing.count and stream.position <= _MAX_EMPTY
     except UngroupableTarError as error:
         return ShardScan(0, size, str(error), fingerprint)
     except CorruptTarError as error:
         samples = 0 if compressed and not isinstance(error, TruncatedTarError) else count
-        return ShardScan(samples, size, str(error), fingerprint, listing.digest())
+        return ShardScan(samples, size, str(error), fingerprint, listing.digest(), None, min(unlabelled, samples))
     files, fault = _describe_left_out(left_out), None
     if not count and not is_empty:
         fault = f"it holds no samples; {files}" if files else "it holds no samples"
-    return ShardScan(count, size, fault, fingerprint, listing.digest(), files)
+    return ShardScan(count, size, fault, fingerprint, listing.digest(), files, unlabelled)
 
 
 def read_listing(url: str) -> str | None:

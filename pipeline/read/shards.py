@@ -6,17 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from pipeline.read.byte_stream import CorruptTarError, describe_source
-from pipeline.read.shard_reader import ShardScan, scan_shard
+from pipeline.read.byte_stream import CorruptTarError, describe_source, open_byte_stream
+from pipeline.read.shard_reader import ShardScan, group_by_key, scan_shard
+from pipeline.read.tar_members import iter_tar_members
 from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
 from pipeline.utils.process_pool import ProcessPool
 from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import Grouping, ShardRecord, SourceRecord
+
+T = TypeVar("T")
 
 _BLOCK = 512
 _THREADS = 32
@@ -150,7 +156,7 @@ def count_samples(
     counts_by_folder = {} if keep_partial else {folder: _read_info(folder) for folder in {_folder(url) for url in urls}}
     # A listed 0 is looked at: a shard without members is valid, one that lost them is not.
     listed = {url: counts_by_folder.get(_folder(url), {}).get(PurePosixPath(url).name) or None for url in urls}
-    scans = _scan_shards([url for url in urls if listed[url] is None], grouping)
+    scans = _over_shards(scan_shard, [url for url in urls if listed[url] is None], grouping)
     with ThreadPoolExecutor(_THREADS) as pool:
         sources = pool.map(_describe_source, [url for url in urls if listed[url] is not None])
     records = []
@@ -158,10 +164,40 @@ def count_samples(
         samples = listed[url]
         scan = _check_listed(samples, next(sources)) if samples is not None else next(scans)
         partial_ = keep_partial and scan.fault is not None and scan.samples > 0
-        known = (scan.fingerprint, scan.listing, scan.left_out)
+        known = (scan.fingerprint, scan.listing, scan.left_out, scan.unlabelled)
         records.append(ShardRecord(name, url, scan.samples, scan.size, scan.fault, partial_, *known))
         progress(len(records))
     return tuple(records)
+
+
+def find_labels(shards: Sequence[ShardRecord], grouping: Grouping = Grouping()) -> tuple[ShardRecord, ...]:
+    """Find out whether any sample has a label member. Headers that ``count_samples`` has not read are read up to it.
+
+    Args:
+        shards: counted.
+        grouping: rule of keys and images.
+
+    Returns:
+        The shards; if there is no label, ``unlabelled`` of each is the number of its samples.
+
+    Raises:
+        UsageError: a shard cannot be reached now.
+    """
+    unread = [shard.url for shard in shards if shard.listing is None and not shard.fault]
+    is_labelled = any(shard.unlabelled < shard.samples for shard in shards if shard.listing is not None)
+    # The first shard alone tells of most datasets, without processes.
+    found = chain.from_iterable(_over_shards(_has_label, urls, grouping) for urls in (unread[:1], unread[1:]))
+    if is_labelled or any(found):
+        return tuple(shards)
+    return tuple(replace(shard, unlabelled=shard.samples) for shard in shards)
+
+
+def _has_label(url: str, grouping: Grouping) -> bool:
+    """Return whether any sample of a shard has a label member; the headers are read up to the first that has."""
+    with suppress(CorruptTarError), open_byte_stream(url) as stream:
+        samples = group_by_key(iter_tar_members(stream), load=False, grouping=grouping)
+        return any(sample.has_label() for sample in samples)
+    return False
 
 
 def count_disjoint(
@@ -201,18 +237,19 @@ def _check_listed(samples: int, source: SourceRecord) -> ShardScan:
     return ShardScan(0 if fault else samples, source.size, fault, source.fingerprint)
 
 
-def _scan_shards(urls: Sequence[str], grouping: Grouping) -> Iterator[ShardScan]:
-    scan = partial(_scan_with_retries, grouping)
+def _over_shards(read: Callable[[str, Grouping], T], urls: Sequence[str], grouping: Grouping) -> Iterator[T]:
+    """Yield what is read of each shard, in processes if they are many."""
+    read_one = partial(_read_with_retries, read, grouping)
     if len(urls) < 16:
-        yield from map(scan, urls)
+        yield from map(read_one, urls)
         return
     with ProcessPool(min(32, os.cpu_count() or 1), __name__) as pool:
-        yield from pool.map(scan, urls)
+        yield from pool.map(read_one, urls)
 
 
-def _scan_with_retries(grouping: Grouping, url: str) -> ShardScan:
+def _read_with_retries(read: Callable[[str, Grouping], T], grouping: Grouping, url: str) -> T:
     try:
-        return with_retries(scan_shard, url, grouping)
+        return with_retries(read, url, grouping)
     except PermissionError as error:
         raise UsageError(f"{url}: may not be read ({error.strerror})") from error
     except OSError as error:

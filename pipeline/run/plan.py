@@ -15,7 +15,7 @@ from pipeline.explain.label_names import label_names, wordnet_ids
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
-from pipeline.read import PreprocessConfig, count_samples, expand_shards, resolve_pattern
+from pipeline.read import PreprocessConfig, count_samples, expand_shards, find_labels, resolve_pattern
 from pipeline.run.gpu_decode import check_interpolation
 from pipeline.run.sample_texts import anatomy_for, check_text_methods, check_tower, load_text_tower
 from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
@@ -25,7 +25,7 @@ from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
 from schemas.model import ModelRecord
 from schemas.run import RunRecord, RunSpec, ShardRecord, slot_rows
-from schemas.targets import resolve_kinds
+from schemas.targets import UNLABELLED, resolve_kinds
 
 CHUNK = 256
 """Rows of a Zarr chunk: small enough to read one map quickly, large enough for shards of a thousand."""
@@ -69,7 +69,11 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     if spec.decode == "gpu":
         check_interpolation(config)
     shards = count_samples(urls, lambda done: progress(done, len(urls)), spec.partial_shards == "keep", spec.grouping)
+    if requested.has_default_targets:
+        shards = find_labels(shards, spec.grouping)
     run = make_run_record(spec, loaded, shards)
+    if run.is_unlabelled and requested.has_default_targets:
+        run = make_run_record(spec.model_copy(update={"targets": UNLABELLED}), loaded, shards)
     with Lease(objects):
         if objects.exists(RUN):  # another process was faster
             return _check_existing(objects, requested)
@@ -182,6 +186,8 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     run = Atlas.open(out).run
     methods = with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
     targets = resolve_kinds(spec.targets, run.class_names, run.model.classes)
+    if run.is_unlabelled and run.spec.targets == UNLABELLED and spec.has_default_targets:
+        targets = UNLABELLED
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
     if spec.text_tower and run.spec.text_tower:  # a worker compares the files with the hash
         spec = spec.model_copy(

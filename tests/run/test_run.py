@@ -246,13 +246,16 @@ def test_an_atlas_without_any_map_is_a_failure(spec: RunSpec, tmp_path: Path) ->
             {"image_key": ("webp",)},
             r"a in one: no member has the extension webp of --image-key; there are: a\.cls, a\.jpg",
         ),
-        ({}, r"a in one: no \.cls member; there are: a\.jpg, a\.txt; add one, or plan with --targets predicted"),
+        (
+            {"targets": ("label",)},
+            r"a in one: no \.cls member; there are: a\.jpg, a\.txt; add one, or plan with --targets predicted",
+        ),
     ],
 )
 def test_an_atlas_without_any_map_says_what_the_first_sample_lacks(
     spec: RunSpec, changes: dict[str, object], says: str, tmp_path: Path
 ) -> None:
-    other = ("a.cls", b"1") if changes else ("a.txt", b"words")
+    other = ("a.cls", b"1") if "image_key" in changes else ("a.txt", b"words")
     shard = write_tar(tmp_path / "one.tar", [("a.jpg", jpeg()), other])
     plan(spec.model_copy(update={"shards": (str(shard),), **changes}), str(tmp_path / "atlas"))
     with pytest.raises(RunFailedError, match=f"no image of .* has maps; the first, {says}"):
