@@ -41,3 +41,11 @@ def parse_docstring(documented: object) -> Docstring:
             for name in names.split(", "):
                 entries[name] = " ".join(description.split())
     return Docstring(_SECTION.sub("", text).strip(), sections)
+
+
+def option_texts(documented: type) -> dict[str, str]:
+    """Return the description of each option, its own and those of its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(documented.__mro__):
+        texts |= parse_docstring(base).sections.get("Options", {})
+    return texts

@@ -8,7 +8,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from enum import StrEnum
 from itertools import groupby
@@ -17,7 +16,7 @@ from typing import Any, get_type_hints
 
 import click
 import pyarrow as pa
-from docstrings import Docstring, parse_docstring
+from docstrings import Docstring, option_texts, parse_docstring
 from field_types import default_text, limits_text, type_text
 from pydantic import TypeAdapter
 
@@ -237,14 +236,15 @@ def methods() -> Iterator[str]:
 
 def _options(method: Any, docstring: Docstring) -> Iterator[str]:
     hints = get_type_hints(method)
+    described = option_texts(method)
     rows = [
         (
             f"`{field.name}`",
             type_text(hints[field.name]),
-            f"`{field.default}`" if field.default != "" else "none",
-            docstring.sections["Options"][field.name],
+            "none" if field.default in ("", None) else f"`{field.default}`",
+            described[field.name],
         )
-        for field in dataclass_fields(method)
+        for field in method.option_fields()
     ]
     if rows:
         yield from table(("option", "type", "default", "meaning"), *rows)

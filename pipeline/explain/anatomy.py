@@ -50,6 +50,7 @@ class Anatomy:
         width: token dimension.
         classes: length of the logits.
         input_size: height and width of the images, in pixels.
+        embedding: class name of the patch embedding.
         attention: class name of the attention, preceded by ``gated`` if an output is gated.
         norm: class name of the norms; of several, like those below, the names joined by a comma.
         mlp: class name of the MLPs.
@@ -73,6 +74,7 @@ class Anatomy:
     width: int
     classes: int
     input_size: tuple[int, int]
+    embedding: str
     attention: str
     norm: str
     mlp: str
@@ -156,6 +158,7 @@ def describe(model: nn.Module) -> Anatomy:
         width=int(parts.embed_dim),
         classes=classes,
         input_size=(size[0], size[1]),
+        embedding=base_class(parts.patch_embed).__name__,
         attention=("gated " if any(getattr(block.attn, "gate", None) is not None for block in blocks) else "")
         + class_names(known, ATTENTIONS),
         norm=class_names(known, NORMS),

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.foreign_models import as_timm
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.trace import Trace, record_forward
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
 from schemas.layout import Flag
@@ -175,7 +176,11 @@ class Explainer:
     ) -> None:
         self.model, self.anatomy, self.methods = model, anatomy, methods
         self.seed, self.precision, self.on_stage_end = seed, precision, on_stage_end
-        self.capture = reduce(or_, (method.needs(anatomy) for method in methods), Capture.LAST_BLOCK)
+        self.passes: dict[BackwardPass, Capture] = {}
+        for method in methods:
+            needed = method.needs(anatomy) | method.backward_pass.capture
+            self.passes[method.backward_pass] = needed | self.passes.get(method.backward_pass, Capture.LAST_BLOCK)
+        self.capture = reduce(or_, self.passes.values(), Capture.LAST_BLOCK)
         self.max_batch_size = sys.maxsize
 
     def maps(self, images: Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
@@ -226,7 +231,9 @@ class Explainer:
         return _to_map_batch(repeated, self.methods, trace.logits)
 
     def _record(self, images: Tensor, keys: Sequence[str]) -> Trace:
-        return record_forward(self.model, self.anatomy, images, self.capture, tuple(keys), self.seed, self.precision)
+        return record_forward(
+            self.model, self.anatomy, images, self.capture, tuple(keys), self.seed, self.precision, self.passes
+        )
 
     def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
         """Compute the maps [B, K, h, w] of methods and their extra outputs [B, K]."""

@@ -2,13 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.capture import ORDINARY, BackwardPass, Capture
+from pipeline.explain.trace import Trace
 from schemas.errors import UsageError
 
 
@@ -30,6 +31,9 @@ class Method(ABC):
         extra_outputs: names of the numbers that it reports beside each map, in ``trace.extra_outputs``.
         presets: sets of options, by name.
         hidden_options: options that are not part of the name.
+        later_options: options that ``run.json`` leaves out where all of them have their defaults, so that the hash of
+            a run without them stays what it was before there were any.
+        option_aliases: other names of options in a spec, and the options.
     """
 
     base_name: ClassVar[str]
@@ -43,6 +47,8 @@ class Method(ABC):
     extra_outputs: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     hidden_options: ClassVar[tuple[str, ...]] = ()
+    later_options: ClassVar[tuple[str, ...]] = ()
+    option_aliases: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         """Refuse options of the wrong type.
@@ -55,8 +61,9 @@ class Method(ABC):
             kind = kinds[option]
             if get_origin(kind) is Literal:
                 valid, allowed = value in get_args(kind), ", ".join(map(str, get_args(kind)))
-            elif kind is float:
-                valid, allowed = type(value) in (int, float) and math.isfinite(value), "a finite number"
+            elif kind in (float, float | None):
+                number = type(value) in (int, float) and math.isfinite(value)
+                valid, allowed = number or (value is None and kind is not float), "a finite number"
             else:
                 valid, allowed = type(value) is kind, _TYPE_NAMES.get(kind, kind.__name__)
             if not valid:
@@ -66,7 +73,7 @@ class Method(ABC):
     def name(self) -> str:
         """Name of the method with its options: ``base_name``, then ``_value`` of each that is not the default.
 
-        A number follows the name of its option; a boolean is the name of its option.
+        A number follows the name of its option; a boolean is the name of its option, after ``no_`` if it is False.
         """
         changed = self.options(changed=True).items()
         return "_".join(
@@ -80,11 +87,23 @@ class Method(ABC):
 
     def options(self, changed: bool = False) -> dict[str, Any]:
         """Return all options by name, or only those that differ from the default."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in self.option_fields()}
         if not changed:
             return values
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
         return {name: value for name, value in values.items() if value != defaults.get(name)}
+
+    @classmethod
+    def option_fields(cls) -> "list[Field[Any]]":
+        """Return the options as fields: the method's own first, then those of its base."""
+        return sorted(fields(cls), key=lambda option: option.kw_only is True)
+
+    @property
+    def recorded_options(self) -> dict[str, Any]:
+        """Options as ``run.json`` records them; see ``later_options``. None is left out."""
+        later = set(self.later_options).isdisjoint(self.options(changed=True))
+        left_out = self.later_options if later else ()
+        return {name: value for name, value in self.options().items() if value is not None and name not in left_out}
 
     @property
     def trained_on(self) -> str | None:
@@ -100,6 +119,11 @@ class Method(ABC):
     def design(self) -> str:
         """Provenance of this instance, read from its artifact where it has one."""
         return self.provenance
+
+    @property
+    def backward_pass(self) -> BackwardPass:
+        """The backward pass of its gradients, if it takes any."""
+        return ORDINARY
 
     def needs(self, anatomy: Anatomy) -> Capture:
         """Return what the trace must record for this method."""
@@ -144,4 +168,6 @@ _TYPE_NAMES: dict[Any, str] = {bool: "True or False", int: "a whole number", str
 def _suffix(option: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    return option if isinstance(value, bool) else f"{option}{value}"
+    if isinstance(value, bool):
+        return option if value else f"no_{option}"
+    return f"{option}{value}"

@@ -55,10 +55,13 @@ def short_cell(row: dict[str, str], column: str) -> str:
 
 
 def _options(method: type[Method]) -> list[str]:
-    """List each option with its values, the default first; then the presets."""
-    types = get_type_hints(method)
+    """List each option with its values, the default first; then the presets. Of options of a base only the name."""
+    types, shared = get_type_hints(method), [option.name for option in method.option_fields() if option.kw_only]
     options = []
     for name, default in method().options().items():
+        if name in shared:
+            options.append(name)
+            continue
         values = [default, *(value for value in get_args(types[name]) if value != default)]
         if types[name] is bool:
             values = [default, not default]

@@ -3,7 +3,6 @@
 import re
 import typing
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 from pipeline.explain.anatomy import Anatomy
@@ -36,15 +35,18 @@ class Registry(dict[str, type[Method]]):
             raise UsageError(f"there is no method {base_name!r}; {choices}")
         method = self[base_name]
         hints = typing.get_type_hints(method)
-        types = {option.name: hints[option.name] for option in fields(method)}
+        types = {option.name: hints[option.name] for option in method.option_fields()}
         options: dict[str, Any] = {}
         for assignment in assignments:
             if assignment in method.presets:
                 options |= method.presets[assignment]
                 continue
             option, _, value = assignment.partition("=")
+            option = method.option_aliases.get(option, option)
             if option not in types:
                 allowed = f"it has {', '.join(types)}" if types else "it has none"
+                if option == "target" and not method.class_specific:
+                    allowed = "its map is of the image, not of a class"
                 raise UsageError(f"{spec}: {base_name} has no option {option!r}; {allowed}{suggest(option, types)}")
             options[option] = _convert(value, types[option], f"{spec}: {option}")
         return method(**options)
@@ -93,10 +95,11 @@ def _convert(text: str, type_: Any, label: str) -> Any:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
         raise UsageError(f"{label} is {text!r}; it can be true or false")
+    kind = next(part for part in typing.get_args(type_) or (type_,) if part is not type(None))
     try:
-        return type_(text)
+        return kind(text)
     except ValueError:
-        raise UsageError(f"{label} is {text!r}; it must be {type_.__name__}") from None
+        raise UsageError(f"{label} is {text!r}; it must be {kind.__name__}") from None
 
 
 methods = Registry()

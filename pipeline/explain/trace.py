@@ -1,9 +1,8 @@
 """A recorded forward of a batch, from which every method takes what it needs. Recording does not change the forward."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from enum import Flag
 from typing import Any
 
 import torch
@@ -12,71 +11,14 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention, upcast
-from pipeline.explain.lrp_rules import LRPMode
+from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients, LinearCall
 from pipeline.explain.readout import class_probabilities, classifier_logits, token_features
+from pipeline.explain.relevance_rules import RuleMode, Rules
+from pipeline.explain.target_score import Target, target_values
 from schemas.run import Precision
 
 _MIN_BATCH_SIZE = 32
 """Batch size of ``predict`` where the trace has fewer images; changes nothing but speed."""
-
-
-class Capture(Flag):
-    """Activations and gradients that a method needs recorded, beside the last attention before the read-out."""
-
-    LAST_BLOCK = 0
-    ATTENTION = 1
-    """queries, keys and values of every block"""
-    TOKENS = 2
-    """inputs and outputs of every block"""
-    GRAPH = 4
-    """a graph from the images to the logits; ``mean_block_output`` needs it too"""
-    LAST_GRADIENTS = 8 | GRAPH
-    """gradient of the target logit with respect to attention output and ``norm1`` output of the last block"""
-    ATTENTION_GRADIENTS = 16 | LAST_GRADIENTS | ATTENTION
-    """gradient with respect to the attention output of every block"""
-    IMAGE_GRADIENTS = 32 | GRAPH
-    """gradient with respect to the images"""
-    LRP_BACKWARD = 64 | GRAPH
-    """the conserving backward of ``lrp_rules`` beside the ordinary one"""
-    LINEAR_LAYERS = 128 | GRAPH
-    """inputs and outputs of the linear layers of every block"""
-
-
-@dataclass
-class LinearCall:
-    """A linear layer with its input [B, n, in] and its output [B, n, out]."""
-
-    weight: Tensor
-    bias: Tensor | None
-    input: Tensor
-    output: Tensor
-
-    def select(self, tokens: slice) -> "LinearCall":
-        """Return the call restricted to some tokens, at least float32."""
-        return LinearCall(self.weight, self.bias, upcast(self.input[:, tokens]), upcast(self.output[:, tokens]))
-
-
-@dataclass
-class Gradients:
-    """Gradients of each image's target logit y.
-
-    Attributes:
-        attention: ∂y/∂(attention output) of each block, [B, H, n, d]; None where it was not captured.
-        pooler: the same of the attention pooler, [B, H, 1, d].
-        last_tokens: ∂y/∂(``norm1`` output of the last block), [B, n, D].
-        images: ∂y/∂(images).
-    """
-
-    attention: list[Tensor | None]
-    pooler: Tensor | None = None
-    last_tokens: Tensor | None = None
-    images: Tensor | None = None
-
-    def of_block(self, block: int) -> Tensor:
-        """Return ∂y/∂(attention output) of a block."""
-        gradient = self.attention[block]
-        assert gradient is not None, "the method did not declare that it needs the gradient to this block"
-        return gradient
 
 
 @dataclass
@@ -100,7 +42,8 @@ class Trace:
         block_options: keyword arguments that each block was called with.
         linear_calls: linear layers of each block by name; empty without ``Capture.LINEAR_LAYERS``.
         pooler: call of the attention pooler, or None where the read-out has none.
-        lrp_mode: switch between the two backward passes.
+        passes: what the backward passes of each kind are for; by default all that was recorded.
+        rule_mode: switch between the backward passes.
     """
 
     model: Any
@@ -119,10 +62,14 @@ class Trace:
     block_options: list[dict[str, Any]] = field(default_factory=list)
     linear_calls: list[dict[str, LinearCall]] = field(default_factory=list)
     pooler: AttentionCall | None = None
-    lrp_mode: LRPMode = field(default_factory=LRPMode)
+    passes: Mapping[BackwardPass, Capture] = field(default_factory=dict)
+    rule_mode: RuleMode = field(init=False)
     _mlp_inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of norm2 and of fc2, by block
     _scores: Tensor = field(init=False)  # the logits, with their graph
-    _gradients: tuple[Tensor, Gradients] | None = None
+    _gradients: tuple[Tensor, dict[BackwardPass, Gradients]] | None = None
+
+    def __post_init__(self) -> None:
+        self.rule_mode = RuleMode(keeps_gamma=Capture.GAMMA in self.capture)
 
     @property
     def last_attention(self) -> AttentionCall:
@@ -187,20 +134,49 @@ class Trace:
         with torch.no_grad(), self.autocast():
             return torch.cat([self.model(batch) for batch in images.split(batch_size)]).to(self.images.dtype)
 
-    def image_gradient(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Compute the gradient of the target logit with respect to other images.
+    def target_values(self, logits: Tensor, targets: Tensor, target: Target) -> Tensor:
+        """Compute the number that a map explains: [..., K].
+
+        Classes that it is compared with are those of the recorded forward, whatever the logits are of.
+
+        Args:
+            logits: [B, ..., C].
+            targets: int64 [B, ..., K].
+            target: see ``pipeline.explain.target_score.target_values``.
+        """
+        reference = self.logits.reshape(len(self.logits), *[1] * (logits.ndim - 2), -1).expand_as(logits)
+        return target_values(self.model, logits, targets, target, reference)
+
+    @contextmanager
+    def graph(self, backward_pass: BackwardPass) -> Iterator[None]:
+        """Run parts of the network with a graph for a backward pass of this kind; autocast is entered apart."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            if backward_pass.rules is not None:
+                stack.enter_context(self.rule_mode.on(self.model))
+            yield
+
+    def rules_as_captured(self) -> AbstractContextManager[None]:
+        """Return the context of runs of the network that backward passes by rules go through, if any does."""
+        return self.rule_mode.on(self.model) if Capture.RULES in self.capture else nullcontext()
+
+    def image_gradient(self, images: Tensor, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Tensor:
+        """Compute the gradient of the target with respect to other images.
 
         Args:
             images: [B, 3, H, W].
             targets: int64 [B, 1].
+            backward_pass: what is differentiated, and by which rules.
 
         Returns:
             [B, 3, H, W].
         """
         images = images.detach().requires_grad_()
-        with torch.enable_grad(), self.autocast():
-            score = self.model(images).gather(1, targets).sum()
-        (gradient,) = torch.autograd.grad(score, [images])
+        with self.graph(backward_pass), self.autocast():
+            logits = self.model(images)
+        with torch.enable_grad():
+            score = self.target_values(logits, targets, backward_pass.target).sum()
+        (gradient,) = self.backward(score, [images], backward_pass.rules)
         return gradient
 
     def mean_block_output(self, block: int) -> Tensor:
@@ -219,50 +195,59 @@ class Trace:
             branch = module.ls2(branch)
         return middle.mean(1) + branch
 
-    def gradients(self, targets: Tensor) -> Gradients:
-        """Compute the captured gradients of each image's target logit by one backward, which all methods share.
+    def gradients(self, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Gradients:
+        """Compute the captured gradients of each image's target by one backward, which all methods share.
 
         Args:
             targets: int64 [B, 1].
+            backward_pass: what is differentiated, and by which rules.
         """
-        if self._gradients is not None:
-            earlier_targets, gradients = self._gradients
-            # Comparing values waits for a GPU, so identity is tried first.
-            if earlier_targets is targets or torch.equal(earlier_targets, targets):
-                return gradients
-        self._gradients = targets, self._compute_gradients(targets)
-        return self._gradients[1]
+        # Comparing values waits for a GPU, so identity is tried first.
+        if self._gradients is None or not (self._gradients[0] is targets or torch.equal(self._gradients[0], targets)):
+            self._gradients = targets, {}
+        known = self._gradients[1]
+        if backward_pass not in known:
+            known[backward_pass] = self._compute_gradients(targets, backward_pass)
+        return known[backward_pass]
 
-    def _compute_gradients(self, targets: Tensor) -> Gradients:
-        all_blocks = Capture.ATTENTION_GRADIENTS in self.capture
+    def _compute_gradients(self, targets: Tensor, backward_pass: BackwardPass) -> Gradients:
+        capture = self.passes.get(backward_pass, self.capture)
         inputs: dict[str, Tensor] = {}
-        if Capture.LAST_GRADIENTS in self.capture:
+        if Capture.LAST_GRADIENTS in capture:
             inputs["last_tokens"] = self.last_attention.tokens
             for index, call in enumerate(self.attention_calls):
-                if call is not None and (all_blocks or index == self.anatomy.depth - 1):
+                wanted = Capture.ATTENTION_GRADIENTS in capture or index == self.anatomy.depth - 1
+                if call is not None and wanted:
                     inputs[f"attention {index}"] = call.output
             if self.pooler is not None:
                 inputs["pooler"] = self.pooler.output
-        if Capture.IMAGE_GRADIENTS in self.capture:
+        if Capture.IMAGE_GRADIENTS in capture:
             inputs["images"] = self.images
-        computed = self.backward(self.target_score(targets), list(inputs.values()))
-        gradients = dict(zip(inputs, computed, strict=True))
-        attention = [gradients.get(f"attention {index}") for index in range(self.anatomy.depth)]
-        return Gradients(attention, gradients.get("pooler"), gradients.get("last_tokens"), gradients.get("images"))
+        if Capture.EMBEDDING_GRADIENTS in capture:
+            inputs["embedding"] = self.embedding
+        if Capture.TOKEN_GRADIENTS in capture:
+            assert self.rule_mode.bias_sums is not None
+            inputs["biases"] = self.rule_mode.bias_sums
+            inputs |= {f"block {index}": self.block_input(index) for index in range(self.anatomy.depth)}
+        with torch.enable_grad():
+            score = self.target_values(self._scores, targets, backward_pass.target).sum()
+        gradients = dict(zip(inputs, self.backward(score, list(inputs.values()), backward_pass.rules), strict=True))
+        return Gradients(
+            [gradients.get(f"attention {index}") for index in range(self.anatomy.depth)],
+            block_inputs=[gradient for name, gradient in gradients.items() if name.startswith("block ")],
+            **{name: gradients.get(name) for name in ("pooler", "last_tokens", "images", "embedding", "biases")},
+        )
 
-    def target_score(self, targets: Tensor) -> Tensor:
-        """Sum the target logits: an image's logit depends on no other image, so one backward serves all.
+    def backward(self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None) -> tuple[Tensor, ...]:
+        """Compute the gradients of a scalar with respect to ``inputs``; the graph is kept.
 
         Args:
-            targets: int64 [B, 1].
+            score: the scalar, with its graph. An image's target depends on no other image, so the sum serves all.
+            inputs: tensors of the graph.
+            rules: see ``BackwardPass``.
         """
-        with torch.enable_grad():
-            return self._scores.gather(1, targets).sum()
-
-    @staticmethod
-    def backward(score: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Compute the gradients of a scalar with respect to ``inputs``; the graph is kept."""
-        return torch.autograd.grad(score, inputs, retain_graph=True)
+        with self.rule_mode.by(rules):
+            return torch.autograd.grad(score, inputs, retain_graph=True, materialize_grads=True)
 
 
 def record_forward(
@@ -273,6 +258,7 @@ def record_forward(
     keys: tuple[str, ...],
     seed: int,
     precision: Precision = "full",
+    passes: Mapping[BackwardPass, Capture] | None = None,
 ) -> Trace:
     """Run one forward and record it. Call it inside ``preserve_model_state(model)``.
 
@@ -284,10 +270,14 @@ def record_forward(
         keys: see ``Trace``.
         seed: see ``Trace``.
         precision: see ``explain``.
+        passes: see ``Trace``.
     """
     graph = Capture.GRAPH in capture
     images = (images.clone() if images.is_inference() else images.detach()).requires_grad_(graph)
-    trace = Trace(model, anatomy, images, capture, keys, seed, precision)
+    trace = Trace(model, anatomy, images, capture, keys, seed, precision, passes=passes or {})
+    if Capture.TOKEN_GRADIENTS in capture:
+        tokens = anatomy.prefix_tokens + anatomy.patches
+        trace.rule_mode.bias_sums = upcast(images).new_zeros(len(images), tokens).requires_grad_()
     parts: Any = model
     last = anatomy.depth - 1
 
@@ -326,8 +316,7 @@ def record_forward(
         trace.last_output = output
 
     with ExitStack() as stack:
-        if Capture.LRP_BACKWARD in capture:
-            stack.enter_context(trace.lrp_mode)
+        stack.enter_context(trace.rules_as_captured())
         stack.enter_context(parts.patch_embed.register_forward_hook(after_embedding))
         for index, block in enumerate(parts.blocks):
             stack.enter_context(block.register_forward_pre_hook(before_block(index), with_kwargs=True))
@@ -357,9 +346,7 @@ def _scores_of_read_tokens(trace: Trace) -> Tensor:
     A backward from here does not carry the zeros of all other tokens through the last block.
     """
     reads, model = trace.anatomy.read_tokens, trace.model
-    with torch.enable_grad(), trace.autocast(), ExitStack() as stack:
-        if Capture.LRP_BACKWARD in trace.capture:
-            stack.enter_context(trace.lrp_mode)
+    with torch.enable_grad(), trace.autocast(), trace.rules_as_captured():
         with ReplaceAttentionOutput(trace.last_attention.output[:, :, :reads]):
             tokens = model.blocks[-1](trace.block_input(-1)[:, :reads])
         scores: Tensor = model.forward_head(model.norm(tokens))

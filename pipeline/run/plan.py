@@ -146,7 +146,7 @@ def _check_classes(loaded: LoadedModel, spec: RunSpec) -> None:
 def method_fields(methods: Iterable[Method]) -> dict[str, Any]:
     """Return the fields of a run that describe its methods, apart from their artifacts."""
     return {
-        "methods": {method.name: method.options() for method in methods},
+        "methods": {method.name: method.recorded_options for method in methods},
         "extra_outputs": {method.name: method.extra_outputs for method in methods if method.extra_outputs},
         "provenance": {method.name: method.design for method in methods if method.design},
     }

@@ -11,6 +11,7 @@ from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 
 from pipeline.explain.attribution.diffmask import hidden_states, masked_logits
+from pipeline.explain.capture import Capture
 from pipeline.explain.diffmask_gates import (
     DiffMaskGates,
     GateProbe,
@@ -22,7 +23,7 @@ from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import class_log_odds
-from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.trace import Trace, record_forward
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
 from pipeline.train.trainer import clip_gradients

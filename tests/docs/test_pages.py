@@ -11,7 +11,7 @@ import click
 import pyarrow as pa
 import pytest
 from docs.pages import PAGES, ROOT
-from docstrings import parse_docstring
+from docstrings import option_texts, parse_docstring
 from generate import BLOCK, describe, fields_of, load, render
 from mdit_py_plugins.anchors.index import slugify
 
@@ -99,7 +99,7 @@ def test_every_status_is_described(enumeration: type[StrEnum]) -> None:
 @pytest.mark.parametrize("method", methods.values(), ids=lambda method: method.base_name)
 def test_every_option_of_a_method_is_described(method: type[Method]) -> None:
     sections = parse_docstring(method).sections
-    assert set(sections.get("Options", {})) == set(method().options())
+    assert set(option_texts(method)) == set(method().options())
     assert set(sections.get("Presets", {})) == set(method.presets)
     assert set(sections.get("Extra outputs", {})) == set(method.extra_outputs)
 

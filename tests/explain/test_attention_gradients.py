@@ -8,9 +8,10 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import AGCAM, LeGrad, describe, explain, methods
+from pipeline.explain.capture import Capture
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.trace import Capture, record_forward
+from pipeline.explain.trace import record_forward
 
 
 def test_generic_attention_is_the_written_out_product(family: nn.Module) -> None:

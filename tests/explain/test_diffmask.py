@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.explain import DiffMask, UnsupportedMethod, describe, explain, methods
 from pipeline.explain.artifacts import read_artifact, write_artifact
 from pipeline.explain.attribution.diffmask import hidden_states, masked_logits
+from pipeline.explain.capture import Capture
 from pipeline.explain.diffmask_gates import (
     LOW,
     TEMPERATURE,
@@ -23,7 +24,7 @@ from pipeline.explain.diffmask_gates import (
     sample_gates,
 )
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.trace import Trace, record_forward
 from pipeline.explain.weights_hash import weights_hash
 from pipeline.train.diffmask_training import initialize_gates
 from schemas.artifacts import ArtifactRecord

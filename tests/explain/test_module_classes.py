@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from explicit import assert_equal
 from support import SHORT, images_for, small_vit
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
+from written_out_rules import WrittenRules, relevance
 
 from pipeline.explain import LeGrad, UnsupportedMethod, UnsupportedModel, describe, explain, explainer, methods
 from pipeline.explain.artifacts import write_artifact
@@ -344,15 +346,17 @@ def test_a_quantized_network_is_refused() -> None:
         describe(model)
 
 
-def test_cp_lrp_asks_for_rules_of_every_block() -> None:
-    for path, module, message in (
-        ("blocks.1.mlp.act", nn.SiLU(), "GELU, SiLU"),
-        ("blocks.2.norm1", timm.layers.RmsNorm(32).double(), "LayerNorm, RmsNorm"),
-        ("norm", timm.layers.RmsNorm(32).double(), "LayerNorm, RmsNorm"),
+def test_relevance_has_a_rule_for_every_activation_and_norm() -> None:
+    for path, module in (
+        ("blocks.1.mlp.act", nn.SiLU()),
+        ("blocks.0.mlp.act", nn.ReLU()),
+        ("blocks.1.mlp.act", nn.Tanh()),
+        ("blocks.2.norm1", timm.layers.RmsNorm(32).double()),
+        ("norm", nn.RMSNorm(32).double()),
     ):
         model = change(small_vit(), path, lambda _, module=module: module)
-        with pytest.raises(UnsupportedMethod, match=message):
-            explain(model, images_for(model, 1), 3, "cp_lrp")
+        images = images_for(model, 1)
+        assert_equal(model, images, "cp_lrp", relevance(model, images, WrittenRules(), pixels=False))
 
 
 def test_transformer_attribution_of_beit_without_relative_positions_is_refused() -> None:

@@ -10,7 +10,8 @@ from support import FAMILIES, HEADS, images_for, small_vit
 from torch import Tensor
 
 from pipeline.explain import RISE, describe
-from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.capture import Capture
+from pipeline.explain.trace import Trace, record_forward
 from pipeline.utils.random import rng_for
 
 

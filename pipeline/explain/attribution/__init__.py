@@ -20,7 +20,7 @@ from pipeline.explain.attribution.diffmask import DiffMask as DiffMask
 from pipeline.explain.attribution.grad_input import GradInput as GradInput
 from pipeline.explain.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
 from pipeline.explain.attribution.smoothgrad import SmoothGrad as SmoothGrad
-from pipeline.explain.attribution.cp_lrp import CPLRP as CPLRP
+from pipeline.explain.attribution.lrp import CPLRP as CPLRP, AttnLRP as AttnLRP
 from pipeline.explain.attribution.rise import RISE as RISE
 from pipeline.explain.attribution.vit_cx import ViTCX as ViTCX
 from pipeline.explain.attribution.tis import TiS as TiS

@@ -8,15 +8,16 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
+from pipeline.explain.attribution.gradient_method import GradientMethod
 from pipeline.explain.attribution.readout_attention import mean_over_queries, readout_queries
-from pipeline.explain.method import Method
+from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
 
 
 @methods.register
 @dataclass(frozen=True)
-class AGCAM(Method):
+class AGCAM(GradientMethod):
     """Positive gradient of each layer's attention times the sigmoid of its scores, summed over layers.
 
     E = Σ_l Σ_h read-out row of ReLU(G_l) ⊙ σ(S_l), patch columns, with S_l = q kᵀ/√d before the softmax and
@@ -42,10 +43,10 @@ class AGCAM(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         if self.full_gradient:
-            shared = trace.gradients(targets)
+            shared = trace.gradients(targets, self.backward_pass)
             gradients, pooler_gradient = [shared.of_block(block) for block in range(trace.anatomy.depth)], shared.pooler
         else:
-            gradients, pooler_gradient = _detached_gradients(trace, targets)
+            gradients, pooler_gradient = _detached_gradients(trace, targets, self.backward_pass)
         rows = readout_queries(trace)
         total = trace.images.new_zeros(len(trace.images), trace.last_attention.tokens.shape[1])
         for block, gradient in enumerate(gradients):
@@ -59,7 +60,9 @@ class AGCAM(Method):
         return trace.to_grid(total[:, trace.anatomy.prefix_tokens :])
 
 
-def _detached_gradients(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Tensor | None]:
+def _detached_gradients(
+    trace: Trace, targets: Tensor, backward_pass: BackwardPass
+) -> tuple[list[Tensor], Tensor | None]:
     """Compute gradients with the input of every self-attention detached: [B, H, r, d] of each block, and of the pooler.
 
     The r tokens are those that the read-out reads; no others have such a gradient.
@@ -73,7 +76,7 @@ def _detached_gradients(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Te
     with ExitStack() as stack:
         if trace.pooler is not None:
             stack.enter_context(capture_attention(trace.model.attn_pool, pooler_calls.append))
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(trace.graph(backward_pass))
         stack.enter_context(trace.autocast())
         for block in trace.model.blocks:  # a gate on the output reads the input too
             stack.enter_context(block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:])))
@@ -81,6 +84,7 @@ def _detached_gradients(trace: Trace, targets: Tensor) -> tuple[list[Tensor], Te
             with ReplaceAttentionOutput(leaf):
                 tokens = block(tokens)
         logits = trace.model.forward_head(trace.model.norm(tokens))
-        score = logits.gather(1, targets).sum()
-    gradients = trace.backward(score, leaves + [call.output for call in pooler_calls])
+    with torch.enable_grad():
+        score = trace.target_values(logits, targets, backward_pass.target).sum()
+    gradients = trace.backward(score, leaves + [call.output for call in pooler_calls], backward_pass.rules)
     return list(gradients[: len(leaves)]), gradients[-1] if pooler_calls else None

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.capture import Capture
 from pipeline.explain.diffmask_gates import DiffMaskGates, keep_probability
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace, record_forward
+from pipeline.explain.trace import Trace, record_forward
 from schemas.errors import UsageError
 
 

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attribution.gradient_method import GradientMethod
 from pipeline.explain.attribution.readout_attention import readout_queries, readout_weights
-from pipeline.explain.method import Method
+from pipeline.explain.capture import Capture
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
 
 
 @methods.register
 @dataclass(frozen=True)
-class GenericAttention(Method):
+class GenericAttention(GradientMethod):
     """Attention weighted by its gradient, positive part, accumulated through all layers.
 
     R = I; for l = 1 … L: R ← R + C_l R with C_l = mean_h ReLU(G_l ⊙ A_l), G_l = ∂y_c/∂A_l [H, n, n] the
@@ -35,7 +36,7 @@ class GenericAttention(Method):
         return Capture.ATTENTION_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        gradients = trace.gradients(targets)
+        gradients = trace.gradients(targets, self.backward_pass)
         if trace.pooler is not None:
             assert gradients.pooler is not None
             pooler = trace.pooler

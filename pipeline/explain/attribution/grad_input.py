@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method
+from pipeline.explain.attribution.gradient_method import GradientMethod, embedding_relevance
+from pipeline.explain.capture import Capture
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
 
 
 @methods.register
 @dataclass(frozen=True)
-class GradInput(Method):
+class GradInput(GradientMethod):
     """Image times gradient of the class logit, summed over each patch.
 
     E = Σ over channels and pixels of a patch of x ⊙ ∂y_c/∂x; signed. x is the normalized image, so the mean color
     of the dataset contributes nothing. Cost: the shared backward (≈1 forward).
+
+    With ``backward=libra`` it is read as its authors do, at the output e of the patch embedding, E = Σ_d e ⊙ ∂y_c/∂e,
+    which is ``cp_lrp``.
     """
 
     base_name = "grad_input"
@@ -24,9 +28,11 @@ class GradInput(Method):
     cost = "≈1, shared"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.IMAGE_GRADIENTS
+        return Capture.IMAGE_GRADIENTS if self.backward == "ordinary" else Capture.EMBEDDING_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        gradient = trace.gradients(targets).images
-        assert gradient is not None
-        return trace.patch_sums(trace.images * gradient)
+        gradients = trace.gradients(targets, self.backward_pass)
+        if self.backward == "libra":
+            return embedding_relevance(trace, gradients.embedding)
+        assert gradients.images is not None
+        return trace.patch_sums(trace.images * gradients.images)

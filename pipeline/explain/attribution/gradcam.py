@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attribution.gradient_method import GradientMethod
 from pipeline.explain.attribution.readout_attention import mean_over_queries, readout_attention, readout_queries
-from pipeline.explain.method import Method
+from pipeline.explain.capture import Capture
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
 
 
 @methods.register
 @dataclass(frozen=True)
-class GradCAM(Method):
+class GradCAM(GradientMethod):
     """Tokens at the last attention's input, weighted per channel by their mean gradient, positive part.
 
     F = ``norm1`` output of the last block, patch tokens [N, D]; w = mean over patches of ∂y_c/∂F [D];
@@ -33,7 +34,7 @@ class GradCAM(Method):
         return Capture.LAST_GRADIENTS
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        gradient = trace.gradients(targets).last_tokens
+        gradient = trace.gradients(targets, self.backward_pass).last_tokens
         assert gradient is not None
         prefix = trace.anatomy.prefix_tokens
         tokens = trace.last_attention.tokens[:, prefix:].to(trace.images.dtype)
@@ -43,7 +44,7 @@ class GradCAM(Method):
 
 @methods.register
 @dataclass(frozen=True)
-class AttentionGradCAM(Method):
+class AttentionGradCAM(GradientMethod):
     """Read-out row of the last attention, weighted per head by its mean gradient, positive part.
 
     a_h, g_h = read-out row of A_L and of ∂y_c/∂A_L, patch columns [N] (mean read-out: each the mean over
@@ -60,7 +61,7 @@ class AttentionGradCAM(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
-        gradients = trace.gradients(targets)
+        gradients = trace.gradients(targets, self.backward_pass)
         if trace.pooler is not None:
             assert gradients.pooler is not None
             gradient = trace.pooler.gradient(gradients.pooler)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method
+from pipeline.explain.attribution.gradient_method import GradientMethod
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 
 
 @methods.register
 @dataclass(frozen=True)
-class IntegratedGradients(Method):
+class IntegratedGradients(GradientMethod):
     """Image times the mean gradient of the class logit on the straight path from gray to the image.
 
     E = Σ over channels and pixels of a patch of x ⊙ ∫₀¹ ∂y_c/∂x(αx) dα; signed. The baseline is the zero of the
@@ -27,7 +27,8 @@ class IntegratedGradients(Method):
         nodes: number of quadrature nodes.
 
     Extra outputs:
-        completeness: |sum of the map − (y_c(x) − y_c(0))| / |y_c(x) − y_c(0)|, the relative completeness error.
+        completeness: |sum of the map − (y_c(x) − y_c(0))| / |y_c(x) − y_c(0)|, the relative completeness error, with
+            the target for y_c.
     """
 
     base_name = "integrated_gradients"
@@ -39,16 +40,17 @@ class IntegratedGradients(Method):
     nodes: int = 64
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        return None if self.nodes > 0 else "it needs at least one node"
+        return super().unsupported(anatomy) if self.nodes > 0 else "it needs at least one node"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         nodes, weights = np.polynomial.legendre.leggauss(self.nodes)  # on [−1, 1]
         mean = torch.zeros_like(trace.images)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-            mean += float(weight) * trace.image_gradient(float(node) * trace.images, targets)
+            mean += float(weight) * trace.image_gradient(float(node) * trace.images, targets, self.backward_pass)
         maps = trace.patch_sums(trace.images * mean)
-        baseline = trace.predict(torch.zeros_like(trace.images[:1])).expand(len(targets), -1)
-        difference = (trace.logits - baseline).gather(1, targets)
+        baseline = trace.predict(torch.zeros_like(trace.images[:1])).expand_as(trace.logits)
+        whole, grey = (trace.target_values(logits, targets, self.target) for logits in (trace.logits, baseline))
+        difference = whole - grey
         error = (maps.sum((2, 3)) - difference).abs()
         trace.extra_outputs["completeness"] = torch.where(error == 0, 0.0, error / difference.abs())
         return maps

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, capture_attention
-from pipeline.explain.head_modules import ZeroShotHead
-from pipeline.explain.method import Method
+from pipeline.explain.attribution.gradient_method import GradientMethod
+from pipeline.explain.capture import Capture
 from pipeline.explain.readout import classifier_cosines
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
+
+Scores = Callable[[Tensor], Tensor]
 
 _EMPTY_PROMPT_LIMIT = 0.8
 """Above this value of the map of an empty prompt the authors' code sets maps to 0."""
@@ -22,7 +24,7 @@ _EMPTY_PROMPT_LIMIT = 0.8
 
 @methods.register
 @dataclass(frozen=True)
-class LeGrad(Method):
+class LeGrad(GradientMethod):
     """Gradient of each layer's own class score with respect to its attention, positive part, mean.
 
     For each block l: z_l = mean of all n tokens of its output, s_l = logit of the class from z_l by the
@@ -69,60 +71,59 @@ class LeGrad(Method):
             return "no_final_norm and empty_prompt are defined for an attention pooler; leave them out"
         if self.empty_prompt and not anatomy.empty_prompts:
             return "empty_prompt needs a head file with the tensor empty, the embedding of a prompt that names nothing"
-        return None
+        if self.score == "cosine" and self.target != "logit":
+            return "score=cosine explains the cosine itself, which no target compares; leave out one of them"
+        return super().unsupported(anatomy)
 
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.TOKENS if anatomy.readout == "pool" else Capture.GRAPH | Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        def score(features: Tensor) -> Tensor:
-            scores = trace.classify(features) if self.score == "logit" else classifier_cosines(trace.model, features)
-            return scores.gather(1, targets).sum()
+        def explained(scores: Tensor) -> Tensor:
+            if self.score == "cosine":
+                return scores.gather(1, targets).sum()
+            return trace.target_values(scores, targets, self.target).sum()
 
-        maps = self._maps(trace, score)
+        read = trace.classify if self.score == "logit" else partial(classifier_cosines, trace.model)
+        maps = self._maps(trace, read, explained)
         if not self.empty_prompt:
             return maps
         for prompt in trace.model.head.empty.split(1):
-            empty = self._maps(trace, partial(_similarity, trace.model.head, prompt))
+            empty = self._maps(trace, partial(trace.model.head.cosine, text=prompt), torch.sum)
             low, high = empty.amin((2, 3), keepdim=True), empty.amax((2, 3), keepdim=True)
             maps = torch.where((empty - low) / (high - low) > _EMPTY_PROMPT_LIMIT, 0.0, maps)
         return maps
 
-    def _maps(self, trace: Trace, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """Compute the maps [B, 1, h, w] of a score of features [B, D]: one backward of the sum serves the batch."""
+    def _maps(self, trace: Trace, read: Scores, explained: Scores) -> Tensor:
+        """Compute the maps [B, 1, h, w] of a score: one backward of the sum serves the batch.
+
+        Args:
+            trace: a recorded forward.
+            read: returns scores [B, M] of features [B, D].
+            explained: returns the sum over the batch of what is explained of the scores.
+        """
         depth = trace.anatomy.depth
         count = depth if self.layers == "all" else min(depth, int(self.layers.removeprefix("last")))
-        pooled = partial(_pooled_layer_map, final_norm=not self.no_final_norm)
-        layer_map = _layer_map if trace.pooler is None else pooled
-        total = sum(layer_map(trace, block, score) for block in range(depth - count, depth))
-        assert isinstance(total, Tensor)
+        total = trace.images.new_zeros(())
+        for block in range(depth - count, depth):
+            if trace.pooler is None:
+                attention = trace.attention(block)
+                with trace.graph(self.backward_pass):
+                    scores = read(trace.features(trace.mean_block_output(block)))
+            else:
+                attention, scores = self._read_by_pooler(trace, block, read)
+            with torch.enable_grad():
+                score = explained(scores)
+            (gradient,) = trace.backward(score, [attention.output], self.backward_pass.rules)
+            total = total + attention.gradient(gradient).relu_().mean((1, 2))  # [B, n]
         return trace.to_grid(total[:, trace.anatomy.prefix_tokens :] / count)
 
-
-def _similarity(head: ZeroShotHead, text: Tensor, features: Tensor) -> Tensor:
-    """Sum the similarities of features [B, D] and a text [1, E]."""
-    return head.cosine(features, text).sum()
-
-
-def _layer_map(trace: Trace, block: int, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """Compute E_l of every token: [B, n]."""
-    with torch.enable_grad():
-        total = score(trace.features(trace.mean_block_output(block)))
-    return _positive_gradient(trace, trace.attention(block), total)
-
-
-def _pooled_layer_map(trace: Trace, block: int, score: Callable[[Tensor], Tensor], final_norm: bool) -> Tensor:
-    """Compute E_l of every token by the pooler: [B, n]."""
-    calls: list[AttentionCall] = []
-    model, tokens = trace.model, trace.block_output(block).detach()
-    with torch.enable_grad(), capture_attention(model.attn_pool, calls.append, detach_output=True):
-        with trace.autocast():
-            features = model.fc_norm(model.attn_pool(model.norm(tokens) if final_norm else tokens))
-        total = score(features)
-    return _positive_gradient(trace, calls[0], total)
-
-
-def _positive_gradient(trace: Trace, attention: AttentionCall, score: Tensor) -> Tensor:
-    """Compute the mean over heads and queries of ReLU(∂score/∂A): [B, n]."""
-    (output_gradient,) = trace.backward(score, [attention.output])
-    return attention.gradient(output_gradient).relu_().mean((1, 2))
+    def _read_by_pooler(self, trace: Trace, block: int, read: Scores) -> tuple[AttentionCall, Tensor]:
+        """Compute the scores of a block's output by the pooler, and return its attention, where the graph begins."""
+        calls: list[AttentionCall] = []
+        model, tokens = trace.model, trace.block_output(block).detach()
+        with trace.graph(self.backward_pass), capture_attention(model.attn_pool, calls.append, detach_output=True):
+            with trace.autocast():
+                tokens = tokens if self.no_final_norm else model.norm(tokens)
+                features = model.fc_norm(model.attn_pool(tokens))
+            return calls[0], read(features)

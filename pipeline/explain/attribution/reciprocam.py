@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
+from pipeline.explain.capture import Capture
 from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace, gather_class_values
+from pipeline.explain.trace import Trace, gather_class_values
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.readout_attention import readout_attention, readout_weights
+from pipeline.explain.capture import Capture
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
 
 
 @methods.register

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method
+from pipeline.explain.attribution.gradient_method import GradientMethod
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 from pipeline.utils.random import rng_for
@@ -15,7 +15,7 @@ from pipeline.utils.random import rng_for
 
 @methods.register
 @dataclass(frozen=True)
-class SmoothGrad(Method):
+class SmoothGrad(GradientMethod):
     """Magnitude of the gradient of the class logit, averaged over noisy copies of the image.
 
     E = Σ over channels and pixels of a patch of |mean_k ∂y_c/∂x(x + σ ε_k)|, ε ~ N(0, 1), σ = noise · (max x − min x)
@@ -39,7 +39,9 @@ class SmoothGrad(Method):
     noise: float = 0.15
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        return None if self.samples > 0 and self.noise >= 0 else "it needs at least one sample, and noise of at least 0"
+        if self.samples <= 0 or self.noise < 0:
+            return "it needs at least one sample, and noise of at least 0"
+        return super().unsupported(anatomy)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         images = trace.images
@@ -51,5 +53,6 @@ class SmoothGrad(Method):
         mean = torch.zeros_like(images)
         for _ in range(self.samples):
             noise = np.stack([rng.standard_normal(images.shape[1:]) for rng in rngs])
-            mean += trace.image_gradient(images + sigma * torch.from_numpy(noise).to(images), targets) / self.samples
+            noisy = images + sigma * torch.from_numpy(noise).to(images)
+            mean += trace.image_gradient(noisy, targets, self.backward_pass) / self.samples
         return trace.patch_sums(mean.abs())

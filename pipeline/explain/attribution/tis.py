@@ -7,8 +7,9 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.perturbation import PerturbationMethod
+from pipeline.explain.capture import Capture
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Capture, Trace
+from pipeline.explain.trace import Trace
 from pipeline.utils.random import rng_for
 
 _CHUNK_SIZE = 16384
