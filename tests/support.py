@@ -197,6 +197,7 @@ def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
 SHORT = {
     "integrated_gradients": "integrated_gradients:nodes=3",
     "smoothgrad": "smoothgrad:samples=2",
+    "beyond_intuition": "beyond_intuition:steps=2",
     "rise": "rise:masks=6",
     "vit_cx": "vit_cx:distance=0.2",
     "tis": "tis:masks=6",

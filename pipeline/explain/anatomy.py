@@ -52,6 +52,8 @@ class Anatomy:
         input_size: height and width of the images, in pixels.
         embedding: class name of the patch embedding.
         attention: class name of the attention, preceded by ``gated`` if an output is gated.
+        has_plain_attention_output: whether the output of every attention goes to its projection as it is, without a
+            gate or a norm.
         norm: class name of the norms; of several, like those below, the names joined by a comma.
         mlp: class name of the MLPs.
         activation: class name of the activation functions.
@@ -76,6 +78,7 @@ class Anatomy:
     input_size: tuple[int, int]
     embedding: str
     attention: str
+    has_plain_attention_output: bool
     norm: str
     mlp: str
     activation: str
@@ -161,6 +164,7 @@ def describe(model: nn.Module) -> Anatomy:
         embedding=base_class(parts.patch_embed).__name__,
         attention=("gated " if any(getattr(block.attn, "gate", None) is not None for block in blocks) else "")
         + class_names(known, ATTENTIONS),
+        has_plain_attention_output=all(_has_plain_output(block.attn) for block in blocks),
         norm=class_names(known, NORMS),
         mlp=class_names(known, MLPS),
         activation=class_names(known, ACTIVATIONS),
@@ -170,6 +174,12 @@ def describe(model: nn.Module) -> Anatomy:
         empty_prompts=0 if getattr(head, "empty", None) is None else len(head.empty),
         positions=_positions(parts),
     )
+
+
+def _has_plain_output(attention: nn.Module) -> bool:
+    """Return whether the output of an attention goes to its projection as it is."""
+    normed = isinstance(getattr(attention, "norm", None), NORMS)
+    return getattr(attention, "gate", None) is None and not normed
 
 
 def _unsupported_network(model: Any) -> str | None:

@@ -8,6 +8,8 @@ from pipeline.explain.registry import methods
 from pipeline.explain.attribution.attention import RawAttention as RawAttention
 from pipeline.explain.attribution.rollout import Rollout as Rollout
 from pipeline.explain.attribution.generic_attention import GenericAttention as GenericAttention
+from pipeline.explain.attribution.token_tm import TokenTM as TokenTM
+from pipeline.explain.attribution.beyond_intuition import BeyondIntuition as BeyondIntuition
 from pipeline.explain.attribution.transformer_attribution import TransformerAttribution as TransformerAttribution
 from pipeline.explain.attribution.gradcam import GradCAM as GradCAM, AttentionGradCAM as AttentionGradCAM
 from pipeline.explain.attribution.agcam import AGCAM as AGCAM
@@ -21,6 +23,7 @@ from pipeline.explain.attribution.grad_input import GradInput as GradInput
 from pipeline.explain.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
 from pipeline.explain.attribution.smoothgrad import SmoothGrad as SmoothGrad
 from pipeline.explain.attribution.lrp import CPLRP as CPLRP, AttnLRP as AttnLRP
+from pipeline.explain.attribution.libra_fullgrad import LibraFullGrad as LibraFullGrad
 from pipeline.explain.attribution.rise import RISE as RISE
 from pipeline.explain.attribution.vit_cx import ViTCX as ViTCX
 from pipeline.explain.attribution.tis import TiS as TiS
