@@ -1,7 +1,7 @@
 """The slow other route: the network with attention written out, so that autograd sees its matrices."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -14,10 +14,11 @@ from pipeline.explain import Anatomy, Method, describe, explain
 
 @dataclass
 class Call:
-    """One call of attention: scores and probabilities [B, H, m, n], with their graph."""
+    """One call of attention: scores and probabilities [B, H, m, n] and values [B, H, n, d], with their graph."""
 
     scores: Tensor
     matrix: Tensor
+    value: Tensor
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Forward:
     calls: list[Call]
     inputs: list[Tensor]  # of the attention of each block: norm1 output
     outputs: list[Tensor]  # of each block
+    entries: list[Tensor]  # the input of each block
+    middles: list[Tensor]  # between attention and MLP of each block
 
     @property
     def blocks(self) -> list[Call]:
@@ -60,7 +63,7 @@ def written_out(calls: list[Call]) -> Iterator[None]:
         if attn_mask is not None:
             scores = scores + attn_mask
         matrix = scores.softmax(-1)
-        calls.append(Call(scores, matrix))
+        calls.append(Call(scores, matrix, value))
         return matrix @ value
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,34 +71,48 @@ def written_out(calls: list[Call]) -> Iterator[None]:
         yield
 
 
-def forward(model: nn.Module, images: Tensor, detach_attention: bool = False, detach_blocks: bool = False) -> Forward:
+Context = Callable[[list[Call]], AbstractContextManager[None]]
+
+
+def forward(
+    model: nn.Module,
+    images: Tensor,
+    detach_attention: bool = False,
+    detach_blocks: bool = False,
+    context: Context = written_out,
+) -> Forward:
     """Run the written-out network.
 
     Args:
         detach_attention: cut the graph at the input of every block's attention.
         detach_blocks: cut it at the input of every block.
+        context: writes attention out, and other parts if it likes.
     """
     calls: list[Call] = []
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
+    entries: list[Tensor] = []
+    middles: list[Tensor] = []
 
     def attended(_: nn.Module, args: tuple, options: dict) -> tuple:
         inputs.append(args[0])
         return ((args[0].detach() if detach_attention else args[0], *args[1:]), options)
 
     def entered(_: nn.Module, args: tuple, options: dict) -> tuple:
+        entries.append(args[0])
         return ((args[0].detach() if detach_blocks else args[0], *args[1:]), options)
 
     handles = [b.attn.register_forward_pre_hook(attended, with_kwargs=True) for b in model.blocks]
     handles += [b.register_forward_pre_hook(entered, with_kwargs=True) for b in model.blocks]
     handles += [b.register_forward_hook(lambda _, __, output: outputs.append(output)) for b in model.blocks]
+    handles += [b.norm2.register_forward_pre_hook(lambda _, args: middles.append(args[0])) for b in model.blocks]
     try:
-        with written_out(calls):
+        with context(calls):
             logits = model(images)
     finally:
         for handle in handles:
             handle.remove()
-    return Forward(describe(model), logits, calls, inputs, outputs)
+    return Forward(describe(model), logits, calls, inputs, outputs, entries, middles)
 
 
 def classify(model: nn.Module, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from explicit import TARGET
+from explicit import TARGET, Call
 from timm.layers import GluMlp, SwiGLU
 from torch import Tensor, nn
 
@@ -30,8 +30,8 @@ def half(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def written_rules(model: nn.Module, rules: WrittenRules) -> Iterator[None]:
-    """Make the gradients of a model those of the rules; its values stay."""
+def written_rules(model: nn.Module, rules: WrittenRules, calls: list[Call] | None = None) -> Iterator[None]:
+    """Make the gradients of a model those of the rules; its values stay. Calls of attention are noted in ``calls``."""
     plain = {name: getattr(F, name) for name in ("gelu", "silu", "linear", "conv2d", "scaled_dot_product_attention")}
     tanh, sigmoid = torch.tanh, torch.sigmoid
     attention_weights = {
@@ -43,7 +43,11 @@ def written_rules(model: nn.Module, rules: WrittenRules) -> Iterator[None]:
     def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         if not rules.shares_attention:
-            return (scores if attn_mask is None else scores + attn_mask).softmax(-1).detach() @ v
+            scores = scores if attn_mask is None else scores + attn_mask
+            matrix = scores.softmax(-1).detach().requires_grad_()  # a constant, of which one may ask the gradient
+            if calls is not None:
+                calls.append(Call(scores, matrix, v))
+            return matrix @ v
         scores = half(scores)
         return half((scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v)
 
