@@ -10,6 +10,9 @@ from pipeline.explain.readout import class_log_probabilities, class_probabilitie
 
 Target = Literal["logit", "contrast_mean", "contrast_max", "logsoftmax", "softmax", "finer"]
 
+PatchTarget = Literal["probability", "logit", "contrast_mean", "contrast_max", "logsoftmax", "softmax", "finer"]
+"""Those of patches; ``probability`` is ``patch_probabilities``."""
+
 FINER_CLASSES = 3
 """Classes that ``finer`` compares with."""
 
@@ -26,7 +29,7 @@ def target_fault(anatomy: Anatomy, target: Target) -> str | None:
 
 
 def target_values(
-    model: Any, logits: Tensor, class_ids: Tensor, target: Target, reference_logits: Tensor | None = None
+    model: Any, logits: Tensor, class_ids: Tensor, target: Target, compared: Tensor | None = None
 ) -> Tensor:
     """Compute the number s that a map explains, of the logits y: [..., K].
 
@@ -40,7 +43,7 @@ def target_values(
         logits: [..., C].
         class_ids: int64 [..., K].
         target: which number.
-        reference_logits: [..., C], by which classes to compare with are chosen; by default the logits themselves.
+        compared: classes to compare with, of ``compared_classes``; by default those of the logits themselves.
     """
     if target == "softmax":
         return class_probabilities(model, logits).gather(-1, class_ids)
@@ -51,15 +54,24 @@ def target_values(
         return of_class
     if target == "contrast_mean":
         return of_class - (logits.sum(-1, keepdim=True) - of_class) / (logits.shape[-1] - 1)
-    others = _compared_classes(logits if reference_logits is None else reference_logits, class_ids, target)
-    compared = logits[..., None, :].expand(*others.shape[:-1], -1).gather(-1, others)
+    compared = compared_classes(logits, class_ids, target) if compared is None else compared
+    assert compared is not None
+    others = logits[..., None, :].expand(*compared.shape[:-1], -1).gather(-1, compared)
     # Their softmax among themselves is p_k / Σ p_k, which does not underflow.
-    return (compared.softmax(-1) * (of_class[..., None] - compared)).sum(-1)
+    return (others.softmax(-1) * (of_class[..., None] - others)).sum(-1)
 
 
 @torch.no_grad()
-def _compared_classes(logits: Tensor, class_ids: Tensor, target: Target) -> Tensor:
-    """Return the classes to compare each class with, the nearest first: int64 [..., K, R]."""
+def compared_classes(logits: Tensor, class_ids: Tensor, target: Target) -> Tensor | None:
+    """Return the classes that a target compares each class with, the nearest first: int64 [..., K, R].
+
+    Args:
+        logits: [..., C].
+        class_ids: int64 [..., K].
+        target: None is returned for those that compare with no class or with all.
+    """
+    if target not in ("contrast_max", "finer"):
+        return None
     rows = logits[..., None, :].expand(*class_ids.shape, -1)
     distance = -rows if target == "contrast_max" else (rows - logits.gather(-1, class_ids)[..., None]).abs()
     distance = distance.scatter(-1, class_ids[..., None], torch.inf)  # a class is not compared with itself

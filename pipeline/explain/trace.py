@@ -14,7 +14,7 @@ from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOu
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients, LinearCall
 from pipeline.explain.readout import class_probabilities, classifier_logits, token_features
 from pipeline.explain.relevance_rules import RuleMode, Rules
-from pipeline.explain.target_score import Target, target_values
+from pipeline.explain.target_score import Target, compared_classes, target_values
 from schemas.run import Precision
 
 _MIN_BATCH_SIZE = 32
@@ -135,17 +135,21 @@ class Trace:
             return torch.cat([self.model(batch) for batch in images.split(batch_size)]).to(self.images.dtype)
 
     def target_values(self, logits: Tensor, targets: Tensor, target: Target) -> Tensor:
-        """Compute the number that a map explains: [..., K].
+        """Compute the number that a map explains: [B, K], or [B, N, K].
 
-        Classes that it is compared with are those of the recorded forward, whatever the logits are of.
+        Classes to compare with are those of the recorded forward, whatever the logits are of.
 
         Args:
-            logits: [B, ..., C].
-            targets: int64 [B, ..., K].
+            logits: [B, C] or [B, N, C].
+            targets: int64 [B, K].
             target: see ``pipeline.explain.target_score.target_values``.
         """
-        reference = self.logits.reshape(len(self.logits), *[1] * (logits.ndim - 2), -1).expand_as(logits)
-        return target_values(self.model, logits, targets, target, reference)
+        compared = compared_classes(self.logits, targets, target)
+        if logits.ndim == 3:
+            copies = logits.shape[1]
+            targets = targets[:, None].expand(-1, copies, -1)
+            compared = None if compared is None else compared[:, None].expand(-1, copies, -1, -1)
+        return target_values(self.model, logits, targets, target, compared)
 
     @contextmanager
     def graph(self, backward_pass: BackwardPass) -> Iterator[None]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-from explicit import forward
+from explicit import assert_equal, forward
 from support import images_for, small_vit
 from torch import nn
+from written_out_rules import WrittenRules, relevance
 
 from pipeline.explain import (
     AGCAM,
@@ -172,11 +173,11 @@ def test_a_head_that_gives_no_logits_of_one_token_is_refused(head: nn.Module) ->
         describe(model)
 
 
-def test_cp_lrp_is_refused_where_the_head_has_an_activation_without_a_rule() -> None:
+def test_relevance_goes_through_a_head_of_several_layers() -> None:
     model = small_vit()
     model.head = nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 10)).double()
-    with pytest.raises(UnsupportedMethod, match="GELU, Tanh"):
-        explain(model, images_for(model, 1), 3, "cp_lrp")
+    images = images_for(model, 1)
+    assert_equal(model, images, "cp_lrp", relevance(model, images, WrittenRules(), pixels=False))
 
 
 def test_a_network_of_other_channels_is_refused() -> None:

@@ -121,6 +121,48 @@ def test_legrad_compares_every_layer_with_the_classes_of_the_image() -> None:
     assert torch.allclose(compute_map(model, images, "legrad:target=contrast_max"), expected, rtol=0, atol=1e-14)
 
 
+MEASURED = (
+    "reciprocam",
+    "reciprocam:kernel=box:block=-2",
+    "rise:masks=6",
+    "vit_cx:distance=0.2",
+    "tis:masks=6",
+    "pm_zs",
+    "pm_value",
+)
+"""Methods that read a number of other images or of patches, in which their maps are linear."""
+
+
+@pytest.mark.parametrize("kind", ["class token", "mean, fc_norm"])
+@pytest.mark.parametrize("name", MEASURED)
+def test_methods_that_measure_read_the_target_with_the_classes_of_the_image(name: str, kind: str) -> None:
+    model = small_vit(**FAMILIES[kind], depth=2)
+    images = images_for(model, 1)
+    with torch.no_grad():
+        order = model(images)[0].argsort(descending=True).tolist()
+    plain = maps_by_class(model, images, name, "logit")
+    scale = plain.abs().max()
+    contrast = maps_by_class(model, images, name, "contrast_mean")
+    assert (contrast - plain + (plain.sum(0) - plain) / 9).abs().max() <= 1e-12 * scale
+    others = [order[0] if c != order[0] else order[1] for c in range(10)]
+    assert (maps_by_class(model, images, name, "contrast_max") - plain + plain[others]).abs().max() <= 1e-12 * scale
+    assert not torch.allclose(maps_by_class(model, images, name, "finer"), plain, rtol=1e-2)
+    ((default, maps),) = explain(model, images, torch.arange(10)[None], name).items()
+    if not name.startswith("pm"):  # these read a probability of every class by itself
+        assert torch.equal(maps_by_class(model, images, name, "softmax"), maps[0])
+        assert methods.parse(f"{name}:target=softmax").name == default
+
+
+def test_patches_are_compared_by_their_softmax() -> None:
+    model = small_vit(depth=2)
+    images = images_for(model, 1)
+    logits = maps_by_class(model, images, "pm_zs", "logit")
+    assert torch.allclose(maps_by_class(model, images, "pm_zs", "softmax"), logits.softmax(0), rtol=1e-12)
+    assert torch.allclose(maps_by_class(model, images, "pm_zs", "logsoftmax"), logits.log_softmax(0), rtol=1e-12)
+    probability = explain(model, images, torch.arange(10)[None], "pm_zs")["pm_zs"][0]
+    assert torch.allclose(probability, logits.sigmoid(), rtol=1e-12)
+
+
 def test_a_target_of_an_image_does_not_depend_on_its_batch_nor_on_other_targets() -> None:
     model = small_vit(depth=2)
     images = images_for(model)
@@ -171,5 +213,6 @@ def test_names_and_records_without_a_target_are_what_they_were() -> None:
         made = methods.parse(SHORT.get(name, name))
         assert "target" not in made.name
         assert not {"target", "backward"} & made.recorded_options.keys()
-        if method.class_specific and "target" in made.options():
-            assert methods.parse(f"{name}:target=finer").recorded_options["target"] == "finer"
+        if method.class_specific:
+            option = method.option_aliases.get("target", "target")
+            assert methods.parse(f"{name}:target=finer").recorded_options[option] == "finer"

@@ -1,7 +1,7 @@
 """Base of methods that differentiate a number of the class."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -27,6 +27,12 @@ class TargetMethod(Method):
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
         return target_fault(anatomy, self.target)
+
+    @property
+    def random_name(self) -> str:
+        """Name that seeds random numbers: the same ones whatever is explained."""
+        defaults: dict[str, Any] = {option.name: option.default for option in self.option_fields() if option.kw_only}
+        return replace(self, **defaults).name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,18 @@
 """Patch-level mask prediction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, PatchReadout, patch_probabilities
 from pipeline.explain.registry import methods
+from pipeline.explain.target_score import PatchTarget, compared_classes, target_fault, target_values
 from pipeline.explain.trace import Trace, gather_class_values
 from schemas.errors import UsageError
 
@@ -27,6 +29,8 @@ class PatchMask(LearnedMethod):
 
     Options:
         artifact: safetensors file of the fine-tuned network.
+        target: the number of each patch that is read, the ``probability`` or one of the [targets](#targets), compared
+            with the classes of the fine-tuned network.
 
     Extra outputs:
         probability: of the class for the image, by the fine-tuned network.
@@ -38,6 +42,13 @@ class PatchMask(LearnedMethod):
     provenance = PATCH_READOUT_DESIGN
     cost = "1"
     extra_outputs = ("probability",)
+    later_options = ("target",)
+
+    target: PatchTarget = field(default="probability", kw_only=True)
+
+    def unsupported(self, anatomy: Anatomy) -> str | None:
+        fault = None if self.target == "probability" else target_fault(anatomy, self.target)
+        return super().unsupported(anatomy) or fault
 
     def check_artifact(self) -> None:
         super().check_artifact()
@@ -55,7 +66,15 @@ class PatchMask(LearnedMethod):
         with trace.autocast():
             logits, patches = functional_call(readout, weights, (like.detach(),))
         trace.extra_outputs["probability"] = trace.probabilities(logits.to(like.dtype)).gather(1, targets)
-        return trace.to_grid(gather_class_values(patch_probabilities(trace.model, patches.to(like.dtype)), targets))
+        patches = patches.to(like.dtype)
+        if self.target == "probability":
+            return trace.to_grid(gather_class_values(patch_probabilities(trace.model, patches), targets))
+        compared = compared_classes(logits, targets, self.target)
+        copies = patches.shape[1]
+        of_patches = targets[:, None].expand(-1, copies, -1)
+        compared = None if compared is None else compared[:, None].expand(-1, copies, -1, -1)
+        values = target_values(trace.model, patches, of_patches, self.target, compared)
+        return trace.to_grid(values.transpose(1, 2))
 
 
 @lru_cache(maxsize=2)

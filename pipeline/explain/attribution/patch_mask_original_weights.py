@@ -9,6 +9,7 @@ from pipeline.explain.attention_capture import ReplaceAttentionOutput
 from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits, patch_probabilities
 from pipeline.explain.registry import methods
+from pipeline.explain.target_score import PatchTarget, target_fault
 from pipeline.explain.trace import Trace, gather_class_values
 
 
@@ -21,6 +22,9 @@ class PatchMaskZeroShot(Method):
     ``pm`` without its training. Where norm precedes the mean (``fc_norm`` off), the mean over patches of the
     logits is the logit of the image: class activation mapping. A class-token network was never
     trained there: its logits have no gradient at these tokens. Cost: N·D·C, about 1 % of a forward.
+
+    Options:
+        target: the number of each patch that is read, the ``probability`` or one of the [targets](#targets).
     """
 
     base_name = "pm_zs"
@@ -28,12 +32,15 @@ class PatchMaskZeroShot(Method):
     paper = "after Kang et al., Patch-level mask prediction, PRL 187, 2025; a design, its text is not public"
     provenance = PATCH_READOUT_DESIGN
     cost = "≈0.01"
+    later_options = ("target",)
+
+    target: PatchTarget = "probability"
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        return _constant_fault(anatomy)
+        return _patch_fault(anatomy, self.target)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        return _class_maps(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets)
+        return _class_maps(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets, self.target)
 
 
 @methods.register
@@ -44,6 +51,9 @@ class PatchMaskValue(Method):
     E_i = σ(head(fc_norm(norm(x̂_i)))_c) with x̂_i = y_i + mlp(norm2(y_i)), y_i = x_i + proj(v_i): the value
     replaces the attention output, as MaskCLIP reads a network's last layer. In a class-token network this
     path was trained, the ordinary one was not. Cost: the MLP of one block.
+
+    Options:
+        target: the number of each patch that is read, the ``probability`` or one of the [targets](#targets).
     """
 
     base_name = "pm_value"
@@ -51,23 +61,31 @@ class PatchMaskValue(Method):
     paper = "after Zhou et al., MaskCLIP, ECCV 2022 (arXiv 2112.01071), and Kang et al., PRL 187, 2025; a design"
     provenance = PATCH_READOUT_DESIGN
     cost = "≈0.1"
+    later_options = ("target",)
+
+    target: PatchTarget = "probability"
 
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        return _constant_fault(anatomy)
+        return _patch_fault(anatomy, self.target)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens
         with trace.autocast(), ReplaceAttentionOutput(trace.last_attention.value[:, :, prefix:].detach()):
             tokens = trace.model.blocks[-1](trace.block_input(-1)[:, prefix:].detach())
-        return _class_maps(trace, tokens, targets)
+        return _class_maps(trace, tokens, targets, self.target)
 
 
-def _constant_fault(anatomy: Anatomy) -> str | None:
-    """Return why patches cannot be read by the softmax of one text; None if they are not."""
+def _patch_fault(anatomy: Anatomy, target: PatchTarget) -> str | None:
+    """Return why patches cannot be read so, such as by the softmax of one text; None if they can."""
+    if target != "probability":
+        return target_fault(anatomy, target)
     return constant_probability_fault(anatomy) if anatomy.classifier == "ZeroShotHead" else None
 
 
-def _class_maps(trace: Trace, tokens: Tensor, targets: Tensor) -> Tensor:
+def _class_maps(trace: Trace, tokens: Tensor, targets: Tensor, target: PatchTarget) -> Tensor:
     with trace.autocast():
         logits = patch_logits(trace.model, trace.anatomy, tokens)
-    return trace.to_grid(gather_class_values(patch_probabilities(trace.model, logits.to(trace.images.dtype)), targets))
+    logits = logits.to(trace.images.dtype)
+    if target == "probability":
+        return trace.to_grid(gather_class_values(patch_probabilities(trace.model, logits), targets))
+    return trace.to_grid(trace.target_values(logits, targets, target).transpose(1, 2))

@@ -8,19 +8,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.method import Method, constant_probability_fault
+from pipeline.explain.attribution.gradient_method import TargetMethod
+from pipeline.explain.method import constant_probability_fault
+from pipeline.explain.target_score import Target, compared_classes, target_values
 from pipeline.explain.trace import Trace
 
 
-@dataclass(frozen=True)
-class PerturbationMethod(Method):
-    """Base of perturbation methods: probabilities of masked copies, one image at a time, all classes at once."""
+@dataclass(frozen=True, kw_only=True)
+class PerturbationMethod(TargetMethod):
+    """Base of perturbation methods: probabilities of masked copies, one image at a time, all classes at once.
+
+    Options:
+        target: the number of each copy that takes the place of the probability, see [targets](#targets).
+    """
 
     multi_target = True
     default = False
 
+    target: Target = "softmax"
+
     def unsupported(self, anatomy: Anatomy) -> str | None:
-        return constant_probability_fault(anatomy)
+        return constant_probability_fault(anatomy) if self.target == "softmax" else super().unsupported(anatomy)
+
+    def values(self, trace: Trace, row: int, logits: Tensor, classes: Tensor) -> Tensor:
+        """Compute the number that is explained, of copies of an image: [M, K].
+
+        Args:
+            trace: a recorded forward.
+            row: index of the image in the batch; the classes to compare with are its own.
+            logits: [M, C].
+            classes: int64 [K].
+        """
+        compared = compared_classes(trace.logits[row], classes, self.target)
+        compared = None if compared is None else compared.expand(len(logits), -1, -1)
+        return target_values(trace.model, logits, classes.expand(len(logits), -1), self.target, compared)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)

@@ -12,7 +12,8 @@ from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOu
 from pipeline.explain.capture import Capture
 from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace, gather_class_values
+from pipeline.explain.target_score import Target, target_fault
+from pipeline.explain.trace import Trace
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
 
@@ -49,8 +50,9 @@ class ReciproCAM(Method):
     Options:
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
             center, ``box`` all ones, ``single`` the patch alone (the paper's 1×1).
-        score: ``softmax`` as in the paper (of a head file its activation, which may be a sigmoid), or the raw
-            ``logit`` (openvino_xai), which a run that names no methods takes for a softmax of one class.
+        score: ``softmax`` as in the paper (of a head file its activation, which may be a sigmoid), the raw
+            ``logit`` (openvino_xai), which a run that names no methods takes for a softmax of one class, or another
+            of the [targets](#targets); ``target`` is another name of this option.
         block: the block whose input is masked, counted from the end: −1 is the last, as in the paper. Earlier
             ones cost N copies of every later block.
 
@@ -60,12 +62,13 @@ class ReciproCAM(Method):
 
     base_name = "reciprocam"
     multi_target = True
+    option_aliases: ClassVar = {"target": "score"}
     paper = "Byun & Lee, ViT-ReciproCAM, 2023 (arXiv 2310.02588)"
     cost = "≈0.2; mean read-out ≈N/L"
     presets: ClassVar = {"authors_code": {"block": -2}}
 
     kernel: Kernel = "gaussian"
-    score: Literal["softmax", "logit"] = "softmax"
+    score: Target = "softmax"
     block: int = -1
 
     @classmethod
@@ -82,7 +85,9 @@ class ReciproCAM(Method):
             return (
                 "with an attention pooler the tokens are masked before the pooler, after every block; leave out block"
             )
-        fault = constant_probability_fault(anatomy) if self.score == "softmax" else None
+        if self.score != "softmax":
+            return target_fault(anatomy, self.score)
+        fault = constant_probability_fault(anatomy)
         return fault and f"{fault}; or take score=logit"
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -92,8 +97,7 @@ class ReciproCAM(Method):
             logits = _masked_token(trace, self.kernel)
         else:
             logits = _masked_copies(trace, self.kernel, self.block)
-        values = trace.probabilities(logits) if self.score == "softmax" else logits
-        return trace.to_grid(gather_class_values(values, targets))
+        return trace.to_grid(trace.target_values(logits, targets, self.score).transpose(1, 2))
 
 
 @lru_cache(maxsize=32)

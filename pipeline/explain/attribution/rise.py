@@ -57,7 +57,7 @@ class RISE(PerturbationMethod):
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image = trace.images[row]
         cell = [-(-side // self.cells) for side in trace.anatomy.input_size]
-        rng = rng_for(self.name, trace.keys[row], trace.seed)
+        rng = rng_for(self.random_name, trace.keys[row], trace.seed)
         grids = torch.from_numpy(rng.random((self.masks, self.cells, self.cells)) < self.keep).to(image)
         shifts = [torch.from_numpy(rng.integers(0, side, self.masks)).to(image.device) for side in cell]
         resizing = [interpolation_matrix(self.cells, (self.cells + 1) * side).to(image) for side in cell]
@@ -68,7 +68,7 @@ class RISE(PerturbationMethod):
                 for matrix, shift, side in zip(resizing, shifts, trace.anatomy.input_size, strict=True)
             )
             masks = (down @ grids[part] @ across.mT)[:, None]
-            probabilities = trace.probabilities(trace.predict(image * masks))[:, classes]
+            values = self.values(trace, row, trace.predict(image * masks), classes)
             pooled = trace.patch_means(masks)[:, 0]
-            total += torch.einsum("mk,mhw->khw", probabilities, pooled)
+            total += torch.einsum("mk,mhw->khw", values, pooled)
         return total / (self.masks * self.keep)

@@ -46,7 +46,7 @@ class SmoothGrad(GradientMethod):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         images = trace.images
         rngs = [
-            rng_for(self.name, key, trace.seed, target)
+            rng_for(self.random_name, key, trace.seed, target)
             for key, target in zip(trace.keys, targets[:, 0].tolist(), strict=True)
         ]
         sigma = self.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]

@@ -66,12 +66,12 @@ class TiS(PerturbationMethod):
         anatomy, image = trace.anatomy, trace.images[row]
         outputs = [trace.block_output(block)[row, anatomy.prefix_tokens :] for block in range(anatomy.depth)]
         features = torch.cat(outputs, 1).T.to(image)
-        rng = rng_for(self.name, trace.keys[row], trace.seed)
+        rng = rng_for(self.random_name, trace.keys[row], trace.seed)
         first = rng.choice(len(features), min(self.masks, len(features)), replace=False)
         centroids = _k_means(features, features[torch.from_numpy(first).to(image.device)])
         count = max(1, int(self.keep * anatomy.patches))
         patches = centroids.argsort(dim=1, descending=True, stable=True)[:, :count]
-        scores = trace.probabilities(_sample_logits(trace, image, patches))[:, classes]
+        scores = self.values(trace, row, _sample_logits(trace, image, patches), classes)
         samples = torch.zeros_like(centroids).scatter(1, patches, 1.0)
         counts = samples.sum(0)
         return trace.to_grid(torch.where(counts > 0, scores.T @ samples / counts, 0.0)[None])[0]

@@ -59,8 +59,8 @@ class ViTCX(PerturbationMethod):
         tokens = trace.last_attention.tokens[row, anatomy.prefix_tokens :].to(image)
         resizing = _Resizing(anatomy.grid, image)
         clusters = _cluster_sums(tokens.T.unflatten(1, anatomy.grid), resizing, self.distance)
-        probability = trace.probabilities(trace.logits[row].to(image))[classes]
-        rng = rng_for(self.name, trace.keys[row], trace.seed)
+        whole = self.values(trace, row, trace.logits[row : row + 1].to(image), classes)
+        rng = rng_for(self.random_name, trace.keys[row], trace.seed)
         weighted, mask_sum = image.new_zeros(len(classes), *image.shape[1:]), torch.zeros_like(image[0])
         for chunk in clusters.split(_CHUNK_SIZE):
             pixels = resizing(chunk)
@@ -68,8 +68,8 @@ class ViTCX(PerturbationMethod):
             noise = torch.from_numpy(rng.standard_normal((len(masks), *image.shape))).to(image)
             noise *= self.noise * (1 - masks[:, None])
             images = torch.cat([image * masks[:, None] + noise, image + noise])
-            masked, noisy = trace.probabilities(trace.predict(images))[:, classes].chunk(2)
-            weighted += torch.einsum("mk,mhw->khw", masked - noisy + probability, masks)
+            masked, noisy = self.values(trace, row, trace.predict(images), classes).chunk(2)
+            weighted += torch.einsum("mk,mhw->khw", masked - noisy + whole, masks)
             mask_sum += masks.sum(0)
         pixels = torch.where(mask_sum > 0, weighted / mask_sum, 0.0) / len(clusters)
         return trace.patch_means(pixels[None])[0]
