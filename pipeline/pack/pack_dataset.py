@@ -21,6 +21,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file, make_folder, write_atomically
 from pipeline.utils.local_file import file_sha256
+from schemas.annotations import CocoInfo
 from schemas.base import differences
 from schemas.errors import UsageError
 from schemas.pack import PACK, LeftOut, PackedShard, PackRecord
@@ -215,7 +216,8 @@ def _merge_truth(source: Source, shards: Iterable[PackedShard]) -> dict[str, Any
             for item in objects:
                 annotations.append({"id": len(annotations) + 1, "image_id": len(images)} | item)
     categories = [{"id": number, "name": escape_control(name)} for number, name in enumerate(source.classes, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    info = {"vit_atlas": CocoInfo(whole_keys=True).model_dump(exclude_defaults=True)}
+    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
 def _summarize(left_out: Sequence[LeftOut]) -> str:

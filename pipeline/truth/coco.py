@@ -1,13 +1,15 @@
 """Reader of COCO instance files: masks, boxes, or both.
 
-Regions with ``iscrowd`` are ignored, because COCO excludes them from every count.
+Regions with ``iscrowd`` are ignored, because COCO excludes them from every count. A file of ViT Atlas says under
+``info.vit_atlas`` of which image its coordinates are (``orientation``), and that its names are whole keys
+(``whole_keys``).
 Source: cocodataset.org/#format-data.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from pipeline.utils.local_file import read_bytes
+from schemas.annotations import CocoInfo
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator
@@ -48,12 +51,19 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         annotations = _group_by_image(content, file)
         images = [(image["id"], _parse_image(image, file, separator)) for image in content["images"]]
         truths = [CocoTruth(*head, tuple(annotations[image_id])) for image_id, head in images]
+        own = _parse_own(content.get("info"), file)
         all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
     if all_crowds:
         raise UsageError(f"{file}: all annotations have iscrowd 1, which marks regions to ignore; objects have 0")
-    return TruthSet.from_truths(file, sha256(data), truths)
+    truth = TruthSet.from_truths(file, sha256(data), truths)
+    return replace(truth.with_options(own.orientation, None), whole_keys=own.whole_keys)
+
+
+def _parse_own(info: object, file: Path) -> CocoInfo:
+    own = info.get("vit_atlas", {}) if isinstance(info, dict) else {}
+    return CocoInfo.read(json.dumps(own).encode(), f"{file}: info.vit_atlas")
 
 
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:

@@ -212,6 +212,7 @@ class TruthSet:
         by_key: truth of each image.
         unique_names: True if no two file names are equal, so that they identify images in whatever folder.
         classes: names of each class, where the truth is of classes: the first one, and others that mean the same.
+        whole_keys: True if keys are those of the samples with all folders, so that nothing but them is compared.
     """
 
     name: str
@@ -219,6 +220,7 @@ class TruthSet:
     by_key: Mapping[str, Truth]
     unique_names: bool
     classes: tuple[tuple[str, ...], ...] = ()
+    whole_keys: bool = False
 
     @classmethod
     def from_truths(
@@ -255,7 +257,7 @@ class TruthSet:
         changes = {"orientation": orientation, "mask_values": mask_values}
         by_key = {key: replace(truth, **changes) for key, truth in self.by_key.items()}  # type: ignore[arg-type]
         digest = sha256(f"{self.digest} {orientation} {mask_values}".encode())
-        return TruthSet(self.name, digest, by_key, self.unique_names, self.classes)
+        return replace(self, digest=digest, by_key=by_key)
 
     def __len__(self) -> int:
         return len(self.by_key)
@@ -266,15 +268,15 @@ class TruthSet:
     def find(self, key: str) -> Truth | None:
         """Return the truth of a sample; None if there is none.
 
-        Keys may differ in depth: ``b/c`` matches ``a/b/c``. If all file names are unique, folders may even differ,
-        as in ILSVRC, whose validation images are distributed with class folders and without.
+        Keys may differ in depth, unless ``whole_keys``: ``b/c`` matches ``a/b/c``. If all names are unique, folders
+        may even differ, as in ILSVRC, whose validation images are distributed with class folders and without.
 
         Raises:
             UsageError: two truths match.
         """
         key = key.removeprefix("./")
-        if key in self.by_key:
-            return self.by_key[key]
+        if key in self.by_key or self.whole_keys:
+            return self.by_key.get(key)
         same_name = self._keys_by_name.get(key.rpartition("/")[2], [])
         matches = [other for other in same_name if other.endswith(f"/{key}") or key.endswith(f"/{other}")]
         if len(matches) > 1:
@@ -309,7 +311,7 @@ class TruthSet:
         truths = [truth for key in keys if (truth := self.find(key)) is not None]
         by_key = {truth.key: truth for truth in truths}
         digest = sha256("\n".join([self.digest, *by_key]).encode())
-        return TruthSet(self.name, digest, by_key, self.unique_names, self.classes)
+        return replace(self, digest=digest, by_key=by_key)
 
 
 class TruthMatcher:

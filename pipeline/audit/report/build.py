@@ -17,13 +17,14 @@ from pipeline.audit.report.gallery_data import (
     sample_images,
     write_chunks,
 )
-from pipeline.audit.report.js_encoding import read_color_map, to_base64, to_script
+from pipeline.audit.report.js_encoding import read_color_map, to_base64
 from pipeline.audit.report.load_tables import AuditTables, read_audit
 from pipeline.audit.report.page import render_page
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.utils.io import refuse_commands
+from pipeline.utils.json_script import to_script
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.errors import UsageError
 from schemas.layout import Flag

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.audit.join_metrics import values_at_rows
-from pipeline.audit.report.js_encoding import to_base64, to_script, to_uint8
+from pipeline.audit.report.js_encoding import to_base64, to_uint8
 from pipeline.store import Atlas, AtlasShard, ObjectStore
 from pipeline.store.images import read_images
 from pipeline.store.parquet import from_parquet
+from pipeline.utils.json_script import to_script
 from schemas.audit_tables import MAP_STATISTICS
 from schemas.layout import Flag
 from schemas.scores import is_control

@@ -1,34 +1,17 @@
-"""Encoding of data as scripts: a page that is opened from a disk may load scripts, but cannot fetch files."""
+"""Encoding of arrays for the scripts of the page."""
 
 import base64
-import json
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from pipeline.utils.json_values import replace_nonfinite
-
 
 def to_base64(values: NDArray[Any] | bytes) -> str:
     """Return bytes, or an array of any shape in row-major order and little-endian, as base64."""
     data = values if isinstance(values, bytes) else values.astype(values.dtype.newbyteorder("<")).tobytes()
     return base64.b64encode(data).decode("ascii")
-
-
-def to_script(function: str, *arguments: Any) -> bytes:
-    """Return a script that calls ``atlas.<function>`` with JSON values; null for NaN and infinity.
-
-    Nothing in it can end a script element, whatever the values are.
-
-    Args:
-        function: name of the function.
-        *arguments: values that JSON can express.
-    """
-    texts = [json.dumps(replace_nonfinite(value), allow_nan=False, separators=(",", ":")) for value in arguments]
-    text = ", ".join(texts).replace("<", "\\u003c")
-    return f"atlas.{function}({text});\n".encode("ascii")
 
 
 def to_uint8(maps: NDArray[np.floating]) -> NDArray[np.uint8]:

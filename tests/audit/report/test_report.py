@@ -18,7 +18,7 @@ from report_world import HOSTILE, METHODS, NAMES, Reported
 
 from pipeline.audit.report import write_report
 from pipeline.audit.report.classes import find_suspicious_classes, iter_class_data, mean_map
-from pipeline.audit.report.js_encoding import to_script, to_uint8
+from pipeline.audit.report.js_encoding import to_uint8
 from pipeline.audit.report.load_tables import read_audit
 from pipeline.audit.report.score_view import describe_score
 from pipeline.audit.spray import l1_normalize
@@ -26,6 +26,7 @@ from pipeline.demo.scenes import SHORTCUT_CLASS
 from pipeline.read import PreprocessConfig, decode_image
 from pipeline.read.shard_reader import read_samples
 from pipeline.store import Atlas
+from pipeline.utils.json_script import to_script
 from schemas.audit_tables import MAP_STATISTICS, SHORTCUTS
 from schemas.errors import CorruptShardError, UsageError
 from schemas.metrics import OWN_WEIGHTS

@@ -1,0 +1,76 @@
+"""``vitatlas annotate``."""
+
+import click
+
+from jobs import output
+from jobs.params import (
+    PATH_OR_URL,
+    address_option,
+    allow_pipe_option,
+    choice_option,
+    classes_option,
+    count_option,
+    partial_option,
+    path_option,
+    read_class_names,
+    target_option,
+)
+from pipeline.utils.terminal import echo
+from schemas.annotations import ImageSelection
+
+
+@click.command("annotate")
+@click.argument("atlas", type=PATH_OR_URL)
+@path_option("--out", metavar="DIR", text="Output folder.", required=True)
+@count_option("--images", default=50, text="Images to annotate.")
+@choice_option(
+    "--select",
+    ["random", "disagreement"],
+    "At random, for scores; or those whose methods disagree most, to find faults.",
+    "random",
+)
+@target_option
+@count_option("--seed", default=0, minimum=0, text="Random seed of the choice.")
+@classes_option
+@partial_option
+@address_option
+@allow_pipe_option
+@output.json_option
+def annotate_command(
+    atlas: str,
+    out: str,
+    images: int,
+    select: ImageSelection,
+    target: str,
+    seed: int,
+    classes_file: str | None,
+    partial: bool,
+    address: str | None,
+    allow_pipe: bool,
+    json_: bool,
+) -> None:
+    """Write a page on which a person draws boxes on images of an atlas.
+
+    Open index.html in a browser; no server is needed. Save there writes COCO, which vitatlas score --truth and label
+    --tune read. The page holds the images, at most 1024 pixels wide or high.
+
+    \b
+    Examples:
+      vitatlas annotate val.atlas --images 50 --out boxes
+      vitatlas score val.atlas --truth annotations.json --subset
+    """
+    from pipeline.annotate import write_page
+    from pipeline.run.execution import ComputeOptions
+    from pipeline.store import Atlas
+
+    opened, names = Atlas.open(atlas), read_class_names(classes_file)
+    output.check_complete(opened, partial)
+    options = ComputeOptions(address, allow_pipe=allow_pipe)
+    page, count = write_page(
+        opened, out, images, select, target, seed, names, options, lambda line: echo(f"note     {line}", err=True)
+    )
+    if json_:
+        output.print_json({"page": page, "images": count})
+        return
+    echo(f"page     {page}, {count} images")
+    echo(f"next     open it, draw, save; then vitatlas score '{atlas}' --truth annotations.json --subset")
