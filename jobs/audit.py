@@ -129,6 +129,7 @@ def audit_command(
     from pipeline.audit.audit_atlas import AuditOptions, audit_atlas, default_audit_dir
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
+    from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
     from schemas.audit_records import DEFAULT_PUBLICATION, PublicationRecord
 
@@ -139,6 +140,7 @@ def audit_command(
     opened = Atlas.open(atlas)
     out = out or default_audit_dir(opened, target)
     output.check_complete(opened, partial)
+    output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     names = opened.class_names(read_class_names(classes_file))
     result = audit_atlas(
         opened,

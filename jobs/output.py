@@ -74,11 +74,13 @@ def format_bytes(count: float) -> str:
 
 def accuracy_document(accuracy: "LabelAccuracy | None") -> dict[str, Any] | None:
     """Return the accuracy on labels for ``--json``."""
-    return None if accuracy is None else vars(accuracy)
+    if accuracy is None:
+        return None
+    return vars(accuracy) | {"top1_interval": accuracy.top1_interval, "top5_interval": accuracy.top5_interval}
 
 
 def print_accuracy(accuracy: "LabelAccuracy | None", to_stderr: bool = False) -> None:
-    """Print the accuracy of the network on labels, and a warning if they seem to have another order of classes.
+    """Print the accuracy on labels with its 95 % intervals, and a warning if these seem to be of other classes.
 
     Args:
         accuracy: None if no image has a label, which prints nothing.
@@ -86,8 +88,7 @@ def print_accuracy(accuracy: "LabelAccuracy | None", to_stderr: bool = False) ->
     """
     if accuracy is None:
         return
-    top1, top5 = (100 * hits / accuracy.labeled for hits in (accuracy.top1, accuracy.top5))
-    echo(f"accuracy top-1 {top1:.1f} %, top-5 {top5:.1f} % of {accuracy.labeled:,} labels", err=to_stderr)
+    echo(f"accuracy {accuracy.summary}", err=to_stderr)
     if accuracy.fault:
         echo(f"warning  labels: {accuracy.fault}", err=True)
 

@@ -18,6 +18,7 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.run.recompute_maps import recompute
 from pipeline.store import Atlas
+from pipeline.store.label_accuracy import measure_label_accuracy
 from pipeline.store.verify import verify
 from schemas.errors import UsageError
 from schemas.layout import Flag
@@ -94,6 +95,23 @@ def test_each_label_has_its_map_and_there_are_no_others(atlas: Atlas, spec: RunS
         assert np.allclose(
             atlas.raw(name, "legrad", target), other.raw(name, "legrad", "class:6"), rtol=1e-3, atol=1e-6
         )
+
+
+def test_of_several_labels_the_best_one_counts_for_the_accuracy(atlas: Atlas, spec: RunSpec, tmp_path: Path) -> None:
+    rows = {row["key"]: row for row in atlas.samples().to_pylist()}
+    accuracy = measure_label_accuracy(atlas)
+    assert accuracy is not None
+    assert (accuracy.labeled, accuracy.several) == (7, 6)
+    assert accuracy.top1 == sum(rows[name]["prediction"] in labels for name, labels in GOOD.items())
+    assert "; of 6 with several labels the best one counts" in accuracy.summary
+    plan(spec.model_copy(update={"targets": ("predicted",)}), str(tmp_path / "predicted"))
+    run(str(tmp_path / "predicted"), INLINE)
+    others = Atlas.open(str(tmp_path / "predicted"))
+    assert measure_label_accuracy(others) == accuracy  # labels count whatever is explained
+    columns = ["key", "label", "labels", "label_rank"]
+    found = {row["key"]: row for row in others.samples(columns).to_pylist()}
+    assert found["one"] == {name: rows["one"][name] for name in columns} | {"labels": None}
+    assert found["two"] == {name: rows["two"][name] for name in columns}
 
 
 def test_a_label_that_is_not_there_is_missing_everywhere(atlas: Atlas, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from pipeline.audit.report.score_view import (
     select_ranking_scores,
 )
 from pipeline.store import Atlas
+from pipeline.store.label_accuracy import measure_label_accuracy
 from schemas.audit_tables import AGREEMENT_METRICS, MAP_STATISTICS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
@@ -110,7 +111,8 @@ def render_page(
         "run": atlas.run,
         "about": tables.about,
         "model": _model_title(atlas.run.model.name),
-        "accuracy": _count_correct(atlas),
+        "accuracy": measure_label_accuracy(atlas),
+        "wrong": _count_wrong(atlas),
         "counts": _count_samples(atlas),
         "methods": order,
         "ranking": ranking,
@@ -198,12 +200,10 @@ def _model_title(name: str) -> str:
     return "" if name.startswith("local-dir:") else PurePath(name).name
 
 
-def _count_correct(atlas: Atlas) -> dict[str, int] | None:
-    """Return the number of images with a label, and of those with another prediction; None without labels."""
+def _count_wrong(atlas: Atlas) -> int:
+    """Return the number of images whose only label is not the prediction, as the gallery filters them."""
     samples = atlas.samples_with_maps(["label", "prediction"])
-    labeled = samples.filter(pc.is_valid(samples["label"]))
-    incorrect = pc.sum(pc.not_equal(labeled["label"], labeled["prediction"])).as_py()
-    return {"labeled": len(labeled), "wrong": incorrect} if len(labeled) else None
+    return pc.sum(pc.not_equal(samples["label"], samples["prediction"])).as_py() or 0
 
 
 def _agreement_matrices(tables: AuditTables) -> list[AgreementMatrix]:
