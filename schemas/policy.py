@@ -79,6 +79,25 @@ class Crf(Record):
     bilateral_compat: Weight = 10.0
 
 
+class Sam(Record):
+    """SAM (Kirillov et al., ICCV 2023) or SAM 2 (Ravi et al., ICLR 2025), by prompts of the mask; the extra ``sam``.
+
+    Unlike the others it refines the mask in the original image, behind ``postprocess``. The prompts are those of the
+    label format ``sam``: for each component its box and its points of object and background. Of the three masks that
+    the model gives for a prompt, the one with the highest predicted IoU is taken, of equal ones the first; the mask of
+    a label is the union over its prompts.
+
+    Attributes:
+        kind: kind of refinement.
+        checkpoint: folder of ``transformers`` with a SAM or SAM 2, its image processor and its weights as safetensors.
+        sha256: hash of its files, as ``sha256:…``. None is that of the files that are there; labels record it.
+    """
+
+    kind: Literal["sam"]
+    checkpoint: str
+    sha256: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None = None
+
+
 class Postprocess(Record):
     """Morphology of the mask. Components are 8-connected.
 
@@ -122,7 +141,7 @@ class Policy(Record):
         combine: combination of several maps: ``mean``, the mean of their ranks (``rank_mean``), their ``geometric``
             mean, each stretched to [0, 1] again; or ``agreement``, the share of methods whose masks contain a patch.
         agreement_threshold: threshold on each method's own map, for its mask on the patch grid; used for agreement.
-        refine: refinement with the image; None is no refinement.
+        refine: refinement with the image: of the heatmap, or by ``sam`` of the mask; None is no refinement.
         threshold: where foreground begins, on the heatmap resized (bilinear) to the original image.
         background_threshold: pixels at or below it are background, pixels between the two are ignored; None ignores
             none.
@@ -136,7 +155,7 @@ class Policy(Record):
     normalize: Literal["minmax", "max", "clip", "raw"] = "minmax"
     combine: Literal["mean", "rank_mean", "geometric", "agreement"] = "mean"
     agreement_threshold: Threshold = Threshold(kind="otsu")
-    refine: Annotated[Pamr | Crf, Field(discriminator="kind")] | None = None
+    refine: Annotated[Pamr | Crf | Sam, Field(discriminator="kind")] | None = None
     threshold: Threshold
     background_threshold: Threshold | None = None
     postprocess: Postprocess = Postprocess()

@@ -36,3 +36,9 @@ def normalize_name(name: str) -> str:
 def shorten(text: str) -> str:
     """Return a text for a message, cut after 80 characters."""
     return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the beginning of what it says."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -1,15 +1,15 @@
 """Text towers in folders of ``transformers``: CLIP, SigLIP and SigLIP2. Nothing is downloaded, and no code is run."""
 
-import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from pipeline.head.tower_parts import EXTRA, ImageSide, TowerParts, first_line, refuse_blind_tokenizer
+from pipeline.head.tower_parts import EXTRA, ImageSide, TowerParts, refuse_blind_tokenizer
+from pipeline.utils.transformers_folder import quiet, read_json
 from schemas.errors import UsageError
+from schemas.text import first_line
 from schemas.text_tower import TextTowerSpec
 
 _CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
@@ -32,14 +32,14 @@ def load_hugging_face(spec: TextTowerSpec) -> TowerParts:
         import transformers
     except ImportError:
         raise UsageError(f"{folder}: towers of transformers need a missing package; {EXTRA}") from None
-    kind = _read_json(folder, "config.json").get("model_type")
+    kind = read_json(folder, "config.json").get("model_type")
     if kind not in _CLASSES:
         raise UsageError(f"{folder}: is a model of the type {str(kind)[:80]!r}; only {', '.join(_CLASSES)} embed texts")
     if os.path.exists(os.path.join(folder, "adapter_config.json")):
         raise UsageError(f"{folder}: has an adapter; merge it into the model, and save that")
     local = {"local_files_only": True, "trust_remote_code": False}
     model_class = getattr(transformers, _CLASSES[kind])
-    with _quiet(transformers.utils.logging):
+    with quiet(transformers.utils.logging):
         try:
             model, loaded = model_class.from_pretrained(folder, output_loading_info=True, **local)
         except Exception as error:  # whatever files of a stranger make of a loader
@@ -69,27 +69,13 @@ def load_hugging_face(spec: TextTowerSpec) -> TowerParts:
     )
 
 
-@contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Show no progress bars and no warnings of transformers; what a warning would say is refused."""
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _image_side(model: Any, folder: str) -> ImageSide:
     config = model.config.vision_config
     if not getattr(config, "vision_use_head", True):
         raise UsageError(f"{folder}: its image tower has no pooler, so images have no embedding")
     # Version 5 of transformers saves one file for both halves of a processor.
-    both = _read_json(folder, "processor_config.json", required=False).get("image_processor")
-    images = both if isinstance(both, dict) else _read_json(folder, "preprocessor_config.json", required=False)
+    both = read_json(folder, "processor_config.json", required=False).get("image_processor")
+    images = both if isinstance(both, dict) else read_json(folder, "preprocessor_config.json", required=False)
     clip = config.model_type == "clip_vision_model"
     return ImageSide(
         "token" if clip else "pool",
@@ -99,19 +85,3 @@ def _image_side(model: Any, folder: str) -> ImageSide:
         mean=tuple(images["image_mean"]) if "image_mean" in images else None,
         std=tuple(images["image_std"]) if "image_std" in images else None,
     )
-
-
-def _read_json(folder: str, name: str, required: bool = True) -> dict[str, Any]:
-    path = os.path.join(folder, name)
-    try:
-        with open(path, "rb") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        if not required:
-            return {}
-        raise UsageError(f"{path}: no such file; name a folder as save_pretrained of transformers writes it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON ({first_line(error)})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: must be a mapping, as save_pretrained of transformers writes it")
-    return content

@@ -18,11 +18,10 @@ from pipeline.head.tower_parts import (
     TowerParts,
     activation_name,
     describe_timm,
-    first_line,
     refuse_blind_tokenizer,
 )
 from schemas.errors import UsageError
-from schemas.text import suggest
+from schemas.text import first_line, suggest
 from schemas.text_tower import TextTowerSpec
 
 CONFIG = "open_clip_config.json"

@@ -99,9 +99,3 @@ def refuse_blind_tokenizer(tokenizer: Any, source: str) -> None:
     """
     if tokenizer("cat").input_ids == tokenizer("dog").input_ids:
         raise UsageError(f"{source}: has no tokenizer that knows words; put its files there")
-
-
-def first_line(error: Exception) -> str:
-    """Return the kind of an error and the beginning of what it says."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

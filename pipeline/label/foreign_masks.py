@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.image.orientation import swaps_sides
 from pipeline.label.formats.base import ExportContext
 from pipeline.label.label_product import LabelProduct, LabelTotals, check_formats, refuse_shared_keys, write_labels
-from pipeline.label.mask import Label, Mask, component_boxes, encode_rle
+from pipeline.label.mask import Label, Mask, with_mask
 from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, ObjectStore
@@ -234,17 +234,5 @@ def _iter_labels(task: ShardTask[Atlas, _MaskByKey], name: str, target: str) -> 
             class_id, probability = explained_class(sample, target, spec.target_names)
             label = Label(sample, LabelStatus.MISSING_MASK, class_id=class_id, probability=probability)
             if sample["key"] in task.data:
-                label = _with_mask(label, *_decode(name, task.data[sample["key"]]))
+                label = with_mask(label, *_decode(name, task.data[sample["key"]]))
         yield replace(label, exif=spec.exif)
-
-
-def _with_mask(label: Label, mask: Mask, ignore: Mask) -> Label:
-    return replace(
-        label,
-        status=LabelStatus.OK if mask.any() else LabelStatus.EMPTY,
-        mask_rle=encode_rle(mask),
-        ignore_rle=encode_rle(ignore),
-        area=float(mask.mean()),
-        ignored=float(ignore.mean()),
-        boxes=component_boxes(mask),
-    )

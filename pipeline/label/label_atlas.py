@@ -1,7 +1,7 @@
 """Labels of a whole atlas: every shard by one policy, in every requested format."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pipeline.label.calibrate import CalibrationSource
 from pipeline.label.formats.base import ExportContext
 from pipeline.label.label_product import LabelProduct, LabelTotals, check_formats, refuse_shared_keys, write_labels
 from pipeline.label.label_shard import check_policy, iter_labels
+from pipeline.label.refine import compute_address, pin_checkpoint
 from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, ObjectStore
@@ -85,7 +86,7 @@ def label(
     names = tuple(dict.fromkeys(formats))
     check_formats(names, policy.target)
     check_policy(atlas, policy)
-    policy = policy.model_copy(update={"target": atlas.find_target(policy.target)})
+    policy = pin_checkpoint(policy).model_copy(update={"target": atlas.find_target(policy.target)})
     classes = atlas.class_names(classes)
     refuse_shared_keys(atlas, names)
     if policy.calibrated and calibration is None:
@@ -125,7 +126,7 @@ def label(
         formats=names,
         context=context,
     )
-    return derive(labels, options)
+    return derive(labels, replace(options, address=compute_address(policy, options.address)))
 
 
 @dataclass(frozen=True, kw_only=True)

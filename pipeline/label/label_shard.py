@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.label.combine import combine_maps
 from pipeline.label.mask import Heatmap, Label, make_label
+from pipeline.label.prompted_masks import defer_area, refine_masks
 from pipeline.label.refine import make_refiner
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.images import read_images
@@ -17,7 +18,7 @@ from pipeline.utils.shares import with_shares
 from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
-from schemas.policy import Policy
+from schemas.policy import Policy, Sam
 from schemas.samples import SampleStatus, explained_class, has_map
 
 _BATCH_SIZE = 32
@@ -53,6 +54,15 @@ def iter_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool = Fal
         UsageError: see ``check_policy``.
         CorruptShardError: images that the policy needs cannot be read, or are not those that the maps were made of.
     """
+    if not isinstance(policy.refine, Sam):
+        yield from _iter_map_labels(atlas, shard, policy, allow_pipe)
+        return
+    labels = _iter_map_labels(atlas, shard, defer_area(policy), allow_pipe)
+    yield from refine_masks(atlas, shard, labels, policy, policy.refine, allow_pipe)
+
+
+def _iter_map_labels(atlas: Atlas, shard: str, policy: Policy, allow_pipe: bool) -> Iterator[Label]:
+    """Yield the labels of one shard, from its maps alone or from refined heatmaps."""
     input_size, targets = atlas.run.model.input_size, atlas.run.spec.target_names
     for heatmap, sample in iter_heatmaps(atlas, shard, policy, allow_pipe):
         if heatmap is not None:
@@ -78,7 +88,7 @@ def iter_heatmaps(
     atlas.check_planned(policy.target, policy.methods)
     atlas_shard = atlas.shard(shard)
     heatmaps = _combine_maps(atlas_shard, policy)
-    if policy.refine is None:
+    if policy.refine is None or isinstance(policy.refine, Sam):
         yield from heatmaps
         return
     refuse_commands([atlas.run.shards[atlas_shard.commit.shard_index].url], allow_pipe)

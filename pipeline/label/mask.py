@@ -128,6 +128,29 @@ def make_label(
     )
 
 
+def with_mask(label: Label, mask: Mask, ignore: Mask, limits: tuple[float, float] = (0.0, 1.0)) -> Label:
+    """Return a label with another mask, and the status, shares and boxes that it has by this mask.
+
+    Args:
+        label: the label.
+        mask: bool [height, width] of the original image.
+        ignore: pixels to ignore, likewise; none of them is in the mask.
+        limits: least and largest share of the image that is object; beyond them the label has no mask.
+    """
+    area = float(mask.mean())
+    status = _check_area(area, limits)
+    has_mask = status in (LabelStatus.OK, LabelStatus.EMPTY)
+    return replace(
+        label,
+        status=status,
+        mask_rle=encode_rle(mask) if has_mask else None,
+        ignore_rle=encode_rle(ignore) if has_mask else None,
+        area=area,
+        ignored=float(ignore.mean()),
+        boxes=component_boxes(mask),
+    )
+
+
 def encode_rle(mask: Mask) -> Rle:
     """Return bool [height, width] as compressed COCO run lengths."""
     # OpenCV transposes faster than NumPy does.
@@ -170,8 +193,12 @@ def _filter(
         return LabelStatus.LOW_PROBABILITY
     if agreement is not None and agreement < limits.agreement:
         return LabelStatus.DISAGREEMENT
-    if area < limits.area[0]:
+    return _check_area(area, limits.area)
+
+
+def _check_area(area: float, limits: tuple[float, float]) -> LabelStatus:
+    if area < limits[0]:
         return LabelStatus.TOO_SMALL
-    if area > limits.area[1]:
+    if area > limits[1]:
         return LabelStatus.TOO_LARGE
     return LabelStatus.OK if area else LabelStatus.EMPTY

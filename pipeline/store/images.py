@@ -5,8 +5,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.image import PreprocessConfig
-from pipeline.read import DecoderPool, ImageDecoder, iter_batches
+from pipeline.read import DecoderPool, ImageDecoder, UndecodableImageError, decode_image, iter_batches
+from pipeline.read.sample_keys import escape_bytes
+from pipeline.read.shard_reader import read_samples
 from pipeline.store.atlas_shard import AtlasShard
 from schemas.errors import CorruptShardError
 from schemas.run import RunRecord
@@ -67,5 +72,43 @@ def read_images(
             while len(pending) >= batch_size or (pending and not remaining):
                 ready, pending = pending[:batch_size], pending[batch_size:]
                 yield [ordinal for ordinal, _ in ready], [pixels for _, pixels in ready]
+    if remaining:
+        raise CorruptShardError(f"{record.url}: lacks samples that the atlas has maps of; is it another shard?")
+
+
+def read_original_images(
+    run: RunRecord, shard: AtlasShard, ordinals: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield some images of a shard in their original size, in the order of the shard. Reads no more than needed.
+
+    Args:
+        run: record of the run.
+        shard: the shard in the atlas.
+        ordinals: samples that have maps.
+
+    Yields:
+        Ordinal, and RGB pixels uint8 [3, height, width], turned as the run has turned the image.
+
+    Raises:
+        CorruptShardError: the shard cannot be read, or its images are not those of the atlas.
+    """
+    record, remaining = run.shards[shard.commit.shard_index].of_any_source(), set(ordinals)
+    samples = shard.samples.select(["key", "image_sha256", "width", "height"]).to_pylist()
+    raw_samples = enumerate(read_samples(record, run.slot, run.spec.grouping)) if remaining else iter(())
+    for ordinal, raw in raw_samples:
+        if ordinal not in remaining:
+            continue
+        sample, image = samples[ordinal], raw.image()
+        config = PreprocessConfig(sample["width"], sample["height"], "nearest", "squash", 1.0, "center", run.spec.exif)
+        try:
+            decoded = decode_image(image.data or b"" if image else b"", config)
+        except UndecodableImageError as error:
+            raise CorruptShardError(f"{record.url}: the image of {sample['key']} cannot be decoded ({error})") from None
+        if (escape_bytes(raw.key), decoded.sha256) != (sample["key"], sample["image_sha256"]):
+            raise CorruptShardError(f"{record.url}: the image of {sample['key']} is not the one in the atlas")
+        remaining.remove(ordinal)
+        yield ordinal, decoded.pixels
+        if not remaining:
+            return
     if remaining:
         raise CorruptShardError(f"{record.url}: lacks samples that the atlas has maps of; is it another shard?")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.label import iter_labels, read_policy
 from pipeline.label.label_shard import check_policy
 from pipeline.label.mask import Label
+from pipeline.label.refine import pin_checkpoint
 from pipeline.read import DecodedSample, PreprocessConfig
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
@@ -143,8 +144,8 @@ class PseudoMaskSource:
     count: int | None = None
 
     def __init__(self, atlas: Atlas, policy: Policy) -> None:
-        self._atlas, self._policy = atlas, policy
         check_policy(atlas, policy)
+        self._atlas, self._policy = atlas, (policy := pin_checkpoint(policy))
         if policy.calibrated:
             fault = f"policy {policy.name}: its threshold is not calibrated yet"
             raise UsageError(f"{fault}; give the policy with the fixed threshold that vitatlas label --tune found")

@@ -1,4 +1,4 @@
-"""Prompts for a promptable segmenter such as SAM (Kirillov et al., ICCV 2023), which is not part of this package."""
+"""Prompts for a promptable segmenter such as SAM (Kirillov et al., ICCV 2023), from masks."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,6 +11,8 @@ from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject
 from pipeline.label.formats.png_encoding import OBJECT, label_array
 from pipeline.label.mask import Box, Label, Mask
 
+Prompt = dict[str, Any]
+"""``box``, ``point_coords`` and ``point_labels``, as in ``SamFormat``."""
 _MAX_POINTS = 3
 """Largest number of points of each kind."""
 _MARGIN = 0.25
@@ -32,8 +34,14 @@ class SamFormat(LabelFormat):
         yield f"sam/{shard}.json", compact_json({"policy": context.policy_hash, "images": images})
 
 
+def make_prompts(label: Label) -> list[Prompt]:
+    """Return a prompt for each component of the mask of a label, the largest first; see ``SamFormat``."""
+    values = label_array(label)
+    return [_prompt(component, values == 0, box) for component, box in _components(values == OBJECT)]
+
+
 def _image(label: Label) -> dict[str, Any]:
-    sample, values = label.sample, label_array(label)
+    sample = label.sample
     return {
         "row": sample["row"],
         "key": sample["key"],
@@ -41,7 +49,7 @@ def _image(label: Label) -> dict[str, Any]:
         "width": sample["width"],
         "height": sample["height"],
         "label": label.class_id,
-        "prompts": [_prompt(component, values == 0, box) for component, box in _components(values == OBJECT)],
+        "prompts": make_prompts(label),
     }
 
 
@@ -54,7 +62,7 @@ def _components(mask: Mask) -> Iterator[tuple[Mask, Box]]:
         yield crop == component, (x, y, x + width - 1, y + height - 1)
 
 
-def _prompt(component: Mask, background: Mask, box: Box) -> dict[str, Any]:
+def _prompt(component: Mask, background: Mask, box: Box) -> Prompt:
     x0, y0, x1, y1 = box
     inside = _peaks(np.pad(component, 1))  # what lies outside the box, or the image, is not the component
     x_margin, y_margin = int(_MARGIN * (x1 - x0 + 1)) + 1, int(_MARGIN * (y1 - y0 + 1)) + 1

@@ -21,8 +21,8 @@ class WsolEvaluationFormat(LabelFormat):
 
     An image id is the path of the member in the shard, with its extension. Every sample with maps has a score map and
     lines in all four files, since the evaluator requires both of each image. The map is 0 everywhere if the maps of the
-    sample are constant or were not finite, as the evaluator's own normalization has it. Of a mask that was made
-    elsewhere it is the share of each cell that is object. ``localization.txt`` has the
+    sample are constant or were not finite, as the evaluator's own normalization has it. Of a mask that was not
+    made of maps it is the share of each cell that is object. ``localization.txt`` has the
     boxes of the pseudo-mask, both ends inclusive. Where there are none, because the mask is empty or the policy left it
     out, it has the box that the evaluator gives a map without foreground: 0, 0, 0, 0. ``wsol/shards/<shard>`` has the
     metadata of one shard.
