@@ -73,10 +73,14 @@ from jobs import cli
 from pipeline.run import parallel_map
 from deaf_work import deaf
 
+at_exit = []
+
 @click.command()
 @click.argument("how")
 @click.argument("folder")
 def command(how, folder):
+    for function, argument in at_exit:
+        atexit.register(function, argument)
     parallel_map.os.cpu_count = lambda: 2
     work = functools.partial(deaf, folder=folder)
     try:
@@ -130,7 +134,7 @@ def test_a_signal_ends_a_command_whose_processes_hang(deaf: Path, how: str, numb
 
 
 def test_a_second_signal_ends_a_command_whose_exit_hangs(deaf: Path) -> None:
-    with stuck(deaf, "atexit.register(time.sleep, 3600)") as parent:
+    with stuck(deaf, "at_exit.append((time.sleep, 3600))") as parent:
         parent.terminate()
         assert parent.stderr is not None
         while "stopped early" not in parent.stderr.readline():
@@ -141,7 +145,7 @@ def test_a_second_signal_ends_a_command_whose_exit_hangs(deaf: Path) -> None:
 
 
 def test_an_exit_that_hangs_is_cut_off(deaf: Path) -> None:
-    with stuck(deaf, "atexit.register(time.sleep, 3600); cli._EXIT_SECONDS = 0.5") as parent:
+    with stuck(deaf, "at_exit.append((time.sleep, 3600)); cli._EXIT_SECONDS = 0.5") as parent:
         parent.terminate()
         assert parent.wait(timeout=60) == 75
     assert soon(lambda: all(map(ended, pids(deaf))))
