@@ -25,6 +25,7 @@ from schemas.run import ModelSpec, RunSpec
 settings.register_profile("soak", max_examples=1000, deadline=None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
+os.cpu_count = lambda: 1  # a few small shards are done sooner than a process starts; see two_processes
 os.fsync = lambda handle: None  # no test cuts the power; the tests of what is written to the disk count the calls
 
 
@@ -115,6 +116,12 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work on several shards goes to two processes."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ from pipeline.store import Atlas
 from pipeline.truth import read_truth
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few scenes are labelled before other processes have begun."""
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
-
-
 @pytest.fixture(scope="module")
 def true(world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The true masks of the world."""

@@ -149,7 +149,6 @@ def test_during_a_retry_readers_find_a_shard_whole_the_old_one_or_the_new_one(
             assert sum(summary.counts.values()) == 16
         return record
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(ShardWriter, "commit", labelled)
     with monkeypatch.context() as patched:
         for name in ("put", "create", "replace", "delete"):

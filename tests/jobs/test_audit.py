@@ -1,7 +1,6 @@
 """``vitatlas audit``: what it makes, what it prints, and how it refuses."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -26,13 +25,8 @@ SMALL = ("--images", 2, "--sanity", 1, "--recompute", 2)
 NAMES = [f"class {index}" for index in range(10)]
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-
-
 def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
-    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path, alone: None
+    vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("h5py")
     url = shutil.copytree(atlas.objects.url, tmp_path / "atlas")
@@ -65,7 +59,7 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
             assert told == [], word
 
 
-def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atlas, tmp_path: Path, alone: None) -> None:
+def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atlas, tmp_path: Path) -> None:
     audit = ("audit", atlas.objects.url, "--out", tmp_path / "out", "--methods", "legrad", "--maps-only")
     assert vitatlas(*audit, "--export", "quantus")[0] == 0
     before = (tmp_path / "out" / "manifest.json").read_bytes()
@@ -80,7 +74,7 @@ def test_an_export_that_is_not_made_again_is_not_published(vitatlas, atlas: Atla
     assert fault.startswith(f"{part.relative_to(tmp_path / 'out')}: differs from quantus/commits/")
 
 
-def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_path: Path, alone: None) -> None:
+def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_path: Path) -> None:
     out = tmp_path / "audit"
     assert vitatlas("audit", atlas.objects.url, "--out", out, "--methods", "legrad", "--maps-only")[0] == 0
     (out / "methods.parquet").write_bytes(b"x" + (out / "methods.parquet").read_bytes()[1:])
@@ -93,7 +87,7 @@ def test_what_was_changed_is_named_with_exit_code_1(vitatlas, atlas: Atlas, tmp_
 
 
 def test_from_the_maps_alone_neither_network_nor_tars_are_needed(
-    vitatlas, atlas: Atlas, tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
+    vitatlas, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.explain.load.load_model", None)
     monkeypatch.setattr("pipeline.read.loader", None)
@@ -138,7 +132,6 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["two.txt"]
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 @pytest.mark.parametrize("seed", soak_after(1, range(50)))
 def test_a_signal_at_any_moment_ends_an_audit_and_its_processes(atlas: Atlas, tmp_path: Path, seed: int) -> None:
     arguments = ["audit", atlas.objects.url, "--out", str(tmp_path / "out"), "--methods", "legrad", "--maps-only"]

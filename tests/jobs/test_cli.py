@@ -114,6 +114,7 @@ def test_methods_says_what_applies(vitatlas) -> None:
     assert line.split() == ["│", "reciprocam", "│", "class", "│", "≈0.2", "│", "Byun", "&", "Lee", "2023", "│"]
 
 
+@pytest.mark.usefixtures("two_processes")
 def test_score_and_label_through_the_command_line(
     vitatlas, atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:

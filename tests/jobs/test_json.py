@@ -1,7 +1,6 @@
 """``--json``: every command prints one document and nothing else, with the fields that are documented."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -110,10 +109,7 @@ class Cases:
 
 
 @pytest.fixture
-def cases(
-    atlas: Atlas, world: SyntheticDataset, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Cases:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+def cases(atlas: Atlas, world: SyntheticDataset, spec: RunSpec, tmp_path: Path) -> Cases:
     return Cases(atlas, world, spec, tmp_path)
 
 

@@ -78,10 +78,7 @@ def whole(samples: list) -> list:
     return samples
 
 
-def test_masks_are_those_that_label_writes(
-    world: SyntheticDataset, atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # few scenes are labelled before other processes have begun
+def test_masks_are_those_that_label_writes(world: SyntheticDataset, atlas: Atlas, tmp_path: Path) -> None:
     cuts = {"threshold": Threshold(kind="otsu", scale=1.1), "background_threshold": Threshold(kind="otsu", scale=0.7)}
     policy = Policy(name="p", methods=("legrad",), postprocess=Postprocess(min_area=0.01), **cuts)
     label(atlas, policy, ["png"], str(tmp_path))

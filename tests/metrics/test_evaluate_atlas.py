@@ -33,12 +33,6 @@ CHEAP: dict[str, Metric] = {"deletion_insertion": DeletionInsertion(1)}
 CPU = ComputeOptions(device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All shards in this process."""
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
-
-
 @pytest.fixture(scope="module")
 def made(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An atlas of three shards of 5, 7 and 4 samples, not to be changed."""

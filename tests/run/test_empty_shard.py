@@ -142,6 +142,7 @@ def test_masks_scores_and_verification_live_with_shards_without_rows(
     ),
     ids=["metrics", "exports"],
 )
+@pytest.mark.usefixtures("two_processes")
 def test_an_audit_lives_with_shards_without_rows(
     with_empty: Path, world: SyntheticDataset, tmp_path: Path, vitatlas, options: list[str]
 ) -> None:

@@ -14,6 +14,8 @@ from pipeline.run.parallel_map import MIN_ITEMS_FOR_RAY, parallel_map
 from pipeline.utils.progress import Bar
 from schemas.errors import RunFailedError, UsageError
 
+pytestmark = pytest.mark.usefixtures("two_processes")
+
 WORK = """
 import os, signal, time
 from schemas.errors import UsageError
@@ -70,7 +72,6 @@ def test_every_item_is_done_once(work: ModuleType, count: int) -> None:
     ]
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(work: ModuleType) -> None:
     assert os.getpid() not in {process for _, process in parallel_map(work.square, range(4), "square")}
     assert next(iter(parallel_map(work.slow_first, range(6), "slow"))) != 0
@@ -87,7 +88,6 @@ def test_parts_of_items_are_heard_where_the_bar_is_and_add_up_to_the_items(
     assert len(heard) > 2 * count  # more than the beginning and the end of each
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_processes_have_the_environment_of_the_moment_and_leave_an_interrupt_to_their_parent(
     work: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +118,6 @@ def test_a_users_mistake_comes_through_as_it_is(ray_cluster: None, work: ModuleT
         list(parallel_map(work.trip, range(6), "trip", address))
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_a_process_that_dies_is_said_and_nothing_hangs(work: ModuleType) -> None:
     with pytest.raises(RunFailedError, match=r"a worker process was killed \(out of memory\?\)"):
         list(parallel_map(work.die, range(6), "die"))

@@ -1,6 +1,5 @@
 """What is asked of a store grows with the shards in a straight line: nothing is listed or parsed for each of them."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +43,6 @@ def atlases(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def operations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """Counted, with what is done for each shard in this process; how often a plan was parsed, too."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     counts = counted(monkeypatch.setattr)
     plain = RunRecord.read
 
