@@ -97,7 +97,7 @@ def test_a_mistake_is_one_sentence_and_exit_two(
         (["verify", "nowhere"], "nowhere: is not an atlas"),
         (["score", "nowhere", "--truth", "x"], "nowhere: is not an atlas"),
         (["label", "nowhere", "--policy", "none.yaml"], "none.yaml: No such file"),
-        (["label", "nowhere"], "Missing option '--policy'"),
+        (["label", "nowhere"], "name either how maps become masks, --policy FILE, or masks made elsewhere"),
         (["methods", "--model", "resnet18"], "ResNet cannot be explained"),
         (["methods", "--model", "vit_tinny"], "timm has no model 'vit_tinny'"),
         (["paint"], "No such command 'paint'"),

@@ -87,7 +87,7 @@ WRONG_ENTRYPOINT = {
     "a command that does not exist": "vitatlas runs /data/a",
     "a flag without its value": "vitatlas run --spec",
     "an argument too many": "vitatlas label /data/a /data/b --policy /etc/vitatlas/policy.yaml",
-    "a required flag that is missing": "vitatlas label /data/a",
+    "a required flag that is missing": "vitatlas score /data/a",
     "another program": "python -m jobs.cli run /data/a",
     "two commands": "vitatlas run /data/a && vitatlas verify /data/a",
     "a spec that is not in the ConfigMap": "vitatlas run --spec /etc/vitatlas/runs.yaml --out /data/a",
