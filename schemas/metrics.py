@@ -30,6 +30,8 @@ REGISTERED_METRICS: dict[MetricSuite, dict[str, Directions]] = {
             "noise_nll_most": "higher",
             "noise_nll_least": "lower",
         },
+        "saco": {"saco": "higher"},
+        "grid_pointing": {"grid_pointing": "higher"},
         "max_sensitivity": {"sensitivity_max": "lower"},
     },
     "sanity": {
@@ -68,6 +70,8 @@ METRIC_DESCRIPTIONS: dict[str, str] = {
     "noise_least": "area under the probability while the least relevant patches become noise",
     "noise_nll_most": "area under −log of the probability while the most relevant patches become noise",
     "noise_nll_least": "area under −log of the probability while the least relevant patches become noise",
+    "saco": "agreement of the relevance of groups of patches with their effect, from −1 to 1",
+    "grid_pointing": "share of positive relevance on the cell of the class in a mosaic of four images",
     "sensitivity_max": "largest relative change of the map where a little noise is added to the image",
     "mprt": "rank correlation with maps of the network while its weights are randomized layer by layer",
     "smprt": "the same for maps that are averaged over noisy images",

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from support import images_for
-from torch import nn
+from support import images_for, small_vit
+from torch import Tensor, nn
 
 from pipeline.explain import describe, explain
 from pipeline.explain.model_state import preserve_model_state
@@ -37,3 +37,34 @@ def compute(metric: Metric, batch: MetricBatch) -> dict[tuple[str, str], np.ndar
     """Return the values of a metric by method and name."""
     with preserve_model_state(batch.model.model):
         return {(value.method, value.metric): value.values for value in metric.compute(batch)}
+
+
+class Linear(nn.Module):
+    """Two classes; the probability of the first is linear in the mean of each patch."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+        self.shown = 0
+        self.copies: set[bytes] = set()
+
+    def patches(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images.mean(1), 8).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown += len(images)
+        self.copies |= {image.numpy().tobytes() for image in images}
+        first = 0.5 + self.patches(images) @ self.weights
+        return torch.stack([first, 1 - first], 1).log()
+
+
+def linear_batch(maps: np.ndarray | None = None) -> tuple[Linear, MetricBatch]:
+    """Three images, whose map is what each patch adds to the probability."""
+    model = Linear(0.03 * torch.rand(36, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    vit = small_vit()
+    images = images_for(vit).clamp(-1, 1)
+    own = (model.patches(images) * model.weights).detach().numpy().reshape(3, 1, 6, 6)
+    half = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
+    explained = ExplainedModel(model, describe(vit), half, half, {}, 0)
+    zeros = np.zeros((3, 1), np.int64)
+    return model, MetricBatch(explained, images, KEYS, zeros[:, 0], zeros, {"own": own if maps is None else maps})

@@ -19,7 +19,7 @@ from pipeline.utils.random import rng_for
 
 RemovalOrder = Literal["most", "least"]
 """Patches that are replaced first: the most relevant (MoRF) or the least relevant (LeRF)."""
-Baseline = Literal["black", "mean", "blur", "noise"]
+Baseline = Literal["black", "mean", "image_mean", "blur", "noise"]
 """Content of replaced patches, see ``make_baseline``."""
 
 _BATCH_SIZE = {"cpu": 16, "cuda": 128}
@@ -62,8 +62,9 @@ def make_baseline(
 ) -> Tensor:
     """Return the images that patches are replaced from: [B, 3, H, W], normalized.
 
-    ``black`` is 0 before normalization, ``mean`` is 0 after it. ``blur`` is a Gaussian of 11 pixels and σ = 5
-    (Petsiuk et al., BMVC 2018). ``noise`` is uniform in [0, 1) before normalization, from key and seed alone.
+    ``black`` is 0 before normalization, ``mean`` is 0 after it, ``image_mean`` the means of the image's channels.
+    ``blur`` is a Gaussian of 11 pixels and σ = 5 (Petsiuk et al., BMVC 2018). ``noise`` is uniform in [0, 1) before
+    normalization, from key and seed alone.
 
     Args:
         baseline: kind of content.
@@ -78,6 +79,8 @@ def make_baseline(
             return (-mean / std).expand_as(images)
         case "mean":
             return torch.zeros_like(images)
+        case "image_mean":
+            return images.mean((2, 3), keepdim=True).expand_as(images)
         case "blur":
             return gaussian_blur(images, [11, 11], [5.0, 5.0])
         case "noise":

@@ -282,7 +282,8 @@ def test_learned_methods_are_asked_again_as_any_other(world: SyntheticDataset, t
             Atlas.open(out), str(tmp_path / kind), kind, images=1, options=CPU, metrics=by
         ).to_pylist()  # type: ignore[arg-type]
         assert {row["method"] for row in found} == set(methods)
-        assert all(row["mean"] is not None for row in found), kind
+        alone = [row for row in found if row["metric"] != "grid_pointing"]  # one image makes no mosaic
+        assert all(row["mean"] is not None for row in alone), kind
     of = {(row["method"], row["metric"]): row["mean"] for row in found if row["target"] == "predicted"}
     assert all(of[method, "random_logit"] < 1 for method in ("pm", "pm_zs"))
     assert of["pm", "mprt"] == 1  # its network is its own, and forgets nothing
