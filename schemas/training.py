@@ -11,6 +11,7 @@ from schemas.run import (
     Geometry,
     Grouping,
     KeySeparator,
+    LabelForm,
     MaskValues,
     ModelSpec,
     TruthOrientation,
@@ -114,6 +115,8 @@ class TrainSpec(Record):
         geometry: as in ``RunSpec``.
         key_separator, image_key, exif: as in ``RunSpec``. None follows the atlas of the pseudo-masks; without one it is
             the default there.
+        label_key, label_form, classes: as in ``RunSpec``, of the atlas of the pseudo-masks. None: there is none, and
+            labels are class ids in ``cls`` members.
         seed: random seed of order, crops and noise.
         precision: precision of the network; trained weights stay in float32.
         eval_interval: steps between checkpoints, and between evaluations on the held-out images.
@@ -135,6 +138,9 @@ class TrainSpec(Record):
     key_separator: KeySeparator | None = None
     image_key: tuple[Extension, ...] | None = None
     exif: Exif | None = None
+    label_key: str | None = None
+    label_form: LabelForm | None = None
+    classes: tuple[str, ...] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["full", "bfloat16"] = "full"
     eval_interval: Annotated[int, Field(ge=1)] = 500

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_batches
+from pipeline.read.labels import LabelRule
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import Grouping, ShardRecord
 from schemas.samples import SampleStatus
@@ -60,6 +61,7 @@ class ImageStream:
         rank: number of this process.
         world_size: number of processes.
         grouping: rule of keys and images.
+        labels: how labels are written.
         faults: by kind, how many samples of the last epoch nothing can be learned from, and the place and the fault of
             the first.
     """
@@ -72,6 +74,7 @@ class ImageStream:
     rank: int = 0
     world_size: int = 1
     grouping: Grouping = Grouping()
+    labels: LabelRule = LabelRule()
     faults: dict[SampleStatus, tuple[int, str, str | None]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -142,6 +145,7 @@ class ImageStream:
                     decoders,
                     predicate,
                     self.grouping,
+                    labels=self.labels,
                 )
                 for index, batch in enumerate(shard_batches, start):
                     rows = [row for row, sample in enumerate(batch.samples) if sample.image is not None]

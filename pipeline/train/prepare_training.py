@@ -73,13 +73,13 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
 
 
 def _follow_atlas(spec: TrainSpec, run: RunSpec) -> TrainSpec:
-    """Return the spec with the keys, images and EXIF orientation of the run that the pseudo-masks are of.
+    """Return the spec with the keys, images, EXIF orientation and labels of the run that the pseudo-masks are of.
 
     Raises:
         UsageError: the spec asks for others.
     """
     updates: dict[str, Any] = {}
-    for name in ("key_separator", "image_key", "exif"):
+    for name in ("key_separator", "image_key", "exif", "label_key", "label_form", "classes"):
         asked, made = getattr(spec, name), getattr(run, name)
         if asked not in (None, made):
             value = ",".join(made) or "none" if isinstance(made, tuple) else made

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.readout import PATCH_READOUT_DESIGN
-from pipeline.read import DecoderPool, PreprocessConfig
+from pipeline.read import DecoderPool, LabelRule, PreprocessConfig
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.distributed import all_reduce_mean, rank, world_size
 from pipeline.train.image_stream import ImageStream
@@ -46,10 +46,21 @@ def train_worker(
         training_frame = replace(frame, width=round(_SCALE * frame.width), height=round(_SCALE * frame.height))
     elif spec.settings.objective != "class":
         classes = None
+    labels = LabelRule(key=spec.label_key, form=spec.label_form, names=spec.classes or ())
     stream = ImageStream(
-        prepared.shards, training_frame, spec.batch_size, classes, spec.seed, rank(), world_size(), spec.grouping
+        prepared.shards,
+        training_frame,
+        spec.batch_size,
+        classes,
+        spec.seed,
+        rank(),
+        world_size(),
+        spec.grouping,
+        labels,
     )
-    held_out = ImageStream(prepared.held_out, frame, spec.batch_size, classes, spec.seed, grouping=spec.grouping)
+    held_out = ImageStream(
+        prepared.held_out, frame, spec.batch_size, classes, spec.seed, grouping=spec.grouping, labels=labels
+    )
     explainer, provenance, supervision = _make_explainer(spec, loaded, stream, frame, device)
     record = ArtifactRecord(
         method=spec.settings.method,

@@ -144,3 +144,26 @@ def test_training_on_pseudo_masks_follows_their_atlas(
     card = read_artifact(str(tmp_path / "pm.safetensors")).record
     assert card is not None
     assert card.metrics["left_out"] == 0
+
+
+def test_training_on_pseudo_masks_finds_the_labels_as_their_atlas(
+    vitatlas, checkpoint: ModelSpec, tmp_path: Path
+) -> None:
+    names, shards = [f"class {number}" for number in range(10)], []
+    for name, numbers in (("train", (0, 1)), ("held", (2, 3))):
+        members = []
+        for number in numbers:
+            record = json.dumps({"class": names[number]}).encode()
+            members += [(f"{number}.jpg", jpeg(number, SIZE)), (f"{number}.cls", b"?"), (f"{number}.json", record)]
+        shards.append(str(write_tar(tmp_path / f"{name}.tar", members)))
+    spec = RunSpec(shards=(shards[0],), model=checkpoint, methods=("legrad",), label_key="class", classes=tuple(names))
+    plan(spec, str(tmp_path / "atlas"))
+    run(str(tmp_path / "atlas"), INLINE)
+    (tmp_path / "p.yaml").write_text("name: p\nmethods: [legrad]\nthreshold: {kind: otsu}\n")
+    command = ["train", "pm", shards[0], "--held-out", shards[1], "--model", checkpoint.name, "--steps", 1]
+    command += ["--checkpoint", checkpoint.checkpoint, "--atlas", tmp_path / "atlas", "--policy", tmp_path / "p.yaml"]
+    code, _, error = vitatlas(*command, "--out", tmp_path / "pm.safetensors")
+    assert code == 0, error
+    card = read_artifact(str(tmp_path / "pm.safetensors")).record
+    assert card is not None
+    assert card.metrics["left_out"] == 0
