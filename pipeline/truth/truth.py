@@ -212,6 +212,7 @@ class TruthSet:
         by_key: truth of each image.
         unique_names: True if no two file names are equal, so that they identify images in whatever folder.
         classes: names of each class, where the truth is of classes: the first one, and others that mean the same.
+        folders: of the keys of the whole file or folder.
         whole_keys: True if keys are those of the samples with all folders, so that nothing but them is compared.
     """
 
@@ -220,6 +221,7 @@ class TruthSet:
     by_key: Mapping[str, Truth]
     unique_names: bool
     classes: tuple[tuple[str, ...], ...] = ()
+    folders: frozenset[str] = frozenset()
     whole_keys: bool = False
 
     @classmethod
@@ -243,7 +245,8 @@ class TruthSet:
                 raise UsageError(f"{path}: two images have the key {truth.key}; rename one of them")
             by_key[truth.key] = truth
         names = {key.rpartition("/")[2] for key in by_key}
-        return cls(path.resolve().name, digest, by_key, len(names) == len(by_key), classes)
+        folders = frozenset(key.rpartition("/")[0] for key in by_key)
+        return cls(path.resolve().name, digest, by_key, len(names) == len(by_key), classes, folders)
 
     def with_options(self, orientation: TruthOrientation | None, mask_values: MaskValues | None) -> "TruthSet":
         """Return these truths as the user has said they are to be read; the digest covers that.
@@ -269,7 +272,8 @@ class TruthSet:
         """Return the truth of a sample; None if there is none.
 
         Keys may differ in depth, unless ``whole_keys``: ``b/c`` matches ``a/b/c``. If all names are unique, folders
-        may even differ, as in ILSVRC, whose validation images are distributed with class folders and without.
+        may even differ, as in ILSVRC, whose validation images are distributed with class folders and without. They may
+        not where the truth has the folder of the sample: then it has the names of that folder, and lacks this one.
 
         Raises:
             UsageError: two truths match.
@@ -282,7 +286,7 @@ class TruthSet:
         if len(matches) > 1:
             both = f"{matches[0]} and {matches[1]} are both the truth of {key}"
             raise UsageError(f"{self.name}: {both}; add the folder to its key in the shard, or remove one of them")
-        if not matches and self.unique_names:
+        if not matches and self.unique_names and not self._has_folder(key.rpartition("/")[0]):
             matches = same_name
         return self.by_key[matches[0]] if matches else None
 
@@ -294,6 +298,14 @@ class TruthSet:
         """
         truth = self.find(key)
         return truth if truth is not None and truth.is_annotated else None
+
+    def _has_folder(self, folder: str) -> bool:
+        """Return whether keys are of this folder, given in whatever depth."""
+        return folder in self._folder_ends or not self.folders.isdisjoint(_ends(folder))
+
+    @cached_property
+    def _folder_ends(self) -> frozenset[str]:
+        return frozenset(end for folder in self.folders for end in _ends(folder))
 
     @cached_property
     def _keys_by_name(self) -> Mapping[str, list[str]]:
@@ -312,6 +324,12 @@ class TruthSet:
         by_key = {truth.key: truth for truth in truths}
         digest = sha256("\n".join([self.digest, *by_key]).encode())
         return replace(self, digest=digest, by_key=by_key)
+
+
+def _ends(folder: str) -> Iterator[str]:
+    """Yield ``a/b/c``, ``b/c`` and ``c`` of ``a/b/c``; nothing of no folder."""
+    parts = folder.split("/")
+    return ("/".join(parts[place:]) for place in range(len(parts)) if folder)
 
 
 class TruthMatcher:

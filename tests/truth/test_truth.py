@@ -32,6 +32,11 @@ def boxes(folder: Path, *keys: str) -> TruthSet:
         (["val/v1", "val/v2"], "n01/v1", "val/v1"),  # ILSVRC, sorted into folders of classes
         (["val/v1", "val/v2"], "n01/v3", None),
         (["val/v12"], "2", None),
+        (["cat/1", "dog/2"], "dog/1", None),  # the truth has the folder, and not this image
+        (["a/cat/1", "a/dog/2"], "dog/1", None),
+        (["cat/1", "dog/2"], "a/dog/1", None),
+        (["a/1", "2"], "1", "a/1"),
+        (["1", "b/2"], "c/1", "1"),
         (["s1", "a/s1"], "s1", "s1"),
     ],
 )
@@ -58,6 +63,8 @@ def test_a_part_answers_as_the_whole_does(tmp_path: Path) -> None:
     truths = boxes(tmp_path, "a/s1", "b/s1", "b/s2")
     assert truths.find("c/s2") is None
     assert truths.subset(["b/s2"]).find("c/s2") is None
+    truths = boxes(tmp_path, "cat/1", "dog/2")
+    assert truths.subset(["cat/1", "dog/1"]).find("dog/1") is None
 
 
 def test_a_part_is_small_and_has_a_digest_of_its_own(tmp_path: Path) -> None:
