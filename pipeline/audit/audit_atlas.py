@@ -1,6 +1,6 @@
 """Audit an atlas: tables, report, exports, dataset card and manifest in one folder that anybody can verify."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -26,7 +26,7 @@ from pipeline.utils.io import refuse_commands
 from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
-from schemas.metrics import MetricSuite
+from schemas.metrics import MAP_FORWARDS, MetricSuite
 from schemas.samples import SampleStatus
 from schemas.targets import folder_name
 from schemas.text import suggest
@@ -104,7 +104,7 @@ def audit_atlas(
         CorruptShardError: images cannot be read, or have changed.
         SpecMismatchError: the network has changed.
     """
-    from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
+    from pipeline.metrics.evaluate_atlas import describe_shares, evaluate_metrics  # the network is needed only here
 
     if not atlas.statuses()[SampleStatus.OK]:
         url = atlas.objects.url
@@ -125,6 +125,8 @@ def audit_atlas(
     }
     if any(sizes.values()) or audit_options.recomputed_images or audit_options.include_images:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
+    if costs := _network_costs(atlas, sizes, methods, audit_options.recomputed_images):
+        log(f"of the time of the network: {describe_shares(costs)}")
     for suite, images in sizes.items():
         if images:
             evaluate_metrics(atlas, f"{out}/{suite}", suite, methods, images, options=options, log=log)
@@ -158,6 +160,23 @@ def audit_atlas(
         objects.put(CARD_NAME, render_dataset_card(atlas, out, publication, audit_options.include_images))
         objects.put(CROISSANT_NAME, build_croissant(atlas, out, publication))
     return AuditResult(write_manifest(out), tables["suspicious"])
+
+
+def _network_costs(
+    atlas: Atlas, sizes: Mapping[MetricSuite, int], methods: Sequence[str], recomputed: int
+) -> dict[str, float]:
+    """Return the expected time of the parts of an audit that need the network, in forwards of one image."""
+    from pipeline.metrics.evaluate_atlas import suite_forwards
+
+    with_maps, audited = atlas.statuses()[SampleStatus.OK], len(methods or atlas.methods)
+    costs: dict[str, float] = {
+        suite: min(images, with_maps) * suite_forwards(atlas, suite, audited)
+        for suite, images in sizes.items()
+        if images
+    }
+    if recomputed:  # twice, and all methods of the run
+        costs["recompute"] = 2 * min(recomputed, with_maps) * (1 + MAP_FORWARDS * len(atlas.methods))
+    return costs
 
 
 def default_audit_dir(atlas: Atlas, target: str) -> str:

@@ -73,8 +73,8 @@ class ADCC(Metric):
 
     directions: ClassVar[Directions] = DIRECTIONS["adcc"]
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
-        return MetricCost(1, methods)
+    def cost(self, methods: int) -> MetricCost:
+        return MetricCost(1 + methods, methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         shape = (*batch.class_ids.shape, 1, batch.model.anatomy.patches)

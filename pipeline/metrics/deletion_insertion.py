@@ -33,7 +33,7 @@ class DeletionInsertion(Metric):
     def __post_init__(self) -> None:
         check_quadrature("deletion_insertion", self.steps, self.spacing)
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(3 * (self.steps - 1) * methods + 3)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

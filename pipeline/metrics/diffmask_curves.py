@@ -33,7 +33,7 @@ class DiffMaskCurves(Metric):
     def __post_init__(self) -> None:
         check_quadrature("diffmask_curves", self.steps, self.spacing)
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(2 * (self.steps - 1) * methods + 2)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

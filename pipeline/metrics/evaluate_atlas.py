@@ -7,7 +7,6 @@ from typing import get_args
 
 import pyarrow as pa
 
-from pipeline.explain.load import load_model
 from pipeline.metrics.evaluate_shard import class_targets, evaluate_shard
 from pipeline.metrics.metric import Metric, MetricCost
 from pipeline.metrics.registry import SUITES
@@ -122,8 +121,10 @@ class _MetricValues(DerivedProduct[Atlas, Ordinals, pa.Table]):
     def inputs(self, shards: Sequence[str]) -> list[Ordinals]:
         ordinals = [self.samples[shard] for shard in shards]
         if count := sum(map(len, ordinals)):
-            cost = estimate_cost(self.source, self.metrics, len(self.about.methods)) * count
-            self.log(f"{self.about.suite}: {count} images, at most {cost}")
+            costs = estimate_costs(self.source, self.metrics, len(self.about.methods))
+            total = sum(costs.values(), MetricCost()) * count
+            shares = describe_shares({name: cost.in_forwards for name, cost in costs.items()})
+            self.log(f"{self.about.suite}: {count} images, at most {total}; of the time {shares}")
         return ordinals
 
     def remove_summary(self) -> None:
@@ -137,20 +138,34 @@ class _MetricValues(DerivedProduct[Atlas, Ordinals, pa.Table]):
         return summary
 
 
-def estimate_cost(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> MetricCost:
-    """Return the largest cost of one image.
+def describe_shares(costs: Mapping[str, float]) -> str:
+    """Return the names of parts with their shares in percent, the largest first."""
+    total = sum(costs.values())
+    ordered = sorted(costs.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {100 * cost / total:.0f} %" for name, cost in ordered)
+
+
+def suite_forwards(atlas: Atlas, suite: MetricSuite, methods: int) -> float:
+    """Return the expected time of one image in a suite of metrics, in forwards.
 
     Args:
-        atlas: atlas, whose model is loaded.
+        atlas: the atlas.
+        suite: suite with default options.
+        methods: number of methods.
+    """
+    return sum(cost.in_forwards for cost in estimate_costs(atlas, SUITES[suite], methods).values())
+
+
+def estimate_costs(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> dict[str, MetricCost]:
+    """Return the largest cost of one image by metric.
+
+    Args:
+        atlas: the atlas.
         metrics: metrics by name.
         methods: number of methods.
-
-    Raises:
-        UsageError: the model cannot be loaded.
     """
-    depth = load_model(atlas.run.spec.model).anatomy.depth
-    per_target = sum((metric.cost(methods, depth) for metric in metrics.values()), MetricCost())
-    return per_target * len(class_targets(atlas.run.spec))
+    targets = len(class_targets(atlas.run.spec))
+    return {name: metric.cost(methods) * targets for name, metric in metrics.items()}
 
 
 def _notes(atlas: Atlas, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:

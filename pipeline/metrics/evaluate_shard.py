@@ -56,6 +56,7 @@ def evaluate_shard(
         for name in methods
     }
     all_samples = shard.samples.to_pylist()
+    costs = [metric.cost(len(methods)).in_forwards for metric in metrics]
     tables = []
     report_share(0)
     with preserve_model_state(worker.model):
@@ -76,12 +77,12 @@ def evaluate_shard(
                 {name: values[chunk].astype(np.float64) for name, values in maps.items()},
                 seed,
             )
-            tables += [
-                _to_table(samples, targets, value._replace(values=np.where(present[chunk], value.values, np.nan)))
-                for metric in metrics
-                for value in metric.compute(batch)
-            ]
-            report_share(len(chunk) / len(ordinals))
+            for metric, cost in zip(metrics, costs, strict=True):
+                tables += [
+                    _to_table(samples, targets, value._replace(values=np.where(present[chunk], value.values, np.nan)))
+                    for value in metric.compute(batch)
+                ]
+                report_share(cost / sum(costs) * len(chunk) / len(ordinals))
     table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
     return table.combine_chunks().sort_by("row")
 

@@ -95,7 +95,7 @@ class GridPointing(Metric):
         if self.side < 2:
             raise UsageError(f"grid_pointing: side is {self.side}; it must be at least 2")
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(0, methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

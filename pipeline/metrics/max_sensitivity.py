@@ -51,7 +51,7 @@ class MaxSensitivity(Metric):
         if self.samples < 1 or not self.radius > 0:
             raise UsageError(f"max_sensitivity: {self.samples} samples of radius {self.radius}; both must be above 0")
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(0, (self.samples + 1) * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

@@ -20,7 +20,7 @@ from pipeline.metrics.masked_forward import (
     make_baseline,
     removal_masks,
 )
-from schemas.metrics import Directions
+from schemas.metrics import MAP_FORWARDS, Directions
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class MetricCost:
 
     def __str__(self) -> str:
         return f"{self.forwards:,} masked forwards and {self.explanations:,} maps"
+
+    @property
+    def in_forwards(self) -> float:
+        """Expected time, in forwards of one image."""
+        return self.forwards + MAP_FORWARDS * self.explanations
 
     def __mul__(self, count: int) -> "MetricCost":
         return MetricCost(self.forwards * count, self.explanations * count)
@@ -125,13 +130,8 @@ class Metric(ABC):
     randomizes: ClassVar[bool] = False
 
     @abstractmethod
-    def cost(self, methods: int, depth: int) -> MetricCost:
-        """Return the cost for one image and one target kind.
-
-        Args:
-            methods: number of methods.
-            depth: number of blocks of the model.
-        """
+    def cost(self, methods: int) -> MetricCost:
+        """Return the largest cost of a number of methods, for one image and one target kind."""
 
     @abstractmethod
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

@@ -43,7 +43,7 @@ class NoiseSensitivity(Metric):
 
     directions: ClassVar[Directions] = DIRECTIONS["noise_sensitivity"]
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(0, (1 + len(SIGMAS)) * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

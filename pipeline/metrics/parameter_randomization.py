@@ -59,8 +59,8 @@ class ParameterRandomization(Metric):
                 f"parameter_randomization: {self.samples} samples of noise {self.noise}; neither can be below 0"
             )
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
-        return MetricCost(0, (min(self.blocks, depth) + 3) * (1 + self.samples) * methods)
+    def cost(self, methods: int) -> MetricCost:
+        return MetricCost(0, (self.blocks + 3) * (1 + self.samples) * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         module = deepcopy(batch.model.model)

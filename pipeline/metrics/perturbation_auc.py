@@ -39,7 +39,7 @@ class PerturbationAUC(Metric):
     def __post_init__(self) -> None:
         check_quadrature("perturbation_auc", self.steps, self.spacing)
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(2 * (self.steps + 1) * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

@@ -23,7 +23,7 @@ class RandomLogit(Metric):
 
     directions: ClassVar[Directions] = DIRECTIONS["random_logit"]
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(0, 2 * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

@@ -70,7 +70,7 @@ class SaCo(Metric):
         if self.groups < 2:
             raise UsageError(f"saco: groups is {self.groups}; it must be at least 2")
 
-    def cost(self, methods: int, depth: int) -> MetricCost:
+    def cost(self, methods: int) -> MetricCost:
         return MetricCost(self.groups * methods + 1)
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

@@ -1,5 +1,6 @@
 """An atlas is measured shard by shard: a row for each image, method, target and metric."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,9 @@ def test_one_row_an_image_method_target_and_figure(
             assert row["low"] - 1e-12 <= row["mean"] <= row["high"] + 1e-12
     assert len(said) == 1
     assert said[0].startswith(f"{kind}: {images} images, at most ")
+    shares = [int(part) for part in re.findall(r" (\d+) %", said[0])]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=2)
 
 
 @pytest.mark.soak

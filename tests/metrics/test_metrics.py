@@ -116,7 +116,7 @@ def test_cost_is_what_is_asked_at_most() -> None:
     for metric in (DeletionInsertion(5), DiffMaskCurves(5), PerturbationAUC(5)):
         model.copies.clear()
         compute(metric, replace(batch))
-        assert 0 < len(model.copies) <= 3 * metric.cost(1, 0).forwards
+        assert 0 < len(model.copies) <= 3 * metric.cost(1).forwards
 
 
 def test_black_is_black_and_mean_is_the_mean_and_noise_is_of_its_key() -> None:
