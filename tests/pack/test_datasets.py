@@ -159,6 +159,44 @@ def test_lists_of_wsolevaluation_keep_their_truth_under_the_new_keys(tmp_path: P
         assert truth["val/n1/b_c"].boxes.tolist() == [[1, 2, 20, 25]]
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [
+        (
+            "cub",
+            "images/002.Ani/B_0001_3.jpg",
+            {"002.Ani/B_0001_3.jpg": "is named in images.txt, but there is no such image"},
+        ),
+        (
+            "validation",
+            "val/ILSVRC2012_val_00000002.JPEG",
+            {"ILSVRC2012_val_00000002.xml": "has boxes of an image that is not there"},
+        ),
+        (
+            "kaggle",
+            "Data/CLS-LOC/val/ILSVRC2012_val_00000002.JPEG",
+            {"ILSVRC2012_val_00000002.xml": "has boxes of an image that is not there"},
+        ),
+        ("voc", "JPEGImages/2008_000002.jpg", {"2008_000002": "has no image in JPEGImages"}),
+        ("voc", "Annotations/2008_000002.xml", {"2008_000002": "has no XML file in Annotations"}),
+        ("coco", "val2017/0009.jpg", {"0009.jpg": "is in instances_val2017.json, but there is no such image"}),
+        ("lists of boxes", "val/n1/b.c.jpg", {"val/n1/b.c.jpg": "does not exist"}),
+        ("lists of masks", "val/n1/b.c.jpg", {"val/n1/b.c.jpg": "does not exist"}),
+    ],
+)
+def test_truth_of_images_that_are_not_there_is_listed(
+    name: str, file: str, said: dict[str, str], tmp_path: Path
+) -> None:
+    kind, source, split = sources.ALL[name](tmp_path / "in")
+    (path,) = (path for path in (tmp_path / "in").rglob("*") if path.as_posix().endswith(f"/{file}"))
+    path.unlink()
+    _, before = pack(*sources.ALL[name](tmp_path / "whole")[:2], tmp_path / "all", split)
+    record, samples = pack(kind, source, tmp_path / "out", split)
+    assert (record.images, samples) == (before - 1, before - 1)
+    assert left_out_of(tmp_path / "out") == left_out_of(tmp_path / "all") | said
+    assert set(boxes_of(tmp_path / "out")) == set(read_samples(tmp_path / "out"))
+
+
 def test_xml_boxes_in_fractions_of_the_image_are_refused(tmp_path: Path) -> None:
     source = sources.imagenet(tmp_path / "in", "flat")
     sides = "<xmin>0.1</xmin><ymin>0</ymin><xmax>0.6</xmax><ymax>1</ymax>"

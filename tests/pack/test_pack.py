@@ -198,6 +198,14 @@ def test_files_and_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeyp
             pack("folder", source, tmp_path / "folder")
 
 
+@pytest.mark.soak
+def test_shards_that_are_written_on_ray_are_the_same(tmp_path: Path) -> None:
+    kind, source, split = sources.ALL["voc"](tmp_path / "in")
+    pack(kind, source, tmp_path / "here", split, per_shard=1)
+    pack(kind, source, tmp_path / "ray", split, per_shard=1, address="local")
+    assert digests(tmp_path / "ray") == digests(tmp_path / "here")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
