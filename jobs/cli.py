@@ -22,6 +22,7 @@ COMMANDS = {
     "pack": "Pack a dataset into shards, with class names and truth.",
     "plan": "Plan a run: count samples, inspect the network, create the arrays.",
     "run": "Compute the maps of every shard that has none yet.",
+    "extend": "Add methods to an atlas: compute their maps for the same shards.",
     "status": "Show the progress of a run, and what failed.",
     "verify": "Verify an atlas: checksums, rows, and recomputed maps.",
     "label": "Make pseudo-masks from the maps, by a policy.",

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from jobs import output
 from pipeline.run.status import RunStatus, StatusReader
+from pipeline.store import Atlas
 from pipeline.utils.console import SafeConsole
 from pipeline.utils.io import with_retries
 from pipeline.utils.terminal import echo
@@ -43,7 +44,16 @@ def watch(url: str, interval: float, json_: bool = False) -> None:
 
 
 def _show_until_end(url: str, interval: float, json_: bool) -> RunStatus:
-    """Show a run until it is over; return its last status."""
+    """Show a run, then each of its parts, until they are over; return the first status that is not complete, if any."""
+    statuses = [
+        _show_one_until_end(each, interval, json_)
+        for each in (url, *(part.objects.url for part in Atlas.open(url).parts))
+    ]
+    return next((status for status in statuses if not status.complete), statuses[0])
+
+
+def _show_one_until_end(url: str, interval: float, json_: bool) -> RunStatus:
+    """Show one run until it is over; return its last status."""
     reader, console = StatusReader(url), SafeConsole()
     with Live(console=console, auto_refresh=False) if not json_ else nullcontext() as live:
         while True:

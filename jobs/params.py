@@ -122,6 +122,15 @@ methods_option = names_option(
     names=all_methods,
     text="Methods, such as legrad,reciprocam:kernel=box. Default: all that cost few forwards.",
 )
+methods_to_add_option = names_option(
+    "--methods", names=all_methods, text="Methods, such as rollout,reciprocam:kernel=box."
+)
+artifact_option = path_option(
+    "--artifact",
+    multiple=True,
+    metavar="FILE",
+    text="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
+)
 partial_option = click.option("--partial", is_flag=True, help="Use the finished shards of an unfinished atlas.")
 tune_atlas_option = path_option(
     "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."

@@ -1,18 +1,22 @@
 """Flags of ``plan`` and ``run``, and the ``RunSpec`` that they and a spec file describe."""
 
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from jobs.completion import ready_made_specs
 from jobs.params import (
     FOLDER,
+    Number,
+    artifact_option,
     checkpoint_key_option,
     checkpoint_option,
     choice_option,
+    count_option,
     global_pool_option,
     head_option,
     image_size_option,
@@ -32,6 +36,9 @@ from schemas.targets import split_kinds
 from schemas.text import suggest
 from schemas.text_tower import TextTowerSpec
 
+if TYPE_CHECKING:
+    from pipeline.run import ExecutionOptions
+
 spec_options = options(
     click.option(
         "--spec",
@@ -50,12 +57,7 @@ spec_options = options(
     global_pool_option,
     head_option,
     methods_option,
-    path_option(
-        "--artifact",
-        multiple=True,
-        metavar="FILE",
-        text="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
-    ),
+    artifact_option,
     names_option(
         "--targets",
         multiple=True,
@@ -102,6 +104,63 @@ spec_options = options(
     click.option("--allow-pipe", is_flag=True, default=None, help="Accept pipe: shards, which run shell commands."),
 )
 """The flags of a run. Each defaults to None, which leaves the field to the spec file."""
+
+
+execution_flags = options(
+    choice_option("--executor", ["ray", "inline"], "Ray actors, or this process.", "ray"),
+    click.option(
+        "--address", metavar="local|auto|HOST:PORT", help="Ray cluster to use. Default: RAY_ADDRESS, else local."
+    ),
+    count_option("--actors", text="Maximum number of actors. Default: one for each GPU, else one for each core."),
+    choice_option(
+        "--device", ["auto", "cpu", "cuda"], "Device of the actors; cuda waits until GPUs are available.", "auto"
+    ),
+    count_option(
+        "--decode-processes",
+        minimum=0,
+        text="Decoding processes of each actor. Default: 4 beside a GPU, else a thread.",
+    ),
+    click.option(
+        "--timeout",
+        type=Number(0, min_open=True),
+        metavar="SECONDS",
+        help="Maximum time for one shard, then another actor gets it. "
+        "Default: 10 times the slowest, at least 600 s; 6 h at first.",
+    ),
+    click.option(
+        "--patience",
+        type=Number(0, min_open=True),
+        default=600,
+        metavar="SECONDS",
+        help="Fail the run after this time without any actor.",
+    ),
+    path_option("--cache", metavar="DIR", text="Local folder of each node for copies of remote shards."),
+    count_option("--cache-gb", default=200, text="With --cache: maximum size of the copies on a node."),
+    path_option(
+        "--log", metavar="FILE", text="Append one line of JSON for each attempt at a shard; - is standard error."
+    ),
+)
+"""The flags of the execution; they do not change the results."""
+EXECUTION_FLAGS = tuple(parameter.name for parameter in vars(execution_flags(lambda: None))["__click_params__"])
+"""Their parameters."""
+
+
+def execution_options(flags: Mapping[str, Any]) -> "ExecutionOptions":
+    """Return the options of the execution.
+
+    Args:
+        flags: values of ``EXECUTION_FLAGS``, and ``allow_pipe``.
+
+    Raises:
+        UsageError: the cache is not a local folder.
+    """
+    from pipeline.run import ExecutionOptions
+
+    cache = flags["cache"]
+    if cache and "://" in cache:
+        raise UsageError(f"--cache {cache}: is a URL; name a folder on the local disk of each node")
+    renamed = {"no_actor_timeout": flags["patience"], "cache": os.path.abspath(cache) if cache else None}
+    return ExecutionOptions(**{name: value for name, value in flags.items() if name != "patience"} | renamed)
 
 
 def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str, Any]) -> RunSpec:

@@ -1,6 +1,7 @@
 """``vitatlas status``."""
 
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,11 +53,12 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     statuses, degenerate, fallbacks = Counter[str](), Counter[str](), Counter[str]()
     drift: dict[str, float] = {}
     versions = VersionCounts()
-    for commit in opened.records():
-        images += commit.rows
-        statuses.update(commit.statuses)
+    for commit in chain(opened.records(), *(part.records() for part in opened.parts)):
+        if commit.run_hash == opened.run.run_hash:  # the samples of parts are the same
+            images += commit.rows
+            statuses.update(commit.statuses)
+            fallbacks.update(commit.fallbacks)
         degenerate.update(commit.degenerate)
-        fallbacks.update(commit.fallbacks)
         versions.add(commit.versions)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
     without = statuses.total() - statuses[SampleStatus.OK]
@@ -78,6 +80,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
             damaged.append(f"{result}")
         else:
             failed += result[: limit - len(failed)]
+    parts = [_describe_part(opened, part) for part in opened.parts]
     accuracy = None if damaged else measure_label_accuracy(opened)
     conversion = opened.run.model.conversion
     report = {
@@ -94,6 +97,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         "fallbacks": dict(fallbacks),
         "versions": versions.mixed(),
         "problems": {shard.url: shard.fault for shard in opened.run.shards if shard.fault},
+        "parts": parts,
         "quarantined": quarantined,
         "damaged": damaged,
         "failed": failed,
@@ -102,6 +106,10 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         output.print_json(report)
         return
     echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
+    for part in parts:
+        echo(f"part     {', '.join(part['methods'])}: {part['done']} of {part['planned']} shards are done")
+        for shard, reason in part["quarantined"].items():
+            echo(f"         {shard} is quarantined: {reason}")
     if opened.run.model.head:
         echo(f"head     {opened.run.model.head}")
     if conversion:
@@ -142,8 +150,19 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
             [[row["shard"], row["key"], row["status"], row["error"]] for row in failed],
         )
         echo(f"to retry these after fixing them: vitatlas run {atlas} --retry-failed")
-    if len(opened.committed) < len(opened.run.shards):
+    if len(opened.committed) < len(opened.run.shards) or any(part["done"] < part["planned"] for part in parts):
         echo(f"resume with: vitatlas run {atlas}")
+
+
+def _describe_part(atlas: "Atlas", part: "Atlas") -> dict[str, Any]:
+    """Describe the progress of a part: of the shards that the atlas has finished."""
+    return {
+        "folder": atlas.folder_of(part),
+        "methods": list(part.own.methods),
+        "done": len(atlas.committed & part.committed),
+        "planned": len(atlas.committed),
+        "quarantined": part.quarantined(),
+    }
 
 
 def _count_left_out(atlas: "Atlas") -> int:

@@ -7,9 +7,11 @@ Each file holds ``shards/``, ``network/`` and ``atlas/``. Their paths begin with
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.run import INLINE, run
+from pipeline.run.extend import extend
 from pipeline.run.plan import plan
 from pipeline.run.recompute_maps import recompute
 from pipeline.store import Atlas
@@ -52,3 +54,12 @@ def test_a_stored_atlas_is_planned_again_and_resumed(stored: Path) -> None:
     assert atlas.record("part-1").statuses == record.statuses
     assert atlas.record("part-1").run_hash == record.run_hash
     assert verify(atlas).faults == []
+
+
+def test_a_stored_atlas_is_extended(stored: Path) -> None:
+    commit = (stored / "commits" / "part-1.json").read_bytes()
+    atlas = extend(str(stored), ["rollout"], options=INLINE)
+    assert atlas.methods == ("legrad", "reciprocam", "center", "rollout")
+    assert verify(atlas).faults == []
+    assert np.isfinite(atlas.map("s3", "rollout")).all()
+    assert (stored / "commits" / "part-1.json").read_bytes() == commit

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from small_towers import open_clip_folder
-from support import samples, write_tar
+from support import copy_atlas, samples, write_tar
 
 from jobs.cli import COMMANDS, cli
 from jobs.output import print_json
@@ -60,6 +60,10 @@ class Cases:
 
     def status(self) -> list[object]:
         return [self.atlas.objects.url]
+
+    def extend(self) -> list[object]:
+        copy = copy_atlas(self.atlas.objects.url, str(self.folder / "extended"))
+        return [copy, "--methods", "legrad,edges", "--executor", "inline"]
 
     def verify(self) -> list[object]:
         return [self.atlas.objects.url, "--recompute", 1]
