@@ -1,8 +1,9 @@
 """Extend an atlas by methods: a part for the same shards, of which nothing exists that is changed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from pipeline.explain.explainer import check_supported
 from pipeline.explain.load import load_model
@@ -85,14 +86,18 @@ def _find_holder(atlas: Atlas, method: Method) -> Atlas | None:
         if method.name not in holder.own.methods:
             continue
         known, digest = holder.own.methods[method.name], holder.own.artifacts.get(method.name)
-        options = {name: value for name, value in method.options().items() if not (digest and name == "artifact")}
-        if digest != method.artifact_hash or any(known.get(name) != value for name, value in options.items()):
+        path = {"artifact"} if digest else set()  # the same file may be elsewhere now
+        if digest != method.artifact_hash or _without(known, path) != _without(method.recorded_options, path):
             raise UsageError(
                 f"{atlas.objects.url}: has maps of {method.name} with other options or another artifact; drop them "
                 f"first: vitatlas drop {atlas.objects.url} --methods {method.name}"
             )
         return holder
     return None
+
+
+def _without(options: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def _plan_part(atlas: Atlas, methods: tuple[Method, ...]) -> RunRecord:
