@@ -140,7 +140,6 @@ def audit_command(
     opened = Atlas.open(atlas)
     out = out or default_audit_dir(opened, target)
     output.check_complete(opened, partial)
-    output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     names = opened.class_names(read_class_names(classes_file))
     result = audit_atlas(
         opened,
@@ -155,6 +154,7 @@ def audit_command(
         ComputeOptions(address, allow_pipe, device),
         lambda line: echo(line, err=True),
     )
+    output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     rows = result.suspicious.to_pylist()
     if json_:
         output.print_json({"out": out, "root": result.manifest.root, "suspicious": rows})
