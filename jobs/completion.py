@@ -38,7 +38,9 @@ def targets_of_atlas(context: click.Context) -> list[str]:
 
 
 def _names_in_run(context: click.Context, select: Callable[[Any], Iterable[str]]) -> list[str]:
-    arguments = [context.params.get("atlas"), *context.args]  # the latter if the line ends in a flag without a value
+    sources = context.params.get("sources") or ()
+    # The rest of the line, if it ends in a flag without a value.
+    arguments = [context.params.get("atlas"), *(source.rpartition("=")[2] for source in sources), *context.args]
     # No atlas, or a damaged one, is what the command will report.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         names = select(json.loads(Path(next(filter(None, arguments), ""), "run.json").read_bytes()))

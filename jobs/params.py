@@ -166,12 +166,13 @@ def _extensions(context: click.Context, parameter: click.Parameter, text: str | 
     return tuple(name.lower().removeprefix(".") for name in split_names(text))
 
 
+key_separator_option = choice_option(
+    "--key-separator",
+    get_args(KeySeparator),
+    "Dot of a file name that ends the key of its sample: the first, as in WebDataset (default), or the last.",
+)
 sample_options = options(
-    choice_option(
-        "--key-separator",
-        get_args(KeySeparator),
-        "Dot of a file name that ends the key of its sample: the first, as in WebDataset (default), or the last.",
-    ),
+    key_separator_option,
     click.option(
         "--image-key",
         metavar="A,B",

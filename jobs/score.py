@@ -1,16 +1,18 @@
 """``vitatlas score``."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs import output
 from jobs.completion import methods_of_atlas
 from jobs.params import (
-    PATH_OR_URL,
     Number,
     address_option,
     classes_option,
+    key_separator_option,
     names_option,
     partial_option,
     path_option,
@@ -18,28 +20,20 @@ from jobs.params import (
     split_names,
     target_option,
     truth_options,
-    tune_atlas_option,
 )
-from pipeline.utils.terminal import echo
+from jobs.score_output import show_class_scores, show_scores
 from schemas.errors import UsageError
-from schemas.run import MaskValues, TruthOrientation
+from schemas.run import KeySeparator, MaskValues, TruthOrientation
 
-_COLUMNS = {
-    "PxAP": "pxap",
-    "MaxBoxAcc": "maxboxacc",
-    "MaxBoxAccV2": "maxboxacc_v2",
-    "GT-known": "gt_known",
-    "Top-1": "top1_loc",
-    "Top-5": "top5_loc",
-    "IoU": "iou",
-    "seg mIoU": "seg_miou",
-    "pointing": "pointing",
-}
-_CLASS_COLUMNS = {"p-mIoU": "p_miou", "p-mIoU of pairs": "p_miou_pairs", "mIoU": "miou", "best mIoU": "miou_oracle"}
+if TYPE_CHECKING:
+    from pipeline.run.execution import ComputeOptions
+    from pipeline.score.sources import ScoreSource
+    from pipeline.store import Atlas
+    from pipeline.truth import TruthSet
 
 
 @click.command("score")
-@click.argument("atlas", type=PATH_OR_URL)
+@click.argument("sources", metavar="[NAME=]SOURCE…", nargs=-1, required=True)
 @path_option(
     "--truth",
     required=True,
@@ -49,32 +43,48 @@ _CLASS_COLUMNS = {"p-mIoU": "p_miou", "p-mIoU of pairs": "p_miou_pairs", "mIoU":
 )
 @path_option("--tune", metavar="FILE|DIR", text="Truth of the tuning split for thresholds. Default: 1 % of the images.")
 @truth_options
-@tune_atlas_option
+@click.option(
+    "--tune-atlas",
+    "tune_sources",
+    metavar="[NAME=]SOURCE",
+    multiple=True,
+    help="With --tune: what has predictions of that split, one for each SOURCE, by its name. Default: SOURCE.",
+)
+@path_option(
+    "--sizes",
+    metavar="FILE|maps",
+    text="Sizes of the images, where the truth has none: a file such as image_sizes.txt, or those of the maps.",
+)
+@key_separator_option
 @target_option
-@names_option("--methods", names=methods_of_atlas, text="Methods to score. Default: all of the atlas.")
+@names_option("--methods", names=methods_of_atlas, text="Methods of atlases to score. Default: all.")
 @click.option(
     "--grid-step",
     type=Number(min=0, min_open=True),
     metavar="STEP",
     help="Step of the thresholds of boxes and of PxAP, such as the 0.01 of wsolevaluation. Default: 0.001, all levels.",
 )
-@click.option("--subset", is_flag=True, help="Score only the images and classes that truth and atlas both have.")
+@click.option("--subset", is_flag=True, help="Score only the images and classes that truth and all sources have.")
+@click.option("--differences", is_flag=True, help="Print the differences of all methods, not only of up to three.")
 @classes_option
-@path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/scores/TRUTH-TARGET.")
+@path_option("--out", metavar="DIR", text="Output folder. Default, of an atlas alone: ATLAS/scores/TRUTH-TARGET.")
 @partial_option
 @address_option
 @output.json_option
 def score_command(
-    atlas: str,
+    sources: tuple[str, ...],
     truth: str,
     tune: str | None,
     truth_orientation: TruthOrientation | None,
     mask_values: MaskValues | None,
-    tune_atlas: str | None,
+    tune_sources: tuple[str, ...],
+    sizes: str | None,
+    key_separator: KeySeparator | None,
     target: str,
     methods: str | None,
     grid_step: float | None,
     subset: bool,
+    differences: bool,
     classes_file: str | None,
     out: str | None,
     partial: bool,
@@ -87,6 +97,11 @@ def score_command(
     GT-known, Top-1, Top-5 and IoU at a threshold chosen on a separate tuning split; also ImageNet-Segmentation,
     pointing game and energy. Each number has its 95 % bootstrap interval.
 
+    A SOURCE is an atlas, or predictions of another program: a folder or tar of .npy, .npz or gray .png files named by
+    the keys of images (score maps of any size and range, or masks); results of COCO in .json (boxes, or masks as run
+    lengths, with scores); a .csv of boxes (image_id,x0,y0,x1,y1,score). Several are scored on the same images, in one
+    table, with the paired differences of their scores.
+
     Truth that has classes gives scores of open vocabulary instead: p-mIoU of the points of OpenImages V7, mIoU of the
     class masks of PASCAL VOC. All targets of a kind take part (--target label, predicted, top or class).
 
@@ -96,104 +111,124 @@ def score_command(
     Examples:
       vitatlas score val.atlas --truth instances.json
       vitatlas score val.atlas --truth metadata/ILSVRC/test --tune metadata/ILSVRC/val --tune-atlas v2.atlas
+      vitatlas score deit.atlas TS-CAM=score_maps/ PSOL=boxes.csv --truth metadata/CUB/test --out comparison
       vitatlas score voc.atlas --truth VOCdevkit/VOC2012 --subset
     """
     from pipeline.run.execution import ComputeOptions
-    from pipeline.score import default_output_dir, score, score_classes
-    from pipeline.score.score_classes import find_targets
+    from pipeline.score import default_output_dir, open_source, score
+    from pipeline.score.sources import split_source_name
     from pipeline.score.threshold_grid import ThresholdGrid
-    from pipeline.store import Atlas
     from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
+    from pipeline.truth.wsolevaluation import read_sizes
 
-    opened, tune_opened = Atlas.open(atlas), Atlas.open(tune_atlas) if tune_atlas else None
-    for each in (opened, tune_opened):
-        output.check_complete(each, partial)
-    truth_set = read_truth(truth, truth_orientation, mask_values, opened.run.spec.key_separator)
-    output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
-    name = find_targets(opened, target)[0] if truth_set.classes else opened.find_target(target)
-    folder = out or default_output_dir(atlas, truth_set, name)
-    tune_truth = None
-    if tune:
-        tune_truth = read_truth(tune, truth_orientation, mask_values, (tune_opened or opened).run.spec.key_separator)
+    named, tuning_named = ([split_source_name(text) for text in texts] for texts in (sources, tune_sources))
+    atlases = _open_atlases([path for _, path in (*named, *tuning_named)], partial)
+    separator = _find_key_separator(atlases, key_separator)
+    truths = [read_truth(path, truth_orientation, mask_values, separator) for path in (truth, tune) if path]
+    if sizes is not None and sizes != "maps":
+        truths = [each.with_sizes(read_sizes(Path(sizes), separator)) for each in truths]
+    truth_set, tune_truth = truths[0], truths[1] if tune else None
+    for path in dict.fromkeys(path for _, path in named if path in atlases):
+        output.print_accuracy(measure_label_accuracy(atlases[path]), to_stderr=json_)
+    options, chosen = ComputeOptions(address), split_names(methods)
     if truth_set.classes:
-        if grid_step is not None:
-            raise UsageError(f"--grid-step: scores of {truth}, which has classes, have no grid; leave it out")
-        if tune_atlas:
-            raise UsageError("--tune-atlas: scores of classes are tuned on images of the same atlas; leave it out")
+        _refuse_with_classes(truth, {"--grid-step": grid_step, "--tune-atlas": tune_sources, "--sizes": sizes})
+        if len(named) > 1 or named[0][1] not in atlases:
+            raise UsageError(f"{truth}: has classes, which only the maps of one atlas are scored by; name it alone")
+        ((_, path),) = named
         class_names = read_class_names(classes_file)
-        rows = score_classes(
-            opened,
-            truth_set,
-            target,
-            split_names(methods),
-            tune_truth,
-            subset,
-            folder,
-            class_names,
-            ComputeOptions(address),
-            output.print_note,
-        ).to_pylist()
-        output.print_json(rows) if json_ else _show_classes(atlas, folder, rows)
+        _score_classes(
+            path, atlases[path], truth_set, target, chosen, tune_truth, subset, out, class_names, options, json_
+        )
         return
-    grid = ThresholdGrid() if grid_step is None else ThresholdGrid(grid_step)
     if classes_file:
         raise UsageError(f"--classes: {truth} has no classes; leave it out")
-    tuning = tune_truth, tune_opened
-    names, options = split_names(methods), ComputeOptions(address)
-    rows = score(
-        opened, truth_set, target, names, *tuning, subset, folder, options, output.print_note, grid
-    ).to_pylist()
+
+    def open_all(pairs: Sequence[tuple[str, str]], of: "TruthSet") -> "list[ScoreSource]":
+        return [
+            open_source(path, of, name, target, chosen, separator, sizes == "maps", output.print_note)
+            for name, path in pairs
+        ]
+
+    scored, tuned = open_all(named, truth_set), open_all(tuning_named, tune_truth or truth_set)
+    if out is None and len(named) == 1 and named[0][1] in atlases:
+        out = default_output_dir(named[0][1], truth_set, str(scored[0].target))
+    table = score(
+        scored,
+        truth_set,
+        tuning_truth=tune_truth,
+        tuning_sources=_pair(scored, tuned),
+        subset=subset,
+        out=out,
+        options=options,
+        log=output.print_note,
+        grid=ThresholdGrid() if grid_step is None else ThresholdGrid(grid_step),
+    )
     if json_:
-        output.print_json(rows)
+        output.print_json(table.to_pylist())
         return
-    columns = {title: name for title, name in _COLUMNS.items() if any(row[name] is not None for row in rows)}
-    first = rows[0]
-    title = (
-        f"localization in {atlas}, %: {first['images']} images, thresholds tuned on {first['tuning_images']}, "
-        f"tested on {first['test_images']}, network {first['network']}"
-    )
-    output.print_table(title, ["method", "threshold", *columns], [_cells(row, list(columns.values())) for row in rows])
-    echo(
-        "* control. PxAP, MaxBoxAcc, MaxBoxAccV2: at the best threshold on these images; seg mIoU: at each map's mean."
-    )
-    echo("threshold, GT-known, Top-1, Top-5, IoU (over all pixels): chosen on the tuning split, measured on the rest.")
-    echo(f"written to {folder}: localization.parquet, .tex and .md; curves.parquet, .png and .pdf")
-    if first["without_maps"]:
-        echo(f"{first['without_maps']} images are not scored: no maps")
-    if first["without_object"]:
-        counted = "only PxAP and IoU count them, as background" if first["masks"] else "they are not scored"
-        echo(f"{first['without_object']} images have no object in the truth: {counted}")
+    show_scores([path for _, path in named], str(out), table.to_pylist(), differences)
 
 
-def _show_classes(atlas: str, folder: str, rows: list[dict[str, Any]]) -> None:
-    columns = {title: name for title, name in _CLASS_COLUMNS.items() if any(row[name] is not None for row in rows)}
-    first = rows[0]
-    title = f"open vocabulary in {atlas}, %: {first['images']} images, {first['classes']} classes"
-    output.print_table(
-        f"{title}, network {first['network']}",
-        ["method", "threshold", *columns],
-        [_cells(row, list(columns.values())) for row in rows],
-    )
-    if first["points_outside"] is None:
-        echo(
-            f"* control. mIoU: threshold tuned on {first['tuning_images']} images, measured on the rest; best: on all."
+def _open_atlases(paths: Sequence[str], partial: bool) -> "dict[str, Atlas]":
+    """Return those of the sources that are atlases, by path."""
+    from pipeline.score.sources import is_atlas
+    from pipeline.store import Atlas
+
+    atlases = {path: Atlas.open(path) for path in paths if "://" in path or is_atlas(path)}
+    for opened in atlases.values():
+        output.check_complete(opened, partial)
+    return atlases
+
+
+def _find_key_separator(atlases: "Mapping[str, Atlas]", given: KeySeparator | None) -> KeySeparator:
+    """Return the dot that ends the keys of all sources: that of the atlases, or the given one."""
+    found = {opened.run.spec.key_separator: path for path, opened in atlases.items()}
+    if len(found) > 1:
+        raise UsageError(
+            f"{' and '.join(found.values())}: have other --key-separator; compare atlases with the same keys"
         )
-    else:
-        echo(f"* control. Foreground is above 0.5. {first['points_outside']} points are outside of the network's view.")
-    echo(f"written to {folder}: class_scores.parquet, .tex and .md; class_ious.parquet")
-    if first["without_maps"]:
-        echo(f"{first['without_maps']} images are not scored: no maps")
-    if first["classes_without_map"]:
-        echo(f"{first['classes_without_map']} pairs of image and class have no map")
+    separator = next(iter(found), given or "first-dot")
+    if given not in (None, separator):
+        raise UsageError(f"--key-separator: the keys of {found[separator]} end at its {separator}; leave it out")
+    return separator
 
 
-def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:
-    name = row["method"] + (" *" if row["kind"] == "control" else "")
-    return [name, row["threshold"], *(_with_interval(row[column], row["interval"][column]) for column in columns)]
+def _refuse_with_classes(truth: str, flags: Mapping[str, Any]) -> None:
+    reasons = {"--tune-atlas": "thresholds of classes are tuned on images of the same atlas"}
+    for flag, value in flags.items():
+        if value:
+            reason = reasons.get(flag, f"scores of {truth}, which has classes, know none")
+            raise UsageError(f"{flag}: {reason}; leave it out")
 
 
-def _with_interval(value: float | None, interval: list[float] | None) -> str | None:
-    if value is None or interval is None:
-        return None
-    return f"{value:.1f} {interval[0]:.0f}–{interval[1]:.0f}"
+def _score_classes(
+    path: str,
+    atlas: "Atlas",
+    truth: "TruthSet",
+    target: str,
+    methods: Sequence[str],
+    tune_truth: "TruthSet | None",
+    subset: bool,
+    out: str | None,
+    class_names: Sequence[str],
+    options: "ComputeOptions",
+    json_: bool,
+) -> None:
+    from pipeline.score import default_output_dir, score_classes
+    from pipeline.score.score_classes import find_targets
+
+    folder = out or default_output_dir(path, truth, find_targets(atlas, target)[0])
+    note = output.print_note
+    table = score_classes(atlas, truth, target, methods, tune_truth, subset, folder, class_names, options, note)
+    output.print_json(table.to_pylist()) if json_ else show_class_scores(path, folder, table.to_pylist())
+
+
+def _pair(scored: "Sequence[ScoreSource]", tuned: "Sequence[ScoreSource]") -> "dict[str, ScoreSource] | None":
+    """Return the tuning sources by the name of the source that they belong to. One of one source needs no name."""
+    if len(scored) == len(tuned) == 1:
+        return {scored[0].name: tuned[0]}
+    if len({source.name for source in tuned}) < len(tuned):
+        raise UsageError("--tune-atlas: two have the same name; give each the name of its SOURCE, as NAME=PATH")
+    return {source.name: source for source in tuned} or None

@@ -17,6 +17,7 @@ LABELS = "labels"
 SCORES = "scores"
 AUDIT = "audit"
 ABOUT = "about.json"
+COMPARISON = "comparison.json"
 """Record of a derived product, in its folder: what it is made from. Written first."""
 
 PRODUCT = "product.json"

@@ -75,14 +75,15 @@ def is_control(name: str) -> bool:
 
 
 LOCALIZATION = schema(
-    column("source", pa.string(), "name of what is scored"),
+    optional("source", pa.string(), "name of what is scored; null of a predictor beside several sources"),
     column("method", pa.string(), "name of the method, with its options"),
     column("kind", pa.string(), "``method`` or ``control``"),
-    column("target", pa.string(), "target kind of the maps"),
-    column(
+    optional("target", pa.string(), "target kind of the maps; null where it is not known"),
+    optional(
         "network",
         pa.string(),
-        "name of the network and the first 12 digits of the hash of its weights; all scores depend on it",
+        "name of the network and the first 12 digits of the hash of its weights; all scores depend on it; null where "
+        "it is not known",
     ),
     column("images", pa.int64(), "number of scored images"),
     column("masks", pa.int64(), "number of scored images that have truth masks"),
@@ -90,6 +91,11 @@ LOCALIZATION = schema(
     column("tuning_images", pa.int64(), "number of images in the tuning split"),
     column("without_maps", pa.int64(), "number of images with truth but without maps"),
     column("without_object", pa.int64(), "number of images whose truth has no object; PxAP and IoU count their masks"),
+    optional(
+        "degenerate",
+        pa.int64(),
+        "number of scored maps that are 0 everywhere: constant, not finite, or an empty mask; null without maps",
+    ),
     *(optional(name, pa.float64(), description) for name, description in SCORES.items()),
     optional("threshold", pa.float64(), "threshold for boxes, tuned on the split"),
     optional("threshold_oracle", pa.float64(), "best threshold for boxes on all images"),
@@ -111,7 +117,20 @@ LOCALIZATION = schema(
 )
 """One row per method, best PxAP first."""
 
+DIFFERENCES = schema(
+    optional("source", pa.string(), "source of the first row"),
+    column("method", pa.string(), "method of the first row"),
+    optional("other_source", pa.string(), "source of the second row"),
+    column("other_method", pa.string(), "method of the second row"),
+    column("score", pa.string(), "name of the score"),
+    column("difference", pa.float64(), "score of the first row minus that of the second, in percentage points"),
+    optional("low", pa.float64(), "2.5 % of the bootstrap of the difference, at fixed thresholds"),
+    optional("high", pa.float64(), "97.5 % of the bootstrap of the difference, at fixed thresholds"),
+)
+"""Paired differences of the same images: one row per pair of rows of the table and score that both have."""
+
 CURVES = schema(
+    column("source", pa.string(), "name of what is scored"),
     column("method", pa.string(), "name of the method, with its options"),
     column(
         "curve",
@@ -186,14 +205,14 @@ class TuningSplitRecord(Record):
 
 
 class ScoringSpec(Record):
-    """``about.json`` of a folder of scores: what they are computed from. Written first.
+    """``about.json`` of a folder of scores of one source: what they are computed from. Written first.
 
     Attributes:
         protocol: version of the formulas.
-        run: hash of the run that made the atlas.
+        run: hash of the run that made the atlas; of another source, of the names or the content of its files.
         truth: digest of the truth.
         name: name of the truth.
-        target: of the maps, or the group of targets whose maps are scored together.
+        target: of the maps, or the group of targets whose maps are scored together; None where it is not known.
         subset: score only images that have both maps and truth.
         tuning: images that thresholds are chosen on.
         classes: digest of the classes of the truth and their class ids; None where classes do not matter.
@@ -204,8 +223,30 @@ class ScoringSpec(Record):
     run: str
     truth: str
     name: str
-    target: Target | TargetGroup
+    target: Target | TargetGroup | None
     subset: bool
     tuning: TuningSplitRecord
     classes: str | None = None
     grid_step: Finite = FINEST_STEP
+
+
+class ComparisonSpec(Record):
+    """``comparison.json`` of a folder of scores of several sources: what they are computed from. Written first.
+
+    Attributes:
+        protocol: version of the formulas.
+        truth: digest of the truth of the images that all sources have.
+        name: name of the truth.
+        subset: score only images that all sources and the truth have.
+        grid_step: step of the thresholds.
+        tuning: digest of the truth that names the tuning split; None: it is chosen by the hash of the keys.
+        sources: ``run`` of the ``ScoringSpec`` of each source, by the name of its folder in ``sources``.
+    """
+
+    protocol: int = PROTOCOL
+    truth: str
+    name: str
+    subset: bool
+    grid_step: float
+    tuning: str | None
+    sources: dict[str, str]

@@ -1,8 +1,8 @@
 """The driver of derived products: labels, scores, metrics, audit tables and exports, all made shard by shard."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
@@ -115,6 +115,10 @@ class DerivedProduct(ABC, Generic[Source, Input, Result]):
     def remove_summary(self) -> None:
         """Remove what ``finish`` writes. It is called before any shard is removed or made anew."""
 
+    def source_of(self, shard: str) -> Source:
+        """Return ``source`` with all that one of its shards needs, which is sent to the worker."""
+        return self.source
+
     def inputs(self, shards: Sequence[str]) -> Iterable[Input | None]:
         """Return what is sent along with each of the pending shards."""
         return [None] * len(shards)
@@ -137,17 +141,35 @@ def derive(product: DerivedProduct[Source, Input, Result], options: ComputeOptio
         RunFailedError: another run is writing to it or has taken it over, or a process died.
     """
     product.check_output()
-    with Lease(product.objects) as lease:
-        objects = ProductStore(product.objects, lease)
-        objects.put(product.about_object, product.about.to_bytes())
-        commits = derive_shards(product, options, objects.last, lease)
+    with write_product(product.objects, product.about_object, product.about) as objects:
+        commits = derive_shards(product, options, objects.last, objects.lease)
         objects.record_commits(commits.values())
-        check_lease(objects, lease.holder)
-        result = product.finish(commits, objects)
-        objects.remove_temp_files()
-        check_lease(objects, lease.holder)
-        objects.write_record()
-    return result
+        check_lease(objects, objects.lease.holder)
+        return product.finish(commits, objects)
+
+
+@contextmanager
+def write_product(objects: ObjectStore, about_object: str, about: Record) -> Iterator[ProductStore]:
+    """Hold the lease of an output folder, write the settings first, and the record of all that was written last.
+
+    Args:
+        objects: output folder, which holds nothing else.
+        about_object: name of the object that holds ``about``.
+        about: settings of the product.
+
+    Yields:
+        The output folder, which keeps records of what is written.
+
+    Raises:
+        RunFailedError: another run is writing to it or has taken it over.
+    """
+    with Lease(objects) as lease:
+        store = ProductStore(objects, lease)
+        store.put(about_object, about.to_bytes())
+        yield store
+        store.remove_temp_files()
+        check_lease(store, lease.holder)
+        store.write_record()
 
 
 def derive_shards(
@@ -172,10 +194,11 @@ def derive_shards(
         product.remove_summary()
     for shard in stale:
         remove_shard(objects, shard)
-    settings = product.function, product.source, product.methods, objects.url, product.about.digest()
-    work = partial(_derive_shard, *settings, product.keeps_commits, lease.objects.url, lease.holder)
+    settings = product.function, product.methods, objects.url, product.about.digest(), product.keeps_commits
+    work = partial(_derive_shard, *settings, lease.objects.url, lease.holder)
     items = tuple(dict.fromkeys(item for commit in valid.values() for item in commit.items))
-    tasks = [(shard, data, shard in valid, items) for shard, data in zip(pending, product.inputs(pending), strict=True)]
+    inputs = zip(pending, product.inputs(pending), strict=True)
+    tasks = [(shard, product.source_of(shard), data, shard in valid, items) for shard, data in inputs]
     module = type(product).__module__
     for commit in parallel_map(work, tasks, product.title, options.address, product.uses_gpu, module):
         lease.check()
@@ -185,16 +208,15 @@ def derive_shards(
 
 def _derive_shard(
     function: Callable[[ShardTask[Source, Input]], ShardResult],
-    source: Source,
     methods: Sequence[str],
     url: str,
     settings_hash: str,
     keeps_commits: bool,
     lease_url: str,
     lease: str,
-    task: tuple[str, Input, bool, tuple[str, ...]],
+    task: tuple[str, Source, Input, bool, tuple[str, ...]],
 ) -> DerivedCommit:
-    shard, data, valid, items = task
+    shard, source, data, valid, items = task
     objects, leased = ObjectStore(url), ObjectStore(lease_url)
     while True:
         check_lease(leased, lease)

@@ -22,7 +22,6 @@ from pipeline.score.counters import (
 )
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
 from pipeline.score.threshold_grid import ThresholdGrid
-from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.utils.bootstrap import percentile_interval, poisson_weights
 from schemas.scores import ERROR_KINDS, SCORES
 
@@ -31,7 +30,7 @@ CountSums = Mapping[str, NDArray[np.float64]]
 
 _LARGEST, _ANY = HIT_NAMES.index("largest50"), slice(0, 3)
 _THRESHOLD_20 = int(np.searchsorted(BOX_THRESHOLDS, 0.2, side="right")) - 1
-_OF_LABELS = {"top1_loc", "top5_loc", *(f"error_{kind}" for kind in ERROR_KINDS[1:])}
+_OF_LABELS = frozenset({"top1_loc", "top5_loc", *(f"error_{kind}" for kind in ERROR_KINDS[1:])})
 WEIGHTS = poisson_weights(np.random.default_rng(0), GROUPS)
 """float [REPLICATES, GROUPS], how often each replicate of the bootstrap contains each group."""
 
@@ -121,18 +120,31 @@ def _mean(sums: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.f
     return 100 * sums / FIXED_POINT_SCALE / count[:, None]
 
 
-def score_row(
-    method: str, target_kind: str, score_counts: ScoreCounts, grid: ThresholdGrid = ThresholdGrid()
-) -> dict[str, Any]:
-    """Return scores of one method with intervals and thresholds: columns of ``schemas.scores.LOCALIZATION``.
+@dataclass(frozen=True, eq=False)
+class MethodScores:
+    """The scores of one method.
+
+    Attributes:
+        columns: of ``schemas.scores.LOCALIZATION``: scores with intervals, thresholds, numbers of images.
+        replicates: float [REPLICATES] of each score that is defined, in the bootstrap; NaN where a replicate is not.
+    """
+
+    columns: dict[str, Any]
+    replicates: dict[str, NDArray[np.float64]]
+
+
+def score_method(
+    target_kind: str | None, score_counts: ScoreCounts, grid: ThresholdGrid = ThresholdGrid(), has_maps: bool = True
+) -> MethodScores:
+    """Return the scores of one method.
 
     Args:
-        method: its name.
-        target_kind: of its maps.
+        target_kind: of its maps; None if it is not known, and scores that need it are null.
         score_counts: of all its images.
-        grid: thresholds of boxes and of PxAP. Trivial boxes have one for each level, whatever the grid.
+        grid: thresholds of boxes and of PxAP. Where there are no maps, all levels count, whatever the grid.
+        has_maps: it has maps or masks; otherwise a box for each image, or for each level, and no threshold.
     """
-    grid = ThresholdGrid() if method in TRIVIAL_BOXES else grid
+    grid = grid if has_maps else ThresholdGrid()
     total, tested = score_counts.sums(ALL_GROUPS), score_counts.sums(TESTED_GROUPS)
     tuning = score_counts.sums(TUNING_GROUPS)
     chosen, oracle = choose_thresholds(tuning, grid), choose_thresholds(total, grid)
@@ -140,22 +152,26 @@ def score_row(
     replicates = compute_scores(
         score_counts.sums(ALL_GROUPS, WEIGHTS), score_counts.sums(TESTED_GROUPS, WEIGHTS), chosen, grid
     )
-    of_prediction = {"predicted": {"top5_loc"}, "top:1": {"top5_loc"}}  # a label that is another has another map
-    undefined = set() if target_kind == "label" else of_prediction.get(target_kind, _OF_LABELS)
-    undefined |= {"gt_known_20"} if method in TRIVIAL_BOXES else set()  # a box has no maximum
+    of_prediction = dict.fromkeys(
+        ("predicted", "top:1"), frozenset({"top5_loc"})
+    )  # a label that is another has another map
+    undefined = frozenset() if target_kind == "label" else of_prediction.get(target_kind or "", _OF_LABELS)
+    undefined |= frozenset() if has_maps else {"gt_known_20"}  # a box has no maximum
     values = {
         name: float(value[0]) if name not in undefined and np.isfinite(value[0]) else None
         for name, value in estimate.items()
     }
     intervals = {name: None if values[name] is None else percentile_interval(replicates[name]) for name in SCORES}
-    thresholds = {} if method in TRIVIAL_BOXES else _thresholds(chosen, grid, "") | _thresholds(oracle, grid, "_oracle")
+    thresholds = _thresholds(chosen, grid, "") | _thresholds(oracle, grid, "_oracle") if has_maps else {}
     image_counts = {
         "images": int(total["images"][0]),
         "masks": int(total["masks"][0]),
         "test_images": int(tested["images"][0]),
         "tuning_images": int(tuning["images"][0]),
+        "degenerate": int(total["degenerate"][0]) if has_maps else None,
     }
-    return image_counts | values | {"interval": intervals} | thresholds
+    columns = image_counts | values | {"interval": intervals} | thresholds
+    return MethodScores(columns, {name: replicates[name] for name, value in values.items() if value is not None})
 
 
 def _thresholds(chosen: ChosenThresholds | None, grid: ThresholdGrid, suffix: str) -> dict[str, Any]:

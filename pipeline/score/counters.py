@@ -42,6 +42,7 @@ _SHAPES: Shapes = {
     "top5": (),
     "masks": (),
     "objects": (),
+    "degenerate": (),
     "hits": (len(HIT_NAMES), len(BOX_THRESHOLDS)),
     "errors": (len(BOX_ERRORS), len(BOX_THRESHOLDS)),
     "pixels": (2, BINS),

@@ -11,7 +11,6 @@ import pyarrow as pa
 from pipeline.score.counters import ALL_GROUPS, HIT_NAMES, ScoreCounts
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS, precision_recall
 from pipeline.score.threshold_grid import ThresholdGrid
-from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from schemas.scores import CURVES, ERROR_KINDS
 from schemas.targets import in_words
 
@@ -32,29 +31,28 @@ _Curves = dict[tuple[str, str], _Rows]
 _Styles = dict[str, dict[str, Any]]
 
 
-def curve_table(counts_by_method: Mapping[str, ScoreCounts], grid: ThresholdGrid) -> pa.Table:
-    """Return ``schemas.scores.CURVES`` over all images. Trivial boxes have no threshold, hence no curve.
+def curve_table(counts: Mapping[tuple[str, str], ScoreCounts], grid: ThresholdGrid) -> pa.Table:
+    """Return ``schemas.scores.CURVES`` over all images.
 
     Args:
-        counts_by_method: of all images.
+        counts: of all images, by source and method.
         grid: thresholds of boxes.
     """
     rows: _Rows = []
-    for method, score_counts in counts_by_method.items():
-        if method in TRIVIAL_BOXES:
-            continue
+    for (source, method), score_counts in counts.items():
+        name = {"source": source, "method": method}
         sums = score_counts.sums(ALL_GROUPS)
         box_accuracy = 100 * sums["hits"][0] / sums["images"][0]
         for curve in HIT_NAMES[:4]:
             values = box_accuracy[HIT_NAMES.index(curve), grid.levels]
             rows += [
-                {"method": method, "curve": curve, "threshold": threshold, "value": value, "recall": None}
+                name | {"curve": curve, "threshold": threshold, "value": value, "recall": None}
                 for threshold, value in zip(grid.thresholds.tolist(), values.tolist(), strict=True)
             ]
         if sums["masks"][0]:
             precision, recall = precision_recall(sums["sizes"][0].sum(0))
             rows += [
-                {"method": method, "curve": "precision", "threshold": threshold, "value": 100 * p, "recall": 100 * r}
+                name | {"curve": "precision", "threshold": threshold, "value": 100 * p, "recall": 100 * r}
                 for threshold, p, r in zip(MASK_THRESHOLDS.tolist(), precision.tolist(), recall.tolist(), strict=True)
                 if np.isfinite(r)
             ]
@@ -71,7 +69,9 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> tuple[bytes, bytes]:
     Returns:
         PNG and PDF. Precision needs masks, and errors need labels.
     """
-    rows = sorted(table.to_pylist(), key=lambda row: row["maxboxacc_v2"])
+    several = len(set(table["source"].to_pylist())) > 1
+    rows = [row | {"method": _label(row, several)} for row in table.to_pylist()]
+    rows.sort(key=lambda row: row["maxboxacc_v2"])
     methods = [row["method"] for row in rows if row["kind"] == "method"][::-1]
     styles: _Styles = {
         name: {
@@ -82,7 +82,7 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> tuple[bytes, bytes]:
     }
     points: _Curves = {}
     for point in curves.to_pylist():
-        points.setdefault((point["method"], point["curve"]), []).append(point)
+        points.setdefault((_label(point, several), point["curve"]), []).append(point)
     panels: list[Callable[[Axes], None]] = [partial(_plot_box_curves, rows=rows, curves=points, styles=styles)]
     if "precision" in curves["curve"].to_pylist():
         panels.append(partial(_plot_pixel_curves, rows=rows, curves=points, styles=styles))
@@ -102,9 +102,10 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> tuple[bytes, bytes]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
     images, tested, tuned_on = (rows[0][name] for name in ("images", "test_images", "tuning_images"))
-    explained = in_words(rows[0]["target"])
-    title = f"{images} images; thresholds tuned on {tuned_on}, tested on {tested}; maps of the {explained}"
-    title += f" by {rows[0]['network']}; controls in gray"
+    title = f"{images} images; thresholds tuned on {tuned_on}, tested on {tested}"
+    if not several and rows[0]["target"]:
+        title += f"; maps of the {in_words(rows[0]['target'])} by {rows[0]['network']}"
+    title += "; controls in gray"
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left", color="0.35")
     return _render(figure, "png"), _render(figure, "pdf")
 
@@ -117,6 +118,12 @@ def _render(figure: "Figure", file_format: str) -> bytes:
     with rc_context({"pdf.fonttype": 42}):  # publishers refuse fonts of type 3
         figure.savefig(buffer, format=file_format, metadata={"CreationDate": None} if file_format == "pdf" else None)
     return buffer.getvalue()
+
+
+def _label(row: Mapping[str, Any], several: bool) -> str:
+    """Return the name of a row: its method, and beside several sources also the source."""
+    source, method = row["source"], row["method"]
+    return f"{source}: {method}" if several and source not in (None, method) else method
 
 
 def _line_style(name: str, styles: _Styles) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from pipeline.score.counters import ALL_GROUPS, TESTED_GROUPS, TUNING_GROUPS, Sc
 from pipeline.score.match_classes import match_classes
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
 from pipeline.score.printed_scores import print_classes
-from pipeline.score.score_atlas import default_output_dir, identify_row
 from pipeline.score.score_classes_shard import ClassScoring, count_shard
 from pipeline.score.score_shard import counts_object
+from pipeline.score.score_sources import default_output_dir
 from pipeline.score.sources import AtlasSource
 from pipeline.score.splits import ShardTruth, build_shard_truths
 from pipeline.store import Atlas, ObjectStore
@@ -205,7 +205,7 @@ class _ClassScores(DerivedProduct[Atlas, ShardTruth, pa.Table]):
 
     def _row(self, method: str, statuses: Mapping[str, int]) -> dict[str, Any]:
         return {
-            **identify_row(AtlasSource.of(self.source, self.about.target), method),
+            **AtlasSource.of(self.source, str(self.about.target)).identify(method),
             "without_maps": statuses.get("without_maps", 0),
             "classes_without_map": statuses.get("classes_without_map", 0),
         }

@@ -11,7 +11,7 @@ from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, Window, score_map
 from pipeline.run.derive import ShardResult, ShardTask
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.box_metrics import HIT_IOUS, largest_boxes, resize_boxes
+from pipeline.score.box_metrics import BOX_THRESHOLDS, HIT_IOUS, largest_boxes, resize_boxes
 from pipeline.score.counters import (
     BOX_ERRORS,
     IMAGE_SCORES,
@@ -24,9 +24,12 @@ from pipeline.score.counters import (
 )
 from pipeline.score.error_kinds import CORRECT_IOU, box_error_kinds
 from pipeline.score.sources import ScoreSource, SourceImage
+from pipeline.score.sources.source import Prediction
 from pipeline.score.splits import ShardTruth
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
+from pipeline.truth.box_truth import clip_boxes
 from pipeline.truth.truth import Boxes, Mask
+from schemas.errors import UsageError
 from schemas.scores import ERROR_KINDS
 
 
@@ -45,6 +48,8 @@ class ScoredImage:
         mask, ignore: bool [224, 224]; mask is None if an object has only a box.
         rank: of the label among the classes; None without a label.
         window: part of the image that maps cover.
+        key: of the image in the truth, for errors.
+        size: width and height of the image in pixels.
     """
 
     group: int
@@ -53,6 +58,8 @@ class ScoredImage:
     ignore: Mask
     rank: int | None
     window: Window
+    key: str = ""
+    size: tuple[int, int] = (SIDE, SIDE)
 
 
 def score_shard(task: ShardTask[ScoreSource, ShardTruth]) -> ShardResult:
@@ -80,7 +87,7 @@ def score_shard(task: ShardTask[ScoreSource, ShardTruth]) -> ShardResult:
             boxes = TRIVIAL_BOXES.get(method)
             if boxes is not None and not len(image.boxes):
                 continue
-            counts = count_boxes(boxes, image) if boxes is not None else count_map(predictions[method], image)
+            counts = count_boxes(boxes, image) if boxes is not None else count_prediction(predictions[method], image)
             counts_by_method[method].add(image.group, counts)
     written = objects.put(name, to_npz(counts_by_method))
     return ShardResult((written,), dict(sorted(statuses.items())), tuple(counts_by_method))
@@ -103,6 +110,8 @@ def _build_scored_image(source_image: SourceImage, shard_truth: ShardTruth) -> t
     group = bootstrap_group(truth.key, truth.key in shard_truth.tuning_keys)
     status = {"scored": "tuning"}.get(status, f"tuning_{status}") if tuning_only else status
     return status, ScoredImage(
+        key=truth.key,
+        size=truth.size,
         group=TUNING_ONLY_GROUP if tuning_only else group,
         boxes=resize_boxes(boxes, *truth.size),
         mask=mask,
@@ -112,18 +121,39 @@ def _build_scored_image(source_image: SourceImage, shard_truth: ShardTruth) -> t
     )
 
 
+def count_prediction(prediction: Prediction, image: ScoredImage) -> Mapping[str, ArrayLike]:
+    """Return the counts of a map, a mask or a box; see ``ScoreCounts``.
+
+    Raises:
+        UsageError: a box has no area or lies outside the image; a map has the sides of the image swapped.
+    """
+    if prediction.ndim == 1:
+        if not len(image.boxes):  # boxes have no pixels, which such images are counted for
+            return {}
+        size = np.array([image.size], np.float64)
+        boxes = clip_boxes(prediction[None].astype(np.float64), size, lambda _: f"{image.key}: its predicted box")
+        return count_boxes(np.repeat(resize_boxes(boxes, *image.size), len(BOX_THRESHOLDS), 0), image)
+    width, height = image.size
+    if prediction.shape == (width, height) != (height, width):
+        raise UsageError(
+            f"{image.key}: its map is {height}×{width} pixels and its image {width}×{height}; transpose it, or make it "
+            "of the image that the truth is of, stored or upright"
+        )
+    return count_map(prediction, image)
+
+
 def count_map(values: NDArray[np.floating], image: ScoredImage) -> Mapping[str, ArrayLike]:
     """Return the counts of one map; see ``ScoreCounts``.
 
     Args:
-        values: float [h, w], any scale.
+        values: float [h, w], any scale; or a mask, bool [h, w].
         image: that the map belongs to.
     """
     score = score_map(values, image.window)
     if not len(image.boxes):  # the reference pools the pixels of all masks, also of those without an object
         assert image.mask is not None
         return {"pixels": pixel_metrics.score_histogram(score, image.mask, image.ignore)}
-    counts = _count_boxes(*largest_boxes(score, image.boxes), image)
+    counts = _count_boxes(*largest_boxes(score, image.boxes), image) | {"degenerate": not score.any()}
     mask, ignore = image.mask, image.ignore
     if mask is None:
         return counts

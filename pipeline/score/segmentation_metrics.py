@@ -3,6 +3,8 @@
 A map is resized bilinearly and scaled to [0, 1]; pixels above its own mean are object.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +15,11 @@ from pipeline.truth.truth import Mask
 _STEPS = 2**16 - 1
 
 
-def linear_map(values: NDArray[np.floating], window: Window = (0, 0, 1, 1)) -> NDArray[np.float64]:
+def linear_map(values: NDArray[Any], window: Window = (0, 0, 1, 1)) -> NDArray[np.float64]:
     """Return a map resized bilinearly, then scaled from min to max; otherwise as ``score_map``.
 
     Args:
-        values: float [h, w], any scale.
+        values: float [h, w], any scale; or a mask, bool [h, w].
         window: part of the image that the map covers.
 
     Returns:

@@ -57,7 +57,8 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
     if all_crowds:
         raise UsageError(f"{file}: all annotations have iscrowd 1, which marks regions to ignore; objects have 0")
-    truth = TruthSet.from_truths(file, sha256(data), truths)
+    keys_by_id = {image_id: key for image_id, (key, _, _) in images}
+    truth = TruthSet.from_truths(file, sha256(data), truths, keys_by_id=keys_by_id)
     return replace(truth.with_options(own.orientation, None), whole_keys=own.whole_keys)
 
 

@@ -214,6 +214,7 @@ class TruthSet:
         classes: names of each class, where the truth is of classes: the first one, and others that mean the same.
         folders: of the keys of the whole file or folder.
         whole_keys: True if keys are those of the samples with all folders, so that nothing but them is compared.
+        keys_by_id: key of each image by its id, where the files have ids, as COCO does.
     """
 
     name: str
@@ -223,10 +224,16 @@ class TruthSet:
     classes: tuple[tuple[str, ...], ...] = ()
     folders: frozenset[str] = frozenset()
     whole_keys: bool = False
+    keys_by_id: Mapping[Any, str] = field(default_factory=dict)
 
     @classmethod
     def from_truths(
-        cls, path: Path, digest: str, truths: Iterable[Truth], classes: tuple[tuple[str, ...], ...] = ()
+        cls,
+        path: Path,
+        digest: str,
+        truths: Iterable[Truth],
+        classes: tuple[tuple[str, ...], ...] = (),
+        keys_by_id: Mapping[Any, str] | None = None,
     ) -> Self:
         """Collect the truths of a file or folder.
 
@@ -235,6 +242,7 @@ class TruthSet:
             digest: SHA-256 of the whole content.
             truths: one for each image.
             classes: as in the attribute.
+            keys_by_id: as in the attribute.
 
         Raises:
             UsageError: two of them have the same key.
@@ -246,7 +254,21 @@ class TruthSet:
             by_key[truth.key] = truth
         names = {key.rpartition("/")[2] for key in by_key}
         folders = frozenset(key.rpartition("/")[0] for key in by_key)
-        return cls(path.resolve().name, digest, by_key, len(names) == len(by_key), classes, folders)
+        unique = len(names) == len(by_key)
+        return cls(path.resolve().name, digest, by_key, unique, classes, folders, keys_by_id=keys_by_id or {})
+
+    def with_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> "TruthSet":
+        """Return these truths with the sizes of their images, where the files do not give them; the digest covers that.
+
+        Args:
+            sizes: width and height in pixels, by key of the image.
+
+        Raises:
+            UsageError: the files give another size, or an object lies outside of the image.
+        """
+        by_key = {key: truth.with_size(*sizes[key]) if key in sizes else truth for key, truth in self.by_key.items()}
+        digest = sha256(f"{self.digest} {sorted(sizes.items())}".encode())
+        return replace(self, by_key=by_key, digest=digest)
 
     def with_options(self, orientation: TruthOrientation | None, mask_values: MaskValues | None) -> "TruthSet":
         """Return these truths as the user has said they are to be read; the digest covers that.
@@ -323,7 +345,7 @@ class TruthSet:
         truths = [truth for key in keys if (truth := self.find(key)) is not None]
         by_key = {truth.key: truth for truth in truths}
         digest = sha256("\n".join([self.digest, *by_key]).encode())
-        return replace(self, digest=digest, by_key=by_key)
+        return replace(self, digest=digest, by_key=by_key, keys_by_id={})
 
 
 def _ends(folder: str) -> Iterator[str]:

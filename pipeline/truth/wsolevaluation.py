@@ -66,6 +66,25 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     return TruthSet.from_truths(path, _digest(hashes), truths)
 
 
+def read_sizes(file: Path, separator: KeySeparator = "first-dot") -> dict[str, tuple[int, int]]:
+    """Read a file of sizes such as ``image_sizes.txt``: width and height of each image in pixels, by its key.
+
+    Args:
+        file: its path.
+        separator: dot of a file name that ends the key of its image.
+
+    Raises:
+        UsageError: a line has other columns, or an image occurs twice.
+    """
+    lines = parse_lines(read_bytes(file), file)
+    index_by_id = {line.columns[0]: index for index, line in enumerate(lines)}
+    sizes = _parse_sizes(lines, index_by_id, file)
+    by_key = {sample_key(image_id, separator): sizes[index] for image_id, index in index_by_id.items()}
+    if len(by_key) < len(lines):
+        raise UsageError(f"{file}: has an image twice; remove one of the lines")
+    return {key: size for key, size in by_key.items() if size}
+
+
 def _digest(hashes: Iterable[str]) -> str:
     return sha256("\n".join(hashes).encode())
 

@@ -69,7 +69,7 @@ def atlas(made: Path, tmp_path: Path) -> Path:
 def score_again(folder: Path, atlas: Atlas) -> None:
     truth = read_truth(str(folder / "boxes.csv"))
     out = f"{atlas.objects.url}/scores/a"
-    score(atlas, truth, methods=("legrad",), tuning_truth=truth, tuning_atlas=atlas, out=out)
+    score(atlas, truth, methods=("legrad",), tuning_truth=truth, tuning_sources=atlas, out=out)
 
 
 def flip(file: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.image.score_map import score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.aggregate import score_row
+from pipeline.score.aggregate import score_method
 from pipeline.score.box_metrics import largest_boxes
 from pipeline.score.counters import ScoreCounts, bootstrap_group, to_npz
 from pipeline.score.score_shard import ScoredImage, count_map
@@ -63,7 +63,7 @@ def main() -> None:
         total.add(bootstrap_group(str(number), False), counts[number % count])
     print(f"counts of a shard: {len(to_npz({'method': total})) / 1e3:.0f} kB a method")
     begun = time.process_time()
-    score_row("method", "label", total)
+    score_method("label", total)
     print(f"scores with intervals: {time.process_time() - begun:.2f} s a method")
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import score_map
 from pipeline.score import pixel_metrics, segmentation_metrics
-from pipeline.score.aggregate import score_row
+from pipeline.score.aggregate import score_method
 from pipeline.score.box_metrics import BOX_THRESHOLDS, contour_boxes
 from pipeline.score.counters import TUNING_GROUPS, ScoreCounts
 from pipeline.score.pixel_metrics import MASK_THRESHOLDS
@@ -48,7 +48,7 @@ def tally(scenes: list[tuple[np.ndarray, ScoredImage]]) -> ScoreCounts:
     return total
 
 
-ROW = score_row("legrad", "label", tally(SCENES))
+ROW = score_method("label", tally(SCENES)).columns
 
 
 def hit(scene: tuple[np.ndarray, ScoredImage], threshold: float, delta: float, largest: bool) -> bool:
@@ -143,7 +143,7 @@ def test_every_score_lies_in_its_interval() -> None:
 
 def test_boxes_alone_have_no_pixel_scores() -> None:
     scenes = [(values, ScoredImage(p.group, p.boxes, None, NONE, p.rank, WINDOW)) for values, p in SCENES]
-    row = score_row("legrad", "label", tally(scenes))
+    row = score_method("label", tally(scenes)).columns
     boxes = ("maxboxacc", "maxboxacc_v2", "iou30", "iou50", "iou70", "gt_known", "boxacc_v2", "top1_loc", "top5_loc")
     boxes += ("top1_cls", "top5_cls", *(f"error_{kind}" for kind in ERROR_KINDS[1:]))
     assert {name for name in SCORES if row[name] is not None} == {*boxes, "gt_known_20"}
@@ -154,14 +154,14 @@ def test_boxes_alone_have_no_pixel_scores() -> None:
 def test_an_object_without_a_pixel_at_224_is_no_hit_of_the_pointing_game() -> None:
     values, image = SCENES[1]
     nothing = ScoredImage(0, image.boxes, NONE, NONE, 0, WINDOW)
-    row = score_row("legrad", "label", tally([*SCENES, (values, nothing)]))
+    row = score_method("label", tally([*SCENES, (values, nothing)])).columns
     assert (row["pointing"], row["energy"]) == (ROW["pointing"], ROW["energy"])
     assert row["masks"] == 19
     assert row["f_beta_oracle"] < ROW["f_beta_oracle"]
 
 
 def test_without_a_split_nothing_is_tuned() -> None:
-    row = score_row("legrad", "label", tally(REST))
+    row = score_method("label", tally(REST)).columns
     assert {row.get(name) for name in ("gt_known", "boxacc_v2", "top1_loc", "iou", "f_beta", "threshold")} == {None}
     assert row["maxboxacc"] is not None
 
@@ -170,7 +170,7 @@ def test_images_that_are_aside_tune_and_count_for_nothing_else() -> None:
     aside = [
         (values, ScoredImage(TUNING_GROUPS.stop - 1, p.boxes, p.mask, p.ignore, p.rank, WINDOW)) for values, p in SPLIT
     ]  # fmt: skip
-    row = score_row("legrad", "label", tally([*REST, *aside]))
+    row = score_method("label", tally([*REST, *aside])).columns
     assert (row["images"], row["test_images"], row["tuning_images"]) == (12, 12, 6)
     assert [row[name] for name in ("threshold", "gt_known", "iou")] == [
         ROW[name] for name in ("threshold", "gt_known", "iou")
@@ -179,7 +179,7 @@ def test_images_that_are_aside_tune_and_count_for_nothing_else() -> None:
 
 
 def test_top5_of_the_predicted_class_is_not_defined() -> None:
-    row = score_row("legrad", "predicted", tally(SCENES))
+    row = score_method("predicted", tally(SCENES)).columns
     assert row["top5_loc"] is None
     assert row["top1_loc"] == ROW["top1_loc"]
 
@@ -190,7 +190,7 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
         total = ScoreCounts()
         for _, image in SCENES:
             total.add(image.group, count_boxes(boxes, image))
-        rows[name] = score_row(name, "label", total)
+        rows[name] = score_method("label", total, has_maps=False).columns
     whole = np.array([box_iou(np.array([[0, 0, 223, 223]]), p.boxes)[0, 0] for _, p in SCENES])
     assert rows["whole image"]["maxboxacc"] == pytest.approx(100 * (whole >= 0.5).mean())
     squares = []
@@ -206,12 +206,12 @@ def test_trivial_predictors_are_boxes_of_the_truth_alone() -> None:
 
 def test_images_without_a_label_are_misses_and_without_any_there_is_no_accuracy() -> None:
     none = [(values, replace(image, rank=None)) for values, image in SCENES]
-    row = score_row("legrad", "label", tally(none))
+    row = score_method("label", tally(none)).columns
     assert (row["top1_loc"], row["top5_loc"], row["interval"]["top1_loc"]) == (None, None, None)
     assert row["gt_known"] == ROW["gt_known"]
     first = [(values, replace(image, rank=0)) for values, image in SCENES]
     half = [one if place % 2 else other for place, (one, other) in enumerate(zip(first, none, strict=True))]
-    assert 0 < score_row("legrad", "label", tally(half))["top1_loc"] < ROW["gt_known"]
+    assert 0 < score_method("label", tally(half)).columns["top1_loc"] < ROW["gt_known"]
 
 
 def test_an_image_of_which_everything_is_ignored_divides_nothing_by_nothing() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.score.aggregate import score_row
+from pipeline.score.aggregate import score_method
 from pipeline.score.counters import TUNING_GROUPS, ScoreCounts
 from pipeline.score.error_kinds import box_error_kinds
 from pipeline.score.score_shard import ScoredImage, count_boxes
@@ -87,7 +87,7 @@ def count(kinds: dict[str, int | None]) -> ScoreCounts:
 
 def test_the_shares_of_the_kinds_are_those_of_the_images_and_make_a_hundred() -> None:
     ranks = dict.fromkeys(CASES, 0) | {"the object": 1, "elsewhere": None, "two objects": 7}
-    row = score_row("boxes", "label", count(ranks))
+    row = score_method("label", count(ranks)).columns
     expected = dict.fromkeys(ERROR_KINDS, 0)
     for name, rank in ranks.items():
         expected[CASES[name][2] if rank == 0 else "classification"] += 1
@@ -100,8 +100,8 @@ def test_the_shares_of_the_kinds_are_those_of_the_images_and_make_a_hundred() ->
 
 
 def test_without_a_label_there_are_no_kinds_and_a_fixed_class_has_none() -> None:
-    unlabelled = score_row("boxes", "label", count(dict.fromkeys(CASES)))
+    unlabelled = score_method("label", count(dict.fromkeys(CASES))).columns
     assert {unlabelled[f"error_{kind}"] for kind in ERROR_KINDS[1:]} == {None}
-    fixed = score_row("boxes", "class:3", count(dict.fromkeys(CASES, 0)))
+    fixed = score_method("class:3", count(dict.fromkeys(CASES, 0))).columns
     assert {fixed[f"error_{kind}"] for kind in ERROR_KINDS[1:]} == {None}
     assert fixed["top1_cls"] == 100

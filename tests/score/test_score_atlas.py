@@ -104,7 +104,7 @@ def test_what_is_counted_is_not_counted_again(
     rows, out = scored
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "localization.parquet").unlink()
-    monkeypatch.setattr("pipeline.score.score_atlas.score_shard", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("pipeline.score.score_sources.score_shard", lambda *_: pytest.fail("counted again"))
     again = score(atlas, read_truth(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
     assert rows_of(again) == rows
     files = [path.name for path in out.iterdir() if path.stem in ("localization", "curves")]
@@ -225,7 +225,7 @@ def test_another_grid_is_another_product(atlas: Atlas, world: SyntheticDataset, 
 )
 def test_what_is_not_there_is_named(atlas: Atlas, world: SyntheticDataset, arguments: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        score(**({"atlas": atlas, "truth": read_truth(world.truth)} | arguments))
+        score(**({"sources": atlas, "truth": read_truth(world.truth)} | arguments))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_tuning_on_images_that_are_named(atlas: Atlas, world: SyntheticDataset, 
 
 def test_tuning_on_another_atlas(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
-    options = {"tuning_truth": read_truth(truth), "tuning_atlas": atlas}
+    options = {"tuning_truth": read_truth(truth), "tuning_sources": atlas}
     row = small(atlas, truth, tmp_path, **options)["legrad"]
     assert (row["images"], row["tuning_images"], row["test_images"]) == (24, 24, 24)
     assert row["threshold"] == row["threshold_oracle"]  # the same images
@@ -143,5 +143,5 @@ def test_thresholds_of_another_network_are_refused(atlas: Atlas, finished: Path,
             read_truth(world.truth),
             methods=["legrad"],
             tuning_truth=read_truth(world.truth),
-            tuning_atlas=Atlas.open(str(finished)),
+            tuning_sources=Atlas.open(str(finished)),
         )

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,7 @@ from pipeline.store.derived import ShardContent
 from pipeline.truth.truth import Truth
 from schemas.errors import UsageError
 from schemas.run import Exif
+from schemas.scores import is_control
 
 Prediction = NDArray[Any]
 """A map, float [h, w] of any scale; a mask, bool [h, w]; or a box, int [4] as x0, y0, x1, y1 in pixels of the image."""
@@ -82,6 +83,16 @@ class ScoreSource(ABC):
     network: str | None = None
     has_maps: bool = True
 
+    def identify(self, method: str) -> dict[str, str | None]:
+        """Return the columns of tables that say what is scored, for a method or a control."""
+        return {
+            "source": self.name,
+            "method": method,
+            "kind": "control" if is_control(method) else "method",
+            "target": self.target,
+            "network": self.network,
+        }
+
     @property
     @abstractmethod
     def shard_names(self) -> Sequence[str]:
@@ -95,6 +106,10 @@ class ScoreSource(ABC):
     def records(self, skip: Container[str] = ()) -> Iterable[ShardContent]:
         """Yield the present contents of all shards but the skipped ones, in order."""
         return (self.record(shard) for shard in self.shard_names if shard not in skip)
+
+    def of_shard(self, shard: str) -> Self:
+        """Return this source with all that one shard needs, to be sent to the worker that counts it."""
+        return self
 
     @abstractmethod
     def record(self, shard: str) -> ShardContent:

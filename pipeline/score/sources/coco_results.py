@@ -1,0 +1,133 @@
+"""Results of detectors in the format of COCO: a list of boxes or of masks (run lengths), each with its score.
+
+Categories do not matter: what is scored is where the object of an image is. Boxes with masks count as masks.
+Source: cocodataset.org/#format-results.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.read.decode import MAX_PIXELS
+from pipeline.read.sample_keys import sample_key
+from pipeline.score.sources.box_table import Box, BoxFile, best_box
+from pipeline.score.sources.file_source import FileSource
+from pipeline.score.sources.source import Prediction, ScoreSource
+from pipeline.truth import TruthSet
+from pipeline.truth.box_truth import refuse_fractions
+from pipeline.truth.rle import decode
+from pipeline.utils.local_file import read_bytes
+from schemas.base import sha256
+from schemas.errors import UsageError
+from schemas.run import KeySeparator
+
+ScoredMask = tuple[Mapping[str, Any], float | None]
+"""Run lengths with their size, and a score."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskResults(FileSource[tuple[ScoredMask, ...]]):
+    """Masks of each image. A pixel has the score of the best mask that covers it, and 0 outside of all."""
+
+    def read(self, entry: tuple[ScoredMask, ...]) -> Prediction:
+        masks = [self._decode(runs) for runs, _ in entry]
+        if len({mask.shape for mask in masks}) > 1:
+            raise UsageError(f"{self.url}: an image has masks of several sizes ({entry[0][0]['size']} …); correct them")
+        scores = [score for _, score in entry if score is not None]
+        if len(set(scores)) < 2:
+            union: Prediction = np.logical_or.reduce(masks)
+            return union
+        best: Prediction = np.max([mask * score for mask, score in zip(masks, scores, strict=True)], axis=0)
+        return best
+
+    def _decode(self, runs: Mapping[str, Any]) -> Prediction:
+        try:
+            height, width = runs["size"]
+            if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS):
+                raise ValueError(f"its size is not that of an image of at most {MAX_PIXELS:,} pixels")
+            return decode(runs, width, height)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise UsageError(f"{self.url}: mask {str(runs)[:60]} cannot be used ({error}); correct it") from None
+
+
+def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator = "first-dot") -> ScoreSource:
+    """Read a file of results.
+
+    Args:
+        path: of the file.
+        name: of the source in tables.
+        truth: whose ids the results name images by; ids that are text may be names of images instead.
+        separator: dot of a file name that ends the key of its image.
+
+    Raises:
+        UsageError: it is not such a list; an image is not known by its id; some results have masks and others none; a
+            box or a score cannot be used.
+    """
+    data = read_bytes(path)
+    try:
+        results = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise UsageError(f"{path}: is not a list of results of COCO; of annotations, name only the results")
+    with_masks = [result.get("segmentation") is not None for result in results]
+    if 0 < sum(with_masks) < len(with_masks):
+        raise UsageError(f"{path}: {sum(with_masks)} of {len(results)} results have a mask; write one kind")
+    by_key: dict[str, list[tuple[dict[str, Any], float | None]]] = {}
+    for index, result in enumerate(results):
+        where = f"{path}: result {index + 1}"
+        key = _find_key(result.get("image_id"), truth, separator, where)
+        by_key.setdefault(key, []).append((result, _parse_score(result, where)))
+    if any(with_masks):
+        masks = {key: _scored_masks(group, f"{path}: {key}") for key, group in by_key.items()}
+        return MaskResults.of_entries(str(path), name, masks, sha256(data))
+    boxes = {
+        key: [(_parse_box(result, f"{path}: {key}"), score) for result, score in group] for key, group in by_key.items()
+    }
+    numbers = np.array([box for group in boxes.values() for box, _ in group], np.float64).reshape(-1, 4)
+    refuse_fractions(numbers, lambda index: f"{path}: box {index + 1}")
+    best = {key: best_box(group, f"{path}: {key}") for key, group in boxes.items()}
+    return BoxFile.of_entries(str(path), name, best, sha256(data))
+
+
+def _find_key(image_id: object, truth: TruthSet, separator: KeySeparator, where: str) -> str:
+    if isinstance(image_id, int | str) and image_id in truth.keys_by_id:
+        return truth.keys_by_id[image_id]
+    if isinstance(image_id, str) and image_id:
+        return sample_key(image_id, separator)
+    fix = "use the truth with the ids that it was made from, or write names of images"
+    raise UsageError(f"{where}: its image_id {image_id!r:.60} is none of {truth.name}; {fix}")
+
+
+def _parse_score(result: Mapping[str, Any], where: str) -> float | None:
+    score = result.get("score")
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise UsageError(f"{where}: its score {score!r:.60} is not a finite number; correct it")
+    return float(score)
+
+
+def _parse_box(result: Mapping[str, Any], where: str) -> Box:
+    try:
+        x, y, width, height = (float(side) for side in result["bbox"])
+        if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
+            raise ValueError("it is not x, y, width and height with an area")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{where}: bbox {result.get('bbox')!r:.60} cannot be used ({reason}); correct it") from None
+    return x, y, x + width - 1, y + height - 1
+
+
+def _scored_masks(group: list[tuple[dict[str, Any], float | None]], where: str) -> tuple[ScoredMask, ...]:
+    scores = [score for _, score in group if score is not None]
+    if scores and (len(scores) < len(group) or min(scores) < 0):
+        raise UsageError(f"{where}: has masks without a score, or with one below 0; write scores from 0 up, or none")
+    if not all(isinstance(result["segmentation"], dict) for result, _ in group):
+        raise UsageError(f"{where}: has a mask that is not in run lengths; write it as {{size, counts}}")
+    return tuple((result["segmentation"], score) for result, score in group)
