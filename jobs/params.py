@@ -203,15 +203,27 @@ class Number(click.FloatRange):
 
 
 class Duration(click.ParamType[float]):
-    """A time such as 90m, 6h or 2d, converted to seconds."""
+    """A time such as 30s, 90m, 6h or 2d, converted to seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(m|h|d)", str(value).strip())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d)", str(value).strip())
         if not match or not float(match[1]):
-            self.fail(f"{value!r} is not a time; write it as 90m, 6h or 2d", param, ctx)
-        return float(match[1]) * {"m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
+            self.fail(f"{value!r} is not a time; write it as 30s, 90m, 6h or 2d", param, ctx)
+        return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
+
+
+class CountOrDuration(click.ParamType[int | float]):
+    """A number of items (int), or a time for them such as 30s or 1m, converted to seconds (float)."""
+
+    name = "count or duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        text = str(value).strip()
+        kind: click.ParamType[Any] = Duration() if text[-1:].isalpha() else click.IntRange(0)
+        number: int | float = kind.convert(value, param, ctx)
+        return number
 
 
 def split_names(text: str | None) -> tuple[str, ...]:

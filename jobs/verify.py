@@ -1,12 +1,13 @@
 """``vitatlas verify``."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL, count_option
+from jobs.params import PATH_OR_URL, CountOrDuration
 from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, StoppedEarlyError
 from schemas.layout import RUN
@@ -20,11 +21,19 @@ _MAX_LISTED = 10
 
 @click.command("verify")
 @click.argument("atlas", type=PATH_OR_URL)
-@count_option("--recompute", "count", default=4, minimum=0, text="Recompute the maps of N samples and compare.")
+@click.option(
+    "--recompute",
+    "amount",
+    type=CountOrDuration(),
+    default="1m",
+    metavar="N|TIME",
+    help="Recompute the maps of N samples, or of as many as a time such as 30s allows, and compare; 0: of none. Whole "
+    "batches are computed, since the last bits of a map depend on its batch.",
+)
 @click.option("--allow-pipe", is_flag=True, help="Accept pipe: shards, which run shell commands.")
 @click.option("--seed", type=int, default=0, metavar="N", help="Seed that chooses the samples of --recompute.")
 @output.json_option
-def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: bool) -> None:
+def verify_command(atlas: str, amount: int | float, seed: int, allow_pipe: bool, json_: bool) -> None:
     """Verify an atlas, or one product of it: every object is present and unchanged, and nothing else is there.
 
     Counts rows, compares sizes and checksums, finds missing maps, duplicate keys and stray objects, compares the shards
@@ -36,7 +45,7 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
     \b
     Examples:
       vitatlas verify train.atlas
-      vitatlas verify train.atlas --recompute 0
+      vitatlas verify train.atlas --recompute 10m
       vitatlas verify masks
     """
     from pipeline.audit.verify_products import is_product, verify_products
@@ -51,10 +60,11 @@ def verify_command(atlas: str, count: int, seed: int, allow_pipe: bool, json_: b
     opened, recomputed = Atlas.open(atlas), None
     with progress_bars() as add_bar:
         verified = verify(opened, add_bar("verify"))
-        if count and not verified.faults:
+        if amount and not verified.faults:
             from pipeline.run.recompute_maps import recompute
 
-            recomputed = recompute(opened, count, seed, allow_pipe, add_bar("recompute"))
+            count, seconds = (amount, math.inf) if isinstance(amount, int) else (None, amount)
+            recomputed = recompute(opened, count, seconds, seed, allow_pipe, add_bar("recompute"))
         products = verify_products(opened, add_bar("verify products"))
     faults, damaged = (recomputed or verified).faults, (recomputed or verified).damaged
     if json_:

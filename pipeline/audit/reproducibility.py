@@ -1,7 +1,6 @@
 """Reproducibility: maps recomputed from the shards, with the batches of the run and with another batch size."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.parallel_map import parallel_map
+from pipeline.run.sample_batches import Selection, group_by_shard, sample_batches
 from pipeline.store import Atlas
 from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
@@ -20,8 +20,6 @@ from schemas.audit_tables import OTHER_BATCH, REPRODUCIBILITY, SAME_BATCH
 from schemas.errors import CorruptShardError
 from schemas.samples import SampleStatus, has_map
 
-Selection = tuple[str, tuple[int, ...]]
-"""A shard, and ordinals of its samples."""
 _Row = dict[str, Any]
 
 
@@ -57,7 +55,7 @@ def build_reproducibility_table(
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     names = atlas.select_methods(atlas.run.spec.target_names[0], methods)
     batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
-    selections = _sample_batches(atlas, rows, seed)
+    selections = group_by_shard(sample_batches(atlas, rows, seed))
     count = sum(len(ordinals) for _, ordinals in selections)
     log(f"{count} samples of {len(selections)} shards are recomputed twice, by {len(atlas.methods)} methods")
     comparisons: list[_Row] = []
@@ -76,19 +74,6 @@ def build_reproducibility_table(
         for method, target in groups
     ]
     return pa.Table.from_pylist(table, schema=REPRODUCIBILITY)
-
-
-def _sample_batches(atlas: Atlas, count: int, seed: int) -> list[Selection]:
-    """Choose batches at random until they hold ``count`` samples that have maps."""
-    rows, slot = atlas.samples_with_maps(["row"])["row"].to_numpy(), atlas.run.slot
-    batch = rows // slot * slot + rows % slot // atlas.run.spec.batch_size
-    batches, batch_index = np.unique(batch, return_inverse=True)
-    priority = np.random.default_rng(seed).permutation(len(batches))[batch_index]
-    chosen = np.sort(rows[np.lexsort((rows, priority))[:count]])
-    ordinals_by_shard: dict[str, list[int]] = defaultdict(list)
-    for index, ordinal in zip(*(values.tolist() for values in np.divmod(chosen, slot)), strict=True):
-        ordinals_by_shard[atlas.run.shards[index].name].append(ordinal)
-    return [(shard, tuple(ordinals)) for shard, ordinals in ordinals_by_shard.items()]
 
 
 def _compare_shard(

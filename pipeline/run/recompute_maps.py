@@ -1,6 +1,7 @@
 """Recomputation of stored maps from the shards, for comparison."""
 
-from collections import defaultdict
+import math
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.read import CorruptTarError, describe_source
 from pipeline.run.execution import Device
+from pipeline.run.sample_batches import group_by_shard, sample_batches
 from pipeline.run.worker import ExplainedSample, Worker
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.shard_writer import minmax_scale
@@ -50,41 +52,57 @@ class RecomputeResult:
 
 def recompute(
     atlas: Atlas,
-    count: int,
+    count: int | None = None,
+    seconds: float = math.inf,
     seed: int = 0,
     allow_pipe: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RecomputeResult:
-    """Recompute the maps of randomly chosen samples, and compare them with the stored ones.
+    """Recompute the maps of whole batches that are chosen at random, and compare them with the stored ones.
 
     Args:
         atlas: the atlas.
-        count: maximum number of samples; all methods and target kinds of each are computed.
+        count: maximum number of samples; all methods and target kinds of each are computed. None is all.
+        seconds: for the computation, after the network is loaded. One batch is always computed, and none is begun that
+            would take longer than what is left, if it takes as long as the one before.
         seed: of the choice.
         allow_pipe: read shards from shell commands that the atlas names.
-        progress: called with the number of shards that are done and of all.
+        progress: called with what is done and all that is to be done: shards, or seconds if these are limited.
     """
     result = RecomputeResult()
     refuse_commands((shard.url for shard in atlas.run.shards), allow_pipe)
-    candidates = atlas.samples_with_maps(["shard", "ordinal"])
-    chosen = candidates.take(np.random.default_rng(seed).permutation(len(candidates))[:count]).to_pylist()
-    ordinals_by_shard: dict[str, set[int]] = defaultdict(set)
-    for sample in chosen:
-        ordinals_by_shard[sample["shard"]].add(sample["ordinal"])
-    if ordinals_by_shard:
-        with Worker(atlas.objects.url, with_parts=True) as worker:
-            for done, shard_name in enumerate(sorted(ordinals_by_shard)):
-                progress(done, len(ordinals_by_shard))
-                shard, stored = atlas.read_current(shard_name, partial(_read_shard, atlas))
-                try:
-                    _compare_shard(worker, shard, stored, ordinals_by_shard[shard_name], result)
-                except (CorruptShardError, OSError) as error:
-                    is_fault = isinstance(error, CorruptShardError) and _exists(atlas, shard)
-                    sentences = result.faults if is_fault else result.notes
-                    sentences.append(f"{shard_name}: cannot be computed again: {error}")
-    if chosen and not result.maps and not result.faults:
-        result.faults.append(f"not one of {len(chosen)} samples could be computed again; {result.notes[0]}")
+    selections, is_limited = sample_batches(atlas, count, seed), math.isfinite(seconds)
+    if not is_limited:
+        selections = group_by_shard(selections)
+    if not selections:
+        return result
+    tried = 0
+    with Worker(atlas.objects.url, with_parts=True) as worker:
+        started = now = time.monotonic()
+        for done, (shard_name, ordinals) in enumerate(selections):
+            before, now = now, time.monotonic()
+            if done and now - started + (now - before) > seconds:
+                break
+            progress(*((int(now - started), math.ceil(seconds)) if is_limited else (done, len(selections))))
+            tried += len(ordinals)
+            _recompute_shard(atlas, worker, shard_name, set(ordinals), result)
+    if not result.maps and not result.faults:
+        result.faults.append(f"not one of {tried} samples could be computed again; {result.notes[0]}")
     return result
+
+
+def _recompute_shard(
+    atlas: Atlas, worker: Worker, shard_name: str, ordinals: set[int], result: RecomputeResult
+) -> None:
+    shard, stored = atlas.read_current(shard_name, partial(_read_shard, atlas))
+    try:
+        _compare_shard(worker, shard, stored, ordinals, result)
+    except (CorruptShardError, OSError) as error:
+        is_fault = isinstance(error, CorruptShardError) and _exists(atlas, shard)
+        sentences = result.faults if is_fault else result.notes
+        sentence = f"{shard_name}: cannot be computed again: {error}"
+        if sentence not in sentences:  # several batches of it may be tried
+            sentences.append(sentence)
 
 
 def _exists(atlas: Atlas, shard: AtlasShard) -> bool:

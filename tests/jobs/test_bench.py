@@ -214,7 +214,7 @@ def test_a_deadline_says_how_many_gpus_it_needs(plan) -> None:
     ("deadline", "says"),
     [
         ("20m", "--deadline is 0.33 h, and one shard takes 0.35 h; a shard cannot be divided"),
-        ("soon", "'soon' is not a time; write it as 90m, 6h or 2d"),
+        ("soon", "'soon' is not a time; write it as 30s, 90m, 6h or 2d"),
         ("0h", "'0h' is not a time"),
     ],
 )

@@ -109,6 +109,8 @@ def test_a_mistake_is_one_sentence_and_exit_two(
         (["status", "x", "--watch", "--interval", "nan"], "nan is not a finite number"),
         (["train", "pm", "x", "--learning-rate", "nan"], "nan is not a finite number"),
         (["verify", "x", "--recompute", "-1"], "-1 is not in the range"),
+        (["verify", "x", "--recompute", "soon"], "'soon' is not a time; write it as 30s"),
+        (["verify", "x", "--recompute", "1.5"], "'1.5' is not a valid integer range"),
         (["plan", "--spec", "imagenet1k-trian", "--out", "x"], "did you mean imagenet1k-train"),
     ],
 )

@@ -10,6 +10,7 @@ import zarr
 from support import jpeg, recommit, samples, write_tar
 
 from pipeline.run.recompute_maps import recompute
+from pipeline.run.sample_batches import group_by_shard, sample_batches
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 
@@ -67,6 +68,33 @@ def test_a_label_that_was_changed_is_a_fault_of_the_shard(finished: Path, tmp_pa
     write_tar(tmp_path / "shards" / "part-2.tar", members)
     again = recompute(Atlas.open(str(finished)), 16)
     assert again.faults == ["part-2: s0012 cannot be computed again: its label changed in the shard; restore it"]
+
+
+def test_of_a_batch_that_time_allows_all_samples_are_compared_and_at_least_one_batch_is(finished: Path) -> None:
+    atlas = Atlas.open(str(finished))
+    (_, first), *others = sample_batches(atlas, None, 0)
+    assert others
+    assert len(first) > 1
+    none = recompute(atlas, seconds=0)
+    assert (none.maps, none.equal) == (len(first) * 3 * 2, len(first) * 3 * 2)
+    enough = recompute(atlas, seconds=3600)
+    assert (enough.maps, enough.equal) == (16 * 3 * 2, 16 * 3 * 2)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, None])
+def test_samples_are_chosen_batch_by_batch(finished: Path, count: int | None) -> None:
+    atlas = Atlas.open(str(finished))
+    size, chosen = atlas.run.spec.batch_size, sample_batches(atlas, count, 1)
+    assert sum(len(ordinals) for _, ordinals in chosen) == (count or 16)
+    places = [(shard, {ordinal // size for ordinal in ordinals}) for shard, ordinals in chosen]
+    assert all(len(batches) == 1 for _, batches in places)
+    assert len({(shard, *batches) for shard, batches in places}) == len(places)
+    assert chosen[:-1] == sample_batches(atlas, None, 1)[: len(chosen) - 1]  # only the last may be a part
+    by_shard = group_by_shard(chosen)
+    assert [shard for shard, _ in by_shard] == sorted({shard for shard, _ in chosen})
+    assert {(shard, o) for shard, part in by_shard for o in part} == {
+        (shard, o) for shard, part in chosen for o in part
+    }
 
 
 def test_without_any_map_there_is_nothing_to_compute(finished: Path) -> None:
