@@ -76,6 +76,9 @@ class Cases:
     def score(self) -> list[object]:
         return [self.atlas.objects.url, "--truth", self.world.truth, "--methods", "center", "--out", self.folder / "s"]
 
+    def annotate(self) -> list[object]:
+        return [self.atlas.objects.url, "--images", 2, "--out", self.folder / "page"]
+
     def audit(self) -> list[object]:
         return [self.atlas.objects.url, "--methods", "legrad", "--maps-only", "--out", self.folder / "audit"]
 
