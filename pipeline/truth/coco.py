@@ -67,6 +67,23 @@ def _parse_own(info: object, file: Path) -> CocoInfo:
     return CocoInfo.read(json.dumps(own).encode(), f"{file}: info.vit_atlas")
 
 
+def refuse_mixed_categories(path: Path, key: str, annotations: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse objects of several categories in one image, whose union would be the mask of none of them.
+
+    Args:
+        path: of the file, for the error.
+        key: of the image.
+        annotations: of the image, or results.
+
+    Raises:
+        UsageError: they are of several categories.
+    """
+    categories = {str(annotation.get("category_id")) for annotation in annotations if not _is_crowd(annotation)}
+    if len(categories) > 1:
+        names = " and ".join(sorted(categories)[:2])
+        raise UsageError(f"{path}: {key} has masks of the categories {names}; leave those of one category")
+
+
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
     return bool(annotation.get("iscrowd"))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.read.sample_keys import sample_key
-from pipeline.truth.coco import CocoTruth
+from pipeline.truth.coco import CocoTruth, refuse_mixed_categories
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from pipeline.utils.local_file import read_bytes
@@ -166,9 +166,7 @@ def _make_masks(path: Path, image: ImageResults, min_score: float | None) -> "Re
     for result in counted:
         if not result.get("segmentation"):
             raise UsageError(f"{path}: result {result['id']}, of {image.key}, has no segmentation; masks are needed")
-    if len(categories := {str(result.get("category_id")) for result in counted}) > 1:
-        names = " and ".join(sorted(categories)[:2])
-        raise UsageError(f"{path}: {image.key} has masks of the categories {names}; leave those of one category")
+    refuse_mixed_categories(path, image.key, counted)
     size = None if image.width is None else (image.height, image.width)
     for result in counted:
         if isinstance(result["segmentation"], dict):

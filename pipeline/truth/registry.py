@@ -98,8 +98,8 @@ def read_masks(
         key_separator: likewise.
 
     Raises:
-        UsageError: see ``read_truth``, ``parse_results`` and ``masks_of_results``; or ``images`` or ``min_score`` is
-            given for what is no file of results.
+        UsageError: see ``read_truth``, ``parse_results`` and ``masks_of_results``; objects of one image are of several
+            COCO categories; or ``images`` or ``min_score`` is given for what is no file of results.
     """
     path = Path(path)
     if coco_results.is_results(path):
@@ -108,4 +108,8 @@ def read_masks(
     if images is not None or min_score is not None:
         flag = "--images" if images is not None else "--min-score"
         raise UsageError(f"{path}: is no file of COCO results; leave out {flag}")
-    return read_truth(path, orientation, mask_values, key_separator)
+    masks = read_truth(path, orientation, mask_values, key_separator)
+    for truth in masks.by_key.values():
+        if isinstance(truth, coco.CocoTruth):
+            coco.refuse_mixed_categories(path, truth.key, truth.annotations)
+    return masks

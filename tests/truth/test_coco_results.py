@@ -114,3 +114,12 @@ def test_a_list_is_told_from_a_file_of_instances(tmp_path: Path) -> None:
         parse_results(tmp_path / "results.json")
     with pytest.raises(UsageError, match="is no file of COCO results; leave out --images"):
         read_masks(write(tmp_path, IMAGES), write(tmp_path, IMAGES, "images.json"))
+
+
+def test_objects_of_several_categories_in_one_image_are_no_mask(tmp_path: Path) -> None:
+    objects = [{**result(7), "id": place, "bbox": [3, 2, 9, 7], "category_id": place} for place in (1, 2)]
+    path = write(tmp_path, IMAGES | {"annotations": objects}, "instances.json")
+    with pytest.raises(UsageError, match="train/a has masks of the categories 1 and 2; leave those of one category"):
+        read_masks(path)
+    objects[1]["iscrowd"] = 1
+    assert np.array_equal(read_masks(write(tmp_path, IMAGES | {"annotations": objects})).by_key["train/a"].mask, FIRST)
