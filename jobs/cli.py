@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "Plan a run: count samples, inspect the network, create the arrays.",
     "run": "Compute the maps of every shard that has none yet.",
     "extend": "Add methods to an atlas: compute their maps for the same shards.",
+    "drop": "Delete the maps of methods from an atlas.",
     "status": "Show the progress of a run, and what failed.",
     "verify": "Verify an atlas: checksums, rows, and recomputed maps.",
     "label": "Make pseudo-masks from the maps, by a policy.",

@@ -20,6 +20,9 @@ ABOUT = "about.json"
 COMPARISON = "comparison.json"
 """Record of a derived product, in its folder: what it is made from. Written first."""
 
+POLICY = "policy.json"
+"""The same record of labels."""
+
 PRODUCT = "product.json"
 """Record of a derived product, in its folder: what belongs to it. Written last."""
 

@@ -20,9 +20,10 @@ from pipeline.store.parquet import from_parquet
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.labels import LabelingSpec
+from schemas.layout import POLICY
 from schemas.policy import Policy
 
-ABOUT = "policy.json"
+ABOUT = POLICY
 _FOUND_BY_CALIBRATION = ("hash", "threshold", "calibration")
 
 

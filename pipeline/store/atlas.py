@@ -74,7 +74,8 @@ class Atlas(AtlasReader):
             part = cls.open(store.url, with_parts=False)
             if part.own.extends != run_hash:
                 raise RunFailedError(f"{store.url}: extends another atlas than the one it is in; remove it")
-            yield part
+            if part.own.methods:  # else it is being removed
+                yield part
 
     def open_extended(self) -> Self | None:
         """Return the atlas that this one is a part of, without its parts; None for an atlas that is no part.

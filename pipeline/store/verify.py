@@ -14,6 +14,7 @@ from pipeline.store.atlas import Atlas
 from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.commit_protocol import read_committed
 from pipeline.store.object_store import ObjectStore
+from pipeline.store.run_file import read_dropped, read_run
 from pipeline.store.verify_source import find_source_fault
 from pipeline.store.versions import VersionCounts
 from pipeline.utils.atomic_write import is_temp_file
@@ -102,7 +103,8 @@ def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyRes
         result.faults += _commit_faults(atlas)
         return result
     expected, parts = _run_objects(atlas), {part.objects.url for part in atlas.parts}
-    shard_results = concurrent_map(partial(_verify_shard, atlas), range(len(atlas.run.shards)))
+    dropped = _dropped_arrays(atlas)
+    shard_results = concurrent_map(partial(_verify_shard, atlas, dropped), range(len(atlas.run.shards)))
     across = _AcrossShards()
     for done, (shard, shard_result) in enumerate(zip(atlas.run.shards, shard_results, strict=True), 1):
         result.objects += shard_result.objects
@@ -114,7 +116,7 @@ def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyRes
     result.faults += across.source_faults
     result.notes += across.notes(atlas)
     result.versions = across.versions.mixed()
-    staged = unplanned = 0
+    staged = unplanned = left = 0
     for name, _ in atlas.objects.list_all():
         if name.startswith(f"{layout.PARTS}/"):
             unplanned += f"{atlas.objects.url}/{'/'.join(name.split('/')[:2])}" not in parts
@@ -123,12 +125,16 @@ def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyRes
             continue  # the run removes it when it resumes
         if name.startswith(f"{layout.STAGED}/"):
             staged += 1
+        elif _array_of(name) in dropped:
+            left += 1
         elif name not in expected and name.partition("/")[0] not in _DERIVED:
             result.faults.append(f"{name}: belongs to nothing that was committed")
+    if left:
+        result.notes.append(f"{left:,} objects are of dropped methods; the same vitatlas drop again deletes them")
     if unplanned:
         result.notes.append(
-            f"{unplanned:,} objects in {layout.PARTS}/ are of an extend that was stopped while it planned; the same "
-            "command again uses them"
+            f"{unplanned:,} objects in {layout.PARTS}/ belong to no part: an extend was stopped while it planned, or a "
+            "drop before its end; run the same command again"
         )
     if staged:
         result.notes.append(
@@ -229,20 +235,36 @@ def _hash_key(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
-def _verify_shard(atlas: Atlas, shard_index: int) -> _ShardResult:
+def _dropped_arrays(atlas: Atlas) -> frozenset[str]:
+    """Return the arrays of the methods that were dropped."""
+    if not read_dropped(atlas.objects):
+        return frozenset()
+    return frozenset(set(read_run(atlas.objects).arrays) - set(atlas.own.arrays))
+
+
+def _array_of(path: str) -> str | None:
+    """Return the array that an object belongs to."""
+    folder, _, rest = path.partition("/")
+    return rest.partition("/")[0] if folder == layout.MAPS else None
+
+
+def _verify_shard(atlas: Atlas, dropped: frozenset[str], shard_index: int) -> _ShardResult:
     name, shard_objects = atlas.run.shards[shard_index].name, _shard_objects(atlas, shard_index)
     if name not in atlas.committed:
         return _ShardResult(0, [], set(shard_objects))  # objects of a stopped run are overwritten later
     try:
-        return atlas.read_current(name, partial(_verify_committed, atlas, shard_objects))
+        return atlas.read_current(name, partial(_verify_committed, atlas, dropped, shard_objects))
     except RunFailedError as error:
         return _ShardResult(0, [f"{error}"], set(shard_objects))
 
 
 def _verify_committed(
-    atlas: Atlas, shard_objects: dict[str, tuple[str, ArraySpec] | None], commit: CommitRecord
+    atlas: Atlas,
+    dropped: frozenset[str],
+    shard_objects: dict[str, tuple[str, ArraySpec] | None],
+    commit: CommitRecord,
 ) -> _ShardResult:
-    records = {record.path: record for record in commit.objects}
+    records = {record.path: record for record in commit.objects if _array_of(record.path) not in dropped}
     faults = [f"its commit names {path}, which is not its own" for path in records if path not in shard_objects]
     row_faults: list[str] = []
     shard: AtlasShard | None = None

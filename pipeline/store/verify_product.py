@@ -6,7 +6,9 @@ from functools import partial
 
 from pipeline.store.atlas import Atlas
 from pipeline.store.derived import content_hash
+from pipeline.store.drop import methods_of_product
 from pipeline.store.object_store import ObjectStore
+from pipeline.store.run_file import read_dropped
 from pipeline.utils.atomic_write import is_temp_file
 from pipeline.utils.concurrency import concurrent_map
 from schemas.commits import DerivedCommit, ObjectRecord, ProductRecord
@@ -64,10 +66,18 @@ def verify_product(
         result.faults += faults
         expected |= names
         progress(done, len(commits))
+    if atlas is not None and (gone := sorted(_dropped_methods(objects, atlas))):
+        result.faults.append(f"was made from maps of {', '.join(gone)}, which were dropped; remove it")
     in_use = objects.exists(LEASE)
     unknown = (name for name, _ in objects.list_all() if name not in expected)
     result.strays += (name for name in unknown if not (in_use and is_temp_file(name)))
     return result
+
+
+def _dropped_methods(objects: ObjectStore, atlas: Atlas) -> set[str]:
+    """Return the methods that a product was made from and that the atlas has no more."""
+    dropped = {name for each in (atlas, *atlas.parts) for name in read_dropped(each.objects)} - set(atlas.methods)
+    return dropped & methods_of_product(objects) if dropped else set()
 
 
 def _is_commit(path: str) -> bool:

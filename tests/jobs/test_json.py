@@ -65,6 +65,10 @@ class Cases:
         copy = copy_atlas(self.atlas.objects.url, str(self.folder / "extended"))
         return [copy, "--methods", "legrad,edges", "--executor", "inline"]
 
+    def drop(self) -> list[object]:
+        copy = copy_atlas(self.atlas.objects.url, str(self.folder / "dropped"))
+        return [copy, "--methods", "legrad"]
+
     def verify(self) -> list[object]:
         return [self.atlas.objects.url, "--recompute", 1]
 
