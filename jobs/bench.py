@@ -34,9 +34,7 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 @choice_option("--decode", ["processes", "gpu"], "Where the planned run decodes images.", "processes")
 @choice_option("--device", ["cpu", "cuda"], "Default: cuda if available.")
 @count_option("--repeats", default=5, text="Repetitions; the median is reported.")
-@click.option(
-    "--threads", type=click.IntRange(1, os.cpu_count()), metavar="N", help="CPU threads. Default: that of torch."
-)
+@count_option("--threads", text="CPU threads. Default: that of torch.")
 @path_option(
     "--shard",
     metavar="TAR",
@@ -74,6 +72,8 @@ def bench_command(
     """
     if out and not out.parent.is_dir():
         raise UsageError(f"{out}: the folder {out.parent} does not exist; create it first")
+    if threads and threads > (cores := os.cpu_count() or 1):
+        raise UsageError(f"--threads {threads}: is more than the CPU cores of this machine; name at most {cores}")
 
     import torch
 

@@ -273,3 +273,8 @@ def test_mistakes_around_the_bench_of_a_plan(vitatlas, spec: RunSpec, tmp_path: 
     code, _, err = vitatlas("plan", *given, *(part.format(checkpoint=spec.model.checkpoint) for part in arguments))
     assert (code, says in err, "Traceback" in err) == (2, True, False)
     assert not (tmp_path / "atlas").exists()
+
+
+def test_more_threads_than_cores_are_refused(vitatlas) -> None:
+    code, _, error = vitatlas("bench", "--model", "test_vit", "--threads", 1000)
+    assert (code, "--threads 1000: is more than the CPU cores of this machine; name at most 1" in error) == (2, True)
