@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from schemas.arrow import column, optional, schema
+from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Finite, Record
 from schemas.targets import Target, TargetGroup
 
@@ -143,6 +143,39 @@ CURVES = schema(
     optional("recall", pa.float64(), "recall in % of the pixels of ``precision``"),
 )
 """Curves over the threshold, of all images."""
+
+_BOX = "x0, y0, x1, y1 at 224 × 224, ends inclusive; x · width / 224 is in pixels of the image"
+IMAGE_ROWS = schema(
+    column("source", CATEGORY, "name of what is scored"),
+    column("method", CATEGORY, "name of the method, with its options"),
+    column("key", pa.string(), "key of the image in the truth: that of its sample, without ``./``"),
+    column("width", pa.int32(), "width of the image in pixels, as the maps see it"),
+    column("height", pa.int32(), "height of the image in pixels, as the maps see it"),
+    column("split", CATEGORY, "``tuning`` if thresholds are chosen on the image, otherwise ``test``"),
+    column("group", pa.int32(), "random group of the image, which the bootstrap resamples"),
+    optional("label_rank", pa.int32(), "number of classes with a higher logit than the label; null without a label"),
+    optional("threshold", pa.float64(), "threshold for boxes, tuned on the split; null for predictors of boxes"),
+    optional("box", pa.list_(pa.int32()), f"box of the largest contour at ``threshold``: {_BOX}"),
+    optional("true_box", pa.list_(pa.int32()), "true box that has the largest IoU with ``box``, the same way"),
+    optional("iou", pa.float64(), "IoU of ``box`` and ``true_box``, in [0, 1]"),
+    optional(
+        "error",
+        CATEGORY,
+        f"kind of ``box``: {', '.join(f'``{kind}``' for kind in ERROR_KINDS)}; null where these are not defined",
+    ),
+    optional("iou_20", pa.float64(), "as ``iou``, at 0.2 of the maximum; null without a map"),
+    optional("iou_oracle", pa.float64(), "as ``iou``, at ``threshold_oracle`` of the table"),
+    optional(
+        "v2_ious",
+        pa.list_(pa.float64()),
+        "largest IoU of a box of any contour with a true box, at each of the ``v2_thresholds`` of the table",
+    ),
+    optional("v2_ious_oracle", pa.list_(pa.float64()), "the same at each of ``v2_thresholds_oracle``"),
+    optional("mask_pixels", pa.int32(), "object pixels at 224 × 224; null without masks or maps"),
+    optional("found_pixels", pa.int32(), "pixels of the map at or above ``mask_threshold`` that the truth counts"),
+    optional("shared_pixels", pa.int32(), "pixels that are both"),
+)
+"""A row for each scored image with an object and method, at the thresholds of the table."""
 
 
 CLASS_METRICS = {

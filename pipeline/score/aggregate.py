@@ -29,7 +29,8 @@ CountSums = Mapping[str, NDArray[np.float64]]
 """``ScoreCounts.sums``, with a leading axis [R]: one of the estimate, or one for each replicate."""
 
 _LARGEST, _ANY = HIT_NAMES.index("largest50"), slice(0, 3)
-_THRESHOLD_20 = int(np.searchsorted(BOX_THRESHOLDS, 0.2, side="right")) - 1
+LEVEL_20 = int(np.searchsorted(BOX_THRESHOLDS, 0.2, side="right")) - 1
+"""Index in ``BOX_THRESHOLDS`` of 0.2 of the maximum."""
 _OF_LABELS = frozenset({"top1_loc", "top5_loc", *(f"error_{kind}" for kind in ERROR_KINDS[1:])})
 WEIGHTS = poisson_weights(np.random.default_rng(0), GROUPS)
 """float [REPLICATES, GROUPS], how often each replicate of the bootstrap contains each group."""
@@ -40,8 +41,8 @@ class ChosenThresholds:
     """Indices of thresholds.
 
     Attributes:
-        box: in those of the grid.
-        v2: in those of the grid, for IoU 0.3, 0.5 and 0.7.
+        box: in ``BOX_THRESHOLDS``.
+        v2: in ``BOX_THRESHOLDS``, for IoU 0.3, 0.5 and 0.7.
         mask: in ``MASK_THRESHOLDS``; None without masks.
     """
 
@@ -55,9 +56,10 @@ def choose_thresholds(counts: CountSums, grid: ThresholdGrid) -> ChosenThreshold
     if not counts["images"][0]:
         return None
     hits = counts["hits"][0][:, grid.levels]
+    box, v2 = _best_index(hits[_LARGEST]), [_best_index(curve) for curve in hits[_ANY]]
     ious = pixel_metrics.iou_by_threshold(counts["sizes"][0].sum(0))
     mask = None if np.isnan(ious).any() else _best_index(ious)
-    return ChosenThresholds(_best_index(hits[_LARGEST]), tuple(_best_index(curve) for curve in hits[_ANY]), mask)
+    return ChosenThresholds(int(grid.levels[box]), tuple(grid.levels[v2].tolist()), mask)
 
 
 def _best_index(curve: NDArray[np.float64]) -> int:
@@ -87,7 +89,7 @@ def compute_scores(
             "maxboxacc": box_accuracy[:, _LARGEST].max(-1),
             "maxboxacc_v2": best_accuracy.mean(-1),
             **dict(zip(("iou30", "iou50", "iou70"), best_accuracy.T, strict=True)),
-            "gt_known_20": all_levels[:, _LARGEST, _THRESHOLD_20],
+            "gt_known_20": all_levels[:, _LARGEST, LEVEL_20],
             "top1_cls": 100 * total["top1"] / total["labelled"],
             "top5_cls": 100 * total["top5"] / total["labelled"],
             "seg_accuracy": segmentation_metrics.pixel_accuracy(total["confusion"]),
@@ -99,12 +101,12 @@ def compute_scores(
         for name, denominator in denominators.items():
             scores[name] = _mean(total["image_scores"], total[denominator])[:, IMAGE_SCORES.index(name)]
         if chosen is not None:
-            box_accuracy = 100 * tested["hits"][..., grid.levels] / tested["images"][:, None, None]
+            box_accuracy = 100 * tested["hits"] / tested["images"][:, None, None]
             scores["gt_known"] = box_accuracy[:, _LARGEST, chosen.box]
             of_labels = {name: box_accuracy[:, HIT_NAMES.index(name), chosen.box] for name in ("top1", "top5")}
             of_labels = {f"{name}_loc": accuracy for name, accuracy in of_labels.items()}
             of_labels["error_classification"] = 100 - 100 * tested["top1"] / tested["images"]
-            errors = 100 * tested["errors"][..., grid.levels[chosen.box]] / tested["images"][:, None]
+            errors = 100 * tested["errors"][..., chosen.box] / tested["images"][:, None]
             of_labels |= {f"error_{kind}": share for kind, share in zip(BOX_ERRORS, errors.T, strict=True)}
             scores |= {name: np.where(tested["labelled"] > 0, value, np.nan) for name, value in of_labels.items()}
             scores["boxacc_v2"] = box_accuracy[:, [0, 1, 2], list(chosen.v2)].mean(-1)
@@ -152,10 +154,9 @@ def score_method(
     replicates = compute_scores(
         score_counts.sums(ALL_GROUPS, WEIGHTS), score_counts.sums(TESTED_GROUPS, WEIGHTS), chosen, grid
     )
-    of_prediction = dict.fromkeys(
-        ("predicted", "top:1"), frozenset({"top5_loc"})
-    )  # a label that is another has another map
-    undefined = frozenset() if target_kind == "label" else of_prediction.get(target_kind or "", _OF_LABELS)
+    undefined = frozenset[str]()
+    if target_kind != "label":  # a label that is not the prediction has another map
+        undefined = frozenset({"top5_loc"}) if has_kinds_of_errors(target_kind) else _OF_LABELS
     undefined |= frozenset() if has_maps else {"gt_known_20"}  # a box has no maximum
     values = {
         name: float(value[0]) if name not in undefined and np.isfinite(value[0]) else None
@@ -174,11 +175,16 @@ def score_method(
     return MethodScores(columns, {name: replicates[name] for name, value in values.items() if value is not None})
 
 
+def has_kinds_of_errors(target_kind: str | None) -> bool:
+    """Return whether the map of an image whose label is the prediction is that of the label."""
+    return target_kind in ("label", "predicted", "top:1")
+
+
 def _thresholds(chosen: ChosenThresholds | None, grid: ThresholdGrid, suffix: str) -> dict[str, Any]:
     if chosen is None:
         return {}
     return {
-        f"threshold{suffix}": float(grid.thresholds[chosen.box]),
-        f"v2_thresholds{suffix}": [float(grid.thresholds[index]) for index in chosen.v2],
+        f"threshold{suffix}": grid.threshold_of(chosen.box),
+        f"v2_thresholds{suffix}": [grid.threshold_of(level) for level in chosen.v2],
         f"mask_threshold{suffix}": None if chosen.mask is None else float(MASK_THRESHOLDS[chosen.mask]),
     }

@@ -39,48 +39,75 @@ class ScoredSource:
         return counts + self.tuning[method] if self.tuning else counts
 
 
-def score_rows(sources: Sequence[ScoredSource], grid: ThresholdGrid) -> list[MethodScores]:
-    """Return the rows of the table: best PxAP first; rows without one after them, best MaxBoxAccV2 first.
+@dataclass(frozen=True)
+class ScoredMethod:
+    """What a row of the table is of.
+
+    Attributes:
+        scored: the source.
+        identity: columns that say what is scored.
+        counts: of all images, those of tuning images included.
+        has_maps: false for boxes.
+    """
+
+    scored: ScoredSource
+    identity: dict[str, str | None]
+    counts: ScoreCounts
+    has_maps: bool
+
+    @property
+    def method(self) -> str:
+        """Name of the method or trivial box."""
+        return str(self.identity["method"])
+
+
+def list_methods(sources: Sequence[ScoredSource]) -> list[ScoredMethod]:
+    """Return the methods of sources of the same images.
 
     Trivial boxes are of no source; beside several they have one row, without the scores that depend on a network.
-
-    Args:
-        sources: of the same images.
-        grid: thresholds of boxes and of PxAP.
     """
-    several = len(sources) > 1
-    rows = []
+    methods = []
     for place, scored in enumerate(sources):
         source = scored.source
         for method in (*(TRIVIAL_BOXES if not place else ()), *source.methods):
             is_trivial = method in TRIVIAL_BOXES
             identity = source.identify(method)
-            if is_trivial and several:
+            if is_trivial and len(sources) > 1:
                 identity |= {"source": None, "target": None, "network": None}
-            counts, has_maps = scored.counts(method), source.has_maps and not is_trivial
-            scores = score_method(identity["target"], counts, grid, has_maps)
-            left_out = {name: scored.total.statuses.get(name, 0) for name in ("without_maps", "without_object")}
-            rows.append(MethodScores(identity | left_out | scores.columns, scores.replicates))
+            has_maps = source.has_maps and not is_trivial
+            methods.append(ScoredMethod(scored, identity, scored.counts(method), has_maps))
+    return methods
+
+
+def score_rows(methods: Sequence[ScoredMethod], grid: ThresholdGrid) -> list[MethodScores]:
+    """Return the rows of the table: best PxAP first; rows without one after them, best MaxBoxAccV2 first.
+
+    Args:
+        methods: of the same images.
+        grid: thresholds of boxes and of PxAP.
+    """
+    rows = []
+    for each in methods:
+        scores = score_method(each.identity["target"], each.counts, grid, each.has_maps)
+        left_out = {name: each.scored.total.statuses.get(name, 0) for name in ("without_maps", "without_object")}
+        rows.append(MethodScores(each.identity | left_out | scores.columns, scores.replicates))
     return sorted(rows, key=lambda row: (-(row.columns["pxap"] or 0), -row.columns["maxboxacc_v2"]))
 
 
 def write_table(
-    sources: Sequence[ScoredSource], grid: ThresholdGrid, about: ScoringSpec, objects: ProductStore
+    methods: Sequence[ScoredMethod], grid: ThresholdGrid, about: ScoringSpec, objects: ProductStore
 ) -> pa.Table:
-    """Write the tables and plots of sources, and return the first.
+    """Write the tables and plots of methods, and return the first.
 
     Args:
-        sources: of the same images.
+        methods: of the same images.
         grid: thresholds of boxes and of PxAP.
         about: settings of the first source; those that are printed are the same for all.
         objects: output folder.
     """
-    rows = score_rows(sources, grid)
+    rows = score_rows(methods, grid)
     table = pa.Table.from_pylist([row.columns for row in rows], schema=LOCALIZATION)
-    with_maps = [scored for scored in sources if scored.source.has_maps]
-    counts = {
-        (scored.source.name, method): scored.counts(method) for scored in with_maps for method in scored.source.methods
-    }
+    counts = {(each.scored.source.name, each.method): each.counts for each in methods if each.has_maps}
     curves = curve_table(counts, grid)
     objects.put(DIFFERENCES, to_parquet(difference_table(rows)))
     objects.put(CURVES, to_parquet(curves))

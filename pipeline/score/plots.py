@@ -13,6 +13,7 @@ from pipeline.score.pixel_metrics import MASK_THRESHOLDS, precision_recall
 from pipeline.score.threshold_grid import ThresholdGrid
 from schemas.scores import CURVES, ERROR_KINDS
 from schemas.targets import in_words
+from schemas.text import escape_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +70,8 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> tuple[bytes, bytes]:
     Returns:
         PNG and PDF. Precision needs masks, and errors need labels.
     """
+    from matplotlib.figure import Figure  # takes a third of a second, and those who count hits need none
+
     several = len(set(table["source"].to_pylist())) > 1
     rows = [row | {"method": _label(row, several)} for row in table.to_pylist()]
     rows.sort(key=lambda row: row["maxboxacc_v2"])
@@ -89,11 +92,9 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> tuple[bytes, bytes]:
     panels.append(partial(_plot_bars, rows=rows, styles=styles))
     if any(row["error_classification"] is not None for row in rows):
         panels.append(partial(_plot_errors, rows=rows, styles=styles))
-    from matplotlib.figure import Figure
-
     columns = 2 if len(panels) == 4 else len(panels)
     height = max(4.6, 1.6 + 0.3 * len(rows)) * (len(panels) // columns)
-    figure = Figure(figsize=(5.6 * columns, height), dpi=160, layout="constrained")
+    figure = Figure(figsize=(5.6 * columns, height), dpi=120, layout="constrained")
     for letter, panel, axis in zip(
         "abcd", panels, figure.subplots(-(-len(panels) // columns), columns).flat, strict=False
     ):
@@ -104,10 +105,12 @@ def plot_scores(table: pa.Table, curves: pa.Table) -> tuple[bytes, bytes]:
     images, tested, tuned_on = (rows[0][name] for name in ("images", "test_images", "tuning_images"))
     title = f"{images} images; thresholds tuned on {tuned_on}, tested on {tested}"
     if not several and rows[0]["target"]:
-        title += f"; maps of the {in_words(rows[0]['target'])} by {rows[0]['network']}"
+        title += _plain(f"; maps of the {in_words(rows[0]['target'])} by {rows[0]['network']}")
     title += "; controls in gray"
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left", color="0.35")
-    return _render(figure, "png"), _render(figure, "pdf")
+    png = _render(figure, "png")
+    figure.set_layout_engine("none")  # as it was laid out
+    return png, _render(figure, "pdf")
 
 
 def _render(figure: "Figure", file_format: str) -> bytes:
@@ -123,7 +126,12 @@ def _render(figure: "Figure", file_format: str) -> bytes:
 def _label(row: Mapping[str, Any], several: bool) -> str:
     """Return the name of a row: its method, and beside several sources also the source."""
     source, method = row["source"], row["method"]
-    return f"{source}: {method}" if several and source not in (None, method) else method
+    return _plain(f"{source}: {method}" if several and source not in (None, method) else method)
+
+
+def _plain(text: str) -> str:
+    """Return text from data that matplotlib takes for no formula."""
+    return escape_control(text).replace("$", r"\$")
 
 
 def _line_style(name: str, styles: _Styles) -> dict[str, Any]:
@@ -178,13 +186,13 @@ def _plot_bars(axis: "Axes", rows: _Rows, styles: _Styles) -> None:
 
 def _plot_errors(axis: "Axes", rows: _Rows, styles: _Styles) -> None:
     """Plot the share of each kind of localization as a part of a bar."""
-    for index, row in enumerate(rows):
-        left = 0.0
-        for kind, color in zip(ERROR_KINDS, _KIND_COLORS, strict=True):
-            share = row["top1_loc" if kind == "correct" else f"error_{kind}"] or 0.0
-            label = kind.replace("_", "-") if index == 0 else None
-            axis.barh(index, share, left=left, height=0.72, color=color, edgecolor="white", linewidth=0.6, label=label)
-            left += share
+    left = np.zeros(len(rows))
+    for kind, color in zip(ERROR_KINDS, _KIND_COLORS, strict=True):
+        shares = np.array([row["top1_loc" if kind == "correct" else f"error_{kind}"] or 0.0 for row in rows])
+        label = kind.replace("_", "-")
+        places = np.arange(len(rows))
+        axis.barh(places, shares, 0.72, left, color=color, edgecolor="white", linewidth=0.6, label=label)
+        left += shares
     _label_rows(axis, rows, styles)
     axis.set_title("Kinds of errors, Top-1", loc="left")
     axis.set(xlabel="% of the tested images", xlim=(0, 100))

@@ -1,7 +1,7 @@
 """Counts of one shard: the predictions of every method against the truth."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ def score_shard(task: ShardTask[ScoreSource, ShardTruth]) -> ShardResult:
     statuses: Counter[str] = Counter()
     read_methods = [method for method in new if method not in TRIVIAL_BOXES]
     for source_image, read in task.source.predictions(task.shard, read_methods):
-        status, image = _build_scored_image(source_image, task.data)
+        status, image = build_scored_image(source_image, task.data)
         statuses[status] += 1
         if image is None:
             continue
@@ -93,7 +93,7 @@ def score_shard(task: ShardTask[ScoreSource, ShardTruth]) -> ShardResult:
     return ShardResult((written,), dict(sorted(statuses.items())), tuple(counts_by_method))
 
 
-def _build_scored_image(source_image: SourceImage, shard_truth: ShardTruth) -> tuple[str, ScoredImage | None]:
+def build_scored_image(source_image: SourceImage, shard_truth: ShardTruth) -> tuple[str, ScoredImage | None]:
     """Return the status under which an image is counted, and the image if it is scored."""
     truth, tuning_only = shard_truth.find(source_image.key)
     if truth is None or source_image.is_duplicate:
@@ -121,6 +121,39 @@ def _build_scored_image(source_image: SourceImage, shard_truth: ShardTruth) -> t
     )
 
 
+@dataclass(frozen=True)
+class GridPrediction:
+    """A prediction on the 224 × 224 grid: a map, or boxes.
+
+    Attributes:
+        score: float [224, 224] in [0, 1]; None for boxes.
+        boxes: int [255, 4], one for each threshold; None for a map.
+    """
+
+    score: NDArray[np.float64] | None = None
+    boxes: Boxes | None = None
+
+    def largest_boxes(self, truth: Boxes, levels: Sequence[int]) -> tuple[Boxes, NDArray[np.float64]]:
+        """Return ``box_metrics.largest_boxes`` at some of ``BOX_THRESHOLDS``, given by their indices."""
+        if self.boxes is not None:
+            boxes = self.boxes[levels]
+            return boxes, box_iou(boxes, truth).max(1)
+        assert self.score is not None
+        return largest_boxes(self.score, truth, BOX_THRESHOLDS[levels])
+
+
+def to_grid(prediction: Prediction, image: ScoredImage) -> GridPrediction:
+    """Return a map, a mask or a box on the 224 × 224 grid.
+
+    Raises:
+        UsageError: see ``count_prediction``.
+    """
+    if prediction.ndim == 1:
+        return GridPrediction(boxes=_resize_box(prediction, image))
+    _check_sides(prediction, image)
+    return GridPrediction(score_map(prediction, image.window))
+
+
 def count_prediction(prediction: Prediction, image: ScoredImage) -> Mapping[str, ArrayLike]:
     """Return the counts of a map, a mask or a box; see ``ScoreCounts``.
 
@@ -128,18 +161,26 @@ def count_prediction(prediction: Prediction, image: ScoredImage) -> Mapping[str,
         UsageError: a box has no area or lies outside the image; a map has the sides of the image swapped.
     """
     if prediction.ndim == 1:
-        if not len(image.boxes):  # boxes have no pixels, which such images are counted for
-            return {}
-        size = np.array([image.size], np.float64)
-        boxes = clip_boxes(prediction[None].astype(np.float64), size, lambda _: f"{image.key}: its predicted box")
-        return count_boxes(np.repeat(resize_boxes(boxes, *image.size), len(BOX_THRESHOLDS), 0), image)
+        # Boxes have no pixels, which images without an object are counted for.
+        return count_boxes(_resize_box(prediction, image), image) if len(image.boxes) else {}
+    _check_sides(prediction, image)
+    return count_map(prediction, image)
+
+
+def _resize_box(box: Prediction, image: ScoredImage) -> Boxes:
+    """Return a box on the grid, once for each threshold."""
+    size = np.array([image.size], np.float64)
+    boxes = clip_boxes(box[None].astype(np.float64), size, lambda _: f"{image.key}: its predicted box")
+    return np.repeat(resize_boxes(boxes, *image.size), len(BOX_THRESHOLDS), 0)
+
+
+def _check_sides(values: Prediction, image: ScoredImage) -> None:
     width, height = image.size
-    if prediction.shape == (width, height) != (height, width):
+    if values.shape == (width, height) != (height, width):
         raise UsageError(
             f"{image.key}: its map is {height}×{width} pixels and its image {width}×{height}; transpose it, or make it "
             "of the image that the truth is of, stored or upright"
         )
-    return count_map(prediction, image)
 
 
 def count_map(values: NDArray[np.floating], image: ScoredImage) -> Mapping[str, ArrayLike]:

@@ -3,15 +3,18 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
-from pipeline.run.derive import derive_shards, write_product
+from pipeline.run.derive import DerivedProduct, derive_shards, write_product
 from pipeline.run.execution import ComputeOptions
 from pipeline.score.counted_source import CountedSource, TotalCounts
 from pipeline.score.counters import ALL_GROUPS
 from pipeline.score.finished_scores import check_comparison, check_scores, compare
-from pipeline.score.localization_table import ScoredSource, write_table
+from pipeline.score.image_rows import IMAGES, ImageRows, MethodThresholds, find_thresholds, write_rows
+from pipeline.score.localization_table import ScoredSource, list_methods, write_table
 from pipeline.score.score_shard import score_shard
 from pipeline.score.scored_images import Log, MatchedSource, match_sources
 from pipeline.score.sources import AtlasSource, ScoreSource
@@ -21,6 +24,7 @@ from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.lease import check_lease
 from pipeline.truth import TruthSet
+from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, COMPARISON, SCORES
 from schemas.scores import ComparisonSpec, ScoringSpec, TuningSplitRecord
@@ -46,8 +50,8 @@ def score(
 
     Several sources are scored on the same images, and their bootstrap resamples the same groups of images. Writes
     ``about.json``, or of several ``comparison.json`` and all that follows in ``sources/<name>``; for each shard
-    ``counts/<shard>.npz`` and ``commits/<shard>.json``; then ``curves.parquet``, ``.png`` and
-    ``.pdf``, ``differences.parquet``, and ``localization.parquet``, ``.tex`` and ``.md``.
+    ``counts/<shard>.npz`` and ``commits/<shard>.json``; then ``images/rows/<shard>.parquet``; then ``curves.parquet``,
+    ``.png`` and ``.pdf``, ``differences.parquet``, and ``localization.parquet``, ``.tex`` and ``.md``.
 
     Args:
         sources: an atlas, or sources as ``open_source`` returns them.
@@ -94,7 +98,12 @@ def score(
             for each, each_about, folder in zip(matched, abouts, folders, strict=True)
         ]
         check_lease(store, store.lease.holder)
-        table = write_table(counted, grid, abouts[0], store)
+        scored_methods = list_methods(counted)
+        for each, each_about, folder in zip(matched, abouts, folders, strict=True):
+            of_source = [method for method in scored_methods if method.scored.source is each.source]
+            thresholds = {method.method: find_thresholds(method, grid) for method in of_source}
+            _write_image_rows(each, each_about, thresholds, f"{folder}{IMAGES}/", store, options)
+        table = write_table(scored_methods, grid, abouts[0], store)
     if not table["test_images"][0].as_py():
         log("all images are in the tuning split, so none is left to test its thresholds on")
     return table
@@ -204,28 +213,73 @@ def _count(
     if folder:
         store.put(f"{folder}{ABOUT}", about.to_bytes())
 
-    def derive(source: ScoreSource, truths: dict[str, ShardTruth], folder: str) -> TotalCounts:
-        objects = ObjectStore(f"{store.url}/{folder}") if folder else ObjectStore(store.url)
+    def count(source: ScoreSource, truths: dict[str, ShardTruth], folder: str) -> TotalCounts:
         counts = CountedSource(
             "score",
             score_shard,
             source,
-            objects,
+            ObjectStore(f"{store.url}/{folder}".rstrip("/")),
             about=about,
             methods=source.methods,
             tables=store,
             shard_truths=truths,
         )
-        recorded = {name.removeprefix(folder): sha for name, sha in store.last.items() if name.startswith(folder)}
-        commits = derive_shards(counts, options, recorded, store.lease)
-        store.record_commits(commits.values(), folder)
-        return counts.finish(commits, store)
+        return counts.finish(_derive_inside(counts, folder, store, options), store)
 
     source = matched.source
-    total = derive(source, matched.truths, folder)
+    total = count(source, matched.truths, folder)
     if not total.by_method[source.methods[0]].counts["images"][ALL_GROUPS].any():
         raise UsageError(f"{source.url}: has no sample with maps and an object in {about.name}")
     if matched.tuning_source is None:
         return ScoredSource(source, total, {})
-    tuning = derive(matched.tuning_source, matched.tuning_truths, f"{folder}{TUNING}/")
+    tuning = count(matched.tuning_source, matched.tuning_truths, f"{folder}{TUNING}/")
     return ScoredSource(source, total, tuning.by_method)
+
+
+def _write_image_rows(
+    matched: MatchedSource,
+    about: ScoringSpec,
+    thresholds: Mapping[str, MethodThresholds],
+    folder: str,
+    store: ProductStore,
+    options: ComputeOptions,
+) -> None:
+    """Write a row for each image and method of a source.
+
+    Args:
+        matched: the source with the truth of its images.
+        about: settings of its counts.
+        thresholds: of its methods.
+        folder: of the rows in the output folder, with a slash at its end.
+        store: output folder.
+        options: of the computation.
+    """
+    objects = ObjectStore(f"{store.url}/{folder}".rstrip("/"))
+    rows = ImageRows(
+        "images",
+        partial(write_rows, thresholds),
+        matched.source,
+        objects,
+        about=about,
+        methods=matched.source.methods,
+        shard_truths=matched.truths,
+        thresholds=thresholds,
+    )
+    _derive_inside(rows, folder, store, options)
+
+
+def _derive_inside(
+    product: DerivedProduct[ScoreSource, ShardTruth, Any], folder: str, store: ProductStore, options: ComputeOptions
+) -> dict[str, DerivedCommit]:
+    """Derive a product in a folder of the output folder, and record its commits there.
+
+    Args:
+        product: whose output folder it is.
+        folder: its path in the output folder, with a slash at its end; empty: the output folder itself.
+        store: output folder.
+        options: of the computation.
+    """
+    recorded = {name.removeprefix(folder): sha for name, sha in store.last.items() if name.startswith(folder)}
+    commits = derive_shards(product, options, recorded, store.lease)
+    store.record_commits(commits.values(), folder)
+    return commits

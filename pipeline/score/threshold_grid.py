@@ -52,6 +52,10 @@ class ThresholdGrid:
         """float [n], the first threshold of the grid at each of ``levels``."""
         return self._all[np.unique((self._all * _WHITE).astype(np.int64), return_index=True)[1]]
 
+    def threshold_of(self, level: int) -> float:
+        """Return the first threshold of the grid at one of its levels."""
+        return float(self.thresholds[np.searchsorted(self.levels, level)])
+
     @property
     def _all(self) -> NDArray[np.float64]:
         return THRESHOLDS[:: self._every]

@@ -24,7 +24,7 @@ from schemas.audit_tables import TABLES
 from schemas.base import Record
 from schemas.labels import LABELS, LabelStatus
 from schemas.samples import SAMPLES, SampleStatus
-from schemas.scores import CURVES, LOCALIZATION
+from schemas.scores import CURVES, IMAGE_ROWS, LOCALIZATION
 
 FORMATS = (ROOT / "docs" / "reference" / "formats.md").read_text("utf-8")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -84,7 +84,7 @@ def test_every_record_is_in_the_reference() -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [SAMPLES, LABELS, CURVES, LOCALIZATION, *(table.schema for table in TABLES)],
+    [SAMPLES, LABELS, CURVES, IMAGE_ROWS, LOCALIZATION, *(table.schema for table in TABLES)],
     ids=lambda schema: schema.names[-1],
 )
 def test_every_column_is_described(schema: pa.Schema) -> None:
