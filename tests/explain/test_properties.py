@@ -23,8 +23,6 @@ VARIANTS = (
     "attn_lrp:read=pixels:gamma=0.25",
     "generic_attention:backward=libra",
     "legrad:backward=libra:target=contrast_max",
-    "gradcam:target=finer",
-    "agcam:target=logsoftmax",
 )
 ALL = [*(SHORT.get(name, name) for name in methods), *VARIANTS]
 TARGETS = ((1, 4), (2, 2), (0, 9))

@@ -127,7 +127,7 @@ def test_transformer_attribution_hands_all_relevance_on(kind: str) -> None:
     targets = torch.full((3, 1), TARGET)
     with preserve_model_state(model), torch.no_grad():
         trace = record_forward(model, anatomy, images_for(model), method.needs(anatomy), ("a", "b", "c"), 0)
-        relevance = transformer_attribution._class_token_relevance(trace, targets, "logit")
+        relevance = transformer_attribution._class_token_relevance(trace, targets)
         for block in (2, 1):
             assert torch.allclose(relevance.sum((1, 2)), torch.ones(3, dtype=torch.float64), atol=1e-6)
             attention_relevance, relevance = transformer_attribution._through_block(trace, block, relevance)

@@ -109,6 +109,20 @@ def test_methods_with_a_positive_part_take_it_of_the_gradient_of_the_target(name
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
+def test_transformer_attribution_takes_the_gradient_of_the_target_and_the_relevance_of_the_class() -> None:
+    """Weights of one block: the map is that of the logit, with the gradient of the margin."""
+    model = small_vit(depth=1)
+    model.head.weight.data[torch.arange(10) != TARGET] = 0
+    images = images_for(model, 1)
+    name = "transformer_attribution"
+    expected = compute_map(model, images, name)
+    assert torch.allclose(compute_map(model, images, f"{name}:target=contrast_max"), expected, rtol=1e-9, atol=1e-15)
+    with torch.no_grad():
+        p = model(images)[0].softmax(0)[TARGET]
+    found = compute_map(model, images, f"{name}:target=logsoftmax")
+    assert torch.allclose(found, (1 - p) * expected, rtol=1e-9, atol=1e-15)
+
+
 def test_legrad_compares_every_layer_with_the_classes_of_the_image() -> None:
     model = small_vit()
     images = images_for(model, 1)

@@ -27,7 +27,7 @@ class LibraFullGrad(TargetMethod):
     base_name = "libra_fullgrad"
     paper = "FullGrad+ of Mehri et al., LibraGrad, CVPR 2025 (arXiv 2411.16760); Srinivas & Fleuret, NeurIPS 2019"
     provenance = "rules of the authors' code"
-    cost = "≈1.1, of which 1 shared with cp_lrp"
+    cost = "≈1.2, shared with cp_lrp"
 
     @property
     def backward_pass(self) -> BackwardPass:

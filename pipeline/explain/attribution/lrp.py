@@ -93,7 +93,7 @@ class CPLRP(RelevanceMethod):
 
     base_name = "cp_lrp"
     paper = "Ali et al., XAI for Transformers, ICML 2022; rules as in Achtibat et al., AttnLRP, ICML 2024"
-    cost = "≈1"
+    cost = "≈1.2; with γ ≈3.7"
 
     @property
     def attention_rules(self) -> Rules:
@@ -113,7 +113,7 @@ class AttnLRP(RelevanceMethod):
 
     base_name = "attn_lrp"
     paper = "Achtibat et al., AttnLRP, ICML 2024 (arXiv 2402.05602); γ as in their code for vision transformers"
-    cost = "≈1"
+    cost = "≈1.2; with γ ≈3.7"
 
     @property
     def attention_rules(self) -> Rules:

@@ -38,7 +38,7 @@ class TokenTM(GradientMethod):
     base_name = "token_tm"
     paper = "Wu et al., Token Transformation Matters, CVPR 2024 (arXiv 2403.14552); by a public re-implementation"
     provenance = "public re-implementation by Mehri 2024"
-    cost = "≈1.3, of which 1 shared"
+    cost = "≈1.2, of which 1 shared"
 
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.ATTENTION_GRADIENTS | Capture.TOKENS

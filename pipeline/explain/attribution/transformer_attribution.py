@@ -14,7 +14,6 @@ from pipeline.explain.attribution.readout_attention import readout_weights
 from pipeline.explain.capture import Capture, LinearCall
 from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.registry import methods
-from pipeline.explain.target_score import Target
 from pipeline.explain.trace import Trace
 
 _EPSILON = 1e-9
@@ -26,9 +25,8 @@ class TransformerAttribution(GradientMethod):
     """Relevance of each layer's attention times its gradient, positive part, accumulated through all layers.
 
     C_l = mean_h ReLU(G_l ⊙ R_l), with G_l = ∂y_c/∂A_l and R_l the relevance [H, n, n] that reaches A_l from a
-    relevance of 1 at the class (for another target s, of ∂s/∂y_k at every class k); E = class row of (I + C_L) …
-    (I + C_1), patch columns, rows not normalized. Relevance is propagated back by these rules, r/z meaning
-    r / (z + 10⁻⁹), and 0 where z = 0:
+    relevance of 1 at the class; E = class row of (I + C_L) … (I + C_1), patch columns, rows not normalized. Relevance
+    is propagated back by these rules, r/z meaning r / (z + 10⁻⁹), and 0 where z = 0:
 
     - linear: R_j = Σ_k (x_j w_kj)⁺ R_k / Σ_j' (x_j' w_kj')⁺, biases left out (z⁺ rule);
     - activation function, softmax, norm, layer scale: unchanged;
@@ -39,6 +37,9 @@ class TransformerAttribution(GradientMethod):
 
     The positive products need no weights split by sign: x⁺w⁺ + x⁻w⁻ = ½(xw + |x||w|), and xw is the output
     that the forward has computed. Cost: the shared backward, and three products for each linear layer (≈3).
+
+    Another ``target`` changes G_l only: relevance of the difference of two classes would sum to 0, by which the rule of
+    skip connections divides.
 
     The paper normalizes the rows of I + C_l; the authors' code, followed here, does not. R_l divides by sums
     that may be near zero, so float32 is imprecise on a random network.
@@ -64,7 +65,7 @@ class TransformerAttribution(GradientMethod):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets, self.backward_pass)
-        relevance = _class_token_relevance(trace, targets, self.target)
+        relevance = _class_token_relevance(trace, targets)
         row = readout_weights(trace)
         for block in reversed(range(trace.anatomy.depth)):
             attention_relevance, relevance = _through_block(trace, block, relevance)
@@ -76,13 +77,10 @@ class TransformerAttribution(GradientMethod):
         return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])
 
 
-def _class_token_relevance(trace: Trace, targets: Tensor, target: Target) -> Tensor:
+def _class_token_relevance(trace: Trace, targets: Tensor) -> Tensor:
     """Compute the relevance of the class token after the last block: [B, 1, D]. No other token has any."""
     features, logits = trace.features(trace.last_output[:, :1]), trace.logits[:, None]
-    with torch.enable_grad():
-        leaf = trace.logits.clone().requires_grad_()
-        (start,) = torch.autograd.grad(trace.target_values(leaf, targets, target).sum(), leaf)
-    start = start[:, None]
+    start = torch.zeros_like(trace.logits).scatter_(1, targets, 1)[:, None]
     head: Any = trace.model.head
     if not isinstance(head, ZeroShotHead):
         return _through_linear(LinearCall(head.weight, head.bias, upcast(features), upcast(logits)), upcast(start))
