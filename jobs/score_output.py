@@ -56,7 +56,10 @@ def show_scores(paths: Sequence[str], folder: str, rows: Sequence[Mapping[str, A
     if len(methods) > 1 and (differences or len(methods) <= _FEW):
         _show_differences(folder, methods, compared, several)
     echo(f"written to {folder}:")
-    echo("localization.parquet, .tex and .md; differences.parquet; curves.parquet, .png and .pdf")
+    echo(
+        "localization.parquet, .tex and .md, with kinds of errors; differences.parquet; curves.parquet, .png and .pdf;"
+    )
+    echo(f"a row for each image: {'sources/*/' if several else ''}images/rows/*.parquet")
     for row in rows:
         if row["degenerate"] and row["kind"] == "method":
             count = f"{_name(row, several)}: {row['degenerate']} maps"
@@ -66,7 +69,7 @@ def show_scores(paths: Sequence[str], folder: str, rows: Sequence[Mapping[str, A
             of = f" of {source}" if several else ""
             echo(f"{left_out['without_maps']} images{of} are not scored: no maps")
     if first["without_object"]:
-        counted = "only PxAP and IoU count them, as background" if first["masks"] else "they are not scored"
+        counted = "only PxAP counts them, as background" if first["masks"] else "they are not scored"
         echo(f"{first['without_object']} images have no object in the truth: {counted}")
 
 

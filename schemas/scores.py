@@ -90,7 +90,7 @@ LOCALIZATION = schema(
     column("test_images", pa.int64(), "number of images outside of the tuning split"),
     column("tuning_images", pa.int64(), "number of images in the tuning split"),
     column("without_maps", pa.int64(), "number of images with truth but without maps"),
-    column("without_object", pa.int64(), "number of images whose truth has no object; PxAP and IoU count their masks"),
+    column("without_object", pa.int64(), "number of images whose truth has no object; only PxAP counts their masks"),
     optional(
         "degenerate",
         pa.int64(),

@@ -124,11 +124,11 @@ def _what_of(target: str | None) -> str:
 
 
 def _images(rows: Sequence[Row], about: ScoringSpec) -> str:
-    text = f"{_count(rows, 'images')} images of {about.name}"
-    left_out = {"without_maps": "without a map", "without_object": "without an object"}
-    counts = {name: max(row[name] for row in rows) for name in left_out}
-    rest = [f"{count:,} {left_out[name]}" for name, count in counts.items() if count]
-    return f"{text}, and {' and '.join(rest)}, which are not scored." if rest else f"{text}."
+    without_maps, without_object = (max(row[name] for row in rows) for name in ("without_maps", "without_object"))
+    counted = "only PxAP counts them" if any(row["masks"] for row in rows) else "not scored"
+    left_out = f"; {without_maps:,} without a map: not scored" if without_maps else ""
+    left_out += f"; {without_object:,} without an object: {counted}" if without_object else ""
+    return f"{_count(rows, 'images')} images of {about.name}{left_out}."
 
 
 def _thresholds(rows: Sequence[Row], about: ScoringSpec) -> str:

@@ -17,7 +17,14 @@ def row(method: str, kind: str = "method", network: str = NETWORK, **scores: flo
     """A row with these scores alone, each with an interval of 1 around it."""
     values = dict.fromkeys(SCORES) | scores
     intervals = {name: None if value is None else [value - 1, value + 1] for name, value in values.items()}
-    counts = {"images": 1234, "test_images": 1224, "tuning_images": 10, "without_maps": 2, "without_object": 0}
+    counts = {
+        "images": 1234,
+        "test_images": 1224,
+        "tuning_images": 10,
+        "without_maps": 2,
+        "without_object": 0,
+        "masks": 0,
+    }
     names = {"source": "a.atlas", "method": method, "kind": kind, "network": network, "target": "label"}
     return names | counts | values | {"interval": intervals}
 
@@ -60,7 +67,7 @@ def test_a_table_in_both_languages() -> None:
     assert markdown.startswith(MARKDOWN)
     for note in (
         "Maps of the label, network vit\\_tiny 0123456789ab.",
-        "1,234 images of val\\_boxes, and 2 without a map, which are not scored.",
+        "1,234 images of val\\_boxes; 2 without a map: not scored.",
         "thresholds in steps of 0.001",
         "threshold chosen on 10 images chosen by the hash of their keys, measured on the other 1,224",
     ):
@@ -94,6 +101,13 @@ def test_sources_are_named_and_their_networks_compared_where_there_are_several()
     assert "a.atlas: maps of the label, network vit\\_tiny 0123456789ab; b.atlas: maps of the prediction" in latex
     unknown = [row("a", top1_cls=71.0) | {"network": None, "target": None}]
     assert "- Maps, masks or boxes, network unknown." in print_localization(unknown, about())[1].decode()
+
+
+def test_images_without_an_object_are_counted_where_they_count() -> None:
+    boxes = [row("a", maxboxacc=1.0) | {"without_object": 3}]
+    assert "; 3 without an object: not scored." in print_localization(boxes, about())[1].decode()
+    masks = [boxes[0] | {"masks": 1231}]
+    assert "; 3 without an object: only PxAP counts them." in print_localization(masks, about())[1].decode()
 
 
 def test_where_thresholds_come_from_is_said() -> None:
