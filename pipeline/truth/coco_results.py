@@ -76,7 +76,7 @@ def parse_results(path: Path, images: Path | None = None, separator: KeySeparato
             images have one key.
     """
     data = read_bytes(path)
-    results = _parse_list(data, path)
+    results = parse_list(data, path)
     known, digest = {}, sha256(data)
     if images is not None:
         content = read_bytes(images)
@@ -93,16 +93,27 @@ def parse_results(path: Path, images: Path | None = None, separator: KeySeparato
     return CocoResults(path, digest, tuple(found.values()))
 
 
-def _parse_list(data: bytes, path: Path) -> list[dict[str, Any]]:
+def parse_list(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """Return the results in a file, each with the ``image_id`` that it is of.
+
+    Args:
+        data: content of the file.
+        path: of the file, for errors.
+
+    Raises:
+        UsageError: it is not a list of results, or a result has no ``image_id``.
+    """
     try:
         results = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not a COCO file of results ({error})") from None
+    if not isinstance(results, list):
+        raise UsageError(f"{path}: is not a list of results of COCO; of instances, name only the results")
     for place, result in enumerate(results):
         image_id = result.get("image_id") if isinstance(result, dict) else None
         if not isinstance(image_id, int | str) or isinstance(image_id, bool):
             raise UsageError(f"{path}: result {place} has no image_id; write one, as COCO has it")
-    return list(results)
+    return results
 
 
 def _parse_images(data: bytes, path: Path) -> dict[int | str, tuple[str, int, int]]:

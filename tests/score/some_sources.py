@@ -2,24 +2,26 @@
 
 import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from pipeline.score.sources import ScoreSource
 from pipeline.store import Atlas
 
 
-def write_maps(atlas: Atlas, method: str, folder: Path, suffix: str = ".npy") -> Path:
-    """Write the maps of an atlas as another program would: on the patch grid, named by image id."""
+def write_maps(atlas: Atlas, keys: Iterable[str], method: str, folder: Path, suffix: str = ".npy") -> Path:
+    """Write maps of an atlas as another program would: on the patch grid, named by image id."""
     folder.mkdir(parents=True)
-    for key in atlas.samples(["key"])["key"].to_pylist():
+    for key in keys:
         values = atlas.map(key, method)
         if suffix == ".npy":
             np.save(folder / f"{key}.jpg.npy", values.astype(np.float64) * 7 - 3)
         else:
-            np.savez_compressed(folder / f"{key}.npz", values)
+            np.savez_compressed(folder / f"{key}.npz", values.astype(np.float64) * 7 - 3)
     return folder
 
 
@@ -45,3 +47,9 @@ def write_results(results: list[dict], file: Path) -> Path:
 def runs_of(mask: np.ndarray) -> dict:
     coded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(coded["size"]), "counts": coded["counts"].decode()}
+
+
+def read_all(source: ScoreSource) -> dict[str, np.ndarray]:
+    """Return the prediction of each image."""
+    found = [pair for shard in source.shard_names for pair in source.predictions(shard, source.methods)]
+    return {image.key: next(iter(read().values())) for image, read in found}

@@ -142,11 +142,11 @@ RUNS = runs_of(np.eye(30, 40) > 0)
 @pytest.mark.parametrize(
     ("results", "says"),
     [
-        ("{", "is not JSON"),
+        ("{", "is not a COCO file of results"),
         ({"images": [], "annotations": []}, "is not a list of results"),
         ([], "has no predictions"),
         ([{"image_id": 7, "bbox": [1, 1, 2, 2], "score": 1}], "image_id 7 is none of truth.json"),
-        ([{"image_id": None, "bbox": [1, 1, 2, 2], "score": 1}], "image_id None is none of"),
+        ([{"image_id": None, "bbox": [1, 1, 2, 2], "score": 1}], "result 0 has no image_id"),
         ([{"image_id": 0, "bbox": [1, 1, 0, 2], "score": 1}], r"bbox \[1, 1, 0, 2\] cannot be used"),
         ([{"image_id": 0, "score": 1}], "bbox None cannot be used"),
         ([{"image_id": 0, "bbox": [1, 1, 2, 2], "score": "high"}], "score 'high' is not a finite number"),

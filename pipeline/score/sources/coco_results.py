@@ -4,7 +4,6 @@ Categories do not matter: what is scored is where the object of an image is. Box
 Source: cocodataset.org/#format-results.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipeline.score.sources.file_source import FileSource
 from pipeline.score.sources.source import Prediction, ScoreSource
 from pipeline.truth import TruthSet
 from pipeline.truth.box_truth import refuse_fractions
+from pipeline.truth.coco_results import parse_list
 from pipeline.truth.rle import decode
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
@@ -69,19 +69,14 @@ def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator
             box or a score cannot be used.
     """
     data = read_bytes(path)
-    try:
-        results = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
-        raise UsageError(f"{path}: is not a list of results of COCO; of annotations, name only the results")
+    results = parse_list(data, path)
     with_masks = [result.get("segmentation") is not None for result in results]
     if 0 < sum(with_masks) < len(with_masks):
         raise UsageError(f"{path}: {sum(with_masks)} of {len(results)} results have a mask; write one kind")
     by_key: dict[str, list[tuple[dict[str, Any], float | None]]] = {}
     for index, result in enumerate(results):
         where = f"{path}: result {index + 1}"
-        key = _find_key(result.get("image_id"), truth, separator, where)
+        key = _find_key(result["image_id"], truth, separator, where)
         by_key.setdefault(key, []).append((result, _parse_score(result, where)))
     if any(with_masks):
         masks = {key: _scored_masks(group, f"{path}: {key}") for key, group in by_key.items()}
@@ -95,8 +90,8 @@ def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator
     return BoxFile.of_entries(str(path), name, best, sha256(data))
 
 
-def _find_key(image_id: object, truth: TruthSet, separator: KeySeparator, where: str) -> str:
-    if isinstance(image_id, int | str) and image_id in truth.keys_by_id:
+def _find_key(image_id: int | str, truth: TruthSet, separator: KeySeparator, where: str) -> str:
+    if image_id in truth.keys_by_id:
         return truth.keys_by_id[image_id]
     if isinstance(image_id, str) and image_id:
         return sample_key(image_id, separator)
