@@ -40,8 +40,14 @@ def split_source_name(text: str) -> tuple[str, str]:
 
 
 def is_atlas(path: str) -> bool:
-    """Return whether a path or URL is that of an atlas."""
+    """Return whether a path or URL is that of an atlas.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
     if "://" not in path and not Path(path).is_dir():
+        if not Path(path).exists():
+            raise UsageError(f"{path}: is not {_EXPECTED} (there is no such file or folder); name one")
         return False
     return ObjectStore(path).exists(RUN)
 
@@ -85,5 +91,4 @@ def open_source(
         return open_results(file, name, truth, separator)
     if file.is_file() and suffix in (".csv", ".txt"):
         return BoxFile.open(file, name, separator)
-    fault = "" if file.exists() else " (there is no such file or folder)"
-    raise UsageError(f"{path}: is not {_EXPECTED}{fault}; name one")
+    raise UsageError(f"{path}: is not {_EXPECTED}; name one")
