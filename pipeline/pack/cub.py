@@ -48,9 +48,11 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
     wanted = require_split(split, sorted(set(splits.values()), reverse=True), root)
     labels = dict(read_columns(root / "image_class_labels.txt", 2))
     class_names = dict(read_columns(root / "classes.txt", 2))
+    if wrong := next((number for number in class_names if not number.isdecimal()), None):
+        raise UsageError(f"{root / 'classes.txt'}: {wrong[:80]} is no number of a class; is it the file of this name?")
     order = [class_names[number] for number in sorted(class_names, key=int)]
     index = class_index(order, classes, root, order)
-    boxes = {number: box for number, *box in read_columns(root / "bounding_boxes.txt", 5)}
+    boxes = _read_boxes(root / "bounding_boxes.txt")
     tables: dict[str, Container[str]] = {
         "train_test_split.txt": splits,
         "image_class_labels.txt": labels,
@@ -69,12 +71,27 @@ def read(path: Path, split: str | None, classes: Sequence[str]) -> Source:
         if file is None:
             left_out.append(LeftOut(name=name, reason="is named in images.txt, but there is no such image"))
             continue
+        if labels[number] not in class_names:
+            file_of_labels = root / "image_class_labels.txt"
+            raise UsageError(
+                f"{file_of_labels}: gives image {number} the class {labels[number]}, which classes.txt lacks"
+            )
         class_id = index[class_names[labels[number]]]
         mask = masks / Path(name).with_suffix(".png") if masks else None
-        annotate = partial(_annotate, class_id, tuple(map(float, boxes[number])), mask)
+        annotate = partial(_annotate, class_id, boxes[number], mask)
         images.append(SourceImage(name, file, (class_id,), annotate))
     left_out += [LeftOut(name=name, reason="is not in images.txt") for name in found.images]
     return Source(sorted(images, key=lambda image: image.name), tuple(classes or order), wanted, left_out)
+
+
+def _read_boxes(path: Path) -> dict[str, tuple[float, ...]]:
+    boxes: dict[str, tuple[float, ...]] = {}
+    for number, *texts in read_columns(path, 5):
+        try:
+            boxes[number] = tuple(map(float, texts))
+        except ValueError:
+            raise UsageError(f"{path}: the box of image {number} is {' '.join(texts)[:80]}; write numbers") from None
+    return boxes
 
 
 def _annotate(class_id: int, box: tuple[float, ...], mask: Path | None, width: int, height: int) -> Annotations:

@@ -139,7 +139,7 @@ def _read_synsets(path: Path) -> dict[int, str]:
         synsets: Any = loadmat(kit / "meta.mat", squeeze_me=True, struct_as_record=False)["synsets"]
         leaves = [synset for synset in synsets.ravel() if not int(synset.num_children)]
         return {int(synset.ILSVRC2012_ID): str(synset.WNID) for synset in leaves}
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # loadmat raises errors of any type on a damaged file
         raise UsageError(f"{kit / 'meta.mat'}: has no synsets as in the development kit ({error})") from None
 
 
@@ -151,8 +151,7 @@ def _find_kit(path: Path) -> Path | None:
 def _read_validation_labels(path: Path, found: FoundFiles, synsets: dict[int, str]) -> dict[str, str]:
     """Return the WordNet id of each validation image by its file name without extension."""
     if solution := first_existing([path / _SOLUTION]):
-        with open(solution, newline="") as stream:
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(stream)}
+        return _read_solution(solution)
     kit = _find_kit(path)
     if kit is None or not synsets:
         what = _GROUND_TRUTH if kit is None else "meta.mat"
@@ -160,15 +159,27 @@ def _read_validation_labels(path: Path, found: FoundFiles, synsets: dict[int, st
             f"{path}: its images are in no folders of classes, and {what} is not found; unpack "
             "ILSVRC2012_devkit_t12.tar.gz there"
         )
-    ids = [int(line) for line in read_lines(kit / _GROUND_TRUTH)]
+    lines = read_lines(kit / _GROUND_TRUTH)
+    ids = [int(line) if line.isdecimal() and len(line) < 10 else line for line in lines]
     unknown = next((number for number in ids if number not in synsets), None)
     if unknown is not None:
-        raise UsageError(f"{kit / _GROUND_TRUTH}: {unknown} is no class of meta.mat; use both of one development kit")
+        raise UsageError(
+            f"{kit / _GROUND_TRUTH}: {str(unknown)[:80]} is no class of meta.mat; use both of one development kit"
+        )
     if len(found.images) > len(ids):
         raise UsageError(
             f"{kit / _GROUND_TRUTH}: has {len(ids)} lines for {len(found.images)} images; use that of ILSVRC 2012"
         )
-    return {f"ILSVRC2012_val_{number:08d}": synsets[class_id] for number, class_id in enumerate(ids, 1)}
+    return {f"ILSVRC2012_val_{number:08d}": synsets[int(class_id)] for number, class_id in enumerate(ids, 1)}
+
+
+def _read_solution(path: Path) -> dict[str, str]:
+    """Return the WordNet id of each image in Kaggle's table: the first word of ``PredictionString``."""
+    rows = list(csv.DictReader(read_lines(path)))
+    labels = {row.get("ImageId") or "": (row.get("PredictionString") or "").split()[:1] for row in rows}
+    if not labels or not all(image and label for image, label in labels.items()):
+        raise UsageError(f"{path}: is not a table of ImageId and PredictionString; use that of Kaggle")
+    return {image: label for image, (label,) in labels.items()}
 
 
 def _find_boxes(path: Path, split: str, place: Path) -> dict[str, Path]:

@@ -218,9 +218,7 @@ def test_shards_are_written_side_by_side_while_a_bar_shows_the_time_left(
     pack("folder", source, tmp_path / "alone", per_shard=1)
     pools: list[int] = []
     make = ProcessPool.__init__
-    monkeypatch.setattr(
-        ProcessPool, "__init__", lambda pool, count, module: (pools.append(count), make(pool, count, module))[1]
-    )
+    monkeypatch.setattr(ProcessPool, "__init__", lambda pool, *given: (pools.append(given[0]), make(pool, *given))[1])
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(sys, "stderr", shown := Terminal())
     monkeypatch.setenv("TERM", "xterm")

@@ -16,7 +16,7 @@ from support import soak_after
 from pipeline.pack import pack
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
-from pipeline.score import score, score_atlas
+from pipeline.score import localization_table, score
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.run import ModelSpec, RunSpec
@@ -141,7 +141,9 @@ def direct_scores(atlas: Atlas, method: str, target: str, drawn: dict[str, Drawn
 def test_scores_of_packed_shards_equal_a_direct_computation(
     name: str, network: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_atlas, "plot_scores", lambda *_: (b"",) * len(score_atlas.PLOTS))  # not looked at
+    monkeypatch.setattr(
+        localization_table, "plot_scores", lambda *_: (b"",) * len(localization_table.PLOTS)
+    )  # not looked at
     kind, source, split = sources.ALL[name](tmp_path / "in")
     record, _ = pack(kind, source, tmp_path / "out", split, per_shard=2)
     drawn = DRAWN[name]
