@@ -22,6 +22,7 @@ from jobs.params import (
     truth_options,
 )
 from jobs.score_output import show_class_scores, show_scores
+from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.run import KeySeparator, MaskValues, TruthOrientation
 
@@ -130,6 +131,8 @@ def score_command(
         truths = [each.with_sizes(read_sizes(Path(sizes), separator)) for each in truths]
     truth_set, tune_truth = truths[0], truths[1] if tune else None
     for path in dict.fromkeys(path for _, path in named if path in atlases):
+        if len(named) > 1:
+            echo(f"{path}:", err=json_)
         output.print_accuracy(measure_label_accuracy(atlases[path]), to_stderr=json_)
     options, chosen = ComputeOptions(address), split_names(methods)
     if truth_set.classes:

@@ -1,11 +1,13 @@
 """Predictions of other programs have the scores that they have by the protocol, whatever form they come in."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from label.test_wsol_reference import write_metadata
 from label.wsol_reference import Scores, evaluate
+from PIL import Image
 from score.builders import change, first, rows_of
 from score.some_sources import pack_tar, read_all, runs_of, write_maps, write_masks, write_results
 
@@ -14,6 +16,7 @@ from pipeline.label import label
 from pipeline.score import open_source, score, score_shard
 from pipeline.score.score_shard import ScoredImage, count_prediction
 from pipeline.score.sources import file_source, split_source_name
+from pipeline.score.sources.decode_map import decode_map
 from pipeline.store import Atlas
 from pipeline.truth import TruthSet, read_truth
 from schemas.errors import UsageError
@@ -113,6 +116,23 @@ def test_masks_are_read_from_run_lengths_and_arrays(truth: TruthSet, masks: dict
         for key, mask in masks.items():
             assert found[key].dtype == bool
             np.testing.assert_array_equal(found[key], mask)
+
+
+def test_gray_pngs_are_scores_and_indices_are_objects() -> None:
+    def png(image: Image.Image) -> bytes:
+        image.save(stream := io.BytesIO(), "PNG")
+        return stream.getvalue()
+
+    scores = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    for values in (scores, scores.astype(np.uint16) * 300):
+        found = decode_map(png(Image.fromarray(values)), "a.png")
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, values)
+    indices = Image.fromarray(np.array([[0, 1, 7], [255, 0, 255]], np.uint8))
+    indices.putpalette(bytes(range(256)) * 3)
+    np.testing.assert_array_equal(decode_map(png(indices), "a.png"), [[False, True, True], [False] * 3])
+    one_bit = Image.fromarray(np.eye(8) > 0)
+    np.testing.assert_array_equal(decode_map(png(one_bit), "a.PNG"), np.eye(8) > 0)
 
 
 def test_true_boxes_are_hits_and_have_no_pixel_scores(truth: TruthSet, tmp_path: Path) -> None:
