@@ -147,7 +147,8 @@ def extend(
     with Lease(opened.objects, partial(echo, err=True)):
         extension = plan_extension(url, methods, artifacts)
         on_plan(extension)
-        folders = [part.objects.url for part in extension.unfinished]
+        holders = [part for part in extension.atlas.parts if not set(part.own.methods).isdisjoint(extension.methods)]
+        folders = [part.objects.url for part in holders]  # a part that is done may have a lease left
         if extension.part:
             folders.append(_create_part(extension.atlas, extension.part))
         for folder in folders:

@@ -91,12 +91,13 @@ def drop(url: str, methods: Sequence[str], leave_products: bool = False) -> Drop
     with Lease(planned.atlas.objects):
         planned = plan_drop(url, methods)
         _drop_from(planned.atlas, methods)
-        for store in part_stores(planned.atlas.objects):
-            if not store.exists(RUN):  # a drop was stopped before its last step
-                store.delete(DROPPED)
         for part in _parts(planned.atlas):
             with Lease(part.objects):
                 _drop_from(part, methods)
+        for store in part_stores(planned.atlas.objects):
+            if not store.exists(RUN):
+                store.delete(LEASE)  # of a drop that was stopped before this one
+                store.delete(DROPPED)
     return planned
 
 
@@ -124,7 +125,6 @@ def _drop_from(atlas: Atlas, methods: Sequence[str]) -> None:
             pass
     if kept.extends and not kept.methods:
         objects.delete(RUN)
-        objects.delete(DROPPED)
 
 
 def _record(objects: ObjectStore, record: DroppedRecord) -> None:
