@@ -322,6 +322,13 @@ class RunRecord(GrowingRecord):
         """Return the record with the methods of other runs as well. The hashes stay those of this one."""
         return self._with_methods((self, *others))
 
+    def is_part_of(self, run: "RunRecord") -> bool:
+        """Return whether the record extends a run, and differs from it in the methods only. Both must be as sealed."""
+        own, other = (
+            {name: value for name, value in record.hashes.items() if name not in _OF_METHODS} for record in (self, run)
+        )
+        return self.extends == run.run_hash and own == other
+
     def without(self, methods: Container[str]) -> Self:
         """Return the record without some methods. The hashes stay those of all."""
         return self._with_methods((self,), methods)
@@ -400,6 +407,8 @@ class RunRecord(GrowingRecord):
 
 _BY_METHOD = ("methods", "extra_outputs", "artifacts", "provenance")
 """Fields of a run that are mappings by method."""
+_OF_METHODS = {*_BY_METHOD, "spec.methods", "spec.artifacts", "extends"}
+"""Hashes in which a part differs from the run that it extends."""
 _NOT_HASHED = {"format", "run_hash", "hashes", "versions"}
 
 

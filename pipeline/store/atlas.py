@@ -31,6 +31,7 @@ from schemas.layout import (
     quarantine_object,
     range_name,
 )
+from schemas.run import RunRecord
 from schemas.samples import SAMPLES, SampleStatus, class_columns, class_ids, may_lack
 from schemas.text import escape_control
 
@@ -64,16 +65,14 @@ class Atlas(AtlasReader):
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{url}: is not an atlas (it has no {RUN}); create one with vitatlas plan") from None
         kept = run.without(dropped) if (dropped := read_dropped(objects)) else run
-        return cls(objects, kept, cls._open_parts(objects, run.run_hash) if with_parts else ())
+        return cls(objects, kept, cls._open_parts(objects, run) if with_parts else ())
 
     @classmethod
-    def _open_parts(cls, objects: ObjectStore, run_hash: str) -> Iterator[Self]:
-        for store in part_stores(objects):
-            if not store.exists(RUN):
-                continue  # an extend was stopped while it planned
-            part = cls.open(store.url, with_parts=False)
-            if part.own.extends != run_hash:
-                raise RunFailedError(f"{store.url}: extends another atlas than the one it is in; remove it")
+    def _open_parts(cls, objects: ObjectStore, run: RunRecord) -> Iterator[Self]:
+        planned = (store for store in part_stores(objects) if store.exists(RUN))  # else an extend was stopped before
+        for part in (cls.open(store.url, with_parts=False) for store in planned):
+            if not part.own.is_part_of(run):
+                raise RunFailedError(f"{part.objects.url}: extends another atlas than the one it is in; remove it")
             if part.own.methods:  # else it is being removed
                 yield part
 
@@ -83,10 +82,8 @@ class Atlas(AtlasReader):
         Raises:
             RunFailedError: the part was planned for another atlas.
         """
-        if not self.own.extends:
-            return None
-        extended = self.open(extended_url(self.objects.url), with_parts=False)
-        if extended.own.run_hash != self.own.extends:
+        extended = self.open(extended_url(self.objects.url), with_parts=False) if self.own.extends else None
+        if extended and not self.own.is_part_of(extended.own):
             raise RunFailedError(f"{self.objects.url}: extends another atlas than the one it is in; remove it")
         return extended
 

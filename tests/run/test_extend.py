@@ -1,5 +1,6 @@
 """Methods are added to an atlas by a part: the maps are those of an atlas planned with all methods at once."""
 
+import json
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -310,6 +311,17 @@ def test_a_part_in_another_atlas_is_refused(made: World, finished: Path) -> None
     (finished / "run.json").write_bytes(record.to_bytes())
     with pytest.raises(RunFailedError, match="extends another atlas than the one it is in"):
         Atlas.open(str(finished))
+
+
+def test_a_part_that_names_other_shards_is_refused(extended: Path) -> None:
+    """It would run a command that nobody has looked at."""
+    (path,) = extended.glob("parts/*/run.json")
+    content = json.loads(path.read_bytes())
+    content["shards"][0]["url"] = "pipe:touch /tmp/owned"
+    path.write_bytes(RunRecord.read(json.dumps(content).encode(), "run.json").sealed().to_bytes())
+    for command in (Atlas.open, run, lambda url: Atlas.open(path.parent.as_posix()).open_extended()):
+        with pytest.raises(AtlasError, match="extends another atlas than the one it is in"):
+            command(str(extended))
 
 
 @pytest.mark.usefixtures("computed_once")
