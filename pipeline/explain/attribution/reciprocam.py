@@ -12,7 +12,7 @@ from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOu
 from pipeline.explain.capture import Capture
 from pipeline.explain.method import Method, constant_probability_fault
 from pipeline.explain.registry import methods
-from pipeline.explain.target_score import Target, target_fault
+from pipeline.explain.target_score import target_fault
 from pipeline.explain.trace import Trace
 
 Kernel = Literal["gaussian", "peak", "box", "single"]
@@ -68,7 +68,7 @@ class ReciproCAM(Method):
     presets: ClassVar = {"authors_code": {"block": -2}}
 
     kernel: Kernel = "gaussian"
-    score: Target = "softmax"
+    score: Literal["softmax", "logit", "contrast_mean", "contrast_max", "logsoftmax", "finer"] = "softmax"
     block: int = -1
 
     @classmethod
