@@ -77,6 +77,7 @@ def test_rows_name_source_and_network_and_the_best_is_first(atlas: Atlas, compar
     }
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("without_plots")
 def test_each_row_has_the_scores_that_it_has_alone(
     atlas: Atlas, truth: TruthSet, folder: Path, compared: Path, tmp_path: Path
