@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
 
 _SIGNIFICANCE = 1e-4
 """Probability with which chance may look like a shift of the class ids, over all shifts, or like an accuracy."""
@@ -91,6 +90,8 @@ def _hits_of_development_kit(labels: Ints, predictions: Ints) -> tuple[int, int,
 
 def _most_frequent_shift(labels: Ints, predictions: Ints, classes: int) -> tuple[int, int]:
     """Return the shift of the class ids that most predictions agree with, and how many; 0 if chance may explain it."""
+    from scipy.stats import binom  # takes half a second, and many commands need none
+
     shifts = (predictions - labels) % classes
     counts = np.bincount(shifts, minlength=classes)
     shift = int(counts.argmax())
@@ -130,6 +131,8 @@ def _best_mapping(labels: Ints, predictions: Ints, classes: int) -> NDArray[np.i
 
 
 def _is_chance(hits: int, count: int, classes: int) -> bool:
+    from scipy.stats import beta, binom  # takes half a second, and many commands need none
+
     upper = float(beta.ppf(_CONFIDENCE, hits + 1, count - hits)) if hits < count else 1.0
     if upper < min(1.5 / classes, 1 / classes + 0.05):
         return True

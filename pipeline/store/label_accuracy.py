@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
-from scipy.stats import binomtest
 
 from pipeline.store.atlas import Atlas
 from pipeline.store.class_order import find_label_fault
@@ -70,5 +69,7 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
         hits: number of successes.
         count: number of trials, at least 1.
     """
+    from scipy.stats import binomtest  # takes half a second, and is used once
+
     interval = binomtest(hits, count).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from score.builders import change, first
@@ -75,6 +76,17 @@ def test_rows_name_source_and_network_and_the_best_is_first(atlas: Atlas, compar
     assert set(zip(curves["source"].to_pylist(), curves["method"].to_pylist(), strict=True)) == {
         name for name in rows if name[0]
     }
+
+
+def test_each_source_has_the_rows_of_its_images(compared: Path) -> None:
+    rows = rows_by_name(compared)
+    for source, methods in (("demo", {"legrad", "center"}), ("rival", {"rival"})):
+        images = ds.dataset(compared / "sources" / source / "images" / "rows").to_table().to_pylist()
+        assert {row["method"] for row in images} - {"whole image", "centered square"} == methods
+        for method in methods:
+            ious = [row["iou"] for row in images if (row["method"], row["split"]) == (method, "test")]
+            assert 100 * np.mean(np.array(ious) >= 0.5) == pytest.approx(rows[source, method]["gt_known"])
+    assert {row["error"] for row in images} == {None}  # which class a file is of is not known
 
 
 @pytest.mark.soak
