@@ -51,6 +51,7 @@ def verify_command(atlas: str, amount: int | float, seed: int, allow_pipe: bool,
     from pipeline.audit.verify_products import is_product, verify_products
     from pipeline.store import Atlas, ObjectStore
     from pipeline.store.verify import verify
+    from pipeline.utils.concurrency import MAX_PENDING
     from pipeline.utils.progress import progress_bars
 
     objects = ObjectStore(atlas)
@@ -59,7 +60,7 @@ def verify_command(atlas: str, amount: int | float, seed: int, allow_pipe: bool,
         return
     opened, recomputed = Atlas.open(atlas), None
     with progress_bars() as add_bar:
-        verified = verify(opened, add_bar("verify"))
+        verified = verify(opened, add_bar("verify", MAX_PENDING))
         if amount and not verified.faults:
             from pipeline.run.recompute_maps import recompute
 

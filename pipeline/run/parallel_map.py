@@ -51,7 +51,7 @@ def parallel_map(
             from pipeline.run.ray_tasks import ray_map  # Ray is imported only if it is used
 
             bar = Bar(bars, description, len(items))
-            results = ray_map(call, items, address, gpu)
+            results = ray_map(call, items, address, gpu, partial(setattr, bar, "at_once"))
         for result, shown in results:
             bar.advance(1 - shown)
             yield result

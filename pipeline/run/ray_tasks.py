@@ -17,7 +17,9 @@ _MAX_RETRIES = 3
 """Retries of a task whose process or node dies."""
 
 
-def ray_map(function: Callable[[T], R], items: Sequence[T], address: str | None, gpu: bool) -> Iterator[R]:
+def ray_map(
+    function: Callable[[T], R], items: Sequence[T], address: str | None, gpu: bool, on_start: Callable[[int], None]
+) -> Iterator[R]:
     """Yield the result of each item, in any order.
 
     Args:
@@ -25,12 +27,14 @@ def ray_map(function: Callable[[T], R], items: Sequence[T], address: str | None,
         items: arguments of the calls.
         address: of the cluster, as in ``ray_cluster``.
         gpu: reserve a GPU for each task, if the cluster has any.
+        on_start: called with the number of tasks that run at once.
 
     Raises:
         RunFailedError: the process or node of a task died on every attempt.
     """
     with ray_cluster(address):
         capacity, on_gpu = cluster_capacity("auto" if gpu else "cpu")
+        on_start(capacity)
         resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if on_gpu else {"num_cpus": 1}
         remote_call: Any = ray.remote(max_retries=_MAX_RETRIES, **resources)(_call)
         remote_function, remaining = ray.put(function), iter(items)

@@ -49,8 +49,12 @@ class Bar:
         bars: the display.
         description: of the work.
         total: number of its items; None: the first update says it.
-        at_once: number of items that are worked on at the same time.
+        at_once: see below.
         clock: seconds.
+
+    Attributes:
+        at_once: number of items that are worked on at the same time, so that the first ones to be done, after as long
+            as one of them takes, do not stand for all.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class Bar:
         at_once: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bars, self._name, self._total, self._at_once, self._clock = bars, description, total, at_once, clock
+        self._bars, self._name, self._total, self.at_once, self._clock = bars, description, total, at_once, clock
         self._task = bars.add_task(escape_control(description), total=total)
         self._lock = Lock()
         self._updates, self._announced = 0, False
@@ -107,7 +111,7 @@ class Bar:
         elapsed, done = self._clock() - self._started, self._done - self._first
         if self._announced or self._total is None or done <= 0 or self._done >= self._total:
             return
-        if elapsed < _MEASURED or self._updates < self._at_once:
+        if elapsed < _MEASURED or self._updates < self.at_once:
             return
         expected = elapsed * (self._total - self._first) / done
         if expected >= _ANNOUNCED:
@@ -117,14 +121,15 @@ class Bar:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def progress_bars() -> Iterator[Callable[..., Callable[[int, int], None]]]:
     """Show progress bars until the context ends, and then remove them.
 
     Yields:
-        A function that adds a bar with a description, and returns its callback: number of items done, and of all items.
+        A function that adds a bar with a description and the number of items that are worked on at once, by default 1;
+        it returns the callback of the bar: number of items done, and of all items.
     """
     with make_progress(transient=True) as bars:
-        yield lambda description: Bar(bars, description).update
+        yield lambda description, at_once=1: Bar(bars, description, at_once=at_once).update
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:

@@ -101,7 +101,9 @@ def test_processes_have_the_environment_of_the_moment_and_leave_an_interrupt_to_
 def test_many_items_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, str | None, bool]] = []
 
-    def ray_map(function: Callable[[int], int], items: range, address: str | None, gpu: bool) -> list[int]:
+    def ray_map(
+        function: Callable[[int], int], items: range, address: str | None, gpu: bool, on_start: object
+    ) -> list[int]:
         asked.append((len(items), address, gpu))
         return []
 
