@@ -1,45 +1,59 @@
 """An atlas in a bucket is extended: its objects are listed before and after."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import s3fs
 from support import samples, write_tar
 
 from pipeline.run import INLINE, run
 from pipeline.run.extend import extend
 from pipeline.run.plan import plan
-from pipeline.store import Atlas
+from pipeline.store import Atlas, ObjectStore
 from schemas.layout import arrays
 from schemas.run import ModelSpec, RunSpec
 
 METHODS, ADDED = ("attention", "random"), ("legrad", "center")
 
 
-def listing(url: str) -> dict[str, tuple[str, int, str]]:
-    """ETag, size and time of every object, by name."""
-    found = s3fs.S3FileSystem().find(url, detail=True, refresh=True)
-    prefix = url.removeprefix("s3://") + "/"
-    return {
-        path.removeprefix(prefix): (entry["ETag"], entry["size"], f"{entry['LastModified']}")
-        for path, entry in found.items()
-    }
+def listing(url: str) -> dict[str, bytes]:
+    """Contents of every object, by name."""
+    objects = ObjectStore(url)
+    names = [name for name, _ in objects.list_all()]
+    return dict(zip(names, objects.read(names), strict=True))
 
 
-@pytest.mark.parametrize("size", [4, pytest.param(64, marks=pytest.mark.soak)])
+def watched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """URLs of all objects that are written, replaced or deleted from now on."""
+    changed = set[str]()
+    for operation in ("put", "create", "replace", "delete"):
+        plain = getattr(ObjectStore, operation)
+
+        def watching(self: ObjectStore, name: str, *arguments: Any, plain: Callable[..., Any] = plain) -> Any:
+            changed.add(f"{self.url}/{name}")
+            return plain(self, name, *arguments)
+
+        monkeypatch.setattr(ObjectStore, operation, watching)
+    return changed
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(64, marks=pytest.mark.soak)])
 def test_only_the_objects_of_new_arrays_are_written(
-    size: int, bucket: str, checkpoint: ModelSpec, tmp_path: Path
+    size: int, bucket: str, checkpoint: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for shard in range(size):
         write_tar(tmp_path / f"{shard:02}.tar", samples(2, 2 * shard))
     spec = RunSpec(shards=(f"{tmp_path}/*.tar",), model=checkpoint, methods=METHODS, batch_size=2)
     plan(spec, f"{bucket}/atlas")
     run(f"{bucket}/atlas", INLINE)
-    before = listing(f"{bucket}/atlas")
+    before, changed = listing(f"{bucket}/atlas"), watched(monkeypatch)
     atlas = extend(f"{bucket}/atlas", ADDED, options=INLINE)
     after = listing(f"{bucket}/atlas")
     assert {name: after[name] for name in before} == before
     (part,) = atlas.parts
+    others = {url.removeprefix(f"{bucket}/atlas/") for url in changed if not url.startswith(f"{part.objects.url}/")}
+    assert others == {"lease.json"}
     new = [name.removeprefix(f"{atlas.folder_of(part)}/") for name in sorted(after.keys() - before.keys())]
     names = [name for method in ADDED for name in arrays(method, ())]
     assert {name.split("/")[1] for name in new if name.startswith("maps.zarr/") and "/c/" in name} == {*names, "target"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FAST, crash_after, in_one_process, samples, write_tar
+from support import FAST, crash_after, in_one_process, samples, soak_after, write_tar
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.label import label
@@ -50,16 +50,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("methods", "left"),
-    [
-        (["legrad"], ("attention", "random", *ADDED)),
-        (["rollout"], (*FAST, "center")),
-        (["rollout", "center"], FAST),
-        (["random", "rollout"], ("attention", "legrad", "center")),
-        ([*FAST], ADDED),
-    ],
+    "case",
+    soak_after(
+        2,
+        [
+            (["random", "rollout"], ("attention", "legrad", "center")),
+            (["rollout", "center"], FAST),
+            (["legrad"], ("attention", "random", *ADDED)),
+            (["rollout"], (*FAST, "center")),
+            ([*FAST], ADDED),
+        ],
+    ),
 )
-def test_only_the_objects_of_dropped_methods_are_deleted(copy: Path, methods: list[str], left: tuple[str, ...]) -> None:
+def test_only_the_objects_of_dropped_methods_are_deleted(copy: Path, case: tuple[list[str], tuple[str, ...]]) -> None:
+    methods, left = case
     before, reader = contents(copy), Atlas.open(str(copy))
     planned = plan_drop(str(copy), methods)
     assert contents(copy) == before
