@@ -165,11 +165,8 @@ def test_what_was_derived_before_stays_and_new_products_use_all_methods(finished
     assert all("maps of a part that the atlas does not have" in fault for fault in faults)
 
 
-def test_scores_of_methods_in_a_part_are_added_to_those_before(
-    finished: Path, made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_of_methods_in_a_part_are_added_to_those_before(finished: Path, made: World, tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("image_id,x0,y0,x1,y1\n" + "".join(f"s{n:04d},5,5,20,20\n" for n in range(16)))
-    monkeypatch.setattr("pipeline.score.score_atlas.plot_scores", lambda *tables: b"")
     truth, out = read_truth(tmp_path / "boxes.csv"), str(tmp_path / "scores")
     score(Atlas.open(str(finished)), truth, methods=("legrad",), out=out)
     shutil.copytree(made.extended / "parts", finished / "parts")
