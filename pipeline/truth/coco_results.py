@@ -4,6 +4,7 @@ Source: cocodataset.org/#format-results.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,7 +200,7 @@ def _rle_size(path: Path, result: Result) -> tuple[int, int]:
 
 def _score(path: Path, result: Result) -> float:
     score = result.get("score")
-    if not isinstance(score, int | float) or isinstance(score, bool) or not np.isfinite(score):
+    if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
         raise UsageError(f"{path}: result {result['id']} has no score; write one, or leave out --min-score")
     return float(score)
 

@@ -5,6 +5,7 @@ Source: cocodataset.org/#format-results.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def _parse_score(result: Mapping[str, Any], where: str) -> float | None:
     score = result.get("score")
     if score is None:
         return None
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
         raise UsageError(f"{where}: its score {score!r:.60} is not a finite number; correct it")
     return float(score)
 
