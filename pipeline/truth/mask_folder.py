@@ -2,10 +2,11 @@
 
 ``indexed``: 0 is background, 255 is ignored, other values are objects (Pascal VOC); RGB: R + 256 G is 0 for background,
 1000 for ignored, else an object (ImageNet-S, Gao et al., TPAMI 2022). ``gray``: the object is white, from half of the
-largest value on, and nothing is ignored (CUB, saliency). One bit: 1 is the object. A PNG with a palette is indexed; a
-gray one with 255, where the two differ, is refused until someone says which it is.
+largest value on, and nothing is ignored (CUB, saliency). One bit: 1 is the object. A PNG with a palette is indexed,
+unless it is black and white and 0 or 255 is white; it, and a gray one with 255, are refused until someone says which.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.read.sample_keys import sample_key
-from pipeline.truth.png_file import PngFile
+from pipeline.truth.png_file import PngFile, may_be_gray
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
@@ -28,7 +29,7 @@ _MAX_OBJECTS = 64
 
 def matches(path: Path) -> bool:
     """Return True if the path is a folder with PNG files, at any depth."""
-    return path.is_dir() and next(path.rglob("*.png"), None) is not None
+    return path.is_dir() and next(_iter_pngs(path), None) is not None
 
 
 def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
@@ -42,11 +43,15 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         UsageError: a file is not a PNG, or has a mode that masks do not have.
     """
     truths, hashes = [], []
-    for file in sorted(path.rglob("*.png")):
+    for file in sorted(_iter_pngs(path)):
         png, name = PngFile.open(file), file.relative_to(path).as_posix()
         truths.append(MaskTruth(sample_key(name, separator), png.width, png.height, png))
         hashes.append(f"{name} {png.sha256}")
     return TruthSet.from_truths(path, sha256("\n".join(hashes).encode()), truths)
+
+
+def _iter_pngs(path: Path) -> Iterator[Path]:
+    return (file for file in path.rglob("*") if file.suffix.lower() == ".png")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +85,14 @@ def tight_boxes(objects: NDArray[np.int32]) -> Boxes:
 def _decode_objects(png: PngFile, mask_values: MaskValues | None) -> tuple[NDArray[np.int32], Mask]:
     """Return the object number of each pixel [height, width], 0 for none, and the ignored pixels."""
     stored = png.values()
-    if png.mode == "1" or (mask_values == "gray" and png.mode != "P"):
-        white = stored if stored.dtype == bool else _is_white(png, stored)
+    is_gray = png.mode != "P" or (mask_values != "indexed" and may_be_gray(png.palette(), stored))
+    if png.mode == "1" or (mask_values == "gray" and is_gray):
+        white = stored if stored.dtype == bool else _is_white(png, png.gray() if png.mode == "P" else stored)
         return white.astype(np.int32), np.zeros(white.shape, bool)
     if stored.ndim == 3:
         return _split(_imagenet_s_objects(png, stored), IGNORE_IMAGENET_S)
     objects = stored.astype(np.int32)
-    if png.mode != "P" and mask_values is None and (reason := _looks_gray(png, objects)):
+    if is_gray and mask_values is None and (reason := _looks_gray(png, objects)):
         raise UsageError(
             f"{png.path}: {reason}; say whether its values are numbers of objects, 255 ignored, or a white object, by "
             "--mask-values indexed|gray"
@@ -104,6 +110,8 @@ def _is_white(png: PngFile, stored: NDArray[Any]) -> Mask:
 def _looks_gray(png: PngFile, objects: NDArray[np.int32]) -> str | None:
     """Return why a gray mask may show a white object instead of numbers of objects, or None."""
     values = np.unique(objects)
+    if png.mode == "P":
+        return "is an indexed PNG in black and white that shows 0 or 255 in white"
     if png.mode.startswith("I"):
         return "is a gray PNG of 16 bits"
     if IGNORE_VOC in values:

@@ -1,7 +1,7 @@
 """PNG files that hold a mask. Headers are read at once, pixels on demand."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,6 +69,12 @@ class PngFile:
             raise UsageError(f"{self.path}: has its mask in the alpha channel; write it as gray or one bit")
         return colors[..., 0] if self.mode == "LA" else colors
 
+    def palette(self) -> Sequence[int]:
+        """Return red, green and blue of each index in turn, 0 to 255; nothing of a PNG without a palette."""
+        data = read_bytes(Path(self.path))
+        with _png_errors(self.path):
+            return PngImageFile(io.BytesIO(data)).getpalette() or ()
+
     def gray(self) -> NDArray[np.uint8]:
         """Return the image converted to gray: uint8 [height, width]. Of 16 bits the upper 8 are taken, as OpenCV does.
 
@@ -78,6 +84,22 @@ class PngFile:
         if self.mode.startswith("I"):
             return (self.values() >> 8).astype(np.uint8)
         return _decode(self, "L")
+
+
+def may_be_gray(palette: Sequence[int], indices: NDArray[Any]) -> bool:
+    """Return whether an indexed PNG is black and white, and shows background or ignored pixels in white.
+
+    It may be a mask of a white object that was saved with a palette, in which that object has the index 255, or 0.
+
+    Args:
+        palette: as ``PngFile.palette`` returns it.
+        indices: of the pixels, [height, width]; 0 is background, 255 is ignored.
+    """
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(palette) // 3] = np.reshape(palette, (-1, 3))
+    used = np.unique(indices)
+    white, black = (set(used[(colors[used] == shade).all(1)].tolist()) for shade in (255, 0))
+    return len(white) + len(black) == len(used) and not white.isdisjoint({0, 255})
 
 
 @lru_cache(maxsize=4)

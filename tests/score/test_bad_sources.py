@@ -46,6 +46,18 @@ def zipped(*members: tuple[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def damaged(archive: bytes) -> bytes:
+    """Return a ZIP whose first member is no stream of DEFLATE."""
+    start = 30 + int.from_bytes(archive[26:28], "little") + int.from_bytes(archive[28:30], "little")
+    return archive[:start] + b"\xff" * 8 + archive[start + 8 :]
+
+
+def encrypted(archive: bytes) -> bytes:
+    """Return a ZIP whose first member is flagged as encrypted."""
+    entry = archive.index(b"PK\x01\x02")
+    return archive[:6] + b"\x01" + archive[7 : entry + 8] + b"\x01" + archive[entry + 9 :]
+
+
 def png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
@@ -70,9 +82,12 @@ MAP = array(np.eye(5))
         ("s0.npz", zipped(("a.npy", MAP), ("b.npy", MAP)), "has 2 arrays"),
         ("s0.npz", b"PK\x03\x04", "cannot be read as an array"),
         ("s0.npz", zipped(("a.npy", b"text")), "cannot be read as an array"),
+        ("s0.npz", damaged(zipped(("a.npy", MAP))), "cannot be read as an array"),
+        ("s0.npz", encrypted(zipped(("a.npy", MAP))), "cannot be read as an array"),
         ("s0.png", png(Image.new("RGB", (9, 9))), "colors have no order"),
         ("s0.png", png(Image.new("RGBA", (9, 9))), "colors have no order"),
         ("s0.png", png(Image.fromarray(GRADIENT).convert("P")), "more than 64 indices"),
+        ("s0.png", png(Image.fromarray(np.where(GRADIENT > 99, 255, 0).astype(np.uint8)).convert("P")), "255 in white"),
         ("s0.png", png(Image.fromarray(GRADIENT % 3)), "3 numbers up to 2, which may be objects or scores"),
         ("s0.png", b"\x89PNG", "cannot be read as a PNG"),
         ("s0.npy", array(np.random.default_rng(0).random((40, 30))), "transpose it"),
@@ -150,6 +165,7 @@ RUNS = runs_of(np.eye(30, 40) > 0)
         ([{"image_id": 0, "bbox": [1, 1, 0, 2], "score": 1}], r"bbox \[1, 1, 0, 2\] cannot be used"),
         ([{"image_id": 0, "score": 1}], "bbox None cannot be used"),
         ([{"image_id": 0, "bbox": [1, 1, 2, 2], "score": "high"}], "score 'high' is not a finite number"),
+        ([{"image_id": 0, "bbox": [1, 1, 2, 2], "score": 10**400}], "is not a finite number"),
         ([{"image_id": 0, "bbox": [1, 1, 2, 2]}] * 2, "s0 has 2 boxes and no score"),
         ([{"image_id": 0, "bbox": [0.1, 0.1, 0.2, 0.2], "score": 1}], "bbox|no box of the file reaches beyond 1"),
         ([{"image_id": 0, "segmentation": RUNS}, {"image_id": 0, "bbox": [1, 1, 2, 2]}], "1 of 2 results have a mask"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.label.formats.png_encoding import GRAY_PALETTE, VOC_PALETTE, encode_indexed_png
 from pipeline.truth import Truth, read_truth
+from schemas.errors import UsageError
 
 OBJECT = np.zeros((8, 10), bool)
 OBJECT[2:6, 3:8] = True
@@ -57,14 +59,42 @@ def test_numbers_of_objects_are_read_where_someone_says_so(tmp_path: Path) -> No
     assert deep.boxes.tolist() == [[3, 2, 7, 5]]
 
 
-def test_a_palette_is_indexed_whatever_is_said_and_few_numbers_need_no_word(tmp_path: Path) -> None:
+def with_palette(folder: Path, indices: np.ndarray, palette: bytes, mask_values: Any = None) -> Truth:
+    (folder / "a.png").write_bytes(encode_indexed_png(indices.astype(np.uint8), palette))
+    return read_truth(folder, mask_values=mask_values).by_key["a"]
+
+
+def test_a_palette_of_objects_is_indexed_whatever_is_said_and_few_numbers_need_no_word(tmp_path: Path) -> None:
     numbers = np.where(OBJECT, 1, 0).astype(np.uint8)
     numbers[7] = 255
-    for said in (None, "gray"):
-        truth = saved(tmp_path, numbers, said, "P")
-        assert truth.ignore.sum() == 10
+    for palette in (VOC_PALETTE, GRAY_PALETTE):
+        for said in (None, "gray"):
+            truth = with_palette(tmp_path, numbers, palette, said)
+            assert truth.boxes.tolist() == [[3, 2, 7, 5]]
+            assert truth.ignore.sum() == 10
     numbers[7] = 0
     assert saved(tmp_path, numbers).boxes.tolist() == [[3, 2, 7, 5]]
+
+
+@pytest.mark.parametrize("white", [255, 0])
+def test_a_palette_that_shows_ignored_pixels_or_the_background_in_white_is_refused_until_someone_says_which(
+    white: int, tmp_path: Path
+) -> None:
+    grays = np.where(np.arange(256) == white, 255, 0).astype(np.uint8)
+    indices = np.where(OBJECT, white, 1 - white // 255)
+    palette = grays.repeat(3).tobytes()
+    with pytest.raises(UsageError, match="shows 0 or 255 in white; say whether"):
+        _ = with_palette(tmp_path, indices, palette).mask
+    gray, indexed = (with_palette(tmp_path, indices, palette, said) for said in ("gray", "indexed"))
+    assert np.array_equal(gray.mask, OBJECT)
+    assert not gray.ignore.any()
+    assert np.array_equal(indexed.ignore if white else ~indexed.mask, OBJECT)
+
+
+def test_suffixes_of_masks_may_be_in_capitals(tmp_path: Path) -> None:
+    Image.fromarray(OBJECT).save(tmp_path / "a.png")
+    Image.fromarray(OBJECT).save(tmp_path / "b.PNG")
+    assert sorted(read_truth(tmp_path)) == ["a", "b"]
 
 
 def coco(folder: Path, *annotations: dict[str, Any]) -> Truth:

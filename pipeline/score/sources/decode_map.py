@@ -1,11 +1,13 @@
 """Decoding of score maps and masks: arrays of NumPy and gray PNGs. No pickle is read, and sizes are bounded.
 
 A map of booleans, or of whole numbers of which there are two, is a mask; its object has the larger one. So is an
-indexed PNG: 0 is background, 255 is ignored and no object, other indices are objects. All others are score maps.
+indexed PNG: 0 is background, 255 is ignored and no object, other indices are objects; one in black and white
+that shows 0 or 255 in white is refused. All others are score maps.
 """
 
 import io
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib import format as npy
@@ -14,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from pipeline.read.decode import MAX_PIXELS
 from pipeline.score.sources.source import Prediction
+from pipeline.truth.png_file import may_be_gray
 from schemas.errors import UsageError
 
 SUFFIXES = (".npy", ".npz", ".png")
@@ -68,7 +71,9 @@ def _load(data: bytes, name: str) -> NDArray[np.generic]:
         if shape[0] * shape[1] > MAX_PIXELS:  # before anything is allocated
             raise UsageError(f"{name}: {shape[1]}×{shape[0]} pixels are more than {MAX_PIXELS:,}; reduce it")
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, NotImplementedError, SyntaxError) as error:
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # NumPy and zipfile raise many types on damaged or encrypted files
         raise UsageError(f"{name}: cannot be read as an array of NumPy ({error}); write it anew") from None
 
 
@@ -94,23 +99,28 @@ def _decode_png(data: bytes, name: str) -> NDArray[np.generic]:
                 f"{name}: is a PNG of mode {image.mode}, and colors have no order; write gray of 8 or 16 bits, indices "
                 "or one bit"
             )
-        mode, values = image.mode, np.asarray(image)
+        mode, values, palette = image.mode, np.asarray(image), image.getpalette() or ()
     except (UsageError, MemoryError):
         raise
     except Exception as error:  # Pillow raises many types on damaged files
         raise UsageError(f"{name}: cannot be read as a PNG ({error}); write it anew") from None
     if mode == "P":
-        return _mask_of_indices(values, name)
+        return _mask_of_indices(values, palette, name)
     if mode == "L":
         _refuse_object_numbers(values, name)
     return values
 
 
-def _mask_of_indices(values: NDArray[np.generic], name: str) -> NDArray[np.bool_]:
+def _mask_of_indices(values: NDArray[np.generic], palette: Sequence[int], name: str) -> NDArray[np.bool_]:
     if len(np.unique(values)) > _MAX_OBJECTS:
         raise UsageError(
             f"{name}: is an indexed PNG with more than {_MAX_OBJECTS} indices, as a colored map has, whose order is "
             "not known; write scores as gray"
+        )
+    if may_be_gray(palette, values):
+        raise UsageError(
+            f"{name}: is an indexed PNG in black and white that shows 0 or 255 in white, so which is the object is "
+            "not known; write the mask as gray or one bit"
         )
     return (values != 0) & (values != _IGNORED)
 
