@@ -140,7 +140,7 @@ def _to_sources(
             both = f"{other.url} and {source.url}"
             raise UsageError(f"{both}: have one name in the table, {source.name}; give one another name as NAME=PATH")
     if "" in by_folder and len(by_folder) > 1:
-        raise UsageError(f"{by_folder[''].url}: its name has no letter or digit; give it another name as NAME=PATH")
+        raise UsageError(f"{by_folder[''].url}: its name has no letter of a to z nor digit; name it by NAME=PATH")
     return tuple(by_folder.values())
 
 
