@@ -45,13 +45,10 @@ class PngFile:
             UsageError: the file is missing, not a PNG, too large, or of a mode that masks do not have.
         """
         data = read_bytes(file)
-        with _png_errors(file):
-            image = PngImageFile(io.BytesIO(data))  # not Image.open, which accepts other formats
-        if image.width * image.height > MAX_PIXELS:
-            raise UsageError(f"{file}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; reduce it")
-        if image.mode not in MODES:
-            raise UsageError(f"{file}: is a PNG of mode {image.mode}; write it as indexed, gray, RGB or one bit")
-        return cls(str(file), sha256(data), image.mode, image.width, image.height)
+        with open_png(data, file) as image:
+            if image.mode not in MODES:
+                raise UsageError(f"{file}: is a PNG of mode {image.mode}; write it as indexed, gray, RGB or one bit")
+            return cls(str(file), sha256(data), image.mode, image.width, image.height)
 
     def values(self) -> NDArray[Any]:
         """Return the stored values: bool, uint8 or int32 [height, width], or uint8 [height, width, 3] for RGB.
@@ -71,9 +68,8 @@ class PngFile:
 
     def palette(self) -> Sequence[int]:
         """Return red, green and blue of each index in turn, 0 to 255; nothing of a PNG without a palette."""
-        data = read_bytes(Path(self.path))
-        with _png_errors(self.path):
-            return PngImageFile(io.BytesIO(data)).getpalette() or ()
+        with open_png(_read_again(self), self.path) as image:
+            return image.getpalette() or ()
 
     def gray(self) -> NDArray[np.uint8]:
         """Return the image converted to gray: uint8 [height, width]. Of 16 bits the upper 8 are taken, as OpenCV does.
@@ -104,21 +100,36 @@ def may_be_gray(palette: Sequence[int], indices: NDArray[Any]) -> bool:
 
 @lru_cache(maxsize=4)
 def _decode(png: PngFile, mode: str | None) -> NDArray[Any]:
-    data = read_bytes(Path(png.path))
-    if sha256(data) != png.sha256:
-        raise UsageError(f"{png.path}: was overwritten after its folder was read; run the command again")
-    with _png_errors(png.path):
-        image = PngImageFile(io.BytesIO(data))
+    with open_png(_read_again(png), png.path) as image:
         values = np.asarray(image.convert(mode) if mode else image)
     values.setflags(write=False)
     return values
 
 
+def _read_again(png: PngFile) -> bytes:
+    data = read_bytes(Path(png.path))
+    if sha256(data) != png.sha256:
+        raise UsageError(f"{png.path}: was overwritten after its folder was read; run the command again")
+    return data
+
+
 @contextmanager
-def _png_errors(path: object) -> Iterator[None]:
+def open_png(data: bytes, name: object) -> Iterator[PngImageFile]:
+    """Yield an image whose header is read, and whose pixels can be decoded until the end of the block.
+
+    Args:
+        data: content of a file.
+        name: of the file, for errors.
+
+    Raises:
+        UsageError: it is not a PNG, has more than ``MAX_PIXELS`` pixels, or what the block decodes is damaged.
+    """
     try:
-        yield
-    except MemoryError:  # not the file's fault: its size is checked before
+        image = PngImageFile(io.BytesIO(data))  # not Image.open, which accepts other formats
+        if image.width * image.height > MAX_PIXELS:
+            raise UsageError(f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; reduce it")
+        yield image
+    except (UsageError, MemoryError):  # the latter is not the file's fault, whose size is checked
         raise
     except Exception as error:  # Pillow raises many types on damaged files
-        raise UsageError(f"{path}: cannot be read as a PNG ({error})") from None
+        raise UsageError(f"{name}: cannot be read as a PNG ({error}); write it anew") from None

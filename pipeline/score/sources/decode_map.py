@@ -12,11 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngImageFile
 
 from pipeline.read.decode import MAX_PIXELS
 from pipeline.score.sources.source import Prediction
-from pipeline.truth.png_file import may_be_gray
+from pipeline.truth.png_file import may_be_gray, open_png
 from schemas.errors import UsageError
 
 SUFFIXES = (".npy", ".npz", ".png")
@@ -90,20 +89,13 @@ def _unzip(data: bytes, name: str) -> bytes:
 
 
 def _decode_png(data: bytes, name: str) -> NDArray[np.generic]:
-    try:
-        image = PngImageFile(io.BytesIO(data))  # not Image.open, which accepts other formats
-        if image.width * image.height > MAX_PIXELS:
-            raise UsageError(f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; reduce it")
+    with open_png(data, name) as image:
         if image.mode not in _GRAY_MODES:
             raise UsageError(
                 f"{name}: is a PNG of mode {image.mode}, and colors have no order; write gray of 8 or 16 bits, indices "
                 "or one bit"
             )
         mode, values, palette = image.mode, np.asarray(image), image.getpalette() or ()
-    except (UsageError, MemoryError):
-        raise
-    except Exception as error:  # Pillow raises many types on damaged files
-        raise UsageError(f"{name}: cannot be read as a PNG ({error}); write it anew") from None
     if mode == "P":
         return _mask_of_indices(values, palette, name)
     if mode == "L":
