@@ -31,7 +31,7 @@ class MapFile:
 
     Attributes:
         name: of the file in its folder or tar.
-        path: of the file that holds the bytes.
+        path: of the file that holds the bytes, absolute, so that workers in other folders find it.
         size: number of bytes.
         offset: of the first byte in ``path``.
     """
@@ -147,7 +147,7 @@ def _is_hidden(name: str) -> bool:
 
 def _list_folder(path: Path) -> Iterator[MapFile]:
     """Yield the files of a folder and of the folders in it; links to folders are listed and not followed."""
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(path, onerror=_refuse_unreadable):
         folders.sort()
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in sorted([*names, *links]):
@@ -155,7 +155,11 @@ def _list_folder(path: Path) -> Iterator[MapFile]:
             if name.lower().endswith(SUFFIXES) and not os.path.isfile(file):
                 raise UsageError(f"{file}: is no file, or a link to none; remove it")
             size = os.path.getsize(file) if os.path.isfile(file) else 0
-            yield MapFile(escape_bytes(os.path.relpath(file, path)), file, size)
+            yield MapFile(escape_bytes(os.path.relpath(file, path)), os.path.abspath(file), size)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: {error.strerror or error}; make it readable, or remove it")
 
 
 def _list_tar(path: Path) -> Iterator[MapFile]:
@@ -166,6 +170,6 @@ def _list_tar(path: Path) -> Iterator[MapFile]:
             for member in iter_tar_members(stream):
                 if member.fault:
                     raise UsageError(f"{path}: {escape_bytes(member.name)} {member.fault}")
-                yield MapFile(escape_bytes(member.name), str(path), member.size, stream.position)
+                yield MapFile(escape_bytes(member.name), os.path.abspath(path), member.size, stream.position)
     except (CorruptTarError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as a tar ({error}); write it anew") from None
