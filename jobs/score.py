@@ -135,8 +135,11 @@ def score_command(
             echo(f"{path}:", err=json_)
         output.print_accuracy(measure_label_accuracy(atlases[path]), to_stderr=json_)
     options, chosen = ComputeOptions(address), split_names(methods)
+    if chosen and not any(path in atlases for _, path in named):
+        raise UsageError("--methods: names methods of atlases, and no SOURCE is one; leave it out")
     if truth_set.classes:
-        _refuse_with_classes(truth, {"--grid-step": grid_step, "--tune-atlas": tune_sources, "--sizes": sizes})
+        flags = {"--grid-step": grid_step, "--tune-atlas": tune_sources, "--sizes": sizes, "--differences": differences}
+        _refuse_with_classes(truth, flags)
         if len(named) > 1 or named[0][1] not in atlases:
             raise UsageError(f"{truth}: has classes, which only the maps of one atlas are scored by; name it alone")
         ((_, path),) = named

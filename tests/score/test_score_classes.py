@@ -210,6 +210,7 @@ def test_the_command_shows_and_writes_them(vitatlas, small_atlas: Atlas, tmp_pat
     code, _, error = vitatlas(*arguments)
     assert code == 2
     assert "those of the network have no names; give them with --classes FILE" in error
+    assert "--differences: scores of" in vitatlas(*arguments, "--differences")[2]
     code, printed, error = vitatlas(*arguments, "--classes", tmp_path / "names.txt")
     assert code == 0, error
     assert "p-mIoU" in printed

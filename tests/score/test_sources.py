@@ -229,6 +229,7 @@ def test_sizes_come_from_the_truth_a_file_or_the_maps(vitatlas, truth: TruthSet,
     assert code == 2
     assert "its truth gives no size of the image" in err
     assert "--sizes FILE" in err
+    assert "--methods: names methods of atlases" in vitatlas(*given, tmp_path / "none", "--methods", "legrad")[2]
     code, text, err = vitatlas(*given, tmp_path / "out", "--sizes", tmp_path / "image_sizes.txt", "--json")
     assert code == 0, err
     assert '"maxboxacc": 100.0' in text
