@@ -43,6 +43,18 @@ class BoxTruth(Truth):
         return replace(self, width=width, height=height, box_array=boxes)
 
 
+def inclusive_box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """Return a box of COCO as x0, y0, x1, y1 in pixels, ends inclusive: at least one pixel wide and high.
+
+    Args:
+        x: of its left edge, in pixels.
+        y: of its upper edge, in pixels.
+        width: in pixels, above 0; that of a detector may be below 1.
+        height: likewise.
+    """
+    return x, y, max(x, x + width - 1), max(y, y + height - 1)
+
+
 def build_box_truths(
     keys: Sequence[str],
     sizes: Sequence[ImageSize],

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.read.sample_keys import sample_key
+from pipeline.truth.box_truth import inclusive_box
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
@@ -153,7 +154,7 @@ class CocoTruth(Truth):
             x, y, width, height = (float(side) for side in annotation["bbox"])
             if not all(map(math.isfinite, (x, y, width, height))):
                 raise ValueError("not all of its numbers are finite")
-            box = [x, y, x + width - 1, y + height - 1]
+            box = inclusive_box(x, y, width, height)
             clipped = [round(min(max(side, 0), limit - 1)) for side, limit in zip(box, limits * 2, strict=True)]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._error(annotation, "bbox", error) from None

@@ -117,6 +117,24 @@ def parse_list(data: bytes, path: Path) -> list[dict[str, Any]]:
     return results
 
 
+def parse_score(result: Result, where: str) -> float | None:
+    """Return the score of a result; None if it has none.
+
+    Args:
+        result: of the file.
+        where: names the result in an error.
+
+    Raises:
+        UsageError: it is not a finite number.
+    """
+    score = result.get("score")
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
+        raise UsageError(f"{where}: its score {score!r:.60} is not a finite number; correct it")
+    return float(score)
+
+
 def _parse_images(data: bytes, path: Path) -> dict[int | str, tuple[str, int, int]]:
     """Return file name, width and height of each image by its id."""
     try:
@@ -160,10 +178,10 @@ def masks_of_results(results: CocoResults, min_score: float | None = None) -> Tr
         min_score: results with a lower score do not count. None: all count, if their scores are equal or missing.
 
     Raises:
-        UsageError: scores differ and no least score is given; results have no masks; those of one image are of several
-            categories.
+        UsageError: a score is not a finite number; scores differ and no least score is given; results have no masks;
+            those of one image are of several categories.
     """
-    scores = {str(result.get("score")) for image in results.images for result in image.results}
+    scores = {_parse_score(results.path, result) for image in results.images for result in image.results}
     if min_score is None and len(scores) > 1:
         raise UsageError(
             f"{results.path}: its results have different scores; say from which one on they are a mask by --min-score X"
@@ -174,7 +192,7 @@ def masks_of_results(results: CocoResults, min_score: float | None = None) -> Tr
 
 
 def _make_masks(path: Path, image: ImageResults, min_score: float | None) -> "ResultMasks":
-    counted = tuple(result for result in image.results if min_score is None or _score(path, result) >= min_score)
+    counted = tuple(result for result in image.results if _counts(path, result, min_score))
     for result in counted:
         if not result.get("segmentation"):
             raise UsageError(f"{path}: result {result['id']}, of {image.key}, has no segmentation; masks are needed")
@@ -198,11 +216,17 @@ def _rle_size(path: Path, result: Result) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _score(path: Path, result: Result) -> float:
-    score = result.get("score")
-    if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
+def _counts(path: Path, result: Result, min_score: float | None) -> bool:
+    """Return whether a result is a part of the mask of its image."""
+    if min_score is None:
+        return True
+    if (score := _parse_score(path, result)) is None:
         raise UsageError(f"{path}: result {result['id']} has no score; write one, or leave out --min-score")
-    return float(score)
+    return score >= min_score
+
+
+def _parse_score(path: Path, result: Result) -> float | None:
+    return parse_score(result, f"{path}: result {result['id']}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -200,3 +200,22 @@ def test_a_tar_that_cannot_be_read_one_by_one(tmp_path: Path) -> None:
 def test_what_is_no_source_is_named_with_all_kinds(tmp_path: Path, name: str) -> None:
     (tmp_path / "maps.zip").write_bytes(b"x")
     refuse(tmp_path / name, "is not an atlas, a folder or .tar of .npy, .npz or .png maps, .json results", tmp_path)
+
+
+def test_files_are_found_from_every_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = read_truth(boxed(tmp_path / "truth.json", ["s0.jpg"]))
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "s0.npy").write_bytes(MAP)
+    monkeypatch.chdir(tmp_path)
+    source = open_source("maps", truth)
+    monkeypatch.chdir("/")
+    ((_, read),) = source.predictions(source.shard_names[0], source.methods)
+    assert np.array_equal(read()["maps"], np.eye(5))
+
+
+def test_a_box_below_one_pixel_is_one_pixel(tmp_path: Path) -> None:
+    truth = read_truth(boxed(tmp_path / "truth.json", ["s0.jpg"]))
+    (tmp_path / "results.json").write_text(json.dumps([{"image_id": 0, "bbox": [10.6, 5, 0.3, 4], "score": 1}]))
+    source = open_source(str(tmp_path / "results.json"), truth)
+    ((_, read),) = source.predictions(source.shard_names[0], source.methods)
+    assert read()["results"].tolist() == [10.6, 5, 10.6, 8]

@@ -90,6 +90,8 @@ def test_a_number_is_the_id_of_an_image_in_the_file_that_is_named(tmp_path: Path
         ([result("a", segmentation={"counts": "0"})], "has run lengths without a size; write"),
         ([result("a.jpg"), result("a.png")], "two images have the key a; rename one"),
         ([result(True)], "result 0 has no image_id"),
+        ([result("a", score="high")], "result 0: its score 'high' is not a finite number; correct it"),
+        ([result("a"), result("b", score=10**400)], "result 1: its score 1000.* is not a finite number"),
     ],
 )
 def test_what_is_no_mask_is_refused(content: object, fault: str, tmp_path: Path) -> None:

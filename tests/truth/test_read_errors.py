@@ -327,3 +327,11 @@ def test_boxes_in_fractions_of_the_image_are_refused_and_one_pixel_is_a_box(tmp_
     for boxes in ("a.jpg,0,0,1,1\nb.jpg,0,0,0,0", "a.jpg,0.1,0.2,0.9,1\nb.jpg,0,0,20.5,9.5"):
         path.write_text(f"image_id,x0,y0,x1,y1\n{boxes}\n")
         assert len(read_truth(path)) == 2
+
+
+def test_a_box_of_coco_below_one_pixel_does_not_end_before_it_begins(tmp_path: Path) -> None:
+    write_coco(tmp_path, [drawn()], coded=False)
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["annotations"][0]["bbox"] = [10.6, 5, 0.3, 4]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    assert read_truth(tmp_path).by_key["n01/p0"].boxes[0].tolist() == [11, 5, 11, 8]

@@ -5,7 +5,6 @@ Source: cocodataset.org/#format-results.
 """
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from pipeline.score.sources.box_table import Box, BoxFile, best_box
 from pipeline.score.sources.file_source import FileSource
 from pipeline.score.sources.source import Prediction, ScoreSource
 from pipeline.truth import TruthSet
-from pipeline.truth.box_truth import refuse_fractions
-from pipeline.truth.coco_results import parse_list
+from pipeline.truth.box_truth import inclusive_box, refuse_fractions
+from pipeline.truth.coco_results import parse_list, parse_score
 from pipeline.truth.rle import decode
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
@@ -75,10 +74,10 @@ def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator
     if 0 < sum(with_masks) < len(with_masks):
         raise UsageError(f"{path}: {sum(with_masks)} of {len(results)} results have a mask; write one kind")
     by_key: dict[str, list[tuple[dict[str, Any], float | None]]] = {}
-    for index, result in enumerate(results):
-        where = f"{path}: result {index + 1}"
+    for place, result in enumerate(results):
+        where = f"{path}: result {place}"
         key = _find_key(result["image_id"], truth, separator, where)
-        by_key.setdefault(key, []).append((result, _parse_score(result, where)))
+        by_key.setdefault(key, []).append((result, parse_score(result, where)))
     if any(with_masks):
         masks = {key: _scored_masks(group, f"{path}: {key}") for key, group in by_key.items()}
         return MaskResults.of_entries(str(path), name, masks, sha256(data))
@@ -100,15 +99,6 @@ def _find_key(image_id: int | str, truth: TruthSet, separator: KeySeparator, whe
     raise UsageError(f"{where}: its image_id {image_id!r:.60} is none of {truth.name}; {fix}")
 
 
-def _parse_score(result: Mapping[str, Any], where: str) -> float | None:
-    score = result.get("score")
-    if score is None:
-        return None
-    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
-        raise UsageError(f"{where}: its score {score!r:.60} is not a finite number; correct it")
-    return float(score)
-
-
 def _parse_box(result: Mapping[str, Any], where: str) -> Box:
     try:
         x, y, width, height = (float(side) for side in result["bbox"])
@@ -117,7 +107,7 @@ def _parse_box(result: Mapping[str, Any], where: str) -> Box:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{where}: bbox {result.get('bbox')!r:.60} cannot be used ({reason}); correct it") from None
-    return x, y, x + width - 1, y + height - 1
+    return inclusive_box(x, y, width, height)
 
 
 def _scored_masks(group: list[tuple[dict[str, Any], float | None]], where: str) -> tuple[ScoredMask, ...]:

@@ -15,7 +15,7 @@ from schemas.run import Exif
 from schemas.scores import is_control
 
 Prediction = NDArray[Any]
-"""A map, float [h, w] of any scale; a mask, bool [h, w]; or a box, int [4] as x0, y0, x1, y1 in pixels of the image."""
+"""A map, float [h, w] of any scale; a mask, bool [h, w]; or a box, float [4]: x0, y0, x1, y1, ends inclusive."""
 ReadPredictions = Callable[[], Mapping[str, Prediction]]
 """Returns the prediction of each method."""
 
