@@ -9,6 +9,7 @@ from some_labels import CONTEXT, LABELS, label_of, shape, written
 
 from pipeline.image.score_map import score_map, visible_window
 from pipeline.label.formats import LABEL_FORMATS
+from pipeline.label.mask import Label, with_mask
 from schemas.errors import UsageError
 
 MAPPED = [each for part in LABELS.values() for each in part if each.sample["status"] == "ok"]
@@ -32,6 +33,21 @@ def test_score_maps_stand_under_the_image_id_with_npy_behind_it() -> None:
             continue
         assert (scores.min(), scores.max()) == (0, 1)
         assert np.array_equal(scores, score_map(each.heatmap.values, visible_window(each.sample, each.input_size)))
+
+
+def test_the_score_map_of_a_mask_without_a_map_is_the_share_of_each_cell_that_is_object() -> None:
+    """Also of a mask that is the whole image, and of an object smaller than a cell."""
+    part = np.zeros((448, 448), bool)
+    part[10, 20:22] = True
+    sample = label_of(0, "a", shape((0, 0, 3, 3))).sample
+    labels = [
+        with_mask(Label({**sample, "member": name}, "ok", class_id=0), mask, np.zeros_like(mask))
+        for name, mask in (("all", np.ones((448, 448), bool)), ("part", part))
+    ]
+    objects = dict(LABEL_FORMATS["wsol"].export("t", labels, CONTEXT))
+    whole, small = (np.load(io.BytesIO(objects[f"wsol/score_maps/{name}.npy"])) for name in ("all", "part"))
+    assert (whole == 1).all()
+    assert small[5, 10] == small.sum() == 0.5
 
 
 def test_metadata_say_classes_sizes_and_boxes() -> None:

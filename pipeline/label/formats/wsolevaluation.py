@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.image.score_map import SIDE, resize_into_window, score_map, visible_window
+from pipeline.image.score_map import SIDE, score_map, visible_window
 from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject, ReadObject
 from pipeline.label.formats.naming import file_name
 from pipeline.label.mask import Box, Label
@@ -56,9 +56,10 @@ class WsolEvaluationFormat(LabelFormat):
 
 
 def _score_map(label: Label) -> NDArray[np.float64]:
-    if label.heatmap is None:
-        mask = label.mask
-        if mask is None:
-            return np.zeros((SIDE, SIDE))
-        return resize_into_window(mask.astype(np.float32), (0, 0, 1, 1), cv2.INTER_AREA)
-    return score_map(label.heatmap.values, visible_window(label.sample, label.input_size))
+    """Return float64 [224, 224] in [0, 1]."""
+    if label.heatmap is not None:
+        return score_map(label.heatmap.values, visible_window(label.sample, label.input_size))
+    mask = label.mask
+    if mask is None:
+        return np.zeros((SIDE, SIDE))
+    return np.clip(cv2.resize(mask.astype(np.float64), (SIDE, SIDE), interpolation=cv2.INTER_AREA), 0, 1)
