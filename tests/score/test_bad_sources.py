@@ -89,6 +89,8 @@ MAP = array(np.eye(5))
         ("s0.png", png(Image.fromarray(GRADIENT).convert("P")), "more than 64 indices"),
         ("s0.png", png(Image.fromarray(np.where(GRADIENT > 99, 255, 0).astype(np.uint8)).convert("P")), "255 in white"),
         ("s0.png", png(Image.fromarray(GRADIENT % 3)), "3 numbers up to 2, which may be objects or scores"),
+        ("s0.png", png(Image.new("L", (9, 9), 255)), "is 255 everywhere, which may be a mask of the whole image"),
+        ("s0.npy", array(np.ones((9, 9), int)), "is 1 everywhere"),
         ("s0.png", b"\x89PNG", "cannot be read as a PNG"),
         ("s0.npy", array(np.random.default_rng(0).random((40, 30))), "transpose it"),
     ],

@@ -2,7 +2,7 @@
 
 A map of booleans, or of whole numbers of which there are two, is a mask; its object has the larger one. So is an
 indexed PNG: 0 is background, 255 is ignored and no object, other indices are objects; one in black and white
-that shows 0 or 255 in white is refused. All others are score maps.
+that shows 0 or 255 in white is refused, and so is one whole number everywhere but 0. All others are score maps.
 """
 
 import io
@@ -41,6 +41,11 @@ def decode_map(data: bytes, name: str) -> Prediction:
     values = _decode_png(data, name) if name.lower().endswith(".png") else _load(data, name)
     if values.dtype != bool and values.dtype.kind in "iu":
         levels = np.unique(values)
+        if len(levels) == 1 and levels[0] != 0:
+            raise UsageError(
+                f"{name}: is {levels[0]} everywhere, which may be a mask of the whole image or a constant map; write "
+                "masks as booleans or one bit, or maps as floating point"
+            )
         if len(levels) == 2:
             values = values == levels[1]
     return values if values.dtype == bool else values.astype(np.float64)
