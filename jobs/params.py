@@ -115,7 +115,7 @@ classes_option = path_option(
     "--classes",
     "classes_file",
     metavar="FILE",
-    text="Class names, one a line. Default: those of the head file, else class ids.",
+    text="Class names, one a line. Default: those of the network or its head file; else class ids.",
 )
 methods_option = names_option(
     "--methods",

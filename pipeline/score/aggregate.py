@@ -31,6 +31,7 @@ CountSums = Mapping[str, NDArray[np.float64]]
 _LARGEST, _ANY = HIT_NAMES.index("largest50"), slice(0, 3)
 LEVEL_20 = int(np.searchsorted(BOX_THRESHOLDS, 0.2, side="right")) - 1
 """Index in ``BOX_THRESHOLDS`` of 0.2 of the maximum."""
+_OF_NETWORK = frozenset({"top1_cls", "top5_cls"})
 _OF_LABELS = frozenset({"top1_loc", "top5_loc", *(f"error_{kind}" for kind in ERROR_KINDS[1:])})
 WEIGHTS = poisson_weights(np.random.default_rng(0), GROUPS)
 """float [REPLICATES, GROUPS], how often each replicate of the bootstrap contains each group."""
@@ -157,6 +158,7 @@ def score_method(
     undefined = frozenset[str]()
     if target_kind != "label":  # a label that is not the prediction has another map
         undefined = frozenset({"top5_loc"}) if has_kinds_of_errors(target_kind) else _OF_LABELS
+    undefined |= _OF_NETWORK if target_kind is None else frozenset()  # the network is not known
     undefined |= frozenset() if has_maps else {"gt_known_20"}  # a box has no maximum
     values = {
         name: float(value[0]) if name not in undefined and np.isfinite(value[0]) else None

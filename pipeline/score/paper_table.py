@@ -137,7 +137,8 @@ def _cell(row: Row, column: PaperColumn, rows: Sequence[Row]) -> _Cell | None:
 
 def _best(column: PaperColumn, rows: Sequence[Row]) -> str | None:
     """Return the best score of the methods as it is printed: what readers cannot tell apart is a tie."""
-    if column.of_network and len({row["network"] for row in rows}) < 2:
+    scored = [row for row in rows if row["kind"] == "method" and row[column.name] is not None]
+    if column.of_network and len({row["network"] for row in scored}) < 2:
         return None
-    values = [row[column.name] for row in rows if row["kind"] == "method" and row[column.name] is not None]
+    values = [row[column.name] for row in scored]
     return format_score(column.best(values)) if values else None

@@ -71,7 +71,10 @@ def test_rows_name_source_and_network_and_the_best_is_first(atlas: Atlas, compar
     order = [row["pxap"] for row in rows.values() if row["pxap"] is not None]
     assert order == sorted(order, reverse=True)
     assert [name for name, row in rows.items() if row["pxap"] is None] == list(rows)[-2:]
-    assert all(rows[None, name]["top1_loc"] is None for name in ("whole image", "centered square"))
+    of_network = [
+        rows[None, name][score] for name in ("whole image", "centered square") for score in ("top1_loc", "top1_cls")
+    ]
+    assert of_network == [None] * 4
     curves = pq.read_table(compared / "curves.parquet")
     assert set(zip(curves["source"].to_pylist(), curves["method"].to_pylist(), strict=True)) == {
         name for name in rows if name[0]

@@ -98,6 +98,9 @@ def test_sources_are_named_and_their_networks_compared_where_there_are_several()
     assert "| b.atlas | a | **80.0** (79.0–81.0) | – |" in markdown
     assert "| a.atlas | a | 71.0 (70.0–72.0) | – |" in markdown
     assert "|  | whole image \\* | – | 1.0 (0.0–2.0) |" in markdown
+    files = row("maps", maxboxacc=2.0) | {"source": "maps", "network": None, "target": None}
+    markdown = print_localization([rows[0], files, box], about())[1].decode()
+    assert "| a.atlas | a | 71.0 (70.0–72.0) | – |" in markdown  # the one network that is known has no other beside it
     assert "a.atlas: maps of the label, network vit\\_tiny 0123456789ab; b.atlas: maps of the prediction" in latex
     unknown = [row("a", top1_cls=71.0) | {"network": None, "target": None}]
     assert "- Maps, masks or boxes, network unknown." in print_localization(unknown, about())[1].decode()
