@@ -66,9 +66,7 @@ def annotate_command(
     opened, names = Atlas.open(atlas), read_class_names(classes_file)
     output.check_complete(opened, partial)
     options = ComputeOptions(address, allow_pipe=allow_pipe)
-    page, count = write_page(
-        opened, out, images, select, target, seed, names, options, lambda line: echo(f"note     {line}", err=True)
-    )
+    page, count = write_page(opened, out, images, select, target, seed, names, options, output.print_note)
     if json_:
         output.print_json({"page": page, "images": count})
         return
