@@ -1,6 +1,6 @@
 """Tables of scores as a paper prints them: LaTeX and Markdown, the best of each column in bold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ def latex_table(rows: Sequence[Row], columns: Sequence[PaperColumn]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _latex_row(cells: Any) -> str:
+def _latex_row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
@@ -95,7 +95,7 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[PaperColumn]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _markdown_row(cells: Any) -> str:
+def _markdown_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

@@ -23,7 +23,7 @@ from pipeline.score.score_classes_shard import ClassScoring, count_shard
 from pipeline.score.score_shard import counts_object
 from pipeline.score.score_sources import default_output_dir
 from pipeline.score.sources import AtlasSource
-from pipeline.score.splits import ShardTruth, build_shard_truths
+from pipeline.score.splits import ShardTruth, build_shard_truths, tuning_digest
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import to_parquet
@@ -96,11 +96,10 @@ def score_classes(
         has_points=has_points,
         subset=subset,
     )
-    tuning_keys = {key for part in shard_truths.values() for key in (*part.tuning_keys, *part.tuning_only)}
     tuning = TuningSplitRecord(
         truth=tuning_truth.digest if tuning_truth else None,
         name=tuning_truth.name if tuning_truth else None,
-        keys=sha256("\n".join(sorted(tuning_keys)).encode()),
+        keys=tuning_digest(shard_truths.values()),
     )
     about = ScoringSpec(
         run=atlas.run.run_hash,

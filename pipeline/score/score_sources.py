@@ -18,7 +18,7 @@ from pipeline.score.localization_table import ScoredSource, list_methods, write_
 from pipeline.score.score_shard import score_shard
 from pipeline.score.scored_images import Log, MatchedSource, match_sources
 from pipeline.score.sources import AtlasSource, ScoreSource
-from pipeline.score.splits import ShardTruth
+from pipeline.score.splits import ShardTruth, tuning_digest
 from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.store import Atlas, ObjectStore
 from pipeline.store.derived import ProductStore
@@ -192,7 +192,7 @@ def _describe(matched: MatchedSource, subset: bool, grid: ThresholdGrid) -> Scor
             truth=tuning_truth.digest if tuning_truth else None,
             name=tuning_truth.name if tuning_truth else None,
             atlas=matched.tuning_source.digest if matched.tuning_source else None,
-            keys=matched.tuning_digest(),
+            keys=tuning_digest((*matched.truths.values(), *matched.tuning_truths.values())),
         ),
         grid_step=grid.step,
     )

@@ -33,12 +33,6 @@ class MatchedSource:
     tuning_source: ScoreSource | None
     tuning_truths: dict[str, ShardTruth]
 
-    def tuning_digest(self) -> str:
-        """Return the SHA-256 of the keys in the truth that thresholds are tuned on."""
-        parts = (*self.truths.values(), *self.tuning_truths.values())
-        keys = {key for part in parts for key in (*part.tuning_keys, *part.tuning_only)}
-        return sha256("\n".join(sorted(keys)).encode())
-
 
 def match_sources(
     sources: Sequence[ScoreSource],

@@ -1,6 +1,6 @@
 """Choice of the images that are scored and of those that thresholds are tuned on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ from pipeline.score.counters import tuning_rank
 from pipeline.score.sources import ScoreSource
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from pipeline.utils.concurrency import concurrent_map
+from schemas.base import sha256
 from schemas.errors import UsageError
 
 
@@ -91,6 +92,16 @@ def build_shard_truths(
         for shard, keys in keys_by_shard.items()
     }
     return {shard: part for shard, part in shard_truths.items() if part.truth or part.tuning_only}
+
+
+def tuning_digest(parts: Iterable[ShardTruth]) -> str:
+    """Return the SHA-256 of the keys in the truth that thresholds are tuned on, as ``sha256:…``.
+
+    Args:
+        parts: of all shards.
+    """
+    keys = {key for part in parts for key in (*part.tuning_keys, *part.tuning_only)}
+    return sha256("\n".join(sorted(keys)).encode())
 
 
 def _select_tuning_keys(keys: Sequence[str]) -> set[str]:
