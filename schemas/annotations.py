@@ -14,7 +14,7 @@ class CocoInfo(Record):
     Attributes:
         orientation: of the images that the coordinates are of.
         whole_keys: names of images are whole keys, so that ``a/001.jpg`` is not meant by ``001.jpg``.
-        page: hash of what the page of the annotations shows.
+        page: hash of what the page of the annotations shows; an image without annotations then has no object.
         selection: how its images were chosen.
     """
 

@@ -122,7 +122,8 @@ def _make_explainer(
             f"labels, and {masks} masks of {images} images ({100 * masks / images:.2f} %): {source.description}"
         )
         if masks < source.count:
-            supervision += f"; {source.count - masks} further masks are of no usable image of the shards"
+            rest = source.count - masks
+            supervision += f"; {rest} further images of the truth have no mask, or are unusable in the shards"
     explainer = PatchMaskTraining(
         loaded,
         spec.settings,

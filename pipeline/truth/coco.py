@@ -1,15 +1,16 @@
 """Reader of COCO instance files: masks, boxes, or both.
 
 Regions with ``iscrowd`` are ignored, because COCO excludes them from every count. A file of ViT Atlas says under
-``info.vit_atlas`` of which image its coordinates are (``orientation``), and that its names are whole keys
-(``whole_keys``).
+``info.vit_atlas`` of which image its coordinates are (``orientation``), that its names are whole keys (``whole_keys``),
+and of which page its annotations are (``page``): there, an image without annotations is one without an object.
+Elsewhere it is one that is not annotated.
 Source: cocodataset.org/#format-data.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         content = json.loads(data)
         annotations = _group_by_image(content, file)
         images = [(image["id"], _parse_image(image, file, separator)) for image in content["images"]]
-        truths = [CocoTruth(*head, tuple(annotations[image_id])) for image_id, head in images]
         own = _parse_own(content.get("info"), file)
+        truths = [
+            CocoTruth(*head, tuple(annotations[image_id]), is_complete=own.page is not None)
+            for image_id, head in images
+        ]
         all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
@@ -119,13 +123,19 @@ def _is_empty_box(annotation: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class CocoTruth(Truth):
-    """The annotations of one image, as stored by COCO."""
+    """The annotations of one image, as stored by COCO.
+
+    Attributes:
+        annotations: of objects and crowds.
+        is_complete: the image has no other object, so that it has none if there are no annotations.
+    """
 
     annotations: tuple[Mapping[str, Any], ...]
+    is_complete: bool = field(default=False, kw_only=True)
 
     @property
     def is_annotated(self) -> bool:
-        return bool(self.annotations)
+        return self.is_complete or bool(self.annotations)
 
     @cached_property
     def _objects(self) -> tuple[Mapping[str, Any], ...]:
@@ -184,8 +194,8 @@ class CocoTruth(Truth):
                 raise self._error(annotation, "segmentation", error) from None
         return union
 
-    def _error(self, annotation: Mapping[str, Any], field: str, reason: object) -> UsageError:
+    def _error(self, annotation: Mapping[str, Any], name: str, reason: object) -> UsageError:
         return UsageError(
-            f"truth of {self.key}: the {field} of annotation {annotation.get('id')} cannot be used "
-            f"({str(annotation.get(field))[:60]}: {reason}); correct or remove it"
+            f"truth of {self.key}: the {name} of annotation {annotation.get('id')} cannot be used "
+            f"({str(annotation.get(name))[:60]}: {reason}); correct or remove it"
         )

@@ -1,6 +1,7 @@
 """Which images are scored, which are tuned on, and which are refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,27 @@ def test_images_without_maps_or_objects_are_counted(spec: RunSpec, tmp_path: Pat
     row = rows_of(score(Atlas.open(out), read_truth(tmp_path / "truth.json"), methods=["random"]))["random"]
     assert (row["images"], row["without_object"], row["without_maps"]) == (13, 2, 1)
     assert (tmp_path / "atlas" / "scores" / "truth-json-label" / "localization.parquet").exists()
+
+
+def test_an_image_without_boxes_has_no_object_where_a_person_has_seen_it(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
+    """On the page of ``annotate``. COCO of others, and of ``pack``, may list images that nobody has annotated."""
+
+    def some(own: dict[str, str | bool]) -> Callable[[dict], None]:
+        def keep(content: dict) -> None:
+            first(20)(content)
+            boxes = [item for item in content["annotations"] if item["image_id"] >= 4]
+            content["annotations"] = [{name: item[name] for name in ("id", "image_id", "bbox")} for item in boxes]
+            content["info"] = {"vit_atlas": own}
+
+        return keep
+
+    drawn = change(world, tmp_path, some({"page": "sha256:00", "whole_keys": True}))
+    row = small(atlas, drawn, tmp_path, subset=True)["legrad"]
+    assert (row["images"], row["without_object"]) == (16, 4)
+    row = small(atlas, change(world, tmp_path, some({"whole_keys": True})), tmp_path / "packed", subset=True)["legrad"]
+    assert (row["images"], row["without_object"]) == (16, 0)
 
 
 @pytest.mark.parametrize(
