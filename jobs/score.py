@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 @path_option(
     "--sizes",
     metavar="FILE|maps",
-    text="Sizes of the images, where the truth has none: a file such as image_sizes.txt, or those of the maps.",
+    text="Sizes of the images, where the truth has none: a file such as image_sizes.txt, or those of the maps. "
+    "Default: those of the atlases among the sources.",
 )
 @key_separator_option
 @target_option

@@ -14,6 +14,7 @@ from pipeline.score.counted_source import CountedSource, TotalCounts
 from pipeline.score.counters import ALL_GROUPS
 from pipeline.score.finished_scores import check_comparison, check_scores, compare
 from pipeline.score.image_rows import IMAGES, ImageRows, MethodThresholds, find_thresholds, write_rows
+from pipeline.score.image_sizes import with_atlas_sizes
 from pipeline.score.localization_table import ScoredSource, list_methods, write_table
 from pipeline.score.score_shard import score_shard
 from pipeline.score.scored_images import Log, MatchedSource, match_sources
@@ -79,9 +80,11 @@ def score(
     scored = _to_sources(sources, target_kind, methods)
     tuned = _match_tuning_sources(tuning_sources, scored, tuning_truth, target_kind)
     if out is None and (len(scored) > 1 or not isinstance(scored[0], AtlasSource)):
-        raise UsageError(
-            f"{scored[-1].url}: is not an atlas scored alone; name the folder of the scores with --out DIR"
-        )
+        fault = "several sources, or files of other programs, need a folder for the results"
+        raise UsageError(f"{fault}; name it with --out DIR")
+    truth = with_atlas_sizes(truth, scored)
+    if tuning_truth is not None:
+        tuning_truth = with_atlas_sizes(tuning_truth, list(tuned.values()) or scored)
     matched = match_sources(scored, tuned, truth, tuning_truth, subset, log)
     objects = ObjectStore(out or default_output_dir(scored[0].url, truth, scored[0].target or ""))
     abouts = [_describe(each, subset, grid) for each in matched]

@@ -225,7 +225,7 @@ def test_sources_of_one_name_and_no_folder_are_refused(folder: Path, truth: Trut
     first_, second = open_source(str(folder), truth, "TS-CAM"), open_source(str(folder), truth, "ts cam")
     with pytest.raises(UsageError, match="have one name in the table"):
         score([first_, second], truth, out=str(tmp_path / "out"))
-    with pytest.raises(UsageError, match="name the folder of the scores with --out DIR"):
+    with pytest.raises(UsageError, match="need a folder for the results; name it with --out DIR"):
         score(first_, truth)
 
 

@@ -117,7 +117,7 @@ class MapFiles(FileSource[MapFile]):
         if not self.are_image_sized:
             return super().images(shard)
         entries = self.parts[shard].items()
-        return [SourceImage(key, map_size(file.read(), file.name)) for key, file in entries]
+        return [SourceImage(key, map_size(file.read(), file.name), is_map_sized=True) for key, file in entries]
 
     def read(self, entry: MapFile) -> Prediction:
         return decode_map(entry.read(), f"{self.url}: {entry.name}")

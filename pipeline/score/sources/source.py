@@ -31,6 +31,7 @@ class SourceImage:
         exif: ``apply`` if the predictions are of the upright image, ``ignore`` if they are of the stored one.
         has_maps: there are predictions of it.
         is_duplicate: an earlier sample of its shard has the same key.
+        is_map_sized: ``size`` is that of the map, taken for that of the image.
         window: part of the image that maps cover.
         label_rank: rank of the label among the classes; None without a label or a network.
     """
@@ -41,6 +42,7 @@ class SourceImage:
     exif: Exif = "apply"
     has_maps: bool = True
     is_duplicate: bool = False
+    is_map_sized: bool = False
     window: Window = (0, 0, 1, 1)
     label_rank: int | None = None
 
@@ -51,14 +53,30 @@ class SourceImage:
             UsageError: the truth has another size or an unknown orientation; or nothing gives the size.
         """
         if self.size is not None:
-            sample = {"width": self.size[0], "height": self.size[1], "orientation": self.orientation}
-            return truth.for_sample(sample, self.exif)
+            try:
+                return truth.for_sample(self._sample(self.size), self.exif)
+            except UsageError as error:
+                if not self.is_map_sized:
+                    raise
+                fix = "or, as --sizes maps took the size of the map for that of the image, give --sizes FILE instead"
+                raise UsageError(f"{error}, {fix}") from None
         if truth.size is None:
             raise UsageError(
                 f"{self.key}: its truth gives no size of the image, which boxes need; give image_sizes.txt with "
                 "--sizes FILE, or --sizes maps if every map is as large as its image"
             )
         return truth
+
+    def add_size(self, truth: Truth) -> Truth:
+        """Return the truth of this image in its own coordinates, with the size of the image that they are of.
+
+        Raises:
+            UsageError: see ``place``.
+        """
+        return truth if self.size is None else truth.place(self._sample(self.size), self.exif)[0]
+
+    def _sample(self, size: tuple[int, int]) -> dict[str, int]:
+        return {"width": size[0], "height": size[1], "orientation": self.orientation}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
