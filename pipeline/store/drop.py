@@ -81,15 +81,9 @@ def drop(url: str, methods: Sequence[str], leave_products: bool = False) -> Drop
         UsageError: see ``plan_drop``; or there are such products.
         RunFailedError: a run writes to the atlas.
     """
-    planned = plan_drop(url, methods)
-    if planned.products and not leave_products:
-        used = ", ".join(dict.fromkeys(method for methods in planned.products.values() for method in methods))
-        raise UsageError(
-            f"{url}: {', '.join(planned.products)}: made from maps of {used}; remove what was made from them first, or "
-            "leave it with --leave-products"
-        )
+    planned = _plan(url, methods, leave_products)
     with Lease(planned.atlas.objects):
-        planned = plan_drop(url, methods)
+        planned = _plan(url, methods, leave_products)  # of what was made before the lease was taken, too
         _drop_from(planned.atlas, methods)
         for part in _parts(planned.atlas):
             with Lease(part.objects):
@@ -98,6 +92,17 @@ def drop(url: str, methods: Sequence[str], leave_products: bool = False) -> Drop
             if not store.exists(RUN):
                 store.delete(LEASE)  # of a drop that was stopped before this one
                 store.delete(DROPPED)
+    return planned
+
+
+def _plan(url: str, methods: Sequence[str], leave_products: bool) -> Drop:
+    planned = plan_drop(url, methods)
+    if planned.products and not leave_products:
+        used = ", ".join(dict.fromkeys(method for methods in planned.products.values() for method in methods))
+        raise UsageError(
+            f"{url}: {', '.join(planned.products)}: made from maps of {used}; remove what was made from them first, or "
+            "leave it with --leave-products"
+        )
     return planned
 
 
