@@ -28,7 +28,8 @@ def test_every_figure_of_the_target_is_a_column_of_its_map_and_all_others_are_nu
         if row[name] is not None
     }
     assert joined == figures
-    assert {figure for *_, figure in joined} == set(SAMPLED_METRICS)
+    seen = {figure for *_, figure in joined}
+    assert seen | {"grid_pointing"} == set(SAMPLED_METRICS)  # null where the network sees no mosaic of so few images
 
 
 def test_means_by_method_are_of_the_pictures_that_were_drawn(published: Path) -> None:

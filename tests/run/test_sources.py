@@ -58,7 +58,8 @@ def test_verify_notes_shards_that_are_gone_and_fails_if_it_should_have_read_them
     code, out, _ = vitatlas("verify", finished, "--recompute", "0")
     assert (code, "note     the files of 3 shards cannot be reached and were not compared" in out) == (0, True)
     code, out, _ = vitatlas("verify", finished)
-    assert (code, "fault    not one of 4 samples could be computed again" in out) == (1, True)
+    assert code == 1
+    assert re.search(r"fault    not one of \d+ samples could be computed again", out)
 
 
 def test_a_shard_that_was_mended_for_a_retry_is_its_source_from_then_on(spec: RunSpec, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class BeyondIntuition(GradientMethod):
 
     base_name = "beyond_intuition"
     paper = "Chen et al., Beyond Intuition: Rethinking Token Attributions inside Transformers, TMLR 2023"
-    cost = "≈1.1 · steps + 1"
+    cost = "≈1.1 · steps"
     default = False
 
     variant: Literal["head", "token"] = "head"
