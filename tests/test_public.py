@@ -22,7 +22,7 @@ PUBLIC = {
         BoxDataset CalibrationSource ImportSummary LABEL_FORMATS LabelSummary MaskDataset MaskSample import_masks
         iter_labels label read_labels read_policy
     """,
-    "pipeline.score": "MaskScores default_output_dir score score_classes score_masks",
+    "pipeline.score": "MaskScores default_output_dir open_source score score_classes score_masks",
     "pipeline.metrics": "FAITHFULNESS METRICS SANITY SUITES evaluate_metrics",
     "schemas.errors": """
         AtlasError CorruptShardError RunFailedError ShardReplacedError SpecMismatchError StoppedEarlyError
