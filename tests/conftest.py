@@ -118,6 +118,14 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_plots() -> Iterator[None]:
+    """Draw no scores, which takes a second for each table; tests that look at plots draw them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.score.localization_table.plot_scores", lambda *_: (b"PNG", b"PDF"))
+        yield
+
+
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work on several shards goes to two processes."""

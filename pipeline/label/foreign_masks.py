@@ -158,6 +158,9 @@ def _match_masks(atlas: Atlas, masks: TruthSet, target: str) -> _Matches:
                 status = LabelStatus.NO_LABEL
             if mask is None:
                 matched.missing += [sample["key"]] * (status == SampleStatus.OK)
+            elif not mask.is_annotated:  # a tool lists images that nobody has looked at in the same way
+                matched.missing += [sample["key"]] * (status == SampleStatus.OK)
+                matched.unused[mask.key] = "its image has no annotation; a run length of 0 pixels says that it is empty"
             elif status != SampleStatus.OK:
                 matched.unused[mask.key] = f"its sample has the status {status}"
             else:

@@ -29,6 +29,8 @@ from schemas.errors import UsageError
 from schemas.run import KeySeparator
 
 INSTANCES = "instances.json"
+PSEUDO_MASKS = "pseudo-masks"
+"""Description of the COCO files of ``vitatlas label``."""
 
 
 def matches(path: Path) -> bool:
@@ -53,10 +55,8 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         annotations = _group_by_image(content, file)
         images = [(image["id"], _parse_image(image, file, separator)) for image in content["images"]]
         own = _parse_own(content.get("info"), file)
-        truths = [
-            CocoTruth(*head, tuple(annotations[image_id]), is_complete=own.page is not None)
-            for image_id, head in images
-        ]
+        is_complete = own.page is not None or _is_of_label(content.get("info"))
+        truths = [CocoTruth(*head, tuple(annotations[image_id]), is_complete=is_complete) for image_id, head in images]
         all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
@@ -70,6 +70,11 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
 def _parse_own(info: object, file: Path) -> CocoInfo:
     own = info.get("vit_atlas", {}) if isinstance(info, dict) else {}
     return CocoInfo.read(json.dumps(own).encode(), f"{file}: info.vit_atlas")
+
+
+def _is_of_label(info: object) -> bool:
+    """Return whether ``vitatlas label`` wrote the file, in which each image has its mask, also an empty one."""
+    return isinstance(info, dict) and info.get("description") == PSEUDO_MASKS and "policy" in info
 
 
 def refuse_mixed_categories(path: Path, key: str, annotations: Iterable[Mapping[str, Any]]) -> None:

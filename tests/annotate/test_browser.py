@@ -10,7 +10,7 @@ from audit.report.seen import DESKTOP, PHONE, in_a_browser
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from pipeline.score import localization_table, score
+from pipeline.score import score
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
 from schemas.text import escape_control
@@ -51,12 +51,7 @@ def open_image(page: Page, drawn: Path, key: str) -> None:
     expect(page.locator("#title")).to_contain_text(f"Image {place + 1} of {len(KEYS)}:")
 
 
-def test_drawn_boxes_are_saved_as_coco_that_score_reads_as_it_is(
-    visit: Visit, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        localization_table, "plot_scores", lambda *_: (b"",) * len(localization_table.PLOTS)
-    )  # not looked at
+def test_drawn_boxes_are_saved_as_coco_that_score_reads_as_it_is(visit: Visit, drawn: Path, tmp_path: Path) -> None:
     page = visit()
     for key in ("cat/001", "dog/turned", "dog/upside"):
         open_image(page, drawn, key)

@@ -252,6 +252,24 @@ def results_of(masks: dict[str, np.ndarray], ids: dict[str, object]) -> list[dic
     return results
 
 
+def test_an_image_that_another_program_lists_without_annotations_has_no_mask(
+    atlas: Atlas, own: Path, tmp_path: Path
+) -> None:
+    """In our files it is an empty mask; in theirs nobody may have looked at it."""
+    content = json.loads((own / "coco" / "instances.json").read_text())
+    bare = content["annotations"][0]["image_id"]
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] != bare]
+    found = {}
+    for name, info in (("ours", content["info"]), ("theirs", {"description": "boxes"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content | {"info": info}))
+        summary = import_masks(atlas, read_masks(tmp_path / f"{name}.json"), ["coco"], str(tmp_path / name))
+        found[name] = summary.counts.get("missing_mask", 0), summary.unused, summary.counts.get("empty", 0)
+    assert found["ours"][:2] == (0, 0)
+    listed = {each["image_id"] for each in content["annotations"]}
+    empty = len(content["images"]) - len(listed)
+    assert found == {"ours": (0, 0, empty), "theirs": (empty, empty, 0)}
+
+
 def test_the_command_takes_results_on_our_coco_export(
     own: Path, atlas: Atlas, tmp_path: Path, vitatlas, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,3 @@ from support import in_one_process
 def in_this_process() -> Iterator[None]:
     with in_one_process():
         yield
-
-
-@pytest.fixture(scope="module")
-def without_plots() -> Iterator[None]:
-    """Draw nothing, which takes a second for each table; other modules draw."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.score.localization_table.plot_scores", lambda *_: (b"PNG", b"PDF"))
-        yield

@@ -48,11 +48,6 @@ def compared(atlas: Atlas, truth: TruthSet, folder: Path, tmp_path_factory: pyte
     return out
 
 
-@pytest.fixture
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.score.localization_table.plot_scores", lambda table, curves: (b"", b""))
-
-
 def rows_by_name(out: Path) -> dict[tuple[str | None, str], dict]:
     rows = pq.read_table(out / "localization.parquet").to_pylist()
     return {(row["source"], row["method"]): row for row in rows}
@@ -93,7 +88,6 @@ def test_each_source_has_the_rows_of_its_images(compared: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.usefixtures("without_plots")
 def test_each_row_has_the_scores_that_it_has_alone(
     atlas: Atlas, truth: TruthSet, folder: Path, compared: Path, tmp_path: Path
 ) -> None:
@@ -162,7 +156,6 @@ def test_the_folder_is_verified_and_is_not_mistaken_for_another(
         score(other, truth, subset=True, out=str(compared))
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_a_source_that_is_added_is_counted_alone(
     atlas: Atlas, truth: TruthSet, folder: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +179,6 @@ def test_a_source_that_is_added_is_counted_alone(
     assert rows["rival", "rival"] == rows_by_name(compared)["rival", "rival"]
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_other_images_are_refused_or_left_out_for_all(
     atlas: Atlas, truth: TruthSet, folder: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +196,6 @@ def test_other_images_are_refused_or_left_out_for_all(
     assert by_name["all"]["pxap"] == by_name["fewer"]["pxap"]
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_thresholds_of_each_source_are_tuned_on_its_own_predictions(
     atlas: Atlas, world: SyntheticDataset, truth: TruthSet, folder: Path, tmp_path: Path
 ) -> None:
@@ -229,7 +220,6 @@ def test_sources_of_one_name_and_no_folder_are_refused(folder: Path, truth: Trut
         score(first_, truth)
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_the_command_compares_and_prints(
     vitatlas, atlas: Atlas, world: SyntheticDataset, folder: Path, tmp_path: Path
 ) -> None:

@@ -26,7 +26,6 @@ from pipeline.truth import read_truth
 from schemas.arrow import without_descriptions
 from schemas.scores import ERROR_KINDS, IMAGE_ROWS
 
-pytestmark = pytest.mark.usefixtures("without_plots")
 Rows = list[dict[str, Any]]
 IMAGES = 30
 """In two shards."""

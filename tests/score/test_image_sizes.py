@@ -51,7 +51,6 @@ def sizes_of(truth: TruthSet) -> dict[str, tuple[int, int] | None]:
     return {key: image.size for key, image in truth.by_key.items()}
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_files_beside_an_atlas_have_the_scores_that_they_have_with_a_file_of_sizes(
     vitatlas, three: Path, tmp_path: Path
 ) -> None:

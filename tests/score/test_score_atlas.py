@@ -12,10 +12,11 @@ from score.builders import boxed, change, first, of_keys, rows_of, small
 from pipeline.demo.synthetic_dataset import DEMO, SyntheticDataset, make_scene
 from pipeline.image.iou import box_iou
 from pipeline.image.score_map import SIDE, score_map, visible_window
-from pipeline.score import score, score_shard
+from pipeline.score import localization_table, score, score_shard
 from pipeline.score.box_metrics import THRESHOLDS, largest_boxes, resize_boxes
 from pipeline.score.counters import tuning_rank
 from pipeline.score.pixel_metrics import BINS, pxap, score_histogram
+from pipeline.score.plots import plot_scores
 from pipeline.score.threshold_grid import ThresholdGrid
 from pipeline.score.trivial_boxes import TRIVIAL_BOXES
 from pipeline.store import Atlas
@@ -32,7 +33,9 @@ from schemas.scores import CURVES, LOCALIZATION, ScoringSpec
 def scored(atlas: Atlas, world: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """Scores of three methods in a folder of their own."""
     out = tmp_path_factory.mktemp("scores") / "out"
-    table = score(atlas, read_truth(world.truth), methods=["legrad", "center", "uniform"], out=str(out))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(localization_table, "plot_scores", plot_scores)
+        table = score(atlas, read_truth(world.truth), methods=["legrad", "center", "uniform"], out=str(out))
     assert table.schema == LOCALIZATION
     assert pq.read_table(out / "localization.parquet").equals(table)
     return rows_of(table), out
@@ -105,6 +108,7 @@ def test_what_is_counted_is_not_counted_again(
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "localization.parquet").unlink()
     monkeypatch.setattr("pipeline.score.score_sources.score_shard", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(localization_table, "plot_scores", plot_scores)
     again = score(atlas, read_truth(world.truth), methods=["legrad", "center", "uniform"], out=str(copy))
     assert rows_of(again) == rows
     files = [path.name for path in out.iterdir() if path.stem in ("localization", "curves")]

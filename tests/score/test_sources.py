@@ -35,12 +35,6 @@ def masks(truth: TruthSet) -> dict[str, np.ndarray]:
     return {key: truth.by_key[key].mask for key in truth}
 
 
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of an atlas and comparisons are plotted in tests of their own."""
-    monkeypatch.setattr("pipeline.score.localization_table.plot_scores", lambda table, curves: (b"", b""))
-
-
 def scores_of(path: Path, truth: TruthSet, out: Path, **options) -> dict:
     """Return the row of a source of one method."""
     return rows_of(score(open_source(str(path), truth, "other"), truth, out=str(out), **options))["other"]

@@ -19,8 +19,6 @@ from schemas.errors import UsageError
 from schemas.policy import Policy, Threshold
 from schemas.run import RunSpec
 
-pytestmark = pytest.mark.usefixtures("without_plots")
-
 
 def test_a_subset_counts_what_both_have_and_says_what_is_left_out(
     atlas: Atlas, world: SyntheticDataset, tmp_path: Path

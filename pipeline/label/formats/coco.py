@@ -10,6 +10,7 @@ from pipeline.label.formats.base import ExportContext, LabelFormat, OutputObject
 from pipeline.label.formats.json_merge import merge_json_lists
 from pipeline.label.formats.naming import unique_class_names
 from pipeline.label.mask import Label, Rle
+from pipeline.truth.coco import PSEUDO_MASKS
 
 FIRST_CATEGORY = 1
 """Category id of class id 0."""
@@ -79,5 +80,5 @@ def _categories_and_info(class_ids: Iterable[int], context: ExportContext) -> di
     names = unique_class_names(class_ids, context)
     return {
         "categories": [{"id": class_id + FIRST_CATEGORY, "name": name} for class_id, name in names.items()],
-        "info": {"description": "pseudo-masks", "policy": context.policy_hash},
+        "info": {"description": PSEUDO_MASKS, "policy": context.policy_hash},
     }
