@@ -113,7 +113,7 @@ class EnvironmentRecord(Record):
     batch_size: int
     seed: int
     targets: tuple[TargetKind, ...]
-    methods: dict[str, dict[str, str | int | float | bool]]
+    methods: dict[str, dict[str, bool | int | float | str]]
     artifacts: dict[str, str]
     provenance: dict[str, str]
 

@@ -302,7 +302,7 @@ class RunRecord(GrowingRecord):
     hashes: dict[str, str] = Field(default={})
     spec: RunSpec
     model: ModelRecord
-    methods: dict[Name, dict[str, str | int | float | bool]]
+    methods: dict[Name, dict[str, bool | int | float | str]]
     extra_outputs: dict[Name, tuple[Name, ...]]
     artifacts: dict[str, str] = Field(default={})
     provenance: dict[str, str] = Field(default={})
