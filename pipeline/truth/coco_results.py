@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.read.decode import MAX_PIXELS
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.coco import CocoTruth, refuse_mixed_categories
 from pipeline.truth.mask_folder import tight_boxes
@@ -117,6 +118,20 @@ def parse_list(data: bytes, path: Path) -> list[dict[str, Any]]:
     return results
 
 
+def rle_size(result: Result, where: str) -> tuple[int, int]:
+    """Return height and width of the run lengths of a result, in pixels.
+
+    Raises:
+        UsageError: they have none, or one that no image has.
+    """
+    size = result["segmentation"].get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise UsageError(f"{where}: has run lengths without a size; write [height, width]")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UsageError(f"{where}: its mask has {size[1]}×{size[0]} pixels, more than {MAX_PIXELS:,}; correct its size")
+    return size[0], size[1]
+
+
 def parse_score(result: Result, where: str) -> float | None:
     """Return the score of a result; None if it has none.
 
@@ -200,20 +215,12 @@ def _make_masks(path: Path, image: ImageResults, min_score: float | None) -> "Re
     size = None if image.width is None else (image.height, image.width)
     for result in counted:
         if isinstance(result["segmentation"], dict):
-            own = _rle_size(path, result)
+            own = rle_size(result, f"{path}: result {result['id']}")
             if own != (size := size or own):
                 fault = f"is {own[1]}×{own[0]} pixels, not {size[1]}×{size[0]} as its image"
                 raise UsageError(f"{path}: result {result['id']}, of {image.key}, {fault}; resize it")
     height, width = size or (None, None)
     return ResultMasks(image.key, width, height, counted)
-
-
-def _rle_size(path: Path, result: Result) -> tuple[int, int]:
-    """Return height and width of run lengths."""
-    size = result["segmentation"].get("size")
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UsageError(f"{path}: result {result['id']} has run lengths without a size; write [height, width]")
-    return size[0], size[1]
 
 
 def _counts(path: Path, result: Result, min_score: float | None) -> bool:

@@ -154,6 +154,7 @@ def test_a_table_of_boxes_that_cannot_be_used(tmp_path: Path, text: str, says: s
 
 
 RUNS = runs_of(np.eye(30, 40) > 0)
+HALF_SIZE = runs_of(np.eye(15, 20) > 0)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,10 @@ RUNS = runs_of(np.eye(30, 40) > 0)
         ([{"image_id": 0, "segmentation": RUNS, "score": -1}], "one below 0"),
         ([{"image_id": 0, "segmentation": [[0, 0, 5, 0, 5, 5]]}], "not in run lengths"),
         ([{"image_id": 0, "segmentation": {"size": [30, 40], "counts": [3]}}], "do not add up to the pixels"),
-        ([{"image_id": 0, "segmentation": {"size": [10**6, 10**6], "counts": [10**12]}}], "at most 100,000,000 pixels"),
+        ([{"image_id": 0, "segmentation": {"size": [10**6, 10**6], "counts": [10**12]}}], "more than 100,000,000"),
+        ([{"image_id": 0, "segmentation": {"size": [True, 1200], "counts": [1200]}}], "has run lengths without a size"),
+        ([{"image_id": 0, "segmentation": HALF_SIZE}], "is 20×15 pixels|40×30"),
+        ([{"image_id": 0, "segmentation": runs} for runs in (RUNS, HALF_SIZE)], "s0: has masks of 2 sizes"),
     ],
 )
 def test_results_that_cannot_be_used(tmp_path: Path, results: object, says: str) -> None:

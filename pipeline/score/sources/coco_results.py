@@ -5,21 +5,20 @@ Source: cocodataset.org/#format-results.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.read.decode import MAX_PIXELS
 from pipeline.read.sample_keys import sample_key
 from pipeline.score.sources.box_table import Box, BoxFile, best_box
 from pipeline.score.sources.file_source import FileSource
-from pipeline.score.sources.source import Prediction, ScoreSource
+from pipeline.score.sources.source import Prediction, ScoreSource, SourceImage
 from pipeline.truth import TruthSet
 from pipeline.truth.box_truth import inclusive_box, refuse_fractions
-from pipeline.truth.coco_results import parse_list, parse_score
+from pipeline.truth.coco_results import parse_list, parse_score, rle_size
 from pipeline.truth.rle import decode
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
@@ -27,17 +26,19 @@ from schemas.errors import UsageError
 from schemas.run import KeySeparator
 
 ScoredMask = tuple[Mapping[str, Any], float | None]
-"""Run lengths with their size, and a score."""
+"""Run lengths, all of the same size for an image, and a score."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskResults(FileSource[tuple[ScoredMask, ...]]):
     """Masks of each image. A pixel has the score of the best mask that covers it, and 0 outside of all."""
 
+    def images(self, shard: str) -> Sequence[SourceImage]:
+        sizes = {key: masks[0][0]["size"] for key, masks in self.parts[shard].items()}
+        return [SourceImage(key, size=(width, height)) for key, (height, width) in sizes.items()]
+
     def read(self, entry: tuple[ScoredMask, ...]) -> Prediction:
         masks = [self._decode(runs) for runs, _ in entry]
-        if len({mask.shape for mask in masks}) > 1:
-            raise UsageError(f"{self.url}: an image has masks of several sizes ({entry[0][0]['size']} …); correct them")
         scores = [score for _, score in entry if score is not None]
         if len(set(scores)) < 2:
             union: Prediction = np.logical_or.reduce(masks)
@@ -48,8 +49,6 @@ class MaskResults(FileSource[tuple[ScoredMask, ...]]):
     def _decode(self, runs: Mapping[str, Any]) -> Prediction:
         try:
             height, width = runs["size"]
-            if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS):
-                raise ValueError(f"its size is not that of an image of at most {MAX_PIXELS:,} pixels")
             return decode(runs, width, height)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise UsageError(f"{self.url}: mask {str(runs)[:60]} cannot be used ({error}); correct it") from None
@@ -66,7 +65,7 @@ def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator
 
     Raises:
         UsageError: it is not such a list; an image is not known by its id; some results have masks and others none; a
-            box or a score cannot be used.
+            box, a score or the size of a mask cannot be used.
     """
     data = read_bytes(path)
     results = parse_list(data, path)
@@ -116,4 +115,8 @@ def _scored_masks(group: list[tuple[dict[str, Any], float | None]], where: str) 
         raise UsageError(f"{where}: has masks without a score, or with one below 0; write scores from 0 up, or none")
     if not all(isinstance(result["segmentation"], dict) for result, _ in group):
         raise UsageError(f"{where}: has a mask that is not in run lengths; write it as {{size, counts}}")
+    sizes = {rle_size(result, where) for result, _ in group}
+    if len(sizes) > 1:
+        height, width = min(sizes)
+        raise UsageError(f"{where}: has masks of {len(sizes)} sizes, one of {width}×{height} pixels; correct them")
     return tuple((result["segmentation"], score) for result, score in group)
