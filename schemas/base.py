@@ -164,7 +164,7 @@ def _kinds(record: Any) -> tuple[Any, ...]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML loader for plain data. It refuses duplicate keys, of which PyYAML would keep the last without a word."""
+    """YAML loader for plain data. It refuses duplicate keys; PyYAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -80,8 +80,8 @@ def _read_agreement(atlas: Atlas, candidates: pa.Table, target: str, options: Co
     methods = [name for name in atlas.select_methods(target) if not is_control(name)]
     if len(methods) < 2:
         raise UsageError(
-            f"{atlas.objects.url}: has {len(methods)} methods that are no controls, of which none can disagree; use "
-            "--select random"
+            f"{atlas.objects.url}: has {len(methods)} methods besides controls, and disagreement needs at least two; "
+            "use --select random"
         )
     shards = candidates["shard"].unique().to_pylist()
     by_shard = dict(

@@ -126,7 +126,7 @@ class _Output(torch.autograd.Function):
 
 
 def bias_tap(output: Tensor, bias: Tensor, sums: Tensor) -> Tensor:
-    """Return an output, the gradient g of which also adds Σ_k bias_k g[..., k] to the gradient of other values.
+    """Return an output unchanged; in the backward pass, add Σ_k bias_k g[..., k] of its gradient g to that of ``sums``.
 
     Args:
         output: [B, m, D].

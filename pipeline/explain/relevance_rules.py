@@ -128,7 +128,7 @@ class RuleMode(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if rule is None else rule(self, func, *args, **(kwargs or {}))
 
     def _scaled(self, x: Tensor, factor: Callable[[Rules], float]) -> Tensor:
-        """Return x, the gradient of which is multiplied by a factor of the rules."""
+        """Return x; in the backward pass its gradient is multiplied by a factor of the rules."""
         result: Tensor = _Scaled.apply(self, factor, x)
         return result
 

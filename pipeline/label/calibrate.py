@@ -14,7 +14,7 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from schemas.errors import UsageError
-from schemas.policy import LabelFilter, Policy, Threshold
+from schemas.policy import LabelFilter, Pamr, Policy, Threshold
 from schemas.samples import SampleStatus
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
@@ -54,7 +54,8 @@ class CalibrationSource:
         policy = policy.model_copy(update={"filter": LabelFilter(), "background_threshold": None})
         work = partial(_shard_overlaps, atlas, policy, options.allow_pipe)
         shards = _truth_by_shard(atlas, truth)
-        by_shard = dict(parallel_map(work, shards, "calibrate", options.address, policy.refine is not None))
+        needs_gpu = isinstance(policy.refine, Pamr)  # a segmenter is not applied here
+        by_shard = dict(parallel_map(work, shards, "calibrate", options.address, needs_gpu))
         rows = [overlaps for shard in sorted(by_shard) for overlaps in by_shard[shard]]
         total, images = np.array(rows).reshape(-1, len(THRESHOLDS)).sum(0), len(rows)
         if not images:

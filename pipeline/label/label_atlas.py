@@ -21,7 +21,7 @@ from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.labels import LabelingSpec
 from schemas.layout import POLICY
-from schemas.policy import Policy
+from schemas.policy import Pamr, Policy, Sam
 
 ABOUT = POLICY
 _FOUND_BY_CALIBRATION = ("hash", "threshold", "calibration")
@@ -114,7 +114,6 @@ def label(
     about = about.model_copy(update={"hash": policy.digest()})
     context = ExportContext(policy.digest(), classes, atlas.run.spec.grouping)
     title, function = f"label by {policy.name}", partial(_label_shard, policy, names, context, options.allow_pipe)
-    needs_gpu = policy.refine is not None
     labels = _Labels(
         title,
         function,
@@ -122,7 +121,7 @@ def label(
         objects,
         about=about,
         methods=policy.methods,
-        uses_gpu=needs_gpu,
+        uses_gpu=isinstance(policy.refine, Pamr | Sam),
         policy=policy,
         formats=names,
         context=context,

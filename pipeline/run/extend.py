@@ -1,4 +1,4 @@
-"""Extend an atlas by methods: a part for the same shards, of which nothing exists that is changed."""
+"""Extend an atlas by methods: they get a part of their own for the same shards, and no existing object is changed."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass

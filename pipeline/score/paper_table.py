@@ -107,7 +107,7 @@ def _markdown_cell(cell: _Cell | None) -> str:
 
 
 def present_columns(columns: Sequence[PaperColumn], rows: Sequence[Row]) -> list[PaperColumn]:
-    """Return the columns of which some row has a score."""
+    """Return the columns that have a score in at least one row."""
     return [column for column in columns if any(row[column.name] is not None for row in rows)]
 
 

@@ -104,7 +104,7 @@ def _class_notes(rows: Sequence[Row], about: ScoringSpec) -> list[str]:
 
 
 def _what(rows: Sequence[Row]) -> str:
-    """Return which maps of which networks are scored, by source where there are several."""
+    """Return a sentence that names the target and the network of the maps; for each source, if there are several."""
     sources: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["source"] is not None:  # not a box that is the same for all

@@ -128,7 +128,7 @@ def rle_size(result: Result, where: str) -> tuple[int, int]:
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         raise UsageError(f"{where}: has run lengths without a size; write [height, width]")
     if size[0] * size[1] > MAX_PIXELS:
-        raise UsageError(f"{where}: its mask has {size[1]}×{size[0]} pixels, more than {MAX_PIXELS:,}; correct its size")
+        raise UsageError(f"{where}: its mask has {size[1]}×{size[0]} pixels, more than {MAX_PIXELS:,}; correct it")
     return size[0], size[1]
 
 

@@ -69,7 +69,7 @@ def test_disagreement_chooses_the_images_with_the_lowest_mean_rank_correlation(t
 def test_one_method_cannot_disagree(tmp_path: Path, spec: RunSpec) -> None:
     plan(spec.model_copy(update={"methods": ("attention", "random")}), str(tmp_path / "atlas"))
     atlas = run(str(tmp_path / "atlas"), INLINE)
-    with pytest.raises(UsageError, match="has 1 methods that are no controls, of which none can disagree"):
+    with pytest.raises(UsageError, match="has 1 methods besides controls, and disagreement needs at least two"):
         write_page(atlas, str(tmp_path / "page"), 6, "disagreement")
 
 

@@ -26,7 +26,7 @@ RULES = {
     "cp_lrp:read=pixels:gamma=0.25:linear_gamma=0.05": WrittenRules(gamma=0.05, embedding_gamma=0.25),
 }
 PLAIN = ("class token", "mean, fc_norm", "SwiGLU", "attention pool", "quick GELU")
-"""Families of which every set of rules is tried in the default tests."""
+"""Families that the default tests try with every set of rules."""
 
 
 CASES = [
