@@ -11,7 +11,7 @@ from jobs.params import choice_option
 from jobs.plan import print_plan
 from pipeline.utils.terminal import echo
 from schemas.bench import EndToEndTiming
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 @click.command("demo")

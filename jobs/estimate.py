@@ -8,7 +8,7 @@ from pipeline.utils.progress import format_time
 from pipeline.utils.terminal import echo
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import UsageError
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 @dataclass(frozen=True)

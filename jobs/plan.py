@@ -13,7 +13,8 @@ from jobs.run_options import run_spec, spec_options
 from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
-from schemas.run import RunRecord, RunSpec
+from schemas.run import RunSpec
+from schemas.run_record import RunRecord
 from schemas.targets import most_labels
 
 _ROW_BYTES = 2000

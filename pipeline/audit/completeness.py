@@ -13,7 +13,7 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas.audit_tables import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
-from schemas.run import ShardRecord
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus, may_lack
 
 _DETAILS = re.compile(r"""'[^']*'|"[^"]*"|\S*/\S*|0x[0-9a-f]+|\d[\d,.]*""")

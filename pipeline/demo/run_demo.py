@@ -30,7 +30,8 @@ from schemas.base import Record
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import COMMITS, MAPS, RUN, SAMPLES
-from schemas.run import ModelSpec, RunRecord, RunSpec
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord
 
 VARIANTS = ("reciprocam:kernel=peak", "reciprocam:kernel=box", "reciprocam:kernel=single")
 """Further methods, besides those with default options."""

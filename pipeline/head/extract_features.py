@@ -16,7 +16,7 @@ from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_bat
 from pipeline.utils.atomic_write import write_atomically
 from schemas.head import HeadReadout
 from schemas.learned_head import LearnedHeadSpec
-from schemas.run import ShardRecord
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
 
 Task = tuple[ShardRecord, dict[str, Any]]

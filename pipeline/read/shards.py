@@ -20,7 +20,8 @@ from pipeline.utils.io import refuse_commands, url_to_fs, with_retries
 from pipeline.utils.process_pool import ProcessPool
 from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
-from schemas.run import Grouping, ShardRecord, SourceRecord
+from schemas.run import Grouping
+from schemas.run_record import ShardRecord, SourceRecord
 
 T = TypeVar("T")
 

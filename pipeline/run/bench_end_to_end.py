@@ -19,7 +19,8 @@ from pipeline.store import ObjectStore
 from schemas.bench import EndToEndTiming
 from schemas.errors import UsageError
 from schemas.layout import RUN, commit_object
-from schemas.run import RunRecord, RunSpec, ShardRecord
+from schemas.run import RunSpec
+from schemas.run_record import RunRecord, ShardRecord
 
 _TIMED_BATCHES = 2
 """After one batch that warms up."""

@@ -17,7 +17,7 @@ from pipeline.utils.terminal import echo
 from schemas.commits import QuarantineRecord
 from schemas.errors import RunFailedError, StoppedEarlyError, UsageError
 from schemas.layout import LEASE, QUARANTINED, STAGED, extended_url, quarantine_object
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import SampleStatus
 
 _MAX_NAMED = 50

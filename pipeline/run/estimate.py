@@ -10,7 +10,7 @@ from math import ceil
 from pipeline.store.zarr_arrays import metadata_objects
 from schemas.bench import EndToEndTiming, Estimate
 from schemas.layout import RUN
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 DECODE_PROCESSES = 4
 """Default of each actor on a GPU."""

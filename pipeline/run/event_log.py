@@ -14,7 +14,7 @@ from typing import IO, Any
 from pipeline.run.events import Event, FailedAttempt, ShardCommitted, ShardRetried
 from pipeline.utils.redaction import redact
 from schemas.errors import UsageError
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipeline.utils.io import refuse_commands
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.layout import DROPPED, RUN, extended_url, part_folder
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError
-from schemas.run import ShardRecord
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus, class_ids
 
 _INPUTS = ("key", "image_sha256", "label", "labels")

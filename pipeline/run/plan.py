@@ -24,7 +24,8 @@ from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.layout import RUN
 from schemas.model import ModelRecord
-from schemas.run import RunRecord, RunSpec, ShardRecord, slot_rows
+from schemas.run import RunSpec
+from schemas.run_record import RunRecord, ShardRecord, slot_rows
 from schemas.targets import UNLABELLED, resolve_kinds
 
 CHUNK = 256

@@ -5,7 +5,7 @@ import time
 from pipeline.run.events import Event, LogMessage, ShardCommitted, ShardQuarantined
 from pipeline.utils.progress import make_progress
 from pipeline.utils.terminal import echo
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.text import escape_control
 
 

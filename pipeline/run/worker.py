@@ -40,7 +40,8 @@ from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, UsageError
-from schemas.run import RunSpec, SourceRecord
+from schemas.run import RunSpec
+from schemas.run_record import SourceRecord
 from schemas.samples import SampleStatus
 from schemas.targets import most_labels
 

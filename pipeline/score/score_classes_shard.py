@@ -21,7 +21,7 @@ from pipeline.truth.truth import Truth
 from pipeline.truth.voc import IGNORED, ClassMaskTruth
 from pipeline.utils.shares import with_shares
 from schemas.errors import UsageError
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import SampleStatus, class_ids
 
 

@@ -31,7 +31,7 @@ from schemas.layout import (
     quarantine_object,
     range_name,
 )
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import SAMPLES, SampleStatus, class_columns, class_ids, may_lack
 from schemas.text import escape_control
 

@@ -20,7 +20,7 @@ from schemas.arrow import without_descriptions
 from schemas.commits import CommitRecord
 from schemas.errors import AtlasError, RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import MAPS, samples_object
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import LATER_COLUMNS, SAMPLES
 from schemas.targets import find_class, is_text
 from schemas.text import suggest

@@ -12,7 +12,7 @@ from pipeline.store.commit_protocol import read_committed
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.layout import flag_name, range_name, shard_object
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import SampleStatus, class_ids, may_lack
 
 

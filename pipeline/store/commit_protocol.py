@@ -17,7 +17,7 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.errors import RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import STAGED, commit_object, staged_object, staged_prefix
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 class ShardTransaction:

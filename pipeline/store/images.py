@@ -14,7 +14,7 @@ from pipeline.read.sample_keys import escape_bytes
 from pipeline.read.shard_reader import read_samples
 from pipeline.store.atlas_shard import AtlasShard
 from schemas.errors import CorruptShardError
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 def read_images(

@@ -6,7 +6,7 @@ from pipeline.store.object_store import ObjectStore
 from schemas.commits import DroppedRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import DROPPED, FORMAT, PARTS, RUN
-from schemas.run import FormatRecord, RunRecord
+from schemas.run_record import FormatRecord, RunRecord
 
 _MAX_NAMED = 8
 """Fields that a message names."""

@@ -23,7 +23,7 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, RunFailedError, ShardReplacedError
 from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object, shard_object
-from schemas.run import RunRecord, SourceRecord
+from schemas.run_record import RunRecord, SourceRecord
 from schemas.samples import SAMPLES, SampleStatus, has_map
 
 

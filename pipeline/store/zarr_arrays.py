@@ -19,7 +19,7 @@ from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
 from schemas.layout import MAPS, ArraySpec, Flag, shard_object
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 def create_arrays(objects: ObjectStore, run: RunRecord) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_batches
 from pipeline.read.labels import LabelRule
 from schemas.errors import RunFailedError, UsageError
-from schemas.run import Grouping, ShardRecord
+from schemas.run import Grouping
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
 
 _FIXES = {

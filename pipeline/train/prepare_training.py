@@ -12,7 +12,8 @@ from pipeline.read import count_disjoint, resolve_pattern
 from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
 from schemas.errors import UsageError
-from schemas.run import RunSpec, ShardRecord
+from schemas.run import RunSpec
+from schemas.run_record import ShardRecord
 from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec
 
 

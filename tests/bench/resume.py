@@ -18,7 +18,8 @@ from schemas import layout
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.layout import RUN, commit_object, samples_object, shard_object
 from schemas.model import ModelRecord
-from schemas.run import ModelSpec, RunRecord, RunSpec, ShardRecord, SourceRecord
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord, ShardRecord, SourceRecord
 
 METHODS = tuple(f"method_{number:02d}" for number in range(20))
 ROWS = 1251

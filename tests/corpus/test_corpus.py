@@ -24,7 +24,8 @@ from pipeline.run.execution import ExecutionOptions
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, RunFailedError
-from schemas.run import ModelSpec, RunSpec, ShardRecord
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
 
 HERE = ExecutionOptions(executor="inline")

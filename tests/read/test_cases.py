@@ -11,7 +11,8 @@ from support import jpeg, write_tar
 from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, count_samples, iter_batches
 from pipeline.read.shard_reader import read_samples, scan_shard
 from schemas.errors import CorruptShardError
-from schemas.run import Grouping, ShardRecord
+from schemas.run import Grouping
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
 
 CASES = Path(__file__).parent / "cases"

@@ -20,7 +20,7 @@ from pipeline.read.sample_keys import split_name
 from pipeline.read.shard_reader import MAX_IMAGE_BYTES, group_by_key, read_samples, scan_shard
 from pipeline.read.tar_members import TarMember
 from schemas.errors import CorruptShardError
-from schemas.run import ShardRecord
+from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
 
 

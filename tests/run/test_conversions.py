@@ -13,7 +13,7 @@ from pipeline.run.plan import check_model
 from pipeline.store import Atlas
 from schemas.errors import SpecMismatchError
 from schemas.model import ConversionRecord
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 LINE = "weights  names of transformers ViT; norms with epsilon 1e-12; activation gelu\n"
 

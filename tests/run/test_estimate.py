@@ -15,7 +15,8 @@ from pipeline.run.estimate import DECODE_PROCESSES, actors_for_deadline, estimat
 from pipeline.run.plan import plan
 from schemas.bench import EndToEndTiming
 from schemas.errors import UsageError
-from schemas.run import Decode, RunRecord, RunSpec
+from schemas.run import Decode, RunSpec
+from schemas.run_record import RunRecord
 
 GPU = EndToEndTiming(
     device="NVIDIA H200",

@@ -28,7 +28,8 @@ from pipeline.truth import read_truth
 from schemas.commits import CommitRecord, DerivedCommit
 from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
 from schemas.policy import Policy, Threshold
-from schemas.run import ModelSpec, RunRecord, RunSpec, SourceRecord
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord, SourceRecord
 
 ADDED = ("reciprocam:kernel=single", "attn_gradcam")
 NAMES = ("reciprocam_single", "attn_gradcam")

@@ -17,7 +17,8 @@ from pipeline.explain.head import backbone_hash
 from pipeline.explain.load import create_model, create_untrained, load_model
 from pipeline.store import Atlas
 from schemas.errors import UnsupportedModel, UsageError
-from schemas.run import ModelSpec, RunRecord
+from schemas.run import ModelSpec
+from schemas.run_record import RunRecord
 
 METHODS = "legrad,legrad:score=cosine,attention,generic_attention,reciprocam,pm_zs,center"
 CASES = {"clip": ("zero_shot", "softmax", 4), "siglip": ("zero_shot", "sigmoid", 3), "dinov2": ("linear", "softmax", 6)}

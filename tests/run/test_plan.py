@@ -9,7 +9,8 @@ from support import FAST, samples, write_tar
 from pipeline.demo.train_model import MODEL
 from pipeline.run.plan import plan
 from schemas.errors import SpecMismatchError, UsageError
-from schemas.run import ModelSpec, RunRecord, RunSpec
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord
 
 
 def test_the_slot_is_the_largest_tar_rounded_up_to_the_chunk(spec: RunSpec, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas, ShardWriter
 from pipeline.store.verify import verify
 from schemas.errors import RunFailedError
-from schemas.run import RunSpec, SourceRecord
+from schemas.run import RunSpec
+from schemas.run_record import SourceRecord
 
 
 def same_results(first: Path, second: Path) -> None:

@@ -15,7 +15,8 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas.errors import SpecMismatchError, UsageError
-from schemas.run import RunRecord, RunSpec
+from schemas.run import RunSpec
+from schemas.run_record import RunRecord
 
 TARGETS = ("predicted", "top:3", "class:turtle,2")
 FIXED = (0, 2, 4)

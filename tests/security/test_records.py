@@ -23,7 +23,8 @@ from pipeline.store.parquet import from_parquet, to_parquet
 from schemas.base import sha256
 from schemas.commits import LeaseRecord, QuarantineRecord
 from schemas.errors import UsageError
-from schemas.run import ModelSpec, RunRecord, RunSpec
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord
 
 POLICY = {
     "name": "a", "methods": ["legrad", "attention"], "target": "label", "combine": "mean",

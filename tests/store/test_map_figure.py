@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.store import Atlas, ObjectStore
 from schemas.errors import UsageError
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 def with_shards_at(atlas: Atlas, place: str) -> Atlas:

@@ -17,7 +17,8 @@ from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
 from schemas.policy import Policy, Threshold
-from schemas.run import ModelSpec, RunRecord, RunSpec
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord
 
 SIZES = (2, 3, 4)
 POLICY = Policy(name="otsu", methods=("center",), threshold=Threshold(kind="otsu"))

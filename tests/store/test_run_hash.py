@@ -17,7 +17,8 @@ from pipeline.store import Atlas
 from schemas.commits import DerivedCommit
 from schemas.errors import AtlasError, RunFailedError, SpecMismatchError
 from schemas.model import ModelRecord
-from schemas.run import ModelSpec, RunRecord, RunSpec, ShardRecord
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord, ShardRecord
 
 NOT_HASHED = {"format", "versions"}
 

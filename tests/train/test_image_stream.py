@@ -12,7 +12,8 @@ from pipeline.explain.load import load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
 from pipeline.train.image_stream import ImageStream
 from schemas.errors import UsageError
-from schemas.run import ModelSpec, ShardRecord
+from schemas.run import ModelSpec
+from schemas.run_record import ShardRecord
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from pipeline.store import Atlas
 from pipeline.train.mask_sources import MaskTarget, PseudoMaskSource, open_mask_source, open_truth_masks
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Pamr, Policy, Threshold
-from schemas.run import ModelSpec, RunSpec, ShardRecord
+from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import ShardRecord
 from schemas.training import MaskSpec
 
 FRAME = PreprocessConfig(48, 32, "bicubic", "squash", 1.0, "center")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.store import ObjectStore
 from schemas.audit_records import ExportSpec
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from schemas.audit_records import ExportSpec
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
 from schemas.layout import Flag
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import class_columns, class_ids
 from schemas.text import suggest
 

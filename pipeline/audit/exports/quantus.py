@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.exports.base import AtlasContext, AuditExporter, ShardData, prepare_path
 from schemas.audit_records import ExportSpec
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 
 README = "README.md"
 

@@ -24,7 +24,7 @@ from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import AuditSpec, ExportSpec
 from schemas.errors import UsageError
 from schemas.layout import ABOUT
-from schemas.run import RunRecord
+from schemas.run_record import RunRecord
 from schemas.samples import class_ids
 
 MEMBERS, SHORTCUTS = "members.parquet", "shortcuts.parquet"

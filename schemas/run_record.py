@@ -1,0 +1,263 @@
+"""The record of a planned run, ``run.json``: spec, network, methods and shards, and hashes of what decides maps."""
+
+import json
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from schemas.base import Count, GrowingRecord, Record, sha256
+from schemas.layout import FORMAT, ArraySpec, arrays
+from schemas.model import ModelRecord, Size
+from schemas.run import Name, RunSpec
+from schemas.targets import in_words
+
+
+class SourceRecord(Record):
+    """What tells whether the file of a shard is another one.
+
+    Attributes:
+        size: in bytes, or −1 where the store does not tell.
+        fingerprint: what the store tells of its contents, such as an ETag; of a local file, a hash of its start, middle
+            and end. None where neither is to be had.
+        listing: hash of names and sizes of its members; None where its headers were not read.
+    """
+
+    size: int
+    fingerprint: str | None = None
+    listing: str | None = None
+
+    def changes(self, now: "SourceRecord") -> list[str]:
+        """Return a phrase for each value that is known of both files and differs.
+
+        Args:
+            now: the file as it is now.
+        """
+        phrases = []
+        if -1 not in (self.size, now.size) and self.size != now.size:
+            phrases.append(f"it had {self.size:,} bytes and has {now.size:,}")
+        if None not in (self.fingerprint, now.fingerprint) and self.fingerprint != now.fingerprint:
+            phrases.append(f"its fingerprint was {self.fingerprint} and is {now.fingerprint}")
+        if None not in (self.listing, now.listing) and self.listing != now.listing:
+            phrases.append("it lists other members")
+        return phrases
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class ShardRecord:
+    """One shard, the unit of work and of commit. There may be very many, so it is a small dataclass, not a ``Record``.
+
+    Attributes:
+        name: its short name, unique in the run and safe as a file name.
+        url: path or URL.
+        samples: number of samples, and of rows in the atlas.
+        size: size in bytes, or −1 where the store does not tell.
+        fault: error that the scan found, or None; such a shard is quarantined, and the run fails at its end.
+        partial: use the ``samples`` samples before the fault instead.
+        fingerprint: as in ``SourceRecord``.
+        listing: as in ``SourceRecord``.
+        left_out: number and extensions of the files that belong to no sample, in words; None if the scan found none.
+        unlabelled: number of samples that the scan found without a label member.
+    """
+
+    name: Name
+    url: str
+    samples: Count
+    size: Annotated[int, Field(ge=-1)]
+    fault: str | None = None
+    partial: bool = False
+    fingerprint: str | None = None
+    listing: str | None = None
+    left_out: str | None = None
+    unlabelled: Count = 0
+
+    @property
+    def source(self) -> SourceRecord:
+        """The file as it was planned. One that cannot be used may be replaced, so nothing is known of it."""
+        if self.fault and not self.partial:
+            return SourceRecord(size=-1)
+        return SourceRecord(size=self.size, fingerprint=self.fingerprint, listing=self.listing)
+
+    def of_any_source(self) -> "ShardRecord":
+        """Return the shard without what is known of its file."""
+        return replace(self, size=-1, fingerprint=None, listing=None)
+
+
+class FormatRecord(Record):
+    """The one field of ``run.json`` that every version of the layout has.
+
+    Attributes:
+        format: version of the layout.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    format: int | None = None
+
+
+def slot_rows(samples: Iterable[int], chunk: int) -> int:
+    """Return the number of rows that each shard owns.
+
+    Args:
+        samples: number of samples of each shard.
+        chunk: rows of one Zarr chunk.
+    """
+    return -(-max(1, *samples) // chunk) * chunk
+
+
+class RunRecord(GrowingRecord):
+    """``run.json``: everything that determines the maps. Written once, last of the plan.
+
+    Attributes:
+        format: version of the layout.
+        run_hash: hash of ``hashes``, and thereby of everything that determines the maps. Every commit carries it.
+        hashes: hash of each field, but for ``versions``, that differs from its default; of shards, of each column.
+        spec: the spec of the user.
+        model: the network.
+        shards: shards, in the order of the rows.
+        slot: rows reserved for each shard: the largest number of samples, rounded up to the chunk.
+        chunk: rows of one Zarr chunk.
+        methods: options of each method by the name of its maps.
+        extra_outputs: names of the numbers that a method reports beside each map, by method.
+        artifacts: SHA-256 of the artifact of each learned method.
+        provenance: name of the design that a method follows, where its paper leaves one open.
+        label_names: name of each class of the network's own classifier; empty where they are not known.
+        versions: versions of the packages that compute.
+        extends: ``run_hash`` of the atlas that this one adds methods to, in a part; empty: it is no part.
+    """
+
+    later_fields = frozenset({"extends"})
+    format: int = FORMAT
+    run_hash: str = ""
+    hashes: dict[str, str] = Field(default={})
+    spec: RunSpec
+    model: ModelRecord
+    methods: dict[Name, dict[str, bool | int | float | str]]
+    extra_outputs: dict[Name, tuple[Name, ...]]
+    artifacts: dict[str, str] = Field(default={})
+    provenance: dict[str, str] = Field(default={})
+    label_names: tuple[str, ...] = ()
+    slot: Count
+    chunk: Size
+    shards: tuple[ShardRecord, ...]
+    versions: dict[str, str]
+    extends: str = ""
+
+    def sealed(self) -> Self:
+        """Return the record with its hashes."""
+        hashes = self._field_hashes()
+        return self.model_copy(update={"hashes": hashes, "run_hash": _hash_json(hashes)})
+
+    def joined(self, others: Iterable["RunRecord"]) -> Self:
+        """Return the record with the methods of other runs as well. The hashes stay those of this one."""
+        return self._with_methods((self, *others))
+
+    def is_part_of(self, run: "RunRecord") -> bool:
+        """Return whether the record extends a run, and differs from it in the methods only. Both must be as sealed."""
+        own, other = (
+            {name: value for name, value in record.hashes.items() if name not in _OF_METHODS} for record in (self, run)
+        )
+        return self.extends == run.run_hash and own == other
+
+    def without(self, methods: Container[str]) -> Self:
+        """Return the record without some methods. The hashes stay those of all."""
+        return self._with_methods((self,), methods)
+
+    def _with_methods(self, records: Sequence["RunRecord"], left_out: Container[str] = ()) -> Self:
+        def merge(mappings: Iterable[dict[str, Any]]) -> dict[str, Any]:
+            return {name: value for values in mappings for name, value in values.items() if name not in left_out}
+
+        specs = merge(dict(zip(record.methods, record.spec.methods, strict=True)) for record in records)
+        fields = {field: merge(getattr(record, field) for record in records) for field in _BY_METHOD}
+        return self.model_copy(
+            update=fields | {"spec": self.spec.model_copy(update={"methods": tuple(specs.values())})}
+        )
+
+    def changed_fields(self) -> list[str]:
+        """Return the names of the fields that are not as their hashes say; none if the record is as it was sealed."""
+        current = self._field_hashes()
+        changed = [name for name in {**current, **self.hashes} if current.get(name) != self.hashes.get(name)]
+        return changed or ["run_hash"] * (self.run_hash != _hash_json(self.hashes))
+
+    def slot_fault(self) -> str | None:
+        """Return what is wrong with the rows of the shards, if anything: records of others may have any hash."""
+        if self.slot != slot_rows((shard.samples for shard in self.shards), self.chunk):
+            return "slot is not the largest number of samples of a shard, rounded up to the chunk"
+        return None if self.rows < 1 << 53 else f"slot: {self.rows:,} rows are more than an atlas can have"
+
+    def _field_hashes(self) -> dict[str, str]:
+        # A later version may have further fields. Their defaults are left out, so that the hash of a record that lacks
+        # them stays the same.
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_HASHED)
+        shards = values.pop("shards", [])
+        columns = dict.fromkeys(column for shard in shards for column in shard)
+        values |= {f"shards.{column}": [shard.get(column) for shard in shards] for column in columns}
+        return {name: _hash_json(value) for name, value in _fields(self, values)}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, by class id: of the head file, the network, or the labels; empty where none are known."""
+        return self.model.class_names or self.label_names or self.spec.classes
+
+    def class_name(self, class_id: int) -> str:
+        """Return the name of a class, or its id where it has none."""
+        return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
+
+    def target_in_words(self, target: str) -> str:
+        """Return what the maps of a target are of, such as ``label`` or ``class turtle``."""
+        kind, _, class_id = target.partition(":")
+        return in_words(target, self.class_name(int(class_id)) if kind == "class" else "")
+
+    def describe_target(self, target: str) -> str:
+        """Return a target as a user names it; of a class also its name, if that is known."""
+        kind, _, class_id = target.partition(":")
+        return f"{target} ({self.class_names[int(class_id)]})" if kind == "class" and self.class_names else target
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """There are samples, and the plan found none with a label member."""
+        return 0 < self.samples == sum(shard.unlabelled for shard in self.shards)
+
+    @property
+    def rows(self) -> int:
+        """Length of the ``row`` dimension: all slots, filled or not."""
+        return self.slot * len(self.shards)
+
+    @property
+    def arrays(self) -> dict[str, ArraySpec]:
+        """All arrays of all methods by name."""
+        specs = (arrays(method, self.extra_outputs.get(method, ())) for method in self.methods)
+        return {name: spec for method_specs in specs for name, spec in method_specs.items()}
+
+
+_BY_METHOD = ("methods", "extra_outputs", "artifacts", "provenance")
+"""Fields of a run that are mappings by method."""
+_OF_METHODS = {*_BY_METHOD, "spec.methods", "spec.artifacts", "extends"}
+"""Hashes in which a part differs from the run that it extends."""
+_NOT_HASHED = {"format", "run_hash", "hashes", "versions"}
+
+
+def _fields(record: Record, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each field of a record and of the records in it.
+
+    Args:
+        record: the record.
+        values: its values that differ from their defaults.
+        prefix: of the names.
+    """
+    for name, value in values.items():
+        inner = getattr(record, name, None)
+        if isinstance(inner, Record):
+            yield from _fields(inner, value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _hash_json(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode())
