@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from browsing import Open, chromium, opening_pages
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 from report_world import HOSTILE
 from safetensors.torch import save_file
 from support import build_once, in_one_process, write_tar
@@ -86,43 +88,14 @@ def read_data(folder: Path) -> dict[str, Any]:
     return data
 
 
-Visit = Callable[..., Page]
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from audit.report.seen import CHROMIUM
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
-def visit(browser: Browser, drawn: Path) -> Iterator[Visit]:
-    """Open the page. Whatever the console or a dialog says is a failure, and so is a request elsewhere."""
-    from audit.report.seen import DESKTOP, TIMEOUT
-
-    said: list[str] = []
-    contexts = []
-
-    def visit(size: tuple[int, int] = DESKTOP, scheme: Any = "light", script: str = "", **options: Any) -> Page:
-        viewport: Any = {"width": size[0], "height": size[1]}
-        contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme, **options))
-        contexts[-1].set_default_timeout(TIMEOUT)
-        page = contexts[-1].new_page()
-        if script:
-            page.add_init_script(script)
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"{error}"))
-        page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        page.goto(f"file://{drawn}/page/index.html")
-        page.wait_for_function("() => 'ready' in document.body.dataset")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert said == []
+def visit(browser: Browser, drawn: Path) -> Iterator[Open]:
+    """Open the page."""
+    with opening_pages(browser) as opened:
+        yield partial(opened, f"{drawn}/page/index.html")

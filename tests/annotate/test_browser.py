@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotate.conftest import CORNER, KEYS, NAMES, Visit, read_data
-from audit.report.seen import DESKTOP, PHONE, in_a_browser
+from annotate.conftest import CORNER, KEYS, NAMES, read_data
 from axe_playwright_python.sync_playwright import Axe
+from browsing import DESKTOP, PHONE, Open, in_a_browser
 from playwright.sync_api import Page, expect
 
 from pipeline.score import score
@@ -51,7 +51,7 @@ def open_image(page: Page, drawn: Path, key: str) -> None:
     expect(page.locator("#title")).to_contain_text(f"Image {place + 1} of {len(KEYS)}:")
 
 
-def test_drawn_boxes_are_saved_as_coco_that_score_reads_as_it_is(visit: Visit, drawn: Path, tmp_path: Path) -> None:
+def test_drawn_boxes_are_saved_as_coco_that_score_reads_as_it_is(visit: Open, drawn: Path, tmp_path: Path) -> None:
     page = visit()
     for key in ("cat/001", "dog/turned", "dog/upside"):
         open_image(page, drawn, key)
@@ -77,7 +77,7 @@ def test_drawn_boxes_are_saved_as_coco_that_score_reads_as_it_is(visit: Visit, d
     assert {row["images"] for row in rows} == {3}
 
 
-def test_all_is_done_by_keys_and_undone(visit: Visit, drawn: Path, tmp_path: Path) -> None:
+def test_all_is_done_by_keys_and_undone(visit: Open, drawn: Path, tmp_path: Path) -> None:
     page = visit()
     expect(page.locator("#stage")).to_be_focused()
     page.keyboard.press("b")
@@ -105,7 +105,7 @@ def test_all_is_done_by_keys_and_undone(visit: Visit, drawn: Path, tmp_path: Pat
 
 
 @pytest.mark.soak
-def test_handles_change_a_box_and_a_click_selects_it(visit: Visit, tmp_path: Path) -> None:
+def test_handles_change_a_box_and_a_click_selects_it(visit: Open, tmp_path: Path) -> None:
     page = visit()
     drag(page, (10, 10), (30, 30))
     drag(page, (30, 30), (40, 35))  # the lower right corner
@@ -119,7 +119,7 @@ def test_handles_change_a_box_and_a_click_selects_it(visit: Visit, tmp_path: Pat
     expect(page.locator("#count")).to_have_text(f"0 of {len(KEYS)} done")
 
 
-def test_work_is_kept_by_the_browser_and_loaded_from_the_file_in_another(visit: Visit, tmp_path: Path) -> None:
+def test_work_is_kept_by_the_browser_and_loaded_from_the_file_in_another(visit: Open, tmp_path: Path) -> None:
     page = visit()
     drag(page, (10, 10), (30, 30))
     page.keyboard.press("Enter")
@@ -157,7 +157,7 @@ def test_work_is_kept_by_the_browser_and_loaded_from_the_file_in_another(visit: 
     ],
     ids=["none", "rubbish"],
 )
-def test_a_browser_that_keeps_nothing_or_rubbish_does_no_harm(visit: Visit, tmp_path: Path, script: str) -> None:
+def test_a_browser_that_keeps_nothing_or_rubbish_does_no_harm(visit: Open, tmp_path: Path, script: str) -> None:
     page = visit(script=script)
     expect(page.locator("#title")).to_contain_text("Image 1 of")
     drag(page, (10, 10), (30, 30))
@@ -166,7 +166,7 @@ def test_a_browser_that_keeps_nothing_or_rubbish_does_no_harm(visit: Visit, tmp_
     assert len(saved(page, tmp_path)[1]["images"]) == 1
 
 
-def test_hostile_keys_and_names_are_text(visit: Visit, drawn: Path) -> None:
+def test_hostile_keys_and_names_are_text(visit: Open, drawn: Path) -> None:
     page = visit()
     for image in read_data(drawn / "page")["images"]:
         expect(page.locator("#about .key")).to_have_text(escape_control(image["file"].removesuffix(".jpg")))
@@ -180,9 +180,7 @@ def test_hostile_keys_and_names_are_text(visit: Visit, drawn: Path) -> None:
     ("size", "scheme"),
     [(PHONE, "light"), *(pytest.param(DESKTOP, scheme, marks=pytest.mark.soak) for scheme in ("light", "dark"))],
 )
-def test_axe_finds_nothing_and_nothing_sticks_out(
-    visit: Visit, drawn: Path, size: tuple[int, int], scheme: str
-) -> None:
+def test_axe_finds_nothing_and_nothing_sticks_out(visit: Open, drawn: Path, size: tuple[int, int], scheme: str) -> None:
     page = visit(size, scheme)
     open_image(page, drawn, KEYS[5])  # the long key
     drag(page, (5, 5), (30, 30))
@@ -193,7 +191,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(
 
 
 @pytest.mark.soak
-def test_a_finger_draws(visit: Visit, tmp_path: Path) -> None:
+def test_a_finger_draws(visit: Open, tmp_path: Path) -> None:
     page = visit(PHONE, has_touch=True, is_mobile=True)
     area = page.locator("#boxes").bounding_box()
     assert area is not None

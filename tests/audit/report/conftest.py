@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit.report.seen import CHROMIUM, DESKTOP, TIMEOUT, Open
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsing import Open, chromium, opening_pages
+from playwright.sync_api import Browser, Page
 from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
 from support import DEMO_MODEL, build_once, in_one_process
 
@@ -68,37 +68,16 @@ def copy(reported: Reported, tmp_path: Path) -> Reported:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
 def visit(browser: Browser, reported: Reported) -> Iterator[Open]:
-    """Open a view of the report. Whatever the console or a dialog says is a failure, and so is a request elsewhere."""
-    said: list[str] = []
-    contexts = []
+    """Open a view of the report."""
+    with opening_pages(browser) as opened:
 
-    def visit(
-        view: str = "", folder: Path = reported.folder, size: tuple[int, int] = DESKTOP, scheme: Any = "light"
-    ) -> Page:
-        contexts.append(
-            browser.new_context(
-                viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
-            )
-        )
-        contexts[-1].set_default_timeout(TIMEOUT)
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"{error}"))
-        page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        page.goto(f"file://{folder}/index.html{view}")
-        page.wait_for_function("() => document.body.dataset.ready")
-        return page
+        def visit(view: str = "", folder: Path = reported.folder, **options: Any) -> Page:
+            return opened(f"{folder}/index.html{view}", reduced_motion="reduce", **options)
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert said == []
+        yield visit

@@ -1,23 +1,13 @@
-"""What tests in a browser share: where it is, and what is seen on a page."""
+"""What is seen on the pages of a report."""
 
 import base64
 import io
-import shutil
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import Page
 from report_world import Reported
-
-CHROMIUM = shutil.which("chromium")
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; apt-get install chromium")
-DESKTOP, PHONE = (1280, 900), (390, 844)
-TIMEOUT = 10_000
-"""Milliseconds that something on the page may take, where this machine is busy."""
-Open = Callable[..., Page]
 
 
 def settled(page: Page) -> None:

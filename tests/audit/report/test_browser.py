@@ -1,8 +1,9 @@
 """The report in a real browser, from a disk: what one sees is what the tables say, and nothing of a stranger's runs."""
 
 import pytest
-from audit.report.seen import DESKTOP, PHONE, Open, in_a_browser, keys, pixels, samples, settled
+from audit.report.seen import keys, pixels, samples, settled
 from axe_playwright_python.sync_playwright import Axe
+from browsing import DESKTOP, PHONE, Open, in_a_browser
 from playwright.sync_api import expect
 from report_world import HOSTILE, METHODS, NAMES, Reported
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit.report.seen import DESKTOP, PHONE, Open, in_a_browser, keys, pixels, samples, settled
+from audit.report.seen import keys, pixels, samples, settled
+from browsing import DESKTOP, PHONE, Open, in_a_browser
 from playwright.sync_api import Browser, expect
 from report_world import BROKEN, METHODS, WRONG, Reported
 
