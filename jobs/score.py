@@ -27,7 +27,6 @@ from schemas.errors import UsageError
 from schemas.run import KeySeparator, MaskValues, TruthOrientation
 
 if TYPE_CHECKING:
-    from pipeline.run.execution import ComputeOptions
     from pipeline.score.sources import ScoreSource
     from pipeline.store import Atlas
     from pipeline.truth import TruthSet
@@ -117,8 +116,10 @@ def score_command(
       vitatlas score voc.atlas --truth VOCdevkit/VOC2012 --subset
     """
     from pipeline.run.execution import ComputeOptions
-    from pipeline.score import default_output_dir, open_source, score
+    from pipeline.score import default_output_dir, open_source, score, score_classes
+    from pipeline.score.score_classes import find_targets
     from pipeline.score.sources import split_source_name
+    from pipeline.score.sources.map_files import MapFiles
     from pipeline.score.threshold_grid import ThresholdGrid
     from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
@@ -136,18 +137,20 @@ def score_command(
             echo(f"{path}:", err=json_)
         output.print_accuracy(measure_label_accuracy(atlases[path]), to_stderr=json_)
     options, chosen = ComputeOptions(address), split_names(methods)
-    if chosen and not any(path in atlases for _, path in named):
-        raise UsageError("--methods: names methods of atlases, and no SOURCE is one; leave it out")
+    if not any(path in atlases for _, path in named):
+        for flag, is_given in (("--methods", bool(chosen)), ("--target", target != "label")):
+            if is_given:
+                raise UsageError(f"{flag}: selects maps of atlases, and no SOURCE is one; leave it out")
     if truth_set.classes:
         flags = {"--grid-step": grid_step, "--tune-atlas": tune_sources, "--sizes": sizes, "--differences": differences}
         _refuse_with_classes(truth, flags)
         if len(named) > 1 or named[0][1] not in atlases:
             raise UsageError(f"{truth}: has classes, which only the maps of one atlas are scored by; name it alone")
-        ((_, path),) = named
-        class_names = read_class_names(classes_file)
-        _score_classes(
-            path, atlases[path], truth_set, target, chosen, tune_truth, subset, out, class_names, options, json_
-        )
+        path, opened, class_names = named[0][1], atlases[named[0][1]], read_class_names(classes_file)
+        folder = out or default_output_dir(path, truth_set, find_targets(opened, target)[0])
+        selection = truth_set, target, chosen, tune_truth, subset
+        table = score_classes(opened, *selection, folder, class_names, options, output.print_note)
+        output.print_json(table.to_pylist()) if json_ else show_class_scores(path, folder, table.to_pylist())
         return
     if classes_file:
         raise UsageError(f"--classes: {truth} has no classes; leave it out")
@@ -159,6 +162,8 @@ def score_command(
         ]
 
     scored, tuned = open_all(named, truth_set), open_all(tuning_named, tune_truth or truth_set)
+    if sizes == "maps" and not any(isinstance(source, MapFiles) for source in (*scored, *tuned)):
+        raise UsageError("--sizes maps: no SOURCE has map files; leave it out, or give --sizes FILE")
     if out is None and len(named) == 1 and named[0][1] in atlases:
         out = default_output_dir(named[0][1], truth_set, str(scored[0].target))
     table = score(
@@ -208,28 +213,6 @@ def _refuse_with_classes(truth: str, flags: Mapping[str, Any]) -> None:
         if value:
             reason = reasons.get(flag, f"scores of {truth}, which has classes, know none")
             raise UsageError(f"{flag}: {reason}; leave it out")
-
-
-def _score_classes(
-    path: str,
-    atlas: "Atlas",
-    truth: "TruthSet",
-    target: str,
-    methods: Sequence[str],
-    tune_truth: "TruthSet | None",
-    subset: bool,
-    out: str | None,
-    class_names: Sequence[str],
-    options: "ComputeOptions",
-    json_: bool,
-) -> None:
-    from pipeline.score import default_output_dir, score_classes
-    from pipeline.score.score_classes import find_targets
-
-    folder = out or default_output_dir(path, truth, find_targets(atlas, target)[0])
-    note = output.print_note
-    table = score_classes(atlas, truth, target, methods, tune_truth, subset, folder, class_names, options, note)
-    output.print_json(table.to_pylist()) if json_ else show_class_scores(path, folder, table.to_pylist())
 
 
 def _pair(scored: "Sequence[ScoreSource]", tuned: "Sequence[ScoreSource]") -> "dict[str, ScoreSource] | None":

@@ -223,7 +223,11 @@ def test_sizes_come_from_the_truth_a_file_or_the_maps(vitatlas, truth: TruthSet,
     assert code == 2
     assert "its truth gives no size of the image" in err
     assert "--sizes FILE" in err
-    assert "--methods: names methods of atlases" in vitatlas(*given, tmp_path / "none", "--methods", "legrad")[2]
+    for flag, value in (("--methods", "legrad"), ("--target", "predicted")):
+        code, _, err = vitatlas(*given, tmp_path / "none", flag, value)
+        assert (code, f"{flag}: selects maps of atlases, and no SOURCE is one" in err) == (2, True)
+    table = ["score", tmp_path / "truth.csv", *given[2:], tmp_path / "none", "--sizes"]
+    assert "--sizes maps: no SOURCE has map files" in vitatlas(*table, "maps")[2]
     code, text, err = vitatlas(*given, tmp_path / "out", "--sizes", tmp_path / "image_sizes.txt", "--json")
     assert code == 0, err
     assert '"maxboxacc": 100.0' in text
