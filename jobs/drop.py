@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 @click.argument("atlas", type=PATH_OR_URL)
 @names_option("--methods", names=methods_of_atlas, text="Names of methods of the atlas.")
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and delete nothing.")
-@click.option("--leave-products", is_flag=True, help="Also if labels, scores or audits were made from their maps.")
+@click.option(
+    "--leave-products", is_flag=True, help="Drop them even if labels, scores or audits were made from their maps."
+)
 @output.json_option
 def drop_command(atlas: str, methods: str | None, dry_run: bool, leave_products: bool, json_: bool) -> None:
     """Delete the maps of methods from an atlas.
 
     The atlas first says that it no longer has the methods, then their objects are deleted. Run the same command again
-    to resume. Labels, scores and audits that were made from these maps are named, and refuse it: remove them, or keep
-    them with --leave-products. Products elsewhere are not known.
+    to resume. If labels, scores or audits were made from these maps, they are named and nothing is dropped:
+    remove them, or keep them with --leave-products. Products elsewhere are not known.
 
     \b
     Examples:

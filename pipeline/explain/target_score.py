@@ -31,7 +31,7 @@ def target_fault(anatomy: Anatomy, target: Target) -> str | None:
 def target_values(
     model: Any, logits: Tensor, class_ids: Tensor, target: Target, compared: Tensor | None = None
 ) -> Tensor:
-    """Compute the number s that a map explains, of the logits y: [..., K].
+    """Compute the number s that a map explains from the logits y: [..., K].
 
     ``logit``: y_c. ``contrast_mean``: y_c − mean of the other logits. ``contrast_max``: y_c − y_r with r the other
     class of the largest logit. ``softmax``: the probability p_c, of a head file by its activation, and ``logsoftmax``

@@ -103,7 +103,7 @@ class CPLRP(RelevanceMethod):
 @methods.register
 @dataclass(frozen=True)
 class AttnLRP(RelevanceMethod):
-    """Relevance as in ``cp_lrp``, which also flows to queries and keys through the softmax.
+    """Relevance as in ``cp_lrp`` that also flows through the softmax to queries and keys.
 
     E_i = Σ_d e_id g_id as in ``cp_lrp``, but attention is not constant: the products q kᵀ and A v pass half of their
     gradient to each operand, the softmax its ordinary gradient. So the gradients of queries and keys count a quarter

@@ -31,7 +31,7 @@ class PerturbationMethod(TargetMethod):
         return constant_probability_fault(anatomy) if self.target == "softmax" else super().unsupported(anatomy)
 
     def values(self, trace: Trace, row: int, logits: Tensor, classes: Tensor) -> Tensor:
-        """Compute the number that is explained, of copies of an image: [M, K].
+        """Compute the number that a map explains for copies of an image: [M, K].
 
         Args:
             trace: a recorded forward.

@@ -128,7 +128,7 @@ class MapFiles(FileSource[MapFile]):
 
 
 def map_key(name: str, separator: KeySeparator) -> str:
-    """Return the key of the image whose map a file is: of ``a/b.jpeg.npy`` or ``a/b.npy`` it is ``a/b``.
+    """Return the key of the image that a map file belongs to: of ``a/b.jpeg.npy`` or ``a/b.npy`` it is ``a/b``.
 
     Args:
         name: of the file.
