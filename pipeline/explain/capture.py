@@ -19,7 +19,7 @@ class Capture(Flag):
     TOKENS = 2
     """inputs and outputs of every block"""
     GRAPH = 4
-    """a graph from the images to the logits; ``mean_block_output`` needs it too"""
+    """a graph to the logits, from the first block that any method needs; ``mean_block_output`` needs it too"""
     LAST_GRADIENTS = 8 | GRAPH
     """gradient of the target with respect to attention output and ``norm1`` output of the last block"""
     ATTENTION_GRADIENTS = 16 | LAST_GRADIENTS | ATTENTION

@@ -181,6 +181,17 @@ class Explainer:
             needed = method.needs(anatomy) | method.backward_pass.capture
             self.passes[method.backward_pass] = needed | self.passes.get(method.backward_pass, Capture.LAST_BLOCK)
         self.capture = reduce(or_, self.passes.values(), Capture.LAST_BLOCK)
+        self.first_blocks = {
+            what: min(
+                (
+                    method.first_block(anatomy)
+                    for method in methods
+                    if what in method.needs(anatomy) | method.backward_pass.capture
+                ),
+                default=0,
+            )
+            for what in (Capture.ATTENTION, Capture.TOKENS, Capture.GRAPH)
+        }
         self.max_batch_size = sys.maxsize
 
     def maps(self, images: Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
@@ -232,7 +243,15 @@ class Explainer:
 
     def _record(self, images: Tensor, keys: Sequence[str]) -> Trace:
         return record_forward(
-            self.model, self.anatomy, images, self.capture, tuple(keys), self.seed, self.precision, self.passes
+            self.model,
+            self.anatomy,
+            images,
+            self.capture,
+            tuple(keys),
+            self.seed,
+            self.precision,
+            self.passes,
+            self.first_blocks,
         )
 
     def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:

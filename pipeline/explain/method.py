@@ -129,6 +129,10 @@ class Method(ABC):
         """Return what the trace must record for this method."""
         return Capture.LAST_BLOCK
 
+    def first_block(self, anatomy: Anatomy) -> int:
+        """Return the first block of which it needs what it asks to be recorded: tokens, attention, graph."""
+        return 0
+
     @classmethod
     def default_for(cls, anatomy: Anatomy) -> Self:
         """Return the method as a run computes it that names no methods."""

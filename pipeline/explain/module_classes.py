@@ -7,6 +7,7 @@ identity of its class. An adapter, a quantized layer or a class of the same name
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import timm.layers
@@ -143,7 +144,8 @@ def class_names(parts: Iterable[Part], classes: Collection[type]) -> str:
 
 def base_class(module: nn.Module) -> type:
     """Return the class of a module, without ``torch.nn.utils.parametrize``, which changes how its weights are made."""
-    return type_before_parametrizations(module)
+    # Asked of every part of a network; torch's own function takes microseconds for each.
+    return type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
 
 
 def find_fault(network: nn.Module, parts: Iterable[Part]) -> str | None:
@@ -170,15 +172,22 @@ def find_wrapper_fault(network: nn.Module) -> str | None:
 
 
 def _wrapper_fault(module: nn.Module) -> str | None:
-    bases = type(module).__mro__
-    if any(base.__module__.startswith("peft.") for base in bases):
-        return f"is a {type(module).__name__} of peft; merge the adapters first: model.merge_and_unload()"
-    if any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in bases):
-        return "has sharded weights (FSDP); gather them in a network that is not sharded"
-    if getattr(module, "_compiled_call_impl", None) is not None:
+    cls: type = type(module)
+    if reason := _wrapper_class_fault(cls):
+        return reason
+    if module._compiled_call_impl is not None:
         return "was compiled in place; give copy.deepcopy(model), which is not compiled"
-    if "_orig_mod" in dict(module.named_children()):
+    if module._modules.get("_orig_mod") is not None:
         return "was compiled; give the network as it was before torch.compile (its _orig_mod)"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _wrapper_class_fault(cls: type) -> str | None:
+    if any(base.__module__.startswith("peft.") for base in cls.__mro__):
+        return f"is a {cls.__name__} of peft; merge the adapters first: model.merge_and_unload()"
+    if any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in cls.__mro__):
+        return "has sharded weights (FSDP); gather them in a network that is not sharded"
     return None
 
 
@@ -194,12 +203,18 @@ def _class_fault(part: Part) -> str | None:
 
 def _code_fault(part: Part) -> str | None:
     """Return how the code of one module differs from that of its class."""
-    for name, value in vars(part.module).items():
-        if callable(value) and callable(getattr(part.cls, name, None)):
+    own = vars(part.module)
+    for name in own.keys() & _function_names(part.cls):
+        if callable(own[name]):
             return f"has a {name} of its own in place of that of {part.cls.__name__}; delete it"
-    if getattr(part.module, "inplace", False) and not part.path.startswith("head"):
+    if own.get("inplace", False) and not part.path.startswith("head"):
         return "overwrites its input; set inplace=False"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _function_names(cls: type) -> frozenset[str]:
+    return frozenset(name for name in dir(cls) if callable(getattr(cls, name, None)))
 
 
 def _tensor_fault(tensor: Tensor) -> str | None:

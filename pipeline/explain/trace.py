@@ -37,8 +37,9 @@ class Trace:
         logits: [B, C].
         embedding: [B, N, D] or [B, h, w, D], output of the patch embedding.
         last_output: [B, n, D], output of the last block.
-        attention_calls: attention of each block; all but the last are None without ``Capture.ATTENTION``.
-        block_inputs: [B, n, D] of each block; all but the last are None without ``Capture.TOKENS``.
+        first_blocks: the first block of which attention, tokens and graph were recorded; 0 where it is not named.
+        attention_calls: attention of each block; None where it was not recorded, which the last one always is.
+        block_inputs: [B, n, D] of each block, likewise.
         block_options: keyword arguments that each block was called with.
         linear_calls: linear layers of each block by name; empty without ``Capture.LINEAR_LAYERS``.
         pooler: call of the attention pooler, or None where the read-out has none.
@@ -53,6 +54,7 @@ class Trace:
     keys: tuple[str, ...]
     seed: int
     precision: Precision
+    first_blocks: Mapping[Capture, int] = field(default_factory=dict)
     extra_outputs: dict[str, Tensor] = field(default_factory=dict)
     logits: Tensor = field(init=False)
     embedding: Tensor = field(init=False)
@@ -64,12 +66,17 @@ class Trace:
     pooler: AttentionCall | None = None
     passes: Mapping[BackwardPass, Capture] = field(default_factory=dict)
     rule_mode: RuleMode = field(init=False)
-    _mlp_inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of norm2 and of fc2, by block
+    _middles: dict[int, Tensor] = field(default_factory=dict)  # the input of norm2, by block
+    _hidden_means: dict[int, Tensor] = field(default_factory=dict)  # the mean over tokens of the input of fc2
     _scores: Tensor = field(init=False)  # the logits, with their graph
     _gradients: tuple[Tensor, dict[BackwardPass, Gradients]] | None = None
 
     def __post_init__(self) -> None:
         self.rule_mode = RuleMode(keeps_gamma=Capture.GAMMA in self.capture)
+
+    def records(self, what: Capture, block: int) -> bool:
+        """Return whether attention, tokens or graph of a block are recorded."""
+        return what in self.capture and block >= self.first_blocks.get(what, 0)
 
     @property
     def last_attention(self) -> AttentionCall:
@@ -94,7 +101,7 @@ class Trace:
 
     def block_middle(self, block: int) -> Tensor:
         """Return the tokens between attention and MLP of a block: [B, n, D]; needs ``Capture.GRAPH``."""
-        return self._mlp_inputs[block][0]
+        return self._middles[block]
 
     def to_grid(self, patches: Tensor) -> Tensor:
         """Reshape [B, N] or [B, K, N] to [B, K, h, w]; K is 1 where there is none."""
@@ -189,15 +196,14 @@ class Trace:
         The last layer of the MLP is linear, so the mean of its outputs is its output for the mean: one token
         passes through it instead of n, forward and backward.
         """
-        middle, hidden = self._mlp_inputs[block]
         module = self.model.blocks[block]
         with self.autocast():
-            branch = module.mlp.fc2(hidden.mean(1))
+            branch = module.mlp.fc2(self._hidden_means[block])
         if getattr(module, "gamma_2", None) is not None:
             branch = module.gamma_2 * branch
         elif hasattr(module, "ls2"):
             branch = module.ls2(branch)
-        return middle.mean(1) + branch
+        return self._middles[block].mean(1) + branch
 
     def gradients(self, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Gradients:
         """Compute the captured gradients of each image's target by one backward, which all methods share.
@@ -263,8 +269,12 @@ def record_forward(
     seed: int,
     precision: Precision = "full",
     passes: Mapping[BackwardPass, Capture] | None = None,
+    first_blocks: Mapping[Capture, int] | None = None,
 ) -> Trace:
     """Run one forward and record it. Call it inside ``preserve_model_state(model)``.
+
+    The graph begins at the images or the embedding where their gradient is asked for, otherwise at the input of a
+    block: what runs in front of it is not kept in memory.
 
     Args:
         model: the network.
@@ -275,40 +285,56 @@ def record_forward(
         seed: see ``Trace``.
         precision: see ``explain``.
         passes: see ``Trace``.
+        first_blocks: see ``Trace``.
     """
     graph = Capture.GRAPH in capture
-    images = (images.clone() if images.is_inference() else images.detach()).requires_grad_(graph)
-    trace = Trace(model, anatomy, images, capture, keys, seed, precision, passes=passes or {})
+    images = images.clone() if images.is_inference() else images.detach()
+    trace = Trace(model, anatomy, images, capture, keys, seed, precision, first_blocks or {}, passes=passes or {})
+    images.requires_grad_(Capture.IMAGE_GRADIENTS in capture)
     if Capture.TOKEN_GRADIENTS in capture:
         tokens = anatomy.prefix_tokens + anatomy.patches
         trace.rule_mode.bias_sums = upcast(images).new_zeros(len(images), tokens).requires_grad_()
+    trace.attention_calls = [None] * anatomy.depth
     parts: Any = model
     last = anatomy.depth - 1
 
-    def after_embedding(module: nn.Module, args: Any, output: Tensor) -> None:
+    def after_embedding(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if Capture.EMBEDDING_GRADIENTS in capture and not output.requires_grad:
+            output = output.detach().requires_grad_()
         trace.embedding = output
+        return output
 
-    def before_block(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            trace.block_inputs.append(args[0] if Capture.TOKENS in capture or index == last else None)
+    def before_block(index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            tokens = args[0]
+            if trace.records(Capture.GRAPH, index) and not tokens.requires_grad:
+                tokens = tokens.detach().requires_grad_()
+            trace.block_inputs.append(tokens if trace.records(Capture.TOKENS, index) or index == last else None)
             trace.block_options.append(options)
+            return (tokens, *args[1:]), options
 
         return hook
 
     def after_attention(index: int) -> Callable[[AttentionCall], None]:
         def on_call(call: AttentionCall) -> None:
-            trace.attention_calls.append(call if Capture.ATTENTION in capture or index == last else None)
+            trace.attention_calls[index] = call
 
         return on_call
 
     def after_pooler(call: AttentionCall) -> None:
         trace.pooler = call
 
-    def before_norm2(module: nn.Module, args: tuple[Any, ...]) -> None:
-        trace._mlp_inputs.append((args[0], args[0]))
+    def before_norm2(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            trace._middles[index] = args[0]
 
-    def before_fc2(module: nn.Module, args: tuple[Any, ...]) -> None:
-        trace._mlp_inputs[-1] = (trace._mlp_inputs[-1][0], args[0])
+        return hook
+
+    def before_fc2(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            trace._hidden_means[index] = args[0].mean(1)  # its graph does not hold the [B, n, hidden] that it is of
+
+        return hook
 
     def after_linear(index: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
@@ -324,10 +350,11 @@ def record_forward(
         stack.enter_context(parts.patch_embed.register_forward_hook(after_embedding))
         for index, block in enumerate(parts.blocks):
             stack.enter_context(block.register_forward_pre_hook(before_block(index), with_kwargs=True))
-            stack.enter_context(capture_attention(block.attn, after_attention(index)))
-            if graph:
-                stack.enter_context(block.norm2.register_forward_pre_hook(before_norm2))
-                stack.enter_context(block.mlp.fc2.register_forward_pre_hook(before_fc2))
+            if trace.records(Capture.ATTENTION, index) or index == last:
+                stack.enter_context(capture_attention(block.attn, after_attention(index)))
+            if trace.records(Capture.GRAPH, index):
+                stack.enter_context(block.norm2.register_forward_pre_hook(before_norm2(index)))
+                stack.enter_context(block.mlp.fc2.register_forward_pre_hook(before_fc2(index)))
             if Capture.LINEAR_LAYERS in capture:
                 trace.linear_calls.append({})
                 for name in ("qkv", "proj", "fc1", "fc2"):

@@ -113,3 +113,23 @@ def test_drift_is_relative_to_the_largest_value_and_leaves_out_what_is_zero() ->
     exact = {"a": torch.tensor([[[[1.0, -4.0]]], [[[0.0, 0.0]]], [[[2.0, 1.0]]]]), "b": torch.zeros(1, 1, 1, 2)}
     maps = {"a": torch.tensor([[[[1.0, -3.0]]], [[[1.0, 0.0]]], [[[2.0, 1.5]]]]), "b": torch.ones(1, 1, 1, 2)}
     assert precision_error(maps, exact) == {"a": 0.25}
+
+
+def saved_bytes(model: nn.Module, name: str) -> int:
+    """Bytes that the graph of a method saves for its backward passes, each storage once."""
+    storages: dict[int, int] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        explain(model, images_for(model), TARGETS[:3, :1], name)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("gradcam", 1), ("attn_gradcam", 1), ("legrad:layers=last2", 2)])
+def test_the_graph_holds_no_block_in_front_of_the_first_that_a_method_needs(name: str, blocks: int) -> None:
+    shallow, deep = (saved_bytes(small_vit(depth=depth), name) for depth in (blocks, blocks + 3))
+    assert shallow == deep
+    assert saved_bytes(small_vit(depth=blocks + 3), "legrad") > deep * (blocks + 2) / blocks

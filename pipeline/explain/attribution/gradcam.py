@@ -33,6 +33,9 @@ class GradCAM(GradientMethod):
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.LAST_GRADIENTS
 
+    def first_block(self, anatomy: Anatomy) -> int:
+        return anatomy.depth - 1
+
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets, self.backward_pass).last_tokens
         assert gradient is not None
@@ -58,6 +61,9 @@ class AttentionGradCAM(GradientMethod):
 
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.LAST_GRADIENTS
+
+    def first_block(self, anatomy: Anatomy) -> int:
+        return anatomy.depth - 1
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         prefix = trace.anatomy.prefix_tokens

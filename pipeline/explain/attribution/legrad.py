@@ -78,6 +78,9 @@ class LeGrad(GradientMethod):
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.TOKENS if anatomy.readout == "pool" else Capture.GRAPH | Capture.ATTENTION
 
+    def first_block(self, anatomy: Anatomy) -> int:
+        return 0 if self.layers == "all" else max(0, anatomy.depth - int(self.layers.removeprefix("last")))
+
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         def explained(scores: Tensor) -> Tensor:
             if self.score == "cosine":
@@ -102,10 +105,9 @@ class LeGrad(GradientMethod):
             read: returns scores [B, M] of features [B, D].
             explained: returns the sum over the batch of what is explained of the scores.
         """
-        depth = trace.anatomy.depth
-        count = depth if self.layers == "all" else min(depth, int(self.layers.removeprefix("last")))
+        blocks = range(self.first_block(trace.anatomy), trace.anatomy.depth)
         total = trace.images.new_zeros(())
-        for block in range(depth - count, depth):
+        for block in blocks:
             if trace.pooler is None:
                 attention = trace.attention(block)
                 with trace.graph(self.backward_pass):
@@ -116,7 +118,7 @@ class LeGrad(GradientMethod):
                 score = explained(scores)
             (gradient,) = trace.backward(score, [attention.output], self.backward_pass.rules)
             total = total + attention.gradient(gradient).relu_().mean((1, 2))  # [B, n]
-        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :] / count)
+        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :] / len(blocks))
 
     def _read_by_pooler(self, trace: Trace, block: int, read: Scores) -> tuple[AttentionCall, Tensor]:
         """Compute the scores of a block's output by the pooler, and return its attention, where the graph begins."""
