@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -149,26 +150,37 @@ def test_text_in_any_field_is_printed_as_text(published: Path, tmp_path: Path, n
             call(*commands(copy)[command])
 
 
-def test_text_in_a_sample_table_is_printed_as_text(published: Path, tmp_path: Path) -> None:
+def with_soak(first: Sequence[tuple[Any, ...]], pairs: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Values of two parameters: the first ones for ``make test``, the other pairs for ``make soak``."""
+    return [*first, *(pytest.param(*pair, marks=pytest.mark.soak) for pair in pairs if pair not in first)]
+
+
+TEXT_COLUMNS = ("key", "member", "error", "status", "shard")
+TEXT_READ = [("key", command) for command in range(7)] + [(column, 4) for column in TEXT_COLUMNS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("column", "command"),
+    with_soak(TEXT_READ, product(TEXT_COLUMNS, range(7))),
+)
+def test_text_in_a_sample_table_is_printed_as_text(published: Path, tmp_path: Path, column: str, command: int) -> None:
     """As a stranger writes it, with the right checksum in the commit."""
     copy = Path(shutil.copytree(published, tmp_path / "copy"))
-    for column in ("key", "member", "error", "status", "shard"):
-        name, atlas = "samples/part-0.parquet", copy / "atlas"
-        table = from_parquet((published / "atlas" / name).read_bytes())
-        index = table.schema.get_field_index(column)
-        strange = pa.array([f"{TEXT}{row}" for row in range(len(table))]).cast(table.schema.field(index).type)
-        statuses = pa.array(["undecodable"] * len(table)).cast(table.schema.field("status").type)
-        table = table.set_column(table.schema.get_field_index("status"), "status", statuses)
-        table = table.set_column(index, column, strange)
-        data = to_parquet(table)
-        (atlas / name).write_bytes(data)
-        commit = json.loads((published / "atlas" / "commits" / "part-0.json").read_text())
-        for entry in commit["objects"]:
-            if entry["path"] == name:
-                entry |= {"size": len(data), "sha256": sha256(data)}
-        (atlas / "commits" / "part-0.json").write_text(json.dumps(commit))
-        for command in commands(copy):
-            call(*command)
+    name, atlas = "samples/part-0.parquet", copy / "atlas"
+    table = from_parquet((published / "atlas" / name).read_bytes())
+    index = table.schema.get_field_index(column)
+    strange = pa.array([f"{TEXT}{row}" for row in range(len(table))]).cast(table.schema.field(index).type)
+    statuses = pa.array(["undecodable"] * len(table)).cast(table.schema.field("status").type)
+    table = table.set_column(table.schema.get_field_index("status"), "status", statuses)
+    table = table.set_column(index, column, strange)
+    data = to_parquet(table)
+    (atlas / name).write_bytes(data)
+    commit = json.loads((published / "atlas" / "commits" / "part-0.json").read_text())
+    for entry in commit["objects"]:
+        if entry["path"] == name:
+            entry |= {"size": len(data), "sha256": sha256(data)}
+    (atlas / "commits" / "part-0.json").write_text(json.dumps(commit))
+    call(*commands(copy)[command])
 
 
 @pytest.mark.parametrize("command", range(6))
@@ -180,8 +192,14 @@ def test_a_record_of_brackets_is_a_sentence(published: Path, tmp_path: Path, nam
         assert (code != 0, name in text) == (True, True)
 
 
-@pytest.mark.parametrize("command", [0, 2, 3, 4, 5])
-@pytest.mark.parametrize("slot", [10**12, 0, 1, -4, 2**63, 5])
+SLOTS = (10**12, 0, 1, -4, 2**63, 5)
+SLOTS_READ = [(slot, 0) for slot in SLOTS] + [(10**12, 2), (0, 3), (5, 4), (1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("slot", "command"),
+    with_soak(SLOTS_READ, product(SLOTS, (2, 3, 4, 5))),
+)
 def test_a_slot_that_the_shards_do_not_give_is_refused(
     published: Path, tmp_path: Path, slot: int, command: int
 ) -> None:
