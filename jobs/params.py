@@ -111,6 +111,9 @@ model_options = options(
 head_option = path_option(
     "--head", metavar="FILE", text="Use the classifier of a head file instead of the network's own."
 )
+registers_option = path_option(
+    "--registers", metavar="FILE", text="Add the test-time registers of vitatlas head registers: another network."
+)
 classes_option = path_option(
     "--classes",
     "classes_file",

@@ -108,6 +108,7 @@ def summarize(run: RunRecord, out: str) -> dict[str, Any]:
         "atlas": out,
         "model": {"name": run.model.name, "parameters": run.model.parameters, "grid": [height, width]},
         "head": run.model.head and run.model.head.model_dump(mode="json"),
+        "registers": run.model.registers and run.model.registers.model_dump(mode="json"),
         "conversion": run.model.conversion and run.model.conversion.model_dump(mode="json"),
         "methods": list(run.methods),
         "targets": list(run.spec.target_names),
@@ -128,10 +129,8 @@ def print_plan(run: RunRecord, out: str) -> None:
     summary = summarize(run, out)
     echo(f"atlas    {out}")
     echo(f"model    {run.model.name}, {run.model.parameters:,} parameters, {height}×{width} patches")
-    if run.model.head:
-        echo(f"head     {run.model.head}")
-    if run.model.conversion is not None:
-        echo(f"weights  {run.model.conversion.summary}")
+    for name, text in run.model.details.items():
+        echo(f"{name:<8} {text}")
     echo(f"methods  {', '.join(run.methods)}")
     echo(f"targets  {', '.join(map(run.describe_target, run.spec.target_names))}, geometry {run.spec.geometry}")
     echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")

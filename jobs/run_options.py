@@ -25,6 +25,7 @@ from jobs.params import (
     options,
     path_option,
     read_class_names,
+    registers_option,
     sample_options,
     split_names,
     tower_options,
@@ -56,6 +57,7 @@ spec_options = options(
     image_size_option,
     global_pool_option,
     head_option,
+    registers_option,
     methods_option,
     artifact_option,
     names_option(
@@ -186,7 +188,7 @@ def run_spec(shards: tuple[str, ...], spec_file: str | None, flags: Mapping[str,
     weights = {name: overrides.pop(name) for name in ("pretrained", "checkpoint") if name in overrides}
     if weights:  # the flags override the weights of the file
         model = {"name": model.get("name")} | weights
-    others = ("checkpoint_key", "global_pool", "head", "image_size")
+    others = ("checkpoint_key", "global_pool", "head", "registers", "image_size")
     model = model | {name: overrides.pop(name) for name in others if name in overrides}
     if not model.get("name"):
         raise UsageError("no model: add --model NAME, such as vit_base_patch16_224.augreg_in21k_ft_in1k")

@@ -82,11 +82,12 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
             failed += result[: limit - len(failed)]
     parts = [_describe_part(opened, part) for part in opened.parts]
     accuracy = None if damaged else measure_label_accuracy(opened)
-    conversion = opened.run.model.conversion
+    model = opened.run.model
     report = {
         "atlas": opened.objects.url,
-        "head": opened.run.model.head and opened.run.model.head.model_dump(mode="json"),
-        "conversion": conversion and conversion.model_dump(mode="json"),
+        "head": model.head and model.head.model_dump(mode="json"),
+        "registers": model.registers and model.registers.model_dump(mode="json"),
+        "conversion": model.conversion and model.conversion.model_dump(mode="json"),
         "targets": {target: opened.run.target_in_words(target) for target in opened.run.spec.target_names},
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
@@ -110,10 +111,8 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         echo(f"part     {', '.join(part['methods'])}: {part['done']} of {part['planned']} shards are done")
         for shard, reason in part["quarantined"].items():
             echo(f"         {shard} is quarantined: {reason}")
-    if opened.run.model.head:
-        echo(f"head     {opened.run.model.head}")
-    if conversion:
-        echo(f"weights  {conversion.summary}")
+    for name, text in model.details.items():
+        echo(f"{name:<8} {text}")
     echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
     if most_labels(opened.run.spec.targets) > 1 and not damaged and (count := _count_left_out(opened)):
         echo(f"labels   {count:,} images have more than are explained")

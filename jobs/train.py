@@ -14,6 +14,7 @@ from jobs.params import (
     model_options,
     options,
     path_option,
+    registers_option,
     sample_options,
     truth_options,
 )
@@ -46,6 +47,7 @@ training_options = options(
     ),
     model_options,
     head_option,
+    registers_option,
     path_option("--out", required=True, metavar="FILE", text="Output artifact, safetensors."),
     count_option("--steps", default=20_000, text="Training steps."),
     count_option("--batch-size", default=32, text="Images in one step of each worker."),
@@ -197,7 +199,7 @@ def pm(
 
 
 def _spec(method: str, settings: dict[str, str], flags: dict[str, Any]) -> TrainSpec:
-    source = ("pretrained", "checkpoint", "checkpoint_key", "image_size", "global_pool", "head")
+    source = ("pretrained", "checkpoint", "checkpoint_key", "image_size", "global_pool", "head", "registers")
     model = {"name": flags.pop("model")} | {name: flags.pop(name) for name in source}
     chosen = {"method": method} | {name: flags.pop(name) for name in settings}
     content = flags | {"model": ModelSpec.read(model, "the flags"), "settings": chosen}

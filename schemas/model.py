@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Count, Finite, Record
+from schemas.base import Count, Finite, GrowingRecord, Record
 from schemas.head import AttachedHead
+from schemas.registers import AttachedRegisters
 
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 """A length in pixels, patches, classes or rows of a chunk."""
@@ -58,7 +59,7 @@ class ConversionRecord(Record):
         return "; ".join(parts)
 
 
-class ModelRecord(Record):
+class ModelRecord(GrowingRecord):
     """The network at the time of planning.
 
     Attributes:
@@ -70,7 +71,7 @@ class ModelRecord(Record):
         prefix_tokens: number of tokens before the patches, such as the class token and registers.
         readout: input of the classifier: ``token``, ``mean``, ``pool`` (an attention pooler), or ``token+mean``.
         weights: SHA-256 over names, shapes, dtypes and bytes of all tensors, so that it is the same for
-            every file format.
+            every file format, and over what head file and test-time registers add.
         input_size: height and width in pixels.
         grid: rows and columns of the patch grid.
         mean: mean of each channel, for pixels in [0, 1].
@@ -80,8 +81,10 @@ class ModelRecord(Record):
         crop_mode: crop mode of the network's own evaluation transform.
         head: the head file; None for a classifier of the network's own.
         conversion: how weights under other names became timm's; None where they had these.
+        registers: test-time registers, with which it is another network; None where it has none.
     """
 
+    later_fields = frozenset({"registers"})
     name: str
     network: str
     options: dict[str, object] = Field(default={})
@@ -99,6 +102,13 @@ class ModelRecord(Record):
     crop_mode: str
     head: AttachedHead | None = None
     conversion: ConversionRecord | None = None
+    registers: AttachedRegisters | None = None
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What files beside its weights made of it, one line each, by a word of at most eight letters."""
+        found = {"head": self.head, "register": self.registers, "weights": self.conversion and self.conversion.summary}
+        return {name: str(value) for name, value in found.items() if value is not None}
 
     @property
     def class_names(self) -> tuple[str, ...]:

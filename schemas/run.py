@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from schemas.base import Record
+from schemas.base import GrowingRecord, Record
 from schemas.model import Size
 from schemas.targets import TargetKind, is_text, target_names
 from schemas.text import normalize_name
@@ -44,7 +44,7 @@ class Grouping:
     image_key: tuple[str, ...] = ()
 
 
-class ModelSpec(Record):
+class ModelSpec(GrowingRecord):
     """A network, and the source of its weights.
 
     Attributes:
@@ -57,15 +57,18 @@ class ModelSpec(Record):
         global_pool: what the classifier reads, in timm's terms, where the weights fit several read-outs and no
             ``config.json`` beside them tells.
         head: path of a head file, whose classifier replaces the network's own.
+        registers: path of a file of test-time registers, which make another network of it.
         image_size: height and width in pixels, where they are not the architecture's; positions are resampled.
     """
 
+    later_fields = frozenset({"registers"})
     name: str
     pretrained: bool = False
     checkpoint: str | None = None
     checkpoint_key: str | None = None
     global_pool: GlobalPool | None = None
     head: str | None = None
+    registers: str | None = None
     image_size: Size | None = None
 
     @model_validator(mode="after")

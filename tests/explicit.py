@@ -48,10 +48,14 @@ class Forward:
 
     def read(self, rows: Tensor) -> Tensor:
         """Read-out row of [..., n, n] of a block, patch columns: [..., N]."""
-        prefix = self.anatomy.prefix_tokens
-        token, mean = rows[..., 0, :], rows[..., prefix:, :].mean(-2)
+        patches = self.anatomy.patch_tokens
+        token, mean = rows[..., 0, :], rows[..., patches, :].mean(-2)
         row = {"token": token, "token+mean": (token + mean) / 2}.get(self.anatomy.readout, mean)
-        return row[..., prefix:]
+        return row[..., patches]
+
+    def read_by_pooler(self, rows: Tensor, product: Tensor) -> Tensor:
+        """Rows [B, 1, N] of the pooler times [B, n, n] of the blocks, patch columns: [B, N]."""
+        return (rows @ product[..., self.anatomy.read_places, :])[:, 0, self.anatomy.patch_tokens]
 
 
 @contextmanager

@@ -24,14 +24,19 @@ from torch import nn
 from pipeline.demo.train_model import MODEL
 from pipeline.explain.head import Head
 from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
+from pipeline.explain.registers import Registers
 from pipeline.store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
 from schemas.base import sha256
 from schemas.head import HeadRecord
 from schemas.layout import AUDIT, LABELS, SCORES
+from schemas.registers import RegistersRecord
 from schemas.run import ModelSpec
 
 DEMO_MODEL = ModelSpec(name=f"local-dir:{MODEL}", pretrained=True)
+
+NEURONS = {0: (1, 5, 17), 1: (3,), 2: (0, 9)}
+"""Neurons of a test-time register of ``small_vit``."""
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "class token": {},
@@ -60,6 +65,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "class token and mean": {"reg_tokens": 3, "init_values": 0.1, "num_classes": 0, "head": "class token and mean"},
     "texts, projected": {"class_token": False, "global_pool": "map", "num_classes": 0, "head": "texts, projected"},
     "mean, sigmoid": {"reg_tokens": 3, "num_classes": 0, "head": "mean, sigmoid"},
+    "test-time register": {"neurons": NEURONS},
+    "test-time register, mean": {"class_token": False, "global_pool": "avg", "neurons": NEURONS},
+    "test-time register, attention pool": {"class_token": False, "global_pool": "map", "neurons": NEURONS},
+    "test-time register, gated": {
+        "name": "vit_giant_patch14_dinov2",
+        "num_classes": 0,
+        "head": "class token and mean",
+        "neurons": NEURONS,
+    },
 }
 """Models that every method is tried on: variants of supported blocks, by timm name and options of its constructor."""
 
@@ -100,7 +114,12 @@ def random_head(kind: str, width: int = 32, **changes: Any) -> Head:
     return Head(HeadRecord(**(record | changes)), tensors)
 
 
-def small_vit(name: str = "vit_tiny_patch16_224", head: str = "", **options: Any) -> nn.Module:
+def small_vit(
+    name: str = "vit_tiny_patch16_224",
+    head: str = "",
+    neurons: dict[int, tuple[int, ...]] | None = None,
+    **options: Any,
+) -> nn.Module:
     """A random vision transformer in float64: 48 px, patches of 8, 3 blocks, 4 heads, 10 classes."""
     torch.manual_seed(0)
     shape = {"img_size": 48, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 10}
@@ -111,7 +130,19 @@ def small_vit(name: str = "vit_tiny_patch16_224", head: str = "", **options: Any
         elif "gamma" in name:  # layer scale begins at next to nothing
             nn.init.uniform_(parameter, 0.3, 1.5)
     model = model.double().eval()
-    return random_head(head).attach(model) if head else model
+    model = random_head(head).attach(model) if head else model
+    if neurons is None:
+        return model
+    fitting = {block: channels for block, channels in neurons.items() if block < len(model.blocks)}
+    return Registers(RegistersRecord(neurons=fitting)).attach(model)
+
+
+def first_tokens(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The input of the first block."""
+    kept: list[torch.Tensor] = []
+    with model.blocks[0].register_forward_pre_hook(lambda _, args: kept.append(args[0])):
+        model(images)
+    return kept[0]
 
 
 def images_for(model: nn.Module, count: int = 3, seed: int = 0) -> torch.Tensor:

@@ -7,6 +7,7 @@ from pipeline.explain.foreign_models import as_timm, describe
 from pipeline.explain.head import Head
 from pipeline.explain.method import Method
 from pipeline.explain.preprocess import overlay, prepare
+from pipeline.explain.registers import Registers
 from pipeline.explain.registry import methods
 from schemas.errors import UnsupportedMethod, UnsupportedModel
 from schemas.layout import Flag
@@ -17,6 +18,7 @@ __all__ = [
     "Head",
     "MapBatch",
     "Method",
+    "Registers",
     "UnsupportedMethod",
     "UnsupportedModel",
     "as_timm",

@@ -22,6 +22,7 @@ from pipeline.explain.module_classes import (
     find_wrapper_fault,
     known_parts,
 )
+from pipeline.explain.register_modules import RegisterBlocks
 from schemas.errors import UnsupportedModel
 from schemas.head import Activation
 
@@ -41,6 +42,7 @@ class Anatomy:
         patch: height and width of a patch, in pixels. Grid times patch may be smaller than the images: timm
             ignores the rest at the right and lower edge.
         prefix_tokens: number of tokens before the patches: class token, distillation token, registers.
+        registers: number of test-time registers, tokens behind the patches in the blocks only; see ``Registers``.
         readout: input of the classifier: ``token`` is the class token, ``mean`` the mean of the patch tokens,
             ``pool`` the output of an attention pooler with one latent query, ``token+mean`` class token and mean
             concatenated (by a head file).
@@ -69,6 +71,7 @@ class Anatomy:
     grid: tuple[int, int]
     patch: tuple[int, int]
     prefix_tokens: int
+    registers: int
     readout: Readout
     read_tokens: int
     depth: int
@@ -92,6 +95,21 @@ class Anatomy:
     def patches(self) -> int:
         """Number of patch tokens."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def patch_tokens(self) -> slice:
+        """Places of the patches among the tokens of a block, or of an attention pooler."""
+        return slice(self.prefix_tokens, self.prefix_tokens + self.patches)
+
+    @property
+    def read_places(self) -> slice:
+        """Places of the tokens of a block that final norm and read-out see: all but test-time registers."""
+        return slice(0, self.prefix_tokens + self.patches)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of a block."""
+        return self.prefix_tokens + self.patches + self.registers
 
     @property
     def has_constant_probability(self) -> bool:
@@ -154,6 +172,7 @@ def describe(model: nn.Module) -> Anatomy:
         grid=(grid[0], grid[1]),
         patch=(patch[0], patch[1]),
         prefix_tokens=int(parts.num_prefix_tokens),
+        registers=parts.blocks.registers if isinstance(parts.blocks, RegisterBlocks) else 0,
         readout=readout,
         read_tokens=read_tokens,
         depth=len(blocks),

@@ -25,6 +25,7 @@ from pipeline.explain.checkpoint import (
 )
 from pipeline.explain.head import Head, attached_head
 from pipeline.explain.hub import HUB, download, plain_name
+from pipeline.explain.registers import Registers, attached_registers
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
 from schemas.model import ConversionRecord, ModelRecord
@@ -44,20 +45,24 @@ class LoadedModel:
 
 
 def load_model(spec: ModelSpec) -> LoadedModel:
-    """Build a model, load its weights, and put its head file on it.
+    """Build a model, load its weights, and put its head file and its test-time registers on it.
 
     Raises:
         UsageError: no such model, no such weights, weights of another architecture, or of several read-outs, or no
-            such head file.
-        UnsupportedModel: see ``describe`` and ``Head.attach``.
+            such file.
+        UnsupportedModel: see ``describe``, ``Head.attach`` and ``Registers.attach``.
     """
     head = Head.load(spec.head) if spec.head else None
+    registers = Registers.load(spec.registers) if spec.registers else None
 
     def check(skeleton: nn.Module) -> None:
-        describe(head.for_any_backbone().attach(skeleton) if head else skeleton)
+        model = head.for_any_backbone().attach(skeleton) if head else skeleton
+        describe(registers.for_any_backbone().attach(model) if registers else model)
 
     model, options, conversion = load_weights(spec, head is not None, check)
-    return describe_loaded(spec.name, head.attach(model) if head else model, options, conversion)
+    model = head.attach(model) if head else model
+    model = registers.attach(model) if registers else model
+    return describe_loaded(spec.name, model, options, conversion)
 
 
 def describe_loaded(
@@ -102,6 +107,7 @@ def describe_loaded(
         "crop_mode": config["crop_mode"],
         "head": attached_head(model),
         "conversion": conversion,
+        "registers": attached_registers(model),
     }
     record = ModelRecord.read(content, name)  # mean, std and crop may be those of a folder's config.json
     return LoadedModel(model, anatomy, record)
@@ -114,7 +120,8 @@ def absolute_model_name(name: str) -> str:
 
 def absolute_model_spec(spec: ModelSpec) -> ModelSpec:
     """Return the model spec with absolute paths, valid in every process and from every folder."""
-    paths = {field: os.path.abspath(path) for field in ("checkpoint", "head") if (path := getattr(spec, field))}
+    files = {field: getattr(spec, field) for field in ("checkpoint", "head", "registers")}
+    paths = {field: os.path.abspath(path) for field, path in files.items() if path}
     return spec.model_copy(update={"name": absolute_model_name(spec.name)} | paths)
 
 
@@ -171,7 +178,7 @@ def _check_name(name: str) -> None:
 def load_weights(
     spec: ModelSpec, has_head: bool, check: Callable[[nn.Module], None]
 ) -> tuple[nn.Module, dict[str, Any], ConversionRecord | None]:
-    """Build the network of a spec with its weights, but without its head file.
+    """Build the network of a spec with its weights, but without its head file and its test-time registers.
 
     Args:
         spec: the network.

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.register_modules import RegisterBlocks, RegisterShift
 
 _layers: Any = timm.layers
 _vit: Any = timm.models.vision_transformer
@@ -78,7 +79,7 @@ _CLASSES: dict[str, Collection[type]] = {
     "patch_embed": (_layers.PatchEmbed, _layers.HybridEmbed),
     "rope": (_layers.RotaryEmbeddingCat, _layers.RotaryEmbeddingMixed, _layers.RotaryEmbeddingDinoV3),
     **dict.fromkeys(("rel_pos", "shared_rel_pos"), (_layers.RelPosMlp, _layers.RelPosBias)),
-    "blocks": _CONTAINER,
+    "blocks": (*_CONTAINER, RegisterBlocks),
     "attn": ATTENTIONS,
     "attn_pool": (_layers.AttentionPoolLatent,),
     "mlp": MLPS,
@@ -91,7 +92,8 @@ _CLASSES: dict[str, Collection[type]] = {
     **dict.fromkeys(("norm", "norm1", "norm2", "norm_pre", "q_norm", "k_norm"), _NORM),
     "fc_norm": (*_NORM, TokenAndMean),
     **dict.fromkeys(("ls1", "ls2"), _SCALE),
-    **dict.fromkeys(("drop1", "drop2", "drop_path1", "drop_path2", "attn_drop", "proj_drop"), _DROPOUT),
+    "drop1": (*_DROPOUT, RegisterShift),
+    **dict.fromkeys(("drop2", "drop_path1", "drop_path2", "attn_drop", "proj_drop"), _DROPOUT),
     **dict.fromkeys(("pos_drop", "patch_drop", "head_drop"), _DROPOUT),
 }
 """Classes of the parts of a network by their names; timm's code calls no other part."""

@@ -161,4 +161,4 @@ class PatchReadout(nn.Module):
         parts: Any = self.model
         with parts.blocks[-1].register_forward_hook(lambda module, args, output: outputs.append(output)):
             logits = self.model(images)
-        return logits, patch_logits(self.model, self.anatomy, outputs[0][:, self.anatomy.prefix_tokens :])
+        return logits, patch_logits(self.model, self.anatomy, outputs[0][:, self.anatomy.patch_tokens])

@@ -67,7 +67,7 @@ class Trace:
     passes: Mapping[BackwardPass, Capture] = field(default_factory=dict)
     rule_mode: RuleMode = field(init=False)
     _middles: dict[int, Tensor] = field(default_factory=dict)  # the input of norm2, by block
-    _hidden_means: dict[int, Tensor] = field(default_factory=dict)  # the mean over tokens of the input of fc2
+    _hidden_means: dict[int, Tensor] = field(default_factory=dict)  # the mean of the input of fc2, without registers
     _scores: Tensor = field(init=False)  # the logits, with their graph
     _gradients: tuple[Tensor, dict[BackwardPass, Gradients]] | None = None
 
@@ -120,6 +120,11 @@ class Trace:
         """Compute sums over the channels and pixels of each patch: [B, 3, H, W] → [B, 1, h, w]."""
         height, width = self.anatomy.patch
         return self.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
+
+    def read_out(self, tokens: Tensor) -> Tensor:
+        """Compute logits [B, C] of tokens after the last block: [B, n, D], or only those that are read."""
+        logits: Tensor = self.model.forward_head(self.model.norm(tokens[:, self.anatomy.read_places]))
+        return logits
 
     def features(self, tokens: Tensor) -> Tensor:
         """Compute the input of the classifier from single tokens [..., D]; see ``token_features``."""
@@ -191,7 +196,7 @@ class Trace:
         return gradient
 
     def mean_block_output(self, block: int) -> Tensor:
-        """Compute the mean over all n tokens of a block's output, with the graph: [B, D].
+        """Compute the mean over all n tokens of a block's output but test-time registers, with the graph: [B, D].
 
         The last layer of the MLP is linear, so the mean of its outputs is its output for the mean: one token
         passes through it instead of n, forward and backward.
@@ -203,7 +208,7 @@ class Trace:
             branch = module.gamma_2 * branch
         elif hasattr(module, "ls2"):
             branch = module.ls2(branch)
-        return self._middles[block].mean(1) + branch
+        return self._middles[block][:, self.anatomy.read_places].mean(1) + branch
 
     def gradients(self, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Gradients:
         """Compute the captured gradients of each image's target by one backward, which all methods share.
@@ -292,8 +297,7 @@ def record_forward(
     trace = Trace(model, anatomy, images, capture, keys, seed, precision, first_blocks or {}, passes=passes or {})
     images.requires_grad_(Capture.IMAGE_GRADIENTS in capture)
     if Capture.TOKEN_GRADIENTS in capture:
-        tokens = anatomy.prefix_tokens + anatomy.patches
-        trace.rule_mode.bias_sums = upcast(images).new_zeros(len(images), tokens).requires_grad_()
+        trace.rule_mode.bias_sums = upcast(images).new_zeros(len(images), anatomy.tokens).requires_grad_()
     trace.attention_calls = [None] * anatomy.depth
     parts: Any = model
     last = anatomy.depth - 1
@@ -332,7 +336,8 @@ def record_forward(
 
     def before_fc2(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            trace._hidden_means[index] = args[0].mean(1)  # its graph does not hold the [B, n, hidden] that it is of
+            # Its graph does not hold the [B, n, hidden] that it is of.
+            trace._hidden_means[index] = args[0][:, anatomy.read_places].mean(1)
 
         return hook
 
@@ -380,8 +385,7 @@ def _scores_of_read_tokens(trace: Trace) -> Tensor:
     with torch.enable_grad(), trace.autocast(), trace.rules_as_captured():
         with ReplaceAttentionOutput(trace.last_attention.output[:, :, :reads]):
             tokens = model.blocks[-1](trace.block_input(-1)[:, :reads])
-        scores: Tensor = model.forward_head(model.norm(tokens))
-    return scores
+        return trace.read_out(tokens)
 
 
 def gather_class_values(values: Tensor, targets: Tensor) -> Tensor:

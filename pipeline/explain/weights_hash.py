@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Compute SHA-256 over all tensors of a network, and over what its head adds to them (see ``Head.digest``)."""
-    digest = getattr(getattr(model, "head", None), "digest", None)
-    return hash_tensors(model.state_dict(), digest or "")
+    """Compute SHA-256 over all tensors of a network, and over what its head and test-time registers add to them."""
+    digest = getattr(getattr(model, "head", None), "digest", None) or ""
+    registers = getattr(getattr(model, "blocks", None), "record", None)
+    return hash_tensors(model.state_dict(), digest + (registers.hash if registers else ""))
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], more: str = "") -> str:

@@ -49,9 +49,13 @@ def load_backbone(spec: ModelSpec, read_out: HeadReadout | None = None, device: 
         device: ``cpu``, ``cuda``, or ``auto``, which is a GPU if there is one.
 
     Raises:
-        UsageError: no such network or weights, no such read-out of it, or no GPU.
+        UsageError: no such network or weights, no such read-out of it, test-time registers, or no GPU.
         UnsupportedModel: see ``describe``.
     """
+    if spec.registers:
+        raise UsageError(
+            f"{spec.registers}: a head is learned from a network without test-time registers; leave them out"
+        )
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise UsageError("there is no GPU here that torch can use; use --device cpu, or fix its driver")

@@ -14,6 +14,7 @@ from pipeline.explain.head import Head
 from pipeline.explain.label_names import label_names, wordnet_ids
 from pipeline.explain.load import LoadedModel, absolute_model_spec, load_model
 from pipeline.explain.method import Method
+from pipeline.explain.registers import Registers
 from pipeline.explain.registry import methods as registry
 from pipeline.read import PreprocessConfig, count_samples, expand_shards, find_labels, resolve_pattern
 from pipeline.run.gpu_decode import check_interpolation
@@ -22,8 +23,10 @@ from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from pipeline.store.class_names import check_class_names
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
+from schemas.head import AttachedHead
 from schemas.layout import RUN
 from schemas.model import ModelRecord
+from schemas.registers import AttachedRegisters
 from schemas.run import RunSpec
 from schemas.run_record import RunRecord, ShardRecord, slot_rows
 from schemas.targets import UNLABELLED, resolve_kinds
@@ -201,7 +204,7 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
         if urls != tuple(shard.url for shard in run.shards):
             mismatches = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
     if not mismatches:
-        check_head(run, out)
+        check_network_files(run, out)
         check_methods(run, out)
     if mismatches:
         raise SpecMismatchError(
@@ -234,8 +237,8 @@ def check_model(run: RunRecord, loaded: ModelRecord, url: str) -> None:
         )
 
 
-def check_head(run: RunRecord, url: str) -> None:
-    """Make sure that a head file is the one that the run was planned with, without loading the network.
+def check_network_files(run: RunRecord, url: str) -> None:
+    """Make sure that head file and registers are those that the run was planned with, without loading the network.
 
     Args:
         run: planned.
@@ -243,14 +246,19 @@ def check_head(run: RunRecord, url: str) -> None:
 
     Raises:
         UsageError: there is no such file.
-        SpecMismatchError: the file has changed.
+        SpecMismatchError: a file has changed.
     """
-    planned = run.model.head
-    if run.spec.model.head and planned and (now := Head.load(run.spec.model.head).digest) != planned.hash:
-        raise SpecMismatchError(
-            f"{url}: the network was planned with other values than it is loaded with now: model.head.hash is "
-            f"{planned.hash!r}, not {now!r}; restore {run.spec.model.head}, or plan another atlas"
-        )
+    spec, model = run.spec.model, run.model
+    files: list[tuple[str, str | None, AttachedHead | AttachedRegisters | None, Callable[[str], str]]] = [
+        ("head", spec.head, model.head, lambda path: Head.load(path).digest),
+        ("registers", spec.registers, model.registers, lambda path: Registers.load(path).record.attached.hash),
+    ]
+    for name, path, planned, digest in files:
+        if path and planned and (now := digest(path)) != planned.hash:
+            raise SpecMismatchError(
+                f"{url}: the network was planned with other values than it is loaded with now: model.{name}.hash is "
+                f"{planned.hash!r}, not {now!r}; restore {path}, or plan another atlas"
+            )
 
 
 def artifact_hashes(methods: Iterable[Method]) -> dict[str, str]:

@@ -100,7 +100,7 @@ class Atlas(AtlasReader):
         rows = {
             "atlas": self.objects.url,
             "model": f"{self.run.model.name}, {height}×{width} patches",
-            **({"head": str(self.run.model.head)} if self.run.model.head else {}),
+            **self.run.model.details,
             "methods": ", ".join(self.run.methods),
             "targets": ", ".join(map(self.run.describe_target, self.run.spec.target_names)),
             "shards": f"{len(self.shard_names):,} of {len(self.run.shards):,} done",

@@ -22,7 +22,7 @@ def test_generic_attention_is_the_written_out_product(family: nn.Module) -> None
     for call, gradient in zip(run.blocks, gradients, strict=False):
         product = product + (call.matrix * gradient).relu().mean(1) @ product
     if run.pool is not None:
-        expected = ((run.pool.matrix * gradients[-1]).relu().mean(1) @ product)[:, 0]
+        expected = run.read_by_pooler((run.pool.matrix * gradients[-1]).relu().mean(1), product)
     else:
         expected = run.read(product)
     assert_equal(family, images, "generic_attention", expected)
@@ -32,8 +32,8 @@ def test_gradcam_weighs_the_last_tokens_by_their_mean_gradient(family: nn.Module
     images = images_for(family)
     run = forward(family, images)
     (gradient,) = torch.autograd.grad(run.logits[:, TARGET].sum(), run.inputs[-1])
-    prefix = run.anatomy.prefix_tokens
-    expected = (run.inputs[-1][:, prefix:] * gradient[:, prefix:].mean(1, keepdim=True)).sum(-1).relu()
+    patches = run.anatomy.patch_tokens
+    expected = (run.inputs[-1][:, patches] * gradient[:, patches].mean(1, keepdim=True)).sum(-1).relu()
     assert_equal(family, images, "gradcam", expected)
 
 
@@ -68,7 +68,8 @@ def test_legrad_is_the_mean_of_the_positive_gradients_of_every_layer(family: nn.
     images = images_for(family)
     run = forward(family, images, detach_blocks=True)
     total = torch.zeros(())
-    for call, tokens in zip(run.blocks, run.outputs, strict=True):
+    for call, output in zip(run.blocks, run.outputs, strict=True):
+        tokens = output[:, run.anatomy.read_places]
         matrix = call.matrix
         if run.pool is None:
             features = family.norm(tokens.mean(1))
@@ -88,7 +89,7 @@ def test_legrad_is_the_mean_of_the_positive_gradients_of_every_layer(family: nn.
             value = sum(F.cosine_similarity(left, right, dim=-1) for left, right in pairs) / len(pairs)
         (gradient,) = torch.autograd.grad(value.sum(), matrix, retain_graph=True)
         total = total + gradient.relu().mean((1, 2)) / len(run.blocks)
-    assert_equal(family, images, LeGrad(score=score), total[:, run.anatomy.prefix_tokens :])  # type: ignore[arg-type]
+    assert_equal(family, images, LeGrad(score=score), total[:, run.anatomy.patch_tokens])  # type: ignore[arg-type]
 
 
 def test_the_gradient_to_attention_agrees_with_finite_differences() -> None:

@@ -30,14 +30,14 @@ def generic_attention(run: Forward) -> Tensor:
     for call, gradient in zip(run.blocks, gradients, strict=False):
         product = product + (call.matrix * gradient).relu().mean(1) @ product
     if run.pool is not None:
-        return ((run.pool.matrix * gradients[-1]).relu().mean(1) @ product)[:, 0]
+        return run.read_by_pooler((run.pool.matrix * gradients[-1]).relu().mean(1), product)
     return run.read(product)
 
 
 def gradcam(run: Forward) -> Tensor:
     (gradient,) = torch.autograd.grad(run.logits[:, TARGET].sum(), run.inputs[-1], retain_graph=True)
-    prefix = run.anatomy.prefix_tokens
-    return (run.inputs[-1][:, prefix:] * gradient[:, prefix:].mean(1, keepdim=True)).sum(-1).relu()
+    patches = run.anatomy.patch_tokens
+    return (run.inputs[-1][:, patches] * gradient[:, patches].mean(1, keepdim=True)).sum(-1).relu()
 
 
 def attention_gradcam(run: Forward) -> Tensor:
@@ -89,7 +89,8 @@ def test_methods_at_the_image_and_at_single_layers_take_it_too(kind: str) -> Non
     assert_equal(model, images, "integrated_gradients:nodes=1:backward=libra", 2 * half)
     run = libra_forward(model, images, detach_blocks=True)
     total = torch.zeros(())
-    for call, tokens in zip(run.blocks, run.outputs, strict=True):
+    for call, output in zip(run.blocks, run.outputs, strict=True):
+        tokens = output[:, run.anatomy.read_places]
         calls: list[Call] = []
         with written_rules(model, rules, calls):
             if run.pool is None:
@@ -102,7 +103,7 @@ def test_methods_at_the_image_and_at_single_layers_take_it_too(kind: str) -> Non
         matrix = call.matrix if run.pool is None else calls[0].matrix
         (gradient,) = torch.autograd.grad(value, matrix, retain_graph=True)
         total = total + gradient.relu().mean((1, 2)) / len(run.blocks)
-    assert_equal(model, images, "legrad:backward=libra", total[:, run.anatomy.prefix_tokens :])
+    assert_equal(model, images, "legrad:backward=libra", total[:, run.anatomy.patch_tokens])
 
 
 def full_gradient(model: nn.Module, images: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ def full_gradient(model: nn.Module, images: Tensor) -> Tensor:
 def test_full_gradient_adds_the_relevance_of_every_layer_and_bias(kind: str) -> None:
     model = small_vit(**FAMILIES[kind], depth=2)
     images = images_for(model, 2)
-    expected = full_gradient(model, images)[:, describe(model).prefix_tokens :]
+    expected = full_gradient(model, images)[:, describe(model).patch_tokens]
     assert_equal(model, images, "libra_fullgrad", expected)
 
 

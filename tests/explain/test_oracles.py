@@ -34,7 +34,7 @@ def test_rollout_is_a_row_of_the_product_of_matrices(family: nn.Module) -> None:
     for call in run.blocks:
         product = (0.5 * call.matrix.mean(1) + 0.5 * torch.eye(product.shape[-1])) @ product
     assert torch.allclose(product.sum(-1), torch.ones(1, dtype=torch.float64))
-    expected = run.read(product) if run.pool is None else (run.pool.matrix.mean(1) @ product)[:, 0]
+    expected = run.read(product) if run.pool is None else run.read_by_pooler(run.pool.matrix.mean(1), product)
     computed = explain(family, images, torch.zeros(3, 1, dtype=torch.int64), ["rollout"])["rollout"][:, 0]
     assert torch.allclose(computed.flatten(1), expected, rtol=0, atol=1e-14)
 
@@ -91,7 +91,6 @@ def test_legrad_grows_with_the_classifier_and_vanishes_without_it() -> None:
 def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str, block: int = -1) -> torch.Tensor:
     """Logits [N, C]: the whole network run once for each mask, masked by hooks."""
     anatomy = describe(model)
-    ones = torch.ones(anatomy.prefix_tokens, dtype=torch.float64)
     clean: list[torch.Tensor] = []
     attention = model.blocks[block].attn
     handle = attention.register_forward_pre_hook(lambda _, args: clean.append(args[0]))
@@ -99,7 +98,8 @@ def naive_reciprocam(model: nn.Module, image: torch.Tensor, kernel: str, block: 
     handle.remove()
     logits = []
     for row in mask_weights(kernel, anatomy.grid):  # type: ignore[arg-type]
-        mask = torch.cat([ones, row])[None, :, None]
+        mask = torch.ones(1, anatomy.patches if anatomy.readout == "pool" else anatomy.tokens, 1, dtype=torch.float64)
+        mask[0, anatomy.patch_tokens, 0] = row
         if anatomy.readout == "pool":
             handles = [model.attn_pool.register_forward_pre_hook(lambda _, args, m=mask: (args[0] * m,))]
         else:

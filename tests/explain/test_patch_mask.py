@@ -87,7 +87,7 @@ def test_pm_value_lets_each_patch_attend_to_itself_alone(family: nn.Module) -> N
         (args, options) = inputs[0]
         with _Alone():
             tokens = last(*args, **options)
-        logits = patch_logits(family, anatomy, tokens[:, anatomy.prefix_tokens :])
+        logits = patch_logits(family, anatomy, tokens[:, anatomy.patch_tokens])
     similarity = isinstance(family.head, ZeroShotHead)  # scaled for a comparison: read as the head reads the image
     values = class_probabilities(family, logits) if similarity else logits.sigmoid()
     expected = values.gather(2, TARGETS[:, None].expand(-1, anatomy.patches, -1)).transpose(1, 2)

@@ -243,4 +243,8 @@ def test_every_kind_of_network_is_described_as_built() -> None:
         "mean, sigmoid": ("mean", 4, 0, (6, 6)),
         "texts, sigmoid": ("pool", 0, 0, (6, 6)),
         "class token and mean": ("token+mean", 4, 0, (6, 6)),
+        "test-time register": ("token", 1, 1, (6, 6)),
+        "test-time register, mean": ("mean", 0, 0, (6, 6)),
+        "test-time register, attention pool": ("pool", 0, 0, (6, 6)),
+        "test-time register, gated": ("token+mean", 1, 0, (6, 6)),
     }

@@ -80,7 +80,9 @@ def frozen(model: nn.Module, images: Tensor) -> Tensor:
 AFFINE = [
     name
     for name, anatomy in {name: describe(small_vit(**options)) for name, options in FAMILIES.items()}.items()
-    if anatomy.mlp == "Mlp" and anatomy.norm == "LayerNorm"  # the product of a gated MLP is not affine
+    if anatomy.mlp == "Mlp"
+    and anatomy.norm == "LayerNorm"  # the product of a gated MLP is not affine
+    and not anatomy.registers  # nor is the largest value
 ]
 
 
@@ -117,7 +119,17 @@ def test_cp_lrp_conserves_the_logit_where_there_are_no_biases() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["class token", "registers", "layer scale", "q/k norm", "not square", "norm in front", "texts"]
+    "kind",
+    [
+        "class token",
+        "registers",
+        "layer scale",
+        "q/k norm",
+        "not square",
+        "norm in front",
+        "texts",
+        "test-time register",
+    ],
 )
 def test_transformer_attribution_hands_all_relevance_on(kind: str) -> None:
     """Every rule conserves: what starts as one at the class arrives as one at the input of each block."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from explicit import class_probabilities
 from sampled import TARGETS, compute_maps, probabilities
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, first_tokens, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import TiS, UnsupportedMethod, describe
@@ -28,22 +28,25 @@ def naive_k_means(rows: Tensor, first: Tensor) -> Tensor:
 def naive_tis(model: nn.Module, image: Tensor, method: TiS, key: str) -> Tensor:
     """Maps [C, h, w] of one image."""
     anatomy = describe(model)
-    prefix = anatomy.prefix_tokens
-    embedded = tokens = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))
+    places = anatomy.patch_tokens
+    embedded = tokens = first_tokens(model, image[None])
     outputs = []
     for block in model.blocks:
         tokens = block(tokens)
-        outputs.append(tokens[0, prefix:].T)
+        outputs.append(tokens[0, places].T)
     rows = torch.cat(outputs)
     first = rng_for(method.name, key, 0).choice(len(rows), min(method.masks, len(rows)), replace=False)
     total, times = torch.zeros(anatomy.classes, anatomy.patches, dtype=torch.float64), torch.zeros(anatomy.patches)
     for centroid in naive_k_means(rows, torch.from_numpy(first)):
         best = sorted(range(anatomy.patches), key=lambda i, c=centroid: -c[i])
         kept = sorted(best[: max(1, int(method.keep * anatomy.patches))])
-        tokens = torch.cat([embedded[:, :prefix], embedded[:, [prefix + i for i in kept]]], 1)
+        ends = embedded[:, : places.start], embedded[:, places.stop :]
+        tokens = torch.cat([ends[0], embedded[:, [places.start + i for i in kept]], ends[1]], 1)
         for block in model.blocks:
             tokens = block(tokens)
-        score = class_probabilities(model, model.forward_head(model.norm(tokens)))[0]
+        score = class_probabilities(
+            model, model.forward_head(model.norm(tokens[:, : tokens.shape[1] - anatomy.registers]))
+        )[0]
         for i in kept:
             total[:, i] += score
             times[i] += 1

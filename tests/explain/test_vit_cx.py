@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sampled import KEYS, TARGETS, compute_maps, probabilities
-from support import FAMILIES, HEADS, images_for, small_vit
+from support import FAMILIES, HEADS, first_tokens, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, ViTCX, describe, explain
@@ -16,10 +16,10 @@ def feature_maps(model: nn.Module, image: Tensor) -> Tensor:
     """[D, h, w], by the network's parts one after the other."""
     anatomy = describe(model)
     with torch.no_grad():
-        tokens = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))
-        for block in model.blocks[:-1]:
+        tokens = first_tokens(model, image[None])
+        for block in list(model.blocks)[:-1]:
             tokens = block(tokens)
-        tokens = model.blocks[-1].norm1(tokens)[0, anatomy.prefix_tokens :]
+        tokens = model.blocks[-1].norm1(tokens)[0, anatomy.patch_tokens]
     return tokens.T.reshape(-1, *anatomy.grid)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
 from pipeline.explain.attribution.gradient_method import GradientMethod
-from pipeline.explain.attribution.readout_attention import mean_over_queries, readout_queries
+from pipeline.explain.attribution.readout_attention import mean_over_queries, pooler_weights, readout_queries
 from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
@@ -56,8 +56,9 @@ class AGCAM(GradientMethod):
         if trace.pooler is not None:
             assert pooler_gradient is not None
             gradient = trace.pooler.gradient(pooler_gradient)
-            total += (gradient.relu_() * trace.pooler.scores().sigmoid_())[:, :, 0].sum(1)
-        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :])
+            product = gradient.relu_() * trace.pooler.scores().sigmoid_()
+            total += pooler_weights(trace, product[:, :, 0].sum(1))
+        return trace.to_grid(total[:, trace.anatomy.patch_tokens])
 
 
 def _detached_gradients(
@@ -67,7 +68,7 @@ def _detached_gradients(
 
     The r tokens are those that the read-out reads; no others have such a gradient.
     """
-    reads = trace.anatomy.read_tokens or trace.last_attention.tokens.shape[1]
+    reads = trace.anatomy.read_tokens or trace.anatomy.tokens
     leaves = [
         trace.attention(block).output[:, :, :reads].detach().requires_grad_() for block in range(trace.anatomy.depth)
     ]
@@ -83,7 +84,7 @@ def _detached_gradients(
         for block, leaf in zip(trace.model.blocks, leaves, strict=True):
             with ReplaceAttentionOutput(leaf):
                 tokens = block(tokens)
-        logits = trace.model.forward_head(trace.model.norm(tokens))
+        logits = trace.read_out(tokens)
     with torch.enable_grad():
         score = trace.target_values(logits, targets, backward_pass.target).sum()
     gradients = trace.backward(score, leaves + [call.output for call in pooler_calls], backward_pass.rules)

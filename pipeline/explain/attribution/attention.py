@@ -25,4 +25,4 @@ class RawAttention(Method):
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         row = readout_attention(trace).mean(1)
-        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.patch_tokens])

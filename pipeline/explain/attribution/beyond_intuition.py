@@ -72,7 +72,7 @@ class BeyondIntuition(GradientMethod):
             rolled = rolled + rolled @ weigh(trace, block, targets)
         product = rolled * self._feedback(trace, targets)
         weights = readout_weights(trace)[:, rows]
-        return trace.to_grid(torch.einsum("bi,bij->bj", weights, product)[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(torch.einsum("bi,bij->bj", weights, product)[:, trace.anatomy.patch_tokens])
 
     def _weighted_heads(self, trace: Trace, block: int, targets: Tensor) -> Tensor:
         """Compute Σ_h I_h A_h of a block: [B, n, n]."""

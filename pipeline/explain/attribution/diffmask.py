@@ -81,9 +81,11 @@ class DiffMask(LearnedMethod):
 
 def hidden_states(trace: Trace) -> list[Tensor]:
     """Return h⁰ … h^{L+1}, patch tokens [B, N, D]: embedding, input of the first block, output of every block."""
-    prefix = trace.anatomy.prefix_tokens
     outputs = [trace.block_output(block) for block in range(trace.anatomy.depth)]
-    return [trace.embedding.flatten(1, -2), *(tokens[:, prefix:] for tokens in (trace.block_input(0), *outputs))]
+    return [
+        trace.embedding.flatten(1, -2),
+        *(tokens[:, trace.anatomy.patch_tokens] for tokens in (trace.block_input(0), *outputs)),
+    ]
 
 
 def masked_logits(model: nn.Module, gates: DiffMaskGates, trace: Trace, keep: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import GradientMethod
-from pipeline.explain.attribution.readout_attention import readout_queries, readout_weights
+from pipeline.explain.attribution.readout_attention import pooler_weights, readout_queries, readout_weights
 from pipeline.explain.capture import Capture
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
@@ -40,7 +40,8 @@ class GenericAttention(GradientMethod):
         if trace.pooler is not None:
             assert gradients.pooler is not None
             pooler = trace.pooler
-            row = pooler.gradient(gradients.pooler).mul_(pooler.probabilities()).relu_().mean(1)[:, 0]
+            weighted = pooler.gradient(gradients.pooler).mul_(pooler.probabilities()).relu_()
+            row = pooler_weights(trace, weighted.mean(1)[:, 0])
             rows = slice(None)
         else:
             row = readout_weights(trace)
@@ -51,4 +52,4 @@ class GenericAttention(GradientMethod):
             weighted = weighted.mul_(attention.gradient(gradients.of_block(block), rows)).relu_().mean(1)
             row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
             rows = slice(None)  # before the last block every row counts
-        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.patch_tokens])

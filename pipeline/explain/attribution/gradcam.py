@@ -39,9 +39,9 @@ class GradCAM(GradientMethod):
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradient = trace.gradients(targets, self.backward_pass).last_tokens
         assert gradient is not None
-        prefix = trace.anatomy.prefix_tokens
-        tokens = trace.last_attention.tokens[:, prefix:].to(trace.images.dtype)
-        weights = gradient[:, prefix:].to(tokens).mean(1)
+        patches = trace.anatomy.patch_tokens
+        tokens = trace.last_attention.tokens[:, patches].to(trace.images.dtype)
+        weights = gradient[:, patches].to(tokens).mean(1)
         return trace.to_grid(torch.einsum("bnd,bd->bn", tokens, weights).relu_())
 
 
@@ -66,14 +66,14 @@ class AttentionGradCAM(GradientMethod):
         return anatomy.depth - 1
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        prefix = trace.anatomy.prefix_tokens
+        patches = trace.anatomy.patch_tokens
         gradients = trace.gradients(targets, self.backward_pass)
         if trace.pooler is not None:
             assert gradients.pooler is not None
             gradient = trace.pooler.gradient(gradients.pooler)
         else:
             gradient = trace.last_attention.gradient(gradients.of_block(-1), readout_queries(trace))
-        weights = mean_over_queries(trace, gradient)[:, :, prefix:].mean(2)
+        weights = mean_over_queries(trace, gradient)[:, :, patches].mean(2)
         return trace.to_grid(
-            torch.einsum("bh,bhn->bn", weights, readout_attention(trace)[:, :, prefix:]).relu_() / weights.shape[1]
+            torch.einsum("bh,bhn->bn", weights, readout_attention(trace)[:, :, patches]).relu_() / weights.shape[1]
         )

@@ -118,12 +118,12 @@ class LeGrad(GradientMethod):
                 score = explained(scores)
             (gradient,) = trace.backward(score, [attention.output], self.backward_pass.rules)
             total = total + attention.gradient(gradient).relu_().mean((1, 2))  # [B, n]
-        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :] / len(blocks))
+        return trace.to_grid(total[:, trace.anatomy.patch_tokens] / len(blocks))
 
     def _read_by_pooler(self, trace: Trace, block: int, read: Scores) -> tuple[AttentionCall, Tensor]:
         """Compute the scores of a block's output by the pooler, and return its attention, where the graph begins."""
         calls: list[AttentionCall] = []
-        model, tokens = trace.model, trace.block_output(block).detach()
+        model, tokens = trace.model, trace.block_output(block)[:, trace.anatomy.read_places].detach()
         with trace.graph(self.backward_pass), capture_attention(model.attn_pool, calls.append, detach_output=True):
             with trace.autocast():
                 tokens = tokens if self.no_final_norm else model.norm(tokens)

@@ -45,4 +45,4 @@ class LibraFullGrad(TargetMethod):
         total = gradients.biases
         for block, gradient in enumerate(gradients.block_inputs):
             total = total + (trace.block_input(block) * gradient).sum(-1)
-        return trace.to_grid(total[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(total[:, trace.anatomy.patch_tokens])

@@ -40,7 +40,7 @@ class PatchMaskZeroShot(Method):
         return _patch_fault(anatomy, self.target)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        return _class_maps(trace, trace.last_output[:, trace.anatomy.prefix_tokens :], targets, self.target)
+        return _class_maps(trace, trace.last_output[:, trace.anatomy.patch_tokens], targets, self.target)
 
 
 @methods.register
@@ -69,10 +69,13 @@ class PatchMaskValue(Method):
         return _patch_fault(anatomy, self.target)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        prefix = trace.anatomy.prefix_tokens
-        with trace.autocast(), ReplaceAttentionOutput(trace.last_attention.value[:, :, prefix:].detach()):
-            tokens = trace.model.blocks[-1](trace.block_input(-1)[:, prefix:].detach())
-        return _class_maps(trace, tokens, targets, self.target)
+        anatomy = trace.anatomy
+        # Test-time registers take the largest values among all tokens; without them a token needs no other.
+        needed = slice(None) if anatomy.registers else anatomy.patch_tokens
+        with trace.autocast(), ReplaceAttentionOutput(trace.last_attention.value[:, :, needed].detach()):
+            tokens = trace.model.blocks[-1](trace.block_input(-1)[:, needed].detach())
+        patches = tokens[:, anatomy.patch_tokens] if anatomy.registers else tokens
+        return _class_maps(trace, patches, targets, self.target)
 
 
 def _patch_fault(anatomy: Anatomy, target: PatchTarget) -> str | None:

@@ -1,6 +1,7 @@
 """Attention that the read-out pays to the tokens."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.attention_capture import upcast
@@ -10,11 +11,11 @@ from pipeline.explain.trace import Trace
 def readout_queries(trace: Trace) -> slice:
     """Return the queries of a block among which are those that the read-out reads.
 
-    They are the class token, or all patch tokens; all tokens where it reads both.
+    They are the class token, or all patch tokens; prefix and patch tokens where it reads both.
     """
     if trace.anatomy.readout == "token+mean":
-        return slice(None)
-    return slice(0, 1) if trace.anatomy.readout == "token" else slice(trace.anatomy.prefix_tokens, None)
+        return trace.anatomy.read_places
+    return slice(0, 1) if trace.anatomy.readout == "token" else trace.anatomy.patch_tokens
 
 
 def mean_over_queries(trace: Trace, rows: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def mean_over_queries(trace: Trace, rows: Tensor) -> Tensor:
         [B, H, n].
     """
     if trace.anatomy.readout == "token+mean":
-        return torch.einsum("bi,bhij->bhj", readout_weights(trace).to(rows), rows)
+        return torch.einsum("bi,bhij->bhj", readout_weights(trace)[:, readout_queries(trace)].to(rows), rows)
     return rows.mean(2)
 
 
@@ -41,6 +42,11 @@ def readout_attention(trace: Trace) -> Tensor:
     if trace.pooler is not None:
         return trace.pooler.probabilities()[:, :, 0]
     return mean_over_queries(trace, trace.last_attention.probabilities(readout_queries(trace)))
+
+
+def pooler_weights(trace: Trace, rows: Tensor) -> Tensor:
+    """Return the weights of an attention pooler [B, N] as weights of the tokens of the last block: [B, n]."""
+    return F.pad(rows, (0, trace.anatomy.registers))
 
 
 def readout_weights(trace: Trace) -> Tensor:

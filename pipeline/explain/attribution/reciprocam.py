@@ -34,7 +34,7 @@ class ReciproCAM(Method):
     """Probability of the class when only the neighborhood of one patch is visible, for every patch.
 
     For patch i: W_i = 3×3 kernel centered on i, cut at the border and not renormalized, 0 elsewhere, 1 on
-    every prefix token. The attention of the last block sees W_i · norm1(x), its skip connection carries x
+    every other token. The attention of the last block sees W_i · norm1(x), its skip connection carries x
     unmasked; the rest of the network runs as always; E_i = softmax(logits)_c. Zeroed tokens stay in the
     sequence and receive attention. Neither gradients nor attention maps are used.
 
@@ -126,8 +126,7 @@ def _masked_attention(trace: Trace, call: AttentionCall, queries: int, kernel: K
     rows = slice(0, queries)
     value = call.value.to(call.scores(rows))
     weights = mask_weights(kernel, trace.anatomy.grid).to(value)
-    prefix = call.tokens.shape[1] - trace.anatomy.patches
-    weights = torch.cat([weights.new_ones(len(weights), prefix), weights], 1)[:, None]  # [N, 1, n]
+    weights = _with_ones(weights, trace, call.tokens)[:, None]  # [N, 1, n]
     hidden = _with_scaled_patches(trace, call, 0.0)
     if _is_affine(call.module):
         scores = torch.lerp(hidden.scores(rows)[:, :, None], call.scores(rows)[:, :, None], weights)
@@ -142,11 +141,18 @@ def _masked_attention(trace: Trace, call: AttentionCall, queries: int, kernel: K
     return output.unflatten(2, (len(weights), queries)).transpose(1, 2)
 
 
+def _with_ones(weights: Tensor, trace: Trace, tokens: Tensor) -> Tensor:
+    """Add the weights of the tokens that are no patches: [M, N] → [M, n]."""
+    ones = weights.new_ones(len(weights), tokens.shape[1])
+    ones[:, trace.anatomy.patch_tokens] = weights
+    return ones
+
+
 def _with_scaled_patches(trace: Trace, call: AttentionCall, level: float) -> AttentionCall:
     """Call the module of an attention again with all patch tokens scaled by ``level``."""
     calls: list[AttentionCall] = []
     tokens = call.tokens.clone()
-    tokens[:, tokens.shape[1] - trace.anatomy.patches :] *= level
+    tokens[:, trace.anatomy.patch_tokens] *= level
     with capture_attention(call.module, calls.append), trace.autocast():
         call.module(tokens, **call.options)
     return calls[0]
@@ -186,7 +192,7 @@ def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
     anatomy, model = trace.anatomy, trace.model
     tokens, normed = trace.block_input(block), trace.attention(block).tokens
     weights = mask_weights(kernel, anatomy.grid).to(tokens)
-    weights = torch.cat([weights.new_ones(len(weights), anatomy.prefix_tokens), weights], 1)[:, None, :, None]
+    weights = _with_ones(weights, trace, tokens)[:, None, :, None]
     chunk_size = max(1, _CHUNK_SIZE // (tokens.shape[0] * tokens.shape[1]))
     logits = []
     for masks in weights.split(chunk_size):
@@ -196,7 +202,7 @@ def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
             copies = _with_attention_input(model.blocks[block], skip.flatten(0, 1), masked, trace.block_options[block])
             for later_block in range(block + 1, 0):
                 copies = model.blocks[later_block](copies, **trace.block_options[later_block])
-            logits.append(model.forward_head(model.norm(copies)).unflatten(0, (len(masks), -1)))
+            logits.append(trace.read_out(copies).unflatten(0, (len(masks), -1)))
     return torch.cat(logits).transpose(0, 1)
 
 

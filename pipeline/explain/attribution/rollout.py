@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attribution.readout_attention import readout_attention, readout_weights
+from pipeline.explain.attribution.readout_attention import pooler_weights, readout_attention, readout_weights
 from pipeline.explain.capture import Capture
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
@@ -34,8 +34,11 @@ class Rollout(Method):
         return Capture.ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        row = readout_weights(trace) if trace.pooler is None else readout_attention(trace).mean(1)
+        if trace.pooler is None:
+            row = readout_weights(trace)
+        else:
+            row = pooler_weights(trace, readout_attention(trace).mean(1))
         for index in reversed(range(trace.anatomy.depth)):
             attention = trace.attention(index).probabilities().mean(1)
             row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, attention)
-        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.patch_tokens])

@@ -64,7 +64,7 @@ class TiS(PerturbationMethod):
 
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         anatomy, image = trace.anatomy, trace.images[row]
-        outputs = [trace.block_output(block)[row, anatomy.prefix_tokens :] for block in range(anatomy.depth)]
+        outputs = [trace.block_output(block)[row, anatomy.patch_tokens] for block in range(anatomy.depth)]
         features = torch.cat(outputs, 1).T.to(image)
         rng = rng_for(self.random_name, trace.keys[row], trace.seed)
         first = rng.choice(len(features), min(self.masks, len(features)), replace=False)
@@ -99,9 +99,9 @@ def _sample_logits(trace: Trace, image: Tensor, patches: Tensor) -> Tensor:
         image: [3, H, W].
         patches: int64 [K, count], indices of the patches in each sample.
     """
-    model, prefix = trace.model, trace.anatomy.prefix_tokens
-    prefix_tokens = torch.arange(prefix, device=patches.device).expand(len(patches), -1)
-    tokens = torch.cat([prefix_tokens, prefix + patches], 1)
+    model, places = trace.model, trace.anatomy.patch_tokens
+    every = torch.arange(trace.anatomy.tokens, device=patches.device).expand(len(patches), -1)
+    tokens = torch.cat([every[:, : places.start], places.start + patches, every[:, places.stop :]], 1)
     logits = []
     for chunk in tokens.split(max(1, _CHUNK_SIZE // tokens.shape[1])):
         # The image is embedded once; before the first block it becomes one copy for each sample.

@@ -62,7 +62,7 @@ class TokenTM(GradientMethod):
             row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
             rows = slice(None)  # before the last block every row counts
         row = row * upcast(trace.block_input(0)).norm(dim=-1)
-        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.patch_tokens])
 
 
 def _change(before: Tensor, after: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pipeline.explain.attribution.gradient_method import GradientMethod
 from pipeline.explain.attribution.readout_attention import readout_weights
 from pipeline.explain.capture import Capture, LinearCall
 from pipeline.explain.head_modules import ZeroShotHead
+from pipeline.explain.register_modules import RegisterShift
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 
@@ -29,7 +30,7 @@ class TransformerAttribution(GradientMethod):
     is propagated back by these rules, r/z meaning r / (z + 10⁻⁹), and 0 where z = 0:
 
     - linear: R_j = Σ_k (x_j w_kj)⁺ R_k / Σ_j' (x_j' w_kj')⁺, biases left out (z⁺ rule);
-    - activation function, softmax, norm, layer scale: unchanged;
+    - activation function, softmax, norm, layer scale, values that test-time registers move: unchanged;
     - similarity to texts (zero-shot head): z⁺ rule on texts and on projection, division by the norm unchanged;
     - matrix products A v and q kᵀ: each operand receives x ⊙ (∂z/∂x)ᵀ(R/z), halved;
     - skip connection a + b: a R/z and b R/z, then rescaled so that over the image they sum to
@@ -74,7 +75,7 @@ class TransformerAttribution(GradientMethod):
             gradient = trace.attention(block).gradient(gradients.of_block(block), rows)
             weighted = gradient.mul_(attention_relevance).relu_().mean(1)
             row = row + torch.einsum("bi,bij->bj", row[:, rows], weighted)
-        return trace.to_grid(row[:, trace.anatomy.prefix_tokens :])
+        return trace.to_grid(row[:, trace.anatomy.patch_tokens])
 
 
 def _class_token_relevance(trace: Trace, targets: Tensor) -> Tensor:
@@ -109,8 +110,9 @@ def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor,
     stages = (trace.block_input(block), trace.block_middle(block), trace.block_output(block))
     before, middle, after = (upcast(tokens[:, rows]) for tokens in stages)
     skipped, branch = _through_sum(middle, after - middle, relevance)
-    for name in ("fc2", "fc1"):
-        branch = _through_linear(linears[name].select(rows), branch)
+    branch = _through_linear(linears["fc2"].select(rows), branch)
+    branch = _through_registers(trace.model.blocks[block].mlp, linears["fc1"].select(rows), branch)
+    branch = _through_linear(linears["fc1"].select(rows), branch)
     skipped, branch = _through_sum(before, middle - before, skipped + branch)
     heads = attention.output.shape[1]
     output = _through_linear(linears["proj"].select(rows), branch).unflatten(2, (heads, -1)).transpose(1, 2)
@@ -127,6 +129,13 @@ def _through_block(trace: Trace, block: int, relevance: Tensor) -> tuple[Tensor,
     )  # [3, B, H, n, d]
     branch = _through_linear(linears["qkv"].select(slice(None)), joined.permute(1, 3, 0, 2, 4).flatten(2))
     return matrix_relevance, _pad_tokens(skipped, tokens) + branch
+
+
+def _through_registers(mlp: Any, fc1: LinearCall, relevance: Tensor) -> Tensor:
+    """Return the relevance [B, r, k] of what test-time registers moved to where it came from."""
+    if not isinstance(mlp.drop1, RegisterShift):
+        return relevance
+    return mlp.drop1.relevance(mlp.act(fc1.output), relevance)
 
 
 def _pad_tokens(tensor: Tensor, tokens: int) -> Tensor:

@@ -56,7 +56,7 @@ class ViTCX(PerturbationMethod):
 
     def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
         image, anatomy = trace.images[row], trace.anatomy
-        tokens = trace.last_attention.tokens[row, anatomy.prefix_tokens :].to(image)
+        tokens = trace.last_attention.tokens[row, anatomy.patch_tokens].to(image)
         resizing = _Resizing(anatomy.grid, image)
         clusters = _cluster_sums(tokens.T.unflatten(1, anatomy.grid), resizing, self.distance)
         whole = self.values(trace, row, trace.logits[row : row + 1].to(image), classes)
