@@ -56,15 +56,16 @@ def build_shard_truths(
     tuning_truth = tuning if isinstance(tuning, TruthSet) else None
     truth_sets = [truth_set for truth_set in (truth, tuning_truth) if truth_set is not None]
     matchers = [TruthMatcher(truth_set) for truth_set in truth_sets]
-    keys_by_shard: dict[str, list[str]] = {}
+    keys_by_shard: dict[str, list[str]] = {}  # of images with truth: there may be very many others
     scored: dict[str, bool] = {}  # truth and tuning split have the image
-    without_truth: list[str] = []
+    without_truth = _LeftOut()
+    count = 0
     for shard, images in zip(source.shard_names, concurrent_map(source.images, source.shard_names), strict=True):
-        keys_by_shard[shard] = [image.key for image in images]
+        count += len(images)
         for image in images:
-            if not image.is_duplicate:
-                for matcher in matchers:
-                    matcher.match(shard, image.key)
+            matches = [] if image.is_duplicate else [matcher.match(shard, image.key) for matcher in matchers]
+            if any(match is not None for match in matches):
+                keys_by_shard.setdefault(shard, []).append(image.key)
             if not image.has_maps:
                 continue
             truths = [truth_set.find_annotated(image.key) for truth_set in truth_sets]
@@ -73,9 +74,9 @@ def build_shard_truths(
             if truths[0] is not None:
                 scored[truths[0].key] = all(truths)
             elif not any(truths):
-                without_truth.append(image.key)
-    all_keys = [key for keys in keys_by_shard.values() for key in keys]
-    _compare_keys(source.url, truth_sets, all_keys, without_truth, subset, log)
+                without_truth.add(image.key)
+    with_truth = [key for keys in keys_by_shard.values() for key in keys]
+    _compare_keys(source.url, truth_sets, with_truth, without_truth, count, subset, log)
     if not scored:
         raise UsageError(
             f"{source.url}: has no sample with maps and an object in {truth.name}; name the truth of its images"
@@ -109,30 +110,55 @@ def _select_tuning_keys(keys: Sequence[str]) -> set[str]:
     return set(sorted(keys, key=tuning_rank)[:count])
 
 
+@dataclass
+class _LeftOut:
+    """Images that one side lacks: their number, and the first key."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, key: str) -> None:
+        self.first = self.first if self.count else key
+        self.count += 1
+
+
 def _compare_keys(
     url: str,
     truth_sets: Sequence[TruthSet],
-    keys: Sequence[str],
-    without_truth: Sequence[str],
+    with_truth: Sequence[str],
+    without_truth: _LeftOut,
+    count: int,
     subset: bool,
     log: Callable[[str], None],
 ) -> None:
-    """Refuse images that one side lacks, or with ``subset`` only log their number."""
+    """Refuse images that one side lacks, or with ``subset`` only log their number.
+
+    Args:
+        url: of the source.
+        truth_sets: of scored images and of the tuning split.
+        with_truth: keys of the images of the source that are in one of them.
+        without_truth: images with maps that are in none.
+        count: number of images of the source.
+        subset: accept them.
+        log: called with each message.
+    """
     name = truth_sets[0].name
 
-    def leave_out(missing: Sequence[str], fault: str, summary: str) -> None:
-        if missing and not subset:
-            others = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
+    def leave_out(missing: _LeftOut, fault: str, summary: str) -> None:
+        if missing.count and not subset:
+            others = f", nor {missing.count - 1} others" if missing.count > 1 else ""
             fix = "add it, or score the images that both have with --subset"
-            raise UsageError(f"{missing[0]}: {fault}{others}; {fix}")
-        if missing:
-            log(f"{len(missing)} of {summary} and are left out")
+            raise UsageError(f"{missing.first}: {fault}{others}; {fix}")
+        if missing.count:
+            log(f"{missing.count} of {summary} and are left out")
 
     fault = f"{name} has no annotation of this image of {url}"
-    leave_out(without_truth, fault, f"{len(keys)} images of {url} have no annotation in {name}")
+    leave_out(without_truth, fault, f"{count} images of {url} have no annotation in {name}")
     for truth_set in truth_sets:
-        in_source = set(truth_set.subset(keys))
-        not_in_source = [key for key in truth_set if key not in in_source]
+        in_source, not_in_source = set(truth_set.subset(with_truth)), _LeftOut()
+        for key in truth_set:
+            if key not in in_source:
+                not_in_source.add(key)
         fault = f"is in {truth_set.name}, but {url} has no such image"
         leave_out(not_in_source, fault, f"{len(truth_set)} images of {truth_set.name} are not in {url}")
 
