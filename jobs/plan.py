@@ -1,6 +1,7 @@
 """``vitatlas plan``."""
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunSpec
-from schemas.run_record import RunRecord
+from schemas.run_record import RunRecord, ShardRecord
 from schemas.targets import most_labels
 
 _ROW_BYTES = 2000
@@ -74,7 +75,14 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
 
     with progress_bars() as add_bar:
         run = plan(spec, out, add_bar("count samples"))
-    for shard in run.shards:
+    warn_of_shards(run.shards)
+    _note_missing_labels(spec, run)
+    return run
+
+
+def warn_of_shards(shards: Iterable[ShardRecord]) -> None:
+    """Warn of damaged and empty shards that are planned, and of files in them that belong to no sample."""
+    for shard in shards:
         if shard.fault:
             outcome = f"its first {shard.samples:,} samples are kept" if shard.partial else "it will be quarantined"
             echo(f"warning  {shard.url}: {shard.fault}; {outcome}", err=True)
@@ -82,8 +90,6 @@ def plan_with_progress(spec: RunSpec, out: str) -> RunRecord:
             echo(f"warning  {shard.url}: holds no samples; it will have no rows", err=True)
         if shard.left_out:
             echo(f"note     {shard.url}: {shard.left_out}", err=True)
-    _note_missing_labels(spec, run)
-    return run
 
 
 def _note_missing_labels(spec: RunSpec, run: RunRecord) -> None:

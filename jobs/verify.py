@@ -103,13 +103,14 @@ def _verify_product(url: str, json_: bool) -> None:
 
 
 def _summarize(products: "ProductsResult") -> dict[str, Any]:
-    return {name: getattr(products, name) for name in ("objects", "folders", "unfinished", "faults")}
+    return {name: getattr(products, name) for name in ("objects", "folders", "unfinished", "partial", "faults")}
 
 
 def _print_products(products: "ProductsResult") -> None:
     for folder in products.folders:
         unfinished = ", it is not finished" if folder in products.unfinished else ""
-        echo(f"product  {folder}{unfinished}")
+        partial = f", it is of {shards:,} shards only" if (shards := products.partial.get(folder)) else ""
+        echo(f"product  {folder}{unfinished}{partial}")
     if products.folders:
         echo(f"{products.objects:,} objects of products were compared with their records")
     for fault in products.faults:

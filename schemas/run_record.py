@@ -160,6 +160,14 @@ class RunRecord(GrowingRecord):
         )
         return self.extends == run.run_hash and own == other
 
+    def followed_by(self, shards: tuple[ShardRecord, ...]) -> Self:
+        """Return the record with further shards after its own. The hashes stay those of its own."""
+        return self.model_copy(update={"shards": self.shards + shards})
+
+    def before_last(self, count: int) -> Self:
+        """Return the record without its last shards. The hashes stay those of all."""
+        return self.model_copy(update={"shards": self.shards[: len(self.shards) - count]})
+
     def without(self, methods: Container[str]) -> Self:
         """Return the record without some methods. The hashes stay those of all."""
         return self._with_methods((self,), methods)
@@ -234,6 +242,35 @@ class RunRecord(GrowingRecord):
         """All arrays of all methods by name."""
         specs = (arrays(method, self.extra_outputs.get(method, ())) for method in self.methods)
         return {name: spec for method_specs in specs for name, spec in method_specs.items()}
+
+
+class AppendedRecord(Record):
+    """``appended.json``: the shards that ``vitatlas extend --shards`` has added to an atlas, whose ``run.json`` stays.
+
+    Attributes:
+        run_hash: ``run_hash`` of the atlas.
+        hash: hash of the shards.
+        latest: number of the shards that the latest command has added. Until it has lengthened the arrays, they have no
+            rows of these.
+        shards: all that were added, in the order of the rows.
+    """
+
+    run_hash: str
+    hash: str = ""
+    latest: Count
+    shards: tuple[ShardRecord, ...]
+
+    def sealed(self) -> Self:
+        """Return the record with its hash."""
+        return self.model_copy(update={"hash": self._shards_hash()})
+
+    @property
+    def is_as_sealed(self) -> bool:
+        """The shards are those that the hash was made of."""
+        return self.hash == self._shards_hash()
+
+    def _shards_hash(self) -> str:
+        return _hash_json(self.model_dump(mode="json", include={"shards"}))
 
 
 _BY_METHOD = ("methods", "extra_outputs", "artifacts", "provenance")

@@ -83,7 +83,8 @@ def _compare_shard(
     from pipeline.run.recompute_maps import cached_worker, recompute_rows  # torch, which most of an audit does not need
 
     shard, ordinals = selection
-    worker = cached_worker(atlas.objects.url, device, atlas.run.run_hash, atlas.methods)
+    run = atlas.run
+    worker = cached_worker(atlas.objects.url, device, run.run_hash, len(run.shards), atlas.methods)
     atlas_shard = atlas.shard(shard)
     samples = atlas_shard.samples.take(list(ordinals)).to_pylist()
     stored = {method: atlas_shard.array(method)[list(ordinals)] for method in methods}

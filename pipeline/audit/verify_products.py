@@ -25,12 +25,14 @@ class ProductsResult:
         faults: one sentence per fault.
         folders: verified folders.
         unfinished: those of them whose last command did not come to its end.
+        partial: how many shards those of them have that have fewer than the atlas now, by folder.
     """
 
     objects: int = 0
     faults: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    partial: dict[str, int] = field(default_factory=dict)
 
 
 def verify_products(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, total: None) -> ProductsResult:
@@ -105,6 +107,8 @@ def _verify_folder(
     product = verify_product(objects, atlas, progress)
     result.objects += product.objects
     result.faults += [f"{prefix}{fault}" for fault in product.faults]
+    if atlas is not None and 0 < product.shards < len(atlas.committed):
+        result.partial[objects.url] = product.shards
     if product.finished and not _is_audit(objects):
         result.faults += [f"{prefix}{name}: belongs to nothing that was written" for name in product.strays]
         return

@@ -74,11 +74,19 @@ def run_part(url: str, options: ExecutionOptions, retry_failed: bool = False) ->
         RunFailedError, StoppedEarlyError: see ``run``.
     """
     part = Atlas.open(url)
-    if zarr_arrays.metadata_faults(part.objects, part.own):  # stopped, or its folder cleaned, while it was planned
-        zarr_arrays.create_arrays(part.objects, part.own)
+    mend_arrays(part)  # stopped, or its folder cleaned, while it was planned
     if _has_work(part, retry_failed):
         with Lease(part.objects, partial(echo, err=True)) as lease:
             run_under_lease(url, options, retry_failed, lease)
+
+
+def mend_arrays(atlas: Atlas) -> None:
+    """Write the metadata of the arrays of an atlas without its parts, if they are not those of its methods and shards.
+
+    The lease must be held.
+    """
+    if zarr_arrays.metadata_faults(atlas.objects, atlas.own):
+        zarr_arrays.create_arrays(atlas.objects, atlas.own)
 
 
 def run_under_lease(url: str, options: ExecutionOptions, retry_failed: bool, lease: Lease) -> None:
@@ -96,6 +104,7 @@ def run_under_lease(url: str, options: ExecutionOptions, retry_failed: bool, lea
     atlas = Atlas.open(url, with_parts=False)  # another run may have committed shards before this one got the lease
     for _ in atlas.records():  # refuses those of another run, before anything is added to them
         pass
+    mend_arrays(atlas)
     _clean_up(atlas)
     _execute(atlas, options, retry_failed, lease)
     settle_all(atlas.objects, atlas.run)

@@ -14,11 +14,12 @@ from pipeline.run.execution import ExecutionOptions
 from pipeline.run.plan import artifact_hashes, check_model, method_fields, package_versions, with_artifacts
 from pipeline.run.sample_texts import check_text_methods
 from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
+from pipeline.store.run_file import read_appended, read_planned
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.layout import DROPPED, RUN, extended_url, part_folder
-from schemas.run_record import RunRecord
+from schemas.run_record import RunRecord, ShardRecord
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Extension:
         methods: names of the methods that were asked for.
         present: names of the methods that it has.
         unfinished: parts that are to be finished, as some of the methods are in them.
-        part: record of the part that is to be added; None if no method is missing.
+        part: record of the part that is to be added, with the shards that were appended to the atlas; None if no method
+            is missing.
     """
 
     atlas: Atlas
@@ -53,7 +55,7 @@ def plan_extension(url: str, methods: Sequence[str], artifacts: Sequence[str] = 
             options or another artifact.
         SpecMismatchError: the network is not the one that the atlas was planned with.
     """
-    atlas = _open(url)
+    atlas = open_whole(url)
     chosen = with_artifacts(registry.resolve(methods), artifacts)
     if not chosen:
         raise UsageError("there is nothing to add; name methods with --methods")
@@ -64,8 +66,8 @@ def plan_extension(url: str, methods: Sequence[str], artifacts: Sequence[str] = 
     return Extension(atlas, tuple(holders), present, tuple(parts), _plan_part(atlas, missing) if missing else None)
 
 
-def _open(url: str) -> Atlas:
-    """Open the atlas that is to be extended.
+def open_whole(url: str) -> Atlas:
+    """Open an atlas that is to be extended.
 
     Raises:
         UsageError: it is a part of one.
@@ -101,7 +103,7 @@ def _without(options: Mapping[str, Any], names: Container[str]) -> dict[str, Any
 
 
 def _plan_part(atlas: Atlas, methods: tuple[Method, ...]) -> RunRecord:
-    run, url = atlas.own, atlas.objects.url
+    run, url = read_planned(atlas.objects), atlas.objects.url
     loaded = load_model(run.spec.model)
     check_model(run, loaded.record, url)
     supported = check_supported(methods, loaded.anatomy, lambda: loaded.record.weights)
@@ -112,7 +114,12 @@ def _plan_part(atlas: Atlas, methods: tuple[Method, ...]) -> RunRecord:
         "versions": package_versions(),
         "extends": run.run_hash,
     }
-    return run.model_copy(update=fields).sealed()
+    return run.model_copy(update=fields).sealed().followed_by(_appended_shards(atlas))
+
+
+def _appended_shards(atlas: Atlas) -> tuple[ShardRecord, ...]:
+    appended = read_appended(atlas.objects, atlas.own)
+    return appended.shards if appended else ()
 
 
 def extend(
@@ -142,7 +149,7 @@ def extend(
         RunFailedError: another run or extend writes to the atlas, or shards could not be done.
         StoppedEarlyError: interrupted by SIGINT or SIGTERM.
     """
-    options, opened = options or ExecutionOptions(), _open(url)
+    options, opened = options or ExecutionOptions(), open_whole(url)
     refuse_commands((shard.url for shard in opened.own.shards), options.allow_pipe)
     with Lease(opened.objects, partial(echo, err=True)):
         extension = plan_extension(url, methods, artifacts)
@@ -163,5 +170,6 @@ def _create_part(atlas: Atlas, part: RunRecord) -> str:
     objects = ObjectStore(f"{atlas.objects.url}/{part_folder(part.run_hash)}")
     objects.delete(DROPPED)  # of a part with these methods, if its removal was stopped at the very end
     zarr_arrays.create_arrays(objects, part)
-    objects.create(RUN, part.to_bytes())  # else another process was faster, with the same methods
+    planned = part.before_last(len(_appended_shards(atlas)))  # those are in one file for the atlas and its parts
+    objects.create(RUN, planned.to_bytes())  # else another process was faster, with the same methods
     return objects.url

@@ -21,6 +21,7 @@ from pipeline.run.gpu_decode import check_interpolation
 from pipeline.run.sample_texts import anatomy_for, check_text_methods, check_tower, load_text_tower
 from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from pipeline.store.class_names import check_class_names
+from pipeline.store.run_file import read_planned
 from schemas.base import differences
 from schemas.errors import SpecMismatchError, UsageError
 from schemas.head import AttachedHead
@@ -187,10 +188,12 @@ def with_artifacts(methods: Iterable[Method], files: Iterable[str]) -> tuple[Met
 def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     """Return the existing run if it has this spec. Lost metadata of arrays is written again."""
     out = objects.url
-    run = Atlas.open(out).run
-    methods = with_artifacts(registry.resolve(spec.methods or run.spec.methods), spec.artifacts)
+    atlas, planned = Atlas.open(out), read_planned(objects)
+    methods = with_artifacts(registry.resolve(spec.methods or atlas.own.spec.methods), spec.artifacts)
+    # Methods that were added later may be named or not.
+    run = atlas.run if {method.name for method in methods} == set(atlas.methods) else atlas.own
     targets = resolve_kinds(spec.targets, run.class_names, run.model.classes)
-    if run.is_unlabelled and run.spec.targets == UNLABELLED and spec.has_default_targets:
+    if planned.is_unlabelled and run.spec.targets == UNLABELLED and spec.has_default_targets:
         targets = UNLABELLED
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
     if spec.text_tower and run.spec.text_tower:  # a worker compares the files with the hash
@@ -201,8 +204,10 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     mismatches = differences(run.spec.model_dump(mode="json"), requested.model_dump(mode="json"))
     if not mismatches and any(set("*?[") & set(pattern) for pattern in spec.shards):  # may match other files now
         urls = expand_shards(spec.shards, spec.allow_pipe)
-        if urls != tuple(shard.url for shard in run.shards):
-            mismatches = [f"the shards match {len(urls)} shards, not the {len(run.shards)} that were planned"]
+        known = tuple(shard.url for shard in run.shards)
+        if urls not in (known, known[: len(planned.shards)]):
+            counts = f"{len(urls)} shards, not the {len(known)} that were planned"
+            mismatches = [f"the shards match {counts} (vitatlas extend --shards adds others)"]
     if not mismatches:
         check_network_files(run, out)
         check_methods(run, out)
@@ -211,8 +216,8 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
             f"{out}: was planned with another spec: {'; '.join(mismatches)}; "
             "choose another --out, or give the arguments it was planned with"
         )
-    if zarr_arrays.metadata_faults(objects, run):
-        zarr_arrays.create_arrays(objects, run)
+    if zarr_arrays.metadata_faults(objects, atlas.own):
+        zarr_arrays.create_arrays(objects, atlas.own)
     return run
 
 

@@ -137,14 +137,15 @@ def recompute_rows(
 
 
 @lru_cache(1)
-def cached_worker(url: str, device: Device, run_hash: str, methods: tuple[str, ...]) -> Worker:
+def cached_worker(url: str, device: Device, run_hash: str, shards: int, methods: tuple[str, ...]) -> Worker:
     """Return a worker with all methods of an atlas, which this process keeps for further shards.
 
     Args:
         url: of the atlas.
         device: to compute on.
         run_hash: of the run, so that another atlas at the same URL gets another worker.
-        methods: of the atlas, so that one that has more now gets another worker.
+        shards: number of its shards, so that one that has more now gets another worker.
+        methods: of the atlas, likewise.
     """
     return Worker(url, device, with_parts=True)
 

@@ -88,7 +88,7 @@ class Atlas(AtlasReader):
         return extended
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_cached, (self.objects.url, self.run.run_hash, self.methods)
+        return _open_cached, (self.objects.url, self.run.run_hash, len(self.run.shards), self.methods)
 
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} shards"
@@ -238,12 +238,18 @@ class Atlas(AtlasReader):
         """Return all arrays of all methods, lazily: maps (row, target, y, x), ranges, flags and extra outputs.
 
         Rows are those of the sample table; rows of unfinished shards have no maps.
+
+        Raises:
+            RunFailedError: shards are being appended, and not all arrays have their rows yet.
         """
         import xarray  # takes half a second, and few need it
 
         own = xarray.open_zarr(self.zarr_store, zarr_format=3)
         holders = {name: self.holder(name) for name in self.run.arrays}
         others = {part: part.to_xarray() for part in dict.fromkeys(holders.values()) if part is not self}
+        if any(own.sizes["row"] != other.sizes["row"] for other in others.values()):
+            url = self.objects.url
+            raise RunFailedError(f"{url}: shards are being appended; finish it: vitatlas run {url}")
         return own.assign({name: others[part][name] for name, part in holders.items() if part in others})
 
     def dataset(self, method: str, target: str = "label") -> MapDataset:
@@ -384,8 +390,8 @@ class Atlas(AtlasReader):
 
 
 @lru_cache(maxsize=1)
-def _open_cached(url: str, run_hash: str, methods: tuple[str, ...]) -> Atlas:
-    """Open an atlas, once in this process as long as its plan and its methods are the same.
+def _open_cached(url: str, run_hash: str, shards: int, methods: tuple[str, ...]) -> Atlas:
+    """Open an atlas, once in this process as long as its plan, number of shards and methods are the same.
 
     Raises:
         RunFailedError: another atlas is there now, or methods were dropped.

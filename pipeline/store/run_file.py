@@ -1,18 +1,28 @@
-"""``run.json`` of an atlas, without the methods that were dropped, and the parts that add methods to it."""
+"""``run.json`` of an atlas, the shards that were appended, the methods that were dropped, and its parts."""
 
 from collections.abc import Iterator
 
 from pipeline.store.object_store import ObjectStore
 from schemas.commits import DroppedRecord
 from schemas.errors import RunFailedError, UsageError
-from schemas.layout import DROPPED, FORMAT, PARTS, RUN
-from schemas.run_record import FormatRecord, RunRecord
+from schemas.layout import APPENDED, DROPPED, FORMAT, PARTS, RUN, extended_url
+from schemas.run_record import AppendedRecord, FormatRecord, RunRecord
 
 _MAX_NAMED = 8
 """Fields that a message names."""
 
 
 def read_run(objects: ObjectStore) -> RunRecord:
+    """Return the record of the run in a folder, with the shards that were appended and all its methods.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, UsageError, RunFailedError: see ``read_planned`` and ``read_appended``.
+    """
+    run = read_planned(objects)
+    return run.followed_by(appended.shards) if (appended := read_appended(objects, run)) else run
+
+
+def read_planned(objects: ObjectStore) -> RunRecord:
     """Return the record of the run in a folder, as it was planned.
 
     Raises:
@@ -43,6 +53,32 @@ def _check_format(data: bytes, url: str) -> None:
     if version != FORMAT:
         remedy = "update vit-atlas" if version > FORMAT else "compute it again with vitatlas run"
         raise UsageError(f"{url}: has format {version}, this version reads only format {FORMAT}; {remedy}")
+
+
+def read_appended(objects: ObjectStore, run: RunRecord) -> AppendedRecord | None:
+    """Return what was appended to an atlas; of a part what was appended to the atlas that it extends.
+
+    Args:
+        objects: of the atlas or part.
+        run: its record.
+
+    Raises:
+        UsageError: it is damaged.
+        RunFailedError: it is of another atlas, or has been changed since it was written.
+    """
+    url = extended_url(objects.url) if run.extends else objects.url
+    where, restore = f"{url}/{APPENDED}", "restore the file"
+    try:
+        appended = AppendedRecord.read(ObjectStore(url).get(APPENDED), where)
+    except FileNotFoundError:
+        return None
+    if appended.run_hash != (run.extends or run.run_hash):
+        raise RunFailedError(f"{where}: is of another atlas, {appended.run_hash}; {restore}")
+    if not appended.is_as_sealed:
+        raise RunFailedError(f"{where}: has been changed since it was written; {restore}")
+    if fault := run.followed_by(appended.shards).slot_fault():
+        raise RunFailedError(f"{where}: {fault}; {restore}")
+    return appended
 
 
 def read_dropped(objects: ObjectStore) -> tuple[str, ...]:

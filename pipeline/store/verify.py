@@ -14,7 +14,7 @@ from pipeline.store.atlas import Atlas
 from pipeline.store.atlas_shard import AtlasShard
 from pipeline.store.commit_protocol import read_committed
 from pipeline.store.object_store import ObjectStore
-from pipeline.store.run_file import read_dropped, read_run
+from pipeline.store.run_file import read_appended, read_dropped, read_run
 from pipeline.store.verify_source import find_source_fault
 from pipeline.store.versions import VersionCounts
 from pipeline.utils.atomic_write import is_temp_file
@@ -98,7 +98,14 @@ def _difference_of_part(atlas: Atlas, part: Atlas, name: str, shard: str) -> str
 def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyResult:
     """Verify an atlas without its parts, or one of its parts."""
     result = VerifyResult(missing=len(atlas.own.shards) - len(atlas.committed))
+    appended = read_appended(atlas.objects, atlas.own)
     result.faults += zarr_arrays.metadata_faults(atlas.objects, atlas.own)
+    if result.faults and appended:
+        result.faults = zarr_arrays.metadata_faults(
+            atlas.objects, atlas.own, earlier=atlas.own.before_last(appended.latest)
+        )
+        if not result.faults:
+            result.notes.append(f"shards are being appended; to go on: vitatlas run {atlas.objects.url}")
     if result.faults:  # arrays cannot be read with such metadata
         result.faults += _commit_faults(atlas)
         return result
@@ -311,7 +318,7 @@ def _load(objects: ObjectStore, commit: CommitRecord, record: ObjectRecord) -> t
 def _run_objects(atlas: Atlas) -> set[str]:
     """Return the objects of the run that may exist whatever is committed."""
     shards = [shard.name for shard in atlas.run.shards]
-    names = {layout.RUN, layout.LEASE, layout.DROPPED, *zarr_arrays.metadata_objects(atlas.own)}
+    names = {layout.RUN, layout.LEASE, layout.DROPPED, layout.APPENDED, *zarr_arrays.metadata_objects(atlas.own)}
     return names | {commit_object(shard) for shard in shards} | {quarantine_object(shard) for shard in shards}
 
 

@@ -25,12 +25,14 @@ class ProductResult:
         faults: one sentence per fault; it begins with the path of the object.
         strays: paths of objects in the folder that no record names.
         finished: the last command that made it came to its end.
+        shards: number of shards that it has a commit of.
     """
 
     objects: int = 0
     faults: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     finished: bool = True
+    shards: int = 0
 
 
 def verify_product(
@@ -60,6 +62,7 @@ def verify_product(
         expected |= {record.path for record in records}
         result.objects += len(records)
         result.faults += filter(None, concurrent_map(partial(_difference, objects), records))
+    result.shards = sum(path.startswith(f"{COMMITS}/") for path in commits)
     committed = concurrent_map(partial(_verify_commit, objects, atlas), commits)
     for done, (names, faults) in enumerate(committed, 1):
         result.objects += len(names)

@@ -23,14 +23,21 @@ from schemas.run_record import RunRecord
 
 
 def create_arrays(objects: ObjectStore, run: RunRecord) -> None:
-    """Write the metadata of the group and of all its arrays. Only planning writes metadata."""
+    """Write the metadata of the group and of all its arrays, whose length is that of the rows of all shards."""
     contents = _metadata(run)
     for key in sorted(contents, reverse=True):  # the group's own metadata last
         objects.put(f"{MAPS}/{key}", contents[key].to_bytes())
 
 
-def metadata_faults(objects: ObjectStore, run: RunRecord) -> list[str]:
-    """Return a sentence for each metadata object that is not as planned."""
+def metadata_faults(objects: ObjectStore, run: RunRecord, earlier: RunRecord | None = None) -> list[str]:
+    """Return a sentence for each metadata object that is not as planned.
+
+    Args:
+        objects: objects of the atlas.
+        run: its record.
+        earlier: the same with fewer shards; metadata of these are no fault either.
+    """
+    earlier_metadata = _metadata(earlier) if earlier else {}
 
     def verify(item: tuple[str, Buffer]) -> str | None:
         name = f"{MAPS}/{item[0]}"
@@ -38,7 +45,10 @@ def metadata_faults(objects: ObjectStore, run: RunRecord) -> list[str]:
             data = objects.get(name)
         except FileNotFoundError:
             return f"{name}: is missing"
-        return None if _is_equivalent(data, item[1].to_bytes()) else f"{name}: is not what the plan wrote"
+        allowed = [item[1], *filter(None, [earlier_metadata.get(item[0])])]
+        if any(_is_equivalent(data, each.to_bytes()) for each in allowed):
+            return None
+        return f"{name}: is not what the plan wrote"
 
     return [fault for fault in concurrent_map(verify, _metadata(run).items()) if fault is not None]
 
@@ -81,8 +91,8 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
         attributes = dict(run.methods[name]) if spec is layout.MAP else _ATTRIBUTES.get(spec, {})
         _create_array(group, name, spec, (run.rows, *row_shape(spec, run)), run, attributes)
     with warnings.catch_warnings():
-        # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. Metadata never change, so it
-        # cannot become stale, and it opens a remote atlas with one request.
+        # Consolidated metadata is an extension of Zarr v3 that other readers may ignore. It is always written with all
+        # others, and opens a remote atlas with one request.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(store)
     return contents

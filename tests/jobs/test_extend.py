@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import samples, write_tar
 
 from pipeline.store import Atlas
 from schemas.layout import commit_object
@@ -53,12 +54,34 @@ def test_status_and_verify_tell_what_a_part_lacks(copy: Path, vitatlas: Any) -> 
     assert Atlas.open(str(copy)).methods[-1] == "edges"
 
 
+def test_extend_appends_shards_and_verify_names_products_without_them(
+    copy: Path, tmp_path: Path, vitatlas: Any
+) -> None:
+    (policy := tmp_path / "p.yaml").write_text("{name: p, methods: [legrad], threshold: {kind: otsu}}")
+    assert vitatlas("label", copy, "--policy", policy, "--format", "png", "--out", copy / "labels" / "p")[0] == 0
+    shard, before = write_tar(tmp_path / "new.tar", samples(3, 900)), sorted(copy.rglob("*"))
+    code, out, _ = vitatlas("extend", copy, "--shards", shard, "--dry-run")
+    assert (code, sorted(copy.rglob("*"))) == (0, before)
+    assert "shards   1, from row 48\nimages   3\nmethods  " in out
+    code, out, _ = vitatlas("extend", copy, "--shards", shard, "--executor", "inline", "--json")
+    added = {"present": 0, "added": [str(shard)], "first_row": 48, "images": 3, "problems": {}}
+    assert (code, json.loads(out)["shards"]) == (0, added)
+    assert "3 of 3 shards are done" in vitatlas("status", copy)[1]
+    code, out, _ = vitatlas("verify", copy, "--recompute", "1")
+    assert code == 0
+    assert f"product  {copy}/labels/p, it is of 2 shards only\n" in out
+    code, out, _ = vitatlas("extend", copy, "--shards", shard, "--dry-run")
+    assert (code, out.splitlines()[1:]) == (0, ["present  1 of these shards", "nothing is missing"])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (("--methods", ""), "there is nothing to add; name methods with --methods"),
         (("--methods", "edges", "--cache", "s3://bucket"), "--cache s3://bucket: is a URL"),
         (("--methods", "edges", "--artifact", "nowhere"), "nowhere: "),
+        (("--methods", "edges", "--shards", "a.tar"), "add methods with a command of their own"),
+        (("--shards", "nowhere.tar"), "nowhere.tar: no such shard"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(copy: Path, vitatlas: Any, options: Any, says: str) -> None:
