@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "Verify an atlas: checksums, rows, and recomputed maps.",
     "label": "Make pseudo-masks from the maps, by a policy.",
     "score": "Score localization against ground-truth boxes and masks.",
+    "rank": "Rank methods by signals that need no truth, or by truth, and write a policy.",
     "annotate": "Write a page on which a person draws boxes on images of an atlas.",
     "audit": "Create an audit: metric tables, an HTML report and a checksum manifest.",
     "methods": "List the attribution methods, and which are defined for a network.",

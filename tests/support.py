@@ -29,7 +29,7 @@ from pipeline.store import ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
 from schemas.base import sha256
 from schemas.head import HeadRecord
-from schemas.layout import AUDIT, LABELS, SCORES
+from schemas.layout import AUDIT, LABELS, RANK, SCORES
 from schemas.registers import RegistersRecord
 from schemas.run import ModelSpec
 
@@ -199,7 +199,7 @@ def recommit(folder: Path) -> None:
 
 def copy_atlas(url: str, target: Path) -> Path:
     """Copy a run without what other tests of the session have derived from it: labels, scores and audits."""
-    derived = {LABELS, SCORES, AUDIT}
+    derived = {LABELS, SCORES, AUDIT, RANK}
     return Path(shutil.copytree(url, target, ignore=lambda folder, names: derived if folder == url else set()))
 
 

@@ -318,9 +318,35 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
     return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in inner) + ")" + text[text.rindex(")") + 1 :]
 
 
+def signals() -> Iterator[str]:
+    """Write the signals of ``vitatlas rank``: what is high, what the network must recognise, and the formula."""
+    from pipeline.rank.registry import SIGNALS
+
+    rows = []
+    for signal in SIGNALS:
+        checked = "–" if signal.is_check else signal.checked
+        rows.append((f"`{signal.name}`", signal.title, checked))
+    yield from table(("signal", "high for a good method", "valid if the network recognises"), *rows)
+    for signal in SIGNALS:
+        yield f"**`{signal.name}`** {parse_docstring(type(signal)).text}\n"
+
+
 KINDS: dict[str, Callable[..., Iterator[str]]] = {
     kind.__name__: kind
-    for kind in (commands, fields, columns, tables, values, arrays, method_groups, method_table, layouts, methods, api)
+    for kind in (
+        commands,
+        fields,
+        columns,
+        tables,
+        values,
+        arrays,
+        method_groups,
+        method_table,
+        layouts,
+        methods,
+        signals,
+        api,
+    )
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Metrics of the samples of one shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,8 +44,48 @@ def evaluate_shard(
     Raises:
         CorruptShardError: see ``read_images``.
     """
-    model = _explained_model(worker, tuple(methods))
-    targets, all_targets = class_targets(worker.run.spec), worker.run.spec.target_names
+    targets = class_targets(worker.run.spec)
+    present = np.stack([shard.has_maps_of(target) for target in targets], 1)
+    costs = [metric.cost(len(methods)).in_forwards for metric in metrics]
+    tables = []
+    report_share(0)
+    for chunk, batch in iter_metric_batches(worker, shard, ordinals, methods, targets, seed):
+        rows = shard.samples.select(["row", "key"]).take(chunk).to_pylist()
+        for metric, cost in zip(metrics, costs, strict=True):
+            tables += [
+                _to_table(rows, targets, value._replace(values=np.where(present[chunk], value.values, np.nan)))
+                for value in metric.compute(batch)
+            ]
+            report_share(cost / sum(costs) * len(chunk) / len(ordinals))
+    table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
+    return table.combine_chunks().sort_by("row")
+
+
+def iter_metric_batches(
+    worker: Worker,
+    shard: AtlasShard,
+    ordinals: Sequence[int],
+    methods: Sequence[str],
+    targets: Sequence[str],
+    seed: int,
+) -> Iterator[tuple[list[int], MetricBatch]]:
+    """Yield samples of a shard with their images and maps, in batches. The state of the model is preserved.
+
+    Args:
+        worker: worker of the atlas.
+        shard: shard of the atlas.
+        ordinals: samples that have maps.
+        methods: names of the maps.
+        targets: target kinds of the maps; one that a sample lacks is replaced by one that it has.
+        seed: seed of the metrics.
+
+    Yields:
+        Ordinals, and their images and maps.
+
+    Raises:
+        CorruptShardError: see ``read_images``.
+    """
+    model, all_targets = _explained_model(worker, tuple(methods)), worker.run.spec.target_names
     present = np.stack([shard.has_maps_of(target) for target in targets], 1)
     some = present.argmax(1)  # stands for a target that a sample lacks; its value is not kept
     places = np.where(present, np.arange(len(targets)), some[:, None])
@@ -56,35 +96,27 @@ def evaluate_shard(
         for name in methods
     }
     all_samples = shard.samples.to_pylist()
-    costs = [metric.cost(len(methods)).in_forwards for metric in metrics]
-    tables = []
-    report_share(0)
     with preserve_model_state(worker.model):
         for chunk, images in read_images(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoder):
             samples = [all_samples[ordinal] for ordinal in chunk]
             pixels = torch.stack([torch.as_tensor(image) for image in images])
-            batch = MetricBatch(
-                model,
-                worker.normalize(pixels),
-                tuple(sample["key"] for sample in samples),
-                np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
-                np.array(
-                    [
-                        [explained_class(sample, targets[place], all_targets)[0] for place in places[ordinal]]
-                        for ordinal, sample in zip(chunk, samples, strict=True)
-                    ]
+            yield (
+                chunk,
+                MetricBatch(
+                    model,
+                    worker.normalize(pixels),
+                    tuple(sample["key"] for sample in samples),
+                    np.array([-1 if sample["label"] is None else sample["label"] for sample in samples], np.int64),
+                    np.array(
+                        [
+                            [explained_class(sample, targets[place], all_targets)[0] for place in places[ordinal]]
+                            for ordinal, sample in zip(chunk, samples, strict=True)
+                        ]
+                    ),
+                    {name: values[chunk].astype(np.float64) for name, values in maps.items()},
+                    seed,
                 ),
-                {name: values[chunk].astype(np.float64) for name, values in maps.items()},
-                seed,
             )
-            for metric, cost in zip(metrics, costs, strict=True):
-                tables += [
-                    _to_table(samples, targets, value._replace(values=np.where(present[chunk], value.values, np.nan)))
-                    for value in metric.compute(batch)
-                ]
-                report_share(cost / sum(costs) * len(chunk) / len(ordinals))
-    table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
-    return table.combine_chunks().sort_by("row")
 
 
 @lru_cache(1)

@@ -10,7 +10,7 @@ SelectedSamples = dict[str, tuple[int, ...]]
 """Ordinals of the selected samples by shard, both in order. Shards without any are left out."""
 
 
-def select_samples(atlas: Atlas, count: int, seed: int) -> SelectedSamples:
+def select_samples(atlas: Atlas, count: int, seed: int, target: str | None = None) -> SelectedSamples:
     """Select samples that have maps pseudo-randomly: the rows with the lowest hash of seed and row.
 
     A sample's hash depends on row and seed alone. Shards that are finished later add samples and displace as many
@@ -20,8 +20,9 @@ def select_samples(atlas: Atlas, count: int, seed: int) -> SelectedSamples:
         atlas: atlas.
         count: largest number of samples.
         seed: seed of the hash.
+        target: only samples with a map of this target; None is of any.
     """
-    with_maps = atlas.samples_with_maps(["shard", "ordinal", "row"])
+    with_maps = atlas.samples_with_maps(["shard", "ordinal", "row"], target)
     rows = with_maps["row"].to_pylist()
     chosen = heapq.nsmallest(count, range(len(rows)), key=lambda index: sha256(f"{seed} {rows[index]}".encode()))
     ordinals: dict[str, list[int]] = defaultdict(list)

@@ -23,3 +23,15 @@ def mean_ranks(values: ArrayLike) -> NDArray[np.float64]:
     ranks = np.empty(array.shape)
     np.put_along_axis(ranks, order, (first + last) / 2 + 1, -1)
     return np.where(np.isnan(array).any(-1, keepdims=True), np.nan, ranks)
+
+
+def center_ranks(values: ArrayLike) -> NDArray[np.float64]:
+    """Return ``mean_ranks`` minus their mean over the last axis: float64 [..., N]."""
+    ranks = mean_ranks(values)
+    return ranks - ranks.mean(-1, keepdims=True)
+
+
+def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the correlation of rows that have the mean 0: [..., N] each → [...]; 0 where either is constant."""
+    norm = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
+    return np.divide((first * second).sum(-1), norm, out=np.zeros(norm.shape), where=norm > 0)

@@ -80,6 +80,9 @@ class Cases:
     def score(self) -> list[object]:
         return [self.atlas.objects.url, "--truth", self.world.truth, "--methods", "center", "--out", self.folder / "s"]
 
+    def rank(self) -> list[object]:
+        return [self.atlas.objects.url, "--images", 6, "--out", self.folder / "rank"]
+
     def annotate(self) -> list[object]:
         return [self.atlas.objects.url, "--images", 2, "--out", self.folder / "page"]
 
